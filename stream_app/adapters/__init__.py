@@ -1,0 +1,1 @@
+"""One foreign library each, behind the ports that the line declares."""

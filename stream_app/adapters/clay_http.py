@@ -1,0 +1,348 @@
+"""The Clay client: one POST, one outcome. What is not certainly unsent is uncertain.
+
+httpx's types, aiohttp's connections. `httpx.AsyncClient` is left out (it costs several times as much, for
+cookies, redirects and logged URLs), and so are the ready-made transports: httpx-aiohttp and pyreqwest
+report a connection that broke *after* the request was sent as `ConnectTimeout` or `ConnectError`; to
+believe that is to pay twice. aiohttp retries no POST (`IDEMPOTENT_METHODS` in its client.py), and a test
+counts the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+import msgspec
+import yarl
+
+from stream_app.core.outcome import Outcome, Refused, Uncertain, UncertainReason, UnsentReason, classify
+
+WEBHOOK_PATH = "/v3/sources/webhook/"
+_ANSWER_WAIT_S = 2.0  # the status decides; the body only explains, and frees the connection for the next lead
+_MAX_RETRY_AFTER_CHARACTERS = 64
+
+_UNSENT_TEXT: dict[UnsentReason, str] = {
+    "dns": "nothing was sent: the webhook's host name cannot be resolved",
+    "connect_refused": "nothing was sent: the webhook's host refuses connections",
+    "connect_failed": "nothing was sent: no connection to the webhook's host",
+    "connect_timeout": "nothing was sent: the webhook's host did not take the connection in time",
+    "tls": "nothing was sent: TLS with the webhook's host failed",
+    "pool_timeout": "nothing was sent: all connections were busy",
+}
+_UNCERTAIN_TEXT: dict[UncertainReason, str] = {
+    "read_timeout": "sent, but no answer came in time",
+    "request_timeout": "sent, but no answer came in time",
+    "reset": "the connection broke before an answer came",
+    "broken_answer": "what came back is not an HTTP answer",
+}
+
+
+def validate_webhook(url: str, allowed_hosts: Sequence[str]) -> str | None:
+    """What is wrong with a webhook's URL, in words that never repeat it, or None.
+
+    `allowed_hosts`: `host` (any port) or `host:port`, in lower case. Plain http is for this machine and
+    for names without a dot (the simulator in a container).
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "the webhook's URL is malformed: copy it from Clay again"
+    if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not _is_local(host)):
+        return "the webhook's URL must begin with https://"
+    if "@" in parts.netloc or parts.fragment:
+        return "the webhook's URL must have no user, password or #fragment: the token has its own setting"
+    if host not in allowed_hosts and f"{host}:{port}" not in allowed_hosts:
+        return f"the webhook's host is none of {', '.join(allowed_hosts)}: correct the URL or the allowed hosts"
+    if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
+        return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
+    return None
+
+
+def validate_token(token: str) -> str | None:
+    """What keeps a token from being sent as a header, in words that never repeat it, or None."""
+    if token and token.isascii() and token.isprintable() and token == token.strip():
+        return None
+    return "the webhook's token must be printable ASCII without spaces around it: copy it from Clay again"
+
+
+class ClayClient:
+    """Sends leads to Clay's webhooks. An async context manager; one serves the whole worker.
+
+    `request_timeout_s` bounds a whole `send`, the wait for a connection included. `connect_timeout_s`
+    covers DNS, TCP and TLS, `pool_timeout_s` the wait for one of `max_connections`. These two together
+    must be shorter, so that the whole's limit is never met while nothing was sent yet. `keepalive_s`
+    should be shorter than the server's, or a request meets a connection that is just being closed and is
+    uncertain. `ca_file` (PEM) replaces the public authorities. `transport` is for tests and must keep
+    httpx's meaning of `ConnectError`, `ConnectTimeout` and `PoolTimeout`: nothing was sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_timeout_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        pool_timeout_s: float = 5.0,
+        max_connections: int = 100,
+        keepalive_s: float = 15.0,
+        max_answer_bytes: int = 4096,
+        ca_file: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if connect_timeout_s + pool_timeout_s >= request_timeout_s:
+            raise ValueError("request_timeout_s must be longer than connect_timeout_s and pool_timeout_s together")
+        self._request_timeout_s = request_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._pool_timeout_s = pool_timeout_s
+        self._keepalive_s = keepalive_s
+        self._max_answer_bytes = max_answer_bytes
+        self._ca_file = ca_file
+        self._connections = asyncio.Semaphore(max_connections)
+        self._given_transport = transport
+        self._transport: httpx.AsyncBaseTransport
+        self._targets: dict[tuple[str, str | None], tuple[httpx.URL, httpx.Headers]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._transport = self._given_transport or AiohttpTransport(
+            connect_timeout_s=self._connect_timeout_s,
+            keepalive_s=self._keepalive_s,
+            read_buffer_bytes=self._max_answer_bytes,
+            ca_file=self._ca_file,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.aclose()
+
+    async def send(
+        self, webhook_url: str, token: str | None, body: bytes, *, unavailable_is_refused: bool = True
+    ) -> Outcome:
+        """POSTs one lead (`body`: one JSON object) and says what became of it. Never sends twice.
+
+        `unavailable_is_refused` is the destination's setting for 503. Network trouble is an outcome, never an
+        exception; cancellation passes through and leaves the lead uncertain. Raises ValueError for a URL or a
+        token that the validators above refuse.
+        """
+        request = self._request(webhook_url, token, body)
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._pool_timeout_s if self._connections.locked() else None):
+                await self._connections.acquire()
+        except TimeoutError:
+            return _unsent("pool_timeout", _since_ms(started))
+        try:
+            return await self._exchange(request, started + self._request_timeout_s, unavailable_is_refused)
+        finally:
+            self._connections.release()
+
+    def _request(self, webhook_url: str, token: str | None, body: bytes) -> httpx.Request:
+        target = self._targets.get((webhook_url, token))
+        if target is None:
+            target = self._targets[webhook_url, token] = _target(webhook_url, token)
+        url, headers = target
+        return httpx.Request("POST", url, headers=headers, content=body)
+
+    async def _exchange(self, request: httpx.Request, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
+        """The outcome of a request that may go now. A status decides, whatever becomes of the body."""
+        now = asyncio.get_running_loop().time
+        begun = now()
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                response = await self._transport.handle_async_request(request)
+        except (httpx.RequestError, TimeoutError) as exc:
+            return _failure(exc, _since_ms(begun))
+        latency_ms = _since_ms(begun)
+        excerpt = await self._read(response, until=min(give_up_at, now() + _ANSWER_WAIT_S))
+        return classify(
+            response.status_code,
+            response.headers.get("retry-after", "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
+            "" if "content-encoding" in response.headers else excerpt.decode("utf-8", "replace"),
+            latency_ms,
+            unavailable_is_refused,
+            known=() if response.is_success else _sent_values(request),
+        )
+
+    async def _read(self, response: httpx.Response, until: float) -> bytes:
+        """The beginning of the body, or what came of it: it may break off, drip or never end."""
+        taken = bytearray()
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        try:
+            async with asyncio.timeout_at(until):
+                async for chunk in stream:
+                    taken += chunk[: self._max_answer_bytes - len(taken)]
+                    if len(taken) == self._max_answer_bytes:
+                        break
+        except (httpx.RequestError, TimeoutError):
+            pass
+        finally:
+            await stream.aclose()
+        return bytes(taken)
+
+
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """An httpx transport on aiohttp whose errors keep their promise.
+
+    `ConnectError` and `ConnectTimeout` come only from aiohttp's connector: not one byte of the request
+    was sent. All else is `ReadError` or `RemoteProtocolError`. No redirects, cookies, proxies, netrc,
+    decompression or retries; certificates are always verified. Must be made inside a running event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float,
+        keepalive_s: float,
+        read_buffer_bytes: int,
+        ca_file: str | None = None,
+    ) -> None:
+        if ca_file is None:
+            tls = httpx.create_ssl_context(trust_env=False)
+        else:
+            tls = ssl.create_default_context(cafile=ca_file)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=tls),
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("accept", "accept-encoding", "user-agent"),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=read_buffer_bytes,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            answer = await self._session.request(
+                request.method,
+                yarl.URL(str(request.url), encoded=True),
+                headers=[(name.decode("ascii"), value.decode("ascii")) for name, value in request.headers.raw],
+                data=request.content,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectorError as exc:
+            raise httpx.ConnectError("no connection") from exc
+        except aiohttp.ConnectionTimeoutError as exc:
+            raise httpx.ConnectTimeout("no connection in time") from exc
+        except (aiohttp.ClientConnectionError, OSError) as exc:
+            raise httpx.ReadError("the connection broke") from exc
+        except Exception as exc:  # whatever a bad answer breaks in the parser: the request was sent
+            raise httpx.RemoteProtocolError("not an HTTP answer") from exc
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_AnswerStream(answer))
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+class _AnswerStream(httpx.AsyncByteStream):
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._answer.content.readany()
+        except Exception as exc:  # as above: whatever a bad body breaks
+            raise httpx.ReadError("the answer broke off") from exc
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Ends the connection, unless the answer was read to its end and the pool has the connection back."""
+        self._answer.close()
+
+
+def _target(webhook_url: str, token: str | None) -> tuple[httpx.URL, httpx.Headers]:
+    headers = {
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+        "user-agent": "stream-app",
+    }
+    if token is not None:
+        if problem := validate_token(token):
+            raise ValueError(problem)
+        headers["x-clay-webhook-auth"] = token
+    try:
+        urlsplit(webhook_url)  # stricter on brackets than httpx, as strict as aiohttp
+        return httpx.URL(webhook_url), httpx.Headers(headers)
+    except (ValueError, httpx.InvalidURL):
+        raise ValueError("the webhook's URL is malformed: copy it from Clay again") from None
+
+
+def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int) -> Outcome:
+    """No status came. Only httpx's three errors from before the sending are proof; anything else is not."""
+    match exc:
+        case httpx.ConnectTimeout():
+            return _unsent("connect_timeout", latency_ms)
+        case httpx.PoolTimeout():
+            return _unsent("pool_timeout", latency_ms)
+        case httpx.ConnectError():
+            return _connect_failure(exc, latency_ms)
+        case httpx.TimeoutException():
+            return _uncertain("read_timeout", latency_ms)
+        case TimeoutError():
+            return _uncertain("request_timeout", latency_ms)
+        case httpx.NetworkError():
+            return _uncertain("reset", latency_ms)
+        case _:
+            return _uncertain("broken_answer", latency_ms)
+
+
+def _connect_failure(exc: httpx.ConnectError, latency_ms: int) -> Refused:
+    for cause in _causes(exc):
+        if isinstance(cause, socket.gaierror):
+            return _unsent("dns", latency_ms)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
+            return _unsent("tls", latency_ms, f" ({cause.reason})")
+        if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
+            return _unsent("connect_refused", latency_ms)
+    return _unsent("connect_failed", latency_ms)
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = exc
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
+    return Refused(reason, latency_ms, text=_UNSENT_TEXT[reason] + detail)
+
+
+def _uncertain(reason: UncertainReason, latency_ms: int) -> Uncertain:
+    return Uncertain(reason, latency_ms, text=_UNCERTAIN_TEXT[reason])
+
+
+def _sent_values(request: httpx.Request) -> list[str]:
+    """What may not survive in an excerpt: an error page can echo the lead, the token or the webhook."""
+    try:
+        lead = msgspec.json.decode(request.content)
+    except msgspec.DecodeError:
+        lead = None
+    fields = lead.values() if isinstance(lead, dict) else ()
+    url = str(request.url)
+    secrets = (request.headers.get("x-clay-webhook-auth", ""), url, url.rpartition("/")[2])
+    return [str(value) for value in (*fields, *secrets) if isinstance(value, str | int | float)]
+
+
+def _since_ms(started: float) -> int:
+    return round((asyncio.get_running_loop().time() - started) * 1000)
+
+
+def _is_local(host: str) -> bool:
+    return host == "::1" or host.startswith("127.") or not ("." in host or ":" in host)

@@ -1,0 +1,21 @@
+"""The real clock and real chance, as the line's port."""
+
+from __future__ import annotations
+
+import random
+import time
+
+_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs on through suspend where the system has it
+
+
+class SystemClock:
+    """`line.Clock`."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def boot_ms(self) -> int:
+        return time.clock_gettime_ns(_BOOT) // 1_000_000
+
+    def rand(self) -> float:
+        return random.random()

@@ -1,0 +1,340 @@
+"""Faust's consumer, recovery and transport with the faults mended that lose leads (shared/faust-hazards.md).
+
+Everything that overrides Faust is here, and tests/adapters/test_faust_pins.py pins the source of all that it
+overrides or relies on. What is mended, by the hazards' numbers:
+
+1. The committed offset never passes an offset that was taken and is not acked, gap or no gap.
+2. Streams resume only when the fetcher stands still, so that no record is fetched before the seek and dropped after.
+5. Revoking waits for the leads in flight and commits them all before Faust forgets what was acked.
+
+And by design: consumers read committed records only, and state is taken over while the group's heartbeats run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import faust
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import IllegalStateError
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.transport.conductor import Conductor
+from faust.transport.drivers.aiokafka import (
+    DEFAULT_GENERATION_ID,
+    AIOKafkaConsumerThread,
+    Consumer,
+    Producer,
+    Transport,
+)
+from mode import Service
+from mode.threads import WorkerThread
+from mode.utils.futures import notify
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.core.errors import BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+_COMMIT_S = 5.0
+_STOP_S = 3.0
+_POLL_S = 0.25  # how long the fetcher may sit in one poll, and so how long a rebalance waits for it
+
+
+class _Thread(WorkerThread):  # type: ignore[misc]  # mode ships no types
+    """Does not keep the process alive."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.daemon = True
+
+
+class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
+    """The group's aiokafka consumer: read_committed, and always Faust's own co-partitioning assignor."""
+
+    Worker = _Thread
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        conf = self.app.conf
+        self._assignor = self.app.assignor
+        return AIOKafkaConsumer(
+            **self.app.connection.settings(),
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+        )
+
+    async def on_thread_stop(self) -> None:
+        """Upstream waits for ever when the broker is gone or a rebalance is under way."""
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await super().on_thread_stop()
+        except TimeoutError:
+            log.warning("left the group without a word: Kafka, or a rebalance, did not answer within %.0f s", _STOP_S)
+            if self._consumer is not None:
+                await self._consumer._client.close()
+
+    async def pause_fetching(self, partitions: set[Any]) -> None:
+        """Never fetch these, whatever Faust asks for: the changelog's, that Faust is not to read."""
+
+        async def pause() -> None:
+            self._consumer.pause(*(TopicPartition(*tp) for tp in partitions))
+
+        await self.call_thread(pause)
+
+    async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
+        """Take turns: else a partition's whole fetch of 1 MB is delivered before another one's first record."""
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        waiting = consumer._fetcher._records
+        for tp in records:
+            if tp in waiting:
+                waiting.move_to_end(tp)
+        return records
+
+
+class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
+    """Faust's consumer with exact bookkeeping of what is in flight.
+
+    `in_flight`: per topic-partition the offsets that a stream took and that were not acked, in the order of taking.
+    One that was given up stays in it, so that nothing behind it is committed before it has come again.
+    `resume_at`: the committed offsets at which the streams resumed. `was_evicted`: whether the group had thrown us
+    out before the last rebalance, so that others may have owned since what we get again.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.in_flight: dict[Any, dict[int, None]] = defaultdict(dict)
+        self.resume_at: dict[Any, int] = {}
+        self.was_evicted = False
+        self.on_suspend: set[Callable[[], None]] = set()
+        self._parked = asyncio.Event()
+        self._parked.set()
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> SafeConsumerThread:
+        return SafeConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- what may be committed (hazard 1)
+
+    def _new_offset(self, tp: Any) -> int | None:
+        acked = self._acked[tp]
+        in_flight = self.in_flight[tp]
+        floor = next(iter(in_flight)) if in_flight else None
+        done = acked if floor is None else [offset for offset in acked if offset < floor]
+        if not done:
+            return None
+        position: int = max(done) + 1
+        self._acked_index[tp].difference_update(done)
+        self._acked[tp] = [] if floor is None else [offset for offset in acked if offset >= floor]
+        return position
+
+    async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
+        """Nothing: `in_flight` needs no gaps, and upstream's count the record behind the gap as acked."""
+
+    # -- suspending the flow of events: `on_suspend` holds who is told
+
+    def stop_flow(self) -> None:
+        super().stop_flow()
+        for callback in tuple(self.on_suspend):
+            callback()
+
+    def give_up(self, message: Any) -> None:
+        """Stop waiting for this message; it is not committed, and comes again after the next rebalance or start."""
+        self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)
+
+    # -- the fetcher, standing still (hazard 2)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        self._parked.clear()
+        try:
+            await super()._drain_messages(fetcher)
+        finally:
+            self._parked.set()
+
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109  # upstream's signature
+        if not self.flow_active:
+            self._parked.set()
+            try:
+                await self.wait(self.can_resume_flow)
+            finally:
+                self._parked.clear()
+        return await super()._wait_next_records(min(timeout, _POLL_S))
+
+    async def park(self) -> None:
+        """Suspend the flow and return when the fetcher stands still and holds no record."""
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        await self._parked.wait()
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        self.resume_at = {tp: at for tp, at in self._committed_offset.items() if at is not None}
+
+    # -- ending a generation (hazard 5)
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        """Finish, commit, and only then let Faust forget what was acked."""
+        self.was_evicted = self._thread._consumer._coordinator.generation == DEFAULT_GENERATION_ID
+        if not self.app.should_stop:
+            try:
+                await self.app.tables.recovery.interrupt()
+                self.stop_flow()
+                self.app.flow_control.suspend()
+                self.app.flow_control.clear()
+                await self.wait_empty()
+            except Exception as error:  # noqa: BLE001  # whatever it is, leads may be in flight: stop
+                await self.app.crash(error)
+        await super().on_partitions_revoked(revoked)
+        self.in_flight.clear()
+        self.resume_at.clear()
+
+    async def wait_empty(self) -> None:
+        """Wait until each event that was taken is acked or given up, then commit, after a commit that runs."""
+        while self._unacked_messages and not self.should_stop:
+            await self._wait_for_ack(timeout=1)
+            self._clean_unacked_messages()
+        try:
+            async with asyncio.timeout(_COMMIT_S):
+                while await self.maybe_wait_for_commit_to_finish():
+                    pass
+                await self.commit()
+        except TimeoutError:
+            log.warning("Kafka took no offsets within %.0f s: some finished events will come again", _COMMIT_S)
+
+
+class SafeProducer(Producer):  # type: ignore[misc]  # faust ships no types
+    """Faust's own producer, which nothing here writes with: it only needs the same way to the broker."""
+
+    def _settings_auth(self) -> dict[str, Any]:
+        return dict(self.app.connection.security)
+
+
+class SafeConductor(Conductor):  # type: ignore[misc]  # faust ships no types
+    """Subscribes once: the topics never change.
+
+    Upstream subscribes again 45 s after a partition went, which rebalances the group once more, and when that wait
+    ends by a stop, it calls a thread that is gone and hangs.
+    """
+
+    async def _run(self) -> None:
+        await self.app.agents.wait_until_agents_started()
+        await self.app.tables.wait_until_tables_registered()
+        if not self.should_stop:
+            await self.app.consumer.subscribe(await self._update_indices())
+            notify(self._subscription_done)
+
+    _subscriber = Service.task(_run)
+
+
+class SafeTransport(Transport):  # type: ignore[misc]  # faust ships no types
+    Consumer = SafeConsumer
+    Producer = SafeProducer
+    Conductor = SafeConductor
+
+
+class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
+    """After a rebalance: park the fetcher, let the tables' stores take over what is new, then resume.
+
+    Upstream's recovery reads changelogs and resumes the flow before it seeks; nothing here reads a changelog. The
+    stores work here and not in Faust's on_rebalance, because aiokafka sends no heartbeats while that runs.
+    """
+
+    _taking_up: asyncio.Task[None] | None = None
+
+    async def _run(self) -> None:
+        while not await self.wait_for_stopped(self.signal_recovery_start):
+            self.signal_recovery_start.clear()
+            self._taking_up = asyncio.create_task(self._take_up(self._generation_id))
+            await self.wait(asyncio.wait({self._taking_up}))
+            if not self._taking_up.done():
+                await self.interrupt()
+            if self._taking_up.cancelled():
+                continue  # the next rebalance had begun, or the worker stops
+            error = self._taking_up.exception()
+            if isinstance(error, IllegalStateError):
+                continue  # a partition was lost between the assignment and the seek: the next rebalance comes
+            if error is not None:
+                raise error
+
+    _restart_recovery = Service.task(_run)
+
+    async def interrupt(self) -> None:
+        """Stop taking up, and return when it has stopped."""
+        if self._taking_up is not None and not self._taking_up.done():
+            self._taking_up.cancel()
+            await asyncio.wait({self._taking_up})
+
+    async def _take_up(self, generation: int) -> None:
+        consumer = self.app.consumer
+        await consumer.park()
+        if self.active_tps:
+            await consumer._thread.pause_fetching(self.active_tps)
+        for table in self.tables.values():
+            await table.on_recovery_completed(self.actives_for_table[table], self.standbys_for_table[table])
+        await self._resume_streams(generation)
+
+    async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109  # upstream's signature
+        """Upstream takes a time-out for a stop, and then never resumes."""
+        try:
+            await asyncio.wait_for(coro, timeout)
+        except TimeoutError:
+            raise BrokerUnavailable(f"Kafka did not give the committed offsets within {timeout:.0f} s") from None
+
+
+class SafeTableManager(TableManager):  # type: ignore[misc]  # faust ships no types
+    """With `SafeRecovery`, and without upstream's second of sleep at the start."""
+
+    _recovery: SafeRecovery | None
+
+    @property
+    def recovery(self) -> SafeRecovery:
+        if self._recovery is None:
+            self._recovery = SafeRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
+    """A faust.App with all of the above; `connection` says how its clients reach Kafka."""
+
+    def __init__(self, *args: Any, connection: KafkaConnection, **options: Any) -> None:
+        self.connection = connection
+        super().__init__(*args, TableManager=SafeTableManager, **options)
+
+    def _new_transport(self) -> SafeTransport:
+        return SafeTransport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> SafeTransport:
+        return SafeTransport(self.conf.broker_producer, self)
+
+    def _create_directories(self) -> None:
+        """None: nothing of ours is kept in files."""
+
+    def _on_rebalance_when_stopped(self) -> None:
+        """Nothing: upstream closes the consumer in another thread's loop, and the stop that is under way hangs."""
+
+
+def mute_debug() -> None:
+    """Keep the libraries from building debug records, even when the root logger is at DEBUG: they do it a record."""
+    for name in ("aiokafka", "faust", "mode"):
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() < logging.INFO:
+            logger.setLevel(logging.INFO)

@@ -1,0 +1,90 @@
+"""Runs a Faust app inside our own event loop: no web server, no stdout, no logging of Faust's making."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_fixes import SafeApp
+from stream_app.core.errors import BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run on uvloop where it is installed."""
+    factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+async def wait_for_broker(connection: KafkaConnection, wait_s: float) -> None:
+    """Return when Kafka answers; raise BrokerUnavailable when it has not after `wait_s`. Logs one line a try."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    pause_s = 0.5
+    while True:
+        client = AIOKafkaClient(**connection.settings(), request_timeout_ms=5000)
+        try:
+            await client.bootstrap()
+        except (KafkaError, OSError) as error:
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                raise BrokerUnavailable(
+                    f"no Kafka at {connection.bootstrap} within {wait_s:.0f} s ({error}): is it started, are host, "
+                    "port, TLS and SASL settings right, and does a firewall let this machine through?"
+                ) from error
+            pause_s = min(pause_s * 2, 10, left_s)
+            log.warning("no Kafka at %s yet, %.0f s left, next try in %.1f s", connection.bootstrap, left_s, pause_s)
+            await asyncio.sleep(pause_s)
+        else:
+            return
+        finally:
+            await client.close()
+
+
+async def run_app(app: SafeApp, *, broker_wait_s: float = 60.0) -> None:
+    """Run until SIGTERM, SIGINT or a crash, then stop: events in flight are waited for, and acks committed.
+
+    Raises BrokerUnavailable when Kafka is not there at the start, and whatever crashed the app.
+    """
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    asking = asyncio.create_task(asked_to_stop.wait())
+    running = asyncio.create_task(_run(app, broker_wait_s))
+    try:
+        await asyncio.wait({asking, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        for task in (asking, running):
+            task.cancel()
+        if app.started:
+            await app.stop()
+            await app.gaps.close()
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+async def _run(app: SafeApp, broker_wait_s: float) -> None:
+    await wait_for_broker(app.connection, broker_wait_s)
+    await app.start()
+    await app.wait_until_stopped()

@@ -1,0 +1,103 @@
+"""Prometheus metrics and the log of what happened to leads. Labels are few and bounded: never a lead."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.typing import FilteringBoundLogger
+
+from stream_app.core.messages import LaneView, Status, StatusEvent
+from stream_app.core.outcome import Outcome
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
+_WORTH_A_LINE: Final = frozenset[Status](
+    {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
+)
+
+
+class WorkerMetrics:
+    """The worker's observer (`partition.ports.Observer`)."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        lane = ("workspace",)
+        self._events = Counter(
+            "stream_app_lead_events",
+            "Committed steps of leads, by status.",
+            ("workspace", "destination", "status"),
+            registry=registry,
+        )
+        self._children: dict[tuple[str, str, str], Counter] = {}
+        self._commit = Histogram(
+            "stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS, registry=registry
+        )
+        self._steps = Counter(
+            "stream_app_commit_steps", "Steps committed; many share a transaction.", registry=registry
+        )
+        self._records = Counter("stream_app_commit_records", "Records committed.", registry=registry)
+        self._posts = Histogram(
+            "stream_app_post_seconds",
+            "Time of one POST to Clay, by outcome.",
+            ("destination", "outcome"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", ("partition",), registry=registry)
+        self._recoveries = Counter(
+            "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
+        )
+        self._breaker = Gauge("stream_app_lane_breaker", "0 closed, 1 half open, 2 open.", lane, registry=registry)
+        self._score = Gauge("stream_app_lane_score", "Health of the sliding window, 0 to 100.", lane, registry=registry)
+        self._held = Gauge("stream_app_lane_held", "1 while the lane as a whole stands still.", lane, registry=registry)
+        self._rate = Gauge("stream_app_lane_rate_per_second", "Present rate limit.", lane, registry=registry)
+        self._spent = Gauge(
+            "stream_app_lane_credits_spent_today", "Data Credits booked today.", lane, registry=registry
+        )
+        self._reserved = Gauge(
+            "stream_app_lane_credits_reserved_today", "Data Credits reserved today.", lane, registry=registry
+        )
+
+    def told(self, event: StatusEvent) -> None:
+        """A step of a lead is committed."""
+        labels = (event.workspace, event.destination, event.status)
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._events.labels(*labels)
+        child.inc()
+        if event.status in _WORTH_A_LINE:
+            self._log.info(
+                event.status,
+                lead_id=event.lead_id,
+                trace_id=event.trace_id,
+                workspace=event.workspace,
+                reason=event.reason,
+                text=event.text,
+            )
+
+    def lane(self, view: LaneView) -> None:
+        """A lane's state was published."""
+        name = view.workspace
+        self._breaker.labels(name).set(_BREAKER[view.breaker])
+        self._score.labels(name).set(view.score)
+        self._held.labels(name).set(bool(view.holds))
+        self._rate.labels(name).set(view.rate_per_s)
+        self._spent.labels(name).set(view.credits_spent_day)
+        self._reserved.labels(name).set(view.credits_reserved_day)
+
+    def committed(self, steps: int, records: int, seconds: float) -> None:
+        self._steps.inc(steps)
+        self._records.inc(records)
+        self._commit.observe(seconds)
+
+    def recovering(self, partition: int, error: Exception) -> None:
+        self._recoveries.inc()
+        self._log.warning("partition_taken_over_again", partition=partition, because=str(error))
+
+    def waiting(self, partition: int, in_flight: int) -> None:
+        self._in_flight.labels(partition).set(in_flight)
+
+    def posted(self, destination: str, outcome: Outcome) -> None:
+        """A POST has ended."""
+        self._posts.labels(destination, type(outcome).__name__.lower()).observe(outcome.latency_ms / 1000)

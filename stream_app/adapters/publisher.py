@@ -1,0 +1,38 @@
+"""An idempotent producer that publishes ready-made records to the partition that they name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaProducer
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.core.record import Record
+
+
+class KafkaPublisher:
+    """`agents.replay.Publisher` over aiokafka."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        """Hand it over, in order; what comes back is done when all in-sync replicas have it."""
+        sent: Awaitable[object] = await self._producer.send(
+            record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
+        )
+        return sent
+
+
+@asynccontextmanager
+async def kafka_publisher(connection: KafkaConnection, max_request_bytes: int) -> AsyncIterator[KafkaPublisher]:
+    """A publisher for the time of the block."""
+    producer = AIOKafkaProducer(
+        **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
+    )
+    await producer.start()
+    try:
+        yield KafkaPublisher(producer)
+    finally:
+        await producer.stop()

@@ -1,0 +1,171 @@
+"""Topics on a real Kafka: create what is missing, say how the rest differs from the plan, wait for the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from stream_app.core.errors import BrokerUnavailable, TopicsError
+from stream_app.core.topics import TopicPlan
+
+Say = Callable[[str], None]
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 5.0
+_VISIBLE_POLL_S: Final = 0.05
+
+_MIGRATE: Final = (
+    "Partitions never change under a running system: each workspace's state lives in its partition. "
+    "To migrate, stop the producers, let the worker finish, set a new kafka.namespace, create its topics and go on "
+    "there; leads sent before are not known as duplicates in it"
+)
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A topic as the broker has it."""
+
+    partitions: int
+    replication: int
+    config: dict[str, str | None]
+
+
+class TopicReport(msgspec.Struct, frozen=True):
+    """What `create_topics` did. `problems`: one line for each way in which the cluster is not as planned."""
+
+    created: list[str]
+    unchanged: list[str]
+    problems: list[str]
+
+
+async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
+    """Create the topics that are missing; existing ones are left as they are, and compared.
+
+    client  aiokafka's arguments (`settings.client_options`). wait_s: how long to wait for the broker.
+    say     takes a line for a person while it waits.
+
+    Raises BrokerUnavailable.
+    """
+    async with _admin(client, wait_s, say) as admin:
+        seen = await _look(admin, plan)
+        missing = [topic for topic in plan if topic.name not in seen]
+        created, failed = await _create(admin, missing)
+        there = [topic for topic in plan if topic.name not in failed]
+        while any(topic.name not in seen for topic in there):
+            # A broker shows a topic only some time after it was created, by us or by somebody else.
+            await asyncio.sleep(_VISIBLE_POLL_S)
+            seen = await _look(admin, there)
+        unchanged = [topic.name for topic in there if topic.name not in created]
+        return TopicReport(created, unchanged, [*failed.values(), *differences(there, seen)])
+
+
+async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
+    """Nothing, when all topics are as planned. Raises TopicsError with a line a difference, BrokerUnavailable."""
+    async with _admin(client, wait_s, say) as admin:
+        if problems := differences(plan, await _look(admin, plan)):
+            raise TopicsError(problems)
+
+
+def differences(plan: Sequence[TopicPlan], seen: Mapping[str, Seen]) -> list[str]:
+    """One line for each way in which a topic is not as planned, with what to do."""
+    lines = []
+    for topic in plan:
+        there = seen.get(topic.name)
+        if there is None:
+            lines.append(f"{topic.name}: there is no such topic; create it with: stream-app topics")
+            continue
+        if there.partitions != topic.partitions:
+            lines.append(
+                f"{topic.name}: has {there.partitions} partitions, the config says {topic.partitions}. {_MIGRATE}"
+            )
+        if there.replication != topic.replication:
+            lines.append(
+                f"{topic.name}: has replication {there.replication}, the config says {topic.replication}; "
+                "change kafka.replication, or the topic with kafka-reassign-partitions.sh"
+            )
+        lines += [
+            f"{topic.name}: {key} is {there.config.get(key)}, the plan says {wanted}; kafka-configs.sh --alter "
+            f"--entity-type topics --entity-name {topic.name} --add-config {key}={wanted}"
+            for key, wanted in topic.config.items()
+            if there.config.get(key) != wanted
+        ]
+    return lines
+
+
+@asynccontextmanager
+async def _admin(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIterator[Any]:
+    """An admin client of a broker that answers. Raises BrokerUnavailable after `wait_s`, also from its body."""
+    where = client["bootstrap_servers"]
+    admin = AIOKafkaAdminClient(**client)
+    try:
+        async with asyncio.timeout(wait_s):
+            await _start(admin, where, say)
+            yield admin
+    except TimeoutError as exc:
+        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {_LOOK}") from exc
+    except KafkaError as exc:
+        raise BrokerUnavailable(f"Kafka at {where}: {exc}. {_LOOK}") from exc
+    finally:
+        await admin.close()
+
+
+_LOOK: Final = "Is it running, and is kafka.bootstrap right?"
+
+
+async def _start(admin: Any, where: str, say: Say) -> None:
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            await admin.start()
+        except KafkaError:
+            say(f"Kafka at {where} does not answer; trying again in {pause_s:g} s")
+        else:
+            return
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:
+    """The planned topics that exist."""
+    names = [topic.name for topic in plan]
+    there = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
+    if not there:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in there]
+    configs: dict[str, dict[str, str | None]] = {}
+    for response in await admin.describe_configs(resources):
+        for code, message, _, name, entries in response.resources:
+            if code:
+                raise for_code(code)(message)
+            configs[name] = {key: value for key, value, *_ in entries}
+    return {
+        name: Seen(
+            partitions=len(each["partitions"]),
+            replication=min(len(partition["replicas"]) for partition in each["partitions"]),
+            config=configs[name],
+        )
+        for name, each in there.items()
+    }
+
+
+async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], dict[str, str]]:
+    """(names created, name -> a line for each that failed); neither holds what existed already."""
+    if not missing:
+        return [], {}
+    wanted = [
+        NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.config) for topic in missing
+    ]
+    created, failed = [], {}
+    for name, code, message in (await admin.create_topics(wanted)).topic_errors:
+        error = for_code(code)
+        if not code:
+            created.append(name)
+        elif error is not TopicAlreadyExistsError:
+            failed[name] = f"{name}: could not be created: {message or error.__name__}"
+    return created, failed

@@ -1,0 +1,74 @@
+"""One transaction on an aiokafka producer, and how such a producer ends whatever state it is in.
+
+Knows what aiokafka 0.14.0 does inside: tests/adapters/test_faust_pins.py fails when that changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
+
+_FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
+
+Batch = tuple[Any, str, int]
+"""What `create_batch` gave and was filled, with its topic and partition."""
+
+
+async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
+    """Begin, send all, commit. Raises what any of the three came to; then nothing of it is committed by this call."""
+    await producer.begin_transaction()
+    sent = [await producer.send_batch(builder, topic, partition=partition) for builder, topic, partition in batches]
+    # aiokafka commits a transaction although some of its batches failed: only these futures tell.
+    await asyncio.gather(*sent)
+    await producer.commit_transaction()
+
+
+def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
+    """Whether `error`, or what the producer's sender died of, says that a later producer has this transactional id.
+
+    The sender too, for aiokafka wraps what that died of, and hands out copies that lost their cause. An unknown
+    producer id counts: it comes when the id expired, and then another may have taken it.
+    """
+    sender = producer._sender.sender_task
+    died_of = sender.exception() if sender is not None and sender.done() and not sender.cancelled() else None
+    for start in (error, died_of):
+        link = start
+        while link is not None:
+            if isinstance(link, _FENCED):
+                return True
+            link = link.__cause__ or link.__context__
+    return False
+
+
+async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, patience_s: float) -> None:
+    """Close the producer without sending what it still holds: `stop()` waits for ever for what cannot be sent."""
+    if attempt is not None:
+        attempt.cancel()
+        await asyncio.wait({attempt})
+    sender = producer._sender.sender_task
+    if sender is not None:
+        producer._message_accumulator.fail_all(KafkaError("this producer was dropped"))
+        while not sender.done():  # each cancel ends one of the requests that it waits for on its way out
+            sender.cancel()
+            await asyncio.wait({sender}, timeout=patience_s / 10)
+    try:
+        async with asyncio.timeout(patience_s):
+            await producer.stop()
+    except (KafkaError, OSError, TimeoutError):
+        await producer.client.close()
+    _look_at_failures(producer)
+
+
+def _look_at_failures(producer: AIOKafkaProducer) -> None:
+    """asyncio reports each failed future that nobody looked at; these are aiokafka's own, and known."""
+    accumulator = producer._message_accumulator
+    batches = chain(accumulator._pending_batches, *accumulator._batches.values())
+    futures = [future for batch in batches for future in (batch.future, batch._drain_waiter)]
+    for future in (*futures, producer._txn_manager._transaction_waiter):
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()

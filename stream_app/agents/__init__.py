@@ -1,0 +1,1 @@
+"""The Faust shell: takes events, hands them to a partition, and nothing else."""

@@ -1,0 +1,233 @@
+"""The composition root: builds each process from the settings, and closes it in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import AsyncExitStack
+
+from prometheus_client import CollectorRegistry, Counter
+
+from stream_app import __version__
+from stream_app.adapters import log
+from stream_app.adapters.clay_http import ClayClient
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_app import FaustOptions, Handler, build_app
+from stream_app.adapters.faust_run import run_app, wait_for_broker
+from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
+from stream_app.adapters.metrics import WorkerMetrics
+from stream_app.adapters.ops import serve_ops
+from stream_app.adapters.publisher import kafka_publisher
+from stream_app.adapters.topics import check_topics
+from stream_app.adapters.webhooks import Endpoint, Webhooks, webhook_id
+from stream_app.agents.replay import Replay
+from stream_app.agents.worker import Worker
+from stream_app.core.budget import Cost
+from stream_app.core.envelope import Envelope
+from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
+from stream_app.core.replay import ReplayPolicy
+from stream_app.core.topics import MAX_CARRIED_BYTES
+from stream_app.partition.desk import Partition
+from stream_app.settings import Settings, client_options
+
+
+def build_plan(settings: Settings) -> Plan:
+    """What the line needs to know, from what the operator wrote."""
+    line, replay = settings.line, settings.replay
+    return Plan(
+        topics=settings.names,
+        partitions=settings.kafka.partitions,
+        workspaces={
+            name: Workspace(
+                name=name,
+                default_destination=settings.destination_of(name, None) or "",
+                hold=here.hold,
+                breaker=here.breaker,
+                window=here.window,
+                rate=here.rate,
+                budget=here.budget,
+                quota=here.quota,
+            )
+            for name, here in settings.workspaces.items()
+        },
+        destinations={
+            alias: Destination(
+                alias=alias,
+                workspace=there.workspace,
+                webhook_ids=tuple(webhook_id(settings.secrets[name]) for name in there.webhooks_env),
+                columns=there.columns,
+                callbacks=there.callbacks,
+                ceiling=Cost(there.ceiling_credits, there.ceiling_actions),
+                uncertain=there.uncertain,
+            )
+            for alias, there in settings.destinations.items()
+        },
+        pins=settings.pins,
+        line=LinePolicy(
+            max_in_flight=line.max_in_flight,
+            max_attempts=line.max_attempts,
+            retry_base_s=line.retry_base_s,
+            retry_cap_s=line.retry_cap_s,
+            uncertain_grace_s=line.uncertain_grace_s,
+            start_within_s=line.max_request_start_age_s,
+            freshness_days=line.freshness_days,
+            retry_share=settings.shares.retry,
+            bulk_share=settings.shares.bulk,
+        ),
+        replay=ReplayPolicy(
+            max_replays=replay.max_replays,
+            base_s=replay.backoff_base_s,
+            cap_s=replay.backoff_cap_s,
+            tiers_s=replay.tiers_s,
+        ),
+        app=__version__,
+    )
+
+
+def connection_of(settings: Settings) -> KafkaConnection:
+    """Where Kafka is, and how to speak to it."""
+    options = client_options(settings)
+    return KafkaConnection(options.pop("bootstrap_servers"), options)
+
+
+async def run_worker(settings: Settings) -> None:
+    """`stream-app worker`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    logger = log.get("worker")
+    plan, connection = build_plan(settings), connection_of(settings)
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, logger)
+    async with AsyncExitStack() as stack:
+        await _check_kafka(settings, connection, logger)
+        client = await stack.enter_async_context(_clay_client(settings))
+        clay = Webhooks(client, _endpoints(settings), metrics.posted)
+        clock = SystemClock()
+
+        def build_partition(number: int) -> Partition:
+            ledger = KafkaLedger(
+                connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
+            )
+            return Partition(number, plan, ledger, clay, clock, metrics, alarm)
+
+        def alarm(error: BaseException) -> None:
+            crash = asyncio.ensure_future(app.crash(error))
+            crashes.add(crash)
+
+        crashes: set[asyncio.Future[None]] = set()
+        worker = Worker(build_partition)
+        stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
+        app = build_app(
+            _faust_options(settings, connection, plan.topics.worker_app, plan.topics.state),
+            {
+                plan.topics.leads: worker.handler("hot"),
+                plan.topics.retry: worker.handler("retry"),
+                plan.topics.bulk: worker.handler("bulk"),
+            },
+            worker,
+        )
+        port = await stack.enter_async_context(
+            serve_ops(
+                settings.http.host,
+                settings.http.worker_port,
+                registry,
+                lambda: None if worker.partitions else "no partition is assigned yet",
+            )
+        )
+        logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)
+        gc.collect()
+        gc.freeze()  # what is here now lives as long as the process: no collection need look at it again
+        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
+        logger.info("worker_stopped")
+
+
+async def run_replay(settings: Settings) -> None:
+    """`stream-app replay`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    logger = log.get("replay")
+    plan, connection = build_plan(settings), connection_of(settings)
+    topics = plan.topics
+    registry = CollectorRegistry()
+    moved = Counter(
+        "stream_app_replay_moved",
+        "Records brought on their way back, by the topic they were in.",
+        ("topic",),
+        registry=registry,
+    )
+
+    def told(topic: str, envelope: Envelope) -> None:
+        moved.labels(topic.removeprefix(topics.namespace)).inc()
+        logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
+
+    async with AsyncExitStack() as stack:
+        await _check_kafka(settings, connection, logger)
+        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
+        replay = Replay(topics, plan.replay, publisher, SystemClock(), told)
+        handlers: dict[str, Handler] = {topics.dlq: replay.come_back, topics.deferred: replay.come_back}
+        handlers |= {topics.wait(tier): replay.wait(tier) for tier in plan.replay.tiers_s}
+        app = build_app(_faust_options(settings, connection, topics.replay_app, None), handlers)
+        port = await stack.enter_async_context(
+            serve_ops(
+                settings.http.host,
+                settings.http.replay_port,
+                registry,
+                lambda: None if app.started else "not joined to the group yet",
+            )
+        )
+        logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
+        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
+        logger.info("replay_stopped")
+
+
+async def _check_kafka(settings: Settings, connection: KafkaConnection, logger: log.Logger) -> None:
+    """Kafka is there and its topics are as they should be, or the process does not start."""
+    await wait_for_broker(connection, settings.kafka.broker_wait_s)
+    await check_topics(
+        connection.settings(),
+        settings.topic_plan(),
+        settings.kafka.broker_wait_s,
+        lambda text: logger.warning("waiting_for_kafka", text=text),
+    )
+
+
+def _clay_client(settings: Settings) -> ClayClient:
+    line = settings.line
+    return ClayClient(
+        request_timeout_s=line.request_timeout_s,
+        connect_timeout_s=line.connect_timeout_s,
+        max_connections=line.max_in_flight * settings.kafka.partitions,
+    )
+
+
+def _endpoints(settings: Settings) -> dict[str, Endpoint]:
+    return {
+        alias: Endpoint(
+            urls={webhook_id(settings.secrets[name]): settings.secrets[name] for name in there.webhooks_env},
+            token=settings.secrets[there.token_env] if there.token_env else None,
+            unavailable_is_refused=there.unavailable_is_refused,
+        )
+        for alias, there in settings.destinations.items()
+    }
+
+
+def _limits(settings: Settings) -> LedgerLimits:
+    names = settings.names
+    carried = (names.retry, names.dlq, names.deferred, names.parked)
+    waits = tuple(names.wait(tier) for tier in settings.replay.tiers_s)
+    return LedgerLimits(
+        transact_s=settings.line.commit_timeout_s,
+        topic_max_record_bytes=dict.fromkeys((*carried, *waits), MAX_CARRIED_BYTES - 1024),
+    )
+
+
+def _faust_options(
+    settings: Settings, connection: KafkaConnection, app_id: str, state_topic: str | None
+) -> FaustOptions:
+    kafka = settings.kafka
+    return FaustOptions(
+        app_id=app_id,
+        connection=connection,
+        partitions=kafka.partitions,
+        state_topic=state_topic,
+        session_timeout_s=kafka.session_timeout_s,
+        heartbeat_s=min(3.0, kafka.session_timeout_s / 3),
+        rebalance_timeout_s=kafka.rebalance_timeout_s,
+    )

@@ -1,0 +1,82 @@
+"""What all commands share: common options, exit codes, and the two ways out: people and machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from stream_app.settings import Settings
+
+OK: Final = 0
+NO: Final = 1
+USAGE: Final = 2
+QUEUED: Final = 3
+NO_KAFKA: Final = 4
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final = """exit codes:
+  0    done; the answer is yes
+  1    the answer is no: checks failed, rows were refused, topics differ
+  2    wrong usage or configuration
+  3    queued, but not answered yet
+  4    Kafka does not answer
+  130  interrupted (Ctrl-C)"""
+
+Run = Callable[[argparse.Namespace], int]
+# argparse's own class, whose name it does not export.
+Subparsers = Any
+
+
+def command(subparsers: Subparsers, name: str, run: Run, *, says: str, example: str) -> argparse.ArgumentParser:
+    """Declare a command with the options that all have; `says` is one line, `example` what a user would type."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=says,
+        description=says,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration (default: the file in STREAM_APP_CONFIG, else stream_app.toml)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout; the rest on stderr")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def settings_of(args: argparse.Namespace, *, clay: bool) -> Settings:
+    """The configuration; `clay`: whether webhooks and tokens must be there. Raises SettingsError."""
+    from stream_app.settings import load_settings
+
+    return load_settings(args.config, os.environ, clay=clay)
+
+
+def say(line: str) -> None:
+    """A line for a person on stderr: progress, warnings, problems."""
+    _write(line, stderr=True)
+
+
+def tell(line: str) -> None:
+    """A line of the answer on stdout, when it is for a person."""
+    _write(line, stderr=False)
+
+
+def tell_json(document: object) -> None:
+    """The answer on stdout, when it is for a machine."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def _write(line: str, *, stderr: bool) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    console.print(line, soft_wrap=True)

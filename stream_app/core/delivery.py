@@ -1,0 +1,173 @@
+"""A lead's row: where it is on its way to Clay, and what may happen next. All transitions are in this file.
+
+A *story* is the life of one input record, told by the events of one origin in sequence. A *delivery* is the row of one
+lead (workspace, destination, lead id) and holds the story that counts for it; a second record of the same lead or
+person is a duplicate, with a short story of its own and no row.
+
+States only move forward along `NEXT`. A row holds no personal data.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.core.budget import Reservation
+from stream_app.core.envelope import Envelope, Way
+from stream_app.core.messages import Status
+
+ROW_VERSION: Final = 1
+
+_GATE: Final = frozenset[Status](
+    {"held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed"}
+)
+_CALLBACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
+
+NEXT: Final[dict[Status | None, frozenset[Status]]] = {
+    None: frozenset({"received", "rejected_invalid", "duplicate", "rerouted", "parked"}),
+    "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "parked"}),
+    "received": _GATE,
+    "held_budget": _GATE,
+    "held_paused": _GATE,
+    "held_outage": _GATE,
+    "sending": frozenset({"accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"}),
+    "refused": _GATE | {"dead_lettered"},
+    "send_uncertain": frozenset({"accepted", "parked", "replayed"}) | _CALLBACK,
+    "accepted": frozenset({"callback_overdue"}) | _CALLBACK,
+    "callback_overdue": frozenset({"parked"}) | _CALLBACK,
+    "deferred": frozenset({"replayed"}),
+    "dead_lettered": frozenset({"replayed"}),
+    "parked": frozenset({"replayed"}),
+    "replayed": _GATE,
+    "partial": frozenset({"enriched"}),
+}
+"""Legal steps of a story. What is not a key is final."""
+
+RESUMABLE: Final = frozenset[Status]({"received", "held_budget", "held_paused", "held_outage", "refused", "replayed"})
+"""A row left so by a crash proves that nothing is at Clay: the lead goes on as if it had just come."""
+
+RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
+"""Ended without ever being at Clay: a new record of the same lead starts a new story."""
+
+SETTLED: Final = frozenset[Status]({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
+"""Paid for (or served): the freshness window counts from here, after it the lead may be bought again."""
+
+
+class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One lead's row (value). Its key is `delivery_key`. Fields are only ever appended.
+
+    at_ms       epoch ms of the last step; `first_at_ms` of the story's first; `failed_at_ms` of its first failure or 0.
+    seq         of the story's last event.
+    attempt     failed POSTs in this replay; `sends` all POSTs that may have reached Clay.
+    reservation what the lane holds for it, while it may still cost something.
+    webhook_id  of the last POST.
+    """
+
+    version: int
+    state: Status
+    origin: str
+    seq: int
+    at_ms: int
+    first_at_ms: int
+    trace_id: str
+    attempt: int = 0
+    replay: int = 0
+    epoch: int = 0
+    sends: int = 0
+    failed_at_ms: int = 0
+    reservation: Reservation | None = None
+    webhook_id: str = ""
+    final: bool = False
+
+
+def delivery_key(workspace: str, destination: str, lead_id: str) -> bytes:
+    """Row key of a lead."""
+    return f"d/{workspace}/{destination}/{lead_id}".encode()
+
+
+def person_key(workspace: str, destination: str, person: str) -> bytes:
+    """Row key of the alias that leads from a person (a hash) to the row that counts; its value is that row's key."""
+    return f"p/{workspace}/{destination}/{person}".encode()
+
+
+def mark_key(place: str) -> bytes:
+    """Row key of an outcome that has no delivery row, by its record's place: a redelivery repeats nothing."""
+    return f"o/{place}".encode()
+
+
+def lane_key(workspace: str) -> bytes:
+    """Row key of a lane."""
+    return f"l/{workspace}".encode()
+
+
+_BEGINS: Final[dict[Way, Status]] = {
+    "": "received",
+    "rerouted": "received",
+    "replayed": "replayed",
+    "deferred": "replayed",
+    "uncertain": "send_uncertain",
+}
+
+
+def begin(envelope: Envelope, now_ms: int) -> Delivery:
+    """A row for a story that has none: new, or (ways that come back) its row was lost and it goes on where it was."""
+    state = _BEGINS[envelope.way]
+    return Delivery(
+        version=ROW_VERSION,
+        state=state,
+        origin=envelope.origin,
+        seq=envelope.seq + (state != "send_uncertain"),
+        at_ms=now_ms,
+        first_at_ms=now_ms,
+        trace_id=envelope.trace_id,
+        replay=envelope.replay,
+        epoch=envelope.epoch,
+    )
+
+
+def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
+    """The row one legal step on. Raises ValueError on a step that `NEXT` does not allow: that is a bug."""
+    if state not in NEXT.get(row.state, frozenset()):
+        raise ValueError(f"illegal step {row.state} -> {state} of {row.origin}: a bug in the line")
+    return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=max(now_ms, row.at_ms), **changes)
+
+
+Verdict = Literal[
+    "fresh",  # no story counts for this lead: begin one
+    "resume",  # its own story, interrupted before anything could be at Clay: go on
+    "return",  # it comes back from a delay and its row was waiting for just that
+    "uncertain",  # a predecessor had committed `sending`: it may be at Clay
+    "decide",  # the grace of an uncertain send is over
+    "done",  # a redelivery, or a copy that its row has already passed: nothing to do
+    "duplicate",  # another record of a lead whose story counts
+]
+
+
+def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+    """The station *seen?*: what a record is to the row of its lead. `row` is never one that this process works on."""
+    if row is None:
+        return "decide" if envelope.way == "uncertain" else "fresh"
+    if row.origin == envelope.origin:
+        return _judge_own_story(row, envelope)
+    if envelope.way not in ("", "rerouted"):
+        return "done"  # it comes back for a story that another one has replaced
+    if row.state in RESUBMITTABLE or (row.final and now_ms - row.at_ms > freshness_ms):
+        return "fresh"
+    return "duplicate"
+
+
+def _judge_own_story(row: Delivery, envelope: Envelope) -> Verdict:
+    here, there = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
+    if row.state in ("dead_lettered", "parked"):
+        successor = there[0] > here[0] or there == (here[0], here[1] + 1)
+        return "return" if envelope.way == "replayed" and successor else "done"
+    if there != here:
+        return "done"
+    if row.state == "sending":
+        return "uncertain"
+    if row.state == "deferred":
+        return "return" if envelope.way == "deferred" and envelope.seq == row.seq else "done"
+    if row.state == "send_uncertain":
+        return "decide" if envelope.way == "uncertain" else "done"
+    return "resume" if row.state in RESUMABLE else "done"

@@ -1,0 +1,115 @@
+"""What travels with a lead outside its value: the headers of dead letters and of every record that comes back.
+
+The value of such a record is the raw bytes of the input, so everything known about it stands in headers, each as
+text. Nothing personal, no token and no URL is ever among them; a user's own headers are not carried on for that
+reason (a W3C `traceparent` gives its trace id). Decoding is tolerant: any program may write to these topics.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, cast, get_args
+
+import msgspec
+
+from stream_app.core.record import Headers, Taken
+
+Way = Literal["", "rerouted", "replayed", "deferred", "uncertain"]
+"""Why a record comes (back) to the line: '' is an input; the others were written by the line or the replay app."""
+
+Disposition = Literal["", "poison", "failed", "policy"]
+"""poison: never replayed by itself; failed: replayed; policy: refused by configuration, waits for a human."""
+
+HEADERS: Final[dict[str, str]] = {
+    "origin": "origin",
+    "seq": "origin-seq",
+    "way": "way",
+    "lead_id": "lead-id",
+    "destination": "destination",
+    "disposition": "disposition",
+    "reason": "reason",
+    "text": "reason-text",
+    "http_status": "http-status",
+    "excerpt": "answer-excerpt",
+    "attempt": "attempt",
+    "replay": "replay-count",
+    "epoch": "rewind-epoch",
+    "hops": "hops",
+    "first_failure_ms": "first-failure-ms",
+    "last_failure_ms": "last-failure-ms",
+    "not_before_ms": "not-before-ms",
+    "trace_id": "trace-id",
+    "app": "app-version",
+}
+"""Field of `Envelope` -> header name on the wire."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_MAX_TEXT = 400
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Headers as values. Times are epoch ms; `origin` is `topic/partition/offset` of the input record.
+
+    seq is the sequence number of the story's last event when the record was written. `replay` counts how often this
+    lead was replayed in rewind `epoch`, the coming time included. `hops` counts re-publications to a home partition.
+    """
+
+    origin: str = ""
+    seq: int = 0
+    way: Way = ""
+    lead_id: str = ""
+    destination: str = ""
+    disposition: Disposition = ""
+    reason: str = ""
+    text: str = ""
+    http_status: int = 0
+    excerpt: str = ""
+    attempt: int = 0
+    replay: int = 0
+    epoch: int = 0
+    hops: int = 0
+    first_failure_ms: int = 0
+    last_failure_ms: int = 0
+    not_before_ms: int = 0
+    trace_id: str = ""
+    app: str = ""
+
+    def to_headers(self) -> Headers:
+        """The fields that are set, as Kafka headers."""
+        return tuple(
+            (name, str(value)[:_MAX_TEXT].encode())
+            for field, name in HEADERS.items()
+            if (value := getattr(self, field))
+        )
+
+
+def read_envelope(taken: Taken) -> Envelope:
+    """The envelope of a record. An input has none: its origin is its own place, its trace id from `traceparent`."""
+    if not taken.headers:
+        return Envelope(origin=taken.place)
+    texts = {name: value.decode("utf-8", "replace") for name, value in taken.headers if isinstance(value, bytes)}
+    values: dict[str, object] = {}
+    for field, name in HEADERS.items():
+        if (text := texts.get(name)) is not None:
+            values[field] = _number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
+    if values.get("way", "") not in get_args(Way):
+        values.pop("way")
+    if values.get("disposition", "") not in get_args(Disposition):
+        values.pop("disposition")
+    if not _is_place(cast("str", values.get("origin", ""))):
+        # without an origin that can be read it is an input like any other: nothing it claims about itself counts
+        trace = _TRACEPARENT.fullmatch(texts.get("traceparent", ""))
+        return Envelope(origin=taken.place, trace_id=trace.group(1) if trace else "")
+    return msgspec.convert(values, Envelope)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+def _is_place(text: str) -> bool:
+    parts = text.rsplit("/", 2)
+    return len(parts) == 3 and bool(parts[0]) and parts[1].isdigit() and parts[2].isdigit()
+
+
+_EMPTY = Envelope()

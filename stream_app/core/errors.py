@@ -1,0 +1,48 @@
+"""The errors of the whole program, as a tree. Foreign errors are translated into these at the border.
+
+StreamAppError
+├── SettingsError        the configuration is wrong: one line a problem, all of them at once
+├── TopicsError          topics are missing or differ from the plan
+├── BrokerUnavailable    Kafka did not answer within the time allowed
+└── LedgerError          a step could not be committed
+    ├── Fenced           another worker owns the partition: stop, never write again
+    └── Aborted          the transaction failed: nothing of it happened; forget memory, fence, load, go on
+"""
+
+from __future__ import annotations
+
+
+class StreamAppError(Exception):
+    """Base: its text is one or more lines for a person: what is wrong, where, what to do next."""
+
+
+class SettingsError(StreamAppError):
+    """The configuration is wrong. `problems` holds one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class TopicsError(StreamAppError):
+    """Topics are missing or differ. `problems` holds one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class BrokerUnavailable(StreamAppError):
+    """Kafka did not answer in the time allowed."""
+
+
+class LedgerError(StreamAppError):
+    """A step could not be committed."""
+
+
+class Fenced(LedgerError):
+    """A later owner fenced this one: nothing more can be written, so nothing more may be sent."""
+
+
+class Aborted(LedgerError):
+    """The transaction failed as a whole: memory is ahead of Kafka and must be read again."""

@@ -1,0 +1,237 @@
+"""A lane: one workspace's breaker, window, rate, budget, quota and stop, and the two moments at which they decide.
+
+`admit` asks all of them as one function, so that a lead that the budget refuses spends no probe and no token; `settle`
+tells all of them how the POST ended. The lane's row is committed in the same transaction as the lead's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.core import breaker, budget, quota, rate, stop, window
+from stream_app.core.bounds import Wait
+from stream_app.core.messages import LaneView, Status
+from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.core.policy import Destination, Workspace
+
+LANE_VERSION: Final = 1
+
+
+class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added."""
+
+    workspace: str
+    partition: int
+    version: int = LANE_VERSION
+    breaker: breaker.Breaker = breaker.Breaker()
+    window: window.Window = window.Window()
+    rate: rate.Rate = rate.Rate()
+    budget: budget.Budget = budget.Budget()
+    quota: quota.Quota = quota.Quota()
+    stop: stop.Stop | None = None
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A lead that wants to be sent. `patient`: it was told already that the lane is held, and waits until it goes."""
+
+    destination: Destination
+    not_before_ms: int = 0
+    patient: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Leave for one POST: what it holds of the lane. `at_boot_ms`: when it was given, on the clock that never steps."""
+
+    destination: Destination
+    reservation: budget.Reservation
+    webhook_id: str
+    permit: breaker.Permit
+    probe: stop.Probe | None
+    at_boot_ms: int
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Not now. `status` is the event to tell where the lane as a whole stands still, None for a mere wait for a token.
+
+    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here.
+    """
+
+    reason: str
+    text: str
+    until_ms: int
+    status: Status | None = None
+    defer: bool = False
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a settled POST means for its lead.
+
+    counts  its failure is the lead's (an attempt), not the lane's (an outage: the breaker is open or probing).
+    wait_until_ms  the lane sends nothing before. text: words for the lead's event.
+    """
+
+    counts: bool
+    wait_until_ms: int
+    text: str = ""
+
+
+def take_over(lane: Lane, now_ms: int) -> Lane:
+    """The lane as its new owner begins with it: no tokens, since the predecessor may have spent them just now."""
+    return msgspec.structs.replace(lane, rate=rate.empty_after_takeover(lane.rate, now_ms))
+
+
+def admit(
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int
+) -> tuple[Lane, Entry | Held]:
+    """May this lead be POSTed now? Either everything is taken (token, reservation, probe, submission) or nothing.
+
+    The lane is to be kept whatever the answer: a deadline that a clock's step has put too far off is bounded in it.
+    """
+    webhook_id = quota.pick(policy.quota, lane.quota, destination.webhook_ids)
+    if webhook_id is None:
+        text = f"all webhooks of {destination.alias} are used up or gone: add a new one to its pool"
+        return lane, Held("no_webhook", text, now_ms + 60_000, "held_paused")
+    stopped, probe = lane.stop, None
+    if stopped is not None:
+        stopped, answer = stop.permit(policy.stop, stopped, now_ms)
+        if isinstance(answer, Wait):
+            held = Held("stopped", stopped.text, answer.until_ms, "held_paused")
+            return msgspec.structs.replace(lane, stop=stopped), held
+        probe = answer
+    tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms)
+    if isinstance(permit, Wait):
+        text = f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+        held = Held("breaker_open", text, permit.until_ms, "held_outage")
+        return msgspec.structs.replace(lane, breaker=tripped), held
+    reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms)
+    if isinstance(reserved, budget.Refused):
+        text = f"the budget {reserved.reason} has no room for a lead of {destination.ceiling.credits} credits"
+        return lane, Held(f"budget_{reserved.reason}", text, reserved.until_ms, "held_budget")
+    bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
+    if wait is not None:
+        return msgspec.structs.replace(lane, rate=bucket), Held("rate", "waits for the rate limit", wait.until_ms)
+    counted, _ = quota.count(policy.quota, lane.quota, webhook_id)
+    taken = msgspec.structs.replace(lane, breaker=tripped, rate=bucket, budget=reserved[0], quota=counted, stop=stopped)
+    return taken, Entry(destination, reserved[1], webhook_id, permit, probe, boot_ms)
+
+
+def settle(
+    policy: Workspace, lane: Lane, entry: Entry, outcome: Outcome | None, now_ms: int, rand: float
+) -> tuple[Lane, Report]:
+    """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost."""
+    match outcome:
+        case Accepted():
+            lane = _with_verdict(policy, lane, entry, True, outcome.latency_ms, now_ms, rand)
+            if lane.stop is not None:
+                lane = msgspec.structs.replace(lane, stop=stop.lift(lane.stop, entry.probe))
+            if not entry.destination.callbacks:
+                lane = charge(lane, entry.reservation)
+            return lane, Report(True, now_ms)
+        case Uncertain():
+            lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
+            return _released_stop(lane, entry, now_ms), Report(True, now_ms)
+        case Refused():
+            return _refused(policy, lane, entry, outcome, now_ms, rand)
+        case RateLimited():
+            lane = _untouched(lane, entry, now_ms)
+            after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
+            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
+            return msgspec.structs.replace(lane, rate=limited), Report(False, limited.blocked_until_ms)
+        case Denied():
+            halted = stop.halt(policy.stop, lane.stop, outcome.reason, outcome.text, now_ms, entry.probe)
+            lane = msgspec.structs.replace(_untouched(lane, entry, now_ms, keep_stop=True), stop=halted)
+            return lane, Report(False, now_ms, outcome.text)
+        case Gone():
+            text = f"the webhook {entry.webhook_id} of {entry.destination.alias} is gone (404)"
+            dead = quota.mark_dead(lane.quota, entry.webhook_id, "404")
+            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=dead), Report(False, now_ms, text)
+        case Poison() | None:
+            return _untouched(lane, entry, now_ms), Report(False, now_ms)
+
+
+def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
+    """Books a reservation as spent in full: nothing can say any more that it cost less."""
+    cost = budget.Cost(reservation.credits, reservation.actions)
+    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
+
+
+def view(policy: Workspace, lane: Lane, now_ms: int) -> LaneView:
+    """The lane for people."""
+    counts = window.totals(policy.window, lane.window, now_ms)
+    day = lane.budget.days[-1] if lane.budget.days else budget.Period("")
+    month = lane.budget.months[-1] if lane.budget.months else budget.Period("")
+    holds, text, until_ms = "", "", 0
+    if lane.stop is not None:
+        holds, text, until_ms = lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms
+    elif lane.breaker.phase != "closed":
+        holds, text, until_ms = "breaker_open", lane.breaker.cause, lane.breaker.until_ms
+    elif lane.rate.blocked_until_ms > now_ms:
+        holds, text, until_ms = "rate_limited", "Clay said 429", lane.rate.blocked_until_ms
+    return LaneView(
+        workspace=lane.workspace,
+        partition=lane.partition,
+        at_ms=now_ms,
+        breaker=lane.breaker.phase,
+        health=window.status(policy.window, counts),
+        score=round(window.score(counts), 1),
+        rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
+        holds=holds,
+        text=text,
+        until_ms=until_ms,
+        credits_spent_day=day.credits_spent,
+        credits_reserved_day=day.credits_reserved,
+        credits_spent_month=month.credits_spent,
+        credits_reserved_month=month.credits_reserved,
+        credits_cap_day=policy.budget.credits_per_day,
+        credits_cap_month=policy.budget.credits_per_month,
+        submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
+    )
+
+
+def _refused(
+    policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float
+) -> tuple[Lane, Report]:
+    was_closed = lane.breaker.phase == "closed"
+    lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
+    lane = _released_stop(_refunded(lane, entry), entry, now_ms)
+    after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
+    if after_ms:
+        until_ms = now_ms + min(after_ms, int(policy.rate.retry_after_max_s * 1000))
+        blocked_ms = max(lane.rate.blocked_until_ms, until_ms)
+        blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
+        lane = msgspec.structs.replace(lane, rate=blocked)
+    counts = was_closed and lane.breaker.phase == "closed"
+    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms))
+
+
+def _with_verdict(
+    policy: Workspace, lane: Lane, entry: Entry, ok: bool, latency_ms: int, now_ms: int, rand: float
+) -> Lane:
+    """Breaker and window hear of it, unless the call is from before the breaker last opened."""
+    if breaker.is_late(lane.breaker, entry.permit):
+        return lane
+    verdict = breaker.verdict(policy.breaker, ok, latency_ms)
+    seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow", latency_ms)
+    totals = window.totals(policy.window, seen, now_ms)
+    after = breaker.on_result(policy.breaker, lane.breaker, entry.permit, verdict, totals, now_ms, rand)
+    closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
+    return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen)
+
+
+def _untouched(lane: Lane, entry: Entry, now_ms: int, keep_stop: bool = False) -> Lane:
+    """It said nothing about Clay's health and cost nothing: probe and reservation go back."""
+    freed = breaker.release_probe(lane.breaker, entry.permit)
+    lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), entry)
+    return lane if keep_stop else _released_stop(lane, entry, now_ms)
+
+
+def _refunded(lane: Lane, entry: Entry) -> Lane:
+    return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, entry.reservation))
+
+
+def _released_stop(lane: Lane, entry: Entry, now_ms: int) -> Lane:
+    if lane.stop is None or entry.probe is None:
+        return lane
+    return msgspec.structs.replace(lane, stop=stop.release(lane.stop, entry.probe, now_ms))

@@ -1,0 +1,309 @@
+"""A lead from the bytes of a record: read it, clean it, say who it is, where it lives, what Clay is sent.
+
+Nothing here raises on bad input: whatever the bytes are, the answer is a `Lead` or an `Unreadable`.
+Rules of cleaning and identity: clay-facts, "Lead data".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from stream_app.core.messages import Lead, Scalar
+
+MAX_LEAD_BYTES: Final = 102_400
+"""What one payload to Clay may hold (clay-facts, inbound)."""
+
+MAX_CELL_BYTES: Final = 8_192
+"""What an ordinary cell of a Clay table may hold, as UTF-8 (clay-facts, inbound)."""
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """Why a record is no lead. `text` is for people and never repeats anything of the input.
+
+    poison  the bytes cannot be read at all: a dead letter only. False: readable, but not a valid lead
+            (`rejected_invalid` and a dead letter).
+    """
+
+    reason: str
+    text: str
+    poison: bool
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a lead is: its id, and a hash of the person (None where only an id is known). No personal data."""
+
+    lead_id: str
+    person: str | None
+
+
+# ------------------------------------------------------------------------------------------------------ read
+
+
+def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
+    """Read a record's value. The lead that comes back has cleaned fields, a workspace and an identity.
+
+    Unknown top-level names are ignored, the last of duplicate keys wins, `not_after_ms` may be a string of
+    digits.
+    """
+    document = _document(value, max_bytes)
+    if isinstance(document, Unreadable):
+        return document
+    try:
+        lead = msgspec.convert(document, Lead, strict=False)
+    except msgspec.ValidationError as exc:
+        # msgspec names the place and the types, never the value; a field's own name shows as [...].
+        return Unreadable("invalid_lead", f"Not a valid lead: {exc}", poison=False)
+    workspace = lead.workspace or _text(key)
+    if not workspace:
+        return Unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key", poison=False)
+    if not _WORKSPACE.fullmatch(workspace):
+        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", poison=False)
+    if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
+        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", poison=False)
+    lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
+    if identify(lead) is None:
+        return Unreadable(
+            "no_identity",
+            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
+            poison=False,
+        )
+    return lead
+
+
+def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
+    """The JSON object in the bytes, or why there is none."""
+    if value is None:
+        return Unreadable("tombstone", "The record has no value (a tombstone)", poison=True)
+    if not value:
+        return Unreadable("empty", "The record's value is empty", poison=True)
+    if len(value) > max_bytes:
+        text = f"The record has {len(value)} bytes, more than the {max_bytes} that Clay takes"
+        return Unreadable("oversize", text, poison=True)
+    try:
+        document = msgspec.json.decode(value)
+    except RecursionError:
+        return Unreadable("nested_too_deep", "The JSON is nested too deep", poison=True)
+    except UnicodeDecodeError:
+        return Unreadable("not_utf8", "The value is not UTF-8", poison=True)
+    except ValueError:
+        return Unreadable("not_json", "The value is not JSON", poison=True)
+    if not isinstance(document, dict):
+        return Unreadable("not_an_object", "The value is JSON, but not an object", poison=True)
+    return document
+
+
+def _text(raw: bytes | None) -> str:
+    """A key as text; what is not UTF-8 turns into characters that no workspace may have."""
+    return (raw or b"").decode("utf-8", "replace")
+
+
+def _fits(value: Scalar) -> bool:
+    """Whether other JSON readers can hold it: Python's whole numbers have any size, theirs 64 bits."""
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
+
+
+_WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# ----------------------------------------------------------------------------------------------------- clean
+
+
+def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The fields as they go to Clay, which matches exactly. Doing it twice changes nothing.
+
+    A known field that has no usable value (blank, not an e-mail, a free-mail domain) is left out; unknown
+    fields stay untouched.
+    """
+    cleaned: dict[str, Scalar] = {}
+    for name, value in fields.items():
+        clean = _CLEANERS.get(name)
+        if clean is None or not isinstance(value, str):
+            if clean is None or (value is not None and clean is tidy):
+                cleaned[name] = value
+            continue
+        if text := clean(value):
+            cleaned[name] = text
+    return cleaned
+
+
+def tidy(text: str) -> str:
+    """NFC, without invisible characters, runs of white space as one space: names, titles, phones."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    return " ".join(text.split())
+
+
+def _lower(text: str) -> str:
+    return tidy(tidy(text).lower())
+
+
+def clean_email(text: str) -> str:
+    """A mail address in lower case, or "": no `mailto:`, its domain as punycode."""
+    address = _lower(text)
+    while address.startswith("mailto:"):
+        address = address.removeprefix("mailto:").partition("?")[0].strip()
+    local, _, domain = address.rpartition("@")
+    host = _host(domain)
+    return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
+
+
+def clean_domain(text: str) -> str:
+    """A company's domain as punycode, or "": no scheme, user, path, port, `www.`, and no free-mail."""
+    rest = _lower(text)
+    rest = rest.rpartition("://")[2] if "://" in rest else rest
+    rest = re.split(r"[/?#\\]", rest, maxsplit=1)[0].rpartition("@")[2]
+    host = _host(re.sub(r":\d*$", "", rest))
+    while host.startswith("www.") and host.count(".") > 1:
+        host = host.removeprefix("www.")
+    return "" if host in FREE_MAIL else host
+
+
+def clean_linkedin(text: str) -> str:
+    """`https://www.linkedin.com/in/<slug>`, or "" when it is not a person's page on LinkedIn."""
+    found = _LINKEDIN.match(tidy(text))
+    if not found:
+        return ""
+    slug = _lower(unquote(found[1]) if "%" in found[1] else found[1])
+    if not slug or _NOT_IN_SLUG.search(slug):
+        return ""
+    return f"https://www.linkedin.com/in/{quote(slug, safe='')}"
+
+
+def _host(text: str) -> str:
+    """A host name with at least one dot, its labels as ASCII, or ""."""
+    host = text.strip().rstrip(".")
+    if not host.isascii():
+        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, somebody else's domain.
+        labels = unicodedata.normalize("NFKC", host).lower().replace("。", ".").split(".")
+        host = ".".join(_ascii_label(label) for label in labels)
+    return host if len(host) <= 253 and _HOST.fullmatch(host) else ""
+
+
+def _ascii_label(label: str) -> str:
+    if label.isascii():
+        return label
+    if not all(char == "-" or unicodedata.category(char)[0] in "LMN" for char in label):
+        return ""
+    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")
+
+
+_INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
+_LOCAL_PART: Final = re.compile(r"[^\s@<>()\[\],;:\"\\]{1,64}")
+_HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
+_LINKEDIN: Final = re.compile(r"(?:[a-z]+://)?(?:[a-z0-9-]+\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
+_NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
+
+# fmt: off
+FREE_MAIL: Final = frozenset([
+    "126.com", "163.com", "aol.com", "bk.ru", "bluewin.ch", "comcast.net", "duck.com", "fastmail.com",
+    "free.fr", "freenet.de", "gmail.com", "gmx.at", "gmx.ch", "gmx.com", "gmx.de", "gmx.net",
+    "googlemail.com", "hey.com", "hotmail.co.uk", "hotmail.com", "hotmail.de", "hotmail.fr", "icloud.com",
+    "inbox.ru", "laposte.net", "libero.it", "list.ru", "live.com", "mac.com", "mail.com", "mail.ru",
+    "me.com", "msn.com", "naver.com", "orange.fr", "outlook.com", "outlook.de", "pm.me", "posteo.de",
+    "proton.me", "protonmail.com", "qq.com", "rediffmail.com", "rocketmail.com", "sbcglobal.net",
+    "t-online.de", "tutanota.com", "verizon.net", "wanadoo.fr", "web.de", "yahoo.ca", "yahoo.co.in",
+    "yahoo.co.jp", "yahoo.co.uk", "yahoo.com", "yahoo.de", "yahoo.fr", "yandex.com", "yandex.ru",
+    "ymail.com", "zoho.com",
+])
+# fmt: on
+
+_CLEANERS: Final[dict[str, Callable[[str], str]]] = {
+    "email": clean_email,
+    "domain": clean_domain,
+    "linkedin_url": clean_linkedin,
+    **dict.fromkeys(("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"), tidy),
+}
+
+# -------------------------------------------------------------------------------------------------- identity
+
+
+def identify(lead: Lead) -> Identity | None:
+    """Who the lead is, whether its fields were cleaned before or not; None: nobody that can be told apart.
+
+    The person is the first of linkedin_url, email, domain + first + last. An id that could hold personal data
+    (an address, a URL), or is no good as a key, is replaced by its hash.
+    """
+    person = _person(lead.fields)
+    lead_id = (lead.lead_id or "").strip()
+    if not lead_id:
+        return Identity(f"p-{person}", person) if person else None
+    if person is None and not any(value not in (None, "") for value in lead.fields.values()):
+        return None
+    return Identity(lead_id if _PLAIN_ID.fullmatch(lead_id) else f"h-{_hash('id', lead_id)}", person)
+
+
+def _person(fields: Mapping[str, Scalar]) -> str | None:
+    def cleaned(name: str) -> str:
+        value = fields.get(name)
+        return _CLEANERS[name](value) if isinstance(value, str) else ""
+
+    if linkedin := cleaned("linkedin_url"):
+        return _hash("linkedin", linkedin)
+    if email := cleaned("email"):
+        return _hash("email", email)
+    parts = cleaned("domain"), cleaned("first_name").casefold(), cleaned("last_name").casefold()
+    return _hash("name", *parts) if all(parts) else None
+
+
+def _hash(*parts: str) -> str:
+    """22 characters fit for a key: 128 bits of the parts."""
+    digest = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return urlsafe_b64encode(digest)[:22].decode("ascii")
+
+
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# ------------------------------------------------------------------------------------------------------ home
+
+
+def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
+    """The partition a workspace lives in: its pin, else where Kafka's default partitioner puts its key."""
+    pin = pins.get(workspace)
+    return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
+    mix, mask = 0x5BD1E995, 0xFFFFFFFF
+    body = len(key) & ~3
+    value = 0x9747B28C ^ len(key)
+    for at in range(0, body, 4):
+        word = int.from_bytes(key[at : at + 4], "little") * mix & mask
+        word = (word ^ word >> 24) * mix & mask
+        value = value * mix & mask ^ word
+    if tail := key[body:]:
+        value = (value ^ int.from_bytes(tail, "little")) * mix & mask
+    value = (value ^ value >> 13) * mix & mask
+    return value ^ value >> 15
+
+
+# --------------------------------------------------------------------------------------------------- to Clay
+
+
+def clay_row(
+    fields: Mapping[str, Scalar], columns: Mapping[str, str], echo: Mapping[str, str]
+) -> dict[str, Scalar] | Unreadable:
+    """The flat object that Clay is sent: cleaned fields under column names, and what its callback must echo.
+
+    columns  lead field -> Clay column; other fields are left out. Empty: every field under its own name.
+    echo     column -> value (`lead_id`, `delivery_id` ...); wins over a field of the same name.
+    """
+    row: dict[str, Scalar] = {}
+    for name, value in fields.items():
+        column = columns.get(name) if columns else name
+        if column is None or value is None:
+            continue
+        if isinstance(value, str) and len(value.encode()) > MAX_CELL_BYTES:
+            text = f"A field has more than the {MAX_CELL_BYTES} bytes that a Clay cell takes"
+            return Unreadable("cell_oversize", text, poison=False)
+        row[column] = value
+    if not row:
+        return Unreadable("nothing_to_send", "No field of the lead has a column at this destination", poison=False)
+    return {**row, **echo}

@@ -1,0 +1,172 @@
+"""The messages on Kafka, as types: lead, status event, result, lane, command, callback.
+
+Wire format: one JSON object a message, UTF-8. Fields are only ever added, with a default, so that old messages still
+decode; unknown fields are ignored. `schemas/` is generated from these types. A dead letter is not here: its value is
+the raw bytes of the record that failed, and all about it is in headers (core/deadletter.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Scalar = str | int | float | bool | None
+
+Status = Literal[
+    "received",
+    "rejected_invalid",
+    "suppressed",
+    "duplicate",
+    "expired",
+    "rerouted",
+    "held_budget",
+    "held_paused",
+    "held_outage",
+    "deferred",
+    "sending",
+    "refused",
+    "send_uncertain",
+    "accepted",
+    "callback_overdue",
+    "enriched",
+    "partial",
+    "no_data",
+    "enrich_error",
+    "credits_exhausted_suspected",
+    "callback_duplicate",
+    "callback_unmatched",
+    "served_from_cache",
+    "served_locally",
+    "dead_lettered",
+    "replayed",
+    "parked",
+    "erased",
+]
+"""Status words (clay-facts), plus three: `refused` (Clay provably did not take it, another try follows),
+`expired` (`not_after` passed before it was sent), `rerouted` (it came in a partition that is not its workspace's)."""
+
+
+class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A person to enrich, as users publish it to `leads` or `leads.bulk`. The record's key is the workspace.
+
+    fields      what is known of the person; usual names: email, first_name, last_name, full_name, company_name, domain,
+                linkedin_url, title, phone, country. Values are scalars; names beyond these pass through.
+    lead_id     the user's own id; absent: derived from the person, so the same person has the same id.
+    workspace   Clay workspace; absent: the record's key.
+    destination alias of a destination in the config; absent: the workspace's default.
+    not_after_ms  epoch ms after which the lead is not worth paying for.
+    force       send although the same lead or person was sent before (once per record).
+    import_id   names the batch it came in, for people; `source` says where it came from.
+    """
+
+    fields: dict[str, Scalar]
+    lead_id: str | None = None
+    workspace: str | None = None
+    destination: str | None = None
+    not_after_ms: int | None = None
+    force: bool = False
+    import_id: str | None = None
+    source: str | None = None
+
+
+class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step in the life of one input record, on `leads.status`, keyed by `lead_id`. Read it with read_committed.
+
+    id          deterministic: `<origin>#<seq>`; a redelivery repeats nothing.
+    origin      `topic/partition/offset` of the input record that the step belongs to.
+    seq         1, 2, 3 ... without gaps for one origin.
+    at_ms       epoch ms.
+    reason      stable code (`http_429`, `breaker_open`, `same_person`, ...); `text` says it in words.
+    attempt     POST attempts that failed so far in this replay; `replay` and `epoch` count replays and rewinds.
+    due_at_ms   when the lead goes on by itself, where that is known.
+    """
+
+    id: str
+    lead_id: str
+    status: Status
+    seq: int
+    at_ms: int
+    origin: str
+    workspace: str = ""
+    destination: str = ""
+    attempt: int = 0
+    replay: int = 0
+    epoch: int = 0
+    reason: str = ""
+    text: str = ""
+    http_status: int | None = None
+    due_at_ms: int | None = None
+    credits: int | None = None
+    trace_id: str = ""
+    app: str = ""
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id` (compacted: the last one counts).
+
+    source      `clay`, `cache`, `stale` or `local`; `age_s` is the age of the data in seconds; `version` grows by one
+                with every result of the same lead.
+    """
+
+    lead_id: str
+    workspace: str
+    destination: str
+    source: Literal["clay", "cache", "stale", "local"]
+    version: int
+    at_ms: int
+    age_s: int
+    fields: dict[str, Scalar]
+    origin: str = ""
+    trace_id: str = ""
+
+
+class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A lane's state for people and other programs, on `leads.lanes`, keyed by workspace (compacted), on change.
+
+    breaker     `closed`, `open` or `half_open`; `health` of the sliding window, `score` from 0 to 100.
+    holds       why nothing is admitted now (a code, '' when it moves), `text` in words, `until_ms` when it may go on.
+    rate_per_s  present rate of the token bucket. Credits are of the present day and month, reservations apart.
+    """
+
+    workspace: str
+    partition: int
+    at_ms: int
+    breaker: Literal["closed", "open", "half_open"]
+    health: Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+    score: float
+    rate_per_s: float
+    holds: str = ""
+    text: str = ""
+    until_ms: int = 0
+    credits_spent_day: int = 0
+    credits_reserved_day: int = 0
+    credits_spent_month: int = 0
+    credits_reserved_month: int = 0
+    credits_cap_day: int | None = None
+    credits_cap_month: int | None = None
+    submissions: int = 0
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an operator or a timer asks of a lane, on `leads.commands`, keyed by workspace."""
+
+    id: str
+    kind: Literal["pause", "resume"]
+    workspace: str
+    at_ms: int
+    who: str
+    why: str = ""
+
+
+class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the gateway received from Clay for one lead, on `leads.callbacks`, keyed by workspace."""
+
+    lead_id: str
+    workspace: str
+    destination: str
+    at_ms: int
+    outcome: Literal["enriched", "partial", "no_data", "enrich_error"]
+    fields: dict[str, Scalar]
+    credits: int | None = None
+    attempt: int = 1

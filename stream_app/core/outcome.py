@@ -1,0 +1,198 @@
+"""What the outcome of one POST to Clay means: one closed union, and the table that maps a status to it.
+
+The table is the one at the end of clay-facts: the line reacts to the type, never to a status. What is not
+provably unsent is `Uncertain`: to send it again could pay twice. Every `text` is scrubbed: one line, fit
+for logs and for a dead letter's headers.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "pool_timeout"]
+"""Why no byte of the request can have left: all of these end before there is a connection to write to."""
+
+UncertainReason = Literal["read_timeout", "request_timeout", "reset", "broken_answer"]
+"""Why nobody knows: bytes may have left, and no status came back."""
+
+
+class _Answered(msgspec.Struct, frozen=True, gc=False):
+    """A status came back. `latency_ms`: from the start of the exchange to the status, without pool waits."""
+
+    http_status: int
+    latency_ms: int
+
+    @property
+    def reason(self) -> str:
+        """The stable code for logs, metrics and headers: `http_<status>`."""
+        return f"http_{self.http_status}"
+
+
+class Accepted(_Answered, frozen=True, gc=False):
+    """2xx: Clay took the lead, no more than that. Its body means nothing."""
+
+
+class RateLimited(_Answered, frozen=True, gc=False):
+    """429: the whole workspace waits. `retry_after` is the header as it came; None must never mean "now"."""
+
+    retry_after: str | None = None
+
+
+class Denied(_Answered, frozen=True, gc=False):
+    """401, 402, 403, other 4xx, 3xx: the lane stops, nothing is lost. `text` says why and what to do."""
+
+    text: str = ""
+
+
+class Gone(_Answered, frozen=True, gc=False):
+    """404: the webhook is dead. Rotate to the next of the pool, else the lane stops."""
+
+
+class Poison(_Answered, frozen=True, gc=False):
+    """400, 413, 422: this lead is bad. Never replayed by itself, never counted by the breaker."""
+
+    text: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """Not taken: provably unsent, or a 503 where the destination says so. Counts for the breaker.
+
+    `reason` is an `UnsentReason` or `http_503`; `retry_after` as in `RateLimited` (a 503 may carry one).
+    """
+
+    reason: str
+    latency_ms: int
+    http_status: int | None = None
+    text: str = ""
+    retry_after: str | None = None
+
+
+class Uncertain(msgspec.Struct, frozen=True, gc=False):
+    """Clay may have it: nothing is sent again before the callback's grace is over. Counts for the breaker.
+
+    `reason` is an `UncertainReason` or `http_<status>`.
+    """
+
+    reason: str
+    latency_ms: int
+    http_status: int | None = None
+    text: str = ""
+
+
+Outcome = Accepted | RateLimited | Refused | Uncertain | Denied | Gone | Poison
+
+_ADVICE = {
+    401: "Clay refuses this destination's token: set the one that the table's webhook source shows in Clay",
+    402: "Clay wants payment: check the plan and the credits of this workspace in Clay",
+    403: (
+        "Clay forbids this webhook: check this destination's token, and whether the webhook has used up its"
+        " 50,000 submissions (then put a new webhook into the pool)"
+    ),
+}
+_ADVICE_3XX = "this destination's webhook URL redirects, which is never followed: set the URL that Clay shows now"
+_ADVICE_4XX = "Clay takes no such request: compare this destination's settings with its table in Clay"
+
+
+def classify(
+    http_status: int,
+    retry_after: str | None,
+    excerpt: str,
+    latency_ms: int,
+    unavailable_is_refused: bool,
+    known: Iterable[str] = (),
+) -> Outcome:
+    """The outcome of an answer (clay-facts, "What the outcome of a POST means").
+
+    `excerpt` is the beginning of the body as text, `known` what must not survive in it (see `scrub`).
+    `unavailable_is_refused` is the destination's setting for 503.
+    """
+    if 200 <= http_status < 300:
+        return Accepted(http_status, latency_ms)
+    if http_status == 429:
+        return RateLimited(http_status, latency_ms, retry_after)
+    if http_status == 404:
+        return Gone(http_status, latency_ms)
+    said = scrub(excerpt, known=known)
+    if http_status in (400, 413, 422):
+        return Poison(http_status, latency_ms, said)
+    if http_status == 503 and unavailable_is_refused:
+        return Refused("http_503", latency_ms, http_status, said, retry_after)
+    if 300 <= http_status < 500 and http_status != 408:
+        return Denied(http_status, latency_ms, _advice(http_status, said))
+    return Uncertain(f"http_{http_status}", latency_ms, http_status, said)
+
+
+def _advice(http_status: int, said: str) -> str:
+    words = _ADVICE.get(http_status) or (_ADVICE_3XX if http_status < 400 else _ADVICE_4XX)
+    quote = f" (Clay said: {said})" if said else ""
+    return f"HTTP {http_status}: {words}, then resume the lane{quote}"
+
+
+_MAX_CHARACTERS = 4_000
+_MAX_LINE = 1_000
+_UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_TAG = re.compile(r"<[^<>]*>")
+_ATOM = r"""[^\s"<>(),;:\[\]\\@]"""
+_EMAIL = re.compile(rf"(?<!{_ATOM}){_ATOM}*+ ?@ ?{_ATOM}*")
+_URL = re.compile(
+    r"""[a-z][a-z0-9+.-]{0,20}:\\?/\\?/[^\s"<>]*|(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,63}(?:[:/][^\s"<>]*)?""",
+    re.IGNORECASE,
+)
+_PATH = re.compile(r"""(?<![^\s"'=:(])(?:/[^\s"<>]+|[^\s"'=:(/<>]++/[^\s"<>/]*+/[^\s"<>]*)""")
+_RUN = re.compile(r"[\w+/=~.-]{12,}")
+_ERROR_CODE = re.compile(r"[a-z]{1,15}(?:_[a-z]{1,15})+")
+_NUMBER = re.compile(r"\d(?:[\W_]{0,3}\d){6,}")
+
+
+def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
+    """`text` as one line of at most `limit` characters, fit for logs and headers. In doubt it takes too much.
+
+    E-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque strings and
+    control characters are gone. So is each value in `known` (what was sent: the lead's fields, the token, the
+    webhook), because a name cannot be told from other words. Codes in words (`limit_reached`) stay.
+    """
+    line = _one_line(text)
+    for value in sorted(known, key=len, reverse=True):
+        line = _without(line, _one_line(value))
+    line = _EMAIL.sub("[email]", line.replace("%40", "@"))
+    line = _URL.sub("[url]", line)
+    line = _PATH.sub("[path]", line)
+    line = _RUN.sub(_opaque, line)
+    line = _NUMBER.sub("[number]", line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _one_line(text: str) -> str:
+    """Escapes undone, compatibility forms folded, tags and control characters out, cut between words."""
+    readable = _UNICODE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), html.unescape(text[:_MAX_CHARACTERS]))
+    visible = "".join(map(_visible, unicodedata.normalize("NFKC", readable)))
+    line = " ".join(_TAG.sub(" ", visible).split())
+    if len(text) <= _MAX_CHARACTERS and len(line) <= _MAX_LINE:
+        return line
+    return line[:_MAX_LINE].rpartition(" ")[0] or "[opaque]"
+
+
+def _visible(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cf":  # zero-width and direction marks would hide an address from the patterns
+        return ""
+    return " " if category[0] in "CZ" else character
+
+
+def _without(line: str, value: str) -> str:
+    if len(value) < 2:
+        return line
+    return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[sent]", line, flags=re.IGNORECASE)
+
+
+def _opaque(run: re.Match[str]) -> str:
+    word = run.group()
+    if _ERROR_CODE.fullmatch(word):
+        return word
+    return "[opaque]" if len(word) >= 20 or any(character.isdigit() for character in word) else word

@@ -1,0 +1,86 @@
+"""What the operator decided, frozen: destinations, workspaces, how the line behaves. Built once from the settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from stream_app.core.breaker import BreakerPolicy
+from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.quota import QuotaPolicy
+from stream_app.core.rate import RatePolicy
+from stream_app.core.replay import ReplayPolicy
+from stream_app.core.stop import StopPolicy
+from stream_app.core.topics import TopicNames
+from stream_app.core.window import WindowPolicy
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """A Clay table that leads go to. It names its webhooks by id only: URLs and tokens are the client's.
+
+    columns     lead field -> Clay column; empty: every field under its own name.
+    callbacks   False: nothing ever comes back, `accepted` is final and charged at the estimate.
+    estimate    what one lead usually costs; `ceiling` what it may cost at most.
+    uncertain   what becomes of a send that may have reached Clay once its grace is over.
+    """
+
+    alias: str
+    workspace: str
+    webhook_ids: tuple[str, ...]
+    columns: dict[str, str] = {}
+    callbacks: bool = True
+    estimate: Cost = Cost(credits=6, actions=1)
+    ceiling: Cost = Cost(credits=20, actions=2)
+    uncertain: Literal["park", "resend"] = "park"
+
+
+class Workspace(msgspec.Struct, frozen=True):
+    """A Clay workspace and the policies of its lane. `hold`: what a lead does that the lane cannot take now."""
+
+    name: str
+    default_destination: str
+    hold: Literal["pause", "degrade"] = "pause"
+    breaker: BreakerPolicy = BreakerPolicy()
+    window: WindowPolicy = WindowPolicy()
+    stop: StopPolicy = StopPolicy()
+    rate: RatePolicy = RatePolicy()
+    budget: BudgetPolicy = BudgetPolicy()
+    quota: QuotaPolicy = QuotaPolicy()
+
+
+class LinePolicy(msgspec.Struct, frozen=True):
+    """How the line behaves, for all lanes.
+
+    max_in_flight   POSTs under way a partition. max_attempts: POSTs that Clay refused before a dead letter.
+    retry_base_s, retry_cap_s  full-jitter backoff between those attempts.
+    uncertain_grace_s   how long a callback may still show that an uncertain send arrived.
+    start_within_s  a POST that has not started this long after its row was committed is not started any more.
+    patience_s      how long a lead waits for a lane that shares its partition before it is deferred.
+    retry_share, bulk_share  share of a lane's sends that retries and bulk get while hot leads wait.
+    """
+
+    max_in_flight: int = 100
+    max_attempts: int = 6
+    retry_base_s: float = 0.5
+    retry_cap_s: float = 30.0
+    uncertain_grace_s: float = 600.0
+    start_within_s: float = 10.0
+    patience_s: float = 5.0
+    freshness_days: float = 30.0
+    retry_share: float = 0.2
+    bulk_share: float = 0.1
+    max_lead_bytes: int = 102_400
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything that the line needs to know and that does not change while it runs. `app` goes into headers."""
+
+    topics: TopicNames
+    partitions: int
+    workspaces: dict[str, Workspace]
+    destinations: dict[str, Destination]
+    pins: dict[str, int] = {}
+    line: LinePolicy = LinePolicy()
+    replay: ReplayPolicy = ReplayPolicy()
+    app: str = ""

@@ -1,0 +1,93 @@
+"""A lane that Clay turned away (token, payment, webhook gone): it stops, says why, and tries now and then.
+
+No lead is lost by it: they wait in Kafka. One probe at a time goes out when due; its success lifts the stop.
+"""
+
+import msgspec
+
+from stream_app.core.bounds import Wait, no_later, out_of_order, out_of_range
+
+
+class StopPolicy(msgspec.Struct, frozen=True):
+    """First probe after `probe_s`, twice as long after each that is turned away again, up to `probe_cap_s`.
+
+    `probe_lease_s`: a probe without an answer for so long is lost; longer than the longest request.
+    """
+
+    probe_s: float = 300.0
+    probe_cap_s: float = 7_200.0
+    probe_lease_s: float = 120.0
+
+
+class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a lane stands still. `reason` is a code, `text` plain words; `backoff_ms` the present interval of
+    probes.
+
+    `probe` is the number of the last probe, whose lease runs until `lease_until_ms` (0: none under way).
+    """
+
+    reason: str
+    text: str
+    since_ms: int
+    probe_at_ms: int
+    backoff_ms: int
+    probe: int = 0
+    lease_until_ms: int = 0
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Leave for one call through a stop."""
+
+    number: int
+
+
+def problems(policy: StopPolicy) -> list[str]:
+    """What is wrong with the policy, one line a key."""
+    return out_of_range(policy, probe_s=(1, 86_400), probe_cap_s=(1, 86_400), probe_lease_s=(1, 3_600)) + out_of_order(
+        policy, "probe_s", "probe_cap_s"
+    )
+
+
+def halt(
+    policy: StopPolicy, state: Stop | None, reason: str, text: str, now_ms: int, probe: Probe | None = None
+) -> Stop:
+    """The stop after a call was turned away. Only its own probe lengthens it: others in flight say nothing
+    new.
+    """
+    if state is None:
+        backoff_ms = int(policy.probe_s * 1000)
+        return Stop(reason, text, now_ms, now_ms + backoff_ms, backoff_ms)
+    if not _is_current(state, probe):
+        return state
+    backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
+    return Stop(reason, text, state.since_ms, now_ms + backoff_ms, backoff_ms, state.probe)
+
+
+def permit(policy: StopPolicy, state: Stop, now_ms: int) -> tuple[Stop, Probe | Wait]:
+    """May a probe start now? The state is to be kept whatever the answer; the probe's lease is in it."""
+    lease_ms = int(policy.probe_lease_s * 1000)
+    probe_at_ms = no_later(state.probe_at_ms, now_ms, int(policy.probe_cap_s * 1000))
+    lease_until_ms = no_later(state.lease_until_ms, now_ms, lease_ms)
+    due_ms = max(probe_at_ms, lease_until_ms)
+    if now_ms < due_ms:
+        kept = msgspec.structs.replace(state, probe_at_ms=probe_at_ms, lease_until_ms=lease_until_ms)
+        return kept, Wait(due_ms)
+    lease_until_ms = now_ms + lease_ms
+    state = msgspec.structs.replace(state, probe=state.probe + 1, lease_until_ms=lease_until_ms)
+    return state, Probe(state.probe)
+
+
+def lift(state: Stop, probe: Probe | None) -> Stop | None:
+    """None when this success is the probe's: the stop is over. A success from before it changes nothing."""
+    return None if _is_current(state, probe) else state
+
+
+def release(state: Stop, probe: Probe | None, now_ms: int) -> Stop:
+    """Frees the lease of a probe that ended without a verdict; the next is due after the same interval."""
+    if not _is_current(state, probe):
+        return state
+    return msgspec.structs.replace(state, probe_at_ms=now_ms + state.backoff_ms, lease_until_ms=0)
+
+
+def _is_current(state: Stop, probe: Probe | None) -> bool:
+    return probe is not None and probe.number == state.probe and state.lease_until_ms > 0

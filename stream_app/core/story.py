@@ -1,0 +1,171 @@
+"""What the line writes about a lead: its row as it moves, the events of its steps, and the copies of its bytes."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from stream_app.core.delivery import Delivery, mark_key, step
+from stream_app.core.envelope import Disposition, Envelope, Way
+from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.core.policy import Destination, Plan
+from stream_app.core.record import Record, Taken
+
+_json: Final = msgspec.json.Encoder()
+Rows = list[tuple[bytes, bytes | None]]
+
+
+class Why(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The reason of a step: a stable code, words for people (scrubbed), Clay's status, when it goes on by itself."""
+
+    reason: str = ""
+    text: str = ""
+    http_status: int | None = None
+    due_at_ms: int | None = None
+
+
+NO_REASON: Final = Why()
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A lead with all that was found out about it before any decision.
+
+    key     of its row; `person` of the alias row of the person it is, None where that must not answer for it.
+    body    what Clay is sent.
+    """
+
+    taken: Taken
+    envelope: Envelope
+    lead: Lead
+    lead_id: str
+    destination: Destination
+    key: bytes
+    person: bytes | None
+    body: bytes
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What is committed at once: rows (key -> value, None deletes), records, and the events among them, for metrics.
+
+    workspace   whose lane changed with it, '' if none; `mark`: the place of a record that was concluded without a row.
+    """
+
+    rows: Rows
+    records: list[Record]
+    events: list[StatusEvent]
+    workspace: str = ""
+    mark: str = ""
+
+
+class Story:
+    """One lead's row, moved step by step; events of steps not yet committed are kept for the next `step`."""
+
+    def __init__(self, plan: Plan, case: Case, row: Delivery) -> None:
+        self.case = case
+        self.row = row
+        self._plan = plan
+        self._events: list[StatusEvent] = []
+
+    def go(self, state: Status, now_ms: int, why: Why = NO_REASON, **changes: object) -> None:
+        """One legal step on, with its event."""
+        self.row = step(self.row, state, now_ms, **changes)
+        self.tell(why)
+
+    def tell(self, why: Why = NO_REASON) -> None:
+        """The event of the row's present state."""
+        row, case = self.row, self.case
+        self._events.append(
+            StatusEvent(
+                id=f"{row.origin}#{row.seq}",
+                lead_id=case.lead_id,
+                status=row.state,
+                seq=row.seq,
+                at_ms=row.at_ms,
+                origin=row.origin,
+                workspace=case.destination.workspace,
+                destination=case.destination.alias,
+                attempt=row.attempt,
+                replay=row.replay,
+                epoch=row.epoch,
+                reason=why.reason,
+                text=why.text,
+                http_status=why.http_status,
+                due_at_ms=why.due_at_ms,
+                trace_id=row.trace_id,
+                app=self._plan.app,
+            )
+        )
+
+    def step(self, *records: Record, alias: bool = False) -> Step:
+        """The row as it is now, its events so far and `records`, to commit as one. `alias`: the person's row too."""
+        events, self._events = self._events, []
+        rows: Rows = [(self.case.key, _json.encode(self.row))]
+        if alias and self.case.person is not None:
+            rows.append((self.case.person, self.case.key))
+        told = [event_record(self._plan, event) for event in events]
+        return Step(rows, [*told, *records], events, self.case.destination.workspace)
+
+    def copy(self, topic: str, now_ms: int, why: Why, *, way: Way = "", disposition: Disposition = "") -> Record:
+        """The raw bytes, all about them in headers: a dead letter (`disposition`), or one that comes back (`way`)."""
+        row, case = self.row, self.case
+        envelope = Envelope(
+            origin=row.origin,
+            seq=row.seq,
+            way=way,
+            lead_id=case.lead_id,
+            destination=case.destination.alias,
+            disposition=disposition,
+            reason=why.reason,
+            text=why.text,
+            http_status=why.http_status or 0,
+            attempt=row.attempt,
+            replay=row.replay,
+            epoch=row.epoch,
+            hops=case.envelope.hops,
+            first_failure_ms=row.failed_at_ms,
+            last_failure_ms=now_ms if disposition else 0,
+            not_before_ms=why.due_at_ms or 0,
+            trace_id=row.trace_id,
+            app=self._plan.app,
+        )
+        return Record(topic, case.destination.workspace.encode(), case.taken.value, envelope.to_headers())
+
+
+def brief(
+    plan: Plan,
+    taken: Taken,
+    envelope: Envelope,
+    status: Status,
+    now_ms: int,
+    why: Why,
+    lead_id: str,
+    *records: Record,
+) -> Step:
+    """The one event of a record that gets no row; a mark by its place keeps a redelivery from telling it twice."""
+    event = StatusEvent(
+        id=f"{envelope.origin}#{envelope.seq + 1}",
+        lead_id=lead_id or f"record:{envelope.origin}",
+        status=status,
+        seq=envelope.seq + 1,
+        at_ms=now_ms,
+        origin=envelope.origin,
+        replay=envelope.replay,
+        epoch=envelope.epoch,
+        reason=why.reason,
+        text=why.text,
+        trace_id=envelope.trace_id or trace_of(envelope.origin),
+        app=plan.app,
+    )
+    return Step([(mark_key(taken.place), b"1")], [event_record(plan, event), *records], [event], mark=taken.place)
+
+
+def event_record(plan: Plan, event: StatusEvent) -> Record:
+    """The event as it goes to `leads.status`, keyed by its lead."""
+    return Record(plan.topics.status, event.lead_id.encode(), _json.encode(event))
+
+
+def trace_of(origin: str) -> str:
+    """A W3C trace id for a record that brought none: the same for every copy of it."""
+    return blake2b(origin.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,184 @@
+"""The sliding window: what the last minute of calls was like, as a ring of time buckets in the lane's row.
+
+A bucket is named by its slot, the number of whole bucket lengths since the epoch; buckets without calls are
+not kept. When the clock steps back, the ring is moved back with it, so that nothing is forgotten and
+nothing stays for ever.
+"""
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import Literal
+
+import msgspec
+
+from stream_app.core.bounds import out_of_order, out_of_range
+
+LATENCY_BOUNDS_MS = (
+    25,
+    50,
+    100,
+    150,
+    200,
+    300,
+    500,
+    750,
+    1_000,
+    1_500,
+    2_000,
+    3_000,
+    5_000,
+    7_500,
+    10_000,
+    15_000,
+    30_000,
+    60_000,
+)
+"""Upper bounds (inclusive) of the histogram's cells; one more cell holds what is above."""
+
+_NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
+
+Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+
+
+class WindowPolicy(msgspec.Struct, frozen=True):
+    """`min_calls`: below this many calls in the window there is no status. `healthy_above`,
+    `degraded_above`: scores.
+    """
+
+    buckets: int = 10
+    bucket_s: float = 6.0
+    min_calls: int = 20
+    healthy_above: float = 95.0
+    degraded_above: float = 80.0
+
+
+class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The calls of one slot. `slow` is the part of `success` that was slow; `latencies` counts by
+    LATENCY_BOUNDS_MS.
+    """
+
+    slot: int
+    success: int = 0
+    failure: int = 0
+    slow: int = 0
+    latencies: tuple[int, ...] = _NO_LATENCIES
+
+
+class Window(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Buckets with calls in them, oldest first."""
+
+    buckets: tuple[Bucket, ...] = ()
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Calls over the whole window. `slow` is part of `success`: a slow failure is a failure."""
+
+    success: int = 0
+    failure: int = 0
+    slow: int = 0
+
+    @property
+    def calls(self) -> int:
+        return self.success + self.failure
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Estimated percentiles in ms, interpolated within a cell; above the last bound the last bound is
+    given.
+    """
+
+    p50_ms: int
+    p95_ms: int
+    p99_ms: int
+
+
+def problems(policy: WindowPolicy) -> list[str]:
+    """What is wrong with the policy, one line a key."""
+    return out_of_range(
+        policy,
+        buckets=(1, 60),
+        bucket_s=(0.1, 3_600),
+        min_calls=(1, 1_000_000),
+        healthy_above=(0, 100),
+        degraded_above=(0, 100),
+    ) + out_of_order(policy, "degraded_above", "healthy_above")
+
+
+def record(policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int) -> Window:
+    """The window with one more finished call; `latency_ms` from sending to the answer or failure."""
+    slot = _slot(policy, now_ms)
+    buckets = state.buckets
+    if buckets and buckets[-1].slot > slot:
+        buckets = _moved_back(buckets, buckets[-1].slot - slot)
+    if buckets and buckets[-1].slot == slot:
+        return Window((*buckets[:-1], _plus_call(buckets[-1], ok, slow, latency_ms)))
+    oldest = slot - policy.buckets + 1
+    kept = [bucket for bucket in buckets if bucket.slot >= oldest]
+    return Window((*kept, _plus_call(Bucket(slot), ok, slow, latency_ms)))
+
+
+def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
+    """The counts of the buckets that are still inside the window."""
+    success = failure = slow = 0
+    for bucket in _inside(policy, state, now_ms):
+        success += bucket.success
+        failure += bucket.failure
+        slow += bucket.slow
+    return Totals(success, failure, slow)
+
+
+def score(counts: Totals) -> float:
+    """0 (all failed) to 100 (all fast and well); a slow success is worth half. No calls: 100."""
+    if not counts.calls:
+        return 100.0
+    return 100.0 * (counts.success - counts.slow / 2) / counts.calls
+
+
+def status(policy: WindowPolicy, counts: Totals) -> Status:
+    """The score in a word, or that there are too few calls to say."""
+    if counts.calls < policy.min_calls:
+        return "insufficient_data"
+    points = score(counts)
+    if points > policy.healthy_above:
+        return "healthy"
+    return "degraded" if points > policy.degraded_above else "unhealthy"
+
+
+def latency(policy: WindowPolicy, state: Window, now_ms: int) -> Latency | None:
+    """Percentiles over the window, None without calls."""
+    cells = [sum(cell) for cell in zip(*(bucket.latencies for bucket in _inside(policy, state, now_ms)), strict=False)]
+    if not any(cells):
+        return None
+    cumulated = list(accumulate(cells))
+    return Latency(*(_percentile(cells, cumulated, share) for share in (0.50, 0.95, 0.99)))
+
+
+def _slot(policy: WindowPolicy, now_ms: int) -> int:
+    return now_ms // int(policy.bucket_s * 1000)
+
+
+def _inside(policy: WindowPolicy, state: Window, now_ms: int) -> list[Bucket]:
+    oldest = _slot(policy, now_ms) - policy.buckets + 1
+    return [bucket for bucket in state.buckets if bucket.slot >= oldest]
+
+
+def _moved_back(buckets: tuple[Bucket, ...], slots: int) -> tuple[Bucket, ...]:
+    return tuple(msgspec.structs.replace(bucket, slot=bucket.slot - slots) for bucket in buckets)
+
+
+def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int) -> Bucket:
+    cell = bisect_left(LATENCY_BOUNDS_MS, latency_ms)
+    # A row of an older version may have other cells: its latencies mean something else and are dropped.
+    old = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
+    latencies = (*old[:cell], old[cell] + 1, *old[cell + 1 :])
+    return Bucket(bucket.slot, bucket.success + ok, bucket.failure + (not ok), bucket.slow + (ok and slow), latencies)
+
+
+def _percentile(cells: list[int], cumulated: list[int], share: float) -> int:
+    rank = share * cumulated[-1]
+    cell = bisect_left(cumulated, rank)
+    if cell >= len(LATENCY_BOUNDS_MS):
+        return LATENCY_BOUNDS_MS[-1]
+    low = LATENCY_BOUNDS_MS[cell - 1] if cell else 0
+    into = (rank - (cumulated[cell] - cells[cell])) / cells[cell]
+    return round(low + into * (LATENCY_BOUNDS_MS[cell] - low))

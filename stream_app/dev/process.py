@@ -1,0 +1,127 @@
+"""Child processes and a directory that end with this process, however it ends.
+
+A watchdog (this file, run as a script) reads a pipe whose other end only we hold. When that end closes,
+because we asked for it, crashed or were killed with -9, it kills its process group, in which all our
+children were started, and removes the directory. There is no gap: a child holds the pipe's end open from
+its fork to its exec, and joins the group between the two. (A child made by a bare fork, as multiprocessing
+may do, delays the end until it ends itself.)
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+
+class StartError(RuntimeError):
+    """A local service cannot start or run. One line: what is wrong, where, and what to do next."""
+
+
+class ChildProcesses:
+    """Processes and a temporary directory (`directory`) that end with `close()`, or with this process."""
+
+    def __init__(self, name: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        argv = [sys.executable, "-I", "-S", __file__, str(self.directory)]
+        self._lock = threading.Lock()  # no child may start behind the back of a close() in another thread
+        # A group of its own: a terminal's Ctrl-C reaches us and not the children: we end them in order.
+        self._watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+
+    def spawn(self, argv: Sequence[str], *, log: Path) -> subprocess.Popen[bytes]:
+        """Start a child whose output is appended to `log`. Its working directory is `directory`."""
+        with self._lock, log.open("ab") as output:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                process_group=self._watchdog.pid,
+            )
+
+    def close(self) -> None:
+        """Kill the children that are left and remove the directory. May be called twice, from any thread."""
+        with self._lock:
+            if self._watchdog.returncode is None:
+                self._watchdog.communicate(timeout=30)
+
+
+def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """Ask the process to end (SIGTERM), even a frozen one, and kill it after `grace_s`."""
+    process.terminate()
+    process.send_signal(signal.SIGCONT)
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(grace_s)
+
+
+def wait_for_answer(
+    name: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], *, log: Path, timeout_s: float
+) -> None:
+    """Return when `answers()` is true. Raises StartError when the process ends first, or it takes longer."""
+    deadline = time.monotonic() + timeout_s
+    while not answers():
+        if process.poll() is not None:
+            raise StartError(f"{name} ended while starting (code {process.returncode}): {last_words(log)}")
+        if time.monotonic() > deadline:
+            raise StartError(f"{name} gave no answer in {timeout_s:.0f} s: {last_words(log)}")
+        time.sleep(0.05)
+
+
+def last_words(log: Path, count: int = 3) -> str:
+    """What a log ends with, in one line: its last errors, else its last lines; no frames of stack traces."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = dict.fromkeys(line for line in text.splitlines() if line.strip() and not line[0].isspace())
+    errors = [line for line in lines if "ERROR" in line or "Exception" in line]
+    return " | ".join((errors or list(lines))[-count:]) or "it said nothing"
+
+
+def port_is_free(port: int) -> bool:
+    """Whether one can listen on this TCP port of the loopback interface now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A free TCP port below those of outgoing connections, so that a restarted server finds it still free."""
+    for port in random.sample(range(15_000, 32_000), 100):
+        if port_is_free(port):
+            return port
+    raise StartError(f"no free port found on {LOOPBACK} between 15000 and 32000: end what listens there")
+
+
+def _watch(directory: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    group = os.getpid()
+    if os.fork():
+        os.wait()  # until the kill below, which reaches this process too
+        return
+    os.setpgid(0, 0)
+    os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while directory.exists() and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.02)  # a killed process may write until it is really gone
+
+
+if __name__ == "__main__":
+    _watch(Path(sys.argv[1]))

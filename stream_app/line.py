@@ -1,0 +1,409 @@
+"""The line: what happens to one lead, from its bytes to its conclusion, top to bottom.
+
+    bytes -> decode -> identify -> home? -> seen? -> expired? -> admit + write ahead -> POST -> settle -> conclude
+
+Stations decide as pure functions of core/; this file acts on what they say. Whatever it writes goes through
+`Desk.commit` as one step: rows, events, dead letter and the lane's row are committed together or not at all. A POST
+happens only after the `sending` row is committed, so a crash anywhere leaves either proof that nothing was sent or a
+row that says it is uncertain. When `take` returns, the lead is concluded and may be acked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+import msgspec
+
+from stream_app.core.budget import Reservation
+from stream_app.core.delivery import Delivery, begin, delivery_key, judge, person_key
+from stream_app.core.envelope import Disposition, Envelope, read_envelope
+from stream_app.core.lane import Ask, Entry, Held, Report
+from stream_app.core.lead import Unreadable, clay_row, home_partition, identify, read_lead
+from stream_app.core.messages import Lead, Status
+from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.core.policy import Plan
+from stream_app.core.record import Record, Taken
+from stream_app.core.replay import replay_due_ms, tier_s
+from stream_app.core.story import NO_REASON, Case, Step, Story, Why, brief, trace_of
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Walk(Protocol):
+    """One taken record on its way down the line."""
+
+    @property
+    def taken(self) -> Taken: ...
+
+    def let_next(self) -> None:
+        """This lead no longer needs its turn at the gate: the next record of its topic may be taken."""
+
+
+class Desk(Protocol):
+    """A partition as the line sees it: its rows, its lanes, its transactions. One desk, one partition, one owner."""
+
+    def find(self, key: bytes) -> Delivery | None: ...
+
+    def alias(self, key: bytes) -> bytes | None: ...
+
+    def is_marked(self, place: str) -> bool:
+        """Whether this record was concluded before, by an outcome that leaves no delivery row."""
+
+    def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
+        """Only one walk at a time for a lead and for a person: a second copy waits here for the first."""
+
+    async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
+        """Wait for this lead's turn. Go: the lane's change and `write_ahead` are one committed step when it returns."""
+
+    def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
+        """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next."""
+
+    def charge(self, workspace: str, reservation: Reservation) -> None:
+        """Book a reservation as spent. Belongs to the step committed next."""
+
+    async def commit(self, step: Step) -> None:
+        """One transaction (shared with other steps): when it returns, all of the step is in Kafka."""
+
+
+class Clay(Protocol):
+    """Sends one row to a destination's webhook; never raises for trouble of the network."""
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome: ...
+
+
+class Clock(Protocol):
+    """Time and chance, as arguments."""
+
+    def now_ms(self) -> int: ...
+
+    def boot_ms(self) -> int:
+        """Milliseconds of a clock that never steps and runs on while the machine or process is suspended."""
+
+    def rand(self) -> float:
+        """From 0 to 1."""
+
+
+class Line:
+    """Takes the leads of one partition to Clay, one `take` a record, many at a time."""
+
+    def __init__(self, plan: Plan, desk: Desk, clay: Clay, clock: Clock) -> None:
+        self._plan = plan
+        self._desk = desk
+        self._clay = clay
+        self._clock = clock
+
+    async def take(self, walk: Walk) -> None:
+        """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
+        taken = walk.taken
+        if self._desk.is_marked(taken.place):
+            return
+        envelope = read_envelope(taken)
+        lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
+        case = lead if isinstance(lead, Unreadable) else self._identify(taken, envelope, lead)
+        if isinstance(case, Unreadable):
+            await self._reject(walk, envelope, case)
+            return
+        home = home_partition(case.destination.workspace, self._plan.partitions, self._plan.pins)
+        if home != taken.partition:
+            await self._reroute(walk, case, home)
+            return
+        keys = (case.key, case.person) if case.person else (case.key,)
+        async with self._desk.alone(walk, keys):
+            await self._seen(walk, case)
+
+    # ------------------------------------------------------------------------------------------------- identify
+
+    def _identify(self, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
+        workspace = self._plan.workspaces.get(lead.workspace or "")
+        if workspace is None:
+            return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive", False)
+        destination = self._plan.destinations.get(lead.destination or workspace.default_destination)
+        if destination is None or destination.workspace != workspace.name:
+            return Unreadable(
+                "unknown_destination", "its workspace has no such destination: add it, then redrive", False
+            )
+        who = identify(lead)
+        if who is None:
+            return Unreadable(
+                "no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name", False
+            )
+        row = clay_row(lead.fields, destination.columns, {"lead_id": who.lead_id})
+        if isinstance(row, Unreadable):
+            return row
+        if not envelope.trace_id:
+            envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
+        place = (workspace.name, destination.alias)
+        key = delivery_key(*place, who.lead_id)
+        # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
+        return Case(
+            taken=taken,
+            envelope=envelope,
+            lead=lead,
+            lead_id=who.lead_id,
+            destination=destination,
+            key=key + b"!" + envelope.origin.encode() if lead.force else key,
+            person=person_key(*place, who.person) if who.person and not lead.force else None,
+            body=_json.encode(row),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- seen?
+
+    async def _seen(self, walk: Walk, case: Case) -> None:
+        row, why_duplicate = self._find(case)
+        now_ms = self._clock.now_ms()
+        verdict = judge(row, case.envelope, now_ms, int(self._plan.line.freshness_days * 86_400_000))
+        if verdict == "done":
+            return
+        if verdict == "duplicate":
+            await self._brief(walk, case.envelope, "duplicate", why_duplicate, case.lead_id)
+            return
+        if row is None or verdict == "fresh":
+            story = Story(self._plan, case, begin(case.envelope, now_ms))
+            if verdict == "fresh":
+                story.tell()
+        else:
+            story = Story(self._plan, case, row)
+        if verdict == "uncertain":
+            why = Why("worker_died", "its worker ended between the write-ahead and the outcome")
+            await self._uncertain(walk, story, why)
+            return
+        if verdict == "decide" and not await self._decide(walk, story):
+            return
+        if verdict == "return":
+            back = case.envelope
+            story.go("replayed", now_ms, Why(back.way), replay=back.replay, epoch=back.epoch, attempt=0)
+        if story.row.replay > self._plan.replay.max_replays:
+            await self._park(walk, story, Why("replay_cap", "it comes back more often than max_replays allows"))
+            return
+        await self._deliver(walk, story)
+
+    def _find(self, case: Case) -> tuple[Delivery | None, Why]:
+        """The row that counts for this lead, by its id and then by its person, and the reason if it is a duplicate."""
+        row = self._desk.find(case.key)
+        if row is not None or case.person is None:
+            return row, Why("same_lead_id", "a lead of this id was taken before")
+        other = self._desk.alias(case.person)
+        return (self._desk.find(other) if other else None), Why(
+            "same_person", "this person came before, under another id"
+        )
+
+    # -------------------------------------------------------------------------- admit, write ahead, POST, settle
+
+    async def _deliver(self, walk: Walk, story: Story) -> None:
+        case = story.case
+        not_before_ms = 0
+        while True:
+            if case.lead.not_after_ms is not None and self._clock.now_ms() > case.lead.not_after_ms:
+                await self._conclude(
+                    walk, story, "expired", Why("not_after", "its not_after passed before it was sent")
+                )
+                return
+            ask = Ask(case.destination, not_before_ms, patient=story.row.state.startswith("held_"))
+            entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(story, entry))
+            if isinstance(entry, Held):
+                if not await self._hold(walk, story, entry):
+                    return
+                continue
+            outcome = await self._post(case, entry)
+            next_ms = await self._settle(walk, story, entry, outcome)
+            if next_ms is None:
+                return
+            not_before_ms = next_ms
+
+    def _write_ahead(self, story: Story, entry: Entry) -> Step:
+        sends = story.row.sends + 1
+        story.go(
+            "sending",
+            self._clock.now_ms(),
+            reservation=entry.reservation,
+            webhook_id=entry.webhook_id,
+            sends=sends,
+        )
+        return story.step(alias=True)
+
+    async def _post(self, case: Case, entry: Entry) -> Outcome | None:
+        """None when it is too late to start: this worker may have been frozen, and its successor may be at work."""
+        if self._clock.boot_ms() - entry.at_boot_ms > self._plan.line.start_within_s * 1000:
+            return None
+        return await self._clay.send(case.destination.alias, entry.webhook_id, case.body)
+
+    async def _settle(self, walk: Walk, story: Story, entry: Entry, outcome: Outcome | None) -> int | None:
+        """Commit what the POST came to. Returns the earliest time of another try, or None when that was the end."""
+        report = self._desk.settle(entry, outcome)
+        match outcome:
+            case Accepted():
+                why = Why(http_status=outcome.http_status)
+                await self._conclude(walk, story, "accepted", why, final=not entry.destination.callbacks)
+                return None
+            case Uncertain():
+                await self._uncertain(walk, story, Why(outcome.reason, outcome.text, outcome.http_status))
+                return None
+            case Poison():
+                why = Why(outcome.reason, outcome.text, outcome.http_status)
+                await self._conclude(walk, story, "rejected_invalid", why, letter="poison")
+                return None
+            case Refused():
+                return await self._refused(story, outcome, report)
+            case RateLimited() | Denied() | Gone():
+                why = Why(outcome.reason, report.text, outcome.http_status, report.wait_until_ms)
+            case None:
+                why = Why("started_too_late", "not sent: its turn was too long ago", due_at_ms=report.wait_until_ms)
+        return await self._refuse(story, why, report.wait_until_ms)
+
+    async def _refused(self, story: Story, outcome: Refused, report: Report) -> int | None:
+        """Clay provably did not take it: another try, or a dead letter. A failure of the whole lane is no attempt."""
+        now_ms, policy = self._clock.now_ms(), self._plan.line
+        attempt = story.row.attempt + (1 if report.counts else 0)
+        first_ms = story.row.failed_at_ms or now_ms
+        if attempt >= policy.max_attempts:
+            why = Why(outcome.reason, outcome.text, outcome.http_status)
+            await self._fail(story, why, attempt=attempt, failed_at_ms=first_ms)
+            return None
+        delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
+        due_ms = max(report.wait_until_ms, now_ms + int(delay_s * 1000))
+        why = Why(outcome.reason, outcome.text, outcome.http_status, due_ms)
+        return await self._refuse(story, why, due_ms, attempt=attempt, failed_at_ms=first_ms)
+
+    async def _refuse(self, story: Story, why: Why, due_ms: int, **changes: object) -> int:
+        """Written before any wait: a crash from here on finds proof that nothing is at Clay."""
+        story.go("refused", self._clock.now_ms(), why, reservation=None, **changes)
+        await self._desk.commit(story.step())
+        return due_ms
+
+    # ------------------------------------------------------------------------------------------------- conclude
+
+    async def _hold(self, walk: Walk, story: Story, held: Held) -> bool:
+        """The lane cannot take it now. True: it waits here (told once); False: it was deferred and comes back."""
+        now_ms = self._clock.now_ms()
+        if not held.defer:
+            story.go(held.status or "held_paused", now_ms, Why(held.reason, held.text, due_at_ms=held.until_ms))
+            await self._desk.commit(story.step())
+            return True
+        walk.let_next()
+        due_ms = max(held.until_ms, now_ms + int(self._plan.line.patience_s * 1000))
+        why = Why(held.reason, held.text, due_at_ms=due_ms)
+        story.go("deferred", now_ms, why)
+        await self._desk.commit(story.step(story.copy(self._plan.topics.deferred, now_ms, why, way="deferred")))
+        return False
+
+    async def _uncertain(self, walk: Walk, story: Story, why: Why) -> None:
+        """It may be at Clay. Its bytes wait for the callback's grace; without callbacks nothing could ever show it."""
+        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        destination = story.case.destination
+        grace_ms = int(self._plan.line.uncertain_grace_s * 1000)
+        why = msgspec.structs.replace(why, due_at_ms=now_ms + grace_ms)
+        story.go("send_uncertain", now_ms, why, failed_at_ms=story.row.failed_at_ms or now_ms)
+        if destination.uncertain == "park" and not destination.callbacks:
+            await self._park(
+                walk,
+                story,
+                Why("uncertain", f"it may have reached Clay ({why.reason}); no callback can tell"),
+            )
+            return
+        topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
+        await self._desk.commit(story.step(story.copy(topic, now_ms, why, way="uncertain")))
+
+    async def _decide(self, walk: Walk, story: Story) -> bool:
+        """The grace of an uncertain send is over and no callback came. True: policy says that it is sent again."""
+        if story.case.destination.uncertain == "park":
+            await self._park(walk, story, Why("uncertain", "it may have reached Clay, and no callback told so in time"))
+            return False
+        if story.row.reservation is not None:
+            self._desk.charge(story.case.destination.workspace, story.row.reservation)
+        why = Why("resend", "sent again by policy though it may have reached Clay: a possible double spend")
+        story.go("replayed", self._clock.now_ms(), why, reservation=None)
+        await self._desk.commit(story.step())
+        return True
+
+    async def _fail(self, story: Story, why: Why, **changes: object) -> None:
+        """A dead letter that is replayed, or parked at once when its replays are used up."""
+        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        row, topics = story.row, self._plan.topics
+        if row.replay >= replay.max_replays:
+            story.go("parked", now_ms, why, reservation=None, **changes)
+            letter = story.copy(topics.parked, now_ms, why, disposition="failed")
+        else:
+            due_ms = replay_due_ms(replay, row.replay + 1, now_ms, self._clock.rand())
+            why = msgspec.structs.replace(why, due_at_ms=due_ms)
+            story.go("dead_lettered", now_ms, why, reservation=None, **changes)
+            letter = story.copy(topics.dlq, now_ms, why, disposition="failed")
+        await self._desk.commit(story.step(letter))
+
+    async def _park(self, walk: Walk, story: Story, why: Why) -> None:
+        """It waits for a human. What it may have cost is booked as spent."""
+        walk.let_next()
+        now_ms = self._clock.now_ms()
+        if story.row.reservation is not None:
+            self._desk.charge(story.case.destination.workspace, story.row.reservation)
+        story.go("parked", now_ms, why, reservation=None)
+        letter = story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
+        await self._desk.commit(story.step(letter))
+
+    async def _conclude(
+        self,
+        walk: Walk,
+        story: Story,
+        state: Status,
+        why: Why = NO_REASON,
+        *,
+        final: bool = True,
+        letter: Disposition = "",
+    ) -> None:
+        """The last step here: final, or (accepted, with callbacks) open until Clay calls back."""
+        walk.let_next()
+        now_ms = self._clock.now_ms()
+        story.go(state, now_ms, why, final=final, reservation=None if final else story.row.reservation)
+        letters = [story.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
+        await self._desk.commit(story.step(*letters))
+
+    # ------------------------------------------------------------------------- outcomes without a delivery row
+
+    async def _reject(self, walk: Walk, envelope: Envelope, bad: Unreadable) -> None:
+        """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done."""
+        taken, now_ms = walk.taken, self._clock.now_ms()
+        letter = msgspec.structs.replace(
+            envelope,
+            way="",
+            seq=envelope.seq + 1,
+            disposition="policy" if bad.reason.startswith("unknown_") else "poison",
+            reason=bad.reason,
+            text=bad.text,
+            first_failure_ms=envelope.first_failure_ms or now_ms,
+            last_failure_ms=now_ms,
+            app=self._plan.app,
+        )
+        record = Record(self._plan.topics.dlq, taken.key, taken.value, letter.to_headers())
+        await self._brief(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", record)
+
+    async def _reroute(self, walk: Walk, case: Case, home: int) -> None:
+        """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""
+        taken, envelope, lost = case.taken, case.envelope, case.envelope.hops > 0
+        onward = msgspec.structs.replace(
+            envelope,
+            way=envelope.way or "rerouted",
+            seq=envelope.seq + 1,
+            hops=envelope.hops + 1,
+            reason="wrong_partition",
+            app=self._plan.app,
+        )
+        record = Record(
+            self._plan.topics.parked if lost else taken.topic,
+            case.destination.workspace.encode(),
+            taken.value,
+            onward.to_headers(),
+            partition=None if lost else home,
+        )
+        why = Why(
+            "wrong_partition",
+            f"its workspace lives in partition {home}: check the pins and the producer's key",
+        )
+        await self._brief(walk, envelope, "parked" if lost else "rerouted", why, case.lead_id, record)
+
+    async def _brief(
+        self, walk: Walk, envelope: Envelope, status: Status, why: Why, lead_id: str, *records: Record
+    ) -> None:
+        walk.let_next()
+        now_ms = self._clock.now_ms()
+        await self._desk.commit(brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, *records))

@@ -1,0 +1,91 @@
+"""One transaction a step, many steps a transaction: steps are gathered for a few milliseconds and committed as one.
+
+A step is never split over two transactions. The lanes' rows are a snapshot of the moment in which the records are
+taken together. When a transaction fails, nothing of it happened: every step in it and behind it fails with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from stream_app.core.errors import LedgerError
+from stream_app.core.record import Record
+from stream_app.core.story import Step
+from stream_app.partition.ports import Ledger, Observer
+
+
+class Committer:
+    """The only writer of one partition. `state_topic` gets the rows; `snapshot` gives the lanes' records of now."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        state_topic: str,
+        gather_s: float,
+        snapshot: Callable[[set[str]], list[Record]],
+        observer: Observer,
+        failed: Callable[[LedgerError], None],
+    ) -> None:
+        self._ledger = ledger
+        self._state_topic = state_topic
+        self._gather_s = gather_s
+        self._snapshot = snapshot
+        self._observer = observer
+        self._failed = failed
+        self._waiting: list[tuple[Step, asyncio.Future[None]]] = []
+        self._something = asyncio.Event()
+
+    def submit(self, step: Step) -> asyncio.Future[None]:
+        """The future is done when the step is in Kafka. Steps are committed in the order of this call."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((step, future))
+        self._something.set()
+        return future
+
+    def forget(self) -> None:
+        """Drop what was submitted since a failure: its walks were cancelled and begin again from the rows."""
+        self._waiting.clear()
+        self._something.clear()
+
+    async def run(self) -> None:
+        """Commit until a transaction fails or the task is cancelled."""
+        while True:
+            await self._something.wait()
+            await asyncio.sleep(self._gather_s)
+            batch, records = self._take()
+            started = time.perf_counter()
+            try:
+                await self._ledger.transact(records)
+            except LedgerError as error:
+                self._fail(batch, error)
+                self._failed(error)
+                return
+            for step, future in batch:
+                if not future.done():
+                    future.set_result(None)
+                for event in step.events:
+                    self._observer.told(event)
+            self._observer.committed(len(batch), len(records), time.perf_counter() - started)
+
+    def _take(self) -> tuple[list[tuple[Step, asyncio.Future[None]]], list[Record]]:
+        """All that waits: a lane's snapshot must never tell of a step that is not in the same transaction."""
+        batch, self._waiting = self._waiting, []
+        self._something.clear()
+        records: list[Record] = []
+        lanes: set[str] = set()
+        for step, _ in batch:
+            records.extend(Record(self._state_topic, key, value) for key, value in step.rows)
+            records.extend(step.records)
+            if step.workspace:
+                lanes.add(step.workspace)
+        records.extend(self._snapshot(lanes))
+        return batch, records
+
+    def _fail(self, batch: list[tuple[Step, asyncio.Future[None]]], error: LedgerError) -> None:
+        for _, future in [*batch, *self._waiting]:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # its walk may have been cancelled: then nobody else looks at it
+        self._waiting.clear()

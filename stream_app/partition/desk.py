@@ -1,0 +1,366 @@
+"""One partition of the worker: takes it over from Kafka, takes its leads down the line, and goes on after trouble.
+
+    take_over: fence every earlier holder, then read the rows  ->  serve: one loop for each topic  ->  close
+
+When a transaction fails, memory is ahead of Kafka. Then all walks are cancelled, the partition is taken over again as
+after a crash, and the same records are walked again: their rows say what became of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+
+from stream_app.core.budget import Reservation
+from stream_app.core.delivery import ROW_VERSION, Delivery, lane_key, mark_key
+from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError, StreamAppError
+from stream_app.core.lane import LANE_VERSION, Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
+from stream_app.core.lead import home_partition
+from stream_app.core.messages import LaneView
+from stream_app.core.outcome import Outcome
+from stream_app.core.policy import Plan
+from stream_app.core.record import Record
+from stream_app.core.story import Step
+from stream_app.line import Clay, Clock, Line
+from stream_app.line import Walk as LineWalk
+from stream_app.partition.committer import Committer
+from stream_app.partition.gate import Gate
+from stream_app.partition.ports import Alarm, Inlet, Ledger, Observer
+from stream_app.partition.prefix import Prefix
+from stream_app.partition.walk import GiveUp, Source, Walk
+
+_json: Final = msgspec.json.Encoder()
+_row_decoder: Final = msgspec.json.Decoder(Delivery)
+_lane_decoder: Final = msgspec.json.Decoder(Lane)
+_UNFINISHED: Final = 4  # walks for each slot in flight: what waits for a commit or for its first copy is bounded too
+_VIEW_EVERY_MS: Final = 1_000
+
+
+class RowUnreadable(StreamAppError):
+    """A row of the state topic cannot be used: nothing is served from a state that is only half understood."""
+
+
+class Partition:
+    """The line's desk (`line.Desk`) for one partition, and the owner of everything in it."""
+
+    def __init__(
+        self,
+        number: int,
+        plan: Plan,
+        ledger: Ledger,
+        clay: Clay,
+        clock: Clock,
+        observer: Observer,
+        alarm: Alarm,
+        gather_s: float = 0.005,
+    ) -> None:
+        self.number = number
+        self._plan = plan
+        self._ledger = ledger
+        self._clock = clock
+        self._observer = observer
+        self._alarm = alarm
+        self._line = Line(plan, self, clay, clock)
+        self._rows: dict[bytes, bytes] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._views: dict[str, LaneView] = {}
+        self._marks: deque[tuple[str, int]] = deque()
+        self._busy: dict[bytes, asyncio.Future[None]] = {}
+        self._walks: dict[Walk, Prefix] = {}
+        self._inlets: dict[str, Inlet] = {}
+        homes = [home_partition(name, plan.partitions, plan.pins) for name in plan.workspaces]
+        self._gate = Gate(plan, self._lanes, homes.count(number) > 1, clock, self._submit)
+        self._committer = Committer(
+            ledger, plan.topics.state, gather_s, self._lane_records, observer, self._commit_failed
+        )
+        self._committing: asyncio.Task[None] | None = None
+        self._recovering: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    # ------------------------------------------------------------------------------------ take over, serve, close
+
+    async def take_over(self) -> None:
+        """Fence, then read; afterwards leads may be taken. Raises BrokerUnavailable or RowUnreadable."""
+        self._load(await self._ledger.take_over())
+        self._committer.forget()
+        self._committing = asyncio.create_task(self._committer.run(), name=f"committer-{self.number}")
+        self._committing.add_done_callback(self._watch)
+        self._ready.set()
+
+    async def serve(self, inlet: Inlet, source: Source) -> None:
+        """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
+        prefix = Prefix(inlet)
+        self._inlets[inlet.topic] = inlet
+        suspension = asyncio.create_task(self._when_suspended(inlet))
+        try:
+            async for taken in inlet:
+                walk = Walk(taken, source, inlet.suspended)
+                prefix.add(walk)
+                self._walks[walk] = prefix
+                if self._ready.is_set():  # else it starts when the partition has been taken over again
+                    self._start(walk)
+                await walk.passed.wait()
+                if len(self._walks) >= self._plan.line.max_in_flight * _UNFINISHED:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            suspension.cancel()
+
+    async def close(self) -> None:
+        """Forget everything at once: the partition is no longer ours, or the process ends."""
+        self._ready.clear()
+        tasks = [walk.task for walk in self._walks if walk.task] + [self._committing, self._recovering]
+        running = [task for task in tasks if task is not None and not task.done()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._gate.clear()
+        self._walks.clear()
+        await self._ledger.close()
+
+    @property
+    def open_walks(self) -> int:
+        """Records taken and not concluded."""
+        return len(self._walks)
+
+    # --------------------------------------------------------------------------------------- the desk of the line
+
+    def find(self, key: bytes) -> Delivery | None:
+        raw = self._rows.get(key)
+        return None if raw is None else _read_row(key, raw)
+
+    def alias(self, key: bytes) -> bytes | None:
+        return self._rows.get(key)
+
+    def is_marked(self, place: str) -> bool:
+        return mark_key(place) in self._rows
+
+    @asynccontextmanager
+    async def alone(self, walk: LineWalk, keys: tuple[bytes, ...]) -> AsyncIterator[None]:
+        assert isinstance(walk, Walk)
+        while (first := next((self._busy[key] for key in keys if key in self._busy), None)) is not None:
+            walk.let_next()
+            await _first_or_give_up(first, walk)
+        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._busy.update(dict.fromkeys(keys, finished))
+        try:
+            yield
+        finally:
+            for key in keys:
+                del self._busy[key]
+            finished.set_result(None)
+
+    async def admit(self, walk: LineWalk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
+        assert isinstance(walk, Walk)
+        self._lane(ask.destination.workspace)
+        return await self._gate.admit(walk, ask, write_ahead)
+
+    def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
+        name = entry.destination.workspace
+        policy, lane = self._plan.workspaces[name], self._lanes[name]
+        self._lanes[name], report = settle(policy, lane, entry, outcome, self._clock.now_ms(), self._clock.rand())
+        self._gate.leave(entry)
+        # After the line has written what it settles: whoever is let through next comes in a later step.
+        asyncio.get_running_loop().call_soon(self._gate.pump)
+        return report
+
+    def charge(self, workspace: str, reservation: Reservation) -> None:
+        self._lanes[workspace] = charge(self._lane(workspace), reservation)
+
+    async def commit(self, step: Step) -> None:
+        await self._submit(step)
+
+    # ------------------------------------------------------------------------------------------------- one record
+
+    def _start(self, walk: Walk) -> None:
+        walk.task = asyncio.create_task(self._walk(walk))
+        walk.task.add_done_callback(self._watch)
+
+    async def _walk(self, walk: Walk) -> None:
+        try:
+            await self._line.take(walk)
+        except GiveUp:
+            self._walks.pop(walk).give_up(walk)
+        except LedgerError:
+            return  # the committer has told already; the walk starts again when the partition is taken over
+        else:
+            await self._walks.pop(walk).finish(walk)
+        finally:
+            walk.let_next()
+            if len(self._walks) < self._plan.line.max_in_flight * _UNFINISHED:
+                self._room.set()
+            self._observer.waiting(self.number, self._gate.in_flight)
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        """Nothing dies in silence: an exception here is a bug, and the process ends without an ack."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._alarm(error)
+
+    async def _when_suspended(self, inlet: Inlet) -> None:
+        await inlet.suspended.wait()
+        self._gate.give_up(inlet.suspended)
+        self._give_up_idle()
+
+    def _give_up_idle(self) -> None:
+        """Records that wait for the partition to be taken over again must not hold up a rebalance or the end."""
+        for walk, prefix in list(self._walks.items()):
+            if walk.suspended.is_set() and (walk.task is None or walk.task.done()):
+                del self._walks[walk]
+                walk.let_next()
+                prefix.give_up(walk)
+
+    # ---------------------------------------------------------------------------------------- rows, lanes, commits
+
+    def _submit(self, step: Step) -> asyncio.Future[None]:
+        rows = self._rows
+        for key, value in step.rows:
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+        if step.mark:
+            step.rows.extend((key, None) for key in self._passed_marks())
+            topic, _, offset = step.mark.rsplit("/", 2)
+            self._marks.append((topic, int(offset)))
+        return self._committer.submit(step)
+
+    def _passed_marks(self) -> list[bytes]:
+        """Marks that no redelivery can ask for any more: the group's committed offset has passed them."""
+        gone: list[bytes] = []
+        while self._marks:
+            topic, offset = self._marks[0]
+            inlet = self._inlets.get(topic)
+            committed = inlet.committed() if inlet else None
+            if committed is None or offset >= committed:
+                break
+            self._marks.popleft()
+            key = mark_key(f"{topic}/{self.number}/{offset}")
+            if self._rows.pop(key, None) is not None:
+                gone.append(key)
+        return gone
+
+    def _lane(self, name: str) -> Lane:
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = take_over(Lane(name, self.number), self._clock.now_ms())
+            self._lanes[name] = lane
+        return lane
+
+    def _lane_records(self, names: set[str]) -> list[Record]:
+        """The lanes' rows as they are now, and what people see of them when it has changed."""
+        records: list[Record] = []
+        now_ms = self._clock.now_ms()
+        for name in sorted(names):
+            lane = self._lanes[name]
+            records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
+            seen, shown = view(self._plan.workspaces[name], lane, now_ms), self._views.get(name)
+            if shown is None or _stands(seen) != _stands(shown) or now_ms - shown.at_ms >= _VIEW_EVERY_MS:
+                self._views[name] = seen
+                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(seen)))
+                self._observer.lane(seen)
+        return records
+
+    def _load(self, rows: dict[bytes, bytes]) -> None:
+        self._rows = rows
+        self._lanes.clear()
+        self._marks.clear()
+        now_ms = self._clock.now_ms()
+        marks: list[tuple[str, int]] = []
+        for key in [key for key in rows if key[:2] in (b"l/", b"o/")]:
+            if key.startswith(b"o/"):
+                topic, _, offset = key[2:].decode().rsplit("/", 2)
+                marks.append((topic, int(offset)))
+            else:
+                lane = _read_lane(key, rows.pop(key))
+                self._check_home(lane)
+                self._lanes[lane.workspace] = take_over(lane, now_ms)
+        self._marks.extend(sorted(marks, key=lambda mark: mark[1]))
+
+    def _check_home(self, lane: Lane) -> None:
+        home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)
+        if lane.workspace in self._plan.workspaces and home != self.number:
+            raise RowUnreadable(
+                f"workspace {lane.workspace} has its lane in partition {self.number}, the configuration says {home}: "
+                f"set workspaces.{lane.workspace}.partition = {self.number}, or use a new workspace name"
+            )
+
+    # ------------------------------------------------------------------------------------------------- after trouble
+
+    def _commit_failed(self, error: LedgerError) -> None:
+        self._ready.clear()
+        if isinstance(error, Aborted):
+            self._recovering = asyncio.create_task(self._recover(error), name=f"recover-{self.number}")
+            self._recovering.add_done_callback(self._watch)
+        else:
+            self._alarm(error)
+
+    async def _recover(self, error: Aborted) -> None:
+        """Take the partition over again and walk its unfinished records once more, as after a crash."""
+        walks = list(self._walks)
+        for walk in walks:
+            if walk.task is not None:
+                walk.task.cancel()
+        await asyncio.gather(*(walk.task for walk in walks if walk.task is not None), return_exceptions=True)
+        self._gate.clear()
+        self._give_up_idle()
+        self._observer.recovering(self.number, error)
+        delay_s = 0.5
+        while True:
+            try:
+                await self.take_over()
+                break
+            except BrokerUnavailable as trouble:
+                self._observer.recovering(self.number, trouble)
+                await asyncio.sleep(delay_s)
+                delay_s = min(10.0, delay_s * 2)
+        self._give_up_idle()
+        for walk in self._walks:
+            self._start(walk)
+
+
+def _stands(seen: LaneView) -> tuple[str, str, str]:
+    return seen.breaker, seen.health, seen.holds
+
+
+def _read_row(key: bytes, raw: bytes) -> Delivery:
+    try:
+        row = _row_decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise RowUnreadable(f"the row {key.decode()} cannot be read ({error}): restore the state topic") from None
+    if row.version > ROW_VERSION:
+        raise RowUnreadable(
+            f"the row {key.decode()} is of version {row.version}, this program knows {ROW_VERSION}: update it"
+        )
+    return row
+
+
+def _read_lane(key: bytes, raw: bytes) -> Lane:
+    try:
+        lane = _lane_decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise RowUnreadable(
+            f"the row {key.decode()} cannot be read ({error}): restore it, or start a new state topic"
+        ) from None
+    if lane.version > LANE_VERSION:
+        raise RowUnreadable(
+            f"the row {key.decode()} is of version {lane.version}, this program knows {LANE_VERSION}: update it"
+        )
+    return lane
+
+
+async def _first_or_give_up(first: asyncio.Future[None], walk: Walk) -> None:
+    """Wait for the first copy, but not through a suspension of the flow."""
+    suspended = asyncio.ensure_future(walk.suspended.wait())
+    try:
+        await asyncio.wait((first, suspended), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        suspended.cancel()
+    if not first.done():
+        raise GiveUp

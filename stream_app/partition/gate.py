@@ -1,0 +1,181 @@
+"""The gate: which of the waiting leads is sent next. Hot before retry before bulk, each with its stated share.
+
+A lead that is let through changes its lane and writes its row ahead in one go, without an await between the two, so
+that no commit can hold one without the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from stream_app.core.lane import Ask, Entry, Held, Lane, admit
+from stream_app.core.policy import Plan
+from stream_app.core.story import Step
+from stream_app.line import Clock
+from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Source, Walk
+
+_TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
+
+
+class Waiter:
+    """A lead before the gate; `answer` is the entry with its commit, or why it may not wait here."""
+
+    __slots__ = ("answer", "ask", "number", "walk", "write_ahead")
+
+    def __init__(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step], number: int) -> None:
+        self.walk = walk
+        self.ask = ask
+        self.write_ahead = write_ahead
+        self.number = number
+        self.answer: asyncio.Future[tuple[Entry, asyncio.Future[None]] | Held] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+
+class Gate:
+    """The leads of one partition that wait for their lane. `lanes` is the partition's own dict, changed in place."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        lanes: dict[str, Lane],
+        shared: bool,
+        clock: Clock,
+        submit: Callable[[Step], asyncio.Future[None]],
+    ) -> None:
+        self._plan = plan
+        self._lanes = lanes
+        self._shared = shared
+        self._clock = clock
+        self._submit = submit
+        self._waiters: list[Waiter] = []
+        self._in_flight: dict[str, int] = {}
+        self._owed: dict[tuple[str, Source], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._numbers = 0
+
+    @property
+    def in_flight(self) -> int:
+        """POSTs under way in this partition."""
+        return sum(self._in_flight.values())
+
+    async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
+        """Wait for this lead's turn; see `line.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
+        if walk.suspended.is_set():
+            raise GiveUp
+        self._numbers += 1
+        waiter = Waiter(walk, ask, write_ahead, self._numbers)
+        self._waiters.append(waiter)
+        self.pump()
+        try:
+            answer = await waiter.answer
+        finally:
+            if not waiter.answer.done() or waiter.answer.cancelled():
+                self._waiters.remove(waiter)
+        if isinstance(answer, Held):
+            return answer
+        entry, committed = answer
+        await committed
+        return entry
+
+    def leave(self, entry: Entry) -> None:
+        """Its POST has ended: the slot is free."""
+        self._in_flight[entry.destination.workspace] -= 1
+
+    def pump(self) -> None:
+        """Let through whoever may go now; set a timer for the next who may go later. Called on every change."""
+        now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
+        next_ms: int | None = None
+        held: dict[str, Held] = {}
+        for waiter in sorted(self._waiters, key=self._turn) if len(self._waiters) > 1 else list(self._waiters):
+            until_ms = waiter.ask.not_before_ms
+            if until_ms <= now_ms:
+                answer = held.get(waiter.ask.destination.alias) or self._ask(waiter, now_ms, boot_ms)
+                if answer is None:
+                    continue
+                held[waiter.ask.destination.alias] = answer
+                if self._answer_held(waiter, answer, now_ms):
+                    continue
+                until_ms = answer.until_ms
+            if until_ms:
+                next_ms = until_ms if next_ms is None else min(next_ms, until_ms)
+        self._set_timer(next_ms, now_ms)
+
+    def give_up(self, suspended: asyncio.Event) -> None:
+        """The flow of one inlet is suspended: its leads that wait here come again later."""
+        for waiter in [waiter for waiter in self._waiters if waiter.walk.suspended is suspended]:
+            self._waiters.remove(waiter)
+            waiter.answer.set_exception(GiveUp())
+
+    def clear(self) -> None:
+        """Forget all: the walks were cancelled, or the partition is gone."""
+        self._waiters.clear()
+        self._in_flight.clear()
+        self._set_timer(None, 0)
+
+    def _ask(self, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
+        """None: it went through. All changes of memory for it happen here, at once."""
+        destination = waiter.ask.destination
+        name = destination.workspace
+        policy = self._plan.workspaces[name]
+        if self._in_flight.get(name, 0) >= self._plan.line.max_in_flight:
+            return Held("in_flight", "", 0)
+        self._lanes[name], entry = admit(policy, self._lanes[name], destination, now_ms, boot_ms)
+        if isinstance(entry, Held):
+            return entry
+        self._in_flight[name] = self._in_flight.get(name, 0) + 1
+        self._waiters.remove(waiter)
+        self._count_share(waiter)
+        committed = self._submit(waiter.write_ahead(entry))
+        waiter.answer.set_result((entry, committed))
+        waiter.walk.let_next()
+        return None
+
+    def _answer_held(self, waiter: Waiter, held: Held, now_ms: int) -> bool:
+        """True: it is told that it cannot wait here, or that the lane stands still; False: it goes on waiting."""
+        policy = self._plan.workspaces[waiter.ask.destination.workspace]
+        wait_ms = held.until_ms - now_ms
+        standing = held.status is not None
+        # Where others share the partition, or want an answer at once, nobody may stand in the way for long.
+        if (self._shared and wait_ms > self._plan.line.patience_s * 1000) or (standing and policy.hold == "degrade"):
+            held = msgspec.structs.replace(held, defer=True)
+        elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
+            return False
+        self._waiters.remove(waiter)
+        waiter.answer.set_result(held)
+        return True
+
+    def _turn(self, waiter: Waiter) -> tuple[int, int]:
+        """Sort key: retried in place first, then whoever is owed a turn, then by right of way, then by arrival."""
+        source = waiter.walk.source
+        if waiter.ask.not_before_ms:
+            return (-2, waiter.number)
+        if self._owed.get((waiter.ask.destination.workspace, source), 0.0) >= 1.0:
+            return (-1, waiter.number)
+        return (RIGHT_OF_WAY[source], waiter.number)
+
+    def _count_share(self, gone: Waiter) -> None:
+        """Each send of a lane owes its share to the sources that wait behind; a send of theirs pays it back."""
+        name = gone.ask.destination.workspace
+        shares: dict[Source, float] = {
+            "retry": self._plan.line.retry_share,
+            "bulk": self._plan.line.bulk_share,
+        }
+        for source, share in shares.items():
+            key = (name, source)
+            if source == gone.walk.source:
+                self._owed[key] = max(0.0, self._owed.get(key, 0.0) - 1.0)
+            elif any(w.walk.source == source and w.ask.destination.workspace == name for w in self._waiters):
+                self._owed[key] = min(2.0, self._owed.get(key, 0.0) + share)
+
+    def _set_timer(self, at_ms: int | None, now_ms: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at_ms is not None:
+            # Never longer than a minute: the wall clock may step while the loop's clock does not.
+            delay_s = min(60.0, max(0.001, (at_ms - now_ms) / 1000))
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)

@@ -1,0 +1,66 @@
+"""What a partition needs from outside, as small protocols."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from stream_app.core.messages import LaneView, StatusEvent
+from stream_app.core.record import Record, Taken
+
+
+class Ledger(Protocol):
+    """The partition's transactional producer and its rows in Kafka."""
+
+    async def take_over(self) -> dict[bytes, bytes]:
+        """Fence every earlier holder, then read all rows. Raises BrokerUnavailable."""
+
+    async def transact(self, records: Sequence[Record]) -> None:
+        """All of it or nothing, in Kafka when it returns. Raises Fenced or Aborted."""
+
+    async def close(self) -> None: ...
+
+
+class Inlet(Protocol):
+    """One topic of the partition for the time of one assignment: records come in order, acks go back in order."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def partition(self) -> int: ...
+
+    @property
+    def suspended(self) -> asyncio.Event:
+        """Set when the flow stops for a rebalance or the end: whatever only waits must be given up."""
+
+    def __aiter__(self) -> AsyncIterator[Taken]: ...
+
+    async def ack(self, taken: Taken) -> None: ...
+
+    def give_up(self, taken: Taken) -> None:
+        """Forget it without an ack: it comes again."""
+
+    def committed(self) -> int | None:
+        """The group's committed offset as far as this process knows."""
+
+
+class Observer(Protocol):
+    """Told what happened, once it is committed: metrics and log."""
+
+    def told(self, event: StatusEvent) -> None: ...
+
+    def lane(self, view: LaneView) -> None: ...
+
+    def committed(self, steps: int, records: int, seconds: float) -> None: ...
+
+    def recovering(self, partition: int, error: Exception) -> None: ...
+
+    def waiting(self, partition: int, in_flight: int) -> None: ...
+
+
+class Alarm(Protocol):
+    """Ends the process: a bug, or another worker has taken this partition over."""
+
+    def __call__(self, error: BaseException) -> None: ...

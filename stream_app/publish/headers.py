@@ -1,0 +1,64 @@
+"""Which column of a CSV is which field of a lead: by name, by the usual spellings, or as `--map` says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from stream_app.core.messages import Lead
+
+DELIMITERS: Final = (",", ";", "\t", "|")
+
+LEAD_LEVEL: Final = frozenset(Lead.__struct_fields__) - {"fields"}
+"""Names that say something of the lead itself; every other name is one of its fields."""
+
+_SPELLINGS: Final = {
+    "email": "e mail, email address, e mail address, mail, work email, business email, contact email",
+    "first_name": "firstname, first, given name, forename, vorname",
+    "last_name": "lastname, last, surname, family name, nachname",
+    "full_name": "fullname, name, contact name",
+    "company_name": "company, companyname, organization, organisation, account name, firma",
+    "domain": "website, web site, company domain, company website, company url, homepage",
+    "linkedin_url": "linkedin, linkedin profile, linkedin profile url, person linkedin url, linkedinurl",
+    "title": "job title, jobtitle, position, role",
+    "phone": "phone number, telephone, mobile, mobile phone, telefon",
+    "country": "country name, land",
+    "lead_id": "leadid, lead",
+}
+
+_USUAL: Final = {spelling: field for field, spellings in _SPELLINGS.items() for spelling in spellings.split(", ")} | {
+    name.replace("_", " "): name for name in (*_SPELLINGS, *LEAD_LEVEL)
+}
+
+
+def delimiter_of(header: str) -> str:
+    """The delimiter that is most frequent in the header line outside quotes; a comma when there is none."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(DELIMITERS, key=bare.count)
+
+
+def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]:
+    """The name that each column's cells go under; "" for a column without a name.
+
+    mapping  field -> header, from `--map`. It wins over a header that is the name itself, which wins over the usual
+             spellings; a column whose name has gone to another keeps its own header.
+
+    Raises ValueError when `mapping` names a header that is not there, or two columns would have the same name.
+    """
+    titles = [title.strip() for title in header]
+    for field, title in mapping.items():
+        if title not in titles:
+            raise ValueError(f"--map {field}={title}: no such column; there are: {', '.join(titles)}")
+    asked = {title: field for field, title in mapping.items()}
+    taken = {*mapping, *titles}
+    names = []
+    for title in titles:
+        usual = _USUAL.get(re.sub(r"[\W_]+", " ", title).strip().lower(), title)
+        name = asked.get(title) or (title if usual in taken else usual)
+        taken.add(name)
+        names.append(name)
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two columns would be called {', '.join(twice)}; rename one, or use --map")
+    return names

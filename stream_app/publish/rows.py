@@ -1,0 +1,174 @@
+"""Rows of a file as leads to be: CSV or JSON Lines, read as bytes, so that no row can stop the next.
+
+Memory is bounded by one row: a line that is too long, or a quote that never closes, is refused and reading goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Final
+
+import msgspec
+
+from stream_app.core.lead import Unreadable
+from stream_app.publish.headers import LEAD_LEVEL, delimiter_of, name_columns
+
+MAX_LINE_BYTES: Final = 1_048_576
+MAX_LINES_PER_ROW: Final = 100
+"""A quoted cell may hold line breaks; a row of more lines has a quote that was never closed."""
+
+_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other bytes
+
+Draft = dict[str, Any]
+"""A lead before it is checked: what `Lead` has, as plain values."""
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One row: `line` is where it begins in the file, from 1."""
+
+    line: int
+    draft: Draft | Unreadable
+
+
+class _Unclosed(Exception):
+    """A quoted cell goes on for too many lines."""
+
+
+def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
+    """One row for each line that is not blank: a lead with `fields`, or a flat object."""
+    for line, raw in _lines(source):
+        if raw is None:
+            yield Row(line, _TOO_LONG)
+        elif raw.strip(b" \t\r\n\xef\xbb\xbf"):
+            yield Row(line, _draft_of_json(raw.removeprefix(b"\xef\xbb\xbf")))
+
+
+def read_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Iterator[Row]:
+    """One row for each record after the header; blank cells are left out.
+
+    Raises ValueError when the header cannot be used, before the first row.
+    """
+    feed = _Feed(source)
+    first = feed.take()
+    if first is None:
+        return iter(())
+    if "\0" in first or _NOT_UTF8.search(first):
+        raise ValueError("the header is not UTF-8; save the file as CSV UTF-8")
+    header = first.removeprefix("\ufeff")
+    try:
+        reader = csv.reader(feed, delimiter=delimiter_of(header), strict=True)
+        feed.put_back(header)
+        names = name_columns(next(reader), mapping)
+    except (csv.Error, _Unclosed, StopIteration):
+        raise ValueError("the header cannot be read as CSV") from None
+    return _records(feed, reader, names)
+
+
+def flat_draft(values: Mapping[str, Any]) -> Draft:
+    """A flat object as a lead: names that a lead itself has go to it, the rest are its fields."""
+    draft: Draft = {"fields": {}}
+    for name, value in values.items():
+        (draft if name in LEAD_LEVEL else draft["fields"])[name] = value
+    return draft
+
+
+def _draft_of_json(raw: bytes) -> Draft | Unreadable:
+    try:
+        document = msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        return Unreadable("not_json", "The line is not JSON", poison=True)
+    if not isinstance(document, dict):
+        return Unreadable("not_an_object", "The line is JSON, but not an object", poison=True)
+    return document if isinstance(document.get("fields"), dict) else flat_draft(document)
+
+
+def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
+    while True:
+        feed.mark()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, _Unclosed):
+            # Only its first line is given up: what follows may be good rows.
+            yield Row(feed.rewind(), _BROKEN)
+            continue
+        if feed.too_long:
+            yield Row(feed.row_line, _TOO_LONG)
+        elif len(cells) > len(names) and any(cells[len(names) :]):
+            text = f"The row has {len(cells)} cells, the header {len(names)}"
+            yield Row(feed.row_line, Unreadable("too_many_cells", text, poison=True))
+        elif any(cells):
+            named = {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
+            yield Row(feed.row_line, flat_draft(named))
+
+
+class _Feed:
+    """Lines of text for csv.reader, remembering those of the present row so that they can be given again."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._lines = _lines(source)
+        self._again: list[tuple[int, str | None]] = []
+        self._row: list[tuple[int, str | None]] = []
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        if len(self._row) >= MAX_LINES_PER_ROW:
+            raise _Unclosed
+        if self._again:
+            place = self._again.pop()
+        else:
+            line, raw = next(self._lines)
+            place = (line, None if raw is None else raw.decode("utf-8", "surrogateescape"))
+        self._row.append(place)
+        return place[1] or "\n"
+
+    def take(self) -> str | None:
+        """The next line, or None at the end."""
+        return next(self, None)
+
+    def put_back(self, text: str) -> None:
+        """Give the present row's only line again, as this text."""
+        self._again.append((self.row_line, text))
+        self.mark()
+
+    def mark(self) -> None:
+        """A row begins with the next line."""
+        self._row.clear()
+
+    def rewind(self) -> int:
+        """Give the present row's lines again, but not its first, whose number is returned."""
+        line = self.row_line
+        self._again.extend(reversed(self._row[1:]))
+        return line
+
+    @property
+    def row_line(self) -> int:
+        return self._row[0][0]
+
+    @property
+    def too_long(self) -> bool:
+        return any(text is None for _, text in self._row)
+
+
+_BROKEN: Final = Unreadable(
+    "bad_csv", "The row cannot be read as CSV: broken quotes or line breaks, or a cell above 128 KB", poison=True
+)
+_TOO_LONG: Final = Unreadable("oversize", f"The line has more than {MAX_LINE_BYTES} bytes", poison=True)
+
+
+def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their number, from 1; None for one that is too long."""
+    line = 0
+    while raw := source.readline(MAX_LINE_BYTES + 1):
+        line += 1
+        if len(raw) <= MAX_LINE_BYTES:
+            yield line, raw
+            continue
+        while raw and not raw.endswith(b"\n"):
+            raw = source.readline(MAX_LINE_BYTES)
+        yield line, None

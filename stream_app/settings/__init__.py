@@ -1,0 +1,33 @@
+"""The configuration: one TOML file plus secrets from the environment, read once and frozen."""
+
+from stream_app.settings.client import client_options
+from stream_app.settings.load import load_settings
+from stream_app.settings.model import (
+    Destination,
+    Http,
+    Kafka,
+    Line,
+    Redis,
+    Replay,
+    Secrets,
+    Security,
+    Settings,
+    Shares,
+    Workspace,
+)
+
+__all__ = [
+    "Destination",
+    "Http",
+    "Kafka",
+    "Line",
+    "Redis",
+    "Replay",
+    "Secrets",
+    "Security",
+    "Settings",
+    "Shares",
+    "Workspace",
+    "client_options",
+    "load_settings",
+]

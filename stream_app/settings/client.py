@@ -1,0 +1,41 @@
+"""What a Kafka client of ours is told: broker, TLS and SASL, as aiokafka's keyword arguments."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from stream_app.core.errors import SettingsError
+from stream_app.settings.model import Security, Settings
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Arguments that aiokafka's producer, consumer and admin client share.
+
+    Raises SettingsError when a certificate cannot be read.
+    """
+    security = settings.kafka.security
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka.bootstrap,
+        "security_protocol": security.protocol,
+    }
+    if security.protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(security, settings)
+    if security.protocol.startswith("SASL"):
+        options["sasl_mechanism"] = security.mechanism
+        options["sasl_plain_username"] = security.username
+        options["sasl_plain_password"] = settings.secrets[security.password_env or ""]
+    return options
+
+
+def _ssl_context(security: Security, settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=security.ca_file)
+        if security.cert_file:
+            named = security.key_password_env
+            # Without a password OpenSSL would ask for one on the terminal; an empty one fails instead.
+            password = settings.secrets[named] if named else ""
+            context.load_cert_chain(security.cert_file, security.key_file, password)
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError([f"kafka.security: a certificate or key cannot be used: {exc}"]) from exc
+    return context

@@ -1,0 +1,122 @@
+"""Reading the configuration: the file, then the secrets that it names, with every problem in one error."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from stream_app.core.errors import SettingsError
+from stream_app.settings import rules
+from stream_app.settings.model import Destination, Secrets, Settings, Tables, Workspace
+from stream_app.settings.tables import read_table
+
+DEFAULT_PATH = Path("stream_app.toml")
+WEBHOOK_PATH = "/v3/sources/webhook/"
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str], *, clay: bool = True) -> Settings:
+    """The configuration of `path`, else of the file that STREAM_APP_CONFIG names, else of stream_app.toml.
+
+    clay  whether the webhooks and tokens must be there: only a worker needs them.
+
+    Raises SettingsError with every problem of the file, or, when the file is right, of the environment.
+    """
+    path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
+    found: list[str] = []
+    tables = read_table(Tables, _parse(path), "", found)
+    if tables is not None:
+        found += rules.problems(tables)
+    if tables is None or found:
+        raise SettingsError([f"{path}: {line}" for line in found])
+    found += _missing(tables, environ, clay=clay)
+    if clay:
+        found += _webhook_problems(tables, environ)
+    if found:
+        raise SettingsError(found)
+    names = {name for _, name in _named(tables, clay=clay)}
+    shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
+    shallow["workspaces"] = _workspaces(tables)
+    return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}))
+
+
+def _parse(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "name one by --config or STREAM_APP_CONFIG; README has one to start from"
+        raise SettingsError([f"{path}: there is no such file; {hint}"]) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError([f"{path}: cannot be read: {exc}"]) from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError([f"{path}: is not TOML: {exc}"]) from exc
+
+
+def _workspaces(tables: Tables) -> dict[str, Workspace]:
+    """Each workspace that a table or a destination names, its budget in its time zone."""
+    named = {there.workspace: Workspace() for there in tables.destinations.values()} | tables.workspaces
+    return {
+        name: msgspec.structs.replace(
+            workspace, budget=msgspec.structs.replace(workspace.budget, tz=workspace.time_zone)
+        )
+        for name, workspace in sorted(named.items())
+    }
+
+
+def _named(tables: Tables, *, clay: bool) -> Iterator[tuple[str, str]]:
+    """(place in the file, environment variable) of each secret that is needed."""
+    security = tables.kafka.security
+    optional = [
+        ("kafka.security.password_env", security.password_env),
+        ("kafka.security.key_password_env", security.key_password_env),
+        ("redis.url_env", tables.redis.url_env),
+    ]
+    for alias, there in tables.destinations.items() if clay else ():
+        optional += [(f"destinations.{alias}.webhooks_env", name) for name in there.webhooks_env]
+        optional.append((f"destinations.{alias}.token_env", there.token_env))
+    for place, name in optional:
+        if name is not None:
+            yield place, name
+
+
+def _missing(tables: Tables, environ: Mapping[str, str], *, clay: bool) -> list[str]:
+    return [
+        f"environment variable {name} is not set; {place} names it"
+        for place, name in _named(tables, clay=clay)
+        if not environ.get(name)
+    ]
+
+
+def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the webhooks' URLs; never the URL itself, which is a secret."""
+    found = []
+    seen: dict[str, str] = {}
+    for there in tables.destinations.values():
+        for name in there.webhooks_env:
+            if not (url := environ.get(name)):
+                continue
+            if problem := _webhook_problem(url, there):
+                found.append(f"environment variable {name}: {problem}")
+            if seen.setdefault(url, name) != name:
+                found.append(f"environment variable {name}: the same webhook as {seen[url]}; its quota is one")
+    return found
+
+
+def _webhook_problem(url: str, destination: Destination) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "is not a URL"
+    if host not in destination.allowed_hosts:
+        return f"the webhook's host must be one of allowed_hosts ({', '.join(destination.allowed_hosts)})"
+    if parts.scheme != "https" and (parts.scheme != "http" or host.endswith("clay.com")):
+        return "the webhook must be https (http only for another host than Clay's)"
+    if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
+        return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
+    if parts.username or parts.query or parts.fragment:
+        return "the webhook must have no user, query or fragment"
+    return None

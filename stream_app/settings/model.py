@@ -1,0 +1,230 @@
+"""The configuration as types: one Struct a table of the TOML file, frozen, units in the names.
+
+Ranges are checked by each Struct's `problems`; rules between tables stand in rules.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from stream_app.core.breaker import BreakerPolicy
+from stream_app.core.budget import BudgetPolicy
+from stream_app.core.lead import home_partition
+from stream_app.core.quota import QuotaPolicy
+from stream_app.core.rate import RatePolicy
+from stream_app.core.topics import Retention, TopicNames, TopicPlan, plan
+from stream_app.core.window import WindowPolicy
+
+
+class Security(msgspec.Struct, frozen=True):
+    """How to speak to Kafka. Passwords stand in the environment: only the variable's name stands here.
+
+    `ca_file`, `cert_file`, `key_file` are PEM files; without `ca_file` the system's authorities are trusted.
+    """
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str | None = None
+    password_env: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password_env: str | None = None
+
+
+class Kafka(msgspec.Struct, frozen=True):
+    """`bootstrap`: host:port, several with commas. `namespace` goes before every topic, group and
+    transactional id.
+
+    `partitions` never change under a running system. `session_timeout_s`: a worker that is silent for so
+    long loses its partitions; `rebalance_timeout_s`: how long it may take to let go of them;
+    `broker_wait_s`: how long to wait for a broker that does not answer before giving up.
+    """
+
+    bootstrap: str = "127.0.0.1:9092"
+    namespace: str = ""
+    partitions: int = 8
+    replication: int = 3
+    session_timeout_s: float = 30.0
+    rebalance_timeout_s: float = 120.0
+    broker_wait_s: float = 60.0
+    security: Security = Security()
+
+
+class Redis(msgspec.Struct, frozen=True):
+    """`url_env`: the environment variable with the URL; without it the cache is in memory."""
+
+    url_env: str | None = None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """How a lead goes through the line.
+
+    max_in_flight   leads under way in one partition.
+    max_attempts    refused POSTs of one lead before it is a dead letter.
+    connect_timeout_s, request_timeout_s   one POST: to connect, and in all.
+    retry_base_s, retry_cap_s              wait between a lead's attempts in place: doubles, full jitter.
+    max_request_start_age_s                a POST starts within so long of its row's commit, or not at all.
+    commit_timeout_s  one commit of a step.
+    uncertain_grace_s how long a lead whose POST may or may not have arrived waits for its callback.
+    freshness_days    the same lead or person within so long is a duplicate (clay-facts: 30 to 90).
+    """
+
+    max_in_flight: int = 100
+    max_attempts: int = 4
+    connect_timeout_s: float = 5.0
+    request_timeout_s: float = 30.0
+    retry_base_s: float = 0.5
+    retry_cap_s: float = 8.0
+    max_request_start_age_s: float = 10.0
+    commit_timeout_s: float = 15.0
+    uncertain_grace_s: float = 600.0
+    freshness_days: int = 30
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """`tiers_s`: the delays there are, a topic each. Backoff grows from base to cap, and picks a tier."""
+
+    max_replays: int = 3
+    backoff_base_s: float = 10.0
+    backoff_cap_s: float = 3_600.0
+    tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3_600)
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """The part of a lane's rate that bulk and retried leads are sure of, 0 to 1; hot leads have the rest."""
+
+    bulk: float = 0.1
+    retry: float = 0.2
+
+
+class Workspace(msgspec.Struct, frozen=True):
+    """A Clay workspace: its lane's policies.
+
+    `partition` pins it; absent: the key's hash. `hold`: held leads stay in Kafka (pause) or are concluded
+    from the cache or deferred (degrade). `time_zone` is where the budget's days begin.
+    """
+
+    partition: int | None = None
+    default_destination: str | None = None
+    hold: Literal["pause", "degrade"] = "pause"
+    time_zone: str = "UTC"
+    breaker: BreakerPolicy = BreakerPolicy()
+    window: WindowPolicy = WindowPolicy()
+    rate: RatePolicy = RatePolicy()
+    budget: BudgetPolicy = BudgetPolicy()
+    quota: QuotaPolicy = QuotaPolicy()
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """A Clay table: where leads are POSTed to, and what one costs.
+
+    webhooks_env   names of environment variables that hold webhook URLs (they are secrets), used in this
+                   order.
+    token_env      name of the variable with the `x-clay-webhook-auth` token.
+    columns        lead field -> Clay column; empty: every field under its own name.
+    callbacks      false: nothing comes back, `accepted` is final.
+    estimate_*, ceiling_*  what one lead usually costs, and the most: a budget has room for the ceiling or
+                           waits.
+    uncertain      a POST that may have arrived, unanswered after its grace: park it for a human, or send
+                   it again.
+    unavailable_is_refused  a 503 took nothing (clay-facts).
+    allowed_hosts  hosts that a webhook may name; another than Clay's is for the simulator.
+    """
+
+    workspace: str
+    webhooks_env: tuple[str, ...]
+    token_env: str | None = None
+    columns: dict[str, str] = {}
+    callbacks: bool = True
+    estimate_credits: int = 6
+    estimate_actions: int = 1
+    ceiling_credits: int = 20
+    ceiling_actions: int = 5
+    uncertain: Literal["park", "resend"] = "park"
+    unavailable_is_refused: bool = True
+    allowed_hosts: tuple[str, ...] = ("api.clay.com",)
+
+
+class Http(msgspec.Struct, frozen=True):
+    """Where each process serves /metrics, /healthz and /readyz."""
+
+    host: str = "127.0.0.1"
+    worker_port: int = 9101
+    replay_port: int = 9102
+    gateway_port: int = 9103
+
+
+class Secrets:
+    """Values of environment variables by name; they never show."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._values)} hidden)"
+
+
+class Tables(msgspec.Struct, frozen=True):
+    """The tables of the file."""
+
+    kafka: Kafka = Kafka()
+    redis: Redis = Redis()
+    topics: Retention = Retention()
+    line: Line = Line()
+    replay: Replay = Replay()
+    shares: Shares = Shares()
+    workspaces: dict[str, Workspace] = {}
+    destinations: dict[str, Destination] = {}
+    http: Http = Http()
+
+
+class Settings(Tables, frozen=True):
+    """The whole configuration. `workspaces` has an entry for each workspace that a destination names.
+
+    secrets  values of the environment variables that the file names:
+             `settings.secrets[destination.token_env]`.
+    """
+
+    secrets: Secrets = Secrets({})
+
+    @property
+    def names(self) -> TopicNames:
+        """All names on Kafka."""
+        return TopicNames(self.kafka.namespace)
+
+    @property
+    def pins(self) -> dict[str, int]:
+        """Workspace -> partition, for those that are pinned."""
+        return {name: w.partition for name, w in self.workspaces.items() if w.partition is not None}
+
+    def home(self, workspace: str) -> int:
+        """The partition that a workspace lives in."""
+        return home_partition(workspace, self.kafka.partitions, self.pins)
+
+    def topic_plan(self) -> list[TopicPlan]:
+        """All topics as they are to be."""
+        kafka = self.kafka
+        return plan(self.names, kafka.partitions, kafka.replication, self.topics, self.replay.tiers_s)
+
+    def destination_of(self, workspace: str, asked: str | None) -> str | None:
+        """The alias that a lead goes to: the one it asks for, else the workspace's default, else its only
+        one.
+
+        None: there is no such destination in that workspace.
+        """
+        mine = [alias for alias, there in self.destinations.items() if there.workspace == workspace]
+        here = self.workspaces.get(workspace)
+        alias = asked or (here.default_destination if here else None)
+        if alias is None:
+            return mine[0] if len(mine) == 1 else None
+        return alias if alias in mine else None

@@ -1,0 +1,219 @@
+"""The rules of the configuration: ranges of each table, and what must hold between tables, with reasons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo
+
+from stream_app.core import breaker, budget, quota, rate, topics, window
+from stream_app.core.bounds import out_of_range
+from stream_app.settings.model import Destination, Tables, Workspace
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
+_REBALANCE_MARGIN_S = 20.0  # faust-hazards: a lead's work ends so long before the rebalance timeout
+
+
+def problems(tables: Tables) -> list[str]:
+    """What is wrong with a configuration that was read, one line each."""
+    found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
+    for name, workspace in tables.workspaces.items():
+        found += [f"workspaces.{name}{line}" for line in _workspace(tables, name, workspace)]
+    for alias, destination in tables.destinations.items():
+        found += [f"destinations.{alias}{line}" for line in _destination(alias, destination)]
+    return found
+
+
+def _under(table: str, lines: list[str]) -> list[str]:
+    return [f"{table}.{line}" for line in lines]
+
+
+def _kafka(tables: Tables) -> Iterator[str]:
+    kafka = tables.kafka
+    yield from _under(
+        "kafka",
+        out_of_range(
+            kafka,
+            partitions=(1, 10_000),
+            replication=(1, 100),
+            session_timeout_s=(6, 1_800),
+            rebalance_timeout_s=(30, 3_600),
+            broker_wait_s=(1, 3_600),
+        ),
+    )
+    for place in kafka.bootstrap.split(","):
+        host, colon, port = place.strip().rpartition(":")
+        if not (host and colon and port.isdecimal()):
+            yield "kafka.bootstrap: must be host:port, several with commas"
+    if not _NAMESPACE.fullmatch(kafka.namespace):
+        yield "kafka.namespace: at most 32 of A-Z a-z 0-9 . _ -"
+    security = kafka.security
+    if security.protocol.startswith("SASL") and not (security.username and security.password_env):
+        yield f"kafka.security: protocol {security.protocol} needs username and password_env"
+    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN":
+        yield "kafka.security.mechanism: PLAIN sends the password readable; use SASL_SSL or SCRAM"
+    if bool(security.cert_file) != bool(security.key_file):
+        yield "kafka.security: cert_file and key_file go together"
+    for key in ("password_env", "key_password_env"):
+        yield from _env_name(f"kafka.security.{key}", getattr(security, key))
+    yield from _env_name("redis.url_env", tables.redis.url_env)
+
+
+def _line(tables: Tables) -> Iterator[str]:
+    line, kafka = tables.line, tables.kafka
+    yield from _under(
+        "line",
+        out_of_range(
+            line,
+            max_in_flight=(1, 10_000),
+            max_attempts=(1, 100),
+            connect_timeout_s=(0.1, 300),
+            request_timeout_s=(0.1, 600),
+            retry_base_s=(0.01, 60),
+            retry_cap_s=(0.01, 600),
+            max_request_start_age_s=(0.1, 600),
+            commit_timeout_s=(1, 600),
+            uncertain_grace_s=(1, 604_800),
+            freshness_days=(1, 365),
+        ),
+    )
+    if line.connect_timeout_s > line.request_timeout_s:
+        yield "line.connect_timeout_s: is part of a request, so not above line.request_timeout_s"
+    if line.retry_base_s > line.retry_cap_s:
+        yield "line.retry_base_s: must not be above line.retry_cap_s"
+    longest_s = line.max_request_start_age_s + line.request_timeout_s
+    if longest_s + line.commit_timeout_s > kafka.rebalance_timeout_s - _REBALANCE_MARGIN_S:
+        yield (
+            f"kafka.rebalance_timeout_s: must be {_REBALANCE_MARGIN_S:g} s above the line's "
+            "max_request_start_age_s + request_timeout_s + commit_timeout_s = "
+            f"{longest_s + line.commit_timeout_s:g} s, or Kafka takes partitions away from a worker that is "
+            "still finishing its leads"
+        )
+    if kafka.session_timeout_s > kafka.rebalance_timeout_s:
+        yield "kafka.session_timeout_s: must not be above kafka.rebalance_timeout_s"
+    if line.uncertain_grace_s <= longest_s:
+        yield (
+            f"line.uncertain_grace_s: must be above line.max_request_start_age_s + request_timeout_s = "
+            f"{longest_s:g} s, or a lead could be sent again while its first POST is still on the way"
+        )
+    yield from _under("shares", out_of_range(tables.shares, bulk=(0.01, 0.9), retry=(0.01, 0.9)))
+    if tables.shares.bulk + tables.shares.retry >= 1:
+        yield "shares: bulk + retry must stay below 1, hot leads have the rest"
+
+
+def _replay(tables: Tables) -> Iterator[str]:
+    replay = tables.replay
+    yield from _under(
+        "replay",
+        out_of_range(
+            replay,
+            max_replays=(0, 100),
+            backoff_base_s=(1, 86_400),
+            backoff_cap_s=(1, 604_800),
+        ),
+    )
+    if replay.backoff_base_s > replay.backoff_cap_s:
+        yield "replay.backoff_base_s: must not be above replay.backoff_cap_s"
+    tiers_s = replay.tiers_s
+    if not tiers_s or list(tiers_s) != sorted(set(tiers_s)) or tiers_s[0] < 1:
+        yield "replay.tiers_s: must be whole seconds from 1 on, each longer than the one before"
+        return
+    for place, wanted_s in (
+        ("replay.backoff_cap_s", replay.backoff_cap_s),
+        ("line.uncertain_grace_s", tables.line.uncertain_grace_s),
+    ):
+        if wanted_s > tiers_s[-1]:
+            yield f"{place} = {wanted_s:g}: no delay tier is so long; replay.tiers_s ends at {tiers_s[-1]}"
+    if tables.topics.wait_days * 86_400 < 2 * tiers_s[-1]:
+        yield "topics.wait_days: must be at least twice the longest delay tier, or waiting leads expire"
+
+
+def _retention(tables: Tables) -> Iterator[str]:
+    yield from _under("topics", topics.problems(tables.topics))
+    for kind in ("leads", "retry", "bulk", "dlq", "wait", "deferred"):
+        days = getattr(tables.topics, f"{kind}_days")
+        if days > tables.line.freshness_days:
+            yield (
+                f"topics.{kind}_days = {days}: must not be above line.freshness_days = "
+                f"{tables.line.freshness_days}: an older record could be read again when its row is gone, "
+                "and be paid twice"
+            )
+
+
+def _http(tables: Tables) -> Iterator[str]:
+    ports = ("worker_port", "replay_port", "gateway_port")
+    yield from _under("http", out_of_range(tables.http, **dict.fromkeys(ports, (1, 65_535))))
+    if len({getattr(tables.http, port) for port in ports}) < len(ports):
+        yield "http: worker_port, replay_port and gateway_port must differ"
+
+
+def _workspace(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
+    if not _NAME.fullmatch(name):
+        yield ": a workspace's name is 1 to 64 of A-Z a-z 0-9 . _ -"
+    pin, partitions = workspace.partition, tables.kafka.partitions
+    if pin is not None and not 0 <= pin < partitions:
+        yield f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = {partitions})"
+    default = workspace.default_destination
+    if default is not None:
+        there = tables.destinations.get(default)
+        if there is None:
+            yield f".default_destination = {default}: there is no [destinations.{default}]"
+        elif there.workspace != name:
+            yield f".default_destination = {default}: it belongs to workspace {there.workspace}"
+    try:
+        ZoneInfo(workspace.time_zone)
+    except (OSError, ValueError, KeyError):
+        yield f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like 'Europe/Berlin'"
+    if workspace.budget.tz != "UTC":
+        yield ".budget.tz: is set by the workspace's time_zone"
+    for table, lines in (
+        ("breaker", breaker.problems(workspace.breaker)),
+        ("window", window.problems(workspace.window)),
+        ("rate", rate.problems(workspace.rate)),
+        ("budget", budget.problems(workspace.budget)),
+        ("quota", quota.problems(workspace.quota)),
+    ):
+        yield from (f".{table}.{line}" for line in lines)
+    longest_s = tables.line.max_request_start_age_s + tables.line.request_timeout_s
+    if workspace.breaker.probe_lease_s <= longest_s:
+        yield (
+            f".breaker.probe_lease_s: must be above line.max_request_start_age_s + request_timeout_s = "
+            f"{longest_s:g} s, or a probe under way is taken for lost"
+        )
+
+
+def _destination(alias: str, destination: Destination) -> Iterator[str]:
+    if not _NAME.fullmatch(alias):
+        yield ": an alias is 1 to 64 of A-Z a-z 0-9 . _ -"
+    if not _NAME.fullmatch(destination.workspace):
+        yield ".workspace: 1 to 64 of A-Z a-z 0-9 . _ -"
+    names = destination.webhooks_env
+    if not names or len(set(names)) < len(names):
+        yield ".webhooks_env: must name at least one environment variable, each once"
+    for name in names:
+        yield from _env_name(".webhooks_env", name)
+    yield from _env_name(".token_env", destination.token_env)
+    for problem in out_of_range(
+        destination,
+        estimate_credits=(0, 1_000_000),
+        estimate_actions=(0, 1_000_000),
+        ceiling_credits=(0, 1_000_000),
+        ceiling_actions=(0, 1_000_000),
+    ):
+        yield f".{problem}"
+    for meter in ("credits", "actions"):
+        if getattr(destination, f"estimate_{meter}") > getattr(destination, f"ceiling_{meter}"):
+            yield f".estimate_{meter}: must not be above ceiling_{meter}, the most that one lead costs"
+    columns = list(destination.columns.values())
+    if not all(columns) or len(set(columns)) < len(columns):
+        yield ".columns: each field needs a column of its own"
+    if not destination.allowed_hosts:
+        yield ".allowed_hosts: must name at least one host"
+
+
+def _env_name(where: str, name: str | None) -> Iterator[str]:
+    """Does not repeat what it found: it could be the secret itself."""
+    if name is not None and not _ENV_NAME.fullmatch(name):
+        yield f"{where}: must be the name of an environment variable, never the secret itself"

@@ -1,0 +1,88 @@
+"""What the adapter tests share: topics, records in and out, and a wait that has a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+
+async def until(true: Callable[[], object], within_s: float = 15.0, what: str = "it") -> None:
+    """Return when `true()` is; fail when it is not in time."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while not true():
+        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {within_s:g} s"
+        await asyncio.sleep(0.01)
+
+
+async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        made = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
+        assert not [error for error in made.topic_errors if error[1]], made
+    finally:
+        await admin.close()
+
+
+async def topic_names(bootstrap: str, prefix: str) -> set[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        return {name for name in await admin.list_topics() if name.startswith(prefix)}
+    finally:
+        await admin.close()
+
+
+async def committed(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
+    """The group's committed offsets."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        offsets = await admin.list_consumer_group_offsets(group)
+        return {(tp.topic, tp.partition): at.offset for tp, at in offsets.items()}
+    finally:
+        await admin.close()
+
+
+async def publish(bootstrap: str, topic: str, values: Iterable[bytes], partitions: int = 1) -> None:
+    """The values in order, in turns over the partitions."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
+        for number, value in enumerate(values):
+            await producer.send(topic, value, partition=number % partitions)
+
+
+async def publish_transactions(
+    bootstrap: str, topic: str, batches: Sequence[tuple[bool, Sequence[bytes]]], partition: int = 0
+) -> None:
+    """One transaction a batch, committed where True and else aborted."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{topic}-publisher")
+    async with producer:
+        for commit, values in batches:
+            await producer.begin_transaction()
+            for value in values:
+                await producer.send_and_wait(topic, value, partition=partition)
+            await (producer.commit_transaction() if commit else producer.abort_transaction())
+
+
+async def read_committed(bootstrap: str, topic: str, partition: int = 0) -> list[tuple[bytes | None, bytes | None]]:
+    """All that a read_committed user sees in the partition, from its beginning to its end."""
+    where = TopicPartition(topic, partition)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=20
+    )
+    seen: list[tuple[bytes | None, bytes | None]] = []
+    await consumer.start()
+    try:
+        consumer.assign([where])
+        await consumer.seek_to_beginning(where)
+        end = (await consumer.end_offsets([where]))[where]
+        async with asyncio.timeout(15):
+            while await consumer.position(where) < end:
+                for records in (await consumer.getmany(where, timeout_ms=100)).values():
+                    seen.extend((record.key, record.value) for record in records)
+    finally:
+        await consumer.stop()
+    return seen

@@ -1,0 +1,238 @@
+"""What every ledger has to do. A harness makes ledgers of one kind and looks at what others see of their writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Protocol
+
+import pytest
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
+from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.core.record import Record
+from stream_app.dev.kafka import LocalKafka
+from tests.adapters.support import create_topics, read_committed
+
+Seen = list[tuple[bytes | None, bytes | None]]
+
+
+class Ledger(Protocol):
+    async def take_over(self) -> dict[bytes, bytes]: ...
+    async def transact(self, records: list[Record]) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Harness(Protocol):
+    """`rows` and `events` are its topics, of two partitions each; a ledger closes with it."""
+
+    rows: str
+    events: str
+
+    def ledger(self, partition: int = 0) -> Ledger: ...
+    async def seen(self, topic: str, partition: int = 0) -> Seen: ...
+
+
+class KafkaHarness:
+    limits = LedgerLimits(take_over_s=20, transact_s=5, abort_s=1, request_s=5, max_record_bytes=50_000)
+
+    def __init__(self, bootstrap: str, namespace: str) -> None:
+        self.bootstrap = bootstrap
+        self.rows, self.events = namespace + "state", namespace + "events"
+        self.made: list[KafkaLedger] = []
+
+    def ledger(self, partition: int = 0, limits: LedgerLimits | None = None) -> KafkaLedger:
+        connection = KafkaConnection(self.bootstrap)
+        name = f"{self.rows}-{partition}"
+        self.made.append(KafkaLedger(connection, name, self.rows, partition, limits or self.limits))
+        return self.made[-1]
+
+    async def seen(self, topic: str, partition: int = 0) -> Seen:
+        return await read_committed(self.bootstrap, topic, partition)
+
+
+@pytest.fixture
+async def on_kafka(kafka: LocalKafka, namespace: str) -> AsyncIterator[KafkaHarness]:
+    harness = KafkaHarness(kafka.bootstrap, namespace)
+    await create_topics(kafka.bootstrap, harness.rows, harness.events, partitions=2)
+    yield harness
+    await asyncio.gather(*(ledger.close() for ledger in harness.made))
+
+
+@pytest.fixture(params=["on_kafka"])
+def harness(request: pytest.FixtureRequest) -> Harness:
+    made: Harness = request.getfixturevalue(request.param)
+    return made
+
+
+async def test_a_new_partition_is_empty(harness: Harness) -> None:
+    assert await harness.ledger().take_over() == {}
+
+
+async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(harness: Harness) -> None:
+    first = harness.ledger()
+    await first.take_over()
+    await first.transact([Record(harness.rows, b"a", b"1"), Record(harness.rows, b"b", b"1")])
+    await first.transact([Record(harness.rows, b"a", b"2"), Record(harness.rows, b"b", None)])
+    await first.transact([Record(harness.rows, b"c", b"3"), Record(harness.rows, b"c", b"4")])
+    assert await harness.ledger().take_over() == {b"a": b"2", b"c": b"4"}
+
+
+async def test_records_go_to_the_ledgers_partition_unless_they_name_another(harness: Harness) -> None:
+    ledger = harness.ledger(partition=1)
+    await ledger.take_over()
+    headers = (("trace", b"x"), ("empty", b""))
+    await ledger.transact([
+        Record(harness.rows, b"row", b"1"),
+        Record(harness.events, b"own", b"1", headers),
+        Record(harness.events, b"stray", b"1", partition=0),
+        Record(harness.events, None, b"no key"),
+    ])
+    assert await harness.seen(harness.events, 1) == [(b"own", b"1"), (None, b"no key")]
+    assert await harness.seen(harness.events, 0) == [(b"stray", b"1")]
+    assert await harness.ledger(partition=0).take_over() == {}
+    assert await harness.ledger(partition=1).take_over() == {b"row": b"1"}
+
+
+async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harness: Harness) -> None:
+    old, new = harness.ledger(), harness.ledger()
+    await old.take_over()
+    await old.transact([Record(harness.rows, b"a", b"old")])
+    assert await new.take_over() == {b"a": b"old"}
+    with pytest.raises(Fenced, match="later owner"):
+        await old.transact([Record(harness.rows, b"a", b"late"), Record(harness.events, b"a", b"late")])
+    await new.transact([Record(harness.rows, b"b", b"new")])
+    assert await harness.seen(harness.events) == []
+    assert await harness.ledger().take_over() == {b"a": b"old", b"b": b"new"}
+
+
+async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
+    zero, one = harness.ledger(0), harness.ledger(1)
+    await zero.take_over()
+    await one.take_over()
+    await zero.transact([Record(harness.rows, b"a", b"1")])
+
+
+async def test_the_same_ledger_takes_over_again_and_goes_on(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    await ledger.transact([Record(harness.rows, b"a", b"1")])
+    assert await ledger.take_over() == {b"a": b"1"}
+    await ledger.transact([Record(harness.rows, b"b", b"2")])
+    assert await ledger.take_over() == {b"a": b"1", b"b": b"2"}
+
+
+async def test_no_transaction_without_taking_over(harness: Harness) -> None:
+    with pytest.raises(Aborted, match="take_over"):
+        await harness.ledger().transact([Record(harness.rows, b"a", b"1")])
+
+
+async def test_a_record_too_large_is_refused_before_anything_is_begun(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    too_large = Record(harness.events, b"a", b"x" * 60_000)
+    with pytest.raises(ValueError, match=rf"{harness.events} has 60\d\d\d bytes, 50000 are allowed"):
+        await ledger.transact([Record(harness.rows, b"a", b"1"), too_large])
+    await ledger.transact([])
+    await ledger.transact([Record(harness.rows, b"b", b"1")])
+    assert await harness.seen(harness.rows) == [(b"b", b"1")]
+
+
+async def test_many_records_keep_their_order_in_each_topic(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    payload = b"x" * 1000  # so that they do not fit into one batch
+    await ledger.transact([
+        Record(topic, b"%d" % number, payload) for number in range(1000) for topic in (harness.rows, harness.events)
+    ])
+    for topic in (harness.rows, harness.events):
+        assert [key for key, _ in await harness.seen(topic)] == [b"%d" % number for number in range(1000)]
+
+
+# From here on: what only Kafka can do to a ledger.
+
+
+async def test_an_open_transaction_of_the_earlier_owner_is_aborted_and_the_load_ends_behind_it(
+    on_kafka: KafkaHarness,
+) -> None:
+    old = on_kafka.ledger()
+    await old.take_over()
+    await old.transact([Record(on_kafka.rows, b"a", b"1")])
+    producer = old._producer
+    assert producer is not None
+    await producer.begin_transaction()
+    await producer.send_and_wait(on_kafka.rows, b"never", b"a", partition=0)
+    new = on_kafka.ledger()
+    assert await new.take_over() == {b"a": b"1"}  # the topic ends in an aborted record and two markers
+    assert await on_kafka.ledger().take_over() == {b"a": b"1"}
+
+
+async def test_a_batch_that_the_broker_refuses_takes_the_whole_transaction_with_it(on_kafka: KafkaHarness) -> None:
+    """aiokafka itself commits what is left."""
+    tight = on_kafka.events + ".tight"
+    await create_topics(on_kafka.bootstrap, tight, config={"max.message.bytes": "1000"})
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    with pytest.raises(Aborted, match="MessageSizeTooLarge"):
+        await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(tight, b"a", b"x" * 2000)])
+    with pytest.raises(Aborted, match="take_over"):
+        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await ledger.take_over() == {}
+    await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await on_kafka.seen(on_kafka.rows) == [(b"b", b"1")]
+
+
+async def test_a_topic_that_does_not_exist_aborts_in_bounded_time(on_kafka: KafkaHarness) -> None:
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
+    await ledger.take_over()
+    async with asyncio.timeout(5):
+        with pytest.raises(Aborted):
+            await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events + ".no", b"a", b"1")])
+    assert await ledger.take_over() == {}
+
+
+async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    step = asyncio.create_task(ledger.transact([Record(on_kafka.rows, b"a", b"1")]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert await ledger.take_over() == {}
+    await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await on_kafka.ledger().take_over() == {b"b": b"1"}
+
+
+async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(
+    on_kafka: KafkaHarness, kafka: LocalKafka
+) -> None:
+    limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
+    ledger, idle = on_kafka.ledger(limits=limits), on_kafka.ledger(partition=1, limits=limits)
+    await ledger.take_over()
+    await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
+    kafka.freeze()
+    try:
+        async with asyncio.timeout(3):
+            with pytest.raises(Aborted, match="no answer within 1 s"):
+                await ledger.transact([Record(on_kafka.rows, b"a", b"2"), Record(on_kafka.events, b"a", b"2")])
+        async with asyncio.timeout(4):
+            with pytest.raises(BrokerUnavailable, match=kafka.bootstrap):
+                await idle.take_over()
+    finally:
+        kafka.thaw()
+    rows = await on_kafka.ledger().take_over()
+    events = await on_kafka.seen(on_kafka.events)
+    assert (rows, events) in [({b"a": b"1"}, []), ({b"a": b"2"}, [(b"a", b"2")])]  # whole, or not at all
+
+
+async def test_no_broker_at_all(namespace: str) -> None:
+    nowhere = KafkaConnection("127.0.0.1:1")
+    ledger = KafkaLedger(nowhere, namespace, namespace, 0, LedgerLimits(take_over_s=0.5))
+    async with asyncio.timeout(3):
+        with pytest.raises(BrokerUnavailable, match="127.0.0.1:1"):
+            await ledger.take_over()
+    await ledger.close()

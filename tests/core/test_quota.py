@@ -1,0 +1,71 @@
+"""The quota of webhooks, against a plain count."""
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from stream_app.core import quota
+from stream_app.core.quota import Quota, QuotaPolicy, Webhook
+
+POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
+POOL = ("a1", "b2", "c3")
+
+
+class QuotaMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = Quota()
+        self.counts = dict.fromkeys(POOL, 0)
+        self.dead: set[str] = set()
+
+    def _usable(self) -> list[str]:
+        return [hook for hook in POOL if self.counts[hook] < 5 and hook not in self.dead]
+
+    @rule()
+    def submit(self) -> None:
+        picked = quota.pick(POLICY, self.state, POOL)
+        assert picked == next(iter(self._usable()), None)
+        if picked is None:
+            return
+        self.state, warns = quota.count(POLICY, self.state, picked)
+        self.counts[picked] += 1
+        assert warns == (self.counts[picked] == 3)
+
+    @rule(webhook_id=st.sampled_from(POOL))
+    def dies(self, webhook_id: str) -> None:
+        self.state = quota.mark_dead(self.state, webhook_id, "404")
+        self.dead.add(webhook_id)
+
+    @rule()
+    def restart(self) -> None:
+        self.state = msgspec.json.decode(msgspec.json.encode(self.state), type=Quota)
+        assert {hook: self.state.webhooks.get(hook, Webhook()).count for hook in POOL} == self.counts
+
+
+TestQuotaMachine = QuotaMachine.TestCase
+TestQuotaMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_defaults_warn_at_40_000_and_rotate_at_45_000() -> None:
+    policy = QuotaPolicy()
+    state, warns = quota.count(policy, Quota({"a1": Webhook(39_999)}), "a1")
+    assert warns
+    assert not quota.count(policy, state, "a1")[1]
+    assert quota.pick(policy, Quota({"a1": Webhook(44_999)}), ("a1", "b2")) == "a1"
+    assert quota.pick(policy, Quota({"a1": Webhook(45_000)}), ("a1", "b2")) == "b2"
+    assert quota.pick(policy, Quota({"a1": Webhook(45_000)}), ("a1",)) is None
+    assert quota.pick(policy, Quota(), ()) is None
+
+
+def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
+    state = quota.mark_dead(Quota({"a1": Webhook(7)}), "a1", "the webhook is gone (404)")
+    state = quota.mark_dead(state, "a1", "later")
+    state, _ = quota.count(POLICY, state, "a1")
+    assert state.webhooks["a1"] == Webhook(8, "the webhook is gone (404)")
+
+
+def test_problems_name_the_key() -> None:
+    assert quota.problems(QuotaPolicy()) == []
+    wrong = QuotaPolicy(warn_at=50_001, rotate_at=10)
+    assert [line.split(" ")[0] for line in quota.problems(wrong)] == ["warn_at", "warn_at"]

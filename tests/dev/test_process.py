@@ -1,0 +1,127 @@
+"""Children end and their directory goes, however their parent ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stream_app.dev.process import (
+    ChildProcesses,
+    StartError,
+    end,
+    free_port,
+    last_words,
+    port_is_free,
+    wait_for_answer,
+)
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from stream_app.dev.process import ChildProcesses
+children = ChildProcesses("test-parent")
+child = children.spawn([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
+                       log=children.directory / "log")
+print(child.pid, children.directory, flush=True)
+time.sleep(60)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that waits to be reaped by its parent does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float = 10) -> bool:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_children_and_directory_end_with_their_parent(how: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid, directory = parent.stdout.readline().split()
+        assert is_alive(int(pid))
+        assert Path(directory).is_dir()
+        parent.send_signal(how)
+    assert eventually(lambda: not is_alive(int(pid)))
+    assert eventually(lambda: not Path(directory).exists())
+
+
+def test_close_kills_what_still_runs_and_may_be_called_twice() -> None:
+    children = ChildProcesses("test-close")
+    child = children.spawn([sys.executable, "-c", "import time; time.sleep(60)"], log=children.directory / "log")
+    children.close()
+    children.close()
+    assert child.wait(5) == -signal.SIGKILL
+    assert not children.directory.exists()
+
+
+def test_close_in_many_threads_is_one_close() -> None:
+    children = ChildProcesses("test-threads")
+    children.spawn([sys.executable, "-c", "import time; time.sleep(60)"], log=children.directory / "log")
+    with ThreadPoolExecutor(8) as threads:
+        assert [done.result() for done in [threads.submit(children.close) for _ in range(8)]] == [None] * 8
+    with pytest.raises(OSError, match="log"):
+        children.spawn([sys.executable, "-c", ""], log=children.directory / "log")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("on_term", "code"), [("lambda *_: exit(7)", 7), ("signal.SIG_IGN", -signal.SIGKILL)])
+def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, code: int) -> None:
+    script = f"import signal, time; signal.signal(15, {on_term}); print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if frozen:
+            process.send_signal(signal.SIGSTOP)
+        end(process, grace_s=1)
+    assert process.returncode == code
+
+
+def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("INFO starting\nERROR no memory\n\tat Frame.of(Trace:1)\n")
+    children = ChildProcesses("test-wait")
+    process = children.spawn([sys.executable, "-c", "raise SystemExit(3)"], log=children.directory / "log")
+    with pytest.raises(StartError, match=r"^Thing ended while starting \(code 3\): ERROR no memory$"):
+        wait_for_answer("Thing", process, lambda: False, log=log, timeout_s=20)
+    children.close()
+
+
+def test_waiting_for_an_answer_is_bounded(tmp_path: Path) -> None:
+    children = ChildProcesses("test-wait")
+    process = children.spawn([sys.executable, "-c", "import time; time.sleep(60)"], log=tmp_path / "log")
+    with pytest.raises(StartError, match=r"^Thing gave no answer in 0 s: it said nothing$"):
+        wait_for_answer("Thing", process, lambda: False, log=tmp_path / "log", timeout_s=0.1)
+    children.close()
+
+
+def test_last_words_without_errors_are_the_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\ntwo\ntwo\n\n  indented\nthree\nfour\n")
+    assert last_words(log) == "two | three | four"
+
+
+def test_a_port_with_a_listener_is_not_free() -> None:
+    port = free_port()
+    assert port_is_free(port)
+    with socket.create_server(("127.0.0.1", port)):
+        assert not port_is_free(port)

@@ -1,0 +1,1 @@
+"""The Clay simulator, over real HTTP on loopback."""

@@ -1,0 +1,305 @@
+"""What must always hold, judged from outside: from what is committed on Kafka and from what Clay received.
+
+Told of every commit, every offset and every POST as it happens, so that a broken promise is found at its moment.
+Design section 7; the numbers in the messages are those of its list.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from stream_app.core.budget import Period
+from stream_app.core.delivery import NEXT, Delivery
+from stream_app.core.envelope import read_envelope
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Status, StatusEvent
+from stream_app.core.policy import Plan
+from stream_app.core.record import Taken
+from tests.simulation.clay import Post
+from tests.simulation.kafka import Log, MemoryKafka
+from tests.simulation.worker import sources
+
+UNDER_WAY: Final = frozenset[Status](
+    {"received", "held_budget", "held_paused", "held_outage", "sending", "refused", "replayed"}
+)
+"""States in which a record must not be acked: whoever takes it over has something to do."""
+
+ENDED: Final = frozenset[Status]({"accepted", "rejected_invalid", "duplicate", "expired", "parked"})
+"""States in which a story may be at rest for good, before there are callbacks."""
+
+_REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid"})
+_event: Final = msgspec.json.Decoder(StatusEvent)
+_row: Final = msgspec.json.Decoder(Delivery)
+_lane: Final = msgspec.json.Decoder(Lane)
+
+
+@dataclass(slots=True)
+class Input:
+    """A record that a user published. `person`: who it is, as the test knows it; '' if it is no lead at all."""
+
+    serial: int
+    person: str
+    force: bool = False
+    not_after_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Story:
+    """The committed events of one origin."""
+
+    events: list[StatusEvent] = field(default_factory=list)
+    concluded_seq: int = 0  # of the last event that concludes something
+    posts: dict[int, Post] = field(default_factory=dict)  # by the seq of their `sending`
+    replays: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Checker:
+    """`problem` is told each broken promise in one line."""
+
+    def __init__(self, plan: Plan, now_ms: Callable[[], int], problem: Callable[[str], None]) -> None:
+        self.stories: defaultdict[str, Story] = defaultdict(Story)
+        self._plan = plan
+        self._now_ms = now_ms
+        self._problem = problem
+        self._inputs: dict[str, Input] = {}
+        self._origin_of: dict[int, str] = {}
+        self._rows: dict[bytes, Delivery] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._blocked_until: defaultdict[str, int] = defaultdict(int)
+        self._buckets: dict[str, tuple[float, int]] = {}
+
+    def published(self, taken: Taken, what: Input) -> None:
+        self._inputs[taken.place] = what
+        self._origin_of[what.serial] = taken.place
+
+    # --------------------------------------------------------------------------------- one transaction of the line
+
+    def on_commit(self, records: Sequence[Taken]) -> None:
+        names = self._plan.topics
+        events: list[StatusEvent] = []
+        letters: list[Taken] = []
+        rows: list[Taken] = []
+        for taken in records:
+            if taken.topic == names.status:
+                events.append(_event.decode(taken.value or b""))
+            elif taken.topic == names.state:
+                rows.append(taken)
+            elif taken.topic in (names.dlq, names.deferred, names.parked) or taken.topic.startswith(names.wait(0)[:-2]):
+                letters.append(taken)
+        for event in events:
+            self._check_step(event)
+        touched = self._apply(rows)
+        for workspace in touched:
+            self._check_money(workspace)
+        if events or letters:
+            self._check_letters(events, letters)
+
+    def _check_step(self, event: StatusEvent) -> None:
+        story = self.stories[event.origin]
+        last = story.events[-1] if story.events else None
+        if event.origin not in self._inputs:
+            self._problem(f"2: {event.id} is told of a record that was never committed")
+        if event.id != f"{event.origin}#{event.seq}" or event.seq != (last.seq + 1 if last else 1):
+            self._problem(f"6: {event.id} follows #{last.seq if last else 0}: out of sequence")
+        if event.status not in NEXT.get(last.status if last else None, frozenset()):
+            self._problem(f"6: {event.id} {event.status} follows {last.status if last else 'nothing'}: illegal")
+        story.events.append(event)
+        if event.status not in UNDER_WAY:
+            story.concluded_seq = event.seq
+        if last is not None and last.status == "send_uncertain" and event.status in ("parked", "replayed"):
+            if event.status == "replayed" and event.reason != "resend":
+                self._problem(f"3: {event.id} goes on after an uncertain send without saying so")
+            if last.due_at_ms is not None and self._has_grace(event) and event.at_ms < last.due_at_ms:
+                self._problem(f"3: {event.id} is decided {last.due_at_ms - event.at_ms} ms before its grace is over")
+        if event.status == "replayed" and event.reason == "replayed":
+            story.replays[event.epoch] += 1
+            if story.replays[event.epoch] > self._plan.replay.max_replays:
+                self._problem(f"7: {event.id} is replay {story.replays[event.epoch]} of its epoch")
+        if event.attempt > self._plan.line.max_attempts:
+            self._problem(f"7: {event.id} counts {event.attempt} attempts")
+        if event.status == "sending":
+            self._check_sending(event)
+        elif event.status == "refused" and event.reason == "http_429":
+            due_ms = event.due_at_ms or 0
+            self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], due_ms)
+
+    def _has_grace(self, event: StatusEvent) -> bool:
+        destination = self._plan.destinations.get(event.destination)
+        return destination is not None and (destination.callbacks or destination.uncertain == "resend")
+
+    def _check_sending(self, event: StatusEvent) -> None:
+        """Nothing goes out in a block, in an open breaker, from an empty bucket, too late for the lead."""
+        name, at_ms = event.workspace, event.at_ms
+        if at_ms < self._blocked_until[name]:
+            self._problem(f"5: {event.id} goes out {self._blocked_until[name] - at_ms} ms before Retry-After")
+        lane = self._lanes.get(name)
+        if lane is not None and lane.breaker.phase == "open" and at_ms < lane.breaker.until_ms:
+            self._problem(f"5: {event.id} goes out through an open breaker")
+        if lane is not None and lane.stop is not None and at_ms < lane.stop.probe_at_ms:
+            self._problem(f"5: {event.id} goes out of a stopped lane")
+        policy = self._plan.workspaces[name].rate
+        tokens, then_ms = self._buckets.get(name, (float(policy.burst), at_ms))
+        tokens = min(policy.burst, tokens + max(0, at_ms - then_ms) * policy.rate_per_s / 1000) - 1
+        self._buckets[name] = tokens, max(at_ms, then_ms)
+        if tokens < -0.01:
+            self._problem(f"5: {event.id} goes out of an empty bucket")
+        what = self._inputs.get(event.origin)
+        if what is not None and what.not_after_ms is not None and at_ms > what.not_after_ms:
+            self._problem(f"{event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
+
+    # ------------------------------------------------------------------------------------------- rows and lanes
+
+    def _apply(self, records: list[Taken]) -> list[str]:
+        touched: dict[str, None] = {}
+        for taken in records:
+            key = taken.key or b""
+            if key.startswith(b"l/"):
+                lane = _lane.decode(taken.value or b"")
+                self._lanes[lane.workspace] = lane
+                touched[lane.workspace] = None
+            elif key.startswith(b"d/"):
+                if taken.value is None:
+                    del self._rows[key]
+                    continue
+                row = self._rows[key] = _row.decode(taken.value)
+                touched[key.split(b"/", 2)[1].decode()] = None
+                events = self.stories[row.origin].events
+                if not any(event.seq == row.seq and event.status == row.state for event in events[-4:]):
+                    self._problem(f"6: the row {row.origin}#{row.seq} {row.state} has no event")
+        return list(touched)
+
+    def _check_money(self, name: str) -> None:
+        """In every committed state the lane's reservations are those of the open rows, and the caps hold."""
+        prefix = f"d/{name}/".encode()
+        days: defaultdict[str, int] = defaultdict(int)
+        months: defaultdict[str, int] = defaultdict(int)
+        for key, row in self._rows.items():
+            if row.reservation is not None and key.startswith(prefix):
+                days[row.reservation.day] += row.reservation.credits
+                months[row.reservation.month] += row.reservation.credits
+        lane = self._lanes.get(name)
+        if lane is None:
+            return
+        policy = self._plan.workspaces[name].budget
+        self._check_periods(name, lane.budget.days, days, policy.credits_per_day)
+        self._check_periods(name, lane.budget.months, months, policy.credits_per_month)
+
+    def _check_periods(self, name: str, periods: Sequence[Period], reserved: dict[str, int], cap: int | None) -> None:
+        for period in periods:
+            if period.credits_reserved != reserved.pop(period.id, 0):
+                self._problem(f"4: {name} reserves {period.credits_reserved} in {period.id}, its rows do not")
+            if cap is not None and period.credits_spent + period.credits_reserved > cap:
+                self._problem(f"4: {name} has {period.credits_spent} + {period.credits_reserved} of {cap}")
+        if any(reserved.values()):
+            self._problem(f"4: rows of {name} reserve what its lane does not know of")
+
+    # ------------------------------------------------------------------------------------------------- letters
+
+    def _check_letters(self, events: list[StatusEvent], letters: list[Taken]) -> None:
+        """Each dead letter, deferred, waiting or parked copy is committed with its event, one for one."""
+        names = self._plan.topics
+        wanted = {
+            (event.origin, event.seq): event.status
+            for event in events
+            if event.status in ("dead_lettered", "deferred", "parked", "rejected_invalid", "send_uncertain")
+        }
+        for event in events:
+            if event.status == "parked" and wanted.get((event.origin, event.seq - 1)) == "send_uncertain":
+                del wanted[event.origin, event.seq - 1]  # parked at once: nothing waits
+        topics: dict[Status, str] = {
+            "dead_lettered": names.dlq,
+            "rejected_invalid": names.dlq,
+            "deferred": names.deferred,
+            "parked": names.parked,
+        }
+        for letter in letters:
+            envelope = read_envelope(letter)
+            status = wanted.pop((envelope.origin, envelope.seq), None)
+            if status is None or topics.get(status, letter.topic) != letter.topic:
+                self._problem(f"2: {letter.place} ({envelope.origin}#{envelope.seq}) has no event")
+        for (origin, seq), status in wanted.items():
+            self._problem(f"2: {origin}#{seq} {status} has no letter")
+
+    # -------------------------------------------------------------------------------------------- acks and POSTs
+
+    def on_offset(self, group: str, log: Log, before: int, after: int) -> None:
+        """The group's offset moves: what it passes must be concluded."""
+        if after < before:
+            self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
+        while (taken := log.read(before)) is not None and taken.offset < after:
+            envelope = read_envelope(taken)
+            if self.stories[envelope.origin].concluded_seq <= envelope.seq:
+                self._problem(f"2: {taken.place} ({envelope.origin}#{envelope.seq}) is acked before it is concluded")
+            before = taken.offset + 1
+
+    def on_post(self, post: Post) -> None:
+        """A POST leaves: its `sending` must be committed, and be its alone."""
+        origin = self._origin_of[post.serial]
+        story = self.stories[origin]
+        sending = next((event for event in reversed(story.events) if event.status == "sending"), None)
+        if sending is None:
+            self._problem(f"3: {origin} is POSTed before its `sending` is committed")
+            return
+        if sending.seq in story.posts:
+            self._problem(f"3: {sending.id} is POSTed twice")
+        story.posts[sending.seq] = post
+        if post.at_ms - sending.at_ms > self._plan.line.start_within_s * 1000:
+            self._problem(f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn")
+
+    # --------------------------------------------------------------------------------------------------- the end
+
+    def at_rest(self, kafka: MemoryKafka) -> None:
+        """Nothing is left to do: nothing may be lost, hang in the air, or have been paid twice."""
+        names = self._plan.topics
+        for transactional_id in kafka.open_transactions:
+            self._problem(f"2: {transactional_id} left a transaction open")
+        for topic in sources(names):
+            for partition in range(self._plan.partitions):
+                log = kafka.log(topic, partition)
+                left = log.read(kafka.offset(names.worker_app, topic, partition) or 0)
+                if left is not None:
+                    self._problem(f"2: {left.place} is not acked at rest")
+        for place in self._inputs:
+            events = self.stories[place].events
+            if not events:
+                self._problem(f"2: {place} is lost: nothing was told of it")
+            elif events[-1].status not in ENDED:
+                self._problem(f"2: {place} is left at {events[-1].status}")
+        self._check_paid()
+
+    def _check_paid(self) -> None:
+        allowed: defaultdict[str, int] = defaultdict(int)
+        unrefused: defaultdict[str, int] = defaultdict(int)
+        taken: defaultdict[str, int] = defaultdict(int)
+        plain: set[str] = set()
+        for origin, what in self._inputs.items():
+            if not what.person:
+                continue
+            if what.force:
+                allowed[what.person] += 1
+            else:
+                plain.add(what.person)
+            story = self.stories[origin]
+            after: dict[int, Status] = {event.seq - 1: event.status for event in story.events}
+            for event in story.events:
+                if event.status == "sending" and after.get(event.seq) not in _REFUSALS:
+                    unrefused[what.person] += 1
+                if event.status == "replayed" and event.reason == "resend":
+                    allowed[what.person] += 1
+            for seq, post in story.posts.items():
+                taken[what.person] += post.took
+                if post.took and after.get(seq) in _REFUSALS:
+                    self._problem(f"3: {origin}#{seq} is told as refused, but Clay has it")
+        for person in unrefused:
+            most = allowed[person] + (person in plain)
+            if unrefused[person] > most or taken[person] > most:
+                self._problem(
+                    f"3: {person} was sent {unrefused[person]} times ({taken[person]} arrived), {most} are allowed"
+                )
+
+

@@ -1,0 +1,128 @@
+"""Clay, as the schedule has it: each POST meets the next scripted fate; the ledger holds what really arrived."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from tests.simulation.loop import Process, SimLoop
+
+Fate = Literal[
+    "accepted",
+    "slow",
+    "limited",  # 429
+    "busy",  # 503, taken as refused
+    "unreachable",  # nothing ever leaves
+    "lost_before",  # reset, and Clay has nothing
+    "lost_after",  # reset, and Clay has it
+    "hang",  # Clay has it, and never answers
+    "poison",  # 400
+    "denied",  # 401
+    "gone",  # 404, for good
+]
+TAKES: Final = frozenset({"accepted", "slow", "lost_after", "hang"})
+REQUEST_TIMEOUT_S: Final = 15.0
+_ON_THE_WAY_S: Final = 0.01
+
+
+@dataclass(slots=True)
+class Post:
+    """One POST: `serial` names the input record; `took`: Clay has the row, and will be paid for it."""
+
+    at_ms: int
+    worker: str
+    serial: int
+    destination: str
+    webhook_id: str
+    fate: Fate
+    arrived: bool = False
+    took: bool = False
+
+
+class FakeClay:
+    """All of Clay. `fates` are met in the order in which POSTs start; when they end, everything is accepted."""
+
+    def __init__(self, loop: SimLoop, now_ms: Callable[[], int], fates: Iterator[Fate], drop_in_flight: bool) -> None:
+        self.posts: list[Post] = []
+        self.on_post: Callable[[Post], None] = lambda post: None
+        self.on_arrival: Callable[[Post], None] = lambda post: None
+        self._loop = loop
+        self._now_ms = now_ms
+        self._fates = fates
+        self._drop_in_flight = drop_in_flight
+        self._limits = 0
+        self._gone: set[str] = set()
+        self._webhooks: dict[str, set[str]] = {}
+
+    def client(self, process: Process) -> ProcessClay:
+        return ProcessClay(self, self._loop, process)
+
+    def pool(self, destination: str, webhook_ids: tuple[str, ...]) -> None:
+        self._webhooks[destination] = set(webhook_ids)
+
+    def start(self, process: Process, destination: str, webhook_id: str, body: bytes) -> Post:
+        fate = next(self._fates, "accepted")
+        if webhook_id in self._gone:
+            fate = "gone"
+        elif fate == "gone":
+            # The last webhook of a pool never goes: that lane would stand still for ever.
+            if len(self._webhooks[destination] - self._gone) > 1:
+                self._gone.add(webhook_id)
+            else:
+                fate = "accepted"
+        post = Post(self._now_ms(), process.name, json.loads(body)["serial"], destination, webhook_id, fate)
+        self.posts.append(post)
+        self.on_post(post)
+        return post
+
+    def arrive(self, post: Post, process: Process) -> None:
+        if post.fate == "unreachable" or (process.dead and self._drop_in_flight):
+            return
+        post.arrived = True
+        post.took = post.fate in TAKES
+        self.on_arrival(post)
+
+    def outcome(self, post: Post) -> tuple[float, Outcome]:
+        """When the worker knows, and what."""
+        match post.fate:
+            case "accepted":
+                return 0.1, Accepted(200, 100)
+            case "slow":
+                return 12.0, Accepted(200, 12_000)
+            case "limited":
+                self._limits += 1
+                return 0.1, RateLimited(429, 100, (None, "0", "2", "30", "0.5")[self._limits % 5])
+            case "busy":
+                return 0.1, Refused("http_503", 100, 503, "busy", "3" if post.serial % 2 else None)
+            case "unreachable":
+                return 0.05, Refused("connect_refused", 50)
+            case "lost_before" | "lost_after":
+                return 0.2, Uncertain("reset", 200)
+            case "hang":
+                return REQUEST_TIMEOUT_S, Uncertain("request_timeout", int(REQUEST_TIMEOUT_S * 1000))
+            case "poison":
+                return 0.1, Poison(400, 100, "bad row")
+            case "denied":
+                return 0.1, Denied(401, 100, "token")
+            case "gone":
+                return 0.1, Gone(404, 100)
+
+
+class ProcessClay:
+    """`line.Clay` for one process."""
+
+    def __init__(self, clay: FakeClay, loop: SimLoop, process: Process) -> None:
+        self._clay = clay
+        self._loop = loop
+        self._process = process
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        post = self._clay.start(self._process, destination, webhook_id, body)
+        self._loop.outside(_ON_THE_WAY_S, self._clay.arrive, post, self._process)
+        answer = self._loop.create_future()
+        after_s, outcome = self._clay.outcome(post)
+        self._loop.outside(after_s, lambda: None if answer.done() else answer.set_result(outcome))
+        return await answer  # type: ignore[no-any-return]  # a future of the loop's is untyped

@@ -1,0 +1,213 @@
+"""The in-memory twins of the partition's ports to Kafka: a ledger and an inlet on a `MemoryKafka`.
+
+Each request to the broker goes through a `Link`. The plain one loses nothing; the simulation's delays requests and
+answers, drops them, and lets those of a killed process arrive or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.core.record import Record, Taken
+from tests.simulation.kafka import MemoryKafka, ProducerFenced, StaleGeneration
+
+T = TypeVar("T")
+
+
+class NoAnswer(Exception):
+    """The request may have reached the broker or not."""
+
+
+class Link(Protocol):
+    """The way from a process to the broker and back."""
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        """Run `request` at the broker. Raises NoAnswer when no answer comes back."""
+
+
+class PlainLink:
+    """Answers always, after one turn of the loop."""
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        return request()
+
+
+class MemoryLedger:
+    """`partition.ports.Ledger` in memory: the twin of `adapters.ledger.KafkaLedger`."""
+
+    def __init__(
+        self,
+        kafka: MemoryKafka,
+        transactional_id: str,
+        state_topic: str,
+        partition: int,
+        link: Link | None = None,
+        max_record_bytes: int = 1_000_000,
+    ) -> None:
+        self.transactional_id = transactional_id
+        self.partition = partition
+        self._kafka = kafka
+        self._state_topic = state_topic
+        self._link: Link = link or PlainLink()
+        self._max_record_bytes = max_record_bytes
+        self._epoch: int | None = None
+
+    async def take_over(self) -> dict[bytes, bytes]:
+        self._epoch = None
+        try:
+            self._epoch = await self._link.ask("fence", self._fence)
+            return await self._link.ask("load", self._load)
+        except NoAnswer:
+            self._epoch = None
+            raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
+
+    async def transact(self, records: Sequence[Record]) -> None:
+        epoch = self._epoch
+        if epoch is None:
+            raise Aborted("no transaction without take_over first")
+        for record in records:
+            if len(record.key or b"") + len(record.value or b"") > self._max_record_bytes:
+                raise ValueError(f"a record for {record.topic} is larger than {self._max_record_bytes} bytes")
+        if not records:
+            return
+        done = False
+        try:
+            await self._link.ask(
+                "send", lambda: self._kafka.send(self.transactional_id, epoch, self.partition, records)
+            )
+            await self._link.ask("commit", lambda: self._kafka.end(self.transactional_id, epoch, commit=True))
+            done = True
+        except ProducerFenced:
+            raise Fenced(f"{self.transactional_id} has a later owner") from None
+        except NoAnswer:
+            raise Aborted(f"{self.transactional_id}: no answer in time") from None
+        finally:
+            if not done:
+                self._epoch = None
+
+    async def close(self) -> None:
+        self._epoch = None
+
+    def _fence(self) -> int:
+        return self._kafka.init_producer(self.transactional_id)
+
+    def _load(self) -> dict[bytes, bytes]:
+        rows: dict[bytes, bytes] = {}
+        for taken in self._kafka.log(self._state_topic, self.partition).committed():
+            assert taken.key is not None
+            if taken.value is None:
+                rows.pop(taken.key, None)
+            else:
+                rows[taken.key] = taken.value
+        return rows
+
+
+class MemoryInlet:
+    """`partition.ports.Inlet` in memory. It commits what it is told to: the offset behind the last ack.
+
+    Commits go out `commit_every_s` after an ack and when the generation ends; those of an old generation are refused.
+    """
+
+    def __init__(
+        self,
+        kafka: MemoryKafka,
+        group: str,
+        generation: int,
+        topic: str,
+        partition: int,
+        link: Link | None = None,
+        commit_every_s: float = 0.5,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.suspended = asyncio.Event()
+        self._kafka = kafka
+        self._group = group
+        self._generation = generation
+        self._log = kafka.log(topic, partition)
+        self._link: Link = link or PlainLink()
+        self._commit_every_s = commit_every_s
+        self._committed = kafka.offset(group, topic, partition)
+        self._position = self._committed or 0
+        self._acked = self._position
+        self._commit_due: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.taken: dict[int, Taken] = {}
+        self.ended = False
+
+    def __aiter__(self) -> AsyncIterator[Taken]:
+        return self
+
+    async def __anext__(self) -> Taken:
+        while True:
+            if self.ended:
+                raise StopAsyncIteration
+            taken = None if self.suspended.is_set() else self._log.read(self._position)
+            if taken is not None:
+                self._position = taken.offset + 1
+                self.taken[taken.offset] = taken
+                self._idle.clear()
+                return taken
+            self._changed.clear()
+            self._log.readers.append(self._changed.set)
+            await self._changed.wait()
+
+    async def ack(self, taken: Taken) -> None:
+        if taken.offset not in self.taken or self.ended:
+            return
+        await asyncio.sleep(0)
+        self._acked = taken.offset + 1
+        if self._commit_due is None:
+            self._commit_due = asyncio.create_task(self._commit_later())
+        self._drop(taken)
+
+    def give_up(self, taken: Taken) -> None:
+        self._drop(taken)
+
+    def committed(self) -> int | None:
+        return self._committed
+
+    def suspend(self) -> None:
+        """The group rebalances or the worker stops: no more records, what waits is to be given up."""
+        self.suspended.set()
+
+    async def drained(self) -> None:
+        """Nothing that was taken is without an ack or given up."""
+        await self._idle.wait()
+
+    async def end(self) -> None:
+        """The generation is over for this member: a last commit, and the iteration ends."""
+        if self._commit_due is not None:
+            self._commit_due.cancel()
+        await self._commit()
+        self.ended = True
+        self._changed.set()
+
+    def _drop(self, taken: Taken) -> None:
+        self.taken.pop(taken.offset, None)
+        if not self.taken:
+            self._idle.set()
+
+    async def _commit_later(self) -> None:
+        await asyncio.sleep(self._commit_every_s)
+        self._commit_due = None
+        await self._commit()
+
+    async def _commit(self) -> None:
+        offset = self._acked
+        if offset <= (self._committed or 0):
+            return
+        try:
+            await self._link.ask(
+                "offsets",
+                lambda: self._kafka.commit_offset(self._group, self._generation, self.topic, self.partition, offset),
+            )
+        except (StaleGeneration, NoAnswer):
+            return
+        self._committed = max(offset, self._committed or 0)

@@ -1,0 +1,251 @@
+"""One worker process: joins the group, takes its partitions over, serves them, and gives them up when told to.
+
+What `stream-app worker` does through Faust, with the same objects of the line and the partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Protocol, TypeVar
+
+from stream_app.core.errors import BrokerUnavailable, Fenced
+from stream_app.core.messages import LaneView, StatusEvent
+from stream_app.core.policy import Plan
+from stream_app.core.topics import TopicNames
+from stream_app.partition.desk import Partition
+from stream_app.partition.walk import Source
+from tests.simulation.clay import FakeClay
+from tests.simulation.client import MemoryInlet, MemoryLedger, NoAnswer
+from tests.simulation.group import REBALANCE_TIMEOUT_S, Group
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.loop import Process, SimLoop
+
+T = TypeVar("T")
+ANSWER_TIMEOUT_S = 3.0
+SERVE_ENDS_S = 200.0
+
+
+class Surroundings(Protocol):
+    """What a worker has of the world."""
+
+    loop: SimLoop
+    kafka: MemoryKafka
+    group: Group
+    clay: FakeClay
+    plan: Plan
+    gather_s: float
+    reopen: bool
+    drop_in_flight: bool
+    partition_type: type[Partition]
+    ledger_type: type[MemoryLedger]
+
+    def now_ms(self) -> int: ...
+
+    def say(self, process: Process | None, text: str) -> None: ...
+
+    def latency_s(self) -> float: ...
+
+    def fate_of(self, what: str) -> str:
+        """'' or, for a request to the broker, 'lost' (it never arrives) or 'unknown' (its answer does not)."""
+
+    def ended(self, worker: Worker, error: BaseException | None) -> None: ...
+
+    def problem(self, text: str) -> None: ...
+
+
+class SimLink:
+    """A process's way to the broker: takes time, may lose a request or its answer, outlives the process."""
+
+    def __init__(self, world: Surroundings, process: Process) -> None:
+        self._world = world
+        self._process = process
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        answer: asyncio.Future[T] = self._world.loop.create_future()
+        self._world.loop.outside(self._world.latency_s(), self._arrive, what, request, answer)
+        return await answer
+
+    def _arrive(self, what: str, request: Callable[[], T], answer: asyncio.Future[T]) -> None:
+        world = self._world
+        if self._process.dead and world.drop_in_flight:
+            return
+        fate = world.fate_of(what)
+        if fate == "lost":
+            world.say(self._process, f"{what} is lost on the way")
+            world.loop.outside(ANSWER_TIMEOUT_S, _fail, answer, NoAnswer(what))
+            return
+        try:
+            result = request()
+        except Exception as error:  # noqa: BLE001  # whatever the broker says goes back to who asked
+            world.say(self._process, f"{what}: the broker says {error!r}")
+            world.loop.outside(world.latency_s(), _fail, answer, error)
+            return
+        if fate == "unknown":
+            world.say(self._process, f"{what} is done, but its answer is lost")
+            world.loop.outside(ANSWER_TIMEOUT_S, _fail, answer, NoAnswer(what))
+        else:
+            world.loop.outside(world.latency_s(), _tell, answer, result)
+
+
+def _tell(answer: asyncio.Future[T], result: T) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _fail(answer: asyncio.Future[T], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+class SimClock:
+    """`line.Clock` on virtual time; chance is the schedule's."""
+
+    def __init__(self, now_ms: Callable[[], int], rng: Random) -> None:
+        self.now_ms = now_ms
+        self.boot_ms = now_ms
+        self.rand = rng.random
+
+
+class Observer:
+    """Nothing: the simulation judges from outside only."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def told(self, event: StatusEvent) -> None: ...
+
+    def lane(self, view: LaneView) -> None: ...
+
+    def committed(self, steps: int, records: int, seconds: float) -> None: ...
+
+    def recovering(self, partition: int, error: Exception) -> None:
+        self._say(f"partition {partition} recovers: {error}")
+
+    def waiting(self, partition: int, in_flight: int) -> None: ...
+
+
+class Worker:
+    """`name` is the machine's, `member` the group's for this life of it."""
+
+    def __init__(self, world: Surroundings, name: str, life: int, rng: Random) -> None:
+        self.name = name
+        self.member = f"{name}.{life}"
+        self.process = Process(self.member)
+        self.stopping = False
+        self._world = world
+        self._rng = rng
+        self._link = SimLink(world, self.process)
+        self._rebalance = asyncio.Event()
+        self._partitions: dict[int, Partition] = {}
+        self._inlets: list[MemoryInlet] = []
+        self._serving: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._world.loop.spawn(self.process, self._main())
+
+    def told_to_rejoin(self) -> None:
+        """By the coordinator, or because its heartbeats are refused."""
+        if not self.process.dead:
+            self._world.loop.run_in(self.process, self._rebalance.set)
+
+    def told_to_stop(self) -> None:
+        """SIGTERM."""
+        self.stopping = True
+        self.told_to_rejoin()
+
+    async def _main(self) -> None:
+        while not self.stopping:
+            generation, mine = await self._join()
+            await self._assigned(generation, mine)
+            await self._rebalance.wait()
+            self._rebalance.clear()
+            await self._give_up()
+        for partition in self._partitions.values():
+            await partition.close()
+        self._world.loop.outside(0.001, self._world.group.leave, self.member)
+        self._world.ended(self, None)
+
+    async def _join(self) -> tuple[int, list[int]]:
+        answer: asyncio.Future[tuple[int, list[int]]] = self._world.loop.create_future()
+        self._world.loop.outside(
+            self._world.latency_s(),
+            self._world.group.join,
+            self.member,
+            self.told_to_rejoin,
+            lambda generation, mine: _tell(answer, (generation, mine)),
+        )
+        return await answer
+
+    async def _assigned(self, generation: int, mine: list[int]) -> None:
+        self._world.say(self.process, f"owns partitions {mine} in generation {generation}")
+        for number in list(self._partitions):
+            if number not in mine or self._world.reopen:
+                await self._partitions.pop(number).close()
+        for number in mine:
+            if number not in self._partitions:
+                self._partitions[number] = await self._open(number)
+        names = self._world.plan.topics
+        for number in mine:
+            for topic, source in sources(names).items():
+                inlet = MemoryInlet(self._world.kafka, names.worker_app, generation, topic, number, self._link)
+                serving = self._world.loop.create_task(self._partitions[number].serve(inlet, source))
+                serving.add_done_callback(self._served)
+                self._inlets.append(inlet)
+                self._serving.append(serving)
+
+    async def _open(self, number: int) -> Partition:
+        world, names = self._world, self._world.plan.topics
+        partition = world.partition_type(
+            number,
+            world.plan,
+            world.ledger_type(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
+            world.clay.client(self.process),
+            SimClock(world.now_ms, self._rng),
+            Observer(lambda text: world.say(self.process, text)),
+            self._alarm,
+            world.gather_s,
+        )
+        while True:
+            try:
+                await partition.take_over()
+            except BrokerUnavailable:
+                await asyncio.sleep(0.5)
+            else:
+                world.say(self.process, f"has taken over partition {number}")
+                return partition
+
+    async def _give_up(self) -> None:
+        self._world.say(self.process, "gives its partitions up")
+        for inlet in self._inlets:
+            inlet.suspend()
+        try:
+            async with asyncio.timeout(REBALANCE_TIMEOUT_S):
+                for inlet in self._inlets:
+                    await inlet.drained()
+        except TimeoutError:
+            self._world.problem(f"{self.member} holds up the rebalance")
+        for inlet in self._inlets:
+            await inlet.end()
+        if self._serving:
+            _, running = await asyncio.wait(self._serving, timeout=SERVE_ENDS_S)
+            if running:
+                self._world.problem(f"{self.member}: serve does not end with its inlet")
+        self._inlets.clear()
+        self._serving.clear()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._world.problem(f"serve raised {error!r}")
+
+    def _alarm(self, error: BaseException) -> None:
+        self._world.say(self.process, f"must stop: {error}")
+        if not isinstance(error, Fenced):
+            self._world.problem(f"{self.member}: alarm {error!r}")
+        self._world.ended(self, error)
+
+
+def sources(names: TopicNames) -> dict[str, Source]:
+    """The lead topics by right of way."""
+    return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk"}

@@ -1,0 +1,249 @@
+"""One run of a schedule: broker, Clay, workers, replay and supervisor on one virtual clock, and the checker beside."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from stream_app.core.record import Record, Taken
+from stream_app.partition.desk import Partition
+from tests.simulation.checker import Checker, Input
+from tests.simulation.clay import FakeClay, Post
+from tests.simulation.client import MemoryLedger
+from tests.simulation.group import Group
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.loop import Process, SimLoop
+from tests.simulation.replayer import Replayer
+from tests.simulation.schedule import Arrival, Schedule, plan_of
+from tests.simulation.worker import Worker
+
+T0_MS: Final = 1_796_083_140_000
+"""2026-11-30T23:59:00Z: a minute before a day and a month turn, so that a budget that binds soon has room again."""
+
+SESSION_S: Final = 6.0
+_HEARTBEAT_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`problems`: broken promises, the first one first; `turns` and `requests`: how many there were to break at."""
+
+    problems: list[str]
+    turns: int
+    requests: int
+    posts: int
+    trace: list[str]
+
+
+class World:
+    """Everything around the workers (`worker.Surroundings`), and the faults."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        trace: bool = False,
+        partition_type: type[Partition] = Partition,
+        ledger_type: type[MemoryLedger] = MemoryLedger,
+    ) -> None:
+        self.schedule = schedule
+        self.plan = plan_of(schedule.setup)
+        self.gather_s = schedule.gather_s
+        self.reopen = schedule.reopen
+        self.drop_in_flight = schedule.drop_in_flight
+        self.partition_type = partition_type
+        self.ledger_type = ledger_type
+        self._rng = Random(schedule.seed)
+        self.loop = SimLoop(self._rng, schedule.shuffle)
+        self.kafka = MemoryKafka(self.now_ms)
+        self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.plan.partitions)
+        self.clay = FakeClay(self.loop, self.now_ms, iter(schedule.fates), schedule.drop_in_flight)
+        self.problems: list[str] = []
+        self.trace: list[str] | None = [] if trace else None
+        self.checker = Checker(self.plan, self.now_ms, self.problem)
+        self._workers: dict[Process, Worker] = {}
+        self._lives: dict[str, int] = {}
+        self._faults = {fault.at_step: fault for fault in schedule.faults}
+        self._losses = dict(schedule.losses)
+        self._turns = 0
+        self._requests = 0
+        self._user_transactions = 0
+
+    def run(self) -> Outcome:
+        schedule, loop = self.schedule, self.loop
+        self.kafka.on_commit = self._on_commit
+        self.kafka.on_offset = self.checker.on_offset
+        self.clay.on_post = self._on_post
+        self.clay.on_arrival = lambda post: self.say(None, f"Clay receives #{post.serial}: {post.fate}")
+        for alias, destination in self.plan.destinations.items():
+            self.clay.pool(alias, destination.webhook_ids)
+        loop.before_step = self._before_turn
+        for serial, arrival in enumerate(schedule.arrivals):
+            loop.outside(arrival.at_s, self._publish, serial, arrival)
+        Replayer(
+            loop, self.kafka, self.plan, self._rng, schedule.replay_again, lambda text: self.say(None, text)
+        ).start(self.now_ms())
+        for number in range(schedule.workers):
+            self._start(f"w{number + 1}")
+        loop.run()
+        if loop.limit_reached:
+            self.problem("it does not come to rest")
+        elif not self.problems:
+            self.checker.at_rest(self.kafka)
+        loop.end()
+        self.problems.extend(loop.errors)
+        return Outcome(self.problems, self._turns, self._requests, len(self.clay.posts), self.trace or [])
+
+    # -------------------------------------------------------------------------------------- what the workers need
+
+    def now_ms(self) -> int:
+        return T0_MS + round(self.loop.time() * 1000)
+
+    def say(self, process: Process | None, text: str) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.loop.time():10.3f}  {process.name if process else '-':5}  {text}")
+
+    def problem(self, text: str) -> None:
+        self.say(None, f"BROKEN  {text}")
+        self.problems.append(text)
+        self.loop.stop()
+
+    def latency_s(self) -> float:
+        return 0.002 + self._rng.random() * self.schedule.jitter_s
+
+    def fate_of(self, what: str) -> str:
+        self._requests += 1
+        return self._losses.get(self._requests - 1, "")
+
+    def ended(self, worker: Worker, error: BaseException | None) -> None:
+        """It stopped in good order, or must stop: then it is gone in a moment, whatever it does until then."""
+        if error is None:
+            self.loop.outside(0.0, self._gone, worker)
+        else:
+            self.loop.outside(self._rng.choice((0.0, 0.02, 0.5)), self._crash, worker)
+
+    # ------------------------------------------------------------------------------------------------ supervisor
+
+    def _start(self, name: str) -> None:
+        life = self._lives[name] = self._lives.get(name, 0) + 1
+        worker = Worker(self, name, life, self._rng)
+        self._workers[worker.process] = worker
+        self.say(worker.process, "starts")
+        worker.start()
+
+    def _gone(self, worker: Worker) -> None:
+        if not worker.process.dead:
+            self.say(worker.process, "has ended")
+            self.loop.kill(worker.process)
+            self.loop.outside(self.schedule.restart_s, self._start, worker.name)
+
+    def _crash(self, worker: Worker) -> None:
+        if not worker.process.dead:
+            self.say(worker.process, "is killed")
+            self.loop.kill(worker.process)
+            self.loop.outside(SESSION_S, self.group.leave, worker.member)
+            self.loop.outside(self.schedule.restart_s, self._start, worker.name)
+
+    def _freeze(self, worker: Worker, for_s: float) -> None:
+        self.say(worker.process, f"is frozen for {for_s:g} s")
+        worker.process.frozen = True
+        if for_s > SESSION_S:
+            self.loop.outside(SESSION_S, self.group.leave, worker.member)
+        self.loop.outside(for_s, self._thaw, worker)
+
+    def _thaw(self, worker: Worker) -> None:
+        if worker.process.dead:
+            return
+        self.say(worker.process, "goes on")
+        self.loop.thaw(worker.process)
+        if not self.group.knows(worker.member):
+            self.loop.outside(self._rng.random() * _HEARTBEAT_S, worker.told_to_rejoin)
+
+    def _before_turn(self, process: Process) -> None:
+        self._turns += 1
+        fault = self._faults.get(self._turns)
+        if fault is None:
+            return
+        worker = self._workers[process]
+        match fault.kind:
+            case "crash":
+                self._crash(worker)
+            case "freeze":
+                self._freeze(worker, fault.for_s)
+            case "stop":
+                self.say(process, "gets SIGTERM")
+                worker.told_to_stop()
+            case "rebalance":
+                self.say(None, "the group rebalances")
+                self.group.rebalance()
+
+    # ---------------------------------------------------------------------------------------- users and witnesses
+
+    def _publish(self, serial: int, arrival: Arrival) -> None:
+        plan, names = self.plan, self.plan.topics
+        home = plan.pins[arrival.workspace]
+        partition = (home + 1) % plan.partitions if arrival.away else home
+        not_after_ms = None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
+        document: dict[str, object] = {
+            "fields": {"email": f"{arrival.person}@example.com", "serial": serial},
+            "lead_id": arrival.lead_id,
+            "force": arrival.force,
+            "workspace": arrival.workspace,
+        }
+        if not_after_ms is not None:
+            document["not_after_ms"] = not_after_ms
+        junk = arrival.how == "junk"
+        value = b"\xff\xfe" if junk else json.dumps(document).encode()
+        record = Record(names.bulk if arrival.topic == "bulk" else names.leads, arrival.workspace.encode(), value)
+        what = Input(serial, "" if junk else f"{arrival.workspace}/{arrival.person}", arrival.force, not_after_ms)
+        if arrival.how in ("aborted", "slow_transaction"):
+            self._user_transactions += 1
+            user = f"user-{self._user_transactions}"
+            epoch = self.kafka.init_producer(user)
+            taken = self.kafka.send(user, epoch, partition, [record])[0]
+            committed = arrival.how == "slow_transaction"
+            if committed:
+                self.checker.published(taken, what)
+            self.loop.outside(1.5, self.kafka.end, user, epoch, committed)
+        else:
+            taken = self.kafka.log(record.topic, partition).peek(record, self.now_ms())
+            self.checker.published(taken, what)
+            self.kafka.produce(partition, record)
+        self.say(None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {taken.place} {arrival.how}")
+
+    def _on_commit(self, records: Sequence[Taken]) -> None:
+        if self.trace is not None:
+            for taken in records:
+                self._tell(taken)
+        self.checker.on_commit(records)
+
+    def _tell(self, taken: Taken) -> None:
+        if taken.topic == self.plan.topics.status:
+            event = json.loads(taken.value or b"")
+            self.say(None, f"  event {event['id']} {event['status']} {event.get('reason', '')} ({event['lead_id']})")
+        elif taken.topic != self.plan.topics.lanes:
+            key = (taken.key or b"").decode()
+            what = "deleted" if taken.value is None else taken.value[:90].decode("utf-8", "replace")
+            self.say(None, f"  {taken.place} {key}: {what}")
+
+    def _on_post(self, post: Post) -> None:
+        self.say(None, f"POST #{post.serial} by {post.worker} to {post.webhook_id}: {post.fate}")
+        self.checker.on_post(post)
+
+
+def simulate(
+    schedule: Schedule,
+    trace: bool = False,
+    partition_type: type[Partition] = Partition,
+    ledger_type: type[MemoryLedger] = MemoryLedger,
+) -> Outcome:
+    """Run it. The same schedule gives the same run."""
+    return World(schedule, trace, partition_type, ledger_type).run()
+
+
+def without_gc() -> None:
+    """Each run is a heap of cycles: collect between runs, never during one."""
+    gc.disable()

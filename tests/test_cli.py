@@ -1,0 +1,130 @@
+"""The command line: help that costs nothing, exit codes that mean what the help says, JSON that is one document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stream_app import cli
+from stream_app.cli import COMMANDS, build_parser, main
+from stream_app.core.errors import BrokerUnavailable, Fenced, SettingsError, StreamAppError, TopicsError
+from stream_app.dev.process import free_port
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    parser = build_parser()
+    actions = parser._subparsers._group_actions if parser._subparsers else []  # argparse names no way
+    return dict(actions[0].choices or {})
+
+
+def test_every_command_has_help_with_an_example_and_the_common_options() -> None:
+    parsers = subcommands()
+    assert list(parsers) == list(COMMANDS)
+    for name, parser in parsers.items():
+        text = parser.format_help()
+        assert f"example:\n  stream-app {name}" in text
+        assert "--json" in text
+        assert "--config" in text
+
+
+def test_the_help_documents_the_exit_codes() -> None:
+    text = build_parser().format_help()
+    for code in (0, 1, 2, 3, 4, 130):
+        assert f"\n  {code} " in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'asyncio')"
+    code = (
+        "import sys; from stream_app.cli import build_parser; build_parser().format_help(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
+    def run(_: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError(["a", "b"]), 2),
+        (TopicsError(["a", "b"]), 1),
+        (BrokerUnavailable("a\nb"), 4),
+        (Fenced("a\nb"), 1),
+        (StreamAppError("a\nb"), 1),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_error_is_its_lines_and_its_code(
+    error: StreamAppError,
+    code: int,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("stream_app.commands.schemas.run", raising(error))
+    assert main(["schemas", *(["--json"] if as_json else [])]) == code
+    out, err = capsys.readouterr()
+    assert err == "a\nb\n"
+    assert json.loads(out) == {"error": ["a", "b"], "exit_code": code} if as_json else out == ""
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("stream_app.commands.schemas.run", raising(KeyboardInterrupt()))
+    assert main(["schemas"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["nonsense"], ["publish"]):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 2
+    assert "usage: stream-app" in capsys.readouterr().err
+
+
+def test_wrong_configuration_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text("[kafka]\npartition = 3\nreplicas = 2\n")
+    assert main(["topics", "--config", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_no_kafka_is_4_and_says_that_it_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(f"[kafka]\nbootstrap = '127.0.0.1:{free_port()}'\nbroker_wait_s = 1\n")
+    assert main(["topics", "--config", str(path)]) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert "trying again in" in lines[0]
+    assert "did not answer within 1 s" in lines[-1]
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    code = "import sys; from stream_app.cli import main; sys.exit(main(['schemas', sys.argv[1], '--json']))"
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" "$2" | true', sys.executable, code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_commands_are_modules() -> None:
+    folder = Path(cli.__file__).parent / "commands"
+    declaring = {path.stem for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")}
+    assert declaring == set(COMMANDS)

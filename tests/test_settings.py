@@ -1,0 +1,226 @@
+"""The configuration: what is right loads, what is wrong says so in one line each, and no secret shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import stream_app.settings
+from stream_app.core.errors import SettingsError
+from stream_app.settings import Settings, client_options, load_settings
+
+EXAMPLE = Path(stream_app.settings.__file__).with_name("stream_app.example.toml")
+URL = "https://api.clay.com/v3/sources/webhook/s3cret-slug"
+SECRETS = {"CLAY_WEBHOOK_PEOPLE": URL, "CLAY_TOKEN_PEOPLE": "s3cret-token"}
+
+PEOPLE = """
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["CLAY_WEBHOOK_PEOPLE"]
+"""
+
+
+def load(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS, *, clay: bool = True) -> Settings:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(path, environ, clay=clay)
+
+
+def problems(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, environ)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    assert not any("\n" in line or "s3cret" in line for line in caught.value.problems)
+    return [line.removeprefix(f"{tmp_path / 'stream_app.toml'}: ") for line in caught.value.problems]
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert repr(load(tmp_path, "")) == repr(Settings())
+
+
+def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
+    settings = load_settings(EXAMPLE, SECRETS)
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for table in ("kafka", "line", "replay", "shares", "http", "topics"):
+        for key in msgspec.structs.asdict(getattr(settings, table)):
+            assert f"\n{key} = " in text or key == "security", f"{table}.{key}"
+        defaults = getattr(Settings(), table)
+        assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
+    assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
+    assert settings.secrets["CLAY_WEBHOOK_PEOPLE"] == URL
+
+
+def test_secrets_never_show() -> None:
+    settings = load_settings(EXAMPLE, SECRETS)
+    assert "s3cret" not in repr(settings)
+    assert "CLAY_TOKEN_PEOPLE" in settings.secrets
+
+
+def test_the_file_is_named_by_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("[kafka]\npartitions = 3\n")
+    assert load_settings(None, {"STREAM_APP_CONFIG": str(path)}).kafka.partitions == 3
+
+
+def test_no_file_and_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no such file"):
+        load_settings(tmp_path / "none.toml", {})
+    assert "is not TOML" in problems(tmp_path, "[kafka\n")[0]
+
+
+def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """
+        surprise = 1
+        [kafka]
+        partitions = "8"
+        [line]
+        request_timeout_ms = 30000
+        [workspaces.acme]
+        hold = "stop"
+        [workspaces.acme.breaker]
+        open_ms = 3
+        [destinations.people]
+        workspace = "acme"
+        """,
+    )
+    assert len(found) == 6
+    assert found[0].startswith("surprise: unknown key")
+    assert "kafka.partitions: Expected int, got str" in found
+    assert "line.request_timeout_ms: unknown key; did you mean request_timeout_s?" in found
+    assert any(line.startswith("workspaces.acme.hold: Invalid enum value") for line in found)
+    assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in found
+    assert "destinations.people.webhooks_env: missing" in found
+
+
+def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
+    assert problems(tmp_path, PEOPLE + 'token_env = "TOK"', {}) == [
+        "environment variable CLAY_WEBHOOK_PEOPLE is not set; destinations.people.webhooks_env names it",
+        "environment variable TOK is not set; destinations.people.token_env names it",
+    ]
+
+
+def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
+    assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, clay=False).secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[kafka]\nbootstrap = 'broker'", "kafka.bootstrap: must be host:port"),
+        ("[kafka]\nnamespace = 'a b'", "kafka.namespace: at most"),
+        ("[kafka]\npartitions = 0", "kafka.partitions = 0: must be from 1"),
+        ("[kafka]\nbroker_wait_s = nan", "kafka.broker_wait_s = nan: must be"),
+        ("[kafka]\nrebalance_timeout_s = 60", "kafka.rebalance_timeout_s: must be 20 s above"),
+        ("[kafka.security]\nprotocol = 'SASL_SSL'", "kafka.security: protocol SASL_SSL needs username"),
+        ("[kafka.security]\ncert_file = 'a'", "kafka.security: cert_file and key_file go together"),
+        ("[redis]\nurl_env = 'redis://s3cret'", "redis.url_env: must be the name of an environment variable"),
+        ("[line]\nuncertain_grace_s = 40", "line.uncertain_grace_s: must be above"),
+        ("[line]\nuncertain_grace_s = 7200", "line.uncertain_grace_s = 7200: no delay tier is so long"),
+        ("[line]\nfreshness_days = 10", "topics.bulk_days = 14: must not be above line.freshness_days = 10"),
+        ("[replay]\ntiers_s = [60, 2]", "replay.tiers_s: must be whole seconds"),
+        ("[replay]\ntiers_s = []", "replay.tiers_s: must be whole seconds"),
+        ("[replay]\ntiers_s = [3600, 864000]", "topics.wait_days: must be at least twice"),
+        ("[shares]\nbulk = 0.6\nretry = 0.5", "shares: bulk + retry must stay below 1"),
+        ("[http]\nworker_port = 9102", "http: worker_port, replay_port and gateway_port must differ"),
+        ("[workspaces.acme]\npartition = 8", "workspaces.acme.partition = 8: must be from 0 to 7"),
+        ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
+        ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: is set by"),
+        ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
+        ("[workspaces.acme.window]\nbuckets = 0", "workspaces.acme.window.buckets = 0: must be"),
+        ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
+        ("[workspaces.acme.breaker]\nprobe_lease_s = 40", "workspaces.acme.breaker.probe_lease_s: must be"),
+        ("[workspaces.acme]\ndefault_destination = 'x'", "workspaces.acme.default_destination = x: there is"),
+        ("[workspaces.'a b']", "workspaces.a b: a workspace's name"),
+        ("[workspaces.b]\ndefault_destination = 'people'", "workspaces.b.default_destination = people: it"),
+        ("[destinations.people.columns]\na = 'X'\nb = 'X'", "destinations.people.columns: each field needs"),
+    ],
+)
+def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected: str) -> None:
+    found = problems(tmp_path, PEOPLE + text)
+    assert any(line.startswith(expected) for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (f'webhooks_env = ["{URL}"]', "destinations.people.webhooks_env: must be the name of an environment"),
+        ("webhooks_env = []", "destinations.people.webhooks_env: must name at least one"),
+        ('webhooks_env = ["A"]\nestimate_credits = 30', "destinations.people.estimate_credits: must not be"),
+        ('webhooks_env = ["A"]\nallowed_hosts = []', "destinations.people.allowed_hosts: must name"),
+    ],
+)
+def test_a_destination_that_is_wrong(tmp_path: Path, key: str, expected: str) -> None:
+    found = problems(tmp_path, f'[destinations.people]\nworkspace = "acme"\n{key}')
+    assert any(line.startswith(expected) for line in found), found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3cret",
+        "https://[s3cret",
+        "https://evil.example/v3/sources/webhook/s3cret",
+        "https://api.clay.com.evil.example/v3/sources/webhook/s3cret",
+        "http://api.clay.com/v3/sources/webhook/s3cret",
+        "https://api.clay.com/v3/sources/webhook/",
+        "https://api.clay.com/other/s3cret",
+        "https://user:s3cret@api.clay.com/v3/sources/webhook/x",
+    ],
+)
+def test_a_webhook_that_is_no_clay_webhook(tmp_path: Path, url: str) -> None:
+    found = problems(tmp_path, PEOPLE, {"CLAY_WEBHOOK_PEOPLE": url})
+    assert len(found) == 1
+    assert found[0].startswith("environment variable CLAY_WEBHOOK_PEOPLE: ")
+
+
+def test_the_simulator_may_be_the_host(tmp_path: Path) -> None:
+    text = PEOPLE + 'allowed_hosts = ["127.0.0.1"]'
+    url = "http://127.0.0.1:8900/v3/sources/webhook/sim"
+    assert load(tmp_path, text, {"CLAY_WEBHOOK_PEOPLE": url}).secrets["CLAY_WEBHOOK_PEOPLE"] == url
+
+
+def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
+    text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]'
+    found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
+    assert found == ["environment variable OTHER: the same webhook as CLAY_WEBHOOK_PEOPLE; its quota is one"]
+
+
+def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
+    more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\n'
+    other = '[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\n'
+    default = '[workspaces.acme]\ndefault_destination = "more"\n'
+    one = load(tmp_path, PEOPLE + other, clay=False)
+    assert sorted(one.workspaces) == ["acme", "beta"]
+    assert one.destination_of("acme", None) == "people"
+    assert one.destination_of("acme", "other") is None
+    assert one.destination_of("nobody", None) is None
+    assert load(tmp_path, PEOPLE + more, clay=False).destination_of("acme", None) is None
+    both = load(tmp_path, PEOPLE + more + default, clay=False)
+    assert both.destination_of("acme", None) == "more"
+    assert both.destination_of("acme", "people") == "people"
+
+
+def test_the_namespace_and_pins(tmp_path: Path) -> None:
+    text = PEOPLE + '[kafka]\nnamespace = "t1."\n[workspaces.acme]\npartition = 5'
+    settings = load(tmp_path, text)
+    assert settings.home("acme") == 5
+    assert settings.names.leads == "t1.leads"
+    assert all(topic.name.startswith("t1.") for topic in settings.topic_plan())
+
+
+def test_the_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> None:
+    text = """
+    [kafka.security]
+    protocol = "SASL_SSL"
+    username = "app"
+    password_env = "PASSWORD"
+    """
+    settings = load(tmp_path, text, {"PASSWORD": "s3cret"})
+    options = client_options(settings)
+    assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("app", "s3cret")
+    assert options["ssl_context"].check_hostname
+    assert "s3cret" not in repr(settings)

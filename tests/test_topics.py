@@ -1,0 +1,89 @@
+"""Topics on a real Kafka: created as planned, and told exactly how they differ."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from stream_app.adapters.topics import check_topics, create_topics
+from stream_app.core.errors import BrokerUnavailable, TopicsError
+from stream_app.core.topics import Retention, TopicNames, TopicPlan, plan
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import free_port
+
+WAIT_S = 20.0
+
+
+def client(broker: Broker) -> dict[str, Any]:
+    return {"bootstrap_servers": broker.bootstrap}
+
+
+def small(namespace: str, **retention: int) -> list[TopicPlan]:
+    return plan(TopicNames(namespace), 2, 1, Retention(**retention), (2,))
+
+
+async def test_missing_topics_are_created_as_planned_and_only_once(kafka: Broker, namespace: str) -> None:
+    topics = small(namespace)
+    said: list[str] = []
+    with pytest.raises(TopicsError) as caught:
+        await check_topics(client(kafka), topics, WAIT_S, said.append)
+    assert len(caught.value.problems) == len(topics)
+    assert "create it with: stream-app topics" in caught.value.problems[0]
+    first = await create_topics(client(kafka), topics, WAIT_S, said.append)
+    assert first.created == [topic.name for topic in topics]
+    assert first.problems == []
+    again = await create_topics(client(kafka), topics, WAIT_S, said.append)
+    assert (again.created, again.problems, again.unchanged) == ([], [], first.created)
+    await check_topics(client(kafka), topics, WAIT_S, said.append)
+    assert said == []
+
+
+async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, namespace: str) -> None:
+    await create_topics(client(kafka), small(namespace, leads_days=3), WAIT_S, print)
+    wanted = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace)[:1]]
+    report = await create_topics(client(kafka), wanted, WAIT_S, print)
+    assert len(report.problems) == 2
+    assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5. Partitions never")
+    assert "retention.ms is 259200000, the plan says 604800000" in report.problems[1]
+    with pytest.raises(TopicsError) as caught:
+        await check_topics(client(kafka), wanted, WAIT_S, print)
+    assert caught.value.problems == report.problems
+
+
+async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:
+    admin = AIOKafkaAdminClient(**client(kafka))
+    await admin.start()
+    await admin.create_topics([NewTopic(f"{namespace}leads", 2, 1)])
+    await admin.close()
+    wanted = plan(TopicNames(namespace), 2, 3, Retention(), (2,))[:2]
+    report = await create_topics(client(kafka), wanted, WAIT_S, print)
+    assert report.created == []
+    assert any("has replication 1, the config says 3" in line for line in report.problems)
+    assert any(f"{namespace}leads.retry: could not be created: " in line for line in report.problems)
+
+
+async def test_a_broker_that_is_away_is_waited_for_and_then_given_up() -> None:
+    said: list[str] = []
+    where = f"127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"did not answer within 1\.2 s"):
+        await check_topics({"bootstrap_servers": where}, small(""), 1.2, said.append)
+    assert 1 < time.monotonic() - began < 5
+    assert said[0] == f"Kafka at {where} does not answer; trying again in 0.5 s"
+
+
+async def test_a_broker_that_takes_the_connection_but_never_answers_is_given_up() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server:
+        with pytest.raises(BrokerUnavailable):
+            await check_topics({"bootstrap_servers": f"{host}:{port}"}, small(""), 0.5, lambda _: None)
