@@ -58,6 +58,7 @@ def build_plan(settings: Settings) -> Plan:
                 webhook_ids=tuple(webhook_id(settings.secrets[name]) for name in there.webhooks_env),
                 columns=there.columns,
                 callbacks=there.callbacks,
+                estimate=Cost(there.estimate_credits, there.estimate_actions),
                 ceiling=Cost(there.ceiling_credits, there.ceiling_actions),
                 uncertain=there.uncertain,
             )

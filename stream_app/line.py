@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import Delivery, begin, delivery_key, judge, person_key
+from stream_app.core.delivery import Delivery, Verdict, begin, delivery_key, judge, person_key
 from stream_app.core.envelope import Disposition, Envelope, read_envelope
 from stream_app.core.lane import Ask, Entry, Held, Report
 from stream_app.core.lead import Unreadable, clay_row, home_partition, identify, read_lead
@@ -29,6 +29,7 @@ from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.story import NO_REASON, Case, Step, Story, Why, brief, trace_of
 
 _json: Final = msgspec.json.Encoder()
+_MOST_KEY_BYTES: Final = 4_096
 
 
 class Walk(Protocol):
@@ -132,6 +133,11 @@ class Line:
         row = clay_row(lead.fields, destination.columns, {"lead_id": who.lead_id})
         if isinstance(row, Unreadable):
             return row
+        body = _json.encode(row)
+        if len(body) > self._plan.line.max_payload_bytes:
+            return Unreadable(
+                "payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes", False
+            )
         if not envelope.trace_id:
             envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
         place = (workspace.name, destination.alias)
@@ -145,19 +151,18 @@ class Line:
             destination=destination,
             key=key + b"!" + envelope.origin.encode() if lead.force else key,
             person=person_key(*place, who.person) if who.person and not lead.force else None,
-            body=_json.encode(row),
+            body=body,
         )
 
     # ---------------------------------------------------------------------------------------------------- seen?
 
     async def _seen(self, walk: Walk, case: Case) -> None:
-        row, why_duplicate = self._find(case)
         now_ms = self._clock.now_ms()
-        verdict = judge(row, case.envelope, now_ms, int(self._plan.line.freshness_days * 86_400_000))
+        row, verdict, why = self._judge(case, now_ms)
         if verdict == "done":
             return
         if verdict == "duplicate":
-            await self._brief(walk, case.envelope, "duplicate", why_duplicate, case.lead_id)
+            await self._brief(walk, case.envelope, "duplicate", why, case.lead_id)
             return
         if row is None or verdict == "fresh":
             story = Story(self._plan, case, begin(case.envelope, now_ms))
@@ -166,28 +171,29 @@ class Line:
         else:
             story = Story(self._plan, case, row)
         if verdict == "uncertain":
-            why = Why("worker_died", "its worker ended between the write-ahead and the outcome")
-            await self._uncertain(walk, story, why)
+            died = Why("worker_died", "its worker ended between the write-ahead and the outcome")
+            await self._uncertain(walk, story, died)
             return
         if verdict == "decide" and not await self._decide(walk, story):
             return
         if verdict == "return":
             back = case.envelope
-            story.go("replayed", now_ms, Why(back.way), replay=back.replay, epoch=back.epoch, attempt=0)
+            story.go("replayed", now_ms, Why(back.way), replay=back.replay, epoch=back.epoch, attempt=back.attempt)
         if story.row.replay > self._plan.replay.max_replays:
             await self._park(walk, story, Why("replay_cap", "it comes back more often than max_replays allows"))
             return
         await self._deliver(walk, story)
 
-    def _find(self, case: Case) -> tuple[Delivery | None, Why]:
-        """The row that counts for this lead, by its id and then by its person, and the reason if it is a duplicate."""
+    def _judge(self, case: Case, now_ms: int) -> tuple[Delivery | None, Verdict, Why]:
+        """What this record is to the row of its lead and, where that would have it sent, to the row of its person."""
+        freshness_ms = int(self._plan.line.freshness_days * 86_400_000)
         row = self._desk.find(case.key)
-        if row is not None or case.person is None:
-            return row, Why("same_lead_id", "a lead of this id was taken before")
-        other = self._desk.alias(case.person)
-        return (self._desk.find(other) if other else None), Why(
-            "same_person", "this person came before, under another id"
-        )
+        verdict = judge(row, case.envelope, now_ms, freshness_ms)
+        if verdict == "fresh" and case.person is not None:
+            other = self._desk.alias(case.person)
+            if other is not None and judge(self._desk.find(other), case.envelope, now_ms, freshness_ms) == "duplicate":
+                return row, "duplicate", Why("same_person", "this person came before, under another id")
+        return row, verdict, Why("same_lead_id", "a lead of this id was taken before")
 
     # -------------------------------------------------------------------------- admit, write ahead, POST, settle
 
@@ -195,12 +201,8 @@ class Line:
         case = story.case
         not_before_ms = 0
         while True:
-            if case.lead.not_after_ms is not None and self._clock.now_ms() > case.lead.not_after_ms:
-                await self._conclude(
-                    walk, story, "expired", Why("not_after", "its not_after passed before it was sent")
-                )
-                return
-            ask = Ask(case.destination, not_before_ms, patient=story.row.state.startswith("held_"))
+            patient = story.row.state.startswith("held_")
+            ask = Ask(case.destination, not_before_ms, case.lead.not_after_ms, patient)
             entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(story, entry))
             if isinstance(entry, Held):
                 if not await self._hold(walk, story, entry):
@@ -213,15 +215,8 @@ class Line:
             not_before_ms = next_ms
 
     def _write_ahead(self, story: Story, entry: Entry) -> Step:
-        sends = story.row.sends + 1
-        story.go(
-            "sending",
-            self._clock.now_ms(),
-            reservation=entry.reservation,
-            webhook_id=entry.webhook_id,
-            sends=sends,
-        )
-        return story.step(alias=True)
+        story.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
+        return story.step()
 
     async def _post(self, case: Case, entry: Entry) -> Outcome | None:
         """None when it is too late to start: this worker may have been frozen, and its successor may be at work."""
@@ -275,8 +270,11 @@ class Line:
     # ------------------------------------------------------------------------------------------------- conclude
 
     async def _hold(self, walk: Walk, story: Story, held: Held) -> bool:
-        """The lane cannot take it now. True: it waits here (told once); False: it was deferred and comes back."""
+        """The lane did not take it. True: it waits here (told once). False: it was deferred and comes back, or expired."""
         now_ms = self._clock.now_ms()
+        if held.status == "expired":
+            await self._conclude(walk, story, "expired", Why(held.reason, held.text))
+            return False
         if not held.defer:
             story.go(held.status or "held_paused", now_ms, Why(held.reason, held.text, due_at_ms=held.until_ms))
             await self._desk.commit(story.step())
@@ -294,7 +292,8 @@ class Line:
         destination = story.case.destination
         grace_ms = int(self._plan.line.uncertain_grace_s * 1000)
         why = msgspec.structs.replace(why, due_at_ms=now_ms + grace_ms)
-        story.go("send_uncertain", now_ms, why, failed_at_ms=story.row.failed_at_ms or now_ms)
+        first_ms = story.row.failed_at_ms or now_ms
+        story.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=story.row.sends + 1)
         if destination.uncertain == "park" and not destination.callbacks:
             await self._park(
                 walk,
@@ -363,9 +362,14 @@ class Line:
     async def _reject(self, walk: Walk, envelope: Envelope, bad: Unreadable) -> None:
         """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done."""
         taken, now_ms = walk.taken, self._clock.now_ms()
+        value, most = taken.value, self._plan.line.max_letter_bytes
+        cut_bytes = max(
+            0, len(value or b"") - most
+        )  # a compressed batch may hold more than the dead letters' topic takes
         letter = msgspec.structs.replace(
             envelope,
             way="",
+            cut_bytes=cut_bytes,
             seq=envelope.seq + 1,
             disposition="policy" if bad.reason.startswith("unknown_") else "poison",
             reason=bad.reason,
@@ -374,7 +378,8 @@ class Line:
             last_failure_ms=now_ms,
             app=self._plan.app,
         )
-        record = Record(self._plan.topics.dlq, taken.key, taken.value, letter.to_headers())
+        key = taken.key[:_MOST_KEY_BYTES] if taken.key else taken.key
+        record = Record(self._plan.topics.dlq, key, value[:most] if value and cut_bytes else value, letter.to_headers())
         await self._brief(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", record)
 
     async def _reroute(self, walk: Walk, case: Case, home: int) -> None:

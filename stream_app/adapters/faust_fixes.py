@@ -204,10 +204,15 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
         self.resume_at.clear()
 
     async def wait_empty(self) -> None:
-        """Wait until each event that was taken is acked or given up, then commit, after a commit that runs."""
+        """Wait until each event that was taken is acked or given up, then commit, after a commit that runs.
+
+        Neither after a crash: the consumer's thread has ended with it.
+        """
         while self._unacked_messages and not self.should_stop:
             await self._wait_for_ack(timeout=1)
             self._clean_unacked_messages()
+        if self.crashed:
+            return
         try:
             async with asyncio.timeout(_COMMIT_S):
                 while await self.maybe_wait_for_commit_to_finish():

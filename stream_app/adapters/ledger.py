@@ -140,7 +140,7 @@ class KafkaLedger:
             raise Fenced(f"{self._place} has a later owner: {_START_AGAIN}") from error
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
-            raise Fenced(f"{self._place} may have a later owner, for this process was frozen: {_START_AGAIN}") from error
+            raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
         reason = repr(error) if error else f"no answer within {self._limits.transact_s:g} s"
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
 

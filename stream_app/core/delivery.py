@@ -19,10 +19,10 @@ from stream_app.core.messages import Status
 
 ROW_VERSION: Final = 1
 
-_GATE: Final = frozenset[Status](
+_GATE: Final[frozenset[Status]] = frozenset(
     {"held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed"}
 )
-_CALLBACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
+_CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 
 NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset({"received", "rejected_invalid", "duplicate", "rerouted", "parked"}),
@@ -48,7 +48,7 @@ RESUMABLE: Final = frozenset[Status]({"received", "held_budget", "held_paused", 
 """A row left so by a crash proves that nothing is at Clay: the lead goes on as if it had just come."""
 
 RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
-"""Ended without ever being at Clay: a new record of the same lead starts a new story."""
+"""Ended and, if `sends` is 0, never at Clay: then a new record of the same lead starts a new story."""
 
 SETTLED: Final = frozenset[Status]({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
 """Paid for (or served): the freshness window counts from here, after it the lead may be bought again."""
@@ -59,7 +59,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     at_ms       epoch ms of the last step; `first_at_ms` of the story's first; `failed_at_ms` of its first failure or 0.
     seq         of the story's last event.
-    attempt     failed POSTs in this replay; `sends` all POSTs that may have reached Clay.
+    attempt     failed POSTs in this replay; `sends` those of all that ended as uncertain: they may be at Clay.
     reservation what the lane holds for it, while it may still cost something.
     webhook_id  of the last POST.
     """
@@ -152,7 +152,7 @@ def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: i
         return _judge_own_story(row, envelope)
     if envelope.way not in ("", "rerouted"):
         return "done"  # it comes back for a story that another one has replaced
-    if row.state in RESUBMITTABLE or (row.final and now_ms - row.at_ms > freshness_ms):
+    if (row.state in RESUBMITTABLE and not row.sends) or (row.final and now_ms - row.at_ms > freshness_ms):
         return "fresh"
     return "duplicate"
 
@@ -169,5 +169,6 @@ def _judge_own_story(row: Delivery, envelope: Envelope) -> Verdict:
     if row.state == "deferred":
         return "return" if envelope.way == "deferred" and envelope.seq == row.seq else "done"
     if row.state == "send_uncertain":
-        return "decide" if envelope.way == "uncertain" else "done"
+        # Of copies only the one that was written with this very step: an earlier one's grace is not this one's.
+        return "decide" if envelope.way == "uncertain" and envelope.seq == row.seq else "done"
     return "resume" if row.state in RESUMABLE else "done"

@@ -35,6 +35,7 @@ HEADERS: Final[dict[str, str]] = {
     "replay": "replay-count",
     "epoch": "rewind-epoch",
     "hops": "hops",
+    "cut_bytes": "cut-bytes",
     "first_failure_ms": "first-failure-ms",
     "last_failure_ms": "last-failure-ms",
     "not_before_ms": "not-before-ms",
@@ -52,6 +53,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     seq is the sequence number of the story's last event when the record was written. `replay` counts how often this
     lead was replayed in rewind `epoch`, the coming time included. `hops` counts re-publications to a home partition.
+    cut_bytes: how much of the value is missing, where it was too large for the topic.
     """
 
     origin: str = ""
@@ -68,6 +70,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     replay: int = 0
     epoch: int = 0
     hops: int = 0
+    cut_bytes: int = 0
     first_failure_ms: int = 0
     last_failure_ms: int = 0
     not_before_ms: int = 0

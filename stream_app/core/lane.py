@@ -34,10 +34,14 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """A lead that wants to be sent. `patient`: it was told already that the lane is held, and waits until it goes."""
+    """A lead that wants to be sent, not before and not after a time.
+
+    patient  it was told already that the lane is held, and waits until it goes.
+    """
 
     destination: Destination
     not_before_ms: int = 0
+    not_after_ms: int | None = None
     patient: bool = False
 
 
@@ -53,7 +57,8 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Not now. `status` is the event to tell where the lane as a whole stands still, None for a mere wait for a token.
+    """Not now. `status` is the event to tell where the lane as a whole stands still (or the lead has become too old),
+    None for a mere wait for a token.
 
     `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here.
     """
@@ -127,7 +132,10 @@ def settle(
             if lane.stop is not None:
                 lane = msgspec.structs.replace(lane, stop=stop.lift(lane.stop, entry.probe))
             if not entry.destination.callbacks:
-                lane = charge(lane, entry.reservation)
+                settled = budget.settle(
+                    lane.budget, entry.reservation, entry.destination.estimate, entry.destination.ceiling
+                )
+                lane = msgspec.structs.replace(lane, budget=settled.state)
             return lane, Report(True, now_ms)
         case Uncertain():
             lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)

@@ -20,8 +20,8 @@ class Destination(msgspec.Struct, frozen=True):
     """A Clay table that leads go to. It names its webhooks by id only: URLs and tokens are the client's.
 
     columns     lead field -> Clay column; empty: every field under its own name.
-    callbacks   False: nothing ever comes back, `accepted` is final and charged at the estimate.
-    estimate    what one lead usually costs; `ceiling` what it may cost at most.
+    callbacks   False: nothing ever comes back, so `accepted` is final and the estimate is booked as its cost.
+    estimate    what one lead usually costs; `ceiling` what it may cost at most: so much is reserved for each.
     uncertain   what becomes of a send that may have reached Clay once its grace is over.
     """
 
@@ -31,7 +31,7 @@ class Destination(msgspec.Struct, frozen=True):
     columns: dict[str, str] = {}
     callbacks: bool = True
     estimate: Cost = Cost(credits=6, actions=1)
-    ceiling: Cost = Cost(credits=20, actions=2)
+    ceiling: Cost = Cost(credits=20, actions=5)
     uncertain: Literal["park", "resend"] = "park"
 
 
@@ -57,6 +57,7 @@ class LinePolicy(msgspec.Struct, frozen=True):
     uncertain_grace_s   how long a callback may still show that an uncertain send arrived.
     start_within_s  a POST that has not started this long after its row was committed is not started any more.
     patience_s      how long a lead waits for a lane that shares its partition before it is deferred.
+    max_lead_bytes, max_payload_bytes, max_letter_bytes  of a record, of what Clay is sent, of a dead letter's value.
     retry_share, bulk_share  share of a lane's sends that retries and bulk get while hot leads wait.
     """
 
@@ -71,6 +72,8 @@ class LinePolicy(msgspec.Struct, frozen=True):
     retry_share: float = 0.2
     bulk_share: float = 0.1
     max_lead_bytes: int = 102_400
+    max_payload_bytes: int = 100_000
+    max_letter_bytes: int = 1_048_588
 
 
 class Plan(msgspec.Struct, frozen=True):

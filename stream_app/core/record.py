@@ -8,7 +8,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
-    """A record as Kafka gave it, bytes untouched. `timestamp_ms` is the record's own (create time)."""
+    """A record as Kafka gave it, bytes untouched. `timestamp_ms`: when the broker appended it (our topics' setting)."""
 
     topic: str
     partition: int

@@ -67,6 +67,7 @@ class Story:
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
+        self._has_alias = False
 
     def go(self, state: Status, now_ms: int, why: Why = NO_REASON, **changes: object) -> None:
         """One legal step on, with its event."""
@@ -98,11 +99,12 @@ class Story:
             )
         )
 
-    def step(self, *records: Record, alias: bool = False) -> Step:
-        """The row as it is now, its events so far and `records`, to commit as one. `alias`: the person's row too."""
+    def step(self, *records: Record) -> Step:
+        """The row as it is now, its events so far and `records`, to commit as one. The first tells whose row it is."""
         events, self._events = self._events, []
         rows: Rows = [(self.case.key, _json.encode(self.row))]
-        if alias and self.case.person is not None:
+        if self.case.person is not None and not self._has_alias:
+            self._has_alias = True
             rows.append((self.case.person, self.case.key))
         told = [event_record(self._plan, event) for event in events]
         return Step(rows, [*told, *records], events, self.case.destination.workspace)

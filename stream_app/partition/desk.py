@@ -258,7 +258,7 @@ class Partition:
         records: list[Record] = []
         now_ms = self._clock.now_ms()
         for name in sorted(names):
-            lane = self._lanes[name]
+            lane = self._lane(name)
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             seen, shown = view(self._plan.workspaces[name], lane, now_ms), self._views.get(name)
             if shown is None or _stands(seen) != _stands(shown) or now_ms - shown.at_ms >= _VIEW_EVERY_MS:

@@ -18,6 +18,7 @@ from stream_app.line import Clock
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Source, Walk
 
 _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
+_TOO_OLD = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
 class Waiter:
@@ -91,7 +92,12 @@ class Gate:
         next_ms: int | None = None
         held: dict[str, Held] = {}
         for waiter in sorted(self._waiters, key=self._turn) if len(self._waiters) > 1 else list(self._waiters):
-            until_ms = waiter.ask.not_before_ms
+            until_ms, not_after_ms = waiter.ask.not_before_ms, waiter.ask.not_after_ms
+            if not_after_ms is not None:
+                if now_ms > not_after_ms:
+                    self._answer(waiter, _TOO_OLD)
+                    continue
+                next_ms = _earlier(next_ms, not_after_ms + 1)
             if until_ms <= now_ms:
                 answer = held.get(waiter.ask.destination.alias) or self._ask(waiter, now_ms, boot_ms)
                 if answer is None:
@@ -101,7 +107,7 @@ class Gate:
                     continue
                 until_ms = answer.until_ms
             if until_ms:
-                next_ms = until_ms if next_ms is None else min(next_ms, until_ms)
+                next_ms = _earlier(next_ms, until_ms)
         self._set_timer(next_ms, now_ms)
 
     def give_up(self, suspended: asyncio.Event) -> None:
@@ -144,9 +150,12 @@ class Gate:
             held = msgspec.structs.replace(held, defer=True)
         elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
             return False
+        self._answer(waiter, held)
+        return True
+
+    def _answer(self, waiter: Waiter, held: Held) -> None:
         self._waiters.remove(waiter)
         waiter.answer.set_result(held)
-        return True
 
     def _turn(self, waiter: Waiter) -> tuple[int, int]:
         """Sort key: retried in place first, then whoever is owed a turn, then by right of way, then by arrival."""
@@ -179,3 +188,7 @@ class Gate:
             # Never longer than a minute: the wall clock may step while the loop's clock does not.
             delay_s = min(60.0, max(0.001, (at_ms - now_ms) / 1000))
             self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
+
+
+def _earlier(at_ms: int | None, other_ms: int) -> int:
+    return other_ms if at_ms is None else min(at_ms, other_ms)

@@ -15,6 +15,7 @@ class Prefix:
         self._inlet = inlet
         self._walks: deque[Walk] = deque()
         self._broken = False
+        self._acking = False
 
     def add(self, walk: Walk) -> None:
         self._walks.append(walk)
@@ -25,8 +26,12 @@ class Prefix:
         if self._broken:
             self.give_up(walk)
             return
+        if self._acking:  # by another walk's finish, which takes this one along: acks never overtake each other
+            return
+        self._acking = True
         while self._walks and self._walks[0].finished:
             await self._inlet.ack(self._walks.popleft().taken)
+        self._acking = False
 
     def give_up(self, walk: Walk) -> None:
         """It comes again, and so does all that was finished behind it: an ack of that would skip this one."""

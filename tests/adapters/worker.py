@@ -2,7 +2,7 @@
 
 It takes leads (any bytes) of `<namespace>leads`; each gets a row and an event in one transaction of its partition's
 ledger, unless it has a row already. What it does with a lead is in the lead's first word: `hold` waits until the
-flow is suspended and gives up, `slow` takes `slow_s` seconds, anything else 0 to 10 ms. It writes a line a step to stdout.
+flow is suspended and gives up, `slow` takes `slow_s` seconds, anything else 0 to 10 ms. It says each step on stdout.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Worker:
             rows = self.rows[partition]
             if lead in rows:
                 return
-            records = [Record(self.namespace + "state", lead, b"done"), Record(self.namespace + "events", lead, b"done")]
+            records = [Record(self.namespace + topic, lead, b"done") for topic in ("state", "events")]
             try:
                 await self.ledgers[partition].transact(records)
                 rows[lead] = b"done"

@@ -208,6 +208,10 @@ class MemoryInlet:
                 "offsets",
                 lambda: self._kafka.commit_offset(self._group, self._generation, self.topic, self.partition, offset),
             )
-        except (StaleGeneration, NoAnswer):
+        except StaleGeneration:
+            return
+        except NoAnswer:
+            if not self.ended and not self.suspended.is_set():
+                self._commit_due = asyncio.create_task(self._commit_later())
             return
         self._committed = max(offset, self._committed or 0)

@@ -225,7 +225,8 @@ class Worker:
                 for inlet in self._inlets:
                     await inlet.drained()
         except TimeoutError:
-            self._world.problem(f"{self.member} holds up the rebalance")
+            if self._world.group.knows(self.member):  # else it was frozen, and the group went on without it
+                self._world.problem(f"{self.member} holds up the rebalance")
         for inlet in self._inlets:
             await inlet.end()
         if self._serving:

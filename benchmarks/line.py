@@ -1,0 +1,323 @@
+"""What a lead costs the worker, beside a stock Faust agent and a bare loop without any promise.
+
+`python -m benchmarks.line [--leads 20000] [--in-flight 100] [--json]`. Real Kafka, an instant target in a process of
+its own, each case a process of its own on topics of its own. CPU is the case's whole process between the first tenth of the
+leads and the last one, as the operating system counts it; memory is its resident size at both ends.
+
+The rows: `worker` is `stream-app worker` as users run it (write-ahead, status events, transactions, lane decisions);
+`bare` is aiokafka + aiohttp, `in_flight` tasks, acks whenever (loses and doubles leads); `stock` is a Faust agent that
+awaits a default httpx client, one lead at a time a partition, as most people write it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import ChildProcesses, free_port
+
+PARTITIONS = 4
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+TIME_LIMIT_S = 300.0
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = {partitions}
+replication = 1
+[line]
+max_in_flight = {in_flight}
+[http]
+worker_port = {port}
+replay_port = {port2}
+"""
+LANE = """
+[workspaces.w{n}]
+partition = {n}
+[workspaces.w{n}.rate]
+rate_per_s = 1000
+burst = 1000
+[workspaces.w{n}.quota]
+warn_at = 49000
+rotate_at = 50000
+[destinations.d{n}]
+workspace = "w{n}"
+webhooks_env = ["BENCH_WEBHOOKS_{n}"]
+callbacks = false
+allowed_hosts = ["127.0.0.1"]
+"""
+
+
+class _Target(asyncio.Protocol):
+    """Answers each request at once and counts; `GET /count` tells."""
+
+    count = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while b"\r\n\r\n" in self._received:
+            head, _, rest = self._received.partition(b"\r\n\r\n")
+            if head.startswith(b"GET"):
+                body = str(_Target.count).encode()
+                answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+                self._transport.write(answer)
+                self._received = rest
+                continue
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            if len(rest) < length:
+                return
+            self._received = rest[length:]
+            _Target.count += 1
+            self._transport.write(ANSWER)
+
+
+async def _serve_target() -> None:
+    server = await asyncio.get_running_loop().create_server(_Target, "127.0.0.1", 0)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def _bare(bootstrap: str, topic: str, url: str, in_flight: int) -> None:
+    import aiohttp
+    from aiokafka import AIOKafkaConsumer
+
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=bootstrap, group_id=f"{topic}-bare", auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    slots = asyncio.Semaphore(in_flight)
+    connector = aiohttp.TCPConnector(limit=in_flight)
+    async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
+
+        async def post(value: bytes) -> None:
+            async with session.post(url, data=value, headers={"content-type": "application/json"}) as answer:
+                await answer.read()
+            slots.release()
+
+        async for record in consumer:
+            await slots.acquire()
+            tasks.create_task(post(record.value or b""))
+
+
+def _stock(bootstrap: str, topic: str, url: str) -> None:
+    import faust
+    import httpx
+
+    app = faust.App(
+        f"{topic}-stock",
+        broker=f"kafka://{bootstrap}",
+        web_enabled=False,
+        topic_disable_leader=True,
+        store="memory://",
+        datadir=tempfile.mkdtemp(),
+    )
+    source = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
+
+    async def agent(stream: Any) -> None:
+        async with httpx.AsyncClient() as client:
+            async for value in stream:
+                await client.post(url, content=value, headers={"content-type": "application/json"})
+
+    app.agent(source)(agent)
+    faust.Worker(app, loglevel="WARNING").execute_from_commandline()
+
+
+class _Bench:
+    """One run: a broker, a target and the cases one after the other."""
+
+    def __init__(self, bootstrap: str, children: ChildProcesses, leads: int, in_flight: int) -> None:
+        self._bootstrap = bootstrap
+        self._children = children
+        self._leads = leads
+        self._in_flight = in_flight
+
+    def run(self, case: str, leads: int) -> dict[str, float]:
+        """Publish, start the case's process, and measure it from the first tenth to the end."""
+        directory = self._children.directory
+        target = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.line", "--target"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert target.stdout is not None
+            port = int(target.stdout.readline())
+            config = directory / f"{case}.toml"
+            lanes = "".join(LANE.format(n=n) for n in range(PARTITIONS))
+            config.write_text(
+                CONFIG.format(
+                    bootstrap=self._bootstrap,
+                    namespace=f"{case}.",
+                    partitions=PARTITIONS,
+                    in_flight=max(1, self._in_flight // PARTITIONS),
+                    port=free_port(),
+                    port2=free_port(),
+                )
+                + lanes
+            )
+            url = f"http://127.0.0.1:{port}/v3/sources/webhook/"
+            environment = {f"BENCH_WEBHOOKS_{n}": f"{url}w{n}" for n in range(PARTITIONS)}
+            asyncio.run(_publish(config, environment, leads))
+            topic = f"{case}.leads"
+            command = {
+                "worker": [sys.executable, "-m", "stream_app", "worker", "--config", str(config)],
+                "bare": [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.line",
+                    "--bare",
+                    self._bootstrap,
+                    topic,
+                    url,
+                    str(self._in_flight),
+                ],
+                "stock": [sys.executable, "-m", "benchmarks.line", "--stock", self._bootstrap, topic, url],
+            }[case]
+            log = (directory / f"{case}.log").open("wb")
+            process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+            try:
+                return _measure(process, lambda: _count(port), leads)
+            finally:
+                process.terminate()
+                process.wait(60)
+        finally:
+            target.kill()
+
+
+async def _publish(config: Path, environment: dict[str, str], leads: int) -> None:
+    from aiokafka import AIOKafkaProducer
+
+    from stream_app.adapters.topics import create_topics
+    from stream_app.settings import client_options, load_settings
+
+    settings = load_settings(config, environment)
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    producer = AIOKafkaProducer(**client_options(settings), enable_idempotence=True, linger_ms=20)
+    await producer.start()
+    for n in range(leads):
+        lane = n % PARTITIONS
+        lead = {
+            "lead_id": f"lead-{n}",
+            "fields": {
+                "email": f"person{n}@company{n % 997}.example.com",
+                "first_name": "Ada",
+                "last_name": f"Lovelace{n}",
+                "company_name": f"Company {n % 997}",
+                "title": "Head of something that takes a few words to say",
+                "notes": "x" * 160,
+            },
+        }
+        await producer.send(settings.names.leads, json.dumps(lead).encode(), f"w{lane}".encode(), partition=lane)
+    await producer.stop()
+
+
+def _count(port: int) -> int:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/count")
+    count = int(connection.getresponse().read())
+    connection.close()
+    return count
+
+
+def _measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: int) -> dict[str, float]:
+    seen = psutil.Process(process.pid)
+    deadline = time.monotonic() + TIME_LIMIT_S
+
+    def reach(goal: int) -> tuple[int, float, float, float]:
+        while (now := count()) < goal:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the case ended or stood still at {now} of {goal} leads")
+            time.sleep(0.02)
+        times = seen.cpu_times()
+        return now, times.user + times.system, time.monotonic(), seen.memory_info().rss / 2**20
+
+    first, cpu_first, at_first, rss_first = reach(leads // 10)
+    last, cpu_last, at_last, rss_last = reach(leads)
+    done = last - first
+    return {
+        "leads": float(leads),
+        "cpu_us_per_lead": (cpu_last - cpu_first) / done * 1e6,
+        "leads_per_s": done / (at_last - at_first),
+        "rss_mb_at_10_percent": rss_first,
+        "rss_mb_at_100_percent": rss_last,
+    }
+
+
+def main() -> None:
+    """Run all cases, or the part of one that is a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.line", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--leads", type=int, default=20_000, help="leads for each case (stock gets a tenth)")
+    parser.add_argument("--in-flight", type=int, default=100)
+    parser.add_argument("--only", choices=("worker", "bare", "stock"), help="one case alone")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--target", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--stock", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.target:
+        asyncio.run(_serve_target())
+    elif arguments.bare:
+        asyncio.run(_bare(*arguments.bare[:3], int(arguments.bare[3])))
+    elif arguments.stock:
+        sys.argv = sys.argv[:1]
+        _stock(*arguments.stock)
+    else:
+        _compare(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    console = Console(stderr=True)
+    rows: dict[str, dict[str, float]] = {}
+    children = ChildProcesses("bench")
+    try:
+        with LocalKafka(progress=console.print) as kafka:
+            bench = _Bench(kafka.bootstrap, children, arguments.leads, arguments.in_flight)
+            for case in [arguments.only] if arguments.only else ["bare", "worker", "stock"]:
+                console.print(f"{case} ...")
+                rows[case] = bench.run(case, arguments.leads // (10 if case == "stock" else 1))
+    finally:
+        children.close()
+    if arguments.json:
+        Console().print_json(data=rows)
+        return
+    table = Table(title=f"One lead, {arguments.in_flight} in flight, instant target")
+    for column in ("case", "CPU us a lead", "x bare", "leads/s", "MB at 10 %", "MB at 100 %"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for case, row in rows.items():
+        ratio = f"{row['cpu_us_per_lead'] / rows['bare']['cpu_us_per_lead']:.1f}" if "bare" in rows else ""
+        table.add_row(
+            case,
+            f"{row['cpu_us_per_lead']:.0f}",
+            ratio,
+            f"{row['leads_per_s']:.0f}",
+            f"{row['rss_mb_at_10_percent']:.0f}",
+            f"{row['rss_mb_at_100_percent']:.0f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

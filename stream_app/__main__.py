@@ -1,0 +1,7 @@
+"""`python -m stream_app` is `stream-app`."""
+
+import sys
+
+from stream_app.cli import main
+
+sys.exit(main())

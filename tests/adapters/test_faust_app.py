@@ -1,0 +1,379 @@
+"""Faust apps in this process on real Kafka: what handlers and owners see, and what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_app import FaustOptions, Handler, Inlet, LostRecords, build_app
+from stream_app.adapters.faust_run import run_app
+from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.record import Taken
+from stream_app.dev.kafka import LocalKafka
+from tests.adapters.support import committed, create_topics, publish, publish_transactions, topic_names, until
+
+PARTITIONS = 4
+
+
+class Owner:
+    """Writes down what it is told, with the number of events seen at that time."""
+
+    def __init__(self) -> None:
+        self.owned: set[int] = set()
+        self.calls: list[tuple[str, set[int]]] = []
+        self.taking_s = 0.0
+
+    async def assigned(self, partitions: set[int]) -> None:
+        assert not partitions & self.owned
+        self.calls.append(("assigned", partitions))
+        await asyncio.sleep(self.taking_s)
+        self.owned |= partitions
+
+    async def revoked(self, partitions: set[int]) -> None:
+        self.calls.append(("revoked", partitions))
+        self.owned -= partitions
+
+
+class Recorder:
+    """A handler that keeps what it took, and acks at once unless `work` says otherwise."""
+
+    def __init__(self, owner: Owner | None = None) -> None:
+        self.taken: list[Taken] = []
+        self.inlets: list[Inlet] = []
+        self.owner = owner
+
+    async def __call__(self, inlet: Inlet) -> None:
+        self.inlets.append(inlet)
+        async for taken in inlet:
+            assert self.owner is None or taken.partition in self.owner.owned
+            self.taken.append(taken)
+            await self.work(inlet, taken)
+
+    async def work(self, inlet: Inlet, taken: Taken) -> None:
+        await inlet.ack(taken)
+
+    @property
+    def values(self) -> list[bytes | None]:
+        return [taken.value for taken in self.taken]
+
+
+class Bench:
+    """Topics `leads`, `bulk` and `state` of one namespace, and apps on them."""
+
+    def __init__(self, kafka: LocalKafka, namespace: str) -> None:
+        self.bootstrap = kafka.bootstrap
+        self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
+        self.group = namespace + "group"
+
+    def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
+        options = FaustOptions(
+            self.group,
+            KafkaConnection(self.bootstrap),
+            PARTITIONS,
+            self.state if owner else None,
+            session_timeout_s=6,
+            heartbeat_s=0.5,
+            commit_interval_s=0.1,
+        )
+        return build_app(options, handlers, owner)
+
+    async def committed(self) -> dict[tuple[str, int], int]:
+        return await committed(self.bootstrap, self.group)
+
+
+@pytest.fixture
+async def bench(kafka: LocalKafka, namespace: str) -> Bench:
+    made = Bench(kafka, namespace)
+    await create_topics(kafka.bootstrap, made.leads, made.bulk, made.state, partitions=PARTITIONS)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def running(app: Any) -> AsyncIterator[Any]:
+    """Runs the app, and stops it in order at the end."""
+    starting = asyncio.create_task(app.start())
+    try:
+        yield app
+    finally:
+        starting.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.wait({starting})
+            await app.stop()
+            await app.gaps.close()
+
+
+async def test_events_arrive_as_they_were_written_and_a_restart_goes_on_behind_them(bench: Bench) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
+        headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
+        await producer.send_and_wait(bench.leads, b"\xff\xfe", b"key", 2, 1_700_000_000_123, headers)
+        await producer.send_and_wait(bench.leads, None, b"tombstone", 2)
+        await producer.send_and_wait(bench.leads, b"", None, 2)
+    first = Recorder()
+    async with running(bench.app({bench.leads: first})):
+        await until(lambda: len(first.taken) == 3)
+    assert first.taken[0] == Taken(
+        bench.leads,
+        2,
+        0,
+        b"key",
+        b"\xff\xfe",
+        (("trace", b"1"), ("trace", b"2"), ("none", b"")),
+        1_700_000_000_123,
+    )
+    assert [(taken.key, taken.value) for taken in first.taken[1:]] == [(b"tombstone", None), (None, b"")]
+    await publish(bench.bootstrap, bench.leads, [b"next"])
+    second = Recorder()
+    async with running(bench.app({bench.leads: second})):
+        await until(lambda: second.taken)
+    assert second.values == [b"next"]
+
+
+async def test_no_topic_is_created(bench: Bench, namespace: str) -> None:
+    before = await topic_names(bench.bootstrap, namespace)
+    seen = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"1"])
+    async with running(bench.app({bench.leads: seen, bench.bulk: Recorder()}, Owner())):
+        await until(lambda: seen.taken)
+    assert await topic_names(bench.bootstrap, namespace) == before
+
+
+class HoldsOne(Recorder):
+    """Finishes all but the event `held`, in whatever order; that one waits until it is suspended."""
+
+    def __init__(self, held: bytes) -> None:
+        super().__init__()
+        self.held = held
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def work(self, inlet: Inlet, taken: Taken) -> None:
+        task = asyncio.create_task(self.finish(inlet, taken))
+        self.tasks.add(task)
+
+    async def finish(self, inlet: Inlet, taken: Taken) -> None:
+        if taken.value == self.held:
+            await inlet.suspended.wait()
+            inlet.give_up(taken)
+        else:
+            await inlet.ack(taken)
+
+
+async def test_what_was_given_up_is_never_passed_by_a_commit_and_comes_again(bench: Bench) -> None:
+    """Hazard 1: upstream commits behind an event in flight at the committed offset, and when nothing is committed."""
+    await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(20)])
+    first = HoldsOne(held=b"0")
+    async with running(bench.app({bench.leads: first})) as app:
+        await until(lambda: len(first.taken) == 20)
+        await app.consumer.commit()
+        assert await bench.committed() == {}
+    second = HoldsOne(held=b"7")
+    async with running(bench.app({bench.leads: second})) as app:
+        await until(lambda: len(second.taken) == 20)
+        await until(lambda: second.inlets[0].committed() == 7)
+        await app.consumer.commit()
+    assert await bench.committed() == {(bench.leads, 0): 7}
+    third = Recorder()
+    async with running(bench.app({bench.leads: third})):
+        await until(lambda: len(third.taken) == 13)
+    assert third.values[0] == b"7"
+    assert await bench.committed() == {(bench.leads, 0): 20}
+
+
+async def test_the_owner_takes_over_first_and_partitions_move_as_a_whole(bench: Bench) -> None:
+    """Three apps join and one leaves: each partition of all topics and of the state has one and the same owner."""
+    names = [bench.leads, bench.bulk]
+    owners = [Owner() for _ in range(3)]
+    handlers = [Recorder(owner) for owner in owners]
+    apps = [bench.app(dict.fromkeys(names, handler), owner) for handler, owner in zip(handlers, owners, strict=True)]
+
+    def settled(*members: int) -> bool:
+        owned = [partition for member in members for partition in owners[member].owned]
+        return sorted(owned) == list(range(PARTITIONS)) and all(owners[member].owned for member in members)
+
+    async def check(number: int, *members: int) -> None:
+        await until(lambda: settled(*members))
+        for handler in handlers:
+            handler.taken.clear()
+        for name in names:
+            await publish(bench.bootstrap, name, [b"%d" % number] * PARTITIONS, PARTITIONS)
+        await until(lambda: sum(len(handler.taken) for handler in handlers) >= 2 * PARTITIONS)
+        seen = Counter((taken.topic, taken.partition) for handler in handlers for taken in handler.taken)
+        assert seen == Counter({(name, partition): 1 for name in names for partition in range(PARTITIONS)})
+        for member in members:
+            mine = apps[member].consumer.assignment()
+            assert {tuple(tp) for tp in mine} == {
+                (name, partition) for name in (*names, bench.state) for partition in owners[member].owned
+            }
+
+    async with running(apps[0]):
+        await check(0, 0)
+        async with running(apps[1]):
+            await check(1, 0, 1)
+            async with running(apps[2]):
+                await check(2, 0, 1, 2)
+        await check(3, 0)
+    # What was kept was not taken over again.
+    for owner in owners:
+        owned: set[int] = set()
+        for what, partitions in owner.calls:
+            assert not partitions & owned if what == "assigned" else partitions <= owned
+            owned ^= partitions
+
+
+async def test_a_rebalance_interrupts_taking_over_and_then_revokes(bench: Bench) -> None:
+    slow, quick = Owner(), Owner()
+    slow.taking_s = 60
+    async with running(bench.app({bench.leads: Recorder(slow)}, slow)):
+        await until(lambda: slow.calls)
+        slow.taking_s = 0
+        async with running(bench.app({bench.leads: Recorder(quick)}, quick)):
+            await until(lambda: len(slow.owned) == len(quick.owned) == PARTITIONS // 2)
+    assert slow.calls[:2] == [("assigned", {0, 1, 2, 3}), ("revoked", {0, 1, 2, 3})]
+
+
+async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(bench: Bench) -> None:
+    class Fails(Recorder):
+        async def work(self, inlet: Inlet, taken: Taken) -> None:
+            if taken.value == b"2":
+                raise LookupError("a bug")
+            await inlet.ack(taken)
+
+    await publish(bench.bootstrap, bench.leads, [b"0", b"1", b"2", b"3"])
+    async with asyncio.timeout(20):
+        with pytest.raises(LookupError, match="a bug"):
+            await run_app(bench.app({bench.leads: Fails()}))
+    assert (await bench.committed()).get((bench.leads, 0), 0) <= 2
+
+
+async def test_an_exception_of_the_owner_ends_the_app(bench: Bench) -> None:
+    class Fails(Owner):
+        async def assigned(self, partitions: set[int]) -> None:
+            raise BrokerUnavailable("the state cannot be read")
+
+    seen = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    async with asyncio.timeout(20):
+        with pytest.raises(BrokerUnavailable, match="state cannot be read"):
+            await run_app(bench.app({bench.leads: seen}, Fails()))
+    assert not seen.taken
+
+
+async def test_no_broker_is_told_with_its_address(namespace: str) -> None:
+    nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
+    async with asyncio.timeout(10):
+        with pytest.raises(BrokerUnavailable, match=r"no Kafka at 127\.0\.0\.1:1 within 1 s"):
+            await run_app(build_app(nowhere, {}), broker_wait_s=1)
+
+
+async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None:
+    """A lead that was aborted is none; gaps are harmless; and the committed offset does not lag behind them."""
+    batches = [(number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)]
+    expected = [value for commit, values in batches if commit for value in values]
+    await publish_transactions(bench.bootstrap, bench.leads, batches)
+    first = HoldsOne(held=b"9-1")
+    async with running(bench.app({bench.leads: first})) as app:
+        await until(lambda: len(first.taken) == len(expected))
+        assert app.gaps.empty >= 10
+    assert first.values == expected
+    second = Recorder()
+    async with running(bench.app({bench.leads: second})):
+        await until(lambda: second.values == expected[expected.index(b"9-1") :], what="the rest from 9-1 on")
+    third = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"new"])
+    async with running(bench.app({bench.leads: third})):
+        await until(lambda: third.taken)
+    assert third.values == [b"new"]
+
+
+async def test_a_record_that_faust_passes_over_ends_the_app_before_an_ack_hides_it(bench: Bench) -> None:
+    await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(10)])
+    app = bench.app({bench.leads: Recorder()})
+    deliver = app.topics.on_message
+
+    async def lossy(message: Any) -> None:
+        if message.offset not in (4, 5):
+            await deliver(message)
+
+    app.topics.on_message = lossy
+    async with asyncio.timeout(20):
+        with pytest.raises(LostRecords, match=rf"2 records of {bench.leads}/0 from offset 4"):
+            await run_app(app)
+    assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
+
+
+async def test_a_closed_handler_delays_no_other_partition_or_topic(bench: Bench) -> None:
+    """Hazard 6: 20,000 events wait in front of a closed gate and of a slow one; others arrive within 100 ms."""
+    closed = asyncio.Event()
+
+    class Closed(Recorder):
+        async def work(self, inlet: Inlet, taken: Taken) -> None:
+            if taken.partition == 0:
+                suspended = asyncio.ensure_future(inlet.suspended.wait())
+                await asyncio.wait({suspended, asyncio.ensure_future(closed.wait())}, return_when="FIRST_COMPLETED")
+                inlet.give_up(taken)
+            else:
+                await inlet.ack(taken)
+                await asyncio.sleep(0.01)
+
+    arrived: dict[bytes, float] = {}
+    loop = asyncio.get_running_loop()
+
+    class Hot(Recorder):
+        async def work(self, inlet: Inlet, taken: Taken) -> None:
+            arrived[taken.value or b""] = loop.time()
+            await inlet.ack(taken)
+
+    bulk = Closed()
+    await publish(bench.bootstrap, bench.bulk, (b"x" * 200 for _ in range(20_000)), 2)
+    async with running(bench.app({bench.bulk: bulk, bench.leads: Hot()})):
+        await until(lambda: len(bulk.taken) > 100)
+        late: list[float] = []
+        async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
+            await producer.partitions_for(bench.leads)
+            for number in range(40):
+                value = b"%d" % number
+                await producer.send_and_wait(bench.leads, value, partition=number % PARTITIONS)
+                sent_at = loop.time()
+                await until(functools.partial(arrived.__contains__, value))
+                late.append(arrived[value] - sent_at)
+                await asyncio.sleep(0.05)
+        assert max(late) < 0.1, sorted(late)[-5:]
+        assert len({taken.partition for taken in bulk.taken}) == 2
+
+
+async def test_an_event_that_waits_for_its_handler_does_not_hold_up_the_stop(bench: Bench) -> None:
+    """The gate stands before the first event is taken: Faust has it already, and must not wait for it."""
+    called = asyncio.Event()
+
+    async def gated(inlet: Inlet) -> None:
+        called.set()
+        await inlet.suspended.wait()
+
+    await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
+    loop = asyncio.get_running_loop()
+    async with running(bench.app({bench.leads: gated})):
+        async with asyncio.timeout(10):
+            await called.wait()
+        start = loop.time()
+    assert loop.time() - start < 2
+    assert await bench.committed() == {}
+
+
+async def test_a_broker_that_restarts_loses_nothing(bench: Bench, kafka: LocalKafka) -> None:
+    seen = Recorder(owner := Owner())
+    await publish(bench.bootstrap, bench.leads, [b"before"])
+    async with running(bench.app({bench.leads: seen}, owner)) as app:
+        await until(lambda: seen.taken)
+        await asyncio.to_thread(kafka.kill)
+        await asyncio.to_thread(kafka.restart)
+        await publish(bench.bootstrap, bench.leads, [b"after"])
+        await until(lambda: seen.values[-1] == b"after", 30)
+        await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
+        assert app.crash_reason is None

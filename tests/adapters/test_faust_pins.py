@@ -1,0 +1,128 @@
+"""The libraries that adapters/faust_fixes.py overrides and relies on are the ones that were read.
+
+When this fails, a library changed: read the change of each named function, and shared/faust-hazards.md, decide
+whether the override or the reliance still holds, run tests/upstream, and only then put the new hash here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from importlib.metadata import version
+from pydoc import locate
+from typing import Any
+
+import pytest
+
+PINNED = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0", "mode-streaming": "0.7.1"}
+
+OVERRIDDEN = {
+    "faust.app.base.App._create_directories": "a9f571c3b04abec3",
+    "faust.app.base.App._new_producer_transport": "eb3b4aa6a8961275",
+    "faust.app.base.App._new_transport": "42db531312dd776f",
+    "faust.app.base.App._on_rebalance_when_stopped": "1b172d9af8ff4eb6",
+    "faust.stores.memory.Store.on_recovery_completed": "a00bef343e139602",
+    "faust.stores.base.Store.on_rebalance": "a32fbe3c18de4288",
+    "faust.tables.base.Collection._new_store": "914a2bda605d38f5",
+    "faust.tables.manager.TableManager.on_start": "365dd25fbc0e0684",
+    "faust.tables.manager.TableManager.recovery": "f0bf5de78b4c3d23",
+    "faust.tables.recovery.Recovery._restart_recovery": "6bd8a8558a2dffe4",
+    "faust.tables.recovery.Recovery._wait": "ec7429b70176f8c6",
+    "faust.transport.conductor.Conductor._subscriber": "2a79085834048049",
+    "faust.transport.consumer.Consumer._add_gap": "4df2573ded7c1c2c",
+    "faust.transport.consumer.Consumer._drain_messages": "44a2500309e83c63",
+    "faust.transport.consumer.Consumer._new_offset": "1d2c7ea89a7ad4f1",
+    "faust.transport.consumer.Consumer._wait_next_records": "6218e1969a636b3f",
+    "faust.transport.consumer.Consumer.on_partitions_revoked": "d04b7ae72c6fc206",
+    "faust.transport.consumer.Consumer.perform_seek": "0e8c130ff4b0afd8",
+    "faust.transport.consumer.Consumer.stop_flow": "cf7e875a2b0d40e8",
+    "faust.transport.consumer.Consumer.wait_empty": "e4662fe24f094819",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc3e6f6cad",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._fetch_records": "39a2c6c79fc1455a",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.on_thread_stop": "8dfc004e258b6c25",
+    "faust.transport.drivers.aiokafka.Consumer._new_consumer_thread": "0870ec53dea75083",
+    "faust.transport.drivers.aiokafka.Producer._settings_auth": "6d47a0b8599c573e",
+}
+
+RELIED_UPON = {
+    "aiokafka.consumer.consumer.AIOKafkaConsumer.stop": "bc5da9c98595299a",
+    "aiokafka.consumer.fetcher.Fetcher.fetched_records": "be4348896b9b66af",
+    "aiokafka.consumer.fetcher.FetchResult.getall": "3e717e30de5068d5",
+    "aiokafka.consumer.fetcher.PartitionRecords._unpack_records": "b803e6d46480732c",
+    "aiokafka.consumer.group_coordinator.GroupCoordinator._on_join_prepare": "4d9524afc0ee2c2f",
+    "aiokafka.consumer.group_coordinator.GroupCoordinator.ensure_active_group": "33c84c1a93012e81",
+    "aiokafka.consumer.group_coordinator.GroupCoordinator.reset_generation": "537aa37c531b4de9",
+    "aiokafka.producer.message_accumulator.MessageAccumulator.add_batch": "5ed1c5b1367ad854",
+    "aiokafka.producer.message_accumulator.MessageAccumulator.fail_all": "f1e12e8100bfcb8c",
+    "aiokafka.producer.message_accumulator.MessageAccumulator.flush_for_commit": "39683730fcffc2a4",
+    "aiokafka.producer.message_accumulator.MessageBatch.failure": "719b2122c318e955",
+    "aiokafka.producer.producer.AIOKafkaProducer.send_batch": "bf42b0f0c5c0646d",
+    "aiokafka.producer.producer.AIOKafkaProducer.stop": "43ef97147111893b",
+    "aiokafka.producer.sender.AddPartitionsToTxnHandler.handle_response": "67266db24da2dfaf",
+    "aiokafka.producer.sender.EndTxnHandler.handle_response": "89bd9721c28ec792",
+    "aiokafka.producer.sender.SendProduceReqHandler.handle_response": "850323cc8f77abc3",
+    "aiokafka.producer.sender.Sender._sender_routine": "2380dc5e333d9ebd",
+    "aiokafka.producer.transaction_manager.TransactionManager.fatal_error": "8e9fd08dc50042c4",
+    "faust.agents.actor.Actor.on_isolated_partition_revoked": "636a35c791bf3dbc",
+    "faust.agents.agent.Agent._assign_isolated_partition": "6f805da7af64ed8f",
+    "faust.agents.agent.Agent._execute_actor": "c750b828d2bda93e",
+    "faust.agents.agent.Agent._maybe_start_isolated": "4db8fc3f0f3e5935",
+    "faust.agents.manager.AgentManager.on_rebalance": "2b7b8f8ea4bcca90",
+    "faust.app.base.App._on_partitions_assigned": "de932b7927db85b3",
+    "faust.app.base.App._on_partitions_revoked": "d5c895bbe57dc73a",
+    "faust.app.base.App._stop_consumer": "55854a5de12c3f52",
+    "faust.app.base.App.on_rebalance_start": "5c1e23de30674082",
+    "faust.assignor.copartitioned_assignor.CopartitionedAssignor.get_assignment": "9e7c467c7140fd22",
+    "faust.assignor.partition_assignor.PartitionAssignor._perform_assignment": "1e0bf2c5c8f42574",
+    "faust.streams.Stream._c_aiter": "fa44582a5882e9df",
+    "faust.streams.Stream.ack": "32d7171a89b0931d",
+    "faust.streams.Stream.noack": "921a6f5c674d32d4",
+    "faust.tables.manager.TableManager._update_channels": "88e3941facc934d6",
+    "faust.tables.manager.TableManager.on_rebalance": "2d2c23a07bf54328",
+    "faust.tables.recovery.Recovery._resume_streams": "d986a6710c1aca98",
+    "faust.tables.recovery.Recovery.on_rebalance": "aa4d997a1795ceae",
+    "faust.topics.Topic.declare": "8fbfd8842b963d8d",
+    "faust.topics.Topic.on_stop_iteration": "6b17f7aee7645a16",
+    "faust.transport.conductor.Conductor._update_tp_index": "e8e3ac9025ef44f7",
+    "faust.transport.consumer.Consumer._commit_offsets": "1a69799041188441",
+    "faust.transport.consumer.Consumer.ack": "5fcf41cf45153475",
+    "faust.transport.consumer.Consumer.commit": "a354437baaa08bf8",
+    "faust.transport.consumer.Consumer.getmany": "4b168d84882a70d6",
+    "faust.transport.consumer.Consumer.maybe_wait_for_commit_to_finish": "d687f63a0b5ef0c5",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._commit": "932852ce7a23f658",
+    "faust.transport.drivers.aiokafka.ConsumerRebalanceListener.on_partitions_assigned": "1c1f8406ad3698a6",
+    "mode.services.Service.stop": "e17cd2b6bd01e861",
+    "mode.services.Service.wait_first": "feade6a31f8a6789",
+    "mode.threads.ServiceThread._serve": "67809eae09573ac7",
+    "mode.utils.queues.FlowControlEvent.resume": "4dcdc1253fd0dcb4",
+    "mode.utils.queues.FlowControlQueue.put_nowait_enhanced": "f1839f43dda3d2cf",
+    "mode.utils.queues.ThrowableQueue.clear": "d18f09e451acf62e",
+}
+
+
+def digest(name: str) -> str:
+    found: Any = locate(name)
+    if isinstance(found, property):
+        found = found.fget
+    found = inspect.unwrap(getattr(found, "fun", found))
+    return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("package", PINNED)
+def test_the_version_is_the_one_that_was_read(package: str) -> None:
+    assert version(package) == PINNED[package], __doc__
+
+
+@pytest.mark.parametrize("name", [*OVERRIDDEN, *RELIED_UPON])
+def test_the_source_is_the_one_that_was_read(name: str) -> None:
+    assert digest(name) == (OVERRIDDEN | RELIED_UPON)[name], f"{name} changed: {__doc__}"
+
+
+def test_faust_runs_on_its_compiled_stream_iterator() -> None:
+    """Its source ships beside it; what was read there is this text."""
+    from faust import streams
+
+    assert streams._CStreamIterator is not None
+    source = (inspect.getsourcefile(streams) or "").replace("streams.py", "_cython/streams.pyx")
+    with open(source, "rb") as text:
+        assert hashlib.sha256(text.read()).hexdigest()[:16] == "0041622f4a251188"

@@ -1,0 +1,284 @@
+"""The whole system as real processes on a namespace of its own, judged from outside: topics and the ledger of Clay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream_app.adapters.topics import create_topics
+from stream_app.core.delivery import NEXT
+from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.core.record import Record
+from stream_app.dev.process import ChildProcesses, end, free_port
+from stream_app.settings import Settings, client_options, load_settings
+
+_events = msgspec.json.Decoder(StatusEvent)
+FAST_SIM = """
+seed = {seed}
+[limits]
+rate_per_s = 0
+lifetime = 0
+[table.latency]
+scale = 0.001
+"""
+OVER: frozenset[Status] = frozenset(
+    {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted"}
+)
+"""Where a story of a destination without callbacks may rest (a rerouted one goes on elsewhere)."""
+
+
+class Pipeline:
+    """`async with Pipeline(...) as line:` has the simulator and the topics; workers are started by the test."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        namespace: str,
+        workspaces: int = 2,
+        *,
+        config: str = "",
+        lane: str = "",
+        script: str = "",
+        partitions: int = 4,
+        pinned: bool = True,
+        callbacks: bool = False,
+    ) -> None:
+        self.children = ChildProcesses("pipeline")
+        self.directory = self.children.directory
+        self.stories: dict[str, list[StatusEvent]] = defaultdict(list)
+        self.names = [f"w{number}" for number in range(workspaces)]
+        self._config = self.directory / "stream_app.toml"
+        self._script = script
+        self._follower: asyncio.Task[None] | None = None
+        self._bootstrap = bootstrap
+        self._logs: list[Path] = []
+        pin = "partition = {number}" if pinned else ""
+        lanes = "".join(
+            f"""
+[workspaces.{name}]
+{pin.format(number=number % partitions)}
+[workspaces.{name}.rate]
+rate_per_s = 1000
+burst = 1000
+{lane.format(name=name)}
+[destinations.{name}-crm]
+workspace = "{name}"
+webhooks_env = ["WEBHOOK_{number}"]
+callbacks = {str(callbacks).lower()}
+allowed_hosts = ["127.0.0.1"]
+"""
+            for number, name in enumerate(self.names)
+        )
+        self._toml = f"""
+{config}
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = {partitions}
+replication = 1
+session_timeout_s = 6
+broker_wait_s = 30
+{lanes}
+"""
+
+    # ------------------------------------------------------------------------------------------- start and stop
+
+    async def __aenter__(self) -> Self:
+        try:
+            script = self.directory / "sim.toml"
+            script.write_text(FAST_SIM.format(seed=1) + self._script)
+            argv = [sys.executable, "-m", "stream_app.dev.sim", "--port", "0", "--script", str(script)]
+            log = self._log("sim")
+            self.children.spawn([*argv, "--ledger", str(self.directory / "ledger.jsonl")], log=log)
+            ready = await self._first_json(log)
+            self._control = ready["control_url"]
+            self.environment = {
+                f"WEBHOOK_{number}": f"{ready['url']}/v3/sources/webhook/{name}--crm"
+                for number, name in enumerate(self.names)
+            }
+            os.environ.update(self.environment)  # for the children; each pipeline sets all that it names
+            self.settings = self._settings()
+            await create_topics(client_options(self.settings), self.settings.topic_plan(), 30, lambda _: None)
+            self._follower = asyncio.create_task(self._follow())
+        except BaseException:
+            self.children.close()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+        if error is not None:
+            for log in self._logs:
+                sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}\n")
+        await asyncio.to_thread(self.children.close)
+
+    def start(self, command: str, *, extra: Iterable[str] = ()) -> subprocess.Popen[bytes]:
+        """`stream-app worker` or `replay` as a process of its own, with ports of its own."""
+        number = len(self._logs)
+        config = self.directory / f"{command}-{number}.toml"
+        config.write_text(f"{self._toml}\n[http]\nworker_port = {free_port()}\nreplay_port = {free_port()}\n")
+        argv = [sys.executable, "-m", "stream_app", command, "--config", str(config), *extra]
+        return self.children.spawn(argv, log=self._log(f"{command}-{number}"))
+
+    async def stop(self, process: subprocess.Popen[bytes], grace_s: float = 40) -> int:
+        """SIGTERM, and the exit code."""
+        await asyncio.to_thread(end, process, grace_s=grace_s)
+        return process.returncode
+
+    async def run(self, *argv: str) -> tuple[int, str]:
+        """A command of the CLI: exit code and stdout."""
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "stream_app", argv[0], "--config", str(self._config), *argv[1:]],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+            cwd=self.directory,
+        )
+        return ran.returncode, ran.stdout + ran.stderr
+
+    # --------------------------------------------------------------------------------------------- in and out
+
+    async def publish(self, records: Iterable[Record]) -> None:
+        """Raw records, each to the partition that it names."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap, enable_idempotence=True, max_request_size=4 * 2**20
+        )
+        await producer.start()
+        try:
+            for record in records:
+                await producer.send(
+                    record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
+                )
+        finally:
+            await producer.stop()
+
+    def lead(self, number: int, workspace: str, **changes: Any) -> Record:
+        """A good lead as a record of `leads`, in its home partition."""
+        fields = {"email": f"person{number}@example.com", "first_name": "Ada", "last_name": f"Example {number}"}
+        lead = Lead(fields, lead_id=f"lead-{number}", workspace=workspace)
+        value = msgspec.json.encode(msgspec.structs.replace(lead, **changes))
+        return Record(self.settings.names.leads, workspace.encode(), value, (), self.settings.home(workspace))
+
+    def leads(self, count: int) -> list[Record]:
+        """Good leads, dealt to the workspaces in turn."""
+        return [self.lead(number, self.names[number % len(self.names)]) for number in range(count)]
+
+    async def until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait for it, or fail with what was seen instead."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what}: not within {timeout_s} s; seen {dict(self.last())}")
+            if self._follower is not None and self._follower.done():
+                self._follower.result()
+            await asyncio.sleep(0.05)
+
+    async def until_over(self, count: int, timeout_s: float) -> None:
+        """Wait until that many stories rest."""
+        await self.until(
+            lambda: sum(story[-1].status in OVER for story in list(self.stories.values())) >= count,
+            timeout_s,
+            f"{count} stories at rest",
+        )
+
+    def last(self) -> Counter[str]:
+        """How many stories stand at which status."""
+        return Counter(story[-1].status for story in list(self.stories.values()))
+
+    def summary(self) -> dict[str, Any]:
+        """The simulator's own account: `leads` has each lead's requests and accepted rows."""
+        with urllib.request.urlopen(f"{self._control}/ledger/summary?leads=all", timeout=30) as answer:
+            return dict(json.load(answer))
+
+    def control(self, method: str, path: str, body: Any = None) -> Any:
+        """Tell the simulator; see `stream-app sim --help`."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self._control}{path}", data, method=method)
+        request.add_header("content-type", "application/json")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    async def read(self, topic: str) -> list[Any]:
+        """All records of a topic as a read_committed consumer sees them."""
+        consumer = self._consumer()
+        await consumer.start()
+        try:
+            tps = [TopicPartition(topic, number) for number in range(self.settings.kafka.partitions)]
+            consumer.assign(tps)
+            await consumer.seek_to_beginning()
+            ends = await consumer.end_offsets(tps)
+            found: list[Any] = []
+            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    found.extend(records)
+            return found
+        finally:
+            await consumer.stop()
+
+    # -------------------------------------------------------------------------------------------------- judges
+
+    def check_stories(self) -> None:
+        """Invariant 6: the events of each origin are a legal path, in sequence, each once."""
+        for origin, story in self.stories.items():
+            assert [event.seq for event in story] == list(range(1, len(story) + 1)), (origin, story)
+            before: Status | None = None
+            for event in story:
+                assert event.status in NEXT.get(before, frozenset()), (origin, [step.status for step in story])
+                before = event.status
+
+    # ------------------------------------------------------------------------------------------------ internals
+
+    def _settings(self) -> Settings:
+        self._config.write_text(self._toml)
+        return load_settings(self._config, os.environ)
+
+    def _log(self, name: str) -> Path:
+        log = self.directory / f"{name}.log"
+        self._logs.append(log)
+        return log
+
+    async def _first_json(self, log: Path) -> dict[str, str]:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for line in log.read_text().splitlines() if log.exists() else ():
+                if line.startswith("{"):
+                    return dict(json.loads(line))
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"the simulator did not start: {log.read_text()}")
+
+    def _consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+
+    async def _follow(self) -> None:
+        consumer = self._consumer()
+        await consumer.start()
+        try:
+            topic = self.settings.names.status
+            consumer.assign([TopicPartition(topic, number) for number in range(self.settings.kafka.partitions)])
+            await consumer.seek_to_beginning()
+            while True:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    for record in records:
+                        event = _events.decode(record.value)
+                        self.stories[event.origin].append(event)
+        finally:
+            await consumer.stop()

@@ -1,0 +1,120 @@
+"""The main job on real Kafka, with real processes: what goes in reaches Clay once, and its story comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections import Counter
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(240)
+
+
+async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 5, partitions=8, pinned=False) as line:
+        source = line.directory / "leads.csv"
+        with source.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["lead_id", "workspace", "email", "first_name", "last_name"])
+            for number in range(10_000):
+                rows.writerow([f"L{number}", f"w{number % 5}", f"p{number}@example.com", "Ada", f"Example {number}"])
+        code, said = await line.run("publish", str(source), "--json")
+        assert code == 0, said
+        worker = line.start("worker")
+        line.start("replay")
+        await line.until_over(10_000, 120)
+        assert await line.stop(worker) == 0
+        line.check_stories()
+        leads = line.summary()["leads"]
+        assert len(leads) == 10_000
+        assert {tuple(count.values()) for count in leads.values()} == {(1, 1)}, "each lead once, and taken once"
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
+    config = """
+[line]
+max_attempts = 2
+retry_base_s = 0.05
+retry_cap_s = 0.2
+[replay]
+max_replays = 2
+backoff_base_s = 0.5
+backoff_cap_s = 1
+tiers_s = [1, 2]
+"""
+    lane = """
+[workspaces.{name}.breaker]
+consecutive_failures = 1000
+failure_rate = 1.0
+min_calls = 100000
+"""
+    script = """
+[[fault]]
+kind = "status_before"
+status = 422
+share = 0.02
+[[fault]]
+kind = "status_before"
+status = 500
+share = 0.02
+[[fault]]
+kind = "status_before"
+status = 503
+share = 0.25
+"""
+    async with Pipeline(kafka.bootstrap, namespace, 5, config=config, lane=lane, script=script, partitions=8) as line:
+        await line.publish(line.leads(10_000))
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until_over(10_000, 180)
+        await line.stop(worker)
+        await line.stop(replay)
+        line.check_stories()
+        states = line.last()
+        assert sum(states.values()) == 10_000
+        assert set(states) == {"accepted", "rejected_invalid", "parked"}
+        assert min(states.values()) > 50, states
+        for story in line.stories.values():
+            steps = Counter(event.status for event in story)
+            assert steps["dead_lettered"] <= 2
+            assert steps["parked"] <= 1
+        parked = await line.read(line.settings.names.parked)
+        origins = [dict(record.headers)["origin"] for record in parked]
+        assert len(origins) == len(set(origins)) == states["parked"]
+        assert all(count["accepted"] <= 1 for count in line.summary()["leads"].values())
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def test_kill_9_in_the_middle_loses_nothing_and_posts_nothing_twice(kafka: Broker, namespace: str) -> None:
+    script = """
+[[fault]]
+kind = "slow"
+delay_s = 0.03
+"""
+    async with Pipeline(kafka.bootstrap, namespace, 4, script=script) as line:
+        await line.publish(line.leads(4_000))
+        worker = line.start("worker")
+        for killed_at in (500, 1_500, 2_500):
+            await line.until(lambda: line.last()["accepted"] >= killed_at, 60, f"{killed_at} accepted")  # noqa: B023
+            worker.kill()
+            await asyncio.to_thread(worker.wait, 10)
+            worker = line.start("worker")
+        await line.until_over(4_000, 90)
+        await line.stop(worker)
+        line.check_stories()
+        states, leads = line.last(), line.summary()["leads"]
+        assert sum(states.values()) == 4_000, "none is lost"
+        assert set(states) <= {"accepted", "parked"}
+        assert all(count["requests"] <= 1 for count in leads.values()), "none was POSTed twice"
+        accepted = {story[0].lead_id for story in line.stories.values() if story[-1].status == "accepted"}
+        assert accepted <= leads.keys()
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+        assert json.loads(said[: said.rindex("}") + 1])

@@ -1,0 +1,84 @@
+"""The same small app on stock Faust and on ours, so that one scenario can be played on both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import faust
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_app import FaustOptions, Inlet, build_app
+from tests.adapters.support import until
+
+Ack = Callable[[], Awaitable[object]]
+Work = Callable[[int, Ack], Awaitable[None]]
+"""What is done with an event: its offset, and how to ack it."""
+
+Build = Callable[[str, str, Work, float], Any]
+"""From bootstrap, namespace, work and commit interval to an app on `<namespace>leads` with a table; one partition."""
+
+
+def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -> Any:
+    app = faust.App(
+        namespace + "stock",
+        broker=f"kafka://{bootstrap}",
+        store="memory://",
+        topic_partitions=1,
+        topic_disable_leader=True,
+        web_enabled=False,
+        broker_commit_interval=commit_interval_s,
+        stream_recovery_delay=0,
+        datadir=f"/tmp/{namespace}stock",  # noqa: S108  # Faust insists on one; nothing is put there
+    )
+    app._create_directories = lambda: None
+    app.Table("counts", partitions=1)
+    topic = app.topic(namespace + "leads", key_type=bytes, value_type=bytes, value_serializer="raw")
+
+    async def agent(stream: Any) -> None:
+        acking = stream.noack()
+        async for event in acking.events():
+            await work(event.message.offset, lambda event=event: acking.ack(event))
+
+    app.agent(topic)(agent)
+    return app
+
+
+def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -> Any:
+    class Nobody:
+        async def assigned(self, partitions: set[int]) -> None: ...
+        async def revoked(self, partitions: set[int]) -> None: ...
+
+    async def handler(inlet: Inlet) -> None:
+        async for taken in inlet:
+            await work(taken.offset, lambda taken=taken: inlet.ack(taken))
+
+    options = FaustOptions(
+        namespace + "ours",
+        KafkaConnection(bootstrap),
+        1,
+        namespace + "state",
+        commit_interval_s=commit_interval_s,
+    )
+    return build_app(options, {namespace + "leads": handler}, Nobody())
+
+
+@contextlib.asynccontextmanager
+async def running(app: Any) -> AsyncIterator[None]:
+    starting = asyncio.create_task(app.start())
+    try:
+        yield
+    finally:
+        starting.cancel()
+        async with asyncio.timeout(30):
+            await asyncio.wait({starting})
+            await app.stop()
+
+
+async def rebalance(app: Any) -> None:
+    """Have the group rebalance as when a member joins or leaves, and return when the app has the next generation."""
+    thread, generation = app.consumer._thread, app.consumer_generation_id
+    thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)
+    await until(lambda: app.consumer_generation_id != generation, what="a rebalance")

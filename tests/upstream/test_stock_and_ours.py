@@ -1,0 +1,115 @@
+"""Three faults of Faust 0.15.3 that lose or repeat leads: each shown on stock Faust, and mended in ours.
+
+A scenario returns what came of it, and the same run on stock Faust must go wrong: when it no longer does, upstream
+has mended it, and our mending can go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stream_app.dev.kafka import LocalKafka
+from tests.adapters.support import committed, create_topics, publish, until
+from tests.upstream.apps import Ack, Build, ours, rebalance, running, stock
+
+
+@pytest.fixture
+async def topics(kafka: LocalKafka, namespace: str) -> None:
+    await create_topics(kafka.bootstrap, namespace + "leads", namespace + "state")
+
+
+async def publish_numbers(kafka: LocalKafka, namespace: str, count: int) -> None:
+    await publish(kafka.bootstrap, namespace + "leads", (b"%d" % number for number in range(count)))
+
+
+@pytest.mark.parametrize(("build", "committed_to"), [(stock, 20), (ours, 10)])
+async def test_606_an_event_in_flight_at_the_committed_offset_is_committed_over(
+    kafka: LocalKafka, namespace: str, topics: None, build: Build, committed_to: int
+) -> None:
+    """0 to 9 are done and committed, 10 is in flight, 11 to 19 are done: a kill now would lose 10."""
+    acks: dict[int, Ack] = {}
+
+    async def work(offset: int, ack: Ack) -> None:
+        acks[offset] = ack
+
+    await publish_numbers(kafka, namespace, 20)
+    app = build(kafka.bootstrap, namespace, work, 3600)
+    async with running(app):
+        await until(lambda: len(acks) == 20)
+        for offset in range(10):
+            await acks[offset]()
+        await app.consumer.commit()
+        for offset in range(11, 20):
+            await acks[offset]()
+        await app.consumer.commit()
+        group = app.conf.id
+        assert await committed(kafka.bootstrap, group) == {(namespace + "leads", 0): committed_to}
+        await acks[10]()  # so that the app can stop
+
+
+async def lost_after_a_slow_seek(kafka: LocalKafka, namespace: str, build: Build) -> list[int]:
+    """The fetcher runs between the resuming of the partitions and the seek, while the agent is busy."""
+    count = 3000
+    seen: set[int] = set()
+    busy = asyncio.Event()
+
+    async def work(offset: int, ack: Ack) -> None:
+        seen.add(offset)
+        await ack()
+        if offset == 0:
+            await asyncio.wait({asyncio.create_task(busy.wait())}, timeout=0.1)
+        elif len(seen) == 11:
+            await asyncio.sleep(0.3)  # the first event after the rebalance
+
+    await publish_numbers(kafka, namespace, 10)
+    app = build(kafka.bootstrap, namespace, work, 0.1)
+    async with running(app):
+        await until(lambda: len(seen) == 10)
+        seek, fetched_to = app.consumer.perform_seek, app.consumer._read_offset
+
+        async def slow_seek() -> None:
+            """As long as it takes to fetch a few, if anybody fetches."""
+            for _ in range(100):
+                if any((offset or 0) > 15 for offset in fetched_to.values()):
+                    break
+                await asyncio.sleep(0.01)
+            await seek()
+
+        app.consumer.perform_seek = slow_seek
+        await rebalance(app)
+        await publish_numbers(kafka, namespace, count - 10)
+        await until(lambda: count - 1 in seen, what="the last event")
+    return sorted(set(range(count)) - seen)
+
+
+async def test_596_a_rebalance_with_a_table_loses_events_of_stock_faust(
+    kafka: LocalKafka, namespace: str, topics: None
+) -> None:
+    assert await lost_after_a_slow_seek(kafka, namespace, stock)
+
+
+async def test_596_a_rebalance_loses_nothing_of_ours(kafka: LocalKafka, namespace: str, topics: None) -> None:
+    assert await lost_after_a_slow_seek(kafka, namespace, ours) == []
+
+
+@pytest.mark.parametrize(("build", "deliveries"), [(stock, 20), (ours, 10)])
+async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
+    kafka: LocalKafka, namespace: str, topics: None, build: Build, deliveries: int
+) -> None:
+    """Ten events are done, no commit was due, the group rebalances: stock Faust delivers all ten again."""
+    seen: list[int] = []
+
+    async def work(offset: int, ack: Ack) -> None:
+        seen.append(offset)
+        await ack()
+
+    await publish_numbers(kafka, namespace, 10)
+    app = build(kafka.bootstrap, namespace, work, 3600)
+    async with running(app):
+        await until(lambda: len(seen) == 10)
+        await rebalance(app)
+        await publish(kafka.bootstrap, namespace + "leads", [b"last"])
+        await until(lambda: 10 in seen, what="the event after the rebalance")
+    assert len(seen) == deliveries + 1
