@@ -49,8 +49,8 @@ class Desk(Protocol):
 
     def alias(self, key: bytes) -> bytes | None: ...
 
-    def is_marked(self, place: str) -> bool:
-        """Whether this record was concluded before, by an outcome that leaves no delivery row."""
+    def marked(self, *places: str) -> bytes | None:
+        """The row that says that one of these records was concluded, where no delivery row says it (any more)."""
 
     def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
         """Only one walk at a time for a lead and for a person: a second copy waits here for the first."""
@@ -66,6 +66,9 @@ class Desk(Protocol):
 
     async def commit(self, step: Step) -> None:
         """One transaction (shared with other steps): when it returns, all of the step is in Kafka."""
+
+    async def confirm(self, key: bytes) -> None:
+        """Commit this row as it is: only what the partition's owner has read may be acked without a step."""
 
 
 class Clay(Protocol):
@@ -98,9 +101,11 @@ class Line:
     async def take(self, walk: Walk) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
         taken = walk.taken
-        if self._desk.is_marked(taken.place):
-            return
         envelope = read_envelope(taken)
+        mark = self._desk.marked(taken.place, envelope.origin)
+        if mark is not None:
+            await self._desk.confirm(mark)
+            return
         lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
         case = lead if isinstance(lead, Unreadable) else self._identify(taken, envelope, lead)
         if isinstance(case, Unreadable):
@@ -160,12 +165,13 @@ class Line:
         now_ms = self._clock.now_ms()
         row, verdict, why = self._judge(case, now_ms)
         if verdict == "done":
+            await self._desk.confirm(case.key)
             return
         if verdict == "duplicate":
             await self._brief(walk, case.envelope, "duplicate", why, case.lead_id)
             return
         if row is None or verdict == "fresh":
-            story = Story(self._plan, case, begin(case.envelope, now_ms))
+            story = Story(self._plan, case, begin(case.envelope, now_ms), replaced=row)
             if verdict == "fresh":
                 story.tell()
         else:

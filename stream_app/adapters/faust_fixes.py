@@ -4,7 +4,8 @@ Everything that overrides Faust is here, and tests/adapters/test_faust_pins.py p
 overrides or relies on. What is mended, by the hazards' numbers:
 
 1. The committed offset never passes an offset that was taken and is not acked, gap or no gap.
-2. Streams resume only when the fetcher stands still, so that no record is fetched before the seek and dropped after.
+2. Streams resume only when the fetcher stands still, so that no record is fetched before the seek and dropped after;
+   and the seek moves partitions without a commit, too.
 5. Revoking waits for the leads in flight and commits them all before Faust forgets what was acked.
 
 And by design: consumers read committed records only, and state is taken over while the group's heartbeats run.
@@ -96,6 +97,15 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
             self._consumer.pause(*(TopicPartition(*tp) for tp in partitions))
 
         await self.call_thread(pause)
+
+    async def seek_to_committed(self) -> Any:
+        """Seek to the beginning where nothing is committed: aiokafka leaves that position, past what was dropped."""
+        offsets = await super().seek_to_committed()
+        changelogs = self.app.tables.changelog_topics
+        fresh = [tp for tp, offset in offsets.items() if not offset and tp.topic not in changelogs]
+        if fresh:
+            await self.call_thread(self._consumer.seek_to_beginning, *fresh)
+        return offsets
 
     async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
         """Take turns: else a partition's whole fetch of 1 MB is delivered before another one's first record."""

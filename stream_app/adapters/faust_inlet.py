@@ -31,6 +31,7 @@ class Inlet:
         self.topic: str = message.topic
         self.partition: int = message.partition
         self.suspended: asyncio.Event = source.suspended
+        self.ended = False
         self._source = source
         self._tp = message.tp
         self._generation = message.generation_id
@@ -43,6 +44,7 @@ class Inlet:
     async def __anext__(self) -> Taken:
         event = await self._source.take(self._generation)
         if event is None:
+            self.ended = True
             raise StopAsyncIteration
         message = event.message
         offset: int = message.offset
@@ -159,14 +161,21 @@ async def serve(app: Any, stream: Any, handler: Handler, gaps: GapCheck) -> None
     """Body of every agent: call `handler` once a generation until the partition goes; its exceptions crash the app."""
     source = _Source(app, stream.noack(), gaps)
     try:
-        while (first := await source.first()) is not None:
-            await handler(Inlet(source, first))
+        await _serve_generations(source, handler)
     except asyncio.CancelledError:
         pass  # Faust stops the actor; were this passed on, it would start another one for a partition that is gone
     except Exception as error:  # noqa: BLE001  # any that a handler lets out is a bug or an end: no ack, stop
         await app.crash(error)
     finally:
         await source.close()
+
+
+async def _serve_generations(source: _Source, handler: Handler) -> None:
+    while (first := await source.first()) is not None:
+        inlet = Inlet(source, first)
+        await handler(inlet)
+        if not (inlet.ended or inlet.suspended.is_set()):
+            raise RuntimeError(f"the handler of {inlet.topic}/{inlet.partition} returned before its inlet ended")
 
 
 class GapCheck:
@@ -189,11 +198,11 @@ class GapCheck:
             start, stop, offsets = self._seen.get(tp, (0, 0, frozenset()))
             if not start <= first <= end <= stop:
                 start, stop, offsets = self._seen[tp] = await self._read(tp, first, end)
-        lost = [offset for offset in range(first, end) if offset in offsets]
-        if lost:
+        lost = min((offset for offset in offsets if first <= offset < end), default=None)
+        if lost is not None:
             raise LostRecords(
-                f"{len(lost)} records of {tp.topic}/{tp.partition} from offset {lost[0]} were fetched but never "
-                "delivered: this worker must stop; the next start takes them"
+                f"{tp.topic}/{tp.partition}/{lost} was fetched but never delivered, and nor was perhaps more before "
+                f"offset {end}: this worker must stop; the next start takes them"
             )
         self.empty += 1
 
@@ -216,7 +225,7 @@ class GapCheck:
         self._consumer.seek(where, first)
         offsets: set[int] = set()
         position = first
-        while position < end:
+        while position < end and not (offsets and min(offsets) < end):
             for records in (await self._consumer.getmany(where, timeout_ms=1000)).values():
                 offsets.update(record.offset for record in records)
             position = await self._consumer.position(where)

@@ -80,6 +80,7 @@ async def run_app(app: SafeApp, *, broker_wait_s: float = 60.0) -> None:
         if app.started:
             await app.stop()
             await app.gaps.close()
+        await asyncio.gather(asking, running, return_exceptions=True)
     if app.crash_reason is not None:
         raise app.crash_reason
 

@@ -9,7 +9,13 @@ from typing import Literal
 import structlog
 
 Format = Literal["json", "console"]
-_NOISY = ("aiokafka", "faust", "mode", "aiohttp", "asyncio")
+_LEVELS = {
+    "aiokafka": logging.CRITICAL,  # its errors are retried or come to us as exceptions, which say it once
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
+    "aiohttp": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
 
 
 def configure(form: Format, level: int = logging.INFO) -> None:
@@ -34,8 +40,8 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, of_library in _LEVELS.items():
+        logging.getLogger(name).setLevel(of_library)
 
 
 Logger = structlog.typing.FilteringBoundLogger

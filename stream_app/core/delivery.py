@@ -33,9 +33,9 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "held_outage": _GATE,
     "sending": frozenset({"accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"}),
     "refused": _GATE | {"dead_lettered"},
-    "send_uncertain": frozenset({"accepted", "parked", "replayed"}) | _CALLBACK,
-    "accepted": frozenset({"callback_overdue"}) | _CALLBACK,
-    "callback_overdue": frozenset({"parked"}) | _CALLBACK,
+    "send_uncertain": _CALLBACK | {"accepted", "parked", "replayed"},
+    "accepted": _CALLBACK | {"callback_overdue"},
+    "callback_overdue": _CALLBACK | {"parked"},
     "deferred": frozenset({"replayed"}),
     "dead_lettered": frozenset({"replayed"}),
     "parked": frozenset({"replayed"}),
@@ -92,8 +92,16 @@ def person_key(workspace: str, destination: str, person: str) -> bytes:
 
 
 def mark_key(place: str) -> bytes:
-    """Row key of an outcome that has no delivery row, by its record's place: a redelivery repeats nothing."""
+    """Row key of a record that is concluded and has no delivery row (any more): a redelivery repeats nothing."""
     return f"o/{place}".encode()
+
+
+def marked_place(key: bytes) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of the record that a row marks; None for rows of other kinds."""
+    if not key.startswith(b"o/"):
+        return None
+    topic, partition, offset = key[2:].decode().rsplit("/", 2)
+    return topic, int(partition), int(offset)
 
 
 def lane_key(workspace: str) -> bytes:

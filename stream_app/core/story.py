@@ -49,25 +49,32 @@ class Case(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True):
     """What is committed at once: rows (key -> value, None deletes), records, and the events among them, for metrics.
 
-    workspace   whose lane changed with it, '' if none; `mark`: the place of a record that was concluded without a row.
+    workspace   whose lane changed with it, '' if none.
     """
 
     rows: Rows
     records: list[Record]
     events: list[StatusEvent]
     workspace: str = ""
-    mark: str = ""
 
 
 class Story:
-    """One lead's row, moved step by step; events of steps not yet committed are kept for the next `step`."""
+    """One lead's row, moved step by step; events of steps not yet committed are kept for the next `step`.
 
-    def __init__(self, plan: Plan, case: Case, row: Delivery) -> None:
+    replaced  the ended row of an earlier story whose place this one takes: a mark keeps a redelivery from telling that
+              one again.
+    """
+
+    def __init__(self, plan: Plan, case: Case, row: Delivery, replaced: Delivery | None = None) -> None:
         self.case = case
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
-        self._has_alias = False
+        self._once: Rows = []
+        if case.person is not None:
+            self._once.append((case.person, case.key))
+        if replaced is not None:
+            self._once.append((mark_key(replaced.origin), b"1"))
 
     def go(self, state: Status, now_ms: int, why: Why = NO_REASON, **changes: object) -> None:
         """One legal step on, with its event."""
@@ -100,12 +107,10 @@ class Story:
         )
 
     def step(self, *records: Record) -> Step:
-        """The row as it is now, its events so far and `records`, to commit as one. The first tells whose row it is."""
+        """The row as it is now, its events so far and `records`, to commit as one; the first time its person's row."""
         events, self._events = self._events, []
-        rows: Rows = [(self.case.key, _json.encode(self.row))]
-        if self.case.person is not None and not self._has_alias:
-            self._has_alias = True
-            rows.append((self.case.person, self.case.key))
+        once, self._once = self._once, []
+        rows: Rows = [(self.case.key, _json.encode(self.row)), *once]
         told = [event_record(self._plan, event) for event in events]
         return Step(rows, [*told, *records], events, self.case.destination.workspace)
 
@@ -160,7 +165,7 @@ def brief(
         trace_id=envelope.trace_id or trace_of(envelope.origin),
         app=plan.app,
     )
-    return Step([(mark_key(taken.place), b"1")], [event_record(plan, event), *records], [event], mark=taken.place)
+    return Step([(mark_key(taken.place), b"1")], [event_record(plan, event), *records], [event])
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:

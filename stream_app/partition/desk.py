@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import ROW_VERSION, Delivery, lane_key, mark_key
+from stream_app.core.delivery import ROW_VERSION, Delivery, lane_key, mark_key, marked_place
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError, StreamAppError
 from stream_app.core.lane import LANE_VERSION, Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
 from stream_app.core.lead import home_partition
@@ -69,7 +69,7 @@ class Partition:
         self._rows: dict[bytes, bytes] = {}
         self._lanes: dict[str, Lane] = {}
         self._views: dict[str, LaneView] = {}
-        self._marks: deque[tuple[str, int]] = deque()
+        self._marks: dict[str, deque[int]] = {}  # topic -> offsets that have a mark
         self._busy: dict[bytes, asyncio.Future[None]] = {}
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
@@ -139,8 +139,8 @@ class Partition:
     def alias(self, key: bytes) -> bytes | None:
         return self._rows.get(key)
 
-    def is_marked(self, place: str) -> bool:
-        return mark_key(place) in self._rows
+    def marked(self, *places: str) -> bytes | None:
+        return next((key for key in map(mark_key, places) if key in self._rows), None)
 
     @asynccontextmanager
     async def alone(self, walk: LineWalk, keys: tuple[bytes, ...]) -> AsyncIterator[None]:
@@ -177,6 +177,9 @@ class Partition:
     async def commit(self, step: Step) -> None:
         await self._submit(step)
 
+    async def confirm(self, key: bytes) -> None:
+        await self._submit(Step([(key, self._rows[key])], [], []))
+
     # ------------------------------------------------------------------------------------------------- one record
 
     def _start(self, walk: Walk) -> None:
@@ -187,16 +190,21 @@ class Partition:
         try:
             await self._line.take(walk)
         except GiveUp:
-            self._walks.pop(walk).give_up(walk)
+            self._leave(walk).give_up(walk)
         except LedgerError:
             return  # the committer has told already; the walk starts again when the partition is taken over
         else:
-            await self._walks.pop(walk).finish(walk)
+            await self._leave(walk).finish(walk)
         finally:
             walk.let_next()
-            if len(self._walks) < self._plan.line.max_in_flight * _UNFINISHED:
-                self._room.set()
             self._observer.waiting(self.number, self._gate.in_flight)
+
+    def _leave(self, walk: Walk) -> Prefix:
+        """It is no longer under way: there is room for another."""
+        prefix = self._walks.pop(walk)
+        if len(self._walks) < self._plan.line.max_in_flight * _UNFINISHED:
+            self._room.set()
+        return prefix
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """Nothing dies in silence: an exception here is a bug, and the process ends without an ack."""
@@ -210,40 +218,44 @@ class Partition:
 
     def _give_up_idle(self) -> None:
         """Records that wait for the partition to be taken over again must not hold up a rebalance or the end."""
-        for walk, prefix in list(self._walks.items()):
+        for walk in list(self._walks):
             if walk.suspended.is_set() and (walk.task is None or walk.task.done()):
-                del self._walks[walk]
                 walk.let_next()
-                prefix.give_up(walk)
+                self._leave(walk).give_up(walk)
 
     # ---------------------------------------------------------------------------------------- rows, lanes, commits
 
     def _submit(self, step: Step) -> asyncio.Future[None]:
         rows = self._rows
         for key, value in step.rows:
+            if key not in rows:
+                self._note_mark(key)
             if value is None:
                 rows.pop(key, None)
             else:
                 rows[key] = value
-        if step.mark:
+        if self._marks:
             step.rows.extend((key, None) for key in self._passed_marks())
-            topic, _, offset = step.mark.rsplit("/", 2)
-            self._marks.append((topic, int(offset)))
         return self._committer.submit(step)
+
+    def _note_mark(self, key: bytes) -> None:
+        place = marked_place(key)
+        # A stray's mark stays: how far the group is in another partition is not known here.
+        if place is not None and place[1] == self.number:
+            self._marks.setdefault(place[0], deque()).append(place[2])
 
     def _passed_marks(self) -> list[bytes]:
         """Marks that no redelivery can ask for any more: the group's committed offset has passed them."""
         gone: list[bytes] = []
-        while self._marks:
-            topic, offset = self._marks[0]
+        for topic, offsets in list(self._marks.items()):
             inlet = self._inlets.get(topic)
-            committed = inlet.committed() if inlet else None
-            if committed is None or offset >= committed:
-                break
-            self._marks.popleft()
-            key = mark_key(f"{topic}/{self.number}/{offset}")
-            if self._rows.pop(key, None) is not None:
-                gone.append(key)
+            committed = (inlet.committed() if inlet else None) or 0
+            while offsets and offsets[0] < committed:
+                key = mark_key(f"{topic}/{self.number}/{offsets.popleft()}")
+                if self._rows.pop(key, None) is not None:
+                    gone.append(key)
+            if not offsets:
+                del self._marks[topic]
         return gone
 
     def _lane(self, name: str) -> Lane:
@@ -272,16 +284,12 @@ class Partition:
         self._lanes.clear()
         self._marks.clear()
         now_ms = self._clock.now_ms()
-        marks: list[tuple[str, int]] = []
-        for key in [key for key in rows if key[:2] in (b"l/", b"o/")]:
-            if key.startswith(b"o/"):
-                topic, _, offset = key[2:].decode().rsplit("/", 2)
-                marks.append((topic, int(offset)))
-            else:
+        for key in [key for key in rows if key.startswith((b"l/", b"o/"))]:
+            self._note_mark(key)
+            if key.startswith(b"l/"):
                 lane = _read_lane(key, rows.pop(key))
                 self._check_home(lane)
                 self._lanes[lane.workspace] = take_over(lane, now_ms)
-        self._marks.extend(sorted(marks, key=lambda mark: mark[1]))
 
     def _check_home(self, lane: Lane) -> None:
         home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)

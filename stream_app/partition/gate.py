@@ -91,7 +91,7 @@ class Gate:
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
         next_ms: int | None = None
         held: dict[str, Held] = {}
-        for waiter in sorted(self._waiters, key=self._turn) if len(self._waiters) > 1 else list(self._waiters):
+        for waiter in self._in_turn():
             until_ms, not_after_ms = waiter.ask.not_before_ms, waiter.ask.not_after_ms
             if not_after_ms is not None:
                 if now_ms > not_after_ms:
@@ -112,7 +112,7 @@ class Gate:
 
     def give_up(self, suspended: asyncio.Event) -> None:
         """The flow of one inlet is suspended: its leads that wait here come again later."""
-        for waiter in [waiter for waiter in self._waiters if waiter.walk.suspended is suspended]:
+        for waiter in [waiter for waiter in self._in_turn() if waiter.walk.suspended is suspended]:
             self._waiters.remove(waiter)
             waiter.answer.set_exception(GiveUp())
 
@@ -156,6 +156,11 @@ class Gate:
     def _answer(self, waiter: Waiter, held: Held) -> None:
         self._waiters.remove(waiter)
         waiter.answer.set_result(held)
+
+    def _in_turn(self) -> list[Waiter]:
+        """Those who wait, in the order in which they may go; one whose walk was just cancelled waits no more."""
+        waiters = [waiter for waiter in self._waiters if not waiter.answer.done()]
+        return sorted(waiters, key=self._turn) if len(waiters) > 1 else waiters
 
     def _turn(self, waiter: Waiter) -> tuple[int, int]:
         """Sort key: retried in place first, then whoever is owed a turn, then by right of way, then by arrival."""

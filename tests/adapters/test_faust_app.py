@@ -252,6 +252,16 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 2
 
 
+async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
+    async def hasty(inlet: Inlet) -> None:
+        await inlet.ack(await anext(inlet))
+
+    await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError, match="returned before its inlet ended"):
+            await run_app(bench.app({bench.leads: hasty}))
+
+
 async def test_an_exception_of_the_owner_ends_the_app(bench: Bench) -> None:
     class Fails(Owner):
         async def assigned(self, partitions: set[int]) -> None:
@@ -303,7 +313,7 @@ async def test_a_record_that_faust_passes_over_ends_the_app_before_an_ack_hides_
 
     app.topics.on_message = lossy
     async with asyncio.timeout(20):
-        with pytest.raises(LostRecords, match=rf"2 records of {bench.leads}/0 from offset 4"):
+        with pytest.raises(LostRecords, match=rf"{bench.leads}/0/4 was fetched but never delivered"):
             await run_app(app)
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
 

@@ -39,6 +39,7 @@ OVERRIDDEN = {
     "faust.transport.consumer.Consumer.wait_empty": "e4662fe24f094819",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc3e6f6cad",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._fetch_records": "39a2c6c79fc1455a",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.seek_to_committed": "775ab0adc4b052ab",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.on_thread_stop": "8dfc004e258b6c25",
     "faust.transport.drivers.aiokafka.Consumer._new_consumer_thread": "0870ec53dea75083",
     "faust.transport.drivers.aiokafka.Producer._settings_auth": "6d47a0b8599c573e",
@@ -46,6 +47,7 @@ OVERRIDDEN = {
 
 RELIED_UPON = {
     "aiokafka.consumer.consumer.AIOKafkaConsumer.stop": "bc5da9c98595299a",
+    "aiokafka.consumer.consumer.AIOKafkaConsumer.seek_to_committed": "f6cd85c8b70a4ccf",
     "aiokafka.consumer.fetcher.Fetcher.fetched_records": "be4348896b9b66af",
     "aiokafka.consumer.fetcher.FetchResult.getall": "3e717e30de5068d5",
     "aiokafka.consumer.fetcher.PartitionRecords._unpack_records": "b803e6d46480732c",

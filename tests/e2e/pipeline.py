@@ -203,7 +203,7 @@ broker_wait_s = 30
         return Counter(story[-1].status for story in list(self.stories.values()))
 
     def summary(self) -> dict[str, Any]:
-        """The simulator's own account: `leads` has each lead's requests and accepted rows."""
+        """The simulator's own account: `leads` has how many rows it made of each lead."""
         with urllib.request.urlopen(f"{self._control}/ledger/summary?leads=all", timeout=30) as answer:
             return dict(json.load(answer))
 

@@ -32,7 +32,7 @@ async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, name
         line.check_stories()
         leads = line.summary()["leads"]
         assert len(leads) == 10_000
-        assert {tuple(count.values()) for count in leads.values()} == {(1, 1)}, "each lead once, and taken once"
+        assert set(leads.values()) == {1}, "each lead once"
         code, said = await line.run("books", "--json")
         assert code == 0, said
 
@@ -87,7 +87,7 @@ share = 0.25
         parked = await line.read(line.settings.names.parked)
         origins = [dict(record.headers)["origin"] for record in parked]
         assert len(origins) == len(set(origins)) == states["parked"]
-        assert all(count["accepted"] <= 1 for count in line.summary()["leads"].values())
+        assert set(line.summary()["leads"].values()) == {1}, "none that was accepted was sent again"
         code, said = await line.run("books", "--json")
         assert code == 0, said
 
@@ -112,7 +112,7 @@ delay_s = 0.03
         states, leads = line.last(), line.summary()["leads"]
         assert sum(states.values()) == 4_000, "none is lost"
         assert set(states) <= {"accepted", "parked"}
-        assert all(count["requests"] <= 1 for count in leads.values()), "none was POSTed twice"
+        assert set(leads.values()) == {1}, "none was POSTed twice"
         accepted = {story[0].lead_id for story in line.stories.values() if story[-1].status == "accepted"}
         assert accepted <= leads.keys()
         code, said = await line.run("books", "--json")

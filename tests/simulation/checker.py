@@ -124,9 +124,8 @@ class Checker:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
             self._check_sending(event)
-        elif event.status == "refused" and event.reason == "http_429":
-            due_ms = event.due_at_ms or 0
-            self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], due_ms)
+        elif last is not None and last.status == "sending" and (post := story.posts.get(last.seq)) is not None:
+            self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
 
     def _has_grace(self, event: StatusEvent) -> bool:
         destination = self._plan.destinations.get(event.destination)
@@ -138,6 +137,8 @@ class Checker:
         if at_ms < self._blocked_until[name]:
             self._problem(f"5: {event.id} goes out {self._blocked_until[name] - at_ms} ms before Retry-After")
         lane = self._lanes.get(name)
+        if lane is not None and at_ms < lane.rate.blocked_until_ms:
+            self._problem(f"5: {event.id} goes out of a blocked lane")
         if lane is not None and lane.breaker.phase == "open" and at_ms < lane.breaker.until_ms:
             self._problem(f"5: {event.id} goes out through an open breaker")
         if lane is not None and lane.stop is not None and at_ms < lane.stop.probe_at_ms:

@@ -30,7 +30,10 @@ _ON_THE_WAY_S: Final = 0.01
 
 @dataclass(slots=True)
 class Post:
-    """One POST: `serial` names the input record; `took`: Clay has the row, and will be paid for it."""
+    """One POST: `serial` names the input record; `took`: Clay has the row, and will be paid for it.
+
+    `not_before_ms`: what its Retry-After comes to, 0 without one.
+    """
 
     at_ms: int
     worker: str
@@ -38,8 +41,8 @@ class Post:
     destination: str
     webhook_id: str
     fate: Fate
-    arrived: bool = False
     took: bool = False
+    not_before_ms: int = 0
 
 
 class FakeClay:
@@ -81,7 +84,6 @@ class FakeClay:
     def arrive(self, post: Post, process: Process) -> None:
         if post.fate == "unreachable" or (process.dead and self._drop_in_flight):
             return
-        post.arrived = True
         post.took = post.fate in TAKES
         self.on_arrival(post)
 
@@ -94,9 +96,13 @@ class FakeClay:
                 return 12.0, Accepted(200, 12_000)
             case "limited":
                 self._limits += 1
-                return 0.1, RateLimited(429, 100, (None, "0", "2", "30", "0.5")[self._limits % 5])
+                after_s = (None, 0, 2, 30)[self._limits % 4]
+                post.not_before_ms = post.at_ms + 100 + 1000 * (after_s or 0)
+                return 0.1, RateLimited(429, 100, None if after_s is None else str(after_s))
             case "busy":
-                return 0.1, Refused("http_503", 100, 503, "busy", "3" if post.serial % 2 else None)
+                after_s = 3 if post.serial % 2 else None
+                post.not_before_ms = post.at_ms + 100 + 1000 * (after_s or 0)
+                return 0.1, Refused("http_503", 100, 503, "busy", None if after_s is None else str(after_s))
             case "unreachable":
                 return 0.05, Refused("connect_refused", 50)
             case "lost_before" | "lost_after":

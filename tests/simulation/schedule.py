@@ -16,7 +16,8 @@ from stream_app.core.topics import TopicNames
 from tests.simulation.clay import Fate
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
-Loss = Literal["lost", "unknown"]
+Loss = Literal["lost", "unknown", "refused"]
+_LOSSES: Final[tuple[Loss, ...]] = ("lost", "unknown", "refused")
 How = Literal["", "junk", "aborted", "slow_transaction"]
 CEILING: Final = Cost(credits=20, actions=2)
 
@@ -181,7 +182,7 @@ def drawn(seed: int) -> Schedule:
         arrivals=tuple(_arrival(rng, setup) for _ in range(leads)),
         fates=tuple(rng.choices(_FATES, mix, k=rng.choice((3, 6, 12)))),
         faults=tuple(_fault(rng, turns) for _ in range(rng.choice((0, 1, 1, 2, 3)))),
-        losses=tuple((rng.randrange(60), rng.choice(("lost", "unknown"))) for _ in range(rng.choice((0, 0, 1, 2)))),
+        losses=_losses(rng),
         workers=rng.choice((1, 2, 2)),
         restart_s=rng.choice((0.2, 1.0, 10.0)),
         drop_in_flight=rng.random() < 0.5,
@@ -208,6 +209,13 @@ def _arrival(rng: Random, setup: Setup) -> Arrival:
         not_after_s=rng.choice((2.0, 30.0)) if rng.random() < 0.15 else None,
         how=how,
     )
+
+
+def _losses(rng: Random) -> tuple[tuple[int, Loss], ...]:
+    if rng.random() < 0.1:  # the broker is away for a while
+        first = rng.randrange(40)
+        return tuple((number, "lost") for number in range(first, first + rng.randrange(3, 20)))
+    return tuple((rng.randrange(60), rng.choice(_LOSSES)) for _ in range(rng.choice((0, 0, 1, 2))))
 
 
 def _fault(rng: Random, turns: int) -> Fault:
@@ -289,6 +297,6 @@ def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
                 replace(base, name=f"{base.name}/{fault}{how}", faults=(fault,), **changes)  # type: ignore[arg-type]  # mixed values
             )
     for number in range(requests):
-        for loss in ("lost", "unknown"):
+        for loss in _LOSSES:
             found.append(replace(base, name=f"{base.name}/{loss}@{number}", losses=((number, loss),)))
     return found

@@ -48,7 +48,7 @@ class Surroundings(Protocol):
     def latency_s(self) -> float: ...
 
     def fate_of(self, what: str) -> str:
-        """'' or, for a request to the broker, 'lost' (it never arrives) or 'unknown' (its answer does not)."""
+        """'' or, for a request to the broker, 'lost' (it never arrives), 'unknown' (its answer does not), 'refused'."""
 
     def ended(self, worker: Worker, error: BaseException | None) -> None: ...
 
@@ -61,10 +61,16 @@ class SimLink:
     def __init__(self, world: Surroundings, process: Process) -> None:
         self._world = world
         self._process = process
+        self._last_s: dict[str, float] = {}
 
     async def ask(self, what: str, request: Callable[[], T]) -> T:
-        answer: asyncio.Future[T] = self._world.loop.create_future()
-        self._world.loop.outside(self._world.latency_s(), self._arrive, what, request, answer)
+        loop = self._world.loop
+        answer: asyncio.Future[T] = loop.create_future()
+        # One connection for the group's offsets: they do not overtake each other.
+        at_s = max(loop.time() + self._world.latency_s(), self._last_s.get(what, 0.0) + 1e-6)
+        if what == "offsets":
+            self._last_s[what] = at_s
+        loop.outside(at_s - loop.time(), self._arrive, what, request, answer)
         return await answer
 
     def _arrive(self, what: str, request: Callable[[], T], answer: asyncio.Future[T]) -> None:
@@ -72,9 +78,9 @@ class SimLink:
         if self._process.dead and world.drop_in_flight:
             return
         fate = world.fate_of(what)
-        if fate == "lost":
-            world.say(self._process, f"{what} is lost on the way")
-            world.loop.outside(ANSWER_TIMEOUT_S, _fail, answer, NoAnswer(what))
+        if fate in ("lost", "refused"):
+            world.say(self._process, f"{what} is {fate}")
+            world.loop.outside(0.0 if fate == "refused" else ANSWER_TIMEOUT_S, _fail, answer, NoAnswer(what))
             return
         try:
             result = request()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -31,7 +32,6 @@ def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) 
         web_enabled=False,
         broker_commit_interval=commit_interval_s,
         stream_recovery_delay=0,
-        datadir=f"/tmp/{namespace}stock",  # noqa: S108  # Faust insists on one; nothing is put there
     )
     app._create_directories = lambda: None
     app.Table("counts", partitions=1)
@@ -40,7 +40,7 @@ def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) 
     async def agent(stream: Any) -> None:
         acking = stream.noack()
         async for event in acking.events():
-            await work(event.message.offset, lambda event=event: acking.ack(event))
+            await work(event.message.offset, functools.partial(acking.ack, event))
 
     app.agent(topic)(agent)
     return app
@@ -53,7 +53,7 @@ def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -
 
     async def handler(inlet: Inlet) -> None:
         async for taken in inlet:
-            await work(taken.offset, lambda taken=taken: inlet.ack(taken))
+            await work(taken.offset, functools.partial(inlet.ack, taken))
 
     options = FaustOptions(
         namespace + "ours",

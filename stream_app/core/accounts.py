@@ -1,0 +1,158 @@
+"""The money of the books: what lanes say they reserved and spent, against what rows and events say.
+
+A reservation is of the day and the month of its POST, so what it came to is booked there too (core/budget.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.core import periods
+from stream_app.core.budget import BudgetPolicy, Cost, Period, Reservation
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Status
+from stream_app.core.policy import Destination
+
+Sums = dict[str, list[int]]
+"""Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two cannot be mixed up: their lengths differ."""
+
+
+class LaneAccount(msgspec.Struct, frozen=True):
+    """A lane's money in one day or month: as its row says, and as rows (reserved) and events (spent) add up.
+
+    spent_by_events  None where it cannot be told: the line was moving, the events of that time are not all kept any
+                     more, or the workspace is not in the configuration.
+    """
+
+    workspace: str
+    period: str
+    meter: Literal["credits", "actions"]
+    reserved: int
+    reserved_by_rows: int
+    spent: int
+    spent_by_events: int | None
+
+
+class Accounts:
+    """What all events and rows say of money."""
+
+    def __init__(self, workspaces: Mapping[str, BudgetPolicy], destinations: Mapping[str, Destination]) -> None:
+        self._workspaces = workspaces
+        self._destinations = destinations
+        self._windows: dict[tuple[str, str, str], int] = {}
+        self._names: list[tuple[str, str, str]] = [("", "", "")]
+        self._spent: defaultdict[str, Sums] = defaultdict(dict)
+
+    def window(self, workspace: str, at_ms: int) -> int:
+        """The number of the day and month of a POST; 0 where the workspace is not in the configuration."""
+        policy = self._workspaces.get(workspace)
+        if policy is None:
+            return 0
+        now = periods.at(policy.tz, policy.billing_day, at_ms)
+        name = (workspace, now.day, now.month)
+        number = self._windows.get(name)
+        if number is None:
+            number = self._windows[name] = len(self._names)
+            self._names.append(name)
+        return number
+
+    def book(self, window: int, before: Status | None, status: Status, destination: str) -> None:
+        """A step of a lead, where it is one that costs (what the line books: core/lane.py `settle` and `charge`)."""
+        there = self._destinations.get(destination)
+        if not window or there is None:
+            return
+        cost: Cost | None = None
+        if status == "accepted" and not there.callbacks:
+            cost = there.estimate
+        elif before == "send_uncertain" and status in ("parked", "replayed"):
+            cost = there.ceiling
+        if cost is not None:
+            workspace, day, month = self._names[window]
+            for period in (day, month):
+                _add(self._spent[workspace], period, cost)
+
+    def lanes(
+        self,
+        lanes: Iterable[Lane],
+        reservations: Iterable[tuple[str, Reservation]],
+        known_from_ms: int | None,
+        say: Callable[[str, str], None],
+    ) -> list[LaneAccount]:
+        """Compare the lanes of a partition with its rows' reservations and its events.
+
+        reservations   (workspace, what a row holds), of all rows there are.
+        known_from_ms  events are complete from then on (0: from the beginning); None: they and the rows are not of
+                       the same moment.
+        say            takes (workspace, what is wrong).
+        """
+        reserved: defaultdict[str, Sums] = defaultdict(dict)
+        for workspace, held in reservations:
+            for period in (held.day, held.month):
+                _add(reserved[workspace], period, Cost(held.credits, held.actions))
+        accounts: list[LaneAccount] = []
+        for lane in lanes:
+            by_rows = reserved.pop(lane.workspace, {})
+            for period in (*lane.budget.days, *lane.budget.months):
+                told = self._told(lane.workspace, period, known_from_ms)
+                accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), told)
+            for period_id, (credits_, _) in by_rows.items():
+                say(lane.workspace, f"rows reserve {credits_} credits in {period_id}, of which the lane knows nothing")
+        for workspace in reserved:
+            say(workspace, "rows hold reservations, but the lane has no row")
+        for each in accounts:
+            if each.reserved != each.reserved_by_rows:
+                what = f"the lane has {each.reserved} {each.meter} reserved in {each.period}"
+                say(each.workspace, f"{what}, its rows {each.reserved_by_rows}")
+            if each.spent_by_events not in (None, each.spent):
+                what = f"the lane has {each.spent} {each.meter} spent in {each.period}"
+                say(
+                    each.workspace,
+                    f"{what}, its leads come to {each.spent_by_events} at the configured estimate and ceiling",
+                )
+        return accounts
+
+    def _told(self, workspace: str, period: Period, known_from_ms: int | None) -> list[int] | None:
+        policy = self._workspaces.get(workspace)
+        if policy is None or known_from_ms is None:
+            return None
+        first = periods.at(policy.tz, policy.billing_day, known_from_ms)
+        if known_from_ms and period.id <= (first.day if len(period.id) > _MONTH else first.month):
+            return None
+        return self._spent[workspace].get(period.id, [0, 0])
+
+
+_MONTH: Final = len("2026-11")
+
+
+def _add(sums: Sums, period: str, cost: Cost) -> None:
+    both = sums.setdefault(period, [0, 0])
+    both[0] += cost.credits
+    both[1] += cost.actions
+
+
+def _both_meters(workspace: str, period: Period, by_rows: list[int], told: list[int] | None) -> list[LaneAccount]:
+    credits_told, actions_told = told or (None, None)
+    return [
+        LaneAccount(
+            workspace,
+            period.id,
+            "credits",
+            period.credits_reserved,
+            by_rows[0],
+            period.credits_spent,
+            credits_told,
+        ),
+        LaneAccount(
+            workspace,
+            period.id,
+            "actions",
+            period.actions_reserved,
+            by_rows[1],
+            period.actions_spent,
+            actions_told,
+        ),
+    ]

@@ -1,0 +1,77 @@
+"""The committed offset and what is in flight, without Kafka."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_app import FaustOptions, build_app
+
+LEADS = TP("leads", 0)
+
+
+@dataclass(eq=False)
+class Message:
+    """As much of Faust's as its bookkeeping looks at."""
+
+    offset: int
+    tp: TP = LEADS
+    topic: str = LEADS.topic
+    acked: bool = False
+
+
+def consumer_with(taken: list[int]) -> Any:
+    app = build_app(FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1), {})
+    app.topics._acking_topics.add(LEADS.topic)
+    app.consumer.in_flight[LEADS] = dict.fromkeys(taken)
+    return app.consumer
+
+
+def ack(consumer: Any, offset: int) -> None:
+    """As an inlet does it."""
+    consumer.in_flight[LEADS].pop(offset)
+    consumer.ack(Message(offset))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=30).flatmap(
+        lambda steps: st.tuples(st.just(steps), st.permutations(range(len(steps))))
+    ),
+    st.none() | st.just(5),
+)
+async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_not_done(
+    plan: tuple[list[tuple[int, bool]], list[int]], committed: int | None
+) -> None:
+    """Offsets with gaps, of which some are given up and never acked; a commit may be due after each ack."""
+    steps, order = plan
+    offsets = [5 + sum(gap for gap, _ in steps[:number]) for number in range(len(steps))]
+    consumer = consumer_with(offsets)
+    consumer._committed_offset[LEADS] = committed
+    open_offsets = set(offsets)
+    position = committed
+    for number in order:
+        if not steps[number][1]:
+            continue  # given up: it stays in flight
+        ack(consumer, offsets[number])
+        open_offsets.discard(offsets[number])
+        proposed = consumer._new_offset(LEADS)
+        if proposed is not None and consumer._should_commit(LEADS, proposed):
+            position = consumer._committed_offset[LEADS] = proposed
+        done = [offset for offset in offsets if not open_offsets or offset < min(open_offsets)]
+        assert position == (done[-1] + 1 if done else committed)
+
+
+async def test_a_suspended_flow_tells_everybody_once_and_stays_usable() -> None:
+    consumer = consumer_with([])
+    told: list[str] = []
+    consumer.on_suspend.add(lambda: told.append("a"))
+    consumer.stop_flow()
+    assert told == ["a"]
+    consumer.resume_flow()
+    consumer.stop_flow()
+    assert told == ["a", "a"]
