@@ -124,7 +124,7 @@ class Line:
     def _identify(self, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
         workspace = self._plan.workspaces.get(lead.workspace or "")
         if workspace is None:
-            return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive", False)
+            return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive")
         destination = self._plan.destinations.get(lead.destination or workspace.default_destination)
         if destination is None or destination.workspace != workspace.name:
             return Unreadable(

@@ -72,8 +72,8 @@ class Accounts:
             cost = there.ceiling
         if cost is not None:
             workspace, day, month = self._names[window]
-            for period in (day, month):
-                _add(self._spent[workspace], period, cost)
+            for period_id in (day, month):
+                _add(self._spent[workspace], period_id, cost)
 
     def lanes(
         self,
@@ -91,8 +91,8 @@ class Accounts:
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
         for workspace, held in reservations:
-            for period in (held.day, held.month):
-                _add(reserved[workspace], period, Cost(held.credits, held.actions))
+            for period_id in (held.day, held.month):
+                _add(reserved[workspace], period_id, Cost(held.credits, held.actions))
         accounts: list[LaneAccount] = []
         for lane in lanes:
             by_rows = reserved.pop(lane.workspace, {})
@@ -128,31 +128,15 @@ class Accounts:
 _MONTH: Final = len("2026-11")
 
 
-def _add(sums: Sums, period: str, cost: Cost) -> None:
-    both = sums.setdefault(period, [0, 0])
+def _add(sums: Sums, period_id: str, cost: Cost) -> None:
+    both = sums.setdefault(period_id, [0, 0])
     both[0] += cost.credits
     both[1] += cost.actions
 
 
-def _both_meters(workspace: str, period: Period, by_rows: list[int], told: list[int] | None) -> list[LaneAccount]:
-    credits_told, actions_told = told or (None, None)
+def _both_meters(workspace: str, now: Period, by_rows: list[int], told: list[int] | None) -> list[LaneAccount]:
+    credits_, actions = told or (None, None)
     return [
-        LaneAccount(
-            workspace,
-            period.id,
-            "credits",
-            period.credits_reserved,
-            by_rows[0],
-            period.credits_spent,
-            credits_told,
-        ),
-        LaneAccount(
-            workspace,
-            period.id,
-            "actions",
-            period.actions_reserved,
-            by_rows[1],
-            period.actions_spent,
-            actions_told,
-        ),
+        LaneAccount(workspace, now.id, "credits", now.credits_reserved, by_rows[0], now.credits_spent, credits_),
+        LaneAccount(workspace, now.id, "actions", now.actions_reserved, by_rows[1], now.actions_spent, actions),
     ]

@@ -82,9 +82,15 @@ class Report(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-def take_over(lane: Lane, now_ms: int) -> Lane:
-    """The lane as its new owner begins with it: no tokens, since the predecessor may have spent them just now."""
-    return msgspec.structs.replace(lane, rate=rate.empty_after_takeover(lane.rate, now_ms))
+def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
+    """The lane as its new owner begins with it: no tokens, since the predecessor may have spent them just now.
+
+    `heard`: the lane as this process knew it, where it could not commit all of it; a Retry-After in it still holds.
+    """
+    bucket = rate.empty_after_takeover(lane.rate, now_ms)
+    if heard is not None and heard.rate.blocked_until_ms > bucket.blocked_until_ms:
+        bucket = msgspec.structs.replace(bucket, blocked_until_ms=heard.rate.blocked_until_ms)
+    return msgspec.structs.replace(lane, rate=bucket)
 
 
 def admit(

@@ -26,15 +26,10 @@ MAX_CELL_BYTES: Final = 8_192
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Why a record is no lead. `text` is for people and never repeats anything of the input.
-
-    poison  the bytes cannot be read at all: a dead letter only. False: readable, but not a valid lead
-            (`rejected_invalid` and a dead letter).
-    """
+    """Why a record is no lead. `text` is for people and never repeats anything of the input."""
 
     reason: str
     text: str
-    poison: bool
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -60,20 +55,19 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
         lead = msgspec.convert(document, Lead, strict=False)
     except msgspec.ValidationError as exc:
         # msgspec names the place and the types, never the value; a field's own name shows as [...].
-        return Unreadable("invalid_lead", f"Not a valid lead: {exc}", poison=False)
+        return Unreadable("invalid_lead", f"Not a valid lead: {exc}")
     workspace = lead.workspace or _text(key)
     if not workspace:
-        return Unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key", poison=False)
+        return Unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key")
     if not _WORKSPACE.fullmatch(workspace):
-        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", poison=False)
+        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
     if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
-        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", poison=False)
+        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text")
     lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if identify(lead) is None:
         return Unreadable(
             "no_identity",
             "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
-            poison=False,
         )
     return lead
 
@@ -81,22 +75,22 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
     """The JSON object in the bytes, or why there is none."""
     if value is None:
-        return Unreadable("tombstone", "The record has no value (a tombstone)", poison=True)
+        return Unreadable("tombstone", "The record has no value (a tombstone)")
     if not value:
-        return Unreadable("empty", "The record's value is empty", poison=True)
+        return Unreadable("empty", "The record's value is empty")
     if len(value) > max_bytes:
         text = f"The record has {len(value)} bytes, more than the {max_bytes} that Clay takes"
-        return Unreadable("oversize", text, poison=True)
+        return Unreadable("oversize", text)
     try:
         document = msgspec.json.decode(value)
     except RecursionError:
-        return Unreadable("nested_too_deep", "The JSON is nested too deep", poison=True)
+        return Unreadable("nested_too_deep", "The JSON is nested too deep")
     except UnicodeDecodeError:
-        return Unreadable("not_utf8", "The value is not UTF-8", poison=True)
+        return Unreadable("not_utf8", "The value is not UTF-8")
     except ValueError:
-        return Unreadable("not_json", "The value is not JSON", poison=True)
+        return Unreadable("not_json", "The value is not JSON")
     if not isinstance(document, dict):
-        return Unreadable("not_an_object", "The value is JSON, but not an object", poison=True)
+        return Unreadable("not_an_object", "The value is JSON, but not an object")
     return document
 
 
@@ -302,8 +296,8 @@ def clay_row(
             continue
         if isinstance(value, str) and len(value.encode()) > MAX_CELL_BYTES:
             text = f"A field has more than the {MAX_CELL_BYTES} bytes that a Clay cell takes"
-            return Unreadable("cell_oversize", text, poison=False)
+            return Unreadable("cell_oversize", text)
         row[column] = value
     if not row:
-        return Unreadable("nothing_to_send", "No field of the lead has a column at this destination", poison=False)
+        return Unreadable("nothing_to_send", "No field of the lead has a column at this destination")
     return {**row, **echo}

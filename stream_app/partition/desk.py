@@ -281,6 +281,7 @@ class Partition:
 
     def _load(self, rows: dict[bytes, bytes]) -> None:
         self._rows = rows
+        heard = dict(self._lanes)
         self._lanes.clear()
         self._marks.clear()
         now_ms = self._clock.now_ms()
@@ -289,7 +290,7 @@ class Partition:
             if key.startswith(b"l/"):
                 lane = _read_lane(key, rows.pop(key))
                 self._check_home(lane)
-                self._lanes[lane.workspace] = take_over(lane, now_ms)
+                self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
 
     def _check_home(self, lane: Lane) -> None:
         home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)

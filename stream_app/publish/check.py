@@ -67,17 +67,17 @@ class Checker:
         try:
             value = msgspec.json.encode(draft)
         except UnicodeEncodeError:
-            return Unreadable("not_utf8", "The row is not UTF-8", poison=True)
+            return Unreadable("not_utf8", "The row is not UTF-8")
         except (OverflowError, RecursionError, TypeError, ValueError):
-            return Unreadable("not_json", "The row holds a value that JSON cannot", poison=True)
+            return Unreadable("not_json", "The row holds a value that JSON cannot")
         lead = read_lead(value, None)
         if isinstance(lead, Unreadable):
             return lead
         workspace = lead.workspace or ""
         home = self._homes.get(workspace)
         if home is None:
-            return Unreadable("unknown_workspace", "The config has no such workspace", poison=False)
+            return Unreadable("unknown_workspace", "The config has no such workspace")
         if self._settings.destination_of(workspace, lead.destination) is None:
             text = "The workspace has no such destination, or several and no default_destination"
-            return Unreadable("unknown_destination", text, poison=False)
+            return Unreadable("unknown_destination", text)
         return Ready(workspace, home, value)

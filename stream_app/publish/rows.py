@@ -78,9 +78,9 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
     try:
         document = msgspec.json.decode(raw)
     except (ValueError, RecursionError):
-        return Unreadable("not_json", "The line is not JSON", poison=True)
+        return Unreadable("not_json", "The line is not JSON")
     if not isinstance(document, dict):
-        return Unreadable("not_an_object", "The line is JSON, but not an object", poison=True)
+        return Unreadable("not_an_object", "The line is JSON, but not an object")
     return document if isinstance(document.get("fields"), dict) else flat_draft(document)
 
 
@@ -99,7 +99,7 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
             yield Row(feed.row_line, _TOO_LONG)
         elif len(cells) > len(names) and any(cells[len(names) :]):
             text = f"The row has {len(cells)} cells, the header {len(names)}"
-            yield Row(feed.row_line, Unreadable("too_many_cells", text, poison=True))
+            yield Row(feed.row_line, Unreadable("too_many_cells", text))
         elif any(cells):
             named = {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
             yield Row(feed.row_line, flat_draft(named))
@@ -156,9 +156,9 @@ class _Feed:
 
 
 _BROKEN: Final = Unreadable(
-    "bad_csv", "The row cannot be read as CSV: broken quotes or line breaks, or a cell above 128 KB", poison=True
+    "bad_csv", "The row cannot be read as CSV: broken quotes or line breaks, or a cell above 128 KB"
 )
-_TOO_LONG: Final = Unreadable("oversize", f"The line has more than {MAX_LINE_BYTES} bytes", poison=True)
+_TOO_LONG: Final = Unreadable("oversize", f"The line has more than {MAX_LINE_BYTES} bytes")
 
 
 def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:

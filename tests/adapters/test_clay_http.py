@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ from unittest.mock import Mock
 
 import httpx
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,30 +164,19 @@ async def test_a_tls_handshake_that_fails(reason: str, script: list[Step]) -> No
         assert (type(outcome), outcome.reason) == (Refused, reason)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with cert.pem, self-signed for 127.0.0.1, and key.pem."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not on the PATH: the tests of certificates need it")
-    folder = tmp_path_factory.mktemp("tls")
-    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem"
-    command = f"{openssl} req -x509 -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1 {key}"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=20)
-    return folder
-
-
-async def test_certificates_are_verified(certificate: Path) -> None:
+async def test_certificates_are_verified(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    authority = str(certificate / "cert.pem")
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    known = str(tmp_path / "authority.pem")
     async with serve(READ, OK, HANG, tls=tls) as server:
-        self_signed = await send_once(server.url)
-        assert (type(self_signed), self_signed.reason, server.requests) == (Refused, "tls", [])
-        assert "CERTIFICATE_VERIFY_FAILED" in repr(self_signed)
-        other_name = await send_once(server.url.replace("127.0.0.1", "localhost"), client(ca_file=authority))
+        unknown = await send_once(server.url)
+        assert (type(unknown), unknown.reason, server.requests) == (Refused, "tls", [])
+        assert "CERTIFICATE_VERIFY_FAILED" in repr(unknown)
+        other_name = await send_once(server.url.replace("127.0.0.1", "localhost"), client(ca_file=known))
         assert isinstance(other_name, Refused)
-        assert isinstance(await send_once(server.url, client(ca_file=authority)), Accepted)
+        assert isinstance(await send_once(server.url, client(ca_file=known)), Accepted)
 
 
 async def test_all_connections_busy_until_a_cancellation_passes_through_and_frees_one() -> None:

@@ -95,7 +95,8 @@ async def inflict(fault: str, victim: WorkerProcess) -> None:
         victim.process.kill()
         await victim.ended(10)
     elif fault == "term":
-        await stop_time_s(victim)
+        victim.process.send_signal(signal.SIGTERM)
+        assert await victim.ended(20) in (0, -signal.SIGTERM), victim.last  # the latter when it had hardly begun
     else:
         victim.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(8)  # the session is 6 s

@@ -71,6 +71,7 @@ class Checker:
         self._rows: dict[bytes, Delivery] = {}
         self._lanes: dict[str, Lane] = {}
         self._blocked_until: defaultdict[str, int] = defaultdict(int)
+        self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
 
     def published(self, taken: Taken, what: Input) -> None:
@@ -124,7 +125,7 @@ class Checker:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
             self._check_sending(event)
-        elif last is not None and last.status == "sending" and (post := story.posts.get(last.seq)) is not None:
+        elif event.status in _REFUSALS and last is not None and (post := story.posts.get(last.seq)) is not None:
             self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
 
     def _has_grace(self, event: StatusEvent) -> bool:
@@ -249,8 +250,17 @@ class Checker:
         if sending.seq in story.posts:
             self._problem(f"3: {sending.id} is POSTed twice")
         story.posts[sending.seq] = post
+        heard_ms, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
+        if heard_ms < sending.at_ms < until_ms:
+            self._problem(f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of")
         if post.at_ms - sending.at_ms > self._plan.line.start_within_s * 1000:
             self._problem(f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn")
+
+    def on_answer(self, post: Post) -> None:
+        """A worker reads Clay's answer."""
+        _, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
+        if post.not_before_ms > until_ms:
+            self._heard[post.worker, post.destination] = self._now_ms(), post.not_before_ms
 
     # --------------------------------------------------------------------------------------------------- the end
 

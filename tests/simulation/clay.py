@@ -52,6 +52,7 @@ class FakeClay:
         self.posts: list[Post] = []
         self.on_post: Callable[[Post], None] = lambda post: None
         self.on_arrival: Callable[[Post], None] = lambda post: None
+        self.on_answer: Callable[[Post], None] = lambda post: None
         self._loop = loop
         self._now_ms = now_ms
         self._fates = fates
@@ -130,5 +131,7 @@ class ProcessClay:
         self._loop.outside(_ON_THE_WAY_S, self._clay.arrive, post, self._process)
         answer = self._loop.create_future()
         after_s, outcome = self._clay.outcome(post)
-        self._loop.outside(after_s, lambda: None if answer.done() else answer.set_result(outcome))
-        return await answer  # type: ignore[no-any-return]  # a future of the loop's is untyped
+        self._loop.outside(after_s, lambda: None if answer.done() else answer.set_result(None))
+        await answer
+        self._clay.on_answer(post)
+        return outcome

@@ -38,8 +38,6 @@ class Surroundings(Protocol):
     gather_s: float
     reopen: bool
     drop_in_flight: bool
-    partition_type: type[Partition]
-    ledger_type: type[MemoryLedger]
 
     def now_ms(self) -> int: ...
 
@@ -203,10 +201,10 @@ class Worker:
 
     async def _open(self, number: int) -> Partition:
         world, names = self._world, self._world.plan.topics
-        partition = world.partition_type(
+        partition = Partition(
             number,
             world.plan,
-            world.ledger_type(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
+            MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
             world.clay.client(self.process),
             SimClock(world.now_ms, self._rng),
             Observer(lambda text: world.say(self.process, text)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from random import Random
 from typing import Final
 
 from stream_app.core.record import Record, Taken
-from stream_app.partition.desk import Partition
 from tests.simulation.checker import Checker, Input
 from tests.simulation.clay import FakeClay, Post
-from tests.simulation.client import MemoryLedger
 from tests.simulation.group import Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
@@ -42,20 +39,12 @@ class Outcome:
 class World:
     """Everything around the workers (`worker.Surroundings`), and the faults."""
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        trace: bool = False,
-        partition_type: type[Partition] = Partition,
-        ledger_type: type[MemoryLedger] = MemoryLedger,
-    ) -> None:
+    def __init__(self, schedule: Schedule, trace: bool = False) -> None:
         self.schedule = schedule
         self.plan = plan_of(schedule.setup)
         self.gather_s = schedule.gather_s
         self.reopen = schedule.reopen
         self.drop_in_flight = schedule.drop_in_flight
-        self.partition_type = partition_type
-        self.ledger_type = ledger_type
         self._rng = Random(schedule.seed)
         self.loop = SimLoop(self._rng, schedule.shuffle)
         self.kafka = MemoryKafka(self.now_ms)
@@ -77,6 +66,7 @@ class World:
         self.kafka.on_commit = self._on_commit
         self.kafka.on_offset = self.checker.on_offset
         self.clay.on_post = self._on_post
+        self.clay.on_answer = self.checker.on_answer
         self.clay.on_arrival = lambda post: self.say(None, f"Clay receives #{post.serial}: {post.fate}")
         for alias, destination in self.plan.destinations.items():
             self.clay.pool(alias, destination.webhook_ids)
@@ -234,16 +224,6 @@ class World:
         self.checker.on_post(post)
 
 
-def simulate(
-    schedule: Schedule,
-    trace: bool = False,
-    partition_type: type[Partition] = Partition,
-    ledger_type: type[MemoryLedger] = MemoryLedger,
-) -> Outcome:
+def simulate(schedule: Schedule, trace: bool = False) -> Outcome:
     """Run it. The same schedule gives the same run."""
-    return World(schedule, trace, partition_type, ledger_type).run()
-
-
-def without_gc() -> None:
-    """Each run is a heap of cycles: collect between runs, never during one."""
-    gc.disable()
+    return World(schedule, trace).run()

@@ -1,0 +1,26 @@
+# One image for every process: `docker run stream-app worker`. Built in two stages, so that neither pip's cache nor a
+# package installer of ours is in it. 3.11 is the Python that the tests run on.
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY stream_app stream_app
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/stream-app \
+    && pip --python /opt/stream-app/bin/python install --disable-pip-version-check .
+
+FROM python:${PYTHON}-slim
+RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin app \
+    && install --directory --owner=app --group=app /var/lib/stream-app
+COPY --from=build /opt/stream-app /opt/stream-app
+ENV PATH=/opt/stream-app/bin:$PATH \
+    PYTHONUNBUFFERED=1
+# Faust makes a directory where it is started.
+WORKDIR /var/lib/stream-app
+# A number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
+# worker, replay, the simulator and its control
+EXPOSE 9101 9102 8700 8701
+ENTRYPOINT ["stream-app"]
+CMD ["--help"]

@@ -1,0 +1,134 @@
+"""`stream-app books`: proves that every record that came in is accounted for, or names those that are not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+
+if TYPE_CHECKING:
+    from stream_app.core.books import Report
+
+_SAY_EVERY_S: Final = 5.0
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "books",
+        run,
+        says="Prove that every lead that came in is accounted for, or name those that are not; exit code 1 then.",
+        example="stream-app books --config stream_app.toml",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="how many problems are named; all are counted (%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.books import read_books
+
+    settings = settings_of(args, clay=False)
+    with _progress() as progress:
+        report = asyncio.run(read_books(settings, limit=args.limit, progress=progress, say=say))
+    if args.json:
+        tell_json(msgspec.to_builtins(report))
+    else:
+        show(report)
+    return OK if report.balanced else NO
+
+
+def show(report: Report) -> None:
+    """The books for people: the table on stdout, what does not add up on stderr."""
+    from rich.console import Console
+
+    Console().print(_table(report), _money(report))
+    if report.copies:
+        tell(f"{report.copies} more records are copies on their way back: replays, deferred leads, strays")
+    if report.outlived:
+        tell(f"{report.outlived} stories have outlived their records, which retention removed: checked, not counted")
+    if report.moving:
+        tell(f"{report.moving} leads were at work just then and could not be compared with their rows: look again")
+    for problem in report.problems:
+        say(f"{problem.place}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
+    if report.problem_count > len(report.problems):
+        say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
+    accounted = sum(report.columns.values())
+    if report.balanced:
+        tell(f"The books balance: {report.records} in, {accounted} accounted for.")
+    else:
+        say(
+            f"The books do NOT balance: {report.records} in, {accounted} accounted for, {report.problem_count} problems."
+        )
+
+
+def _table(report: Report) -> object:
+    from rich.table import Table
+
+    from stream_app.core.columns import COLUMN, COLUMNS, MEANING, column
+
+    table = Table("", "leads", "of these have a row", "which means", title="The books", title_justify="left")
+    for number in (1, 2):
+        table.columns[number].justify = "right"
+    table.add_row("in", str(report.records), "", "records on leads, leads.retry and leads.bulk", style="bold")
+    for name in COLUMNS:
+        rows = sum(
+            stand.rows
+            for status, stand in report.statuses.items()
+            if COLUMN[status] == name or (status == "accepted" and name == "accepted_final")
+        )
+        if report.columns[name] or name in (column("accepted", final=True), "under_way", "waiting"):
+            table.add_row(name.replace("_", " "), str(report.columns[name]), str(rows or ""), MEANING[name])
+    return table
+
+
+def _money(report: Report) -> object:
+    from rich.table import Table
+
+    table = Table("lane", "period", "meter", "reserved", "by its rows", "spent", "by its leads", title="Money")
+    table.title_justify = "left"
+    for account in report.accounts:
+        told = "?" if account.spent_by_events is None else str(account.spent_by_events)
+        table.add_row(
+            account.workspace,
+            account.period,
+            account.meter,
+            str(account.reserved),
+            str(account.reserved_by_rows),
+            str(account.spent),
+            told,
+        )
+    return table
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere a line now and then, when it takes long."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines().show
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("reading the topics", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._said_s = time.monotonic()
+
+    def show(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said_s >= _SAY_EVERY_S:
+            self._said_s = time.monotonic()
+            say(f"{done} of {total} offsets read")

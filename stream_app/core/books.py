@@ -1,0 +1,296 @@
+"""The books: every record that came in, counted once, with the proof that nothing is missing (design section 7, no. 1).
+
+    in = enriched + accepted_final + ... + under_way + waiting
+
+They are told of the rows, the events and the records of all topics, partition by partition and in any order of
+partitions, and then checked against each other (core/audit.py). A record's *story* is the events with its place as
+origin; the last event says where it stands. The rows of the state are a second count, kept apart from the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final, get_args
+
+import msgspec
+
+from stream_app.core import shelf
+from stream_app.core.accounts import Accounts, LaneAccount
+from stream_app.core.budget import BudgetPolicy, Reservation
+from stream_app.core.delivery import NEXT, Delivery
+from stream_app.core.envelope import read_envelope
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Status
+from stream_app.core.policy import Destination
+from stream_app.core.record import Taken
+from stream_app.core.shelf import Page, Shelves
+
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+CODE: Final[dict[Status, int]] = {status: number for number, status in enumerate(STATUSES, 1)}
+"""1, 2, 3 ... for each status; 0 is none."""
+
+_LEGAL: Final = frozenset(
+    (CODE[before] if before else 0) << 8 | CODE[after] for before, afters in NEXT.items() for after in afters
+)
+_REROUTED: Final = CODE["rerouted"]
+_SENDING: Final = CODE["sending"]
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that does not add up. `place`: the record's, or the lane's workspace; `lead_id`: where known."""
+
+    place: str
+    what: str
+    lead_id: str = ""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What the operator decided that the books need: budgets by workspace, destinations by alias, the freshness."""
+
+    workspaces: Mapping[str, BudgetPolicy]
+    destinations: Mapping[str, Destination]
+    freshness_ms: int
+
+
+class Problems:
+    """The first `limit` problems, and the count of all."""
+
+    def __init__(self, limit: int) -> None:
+        self.named: list[Problem] = []
+        self.count = 0
+        self._limit = limit
+
+    def add(self, place: str, what: str, lead_id: str = "") -> None:
+        self.count += 1
+        if len(self.named) < self._limit:
+            self.named.append(Problem(place, what, lead_id))
+
+
+class _Event(msgspec.Struct, gc=False):
+    """What the books read of a StatusEvent."""
+
+    lead_id: str
+    status: Status
+    seq: int
+    at_ms: int
+    origin: str
+    workspace: str = ""
+    destination: str = ""
+
+
+_event: Final = msgspec.json.Decoder(_Event)
+_row: Final = msgspec.json.Decoder(Delivery)
+_lane: Final = msgspec.json.Decoder(Lane)
+
+
+class PartitionState(msgspec.Struct):
+    """What is known of a partition as a whole.
+
+    exact       its rows and its events are of the same moment. kept: all its events are, from the first.
+    first_ms    time of the first event that is kept.
+    """
+
+    exact: bool
+    kept: bool
+    first_ms: int = 0
+
+
+class Books:
+    """Told of everything in turn; `core.audit.audit` closes them."""
+
+    def __init__(self, terms: Terms, *, limit: int = 20) -> None:
+        self.terms = terms
+        self.problems = Problems(limit)
+        self.shelves = Shelves()
+        self.partitions: dict[int, PartitionState] = {}
+        self.records = 0
+        self.copies = 0
+        self.events = 0
+        self.reservations: dict[int, list[tuple[str, Reservation]]] = {}
+        self.lane_rows: dict[int, list[Lane]] = {}
+        self.accounts = Accounts(terms.workspaces, terms.destinations)
+        self._final = {alias for alias, there in terms.destinations.items() if not there.callbacks}
+
+    # ------------------------------------------------------------------------------------------------- records
+
+    def range(self, topic: str, partition: int, begin: int, end: int) -> None:
+        """The offsets that a lead topic's partition has; stories from before `begin` outlived their records."""
+        here = self.shelves.get(f"{topic}/{partition}")
+        here.begin, here.end = begin, end
+
+    def record(self, taken: Taken, *, passed: bool, lead_topic: bool) -> None:
+        """A record of a lead topic, or (dead letter, deferred, waiting) a copy on its way back.
+
+        passed  whether the committed offset of the group that reads the topic is beyond it.
+        """
+        envelope = read_envelope(taken)
+        if lead_topic and not envelope.way and envelope.origin == taken.place:
+            self.records += 1
+            page, i = self.shelves.get(f"{taken.topic}/{taken.partition}").at(taken.offset)
+            page.flags[i] |= shelf.IN | (shelf.PASSED if passed else 0)
+            return
+        if envelope.origin == taken.place:
+            return  # somebody else wrote it there, and no story is of it
+        self.copies += 1
+        if not passed:
+            here, offset = self.shelves.find(envelope.origin)
+            page, i = here.at(offset)
+            page.flags[i] |= shelf.COPY
+
+    # -------------------------------------------------------------------------------------------------- events
+
+    def event(self, partition: int, raw: bytes, where: str) -> None:
+        """An event of `leads.status`, in the order of its partition. `where`: its own place, for messages."""
+        self.events += 1
+        try:
+            event = _event.decode(raw)
+            here, offset = self.shelves.find(event.origin)
+        except ValueError:  # what msgspec raises is one too
+            self.problems.add(where, "an event that cannot be read")
+            return
+        state = self.partitions[partition]
+        state.first_ms = state.first_ms or event.at_ms
+        page, i = here.at(offset)
+        code, seq, last = CODE[event.status], event.seq, page.seq[i]
+        page.at_ms[i] = event.at_ms
+        if code == _REROUTED and seq == 1:
+            if page.flags[i] & shelf.REROUTED:
+                self._name(page, i, event, "event 1 comes again: a double")
+            page.flags[i] |= shelf.REROUTED
+            return
+        before = page.status[i]
+        if last == 0 and seq > 1 and (seq == 2 or not state.kept):
+            page.flags[i] |= shelf.HEADLESS
+            before = _REROUTED if state.kept else 0
+        elif seq != last + 1:
+            self._name(page, i, event, f"event {seq} follows {last}: {'a double' if seq <= last else 'a gap'}")
+            if seq <= last:
+                return
+        if before << 8 | code not in _LEGAL and not (before == 0 and page.flags[i] & shelf.HEADLESS):
+            self._name(page, i, event, f"{event.status} follows {_word(before)}, which is no legal step")
+        if code == _SENDING:
+            page.window[i] = self.accounts.window(event.workspace, event.at_ms)
+        self.accounts.book(page.window[i], STATUSES[before - 1] if before else None, event.status, event.destination)
+        page.seq[i], page.status[i] = seq, code
+        if event.destination in self._final:
+            page.flags[i] |= shelf.FINAL
+
+    def _name(self, page: Page, i: int, event: _Event, what: str) -> None:
+        if not page.flags[i] & shelf.NAMED:
+            page.flags[i] |= shelf.NAMED
+            self.problems.add(event.origin, what, event.lead_id)
+
+    # ---------------------------------------------------------------------------------------------------- rows
+
+    def rows_of(self, partition: int, *, exact: bool, kept: bool) -> Rows:
+        """Begin a partition: its rows come before its events. Call `close` on what it returns after the last row."""
+        self.partitions[partition] = PartitionState(exact, kept)
+        return Rows(self, partition)
+
+
+class Rows:
+    """Takes the rows of one partition's state, tombstones too; the last value of a key counts."""
+
+    def __init__(self, books: Books, partition: int) -> None:
+        self._books = books
+        self._partition = partition
+        self._origins: dict[int, int] = {}
+        self._held: dict[int, tuple[str, Reservation]] = {}
+        self._lanes: dict[bytes, bytes] = {}
+        self._shared: dict[tuple[str, Reservation], tuple[str, Reservation]] = {}
+
+    def add(self, key: bytes, value: bytes | None) -> None:
+        if key.startswith(b"d/"):
+            self._delivery(key, value)
+        elif key.startswith(b"l/"):
+            if value is None:
+                self._lanes.pop(key, None)
+            else:
+                self._lanes[key] = value
+
+    def close(self) -> None:
+        """After the last row."""
+        lanes: list[Lane] = []
+        for key, value in self._lanes.items():
+            try:
+                lanes.append(_lane.decode(value))
+            except msgspec.DecodeError as error:
+                self._books.problems.add(_text(key[2:]), f"the lane's row cannot be read: {error}")
+        self._books.lane_rows[self._partition] = lanes
+        self._books.reservations[self._partition] = list(self._held.values())
+
+    def _delivery(self, key: bytes, value: bytes | None) -> None:
+        name = int.from_bytes(blake2b(key, digest_size=8).digest())
+        old = self._origins.get(name)
+        if value is None:
+            if old is not None:
+                self._clear(old)
+                del self._origins[name]
+            self._held.pop(name, None)
+            return
+        shelves = self._books.shelves
+        workspace, _, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
+        try:
+            row = _row.decode(value)
+            here, offset = shelves.find(row.origin)
+        except ValueError as error:  # what msgspec raises is one too
+            self._books.problems.add(workspace, f"a delivery's row cannot be read: {error}", lead_id)
+            return
+        packed = shelves.pack(here, offset)
+        page, i = here.at(offset)
+        if old is None and page.flags[i] & shelf.ROW:
+            self._books.problems.add(row.origin, "two rows tell of the same story", lead_id)
+        elif old not in (None, packed):
+            self._clear(old)
+        self._origins[name] = packed
+        page.flags[i] |= shelf.ROW
+        page.row_seq[i], page.row_status[i] = row.seq, CODE[row.state]
+        if row.reservation is None:
+            self._held.pop(name, None)
+        else:
+            held = (workspace, row.reservation)
+            self._held[name] = self._shared.setdefault(held, held)
+
+    def _clear(self, packed: int | None) -> None:
+        if packed is not None:
+            page, i = self._books.shelves.numbered(packed)
+            page.flags[i] &= ~shelf.ROW
+
+
+class Stand(msgspec.Struct):
+    """How many stories have a status (of records that came in), and how many of these have a row that says the same."""
+
+    stories: int = 0
+    rows: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The closed books.
+
+    records   input records on the lead topics; `columns` sums up to it when the books balance.
+    statuses  the columns' parts, by last status.
+    copies    records that came back to a lead topic or are on their way to it.
+    outlived  stories whose record retention has removed; they are checked, and not counted in.
+    moving    stories that could not be compared with their rows, because the line was at work on them.
+    """
+
+    balanced: bool
+    records: int
+    columns: dict[str, int]
+    statuses: dict[str, Stand]
+    copies: int
+    events: int
+    outlived: int
+    moving: int
+    accounts: list[LaneAccount]
+    problems: list[Problem]
+    problem_count: int
+
+
+def _word(code: int) -> str:
+    return STATUSES[code - 1] if code else "nothing"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,125 @@
+"""Any bytes, any size, any JSON: each becomes one rejected, dead-lettered or duplicate lead, and the next one goes through."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.core.messages import Lead, StatusEvent
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+
+GOOD = {"email": "ada@example.com", "first_name": "Ada"}
+
+
+def lead(**changes: object) -> bytes:
+    return json.dumps({"fields": GOOD, "workspace": "w0", **changes}).encode()
+
+
+CASES: dict[str, tuple[bytes | None, bytes | None, str, str]] = {
+    # name: (key, value, status, reason)
+    "not_utf8": (b"w0", b"\xff\xfe", "rejected_invalid", "not_json"),
+    "empty": (b"w0", b"", "rejected_invalid", "empty"),
+    "tombstone": (b"w0", None, "rejected_invalid", "tombstone"),
+    "one_mb": (b"w0", b'{"fields":{"email":"' + b"x" * 1_000_000 + b'"}}', "rejected_invalid", "oversize"),
+    "just_over_100_kb": (b"w0", lead(source="s").ljust(102_401), "rejected_invalid", "oversize"),
+    "nested": (b"w0", b"[" * 10_000 + b"]" * 10_000, "rejected_invalid", "nested_too_deep"),
+    "array": (b"w0", b"[1, 2]", "rejected_invalid", "not_an_object"),
+    "nan": (b"w0", b'{"fields": {"email": NaN}}', "rejected_invalid", "not_json"),
+    "no_identity": (b"w0", json.dumps({"fields": {"title": "CEO"}}).encode(), "rejected_invalid", "no_identity"),
+    "nested_field": (b"w0", lead(fields={"email": {"a": 1}}), "rejected_invalid", "invalid_lead"),
+    "unknown_workspace": (b"nowhere", lead(workspace="nowhere"), "rejected_invalid", "unknown_workspace"),
+    "unknown_destination": (b"w0", lead(destination="nowhere"), "rejected_invalid", "unknown_destination"),
+    "expired": (b"w0", lead(not_after_ms=1, lead_id="too-late", fields={"title": "CEO"}), "expired", "not_after"),
+    "number_as_string": (b"w0", lead(not_after_ms="99999999999999", lead_id="string"), "accepted", ""),
+    "null_key": (None, lead(lead_id="null-key", fields={"email": "null@example.com"}), "accepted", ""),
+    "unknown_names": (b"w0", lead(lead_id="names", fields={"email": "n@example.com"}, more={"a": [1]}), "accepted", ""),
+    "duplicate_keys": (
+        b"w0",
+        b'{"workspace":"w0","lead_id":"first","lead_id":"last","fields":{"email":"k@example.com"}}',
+        "accepted",
+        "",
+    ),
+    "same_lead_again": (b"w0", lead(lead_id="string"), "duplicate", "same_lead_id"),
+    "same_person": (b"w0", lead(lead_id="another-id"), "duplicate", "same_person"),
+}
+
+
+@pytest.mark.timeout(120)
+async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 2) as line:
+        topic, home = line.settings.names.leads, line.settings.home("w0")
+        records = [Record(topic, key, value, (), home) for key, value, _, _ in CASES.values()]
+        origins = {name: f"{topic}/{home}/{offset}" for offset, name in enumerate(CASES)}
+        junk = ((f"h{n}", b"\xff\x00" * 50) for n in range(20))
+        records.append(
+            Record(topic, b"w0", line.lead(7, "w0").value, (("origin", b"\xfe/x/-1"), ("way", b"?"), *junk), home)
+        )
+        origins["junk_headers"] = f"{topic}/{home}/{len(CASES)}"
+        astray = (home + 1) % 4
+        records.append(Record(topic, b"w0", lead(lead_id="astray", fields={"email": "astray@example.com"}), (), astray))
+        await line.publish(records)
+        await _publish_compressed(kafka.bootstrap, topic, home, b'{"fields":{"email":"' + b"x" * 3_000_000 + b'"}}')
+        origins["compressed"] = f"{topic}/{home}/{len(CASES) + 1}"
+        await line.publish([line.lead(1, "w0")])
+        origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 2}"
+        worker = line.start("worker")
+        await line.until_over(len(origins) + 1, 40)
+        await line.stop(worker)
+
+        line.check_stories()
+        ends = {name: line.stories[origin][-1] for name, origin in origins.items()}
+        for name, (_, _, status, reason) in CASES.items():
+            assert ends[name].status == status, (name, ends[name])
+            assert reason in ends[name].reason, (name, ends[name])
+        assert ends["junk_headers"].status == "accepted"
+        assert ends["the_next_lead"].status == "accepted"
+        assert ends["compressed"].reason == "oversize"
+        astray_story = line.stories[f"{topic}/{astray}/0"]
+        assert [event.status for event in astray_story] == ["rerouted", "received", "sending", "accepted"]
+        assert set(line.summary()["leads"].values()) == {1}
+        await _check_letters(line, origins, ends)
+
+
+async def _check_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:
+    """Each rejected record is one dead letter: its raw bytes (cut where they are too many), all else in headers."""
+    rejected = {name for name, event in ends.items() if event.status == "rejected_invalid"}
+    letters = {dict(record.headers)["origin"].decode(): record for record in await line.read(line.settings.names.dlq)}
+    assert set(letters) == {origins[name] for name in rejected}
+    for name in rejected & CASES.keys():
+        headers = dict(letters[origins[name]].headers)
+        assert letters[origins[name]].value == CASES[name][1]
+        assert headers["reason"].decode() == ends[name].reason
+        assert headers["disposition"] == (b"policy" if "unknown_" in ends[name].reason else b"poison")
+        assert int(headers["last-failure-ms"]) >= int(headers["first-failure-ms"]) > 0
+        assert b"example.com" not in b"".join(headers.values()), "no personal data in headers"
+    cut = letters[origins["compressed"]]
+    assert int(dict(cut.headers)["cut-bytes"]) > 1_900_000
+    assert cut.value.startswith(b'{"fields":{"email":"xxx')
+
+
+async def _publish_compressed(bootstrap: str, topic: str, partition: int, value: bytes) -> None:
+    """A batch that is small on the wire and larger than any topic takes once it is unpacked."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=8 * 2**20)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, value, b"w0", partition=partition)
+    finally:
+        await producer.stop()
+
+
+async def test_force_sends_once_more_and_once_only(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1) as line:
+        first = line.lead(1, "w0")
+        forced = line.lead(1, "w0", force=True)
+        assert msgspec.json.decode(forced.value or b"", type=Lead).force
+        await line.publish([first, first, forced, first])
+        worker = line.start("worker")
+        await line.until_over(4, 30)
+        await line.stop(worker)
+        assert line.last() == {"accepted": 2, "duplicate": 2}
+        assert line.summary()["leads"] == {"lead-1": 2}

@@ -1,0 +1,60 @@
+"""`python -m tests.simulation`: run many schedules, or one again with its trace.
+
+    python -m tests.simulation                    every counted schedule and 3,500 drawn ones
+    python -m tests.simulation --drawn 100000     a longer campaign
+    python -m tests.simulation --seed 4711        one drawn schedule, told line by line
+    python -m tests.simulation --seed fine/crash@57
+    python -m tests.simulation --seed 4711 --mutant no_fence
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from itertools import chain
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tests.simulation.campaign import counted, explain, named, run_all, told
+from tests.simulation.mutants import MUTANTS, run_mutant
+from tests.simulation.schedule import drawn
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Break the line everywhere.")
+    parser.add_argument("--seed", help="run this one schedule and tell what happens")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with --seed: on a line that is broken in this way")
+    parser.add_argument("--drawn", type=int, default=3_500, help="how many schedules to draw (default 3500)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+    if args.seed is not None:
+        if args.mutant is None:
+            text = explain(args.seed)
+        else:
+            text = "\n".join(told(args.seed, run_mutant(args.mutant, named(args.seed), trace=True)))
+        console.print(text, markup=False)
+        return 1 if "\nbroken: " in text else 0
+    started, ran = time.monotonic(), 0
+
+    def done(count: int) -> None:
+        nonlocal ran
+        ran += count
+        progress.advance(task, count)
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("schedules", total=None)
+        seeds = range(args.first, args.first + args.drawn)
+        failures = run_all(chain(counted(), map(drawn, seeds)), args.processes, done)
+    console.print(f"{ran} schedules in {time.monotonic() - started:.0f} s, {len(failures)} broken")
+    for name, problem in failures[:20]:
+        console.print(f"{name}: {problem}", markup=False)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

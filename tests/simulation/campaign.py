@@ -1,0 +1,82 @@
+"""Many schedules: counted out and drawn, over several processes; and one again by its name, with its trace."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
+
+from tests.simulation.schedule import Schedule, bases, broken_once, drawn
+from tests.simulation.world import Outcome, simulate
+
+Failure = tuple[str, str]
+"""The schedule's name, and the first promise that it broke."""
+
+_CHUNK = 250
+_COLLECT_EVERY = 50
+
+
+def counted() -> Iterator[Schedule]:
+    """Every small schedule with one fault at every turn of a process, and one loss at every request to the broker."""
+    for base in bases():
+        outcome = simulate(base)
+        yield base
+        yield from broken_once(base, outcome.turns, outcome.requests)
+
+
+def named(name: str) -> Schedule:
+    """The schedule of that name: a number is a seed, `fine/crash@57` a counted one."""
+    if name.isdigit():
+        return drawn(int(name))
+    wanted = next((schedule for schedule in counted() if schedule.name == name), None)
+    if wanted is None:
+        raise LookupError(f"no schedule is called {name}: a number, or a base and a fault such as fine/crash@57")
+    return wanted
+
+
+def run(schedules: Sequence[Schedule]) -> list[Failure]:
+    """Run them one after the other."""
+    failures: list[Failure] = []
+    gc.disable()  # each run is a heap of cycles: collected between runs, which takes half the time
+    try:
+        for number, schedule in enumerate(schedules):
+            outcome = simulate(schedule)
+            if outcome.problems:
+                failures.append((schedule.name, outcome.problems[0]))
+            if number % _COLLECT_EVERY == 0:
+                gc.collect()
+    finally:
+        gc.enable()
+    return failures
+
+
+def run_all(schedules: Iterator[Schedule], processes: int, done: Callable[[int], None]) -> list[Failure]:
+    """Run them in several processes; `done` is told of each chunk. Stops early once something was found."""
+    failures: list[Failure] = []
+    # Not forked: the caller may have threads (a broker's client), and a fork of them can hang.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        chunks = iter(lambda: list(islice(schedules, _CHUNK)), [])
+        running = {pool.submit(run, chunk): len(chunk) for chunk in chunks}
+        for future in as_completed(running):
+            failures += future.result()
+            done(running[future])
+            if failures:
+                pool.shutdown(cancel_futures=True)
+                break
+    return failures
+
+
+def explain(name: str) -> str:
+    """Run it once more and tell what happened, line by line."""
+    outcome = simulate(named(name), trace=True)
+    return "\n".join(told(name, outcome))
+
+
+def told(name: str, outcome: Outcome) -> Iterator[str]:
+    yield f"Schedule {name}: python -m tests.simulation --seed {name}"
+    yield "   seconds  who    what"
+    yield from outcome.trace
+    yield from (f"broken: {problem}" for problem in outcome.problems)
+

@@ -1,0 +1,409 @@
+"""The line, broken on purpose: each mutant takes away one thing that a promise rests on, and must be found out.
+
+The first dozen are the ways in which such a line is usually wrong; the rest undo a repair that a run of the simulation
+led to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from typing import Any, Final
+from unittest.mock import patch
+
+import msgspec
+
+from stream_app import line as line_module
+from stream_app.core import budget, delivery, lane, rate, story
+from stream_app.core.delivery import Delivery, Verdict
+from stream_app.core.envelope import Envelope
+from stream_app.core.lane import Entry, Report
+from stream_app.core.messages import Status
+from stream_app.core.outcome import Outcome as PostOutcome
+from stream_app.core.outcome import Refused
+from stream_app.core.record import Record
+from stream_app.core.replay import ReplayPolicy
+from stream_app.core.story import Case, Step, Story
+from stream_app.line import Line
+from stream_app.partition import desk, gate, prefix
+from stream_app.partition.committer import Committer
+from stream_app.partition.desk import Partition
+from stream_app.partition.gate import Gate
+from stream_app.partition.prefix import Prefix
+from stream_app.partition.walk import Walk
+from tests.simulation.client import MemoryLedger
+from tests.simulation.schedule import Schedule
+from tests.simulation.world import Outcome, simulate
+
+Patch = AbstractContextManager[Any]
+MUTANTS: Final[dict[str, Callable[[], Patch]]] = {}
+
+
+def run_mutant(name: str, schedule: Schedule, trace: bool = False) -> Outcome:
+    """The schedule on the broken line."""
+    with MUTANTS[name]():
+        return simulate(schedule, trace)
+
+
+def caught_by(name: str, schedules: Iterator[Schedule]) -> tuple[Schedule, str] | None:
+    """The first schedule that finds the mutant out, and the promise that it breaks."""
+    with MUTANTS[name]():
+        for schedule in schedules:
+            outcome = simulate(schedule)
+            if outcome.problems:
+                return schedule, outcome.problems[0]
+    return None
+
+
+def mutant(make: Callable[[], Patch]) -> Callable[[], Patch]:
+    MUTANTS[make.__name__] = make
+    return make
+
+
+# ------------------------------------------------------------------------------------------- the order of things
+
+
+@mutant
+def ack_before_the_commit() -> Patch:
+    async def commit(self: Partition, step: Step) -> None:
+        self._submit(step)
+
+    return patch.object(Partition, "commit", commit)
+
+
+@mutant
+def no_write_ahead() -> Patch:
+    def write_ahead(self: Line, told: Story, entry: Entry) -> Step:
+        told.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
+        return Step([], [], [], entry.destination.workspace)  # row and events come with the next step
+
+    return patch.object(Line, "_write_ahead", write_ahead)
+
+
+@mutant
+def post_before_the_commit() -> Patch:
+    real = Gate.admit
+
+    async def admit(self: Gate, walk: Walk, ask: Any, write_ahead: Any) -> Any:
+        submit = self._submit
+
+        def at_once(step: Step) -> Any:
+            done = submit(step).get_loop().create_future()
+            done.set_result(None)
+            return done
+
+        with patch.object(self, "_submit", at_once):
+            return await real(self, walk, ask, write_ahead)
+
+    return patch.object(Gate, "admit", admit)
+
+
+@mutant
+def ack_out_of_order() -> Patch:
+    async def finish(self: Prefix, walk: Walk) -> None:
+        await self._inlet.ack(walk.taken)
+
+    return patch.object(Prefix, "finish", finish)
+
+
+@mutant
+def acks_overtake_each_other() -> Patch:
+    async def finish(self: Prefix, walk: Walk) -> None:
+        walk.finished = True
+        if self._broken:
+            self.give_up(walk)
+            return
+        while self._walks and self._walks[0].finished:
+            await self._inlet.ack(self._walks.popleft().taken)
+
+    return patch.object(prefix.Prefix, "finish", finish)
+
+
+@mutant
+def given_up_is_acked() -> Patch:
+    def give_up(self: Prefix, walk: Walk) -> None:
+        walk.finished = True
+        self._inlet.give_up(walk.taken)
+
+    return patch.object(Prefix, "give_up", give_up)
+
+
+# ------------------------------------------------------------------------------------------------------ ownership
+
+
+@mutant
+def no_fence() -> Patch:
+    def fence(self: MemoryLedger) -> int:
+        return max(1, self._kafka._producers[self.transactional_id].epoch)
+
+    real = MemoryLedger._fence
+
+    def first_only(self: MemoryLedger) -> int:
+        return real(self) if not self._kafka._producers[self.transactional_id].epoch else fence(self)
+
+    return patch.object(MemoryLedger, "_fence", first_only)
+
+
+@mutant
+def read_before_fence() -> Patch:
+    async def take_over(self: MemoryLedger) -> dict[bytes, bytes]:
+        rows = await self._link.ask("load", self._load)
+        self._epoch = await self._link.ask("fence", self._fence)
+        return rows
+
+    return patch.object(MemoryLedger, "take_over", take_over)
+
+
+@mutant
+def own_sending_taken_for_a_predecessors() -> Patch:
+    @asynccontextmanager
+    async def alone(self: Partition, walk: Walk, keys: tuple[bytes, ...]) -> Any:
+        yield
+
+    return patch.object(Partition, "alone", alone)
+
+
+@mutant
+def memory_kept_after_an_aborted_commit() -> Patch:
+    def load(self: Partition, rows: dict[bytes, bytes]) -> None:
+        if not self._rows:
+            real(self, rows)
+
+    real = Partition._load
+    return patch.object(Partition, "_load", load)
+
+
+@mutant
+def done_is_acked_unconfirmed() -> Patch:
+    async def confirm(self: Partition, key: bytes) -> None: ...
+
+    return patch.object(Partition, "confirm", confirm)
+
+
+@mutant
+def sends_whenever_it_wakes_up() -> Patch:
+    async def post(self: Line, case: Case, entry: Entry) -> PostOutcome:
+        return await self._clay.send(case.destination.alias, entry.webhook_id, case.body)
+
+    return patch.object(Line, "_post", post)
+
+
+# ---------------------------------------------------------------------------------------------- states and copies
+
+
+def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> Patch:
+    def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+        return change(row, envelope, delivery.judge(row, envelope, now_ms, freshness_ms))
+
+    return patch.object(line_module, "judge", judge)
+
+
+@mutant
+def a_state_moves_back() -> Patch:
+    def unguarded(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
+        return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=now_ms, **changes)
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(story, "step", unguarded))
+    stack.enter_context(
+        _judged(lambda row, _, verdict: "resume" if row and verdict == "done" and row.state == "accepted" else verdict)
+    )
+    return stack
+
+
+@mutant
+def uncertain_is_sent_again() -> Patch:
+    return _judged(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict)
+
+
+@mutant
+def any_copy_ends_the_grace() -> Patch:
+    def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
+        ours = row is not None and row.state == "send_uncertain" and row.origin == envelope.origin
+        return "decide" if ours and envelope.way == "uncertain" else verdict
+
+    return _judged(change)
+
+
+@mutant
+def any_copy_of_a_dead_letter_counts() -> Patch:
+    def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
+        ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
+        return "return" if ours and envelope.way == "replayed" else verdict
+
+    return _judged(change)
+
+
+@mutant
+def replay_count_not_checked() -> Patch:
+    real = Line.__init__
+
+    def init(self: Line, plan: Any, *others: Any) -> None:
+        real(self, msgspec.structs.replace(plan, replay=ReplayPolicy(max_replays=99)), *others)
+
+    return patch.object(Line, "__init__", init)
+
+
+@mutant
+def mark_row_missing() -> Patch:
+    def unmarked(*args: Any) -> Step:
+        step = story.brief(*args)
+        return Step([], step.records, step.events)
+
+    return patch.object(line_module, "brief", unmarked)
+
+
+@mutant
+def mark_of_a_replaced_story_missing() -> Patch:
+    def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None) -> Story:
+        return Story(plan, case, row)
+
+    return patch.object(line_module, "Story", plain)
+
+
+@mutant
+def marks_are_dropped_too_early() -> Patch:
+    real = Partition._passed_marks
+
+    def passed(self: Partition) -> list[bytes]:
+        gone = [key for key in self._rows if key.startswith(b"o/")]
+        for key in gone[:-1]:
+            del self._rows[key]
+        return gone[:-1] or real(self)
+
+    return patch.object(Partition, "_passed_marks", passed)
+
+
+@mutant
+def person_not_looked_up() -> Patch:
+    return patch.object(Partition, "alias", lambda self, key: None)
+
+
+@mutant
+def person_known_only_once_sent() -> Patch:
+    real = Story.step
+
+    def step(self: Story, *records: Record) -> Step:
+        if self.row.state == "sending":
+            self._once = [(self.case.person, self.case.key)] if self.case.person else []
+        else:
+            self._once = []
+        return real(self, *records)
+
+    return patch.object(Story, "step", step)
+
+
+@mutant
+def stray_taken_where_it_lands() -> Patch:
+    return patch.object(line_module, "home_partition", lambda name, partitions, pins: 0)
+
+
+# ---------------------------------------------------------------------------------------------- money and the lane
+
+
+@mutant
+def refund_twice() -> Patch:
+    real = desk.settle
+
+    def settle(policy: Any, state: Any, entry: Entry, outcome: PostOutcome | None, *rest: Any) -> tuple[Any, Report]:
+        settled, report = real(policy, state, entry, outcome, *rest)
+        if isinstance(outcome, Refused):
+            refunded = budget.refund(settled.budget, entry.reservation)
+            settled = msgspec.structs.replace(settled, budget=refunded)
+        return settled, report
+
+    return patch.object(desk, "settle", settle)
+
+
+@mutant
+def parked_costs_nothing() -> Patch:
+    return patch.object(Partition, "charge", lambda self, workspace, reservation: None)
+
+
+@mutant
+def lanes_not_in_the_same_transaction() -> Patch:
+    real = Committer._take
+
+    def take(self: Committer) -> Any:
+        snapshot, self._snapshot = self._snapshot, lambda names: late
+        late: list[Record] = getattr(self, "_late", [])
+        batch, records = real(self)
+        self._snapshot = snapshot
+        names = {step.workspace for step, _ in batch if step.workspace}
+        self._late = snapshot(names)  # type: ignore[attr-defined]  # the mutant's own
+        return batch, records
+
+    return patch.object(Committer, "_take", take)
+
+
+@mutant
+def retry_after_ignored() -> Patch:
+    def on_429(policy: Any, state: Any, *rest: Any) -> Any:
+        return state
+
+    return patch.object(lane.rate, "on_429", on_429)
+
+
+@mutant
+def retry_after_forgotten_with_memory() -> Patch:
+    real = desk.take_over
+    return patch.object(desk, "take_over", lambda state, now_ms, heard=None: real(state, now_ms))
+
+
+@mutant
+def tokens_kept_at_take_over() -> Patch:
+    def full(state: rate.Rate, now_ms: int) -> rate.Rate:
+        return rate.Rate(10.0, now_ms)
+
+    return patch.object(lane.rate, "empty_after_takeover", full)
+
+
+@mutant
+def open_breaker_lets_through() -> Patch:
+    real = lane.breaker.permit
+
+    def permit(policy: Any, state: Any, now_ms: int) -> Any:
+        return real(policy, state, state.until_ms if state.phase == "open" else now_ms)
+
+    return patch.object(lane.breaker, "permit", permit)
+
+
+@mutant
+def not_after_ignored() -> Patch:
+    real = Gate.admit
+
+    async def admit(self: Gate, walk: Walk, ask: Any, write_ahead: Any) -> Any:
+        return await real(self, walk, msgspec.structs.replace(ask, not_after_ms=None), write_ahead)
+
+    return patch.object(Gate, "admit", admit)
+
+
+@mutant
+def no_letter_with_the_last_failure() -> Patch:
+    real = Story.step
+
+    def step(self: Story, *records: Record) -> Step:
+        return real(self) if self.row.state == "dead_lettered" else real(self, *records)
+
+    return patch.object(Story, "step", step)
+
+
+# --------------------------------------------------------------------------------------------------------- waiting
+
+
+@mutant
+def given_up_makes_no_room() -> Patch:
+    def give_up_idle(self: Partition) -> None:
+        for walk, kept in list(self._walks.items()):
+            if walk.suspended.is_set() and (walk.task is None or walk.task.done()):
+                del self._walks[walk]
+                walk.let_next()
+                kept.give_up(walk)
+
+    return patch.object(Partition, "_give_up_idle", give_up_idle)
+
+
+@mutant
+def held_leads_are_kept_at_a_rebalance() -> Patch:
+    return patch.object(gate.Gate, "give_up", lambda self, suspended: None)
+
