@@ -11,7 +11,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip --python /opt/stream-app/bin/python install --disable-pip-version-check .
 
 FROM python:${PYTHON}-slim
-RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin app \
+RUN groupadd --gid 10001 app \
+    && useradd --uid 10001 --gid app --no-create-home --shell /usr/sbin/nologin app \
     && install --directory --owner=app --group=app /var/lib/stream-app
 COPY --from=build /opt/stream-app /opt/stream-app
 ENV PATH=/opt/stream-app/bin:$PATH \

@@ -34,7 +34,7 @@ from stream_app.settings import Settings, client_options
 
 def build_plan(settings: Settings) -> Plan:
     """What the line needs to know, from what the operator wrote."""
-    line, replay = settings.line, settings.replay
+    line = settings.line
     return Plan(
         topics=settings.names,
         partitions=settings.kafka.partitions,
@@ -76,13 +76,18 @@ def build_plan(settings: Settings) -> Plan:
             retry_share=settings.shares.retry,
             bulk_share=settings.shares.bulk,
         ),
-        replay=ReplayPolicy(
-            max_replays=replay.max_replays,
-            base_s=replay.backoff_base_s,
-            cap_s=replay.backoff_cap_s,
-            tiers_s=replay.tiers_s,
-        ),
+        replay=_replay_policy(settings),
         app=__version__,
+    )
+
+
+def _replay_policy(settings: Settings) -> ReplayPolicy:
+    replay = settings.replay
+    return ReplayPolicy(
+        max_replays=replay.max_replays,
+        base_s=replay.backoff_base_s,
+        cap_s=replay.backoff_cap_s,
+        tiers_s=replay.tiers_s,
     )
 
 
@@ -143,8 +148,7 @@ async def run_worker(settings: Settings) -> None:
 async def run_replay(settings: Settings) -> None:
     """`stream-app replay`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
     logger = log.get("replay")
-    plan, connection = build_plan(settings), connection_of(settings)
-    topics = plan.topics
+    topics, policy, connection = settings.names, _replay_policy(settings), connection_of(settings)
     registry = CollectorRegistry()
     moved = Counter(
         "stream_app_replay_moved",
@@ -160,9 +164,9 @@ async def run_replay(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         await _check_kafka(settings, connection, logger)
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
-        replay = Replay(topics, plan.replay, publisher, SystemClock(), told)
+        replay = Replay(topics, policy, publisher, SystemClock(), told)
         handlers: dict[str, Handler] = {topics.dlq: replay.come_back, topics.deferred: replay.come_back}
-        handlers |= {topics.wait(tier): replay.wait(tier) for tier in plan.replay.tiers_s}
+        handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         app = build_app(_faust_options(settings, connection, topics.replay_app, None), handlers)
         port = await stack.enter_async_context(
             serve_ops(

@@ -102,10 +102,6 @@ class Line:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
         taken = walk.taken
         envelope = read_envelope(taken)
-        mark = self._desk.marked(taken.place, envelope.origin)
-        if mark is not None:
-            await self._desk.confirm(mark)
-            return
         lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
         case = lead if isinstance(lead, Unreadable) else self._identify(taken, envelope, lead)
         if isinstance(case, Unreadable):
@@ -162,6 +158,8 @@ class Line:
     # ---------------------------------------------------------------------------------------------------- seen?
 
     async def _seen(self, walk: Walk, case: Case) -> None:
+        if await self._is_concluded(walk.taken, case.envelope):
+            return
         now_ms = self._clock.now_ms()
         row, verdict, why = self._judge(case, now_ms)
         if verdict == "done":
@@ -189,6 +187,13 @@ class Line:
             await self._park(walk, story, Why("replay_cap", "it comes back more often than max_replays allows"))
             return
         await self._deliver(walk, story)
+
+    async def _is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
+        """Whether a mark says that this record has told its story. To be asked after every await, right before a step."""
+        mark = self._desk.marked(taken.place, envelope.origin)
+        if mark is not None:
+            await self._desk.confirm(mark)
+        return mark is not None
 
     def _judge(self, case: Case, now_ms: int) -> tuple[Delivery | None, Verdict, Why]:
         """What this record is to the row of its lead and, where that would have it sent, to the row of its person."""
@@ -416,5 +421,7 @@ class Line:
         self, walk: Walk, envelope: Envelope, status: Status, why: Why, lead_id: str, *records: Record
     ) -> None:
         walk.let_next()
+        if await self._is_concluded(walk.taken, envelope):
+            return
         now_ms = self._clock.now_ms()
         await self._desk.commit(brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, *records))

@@ -61,32 +61,25 @@ def show(report: Report) -> None:
         say(f"{problem.place}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
     if report.problem_count > len(report.problems):
         say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
-    accounted = sum(report.columns.values())
+    accounted = report.accounted
     if report.balanced:
         tell(f"The books balance: {report.records} in, {accounted} accounted for.")
     else:
-        say(
-            f"The books do NOT balance: {report.records} in, {accounted} accounted for, {report.problem_count} problems."
-        )
+        say(f"The books do NOT balance: {report.records} in, {accounted} accounted for; see above.")
 
 
 def _table(report: Report) -> object:
     from rich.table import Table
 
-    from stream_app.core.columns import COLUMN, COLUMNS, MEANING, column
+    from stream_app.core.columns import COLUMNS, MEANING
 
     table = Table("", "leads", "of these have a row", "which means", title="The books", title_justify="left")
     for number in (1, 2):
         table.columns[number].justify = "right"
     table.add_row("in", str(report.records), "", "records on leads, leads.retry and leads.bulk", style="bold")
     for name in COLUMNS:
-        rows = sum(
-            stand.rows
-            for status, stand in report.statuses.items()
-            if COLUMN[status] == name or (status == "accepted" and name == "accepted_final")
-        )
-        if report.columns[name] or name in (column("accepted", final=True), "under_way", "waiting"):
-            table.add_row(name.replace("_", " "), str(report.columns[name]), str(rows or ""), MEANING[name])
+        stand = report.columns[name]
+        table.add_row(name.replace("_", " "), str(stand.stories), str(stand.rows), MEANING[name])
     return table
 
 

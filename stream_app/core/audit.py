@@ -40,7 +40,7 @@ class _Audit:
         self._stale_ms = now_ms - books.terms.freshness_ms
         self._inexact = {number for number, state in books.partitions.items() if not state.exact}
         self._trimmed = any(not state.kept for state in books.partitions.values())
-        self._columns: dict[Column, int] = dict.fromkeys(COLUMNS, 0)
+        self._columns: dict[Column, Stand] = {name: Stand() for name in COLUMNS}
         self._stands: dict[Status, Stand] = {}
         self._outlived = 0
         self._moving = 0
@@ -51,10 +51,12 @@ class _Audit:
             for offset, page, i in here.entries():
                 self._entry(here, offset, page, i)
         accounts = [account for number in sorted(books.partitions) for account in self._lanes(number)]
+        accounted = sum(stand.stories for stand in self._columns.values())
         return Report(
-            balanced=books.problems.count == 0 and sum(self._columns.values()) == books.records,
+            balanced=books.problems.count == 0 and accounted == books.records,
             records=books.records,
-            columns={name: self._columns[name] for name in COLUMNS},
+            accounted=accounted,
+            columns=self._columns,
             statuses={status: self._stands[status] for status in STATUSES if status in self._stands},
             copies=books.copies,
             events=books.events,
@@ -89,12 +91,15 @@ class _Audit:
     def _count(self, page: Page, i: int, code: int, flags: int) -> None:
         if code:
             status = STATUSES[code - 1]
-            self._columns[column(status, final=bool(flags & shelf.FINAL))] += 1
-            stand = self._stands.setdefault(status, Stand())
-            stand.stories += 1
-            stand.rows += bool(flags & shelf.ROW) and page.row_status[i] == code
+            same = bool(flags & shelf.ROW) and page.row_status[i] == code
+            for stand in (
+                self._columns[column(status, final=bool(flags & shelf.FINAL))],
+                self._stands.setdefault(status, Stand()),
+            ):
+                stand.stories += 1
+                stand.rows += same
         elif not flags & shelf.PASSED:
-            self._columns["waiting"] += 1
+            self._columns["waiting"].stories += 1
 
     def _wrong(self, here: Shelf, page: Page, i: int, code: int, gone: bool) -> str:
         """What does not add up, '' when all does."""

@@ -18,6 +18,7 @@ import msgspec
 from stream_app.core import shelf
 from stream_app.core.accounts import Accounts, LaneAccount
 from stream_app.core.budget import BudgetPolicy, Reservation
+from stream_app.core.columns import Column
 from stream_app.core.delivery import NEXT, Delivery
 from stream_app.core.envelope import read_envelope
 from stream_app.core.lane import Lane
@@ -259,7 +260,7 @@ class Rows:
 
 
 class Stand(msgspec.Struct):
-    """How many stories have a status (of records that came in), and how many of these have a row that says the same."""
+    """How many stories of records that came in are there, and how many of these have a row that says the same."""
 
     stories: int = 0
     rows: int = 0
@@ -268,7 +269,7 @@ class Stand(msgspec.Struct):
 class Report(msgspec.Struct, frozen=True):
     """The closed books.
 
-    records   input records on the lead topics; `columns` sums up to it when the books balance.
+    records   input records on the lead topics; `accounted`: the sum of all columns, the same when nothing is missing.
     statuses  the columns' parts, by last status.
     copies    records that came back to a lead topic or are on their way to it.
     outlived  stories whose record retention has removed; they are checked, and not counted in.
@@ -277,8 +278,9 @@ class Report(msgspec.Struct, frozen=True):
 
     balanced: bool
     records: int
-    columns: dict[str, int]
-    statuses: dict[str, Stand]
+    accounted: int
+    columns: dict[Column, Stand]
+    statuses: dict[Status, Stand]
     copies: int
     events: int
     outlived: int

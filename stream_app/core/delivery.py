@@ -104,6 +104,16 @@ def marked_place(key: bytes) -> tuple[str, int, int] | None:
     return topic, int(partition), int(offset)
 
 
+def passed_key(topic: str) -> bytes:
+    """Row key of how far the group had come in a topic when marks before that were dropped."""
+    return f"c/{topic}".encode()
+
+
+def passed_offset(key: bytes, value: bytes) -> tuple[str, int]:
+    """Topic and offset of such a row."""
+    return key[2:].decode(), int(value)
+
+
 def lane_key(workspace: str) -> bytes:
     """Row key of a lane."""
     return f"l/{workspace}".encode()

@@ -9,7 +9,6 @@ after a crash, and the same records are walked again: their rows say what became
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -17,7 +16,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import ROW_VERSION, Delivery, lane_key, mark_key, marked_place
+from stream_app.core.delivery import ROW_VERSION, Delivery, lane_key, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError, StreamAppError
 from stream_app.core.lane import LANE_VERSION, Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
 from stream_app.core.lead import home_partition
@@ -30,6 +29,7 @@ from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
 from stream_app.partition.committer import Committer
 from stream_app.partition.gate import Gate
+from stream_app.partition.marks import Marks
 from stream_app.partition.ports import Alarm, Inlet, Ledger, Observer
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import GiveUp, Source, Walk
@@ -69,7 +69,7 @@ class Partition:
         self._rows: dict[bytes, bytes] = {}
         self._lanes: dict[str, Lane] = {}
         self._views: dict[str, LaneView] = {}
-        self._marks: dict[str, deque[int]] = {}  # topic -> offsets that have a mark
+        self._marks = Marks(number)
         self._busy: dict[bytes, asyncio.Future[None]] = {}
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
@@ -220,43 +220,29 @@ class Partition:
         """Records that wait for the partition to be taken over again must not hold up a rebalance or the end."""
         for walk in list(self._walks):
             if walk.suspended.is_set() and (walk.task is None or walk.task.done()):
-                walk.let_next()
-                self._leave(walk).give_up(walk)
+                self._drop(walk)
+
+    def _drop(self, walk: Walk) -> None:
+        walk.let_next()
+        self._leave(walk).give_up(walk)
 
     # ---------------------------------------------------------------------------------------- rows, lanes, commits
 
     def _submit(self, step: Step) -> asyncio.Future[None]:
         rows = self._rows
+        step.rows.extend(self._marks.drop_passed(self._committed))
         for key, value in step.rows:
-            if key not in rows:
-                self._note_mark(key)
             if value is None:
                 rows.pop(key, None)
             else:
+                if key not in rows:
+                    self._marks.note(key)
                 rows[key] = value
-        if self._marks:
-            step.rows.extend((key, None) for key in self._passed_marks())
         return self._committer.submit(step)
 
-    def _note_mark(self, key: bytes) -> None:
-        place = marked_place(key)
-        # A stray's mark stays: how far the group is in another partition is not known here.
-        if place is not None and place[1] == self.number:
-            self._marks.setdefault(place[0], deque()).append(place[2])
-
-    def _passed_marks(self) -> list[bytes]:
-        """Marks that no redelivery can ask for any more: the group's committed offset has passed them."""
-        gone: list[bytes] = []
-        for topic, offsets in list(self._marks.items()):
-            inlet = self._inlets.get(topic)
-            committed = (inlet.committed() if inlet else None) or 0
-            while offsets and offsets[0] < committed:
-                key = mark_key(f"{topic}/{self.number}/{offsets.popleft()}")
-                if self._rows.pop(key, None) is not None:
-                    gone.append(key)
-            if not offsets:
-                del self._marks[topic]
-        return gone
+    def _committed(self, topic: str) -> int | None:
+        inlet = self._inlets.get(topic)
+        return inlet.committed() if inlet else None
 
     def _lane(self, name: str) -> Lane:
         lane = self._lanes.get(name)
@@ -283,14 +269,12 @@ class Partition:
         self._rows = rows
         heard = dict(self._lanes)
         self._lanes.clear()
-        self._marks.clear()
+        self._marks.load(rows)
         now_ms = self._clock.now_ms()
-        for key in [key for key in rows if key.startswith((b"l/", b"o/"))]:
-            self._note_mark(key)
-            if key.startswith(b"l/"):
-                lane = _read_lane(key, rows.pop(key))
-                self._check_home(lane)
-                self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+        for key in [key for key in rows if key.startswith(b"l/")]:
+            lane = _read_lane(key, rows.pop(key))
+            self._check_home(lane)
+            self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
 
     def _check_home(self, lane: Lane) -> None:
         home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)
@@ -330,8 +314,11 @@ class Partition:
                 await asyncio.sleep(delay_s)
                 delay_s = min(10.0, delay_s * 2)
         self._give_up_idle()
-        for walk in self._walks:
-            self._start(walk)
+        for walk in list(self._walks):
+            if self._marks.is_passed(walk.taken):
+                self._drop(walk)
+            else:
+                self._start(walk)
 
 
 def _stands(seen: LaneView) -> tuple[str, str, str]:

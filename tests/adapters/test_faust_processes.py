@@ -67,7 +67,7 @@ async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(
 ) -> None:
     """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
     await make_topics(kafka, namespace)
-    leads = [b"%d" % number for number in range(6000)]
+    leads = [b"%d" % number for number in range(3000)]
     fate = random.Random(1)
     async with workers(kafka, namespace, PARTITIONS) as group:
         alive = [await group.start() for _ in range(3)]

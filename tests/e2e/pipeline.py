@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +55,7 @@ class Pipeline:
         partitions: int = 4,
         pinned: bool = True,
         callbacks: bool = False,
+        uncertain: str = "park",
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -63,8 +64,10 @@ class Pipeline:
         self._config = self.directory / "stream_app.toml"
         self._script = script
         self._follower: asyncio.Task[None] | None = None
-        self._bootstrap = bootstrap
+        self.bootstrap = bootstrap
         self._logs: list[Path] = []
+        self.logs: dict[int, Path] = {}
+        self.ports: dict[int, int] = {}
         pin = "partition = {number}" if pinned else ""
         lanes = "".join(
             f"""
@@ -78,6 +81,7 @@ burst = 1000
 workspace = "{name}"
 webhooks_env = ["WEBHOOK_{number}"]
 callbacks = {str(callbacks).lower()}
+uncertain = "{uncertain}"
 allowed_hosts = ["127.0.0.1"]
 """
             for number, name in enumerate(self.names)
@@ -127,13 +131,23 @@ broker_wait_s = 30
                 sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}\n")
         await asyncio.to_thread(self.children.close)
 
-    def start(self, command: str, *, extra: Iterable[str] = ()) -> subprocess.Popen[bytes]:
-        """`stream-app worker` or `replay` as a process of its own, with ports of its own."""
+    def start(
+        self, command: str, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")
+    ) -> subprocess.Popen[bytes]:
+        """`stream-app worker` or `replay` as a process of its own, with ports of its own.
+
+        bootstrap: another way to the same broker. program: another one that takes the same arguments.
+        """
         number = len(self._logs)
         config = self.directory / f"{command}-{number}.toml"
-        config.write_text(f"{self._toml}\n[http]\nworker_port = {free_port()}\nreplay_port = {free_port()}\n")
-        argv = [sys.executable, "-m", "stream_app", command, "--config", str(config), *extra]
-        return self.children.spawn(argv, log=self._log(f"{command}-{number}"))
+        toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
+        port = free_port()
+        config.write_text(f"{toml}\n[http]\nworker_port = {port}\nreplay_port = {free_port()}\n")
+        argv = [sys.executable, *program, command, "--config", str(config)]
+        log = self._log(f"{command}-{number}")
+        process = self.children.spawn(argv, log=log)
+        self.logs[process.pid], self.ports[process.pid] = log, port
+        return process
 
     async def stop(self, process: subprocess.Popen[bytes], grace_s: float = 40) -> int:
         """SIGTERM, and the exit code."""
@@ -158,7 +172,7 @@ broker_wait_s = 30
     async def publish(self, records: Iterable[Record]) -> None:
         """Raw records, each to the partition that it names."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, enable_idempotence=True, max_request_size=4 * 2**20
+            bootstrap_servers=self.bootstrap, enable_idempotence=True, max_request_size=4 * 2**20
         )
         await producer.start()
         try:
@@ -265,7 +279,7 @@ broker_wait_s = 30
 
     def _consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+            bootstrap_servers=self.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
         )
 
     async def _follow(self) -> None:

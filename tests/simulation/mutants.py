@@ -17,6 +17,7 @@ from stream_app import line as line_module
 from stream_app.core import budget, delivery, lane, rate, story
 from stream_app.core.delivery import Delivery, Verdict
 from stream_app.core.envelope import Envelope
+from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.lane import Entry, Report
 from stream_app.core.messages import Status
 from stream_app.core.outcome import Outcome as PostOutcome
@@ -31,7 +32,7 @@ from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
-from tests.simulation.client import MemoryLedger
+from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Schedule
 from tests.simulation.world import Outcome, simulate
 
@@ -147,8 +148,11 @@ def no_fence() -> Patch:
 @mutant
 def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger) -> dict[bytes, bytes]:
-        rows = await self._link.ask("load", self._load)
-        self._epoch = await self._link.ask("fence", self._fence)
+        try:
+            rows = await self._link.ask("load", self._load)
+            self._epoch = await self._link.ask("fence", self._fence)
+        except NoAnswer:
+            raise BrokerUnavailable("no answer") from None
         return rows
 
     return patch.object(MemoryLedger, "take_over", take_over)
@@ -284,18 +288,11 @@ def person_known_only_once_sent() -> Patch:
     real = Story.step
 
     def step(self: Story, *records: Record) -> Step:
-        if self.row.state == "sending":
-            self._once = [(self.case.person, self.case.key)] if self.case.person else []
-        else:
-            self._once = []
+        if self.row.state != "sending":
+            self._once = [(key, value) for key, value in self._once if key != self.case.person]
         return real(self, *records)
 
     return patch.object(Story, "step", step)
-
-
-@mutant
-def stray_taken_where_it_lands() -> Patch:
-    return patch.object(line_module, "home_partition", lambda name, partitions, pins: 0)
 
 
 # ---------------------------------------------------------------------------------------------- money and the lane
@@ -353,7 +350,7 @@ def retry_after_forgotten_with_memory() -> Patch:
 @mutant
 def tokens_kept_at_take_over() -> Patch:
     def full(state: rate.Rate, now_ms: int) -> rate.Rate:
-        return rate.Rate(10.0, now_ms)
+        return msgspec.structs.replace(state, tokens=10.0, at_ms=now_ms)
 
     return patch.object(lane.rate, "empty_after_takeover", full)
 

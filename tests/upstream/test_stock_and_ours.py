@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 import pytest
 
@@ -86,10 +87,13 @@ async def lost_after_a_slow_seek(kafka: LocalKafka, namespace: str, build: Build
     return sorted(set(range(count)) - seen)
 
 
-async def test_596_a_rebalance_with_a_table_loses_events_of_stock_faust(
-    kafka: LocalKafka, namespace: str, topics: None
-) -> None:
-    assert await lost_after_a_slow_seek(kafka, namespace, stock)
+async def test_596_a_rebalance_with_a_table_loses_events_of_stock_faust(kafka: LocalKafka, namespace: str) -> None:
+    for attempt in range(4):  # a race, though the slow seek makes it an uneven one
+        mine = f"{namespace}{attempt}."
+        await create_topics(kafka.bootstrap, mine + "leads")
+        if await lost_after_a_slow_seek(kafka, mine, stock):
+            return
+    pytest.fail("stock Faust lost nothing in four rebalances")
 
 
 async def test_596_a_rebalance_loses_nothing_of_ours(kafka: LocalKafka, namespace: str, topics: None) -> None:
@@ -125,26 +129,33 @@ async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
     assert len(seen) == deliveries + 1
 
 
-@pytest.mark.parametrize(("build", "deliveries"), [(stock, 10), (ours, 21)])
+@pytest.mark.parametrize(("build", "all_came"), [(stock, False), (ours, True)])
 async def test_a_rebalance_before_the_first_commit_loses_what_was_fetched(
-    kafka: LocalKafka, namespace: str, topics: None, build: Build, deliveries: int
+    kafka: LocalKafka, namespace: str, topics: None, build: Build, all_came: bool
 ) -> None:
-    """Ten events were given up and an eleventh follows: all must come. Not known upstream: a poll under way takes them
-    of the new generation, Faust drops them, and aiokafka's seek leaves the position of a partition without a commit.
+    """Ten events are given up before each rebalance, so they must come again after it.
+
+    Not known upstream: a poll under way takes them in the new generation, Faust drops them, and aiokafka's
+    seek_to_committed leaves the position of a partition that has no commit.
     """
     seen: list[int] = []
+    rebalances = 8
 
     async def work(offset: int, ack: Ack) -> None:
         seen.append(offset)
 
+    def came(count: int) -> bool:
+        return len(seen) >= count
+
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)
     async with running(app):
-        await until(lambda: len(seen) == 10)
-        app.consumer._unacked_messages.clear()
-        await rebalance(app)
-        await publish(kafka.bootstrap, namespace + "leads", [b"last"])
-        with contextlib.suppress(AssertionError):
-            await until(lambda: len(seen) == 21, 3)
-        app.consumer._unacked_messages.clear()
-    assert len(seen) == deliveries
+        for times in range(1, rebalances + 1):
+            with contextlib.suppress(AssertionError):
+                await until(functools.partial(came, 10 * times), 15 if times == 1 else 3)
+            app.consumer._unacked_messages.clear()
+            if len(seen) < 10 * times:
+                break
+            await asyncio.sleep(0.1)  # the fetcher sits in its next poll
+            await rebalance(app)
+    assert (len(seen) >= 10 * rebalances) == all_came

@@ -1,0 +1,95 @@
+"""`stream-app demo`: the whole system on this machine, live, ending in the books."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, Subparsers, command, say, tell, tell_json
+
+if TYPE_CHECKING:
+    from stream_app.dev.demo import Outcome
+
+_NEXT = """\
+What to try next:
+  stream-app sim --help                  the simulated Clay alone, with faults on a timeline
+  stream-app publish leads.csv --dry-run check a file of your own
+  stream-app topics, worker, replay      the same system on your Kafka; README says how to set it up
+  stream-app books                       at any time: does everything add up?"""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "demo",
+        run,
+        says="Show the whole system on this machine through an outage of Clay; exit code 1 if it does not add up.",
+        example="stream-app demo",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        metavar="HOST:PORT",
+        help="use this Kafka (default: the one in KAFKA_BOOTSTRAP, else one that the demo starts itself)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.commands.demo_screen import Screen
+    from stream_app.dev.demo import play
+    from stream_app.dev.kafka import bootstrap_from_environment
+    from stream_app.dev.process import StartError
+
+    try:
+        with Screen() as screen:
+            outcome = asyncio.run(play(args.bootstrap or bootstrap_from_environment(), screen))
+    except StartError as error:
+        if args.json:
+            tell_json({"error": [str(error)], "exit_code": NO})
+        say(str(error))
+        return NO
+    if args.json:
+        tell_json(msgspec.to_builtins(outcome))
+    else:
+        _show(outcome)
+    return OK if outcome.ok else NO
+
+
+def _show(outcome: Outcome) -> None:
+    from stream_app.commands.books import show
+
+    show(outcome.books)
+    ledger, stands = outcome.ledger, outcome.books.statuses
+    tell("")
+    tell(
+        f"Clay's own ledger: {ledger.posts} POSTs, {ledger.accepted} leads taken, {len(ledger.doubles)} of them twice; "
+        f"{'it agrees with the books.' if ledger.agrees else 'it does NOT agree with the books.'}"
+    )
+    if ledger.uncertain:
+        tell(
+            f"{ledger.uncertain} leads were taken by Clay, but the connection broke before it said so. To send them "
+            "again could pay twice, so they are parked for a human."
+        )
+    tell(
+        f"{outcome.dead_letters} dead letters were replayed ({outcome.replays} replays); "
+        f"{stands['rejected_invalid'].stories if 'rejected_invalid' in stands else 0} bad records were rejected, each "
+        "with its reason, and stopped nothing."
+    )
+    for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
+        if leads:
+            say(f"{name}: {', '.join(leads[:10])}{' ...' if len(leads) > 10 else ''}")
+    if not outcome.finished:
+        say("Not every record came to rest in time: this machine is slow or busy, try again.")
+    if not outcome.in_the_outage.balanced:
+        say("The books in the middle of the outage did not balance:")
+        for problem in outcome.in_the_outage.problems:
+            say(f"  {problem.place}: {problem.what}")
+    for name, code in outcome.exit_codes.items():
+        if code:
+            say(f"{name} ended with code {code} when it was asked to stop")
+    tell(f"It took {outcome.seconds:.0f} s. All processes and files of the demo are gone.")
+    tell("")
+    tell(_NEXT)

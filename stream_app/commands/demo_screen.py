@@ -1,0 +1,108 @@
+"""The demo on the screen: a live table on a terminal, a plain line a second elsewhere; all of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from stream_app.core.messages import LaneView, Status
+    from stream_app.dev.demo import Scene
+
+_PLAIN_EVERY_S: Final = 1.0
+_COLOURS: Final = {"closed": "green", "half_open": "yellow", "open": "red"}
+_WORDS: Final[dict[Status, str]] = {
+    "accepted": "accepted by Clay",
+    "held_outage": "held by the outage",
+    "refused": "refused, goes on",
+    "sending": "being sent",
+    "dead_lettered": "dead letter, comes back",
+    "replayed": "replayed, on its way",
+    "duplicate": "duplicate, not sent",
+    "expired": "too old, not sent",
+    "rejected_invalid": "bad, rejected",
+    "parked": "parked for a human",
+}
+
+
+class Screen:
+    """`dev.demo.Audience`."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._began_s = self._said_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(Text.assemble((f"{self._elapsed_s:5.1f} s  ", "dim"), (line, "bold")), soft_wrap=True)
+
+    def show(self, scene: Scene) -> None:
+        if self._console.is_terminal:
+            self._live.update(Group(_lanes(scene), _stands(scene)))
+        elif time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
+            self._said_s = time.monotonic()
+            self._console.print(f"{self._elapsed_s:5.1f} s  {_plain(scene)}", soft_wrap=True, markup=False)
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+
+def _plain(scene: Scene) -> str:
+    stand = scene.stand
+    parts = [
+        f"{stand['accepted']} of {scene.published} accepted, {scene.published - sum(stand.values())} not taken yet"
+    ]
+    parts += [
+        f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, {lane.credits_spent_day} credits"
+        for name, lane in sorted(scene.lanes.items())
+    ]
+    parts.append(f"dead letters {scene.steps['dead_lettered']}, replays {scene.steps['replayed']}")
+    return "; ".join(parts)
+
+
+def _lanes(scene: Scene) -> Table:
+    table = Table("lane", "breaker", "health", "rate", "credits spent", "reserved", "why it waits", expand=True)
+    for name, lane in sorted(scene.lanes.items()):
+        table.add_row(
+            name,
+            Text(lane.breaker.replace("_", " "), _COLOURS[lane.breaker]),
+            _health(lane),
+            f"{lane.rate_per_s:g}/s",
+            str(lane.credits_spent_day),
+            str(lane.credits_reserved_day),
+            lane.text,
+        )
+    return table
+
+
+def _stands(scene: Scene) -> Table:
+    stand = scene.stand
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text(f"{scene.published - sum(stand.values()):4}", "dim"), "on Kafka, not taken yet")
+    for status, words in _WORDS.items():
+        if stand[status]:
+            table.add_row(f"{stand[status]:4}", words)
+    table.add_row(f"{scene.steps['dead_lettered']:4}", "dead letters so far")
+    table.add_row(f"{scene.steps['replayed']:4}", "replays so far")
+    return table
+
+
+def _health(lane: LaneView) -> str:
+    return "too few calls to say" if lane.health == "insufficient_data" else f"{lane.health} ({lane.score:g})"

@@ -1,0 +1,25 @@
+"""`stream-app replay`: the process that brings dead letters and deferred leads back when they are due."""
+
+from __future__ import annotations
+
+import argparse
+
+from stream_app.commands.base import Subparsers, command, settings_of
+from stream_app.commands.process import add_log_option, run_process
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "replay",
+        run,
+        says="Bring dead letters and deferred leads back to leads.retry when they are due.",
+        example="stream-app replay --config stream_app.toml",
+    )
+    add_log_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from stream_app.app import run_replay
+
+    return run_process(args, run_replay(settings_of(args, clay=False)))

@@ -1,0 +1,25 @@
+"""`stream-app worker`: the process that takes leads to Clay."""
+
+from __future__ import annotations
+
+import argparse
+
+from stream_app.commands.base import Subparsers, command, settings_of
+from stream_app.commands.process import add_log_option, run_process
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "worker",
+        run,
+        says="Take leads to Clay: the only process that POSTs, and the only writer of state. Run as many as you like.",
+        example="stream-app worker --config stream_app.toml",
+    )
+    add_log_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from stream_app.app import run_worker
+
+    return run_process(args, run_worker(settings_of(args, clay=True)))

@@ -1,0 +1,154 @@
+"""The demo's story: leads go in, Clay breaks, the lanes wait, Clay comes back, dead letters return, all adds up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+
+from stream_app.books import read_books
+from stream_app.core.books import Report
+from stream_app.core.errors import StreamAppError
+from stream_app.dev.demo.scene import Scene, watched
+from stream_app.dev.demo.stage import WORKSPACES, Stage, stage
+from stream_app.dev.demo.verdict import Verdict, compare
+from stream_app.publish import Wishes, publish_rows
+from stream_app.publish.rows import read_csv
+from stream_app.settings import client_options
+
+LEADS: Final = Path(__file__).with_name("leads.csv")
+NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")
+"""Bytes that are no lead, for each workspace: any program may write to a topic."""
+
+OUTAGE_S: Final = 15.0
+_BEFORE_OUTAGE_S: Final = 5.0
+_REST_WITHIN_S: Final = 60.0
+_LOOK_EVERY_S: Final = 0.25
+
+
+class Audience(Protocol):
+    """Who watches."""
+
+    def say(self, line: str) -> None:
+        """A sentence of the story."""
+
+    def show(self, scene: Scene) -> None:
+        """What goes on now; called several times a second."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How it ended.
+
+    in_the_outage  the books in the middle of the outage, while the line was running; `books`: at the end.
+    finished       every record came to rest in time. exit_codes: of worker and replay after SIGTERM.
+    dead_letters, replays  steps of that kind.
+    """
+
+    ok: bool
+    finished: bool
+    seconds: float
+    published: int
+    dead_letters: int
+    replays: int
+    in_the_outage: Report
+    books: Report
+    ledger: Verdict
+    exit_codes: dict[str, int]
+
+
+async def play(bootstrap: str | None, audience: Audience) -> Outcome:
+    """The whole demo. Raises StartError, StreamAppError; whatever happens, its processes and files are gone then."""
+    began_s = time.monotonic()
+    async with stage(bootstrap, audience.say) as here, watched(here.settings) as scene:
+        await _publish(here, scene, audience)
+        await here.ready()
+        await _until(lambda: scene.steps["accepted"] > 0, here, scene, audience, 30)
+        await _pass_time(_BEFORE_OUTAGE_S, here, scene, audience)
+        in_the_outage = await _outage(here, scene, audience)
+        finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
+        audience.say("Stopping worker and replay as a supervisor would (SIGTERM): what is in flight ends first.")
+        exit_codes = await here.stop_apps()
+        audience.say("Closing the books: every record is counted from its events, and again from the state.")
+        books = await _books(here, audience)
+        ledger = compare(await here.requests(), scene.leads("accepted"), scene.leads("parked"))
+        right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
+        return Outcome(
+            ok=right and set(exit_codes.values()) == {0},
+            finished=finished,
+            seconds=round(time.monotonic() - began_s, 1),
+            published=scene.published,
+            dead_letters=scene.steps["dead_lettered"],
+            replays=scene.steps["replayed"],
+            in_the_outage=in_the_outage,
+            books=books,
+            ledger=ledger,
+            exit_codes=exit_codes,
+        )
+
+
+async def _publish(here: Stage, scene: Scene, audience: Audience) -> None:
+    """The shipped leads by the way of `stream-app publish`, and what is no lead by another program's way."""
+    audience.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
+    with LEADS.open("rb") as source:
+        summary = await publish_rows(read_csv(source, {}), here.settings, Wishes(import_id="demo"))
+    if summary.refused:
+        raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
+    audience.say(
+        f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read."
+    )
+    async with AIOKafkaProducer(**client_options(here.settings), enable_idempotence=True) as producer:
+        for name in WORKSPACES:
+            for value in NO_LEADS:
+                topic, home = here.settings.names.leads, here.settings.home(name)
+                await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
+    scene.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
+    # What Clay does with them: some rows it calls bad, some it cannot take now, some it takes without a word.
+    await here.fault(kind="status_before", status=422, share=0.06, for_s=20)
+    await here.fault(kind="status_before", status=503, share=0.06, for_s=20)
+    await here.fault(kind="reset_after_read", share=0.02, for_s=20)
+
+
+async def _outage(here: Stage, scene: Scene, audience: Audience) -> Report:
+    """Clay answers 503 to everything. In the middle of it the books are read, with the line running."""
+    audience.say(
+        f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
+        "the rest waits in Kafka: nothing is lost, nothing is paid."
+    )
+    await here.fault(kind="status_before", status=503, for_s=OUTAGE_S)
+    await _pass_time(OUTAGE_S / 2, here, scene, audience)
+    books = await _books(here, audience)
+    held = books.columns["held"].stories + books.columns["waiting"].stories
+    audience.say(
+        f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: {books.records} in, "
+        f"{books.accounted} accounted for, {held} of them waiting."
+    )
+    await _pass_time(OUTAGE_S / 2, here, scene, audience)
+    audience.say("Clay is back. The breaker lets a few probes through, closes, and the dead letters are replayed.")
+    return books
+
+
+async def _books(here: Stage, audience: Audience) -> Report:
+    return await read_books(here.settings, limit=20, progress=lambda done, total: None, say=audience.say)
+
+
+async def _pass_time(seconds: float, here: Stage, scene: Scene, audience: Audience) -> None:
+    await _until(lambda: False, here, scene, audience, seconds)
+
+
+async def _until(true: Callable[[], bool], here: Stage, scene: Scene, audience: Audience, within_s: float) -> bool:
+    """Show the scene until it is true; False when it was not in time."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return False
+        here.check()
+        scene.check()
+        audience.show(scene)
+        await asyncio.sleep(min(_LOOK_EVERY_S, left_s))
+    return True

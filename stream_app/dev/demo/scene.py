@@ -1,0 +1,93 @@
+"""What goes on, as anybody can see it on Kafka: the events of `leads.status` and the lanes of `leads.lanes`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream_app.core.messages import LaneView, Status, StatusEvent
+from stream_app.settings import Settings, client_options
+
+AT_REST: Final[frozenset[Status]] = frozenset({"accepted", "rejected_invalid", "duplicate", "expired", "parked"})
+"""Where a record may end, with destinations that never call back."""
+
+_event: Final = msgspec.json.Decoder(StatusEvent)
+_view: Final = msgspec.json.Decoder(LaneView)
+
+
+class Scene:
+    """All that was seen so far. `published`: how many records were put on `leads`."""
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.following: asyncio.Task[None] | None = None
+        self.lanes: dict[str, LaneView] = {}
+        self.steps: Counter[Status] = Counter()
+        self._last: dict[str, StatusEvent] = {}
+
+    def check(self) -> None:
+        """Raises what ended the following of Kafka."""
+        if self.following is not None and self.following.done():
+            self.following.result()
+
+    def told(self, event: StatusEvent) -> None:
+        self.steps[event.status] += 1
+        self._last[event.origin] = event
+
+    def seen(self, view: LaneView) -> None:
+        self.lanes[view.workspace] = view
+
+    @property
+    def stand(self) -> Counter[Status]:
+        """How many records are where, by their last event."""
+        return Counter(event.status for event in self._last.values())
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every record that was published has ended."""
+        stand = self.stand
+        return self.published > 0 and sum(stand[status] for status in AT_REST) >= self.published
+
+    def leads(self, status: Status) -> set[str]:
+        """Ids of the leads whose last event that is."""
+        return {event.lead_id for event in self._last.values() if event.status == status}
+
+
+@asynccontextmanager
+async def watched(settings: Settings) -> AsyncIterator[Scene]:
+    """A scene that follows Kafka until the block ends."""
+    consumer = AIOKafkaConsumer(
+        **client_options(settings),
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
+    await consumer.start()
+    scene, names = Scene(), settings.names
+    try:
+        topics, partitions = (names.status, names.lanes), range(settings.kafka.partitions)
+        consumer.assign([TopicPartition(topic, number) for topic in topics for number in partitions])
+        await consumer.seek_to_beginning()
+        scene.following = asyncio.create_task(_follow(consumer, scene, names.status))
+        yield scene
+    finally:
+        if scene.following is not None:
+            scene.following.cancel()
+            await asyncio.gather(scene.following, return_exceptions=True)
+        await consumer.stop()
+
+
+async def _follow(consumer: Any, scene: Scene, status: str) -> None:
+    while True:
+        for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+            for record in records:
+                if tp.topic == status:
+                    scene.told(_event.decode(record.value))
+                else:
+                    scene.seen(_view.decode(record.value))

@@ -1,0 +1,208 @@
+"""The demo's processes: Kafka, the simulated Clay, worker and replay. All end with the demo, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.topics import create_topics
+from stream_app.core.errors import StreamAppError
+from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka
+from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
+from stream_app.settings import Settings, client_options, load_settings
+
+WORKSPACES: Final = ("alder", "birch")
+_READY_WITHIN_S: Final = 40.0
+_STOP_WITHIN_S: Final = 12.0
+
+_CONFIG: Final = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 2
+replication = 1
+session_timeout_s = 10
+broker_wait_s = 20
+
+[line]
+max_attempts = 1               # so that the demo has dead letters to show
+request_timeout_s = 7
+connect_timeout_s = 1
+max_request_start_age_s = 2
+uncertain_grace_s = 10
+
+[replay]
+backoff_base_s = 1
+backoff_cap_s = 3
+tiers_s = [1, 3, 10]
+
+[http]
+worker_port = {worker_port}
+replay_port = {replay_port}
+"""
+_LANE: Final = """
+[workspaces.{name}]
+partition = {number}
+
+[workspaces.{name}.breaker]
+open_s = 2
+open_factor = 1.5
+open_cap_s = 4
+
+[destinations.{name}-people]
+workspace = "{name}"
+webhooks_env = ["DEMO_WEBHOOK_{number}"]
+callbacks = false
+allowed_hosts = ["{host}"]
+"""
+_SCRIPT: Final = """
+seed = 7
+[table.latency]
+scale = 0.02
+"""
+
+
+class Stage:
+    """What runs. `settings` are the configuration that worker and replay have read too."""
+
+    def __init__(
+        self, children: ChildProcesses, settings: Settings, session: aiohttp.ClientSession, control: str
+    ) -> None:
+        self.settings = settings
+        self._children = children
+        self._session = session
+        self._control = control
+        self._apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+
+    def start_apps(self, config: Path) -> None:
+        """Worker and replay, as `stream-app` starts them."""
+        for name in ("worker", "replay"):
+            log = self._children.directory / f"{name}.log"
+            argv = [sys.executable, "-m", "stream_app", name, "--config", str(config), "--log", "json"]
+            self._apps[name] = self._children.spawn(argv, log=log), log
+
+    async def ready(self) -> None:
+        """Return when both say that they work. Raises StartError."""
+        http, deadline = self.settings.http, time.monotonic() + _READY_WITHIN_S
+        for name, port in (("worker", http.worker_port), ("replay", http.replay_port)):
+            while not await self._is_ready(port):
+                self.check()
+                if time.monotonic() > deadline:
+                    raise StartError(
+                        f"{name} is not ready after {_READY_WITHIN_S:.0f} s: {last_words(self._apps[name][1])}"
+                    )
+                await asyncio.sleep(0.1)
+
+    def check(self) -> None:
+        """Raises StartError when worker or replay has ended."""
+        for name, (process, log) in self._apps.items():
+            if process.poll() is not None:
+                raise StartError(f"{name} has ended with code {process.returncode}: {last_words(log)}")
+
+    async def stop_apps(self) -> dict[str, int]:
+        """SIGTERM, as a supervisor would; their exit codes."""
+        processes = {name: process for name, (process, _) in self._apps.items()}
+        await asyncio.gather(
+            *(asyncio.to_thread(end, process, grace_s=_STOP_WITHIN_S) for process in processes.values())
+        )
+        return {name: process.returncode for name, process in processes.items()}
+
+    async def fault(self, **fault: Any) -> None:
+        """Have the simulated Clay misbehave from now on; `stream-app sim --help` says how it can."""
+        async with self._session.post(f"{self._control}/control/faults", json=fault) as answer:
+            answer.raise_for_status()
+
+    async def requests(self) -> list[dict[str, Any]]:
+        """Every request that the simulated Clay got, from its ledger."""
+        async with self._session.get(f"{self._control}/ledger?kind=request") as answer:
+            answer.raise_for_status()
+            return [json.loads(line) for line in (await answer.text()).splitlines()]
+
+    async def _is_ready(self, port: int) -> bool:
+        try:
+            async with self._session.get(f"http://{LOOPBACK}:{port}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+@asynccontextmanager
+async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIterator[Stage]:
+    """Everything started; worker and replay are not awaited yet. Raises StartError and StreamAppError.
+
+    bootstrap  a broker of the user's: the demo's topics are removed from it again. None: one is started here.
+    """
+    async with AsyncExitStack() as stack:
+        children = ChildProcesses("stream-app-demo")
+        stack.callback(children.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        say("Starting a simulated Clay: it limits, charges and fails like the real one, and writes down every request.")
+        url, control = await _simulator(children)
+        if bootstrap is None:
+            say(f"Starting a real Apache Kafka {KAFKA_VERSION} on this machine.")
+            bootstrap = (await stack.enter_async_context(LocalKafka(progress=say))).bootstrap
+            settings, config = _settings(children.directory, bootstrap, url, "demo.")
+        else:
+            say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
+            settings, config = _settings(children.directory, bootstrap, url, f"demo-{uuid.uuid4().hex[:6]}.")
+            stack.push_async_callback(_remove_topics, settings)
+        report = await create_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+        if report.problems:
+            raise StreamAppError("\n".join(report.problems))
+        here = Stage(children, settings, session, control)
+        here.start_apps(config)
+        yield here
+
+
+async def _simulator(children: ChildProcesses) -> tuple[str, str]:
+    """Its URL, and that of its control API."""
+    script, log = children.directory / "sim.toml", children.directory / "sim.log"
+    script.write_text(_SCRIPT)
+    argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
+    process = children.spawn([*argv, "--ledger", str(children.directory / "ledger.jsonl")], log=log)
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while True:
+        for line in log.read_text().splitlines():
+            if line.startswith('{"url"'):
+                ready = json.loads(line)
+                return ready["url"], ready["control_url"]
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise StartError(f"the simulator does not start: {last_words(log)}")
+        await asyncio.sleep(0.05)
+
+
+def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tuple[Settings, Path]:
+    """The demo's configuration as a file, and as worker and replay will read it."""
+    text = _CONFIG.format(bootstrap=bootstrap, namespace=namespace, worker_port=free_port(), replay_port=free_port())
+    for number, name in enumerate(WORKSPACES):
+        text += _LANE.format(name=name, number=number, host=LOOPBACK)
+        # Webhooks are secrets and so never in the file; the children inherit our environment.
+        os.environ[f"DEMO_WEBHOOK_{number}"] = f"{url}/v3/sources/webhook/{name}--people"
+    config = directory / "stream_app.toml"
+    config.write_text(text)
+    return load_settings(config, os.environ), config
+
+
+async def _remove_topics(settings: Settings) -> None:
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        async with asyncio.timeout(10):
+            await admin.start()
+            await admin.delete_topics([topic.name for topic in settings.topic_plan()])
+    except (KafkaError, TimeoutError):
+        return  # the broker has gone: nothing can be removed
+    finally:
+        await admin.close()

@@ -1,0 +1,211 @@
+"""A pipeline with many workers: who owns which lane, when a lane moved, and what each request to Clay was."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psutil
+
+from tests.e2e.pipeline import OVER, Pipeline
+
+_SENT: Final = re.compile(r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)', re.M)
+_POLL_S: Final = 0.05
+REFUSED: Final = frozenset({*range(300, 500), 503}) - {408}
+"""What Clay says when it did not take a lead (clay-facts); whatever else ended a request leaves it uncertain."""
+
+
+class Request(msgspec.Struct, tag_field="kind", tag="request"):
+    """A line of the simulator's ledger: a request, and how it ended. `at_ms` is its arrival."""
+
+    seq: int
+    at_ms: int
+    status: int | str
+    accepted: int
+    workspace: str | None = None
+    lead_id: str | None = None
+    fault: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        return self.accepted == 0 and (self.status in REFUSED or self.fault == "reset_before_accept")
+
+
+class Member:
+    """A worker process of the fleet."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.log = log
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def frozen(self) -> bool:
+        return self.alive and psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    async def ended(self, within_s: float) -> int:
+        """Its exit code."""
+        return await asyncio.to_thread(self.process.wait, within_s)
+
+    def said(self) -> list[str]:
+        """What it wrote to stderr, line by line."""
+        return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+
+    def last_words(self) -> list[str]:
+        """What it said for people; the log is JSON, a line an event."""
+        return [line for line in self.said() if not line.startswith("{")]
+
+    def sent(self) -> dict[str, float]:
+        """Leads written ahead by this worker, by workspace, as its metrics tell; empty when it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=1) as answer:
+                return {name: float(count) for name, count in _SENT.findall(answer.read().decode())}
+        except OSError:
+            return {}
+
+
+class Fleet(Pipeline):
+    """Workers by name of their number; all that ever ran are in `members`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.members: list[Member] = []
+        self._requests: list[Request] = []
+        self._ledger_read = 0
+
+    def join(self, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")) -> Member:
+        """One more worker."""
+        process = self.start("worker", bootstrap=bootstrap, program=program)
+        self.members.append(Member(process, self.ports[process.pid], self.logs[process.pid]))
+        return self.members[-1]
+
+    async def owners(self, within_s: float = 10) -> dict[str, Member]:
+        """Who sends the leads of each workspace: whoever's count rises. All workspaces must have a load."""
+        first = await self._counts()
+        found: dict[str, Member] = {}
+        deadline = time.monotonic() + within_s
+        while found.keys() != set(self.names):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nobody sends for {set(self.names) - found.keys()}, within {within_s} s")
+            await asyncio.sleep(0.2)
+            for member, counts in (await self._counts()).items():
+                risen = {name for name, count in counts.items() if count > first.get(member, {}).get(name, 0)}
+                found |= dict.fromkeys(risen, member)
+        return found
+
+    async def spread(self, members: Iterable[Member], within_s: float) -> dict[str, Member]:
+        """Wait until each of these, and nobody else, sends for some workspace."""
+        wanted, deadline = set(members), time.monotonic() + within_s
+        while set((owners := await self.owners(within_s)).values()) != wanted:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{len(set(owners.values()))} of {len(wanted)} workers send, within {within_s} s")
+        return owners
+
+    async def _counts(self) -> dict[Member, dict[str, float]]:
+        alive = [member for member in self.members if member.alive and not member.frozen]
+        return dict(zip(alive, await asyncio.gather(*(asyncio.to_thread(m.sent) for m in alive)), strict=True))
+
+    # ------------------------------------------------------------------------------------------- Clay's own account
+
+    def requests(self) -> list[Request]:
+        """All requests to Clay so far, from the simulator's ledger file."""
+        with (self.directory / "ledger.jsonl").open("rb") as file:
+            file.seek(self._ledger_read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._ledger_read += len(line)
+                if b'"kind":"request"' in line:
+                    self._requests.append(msgspec.json.decode(line, type=Request))
+        return self._requests
+
+    async def first_request(self, workspaces: Iterable[str], after_ms: int, within_s: float) -> dict[str, int]:
+        """When (ms after `after_ms`) the first request of each workspace came in."""
+        missing, found = set(workspaces), dict[str, int]()
+        deadline = time.monotonic() + within_s
+        seen = 0
+        while missing - found.keys():
+            requests = self.requests()
+            for request in requests[seen:]:
+                if request.workspace in missing and request.at_ms > after_ms:
+                    found.setdefault(request.workspace, request.at_ms - after_ms)
+            seen = len(requests)
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no request of {missing - found.keys()} within {within_s} s")
+            await asyncio.sleep(_POLL_S)
+        return found
+
+    def posted_again(self) -> dict[str, list[Request]]:
+        """Leads with a POST after one that was not refused: what must never happen."""
+        by_lead: dict[str, list[Request]] = defaultdict(list)
+        for request in self.requests():
+            if request.lead_id is not None:
+                by_lead[request.lead_id].append(request)
+        return {
+            lead: requests
+            for lead, requests in by_lead.items()
+            if any(not request.refused for request in requests[:-1])
+        }
+
+    # ----------------------------------------------------------------------------------------------------- verdicts
+
+    async def until_rest(self, count: int, timeout_s: float) -> None:
+        """Wait until so many records came to rest, and check that nothing was lost, sent twice or told wrongly."""
+        rest = OVER - {"rerouted"}
+        await self.until(
+            lambda: sum(story[-1].status in rest for story in list(self.stories.values())) >= count,
+            timeout_s,
+            f"{count} records at rest",
+        )
+        self.check_stories()
+        assert len(self.stories) == count, "every record has one story"
+        twice = self.posted_again()
+        assert not twice, {lead: self.tell(lead) for lead in list(twice)[:5]}
+        took = Counter(request.lead_id for request in self.requests() if request.accepted)
+        for story in self.stories.values():
+            if story[-1].status == "accepted":
+                assert took[story[-1].lead_id] == 1, f"Clay never got it: {self.tell(story[-1].lead_id)}"
+
+    def tell(self, lead_id: str) -> str:
+        """All that is known of a lead, for a person."""
+        lines = [
+            f"{event.at_ms} {event.origin}#{event.seq} {event.status} {event.reason}"
+            for story in self.stories.values()
+            for event in story
+            if event.lead_id == lead_id
+        ]
+        lines += [
+            f"{request.at_ms} Clay was sent it: {request.status}, accepted {request.accepted}, {request.fault or ''}"
+            for request in self.requests()
+            if request.lead_id == lead_id
+        ]
+        return "\n  ".join([lead_id, *sorted(lines)])
+
+
+def now_ms() -> int:
+    """Epoch ms, the simulator's clock."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,117 @@
+"""A worker that freezes itself (SIGSTOP) at one station of the line, as soon as a file says so. Run as a script.
+
+    python tests/e2e/freezing.py STATION DIRECTORY worker --config ...
+
+It freezes at the first lead that comes to STATION once DIRECTORY/freeze exists, and writes which lead that is to
+DIRECTORY/<STATION>.lead just before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stream_app.adapters.clay_http import ClayClient
+from stream_app.adapters.faust_inlet import Inlet
+from stream_app.adapters.ledger import KafkaLedger
+from stream_app.cli import main
+from stream_app.line import Line
+
+STATIONS = (
+    "before_write_ahead",  # its row and reservation are not committed
+    "after_write_ahead",  # they are, and nobody has acted on it
+    "before_age_check",  # committed, and its POST is about to be started
+    "after_age_check",  # nothing is between it and its POST any more
+    "request_sent",  # Clay has it, the answer is on its way
+    "after_answer",  # answered, and not written down
+    "before_settle",  # its outcome waits for its commit
+    "after_settle",  # committed, and not acked
+    "before_ack",  # about to be acked
+)
+_REQUEST_UNDER_WAY_S = 0.1
+
+Freeze = Callable[[str], None]
+"""Takes the lead's id."""
+
+
+def install(station: str, directory: Path) -> None:
+    """Patch the worker so that it freezes there, once."""
+
+    def freeze(lead_id: str) -> None:
+        here = directory / f"{station}.lead"
+        if here.exists() or not (directory / "freeze").exists():
+            return
+        here.write_text(lead_id)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if station.endswith(("write_ahead", "settle")):
+        _at_commit(station, freeze)
+    elif station == "before_age_check":
+        _at_post(freeze)
+    elif station == "before_ack":
+        _at_ack(freeze)
+    else:
+        _at_send(station, freeze)
+
+
+def _at_commit(station: str, freeze: Freeze) -> None:
+    transact = KafkaLedger.transact
+    status = "sending" if station.endswith("write_ahead") else "accepted"
+
+    async def patched(self: KafkaLedger, records: Any) -> None:
+        leads = [record.key.decode() for record in records if b'"status":"%s"' % status.encode() in record.value or b""]
+        if leads and station.startswith("before"):
+            freeze(leads[0])
+        await transact(self, records)
+        if leads and station.startswith("after"):
+            freeze(leads[0])
+
+    KafkaLedger.transact = patched  # type: ignore[method-assign]  # the point of this program
+
+
+def _at_post(freeze: Freeze) -> None:
+    post = Line._post
+
+    async def patched(self: Line, case: Any, entry: Any) -> Any:
+        freeze(case.lead_id)
+        return await post(self, case, entry)
+
+    Line._post = patched  # type: ignore[method-assign]  # the point of this program
+
+
+def _at_send(station: str, freeze: Freeze) -> None:
+    send = ClayClient.send
+
+    async def patched(self: ClayClient, url: str, token: str | None, body: bytes, **options: Any) -> Any:
+        lead_id = json.loads(body)["lead_id"]
+        if station == "after_age_check":
+            freeze(lead_id)
+        if station == "request_sent":
+            asyncio.get_running_loop().call_later(_REQUEST_UNDER_WAY_S, freeze, lead_id)
+        outcome = await send(self, url, token, body, **options)
+        if station == "after_answer":
+            freeze(lead_id)
+        return outcome
+
+    ClayClient.send = patched  # type: ignore[method-assign]  # the point of this program
+
+
+def _at_ack(freeze: Freeze) -> None:
+    ack = Inlet.ack
+
+    async def patched(self: Inlet, taken: Any) -> None:
+        freeze(taken.place)
+        await ack(self, taken)
+
+    Inlet.ack = patched  # type: ignore[method-assign]  # the point of this program
+
+
+if __name__ == "__main__":
+    install(sys.argv[1], Path(sys.argv[2]))
+    sys.exit(main(sys.argv[3:]))

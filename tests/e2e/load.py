@@ -1,0 +1,107 @@
+"""A steady load of leads, good and bad, so that whatever happens to the system happens to leads at every station."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+
+from stream_app.core.messages import Lead
+from stream_app.core.record import Record
+from tests.e2e.pipeline import Pipeline
+
+_TICK_S = 0.05
+_DELIVERY_MS = 120_000
+MIXED = {"duplicate": 0.04, "same_person": 0.03, "stray": 0.03, "poison": 0.02, "bulk": 0.1}
+"""Shares of what is not simply a new lead on `leads`."""
+
+
+class Load:
+    """`async with Load(...)`: publishes until the block ends; then all of it is on Kafka.
+
+    per_s: records a second, over all workspaces. mixed: the shares of `MIXED` are among them.
+    """
+
+    def __init__(self, line: Pipeline, per_s: float, *, mixed: bool = False, seed: int = 1) -> None:
+        self.count = 0
+        self.kinds: Counter[str] = Counter()
+        self._line = line
+        self._per_s = per_s
+        self._shares = MIXED if mixed else {}
+        self._rng = random.Random(seed)
+        self._numbers: list[int] = []
+        self._task: asyncio.Task[None] | None = None
+        self._producer: Any = None
+        self._sent: set[asyncio.Future[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._line.bootstrap, enable_idempotence=True, request_timeout_ms=_DELIVERY_MS
+        )
+        await self._producer.start()
+        self._task = asyncio.create_task(self._publish())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        try:
+            await asyncio.gather(self._task, return_exceptions=True)
+            if error is None:
+                await asyncio.gather(*self._sent)
+        finally:
+            await self._producer.stop()
+        if error is None and not self._task.cancelled() and (failure := self._task.exception()) is not None:
+            raise failure
+
+    async def _publish(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            while self.count < (loop.time() - began) * self._per_s:
+                record = self._draw()
+                self.count += 1
+                sent = await self._producer.send(
+                    record.topic, record.value, record.key, partition=record.partition
+                )
+                self._sent.add(sent)
+                sent.add_done_callback(self._sent.discard)
+            await asyncio.sleep(_TICK_S)
+
+    def _draw(self) -> Record:
+        kind = self._kind()
+        self.kinds[kind] += 1
+        names = self._line.names
+        number = self.count
+        if kind in ("duplicate", "same_person") and self._numbers:
+            number = self._rng.choice(self._numbers[-2_000:])
+        workspace = names[number % len(names)]
+        record = self._line.lead(number, workspace)
+        match kind:
+            case "poison":
+                return msgspec.structs.replace(record, value=b"\xff{ no lead")
+            case "same_person":
+                lead = msgspec.json.decode(record.value or b"", type=Lead)
+                again = msgspec.structs.replace(lead, lead_id=f"again-{self.count}")
+                return msgspec.structs.replace(record, value=msgspec.json.encode(again))
+            case "stray":
+                home = self._line.settings.home(workspace)
+                return msgspec.structs.replace(record, partition=(home + 1) % self._line.settings.kafka.partitions)
+            case "bulk":
+                record = msgspec.structs.replace(record, topic=self._line.settings.names.bulk)
+        if kind != "duplicate":
+            self._numbers.append(number)
+        return record
+
+    def _kind(self) -> str:
+        drawn = self._rng.random()
+        for kind, share in self._shares.items():
+            if drawn < share:
+                return kind
+            drawn -= share
+        return "lead"

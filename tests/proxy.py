@@ -1,0 +1,109 @@
+"""A TCP proxy that can be broken at will, and a broker that one client reaches only through it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from stream_app.dev.kafka import LocalKafka, broker_properties
+from stream_app.dev.process import LOOPBACK, free_port
+
+_READ_BYTES = 65_536
+
+
+class Proxy:
+    """Forwards connections on `port` of loopback to `target_port`, until it is told to break."""
+
+    def __init__(self, port: int, target_port: int) -> None:
+        self.port = port
+        self._target_port = target_port
+        self._refusing = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """Where to connect: "host:port"."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def cut(self) -> None:
+        """Reset all connections, and every new one at once."""
+        self._refusing = True
+        self._reset()
+
+    def stall(self) -> None:
+        """Let no more bytes through: connections stay open and are silent, new ones too."""
+        self._flowing.clear()
+
+    def mend(self) -> None:
+        """Let new connections through again. Those that were stalled are reset: a network forgets them, too."""
+        if not self._flowing.is_set():
+            self._reset()
+        self._refusing = False
+        self._flowing.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        self._flowing.set()
+
+    def _reset(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        ends = {writer}
+        try:
+            if self._refusing:
+                return
+            far_reader, far_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
+            ends.add(far_writer)
+            self._writers.add(far_writer)
+            ways = {
+                asyncio.create_task(self._pump(reader, far_writer)),
+                asyncio.create_task(self._pump(far_reader, writer)),
+            }
+            _, other = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in other:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+        except OSError:
+            pass  # the broker is down: so is the connection
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_READ_BYTES):
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
+
+
+def proxied_kafka() -> tuple[LocalKafka, Proxy]:
+    """A broker with a second listener, and the proxy to it: a client that begins there stays there.
+
+    A broker names its own address to its clients, so the second listener advertises the proxy's port.
+    """
+    port, inner_port, outer_port = free_port(), free_port(), free_port()
+    plain = broker_properties(listen=LOOPBACK, port=port, controller_port=free_port())
+    protocols = "listener.security.protocol.map"
+    overrides = {
+        "controller.quorum.voters": plain["controller.quorum.voters"],
+        "listeners": f"{plain['listeners']},PROXIED://{LOOPBACK}:{inner_port}",
+        "advertised.listeners": f"{plain['advertised.listeners']},PROXIED://{LOOPBACK}:{outer_port}",
+        protocols: f"{plain[protocols]},PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.cleaner.backoff.ms": "200",  # so that a test that forces the log cleaner need not wait 15 s for it
+    }
+    return LocalKafka(port=port, overrides=overrides), Proxy(outer_port, inner_port)

@@ -1,0 +1,302 @@
+"""The deployment, as far as a machine without Docker can tell: files, commands, environment, ports, metrics agree."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from fnmatch import fnmatch
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+import jsonschema
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from prometheus_client import CollectorRegistry
+
+from stream_app.adapters import log
+from stream_app.adapters.metrics import WorkerMetrics
+from stream_app.cli import build_parser
+from stream_app.core.messages import LaneView, Status, StatusEvent
+from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
+from stream_app.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "deploy" / "stream_app.toml"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+RULES = [
+    rule for group in yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+]
+WITH_CONFIG = ("topics", "worker", "replay")
+PLACES = {
+    "listeners",
+    "advertised.listeners",
+    "listener.security.protocol.map",
+    "controller.quorum.voters",
+    "log.dirs",
+}
+"""Broker properties that say where the broker is: they cannot be the same here and there."""
+SAFETY = {"auto.create.topics.enable", "message.max.bytes", "process.roles", "controller.listener.names"}
+_VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+
+
+def environment(service: str) -> dict[str, str]:
+    """What `docker compose` gives to a service where .env sets nothing."""
+    given = SERVICES[service].get("environment") or {}
+    return {name: _VARIABLE.sub(lambda found: found[2], str(value)) for name, value in given.items()}
+
+
+def settings(service: str) -> Settings:
+    return load_settings(CONFIG, environment(service), clay=service != "topics")
+
+
+def kafka_properties() -> dict[str, str]:
+    """Of the Kafka service, by the image's rule: `KAFKA_A_B` is `a.b`."""
+    variables = environment("kafka").items()
+    return {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in variables
+        if name.startswith("KAFKA_")
+    }
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """(instruction, the rest) of each line, continuations joined."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
+
+
+def end_image() -> list[tuple[str, str]]:
+    """The instructions of the last stage."""
+    lines = dockerfile()
+    return lines[max(number for number, (word, _) in enumerate(lines) if word == "FROM") :]
+
+
+def seconds(text: str) -> int:
+    found = re.fullmatch(r"(\d+)s", text)
+    assert found, text
+    return int(found[1])
+
+
+# ------------------------------------------------------------------------------------------------- docker-compose.yml
+
+
+def test_the_compose_file_is_right_by_its_schema() -> None:
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    jsonschema.validate(COMPOSE, schema, cls=jsonschema.Draft7Validator)
+    broken = COMPOSE | {"services": SERVICES | {"worker": OURS["worker"] | {"restarts": "always"}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema, cls=jsonschema.Draft7Validator)
+
+
+def test_the_services_that_there_should_be() -> None:
+    assert set(SERVICES) == {"kafka", "redis", "topics", "worker", "replay", "sim", "prometheus"}
+    assert set(OURS) == {"topics", "worker", "replay", "sim"}
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}", "the one that the tests run"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_command_exists(name: str) -> None:
+    args = build_parser().parse_args(OURS[name]["command"])
+    assert args.command == name
+
+
+def test_the_commands_in_the_comments_exist() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    (publish,) = re.findall(r"run --rm -T topics (publish .*) <", text)
+    assert build_parser().parse_args(publish.split()).command == "publish"
+
+
+@pytest.mark.parametrize("name", WITH_CONFIG)
+def test_the_config_loads_with_what_the_service_is_given(name: str) -> None:
+    given = environment(name)
+    mounted = [volume.split(":") for volume in OURS[name]["volumes"]]
+    assert ["./deploy/stream_app.toml", given["STREAM_APP_CONFIG"], "ro"] in mounted
+    loaded = settings(name)
+    assert loaded.kafka.replication == 1, "there is one broker"
+    assert len(set(loaded.pins.values())) == len(loaded.workspaces), "no two lanes share a partition"
+
+
+def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
+    used = {name for service in SERVICES for name in SERVICES[service].get("environment") or {}}
+    secret = {name for name in used if name.startswith("CLAY_")}
+    asked = {found[0] for found in _VARIABLE.findall((ROOT / "docker-compose.yml").read_text())}
+    example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert secret == asked == set(example)
+    assert not any(example.values())
+    for name in ("kafka", "redis", "topics", "sim", "prometheus"):
+        assert not secret & set(environment(name)), f"{name} needs no webhook"
+
+
+def test_every_host_and_port_is_that_of_a_service() -> None:
+    loaded = settings("worker")
+    host, _, port = loaded.kafka.bootstrap.partition(":")
+    listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
+    advertised = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["advertised.listeners"]))
+    assert host == "kafka"
+    assert listeners["PLAINTEXT"] == f":{port}"
+    assert advertised["PLAINTEXT"] == f"kafka:{port}"
+    assert SERVICES["kafka"]["ports"] == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
+    assert kafka_properties()["controller.quorum.voters"] == f"1@kafka{listeners['CONTROLLER']}"
+    sim = build_parser().parse_args(OURS["sim"]["command"])
+    for name, value in environment("worker").items():
+        if name.startswith("CLAY_WEBHOOK"):
+            assert urlsplit(value).netloc == f"sim:{sim.port}"
+    assert urlsplit(environment("worker")["REDIS_URL"]).netloc == "redis:6379"
+    assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
+
+
+def test_what_is_published_is_for_this_machine_only() -> None:
+    for name, service in SERVICES.items():
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), (name, port)
+
+
+def test_health_checks_ask_what_exists() -> None:
+    http = settings("worker").http
+    sim = build_parser().parse_args(OURS["sim"]["command"])
+    asked = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in SERVICES if name != "topics"}
+    assert f"http://127.0.0.1:{http.worker_port}/readyz" in asked["worker"]
+    assert f"http://127.0.0.1:{http.replay_port}/readyz" in asked["replay"]
+    assert f"http://127.0.0.1:{sim.control_port}/control'" in asked["sim"]
+
+
+def test_who_stops_is_started_again_and_has_time_to_stop() -> None:
+    for name, service in SERVICES.items():
+        assert service["restart"] == ("no" if name == "topics" else "unless-stopped"), name
+    line = settings("worker").line
+    longest_s = line.max_request_start_age_s + line.request_timeout_s + line.commit_timeout_s
+    assert seconds(OURS["worker"]["stop_grace_period"]) > longest_s + 10
+
+
+def test_our_services_may_do_little() -> None:
+    for name, service in OURS.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        last = dict(end_image())
+        uid, gid = last["USER"].split(":")
+        own = [f"{last['WORKDIR']}:uid={uid},gid={gid},mode=0700", f"sim-ledger:{last['WORKDIR']}"]
+        writable = {*service["tmpfs"], *service["volumes"]}
+        assert writable & set(own), "Faust makes a directory there, the simulator its ledger"
+
+
+def test_what_is_mounted_exists_and_who_is_waited_for_is_a_service() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (ROOT / source).is_file() if source.startswith(".") else source in COMPOSE["volumes"], (name, source)
+        for other, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[other], (name, other)
+
+
+def test_kafka_has_the_settings_that_the_tests_run_on() -> None:
+    tested = broker_properties(listen="kafka", port=9092, controller_port=9093)
+    ours = kafka_properties()
+    both = (tested.keys() & ours.keys()) - PLACES
+    assert {name: ours[name] for name in both} == {name: tested[name] for name in both}
+    assert both >= SAFETY | {name for name in tested if "replication" in name or "min.isr" in name}
+    assert ours["log.dirs"] == SERVICES["kafka"]["volumes"][0].split(":")[1], "or the data goes with the container"
+
+
+# --------------------------------------------------------------------------------------------------------- Dockerfile
+
+
+def test_the_image_has_a_python_that_the_package_allows() -> None:
+    allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
+    (version,) = [rest.removeprefix("PYTHON=") for word, rest in dockerfile() if word == "ARG"]
+    assert version in allowed
+    for word, rest in dockerfile():
+        if word == "FROM":
+            assert rest.startswith("python:${PYTHON}-slim"), rest
+
+
+def test_the_image_is_small_and_does_not_run_as_root() -> None:
+    words = [word for word, _ in dockerfile()]
+    assert words.count("FROM") == 2
+    assert "ADD" not in words
+    last = end_image()
+    assert "apt-get" not in str(last)
+    assert not re.search(r"\bpip\b", str(last))
+    user = [rest for word, rest in last if word == "USER"][-1]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user
+    assert [word for word, _ in last].index("USER") > max(n for n, (word, _) in enumerate(last) if word == "RUN")
+    assert json.loads(dict(last)["ENTRYPOINT"]) == ["stream-app"]
+
+
+def test_the_image_shows_the_ports_that_are_served() -> None:
+    http, sim = settings("worker").http, build_parser().parse_args(OURS["sim"]["command"])
+    shown = {int(port) for port in dict(end_image())["EXPOSE"].split()}
+    assert shown == {http.worker_port, http.replay_port, sim.port, sim.control_port}
+
+
+def test_the_builder_is_sent_what_it_copies_and_little_else() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    copied = {
+        source for word, rest in dockerfile() if word == "COPY" and "--from" not in rest for source in rest.split()[:-1]
+    }
+    assert copied == sent
+    assert all((ROOT / name).exists() for name in sent)
+    assert not any(fnmatch(name, ".env*") for name in sent)
+
+
+# --------------------------------------------------------------------------------------------------------- Prometheus
+
+
+def worker_samples() -> dict[str, set[str]]:
+    """Name -> labels of every sample that a worker can show."""
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
+    metrics.told(event)
+    metrics.lane(LaneView("acme", 0, 0, "open", "healthy", 100, 8.0))
+    metrics.waiting(0, 1)
+    found: dict[str, set[str]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def test_exactly_the_services_with_metrics_are_scraped() -> None:
+    http = settings("worker").http
+    assert http.host == settings("replay").http.host
+    seen = {
+        job["job_name"]: (found["names"], found["type"], found["port"])
+        for job in PROMETHEUS["scrape_configs"]
+        for found in job["dns_sd_configs"]
+    }
+    assert seen == {
+        "worker": (["worker"], "A", http.worker_port),
+        "replay": (["replay"], "A", http.replay_port),
+    }
+    mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
+    assert {
+        "/etc/prometheus/prometheus.yml",
+        *(f"/etc/prometheus/{name}" for name in PROMETHEUS["rule_files"]),
+    } <= mounted
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_alerts_know_only_what_exists(rule: dict[str, Any]) -> None:
+    samples, text = worker_samples(), rule["expr"]
+    jobs = {job["job_name"] for job in PROMETHEUS["scrape_configs"]}
+    names = set(re.findall(r"\b(?:stream_app_\w+|up)\b", text))
+    assert names
+    for name in names - {"up"}:
+        assert name in samples, f"{name} is no metric of a worker"
+    for key, value in re.findall(r'\{(\w+)="(\w+)"\}', text):
+        assert value in {"status": get_args(Status), "job": jobs}[key]
+    assert text.count("{") == text.count('="'), "matchers of another form are not looked at here"
+    kept = {label for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(", ")}
+    known = {"instance", "job"}.union(*(samples[name] for name in names - {"up"}))
+    assert kept <= known
+    said = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+    assert said <= (kept or known)

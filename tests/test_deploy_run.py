@@ -1,0 +1,122 @@
+"""The stack of docker-compose.yml without Docker: its commands, settings and health checks as processes.
+
+They run on a Kafka with the settings of the compose file. Only the places (hosts, ports, files) are others.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from urllib.request import urlopen
+
+import pytest
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import ChildProcesses, end, free_port, last_words, wait_for_answer
+from tests.test_deploy import CONFIG, OURS, PLACES, PROMETHEUS, RULES, environment, kafka_properties
+
+
+class Stack:
+    """The services of docker-compose.yml as processes: other places, otherwise their commands and settings."""
+
+    def __init__(self, bootstrap: str, children: ChildProcesses) -> None:
+        self.children = children
+        self.directory = children.directory
+        self._places = {
+            r"kafka:9092": bootstrap,
+            r"\bsim:": "127.0.0.1:",
+            '"sim"': '"127.0.0.1"',
+            r"0\.0\.0\.0": "127.0.0.1",
+        }
+        self._places |= {rf"\b{port}\b": str(free_port()) for port in (8700, 8701, 9101, 9102)}
+        self.config = self.directory / "stream_app.toml"
+        self.config.write_text(self.moved(CONFIG.read_text()))
+
+    def moved(self, text: str) -> str:
+        for old, new in self._places.items():
+            text = re.sub(old, new, text)
+        return text
+
+    def argv(self, *command: str) -> list[str]:
+        return [sys.executable, "-m", "stream_app", *map(self.moved, command)]
+
+    def environment(self, service: str) -> dict[str, str]:
+        """Nothing of this process's, as in a container, but what finds the program."""
+        given = {name: self.moved(value) for name, value in environment(service).items()}
+        return given | {"STREAM_APP_CONFIG": str(self.config)}
+
+    def run(self, service: str, *command: str, sent: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*command),
+            env=self.environment(service),
+            input=sent,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, service: str) -> subprocess.Popen[bytes]:
+        """Returns when the service's own health check says that it is well."""
+        log_file = self.directory / f"{service}.log"
+        pairs = [f"{name}={value}" for name, value in self.environment(service).items()]
+        argv = ["/usr/bin/env", "-i", *pairs, *self.argv(*OURS[service]["command"])]
+        process = self.children.spawn(argv, log=log_file)
+        wait_for_answer(service, process, lambda: self.is_well(service), log=log_file, timeout_s=40)
+        return process
+
+    def is_well(self, service: str) -> bool:
+        _, program, *args = OURS[service]["healthcheck"]["test"]
+        assert program == "python"
+        ran = subprocess.run([sys.executable, *map(self.moved, args)], capture_output=True, timeout=10, check=False)
+        return ran.returncode == 0
+
+    def samples(self, service: str) -> dict[str, float]:
+        """What Prometheus would scrape, by its address in prometheus.yml."""
+        (port,) = [
+            found["port"]
+            for job in PROMETHEUS["scrape_configs"]
+            for found in job["dns_sd_configs"]
+            if found["names"] == [service]
+        ]
+        with urlopen(f"http://127.0.0.1:{self.moved(str(port))}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    overrides = {name: value for name, value in kafka_properties().items() if name not in PLACES}
+    with LocalKafka(overrides=overrides) as kafka:
+        children = ChildProcesses("deploy")
+        try:
+            yield Stack(kafka.bootstrap, children)
+        finally:
+            children.close()
+
+
+@pytest.mark.timeout(180)
+def test_the_stack_takes_leads_to_the_simulator(stack: Stack) -> None:
+    made = stack.run("topics", *OURS["topics"]["command"])
+    assert made.returncode == 0, made.stderr
+    started = {name: stack.start(name) for name in ("sim", "worker", "replay")}
+    leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
+    for workspace in ("acme", "globex"):
+        sent = stack.run("topics", "publish", "-", "--format", "csv", "--workspace", workspace, sent=leads)
+        assert sent.returncode == 0, sent.stderr
+
+    def accepted() -> bool:
+        found = stack.samples("worker")
+        return sum(value for name, value in found.items() if 'status="accepted"' in name and "_total" in name) == 10
+
+    worker_log = stack.directory / "worker.log"
+    wait_for_answer("worker", started["worker"], accepted, log=worker_log, timeout_s=40)
+    shown = {name.partition("{")[0] for name in stack.samples("worker")}
+    alerting = {name for rule in RULES for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
+    assert alerting <= shown
+    for name in ("worker", "replay", "sim"):
+        end(started[name], grace_s=30)
+        assert started[name].returncode == 0, (name, last_words(stack.directory / f"{name}.log"))
