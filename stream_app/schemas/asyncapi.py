@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stream_app import __version__
+from stream_app.core.deadletter import MEANING, SPRING
 from stream_app.core.envelope import HEADERS
 from stream_app.core.topics import TopicNames
 
@@ -40,6 +41,7 @@ _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
         _WORKSPACE,
         f"Leads that wait for a human: as dead letters. {_COMMITTED}",
     ),
+    "lanes": (_TOPICS.lanes, "lane.v1", _WORKSPACE, f"Each lane's state, on change; compacted. {_COMMITTED}"),
     "callbacks": (_TOPICS.callbacks, "callback.v1", _WORKSPACE, "What Clay called back with."),
     "commands": (_TOPICS.commands, "command.v1", _WORKSPACE, "What an operator or a timer asks of a lane."),
 }
@@ -102,6 +104,11 @@ def _message(name: str, payload: str | None, key: str) -> dict[str, Any]:
 def _dead_letter_headers() -> dict[str, Any]:
     return {
         "type": "object",
-        "description": "Each header is text in UTF-8; one that has nothing to say is left out.",
-        "properties": {header: {"type": "string"} for header in HEADERS.values()},
+        "description": (
+            "Each header is text in UTF-8, but for some of Spring Kafka's; one that has nothing to say is left out."
+        ),
+        "properties": {
+            header: {"type": "string", "description": meaning}
+            for header, meaning in {**{name: MEANING[name] for name in HEADERS.values()}, **SPRING}.items()
+        },
     }
