@@ -19,6 +19,7 @@ from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.publisher import kafka_publisher
+from stream_app.adapters.replay_state import Pause, ReplayState
 from stream_app.adapters.topics import check_topics
 from stream_app.adapters.webhooks import Endpoint, Webhooks, webhook_id
 from stream_app.agents.replay import Replay
@@ -26,7 +27,7 @@ from stream_app.agents.worker import Worker
 from stream_app.core.budget import Cost
 from stream_app.core.envelope import Envelope
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
-from stream_app.core.replay import ReplayPolicy
+from stream_app.core.replay import Begin, ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.partition.desk import Partition
 from stream_app.settings import Settings, client_options
@@ -85,6 +86,8 @@ def _replay_policy(settings: Settings) -> ReplayPolicy:
     replay = settings.replay
     return ReplayPolicy(
         max_replays=replay.max_replays,
+        max_returns=replay.max_returns,
+        rate_share=replay.rate_share,
         base_s=replay.backoff_base_s,
         cap_s=replay.backoff_cap_s,
         tiers_s=replay.tiers_s,
@@ -113,7 +116,7 @@ async def run_worker(settings: Settings) -> None:
             ledger = KafkaLedger(
                 connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
             )
-            return Partition(number, plan, ledger, clay, clock, metrics, alarm)
+            return Partition(number, plan, ledger, clay, clock, metrics, alarm, app.consumer.still_member)
 
         def alarm(error: BaseException) -> None:
             crash = asyncio.ensure_future(app.crash(error))
@@ -161,11 +164,20 @@ async def run_replay(settings: Settings) -> None:
         moved.labels(topic.removeprefix(topics.namespace)).inc()
         logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
 
+    def began(partition: int, how: Begin) -> None:
+        if how.rewound:
+            logger.warning("rewound", partition=partition, epoch=how.epoch, text="the group's offset was set back")
+        elif how.skip_to:
+            logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
+
     async with AsyncExitStack() as stack:
         await _check_kafka(settings, connection, logger)
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
-        replay = Replay(topics, policy, publisher, SystemClock(), told)
-        handlers: dict[str, Handler] = {topics.dlq: replay.come_back, topics.deferred: replay.come_back}
+        state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
+        await stack.enter_async_context(state)
+        rates_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
+        replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), told, began)
+        handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
         handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         app = build_app(_faust_options(settings, connection, topics.replay_app, None), handlers)
         port = await stack.enter_async_context(
@@ -177,8 +189,24 @@ async def run_replay(settings: Settings) -> None:
             )
         )
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
+        if state.pause:
+            logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
+        await state.record()
         logger.info("replay_stopped")
+
+
+async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
+    """Pause all replays, or (`by` None) let them go on. Returns the pause that was there. Raises BrokerUnavailable."""
+    connection, topics = connection_of(settings), settings.names
+    await wait_for_broker(connection, settings.kafka.broker_wait_s)
+    async with (
+        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
+        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
+    ):
+        before = state.pause
+        await state.set_pause(Pause(by, why, at_ms) if by else None)
+        return before
 
 
 def _tame_garbage_collector() -> None:

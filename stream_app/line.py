@@ -1,6 +1,6 @@
 """The line: what happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> identify -> home? -> seen? -> expired? -> admit + write ahead -> POST -> settle -> conclude
+    bytes -> decode -> identify -> home? -> seen? -> admit (or expired) + write ahead -> POST -> settle -> conclude
 
 Stations decide as pure functions of core/; this file acts on what they say. Whatever it writes goes through
 `Desk.commit` as one step: rows, events, dead letter and the lane's row are committed together or not at all. A POST
@@ -17,18 +17,18 @@ from typing import Final, Protocol
 import msgspec
 
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import Delivery, Verdict, begin, delivery_key, judge, person_key
+from stream_app.core.case import Case, case_of
+from stream_app.core.delivery import Delivery, Verdict, begin, judge
 from stream_app.core.envelope import Disposition, Envelope, read_envelope
 from stream_app.core.lane import Ask, Entry, Held, Report
-from stream_app.core.lead import Unreadable, clay_row, home_partition, identify, read_lead
-from stream_app.core.messages import Lead, Status
+from stream_app.core.lead import Unreadable, home_partition, read_lead
+from stream_app.core.messages import Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import replay_due_ms, tier_s
-from stream_app.core.story import NO_REASON, Case, Step, Story, Why, brief, trace_of
+from stream_app.core.story import NO_REASON, Step, Story, Why, brief
 
-_json: Final = msgspec.json.Encoder()
 _MOST_KEY_BYTES: Final = 4_096
 
 
@@ -103,7 +103,7 @@ class Line:
         taken = walk.taken
         envelope = read_envelope(taken)
         lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
-        case = lead if isinstance(lead, Unreadable) else self._identify(taken, envelope, lead)
+        case = lead if isinstance(lead, Unreadable) else case_of(self._plan, taken, envelope, lead)
         if isinstance(case, Unreadable):
             await self._reject(walk, envelope, case)
             return
@@ -114,46 +114,6 @@ class Line:
         keys = (case.key, case.person) if case.person else (case.key,)
         async with self._desk.alone(walk, keys):
             await self._seen(walk, case)
-
-    # ------------------------------------------------------------------------------------------------- identify
-
-    def _identify(self, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
-        workspace = self._plan.workspaces.get(lead.workspace or "")
-        if workspace is None:
-            return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive")
-        destination = self._plan.destinations.get(lead.destination or workspace.default_destination)
-        if destination is None or destination.workspace != workspace.name:
-            return Unreadable(
-                "unknown_destination", "its workspace has no such destination: add it, then redrive", False
-            )
-        who = identify(lead)
-        if who is None:
-            return Unreadable(
-                "no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name", False
-            )
-        row = clay_row(lead.fields, destination.columns, {"lead_id": who.lead_id})
-        if isinstance(row, Unreadable):
-            return row
-        body = _json.encode(row)
-        if len(body) > self._plan.line.max_payload_bytes:
-            return Unreadable(
-                "payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes", False
-            )
-        if not envelope.trace_id:
-            envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-        place = (workspace.name, destination.alias)
-        key = delivery_key(*place, who.lead_id)
-        # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
-        return Case(
-            taken=taken,
-            envelope=envelope,
-            lead=lead,
-            lead_id=who.lead_id,
-            destination=destination,
-            key=key + b"!" + envelope.origin.encode() if lead.force else key,
-            person=person_key(*place, who.person) if who.person and not lead.force else None,
-            body=body,
-        )
 
     # ---------------------------------------------------------------------------------------------------- seen?
 
@@ -182,14 +142,20 @@ class Line:
             return
         if verdict == "return":
             back = case.envelope
-            story.go("replayed", now_ms, Why(back.way), replay=back.replay, epoch=back.epoch, attempt=back.attempt)
+            returns = {"replayed": story.row.returns + 1, "redriven": 1}.get(back.way, story.row.returns)
+            counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
+            story.go("replayed", now_ms, Why(back.way), **counts)
         if story.row.replay > self._plan.replay.max_replays:
             await self._park(walk, story, Why("replay_cap", "it comes back more often than max_replays allows"))
+            return
+        if story.row.returns > self._plan.replay.max_returns:
+            told = f"it has come back {story.row.returns} times in {story.row.epoch} rewinds: find out why first"
+            await self._park(walk, story, Why("loop_guard", told))
             return
         await self._deliver(walk, story)
 
     async def _is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
-        """Whether a mark says that this record has told its story. To be asked after every await, right before a step."""
+        """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
         mark = self._desk.marked(taken.place, envelope.origin)
         if mark is not None:
             await self._desk.confirm(mark)
@@ -281,7 +247,7 @@ class Line:
     # ------------------------------------------------------------------------------------------------- conclude
 
     async def _hold(self, walk: Walk, story: Story, held: Held) -> bool:
-        """The lane did not take it. True: it waits here (told once). False: it was deferred and comes back, or expired."""
+        """The lane did not take it. True: it waits here (told once). False: it was deferred, or is too old."""
         now_ms = self._clock.now_ms()
         if held.status == "expired":
             await self._conclude(walk, story, "expired", Why(held.reason, held.text))
@@ -374,13 +340,13 @@ class Line:
         """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done."""
         taken, now_ms = walk.taken, self._clock.now_ms()
         value, most = taken.value, self._plan.line.max_letter_bytes
-        cut_bytes = max(
-            0, len(value or b"") - most
-        )  # a compressed batch may hold more than the dead letters' topic takes
+        # A compressed batch may hold more than the dead letters' topic takes.
+        cut_bytes, cut_key_bytes = max(0, len(value or b"") - most), max(0, len(taken.key or b"") - _MOST_KEY_BYTES)
         letter = msgspec.structs.replace(
             envelope,
             way="",
             cut_bytes=cut_bytes,
+            cut_key_bytes=cut_key_bytes,
             seq=envelope.seq + 1,
             disposition="policy" if bad.reason.startswith("unknown_") else "poison",
             reason=bad.reason,
@@ -389,7 +355,7 @@ class Line:
             last_failure_ms=now_ms,
             app=self._plan.app,
         )
-        key = taken.key[:_MOST_KEY_BYTES] if taken.key else taken.key
+        key = taken.key[:_MOST_KEY_BYTES] if taken.key and cut_key_bytes else taken.key
         record = Record(self._plan.topics.dlq, key, value[:most] if value and cut_bytes else value, letter.to_headers())
         await self._brief(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", record)
 
@@ -401,6 +367,7 @@ class Line:
             way=envelope.way or "rerouted",
             seq=envelope.seq + 1,
             hops=envelope.hops + 1,
+            disposition="policy" if lost else "",
             reason="wrong_partition",
             app=self._plan.app,
         )

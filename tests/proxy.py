@@ -49,7 +49,9 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         if self._server is not None:
             self._server.close()
         self.cut()
@@ -90,20 +92,26 @@ class Proxy:
             await writer.drain()
 
 
-def proxied_kafka() -> tuple[LocalKafka, Proxy]:
-    """A broker with a second listener, and the proxy to it: a client that begins there stays there.
+class ProxiedKafka(LocalKafka):
+    """A broker with a second listener, which a client that begins at its `proxy()` never leaves.
 
     A broker names its own address to its clients, so the second listener advertises the proxy's port.
     """
-    port, inner_port, outer_port = free_port(), free_port(), free_port()
-    plain = broker_properties(listen=LOOPBACK, port=port, controller_port=free_port())
-    protocols = "listener.security.protocol.map"
-    overrides = {
-        "controller.quorum.voters": plain["controller.quorum.voters"],
-        "listeners": f"{plain['listeners']},PROXIED://{LOOPBACK}:{inner_port}",
-        "advertised.listeners": f"{plain['advertised.listeners']},PROXIED://{LOOPBACK}:{outer_port}",
-        protocols: f"{plain[protocols]},PROXIED:PLAINTEXT",
-        "inter.broker.listener.name": "PLAINTEXT",
-        "log.cleaner.backoff.ms": "200",  # so that a test that forces the log cleaner need not wait 15 s for it
-    }
-    return LocalKafka(port=port, overrides=overrides), Proxy(outer_port, inner_port)
+
+    def __init__(self) -> None:
+        port, self._inner_port, self._outer_port = free_port(), free_port(), free_port()
+        plain = broker_properties(listen=LOOPBACK, port=port, controller_port=free_port())
+        listeners, advertised, protocols = "listeners", "advertised.listeners", "listener.security.protocol.map"
+        overrides = {
+            "controller.quorum.voters": plain["controller.quorum.voters"],
+            listeners: f"{plain[listeners]},PROXIED://{LOOPBACK}:{self._inner_port}",
+            advertised: f"{plain[advertised]},PROXIED://{LOOPBACK}:{self._outer_port}",
+            protocols: f"{plain[protocols]},PROXIED:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.cleaner.backoff.ms": "200",  # so that a test that forces the log cleaner need not wait 15 s for it
+        }
+        super().__init__(port=port, overrides=overrides)
+
+    def proxy(self) -> Proxy:
+        """The way to the second listener; one at a time."""
+        return Proxy(self._outer_port, self._inner_port)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from stream_app.cli import main
+from stream_app.core.deadletter import MEANING, SPRING
 from stream_app.core.envelope import HEADERS
 from stream_app.schemas import MESSAGES, documents, schema
 from stream_app.schemas.yaml import to_yaml
@@ -124,7 +125,8 @@ def test_the_asyncapi_document_is_yaml_whose_references_exist() -> None:
             for part in ref.removeprefix("#/").split("/"):
                 place = place[part]
     headers = document["components"]["schemas"]["deadLetterHeaders"]["properties"]
-    assert list(headers) == list(HEADERS.values())
+    assert list(headers) == [*HEADERS.values(), *SPRING]
+    assert list(MEANING) == list(HEADERS.values())
     for name in ("status", "enriched", "deadLetters", "parked"):
         assert "read_committed" in document["channels"][name]["description"]
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -33,6 +34,9 @@ _SILENT_S: Final = 30.0
 
 Progress = Callable[[int, int], None]
 """Told offsets read and offsets to read."""
+
+
+T = TypeVar("T")
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -79,7 +83,7 @@ class BooksReader:
                     await self._records(consumer, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
                 # Retention may have removed records while we read: their stories have outlived them.
                 for tp, begin in (await consumer.beginning_offsets(self._all(*self._lead_topics))).items():
-                    books.range(tp.topic, tp.partition, begin, ends[tp])
+                    books.begins(tp.topic, tp.partition, begin)
                 report = audit(books, now_ms())
                 return await self._with_lead_ids(consumer, report, begins, ends)
         except KafkaError as error:
@@ -95,7 +99,7 @@ class BooksReader:
             await admin.start()
             found: dict[TopicPartition, int] = {}
             for group in (self._names.worker_app, self._names.replay_app):
-                offsets = await admin.list_consumer_group_offsets(group)
+                offsets = await _soon(partial(admin.list_consumer_group_offsets, group))
                 found.update({tp: at.offset for tp, at in offsets.items()})
             return found
         finally:
@@ -212,3 +216,15 @@ class BooksReader:
             yield consumer
         finally:
             await consumer.stop()
+
+
+async def _soon(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, asked for again while the broker says "not yet": a new one has no group coordinator at first."""
+    deadline = time.monotonic() + _SILENT_S
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.2)

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _COMMIT_S = 5.0
 _STOP_S = 3.0
+_HEARTBEAT_S = 2.0
+_HEARTBEAT_PAUSE_S = 0.5
 _POLL_S = 0.25  # how long the fetcher may sit in one poll, and so how long a rebalance waits for it
 
 
@@ -85,7 +87,7 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
         try:
             async with asyncio.timeout(_STOP_S):
                 await super().on_thread_stop()
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError):  # the latter is aiokafka's, of a fetch that it cancelled itself
             log.warning("left the group without a word: Kafka, or a rebalance, did not answer within %.0f s", _STOP_S)
             if self._consumer is not None:
                 await self._consumer._client.close()
@@ -106,6 +108,18 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
         if fresh:
             await self.call_thread(self._consumer.seek_to_beginning, *fresh)
         return offsets
+
+    async def heartbeat(self) -> bool:
+        """Whether the group has just taken a heartbeat of ours: False too when it does not answer in time."""
+        coordinator = self._consumer._coordinator
+        if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
+            return False
+        try:
+            async with asyncio.timeout(_HEARTBEAT_S):
+                taken: bool = await coordinator._do_heartbeat()
+        except TimeoutError:
+            return False
+        return taken
 
     async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
         """Take turns: else a partition's whole fetch of 1 MB is delivered before another one's first record."""
@@ -166,6 +180,15 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
         """Stop waiting for this message; it is not committed, and comes again after the next rebalance or start."""
         self._unacked_messages.discard(message)
         notify(self._waiting_for_ack)
+
+    async def still_member(self) -> float:
+        """Return when the group has answered anew that we are in it: the seconds until it may think otherwise."""
+        while True:
+            asked = self.loop.time()
+            if await self._thread.call_thread(self._thread.heartbeat):
+                session_s: float = self.app.conf.broker_session_timeout
+                return session_s - (self.loop.time() - asked)
+            await asyncio.sleep(_HEARTBEAT_PAUSE_S)
 
     # -- the fetcher, standing still (hazard 2)
 
@@ -287,6 +310,10 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
                 raise error
 
     _restart_recovery = Service.task(_run)
+
+    async def on_stop(self) -> None:
+        await self.interrupt()
+        await super().on_stop()
 
     async def interrupt(self) -> None:
         """Stop taking up, and return when it has stopped."""

@@ -141,7 +141,9 @@ class KafkaLedger:
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
             raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
-        reason = repr(error) if error else f"no answer within {self._limits.transact_s:g} s"
+        reason = f"no answer within {self._limits.transact_s:g} s"
+        if error is not None:
+            reason = str(error) if isinstance(error, KafkaError) else repr(error)
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
 
     async def close(self) -> None:

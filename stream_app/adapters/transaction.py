@@ -22,9 +22,15 @@ Batch = tuple[Any, str, int]
 async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     """Begin, send all, commit. Raises what any of the three came to; then nothing of it is committed by this call."""
     await producer.begin_transaction()
-    sent = [await producer.send_batch(builder, topic, partition=partition) for builder, topic, partition in batches]
+    sent = {
+        await producer.send_batch(builder, topic, partition=partition): f"{topic}/{partition}"
+        for builder, topic, partition in batches
+    }
     # aiokafka commits a transaction although some of its batches failed: only these futures tell.
-    await asyncio.gather(*sent)
+    done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        if (error := future.exception()) is not None:
+            raise KafkaError(f"{sent[future]} did not take it: {error!r}") from error
     await producer.commit_transaction()
 
 
@@ -51,7 +57,9 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
         attempt.cancel()
         await asyncio.wait({attempt})
     sender = producer._sender.sender_task
+    futures: list[Any] = []
     if sender is not None:
+        futures = _futures(producer)  # a batch that fails is in the producer's books no longer
         producer._message_accumulator.fail_all(KafkaError("this producer was dropped"))
         while not sender.done():  # each cancel ends one of the requests that it waits for on its way out
             sender.cancel()
@@ -61,14 +69,14 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
             await producer.stop()
     except (KafkaError, OSError, TimeoutError):
         await producer.client.close()
-    _look_at_failures(producer)
+    for future in (*futures, *_futures(producer)):
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()  # asyncio reports each failed one that nobody looked at
 
 
-def _look_at_failures(producer: AIOKafkaProducer) -> None:
-    """asyncio reports each failed future that nobody looked at; these are aiokafka's own, and known."""
+def _futures(producer: AIOKafkaProducer) -> list[Any]:
+    """All that aiokafka itself holds, and nobody may look at."""
     accumulator = producer._message_accumulator
     batches = chain(accumulator._pending_batches, *accumulator._batches.values())
-    futures = [future for batch in batches for future in (batch.future, batch._drain_waiter)]
-    for future in (*futures, producer._txn_manager._transaction_waiter):
-        if future is not None and future.done() and not future.cancelled():
-            future.exception()
+    ours = [future for batch in batches for future in (batch.future, batch._drain_waiter)]
+    return [*ours, producer._txn_manager._transaction_waiter]

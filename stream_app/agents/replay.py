@@ -4,22 +4,25 @@
 
 It only copies bytes and counts: the line decides what becomes of a lead, and knows a copy from its successor, so that
 a record published twice after a crash of this app is harmless. Nothing is held in memory but the head of each tier.
+
+Resetting the group's offsets on `leads.dlq` is a way to replay: where the group stands below what it had committed, a
+new epoch begins (`core.replay.begin`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.record import Record, Taken
-from stream_app.core.replay import ReplayPolicy, returning, tier_s
+from stream_app.core.replay import AS_INPUT, Begin, Pace, ReplayPolicy, returning, tier_s
 from stream_app.core.topics import TopicNames
 from stream_app.line import Clock
 from stream_app.partition.ports import Inlet
 
-_ON_THEIR_WAY = 500  # records published and not acknowledged yet, for each topic-partition
+_ON_THEIR_WAY: Final = 500  # records published and not acknowledged yet, for each topic-partition
 
 
 class Publisher(Protocol):
@@ -29,32 +32,59 @@ class Publisher(Protocol):
         """Hand it over; what comes back is done when Kafka has it."""
 
 
+class State(Protocol):
+    """What all replay processes know together. `moving` is set unless an operator has paused all replays."""
+
+    moving: asyncio.Event
+
+    async def begin(self, partition: int) -> Begin:
+        """How to begin with a partition of the dead letters that has just become ours."""
+
+
 class Replay:
-    """The handlers of the replay app. `moved` is told of each record that goes on, by the topic it came from."""
+    """The handlers of the replay app. `moved` is told of each record that goes on, by the topic it came from.
+
+    rates_per_s  of the workspaces' lanes.
+    """
 
     def __init__(
         self,
         topics: TopicNames,
         policy: ReplayPolicy,
+        rates_per_s: dict[str, float],
         publisher: Publisher,
+        state: State,
         clock: Clock,
         moved: Callable[[str, Envelope], None],
+        began: Callable[[int, Begin], None],
     ) -> None:
         self._topics = topics
         self._policy = policy
+        self._pace = Pace({name: rate * policy.rate_share for name, rate in rates_per_s.items()})
         self._publisher = publisher
+        self._state = state
         self._clock = clock
         self._moved = moved
+        self._began = began
 
-    async def come_back(self, inlet: Inlet) -> None:
-        """`leads.dlq` and `leads.deferred`: into the tier of its due time; what waits for a human is passed over."""
+    async def dead_letters(self, inlet: Inlet) -> None:
+        """`leads.dlq`: into the tier of its due time; what waits for a human is passed over."""
+        begin = await self._state.begin(inlet.partition)
+        self._began(inlet.partition, begin)
         async with _Onward(inlet, self._publisher) as onward:
             async for taken in inlet:
-                envelope = returning(read_envelope(taken))
-                if envelope is None:
-                    await onward.skip(taken)
-                else:
-                    await self._forward(onward, taken, envelope)
+                envelope = returning(read_envelope(taken), begin.epoch)
+                if taken.offset < begin.skip_to or (envelope is AS_INPUT and taken.offset < begin.seen_to):
+                    envelope = None
+                if not await self._forward(onward, inlet, taken, envelope):
+                    return
+
+    async def deferred(self, inlet: Inlet) -> None:
+        """`leads.deferred`: into the tier of its due time."""
+        async with _Onward(inlet, self._publisher) as onward:
+            async for taken in inlet:
+                if not await self._forward(onward, inlet, taken, returning(read_envelope(taken))):
+                    return
 
     def wait(self, tier: int) -> Callable[[Inlet], Awaitable[None]]:
         """The handler of a delay tier: its head is always the next one due."""
@@ -66,18 +96,39 @@ class Replay:
                     if not await self._until(due_ms, inlet.suspended):
                         inlet.give_up(taken)
                         return
-                    await self._forward(onward, taken, read_envelope(taken))
+                    if not await self._forward(onward, inlet, taken, read_envelope(taken)):
+                        return
 
         return serve
 
-    async def _forward(self, onward: _Onward, taken: Taken, envelope: Envelope) -> None:
-        """To `leads.retry` if it is due, else into (another) tier."""
+    async def _forward(self, onward: _Onward, inlet: Inlet, taken: Taken, envelope: Envelope | None) -> bool:
+        """To `leads.retry` if it is due, else into (another) tier; None is passed over. False: it was given up."""
+        if envelope is None:
+            await onward.skip(taken)
+            return True
         delay_ms = envelope.not_before_ms - self._clock.now_ms()
         tier = tier_s(self._policy, delay_ms)
+        if not await self._free(taken.key, inlet.suspended, paced=tier is None):
+            inlet.give_up(taken)
+            return False
         # What is left after the tier is less than the shortest tier's worth: good enough, and never early.
         topic = self._topics.retry if tier is None else self._topics.wait(tier)
-        await onward.send(taken, Record(topic, taken.key, taken.value, envelope.to_headers(), taken.partition))
+        # Kafka takes no record with neither key nor value.
+        key = taken.key if taken.value is not None else taken.key or b""
+        await onward.send(taken, Record(topic, key, taken.value, envelope.to_headers(), taken.partition))
         self._moved(taken.topic, envelope)
+        return True
+
+    async def _free(self, key: bytes | None, suspended: asyncio.Event, *, paced: bool) -> bool:
+        """Wait while an operator's pause lasts, and for this workspace's turn. False when suspended before."""
+        if not self._state.moving.is_set():
+            stopped, moving = asyncio.create_task(suspended.wait()), asyncio.create_task(self._state.moving.wait())
+            await asyncio.wait((stopped, moving), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            moving.cancel()
+            if suspended.is_set():
+                return False
+        return not paced or await self._until(self._pace.turn_ms(key or b"", self._clock.now_ms()), suspended)
 
     async def _until(self, due_ms: int, suspended: asyncio.Event) -> bool:
         """False when the flow was suspended before."""

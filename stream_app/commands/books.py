@@ -52,7 +52,9 @@ def show(report: Report) -> None:
 
     Console().print(_table(report), _money(report))
     if report.copies:
-        tell(f"{report.copies} more records are copies on their way back: replays, deferred leads, strays")
+        tell(
+            f"{report.copies} more records are copies of these that come or came back: replays, deferred leads, strays"
+        )
     if report.outlived:
         tell(f"{report.outlived} stories have outlived their records, which retention removed: checked, not counted")
     if report.moving:

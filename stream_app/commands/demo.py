@@ -65,16 +65,16 @@ def _show(outcome: Outcome) -> None:
     ledger, stands = outcome.ledger, outcome.books.statuses
     tell("")
     tell(
-        f"Clay's own ledger: {ledger.posts} POSTs, {ledger.accepted} leads taken, {len(ledger.doubles)} of them twice; "
+        f"Clay's own ledger: {ledger.posts} POSTs, {ledger.accepted} leads taken, {len(ledger.doubles)} sent twice; "
         f"{'it agrees with the books.' if ledger.agrees else 'it does NOT agree with the books.'}"
     )
     if ledger.uncertain:
         tell(
-            f"{ledger.uncertain} leads were taken by Clay, but the connection broke before it said so. To send them "
-            "again could pay twice, so they are parked for a human."
+            f"Parked for a human, though Clay took them: {ledger.uncertain}. The connection broke before Clay said so, "
+            "and to send them again could pay twice."
         )
     tell(
-        f"{outcome.dead_letters} dead letters were replayed ({outcome.replays} replays); "
+        f"{outcome.dead_letters} dead letters were written and {outcome.replays} replayed; "
         f"{stands['rejected_invalid'].stories if 'rejected_invalid' in stands else 0} bad records were rejected, each "
         "with its reason, and stopped nothing."
     )

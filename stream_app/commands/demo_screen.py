@@ -87,7 +87,7 @@ def _lanes(scene: Scene) -> Table:
             f"{lane.rate_per_s:g}/s",
             str(lane.credits_spent_day),
             str(lane.credits_reserved_day),
-            lane.text,
+            lane.text.replace("_", " "),
         )
     return table
 

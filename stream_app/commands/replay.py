@@ -1,9 +1,10 @@
-"""`stream-app replay`: the process that brings dead letters and deferred leads back when they are due."""
+"""`stream-app replay`: the process that brings dead letters back when they are due, and replays by hand under it."""
 
 from __future__ import annotations
 
 import argparse
 
+from stream_app.commands import replay_by_hand
 from stream_app.commands.base import Subparsers, command, settings_of
 from stream_app.commands.process import add_log_option, run_process
 
@@ -13,10 +14,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "replay",
         run,
-        says="Bring dead letters and deferred leads back to leads.retry when they are due.",
-        example="stream-app replay --config stream_app.toml",
+        says="Bring dead letters and deferred leads back to leads.retry when they are due (a process); with an action: "
+        "price a replay by hand, then do it.",
+        example="stream-app replay --config stream_app.toml\n  stream-app replay plan --status 503",
     )
     add_log_option(parser)
+    replay_by_hand.add_actions(parser)
 
 
 def run(args: argparse.Namespace) -> int:

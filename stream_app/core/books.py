@@ -115,10 +115,9 @@ class Books:
 
     # ------------------------------------------------------------------------------------------------- records
 
-    def range(self, topic: str, partition: int, begin: int, end: int) -> None:
-        """The offsets that a lead topic's partition has; stories from before `begin` outlived their records."""
-        here = self.shelves.get(f"{topic}/{partition}")
-        here.begin, here.end = begin, end
+    def begins(self, topic: str, partition: int, begin: int) -> None:
+        """The first offset that a lead topic's partition still has; stories from before outlived their records."""
+        self.shelves.get(f"{topic}/{partition}").begin = begin
 
     def record(self, taken: Taken, *, passed: bool, lead_topic: bool) -> None:
         """A record of a lead topic, or (dead letter, deferred, waiting) a copy on its way back.
@@ -163,12 +162,14 @@ class Books:
         before = page.status[i]
         if last == 0 and seq > 1 and (seq == 2 or not state.kept):
             page.flags[i] |= shelf.HEADLESS
-            before = _REROUTED if state.kept else 0
+            # Only a rerouted story begins so, with its first event in another partition; the audit looks for that.
+            if state.kept and _REROUTED << 8 | code not in _LEGAL:
+                self._name(page, i, event, "its first event is missing")
         elif seq != last + 1:
             self._name(page, i, event, f"event {seq} follows {last}: {'a double' if seq <= last else 'a gap'}")
             if seq <= last:
                 return
-        if before << 8 | code not in _LEGAL and not (before == 0 and page.flags[i] & shelf.HEADLESS):
+        elif before << 8 | code not in _LEGAL:
             self._name(page, i, event, f"{event.status} follows {_word(before)}, which is no legal step")
         if code == _SENDING:
             page.window[i] = self.accounts.window(event.workspace, event.at_ms)

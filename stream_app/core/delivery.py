@@ -62,6 +62,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempt     failed POSTs in this replay; `sends` those of all that ended as uncertain: they may be at Clay.
     reservation what the lane holds for it, while it may still cost something.
     webhook_id  of the last POST.
+    returns     how often it was replayed since it came or an operator sent it back, over all epochs.
     """
 
     version: int
@@ -79,6 +80,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reservation: Reservation | None = None
     webhook_id: str = ""
     final: bool = False
+    returns: int = 0
 
 
 def delivery_key(workspace: str, destination: str, lead_id: str) -> bytes:
@@ -123,6 +125,7 @@ _BEGINS: Final[dict[Way, Status]] = {
     "": "received",
     "rerouted": "received",
     "replayed": "replayed",
+    "redriven": "replayed",
     "deferred": "replayed",
     "uncertain": "send_uncertain",
 }
@@ -178,6 +181,11 @@ def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: i
 def _judge_own_story(row: Delivery, envelope: Envelope) -> Verdict:
     here, there = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
+        if envelope.way == "redriven":
+            # An operator's: good for the very letter that was the last word on this lead.
+            return "return" if envelope.seq == row.seq else "done"
+        if row.state == "parked" and row.sends:
+            return "done"  # it may be at Clay: no rewind sends it again, only a human who names it
         successor = there[0] > here[0] or there == (here[0], here[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"
     if there != here:

@@ -12,16 +12,19 @@ from typing import Final, Literal, cast, get_args
 
 import msgspec
 
+from stream_app.core.deadletter import read_place, spring_headers
 from stream_app.core.record import Headers, Taken
 
-Way = Literal["", "rerouted", "replayed", "deferred", "uncertain"]
-"""Why a record comes (back) to the line: '' is an input; the others were written by the line or the replay app."""
+Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
+"""Why a record comes (back) to the line: '' is an input; redriven: an operator sent it back; the others were written
+by the line or the replay app."""
 
 Disposition = Literal["", "poison", "failed", "policy"]
 """poison: never replayed by itself; failed: replayed; policy: refused by configuration, waits for a human."""
 
 HEADERS: Final[dict[str, str]] = {
     "origin": "origin",
+    "origin_ms": "origin-timestamp-ms",
     "seq": "origin-seq",
     "way": "way",
     "lead_id": "lead-id",
@@ -34,15 +37,18 @@ HEADERS: Final[dict[str, str]] = {
     "attempt": "attempt",
     "replay": "replay-count",
     "epoch": "rewind-epoch",
+    "returns": "returns",
     "hops": "hops",
     "cut_bytes": "cut-bytes",
+    "cut_key_bytes": "cut-key-bytes",
     "first_failure_ms": "first-failure-ms",
     "last_failure_ms": "last-failure-ms",
     "not_before_ms": "not-before-ms",
+    "redriven_from": "redriven-from",
     "trace_id": "trace-id",
     "app": "app-version",
 }
-"""Field of `Envelope` -> header name on the wire."""
+"""Field of `Envelope` -> header name on the wire; what each means: core/deadletter.py."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_TEXT = 400
@@ -53,10 +59,11 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     seq is the sequence number of the story's last event when the record was written. `replay` counts how often this
     lead was replayed in rewind `epoch`, the coming time included. `hops` counts re-publications to a home partition.
-    cut_bytes: how much of the value is missing, where it was too large for the topic.
+    cut_bytes, cut_key_bytes: how much of the value and key is missing, where it was too large for the topic.
     """
 
     origin: str = ""
+    origin_ms: int = 0
     seq: int = 0
     way: Way = ""
     lead_id: str = ""
@@ -69,27 +76,33 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     replay: int = 0
     epoch: int = 0
+    returns: int = 0
     hops: int = 0
     cut_bytes: int = 0
+    cut_key_bytes: int = 0
     first_failure_ms: int = 0
     last_failure_ms: int = 0
     not_before_ms: int = 0
+    redriven_from: str = ""
     trace_id: str = ""
     app: str = ""
 
     def to_headers(self) -> Headers:
-        """The fields that are set, as Kafka headers."""
-        return tuple(
-            (name, str(value)[:_MAX_TEXT].encode())
+        """The fields that are set, as Kafka headers; a dead letter has Spring Kafka's counterparts, too."""
+        headers = tuple(
+            (name, str(value)[:_MAX_TEXT].encode("utf-8", "replace"))
             for field, name in HEADERS.items()
             if (value := getattr(self, field))
         )
+        if not self.disposition:
+            return headers
+        return headers + spring_headers(self.origin, self.origin_ms, self.reason, self.text[:_MAX_TEXT])
 
 
 def read_envelope(taken: Taken) -> Envelope:
     """The envelope of a record. An input has none: its origin is its own place, its trace id from `traceparent`."""
     if not taken.headers:
-        return Envelope(origin=taken.place)
+        return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms)
     texts = {name: value.decode("utf-8", "replace") for name, value in taken.headers if isinstance(value, bytes)}
     values: dict[str, object] = {}
     for field, name in HEADERS.items():
@@ -99,20 +112,16 @@ def read_envelope(taken: Taken) -> Envelope:
         values.pop("way")
     if values.get("disposition", "") not in get_args(Disposition):
         values.pop("disposition")
-    if not _is_place(cast("str", values.get("origin", ""))):
+    if read_place(cast("str", values.get("origin", ""))) is None:
         # without an origin that can be read it is an input like any other: nothing it claims about itself counts
         trace = _TRACEPARENT.fullmatch(texts.get("traceparent", ""))
-        return Envelope(origin=taken.place, trace_id=trace.group(1) if trace else "")
+        trace_id = trace.group(1) if trace else ""
+        return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, trace_id=trace_id)
     return msgspec.convert(values, Envelope)
 
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
-
-
-def _is_place(text: str) -> bool:
-    parts = text.rsplit("/", 2)
-    return len(parts) == 3 and bool(parts[0]) and parts[1].isdigit() and parts[2].isdigit()
 
 
 _EMPTY = Envelope()

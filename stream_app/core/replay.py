@@ -6,15 +6,27 @@ due and nothing has to be kept in memory. Jitter only chooses the due time, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import msgspec
 
 from stream_app.core.envelope import Envelope
 
+AS_INPUT: Final = Envelope()
+"""Without headers a record is an input like any other: it begins a story of its own, with all defaults."""
+
 
 class ReplayPolicy(msgspec.Struct, frozen=True):
-    """`max_replays` a rewind epoch; backoff of replay n is `base_s * factor**(n-1)` to `cap_s`, half of it jitter."""
+    """`max_replays` a rewind epoch; backoff of replay n is `base_s * factor**(n-1)` to `cap_s`, half of it jitter.
+
+    max_returns  how often a lead may come back in all, over every rewind, before it is parked as a loop.
+    rate_share   the part of a lane's rate at which replays are brought back at most.
+    """
 
     max_replays: int = 3
+    max_returns: int = 30
+    rate_share: float = 0.5
     base_s: float = 10.0
     factor: float = 4.0
     cap_s: float = 3600.0
@@ -34,22 +46,100 @@ def tier_s(policy: ReplayPolicy, delay_ms: int) -> int | None:
     return next((tier for tier in policy.tiers_s if tier * 1000 >= delay_ms), policy.tiers_s[-1])
 
 
-def returning(envelope: Envelope) -> Envelope | None:
+def returning(envelope: Envelope, epoch: int = 0) -> Envelope | None:
     """The envelope under which a dead letter or a deferred lead comes back; None where it waits for a human.
 
-    A failed one counts a replay, a deferred one none. Without a disposition (another program wrote it) nobody knows
-    whether it failed or was poison: it waits.
+    A failed one counts a replay; when it was written before the present rewind `epoch`, it is the first of that epoch
+    and due at once. A deferred one counts none. One without a disposition was written by another program, and nobody
+    knows whether it failed or was poison: it goes down the line as an input (`AS_INPUT`).
     """
-    if envelope.way in ("deferred", "uncertain"):
+    if envelope.way in ("replayed", "redriven", "deferred", "uncertain"):
         return envelope
+    if not envelope.disposition:
+        return AS_INPUT
     if envelope.disposition != "failed":
         return None
+    rewound = envelope.epoch < epoch
     return msgspec.structs.replace(
         envelope,
         way="replayed",
-        replay=envelope.replay + 1,
+        replay=1 if rewound else envelope.replay + 1,
+        epoch=epoch if rewound else envelope.epoch,
+        attempt=0,
+        disposition="",
+        excerpt="",
+        not_before_ms=0 if rewound else envelope.not_before_ms,
+    )
+
+
+def redriven(envelope: Envelope, place: str) -> Envelope:
+    """The envelope under which an operator sends the letter at `place` back, with a fresh set of replays.
+
+    Its `seq` is the proof that nothing has happened to the lead since: the line takes it only while the letter is the
+    last word on its lead, so that sending one twice does nothing twice. What was refused for good (poison, policy)
+    has ended; it goes as an input of its own.
+    """
+    if envelope.disposition != "failed":
+        return msgspec.structs.replace(AS_INPUT, redriven_from=place, trace_id=envelope.trace_id)
+    return msgspec.structs.replace(
+        envelope,
+        way="redriven",
+        replay=1,
         attempt=0,
         disposition="",
         excerpt="",
         not_before_ms=0,
+        redriven_from=place,
     )
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """How the replay app begins with a partition of the dead letters.
+
+    epoch    of the rewinds; `rewound`: it has just begun, and is to be recorded before anything is published.
+    skip_to  records before it were brought back already, though the group has forgotten so.
+    seen_to  records before it were brought back at least once, in whatever epoch.
+    """
+
+    epoch: int = 0
+    rewound: bool = False
+    skip_to: int = 0
+    seen_to: int = 0
+
+
+def begin(recorded: Mapping[int, int], committed: int | None) -> Begin:
+    """What the group's committed offset (None: it has none) means, given how far each epoch had come before.
+
+    Below what the last epoch had committed: somebody has rewound the group, and a new epoch begins. At or above it: a
+    plain restart. None: Kafka has forgotten it (retention of offsets), and the record stands in for it.
+    """
+    epoch = max(recorded, default=0)
+    at = recorded.get(epoch, 0)
+    seen_to = max(recorded.values(), default=0)
+    if committed is None:
+        return Begin(epoch, skip_to=at, seen_to=seen_to)
+    rewound = committed < at
+    return Begin(epoch + rewound, rewound=rewound, seen_to=seen_to)
+
+
+_BURST_MS: Final = 1_000
+
+
+class Pace:
+    """Each workspace's replays at its rate, a second's worth at once after a rest. `rates_per_s` by workspace.
+
+    A key that names no workspace goes at the highest of the rates: the line refuses it without any cost.
+    """
+
+    def __init__(self, rates_per_s: Mapping[str, float]) -> None:
+        self._gap_ms = {name.encode(): 1000 / rate for name, rate in rates_per_s.items()}
+        self._least_ms = min(self._gap_ms.values(), default=100.0)
+        self._next_ms: dict[bytes, float] = {}
+
+    def turn_ms(self, workspace: bytes, now_ms: int) -> int:
+        """When the next one may go: epoch ms, not after now when it may go at once. It is taken to go then."""
+        if workspace not in self._gap_ms:
+            workspace = b""
+        turn_ms = max(self._next_ms.get(workspace, 0.0), now_ms - _BURST_MS)
+        self._next_ms[workspace] = turn_ms + self._gap_ms.get(workspace, self._least_ms)
+        return int(turn_ms)

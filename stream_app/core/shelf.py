@@ -44,16 +44,15 @@ class Page:
 
 
 class Shelf:
-    """The pages of one topic's partition, made as they are needed. `begin`, `end`: the offsets that Kafka has."""
+    """The pages of one topic's partition, made as they are needed. `begin`: the first offset that Kafka still has."""
 
-    __slots__ = ("_pages", "begin", "end", "name", "number", "partition")
+    __slots__ = ("_pages", "begin", "name", "number", "partition")
 
     def __init__(self, number: int, name: str, partition: int) -> None:
         self.number = number
         self.name = name
         self.partition = partition
         self.begin: int | None = None
-        self.end = 0
         self._pages: dict[int, Page] = {}
 
     def at(self, offset: int) -> tuple[Page, int]:

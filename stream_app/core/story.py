@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
 
+from stream_app.core.case import Case, trace_of
 from stream_app.core.delivery import Delivery, mark_key, step
 from stream_app.core.envelope import Disposition, Envelope, Way
-from stream_app.core.messages import Lead, Status, StatusEvent
-from stream_app.core.policy import Destination, Plan
+from stream_app.core.messages import Status, StatusEvent
+from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 
 _json: Final = msgspec.json.Encoder()
@@ -27,23 +27,6 @@ class Why(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 NO_REASON: Final = Why()
-
-
-class Case(msgspec.Struct, frozen=True):
-    """A lead with all that was found out about it before any decision.
-
-    key     of its row; `person` of the alias row of the person it is, None where that must not answer for it.
-    body    what Clay is sent.
-    """
-
-    taken: Taken
-    envelope: Envelope
-    lead: Lead
-    lead_id: str
-    destination: Destination
-    key: bytes
-    person: bytes | None
-    body: bytes
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -119,6 +102,7 @@ class Story:
         row, case = self.row, self.case
         envelope = Envelope(
             origin=row.origin,
+            origin_ms=case.envelope.origin_ms,
             seq=row.seq,
             way=way,
             lead_id=case.lead_id,
@@ -130,6 +114,7 @@ class Story:
             attempt=row.attempt,
             replay=row.replay,
             epoch=row.epoch,
+            returns=row.returns,
             hops=case.envelope.hops,
             first_failure_ms=row.failed_at_ms,
             last_failure_ms=now_ms if disposition else 0,
@@ -171,8 +156,3 @@ def brief(
 def event_record(plan: Plan, event: StatusEvent) -> Record:
     """The event as it goes to `leads.status`, keyed by its lead."""
     return Record(plan.topics.status, event.lead_id.encode(), _json.encode(event))
-
-
-def trace_of(origin: str) -> str:
-    """A W3C trace id for a record that brought none: the same for every copy of it."""
-    return blake2b(origin.encode(), digest_size=16).hexdigest()

@@ -117,6 +117,11 @@ class TopicNames(msgspec.Struct, frozen=True):
         return self._name("stream-app-state")
 
     @property
+    def replay_state(self) -> str:
+        """How far each rewind epoch of the replay group has come, and whether an operator has paused it."""
+        return self._name("stream-app-replay-state")
+
+    @property
     def worker_app(self) -> str:
         """App id and group of `stream-app worker`."""
         return self._name("stream-app")
@@ -154,6 +159,7 @@ def plan(
         names.enriched: COMPACTED,
         names.lanes: COMPACTED,
         names.state: COMPACTED,
+        names.replay_state: COMPACTED,
     }
     safe = {"min.insync.replicas": str(max(1, replication - 1))}
     return [TopicPlan(name, partitions, replication, {**config, **safe}) for name, config in kept.items()]

@@ -108,7 +108,8 @@ class LocalKafka(Broker):
     port: where it listens on loopback; None is a free one. overrides: server.properties that win over
     `broker_properties`. data_dir: where its data is and stays; None is a temporary directory, removed.
     progress: is told a line when something takes long. Failures are StartError, and each wait for the broker
-    is bounded by `start_timeout_s`. The methods block: in a coroutine use `asyncio.to_thread`.
+    is bounded by `start_timeout_s`. `properties`: its server.properties, once started. The methods block: in a
+    coroutine use `asyncio.to_thread`.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class LocalKafka(Broker):
         progress: Progress | None = None,
         start_timeout_s: float = 60,
     ) -> None:
+        self.properties: dict[str, str] = {}
         self._port = port or free_port()
         super().__init__(f"{LOOPBACK}:{self._port}")
         self._overrides = dict(overrides or {})
@@ -193,6 +195,7 @@ class LocalKafka(Broker):
             raise StartError(f"port {self._port} on {LOOPBACK} is taken: end what listens there, or take another")
         properties = broker_properties(listen=LOOPBACK, port=self._port, controller_port=free_port())
         properties |= {"log.dirs": str(data_dir)} | self._overrides
+        self.properties = properties
         text = "".join(f"{key}={value}\n" for key, value in properties.items())
         (directory / "server.properties").write_text(text)
 

@@ -36,6 +36,7 @@ class Committer:
         self._failed = failed
         self._waiting: list[tuple[Step, asyncio.Future[None]]] = []
         self._something = asyncio.Event()
+        self.failures = 0  # since the last transaction that succeeded
 
     def submit(self, step: Step) -> asyncio.Future[None]:
         """The future is done when the step is in Kafka. Steps are committed in the order of this call."""
@@ -62,6 +63,7 @@ class Committer:
                 self._fail(batch, error)
                 self._failed(error)
                 return
+            self.failures = 0
             for step, future in batch:
                 if not future.done():
                     future.set_result(None)
@@ -84,6 +86,7 @@ class Committer:
         return batch, records
 
     def _fail(self, batch: list[tuple[Step, asyncio.Future[None]]], error: LedgerError) -> None:
+        self.failures += 1
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)

@@ -30,7 +30,7 @@ from stream_app.line import Walk as LineWalk
 from stream_app.partition.committer import Committer
 from stream_app.partition.gate import Gate
 from stream_app.partition.marks import Marks
-from stream_app.partition.ports import Alarm, Inlet, Ledger, Observer
+from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import GiveUp, Source, Walk
 
@@ -39,6 +39,8 @@ _row_decoder: Final = msgspec.json.Decoder(Delivery)
 _lane_decoder: Final = msgspec.json.Decoder(Lane)
 _UNFINISHED: Final = 4  # walks for each slot in flight: what waits for a commit or for its first copy is bounded too
 _VIEW_EVERY_MS: Final = 1_000
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 10.0
 
 
 class RowUnreadable(StreamAppError):
@@ -57,6 +59,7 @@ class Partition:
         clock: Clock,
         observer: Observer,
         alarm: Alarm,
+        still_member: Membership,
         gather_s: float = 0.005,
     ) -> None:
         self.number = number
@@ -65,6 +68,7 @@ class Partition:
         self._clock = clock
         self._observer = observer
         self._alarm = alarm
+        self._still_member = still_member
         self._line = Line(plan, self, clay, clock)
         self._rows: dict[bytes, bytes] = {}
         self._lanes: dict[str, Lane] = {}
@@ -80,6 +84,7 @@ class Partition:
         )
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
+        self._take_overs = 0
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -92,20 +97,27 @@ class Partition:
         self._committer.forget()
         self._committing = asyncio.create_task(self._committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
+        self._take_overs += 1
         self._ready.set()
 
     async def serve(self, inlet: Inlet, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
-        prefix = Prefix(inlet)
+        prefix, began = Prefix(inlet), self._take_overs
         self._inlets[inlet.topic] = inlet
         suspension = asyncio.create_task(self._when_suspended(inlet))
         try:
             async for taken in inlet:
+                # An inlet from before a recovery may be a cut-off worker's: others have come further meanwhile.
+                if began != self._take_overs and self._marks.is_passed(taken):
+                    inlet.give_up(taken)
+                    continue
                 walk = Walk(taken, source, inlet.suspended)
                 prefix.add(walk)
                 self._walks[walk] = prefix
-                if self._ready.is_set():  # else it starts when the partition has been taken over again
+                if self._ready.is_set():
                     self._start(walk)
+                elif walk.suspended.is_set():
+                    self._drop(walk)  # else it starts when the partition has been taken over again
                 await walk.passed.wait()
                 if len(self._walks) >= self._plan.line.max_in_flight * _UNFINISHED:
                     self._room.clear()
@@ -304,21 +316,29 @@ class Partition:
         self._gate.clear()
         self._give_up_idle()
         self._observer.recovering(self.number, error)
-        delay_s = 0.5
+        await asyncio.sleep(_pause_s(self._committer.failures))
+        delay_s = _FIRST_PAUSE_S
         while True:
             try:
-                await self.take_over()
+                # Else one that was cut off for longer than its session would fence its innocent successor.
+                async with asyncio.timeout(await self._still_member()):
+                    await self.take_over()
                 break
-            except BrokerUnavailable as trouble:
+            except (BrokerUnavailable, TimeoutError) as trouble:
                 self._observer.recovering(self.number, trouble)
                 await asyncio.sleep(delay_s)
-                delay_s = min(10.0, delay_s * 2)
+                delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
         self._give_up_idle()
         for walk in list(self._walks):
             if self._marks.is_passed(walk.taken):
                 self._drop(walk)
             else:
                 self._start(walk)
+
+
+def _pause_s(failures: int) -> float:
+    """None after the first failed transaction; ever longer when Kafka refuses again whatever is sent."""
+    return 0.0 if failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 2, 10))
 
 
 def _stands(seen: LaneView) -> tuple[str, str, str]:

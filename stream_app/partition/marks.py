@@ -34,7 +34,7 @@ class Marks:
             self._passed[topic] = offset
 
     def note(self, key: bytes) -> None:
-        """A row is set; remember it if it is a mark. A stray's stays: how far its own partition is nobody here knows."""
+        """A row is set; remember it if it is a mark. A stray's stays: how far its partition is, nobody here knows."""
         place = marked_place(key)
         if place is not None and place[1] == self._partition:
             self._offsets.setdefault(place[0], deque()).append(place[2])

@@ -60,7 +60,17 @@ class Observer(Protocol):
     def waiting(self, partition: int, in_flight: int) -> None: ...
 
 
+class Membership(Protocol):
+    """Asks the group whether this process is still its member."""
+
+    async def __call__(self) -> float:
+        """Return once the group has said so anew: for how many seconds it will not take anything away from us.
+
+        Never returns after an eviction: a rebalance follows, and closes the partition.
+        """
+
+
 class Alarm(Protocol):
     """Ends the process: a bug, or another worker has taken this partition over."""
 
-    def __call__(self, error: BaseException) -> None: ...
+    def __call__(self, error: BaseException, /) -> None: ...

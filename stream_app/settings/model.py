@@ -86,9 +86,15 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """`tiers_s`: the delays there are, a topic each. Backoff grows from base to cap, and picks a tier."""
+    """`tiers_s`: the delays there are, a topic each. Backoff grows from base to cap, and picks a tier.
+
+    max_replays, max_returns  how often a lead comes back: in one rewind epoch, and in all (more is a loop).
+    rate_share  the part of its lane's rate at which a workspace's replays are brought back at most.
+    """
 
     max_replays: int = 3
+    max_returns: int = 30
+    rate_share: float = 0.5
     backoff_base_s: float = 10.0
     backoff_cap_s: float = 3_600.0
     tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3_600)

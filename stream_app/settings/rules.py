@@ -110,6 +110,8 @@ def _replay(tables: Tables) -> Iterator[str]:
         out_of_range(
             replay,
             max_replays=(0, 100),
+            max_returns=(1, 1_000),
+            rate_share=(0.01, 1),
             backoff_base_s=(1, 86_400),
             backoff_cap_s=(1, 604_800),
         ),

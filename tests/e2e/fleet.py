@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from stream_app.dev.process import LOOPBACK
 from tests.e2e.pipeline import OVER, Pipeline
 
 _SENT: Final = re.compile(r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)', re.M)
@@ -79,10 +81,23 @@ class Member:
         """What it said for people; the log is JSON, a line an event."""
         return [line for line in self.said() if not line.startswith("{")]
 
+    def answers(self) -> bool:
+        """Whether it is so far that it serves its metrics."""
+        with socket.socket() as probe:
+            return probe.connect_ex((LOOPBACK, self.port)) == 0
+
+    def ready(self) -> bool:
+        """Whether it has partitions and serves them."""
+        try:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/readyz", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
     def sent(self) -> dict[str, float]:
         """Leads written ahead by this worker, by workspace, as its metrics tell; empty when it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/metrics", timeout=1) as answer:
                 return {name: float(count) for name, count in _SENT.findall(answer.read().decode())}
         except OSError:
             return {}

@@ -99,7 +99,7 @@ def _at_send(station: str, freeze: Freeze) -> None:
             freeze(lead_id)
         return outcome
 
-    ClayClient.send = patched  # type: ignore[method-assign]  # the point of this program
+    ClayClient.send = patched  # type: ignore[method-assign, assignment]  # the point of this program
 
 
 def _at_ack(freeze: Freeze) -> None:

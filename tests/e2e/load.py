@@ -47,7 +47,9 @@ class Load:
         self._task = asyncio.create_task(self._publish())
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         assert self._task is not None
         self._task.cancel()
         try:
@@ -66,9 +68,7 @@ class Load:
             while self.count < (loop.time() - began) * self._per_s:
                 record = self._draw()
                 self.count += 1
-                sent = await self._producer.send(
-                    record.topic, record.value, record.key, partition=record.partition
-                )
+                sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
                 self._sent.add(sent)
                 sent.add_done_callback(self._sent.discard)
             await asyncio.sleep(_TICK_S)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.ledger import KafkaLedger
+from stream_app.core.record import Record
+from stream_app.core.topics import COMPACTED
+from stream_app.dev.kafka import Broker
 from tests.e2e import freezing
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.freezing import STATIONS
 from tests.e2e.load import Load
-from tests.proxy import Proxy, proxied_kafka
+from tests.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0
@@ -32,6 +41,16 @@ delay_s = 0.3
 """
 
 
+EAGER_CLEANER = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"}
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[ProxiedKafka]:
+    """A broker that can be reached through a proxy, too."""
+    with ProxiedKafka() as broker:
+        yield broker
+
+
 async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_sends(
     kafka: Broker, namespace: str
 ) -> None:
@@ -39,11 +58,10 @@ async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_s
     count = len(STATIONS) + 1
     async with Fleet(kafka.bootstrap, namespace, count, partitions=count, config=CONFIG, script=SLOW) as line:
         script = str(Path(freezing.__file__))
-        frozen = {
-            station: line.join(program=(script, station, str(line.directory))) for station in STATIONS
-        }
+        frozen = {station: line.join(program=(script, station, str(line.directory))) for station in STATIONS}
         successor = line.join()
-        async with Load(line, 150) as load:
+        await line.until(lambda: all(member.answers() for member in line.members), 40, "all workers run")
+        async with Load(line, 100) as load:
             await line.spread(line.members, 40)
             (line.directory / "freeze").touch()
             await line.until(lambda: all(member.frozen for member in frozen.values()), 10, "all are frozen")
@@ -53,10 +71,7 @@ async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_s
             thawed_ms = now_ms()
             for member in frozen.values():
                 member.thaw()
-            import time; t0=time.time(); print("moved", moved, "startup..thaw", (thawed_ms-stopped_ms))
             ends = {station: await _end_of(member, 20) for station, member in frozen.items()}
-        print("ends", ends, time.time()-t0)
-        for st, m in frozen.items(): print(st, m.said()[-2:])
         assert successor.alive
         await line.until_rest(load.count, 40)
         for station, member in frozen.items():
@@ -65,10 +80,88 @@ async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_s
         late = {request.lead_id for request in line.requests() if request.at_ms >= thawed_ms}
         assert leads["before_age_check"] not in late, "its age check lets no POST start so late"
         _check_ends(line, leads)
-        for l in leads.values(): print(line.tell(l))
-        print(line.last(), load.count)
-        assert 0
         assert await line.stop(successor.process) == 0
+
+
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_a_worker_without_its_broker_sends_nothing_that_its_successor_sends(
+    how: str, own: ProxiedKafka, namespace: str
+) -> None:
+    """Its broker is gone, Clay is still there. Another takes its lanes over, and it harms none when it is back."""
+    async with own.proxy() as proxy, Fleet(own.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line:
+        alone, other = line.join(bootstrap=proxy.address), line.join()
+        async with Load(line, 80) as load:
+            owners = await line.spread(line.members, 30)
+            lanes = [name for name, owner in owners.items() if owner is alone]
+            getattr(proxy, how)()
+            cut_ms = now_ms()
+            await line.first_request(lanes, cut_ms + 4_000, SESSION_S + 10)
+            proxy.mend()
+            code = await _end_of(alone, 10)
+            if code is None:
+                await line.spread(line.members, 20)
+            assert other.alive, other.said()[-3:]
+        await line.until_rest(load.count, 40)
+        _check_words(how, alone, code)
+        assert await line.stop(other.process) == 0
+
+
+async def test_the_log_cleaner_takes_nothing_that_a_guarantee_needs(own: ProxiedKafka, namespace: str) -> None:
+    """Forced while leads are uncertain, and again when all is done: the same leads are duplicates for ever after."""
+    async with Fleet(own.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
+        leads = line.leads(600)
+        await line.publish(leads)
+        killed = line.join()
+        await line.until(lambda: line.last()["accepted"] >= 200, 30, "200 accepted")
+        killed.kill()
+        await _fence(line)
+        await _force_cleaner(line)
+        worker = line.join()
+        await line.until_rest(600, 40)
+        assert line.last()["parked"] > 0, "some were at Clay when the worker was killed"
+        assert await line.stop(worker.process) == 0
+        await _force_cleaner(line)
+        worker = line.join()
+        await line.publish(leads)
+        await line.until_rest(1_200, 40)
+        assert line.last()["duplicate"] == 600
+        assert await line.stop(worker.process) == 0
+
+
+async def _fence(line: Fleet) -> None:
+    """As a successor that dies at once: else what its predecessor left open would keep the log cleaner away."""
+    names = line.settings.names
+    for number in range(line.settings.kafka.partitions):
+        ledger = KafkaLedger(KafkaConnection(line.bootstrap), f"{names.worker_app}-{number}", names.state, number)
+        await ledger.take_over()
+        await ledger.close()
+
+
+async def _force_cleaner(line: Fleet) -> None:
+    """Return when each row of the state is there once, but for the newest segment; then as it was before."""
+    topic = line.settings.names.state
+    await _configure(line, COMPACTED | EAGER_CLEANER)
+    await asyncio.sleep(2 * int(EAGER_CLEANER["segment.ms"]) / 1000)
+    # A record more, so that the segment that holds all others is closed; it is a row's end, and no such row is there.
+    nobody = f"d/w0/w0-crm/nobody-{now_ms()}"
+    partitions = range(line.settings.kafka.partitions)
+    await line.publish(Record(topic, f"{nobody}-{number}".encode(), None, (), number) for number in partitions)
+    deadline = time.monotonic() + 20
+    while (most := max(Counter(record.key for record in await line.read(topic)).values())) > 1:
+        assert time.monotonic() < deadline, f"a row is there {most} times still: the log cleaner did not come"
+    await _configure(line, COMPACTED)
+
+
+async def _configure(line: Fleet, config: dict[str, str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=line.bootstrap)
+    await admin.start()
+    try:
+        safe = {"min.insync.replicas": "1"}
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, line.settings.names.state, configs=config | safe)]
+        )
+    finally:
+        await admin.close()
 
 
 async def _end_of(member: Member, within_s: float) -> int | None:

@@ -1,10 +1,10 @@
 """`python -m tests.simulation`: run many schedules, or one again with its trace.
 
-    python -m tests.simulation                    every counted schedule and 3,500 drawn ones
-    python -m tests.simulation --drawn 100000     a longer campaign
-    python -m tests.simulation --seed 4711        one drawn schedule, told line by line
-    python -m tests.simulation --seed fine/crash@57
-    python -m tests.simulation --seed 4711 --mutant no_fence
+python -m tests.simulation                    every counted schedule and 3,500 drawn ones
+python -m tests.simulation --drawn 100000     a longer campaign
+python -m tests.simulation --seed 4711        one drawn schedule, told line by line
+python -m tests.simulation --seed fine/crash@57
+python -m tests.simulation --seed 4711 --mutant no_fence
 """
 
 from __future__ import annotations

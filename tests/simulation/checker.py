@@ -312,5 +312,3 @@ class Checker:
                 self._problem(
                     f"3: {person} was sent {unrefused[person]} times ({taken[person]} arrived), {most} are allowed"
                 )
-
-

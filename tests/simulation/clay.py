@@ -68,7 +68,7 @@ class FakeClay:
         self._webhooks[destination] = set(webhook_ids)
 
     def start(self, process: Process, destination: str, webhook_id: str, body: bytes) -> Post:
-        fate = next(self._fates, "accepted")
+        fate: Fate = next(self._fates, "accepted")
         if webhook_id in self._gone:
             fate = "gone"
         elif fate == "gone":

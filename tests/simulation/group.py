@@ -11,13 +11,17 @@ from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import SimLoop
 
 REBALANCE_TIMEOUT_S = 90.0
+UNKNOWN_MEMBER = -1
 _HEARTBEAT_S = 0.3
 
 Assigned = Callable[[int, list[int]], None]
 
 
 class Group:
-    """`assigned` of a member is called with the generation and its partitions, `rebalance` when it has to rejoin."""
+    """`assigned` of a member is called with the generation and its partitions, `rebalance` when it has to rejoin.
+
+    The generation is UNKNOWN_MEMBER when its session expired while it waited for an answer: it has to join again.
+    """
 
     def __init__(self, loop: SimLoop, kafka: MemoryKafka, name: str, partitions: int) -> None:
         self.name = name
@@ -37,7 +41,8 @@ class Group:
     def leave(self, member: str) -> None:
         """It left, or its session has expired."""
         if self._members.pop(member, None) is not None:
-            self._waiting.pop(member, None)
+            if (assigned := self._waiting.pop(member, None)) is not None:
+                self._loop.outside(_HEARTBEAT_S, assigned, UNKNOWN_MEMBER, [])
             self.rebalance()
 
     def knows(self, member: str) -> bool:

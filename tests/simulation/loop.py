@@ -46,12 +46,16 @@ class StepLimit(Exception):
 class SimLoop(asyncio.BaseEventLoop):
     """Runs until nothing is left to do. `shuffle`: how often (0 to 1) a turn goes to another ready callback."""
 
+    _ready: deque[Any]  # of BaseEventLoop, whose stubs keep them to themselves
+    _scheduled: list[Any]
+
     def __init__(self, rng: Random, shuffle: float = 0.0, max_steps: int = 200_000) -> None:
         super().__init__()
         self._now_s = 0.0
         self._rng = rng
         self._shuffle = shuffle
         self._outside = contextvars.Context()
+        self._tasks: list[asyncio.Task[Any]] = []
         self._left = max_steps
         self.before_step: Callable[[Process], None] | None = None
         self.errors: list[str] = []
@@ -64,6 +68,11 @@ class SimLoop(asyncio.BaseEventLoop):
     def outside(self, delay_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
         """Something that happens in the world: no crash of a process takes it back."""
         return self.call_at(self._now_s + delay_s, callback, *args, context=self._outside)
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
+        task = super().create_task(coro, name=name, context=context)
+        self._tasks.append(task)
+        return task
 
     def spawn(self, process: Process, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a process."""
@@ -87,10 +96,12 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def end(self) -> None:
         """Take apart what is left, in silence: unfinished tasks of dead processes above all."""
-        for task in asyncio.all_tasks(self):
+        for task in self._tasks:
+            if task.done():
+                continue
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # as BaseEventLoop itself does
             with contextlib.suppress(RuntimeError, KeyError, ValueError, asyncio.InvalidStateError):
-                task.get_coro().close()  # type: ignore[union-attr]  # a task's coroutine is one here
+                task.get_coro().close()
         self._ready.clear()
         self._scheduled.clear()
         self.close()

@@ -6,65 +6,88 @@ led to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
 import msgspec
 
 from stream_app import line as line_module
-from stream_app.core import budget, delivery, lane, rate, story
+from stream_app.core import breaker, budget, delivery, lane, rate, story
+from stream_app.core.case import Case
 from stream_app.core.delivery import Delivery, Verdict
-from stream_app.core.envelope import Envelope
+from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.lane import Entry, Report
 from stream_app.core.messages import Status
 from stream_app.core.outcome import Outcome as PostOutcome
 from stream_app.core.outcome import Refused
-from stream_app.core.record import Record
+from stream_app.core.record import Record, Taken
 from stream_app.core.replay import ReplayPolicy
-from stream_app.core.story import Case, Step, Story
+from stream_app.core.story import Step, Story
 from stream_app.line import Line
-from stream_app.partition import desk, gate, prefix
 from stream_app.partition.committer import Committer
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
+from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
+from tests.simulation.campaign import counted, run
 from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.schedule import Schedule
+from tests.simulation.schedule import Schedule, bases, drawn
 from tests.simulation.world import Outcome, simulate
 
 Patch = AbstractContextManager[Any]
-MUTANTS: Final[dict[str, Callable[[], Patch]]] = {}
+Make = Callable[[], Patch]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`hunt`: the family of schedules that such a mistake shows in; drawn ones where nearly any will do."""
+
+    make: Make
+    hunt: Callable[[], Iterable[Schedule]]
+
+
+MUTANTS: Final[dict[str, Mutant]] = {}
 
 
 def run_mutant(name: str, schedule: Schedule, trace: bool = False) -> Outcome:
     """The schedule on the broken line."""
-    with MUTANTS[name]():
+    with MUTANTS[name].make():
         return simulate(schedule, trace)
 
 
-def caught_by(name: str, schedules: Iterator[Schedule]) -> tuple[Schedule, str] | None:
-    """The first schedule that finds the mutant out, and the promise that it breaks."""
-    with MUTANTS[name]():
-        for schedule in schedules:
-            outcome = simulate(schedule)
-            if outcome.problems:
-                return schedule, outcome.problems[0]
-    return None
+def caught(name: str) -> tuple[str, str] | None:
+    """The first schedule of its family that finds the mutant out, and the promise that it breaks."""
+    hunt = list(MUTANTS[name].hunt())
+    with MUTANTS[name].make():
+        return next(iter(run(hunt, first_only=True)), None)
 
 
-def mutant(make: Callable[[], Patch]) -> Callable[[], Patch]:
-    MUTANTS[make.__name__] = make
-    return make
+def mutant(hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(600))) -> Callable[[Make], Make]:
+    def register(make: Make) -> Make:
+        MUTANTS[make.__name__] = Mutant(make, hunt)
+        return make
+
+    return register
+
+
+def _family(base: str, kind: str) -> Callable[[], Iterable[Schedule]]:
+    """The counted schedules of one base and one kind of fault."""
+    return lambda: (schedule for schedule in counted(base) if f"/{kind}@" in schedule.name)
+
+
+def _shuffled() -> Iterable[Schedule]:
+    return (replace(drawn(seed), shuffle=0.5) for seed in range(600))
 
 
 # ------------------------------------------------------------------------------------------- the order of things
 
 
-@mutant
+@mutant()
 def ack_before_the_commit() -> Patch:
     async def commit(self: Partition, step: Step) -> None:
         self._submit(step)
@@ -72,7 +95,7 @@ def ack_before_the_commit() -> Patch:
     return patch.object(Partition, "commit", commit)
 
 
-@mutant
+@mutant()
 def no_write_ahead() -> Patch:
     def write_ahead(self: Line, told: Story, entry: Entry) -> Step:
         told.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
@@ -81,7 +104,7 @@ def no_write_ahead() -> Patch:
     return patch.object(Line, "_write_ahead", write_ahead)
 
 
-@mutant
+@mutant()
 def post_before_the_commit() -> Patch:
     real = Gate.admit
 
@@ -99,7 +122,7 @@ def post_before_the_commit() -> Patch:
     return patch.object(Gate, "admit", admit)
 
 
-@mutant
+@mutant()
 def ack_out_of_order() -> Patch:
     async def finish(self: Prefix, walk: Walk) -> None:
         await self._inlet.ack(walk.taken)
@@ -107,7 +130,7 @@ def ack_out_of_order() -> Patch:
     return patch.object(Prefix, "finish", finish)
 
 
-@mutant
+@mutant(_shuffled)
 def acks_overtake_each_other() -> Patch:
     async def finish(self: Prefix, walk: Walk) -> None:
         walk.finished = True
@@ -117,10 +140,10 @@ def acks_overtake_each_other() -> Patch:
         while self._walks and self._walks[0].finished:
             await self._inlet.ack(self._walks.popleft().taken)
 
-    return patch.object(prefix.Prefix, "finish", finish)
+    return patch.object(Prefix, "finish", finish)
 
 
-@mutant
+@mutant()
 def given_up_is_acked() -> Patch:
     def give_up(self: Prefix, walk: Walk) -> None:
         walk.finished = True
@@ -132,7 +155,7 @@ def given_up_is_acked() -> Patch:
 # ------------------------------------------------------------------------------------------------------ ownership
 
 
-@mutant
+@mutant()
 def no_fence() -> Patch:
     def fence(self: MemoryLedger) -> int:
         return max(1, self._kafka._producers[self.transactional_id].epoch)
@@ -145,7 +168,7 @@ def no_fence() -> Patch:
     return patch.object(MemoryLedger, "_fence", first_only)
 
 
-@mutant
+@mutant(_family("refused", "freeze"))
 def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger) -> dict[bytes, bytes]:
         try:
@@ -158,7 +181,7 @@ def read_before_fence() -> Patch:
     return patch.object(MemoryLedger, "take_over", take_over)
 
 
-@mutant
+@mutant()
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
     async def alone(self: Partition, walk: Walk, keys: tuple[bytes, ...]) -> Any:
@@ -167,7 +190,7 @@ def own_sending_taken_for_a_predecessors() -> Patch:
     return patch.object(Partition, "alone", alone)
 
 
-@mutant
+@mutant()
 def memory_kept_after_an_aborted_commit() -> Patch:
     def load(self: Partition, rows: dict[bytes, bytes]) -> None:
         if not self._rows:
@@ -177,14 +200,14 @@ def memory_kept_after_an_aborted_commit() -> Patch:
     return patch.object(Partition, "_load", load)
 
 
-@mutant
+@mutant(_family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
     async def confirm(self: Partition, key: bytes) -> None: ...
 
     return patch.object(Partition, "confirm", confirm)
 
 
-@mutant
+@mutant()
 def sends_whenever_it_wakes_up() -> Patch:
     async def post(self: Line, case: Case, entry: Entry) -> PostOutcome:
         return await self._clay.send(case.destination.alias, entry.webhook_id, case.body)
@@ -202,7 +225,7 @@ def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> 
     return patch.object(line_module, "judge", judge)
 
 
-@mutant
+@mutant()
 def a_state_moves_back() -> Patch:
     def unguarded(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
         return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=now_ms, **changes)
@@ -215,12 +238,12 @@ def a_state_moves_back() -> Patch:
     return stack
 
 
-@mutant
+@mutant()
 def uncertain_is_sent_again() -> Patch:
     return _judged(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict)
 
 
-@mutant
+@mutant()
 def any_copy_ends_the_grace() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "send_uncertain" and row.origin == envelope.origin
@@ -229,7 +252,7 @@ def any_copy_ends_the_grace() -> Patch:
     return _judged(change)
 
 
-@mutant
+@mutant()
 def any_copy_of_a_dead_letter_counts() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
@@ -238,7 +261,7 @@ def any_copy_of_a_dead_letter_counts() -> Patch:
     return _judged(change)
 
 
-@mutant
+@mutant()
 def replay_count_not_checked() -> Patch:
     real = Line.__init__
 
@@ -248,7 +271,7 @@ def replay_count_not_checked() -> Patch:
     return patch.object(Line, "__init__", init)
 
 
-@mutant
+@mutant()
 def mark_row_missing() -> Patch:
     def unmarked(*args: Any) -> Step:
         step = story.brief(*args)
@@ -257,7 +280,7 @@ def mark_row_missing() -> Patch:
     return patch.object(line_module, "brief", unmarked)
 
 
-@mutant
+@mutant(_family("replaced", "freeze"))
 def mark_of_a_replaced_story_missing() -> Patch:
     def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None) -> Story:
         return Story(plan, case, row)
@@ -265,25 +288,43 @@ def mark_of_a_replaced_story_missing() -> Patch:
     return patch.object(line_module, "Story", plain)
 
 
-@mutant
+@mutant()
 def marks_are_dropped_too_early() -> Patch:
-    real = Partition._passed_marks
-
-    def passed(self: Partition) -> list[bytes]:
-        gone = [key for key in self._rows if key.startswith(b"o/")]
-        for key in gone[:-1]:
-            del self._rows[key]
-        return gone[:-1] or real(self)
-
-    return patch.object(Partition, "_passed_marks", passed)
+    return patch.object(Partition, "_committed", lambda self, topic: 1_000_000)
 
 
-@mutant
+@mutant(_family("outlived", "rebalance"))
+def marks_are_asked_for_before_waiting() -> Patch:
+    early: dict[str, bytes | None] = {}
+    real = Line.take
+
+    async def take(self: Line, walk: Walk) -> None:
+        early[walk.taken.place] = self._desk.marked(walk.taken.place, read_envelope(walk.taken).origin)
+        await real(self, walk)
+
+    async def is_concluded(self: Line, taken: Taken, envelope: Envelope) -> bool:
+        mark = early[taken.place]
+        if mark is not None:
+            await self._desk.confirm(mark)
+        return mark is not None
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(Line, "take", take))
+    stack.enter_context(patch.object(Line, "_is_concluded", is_concluded))
+    return stack
+
+
+@mutant(_family("late", "freeze"))
+def dropped_marks_are_asked_for_again() -> Patch:
+    return patch.object(Marks, "is_passed", lambda self, taken: False)
+
+
+@mutant()
 def person_not_looked_up() -> Patch:
     return patch.object(Partition, "alias", lambda self, key: None)
 
 
-@mutant
+@mutant(bases)
 def person_known_only_once_sent() -> Patch:
     real = Story.step
 
@@ -298,9 +339,9 @@ def person_known_only_once_sent() -> Patch:
 # ---------------------------------------------------------------------------------------------- money and the lane
 
 
-@mutant
+@mutant()
 def refund_twice() -> Patch:
-    real = desk.settle
+    real = lane.settle
 
     def settle(policy: Any, state: Any, entry: Entry, outcome: PostOutcome | None, *rest: Any) -> tuple[Any, Report]:
         settled, report = real(policy, state, entry, outcome, *rest)
@@ -309,15 +350,15 @@ def refund_twice() -> Patch:
             settled = msgspec.structs.replace(settled, budget=refunded)
         return settled, report
 
-    return patch.object(desk, "settle", settle)
+    return patch("stream_app.partition.desk.settle", settle)
 
 
-@mutant
+@mutant()
 def parked_costs_nothing() -> Patch:
     return patch.object(Partition, "charge", lambda self, workspace, reservation: None)
 
 
-@mutant
+@mutant()
 def lanes_not_in_the_same_transaction() -> Patch:
     real = Committer._take
 
@@ -333,39 +374,38 @@ def lanes_not_in_the_same_transaction() -> Patch:
     return patch.object(Committer, "_take", take)
 
 
-@mutant
+@mutant()
 def retry_after_ignored() -> Patch:
     def on_429(policy: Any, state: Any, *rest: Any) -> Any:
         return state
 
-    return patch.object(lane.rate, "on_429", on_429)
+    return patch.object(rate, "on_429", on_429)
 
 
-@mutant
+@mutant(_family("refused", "refused"))
 def retry_after_forgotten_with_memory() -> Patch:
-    real = desk.take_over
-    return patch.object(desk, "take_over", lambda state, now_ms, heard=None: real(state, now_ms))
+    return patch("stream_app.partition.desk.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms))
 
 
-@mutant
+@mutant()
 def tokens_kept_at_take_over() -> Patch:
     def full(state: rate.Rate, now_ms: int) -> rate.Rate:
         return msgspec.structs.replace(state, tokens=10.0, at_ms=now_ms)
 
-    return patch.object(lane.rate, "empty_after_takeover", full)
+    return patch.object(rate, "empty_after_takeover", full)
 
 
-@mutant
+@mutant()
 def open_breaker_lets_through() -> Patch:
-    real = lane.breaker.permit
+    real = breaker.permit
 
     def permit(policy: Any, state: Any, now_ms: int) -> Any:
         return real(policy, state, state.until_ms if state.phase == "open" else now_ms)
 
-    return patch.object(lane.breaker, "permit", permit)
+    return patch.object(breaker, "permit", permit)
 
 
-@mutant
+@mutant()
 def not_after_ignored() -> Patch:
     real = Gate.admit
 
@@ -375,7 +415,7 @@ def not_after_ignored() -> Patch:
     return patch.object(Gate, "admit", admit)
 
 
-@mutant
+@mutant()
 def no_letter_with_the_last_failure() -> Patch:
     real = Story.step
 
@@ -388,7 +428,7 @@ def no_letter_with_the_last_failure() -> Patch:
 # --------------------------------------------------------------------------------------------------------- waiting
 
 
-@mutant
+@mutant(_family("crowd", "rebalance"))
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: Partition) -> None:
         for walk, kept in list(self._walks.items()):
@@ -400,7 +440,6 @@ def given_up_makes_no_room() -> Patch:
     return patch.object(Partition, "_give_up_idle", give_up_idle)
 
 
-@mutant
+@mutant()
 def held_leads_are_kept_at_a_rebalance() -> Patch:
-    return patch.object(gate.Gate, "give_up", lambda self, suspended: None)
-
+    return patch.object(Gate, "give_up", lambda self, suspended: None)

@@ -60,6 +60,4 @@ class Replayer:
 
     def _publish(self, taken: Taken, back: Envelope) -> None:
         self._say(f"replay: {back.origin}#{back.seq} comes back ({back.way})")
-        self._kafka.produce(
-            taken.partition, Record(self._plan.topics.retry, taken.key, taken.value, back.to_headers())
-        )
+        self._kafka.produce(taken.partition, Record(self._plan.topics.retry, taken.key, taken.value, back.to_headers()))

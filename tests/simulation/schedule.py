@@ -269,8 +269,48 @@ _BASES: Final = (
     Schedule(
         "held",
         setup=Setup(hold="degrade", shared=True, trips_after=1),
-        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "gamma", "b", "p2")),
+        arrivals=(
+            Arrival(0.0, "acme", "z", "p0"),
+            Arrival(0.4, "acme", "a", "p1"),
+            Arrival(0.4, "gamma", "other", "p1"),
+            Arrival(0.6, "acme", "other", "p1"),
+        ),
         fates=("busy", "lost_before"),
+    ),
+    Schedule(
+        "crowd",
+        setup=Setup(max_in_flight=1),
+        arrivals=tuple(Arrival(0.5, "acme", "a", "p1") for _ in range(5)),
+        fates=("slow",),
+        losses=tuple((number, "lost") for number in range(8, 14)),
+    ),
+    Schedule(
+        "late",
+        arrivals=(Arrival(0.5, "acme", "a", "p1"), Arrival(0.5, "acme", "a", "p1")),
+        losses=((8, "refused"),),
+    ),
+)
+
+
+_RARE: Final = (
+    Schedule(
+        # Two stories end and their rows are taken by the next one, while their records are not acked yet.
+        "replaced",
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", away=True, not_after_s=0.01),
+            Arrival(0.1, "acme", "a", "p1", not_after_s=-1.0),
+            Arrival(0.2, "acme", "a", "p1"),
+        ),
+    ),
+    Schedule(
+        # An ended story's record comes again and has to wait, for the very lead that takes its row meanwhile.
+        "outlived",
+        arrivals=(
+            Arrival(0.0, "acme", "x", "p2", topic="bulk", not_after_s=20.0),
+            Arrival(0.1, "acme", "a", "p1", topic="bulk", not_after_s=-1.0),
+            Arrival(4.5, "acme", "a", "p1"),
+        ),
+        fates=("limited", "limited", "limited"),
     ),
 )
 
@@ -278,6 +318,11 @@ _BASES: Final = (
 def bases() -> list[Schedule]:
     """The small schedules without faults, in each of which every await is to be broken once."""
     return list(_BASES)
+
+
+def rare() -> list[Schedule]:
+    """The same for what hardly ever happens: to be asked for by name."""
+    return list(_RARE)
 
 
 def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
@@ -296,7 +341,9 @@ def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
             found.append(
                 replace(base, name=f"{base.name}/{fault}{how}", faults=(fault,), **changes)  # type: ignore[arg-type]  # mixed values
             )
-    for number in range(requests):
-        for loss in _LOSSES:
-            found.append(replace(base, name=f"{base.name}/{loss}@{number}", losses=((number, loss),)))
+    found.extend(
+        replace(base, name=f"{base.name}/{loss}@{number}", losses=(*base.losses, (number, loss)))
+        for number in range(requests)
+        for loss in _LOSSES
+    )
     return found

@@ -18,12 +18,13 @@ from stream_app.partition.desk import Partition
 from stream_app.partition.walk import Source
 from tests.simulation.clay import FakeClay
 from tests.simulation.client import MemoryInlet, MemoryLedger, NoAnswer
-from tests.simulation.group import REBALANCE_TIMEOUT_S, Group
+from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
 
 T = TypeVar("T")
 ANSWER_TIMEOUT_S = 3.0
+HEARTBEAT_HOLDS_S = 5.0  # less than a session
 SERVE_ENDS_S = 200.0
 
 
@@ -162,6 +163,8 @@ class Worker:
     async def _main(self) -> None:
         while not self.stopping:
             generation, mine = await self._join()
+            if generation == UNKNOWN_MEMBER:
+                continue
             await self._assigned(generation, mine)
             await self._rebalance.wait()
             self._rebalance.clear()
@@ -209,6 +212,7 @@ class Worker:
             SimClock(world.now_ms, self._rng),
             Observer(lambda text: world.say(self.process, text)),
             self._alarm,
+            self._still_member,
             world.gather_s,
         )
         while True:
@@ -219,6 +223,15 @@ class Worker:
             else:
                 world.say(self.process, f"has taken over partition {number}")
                 return partition
+
+    async def _still_member(self) -> float:
+        while True:
+            try:
+                if await self._link.ask("heartbeat", lambda: self._world.group.knows(self.member)):
+                    return HEARTBEAT_HOLDS_S
+            except NoAnswer:
+                pass
+            await asyncio.sleep(0.5)
 
     async def _give_up(self) -> None:
         self._world.say(self.process, "gives its partitions up")

@@ -129,9 +129,9 @@ async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
     assert len(seen) == deliveries + 1
 
 
-@pytest.mark.parametrize(("build", "all_came"), [(stock, False), (ours, True)])
+@pytest.mark.parametrize(("build", "rebalances", "all_came"), [(stock, 40, False), (ours, 8, True)])
 async def test_a_rebalance_before_the_first_commit_loses_what_was_fetched(
-    kafka: LocalKafka, namespace: str, topics: None, build: Build, all_came: bool
+    kafka: LocalKafka, namespace: str, topics: None, build: Build, rebalances: int, all_came: bool
 ) -> None:
     """Ten events are given up before each rebalance, so they must come again after it.
 
@@ -139,7 +139,6 @@ async def test_a_rebalance_before_the_first_commit_loses_what_was_fetched(
     seek_to_committed leaves the position of a partition that has no commit.
     """
     seen: list[int] = []
-    rebalances = 8
 
     async def work(offset: int, ack: Ack) -> None:
         seen.append(offset)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-_REFUSALS = frozenset({"422", "503"})
+_REFUSALS: Final = frozenset({"422", "429", "503"})
+"""Answers after which a lead is provably not there (clay-facts)."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """The ledger's side. A lead is named by its id.
 
     posts         requests that Clay got. accepted: leads that it took.
-    doubles       leads that Clay took twice, or was asked for again although the first POST was not refused.
+    doubles       leads that were POSTed again although an earlier POST was not refused.
     missing       leads that the system says are accepted and Clay never got.
     unknown       leads that Clay took and the system neither calls accepted nor has parked as uncertain.
     uncertain     leads that were parked because nobody could tell, and that did reach Clay.
@@ -35,20 +35,24 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def compare(requests: Iterable[Mapping[str, Any]], accepted: Collection[str], parked: Collection[str]) -> Verdict:
-    """The ledger's requests against the leads that the system says are accepted, and those that it has parked."""
+    """The ledger's requests, in order, against the leads that the system says are accepted, and those it has parked."""
     posts = 0
-    taken: Counter[str] = Counter()
-    not_refused: Counter[str] = Counter()
+    maybe_there: set[str] = set()
+    there: set[str] = set()
+    doubles: set[str] = set()
     for request in requests:
         posts += 1
         lead = str(request["lead_id"])
-        taken[lead] += request["accepted"]
-        not_refused[lead] += str(request["status"]) not in _REFUSALS
-    there = {lead for lead, times in taken.items() if times}
+        if lead in maybe_there:
+            doubles.add(lead)
+        if request["accepted"]:
+            there.add(lead)
+        if str(request["status"]) not in _REFUSALS:
+            maybe_there.add(lead)
     return Verdict(
         posts=posts,
         accepted=len(there),
-        doubles=sorted(lead for lead in taken if taken[lead] > 1 or not_refused[lead] > 1),
+        doubles=sorted(doubles),
         missing=sorted(set(accepted) - there),
         unknown=sorted(there - set(accepted) - set(parked)),
         uncertain=len(there & set(parked)),

@@ -1,0 +1,127 @@
+"""What the books of many leads cost: time a lead, and memory at the peak.
+
+`python -m benchmarks.books [--leads 1000000] [--json]`. The stream is made up in memory, as it stands on Kafka before
+any compaction: for each lead its record, two rows, an alias and three events, and its lane's row now and then. Time is
+of the books alone (reading Kafka comes on top), memory is the resident size of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+import psutil
+from rich.console import Console
+
+from stream_app.core.audit import audit
+from stream_app.core.books import Books, Report, Terms
+from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period, Reservation
+from stream_app.core.delivery import Delivery, delivery_key, lane_key, person_key
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Status, StatusEvent
+from stream_app.core.policy import Destination
+from stream_app.core.record import Taken
+
+PARTITIONS = 8
+NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"
+CREDITS, ACTIONS = 6, 1
+_MOST_LEADS = 5_000_000
+_STEPS: tuple[Status, ...] = ("received", "sending", "accepted")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def stream(partition: int, leads: int) -> Iterator[tuple[bytes, bytes]]:
+    """The rows of a partition: keys and values, as they were written."""
+    name = f"w{partition}"
+    held = Reservation(DAY, MONTH, 20, 5)
+    for number in range(leads):
+        origin, lead_id = f"leads/{partition}/{number}", f"lead-{partition}-{number:08}-0123456789abcdef"
+        key = delivery_key(name, "people", lead_id)
+        row = Delivery(1, "sending", origin, 2, NOW_MS, NOW_MS, "0" * 32, reservation=held, webhook_id="0123456789ab")
+        yield key, _encode(row)
+        yield person_key(name, "people", lead_id), key
+        yield key, _encode(msgspec.structs.replace(row, state="accepted", seq=3, reservation=None, final=True))
+        if number % 10 == 9 or number == leads - 1:
+            spent = Period(DAY, (number + 1) * CREDITS, 0, (number + 1) * ACTIONS, 0)
+            budget = Budget((spent,), (msgspec.structs.replace(spent, id=MONTH),))
+            yield lane_key(name), _encode(Lane(name, partition, budget=budget))
+
+
+def events(partition: int, leads: int) -> Iterator[bytes]:
+    """The events of a partition."""
+    for number in range(leads):
+        origin, lead_id = f"leads/{partition}/{number}", f"lead-{partition}-{number:08}-0123456789abcdef"
+        for seq, status in enumerate(_STEPS, 1):
+            event = StatusEvent(
+                f"{origin}#{seq}", lead_id, status, seq, NOW_MS, origin, f"w{partition}", f"people-{partition}"
+            )
+            yield _encode(event)
+
+
+def measure(leads: int) -> tuple[Report, float, int]:
+    """The closed books, the seconds that they took without the making of the stream, and the resident bytes at most."""
+    rss, most_bytes = psutil.Process().memory_info, 0
+    names = [f"w{number}" for number in range(PARTITIONS)]
+    destinations = {
+        f"people-{n}": Destination(f"people-{n}", name, (), callbacks=False, estimate=Cost(CREDITS, ACTIONS))
+        for n, name in enumerate(names)
+    }
+    books = Books(Terms(dict.fromkeys(names, BudgetPolicy()), destinations, 30 * 86_400_000))
+    each, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
+    for partition in range(PARTITIONS):
+        rows = books.rows_of(partition, exact=True, kept=True)
+        for key, value in stream(partition, each):
+            began = clock()
+            rows.add(key, value)
+            seconds += clock() - began
+        most_bytes = max(most_bytes, rss().rss)  # what is kept by key is given up with the partition
+        rows.close()
+        for raw in events(partition, each):
+            began = clock()
+            books.event(partition, raw, "")
+            seconds += clock() - began
+        for number in range(each):
+            taken = Taken("leads", partition, number, None, None)
+            began = clock()
+            books.record(taken, passed=True, lead_topic=True)
+            seconds += clock() - began
+        books.begins("leads", partition, 0)
+    began = clock()
+    report = audit(books, NOW_MS)
+    return report, seconds + clock() - began, max(most_bytes, rss().rss)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--leads", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if not PARTITIONS <= args.leads <= _MOST_LEADS:
+        parser.error(f"--leads: from {PARTITIONS} to {_MOST_LEADS}")
+    before = psutil.Process().memory_info().rss
+    report, seconds, most_bytes = measure(args.leads)
+    figures = {
+        "leads": report.records,
+        "balanced": report.balanced,
+        "us_per_lead": round(seconds * 1e6 / report.records, 2),
+        "rss_at_start_mb": round(before / 2**20, 1),
+        "rss_at_peak_mb": round(most_bytes / 2**20, 1),
+        "bytes_per_lead": round((most_bytes - before) / report.records),
+    }
+    if args.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        for name, figure in figures.items():
+            Console().print(f"{name:16} {figure}")
+        for problem in report.problems:
+            Console(stderr=True).print(f"{problem.place}: {problem.what}")
+    return 0 if report.balanced else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

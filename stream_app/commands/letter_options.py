@@ -1,0 +1,108 @@
+"""Options that all commands over dead letters share: which topic, which letters, and the progress of reading them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from stream_app.commands.base import say
+
+if TYPE_CHECKING:
+    from stream_app.core.letters import Filter
+
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_SAY_EVERY_S: Final = 5.0
+
+
+def add_filter_options(parser: argparse.ArgumentParser) -> None:
+    """Which letters; each option narrows, one that is repeated widens."""
+    which = parser.add_argument_group("which letters (all of them together; each may be repeated)")
+    which.add_argument("--reason", action="append", default=[], help="such as http_503 or not_json")
+    which.add_argument("--status", action="append", default=[], type=int, metavar="CODE", help="Clay's HTTP status")
+    which.add_argument("--destination", action="append", default=[], metavar="ALIAS")
+    which.add_argument("--workspace", action="append", default=[], metavar="NAME")
+    which.add_argument("--lead", action="append", default=[], metavar="LEAD_ID")
+    which.add_argument(
+        "--disposition",
+        action="append",
+        default=[],
+        choices=("failed", "poison", "policy", "foreign", "deferred"),
+        help="poison, policy and foreign letters go only when asked for",
+    )
+    which.add_argument("--since", type=when_ms, metavar="TIME", help="written at or after, e.g. 2026-11-24T08:00 (UTC)")
+    which.add_argument("--until", type=when_ms, metavar="TIME", help="written before")
+    which.add_argument("--older-than", type=duration_s, metavar="AGE", help="such as 30m, 2h or 7d")
+
+
+def filter_of(args: argparse.Namespace) -> Filter:
+    """The filter that the options say."""
+    from stream_app.core.letters import Filter
+
+    ends = [end for end in (args.until, _ago_ms(args.older_than)) if end is not None]
+    return Filter(
+        reasons=frozenset(args.reason),
+        statuses=frozenset(args.status),
+        destinations=frozenset(args.destination),
+        workspaces=frozenset(args.workspace),
+        leads=frozenset(args.lead),
+        kinds=frozenset(args.disposition),
+        since_ms=args.since,
+        until_ms=min(ends, default=None),
+    )
+
+
+def when_ms(text: str) -> int:
+    """A time as epoch ms; one without a zone is UTC, as in Kafka's tools."""
+    from datetime import UTC, datetime
+
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-11-24T08:00") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def duration_s(text: str) -> int:
+    """A duration as seconds."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 30m, 2h or 7d")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def iso(at_ms: int) -> str:
+    """Epoch ms for people, in UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+@contextmanager
+def reading(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Offsets read and to read: a bar on a terminal; elsewhere a line now and then, when it takes long."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said_s = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal said_s
+            if time.monotonic() - said_s >= _SAY_EVERY_S:
+                said_s = time.monotonic()
+                say(f"{what}: {done} of {total} offsets")
+
+        yield show
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _ago_ms(age_s: int | None) -> int | None:
+    return None if age_s is None else int((time.time() - age_s) * 1000)

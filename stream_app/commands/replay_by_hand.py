@@ -1,0 +1,333 @@
+"""`stream-app replay plan | rewind | select | redrive | pause | resume`: priced first, then done."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from stream_app.commands.base import NO, OK, Run, say, settings_of, tell, tell_json
+from stream_app.commands.letter_options import add_filter_options, filter_of, iso, reading, when_ms
+
+if TYPE_CHECKING:
+    from stream_app.core.pricing import PricedPlan
+    from stream_app.core.record import Taken
+    from stream_app.replays.send import Mend, Sent
+    from stream_app.replays.survey import Chosen
+    from stream_app.replays.transform import Transform
+    from stream_app.settings import Settings
+
+_SHOWN: Final = 3
+
+
+def add_actions(replay: argparse.ArgumentParser) -> None:
+    """The actions of `stream-app replay`."""
+    actions = replay.add_subparsers(dest="action", metavar="ACTION", title="actions")
+
+    def action(name: str, run: Run, says: str, example: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = actions.add_parser(
+            name,
+            help=says,
+            description=says,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        # Also allowed before the action, and not to be reset by it.
+        parser.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="configuration")
+        parser.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout"
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    plan = action(
+        "plan",
+        run_plan,
+        "Say how many letters would go, by cause, what they cost against what is left, and how long it takes.",
+        "stream-app replay plan --status 503 --destination people",
+    )
+    select = action(
+        "select",
+        run_select,
+        "Send letters back to leads.retry, each once, with a fresh set of replays; priced and confirmed first.",
+        "stream-app replay select --reason http_503 --limit 1000 --rate 4",
+    )
+    redrive = action(
+        "redrive",
+        run_select,
+        "Send parked leads back after a fix, mended by a JSON Patch or under other field names if need be.",
+        "stream-app replay redrive --disposition poison --from dlq --map email=mail",
+    )
+    for parser, source in ((plan, "dlq"), (select, "dlq"), (redrive, "parked")):
+        add_filter_options(parser)
+        parser.add_argument("--from", dest="source", choices=("dlq", "parked"), default=source, help="(%(default)s)")
+        parser.add_argument("--limit", type=int, metavar="N", help="no more than so many")
+        parser.add_argument(
+            "--uncertain", action="store_true", help="also those that may have reached Clay: they may be paid twice"
+        )
+    for parser in (select, redrive):
+        parser.add_argument("--rate", type=float, metavar="PER_S", help="letters a second and workspace")
+        parser.add_argument("--yes", action="store_true", help="do it without asking")
+        parser.add_argument("--over-budget", action="store_true", help="although it costs more than what is left")
+        parser.set_defaults(patch=None, map=[], value=False)
+    redrive.add_argument("--patch", type=Path, metavar="FILE", help="a JSON Patch (RFC 6902) for each lead")
+    redrive.add_argument("--map", action="append", default=[], metavar="NEW=OLD", help="a field under another name")
+    redrive.add_argument("--value", action="store_true", help="show values in the diff: they are personal data")
+    rewind = action(
+        "rewind",
+        run_rewind,
+        "Set the replay group back on leads.dlq, as Kafka's own tool does. Only while no `stream-app replay` runs: "
+        "Kafka refuses it otherwise.",
+        "stream-app replay rewind --to-datetime 2026-11-24T08:00 --dry-run",
+    )
+    to = rewind.add_mutually_exclusive_group(required=True)
+    to.add_argument("--to-earliest", action="store_true", help="from the first letter that is kept")
+    to.add_argument("--to-datetime", type=when_ms, metavar="TIME", help="from this time on (UTC)")
+    to.add_argument("--to-offset", type=int, metavar="N", help="from this offset on")
+    rewind.add_argument("--partition", type=int, metavar="P", help="only this one")
+    rewind.add_argument("--dry-run", action="store_true", help="only say what would happen")
+    pause = action(
+        "pause",
+        run_pause,
+        "Stop all replays, whatever process brings them, until `resume`.",
+        'stream-app replay pause --why "table is being rebuilt"',
+    )
+    pause.add_argument("--why", default="", help="for those who wonder")
+    action("resume", run_pause, "Let replays go on after `pause`.", "stream-app replay resume")
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    import asyncio
+
+    settings = settings_of(args, clay=False)
+    plan, _ = asyncio.run(_survey(args, settings))
+    _show(args, plan)
+    return OK if plan.go else NO
+
+
+def run_select(args: argparse.Namespace) -> int:
+    import asyncio
+
+    return asyncio.run(_select(args, settings_of(args, clay=False)))
+
+
+async def _select(args: argparse.Namespace, settings: Settings) -> int:
+    from stream_app.core.errors import SettingsError
+    from stream_app.replays.send import Operator
+
+    if args.rate is not None and args.rate <= 0:
+        raise SettingsError(["--rate: must be above 0"])
+    transform = _transform(args)
+    async with Operator(settings, args.rate) as operator:
+        plan, chosen = await _survey(args, settings)
+        if not args.json:
+            _show(args, plan)
+        if not plan.go:
+            return _nothing(args)
+        dear = [each for each in plan.prices if not each.fits]
+        if dear and not args.over_budget:
+            for each in dear:
+                say(
+                    f"{each.destination}: {each.leads} leads cost about {each.credits} credits and {each.actions} "
+                    f"actions, there are {_left(each.credits_left)} and {_left(each.actions_left)}: use --limit, or "
+                    "--over-budget to let the rest wait for the next budget"
+                )
+            return NO
+        mend = await _mend(args, settings, transform, chosen)
+        if not args.yes and not _confirmed(f"send {plan.go} letters back"):
+            return NO
+        sent = await _send(args, settings, operator, chosen, mend)
+    if args.json:
+        tell_json({"sent": sent.letters, "refused": sent.refused})
+    else:
+        for place, why in list(sent.refused.items())[:20]:
+            say(f"{place} did not go: {why}")
+        tell(f"{sent.letters} letters were sent back, {len(sent.refused)} refused")
+    return NO if sent.refused else OK
+
+
+async def _send(args: argparse.Namespace, settings: Settings, operator: object, chosen: Chosen, mend: Mend) -> Sent:
+    import asyncio
+
+    from stream_app.replays.send import Operator, Sent, letters_at
+    from stream_app.replays.survey import reader_of, topic_of
+
+    assert isinstance(operator, Operator)
+    last = Sent()
+
+    def note(sent: Sent) -> None:
+        nonlocal last
+        last = sent
+
+    with reading("sending back") as progress:
+        async with reader_of(settings, progress) as reader:
+            letters = letters_at(reader, topic_of(settings, args.source), chosen)
+            try:
+                return await operator.send(letters, note, mend)
+            except asyncio.CancelledError:
+                say(f"interrupted after {last.letters}: run the same again to go on, nothing goes twice")
+                raise
+
+
+async def _survey(args: argparse.Namespace, settings: Settings) -> tuple[PricedPlan, Chosen]:
+    from stream_app.replays.survey import survey
+
+    with reading("reading letters and rows") as progress:
+        return await survey(
+            settings, args.source, filter_of(args), progress, uncertain=args.uncertain, limit=args.limit
+        )
+
+
+def _transform(args: argparse.Namespace) -> Transform | None:
+    from stream_app.core.errors import SettingsError
+    from stream_app.replays.transform import from_mapping, from_patch
+
+    if args.patch and args.map:
+        raise SettingsError(["--patch and --map: one of them"])
+    if args.patch:
+        return from_patch(args.patch)
+    pairs = [pair.partition("=") for pair in args.map]
+    if not all(new and old for new, _, old in pairs):
+        raise SettingsError(["--map needs NEW=OLD, such as --map email=mail"])
+    return from_mapping({new: old for new, _, old in pairs}) if pairs else None
+
+
+async def _mend(args: argparse.Namespace, settings: Settings, transform: Transform | None, chosen: Chosen) -> Mend:
+    """How each letter is mended; the first few are shown, and what cannot be mended is said before anything goes."""
+    from stream_app.replays.send import as_it_is, letters_at
+    from stream_app.replays.survey import reader_of, topic_of
+    from stream_app.replays.transform import CannotMend, changes, transformed
+
+    if transform is None:
+        return as_it_is
+
+    def mend(letter: Taken, same_lead: bool) -> bytes:
+        return transformed(transform, letter.value, letter.key, same_lead=same_lead)
+
+    shown = bad = 0
+    async with reader_of(settings, lambda done, total: None) as reader:
+        async for letter in letters_at(reader, topic_of(settings, args.source), chosen):
+            try:
+                mended = mend(letter, letter.header("disposition") == "failed")
+            except CannotMend as error:
+                bad += 1
+                if bad <= _SHOWN:
+                    say(f"{letter.place} will not go: {error}")
+                continue
+            if shown < _SHOWN:
+                shown += 1
+                say(f"{letter.place}:")
+                for line in changes(letter.value, mended, values=args.value):
+                    say(f"  {line}")
+    if bad:
+        say(f"{bad} letters cannot be mended so and will not go")
+    return mend
+
+
+def run_rewind(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.core.letters import Filter
+    from stream_app.replays.rewind import To, moves, rewind
+    from stream_app.replays.survey import survey
+
+    settings = settings_of(args, clay=False)
+    to = To(time_ms=args.to_datetime, offset=args.to_offset, partition=args.partition)
+
+    async def work() -> int:
+        with reading("reading letters and rows") as progress:
+            planned = await moves(settings, to, progress)
+            ranges = {move.partition: (move.target, move.committed) for move in planned}
+            plan, _ = await survey(settings, "dlq", Filter(), progress, rewind=ranges)
+        if not args.json:
+            for move in planned:
+                tell(f"partition {move.partition}: {move.committed} -> {move.target}")
+        if planned and not args.dry_run:
+            await rewind(settings, planned)
+        if args.json:
+            moved = [{"partition": m.partition, "from": m.committed, "to": m.target} for m in planned]
+            tell_json({"moves": moved, "done": bool(planned) and not args.dry_run, "plan": _document(plan)})
+        else:
+            _show(args, plan)
+            tell(_said(bool(planned), args.dry_run))
+        return OK if planned else NO
+
+    return asyncio.run(work())
+
+
+def _said(planned: bool, dry_run: bool) -> str:
+    if not planned:
+        return "nothing to rewind: the group stands there, or before it, already"
+    if dry_run:
+        return "a dry run: nothing was changed"
+    return "done: the next `stream-app replay` begins a new epoch from there"
+
+
+def run_pause(args: argparse.Namespace) -> int:
+    import asyncio
+    import getpass
+    import time
+
+    from stream_app.app import set_replay_pause
+
+    settings = settings_of(args, clay=False)
+    pausing = args.action == "pause"
+    who = getpass.getuser()
+    at_ms = time.time_ns() // 1_000_000 if pausing else 0
+    before = asyncio.run(set_replay_pause(settings, who if pausing else None, args.why if pausing else "", at_ms))
+    if args.json:
+        tell_json({"paused": pausing, "was_paused_by": before.by if before else None})
+    else:
+        was = (
+            f" (paused by {before.by} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
+            if before
+            else ""
+        )
+        tell(f"replays are paused until `stream-app replay resume`{was}" if pausing else f"replays go on{was}")
+    return OK
+
+
+def _show(args: argparse.Namespace, plan: PricedPlan) -> None:
+    from stream_app.core.pricing import MEANING
+
+    if args.json:
+        tell_json(_document(plan))
+        return
+    tell(f"{plan.letters} letters match")
+    for end, count in plan.fates.most_common():
+        tell(f"  {count} {MEANING[end]}")
+    for cause, count in plan.causes.most_common(20):
+        tell(f"  of those that would go, {count}: {cause}")
+    for each in plan.prices:
+        tell(
+            f"{each.destination or 'no destination'} ({each.workspace}): {each.leads} leads, about {each.credits} "
+            f"credits (at most {each.credits_at_most}) of {_left(each.credits_left)}, {each.actions} actions of "
+            f"{_left(each.actions_left)}, about {each.seconds:.0f} s at the lane's rate"
+        )
+
+
+def _document(plan: PricedPlan) -> dict[str, object]:
+    import msgspec
+
+    return {**msgspec.to_builtins(plan), "go": plan.go}
+
+
+def _nothing(args: argparse.Namespace) -> int:
+    if args.json:
+        tell_json({"sent": 0, "refused": {}})
+    else:
+        tell("nothing to send back")
+    return NO
+
+
+def _left(amount: int | None) -> str:
+    return "no limit" if amount is None else f"{amount} left"
+
+
+def _confirmed(what: str) -> bool:
+    if not sys.stdin.isatty():
+        say(f"say --yes to {what} without being asked")
+        return False
+    say(f"{what}? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

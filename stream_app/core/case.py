@@ -1,0 +1,73 @@
+"""The station *identify*: whose lead it is, where it goes, by which row it is known, and what Clay is sent."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from stream_app.core.delivery import delivery_key, person_key
+from stream_app.core.envelope import Envelope
+from stream_app.core.lead import Unreadable, clay_row, identify
+from stream_app.core.messages import Lead
+from stream_app.core.policy import Destination, Plan
+from stream_app.core.record import Taken
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A lead with all that was found out about it before any decision.
+
+    key     of its row; `person` of the alias row of the person it is, None where that must not answer for it.
+    body    what Clay is sent.
+    """
+
+    taken: Taken
+    envelope: Envelope
+    lead: Lead
+    lead_id: str
+    destination: Destination
+    key: bytes
+    person: bytes | None
+    body: bytes
+
+
+def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
+    """The lead with its destination and its identity, or why this configuration knows none for it."""
+    workspace = plan.workspaces.get(lead.workspace or "")
+    if workspace is None:
+        return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive")
+    destination = plan.destinations.get(lead.destination or workspace.default_destination)
+    if destination is None or destination.workspace != workspace.name:
+        return Unreadable("unknown_destination", "its workspace has no such destination: add it, then redrive")
+    who = identify(lead)
+    if who is None:
+        return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
+    row = clay_row(lead.fields, destination.columns, {"lead_id": who.lead_id})
+    if isinstance(row, Unreadable):
+        return row
+    body = _json.encode(row)
+    if len(body) > plan.line.max_payload_bytes:
+        return Unreadable("payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes")
+    if not envelope.trace_id:
+        envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
+    place = (workspace.name, destination.alias)
+    key = delivery_key(*place, who.lead_id)
+    # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
+    return Case(
+        taken=taken,
+        envelope=envelope,
+        lead=lead,
+        lead_id=who.lead_id,
+        destination=destination,
+        key=key + b"!" + envelope.origin.encode() if lead.force else key,
+        person=person_key(*place, who.person) if who.person and not lead.force else None,
+        body=body,
+    )
+
+
+def trace_of(origin: str) -> str:
+    """A W3C trace id for a record that brought none: the same for every copy of it."""
+    return blake2b(origin.encode(), digest_size=16).hexdigest()

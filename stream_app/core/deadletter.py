@@ -1,0 +1,84 @@
+"""A dead letter: what its headers mean, and how other programs name the same things.
+
+Its value is the raw bytes of the record that failed; `envelope.HEADERS` are written as text. Beside them stand the
+headers of Spring Kafka's DeadLetterPublishingRecoverer, so that consoles made for those show our letters. Nothing
+reads them back.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Final
+
+from stream_app.core.record import Headers
+
+MEANING: Final[dict[str, str]] = {
+    "origin": "topic/partition/offset of the input record",
+    "origin-timestamp-ms": "when the broker appended the input record, epoch ms",
+    "origin-seq": "sequence number of the last event in leads.status when this was written",
+    "way": "why a record comes back: rerouted, replayed, redriven, deferred or uncertain; a dead letter has none",
+    "lead-id": "the lead's id (a hash where the given one could hold personal data)",
+    "destination": "the destination's alias, never its URL",
+    "disposition": "poison (never replayed by itself), failed (replayed) or policy (refused by configuration)",
+    "reason": "stable code, such as http_422 or not_json",
+    "reason-text": "the reason in words",
+    "http-status": "what Clay answered",
+    "answer-excerpt": "beginning of the answer, scrubbed",
+    "attempt": "failed POSTs in this replay",
+    "replay-count": "replays in this rewind epoch",
+    "rewind-epoch": "how often the replay group had been rewound",
+    "returns": "how often the lead has come back in all, over all epochs",
+    "hops": "re-publications to a home partition",
+    "cut-bytes": "how many bytes of the value are missing, because the topic takes no larger record",
+    "cut-key-bytes": "how many bytes of the key are missing, for the same reason",
+    "first-failure-ms": "epoch ms",
+    "last-failure-ms": "epoch ms",
+    "not-before-ms": "when it is due to come back, epoch ms",
+    "redriven-from": "topic/partition/offset of the letter that an operator sent back",
+    "trace-id": "W3C trace id",
+    "app-version": "the version that wrote it",
+}
+"""Header -> what it says. A test keeps it complete."""
+
+SPRING: Final[dict[str, str]] = {
+    "kafka_dlt-original-topic": "the topic in `origin`, UTF-8",
+    "kafka_dlt-original-partition": "the partition in `origin`, 4 bytes, big-endian",
+    "kafka_dlt-original-offset": "the offset in `origin`, 8 bytes, big-endian",
+    "kafka_dlt-original-timestamp": "`origin-timestamp-ms`, 8 bytes, big-endian",
+    "kafka_dlt-original-timestamp-type": "LogAppendTime, UTF-8",
+    "kafka_dlt-exception-fqcn": "`reason`, UTF-8",
+    "kafka_dlt-exception-message": "`reason-text`, UTF-8",
+}
+"""Spring Kafka's header -> our counterpart, with its encoding (org.springframework.kafka.support.KafkaHeaders)."""
+
+_PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)
+
+
+def read_place(text: str) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of a record's name; None when it is no such name."""
+    found = _PLACE.fullmatch(text)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+def spring_headers(origin: str, origin_ms: int, reason: str, text: str) -> Headers:
+    """The headers that Spring Kafka would have written; those of the origin only where it is known."""
+    failure = (
+        ("kafka_dlt-exception-fqcn", reason.encode()),
+        ("kafka_dlt-exception-message", (text or reason).encode()),
+    )
+    place = read_place(origin)
+    if place is None:
+        return failure
+    topic, partition, offset = place
+    where: Headers = (
+        ("kafka_dlt-original-topic", topic.encode()),
+        ("kafka_dlt-original-partition", struct.pack(">i", partition)),
+        ("kafka_dlt-original-offset", struct.pack(">q", offset)),
+    )
+    if origin_ms:
+        where += (
+            ("kafka_dlt-original-timestamp", struct.pack(">q", origin_ms)),
+            ("kafka_dlt-original-timestamp-type", b"LogAppendTime"),
+        )
+    return where + failure

@@ -1,0 +1,141 @@
+"""What a replay would do before it is done: which leads would go, what it costs, what is left, how long it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.core import periods
+from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
+from stream_app.core.delivery import Delivery
+from stream_app.core.letters import Kind
+
+Fate = Literal[
+    "goes",  # it would be sent
+    "as_input",  # refused for good, or another program's: it would begin a story of its own
+    "delivered",  # Clay has it since
+    "under_way",  # it is on its way already
+    "later_letter",  # another letter of the lead is the last word on it
+    "may_be_at_clay",  # parked as uncertain: only with --uncertain
+    "sent_back",  # an operator sent this letter back before
+    "no_row",  # nothing is known of it any more: publish it as a new lead
+    "waits_for_ask",  # refused for good: only when its disposition is asked for
+]
+
+MEANING: Final[dict[Fate, str]] = {
+    "goes": "would be sent to Clay",
+    "as_input": "would go down the line as new leads",
+    "delivered": "were delivered since",
+    "under_way": "are on their way already",
+    "later_letter": "have a later letter, which counts (perhaps in leads.parked)",
+    "may_be_at_clay": "may have reached Clay: only with --uncertain",
+    "sent_back": "were sent back before",
+    "no_row": "are not known any more: publish them as new leads",
+    "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
+}
+
+_DELIVERED: Final = frozenset({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
+
+
+def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind: bool) -> Fate:
+    """What would become of a letter whose `seq` and lead's row these are; `rewind`: by resetting offsets.
+
+    The same rules as `delivery.judge`, which has the last word.
+    """
+    if kind != "failed":
+        return "as_input" if not rewind else "waits_for_ask"
+    if row is None:
+        return "no_row"
+    if row.state in _DELIVERED:
+        return "delivered"
+    if row.state not in ("dead_lettered", "parked"):
+        return "under_way"
+    if row.state == "parked" and row.sends and not (uncertain and not rewind):
+        return "may_be_at_clay"
+    return "goes" if rewind or seq == row.seq else "later_letter"
+
+
+class Price(msgspec.Struct):
+    """Of one destination's part. `*_left`: of the budget's day and month, whichever is less; None: no limit."""
+
+    workspace: str
+    destination: str
+    leads: int
+    credits: int
+    actions: int
+    credits_at_most: int
+    credits_left: int | None
+    actions_left: int | None
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is left today pays for it, by the estimate."""
+        return (self.credits_left is None or self.credits <= self.credits_left) and (
+            self.actions_left is None or self.actions <= self.actions_left
+        )
+
+
+def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, int | None]:
+    """Credits and Actions that may still be spent now; None: no limit."""
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    day = next((period for period in state.days if period.id == now.day), Period(now.day))
+    month = next((period for period in state.months if period.id == now.month), Period(now.month))
+    opening = policy.opening_credits if now.month == policy.opening_month else 0
+    return (
+        _least(
+            _rest(policy.credits_per_day, day.credits_spent + day.credits_reserved),
+            _rest(policy.credits_per_month, month.credits_spent + month.credits_reserved + opening),
+        ),
+        _least(
+            _rest(policy.actions_per_day, day.actions_spent + day.actions_reserved),
+            _rest(policy.actions_per_month, month.actions_spent + month.actions_reserved),
+        ),
+    )
+
+
+def price(
+    destination: str,
+    workspace: str,
+    leads: int,
+    estimate: Cost,
+    ceiling: Cost,
+    remains: tuple[int | None, int | None],
+    rate_per_s: float,
+) -> Price:
+    """What `leads` more leads cost there."""
+    return Price(
+        workspace,
+        destination,
+        leads,
+        leads * estimate.credits,
+        leads * estimate.actions,
+        leads * ceiling.credits,
+        *remains,
+        leads / rate_per_s,
+    )
+
+
+class PricedPlan(msgspec.Struct):
+    """The whole answer. `causes`: of those that would go, by reason (and status)."""
+
+    letters: int
+    fates: Counter[Fate]
+    causes: Counter[str]
+    prices: list[Price]
+
+    @property
+    def go(self) -> int:
+        """How many would be published."""
+        return self.fates["goes"] + self.fates["as_input"]
+
+
+def _rest(cap: int | None, used: int) -> int | None:
+    return None if cap is None else max(0, cap - used)
+
+
+def _least(*rests: int | None) -> int | None:
+    known = [rest for rest in rests if rest is not None]
+    return min(known) if known else None

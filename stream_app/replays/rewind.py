@@ -1,0 +1,115 @@
+"""Rewinds the replay group on leads.dlq, as Kafka's own ConsumerGroupCommand --reset-offsets does.
+
+The group must be empty: Kafka refuses to move the offsets of one that is at work. The replay app notices at its next
+start, and a new epoch begins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.topic_reader import Progress
+from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
+from stream_app.replays.survey import reader_of
+from stream_app.settings import Settings, client_options
+
+
+class To(msgspec.Struct, frozen=True):
+    """Where to: one of a time (epoch ms) and an offset, else the earliest. `partition`: only that one."""
+
+    time_ms: int | None = None
+    offset: int | None = None
+    partition: int | None = None
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One partition's offsets: where the group stands, where it would be."""
+
+    partition: int
+    committed: int
+    target: int
+
+
+async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
+    """Where each partition would be set back to; none that stands there or before already.
+
+    Raises SettingsError (there is no such partition), BrokerUnavailable.
+    """
+    partitions = settings.kafka.partitions
+    if to.partition is not None and not 0 <= to.partition < partitions:
+        raise SettingsError([f"--partition {to.partition}: there are 0 to {partitions - 1}"])
+    dlq = settings.names.dlq
+    committed = await _committed(settings)
+    async with reader_of(settings, progress) as reader:
+        bounds = await reader.bounds(dlq)
+        at_time = await reader.offsets_at(dlq, to.time_ms) if to.time_ms is not None else {}
+    found = []
+    for partition, stands in sorted(committed.items()):
+        if to.partition not in (None, partition):
+            continue
+        begin, end = bounds[partition]
+        target: int | None = begin if to.offset is None else min(max(to.offset, begin), end)
+        if to.time_ms is not None:
+            target = at_time[partition]
+        if target is not None and target < stands:
+            found.append(Move(partition, stands, target))
+    return found
+
+
+async def rewind(settings: Settings, planned: list[Move]) -> None:
+    """Set the group back. Raises StreamAppError when a replay process is at work, BrokerUnavailable."""
+    await _check_empty(settings)
+    connection, names = _connection(settings), settings.names
+    consumer = AIOKafkaConsumer(**connection.settings(), group_id=names.replay_app, enable_auto_commit=False)
+    try:
+        await consumer.start()
+        places = {TopicPartition(names.dlq, move.partition): move.target for move in planned}
+        consumer.assign(list(places))
+        await consumer.commit(places)
+    except KafkaError as error:
+        raise StreamAppError(
+            f"Kafka refused to set {names.replay_app} back ({type(error).__name__}): {_STOP_FIRST}"
+        ) from error
+    finally:
+        await consumer.stop()
+
+
+_STOP_FIRST = "stop every `stream-app replay` first (one that was killed counts until its session has timed out)"
+
+
+async def _check_empty(settings: Settings) -> None:
+    group = settings.names.replay_app
+    described = await _ask(settings, lambda admin: admin.describe_consumer_groups([group]))
+    state = described[0].groups[0][2]
+    if state not in ("Empty", "Dead"):
+        raise StreamAppError(f"the group {group} is at work ({state}), and Kafka would refuse: {_STOP_FIRST}")
+
+
+async def _committed(settings: Settings) -> dict[int, int]:
+    names = settings.names
+    places = [TopicPartition(names.dlq, number) for number in range(settings.kafka.partitions)]
+    found = await _ask(settings, lambda admin: admin.list_consumer_group_offsets(names.replay_app, partitions=places))
+    return {place.partition: at.offset for place, at in found.items() if at.offset >= 0}
+
+
+async def _ask(settings: Settings, question: Any) -> Any:
+    connection = _connection(settings)
+    admin = AIOKafkaAdminClient(**connection.settings())
+    try:
+        await admin.start()
+        return await question(admin)
+    except KafkaError as error:
+        raise BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer: {error!r}; try again") from error
+    finally:
+        await admin.close()
+
+
+def _connection(settings: Settings) -> KafkaConnection:
+    client = client_options(settings)
+    return KafkaConnection(client.pop("bootstrap_servers"), client)

@@ -1,0 +1,122 @@
+"""Sends letters back to leads.retry, by one operator at a time: whoever begins last fences those who began before.
+
+Each goes at most once: what was sent back stands in leads.retry with the letter's place, and the line takes a failed
+lead's letter only while it is the last word on its lead. So a run that was interrupted is simply run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Final, Self
+
+import msgspec
+
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
+from stream_app.adapters.topic_reader import TopicReader
+from stream_app.core.envelope import read_envelope
+from stream_app.core.errors import Fenced, StreamAppError
+from stream_app.core.record import Record, Taken
+from stream_app.core.replay import Pace, redriven
+from stream_app.core.topics import MAX_CARRIED_BYTES
+from stream_app.replays.survey import Chosen
+from stream_app.settings import Settings, client_options
+
+_MOST_AT_ONCE: Final = 500
+
+Mend = Callable[[Taken, bool], bytes | None]
+"""A letter and whether it goes on with its own story -> the value to send. Raises ValueError where it must not go."""
+
+
+class Sent(msgspec.Struct):
+    """How many letters went, and the reasons of those that did not, by place."""
+
+    letters: int = 0
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def as_it_is(letter: Taken, same_lead: bool) -> bytes | None:
+    """The value that the letter has."""
+    return letter.value
+
+
+class Operator:
+    """The one who sends letters back, from `async with` on. `rate_per_s` None: the lanes' rates times rate_share."""
+
+    def __init__(self, settings: Settings, rate_per_s: float | None = None) -> None:
+        client = client_options(settings)
+        names = settings.names
+        connection = KafkaConnection(client.pop("bootstrap_servers"), client)
+        limits = LedgerLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
+        self._ledger = KafkaLedger(connection, f"{names.replay_app}-operator", names.replay_state, 0, limits)
+        self._retry = names.retry
+        share = settings.replay.rate_share
+        rates = {name: rate_per_s or here.rate.rate_per_s * share for name, here in settings.workspaces.items()}
+        self._pace = Pace(rates)
+        self._clock = SystemClock()
+
+    async def __aenter__(self) -> Self:
+        await self._ledger.take_over()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._ledger.close()
+
+    async def send(
+        self,
+        letters: AsyncIterator[Taken],
+        on_progress: Callable[[Sent], None],
+        mend: Mend = as_it_is,
+    ) -> Sent:
+        """All of them, in order, at the rate. Raises StreamAppError when another operator has begun meanwhile."""
+        sent, waiting = Sent(), list[Record]()
+        try:
+            async for letter in letters:
+                envelope = read_envelope(letter)
+                try:
+                    value = mend(letter, envelope.disposition == "failed")
+                except ValueError as error:
+                    sent.refused[letter.place] = str(error)
+                    continue
+                turn_ms = self._pace.turn_ms(letter.key or b"", self._clock.now_ms())
+                if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
+                    await self._publish(waiting, sent)
+                    on_progress(sent)
+                    await asyncio.sleep(max(0, turn_ms - self._clock.now_ms()) / 1000)
+                headers = redriven(envelope, letter.place).to_headers()
+                key = letter.key if value is not None else letter.key or b""
+                waiting.append(Record(self._retry, key, value, headers, letter.partition))
+            await self._publish(waiting, sent)
+        except Fenced:
+            raise StreamAppError(
+                f"another operator has begun to send letters back: this run ended after {sent.letters}. "
+                "See what they do, then run it again if it is still needed: nothing goes twice"
+            ) from None
+        on_progress(sent)
+        return sent
+
+    async def _publish(self, waiting: list[Record], sent: Sent) -> None:
+        if waiting:
+            await self._ledger.transact(waiting)
+            sent.letters += len(waiting)
+            waiting.clear()
+
+
+async def letters_at(reader: TopicReader, topic: str, chosen: Chosen) -> AsyncIterator[Taken]:
+    """The letters at these places, read again."""
+    ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
+    if not ranges:
+        return
+    async for records in reader.read(topic, ranges):
+        for letter in taken_from(records):
+            if letter.offset in chosen[letter.partition]:
+                yield letter
+
+
+def taken_from(records: Iterable[Any]) -> Iterable[Taken]:
+    """aiokafka's records as ours."""
+    for record in records:
+        headers = tuple((name, value or b"") for name, value in record.headers)
+        yield Taken(record.topic, record.partition, record.offset, record.key, record.value, headers, record.timestamp)

@@ -1,0 +1,202 @@
+"""Reads the letters that are meant, the rows of their leads and the lanes' budgets, and says what would happen.
+
+leads.retry (what was sent back before) -> the letters -> the rows  ->  PricedPlan and the letters that would go
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.topic_reader import Progress, TopicReader
+from stream_app.core.budget import Budget, Cost
+from stream_app.core.delivery import Delivery
+from stream_app.core.errors import SettingsError
+from stream_app.core.lane import Lane
+from stream_app.core.letters import Filter, Kind, kind_of, text
+from stream_app.core.pricing import Fate, Price, PricedPlan, fate, left, price
+from stream_app.settings import Settings, client_options
+
+Source = Literal["dlq", "parked", "deferred"]
+Chosen = dict[int, set[int]]
+"""Partition -> offsets of the letters that would go."""
+
+_row: Final = msgspec.json.Decoder(Delivery)
+_lane: Final = msgspec.json.Decoder(Lane)
+
+
+class _Found(msgspec.Struct, gc=False):
+    """A letter that is meant."""
+
+    partition: int
+    offset: int
+    kind: Kind
+    seq: int
+    origin: str
+    workspace: str
+    destination: str
+    cause: str
+    sent_back: bool
+
+
+def topic_of(settings: Settings, source: Source) -> str:
+    """The topic that a source's name means."""
+    names = settings.names
+    return {"dlq": names.dlq, "parked": names.parked, "deferred": names.deferred}[source]
+
+
+def reader_of(settings: Settings, progress: Progress) -> TopicReader:
+    """A reader of this system's topics."""
+    client = client_options(settings)
+    return TopicReader(KafkaConnection(client.pop("bootstrap_servers"), client), settings.kafka.partitions, progress)
+
+
+def check_filter(settings: Settings, wanted: Filter) -> None:
+    """Raises SettingsError for a filter that contradicts itself, or names what the configuration does not have."""
+    found = wanted.problems()
+    for word, asked, known in (
+        ("workspace", wanted.workspaces, settings.workspaces),
+        ("destination", wanted.destinations, settings.destinations),
+    ):
+        found += [f"there is no {word} {name}; there are {', '.join(known)}" for name in sorted(asked - known.keys())]
+    homes = {settings.destinations[name].workspace for name in wanted.destinations & settings.destinations.keys()}
+    if not found and wanted.workspaces and homes and not homes & wanted.workspaces:
+        found.append("no destination of --destination belongs to a workspace of --workspace")
+    if found:
+        raise SettingsError(found)
+
+
+async def survey(
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
+    progress: Progress,
+    *,
+    uncertain: bool = False,
+    limit: int | None = None,
+    rewind: Mapping[int, tuple[int, int]] | None = None,
+) -> tuple[PricedPlan, Chosen]:
+    """What would become of the letters that `wanted` means, and which of them would go (the first `limit` of them).
+
+    rewind  the offsets that a rewind of the replay group would bring back, by partition; then each lead counts once.
+
+    Raises SettingsError, BrokerUnavailable.
+    """
+    check_filter(settings, wanted)
+    async with reader_of(settings, progress) as reader:
+        sent_back = set() if rewind is not None else await _sent_back(reader, settings.names.retry)
+        found = await _letters(reader, topic_of(settings, source), wanted, sent_back, rewind)
+        rows, lanes = await _rows(reader, settings.names.state, {each.origin for each in found})
+    chosen: Chosen = defaultdict(set)
+    fates: Counter[Fate] = Counter()
+    causes: Counter[str] = Counter()
+    going: Counter[tuple[str, str]] = Counter()
+    counted: set[str] = set()
+    for each in found:
+        if rewind is not None and each.kind == "failed":
+            if each.origin in counted:
+                continue
+            counted.add(each.origin)
+        end = _fate(each, rows.get(each.origin), wanted, uncertain=uncertain, rewind=rewind is not None)
+        if end in ("goes", "as_input"):
+            if limit is not None and sum(going.values()) >= limit:
+                continue
+            chosen[each.partition].add(each.offset)
+            causes[each.cause] += 1
+            going[each.workspace, each.destination] += 1
+        fates[end] += 1
+    now_ms = SystemClock().now_ms()
+    prices = [_price(settings, *place, leads, lanes, now_ms) for place, leads in sorted(going.items())]
+    return PricedPlan(len(found), fates, causes, prices), chosen
+
+
+def _fate(each: _Found, row: Delivery | None, wanted: Filter, *, uncertain: bool, rewind: bool) -> Fate:
+    if each.sent_back:
+        return "sent_back"
+    if each.kind != "failed" and each.kind not in wanted.kinds:
+        return "waits_for_ask"
+    return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
+
+
+async def _sent_back(reader: TopicReader, retry: str) -> set[str]:
+    """The places of letters that an operator sent back, as far as leads.retry is kept."""
+    found: set[str] = set()
+    async for records in reader.read(retry):
+        for record in records:
+            found.update(value.decode("utf-8", "replace") for name, value in record.headers if name == "redriven-from")
+    return found
+
+
+async def _letters(
+    reader: TopicReader,
+    topic: str,
+    wanted: Filter,
+    sent_back: set[str],
+    ranges: Mapping[int, tuple[int, int]] | None,
+) -> list[_Found]:
+    found: list[_Found] = []
+    async for records in reader.read(topic, ranges):
+        for record in records:
+            headers = dict(record.headers)
+            if not wanted.matches(headers, record.key, record.timestamp):
+                continue
+            seq = text(headers, "origin-seq")
+            reason = text(headers, "reason")
+            found.append(
+                _Found(
+                    record.partition,
+                    record.offset,
+                    kind_of(headers),
+                    int(seq) if seq.isascii() and seq.isdigit() else 0,
+                    text(headers, "origin"),
+                    (record.key or b"").decode("utf-8", "replace"),
+                    text(headers, "destination"),
+                    reason or "without a reason",
+                    f"{topic}/{record.partition}/{record.offset}" in sent_back,
+                )
+            )
+    return found
+
+
+async def _rows(reader: TopicReader, state: str, origins: set[str]) -> tuple[dict[str, Delivery], dict[str, Lane]]:
+    """By origin, the row of each story that still counts; by workspace, its lane."""
+    key_rows: dict[bytes, Delivery] = {}
+    lanes: dict[str, Lane] = {}
+    async for records in reader.read(state):
+        for record in records:
+            key: bytes = record.key
+            if key.startswith(b"l/") and record.value:
+                lane = _decode(_lane, record.value)
+                if lane is not None:
+                    lanes[lane.workspace] = lane
+            elif key.startswith(b"d/"):
+                row = _decode(_row, record.value) if record.value else None
+                if row is not None and row.origin in origins:
+                    key_rows[key] = row
+                else:
+                    key_rows.pop(key, None)
+    return {row.origin: row for row in key_rows.values()}, lanes
+
+
+def _decode(decoder: Any, value: bytes) -> Any:
+    try:
+        return decoder.decode(value)
+    except msgspec.DecodeError:
+        return None  # the books name it; here it is only not known
+
+
+def _price(
+    settings: Settings, workspace: str, destination: str, leads: int, lanes: dict[str, Lane], now_ms: int
+) -> Price:
+    there, here = settings.destinations.get(destination), settings.workspaces.get(workspace)
+    estimate = Cost(there.estimate_credits, there.estimate_actions) if there else Cost()
+    ceiling = Cost(there.ceiling_credits, there.ceiling_actions) if there else Cost()
+    lane = lanes.get(workspace)
+    remains = left(here.budget, lane.budget if lane else Budget(), now_ms) if here else (None, None)
+    rate_per_s = here.rate.rate_per_s * settings.replay.rate_share if here else 1.0
+    return price(destination, workspace, leads, estimate, ceiling, remains, rate_per_s)

@@ -1,0 +1,100 @@
+"""Mends a lead before it is sent back: a JSON Patch (RFC 6902) over the whole message, or fields under other names."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+
+from stream_app.core.errors import SettingsError
+from stream_app.core.lead import Unreadable, identify, read_lead
+from stream_app.core.messages import Lead
+
+Transform = Callable[[Any], Any]
+"""The JSON document of a lead -> another one. Raises CannotMend where it cannot be applied."""
+
+
+class CannotMend(ValueError):
+    """Why a letter must not go as it was mended."""
+
+
+def from_patch(path: Path) -> Transform:
+    """A JSON Patch in a file. Raises SettingsError when it is none."""
+    try:
+        operations = json.loads(path.read_text(encoding="utf-8"))
+        jsonpatch.JsonPatch(operations)
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except (ValueError, TypeError, KeyError, AttributeError, jsonpatch.JsonPatchException) as error:
+        raise SettingsError([f"{path}: is no JSON Patch: {error}"]) from None
+
+    def apply(document: Any) -> Any:
+        try:
+            # A copy: jsonpatch changes a patch's own values when a later operation works on what it added.
+            return jsonpatch.apply_patch(document, copy.deepcopy(operations))
+        except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError) as error:
+            raise CannotMend(f"the patch does not apply: {type(error).__name__}") from None
+
+    return apply
+
+
+def from_mapping(names: Mapping[str, str]) -> Transform:
+    """Fields under new names: new -> old. A lead that has no such field stays as it is."""
+
+    def apply(document: Any) -> Any:
+        fields = document.get("fields") if isinstance(document, dict) else None
+        if not isinstance(fields, dict):
+            raise CannotMend("it has no fields to map")
+        moved = {new: fields[old] for new, old in names.items() if old in fields}
+        kept = {name: value for name, value in fields.items() if name not in names.values()}
+        return {**document, "fields": {**kept, **moved}}
+
+    return apply
+
+
+def transformed(transform: Transform, value: bytes | None, key: bytes | None, *, same_lead: bool) -> bytes:
+    """The mended value, checked as the line will. Raises CannotMend with the reason where it is no good.
+
+    same_lead  it goes on with its own story, so it must stay the same lead at the same destination.
+    """
+    try:
+        document = json.loads(value or b"")
+    except ValueError:
+        raise CannotMend("its value is not JSON: export it, mend it by hand, and import it") from None
+    mended = json.dumps(transform(document), ensure_ascii=False, separators=(",", ":")).encode()
+    check(mended, value, key, same_lead=same_lead)
+    return mended
+
+
+def check(mended: bytes, before: bytes | None, key: bytes | None, *, same_lead: bool) -> None:
+    """Raises CannotMend when a mended value is no lead, or (`same_lead`) another lead than before."""
+    lead = read_lead(mended, key)
+    if isinstance(lead, Unreadable):
+        raise CannotMend(f"it would be no lead: {lead.text}")
+    old = read_lead(before, key)
+    if same_lead and not isinstance(old, Unreadable) and _who(old) != _who(lead):
+        raise CannotMend("it would be another lead: publish that as a new one")
+
+
+def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
+    """What differs, one JSON Patch operation a line; values only where `values` says so: they are personal data."""
+    try:
+        old = json.loads(before or b"null")
+    except ValueError:
+        old = None
+    operations = jsonpatch.make_patch(old, json.loads(after)).patch
+    return [
+        f"{each['op']} {each['path'] or '/'}"
+        + (f" from {each['from']}" if "from" in each else "")
+        + (f" = {json.dumps(each['value'], ensure_ascii=False)}" if values and "value" in each else "")
+        for each in operations
+    ]
+
+
+def _who(lead: Lead) -> tuple[str | None, str | None, str | None]:
+    who = identify(lead)
+    return (who.lead_id if who else None, lead.workspace, lead.destination)

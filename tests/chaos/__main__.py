@@ -1,0 +1,93 @@
+"""`python -m tests.chaos`: break everything for a while, on a real Kafka, and count what was lost or paid twice.
+
+python -m tests.chaos --seconds 60                the quick form
+python -m tests.chaos --kills 200 --seed 7        a campaign
+python -m tests.chaos --seconds 120 --resend      uncertain leads are sent again instead of parked
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from tests.chaos.campaign import Goal, Result, run_campaign
+from tests.chaos.schedule import MEANING
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seed", type=int, default=1)
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--seconds", type=float, help="how long in all (default 60)")
+    goal.add_argument("--kills", type=int, help="until so many workers were killed with -9")
+    parser.add_argument("--resend", action="store_true", help="the policy for uncertain leads: resend, not park")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    args = parser.parse_args()
+    wanted = Goal(kills=args.kills) if args.kills else Goal(seconds=args.seconds or 60.0)
+    columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=1.0, seed=args.seed)
+        result = asyncio.run(
+            run_campaign(
+                wanted,
+                args.seed,
+                resend=args.resend,
+                progress=lambda done, what: bar.update(task, completed=done, description=what),
+            )
+        )
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    if args.json:
+        sys.stdout.write(json.dumps(msgspec.to_builtins(result), indent=2) + "\n")
+    else:
+        console.print(table(result))
+    for line in complaints(result):
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(line)
+    return 0 if result.passed else 1
+
+
+def table(result: Result) -> str:
+    """As Markdown, for a terminal and for the docs."""
+    faults = [f"{MEANING[kind]}: {result.faults[kind]}" for kind in MEANING if kind in result.faults]
+    rows = {
+        "seed, policy, date": f"{result.seed}, {result.policy}, {result.date}",
+        "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
+        "took": f"{result.seconds:.0f} s",
+        "faults": f"{sum(result.faults.values())}, of these {'; '.join(faults)}",
+        "workers killed with -9": result.kills,
+        "records published": f"{result.leads} ({', '.join(f'{n} {kind}' for kind, n in result.published.items())})",
+        "accepted by Clay": result.accepted,
+        "lost": result.lost,
+        "POSTed twice": result.doubles,
+        "over a budget": result.overspend,
+        "illegal stories": result.illegal,
+        "uncertain": result.uncertain,
+        "parked": result.parked,
+        "sent again by policy": result.resent,
+        "held by their budget at the end": result.held_by_budget,
+        "workers that ended by themselves": ", ".join(f"{n} {why}" for why, n in result.ends.items()) or 0,
+        "books": "balance" if result.books == "balance" else "do not balance",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def complaints(result: Result) -> list[str]:
+    """What was found, each with all that is known of the lead concerned."""
+    if result.passed:
+        return []
+    lines = [f"FAILED: seed {result.seed}"]
+    for finding in result.findings[:10]:
+        lines += [f"{finding.promise}: {finding.about}: {finding.what}", result.told.get(finding.about, "")]
+    if len(result.findings) > 10:
+        lines.append(f"and {len(result.findings) - 10} more")
+    lines += [f"untidy: {what}" for what in result.untidy[:20]]
+    return lines if result.books == "balance" else [*lines, f"books: {result.books}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""One campaign: the whole system under load while the schedule breaks it, then time to settle, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+
+from stream_app import __version__
+from stream_app.dev.kafka import KAFKA_VERSION
+from tests.chaos.evidence import CREDITS_A_LEAD, may_wait, read_evidence
+from tests.chaos.judge import REST, Finding, Judge
+from tests.chaos.schedule import draw
+from tests.chaos.team import Team
+from tests.e2e.fleet import Fleet
+from tests.e2e.load import Load
+from tests.proxy import ProxiedKafka
+
+WORKSPACES: Final = 6
+PER_S: Final = 60.0
+SETTLE_S: Final = 120.0
+CLOSING_S: Final = 14.0
+"""What is kept of a run's seconds for settling and the verdict."""
+
+_BUDGETED: Final = ("w3", "w5")
+"""Alone in its partition, so that its leads wait in Kafka; and beside w1, so that they are deferred."""
+
+_CONFIG: Final = """
+[line]
+request_timeout_s = 7
+connect_timeout_s = 1
+max_request_start_age_s = 3
+commit_timeout_s = 4
+uncertain_grace_s = 11
+retry_base_s = 0.05
+retry_cap_s = 0.5
+[replay]
+backoff_base_s = 1
+backoff_cap_s = 3
+tiers_s = [1, 3, 11, 600]
+"""
+_LANE: Final = """
+[workspaces.{name}.breaker]
+open_s = 0.5
+open_cap_s = 3
+[workspaces.{name}.quota]
+warn_at = 49000
+rotate_at = 50000
+"""
+_SCRIPT: Final = """
+[[fault]]
+kind = "slow"
+share = 0.7
+delay_s = 0.2
+"""
+
+Progress = Callable[[float, str], None]
+"""Told how far it is, 0 to 1, and what happens."""
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """Either so many seconds in all, or so many kills."""
+
+    seconds: float = 0.0
+    kills: int = 0
+
+
+class Result(msgspec.Struct):
+    """What a campaign came to. `findings` and `untidy` empty, and the books balanced: it has passed."""
+
+    seed: int
+    policy: str
+    date: str
+    versions: dict[str, str]
+    seconds: float
+    faults: dict[str, int]
+    kills: int
+    published: dict[str, int]
+    leads: int
+    accepted: int
+    lost: int
+    doubles: int
+    overspend: int
+    illegal: int
+    uncertain: int
+    parked: int
+    resent: int
+    held_by_budget: int
+    ends: dict[str, int]
+    books: str
+    findings: list[Finding]
+    untidy: list[str]
+    told: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        return not self.findings and not self.untidy and self.books == "balance"
+
+
+async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progress) -> Result:
+    """Run one on a broker of its own."""
+    began = time.monotonic()
+    expected_s = goal.seconds or goal.kills * 5.0
+    caps = {name: int(CREDITS_A_LEAD * PER_S / WORKSPACES * expected_s * 0.4) for name in _BUDGETED}
+    kafka = ProxiedKafka()
+    async with (
+        kafka,
+        kafka.proxy() as proxy,
+        Fleet(
+            kafka.bootstrap,
+            f"chaos{seed}.",
+            WORKSPACES,
+            config=_CONFIG + "".join(_budget(name, cap) for name, cap in caps.items()),
+            lane=_LANE,
+            script=_SCRIPT,
+            uncertain="resend" if resend else "park",
+        ) as line,
+    ):
+        team = Team(line, kafka, proxy, seed)
+        team.start()
+        load = Load(line, PER_S, mixed=True, seed=seed)
+        async with load:
+            await _break(goal, seed, team, line, progress, began)
+        progress(1.0, "settling")
+        await team.settle()
+        unsettled = await _settle(line, caps)
+        await team.stop()
+        progress(1.0, "reading the evidence")
+        judge = Judge(await read_evidence(line, caps, resend=resend))
+        verdict = judge.verdict()
+        code, said = await line.run("books", "--json")
+        return Result(
+            seed=seed,
+            policy="resend" if resend else "park",
+            date=time.strftime("%Y-%m-%d", time.gmtime()),
+            versions=_versions(),
+            seconds=round(time.monotonic() - began, 1),
+            faults=dict(team.faults),
+            kills=team.kills,
+            published=dict(load.kinds),
+            leads=verdict.leads,
+            accepted=verdict.accepted,
+            lost=verdict.count("lost"),
+            doubles=verdict.doubles,
+            overspend=verdict.count("overspend"),
+            illegal=verdict.count("illegal"),
+            uncertain=verdict.uncertain,
+            parked=verdict.parked,
+            resent=verdict.resent,
+            held_by_budget=verdict.held,
+            ends=dict(team.ends),
+            books="balance" if code == 0 else said[-2_000:],
+            findings=verdict.findings,
+            untidy=team.untidy + unsettled,
+            told={finding.about: judge.tell(finding.about) for finding in verdict.findings[:10]},
+        )
+
+
+async def _break(goal: Goal, seed: int, team: Team, line: Fleet, progress: Progress, began: float) -> None:
+    for fault in draw(seed, mostly_kills=goal.kills > 0):
+        if goal.kills:
+            done = team.kills / goal.kills
+        else:
+            done = (time.monotonic() - began + fault.after_s) / (goal.seconds - CLOSING_S)
+        if done >= 1:
+            return
+        counts = line.last()
+        progress(done, f"{fault.kind} next; {sum(counts.values())} records, {counts['accepted']} accepted")
+        await asyncio.sleep(fault.after_s)
+        await team.hit(fault)
+
+
+async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
+    """Wait until everything rests that can: what it is not, in words."""
+    names = line.settings.names
+    records = [record for topic in (names.leads, names.bulk, names.retry) for record in await line.read(topic)]
+    inputs = {
+        f"{record.topic}/{record.partition}/{record.offset}": (record.key or b"").decode()
+        for record in records
+        if not any(name == "origin" for name, _ in record.headers)
+    }
+    waiting = may_wait(line, inputs, caps)
+    deadline, quiet_since, before = time.monotonic() + SETTLE_S, time.monotonic(), -1
+    while True:
+        stories = {place: story[-1].status for place, story in list(line.stories.items())}
+        moving = Counter(stories.get(place, "waiting") for place in inputs if place not in waiting)
+        busy = sum(count for status, count in moving.items() if status not in REST)
+        events = sum(len(story) for story in list(line.stories.values()))
+        if busy or events != before:
+            quiet_since, before = time.monotonic(), events
+        if time.monotonic() - quiet_since > 2:
+            return []
+        if time.monotonic() > deadline:
+            return [f"not at rest within {SETTLE_S:.0f} s: {dict(moving)}"]
+        await asyncio.sleep(0.2)
+
+
+def _budget(name: str, cap: int) -> str:
+    return f"\n[workspaces.{name}.budget]\ncredits_per_day = {cap}\n"
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("faust-streaming", "aiokafka")}
+    return {"stream-app": __version__, **packages, "Kafka": KAFKA_VERSION, "Python": platform.python_version()}

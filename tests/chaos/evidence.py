@@ -1,0 +1,88 @@
+"""Reads the evidence off Kafka when all is over: records, events, rows and the offsets of both groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
+
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Lead, StatusEvent
+from tests.chaos.judge import Evidence
+from tests.e2e.fleet import Fleet
+
+CREDITS_A_LEAD = 6
+"""A destination's default estimate: what an accepted lead costs here."""
+
+_lead = msgspec.json.Decoder(Lead)
+_event = msgspec.json.Decoder(StatusEvent)
+_lane = msgspec.json.Decoder(Lane)
+
+
+async def read_evidence(line: Fleet, caps: dict[str, int], *, resend: bool) -> Evidence:
+    """caps: credits a day, by workspace, of those whose budget is meant to bind."""
+    names = line.settings.names
+    passed = await _passed(line)
+    tiers = [names.wait(tier) for tier in line.settings.replay.tiers_s]
+    records = {topic: await line.read(topic) for topic in (names.leads, names.bulk, names.retry)}
+    returns = {topic: await line.read(topic) for topic in (names.dlq, names.deferred, *tiers)}
+    inputs: dict[str, str] = {}
+    coming: set[str] = set()
+    for topic, found in (records | returns).items():
+        for record in found:
+            origin = _header(record, "origin")
+            if origin is None:
+                inputs[_place(record)] = _workspace(record)
+            if record.offset >= passed.get((topic, record.partition), 0):
+                coming.add(origin or _place(record))
+    states = await line.read(names.state)
+    return Evidence(
+        inputs=inputs,
+        events=[_event.decode(record.value) for record in await line.read(names.status)],
+        requests=line.requests(),
+        coming=coming,
+        poison=Counter(_header(record, "origin") or "" for record in returns[names.dlq]),
+        parked=Counter(_header(record, "origin") or "" for record in await line.read(names.parked)),
+        lanes=[_lane.decode(record.value) for record in states if record.key.startswith(b"l/") and record.value],
+        caps=caps,
+        credits_a_lead=CREDITS_A_LEAD,
+        may_wait=may_wait(line, inputs, caps),
+        resend=resend,
+    )
+
+
+def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> set[str]:
+    """Inputs whose lane may have no budget left, and those behind such ones in a partition of their own."""
+    homes = Counter(line.settings.home(name) for name in line.names)
+    shut = {line.settings.home(name) for name in caps if homes[line.settings.home(name)] == 1}
+    return {place for place, workspace in inputs.items() if workspace in caps or int(place.split("/")[-2]) in shut}
+
+
+async def _passed(line: Fleet) -> dict[tuple[str, int], int]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=line.bootstrap)
+    await admin.start()
+    try:
+        found: dict[tuple[str, int], int] = {}
+        for group in (line.settings.names.worker_app, line.settings.names.replay_app):
+            offsets = await admin.list_consumer_group_offsets(group)
+            found |= {(tp.topic, tp.partition): at.offset for tp, at in offsets.items()}
+        return found
+    finally:
+        await admin.close()
+
+
+def _place(record: Any) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def _header(record: Any, name: str) -> str | None:
+    return next((value.decode() for key, value in record.headers if key == name), None)
+
+
+def _workspace(record: Any) -> str:
+    try:
+        return _lead.decode(record.value).workspace or ""
+    except msgspec.DecodeError:
+        return ""

@@ -1,0 +1,189 @@
+"""The verdict: what Clay's own ledger and the topics say about every lead, compared. It trusts nothing else.
+
+Told of everything that was read at the end, it finds what the promises of design section 7 forbid (1 to 4 and 6).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from stream_app.core.delivery import NEXT
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Status, StatusEvent
+from tests.e2e.fleet import Request
+from tests.e2e.pipeline import OVER
+
+Place = tuple[str, int, int]
+REST: Final = OVER - {"rerouted"}
+_SENT: Final[frozenset[Status]] = frozenset({"accepted"})
+
+
+class Finding(NamedTuple):
+    """A broken promise: which, of which lead (or record, or workspace), and what was seen."""
+
+    promise: str
+    about: str
+    what: str
+
+
+class Evidence(msgspec.Struct):
+    """All that was read at the end.
+
+    inputs       records of the lead topics that are inputs: place -> its workspace ('' where it cannot be read).
+    events       of `leads.status`, in the order of each partition.
+    requests     of Clay's ledger.
+    coming       places of inputs that a group has not passed, or of which a copy is still on its way.
+    letters      how many dead letters of poison, and how many parked records there are, by place of the input.
+    lanes        every committed row of every lane, in order. caps: credits a day by workspace.
+    may_wait     places of inputs that may be held for good: their lane's budget is used up.
+    resend       the policy for uncertain leads is `resend`.
+    """
+
+    inputs: Mapping[str, str]
+    events: Iterable[StatusEvent]
+    requests: Iterable[Request]
+    coming: Collection[str]
+    poison: Counter[str]
+    parked: Counter[str]
+    lanes: Iterable[Lane]
+    caps: Mapping[str, int]
+    credits_a_lead: int
+    may_wait: Collection[str]
+    resend: bool = False
+
+
+class Verdict(msgspec.Struct):
+    """Counts for the table, and what was found. `findings` empty: every promise was kept."""
+
+    leads: int = 0
+    accepted: int = 0
+    uncertain: int = 0
+    parked: int = 0
+    resent: int = 0
+    doubles: int = 0
+    held: int = 0
+    findings: list[Finding] = []
+
+    def count(self, promise: str) -> int:
+        return sum(finding.promise == promise for finding in self.findings)
+
+
+class Judge:
+    """`verdict()` of one body of evidence; `tell` has all that is known of a lead, for a person."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._stories: dict[str, list[StatusEvent]] = defaultdict(list)
+        self._events_of: dict[str, list[StatusEvent]] = defaultdict(list)
+        self._requests: dict[str, list[Request]] = defaultdict(list)
+        for event in evidence.events:
+            story = self._stories[event.origin]
+            # A stray's first event is in the partition that it strayed to, all others are in its home.
+            story.insert(0 if event.status == "rerouted" else len(story), event)
+            self._events_of[event.lead_id].append(event)
+        for request in evidence.requests:
+            if request.lead_id is not None:
+                self._requests[request.lead_id].append(request)
+        self._verdict = Verdict(leads=len(evidence.inputs), findings=[])
+
+    def verdict(self) -> Verdict:
+        for place in self._evidence.inputs:
+            self._record(place)
+        for origin, story in self._stories.items():
+            self._story(origin, story)
+        for lead_id, requests in self._requests.items():
+            self._lead(lead_id, requests)
+        self._money()
+        return self._verdict
+
+    def tell(self, about: str) -> str:
+        """Everything about a lead or a record's place, in order of time, a line each."""
+        events = self._events_of.get(about) or self._stories.get(about) or []
+        lead_ids = {event.lead_id for event in events} | {about}
+        lines = [
+            (event.at_ms, f"{event.origin}#{event.seq} {event.status} {event.reason}".rstrip())
+            for lead_id in lead_ids
+            for event in self._events_of.get(lead_id, ())
+        ]
+        lines += [
+            (request.at_ms, f"Clay was sent it: {request.status}, took {request.accepted} {request.fault or ''}")
+            for lead_id in lead_ids
+            for request in self._requests.get(lead_id, ())
+        ]
+        return "\n".join(f"    {at_ms} {text}" for at_ms, text in sorted(lines))
+
+    # ------------------------------------------------------------------------------------------------- the promises
+
+    def _record(self, place: str) -> None:
+        """No record is lost: its story rests, or it is held and will come again."""
+        story = self._stories.get(place)
+        status = story[-1].status if story else None
+        if status in REST:
+            return
+        if place not in self._evidence.coming:
+            self._found("lost", place, f"it stands at {status}, and nothing of it is on its way")
+        elif place not in self._evidence.may_wait:
+            self._found("stuck", place, f"it still stands at {status}")
+        else:
+            self._verdict.held += 1
+
+    def _story(self, origin: str, story: list[StatusEvent]) -> None:
+        """A legal path, in sequence, each event once; letters as its events say."""
+        if [event.seq for event in story] != list(range(1, len(story) + 1)):
+            self._found("illegal", origin, f"its events are {[event.seq for event in story]}")
+        before: Status | None = None
+        for event in story:
+            if event.status not in NEXT.get(before, frozenset()):
+                self._found("illegal", origin, f"{before} -> {event.status}")
+            before = event.status
+            self._verdict.uncertain += event.status == "send_uncertain"
+            self._verdict.resent += event.reason == "resend"
+        last = story[-1]
+        self._verdict.parked += last.status == "parked"
+        if self._evidence.parked[origin] != sum(event.status == "parked" for event in story):
+            self._found("illegal", origin, f"{self._evidence.parked[origin]} parked records of it")
+        if last.status == "rejected_invalid" and self._evidence.poison[origin] != 1:
+            self._found("illegal", origin, f"{self._evidence.poison[origin]} dead letters of it")
+        if origin not in self._evidence.inputs:
+            self._found("illegal", origin, "a story without a record")
+        if last.status in _SENT:
+            self._verdict.accepted += 1
+            if not any(request.accepted for request in self._requests.get(last.lead_id, ())):
+                self._found("lost", last.lead_id, "its story says accepted, and Clay never got it")
+
+    def _lead(self, lead_id: str, requests: list[Request]) -> None:
+        """Sent once, unless the one before was refused, or the policy sent it again and said so."""
+        unanswered = sum(not request.refused for request in requests[:-1])
+        if unanswered:
+            told = sum(event.reason == "resend" for event in self._events_of.get(lead_id, ()))
+            self._verdict.doubles += sum(request.accepted for request in requests) > 1
+            if not self._evidence.resend or told < unanswered:
+                self._found("double", lead_id, f"{len(requests)} POSTs, {told} told as sent again")
+        if lead_id not in self._events_of:
+            self._found("illegal", lead_id, "Clay got it, and no event tells of it")
+
+    def _money(self) -> None:
+        """Never over a cap: in no committed row of a lane, and not by Clay's own count either."""
+        days: dict[str, set[str]] = defaultdict(set)
+        for lane in self._evidence.lanes:
+            cap = self._evidence.caps.get(lane.workspace)
+            for day in lane.budget.days if cap is not None else ():
+                days[lane.workspace].add(day.id)
+                if day.credits_spent + day.credits_reserved > (cap or 0):
+                    what = f"{day.credits_spent} spent + {day.credits_reserved} reserved of {cap} in {day.id}"
+                    self._found("overspend", lane.workspace, what)
+        took: Counter[str | None] = Counter()
+        for requests in self._requests.values():
+            for request in requests:
+                took[request.workspace] += request.accepted
+        for workspace, cap in self._evidence.caps.items():
+            credits_ = took[workspace] * self._evidence.credits_a_lead
+            if credits_ > cap * max(1, len(days[workspace])):
+                self._found("overspend", workspace, f"Clay took leads for {credits_} credits of {cap}")
+
+    def _found(self, promise: str, about: str, what: str) -> None:
+        self._verdict.findings.append(Finding(promise, about, what))

@@ -1,0 +1,173 @@
+"""The processes under attack: workers and replay, each started again when it ends, and what each fault does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from tests.chaos.schedule import Fault
+from tests.e2e.fleet import Fleet, Member
+from tests.proxy import ProxiedKafka, Proxy
+
+WORKERS: Final = 3
+_LOOK_S: Final = 0.2
+_TERM_S: Final = 40.0
+
+
+class Team:
+    """Three workers, the first one behind the proxy; more while a fault lasts. `faults` counts what was done."""
+
+    def __init__(self, line: Fleet, kafka: ProxiedKafka, proxy: Proxy, seed: int) -> None:
+        self.faults: Counter[str] = Counter()
+        self.kills = 0
+        self.ends: Counter[str] = Counter()
+        self.untidy: list[str] = []
+        self._line = line
+        self._kafka = kafka
+        self._proxy = proxy
+        self._rng = random.Random(seed)
+        self._slots: list[Member] = []
+        self._replay: subprocess.Popen[bytes] | None = None
+        self._expected: set[Member] = set()
+        self._lasting: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._slots = [self._join(slot) for slot in range(WORKERS)]
+        self._replay = self._line.start("replay")
+        self._watching = asyncio.create_task(self._watch())
+
+    async def settle(self) -> None:
+        """Everything is mended, and whoever ended is started again."""
+        for task in self._lasting:
+            task.cancel()
+        await asyncio.gather(*self._lasting, return_exceptions=True)
+        self._proxy.mend()
+        self._line.control("DELETE", "/control/faults")
+
+    async def stop(self) -> None:
+        """SIGTERM for all: each must end well."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        self._expected |= set(self._slots)
+        processes = [member.process for member in self._slots if member.alive]
+        processes += [self._replay] if self._replay is not None else []
+        codes = await asyncio.gather(*(self._line.stop(process, _TERM_S) for process in processes))
+        self.untidy += [f"ended with {code} after SIGTERM" for code in codes if code]
+        for member in self._line.members:
+            self._look_at_words(member)
+
+    async def hit(self, fault: Fault) -> None:
+        """Do it; what lasts goes on by itself."""
+        self.faults[fault.kind] += 1
+        match fault.kind:
+            case "kill":
+                await self._kill(fault)
+            case "term":
+                self._last(self._terminate(self._victim(fault)))
+            case "stop":
+                self._last(self._freeze(self._victim(fault), fault.lasts_s))
+            case "join":
+                self._last(self._guest(fault.lasts_s))
+            case "broker":
+                await self._restart_broker(hard=fault.hard)
+            case "cut" | "stall":
+                self._last(self._break_connection(fault))
+            case "hang" | "reset":
+                kind = f"{fault.kind}_after_read"
+                self._line.control("POST", "/control/faults", {"kind": kind, "share": 0.5, "for_s": fault.lasts_s})
+            case "replay":
+                if self._replay is not None:
+                    self._replay.kill()
+
+    # ------------------------------------------------------------------------------------------------------ faults
+
+    async def _kill(self, fault: Fault) -> None:
+        for member in {self._victim(fault), *([self._slots[(fault.who + 1) % WORKERS]] if fault.hard else [])}:
+            if member.alive:
+                self._expected.add(member)
+                await asyncio.to_thread(member.kill)
+                self.kills += 1
+
+    async def _terminate(self, member: Member) -> None:
+        self._expected.add(member)
+        code = await self._line.stop(member.process, _TERM_S)
+        if code < 0:
+            self.untidy.append(f"a worker did not end within {_TERM_S:.0f} s of SIGTERM")
+
+    async def _freeze(self, member: Member, lasts_s: float) -> None:
+        member.freeze()
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            member.thaw()
+
+    async def _guest(self, lasts_s: float) -> None:
+        member = self._line.join()
+        self._expected.add(member)
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            await self._line.stop(member.process, _TERM_S)
+
+    async def _restart_broker(self, *, hard: bool) -> None:
+        if hard:
+            await asyncio.to_thread(self._kafka.kill)
+        await asyncio.to_thread(self._kafka.restart)
+
+    async def _break_connection(self, fault: Fault) -> None:
+        if fault.kind == "cut":
+            self._proxy.cut()
+        else:
+            self._proxy.stall()
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            self._proxy.mend()
+
+    def _victim(self, fault: Fault) -> Member:
+        """The one that is meant, or the next one that is up."""
+        order = [self._slots[(fault.who + step) % WORKERS] for step in range(WORKERS)]
+        return next((member for member in order if member.alive and not member.frozen), order[0])
+
+    def _last(self, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(doing)
+        self._lasting.add(task)
+        task.add_done_callback(self._lasting.discard)
+
+    # ------------------------------------------------------------------------------------------------ the supervisor
+
+    def _join(self, slot: int) -> Member:
+        return self._line.join(bootstrap=self._proxy.address if slot == 0 else "")
+
+    async def _watch(self) -> None:
+        """Start again whoever ended, a little later, as a supervisor does."""
+        while True:
+            for slot, member in enumerate(self._slots):
+                if not member.alive:
+                    await asyncio.sleep(self._rng.uniform(0, 1))
+                    self._count_end(member)
+                    self._slots[slot] = self._join(slot)
+            if self._replay is not None and self._replay.poll() is not None:
+                self._replay = self._line.start("replay")
+            await asyncio.sleep(_LOOK_S)
+
+    def _count_end(self, member: Member) -> None:
+        if member in self._expected:
+            return
+        words = member.last_words()
+        text = words[-1] if words else "nothing"
+        known = {"later owner": "fenced", "Kafka": "no broker"}
+        self.ends[next((name for sign, name in known.items() if sign in text), text[:80])] += 1
+
+    def _look_at_words(self, member: Member) -> None:
+        """One that ends by itself says why in one line; nobody leaves a traceback."""
+        said = member.said()
+        at = next((i for i, text in enumerate(said) if text.startswith("Traceback")), None)
+        if at is not None:
+            self.untidy.append("a traceback: " + " | ".join(text[:200] for text in said[max(0, at - 1) :][-3:]))

@@ -1,0 +1,64 @@
+"""The dead letter's headers: hostile ones harm nobody, and Spring Kafka's are as Spring writes them."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.core.deadletter import read_place
+from stream_app.core.envelope import HEADERS, Envelope, read_envelope
+from stream_app.core.record import Taken
+
+LETTER = Envelope(
+    origin="t.leads/3/1234567890123",
+    origin_ms=1_700_000_000_000,
+    seq=4,
+    lead_id="lead-1",
+    disposition="failed",
+    reason="connect_error",
+    text="nothing was sent",
+    replay=2,
+    epoch=1,
+    returns=5,
+)
+
+
+def taken(headers: tuple[tuple[str, bytes], ...]) -> Taken:
+    return Taken("t.leads.dlq", 3, 7, b"k", b"v", headers, 1)
+
+
+def test_what_is_written_is_read_back() -> None:
+    assert read_envelope(taken(LETTER.to_headers())) == LETTER
+
+
+def test_spring_kafka_reads_its_own() -> None:
+    headers = dict(LETTER.to_headers())
+    assert headers["kafka_dlt-original-topic"] == b"t.leads"
+    assert struct.unpack(">i", headers["kafka_dlt-original-partition"]) == (3,)
+    assert struct.unpack(">q", headers["kafka_dlt-original-offset"]) == (1234567890123,)
+    assert struct.unpack(">q", headers["kafka_dlt-original-timestamp"]) == (1_700_000_000_000,)
+    assert headers["kafka_dlt-exception-fqcn"] == b"connect_error"
+    assert headers["kafka_dlt-exception-message"] == b"nothing was sent"
+
+
+def test_only_a_dead_letter_has_them() -> None:
+    back = Envelope(origin="leads/0/1", way="replayed", replay=1)
+    assert {name for name, _ in back.to_headers()} <= set(HEADERS.values())
+
+
+names = st.sampled_from([*HEADERS.values(), "traceparent", "x"])
+values = st.one_of(st.binary(max_size=500), st.text(max_size=500).map(lambda text: text.encode("utf-8", "replace")))
+places = st.from_regex(r"[a-z²]{1,3}/[0-9²]{1,12}/[0-9٣]{1,20}", fullmatch=True).map(str.encode)
+
+
+@given(st.lists(st.tuples(names, st.one_of(values, places)), max_size=30), st.one_of(places, values))
+def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, bytes]], origin: bytes) -> None:
+    envelope = read_envelope(taken((*headers, ("origin", origin))))
+    assert read_place(envelope.origin) is not None
+    written = Envelope(**{**{name: getattr(envelope, name) for name in HEADERS}, "disposition": "poison"}).to_headers()
+    assert sum(len(value) for _, value in written) < 40_000
+    assert all(isinstance(value, bytes) for _, value in written)
+    again = read_envelope(taken(written))
+    assert (again.origin, again.disposition) == (envelope.origin, "poison")

@@ -1,0 +1,245 @@
+"""Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, the promises of design section 5 hold.
+
+The machine below is one partition: input, the line (its decisions by `judge`, `step` and `returning`), the dead letters,
+and the replay app with its committed offset and its record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stream_app.core.delivery import Delivery, begin as begin_row, judge, step
+from stream_app.core.envelope import Envelope
+from stream_app.core.replay import (
+    AS_INPUT,
+    Begin,
+    Pace,
+    ReplayPolicy,
+    begin,
+    redriven,
+    returning,
+    tier_s,
+)
+
+MAX_REPLAYS = 3
+OUTCOMES = ["failed"] * 5 + ["accepted", "uncertain"]
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("recorded", "committed", "expected"),
+    [
+        ({}, None, Begin()),
+        ({}, 70, Begin()),
+        ({0: 50}, 50, Begin(seen_to=50)),
+        ({0: 50}, 55, Begin(seen_to=50)),
+        ({0: 50}, 49, Begin(1, rewound=True, seen_to=50)),
+        ({0: 50}, 0, Begin(1, rewound=True, seen_to=50)),
+        ({0: 50, 1: 0}, 0, Begin(1, seen_to=50)),
+        ({0: 50, 1: 20}, 10, Begin(2, rewound=True, seen_to=50)),
+        ({0: 50, 1: 20}, None, Begin(1, skip_to=20, seen_to=50)),
+    ],
+)
+def test_where_the_group_stands_says_whether_it_was_rewound(
+    recorded: dict[int, int], committed: int | None, expected: Begin
+) -> None:
+    assert begin(recorded, committed) == expected
+
+
+def test_what_comes_back() -> None:
+    failed = Envelope(origin="leads/0/1", disposition="failed", replay=2, epoch=1, not_before_ms=5, attempt=4)
+    natural = returning(failed, 1)
+    assert natural is not None
+    assert (natural.way, natural.epoch, natural.replay, natural.not_before_ms) == ("replayed", 1, 3, 5)
+    first = returning(failed, 2)
+    assert first is not None
+    assert (first.way, first.epoch, first.replay, first.not_before_ms) == ("replayed", 2, 1, 0)
+    for disposition in ("poison", "policy"):
+        assert returning(Envelope(origin="leads/0/1", disposition=disposition), 2) is None
+    assert returning(Envelope(origin="leads.dlq/0/1")) is AS_INPUT, "another program's"
+    assert AS_INPUT.to_headers() == ()
+
+
+def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
+    pace = Pace({"acme": 4.0})
+    turns = [pace.turn_ms(b"acme", 10_000) for _ in range(9)]
+    assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]
+    assert pace.turn_ms(b"acme", 60_000) == 59_000
+    assert pace.turn_ms(b"who", 60_000) == 59_000, "an unknown workspace has its own turn"
+
+
+def test_the_tier_is_never_shorter_than_the_delay_unless_there_is_none() -> None:
+    policy = ReplayPolicy(tiers_s=(2, 60))
+    assert [tier_s(policy, delay) for delay in (-1, 0, 1, 2000, 2001, 99_000)] == [None, None, 2, 2, 60, 60]
+
+
+class Partition(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, Delivery] = {}
+        self.queue: list[tuple[int, Envelope]] = []
+        self.dlq: list[tuple[int, Envelope]] = []
+        self.parked: list[tuple[int, Envelope]] = []
+        self.position = 0
+        self.committed: int | None = None
+        self.recorded: dict[int, int] = {}
+        self.how = Begin()
+        self.posted: Counter[int] = Counter()  # reached Clay, for sure or perhaps, since an operator's last word
+        self.delivered: Counter[int] = Counter()
+        self.asked: Counter[int] = Counter()
+        self.sent_back: Counter[int] = Counter()
+        self.rounds: Counter[tuple[int, int, int]] = Counter()
+        self.parks: Counter[tuple[int, int, int]] = Counter()
+        self.now_ms = 0
+
+    # ------------------------------------------------------------------------------------------------ the line
+
+    @initialize(leads=st.integers(1, 3))
+    def leads_come(self, leads: int) -> None:
+        self.queue = [(lead, Envelope(origin=f"leads/0/{lead}")) for lead in range(leads)]
+
+    @precondition(lambda self: self.queue)
+    @rule(outcomes=st.lists(st.sampled_from(OUTCOMES), min_size=12, max_size=12))
+    def the_line_works(self, outcomes: list[str]) -> None:
+        for outcome in outcomes:
+            if self.queue:
+                self._take(0, outcome, again=False)
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), again=st.booleans())
+    def the_line_takes_one_out_of_turn(self, data: st.DataObject, outcome: str, again: bool) -> None:
+        self._take(data.draw(st.integers(0, len(self.queue) - 1)), outcome, again=again)
+
+    def _take(self, at: int, outcome: str, *, again: bool) -> None:
+        lead, envelope = (
+            self.queue[at] if again else self.queue.pop(at)
+        )  # again: its ack is lost, and it is redelivered
+        self.now_ms += 1
+        row = self.rows.get(lead)
+        verdict = judge(row, envelope, self.now_ms, DAY_MS)
+        if verdict == "fresh":
+            row = begin_row(envelope, self.now_ms)
+        elif verdict == "return":
+            assert row is not None
+            if envelope.way == "redriven":
+                self.sent_back[lead] += 1
+                self.posted[lead] = 0
+            self.rounds[lead, envelope.epoch, self.sent_back[lead]] += 1
+            row = step(row, "replayed", self.now_ms, replay=envelope.replay, epoch=envelope.epoch)
+        else:
+            assert verdict == "done", verdict
+            return
+        assert row.replay <= MAX_REPLAYS
+        self._send(lead, step(row, "sending", self.now_ms), outcome)
+
+    def _send(self, lead: int, row: Delivery, outcome: str) -> None:
+        assert not self.posted[lead], "sent again though it may have arrived, and no operator said so"
+        self.posted[lead] += outcome != "failed"
+        if outcome == "accepted":
+            self.delivered[lead] += 1
+            self.rows[lead] = step(row, "accepted", self.now_ms, final=True)
+        elif outcome == "uncertain":
+            self._park(lead, step(row, "send_uncertain", self.now_ms, sends=row.sends + 1))
+        elif row.replay >= MAX_REPLAYS:
+            self._park(lead, row)
+        else:
+            row = self.rows[lead] = step(row, "dead_lettered", self.now_ms)
+            self.dlq.append((lead, self._letter(row)))
+
+    def _park(self, lead: int, row: Delivery) -> None:
+        row = self.rows[lead] = step(row, "parked", self.now_ms)
+        self.parks[lead, row.epoch, self.sent_back[lead]] += 1
+        self.parked.append((lead, self._letter(row)))
+
+    def _letter(self, row: Delivery) -> Envelope:
+        letter = Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
+        return letter
+
+    # ------------------------------------------------------------------------------------------ the replay app
+
+    @precondition(lambda self: self.position < len(self.dlq))
+    @rule(most=st.integers(1, 9), times=st.integers(1, 2), commits=st.booleans(), records=st.booleans())
+    def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
+        for lead, letter in self.dlq[self.position : self.position + most]:
+            if self.position >= self.how.skip_to:
+                back = returning(letter, self.how.epoch)
+                assert back is not None
+                self.queue += [(lead, back)] * times
+            self.position += 1
+        if commits:
+            self.committed = self.position
+        if records and self.committed is not None:
+            self.recorded[self.how.epoch] = max(self.committed, self.recorded.get(self.how.epoch, 0))
+
+    @rule()
+    def it_crashes(self) -> None:
+        before = self.how.epoch
+        self._starts()
+        assert self.how.epoch == before, "a plain restart is no rewind"
+
+    @precondition(lambda self: self.committed)
+    @rule(data=st.data())
+    def somebody_rewinds_it(self, data: st.DataObject) -> None:
+        self.committed = data.draw(st.integers(0, self.committed or 0))
+        self._starts()
+
+    @rule()
+    def kafka_forgets_its_offset(self) -> None:
+        before = self.how.epoch
+        self.committed = None
+        self._starts()
+        assert self.how.epoch == before
+
+    def _starts(self) -> None:
+        self.how = begin(self.recorded, self.committed)
+        self.position = self.committed or 0
+        if self.how.rewound:
+            self.recorded[self.how.epoch] = self.committed or 0
+
+    @precondition(lambda self: self.parked or self.dlq)
+    @rule(data=st.data(), times=st.integers(1, 2))
+    def an_operator_sends_one_back(self, data: st.DataObject, times: int) -> None:
+        lead, letter = data.draw(st.sampled_from(self.parked + self.dlq))
+        self.asked[lead] += 1
+        self.queue += [(lead, redriven(letter, "leads.parked/0/0"))] * times
+
+    # ------------------------------------------------------------------------------------------------ promises
+
+    @invariant()
+    def never_delivered_twice(self) -> None:
+        assert all(times <= 1 for times in self.delivered.values())
+
+    @invariant()
+    def an_operators_word_counts_once(self) -> None:
+        assert all(self.sent_back[lead] <= self.asked[lead] for lead in self.sent_back)
+
+    @invariant()
+    def at_most_max_replays_a_rewind(self) -> None:
+        assert all(times <= MAX_REPLAYS for times in self.rounds.values()), self.rounds
+
+    @invariant()
+    def parked_at_most_once_a_rewind(self) -> None:
+        assert all(times <= 1 for times in self.parks.values()), self.parks
+
+    @invariant()
+    def what_failed_can_always_come_back(self) -> None:
+        """No row waits for a letter that does not exist: its own last letter is its successor's."""
+        letters: dict[int, Any] = {}
+        for lead, letter in self.dlq + self.parked:
+            if lead in self.rows and letter.seq == self.rows[lead].seq:
+                letters[lead] = letter
+        for lead, row in self.rows.items():
+            if row.state in ("dead_lettered", "parked"):
+                assert lead in letters
+                back = redriven(letters[lead], "leads.parked/0/0")
+                assert judge(row, back, self.now_ms, DAY_MS) == "return"
+
+
+TestPartition = Partition.TestCase
+TestPartition.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)

@@ -1,0 +1,55 @@
+"""How far groups are behind on their topics, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from tests.e2e.pipeline import Pipeline
+
+
+async def caught_up(line: Pipeline, timeout_s: float = 40) -> None:
+    """Wait until both groups have passed every record in the topics of replays that have one."""
+    names = line.settings.names
+    waits = [names.wait(tier) for tier in line.settings.replay.tiers_s]
+    deadline = time.monotonic() + timeout_s
+    while found := await behind(line, {names.replay_app: [names.dlq, *waits], names.worker_app: [names.retry]}):
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.2)
+
+
+async def behind(line: Pipeline, topics: dict[str, list[str]]) -> dict[str, int]:
+    """By topic, how many committed records its group has still to pass; `topics`: of each group."""
+    bootstrap = line.settings.kafka.bootstrap
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
+    await admin.start()
+    await consumer.start()
+    try:
+        found: Counter[str] = Counter()
+        for group, names in topics.items():
+            tps = [TopicPartition(name, number) for name in names for number in range(line.settings.kafka.partitions)]
+            passed = await admin.list_consumer_group_offsets(group, partitions=tps)
+            for tp, end in (await consumer.end_offsets(tps)).items():
+                found[tp.topic] += await _records(consumer, tp, max(0, passed[tp].offset), end)
+        return {name: count for name, count in found.items() if count}
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def _records(consumer: AIOKafkaConsumer, tp: TopicPartition, begin: int, end: int) -> int:
+    """Records from `begin` to before `end`: a marker of a transaction is none."""
+    if begin >= end:
+        return 0
+    consumer.assign([tp])
+    consumer.seek(tp, begin)
+    count = 0
+    while await consumer.position(tp) < end:
+        for records in (await consumer.getmany(tp, timeout_ms=200)).values():
+            count += len(records)
+    return count

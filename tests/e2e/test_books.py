@@ -1,0 +1,118 @@
+"""The books on real Kafka: right at every moment of a busy line, and not silent about a lead that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream_app.books import read_books
+from stream_app.core.books import Report
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(150)
+
+FAULTS = """
+[[fault]]
+kind = "status_before"
+status = 503
+share = 0.2
+[[fault]]
+kind = "reset_after_read"
+share = 0.02
+"""
+CONFIG = """
+[line]
+max_attempts = 1
+[replay]
+max_replays = 2
+backoff_base_s = 1
+backoff_cap_s = 2
+tiers_s = [1, 2, 600]
+"""
+LANE = """
+[workspaces.{name}.breaker]
+consecutive_failures = 1000
+failure_rate = 1.0
+min_calls = 100000
+"""
+
+
+async def books(line: Pipeline) -> Report:
+    return await read_books(line.settings, limit=5, progress=lambda done, total: None, say=lambda text: None)
+
+
+async def test_they_balance_at_every_moment_of_a_busy_line_and_at_its_end(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 3, config=CONFIG, lane=LANE, script=FAULTS) as line:
+        await line.publish(line.leads(3_000))
+        worker = line.start("worker")
+        line.start("replay")
+        at_work: list[Report] = []
+        waiting = asyncio.create_task(line.until_over(3_000, 100))
+        while not waiting.done():
+            at_work.append(await books(line))
+        await waiting
+        assert all(report.balanced for report in at_work), [report.problems for report in at_work]
+        assert any(0 < report.columns["accepted_final"].stories < 2_500 for report in at_work), "it was at work"
+        await line.stop(worker)
+        report = await books(line)
+        assert report.balanced, report.problems
+        assert report.moving == 0
+        assert report.records == report.accounted == 3_000
+        parked, accepted = report.columns["parked"], report.columns["accepted_final"]
+        assert parked.stories == parked.rows > 0
+        assert accepted.stories == accepted.rows == 3_000 - parked.stories
+        assert all(account.spent_by_events == account.spent for account in report.accounts)
+
+
+async def test_a_lead_that_is_passed_over_is_named_and_the_exit_code_is_1(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        await line.publish(line.leads(3))
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+        assert json.loads(said)["columns"]["waiting"]["stories"] == 3
+        await pass_over(kafka, namespace, line.settings.names.leads, 2)
+        code, said = await line.run("books")
+        assert code == 1
+        assert f"{namespace}leads/0/0: lost" in said
+        assert f"{namespace}leads/0/1: lost" in said
+        assert "3 in, 1 accounted for" in said
+        code, said = await line.run("books", "--limit", "1")
+        assert code == 1
+        assert "and 1 more" in said
+
+
+async def test_an_open_transaction_neither_hangs_them_nor_raises_an_alarm(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        await line.publish(line.leads(2))
+        worker = line.start("worker")
+        await line.until_over(2, 60)
+        await line.stop(worker)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}stranger")
+        async with producer:
+            await producer.begin_transaction()
+            await producer.send_and_wait(line.settings.names.status, b"not to be seen", partition=0)
+            async with asyncio.timeout(30):
+                report = await books(line)
+            await producer.abort_transaction()
+        assert report.balanced, report.problems
+        assert report.columns["accepted_final"].stories == 2
+        assert all(account.spent_by_events is None for account in report.accounts), "not of the same moment for sure"
+        assert (await books(line)).accounts[0].spent_by_events is not None
+
+
+async def pass_over(kafka: Broker, namespace: str, topic: str, offset: int) -> None:
+    """Commit an offset as a broken worker would."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap, group_id=f"{namespace}stream-app", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        tp = TopicPartition(topic, 0)
+        consumer.assign([tp])
+        await consumer.commit({tp: offset})
+    finally:
+        await consumer.stop()

@@ -1,0 +1,231 @@
+"""The broker fails in every way in the middle of a load: the worker waits, says so, and goes on by itself.
+
+Judged afterwards from outside: nothing lost, nothing sent twice, every story legal, and the books balance to the credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import LOOPBACK, StartError, free_port
+from tests.adapters.support import committed
+from tests.e2e.fleet import Fleet, Member
+from tests.e2e.load import Load
+from tests.proxy import ProxiedKafka
+
+pytestmark = pytest.mark.timeout(120)
+FROZEN_S = 12  # twice the session timeout
+PER_S = 60
+CONFIG = """
+[line]
+request_timeout_s = 7
+connect_timeout_s = 1
+max_request_start_age_s = 4
+commit_timeout_s = 2
+uncertain_grace_s = 12
+"""
+SLOW = """
+[[fault]]
+kind = "slow"
+delay_s = 0.05
+"""
+Broken = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[ProxiedKafka]:
+    try:
+        with ProxiedKafka() as own:
+            yield own
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+async def test_a_restart(broker: ProxiedKafka, namespace: str) -> None:
+    async with loaded(broker, namespace):
+        await asyncio.to_thread(broker.restart)
+
+
+async def test_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
+    """Nobody can take over meanwhile, but whoever is told to stop can."""
+    async with loaded(broker, namespace, says="no answer within 2 s") as line:
+        worker, other = line.members[0], line.join()
+        await line.spread([worker, other], 30)
+        broker.freeze()
+        try:
+            await asyncio.sleep(FROZEN_S / 2)
+            assert await line.stop(other.process, grace_s=30) == 0, other.said()[-3:]
+            await asyncio.sleep(FROZEN_S / 2)
+        finally:
+            broker.thaw()
+
+
+async def test_connections_are_cut_again_and_again(broker: ProxiedKafka, namespace: str) -> None:
+    async with broker.proxy() as proxy, loaded(broker, namespace, proxy.address) as line:
+        for _ in range(4):
+            proxy.cut()
+            await asyncio.sleep(0.3)
+            proxy.mend()
+            await goes_on(line, 20)
+
+
+async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
+    """NOT_ENOUGH_REPLICAS: the events' topic has a replica on a broker that is gone, and wants both."""
+    async with loaded(broker, namespace, says="no answer within 2 s") as line:
+        await replicate_on_a_dead_broker(broker, line.settings.names.status, line.settings.kafka.partitions, tmp_path)
+        await alter(line, line.settings.names.status, "min.insync.replicas", "2")
+        await nothing_is_acked(line)
+        await alter(line, line.settings.names.status, "min.insync.replicas", "1")
+
+
+async def test_records_are_too_large(broker: ProxiedKafka, namespace: str) -> None:
+    """MESSAGE_TOO_LARGE, for whatever the line says: it tries again, and ever more rarely."""
+    async with loaded(broker, namespace, says="did not take it: MessageSizeTooLargeError") as line:
+        status = line.settings.names.status
+        was = await alter(line, status, "max.message.bytes", "100")
+        await nothing_is_acked(line)
+        await alter(line, status, "max.message.bytes", was)
+
+
+async def test_a_full_disk(broker: ProxiedKafka, namespace: str) -> None:
+    """A broker that cannot write ends. One worker waits for it, another is started meanwhile."""
+    async with loaded(broker, namespace) as line:
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Every write of the broker fails from now on, as on a full disk (EFBIG instead of ENOSPC), without any rights.
+        resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (1, most))
+        await asyncio.wait_for(asyncio.to_thread(broker.wait), 20)
+        line.join()
+        await asyncio.sleep(1)
+        await asyncio.to_thread(broker.restart)
+        await line.spread(line.members, 30)
+
+
+# ------------------------------------------------------------------------------------------------- what all share
+
+
+@asynccontextmanager
+async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says: str = "") -> AsyncIterator[Fleet]:
+    """A worker under load while the block runs; then it must go on by itself, and everything must be in order.
+
+    says: what the worker must have told as the reason of its trouble.
+    """
+    async with Fleet(kafka.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
+        worker = line.join(bootstrap=bootstrap)
+        async with Load(line, PER_S) as load:
+            await line.until(lambda: line.last()["accepted"] >= PER_S, 30, "it runs")
+            yield line
+            await goes_on(line, 30)
+        await line.until_rest(load.count, 30)
+        assert worker.alive, worker.said()[-5:]
+        for member in line.members:
+            assert await line.stop(member.process) == 0, member.said()[-5:]
+            tells(member)
+        assert any(says in because for because in recoveries(worker)) or not says, recoveries(worker)
+        assert set(line.last()) <= {"accepted", "parked"}
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+        for account in json.loads(said[: said.rindex("}") + 1])["accounts"]:
+            assert account["reserved"] == 0, account
+            assert account["spent"] == account["spent_by_events"], account
+
+
+async def goes_on(line: Fleet, within_s: float) -> None:
+    """Leads of each workspace reach Clay that did not before."""
+    seen = line.last()["accepted"]
+    await line.until(lambda: line.last()["accepted"] >= seen + PER_S, within_s, "it goes on")
+
+
+async def nothing_is_acked(line: Fleet) -> None:
+    """Once what was under way has come to rest, no lead passes any more, in Kafka's books or in Clay's."""
+    await asyncio.sleep(1.5)
+    group = line.settings.names.worker_app
+    acked, sent = await committed(line.bootstrap, group), len(line.requests())
+    await asyncio.sleep(3)
+    assert await committed(line.bootstrap, group) == acked
+    assert len(line.requests()) == sent, "no POST without its committed row"
+
+
+def tells(member: Member) -> None:
+    """All that it said of its trouble are a few lines of warning."""
+    assert not member.last_words()
+    assert not [line for line in logged(member) if line["level"] == "error"]
+    assert len(recoveries(member)) <= 12, recoveries(member)
+
+
+def logged(member: Member) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in member.said() if line.startswith("{")]
+
+
+def recoveries(member: Member) -> list[str]:
+    """Why it took a partition over again."""
+    return [line["because"] for line in logged(member) if line["event"] == "partition_taken_over_again"]
+
+
+async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
+    """Change one setting of a running topic; returns what the plan says of it."""
+    config = next(plan.config for plan in line.settings.topic_plan() if plan.name == topic)
+    async with admin(line.bootstrap) as client:
+        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {**config, key: value})])
+    return config[key]
+
+
+@asynccontextmanager
+async def admin(bootstrap: str) -> AsyncIterator[Any]:
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def replicate_on_a_dead_broker(kafka: LocalKafka, topic: str, partitions: int, directory: Path) -> None:
+    """Give a topic of the running broker a second replica on a broker that was there once."""
+    await asyncio.to_thread(_let_a_second_broker_come_and_go, kafka, directory / "second")
+    plan = {
+        "version": 1,
+        "partitions": [{"topic": topic, "partition": number, "replicas": [1, 2]} for number in range(partitions)],
+    }
+    file = directory / "plan.json"
+    file.write_text(json.dumps(plan))
+    tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
+    await asyncio.to_thread(kafka.run_tool, tool, "--reassignment-json-file", str(file), "--execute")
+
+
+def _let_a_second_broker_come_and_go(first: LocalKafka, directory: Path) -> None:
+    listener = f"PLAINTEXT://{LOOPBACK}:{free_port()}"
+    overrides = {
+        "process.roles": "broker",
+        "node.id": "2",
+        "listeners": listener,
+        "advertised.listeners": listener,
+    }
+    same = ("controller.quorum.voters", "listener.security.protocol.map", "inter.broker.listener.name")
+    overrides |= {key: first.properties[key] for key in same}
+    second = _Second(port=int(listener.rpartition(":")[2]), overrides=overrides, data_dir=directory)
+    second.first = Path(first.properties["log.dirs"])
+    with second:
+        second.kill()
+
+
+class _Second(LocalKafka):
+    """A broker of the same cluster as the one whose data is in `first`."""
+
+    first: Path
+
+    def _format(self) -> None:
+        written = (self.first / "meta.properties").read_text().splitlines()
+        kept = [line for line in written if line.startswith(("version", "cluster.id"))]
+        here = Path(self.properties["log.dirs"]) / "meta.properties"
+        here.write_text("\n".join([*kept, "node.id=2", ""]))

@@ -1,0 +1,92 @@
+"""The demo as a user runs it: it ends by itself with books that balance, and leaves nothing behind, Ctrl-C included."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.timeout(200)
+
+ARGV = [sys.executable, "-m", "stream_app", "demo"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Of a user without a broker, whose temporary files are all in one place; that place must be empty afterwards."""
+    place = Path(tempfile.mkdtemp(dir=tmp_path))
+    yield {**{k: v for k, v in os.environ.items() if k != "KAFKA_BOOTSTRAP"}, "TMPDIR": str(place)}
+    assert list(left_files(place)) == [], "files are left behind"
+    assert users_of(place) == [], "processes are left behind"
+
+
+def left_files(place: Path) -> Iterator[Path]:
+    return (path for path in place.iterdir() if path.name.startswith(("stream-app", "sim-")))
+
+
+def users_of(place: Path) -> list[str]:
+    """Command lines of the processes that work in that place or name it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            argv = process.cmdline()
+            if process.cwd().startswith(str(place)) or any(str(place) in argument for argument in argv):
+                found.append(" ".join(argv))
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment: dict[str, str]) -> None:
+    ran = subprocess.run([*ARGV, "--json"], env=environment, capture_output=True, text=True, timeout=150, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    outcome: dict[str, Any] = json.loads(ran.stdout)
+    assert outcome["ok"]
+    assert outcome["finished"]
+    assert outcome["published"] == 308
+    books, ledger = outcome["books"], outcome["ledger"]
+    assert books["balanced"]
+    assert books["records"] == books["accounted"] == 308
+    assert books["statuses"]["duplicate"]["stories"] == 8
+    assert books["statuses"]["expired"]["stories"] == 8
+    assert books["statuses"]["rejected_invalid"]["stories"] > 8, "what is no lead, and what Clay called bad"
+    assert books["columns"]["accepted_final"]["stories"] == ledger["accepted"] - ledger["uncertain"] > 200
+    assert ledger["doubles"] == ledger["missing"] == ledger["unknown"] == []
+    assert outcome["dead_letters"] >= 5
+    assert outcome["replays"] == outcome["dead_letters"]
+    assert outcome["in_the_outage"]["balanced"]
+    assert outcome["in_the_outage"]["columns"]["waiting"]["stories"] > 100
+    assert outcome["exit_codes"] == {"worker": 0, "replay": 0}
+    plain = [line for line in ran.stderr.splitlines() if "of 308 accepted" in line]
+    assert len(plain) > 20, "a line a second"
+    assert any("breaker open" in line for line in plain)
+    assert "Clay goes down" in ran.stderr
+
+
+@pytest.mark.parametrize("when", ["Starting a real", "not taken yet"])
+def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) -> None:
+    with subprocess.Popen(ARGV, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stderr is not None
+            for line in demo.stderr:
+                if when in line:
+                    break
+            began = time.monotonic()
+            demo.send_signal(signal.SIGINT)
+            _, said = demo.communicate(timeout=40)
+        finally:
+            demo.kill()
+    assert demo.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert time.monotonic() - began < 20

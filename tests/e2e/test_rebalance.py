@@ -1,0 +1,113 @@
+"""Workers come and go under load: nothing is lost, nothing is POSTed twice, and lanes move soon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.fleet import Fleet, Member, now_ms
+from tests.e2e.load import Load
+
+pytestmark = pytest.mark.timeout(120)
+SESSION_S = 6.0
+LOAD_S = 1.0  # reading the state of a partition: a few thousand rows here
+LONGEST_REQUEST_S = 0.3
+SLOW = f"""
+[[fault]]
+kind = "slow"
+delay_s = {LONGEST_REQUEST_S}
+"""
+
+
+async def test_workers_come_and_go_under_load(kafka: Broker, namespace: str) -> None:
+    async with Fleet(kafka.bootstrap, namespace, 6, partitions=6, script=SLOW) as line:
+        first, second = line.join(), line.join()
+        async with Load(line, 120) as load:
+            await line.spread([first, second], 30)
+            third = line.join()
+            owners = await line.spread([first, second, third], 30)
+
+            left_ms = now_ms()
+            moving = asyncio.create_task(_moved(line, owners, second, left_ms, 10))
+            assert await line.stop(second.process) == 0, second.said()[-3:]
+            assert await moving < 5 + LONGEST_REQUEST_S
+
+            owners = await line.spread([first, third], 30)
+            killed_ms = now_ms()
+            first.kill()
+            assert await _moved(line, owners, first, killed_ms, 20) < SESSION_S + 3 + LOAD_S
+
+            team = [third, line.join(), line.join()]
+            await line.spread(team, 30)
+            for number, leaving in enumerate(list(team)):
+                owners = await line.owners()
+                left_ms = now_ms()
+                moving = asyncio.create_task(_moved(line, owners, leaving, left_ms, 10))
+                assert await line.stop(leaving.process) == 0, leaving.said()[-3:]
+                assert await moving < 5 + LONGEST_REQUEST_S
+                team[number] = line.join()
+                await line.spread(team, 30)
+        await line.until_rest(load.count, 40)
+        assert not any("Traceback" in text for member in line.members for text in member.said())
+        parked = line.last()["parked"]
+        assert parked <= 200, "only the one that was killed left leads uncertain"
+
+
+async def _moved(line: Fleet, owners: dict[str, Member], gone: Member, at_ms: int, within_s: float) -> float:
+    """Seconds until all lanes of `gone` were served by another worker."""
+    lanes = [name for name, owner in owners.items() if owner is gone]
+    assert lanes
+    await gone.ended(within_s)  # what it still sends on its way out is its own
+    ended_ms = max(at_ms, now_ms())
+    moved = await line.first_request(lanes, ended_ms, within_s)
+    return (ended_ms - at_ms + max(moved.values())) / 1000
+
+
+async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker, namespace: str) -> None:
+    """One lane is stopped by 401, one by its breaker; the third goes on, whoever comes and goes."""
+    async with Fleet(kafka.bootstrap, namespace, 3, partitions=3, lane=HELD_FOR_LONG, script=SLOW) as line:
+        first, second = line.join(), line.join()
+        async with Load(line, 60) as load:
+            await line.spread([first, second], 30)
+            line.control(
+                "POST",
+                "/control/faults",
+                [
+                    {"kind": "unauthorized", "workspace": "w0"},
+                    {"kind": "status_before", "status": 503, "workspace": "w1"},
+                ],
+            )
+            line.control("DELETE", "/control/faults?kind=slow")
+            await line.until(lambda: _held(line) >= {"held_paused", "held_outage"}, 20, "two lanes are held")
+            third = line.join()
+            await _joined(third, 10)
+            await line.first_request(["w2"], now_ms(), 10)
+            for member in (first, second, third):
+                began = time.monotonic()
+                assert await line.stop(member.process) == 0, member.said()[-3:]
+                assert time.monotonic() - began < 10 + LONGEST_REQUEST_S
+            line.control("DELETE", "/control/faults")
+        assert not line.posted_again()
+        line.check_stories()
+        assert load.count > 0
+
+
+HELD_FOR_LONG = """
+[workspaces.{name}.breaker]
+open_s = 60
+"""
+
+
+def _held(line: Fleet) -> set[str]:
+    return {story[-1].status for story in list(line.stories.values())}
+
+
+async def _joined(member: Member, within_s: float) -> None:
+    """Its part of the partitions is assigned: it says that it is ready."""
+    deadline = time.monotonic() + within_s
+    while not await asyncio.to_thread(member.ready):
+        assert time.monotonic() < deadline, f"no partition within {within_s} s: {member.said()[-3:]}"
+        await asyncio.sleep(0.1)

@@ -1,0 +1,152 @@
+"""Dead letters that come back, on real Kafka, rewound by Kafka's own tool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import StartError
+from tests.e2e.behind import caught_up
+from tests.e2e.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(150)
+
+CONFIG = """
+[line]
+max_attempts = 1
+[replay]
+max_replays = 2
+backoff_base_s = 1
+backoff_cap_s = 1
+tiers_s = [1, 600]
+"""
+LANE = """
+[workspaces.{name}.breaker]
+consecutive_failures = 1000
+failure_rate = 1.0
+min_calls = 100000
+"""
+DOWN = {"kind": "status_before", "status": 503}
+
+
+def reset(kafka: Broker, line: Pipeline, *how: str) -> str:
+    """What a user runs."""
+    names = line.settings.names
+    tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+    return kafka.run_tool(tool, "--group", names.replay_app, "--topic", names.dlq, "--reset-offsets", *how, "--execute")
+
+
+def pipeline(kafka: Broker, namespace: str, workspaces: int = 2) -> Pipeline:
+    return Pipeline(kafka.bootstrap, namespace, workspaces, config=CONFIG, lane=LANE)
+
+
+async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(kafka: Broker, namespace: str) -> None:
+    async with pipeline(kafka, namespace) as line:
+        line.control("POST", "/control/faults", {**DOWN, "share": 0.75})
+        await line.publish(line.leads(200))
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until_over(200, 60)
+        with pytest.raises(StartError, match="active|not empty|Empty"):
+            reset(kafka, line, "--to-earliest")
+        assert await line.stop(replay) == 0
+        before = line.last()
+        assert 20 < before["parked"] < 180, before
+
+        # Everything again, and again in vain: at most max_replays times, and parked once, in this rewind.
+        line.control("DELETE", "/control/faults")
+        line.control("POST", "/control/faults", DOWN)
+        reset(kafka, line, "--to-earliest")
+        replay = line.start("replay")
+        await line.until(lambda: parks(line, 1) == before["parked"], 60, "parked again in epoch 1")
+        assert await line.stop(replay) == 0
+        for story in line.stories.values():
+            steps = Counter((event.status, event.epoch) for event in story)
+            assert steps["replayed", 1] in (0, 2), [event.status for event in story]
+            assert steps["parked", 1] <= 1
+            assert steps["parked", 0] <= 1
+
+        # A plain restart, also after a kill, is no rewind.
+        killed = line.start("replay")
+        await caught_up(line)
+        killed.kill()
+        await asyncio.to_thread(killed.wait, 10)
+        replay = line.start("replay")
+        await line.publish([line.lead(200, "w0")])
+        await line.until(lambda: line.last()["parked"] == before["parked"] + 1, 60, "one more is parked")
+        assert await line.stop(replay) == 0
+        assert parks(line, 1) == before["parked"] + 1, "and no other one again"
+
+        # From a time on, with Clay well again: those that are still parked, each once.
+        line.control("DELETE", "/control/faults")
+        reset(kafka, line, "--to-datetime", "2020-01-01T00:00:00.000")
+        replay = line.start("replay")
+        await line.until(lambda: line.last()["accepted"] == 201, 60, "all accepted")
+        assert await line.stop(replay) == 0
+
+        reset(kafka, line, "--to-offset", "3")
+        replay = line.start("replay")
+        await caught_up(line)
+        assert await line.stop(replay) == 0
+        assert await line.stop(worker) == 0
+        line.check_stories()
+        assert line.last() == {"accepted": 201}
+        assert set(line.summary()["leads"].values()) == {1}, "none that was delivered was sent again"
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def test_letters_of_other_programs_go_down_the_line_as_leads(kafka: Broker, namespace: str) -> None:
+    async with pipeline(kafka, namespace, 1) as line:
+        names, lead = line.settings.names, line.lead(1, "w0")
+        spring = (("kafka_dlt-original-topic", b"x"), ("kafka_dlt-original-partition", b"\0\0\0\1"))
+        await line.publish(
+            [
+                Record(names.dlq, None, lead.value, (), lead.partition),
+                Record(names.dlq, b"w0", line.lead(2, "w0").value, spring, lead.partition),
+                Record(names.dlq, b"w0", b"no lead", (), lead.partition),
+                Record(names.dlq, b"w0", None, (), lead.partition),
+            ]
+        )
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until_over(4, 40)
+        await line.stop(replay)
+        assert line.last() == {"accepted": 2, "rejected_invalid": 2}
+        # What was handed to the line once has a story of its own since: a rewind does not begin another one.
+        reset(kafka, line, "--to-earliest")
+        replay = line.start("replay")
+        await caught_up(line)
+        await line.stop(replay)
+        await line.stop(worker)
+        line.check_stories()
+        assert line.last() == {"accepted": 2, "rejected_invalid": 2}
+        assert len(await line.read(names.dlq)) == 6, "two of them are poison, and have a dead letter with the reason"
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def test_offsets_that_kafka_forgot_resume_from_the_record(kafka: Broker, namespace: str) -> None:
+    async with pipeline(kafka, namespace, 1) as line:
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(20))
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until(lambda: line.last()["parked"] == 20, 40, "parked")
+        await caught_up(line)
+        await line.stop(replay)
+        names = line.settings.names
+        tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+        kafka.run_tool(tool, "--group", names.replay_app, "--topic", names.dlq, "--delete-offsets")
+        replay = line.start("replay")
+        await caught_up(line)
+        await line.stop(replay)
+        await line.stop(worker)
+        assert line.last() == {"parked": 20}
+        assert {event.epoch for story in line.stories.values() for event in story} == {0}
+
+
+def parks(line: Pipeline, epoch: int) -> int:
+    stories = list(line.stories.values())
+    return sum(event.status == "parked" and event.epoch == epoch for story in stories for event in story)

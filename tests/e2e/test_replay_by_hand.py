@@ -1,0 +1,118 @@
+"""Replays by hand with the commands that a user types, on real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
+from tests.e2e.behind import behind, caught_up
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_replay import DOWN, pipeline
+
+pytestmark = pytest.mark.timeout(150)
+
+
+async def ask(line: Pipeline, *argv: str) -> tuple[int, Any]:
+    """A command with --json: its exit code and its document."""
+    code, said = await line.run(*argv, "--json")
+    start, end = said.find("{"), said.rfind("}")
+    assert start >= 0, said
+    return code, json.loads(said[start : end + 1])
+
+
+async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: str) -> None:
+    async with pipeline(kafka, namespace, 1) as line:
+        names = line.settings.names
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(30))
+        wrong = {"workspace": "w0", "lead_id": "wrong", "field": {"email": "x@example.com"}}
+        home = line.settings.home("w0")
+        await line.publish([Record(names.leads, b"w0", json.dumps(wrong).encode(), (), home)])
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.until(lambda: line.last()["parked"] == 30, 40, "30 parked")
+
+        # While it runs, Kafka moves no offsets.
+        await caught_up(line)
+        code, said = await line.run("replay", "rewind", "--to-earliest")
+        assert code == 1
+        assert "stop every `stream-app replay` first" in said
+        code, answer = await ask(line, "replay", "rewind", "--to-earliest", "--dry-run")
+        assert (code, answer["done"], answer["plan"]["go"]) == (0, False, 30)
+
+        # Nothing moves while an operator has paused it.
+        assert (await ask(line, "replay", "pause", "--why", "a test"))[1] == {"paused": True, "was_paused_by": None}
+
+        # What parked leads would cost, and sending some of them back: each once, whatever is run again.
+        code, plan = await ask(line, "replay", "plan", "--from", "parked", "--status", "503")
+        assert (code, plan["letters"], plan["go"], plan["causes"]) == (0, 30, 30, {"http_503": 30})
+        assert [(each["leads"], each["credits"], each["credits_left"]) for each in plan["prices"]] == [(30, 180, None)]
+        code, plan = await ask(line, "replay", "plan", "--reason", "http_503")
+        assert (code, plan["fates"]) == (1, {"later_letter": 60}), "their last word is in leads.parked"
+        code, said = await line.run("replay", "plan", "--destination", "nowhere")
+        assert (code, "there is no destination nowhere" in said) == (2, True)
+        code, said = await line.run("replay", "redrive", "--limit", "10")
+        assert (code, "--yes" in said) == (1, True)
+
+        line.control("DELETE", "/control/faults")
+        code, answer = await ask(line, "replay", "redrive", "--limit", "10", "--yes")
+        assert (code, answer) == (0, {"sent": 10, "refused": {}})
+        await line.until(lambda: line.last()["accepted"] == 10, 30, "10 accepted")
+        both = [ask(line, "replay", "redrive", "--limit", "10", "--yes") for _ in range(2)]
+        answers = await asyncio.gather(*both)
+        assert sum(answer.get("sent", 0) for _, answer in answers) in (10, 20), answers
+        await caught_up_line(line)
+        done = line.last()["accepted"]
+        code, plan = await ask(line, "replay", "plan", "--from", "parked")
+        assert plan["fates"] == {"sent_back": done, "goes": 30 - done}
+
+        # A lead that was refused for good goes only when asked for, mended.
+        code, plan = await ask(line, "replay", "plan", "--lead", "", "--disposition", "poison")
+        code, said = await line.run(
+            "replay", "redrive", "--from", "dlq", "--disposition", "poison", "--map", "a=b", "--yes"
+        )
+        assert (code, "will not go: it has no fields" in said) == (1, True), said
+        patch = line.directory / "patch.json"
+        patch.write_text(json.dumps([{"op": "move", "from": "/field", "path": "/fields"}]))
+        redrive = ("replay", "redrive", "--from", "dlq", "--disposition", "poison", "--patch", str(patch), "--yes")
+        code, said = await line.run(*redrive)
+        assert (code, "move /fields from /field" in said, "x@example.com" in said) == (0, True, False), said
+        await line.until(lambda: line.last()["accepted"] == done + 1, 30, "the mended one")
+        code, answer = await ask(line, *redrive)
+        assert (code, answer["sent"]) == (1, 0), "not twice"
+
+        # The rest by a rewind, which the pause holds back until it is lifted.
+        assert await line.stop(replay) == 0
+        code, answer = await ask(line, "replay", "rewind", "--to-datetime", "2020-01-01", "--partition", str(home))
+        assert (code, answer["done"], answer["plan"]["go"]) == (0, True, 30 - done)
+        replay = line.start("replay")
+        await rewound(line)
+        assert line.last()["accepted"] == done + 1
+        assert (await ask(line, "replay", "resume"))[1]["was_paused_by"]
+        await line.until(lambda: line.last()["accepted"] == 31, 40, "all accepted")
+        await line.stop(replay)
+        await line.stop(worker)
+        line.check_stories()
+        assert line.last() == {"accepted": 31, "rejected_invalid": 1}
+        assert set(line.summary()["leads"].values()) == {1}
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def caught_up_line(line: Pipeline) -> None:
+    """The worker has passed all that is in leads.retry."""
+    names = line.settings.names
+    async with asyncio.timeout(30):
+        while await behind(line, {names.worker_app: [names.retry]}):
+            await asyncio.sleep(0.2)
+
+
+async def rewound(line: Pipeline) -> None:
+    """A replay process has said that it was rewound."""
+    async with asyncio.timeout(30):
+        while not any('"rewound"' in log.read_text() for log in line.directory.glob("replay-*.log")):
+            await asyncio.sleep(0.2)

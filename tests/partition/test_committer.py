@@ -1,0 +1,108 @@
+"""A step is never split, steps keep their order, and a failed transaction fails all that was told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from stream_app.core.errors import Aborted, LedgerError
+from stream_app.core.messages import LaneView, StatusEvent
+from stream_app.core.record import Record
+from stream_app.core.story import Step
+from stream_app.partition.committer import Committer
+from tests.partition.virtual import run
+
+
+class SlowLedger:
+    """`ports.Ledger` whose transactions take a second; the ones in `fails` (by number) are aborted."""
+
+    def __init__(self, fails: Sequence[int] = ()) -> None:
+        self.committed: list[list[Record]] = []
+        self.begun = 0
+        self._fails = fails
+
+    async def take_over(self) -> dict[bytes, bytes]:
+        return {}
+
+    async def transact(self, records: Sequence[Record]) -> None:
+        self.begun += 1
+        await asyncio.sleep(1.0)
+        if self.begun in self._fails:
+            raise Aborted("no")
+        self.committed.append(list(records))
+
+    async def close(self) -> None: ...
+
+
+class Silent:
+    def told(self, event: StatusEvent) -> None: ...
+    def lane(self, view: LaneView) -> None: ...
+    def committed(self, steps: int, records: int, seconds: float) -> None: ...
+    def recovering(self, partition: int, error: Exception) -> None: ...
+    def waiting(self, partition: int, in_flight: int) -> None: ...
+
+
+def _step(name: str, workspace: str = "acme") -> Step:
+    return Step([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
+
+
+def _committer(ledger: SlowLedger, failed: list[LedgerError], state: dict[str, int]) -> Committer:
+    def snapshot(names: set[str]) -> list[Record]:
+        return [Record("state", name.encode(), str(state[name]).encode()) for name in sorted(names)]
+
+    return Committer(ledger, "state", 0.005, snapshot, Silent(), failed.append)
+
+
+def test_steps_of_one_moment_share_a_transaction_with_the_lane_as_it_is_then() -> None:
+    async def main() -> None:
+        ledger, state = SlowLedger(), {"acme": 1}
+        committer = _committer(ledger, [], state)
+        running = asyncio.create_task(committer.run())
+        first, second = committer.submit(_step("a")), committer.submit(_step("b"))
+        state["acme"] = 2
+        await asyncio.sleep(0.5)  # the first transaction is on its way
+        state["acme"] = 3
+        third = committer.submit(_step("c"))
+        await asyncio.gather(first, second, third)
+        keys = [[record.key for record in records] for records in ledger.committed]
+        assert keys == [[b"a", b"a", b"b", b"b", b"acme"], [b"c", b"c", b"acme"]]
+        assert [records[-1].value for records in ledger.committed] == [b"2", b"3"]
+        running.cancel()
+
+    run(main())
+
+
+def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
+    async def main() -> None:
+        ledger, failed = SlowLedger(fails=[2]), list[LedgerError]()
+        committer = _committer(ledger, failed, {"acme": 1})
+        running = asyncio.create_task(committer.run())
+        first = committer.submit(_step("a"))
+        await first
+        second = committer.submit(_step("b"))
+        await asyncio.sleep(0.5)
+        third = committer.submit(_step("c"))
+        for future in (second, third):
+            with pytest.raises(Aborted):
+                await future
+        assert len(failed) == 1
+        assert len(ledger.committed) == 1
+        await running  # it has ended by itself: only a take-over begins again
+
+    run(main())
+
+
+def test_a_walk_that_was_cancelled_harms_no_other() -> None:
+    async def main() -> None:
+        ledger = SlowLedger()
+        committer = _committer(ledger, [], {"acme": 1})
+        running = asyncio.create_task(committer.run())
+        gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
+        gone.cancel()
+        await kept
+        assert len(ledger.committed[0]) == 5  # what was submitted is committed, whoever still waits for it
+        running.cancel()
+
+    run(main())

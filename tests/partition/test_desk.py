@@ -1,0 +1,200 @@
+"""A partition from take-over to close, on an in-memory Kafka: what it refuses, when it stops, what it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+
+from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.core.errors import Fenced
+from stream_app.core.lane import LANE_VERSION, Lane
+from stream_app.core.outcome import Accepted, Outcome
+from stream_app.core.record import Record
+from stream_app.partition.desk import Partition, RowUnreadable
+from tests.partition.test_committer import Silent
+from tests.partition.virtual import NotingInlet, VirtualClock, run, taken
+from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.schedule import Setup, plan_of
+
+
+class SlowClay:
+    """`line.Clay`: takes everything, after a while."""
+
+    def __init__(self, takes_s: float = 1.0) -> None:
+        self.bodies: list[bytes] = []
+        self._takes_s = takes_s
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        await asyncio.sleep(self._takes_s)
+        return Accepted(200, 1)
+
+
+class Bench:
+    """Partition 0 of a plan, with `leads` served."""
+
+    def __init__(self, setup: Setup | None = None) -> None:
+        self.plan = plan_of(setup or Setup())
+        self.kafka = MemoryKafka()
+        self.clay = SlowClay()
+        self.alarms: list[BaseException] = []
+        self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
+        self.partition = Partition(
+            0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
+        )
+        self.inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.leads, 0)
+
+    def publish(self, lead_id: str, person: str) -> None:
+        value = json.dumps({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}}).encode()
+        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
+
+    def states(self) -> list[str]:
+        return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
+
+    async def serve(self) -> asyncio.Task[None]:
+        await self.partition.take_over()
+        return asyncio.create_task(self.partition.serve(self.inlet, "hot"))
+
+
+async def _member() -> float:
+    return 5.0
+
+
+def _row(**changes: object) -> bytes:
+    row = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 1, 1, "t")
+    return msgspec.json.encode(msgspec.structs.replace(row, **changes))
+
+
+def test_leads_go_down_the_line_and_are_acked() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for number in range(3):
+            bench.publish(f"id{number}", f"p{number}")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == 3
+        assert sorted(bench.states()) == ["accepted"] * 3 + ["received"] * 3 + ["sending"] * 3
+        assert bench.inlet.committed() == 3
+        assert bench.partition.open_walks == 0
+        assert bench.alarms == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        (lane_key("acme"), b"{", "cannot be read"),
+        (lane_key("acme"), msgspec.json.encode(Lane("acme", 0, version=LANE_VERSION + 1)), "update it"),
+        (lane_key("beta"), msgspec.json.encode(Lane("beta", 0)), "has its lane in partition 0"),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_refused_at_take_over(key: bytes, value: bytes, says: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
+        with pytest.raises(RowUnreadable, match=says):
+            await bench.partition.take_over()
+
+    run(main())
+
+
+@pytest.mark.parametrize("value", [b"[", _row(version=ROW_VERSION + 1)])
+def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(value: bytes) -> None:
+    async def main() -> None:
+        bench = Bench()
+        key = delivery_key("acme", "acme-main", "id0")
+        bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert [type(error) for error in bench.alarms] == [RowUnreadable]
+        assert bench.inlet.committed() is None
+        assert bench.clay.bodies == []
+
+    run(main())
+
+
+def test_a_later_owner_ends_this_one_before_it_sends_anything() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.serve()
+        await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+        bench.publish("id0", "p0")
+        await asyncio.sleep(10.0)
+        assert [type(error) for error in bench.alarms] == [Fenced]
+        assert bench.clay.bodies == []
+        assert bench.states() == []
+
+    run(main())
+
+
+def test_held_leads_do_not_hold_up_a_suspension() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(credits_per_day=20))
+        bench.publish("id0", "p0")
+        bench.publish("id1", "p1")
+        bench.publish("id1", "p1")
+        serving = await bench.serve()
+        await asyncio.sleep(10.0)
+        assert "held_budget" in bench.states()
+        bench.inlet.suspend()
+        async with asyncio.timeout(1.0):
+            await bench.inlet.drained()
+            await bench.inlet.end()
+            await serving
+        assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_a_lead_under_way_is_finished_and_acked_before_the_inlet_ends() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        serving = await bench.serve()
+        await asyncio.sleep(0.5)
+        assert len(bench.clay.bodies) == 1
+        bench.inlet.suspend()
+        async with asyncio.timeout(5.0):
+            await bench.inlet.drained()
+            await bench.inlet.end()
+            await serving
+        assert bench.states()[-1] == "accepted"
+        assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> None:
+    async def main() -> None:
+        bench = Bench()
+        inlet = NotingInlet([taken(0), taken(1)])
+        inlet.suspended.set()
+        serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
+        await asyncio.sleep(1.0)
+        assert inlet.given_up == [0, 1]
+        assert bench.partition.open_walks == 0
+        inlet.over.set()
+        await serving
+
+    run(main())
+
+
+def test_close_forgets_everything_at_once() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(0.5)
+        await bench.partition.close()
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending"]
+        assert bench.inlet.committed() is None
+        assert bench.alarms == []
+
+    run(main())

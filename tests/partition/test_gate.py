@@ -1,0 +1,169 @@
+"""The gate: who goes next, who waits, who is told that he cannot wait here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgspec
+import pytest
+
+from stream_app.core.lane import Ask, Entry, Held, Lane
+from stream_app.core.policy import Plan
+from stream_app.core.rate import Rate
+from stream_app.core.stop import Stop
+from stream_app.core.story import Step
+from stream_app.partition.gate import Gate
+from stream_app.partition.walk import GiveUp, Source, Walk
+from tests.partition.virtual import VirtualClock, now_ms, run, walk
+from tests.simulation.schedule import Setup, plan_of
+
+
+class Bench:
+    """A gate with one lane whose bucket fills at `rate_per_s`; what was let through stands in `gone`, in order."""
+
+    def __init__(self, setup: Setup, shared: bool = False) -> None:
+        self.plan: Plan = plan_of(setup)
+        self.lanes = {"acme": Lane("acme", 0, rate=Rate(at_ms=now_ms()))}
+        self.gone: list[Walk] = []
+        self.gate = Gate(self.plan, self.lanes, shared, VirtualClock(), self._submit)
+        self._now: Walk | None = None
+
+    async def send(self, one: Walk, ask: Ask | None = None) -> Entry | Held:
+        def write_ahead(entry: Entry) -> Step:
+            self.gone.append(one)
+            return Step([], [], [])
+
+        return await self.gate.admit(one, ask or Ask(self.plan.destinations["acme-main"]), write_ahead)
+
+    def _submit(self, step: Step) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def sources(self) -> list[Source]:
+        return [one.source for one in self.gone]
+
+
+def test_hot_before_retry_before_bulk_whatever_came_first() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=1.0, burst=1))
+        order: tuple[Source, ...] = ("bulk", "retry", "hot")
+        await asyncio.gather(*(bench.send(walk(0, source)) for source in order))
+        assert bench.sources() == ["hot", "retry", "bulk"]
+
+    run(main())
+
+
+def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=8.0, burst=1))
+
+        async def stream(source: Source) -> None:
+            for offset in range(200):
+                entry = await bench.send(walk(offset, source))
+                assert isinstance(entry, Entry)
+                bench.gate.leave(entry)
+
+        streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
+        await streams[0]
+        part = Counter(bench.sources()[:200])
+        for task in streams[1:]:
+            task.cancel()
+        assert part["hot"] > part["retry"] > part["bulk"]
+        assert part["retry"] / part["hot"] == pytest.approx(0.2, abs=0.05)
+        assert part["bulk"] / part["hot"] == pytest.approx(0.1, abs=0.05)
+
+    run(main())
+
+
+def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(max_in_flight=1, rate_per_s=8.0, burst=10))
+        first = await bench.send(walk(0))
+        assert isinstance(first, Entry)
+        second = asyncio.create_task(bench.send(walk(1)))
+        await asyncio.sleep(100.0)
+        assert not second.done()
+        bench.gate.leave(first)
+        bench.gate.pump()
+        assert isinstance(await second, Entry)
+
+    run(main())
+
+
+def test_a_suspension_gives_up_those_of_its_own_inlet_only() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=1.0, burst=1))
+        suspended = asyncio.Event()
+        mine = asyncio.create_task(bench.send(walk(0, "hot", suspended)))
+        other = asyncio.create_task(bench.send(walk(1, "bulk")))
+        await asyncio.sleep(0.1)
+        suspended.set()
+        bench.gate.give_up(suspended)
+        with pytest.raises(GiveUp):
+            await mine
+        assert isinstance(await other, Entry)
+        with pytest.raises(GiveUp):
+            await bench.send(walk(2, "hot", suspended))
+        assert bench.sources() == ["bulk"]
+
+    run(main())
+
+
+def test_a_cancelled_walk_is_not_let_through() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=1.0, burst=1))
+        waiting = asyncio.create_task(bench.send(walk(0)))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.sleep(5.0)
+        bench.gate.pump()
+        assert bench.gone == []
+        assert bench.gate.in_flight == 0
+
+    run(main())
+
+
+def test_a_lead_that_gets_too_old_while_it_waits_is_told_so_on_time() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=8.0))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(1_000.0))
+        began = now_ms()
+        ask = Ask(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
+        answer = await bench.send(walk(0), ask)
+        assert isinstance(answer, Held)
+        assert answer.status == "expired"
+        assert now_ms() - began == 7_001
+
+    run(main())
+
+
+def test_a_standing_lane_is_told_once_and_then_waited_for() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=8.0))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
+        told = await bench.send(walk(0))
+        assert isinstance(told, Held)
+        assert (told.status, told.defer) == ("held_paused", False)
+        began = now_ms()
+        assert isinstance(await bench.send(walk(0), Ask(bench.plan.destinations["acme-main"], patient=True)), Entry)
+        assert 299_000 <= now_ms() - began <= 301_000
+
+    run(main())
+
+
+@pytest.mark.parametrize(("hold", "shared"), [("degrade", False), ("pause", True)])
+def test_where_nobody_may_stand_in_the_way_a_held_lead_is_deferred(hold: str, shared: bool) -> None:
+    async def main() -> None:
+        bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause"), shared)
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
+        answer = await bench.send(walk(0))
+        assert isinstance(answer, Held)
+        assert answer.defer
+
+    run(main())
+
+
+def _stop(for_s: float) -> Stop:
+    return Stop("http_401", "token", now_ms(), now_ms() + int(for_s * 1000), 300_000)

@@ -1,0 +1,59 @@
+"""Acks go out in order and only over what is finished without a gap (hazard 1)."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import permutations
+
+import pytest
+
+from stream_app.partition.prefix import Prefix
+from tests.partition.virtual import NotingInlet, run, walk
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_only_the_gap_free_prefix_is_acked(order: tuple[int, ...]) -> None:
+    async def main() -> None:
+        inlet = NotingInlet()
+        prefix = Prefix(inlet)
+        walks = [walk(offset) for offset in range(4)]
+        for each in walks:
+            prefix.add(each)
+        finished: set[int] = set()
+        for offset in order:
+            await prefix.finish(walks[offset])
+            finished.add(offset)
+            ready = next((gap for gap in range(4) if gap not in finished), 4)
+            assert inlet.acked == list(range(ready))
+
+    run(main())
+
+
+def test_acks_that_take_their_time_do_not_overtake_each_other() -> None:
+    async def main() -> None:
+        inlet = NotingInlet(ack_s={0: 1.0, 1: 0.1})
+        prefix = Prefix(inlet)
+        walks = [walk(offset) for offset in range(3)]
+        for each in walks:
+            prefix.add(each)
+        await asyncio.gather(*map(prefix.finish, walks))
+        assert inlet.acked == [0, 1, 2]
+
+    run(main())
+
+
+def test_nothing_behind_a_given_up_record_is_acked() -> None:
+    async def main() -> None:
+        inlet = NotingInlet()
+        prefix = Prefix(inlet)
+        first, second, third, fourth = walks = [walk(offset) for offset in range(4)]
+        for each in walks:
+            prefix.add(each)
+        await prefix.finish(third)
+        prefix.give_up(second)
+        await prefix.finish(fourth)
+        await prefix.finish(first)
+        assert inlet.acked == []
+        assert sorted(set(inlet.given_up)) == [0, 1, 2, 3]
+
+    run(main())

@@ -1,0 +1,80 @@
+"""What the tests of a partition share: virtual time, a plan, walks and an inlet that only remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from random import Random
+from typing import Any, TypeVar
+
+from stream_app.core.record import Taken
+from stream_app.partition.walk import Source, Walk
+from tests.simulation.loop import SimLoop
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run on virtual time. A wait that nothing would ever end is a RuntimeError at once."""
+    loop = SimLoop(Random(0))
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        errors = loop.errors
+        loop.end()
+        assert not errors, errors
+
+
+def now_ms() -> int:
+    return 1_796_083_140_000 + round(asyncio.get_running_loop().time() * 1000)
+
+
+class VirtualClock:
+    """`line.Clock` on the loop's time."""
+
+    def now_ms(self) -> int:
+        return now_ms()
+
+    def boot_ms(self) -> int:
+        return now_ms()
+
+    def rand(self) -> float:
+        return 0.5
+
+
+def taken(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> Taken:
+    return Taken(topic, 0, offset, b"acme", value)
+
+
+def walk(offset: int = 0, source: Source = "hot", suspended: asyncio.Event | None = None) -> Walk:
+    return Walk(taken(offset), source, suspended or asyncio.Event())
+
+
+class NotingInlet:
+    """`ports.Inlet` that gives `records`, notes acks in order (each takes `ack_s`), and ends when it is told to."""
+
+    topic = "leads"
+    partition = 0
+
+    def __init__(self, records: list[Taken] | None = None, ack_s: dict[int, float] | None = None) -> None:
+        self.suspended = asyncio.Event()
+        self.acked: list[int] = []
+        self.given_up: list[int] = []
+        self.over = asyncio.Event()
+        self._records = records or []
+        self._ack_s = ack_s or {}
+
+    async def __aiter__(self) -> AsyncIterator[Taken]:
+        for record in self._records:
+            yield record
+        await self.over.wait()
+
+    async def ack(self, taken: Taken) -> None:
+        await asyncio.sleep(self._ack_s.get(taken.offset, 0.0))
+        self.acked.append(taken.offset)
+
+    def give_up(self, taken: Taken) -> None:
+        self.given_up.append(taken.offset)
+
+    def committed(self) -> int | None:
+        return None

@@ -1,0 +1,62 @@
+"""Every await is a crash point: all counted schedules, and as many drawn ones as make 10,000."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain, count, islice
+
+import pytest
+
+from tests.simulation.campaign import counted, explain, run_all
+from tests.simulation.mutants import MUTANTS, caught
+from tests.simulation.schedule import Schedule, bases, drawn
+from tests.simulation.world import simulate
+
+SCHEDULES = 12_000
+LEAST_DRAWN = 2_000
+
+
+@pytest.mark.timeout(240)
+def test_no_schedule_breaks_a_promise() -> None:
+    ran = 0
+
+    def done(finished: int) -> None:
+        nonlocal ran
+        ran += finished
+
+    schedules = islice(chain(counted(), map(drawn, count())), SCHEDULES)
+    failures = run_all(schedules, os.cpu_count() or 1, done)
+    if failures:
+        pytest.fail(
+            f"{len(failures)} schedules failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False
+        )
+    assert ran == SCHEDULES
+
+
+def test_the_drawn_ones_are_not_crowded_out() -> None:
+    assert sum(1 for _ in counted()) <= SCHEDULES - LEAST_DRAWN
+
+
+@pytest.mark.parametrize("base", bases(), ids=lambda base: base.name)
+def test_without_a_fault_all_is_well(base: Schedule) -> None:
+    outcome = simulate(base, trace=True)
+    assert not outcome.problems, "\n".join(outcome.trace)
+    assert outcome.posts > 0
+
+
+@pytest.mark.parametrize("seed", [3, 14, 202])
+def test_a_seed_replays_the_very_same_run(seed: int) -> None:
+    first, second = simulate(drawn(seed), trace=True), simulate(drawn(seed), trace=True)
+    assert first == second
+    assert len(first.trace) > 10
+
+
+def test_a_failure_is_told_with_its_seed_and_line_by_line() -> None:
+    text = explain("3")
+    assert "python -m tests.simulation --seed 3" in text
+    assert "event leads/" in text
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_line_is_found_out(name: str) -> None:
+    assert caught(name) is not None, f"no schedule notices {name}: the simulation is blind to it"
