@@ -283,7 +283,7 @@ class Line:
 
     async def _decide(self, walk: Walk, story: Story) -> bool:
         """The grace of an uncertain send is over and no callback came. True: policy says that it is sent again."""
-        if story.case.destination.uncertain == "park":
+        if story.case.destination.uncertain == "park" or story.row.sends > self._plan.replay.max_replays:
             await self._park(walk, story, Why("uncertain", "it may have reached Clay, and no callback told so in time"))
             return False
         if story.row.reservation is not None:

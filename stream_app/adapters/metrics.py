@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -29,7 +30,10 @@ class WorkerMetrics:
             ("workspace", "destination", "status"),
             registry=registry,
         )
+        # `labels()` takes a lock and a look-up each time: what is used for each lead is kept.
         self._children: dict[tuple[str, str, str], Counter] = {}
+        self._gauges: dict[int, Gauge] = {}
+        self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
         self._commit = Histogram(
             "stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS, registry=registry
         )
@@ -86,6 +90,12 @@ class WorkerMetrics:
         self._spent.labels(name).set(view.credits_spent_day)
         self._reserved.labels(name).set(view.credits_reserved_day)
 
+    def lane_gone(self, workspace: str) -> None:
+        """Its gauges would show its last state for ever, and fire alerts."""
+        for gauge in (self._breaker, self._score, self._held, self._rate, self._spent, self._reserved):
+            with suppress(KeyError):
+                gauge.remove(workspace)
+
     def committed(self, steps: int, records: int, seconds: float) -> None:
         self._steps.inc(steps)
         self._records.inc(records)
@@ -96,8 +106,15 @@ class WorkerMetrics:
         self._log.warning("partition_taken_over_again", partition=partition, because=str(error))
 
     def waiting(self, partition: int, in_flight: int) -> None:
-        self._in_flight.labels(partition).set(in_flight)
+        gauge = self._gauges.get(partition)
+        if gauge is None:
+            gauge = self._gauges[partition] = self._in_flight.labels(partition)
+        gauge.set(in_flight)
 
     def posted(self, destination: str, outcome: Outcome) -> None:
         """A POST has ended."""
-        self._posts.labels(destination, type(outcome).__name__.lower()).observe(outcome.latency_ms / 1000)
+        labels = (destination, type(outcome))
+        timer = self._timers.get(labels)
+        if timer is None:
+            timer = self._timers[labels] = self._posts.labels(destination, type(outcome).__name__.lower())
+        timer.observe(outcome.latency_ms / 1000)

@@ -22,10 +22,11 @@ Batch = tuple[Any, str, int]
 async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     """Begin, send all, commit. Raises what any of the three came to; then nothing of it is committed by this call."""
     await producer.begin_transaction()
-    sent = {
-        await producer.send_batch(builder, topic, partition=partition): f"{topic}/{partition}"
-        for builder, topic, partition in batches
-    }
+    sent: dict[asyncio.Future[Any], str] = {}
+    for builder, topic, partition in batches:
+        future = await producer.send_batch(builder, topic, partition=partition)
+        future.add_done_callback(_look_at)
+        sent[future] = f"{topic}/{partition}"
     # aiokafka commits a transaction although some of its batches failed: only these futures tell.
     done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
     for future in done:
@@ -60,7 +61,10 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
     futures: list[Any] = []
     if sender is not None:
         futures = _futures(producer)  # a batch that fails is in the producer's books no longer
-        producer._message_accumulator.fail_all(KafkaError("this producer was dropped"))
+        accumulator = producer._message_accumulator
+        # A batch that waits to be tried again is not in these, and yet aiokafka removes it when it fails: KeyError.
+        accumulator._pending_batches.update(chain(*accumulator._batches.values()))
+        accumulator.fail_all(KafkaError("this producer was dropped"))
         while not sender.done():  # each cancel ends one of the requests that it waits for on its way out
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience_s / 10)
@@ -70,8 +74,14 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
     except (KafkaError, OSError, TimeoutError):
         await producer.client.close()
     for future in (*futures, *_futures(producer)):
-        if future is not None and future.done() and not future.cancelled():
-            future.exception()  # asyncio reports each failed one that nobody looked at
+        if future is not None and future.done():
+            _look_at(future)
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """asyncio reports each failed one that nobody looked at."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _futures(producer: AIOKafkaProducer) -> list[Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from stream_app.commands.base import say
+from stream_app.commands.base import Run, say
 
 if TYPE_CHECKING:
     from stream_app.core.letters import Filter
@@ -18,8 +20,8 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _SAY_EVERY_S: Final = 5.0
 
 
-def add_filter_options(parser: argparse.ArgumentParser) -> None:
-    """Which letters; each option narrows, one that is repeated widens."""
+def add_filter_options(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
+    """Which letters; each option narrows, one that is repeated widens. `nested`: the command itself has them, too."""
     which = parser.add_argument_group("which letters (all of them together; each may be repeated)")
     which.add_argument("--reason", action="append", default=[], help="such as http_503 or not_json")
     which.add_argument("--status", action="append", default=[], type=int, metavar="CODE", help="Clay's HTTP status")
@@ -36,6 +38,34 @@ def add_filter_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--since", type=when_ms, metavar="TIME", help="written at or after, e.g. 2026-11-24T08:00 (UTC)")
     which.add_argument("--until", type=when_ms, metavar="TIME", help="written before")
     which.add_argument("--older-than", type=duration_s, metavar="AGE", help="such as 30m, 2h or 7d")
+    if nested:
+        for option in which._group_actions:  # argparse has no other way to name a group's options
+            option.default = argparse.SUPPRESS
+
+
+def add_action(actions: Any, name: str, run: Run, says: str, example: str) -> argparse.ArgumentParser:
+    """An action under a command; the common options stand before or after it."""
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=says,
+        description=says,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kept = argparse.SUPPRESS  # what the command itself was given is not to be reset
+    parser.add_argument("--config", type=Path, metavar="FILE", default=kept, help="configuration")
+    parser.add_argument("--json", action="store_true", default=kept, help="one JSON document on stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def confirmed(what: str) -> bool:
+    """Whether the person at the terminal says yes; without one only --yes does."""
+    if not sys.stdin.isatty():
+        say(f"say --yes to {what} without being asked")
+        return False
+    say(f"{what}? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def filter_of(args: argparse.Namespace) -> Filter:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stream_app.commands.base import NO, OK, Run, say, settings_of, tell, tell_json
-from stream_app.commands.letter_options import add_filter_options, filter_of, iso, reading, when_ms
+from stream_app.commands.letter_options import (
+    add_action,
+    add_filter_options,
+    confirmed,
+    filter_of,
+    iso,
+    reading,
+    when_ms,
+)
 
 if TYPE_CHECKING:
     from stream_app.core.pricing import PricedPlan
@@ -26,20 +33,7 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
     actions = replay.add_subparsers(dest="action", metavar="ACTION", title="actions")
 
     def action(name: str, run: Run, says: str, example: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = actions.add_parser(
-            name,
-            help=says,
-            description=says,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        # Also allowed before the action, and not to be reset by it.
-        parser.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="configuration")
-        parser.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout"
-        )
-        parser.set_defaults(run=run)
-        return parser
+        return add_action(actions, name, run, says, example)
 
     plan = action(
         "plan",
@@ -135,7 +129,7 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
                 )
             return NO
         mend = await _mend(args, settings, transform, chosen)
-        if not args.yes and not _confirmed(f"send {plan.go} letters back"):
+        if not args.yes and not confirmed(f"send {plan.go} letters back"):
             return NO
         sent = await _send(args, settings, operator, chosen, mend)
     if args.json:
@@ -323,11 +317,3 @@ def _nothing(args: argparse.Namespace) -> int:
 
 def _left(amount: int | None) -> str:
     return "no limit" if amount is None else f"{amount} left"
-
-
-def _confirmed(what: str) -> bool:
-    if not sys.stdin.isatty():
-        say(f"say --yes to {what} without being asked")
-        return False
-    say(f"{what}? [y/N]")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

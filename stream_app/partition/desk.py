@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import ROW_VERSION, Delivery, lane_key, mark_key
-from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError, StreamAppError
-from stream_app.core.lane import LANE_VERSION, Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
+from stream_app.core.delivery import Delivery, lane_key, mark_key
+from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
+from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
 from stream_app.core.lead import home_partition
 from stream_app.core.messages import LaneView
 from stream_app.core.outcome import Outcome
@@ -32,19 +32,14 @@ from stream_app.partition.gate import Gate
 from stream_app.partition.marks import Marks
 from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
 from stream_app.partition.prefix import Prefix
+from stream_app.partition.rows import Rows, RowUnreadable, read_lane
 from stream_app.partition.walk import GiveUp, Source, Walk
 
 _json: Final = msgspec.json.Encoder()
-_row_decoder: Final = msgspec.json.Decoder(Delivery)
-_lane_decoder: Final = msgspec.json.Decoder(Lane)
 _UNFINISHED: Final = 4  # walks for each slot in flight: what waits for a commit or for its first copy is bounded too
 _VIEW_EVERY_MS: Final = 1_000
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
-
-
-class RowUnreadable(StreamAppError):
-    """A row of the state topic cannot be used: nothing is served from a state that is only half understood."""
 
 
 class Partition:
@@ -70,7 +65,7 @@ class Partition:
         self._alarm = alarm
         self._still_member = still_member
         self._line = Line(plan, self, clay, clock)
-        self._rows: dict[bytes, bytes] = {}
+        self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
         self._lanes: dict[str, Lane] = {}
         self._views: dict[str, LaneView] = {}
         self._marks = Marks(number)
@@ -78,7 +73,7 @@ class Partition:
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
         homes = [home_partition(name, plan.partitions, plan.pins) for name in plan.workspaces]
-        self._gate = Gate(plan, self._lanes, homes.count(number) > 1, clock, self._submit)
+        self._gate = Gate(plan, self._lanes, homes.count(number) > 1, clock, self._submit, alarm)
         self._committer = Committer(
             ledger, plan.topics.state, gather_s, self._lane_records, observer, self._commit_failed
         )
@@ -135,6 +130,8 @@ class Partition:
         await asyncio.gather(*running, return_exceptions=True)
         self._gate.clear()
         self._walks.clear()
+        for name in self._lanes:
+            self._observer.lane_gone(name)
         await self._ledger.close()
 
     @property
@@ -145,8 +142,7 @@ class Partition:
     # --------------------------------------------------------------------------------------- the desk of the line
 
     def find(self, key: bytes) -> Delivery | None:
-        raw = self._rows.get(key)
-        return None if raw is None else _read_row(key, raw)
+        return self._rows.delivery(key)
 
     def alias(self, key: bytes) -> bytes | None:
         return self._rows.get(key)
@@ -190,7 +186,7 @@ class Partition:
         await self._submit(step)
 
     async def confirm(self, key: bytes) -> None:
-        await self._submit(Step([(key, self._rows[key])], [], []))
+        await self._submit(Step([(key, self._rows.get(key))], [], []))
 
     # ------------------------------------------------------------------------------------------------- one record
 
@@ -241,15 +237,12 @@ class Partition:
     # ---------------------------------------------------------------------------------------- rows, lanes, commits
 
     def _submit(self, step: Step) -> asyncio.Future[None]:
-        rows = self._rows
         step.rows.extend(self._marks.drop_passed(self._committed))
+        step.rows.extend(self._rows.expired(self._clock.now_ms()))
         for key, value in step.rows:
-            if value is None:
-                rows.pop(key, None)
-            else:
-                if key not in rows:
-                    self._marks.note(key)
-                rows[key] = value
+            if value is not None and key not in self._rows:
+                self._marks.note(key)
+        self._rows.apply(step.rows)
         return self._committer.submit(step)
 
     def _committed(self, topic: str) -> int | None:
@@ -278,15 +271,15 @@ class Partition:
         return records
 
     def _load(self, rows: dict[bytes, bytes]) -> None:
-        self._rows = rows
         heard = dict(self._lanes)
         self._lanes.clear()
         self._marks.load(rows)
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
-            lane = _read_lane(key, rows.pop(key))
+            lane = read_lane(key, rows.pop(key))
             self._check_home(lane)
             self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+        self._rows.load(rows)
 
     def _check_home(self, lane: Lane) -> None:
         home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)
@@ -343,32 +336,6 @@ def _pause_s(failures: int) -> float:
 
 def _stands(seen: LaneView) -> tuple[str, str, str]:
     return seen.breaker, seen.health, seen.holds
-
-
-def _read_row(key: bytes, raw: bytes) -> Delivery:
-    try:
-        row = _row_decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise RowUnreadable(f"the row {key.decode()} cannot be read ({error}): restore the state topic") from None
-    if row.version > ROW_VERSION:
-        raise RowUnreadable(
-            f"the row {key.decode()} is of version {row.version}, this program knows {ROW_VERSION}: update it"
-        )
-    return row
-
-
-def _read_lane(key: bytes, raw: bytes) -> Lane:
-    try:
-        lane = _lane_decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise RowUnreadable(
-            f"the row {key.decode()} cannot be read ({error}): restore it, or start a new state topic"
-        ) from None
-    if lane.version > LANE_VERSION:
-        raise RowUnreadable(
-            f"the row {key.decode()} is of version {lane.version}, this program knows {LANE_VERSION}: update it"
-        )
-    return lane
 
 
 async def _first_or_give_up(first: asyncio.Future[None], walk: Walk) -> None:

@@ -15,6 +15,7 @@ from stream_app.core.lane import Ask, Entry, Held, Lane, admit
 from stream_app.core.policy import Plan
 from stream_app.core.story import Step
 from stream_app.line import Clock
+from stream_app.partition.ports import Alarm
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Source, Walk
 
 _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
@@ -46,12 +47,14 @@ class Gate:
         shared: bool,
         clock: Clock,
         submit: Callable[[Step], asyncio.Future[None]],
+        alarm: Alarm,
     ) -> None:
         self._plan = plan
         self._lanes = lanes
         self._shared = shared
         self._clock = clock
         self._submit = submit
+        self._alarm = alarm
         self._waiters: list[Waiter] = []
         self._in_flight: dict[str, int] = {}
         self._owed: dict[tuple[str, Source], float] = {}
@@ -88,6 +91,12 @@ class Gate:
 
     def pump(self) -> None:
         """Let through whoever may go now; set a timer for the next who may go later. Called on every change."""
+        try:
+            self._pump()
+        except Exception as bug:  # noqa: BLE001 - a timer's exception reaches nobody, and the lane would stand still
+            self._alarm(bug)
+
+    def _pump(self) -> None:
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
         next_ms: int | None = None
         held: dict[str, Held] = {}

@@ -53,6 +53,9 @@ class Observer(Protocol):
 
     def lane(self, view: LaneView) -> None: ...
 
+    def lane_gone(self, workspace: str) -> None:
+        """Another process has it now, or none."""
+
     def committed(self, steps: int, records: int, seconds: float) -> None: ...
 
     def recovering(self, partition: int, error: Exception) -> None: ...

@@ -6,7 +6,7 @@ leads.retry (what was sent back before) -> the letters -> the rows  ->  PricedPl
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final, Literal
 
 import msgspec
@@ -80,10 +80,13 @@ async def survey(
     uncertain: bool = False,
     limit: int | None = None,
     rewind: Mapping[int, tuple[int, int]] | None = None,
+    only: Set[tuple[int, int]] | None = None,
 ) -> tuple[PricedPlan, Chosen]:
     """What would become of the letters that `wanted` means, and which of them would go (the first `limit` of them).
 
     rewind  the offsets that a rewind of the replay group would bring back, by partition; then each lead counts once.
+
+    only    the letters at these partitions and offsets, whatever their disposition: somebody has looked at each.
 
     Raises SettingsError, BrokerUnavailable.
     """
@@ -92,6 +95,8 @@ async def survey(
         sent_back = set() if rewind is not None else await _sent_back(reader, settings.names.retry)
         found = await _letters(reader, topic_of(settings, source), wanted, sent_back, rewind)
         rows, lanes = await _rows(reader, settings.names.state, {each.origin for each in found})
+    if only is not None:
+        found = [each for each in found if (each.partition, each.offset) in only]
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
@@ -102,7 +107,8 @@ async def survey(
             if each.origin in counted:
                 continue
             counted.add(each.origin)
-        end = _fate(each, rows.get(each.origin), wanted, uncertain=uncertain, rewind=rewind is not None)
+        asked = each.kind == "failed" or each.kind in wanted.kinds or only is not None
+        end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind is not None)
         if end in ("goes", "as_input"):
             if limit is not None and sum(going.values()) >= limit:
                 continue
@@ -115,10 +121,10 @@ async def survey(
     return PricedPlan(len(found), fates, causes, prices), chosen
 
 
-def _fate(each: _Found, row: Delivery | None, wanted: Filter, *, uncertain: bool, rewind: bool) -> Fate:
+def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, rewind: bool) -> Fate:
     if each.sent_back:
         return "sent_back"
-    if each.kind != "failed" and each.kind not in wanted.kinds:
+    if not asked:
         return "waits_for_ask"
     return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
 

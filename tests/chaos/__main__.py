@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -27,8 +29,10 @@ def main() -> int:
     goal.add_argument("--seconds", type=float, help="how long in all (default 60)")
     goal.add_argument("--kills", type=int, help="until so many workers were killed with -9")
     parser.add_argument("--resend", action="store_true", help="the policy for uncertain leads: resend, not park")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="leave the logs of all processes there")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broken connection is no news here
     wanted = Goal(kills=args.kills) if args.kills else Goal(seconds=args.seconds or 60.0)
     columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
@@ -38,6 +42,7 @@ def main() -> int:
                 wanted,
                 args.seed,
                 resend=args.resend,
+                logs=args.logs,
                 progress=lambda done, what: bar.update(task, completed=done, description=what),
             )
         )

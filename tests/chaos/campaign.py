@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -103,8 +105,8 @@ class Result(msgspec.Struct):
         return not self.findings and not self.untidy and self.books == "balance"
 
 
-async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progress) -> Result:
-    """Run one on a broker of its own."""
+async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progress, logs: Path | None = None) -> Result:
+    """Run one on a broker of its own. `logs`: where to leave what the processes said, and Clay's ledger."""
     began = time.monotonic()
     expected_s = goal.seconds or goal.kills * 5.0
     caps = {name: int(CREDITS_A_LEAD * PER_S / WORKSPACES * expected_s * 0.4) for name in _BUDGETED}
@@ -131,6 +133,8 @@ async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progres
         await team.settle()
         unsettled = await _settle(line, caps)
         await team.stop()
+        if logs is not None:
+            await asyncio.to_thread(shutil.copytree, line.directory, logs, dirs_exist_ok=True)
         progress(1.0, "reading the evidence")
         judge = Judge(await read_evidence(line, caps, resend=resend))
         verdict = judge.verdict()

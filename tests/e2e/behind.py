@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -16,8 +17,14 @@ async def caught_up(line: Pipeline, timeout_s: float = 40) -> None:
     """Wait until both groups have passed every record in the topics of replays that have one."""
     names = line.settings.names
     waits = [names.wait(tier) for tier in line.settings.replay.tiers_s]
+    topics = {names.replay_app: [names.dlq, *waits], names.worker_app: [names.retry]}
+    await eventually(lambda: behind(line, topics), timeout_s)
+
+
+async def eventually(missing: Callable[[], Awaitable[object]], timeout_s: float) -> None:
+    """Wait until nothing is missing any more, or fail with what is."""
     deadline = time.monotonic() + timeout_s
-    while found := await behind(line, {names.replay_app: [names.dlq, *waits], names.worker_app: [names.retry]}):
+    while found := await missing():
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.2)
 

@@ -50,7 +50,7 @@ async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(ka
         await line.publish(line.leads(200))
         worker, replay = line.start("worker"), line.start("replay")
         await line.until_over(200, 60)
-        with pytest.raises(StartError, match="active|not empty|Empty"):
+        with pytest.raises(StartError, match="inactive"):
             reset(kafka, line, "--to-earliest")
         assert await line.stop(replay) == 0
         before = line.last()

@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
-from tests.e2e.behind import behind, caught_up
+from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import DOWN, pipeline
 
@@ -70,8 +70,9 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         code, plan = await ask(line, "replay", "plan", "--from", "parked")
         assert plan["fates"] == {"sent_back": done, "goes": 30 - done}
 
+        await look_at_the_poison(line)
+
         # A lead that was refused for good goes only when asked for, mended.
-        code, plan = await ask(line, "replay", "plan", "--lead", "", "--disposition", "poison")
         code, said = await line.run(
             "replay", "redrive", "--from", "dlq", "--disposition", "poison", "--map", "a=b", "--yes"
         )
@@ -106,13 +107,37 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
 async def caught_up_line(line: Pipeline) -> None:
     """The worker has passed all that is in leads.retry."""
     names = line.settings.names
-    async with asyncio.timeout(30):
-        while await behind(line, {names.worker_app: [names.retry]}):
-            await asyncio.sleep(0.2)
+    await eventually(lambda: behind(line, {names.worker_app: [names.retry]}), 30)
 
 
 async def rewound(line: Pipeline) -> None:
     """A replay process has said that it was rewound."""
-    async with asyncio.timeout(30):
-        while not any('"rewound"' in log.read_text() for log in line.directory.glob("replay-*.log")):
-            await asyncio.sleep(0.2)
+
+    async def silent() -> bool:
+        return not any('"rewound"' in log.read_text() for log in line.directory.glob("replay-*.log"))
+
+    await eventually(silent, 30)
+
+
+async def look_at_the_poison(line: Pipeline) -> None:
+    """Count, show and export: what it is, and nobody's data unless asked."""
+    code, counted = await ask(line, "dlq")
+    causes = {(each["kind"], each["reason"]): each["count"] for each in counted["causes"]}
+    assert (code, causes) == (0, {("failed", "http_503"): 60, ("poison", "invalid_lead"): 1})
+    code, counted = await ask(line, "dlq", "--from", "parked")
+    assert counted["letters"] == 30
+    file = line.directory / "letters.jsonl"
+    code, answer = await ask(line, "dlq", "export", str(file), "--disposition", "poison")
+    assert (code, answer["letters"], file.stat().st_mode & 0o777) == (0, 1, 0o600)
+    exported = json.loads(file.read_text())
+    assert exported["lead"]["field"] == {"email": "x@example.com"}
+    code, shown = await ask(line, "dlq", "show", exported["place"])
+    assert [event["status"] for event in shown["history"]] == ["rejected_invalid"]
+    assert shown["headers"]["kafka_dlt-original-topic"] == line.settings.names.leads
+    assert "x@example.com" not in json.dumps(shown)
+    code, said = await line.run("dlq", "show", exported["place"], "--value")
+    assert (code, "x@example.com" in said) == (0, True)
+    assert (await line.run("dlq", "show", "nowhere/0/1"))[0] == 1
+    file.write_text("[]")
+    code, said = await line.run("dlq", "import", str(file), "--yes")
+    assert (code, "line 1: is no line of an export" in said) == (2, True)

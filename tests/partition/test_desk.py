@@ -13,7 +13,8 @@ from stream_app.core.errors import Fenced
 from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.outcome import Accepted, Outcome
 from stream_app.core.record import Record
-from stream_app.partition.desk import Partition, RowUnreadable
+from stream_app.partition.desk import Partition
+from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import NotingInlet, VirtualClock, run, taken
 from tests.simulation.client import MemoryInlet, MemoryLedger

@@ -26,7 +26,7 @@ class Bench:
         self.plan: Plan = plan_of(setup)
         self.lanes = {"acme": Lane("acme", 0, rate=Rate(at_ms=now_ms()))}
         self.gone: list[Walk] = []
-        self.gate = Gate(self.plan, self.lanes, shared, VirtualClock(), self._submit)
+        self.gate = Gate(self.plan, self.lanes, shared, VirtualClock(), self._submit, self._bug)
         self._now: Walk | None = None
 
     async def send(self, one: Walk, ask: Ask | None = None) -> Entry | Held:
@@ -40,6 +40,9 @@ class Bench:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
+
+    def _bug(self, error: BaseException, /) -> None:
+        raise AssertionError("a bug in the gate") from error
 
     def sources(self) -> list[Source]:
         return [one.source for one in self.gone]

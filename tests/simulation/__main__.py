@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tests.simulation.campaign import counted, explain, named, run_all, told
-from tests.simulation.mutants import MUTANTS, run_mutant
+from tests.simulation.mutant import run_mutant
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import drawn
 
 

@@ -6,10 +6,9 @@ led to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
 from unittest.mock import patch
 
 import msgspec
@@ -34,55 +33,11 @@ from stream_app.partition.gate import Gate
 from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
-from tests.simulation.campaign import counted, run
 from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.schedule import Schedule, bases, drawn
-from tests.simulation.world import Outcome, simulate
+from tests.simulation.mutant import MUTANTS, Patch, family, mutant, shuffled
+from tests.simulation.schedule import bases
 
-Patch = AbstractContextManager[Any]
-Make = Callable[[], Patch]
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """`hunt`: the family of schedules that such a mistake shows in; drawn ones where nearly any will do."""
-
-    make: Make
-    hunt: Callable[[], Iterable[Schedule]]
-
-
-MUTANTS: Final[dict[str, Mutant]] = {}
-
-
-def run_mutant(name: str, schedule: Schedule, trace: bool = False) -> Outcome:
-    """The schedule on the broken line."""
-    with MUTANTS[name].make():
-        return simulate(schedule, trace)
-
-
-def caught(name: str) -> tuple[str, str] | None:
-    """The first schedule of its family that finds the mutant out, and the promise that it breaks."""
-    hunt = list(MUTANTS[name].hunt())
-    with MUTANTS[name].make():
-        return next(iter(run(hunt, first_only=True)), None)
-
-
-def mutant(hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(600))) -> Callable[[Make], Make]:
-    def register(make: Make) -> Make:
-        MUTANTS[make.__name__] = Mutant(make, hunt)
-        return make
-
-    return register
-
-
-def _family(base: str, kind: str) -> Callable[[], Iterable[Schedule]]:
-    """The counted schedules of one base and one kind of fault."""
-    return lambda: (schedule for schedule in counted(base) if f"/{kind}@" in schedule.name)
-
-
-def _shuffled() -> Iterable[Schedule]:
-    return (replace(drawn(seed), shuffle=0.5) for seed in range(600))
-
+__all__ = ["MUTANTS"]
 
 # ------------------------------------------------------------------------------------------- the order of things
 
@@ -130,7 +85,7 @@ def ack_out_of_order() -> Patch:
     return patch.object(Prefix, "finish", finish)
 
 
-@mutant(_shuffled)
+@mutant(shuffled)
 def acks_overtake_each_other() -> Patch:
     async def finish(self: Prefix, walk: Walk) -> None:
         walk.finished = True
@@ -168,7 +123,7 @@ def no_fence() -> Patch:
     return patch.object(MemoryLedger, "_fence", first_only)
 
 
-@mutant(_family("refused", "freeze"))
+@mutant(family("refused", "freeze"))
 def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger) -> dict[bytes, bytes]:
         try:
@@ -200,7 +155,7 @@ def memory_kept_after_an_aborted_commit() -> Patch:
     return patch.object(Partition, "_load", load)
 
 
-@mutant(_family("unsure", "freeze"))
+@mutant(family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
     async def confirm(self: Partition, key: bytes) -> None: ...
 
@@ -280,7 +235,7 @@ def mark_row_missing() -> Patch:
     return patch.object(line_module, "brief", unmarked)
 
 
-@mutant(_family("replaced", "freeze"))
+@mutant(family("replaced", "freeze"))
 def mark_of_a_replaced_story_missing() -> Patch:
     def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None) -> Story:
         return Story(plan, case, row)
@@ -293,7 +248,7 @@ def marks_are_dropped_too_early() -> Patch:
     return patch.object(Partition, "_committed", lambda self, topic: 1_000_000)
 
 
-@mutant(_family("outlived", "rebalance"))
+@mutant(family("outlived", "rebalance"))
 def marks_are_asked_for_before_waiting() -> Patch:
     early: dict[str, bytes | None] = {}
     real = Line.take
@@ -314,7 +269,7 @@ def marks_are_asked_for_before_waiting() -> Patch:
     return stack
 
 
-@mutant(_family("late", "freeze"))
+@mutant(family("late", "freeze"))
 def dropped_marks_are_asked_for_again() -> Patch:
     return patch.object(Marks, "is_passed", lambda self, taken: False)
 
@@ -382,7 +337,7 @@ def retry_after_ignored() -> Patch:
     return patch.object(rate, "on_429", on_429)
 
 
-@mutant(_family("refused", "refused"))
+@mutant(family("refused", "refused"))
 def retry_after_forgotten_with_memory() -> Patch:
     return patch("stream_app.partition.desk.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms))
 
@@ -428,7 +383,7 @@ def no_letter_with_the_last_failure() -> Patch:
 # --------------------------------------------------------------------------------------------------------- waiting
 
 
-@mutant(_family("crowd", "rebalance"))
+@mutant(family("crowd", "rebalance"))
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: Partition) -> None:
         for walk, kept in list(self._walks.items()):

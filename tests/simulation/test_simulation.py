@@ -8,7 +8,8 @@ from itertools import chain, count, islice
 import pytest
 
 from tests.simulation.campaign import counted, explain, run_all
-from tests.simulation.mutants import MUTANTS, caught
+from tests.simulation.mutant import caught
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import Schedule, bases, drawn
 from tests.simulation.world import simulate
 

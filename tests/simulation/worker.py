@@ -125,6 +125,9 @@ class Observer:
 
     def committed(self, steps: int, records: int, seconds: float) -> None: ...
 
+    def lane_gone(self, workspace: str) -> None:
+        pass
+
     def recovering(self, partition: int, error: Exception) -> None:
         self._say(f"partition {partition} recovers: {error}")
 

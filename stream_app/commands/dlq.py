@@ -1,0 +1,234 @@
+"""`stream-app dlq`: counts dead letters by cause, shows one, exports them, and sends mended ones back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.letter_options import add_action, add_filter_options, confirmed, filter_of, iso, reading
+
+if TYPE_CHECKING:
+    from stream_app.core.letters import Tally
+    from stream_app.core.record import Taken
+    from stream_app.replays.inspect import Mended, Shown
+    from stream_app.replays.send import Sent
+    from stream_app.settings import Settings
+
+_SOURCES = ("dlq", "parked", "deferred")
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "dlq",
+        run_count,
+        says="Count dead letters by cause, destination and age; with an action: show, export or import them.",
+        example="stream-app dlq --older-than 2h\n  stream-app dlq show leads.dlq/0/17",
+    )
+    add_filter_options(parser)
+    parser.add_argument("--from", dest="source", choices=_SOURCES, default="dlq", help="which topic (%(default)s)")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    shows = add_action(
+        actions, "show", run_show, "Show one letter with its headers and history.", "stream-app dlq show leads.dlq/0/17"
+    )
+    shows.add_argument("place", metavar="TOPIC/PARTITION/OFFSET")
+    shows.add_argument("--value", action="store_true", help="its value too: it is personal data")
+    exports = add_action(
+        actions,
+        "export",
+        run_export,
+        "Write letters to a file, one JSON object a line, values included: they are personal data.",
+        "stream-app dlq export letters.jsonl --reason no_identity",
+    )
+    exports.add_argument("file", type=Path, metavar="FILE", help="to be written, or - for stdout")
+    add_filter_options(exports, nested=True)
+    exports.add_argument("--from", dest="source", choices=_SOURCES, default=argparse.SUPPRESS, help="which topic")
+    imports = add_action(
+        actions,
+        "import",
+        run_import,
+        "Send letters back as they were mended in an exported file, each once.",
+        "stream-app dlq import letters.jsonl --yes",
+    )
+    imports.add_argument("file", type=Path, metavar="FILE", help="as `export` wrote it, `lead` mended")
+    imports.add_argument("--uncertain", action="store_true", help="also those that may have reached Clay")
+    imports.add_argument("--yes", action="store_true", help="do it without asking")
+
+
+def run_count(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.replays.inspect import count
+
+    settings = settings_of(args, clay=False)
+    with reading("counting letters") as progress:
+        tally = asyncio.run(count(settings, args.source, filter_of(args), progress))
+    if args.json:
+        tell_json(_tally(tally))
+    else:
+        _show_tally(args.source, tally)
+    return OK
+
+
+def _tally(tally: Tally) -> dict[str, object]:
+    import msgspec
+
+    causes = [
+        {**msgspec.to_builtins(group), "trend": group.trend, "texts": dict(group.texts.most_common(3))}
+        for group in tally.sorted()
+    ]
+    return {"letters": tally.count, "ages": dict(tally.ages), "causes": causes}
+
+
+def _show_tally(source: str, tally: Tally) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("letters", "disposition", "reason", "destination", "first", "last", "last hour", "says")
+    for group in tally.sorted()[:30]:
+        said = group.texts.most_common(1)
+        table.add_row(
+            str(group.count),
+            group.kind,
+            group.reason,
+            group.destination or group.workspace,
+            iso(group.first_ms),
+            iso(group.last_ms),
+            f"{group.last_hour} ({group.trend})",
+            said[0][0] if said else "",
+        )
+    if tally.count:
+        Console().print(table)
+    ages = ", ".join(f"{count} {name}" for name, count in tally.ages.most_common())
+    tell(f"{tally.count} letters in {source}" + (f" ({ages})" if ages else ""))
+
+
+def run_show(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.replays.inspect import show
+
+    settings = settings_of(args, clay=False)
+    with reading("looking for its history") as progress:
+        shown = asyncio.run(show(settings, args.place, progress))
+    if args.json:
+        tell_json(_letter(shown, value=args.value))
+        return OK
+    letter = shown.letter
+    tell(f"{letter.place}, written {iso(letter.timestamp_ms)}, {len(letter.value or b'')} bytes")
+    for name, value in shown.headers.items():
+        tell(f"  {name}: {value}")
+    for event in shown.history:
+        words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
+        tell(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
+    if args.value:
+        tell((letter.value or b"").decode("utf-8", "backslashreplace"))
+    return OK
+
+
+def _letter(shown: Shown, *, value: bool) -> dict[str, object]:
+    import msgspec
+
+    letter = shown.letter
+    document: dict[str, object] = {
+        "place": letter.place,
+        "at_ms": letter.timestamp_ms,
+        "headers": shown.headers,
+        "history": msgspec.to_builtins(shown.history),
+    }
+    if value:
+        document["value"] = (letter.value or b"").decode("utf-8", "backslashreplace")
+    return document
+
+
+def run_export(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.replays.inspect import export
+
+    settings = settings_of(args, clay=False)
+    with _opened(args.file) as file, reading("exporting letters") as progress:
+        lines = asyncio.run(export(settings, args.source, filter_of(args), file, progress))
+    if args.json and str(args.file) != "-":
+        tell_json({"letters": lines, "file": str(args.file)})
+    else:
+        say(f"{lines} letters exported")
+    return OK if lines else NO
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """To write to; nobody else is to read it: it holds personal data."""
+    from stream_app.core.errors import SettingsError
+
+    if str(path) == "-":
+        yield sys.stdout
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be written: {error.strerror}"]) from None
+    with open(descriptor, "w", encoding="utf-8") as file:
+        yield file
+
+
+def run_import(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.replays.inspect import read_export
+
+    settings = settings_of(args, clay=False)
+    mended = list(read_export(settings, args.file))
+    return asyncio.run(_import(args, settings, mended))
+
+
+async def _import(args: argparse.Namespace, settings: Settings, mended: list[Mended]) -> int:
+    from stream_app.core.letters import Filter
+    from stream_app.replays.send import Operator, Sent, letters_at
+    from stream_app.replays.survey import reader_of, survey, topic_of
+    from stream_app.replays.transform import check
+
+    total, kept = Sent(), 0
+    async with Operator(settings) as operator:
+        for source in ("dlq", "parked"):
+            topic = topic_of(settings, source)
+            values = {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
+
+            def mend(letter: Taken, same_lead: bool, values: dict[tuple[int, int], bytes] = values) -> bytes:
+                value = values[letter.partition, letter.offset]
+                check(value, letter.value, letter.key, same_lead=same_lead)
+                return value
+
+            with reading("reading letters and rows") as progress:
+                plan, chosen = await survey(
+                    settings, source, Filter(), progress, uncertain=args.uncertain, only=set(values)
+                )
+                kept += len(values) - plan.go
+                if not plan.go:
+                    continue
+                if not args.yes and not confirmed(f"send {plan.go} letters back"):
+                    return NO
+                async with reader_of(settings, progress) as reader:
+                    sent = await operator.send(letters_at(reader, topic, chosen), lambda _: None, mend)
+            total.letters += sent.letters
+            total.refused.update(sent.refused)
+    return _imported(args, total, kept)
+
+
+def _imported(args: argparse.Namespace, sent: Sent, kept: int) -> int:
+    if args.json:
+        tell_json({"sent": sent.letters, "refused": sent.refused, "need_no_sending": kept})
+    else:
+        for place, why in sent.refused.items():
+            say(f"{place} did not go: {why}")
+        tell(
+            f"{sent.letters} letters were sent back, {len(sent.refused)} refused, "
+            f"{kept} need it no more or are not kept"
+        )
+    return NO if sent.refused or not sent.letters else OK

@@ -1,0 +1,158 @@
+"""Looks at dead letters: counts them, shows one with its history, exports them, and reads such a file back."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.topic_reader import Progress, TopicReader
+from stream_app.core.deadletter import read_place
+from stream_app.core.envelope import HEADERS
+from stream_app.core.errors import SettingsError, StreamAppError
+from stream_app.core.letters import Filter, Tally, text
+from stream_app.core.messages import StatusEvent
+from stream_app.core.record import Taken
+from stream_app.replays.send import taken_from
+from stream_app.replays.survey import Source, check_filter, reader_of, topic_of
+from stream_app.settings import Settings
+
+_event: Final = msgspec.json.Decoder(StatusEvent)
+
+
+class Shown(msgspec.Struct):
+    """One letter: its headers as text, and the events of its lead's story."""
+
+    letter: Taken
+    headers: dict[str, str]
+    history: list[StatusEvent]
+
+
+class Mended(msgspec.Struct, frozen=True):
+    """A line of a file to import: which letter, and the value that it is to have."""
+
+    line: int
+    topic: str
+    partition: int
+    offset: int
+    value: bytes
+
+
+async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
+    """All letters that are meant, by cause. Raises SettingsError, BrokerUnavailable."""
+    check_filter(settings, wanted)
+    tally = Tally(SystemClock().now_ms())
+    matches = None if wanted == Filter() else wanted.matches
+    async with reader_of(settings, progress) as reader:
+        async for records in reader.read(topic_of(settings, source)):
+            for record in records:
+                headers, key, at_ms = dict(record.headers), record.key, record.timestamp
+                if matches is None or matches(headers, key, at_ms):
+                    tally.add(headers, key, at_ms)
+    return tally
+
+
+async def show(settings: Settings, place: str, progress: Progress) -> Shown:
+    """The letter at topic/partition/offset. Raises StreamAppError when there is none, BrokerUnavailable."""
+    topic, partition, offset = _place_of(settings, place)
+    async with reader_of(settings, progress) as reader:
+        found: list[Taken] = []
+        async for records in reader.read(topic, {partition: (offset, offset + 1)}):
+            found += taken_from(records)
+        if not found:
+            raise StreamAppError(f"there is no letter at {place}: it was never there, or is no longer kept")
+        headers = dict(found[0].headers)
+        history = await _history(reader, settings.names.status, partition, headers.get("origin", b""))
+    return Shown(found[0], {name: _shown(value) for name, value in headers.items()}, history)
+
+
+async def _history(reader: TopicReader, status: str, partition: int, origin: bytes) -> list[StatusEvent]:
+    """The events of that origin, as far as they are kept."""
+    bounds = await reader.bounds(status)
+    found = []
+    async for records in reader.read(status, {partition: bounds[partition]}):
+        for record in records:
+            if origin and record.value and origin in record.value:
+                event = _event.decode(record.value)
+                if event.origin.encode() == origin:
+                    found.append(event)
+    return found
+
+
+async def export(settings: Settings, source: Source, wanted: Filter, file: IO[str], progress: Progress) -> int:
+    """The letters that are meant, one JSON object a line; how many. Raises SettingsError, BrokerUnavailable."""
+    check_filter(settings, wanted)
+    lines = 0
+    async with reader_of(settings, progress) as reader:
+        async for records in reader.read(topic_of(settings, source)):
+            for letter in taken_from(records):
+                headers = dict(letter.headers)
+                if wanted.matches(headers, letter.key, letter.timestamp_ms):
+                    json.dump(_line(letter, headers), file, ensure_ascii=False)
+                    file.write("\n")
+                    lines += 1
+    return lines
+
+
+def read_export(settings: Settings, path: Path) -> Iterator[Mended]:
+    """The lines of a file as `export` writes it. Raises SettingsError for the first that cannot be used."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _mended(settings, number, line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: cannot be read: {error}"]) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError([f"{path}, line {number}: is no line of an export: {error}"]) from None
+
+
+def _mended(settings: Settings, number: int, line: str) -> Mended:
+    document = json.loads(line)
+    topic, partition, offset = _place_of(settings, document["place"])
+    if "lead" in document:
+        value = json.dumps(document["lead"], ensure_ascii=False, separators=(",", ":")).encode()
+    elif "value_base64" in document:
+        value = base64.b64decode(document["value_base64"], validate=True)
+    else:
+        raise ValueError("it has neither lead nor value_base64")
+    return Mended(number, topic, partition, offset, value)
+
+
+def _line(letter: Taken, headers: dict[str, bytes]) -> dict[str, Any]:
+    ours = {name: text(headers, name) for name in HEADERS.values() if name in headers}
+    line: dict[str, Any] = {
+        "place": letter.place,
+        "key": (letter.key or b"").decode("utf-8", "replace"),
+        "headers": ours,
+    }
+    try:
+        line["lead"] = json.loads(letter.value or b"")
+    except (ValueError, RecursionError):
+        line["value_base64"] = base64.b64encode(letter.value or b"").decode()
+    return line
+
+
+def _place_of(settings: Settings, place: str) -> tuple[str, int, int]:
+    found, names = read_place(place), settings.names
+    if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
+        raise StreamAppError(f"{place} is no place of a letter, such as {names.dlq}/0/17")
+    if found[1] >= settings.kafka.partitions:
+        raise StreamAppError(f"{place}: there are partitions 0 to {settings.kafka.partitions - 1}")
+    return found
+
+
+def _shown(value: bytes) -> str:
+    return value.decode("utf-8") if _is_text(value) else f"0x{value.hex()}"
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        return value.decode("utf-8").isprintable()
+    except UnicodeDecodeError:
+        return False

@@ -1,0 +1,94 @@
+"""The judge of the campaigns can say no: each broken promise, made up, is found; a clean record is not accused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.core.budget import Budget, Period
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Status, StatusEvent
+from tests.chaos.judge import Evidence, Judge
+from tests.e2e.fleet import Request
+
+
+def event(origin: str, seq: int, status: Status, reason: str = "") -> StatusEvent:
+    return StatusEvent(f"{origin}#{seq}", "lead-1", status, seq, seq, origin, reason=reason)
+
+
+def request(seq: int, status: int | str = 200, accepted: int = 1) -> Request:
+    return Request(seq, seq, status, accepted, "w0", "lead-1")
+
+
+A, B = "leads/0/0", "leads/0/1"
+STORY = [event(A, 1, "received"), event(A, 2, "sending"), event(A, 3, "accepted")]
+AGAIN = [event(B, 1, "duplicate")]
+UNCERTAIN = [*STORY[:2], event(A, 3, "send_uncertain")]
+RESENT = [*UNCERTAIN, event(A, 4, "replayed", "resend"), event(A, 5, "sending"), event(A, 6, "accepted")]
+CLEAN = Evidence(
+    inputs={A: "w0", B: "w0"},
+    events=[*STORY, *AGAIN],
+    requests=[request(1, 429, 0), request(2)],
+    coming=(),
+    poison=Counter(),
+    parked=Counter(),
+    lanes=[Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", 6, 0),)))],
+    caps={"w0": 30},
+    credits_a_lead=6,
+    may_wait=(),
+)
+
+
+def promises(evidence: Evidence) -> set[str]:
+    return {finding.promise for finding in Judge(evidence).verdict().findings}
+
+
+def test_a_clean_record_is_not_accused() -> None:
+    assert not promises(CLEAN)
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        ({"events": STORY}, "lost"),  # a record that nothing tells of
+        ({"events": [*STORY[:1], *AGAIN]}, "lost"),  # one that stands still
+        ({"events": [*STORY[:1], *AGAIN], "coming": {A}}, "stuck"),  # one that should have gone on
+        ({"requests": []}, "lost"),  # accepted, it says, and Clay never saw it
+        ({"requests": [request(1), request(2)]}, "double"),
+        ({"requests": [request(1, "hang", 1), request(2)]}, "double"),  # it was uncertain, not refused
+        ({"requests": [request(1, 500, 0), request(2)]}, "double"),  # the same, though Clay did not take it
+        ({"events": [*STORY, STORY[2], *AGAIN]}, "illegal"),  # told twice
+        ({"events": [*STORY[1:], STORY[0], *AGAIN]}, "illegal"),  # out of sequence
+        ({"events": [STORY[0], event(A, 2, "accepted"), *AGAIN]}, "illegal"),  # never sent
+        ({"events": [*UNCERTAIN, event(A, 4, "parked"), *AGAIN]}, "illegal"),  # parked, and not there
+        ({"inputs": {A: "w0"}}, "illegal"),  # a story from nowhere
+        ({"lanes": [Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", 12, 20),)))]}, "overspend"),
+        ({"caps": {"w0": 5}, "lanes": []}, "overspend"),  # by Clay's own count
+    ],
+)
+def test_a_broken_promise_is_found(broken: dict[str, Any], promise: str) -> None:
+    assert promise in promises(msgspec.structs.replace(CLEAN, **broken))
+
+
+def test_a_double_is_forgiven_where_the_policy_sent_it_again_and_said_so() -> None:
+    evidence = msgspec.structs.replace(CLEAN, events=[*RESENT, *AGAIN], requests=[request(1), request(2)])
+    assert "double" in promises(evidence)
+    assert not promises(msgspec.structs.replace(evidence, resend=True))
+    thrice = msgspec.structs.replace(evidence, resend=True, requests=[request(1), request(2), request(3)])
+    assert "double" in promises(thrice)
+
+
+def test_a_lead_that_its_budget_holds_is_not_lost() -> None:
+    evidence = msgspec.structs.replace(CLEAN, events=[*STORY[:1], *AGAIN], coming={A}, may_wait={A}, requests=[])
+    assert not promises(evidence)
+    assert "lost" in promises(msgspec.structs.replace(evidence, coming=()))
+
+
+def test_what_is_told_of_a_lead_has_events_and_requests_in_order() -> None:
+    told = Judge(CLEAN).tell("lead-1").splitlines()
+    assert [line.split()[0] for line in told] == sorted(line.split()[0] for line in told)
+    assert any("accepted" in line for line in told)
+    assert any("429" in line for line in told)

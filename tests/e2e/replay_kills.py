@@ -1,0 +1,142 @@
+"""`python -m tests.e2e.replay_kills [--kills 20]`: 5,000 dead letters of six causes, and a replay process that dies.
+
+Takes about five minutes, so pytest does not run it. First the replay process is killed again and again while the letters
+come back; then Kafka's own tool rewinds the group after 40 % were delivered: to the earliest, to a time, to an offset,
+with more kills. In the end each lead is at Clay once or provably never, and no cap was passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections import Counter
+
+from rich.console import Console
+
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker, LocalKafka
+from tests.e2e.behind import caught_up
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_replay import LANE, reset
+
+CONFIG = """
+[line]
+max_attempts = 1
+[replay]
+max_replays = 3
+backoff_base_s = 1
+backoff_cap_s = 4
+tiers_s = [1, 2, 4, 600]
+"""
+GOOD = 5_600
+FAULTS = [
+    {"kind": "status_before", "status": 422, "share": 0.06},
+    {"kind": "status_before", "status": 400, "share": 0.06},
+    {"kind": "status_before", "status": 500, "share": 0.03},
+    {"kind": "status_before", "status": 503, "share": 0.97},
+]
+say = Console(stderr=True).print
+
+
+def bad(line: Pipeline) -> list[Record]:
+    """Inputs that are refused before Clay hears of them, for three reasons."""
+    names, home = line.settings.names, line.settings.home("w0")
+    values = [b"{", json.dumps({"fields": {"title": "x"}}).encode()]
+    values.append(json.dumps({"destination": "nowhere", "fields": {"email": "a@example.com"}}).encode())
+    return [Record(names.leads, b"w0", value, (), home) for value in values * 50]
+
+
+async def kill_often(line: Pipeline, kills: int, rng: random.Random) -> None:
+    """A replay process after the other, each killed at a random moment; the last one stays until all is passed."""
+    for _ in range(kills):
+        replay = line.start("replay")
+        await asyncio.sleep(rng.uniform(1.5, 9))
+        replay.kill()
+        await asyncio.to_thread(replay.wait, 10)
+    replay = line.start("replay")
+    stories = line.stories
+    await line.until(
+        lambda: not any(story[-1].status in ("dead_lettered", "replayed") for story in list(stories.values())),
+        240,
+        "all dead letters have come back",
+    )
+    await caught_up(line, 90)
+    assert await line.stop(replay) == 0
+
+
+def judge(line: Pipeline) -> None:
+    """What must hold at any time of rest."""
+    line.check_stories()
+    for story in line.stories.values():
+        steps = Counter((event.status, event.epoch) for event in story)
+        for (status, epoch), times in steps.items():
+            assert times <= {"replayed": 3, "parked": 1}.get(status, 99), (status, epoch, times)
+    rows = line.summary()["leads"]
+    assert set(rows.values()) <= {1}, "none was POSTed twice into a row"
+    accepted = {story[0].lead_id for story in line.stories.values() if story[-1].status == "accepted"}
+    assert accepted == set(rows)
+
+
+async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
+    namespace = f"k{uuid.uuid4().hex[:6]}."
+    async with Pipeline(kafka.bootstrap, namespace, 4, config=CONFIG, lane=LANE) as line:
+        line.control("POST", "/control/faults", FAULTS)
+        await line.publish([*line.leads(GOOD), *bad(line)])
+        worker = line.start("worker")
+        total = GOOD + 150
+        await line.until(lambda: len(line.stories) == total and not line.last()["sending"], 120, "all taken")
+        letters = await line.read(line.settings.names.dlq)
+        causes = Counter(dict(letter.headers)["reason"].decode() for letter in letters)
+        say(f"{len(letters)} dead letters: {dict(causes)}")
+        assert len(letters) >= 5_000
+        assert len(causes) >= 6
+        line.control("DELETE", "/control/faults")
+        line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "share": 0.88})
+        began_s = time.monotonic()
+        await kill_often(line, kills, rng)
+        judge(line)
+        states = line.last()
+        delivered = states["accepted"] / total
+        say(f"{kills} kills in {time.monotonic() - began_s:.0f} s: {dict(states)}, {delivered:.0%} delivered")
+        uncertain = uncertain_in(line)
+        assert sum(states.values()) == total
+
+        line.control("DELETE", "/control/faults")
+        line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "share": 0.5})
+        for how in (["--to-earliest"], ["--to-datetime", "2020-01-01T00:00:00.000"], ["--to-offset", "100"]):
+            before = line.last()["accepted"]
+            reset(kafka, line, *how)
+            await kill_often(line, 2, rng)
+            judge(line)
+            say(f"{' '.join(how)}: {line.last()['accepted'] - before} more accepted, {dict(line.last())}")
+            line.control("DELETE", "/control/faults")
+        assert line.last()["parked"] == uncertain == uncertain_in(line), "only what may be at Clay is left"
+        code, said = await line.run("books")
+        assert code == 0, said
+        await line.stop(worker)
+        say("the books balance")
+
+
+def uncertain_in(line: Pipeline) -> int:
+    """Leads that are parked because they may be at Clay."""
+    return sum(
+        story[-1].status == "parked" and any(event.status == "send_uncertain" for event in story)
+        for story in line.stories.values()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.replay_kills", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with LocalKafka(progress=say) as kafka:
+        asyncio.run(campaign(kafka, args.kills, random.Random(args.seed)))
+
+
+if __name__ == "__main__":
+    main()

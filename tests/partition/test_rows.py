@@ -1,0 +1,74 @@
+"""Rows that no longer count go, those that do stay, and nobody looks at more than a few at a time."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.messages import Status
+from stream_app.partition.rows import Rows, RowUnreadable
+
+DAY_MS = 86_400_000
+FRESH_MS = 30 * DAY_MS
+
+
+def row(at_ms: int, *, final: bool = True, state: Status = "accepted") -> bytes:
+    return msgspec.json.encode(Delivery(1, state, "leads/0/1", 3, at_ms, at_ms, "trace", final=final))
+
+
+def key(number: int) -> bytes:
+    return delivery_key("acme", "crm", f"lead-{number}")
+
+
+def work_off(rows: Rows, now_ms: int, steps: int) -> list[bytes]:
+    gone: list[bytes] = []
+    for _ in range(steps):
+        changes = rows.expired(now_ms)
+        rows.apply(changes)
+        gone.extend(changed for changed, _ in changes)
+    return gone
+
+
+def test_a_final_row_goes_after_the_freshness_window_with_its_alias_and_an_open_one_never() -> None:
+    rows = Rows(FRESH_MS)
+    alias = person_key("acme", "crm", "hash")
+    rows.apply(
+        [(key(1), row(0)), (alias, key(1)), (key(2), row(0, final=False, state="parked")), (key(3), row(DAY_MS))]
+    )
+    assert work_off(rows, FRESH_MS, 10) == []
+    assert work_off(rows, FRESH_MS + 1, 10) == [key(1), alias]
+    assert work_off(rows, 100 * FRESH_MS, 10) == [key(3)]
+    assert rows.delivery(key(2)) is not None
+    assert work_off(rows, 1_000 * FRESH_MS, 100) == []
+
+
+def test_a_row_that_became_final_again_counts_from_then() -> None:
+    rows = Rows(FRESH_MS)
+    rows.apply([(key(1), row(0, final=False, state="sending"))])
+    assert work_off(rows, 2 * FRESH_MS, 3) == []
+    rows.apply([(key(1), row(2 * FRESH_MS))])
+    assert work_off(rows, 3 * FRESH_MS, 3) == []
+    assert work_off(rows, 3 * FRESH_MS + 1, 3) == [key(1)]
+
+
+def test_a_step_looks_at_a_few_whatever_waits_behind() -> None:
+    rows = Rows(FRESH_MS)
+    rows.load({key(number): row(0) for number in range(10_000)})
+    assert len(work_off(rows, 2 * FRESH_MS, 1)) == 4
+    assert len(work_off(rows, 2 * FRESH_MS, 2_499)) == 9_996
+
+
+def test_an_alias_without_its_row_goes() -> None:
+    rows = Rows(FRESH_MS)
+    rows.load({person_key("acme", "crm", "hash"): key(9)})
+    assert work_off(rows, 0, 1) == [person_key("acme", "crm", "hash")]
+
+
+def test_a_row_of_a_newer_version_or_of_no_sense_is_refused() -> None:
+    rows = Rows(FRESH_MS)
+    newer = msgspec.json.encode(msgspec.structs.replace(msgspec.json.decode(row(0), type=Delivery), version=9))
+    rows.load({key(1): newer, key(2): b"[1"})
+    for number, says in ((1, "version 9"), (2, "cannot be read")):
+        with pytest.raises(RowUnreadable, match=says):
+            rows.delivery(key(number))
