@@ -1,8 +1,8 @@
 """What a lead costs the worker, beside a stock Faust agent and a bare loop without any promise.
 
 `python -m benchmarks.line [--leads 20000] [--in-flight 100] [--json]`. Real Kafka, an instant target in a process of
-its own, each case a process of its own on topics of its own. CPU is the case's whole process between the first tenth of the
-leads and the last one, as the operating system counts it; memory is its resident size at both ends.
+its own, each case a process of its own on topics of its own. CPU is the case's whole process between the first tenth of
+the leads and the last one, as the operating system counts it; memory is its resident size at both ends.
 
 The rows: `worker` is `stream-app worker` as users run it (write-ahead, status events, transactions, lane decisions);
 `bare` is aiokafka + aiohttp, `in_flight` tasks, acks whenever (loses and doubles leads); `stock` is a Faust agent that

@@ -167,7 +167,7 @@ async def run_replay(settings: Settings) -> None:
     def began(partition: int, how: Begin) -> None:
         if how.rewound:
             logger.warning("rewound", partition=partition, epoch=how.epoch, text="the group's offset was set back")
-        elif how.skip_to:
+        elif how.forgotten:
             logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
 
     async with AsyncExitStack() as stack:

@@ -23,7 +23,7 @@ import httpx
 import msgspec
 import yarl
 
-from stream_app.core.outcome import Outcome, Refused, Uncertain, UncertainReason, UnsentReason, classify
+from stream_app.core.outcome import Accepted, Outcome, Refused, Uncertain, UncertainReason, UnsentReason, classify
 
 WEBHOOK_PATH = "/v3/sources/webhook/"
 _ANSWER_WAIT_S = 2.0  # the status decides; the body only explains, and frees the connection for the next lead
@@ -165,13 +165,15 @@ class ClayClient:
             return _failure(exc, _since_ms(begun))
         latency_ms = _since_ms(begun)
         excerpt = await self._read(response, until=min(give_up_at, now() + _ANSWER_WAIT_S))
+        if response.is_success:
+            return Accepted(response.status_code, latency_ms)  # as classify says, without a look at what else came
         return classify(
             response.status_code,
             response.headers.get("retry-after", "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
             "" if "content-encoding" in response.headers else excerpt.decode("utf-8", "replace"),
             latency_ms,
             unavailable_is_refused,
-            known=() if response.is_success else _sent_values(request),
+            known=_sent_values(request),
         )
 
     async def _read(self, response: httpx.Response, until: float) -> bytes:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import types
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import faust
@@ -54,6 +55,25 @@ class _Thread(WorkerThread):  # type: ignore[misc]  # mode ships no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.daemon = True
+
+
+async def _rest(begun: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+    """What is left of a coroutine that was begun by hand and now waits."""
+    return await _go_on(begun, waits_for)
+
+
+@types.coroutine
+def _go_on(begun: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    try:
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:  # noqa: BLE001  # it is the coroutine's, whatever it is
+                waits_for = begun.throw(error)
+            else:
+                waits_for = begun.send(value)
+    except StopIteration as done:
+        return done.value
 
 
 class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
@@ -198,6 +218,18 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
             await super()._drain_messages(fetcher)
         finally:
             self._parked.set()
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109  # upstream's signature
+        """Upstream makes four tasks for each record that it hands over here; one that need not wait needs none."""
+        if timeout is not None or len(coros) != 2:
+            return await super().wait_first(*coros, timeout=timeout)
+        handing_over, suspended = coros
+        try:
+            waits_for = handing_over.send(None)
+        except StopIteration:
+            suspended.close()
+            return None
+        return await super().wait_first(_rest(handing_over, waits_for), suspended)
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109  # upstream's signature
         if not self.flow_active:

@@ -1,6 +1,6 @@
 """What the replay processes know together, in a compacted topic: how far each rewind epoch came, and the pause.
 
-    dlq/<partition>/<epoch>  ->  {"offset": n}     the group had committed so far on leads.dlq in that epoch
+    dlq/<partition>/<epoch>  ->  core.replay.Came, as JSON: how far the group came on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}, deleted by `replay resume`
 
 A row an epoch, so that a process that was frozen in an old one can never write over a newer one.
@@ -22,7 +22,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.publisher import KafkaPublisher
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Record
-from stream_app.core.replay import Begin, begin
+from stream_app.core.replay import Begin, Came, begin
 from stream_app.core.topics import TopicNames
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,6 @@ class Pause(msgspec.Struct, frozen=True):
     at_ms: int
 
 
-class _Came(msgspec.Struct, frozen=True):
-    offset: int
-
-
 class ReplayState:
     """`agents.replay.State` over Kafka; a context manager."""
 
@@ -57,7 +53,7 @@ class ReplayState:
         self._names = names
         self._publisher = publisher
         self._places = [TopicPartition(names.replay_state, number) for number in range(partitions)]
-        self._came: dict[int, dict[int, int]] = defaultdict(dict)
+        self._came: dict[int, dict[int, Came]] = defaultdict(dict)
         self._epochs: dict[int, int] = {}
         self._consumer: Any = None
         self._admin: Any = None
@@ -92,8 +88,8 @@ class ReplayState:
         await self._current([self._places[partition]])
         committed = (await self.committed()).get(partition)
         how = begin(self._came[partition], committed)
-        if how.rewound:
-            await self._record(partition, how.epoch, committed or 0)
+        if how.record is not None:
+            await self._record(partition, how.epoch, how.record)
         self._epochs[partition] = how.epoch
         return how
 
@@ -103,9 +99,12 @@ class ReplayState:
         Asks Kafka: what Faust takes for committed may not be, and a plain restart would then look like a rewind.
         """
         for partition, offset in (await self.committed()).items():
-            epoch, came = self._epochs.get(partition), self._came[partition]
-            if epoch is not None and epoch >= max(came, default=0) and offset > came.get(epoch, -1):
-                await self._record(partition, epoch, offset)
+            epoch, epochs = self._epochs.get(partition), self._came[partition]
+            if epoch is None or epoch < max(epochs, default=0):
+                continue
+            came = epochs.get(epoch, Came(0))
+            if offset > came.offset:
+                await self._record(partition, epoch, msgspec.structs.replace(came, offset=offset))
 
     async def set_pause(self, pause: Pause | None) -> None:
         """Stop all replays, or (None) let them go on."""
@@ -126,11 +125,10 @@ class ReplayState:
             except (KafkaError, OSError) as error:  # a record that is late only makes a small rewind go unnoticed
                 log.warning("how far the replays have come is not recorded: %r", error)
 
-    async def _record(self, partition: int, epoch: int, offset: int) -> None:
-        self._came[partition][epoch] = offset
+    async def _record(self, partition: int, epoch: int, came: Came) -> None:
+        self._came[partition][epoch] = came
         key = f"dlq/{partition}/{epoch}".encode()
-        value = msgspec.json.encode(_Came(offset))
-        await self._publish(Record(self._names.replay_state, key, value, (), partition))
+        await self._publish(Record(self._names.replay_state, key, msgspec.json.encode(came), (), partition))
 
     async def _publish(self, record: Record) -> None:
         await (await self._publisher.publish(record))
@@ -170,4 +168,4 @@ class ReplayState:
             return
         _, partition, epoch = key.decode().split("/")
         if value:
-            self._came[int(partition)][int(epoch)] = msgspec.json.decode(value, type=_Came).offset
+            self._came[int(partition)][int(epoch)] = msgspec.json.decode(value, type=Came)

@@ -93,33 +93,50 @@ def redriven(envelope: Envelope, place: str) -> Envelope:
     )
 
 
+class Came(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far one rewind epoch has come on a partition: what the group has committed, as it was recorded.
+
+    skip_to  where Kafka had forgotten the group's offset, so that it began anew: records before it are no news.
+    """
+
+    offset: int
+    skip_to: int = 0
+
+
 class Begin(msgspec.Struct, frozen=True):
     """How the replay app begins with a partition of the dead letters.
 
-    epoch    of the rewinds; `rewound`: it has just begun, and is to be recorded before anything is published.
+    epoch    of the rewinds.
+    record   what is to be recorded for it before anything is published; None: nothing new.
     skip_to  records before it were brought back already, though the group has forgotten so.
     seen_to  records before it were brought back at least once, in whatever epoch.
+    rewound, forgotten  what was found, for the log.
     """
 
     epoch: int = 0
-    rewound: bool = False
+    record: Came | None = None
     skip_to: int = 0
     seen_to: int = 0
+    rewound: bool = False
+    forgotten: bool = False
 
 
-def begin(recorded: Mapping[int, int], committed: int | None) -> Begin:
+def begin(recorded: Mapping[int, Came], committed: int | None) -> Begin:
     """What the group's committed offset (None: it has none) means, given how far each epoch had come before.
 
     Below what the last epoch had committed: somebody has rewound the group, and a new epoch begins. At or above it: a
     plain restart. None: Kafka has forgotten it (retention of offsets), and the record stands in for it.
     """
     epoch = max(recorded, default=0)
-    at = recorded.get(epoch, 0)
-    seen_to = max(recorded.values(), default=0)
-    if committed is None:
-        return Begin(epoch, skip_to=at, seen_to=seen_to)
-    rewound = committed < at
-    return Begin(epoch + rewound, rewound=rewound, seen_to=seen_to)
+    came = recorded.get(epoch, Came(0))
+    seen_to = max((max(each.offset, each.skip_to) for each in recorded.values()), default=0)
+    if committed is None and came.offset:
+        # It reads from the beginning now and will commit so; that is not to look like a rewind.
+        again = Came(0, max(came.offset, came.skip_to))
+        return Begin(epoch, again, again.skip_to, seen_to, forgotten=True)
+    if committed is not None and committed < came.offset:
+        return Begin(epoch + 1, Came(committed), 0, seen_to, rewound=True)
+    return Begin(epoch, None, came.skip_to, seen_to)
 
 
 _BURST_MS: Final = 1_000

@@ -55,7 +55,7 @@ class Partition:
         observer: Observer,
         alarm: Alarm,
         still_member: Membership,
-        gather_s: float = 0.005,
+        gather_s: float = 0.015,
     ) -> None:
         self.number = number
         self._plan = plan

@@ -44,6 +44,7 @@ OVERRIDDEN = {
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.on_thread_stop": "8dfc004e258b6c25",
     "faust.transport.drivers.aiokafka.Consumer._new_consumer_thread": "0870ec53dea75083",
     "faust.transport.drivers.aiokafka.Producer._settings_auth": "6d47a0b8599c573e",
+    "mode.services.Service.wait_first": "feade6a31f8a6789",
 }
 
 RELIED_UPON = {

@@ -26,7 +26,7 @@ from tests.proxy import ProxiedKafka
 
 WORKSPACES: Final = 6
 PER_S: Final = 60.0
-SETTLE_S: Final = 120.0
+SETTLE_S: Final = 90.0
 CLOSING_S: Final = 14.0
 """What is kept of a run's seconds for settling and the verdict."""
 
@@ -45,12 +45,13 @@ retry_cap_s = 0.5
 [replay]
 backoff_base_s = 1
 backoff_cap_s = 3
-tiers_s = [1, 3, 11, 600]
+tiers_s = [1, 3, 12, 600]
 """
 _LANE: Final = """
 [workspaces.{name}.breaker]
 open_s = 0.5
 open_cap_s = 3
+probe_lease_s = 11
 [workspaces.{name}.quota]
 warn_at = 49000
 rotate_at = 50000

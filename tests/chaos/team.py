@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -96,8 +97,9 @@ class Team:
 
     async def _terminate(self, member: Member) -> None:
         self._expected.add(member)
-        code = await self._line.stop(member.process, _TERM_S)
-        if code < 0:
+        began = time.monotonic()
+        await self._line.stop(member.process, _TERM_S)
+        if time.monotonic() - began >= _TERM_S:
             self.untidy.append(f"a worker did not end within {_TERM_S:.0f} s of SIGTERM")
 
     async def _freeze(self, member: Member, lasts_s: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from stream_app.core.envelope import Envelope
 from stream_app.core.replay import (
     AS_INPUT,
     Begin,
+    Came,
     Pace,
     ReplayPolicy,
     begin,
@@ -37,17 +39,20 @@ DAY_MS = 86_400_000
     [
         ({}, None, Begin()),
         ({}, 70, Begin()),
-        ({0: 50}, 50, Begin(seen_to=50)),
-        ({0: 50}, 55, Begin(seen_to=50)),
-        ({0: 50}, 49, Begin(1, rewound=True, seen_to=50)),
-        ({0: 50}, 0, Begin(1, rewound=True, seen_to=50)),
-        ({0: 50, 1: 0}, 0, Begin(1, seen_to=50)),
-        ({0: 50, 1: 20}, 10, Begin(2, rewound=True, seen_to=50)),
-        ({0: 50, 1: 20}, None, Begin(1, skip_to=20, seen_to=50)),
+        ({0: Came(50)}, 50, Begin(seen_to=50)),
+        ({0: Came(50)}, 55, Begin(seen_to=50)),
+        ({0: Came(50)}, 49, Begin(1, Came(49), seen_to=50, rewound=True)),
+        ({0: Came(50)}, 0, Begin(1, Came(0), seen_to=50, rewound=True)),
+        ({0: Came(50), 1: Came(0)}, 0, Begin(1, seen_to=50)),
+        ({0: Came(50), 1: Came(20)}, 10, Begin(2, Came(10), seen_to=50, rewound=True)),
+        ({0: Came(50), 1: Came(20)}, None, Begin(1, Came(0, 20), 20, 50, forgotten=True)),
+        ({0: Came(0, 20)}, 7, Begin(0, skip_to=20, seen_to=20)),
+        ({0: Came(9, 20)}, None, Begin(0, Came(0, 20), 20, 20, forgotten=True)),
+        ({0: Came(9, 20)}, 7, Begin(1, Came(7), seen_to=20, rewound=True)),
     ],
 )
 def test_where_the_group_stands_says_whether_it_was_rewound(
-    recorded: dict[int, int], committed: int | None, expected: Begin
+    recorded: dict[int, Came], committed: int | None, expected: Begin
 ) -> None:
     assert begin(recorded, committed) == expected
 
@@ -88,7 +93,7 @@ class Partition(RuleBasedStateMachine):
         self.parked: list[tuple[int, Envelope]] = []
         self.position = 0
         self.committed: int | None = None
-        self.recorded: dict[int, int] = {}
+        self.recorded: dict[int, Came] = {}
         self.how = Begin()
         self.posted: Counter[int] = Counter()  # reached Clay, for sure or perhaps, since an operator's last word
         self.delivered: Counter[int] = Counter()
@@ -175,7 +180,9 @@ class Partition(RuleBasedStateMachine):
         if commits:
             self.committed = self.position
         if records and self.committed is not None:
-            self.recorded[self.how.epoch] = max(self.committed, self.recorded.get(self.how.epoch, 0))
+            came = self.recorded.get(self.how.epoch, Came(0))
+            if self.committed > came.offset:
+                self.recorded[self.how.epoch] = msgspec.structs.replace(came, offset=self.committed)
 
     @rule()
     def it_crashes(self) -> None:
@@ -199,8 +206,8 @@ class Partition(RuleBasedStateMachine):
     def _starts(self) -> None:
         self.how = begin(self.recorded, self.committed)
         self.position = self.committed or 0
-        if self.how.rewound:
-            self.recorded[self.how.epoch] = self.committed or 0
+        if self.how.record is not None:
+            self.recorded[self.how.epoch] = self.how.record
 
     @precondition(lambda self: self.parked or self.dlq)
     @rule(data=st.data(), times=st.integers(1, 2))

@@ -25,6 +25,7 @@ CASES: dict[str, tuple[bytes | None, bytes | None, str, str]] = {
     "not_utf8": (b"w0", b"\xff\xfe", "rejected_invalid", "not_json"),
     "empty": (b"w0", b"", "rejected_invalid", "empty"),
     "tombstone": (b"w0", None, "rejected_invalid", "tombstone"),
+    "long_key": (b"k" * 10_000, b"{", "rejected_invalid", "not_json"),
     "one_mb": (b"w0", b'{"fields":{"email":"' + b"x" * 1_000_000 + b'"}}', "rejected_invalid", "oversize"),
     "just_over_100_kb": (b"w0", lead(source="s").ljust(102_401), "rejected_invalid", "oversize"),
     "nested": (b"w0", b"[" * 10_000 + b"]" * 10_000, "rejected_invalid", "nested_too_deep"),
@@ -65,8 +66,10 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
         await line.publish(records)
         await _publish_compressed(kafka.bootstrap, topic, home, b'{"fields":{"email":"' + b"x" * 3_000_000 + b'"}}')
         origins["compressed"] = f"{topic}/{home}/{len(CASES) + 1}"
+        await _publish_nothing(kafka.bootstrap, topic, home)
+        origins["nothing"] = f"{topic}/{home}/{len(CASES) + 2}"
         await line.publish([line.lead(1, "w0")])
-        origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 2}"
+        origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 3}"
         worker = line.start("worker")
         await line.until_over(len(origins) + 1, 40)
         await line.stop(worker)
@@ -100,6 +103,10 @@ async def _check_letters(line: Pipeline, origins: dict[str, str], ends: dict[str
     cut = letters[origins["compressed"]]
     assert int(dict(cut.headers)["cut-bytes"]) > 1_900_000
     assert cut.value.startswith(b'{"fields":{"email":"xxx')
+    long_key, nothing = letters[origins["long_key"]], letters[origins["nothing"]]
+    assert (len(long_key.key), dict(long_key.headers)["cut-key-bytes"]) == (4096, b"5904")
+    assert (nothing.key, nothing.value, dict(nothing.headers)["reason"]) == (None, None, b"tombstone")
+    assert dict(nothing.headers)["kafka_dlt-original-topic"].decode() == line.settings.names.leads
 
 
 async def _publish_compressed(bootstrap: str, topic: str, partition: int, value: bytes) -> None:
@@ -108,6 +115,18 @@ async def _publish_compressed(bootstrap: str, topic: str, partition: int, value:
     await producer.start()
     try:
         await producer.send_and_wait(topic, value, b"w0", partition=partition)
+    finally:
+        await producer.stop()
+
+
+async def _publish_nothing(bootstrap: str, topic: str, partition: int) -> None:
+    """A record with neither key nor value, as other clients may write it."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        batch.append(timestamp=None, key=None, value=None)
+        await (await producer.send_batch(batch, topic, partition=partition))
     finally:
         await producer.stop()
 

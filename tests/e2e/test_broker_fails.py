@@ -200,7 +200,7 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
     file = line.directory / "replicas.json"
     file.write_text(json.dumps({"version": 1, "partitions": partitions}))
     tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
-    await asyncio.to_thread(kafka.run_tool, tool, "--reassignment-json-file", str(file), "--execute")
+    await asyncio.to_thread(kafka.run_tool, tool, "--reassignment-json-file", str(file), "--execute", "--additional")
 
 
 def let_a_second_broker_come_and_go(first: LocalKafka, directory: Path) -> None:

@@ -1,0 +1,104 @@
+"""What taking a partition over costs: time and memory until the first lead may be taken, by the number of rows.
+
+`python -m benchmarks.take_over [--rows 1000000] [--json]`. Real Kafka; half of the rows are leads, half the aliases
+that lead to them by the person, as for leads with ids of their own. Fence, load and expiry queue are included; each
+size is a process of its own. The baseline to think of is Faust's own recovery of a table: 82 us a row (faust-hazards).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import msgspec
+import psutil
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from rich.console import Console
+from rich.table import Table
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.ledger import KafkaLedger
+from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.dev.kafka import LocalKafka
+from stream_app.partition.rows import Rows
+
+FRESHNESS_MS = 30 * 86_400_000
+
+
+async def _fill(bootstrap: str, topic: str, rows: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"cleanup.policy": "compact"})])
+    await admin.close()
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
+    await producer.start()
+    now_ms = time.time_ns() // 1_000_000
+    for number in range(rows // 2):
+        key = delivery_key("acme", "people", f"crm-{number:08d}")
+        row = Delivery(
+            version=1,
+            state="accepted",
+            origin=f"leads/0/{number}",
+            seq=3,
+            at_ms=now_ms + number,
+            first_at_ms=now_ms + number,
+            trace_id=f"{number:032x}",
+            webhook_id="a1b2c3d4e5f6",
+            final=True,
+        )
+        await producer.send(topic, msgspec.json.encode(row), key, partition=0)
+        await producer.send(topic, key, person_key("acme", "people", f"{number:022d}"), partition=0)
+    await producer.stop()
+
+
+async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
+    memory = psutil.Process().memory_info
+    before_mb = memory().rss / 2**20
+    ledger = KafkaLedger(KafkaConnection(bootstrap), f"{topic}-0", topic, 0)
+    started = time.perf_counter()
+    rows = Rows(FRESHNESS_MS)
+    rows.load(await ledger.take_over())
+    seconds = time.perf_counter() - started
+    rows.apply(rows.expired(time.time_ns() // 1_000_000))
+    await ledger.close()
+    return {"seconds": seconds, "rss_mb": memory().rss / 2**20, "rows_mb": memory().rss / 2**20 - before_mb}
+
+
+def main() -> None:
+    """Fill topics of three sizes and take each over in a fresh process."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.take_over", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        sys.stdout.write(json.dumps(asyncio.run(_take_over(*arguments.case))))
+        return
+    console = Console(stderr=True)
+    found: dict[int, dict[str, float]] = {}
+    with LocalKafka(progress=console.print) as kafka:
+        for rows in (arguments.rows // 100, arguments.rows // 10, arguments.rows):
+            topic = f"rows-{rows}"
+            console.print(f"{rows:,} rows ...")
+            asyncio.run(_fill(kafka.bootstrap, topic, rows))
+            command = [sys.executable, "-m", "benchmarks.take_over", "--case", kafka.bootstrap, topic]
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+            found[rows] = json.loads(ran.stdout)
+    if arguments.json:
+        Console().print_json(data={str(rows): row for rows, row in found.items()})
+        return
+    table = Table(title="Taking one partition over")
+    for column in ("rows", "s", "process MB", "of these rows MB"):
+        table.add_column(column, justify="right")
+    for rows, row in found.items():
+        table.add_row(f"{rows:,}", f"{row['seconds']:.2f}", f"{row['rss_mb']:.0f}", f"{row['rows_mb']:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The replay app's handlers with an inlet that only remembers: what goes where, when, and what is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from stream_app.agents.replay import Replay
+from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.record import Record, Taken
+from stream_app.core.replay import Begin, ReplayPolicy
+from stream_app.core.topics import TopicNames
+from tests.partition.virtual import NotingInlet, VirtualClock, now_ms, run
+
+NAMES = TopicNames()
+FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
+
+
+class Memory:
+    """`agents.replay.Publisher` and `State`."""
+
+    def __init__(self, begin: Begin) -> None:
+        self.published: list[tuple[int, Record]] = []
+        self.moving = asyncio.Event()
+        self.moving.set()
+        self._begin = begin
+
+    async def begin(self, partition: int) -> Begin:
+        return self._begin
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        self.published.append((now_ms(), record))
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    @property
+    def topics(self) -> list[str]:
+        return [record.topic for _, record in self.published]
+
+
+class Bench:
+    def __init__(self, letters: list[Taken], begin: Begin | None = None, rate_per_s: float = 1000.0) -> None:
+        self.memory = Memory(begin or Begin())
+        self.inlet = NotingInlet(letters)
+        policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
+        rates = {"acme": rate_per_s}
+        self.replay = Replay(
+            NAMES, policy, rates, self.memory, self.memory, VirtualClock(), lambda *_: None, lambda *_: None
+        )
+
+    async def serve(self) -> asyncio.Task[None]:
+        serving = asyncio.create_task(self.replay.dead_letters(self.inlet))
+        await asyncio.sleep(0.1)
+        return serving
+
+
+def letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> Taken:
+    headers = envelope.to_headers() if envelope else ()
+    return Taken(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
+
+
+def due_in(seconds: float) -> Envelope:
+    return Envelope(origin="leads/0/2", disposition="failed", not_before_ms=now_ms() + int(seconds * 1000))
+
+
+def test_each_goes_where_it_belongs_and_is_acked() -> None:
+    async def main() -> None:
+        poison = Envelope(origin="leads/0/3", disposition="poison")
+        bench = Bench([letter(0), letter(1, due_in(1.5)), letter(2, due_in(30)), letter(3, poison)])
+        await bench.serve()
+        assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
+        assert bench.inlet.acked == [0, 1, 2, 3]
+        first = bench.memory.published[0][1]
+        back = read_envelope(Taken("leads.retry", 0, 0, first.key, first.value, first.headers))
+        assert (back.way, back.replay, back.epoch, back.seq, back.disposition) == ("replayed", 2, 0, 4, "")
+        assert first.partition == 0
+
+    run(main())
+
+
+def test_in_a_new_epoch_all_letters_of_older_ones_are_its_first_and_due_at_once() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
+        await bench.serve()
+        assert bench.memory.topics == ["leads.retry"]
+        headers = dict(bench.memory.published[0][1].headers)
+        assert (headers["rewind-epoch"], headers["replay-count"]) == (b"2", b"1")
+
+    run(main())
+
+
+def test_another_programs_letter_is_an_input_and_only_once() -> None:
+    async def main() -> None:
+        bench = Bench([letter(4, None), letter(5, None), letter(6, None, None)], Begin(seen_to=5))
+        await bench.serve()
+        assert bench.inlet.acked == [4, 5, 6]
+        records = [record for _, record in bench.memory.published]
+        assert [(record.key, record.value, record.headers) for record in records] == [
+            (None, b"{}", ()),
+            (b"", None, ()),
+        ]
+
+    run(main())
+
+
+def test_what_the_group_has_forgotten_is_passed_over() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0), letter(1), letter(2)], Begin(skip_to=2, seen_to=2))
+        await bench.serve()
+        assert bench.inlet.acked == [0, 1, 2]
+        assert len(bench.memory.published) == 1
+
+    run(main())
+
+
+def test_a_pause_holds_everything_and_gives_up_when_the_flow_is_suspended() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0), letter(1)])
+        bench.memory.moving.clear()
+        serving = await bench.serve()
+        await asyncio.sleep(3600)
+        assert bench.memory.published == []
+        bench.inlet.suspended.set()
+        await asyncio.wait_for(serving, 1)
+        assert (bench.inlet.acked, bench.inlet.given_up) == ([], [0])
+
+    run(main())
+
+
+def test_a_pause_ends() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0), letter(1)])
+        bench.memory.moving.clear()
+        await bench.serve()
+        bench.memory.moving.set()
+        await asyncio.sleep(0.1)
+        assert bench.inlet.acked == [0, 1]
+
+    run(main())
+
+
+def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
+    async def main() -> None:
+        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=8.0)
+        began_ms = now_ms()
+        await bench.serve()
+        await asyncio.sleep(60)
+        times_s = [(at_ms - began_ms) / 1000 for at_ms, _ in bench.memory.published]
+        assert len(times_s) == 50
+        assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
+        assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
+
+    run(main())
+
+
+def test_what_waits_for_its_turn_is_given_up_at_a_suspension() -> None:
+    async def main() -> None:
+        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=0.02)
+        serving = await bench.serve()
+        bench.inlet.suspended.set()
+        await asyncio.wait_for(serving, 1)
+        assert bench.inlet.given_up == [len(bench.memory.published)]
+
+    run(main())

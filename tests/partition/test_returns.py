@@ -1,0 +1,127 @@
+"""A lead that comes back again and again: the line's side of replays, on an in-memory Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+
+from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.outcome import Outcome, Refused
+from stream_app.core.record import Record, Taken
+from stream_app.core.replay import redriven, returning
+from stream_app.partition.desk import Partition
+from tests.partition.test_committer import Silent
+from tests.partition.test_desk import _member
+from tests.partition.virtual import VirtualClock, run
+from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.schedule import Setup, plan_of
+
+
+class NeverClay:
+    """`line.Clay`: takes nothing."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.sent += 1
+        return Refused("connect_error", 1)
+
+
+class Bench:
+    """Partition 0 with one lead that never gets through; `come_back` plays the replay app."""
+
+    def __init__(self, max_returns: int) -> None:
+        plan = plan_of(Setup())
+        policy = msgspec.structs.replace(plan.replay, max_replays=2, max_returns=max_returns)
+        line = msgspec.structs.replace(plan.line, max_attempts=1)
+        workspaces = {
+            name: msgspec.structs.replace(
+                here, breaker=msgspec.structs.replace(here.breaker, consecutive_failures=1000, min_calls=100_000)
+            )
+            for name, here in plan.workspaces.items()
+        }
+        self.plan = msgspec.structs.replace(plan, replay=policy, line=line, workspaces=workspaces)
+        self.kafka = MemoryKafka()
+        self.clay = NeverClay()
+        self.partition = Partition(
+            0,
+            self.plan,
+            MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0),
+            self.clay,
+            VirtualClock(),
+            Silent(),
+            _raise,
+            _member,
+            0.005,
+        )
+
+    async def begin(self) -> None:
+        await self.partition.take_over()
+        self.serving = []
+        for topic, source in ((self.plan.topics.leads, "hot"), (self.plan.topics.retry, "retry")):
+            inlet = MemoryInlet(self.kafka, "g", 0, topic, 0)
+            serving = self.partition.serve(inlet, source)  # type: ignore[arg-type]  # a Literal, from a tuple
+            self.serving.append(asyncio.create_task(serving))
+        value = json.dumps({"lead_id": "id0", "fields": {"email": "a@example.com"}}).encode()
+        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
+        await asyncio.sleep(5)
+
+    def letters(self, topic: str) -> list[Taken]:
+        return list(self.kafka.log(topic, 0).committed())
+
+    async def send(self, letter: Taken, envelope: Envelope | None) -> None:
+        assert envelope is not None
+        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
+        await asyncio.sleep(5)
+
+    def states(self) -> list[str]:
+        return [json.loads(event.value or b"")["status"] for event in self.letters("leads.status")]
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
+    async def main() -> None:
+        bench = Bench(max_returns=5)
+        await bench.begin()
+        letter = bench.letters(bench.plan.topics.dlq)[0]
+        for epoch in range(1, 9):
+            await bench.send(letter, returning(read_envelope(letter), epoch))
+        parked = [read_envelope(each) for each in bench.letters(bench.plan.topics.parked)]
+        assert [(each.reason, each.epoch, each.returns) for each in parked] == [
+            ("loop_guard", 6, 6),
+            ("loop_guard", 7, 7),
+            ("loop_guard", 8, 8),
+        ]
+        assert "6 times" in parked[0].text
+        assert bench.clay.sent == 6, "once as it came, and five times more"
+        # An operator's word begins a new count.
+        last = bench.letters(bench.plan.topics.parked)[-1]
+        await bench.send(last, redriven(read_envelope(last), last.place))
+        assert bench.clay.sent == 7
+        await bench.send(last, redriven(read_envelope(last), last.place))
+        assert bench.clay.sent == 7, "one word, one time"
+
+    run(main())
+
+
+def test_an_epoch_has_its_replays_and_one_parking_however_many_letters_there_are() -> None:
+    async def main() -> None:
+        bench = Bench(max_returns=30)
+        await bench.begin()
+        for epoch in (0, 1):
+            done = 0
+            while len(letters := bench.letters(bench.plan.topics.dlq)) > done:
+                for letter in letters[done if epoch == 0 else 0 :] * 2:
+                    await bench.send(letter, returning(read_envelope(letter), epoch))
+                done = len(letters)
+            assert bench.states().count("parked") == epoch + 1
+            assert bench.states().count("replayed") == 2 * (epoch + 1)
+
+    run(main())
