@@ -1,7 +1,8 @@
 """Fixtures for all tests: one real Kafka and one real Redis a run, and a prefix of its own for each test."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -10,22 +11,52 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from tests.brokers import any_kafka, any_redis
 
+_BROKERS = pytest.StashKey[tuple[ExitStack, str]]()
+
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """One real broker for the run. To kill, freeze or restart one, start a `LocalKafka` of your own."""
-    terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
-    capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
+    shared = getattr(request.config, "workerinput", {}).get("kafka")
+    if shared is not None:
+        yield Broker(shared)
+        return
+    try:
+        with any_kafka(_teller(request.config)) as broker:
+            yield broker
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """With several processes (pytest-xdist) the first one to start has the broker, and lends it to all."""
+    config: pytest.Config = node.config
+    if _BROKERS not in config.stash:
+        stack = ExitStack()
+        try:
+            broker = stack.enter_context(any_kafka(_teller(config)))
+        except StartError as error:
+            pytest.exit(str(error), returncode=1)
+        config.stash[_BROKERS] = stack, broker.bootstrap
+    node.workerinput["kafka"] = config.stash[_BROKERS][1]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The broker ends with the run."""
+    if _BROKERS in config.stash:
+        config.stash[_BROKERS][0].close()
+
+
+def _teller(config: pytest.Config) -> Callable[[str], None]:
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
 
     def tell(line: str) -> None:
         with capture.global_and_fixture_disabled():
             terminal.write_line(line)
 
-    try:
-        with any_kafka(tell) as broker:
-            yield broker
-    except StartError as error:
-        pytest.fail(str(error), pytrace=False)
+    return tell
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker
 from tests.adapters.support import until
 
 
@@ -46,7 +46,7 @@ class WorkerProcess:
 class Workers:
     """Starts workers of one group; what still runs at the end of the test is killed."""
 
-    def __init__(self, kafka: LocalKafka, namespace: str, partitions: int) -> None:
+    def __init__(self, kafka: Broker, namespace: str, partitions: int) -> None:
         self.settings = {"bootstrap": kafka.bootstrap, "namespace": namespace, "partitions": partitions}
         self.all: list[WorkerProcess] = []
 
@@ -65,7 +65,7 @@ class Workers:
 
 
 @contextlib.asynccontextmanager
-async def workers(kafka: LocalKafka, namespace: str, partitions: int) -> AsyncIterator[Workers]:
+async def workers(kafka: Broker, namespace: str, partitions: int) -> AsyncIterator[Workers]:
     started = Workers(kafka, namespace, partitions)
     try:
         yield started

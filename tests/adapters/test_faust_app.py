@@ -17,7 +17,7 @@ from stream_app.adapters.faust_app import FaustOptions, Handler, Inlet, LostReco
 from stream_app.adapters.faust_run import run_app
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Taken
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker, LocalKafka
 from tests.adapters.support import committed, create_topics, publish, publish_transactions, topic_names, until
 
 PARTITIONS = 4
@@ -68,7 +68,7 @@ class Recorder:
 class Bench:
     """Topics `leads`, `bulk` and `state` of one namespace, and apps on them."""
 
-    def __init__(self, kafka: LocalKafka, namespace: str) -> None:
+    def __init__(self, kafka: Broker, namespace: str) -> None:
         self.bootstrap = kafka.bootstrap
         self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
         self.group = namespace + "group"
@@ -90,7 +90,11 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(kafka: LocalKafka, namespace: str) -> Bench:
+async def bench(kafka: Broker, namespace: str) -> Bench:
+    return await make_bench(kafka, namespace)
+
+
+async def make_bench(kafka: Broker, namespace: str) -> Bench:
     made = Bench(kafka, namespace)
     await create_topics(kafka.bootstrap, made.leads, made.bulk, made.state, partitions=PARTITIONS)
     return made
@@ -376,14 +380,16 @@ async def test_an_event_that_waits_for_its_handler_does_not_hold_up_the_stop(ben
     assert await bench.committed() == {}
 
 
-async def test_a_broker_that_restarts_loses_nothing(bench: Bench, kafka: LocalKafka) -> None:
+async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
     seen = Recorder(owner := Owner())
-    await publish(bench.bootstrap, bench.leads, [b"before"])
-    async with running(bench.app({bench.leads: seen}, owner)) as app:
-        await until(lambda: seen.taken)
-        await asyncio.to_thread(kafka.kill)
-        await asyncio.to_thread(kafka.restart)
-        await publish(bench.bootstrap, bench.leads, [b"after"])
-        await until(lambda: seen.values[-1] == b"after", 30)
-        await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
-        assert app.crash_reason is None
+    async with LocalKafka() as kafka:
+        bench = await make_bench(kafka, namespace)
+        await publish(bench.bootstrap, bench.leads, [b"before"])
+        async with running(bench.app({bench.leads: seen}, owner)) as app:
+            await until(lambda: seen.taken)
+            await asyncio.to_thread(kafka.kill)
+            await asyncio.to_thread(kafka.restart)
+            await publish(bench.bootstrap, bench.leads, [b"after"])
+            await until(lambda: seen.values[-1] == b"after", 30)
+            await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
+            assert app.crash_reason is None

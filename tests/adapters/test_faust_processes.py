@@ -7,14 +7,14 @@ import random
 import signal
 from collections import Counter
 
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker
 from tests.adapters.processes import WorkerProcess, workers
 from tests.adapters.support import committed, create_topics, publish, read_committed
 
 PARTITIONS = 4
 
 
-async def make_topics(kafka: LocalKafka, namespace: str) -> None:
+async def make_topics(kafka: Broker, namespace: str) -> None:
     names = [namespace + name for name in ("leads", "state", "events")]
     await create_topics(kafka.bootstrap, *names, partitions=PARTITIONS)
 
@@ -29,7 +29,7 @@ async def stop_time_s(worker: WorkerProcess) -> float:
 
 
 async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_within_2_s(
-    kafka: LocalKafka, namespace: str
+    kafka: Broker, namespace: str
 ) -> None:
     await make_topics(kafka, namespace)
     async with workers(kafka, namespace, PARTITIONS) as group:
@@ -47,7 +47,7 @@ async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_with
         assert not worker.lines["took first"]
 
 
-async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: LocalKafka, namespace: str) -> None:
+async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: Broker, namespace: str) -> None:
     await make_topics(kafka, namespace)
     await publish(kafka.bootstrap, namespace + "leads", [b"slow 1", b"quick", b"slow 2"])
     async with workers(kafka, namespace, PARTITIONS) as group:
@@ -63,7 +63,7 @@ async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: LocalKa
 
 
 async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(
-    kafka: LocalKafka, namespace: str
+    kafka: Broker, namespace: str
 ) -> None:
     """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
     await make_topics(kafka, namespace)
@@ -84,7 +84,7 @@ async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(
     assert [lead for lead, times in events.items() if times > 1] == []
 
 
-async def publish_slowly(kafka: LocalKafka, namespace: str, leads: list[bytes]) -> None:
+async def publish_slowly(kafka: Broker, namespace: str, leads: list[bytes]) -> None:
     for start in range(0, len(leads), 400):
         await publish(kafka.bootstrap, namespace + "leads", leads[start : start + 400], PARTITIONS)
         await asyncio.sleep(0.5)
@@ -103,14 +103,14 @@ async def inflict(fault: str, victim: WorkerProcess) -> None:
         victim.process.send_signal(signal.SIGCONT)
 
 
-async def concluded(kafka: LocalKafka, namespace: str) -> Counter[bytes]:
+async def concluded(kafka: Broker, namespace: str) -> Counter[bytes]:
     seen: Counter[bytes] = Counter()
     for partition in range(PARTITIONS):
         seen.update(key or b"" for key, _ in await read_committed(kafka.bootstrap, namespace + "events", partition))
     return seen
 
 
-async def all_concluded(kafka: LocalKafka, namespace: str, number: int) -> None:
+async def all_concluded(kafka: Broker, namespace: str, number: int) -> None:
     for _ in range(60):
         if len(await concluded(kafka, namespace)) == number:
             return

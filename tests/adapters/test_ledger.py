@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,8 +14,10 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
 from stream_app.core.record import Record
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker, LocalKafka
 from tests.adapters.support import create_topics, read_committed
+from tests.simulation.client import MemoryLedger
+from tests.simulation.kafka import MemoryKafka
 
 Seen = list[tuple[bytes | None, bytes | None]]
 
@@ -54,14 +57,40 @@ class KafkaHarness:
 
 
 @pytest.fixture
-async def on_kafka(kafka: LocalKafka, namespace: str) -> AsyncIterator[KafkaHarness]:
+async def on_kafka(kafka: Broker, namespace: str) -> AsyncIterator[KafkaHarness]:
+    async with _on(kafka, namespace) as harness:
+        yield harness
+
+
+@asynccontextmanager
+async def _on(kafka: Broker, namespace: str) -> AsyncIterator[KafkaHarness]:
     harness = KafkaHarness(kafka.bootstrap, namespace)
     await create_topics(kafka.bootstrap, harness.rows, harness.events, partitions=2)
     yield harness
     await asyncio.gather(*(ledger.close() for ledger in harness.made))
 
 
-@pytest.fixture(params=["on_kafka"])
+class MemoryHarness:
+    """The simulation's ledger: what runs on it may only rely on what Kafka's does, too."""
+
+    rows, events = "state", "events"
+
+    def __init__(self) -> None:
+        self._kafka = MemoryKafka()
+
+    def ledger(self, partition: int = 0) -> MemoryLedger:
+        return MemoryLedger(self._kafka, f"state-{partition}", self.rows, partition, max_record_bytes=50_000)
+
+    async def seen(self, topic: str, partition: int = 0) -> Seen:
+        return [(taken.key, taken.value) for taken in self._kafka.log(topic, partition).committed()]
+
+
+@pytest.fixture
+def in_memory() -> MemoryHarness:
+    return MemoryHarness()
+
+
+@pytest.fixture(params=["on_kafka", "in_memory"])
 def harness(request: pytest.FixtureRequest) -> Harness:
     made: Harness = request.getfixturevalue(request.param)
     return made
@@ -209,9 +238,12 @@ async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHar
     assert await on_kafka.ledger().take_over() == {b"b": b"1"}
 
 
-async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(
-    on_kafka: KafkaHarness, kafka: LocalKafka
-) -> None:
+async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(namespace: str) -> None:
+    async with LocalKafka() as kafka, _on(kafka, namespace) as on_kafka:
+        await _freeze(kafka, on_kafka)
+
+
+async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
     limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
     ledger, idle = on_kafka.ledger(limits=limits), on_kafka.ledger(partition=1, limits=limits)
     await ledger.take_over()

@@ -70,8 +70,10 @@ class MemoryLedger:
         if epoch is None:
             raise Aborted("no transaction without take_over first")
         for record in records:
-            if len(record.key or b"") + len(record.value or b"") > self._max_record_bytes:
-                raise ValueError(f"a record for {record.topic} is larger than {self._max_record_bytes} bytes")
+            size = len(record.key or b"") + len(record.value or b"")
+            if size > self._max_record_bytes:
+                most = self._max_record_bytes
+                raise ValueError(f"a record for {record.topic} has {size} bytes, {most} are allowed there")
         if not records:
             return
         done = False

@@ -12,23 +12,23 @@ import functools
 
 import pytest
 
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import Broker
 from tests.adapters.support import committed, create_topics, publish, until
 from tests.upstream.apps import Ack, Build, ours, rebalance, running, stock
 
 
 @pytest.fixture
-async def topics(kafka: LocalKafka, namespace: str) -> None:
+async def topics(kafka: Broker, namespace: str) -> None:
     await create_topics(kafka.bootstrap, namespace + "leads", namespace + "state")
 
 
-async def publish_numbers(kafka: LocalKafka, namespace: str, count: int) -> None:
+async def publish_numbers(kafka: Broker, namespace: str, count: int) -> None:
     await publish(kafka.bootstrap, namespace + "leads", (b"%d" % number for number in range(count)))
 
 
 @pytest.mark.parametrize(("build", "committed_to"), [(stock, 20), (ours, 10)])
 async def test_606_an_event_in_flight_at_the_committed_offset_is_committed_over(
-    kafka: LocalKafka, namespace: str, topics: None, build: Build, committed_to: int
+    kafka: Broker, namespace: str, topics: None, build: Build, committed_to: int
 ) -> None:
     """0 to 9 are done and committed, 10 is in flight, 11 to 19 are done: a kill now would lose 10."""
     acks: dict[int, Ack] = {}
@@ -51,7 +51,7 @@ async def test_606_an_event_in_flight_at_the_committed_offset_is_committed_over(
         await acks[10]()  # so that the app can stop
 
 
-async def lost_after_a_slow_seek(kafka: LocalKafka, namespace: str, build: Build) -> list[int]:
+async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) -> list[int]:
     """The fetcher runs between the resuming of the partitions and the seek, while the agent is busy."""
     count = 3000
     seen: set[int] = set()
@@ -87,7 +87,7 @@ async def lost_after_a_slow_seek(kafka: LocalKafka, namespace: str, build: Build
     return sorted(set(range(count)) - seen)
 
 
-async def test_596_a_rebalance_with_a_table_loses_events_of_stock_faust(kafka: LocalKafka, namespace: str) -> None:
+async def test_596_a_rebalance_with_a_table_loses_events_of_stock_faust(kafka: Broker, namespace: str) -> None:
     for attempt in range(4):  # a race, though the slow seek makes it an uneven one
         mine = f"{namespace}{attempt}."
         await create_topics(kafka.bootstrap, mine + "leads")
@@ -96,13 +96,13 @@ async def test_596_a_rebalance_with_a_table_loses_events_of_stock_faust(kafka: L
     pytest.fail("stock Faust lost nothing in four rebalances")
 
 
-async def test_596_a_rebalance_loses_nothing_of_ours(kafka: LocalKafka, namespace: str, topics: None) -> None:
+async def test_596_a_rebalance_loses_nothing_of_ours(kafka: Broker, namespace: str, topics: None) -> None:
     assert await lost_after_a_slow_seek(kafka, namespace, ours) == []
 
 
 @pytest.mark.parametrize(("build", "deliveries"), [(stock, 15), (ours, 10)])
 async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
-    kafka: LocalKafka, namespace: str, topics: None, build: Build, deliveries: int
+    kafka: Broker, namespace: str, topics: None, build: Build, deliveries: int
 ) -> None:
     """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again."""
     seen: list[int] = []
@@ -131,7 +131,7 @@ async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
 
 @pytest.mark.parametrize(("build", "rebalances", "all_came"), [(stock, 40, False), (ours, 8, True)])
 async def test_a_rebalance_before_the_first_commit_loses_what_was_fetched(
-    kafka: LocalKafka, namespace: str, topics: None, build: Build, rebalances: int, all_came: bool
+    kafka: Broker, namespace: str, topics: None, build: Build, rebalances: int, all_came: bool
 ) -> None:
     """Ten events are given up before each rebalance, so they must come again after it.
 
