@@ -280,7 +280,8 @@ def main() -> None:
     if arguments.target:
         asyncio.run(_serve_target())
     elif arguments.bare:
-        asyncio.run(_bare(*arguments.bare[:3], int(arguments.bare[3])))
+        bootstrap, topic, url, in_flight = arguments.bare
+        asyncio.run(_bare(bootstrap, topic, url, int(in_flight)))
     elif arguments.stock:
         sys.argv = sys.argv[:1]
         _stock(*arguments.stock)

@@ -206,8 +206,8 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
         while True:
             asked = self.loop.time()
             if await self._thread.call_thread(self._thread.heartbeat):
-                session_s: float = self.app.conf.broker_session_timeout
-                return session_s - (self.loop.time() - asked)
+                left_s: float = self.app.conf.broker_session_timeout - (self.loop.time() - asked)
+                return left_s
             await asyncio.sleep(_HEARTBEAT_PAUSE_S)
 
     # -- the fetcher, standing still (hazard 2)

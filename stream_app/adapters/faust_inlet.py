@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import StreamAppError
 from stream_app.core.record import Taken
+
+_BROKER_AWAY_S = 0.5
 
 
 class LostRecords(StreamAppError):
@@ -211,22 +214,34 @@ class GapCheck:
             await self._consumer.stop()
 
     async def _read(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
-        if self._consumer is None:
-            self._consumer = AIOKafkaConsumer(
+        consumer = await self._started()
+        where = TopicPartition(tp.topic, tp.partition)
+        consumer.assign([where])
+        consumer.seek(where, first)
+        offsets: set[int] = set()
+        position = first
+        while position < end and not (offsets and min(offsets) < end):
+            for records in (await consumer.getmany(where, timeout_ms=1000)).values():
+                offsets.update(record.offset for record in records)
+            position = await consumer.position(where)
+        return first, position, frozenset(offsets)
+
+    async def _started(self) -> AIOKafkaConsumer:
+        """The consumer. Waits while the broker is away: whoever asks gives up when the flow is suspended."""
+        while self._consumer is None:
+            consumer = AIOKafkaConsumer(
                 **self._connection.settings(),
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
             )
-            await self._consumer.start()
-        where = TopicPartition(tp.topic, tp.partition)
-        self._consumer.assign([where])
-        self._consumer.seek(where, first)
-        offsets: set[int] = set()
-        position = first
-        while position < end and not (offsets and min(offsets) < end):
-            for records in (await self._consumer.getmany(where, timeout_ms=1000)).values():
-                offsets.update(record.offset for record in records)
-            position = await self._consumer.position(where)
-        return first, position, frozenset(offsets)
+            try:
+                await consumer.start()
+                self._consumer = consumer
+            except (KafkaError, OSError):
+                await asyncio.sleep(_BROKER_AWAY_S)
+            finally:
+                if self._consumer is not consumer:
+                    await consumer.stop()
+        return self._consumer

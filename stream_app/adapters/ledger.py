@@ -7,6 +7,8 @@ owner, and every earlier owner's writes fail from then on. So `take_over` fences
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,9 +28,12 @@ from stream_app.adapters.transaction import Batch, commit, end, is_fenced
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
 from stream_app.core.record import Record
 
+log = logging.getLogger(__name__)
+
 _REFUSED = (TransactionalIdAuthorizationFailed, TopicAuthorizationFailedError, InvalidTransactionTimeout)
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
+_STUCK_S = 1.0
 _FETCH_BYTES = 4 * 2**20  # of small rows: 50 ms of this core, so that a reload holds up no other partition
 _BATCH_BYTES = 256 * 2**10
 
@@ -187,6 +192,8 @@ class KafkaLedger:
             consumer.assign([self._rows_at])
             # ListOffsets is refused by a leader that does not know its high water mark yet; a fetch is not.
             end = (await consumer.end_offsets([self._rows_at]))[self._rows_at]
+            loop = asyncio.get_running_loop()
+            stuck_at = loop.time() + _STUCK_S
             while not await self._at_end(consumer, end):
                 for records in (await consumer.getmany(self._rows_at, timeout_ms=100)).values():
                     for record in records:
@@ -194,9 +201,27 @@ class KafkaLedger:
                             rows.pop(record.key, None)
                         else:
                             rows[record.key] = record.value
+                stable = consumer.last_stable_offset(self._rows_at)
+                if stable is None or await consumer.position(self._rows_at) < stable:
+                    stuck_at = loop.time() + _STUCK_S
+                elif loop.time() > stuck_at:
+                    await self._close_what_kafka_left_open()
+                    stuck_at = math.inf  # if that was not it, somebody else's is open
         finally:
             await consumer.stop()
         return rows
+
+    async def _close_what_kafka_left_open(self) -> None:
+        """End a transaction of this id that Kafka calls ended and yet left open in this partition, for ever.
+
+        A KRaft broker skips the end marker of a partition that has no leader at that moment, as when its only replica
+        shuts down (KRaftMetadataCache.getPartitionLeaderEndpoint, Kafka 4.3.1). The id's next marker ends it. As
+        committed: most likely its owner was told so, and a POST may have followed; were it aborted, one would follow.
+        """
+        assert self._producer is not None  # _fence has just made it
+        log.warning("%s: Kafka left a transaction open there; ending it as committed", self._place)
+        nothing = Record(self._rows_at.topic, b"-", None)
+        await commit(self._producer, self._pack(self._producer, [nothing]))
 
     async def _at_end(self, consumer: AIOKafkaConsumer, end: int) -> bool:
         """Whether everything was read, markers and aborted records included.

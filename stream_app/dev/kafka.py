@@ -208,11 +208,17 @@ class LocalKafka(Broker):
         return self._children.spawn(argv, log=log), log
 
     def _format(self) -> None:
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = self._cluster_id() or urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         options = ["--ignore-formatted", f"--cluster-id={cluster_id}", "--config=server.properties"]
         tool, log = self._java("kafka.tools.StorageTool", "format", *options)
         if tool.wait(self._start_timeout_s) != 0:
             raise StartError(f"Kafka cannot format its storage: {last_words(log)}")
+
+    def _cluster_id(self) -> str | None:
+        """That of data which was kept: a broker starts with no other."""
+        here = Path(self.properties["log.dirs"]) / "meta.properties"
+        lines = here.read_text().splitlines() if here.exists() else []
+        return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
 
     def _start_broker(self) -> None:
         self._broker, log = self._java("kafka.Kafka", "server.properties")

@@ -62,9 +62,7 @@ async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: Broker,
     }
 
 
-async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(
-    kafka: Broker, namespace: str
-) -> None:
+async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(kafka: Broker, namespace: str) -> None:
     """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
     await make_topics(kafka, namespace)
     leads = [b"%d" % number for number in range(3000)]

@@ -1,13 +1,12 @@
-"""Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, the promises of design section 5 hold.
+"""Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, section 5's promises hold.
 
-The machine below is one partition: input, the line (its decisions by `judge`, `step` and `returning`), the dead letters,
-and the replay app with its committed offset and its record.
+The machine below is one partition: input, the line (its decisions by `judge`, `step` and `returning`), the dead
+letters, and the replay app with its committed offset and its record.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream_app.core.delivery import Delivery, begin as begin_row, judge, step
+from stream_app.core.delivery import Delivery, judge, step
+from stream_app.core.delivery import begin as begin_row
 from stream_app.core.envelope import Envelope
 from stream_app.core.replay import (
     AS_INPUT,
@@ -163,8 +163,7 @@ class Partition(RuleBasedStateMachine):
         self.parked.append((lead, self._letter(row)))
 
     def _letter(self, row: Delivery) -> Envelope:
-        letter = Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
-        return letter
+        return Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
 
     # ------------------------------------------------------------------------------------------ the replay app
 
@@ -237,10 +236,11 @@ class Partition(RuleBasedStateMachine):
     @invariant()
     def what_failed_can_always_come_back(self) -> None:
         """No row waits for a letter that does not exist: its own last letter is its successor's."""
-        letters: dict[int, Any] = {}
-        for lead, letter in self.dlq + self.parked:
-            if lead in self.rows and letter.seq == self.rows[lead].seq:
-                letters[lead] = letter
+        letters = {
+            lead: letter
+            for lead, letter in self.dlq + self.parked
+            if lead in self.rows and letter.seq == self.rows[lead].seq
+        }
         for lead, row in self.rows.items():
             if row.state in ("dead_lettered", "parked"):
                 assert lead in letters

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.adapters.topics import create_topics
 from stream_app.core.delivery import NEXT
-from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.core.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.core.record import Record
 from stream_app.dev.process import ChildProcesses, end, free_port
 from stream_app.settings import Settings, client_options, load_settings
@@ -122,7 +122,9 @@ broker_wait_s = 30
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
@@ -185,7 +187,11 @@ broker_wait_s = 30
 
     def lead(self, number: int, workspace: str, **changes: Any) -> Record:
         """A good lead as a record of `leads`, in its home partition."""
-        fields = {"email": f"person{number}@example.com", "first_name": "Ada", "last_name": f"Example {number}"}
+        fields: dict[str, Scalar] = {
+            "email": f"person{number}@example.com",
+            "first_name": "Ada",
+            "last_name": f"Example {number}",
+        }
         lead = Lead(fields, lead_id=f"lead-{number}", workspace=workspace)
         value = msgspec.json.encode(msgspec.structs.replace(lead, **changes))
         return Record(self.settings.names.leads, workspace.encode(), value, (), self.settings.home(workspace))
@@ -271,11 +277,11 @@ broker_wait_s = 30
     async def _first_json(self, log: Path) -> dict[str, str]:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            for line in log.read_text().splitlines() if log.exists() else ():
+            for line in await asyncio.to_thread(_lines, log):
                 if line.startswith("{"):
                     return dict(json.loads(line))
             await asyncio.sleep(0.05)
-        raise AssertionError(f"the simulator did not start: {log.read_text()}")
+        raise AssertionError(f"the simulator did not start: {await asyncio.to_thread(_lines, log)}")
 
     def _consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -296,3 +302,7 @@ broker_wait_s = 30
                         self.stories[event.origin].append(event)
         finally:
             await consumer.stop()
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines() if log.exists() else []

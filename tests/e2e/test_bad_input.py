@@ -1,4 +1,4 @@
-"""Any bytes, any size, any JSON: each becomes one rejected, dead-lettered or duplicate lead, and the next one goes through."""
+"""Any bytes, any size, any JSON: each becomes one rejected or duplicate lead, and the next one goes through."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The broker fails in every way in the middle of a load: the worker waits, says so, and goes on by itself.
 
-Judged afterwards from outside: nothing lost, nothing sent twice, every story legal, and the books balance to the credit.
+Judged afterwards from outside: nothing lost, nothing sent twice, every story legal, and the books balance.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
+from stream_app.core.record import Record
 from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.process import LOOPBACK, StartError, free_port
+from stream_app.dev.process import LOOPBACK, StartError, end, free_port
 from tests.adapters.support import committed
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
@@ -83,8 +87,8 @@ async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: 
     """NOT_ENOUGH_REPLICAS: the events' topic has a replica on a broker that is gone, and wants both."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
         status = line.settings.names.status
-        await asyncio.to_thread(let_a_second_broker_come_and_go, broker, tmp_path / "second")
-        await replicate(line, broker, status, [1, 2])
+        async with second_broker(broker, tmp_path / "second"):
+            await replicate(line, broker, status, [1, 2])
         was = await alter(line, status, "min.insync.replicas", "2")
         await nothing_is_acked(line)
         await replicate(line, broker, status, [1])
@@ -111,6 +115,30 @@ async def test_a_full_disk(broker: ProxiedKafka, namespace: str) -> None:
         await asyncio.sleep(1)
         await asyncio.to_thread(broker.restart)
         await line.spread(line.members, 30)
+
+
+async def test_a_transaction_that_kafka_forgot_to_end(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
+    """Its partition has no leader while it is committed: Kafka says that it is, and hides it from all for ever."""
+    second = second_broker(broker, tmp_path / "second")
+    topic, transactional_id = f"{namespace}state", f"{namespace}0"
+    async with second:
+        async with admin(broker.bootstrap) as client:
+            await client.create_topics([NewTopic(topic, -1, -1, replica_assignments={0: [2]})])
+        producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=transactional_id)
+        async with producer:
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b"row", b"lead", partition=0)
+            await asyncio.to_thread(end, second._process, grace_s=20)
+            await producer.commit_transaction()
+        await asyncio.to_thread(second.restart)
+        limits = LedgerLimits(take_over_s=20)
+        ledger = KafkaLedger(KafkaConnection(broker.bootstrap), transactional_id, topic, 0, limits)
+        try:
+            assert await ledger.take_over() == {b"lead": b"row"}
+            await ledger.transact([Record(topic, b"lead", None)])
+            assert await ledger.take_over() == {}
+        finally:
+            await ledger.close()
 
 
 # ------------------------------------------------------------------------------------------------- what all share
@@ -201,10 +229,16 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
     file.write_text(json.dumps({"version": 1, "partitions": partitions}))
     tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
     await asyncio.to_thread(kafka.run_tool, tool, "--reassignment-json-file", str(file), "--execute", "--additional")
+    async with admin(kafka.bootstrap) as client, asyncio.timeout(10):
+        while True:
+            there = (await client.describe_topics([topic]))[0]["partitions"]
+            if all(set(each["replicas"]) == set(each["isr"]) == set(replicas) for each in there):
+                return
+            await asyncio.sleep(0.05)
 
 
-def let_a_second_broker_come_and_go(first: LocalKafka, directory: Path) -> None:
-    """Kafka knows it from then on, so that it can be a topic's replica."""
+def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
+    """Another broker of the same cluster; once it was started, it can be a topic's replica, gone or not."""
     listener = f"PLAINTEXT://{LOOPBACK}:{free_port()}"
     overrides = {
         "process.roles": "broker",
@@ -214,19 +248,8 @@ def let_a_second_broker_come_and_go(first: LocalKafka, directory: Path) -> None:
     }
     same = ("controller.quorum.voters", "listener.security.protocol.map", "inter.broker.listener.name")
     overrides |= {key: first.properties[key] for key in same}
-    second = _Second(port=int(listener.rpartition(":")[2]), overrides=overrides, data_dir=directory)
-    second.first = Path(first.properties["log.dirs"])
-    with second:
-        second.kill()
-
-
-class _Second(LocalKafka):
-    """A broker of the same cluster as the one whose data is in `first`."""
-
-    first: Path
-
-    def _format(self) -> None:
-        written = (self.first / "meta.properties").read_text().splitlines()
-        kept = [line for line in written if line.startswith(("version", "cluster.id"))]
-        here = Path(self.properties["log.dirs"]) / "meta.properties"
-        here.write_text("\n".join([*kept, "node.id=2", ""]))
+    written = (Path(first.properties["log.dirs"]) / "meta.properties").read_text().splitlines()
+    kept = [line for line in written if line.startswith(("version", "cluster.id"))]
+    directory.mkdir()
+    (directory / "meta.properties").write_text("\n".join([*kept, "node.id=2", ""]))
+    return LocalKafka(port=int(listener.rpartition(":")[2]), overrides=overrides, data_dir=directory)

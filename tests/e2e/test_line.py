@@ -45,9 +45,9 @@ retry_base_s = 0.05
 retry_cap_s = 0.2
 [replay]
 max_replays = 2
-backoff_base_s = 0.5
+backoff_base_s = 1
 backoff_cap_s = 1
-tiers_s = [1, 2]
+tiers_s = [1, 2, 600]
 """
     lane = """
 [workspaces.{name}.breaker]

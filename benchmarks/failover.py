@@ -1,0 +1,88 @@
+"""How long a lane stands still when its worker dies: from kill -9 to the first POST by another worker.
+
+`python -m benchmarks.failover [--runs 20] [--json]`. Real Kafka, three workers under a steady load, a session timeout
+of 6 s. Each run kills one of them and waits, in the ledger of the simulator, for the first request of each lane that
+it owned; then a new worker takes its place. One lane is one measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from stream_app.dev.kafka import LocalKafka
+from tests.e2e.fleet import Fleet, now_ms
+from tests.e2e.load import Load
+
+SESSION_S = 6.0
+WORKERS = 3
+LANES = 6
+PER_S = 60.0
+_STRAGGLERS_MS = 500  # what the dead worker had sent may be read by Clay a moment later
+_WITHIN_S = 60.0
+
+
+async def measure(runs: int, progress: Callable[[str], None]) -> list[list[float]]:
+    """For each run the seconds that each lane of the dead worker stood still."""
+    found: list[list[float]] = []
+    async with LocalKafka() as kafka, Fleet(kafka.bootstrap, "failover.", LANES, partitions=LANES) as line:
+        team = [line.join() for _ in range(WORKERS)]
+        async with Load(line, PER_S):
+            for run in range(runs):
+                owners = await line.spread(team, _WITHIN_S)
+                victim = team[run % WORKERS]
+                lanes = [name for name, owner in owners.items() if owner is victim]
+                killed_ms = now_ms()
+                await asyncio.to_thread(victim.kill)
+                moved = await line.first_request(lanes, killed_ms + _STRAGGLERS_MS, _WITHIN_S)
+                found.append([(_STRAGGLERS_MS + ms) / 1000 for ms in moved.values()])
+                progress(f"run {run + 1} of {runs}: {', '.join(f'{s:.2f}' for s in found[-1])} s")
+                team[run % WORKERS] = line.join()
+        if line.posted_again():
+            raise SystemExit("a lead was POSTed twice: the figures are worth nothing")
+    return found
+
+
+def spread_of(values: list[float]) -> dict[str, float]:
+    """The distribution, in seconds."""
+    at = statistics.quantiles(values, n=20, method="inclusive")
+    return {"min": min(values), "p50": at[9], "p90": at[17], "p95": at[18], "max": max(values)}
+
+
+def main() -> None:
+    """Measure, and print a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.failover", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.runs < 2:
+        parser.error("--runs must be at least 2: there is no distribution of one")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    runs = asyncio.run(measure(arguments.runs, Console(stderr=True).print))
+    rows = {
+        "each lane": spread_of([s for run in runs for s in run]),
+        "a run's slowest": spread_of(list(map(max, runs))),
+    }
+    if arguments.json:
+        sys.stdout.write(json.dumps({"session_timeout_s": SESSION_S, "runs": runs, "seconds": rows}) + "\n")
+        return
+    table = Table(
+        title=f"Seconds from kill -9 to another worker's first POST, {len(runs)} runs, session {SESSION_S:g} s"
+    )
+    for column in ("", *next(iter(rows.values()))):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{value:.2f}" for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
