@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stream_app import __version__
 from stream_app.adapters import log
+from stream_app.adapters.assigned import assigned
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
@@ -20,9 +21,11 @@ from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.publisher import kafka_publisher
 from stream_app.adapters.replay_state import Pause, ReplayState
+from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.adapters.topics import check_topics
 from stream_app.adapters.webhooks import Endpoint, Webhooks, webhook_id
 from stream_app.agents.replay import Replay
+from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
 from stream_app.core.budget import Cost
 from stream_app.core.envelope import Envelope
@@ -108,7 +111,7 @@ async def run_worker(settings: Settings) -> None:
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
         await _check_kafka(settings, connection, logger)
-        client = await stack.enter_async_context(_clay_client(settings))
+        client = await stack.enter_async_context(clay_client(settings))
         clay = Webhooks(client, _endpoints(settings), metrics.posted)
         clock = SystemClock()
 
@@ -122,6 +125,10 @@ async def run_worker(settings: Settings) -> None:
             crash = asyncio.ensure_future(app.crash(error))
             crashes.add(crash)
 
+        def watch(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                alarm(error)
+
         crashes: set[asyncio.Future[None]] = set()
         worker = Worker(build_partition)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
@@ -134,14 +141,24 @@ async def run_worker(settings: Settings) -> None:
             },
             worker,
         )
+        watchdog = Watchdog(_longest_step_s(settings), lambda: worker.under_way(assigned(app)), metrics.stand_still)
         port = await stack.enter_async_context(
             serve_ops(
                 settings.http.host,
                 settings.http.worker_port,
                 registry,
-                lambda: None if worker.partitions else "no partition is assigned yet",
+                lambda: "; ".join(watchdog.still) or (None if worker.partitions else "no partition is assigned yet"),
             )
         )
+        app.gaps.on_expired = metrics.expired
+        topics = TopicWatch(
+            connection,
+            [plan.topics.leads, plan.topics.retry, plan.topics.bulk, plan.topics.state],
+            plan.partitions,
+        )
+        for watching in (asyncio.create_task(watchdog.run()), asyncio.create_task(topics.run())):
+            watching.add_done_callback(watch)
+            stack.callback(watching.cancel)
         logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)
         _tame_garbage_collector()
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
@@ -209,6 +226,12 @@ async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: 
         return before
 
 
+def _longest_step_s(settings: Settings) -> float:
+    """Nothing takes longer to move when all is well: a POST started late, and two commits."""
+    line = settings.line
+    return line.max_request_start_age_s + line.request_timeout_s + 2 * line.commit_timeout_s
+
+
 def _tame_garbage_collector() -> None:
     """Collections at Python's defaults cost a fifth of a lead's CPU and find next to nothing (benchmarks/line.py)."""
     gc.collect()
@@ -227,11 +250,13 @@ async def _check_kafka(settings: Settings, connection: KafkaConnection, logger: 
     )
 
 
-def _clay_client(settings: Settings) -> ClayClient:
+def clay_client(settings: Settings) -> ClayClient:
+    """The one client of a worker, with room for all that may be in flight."""
     line = settings.line
     return ClayClient(
         request_timeout_s=line.request_timeout_s,
         connect_timeout_s=line.connect_timeout_s,
+        pool_timeout_s=min(5.0, (line.request_timeout_s - line.connect_timeout_s) / 2),
         max_connections=line.max_in_flight * settings.kafka.partitions,
     )
 

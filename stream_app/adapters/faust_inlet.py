@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from aiokafka.errors import KafkaError
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import StreamAppError
 from stream_app.core.record import Taken
+
+log = logging.getLogger(__name__)
 
 _BROKER_AWAY_S = 0.5
 
@@ -181,15 +184,24 @@ async def _serve_generations(source: _Source, handler: Handler) -> None:
             raise RuntimeError(f"the handler of {inlet.topic}/{inlet.partition} returned before its inlet ended")
 
 
+def _log_expired(topic: str, partition: int, first: int, end: int) -> None:
+    log.warning(
+        "retention removed %s/%d, offsets %d to %d, before they were taken: at most %d records are lost",
+        *(topic, partition, first, end - 1, end - first),
+    )
+
+
 class GapCheck:
     """Tells harmless gaps in offsets (markers, aborted, expired, compacted) from records that Faust passed over.
 
     Reads the gap again with a consumer of its own, a fetch at a time, and remembers what it saw, so that a topic
-    with a marker every few records is read twice and not more. `empty` counts the harmless gaps.
+    with a marker every few records is read twice and not more. `empty` counts the harmless gaps. `on_expired` is told
+    topic, partition, first offset and end of those that retention removed.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
         self.empty = 0
+        self.on_expired: Callable[[str, int, int, int], None] = _log_expired
         self._connection = connection
         self._consumer: AIOKafkaConsumer | None = None
         self._lock = asyncio.Lock()
@@ -216,6 +228,9 @@ class GapCheck:
     async def _read(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
         consumer = await self._started()
         where = TopicPartition(tp.topic, tp.partition)
+        begin = (await consumer.beginning_offsets([where]))[where]
+        if begin > first:
+            self.on_expired(tp.topic, tp.partition, first, min(begin, end))
         consumer.assign([where])
         consumer.seek(where, first)
         offsets: set[int] = set()

@@ -12,7 +12,7 @@ Format = Literal["json", "console"]
 _LEVELS = {
     "aiokafka": logging.CRITICAL,  # its errors are retried or come to us as exceptions, which say it once
     "faust": logging.WARNING,
-    "mode": logging.WARNING,
+    "mode": logging.CRITICAL,  # it logs a crash with a traceback beside the line that says what to do
     "aiohttp": logging.WARNING,
     "asyncio": logging.WARNING,
 }

@@ -52,6 +52,20 @@ class WorkerMetrics:
         self._recoveries = Counter(
             "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
         )
+        self._still = Gauge(
+            "stream_app_standing_still",
+            "What should move by itself and does not; /readyz has the words.",
+            registry=registry,
+        )
+        self._expired = Counter(
+            "stream_app_expired_records",
+            "At most so many records were removed by retention before anybody took them.",
+            ("topic",),
+            registry=registry,
+        )
+        self._unknown = Counter(
+            "stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.", registry=registry
+        )
         self._breaker = Gauge("stream_app_lane_breaker", "0 closed, 1 half open, 2 open.", lane, registry=registry)
         self._score = Gauge("stream_app_lane_score", "Health of the sliding window, 0 to 100.", lane, registry=registry)
         self._held = Gauge("stream_app_lane_held", "1 while the lane as a whole stands still.", lane, registry=registry)
@@ -62,6 +76,26 @@ class WorkerMetrics:
         self._reserved = Gauge(
             "stream_app_lane_credits_reserved_today", "Data Credits reserved today.", lane, registry=registry
         )
+
+    def expired(self, topic: str, partition: int, first: int, end: int) -> None:
+        """Retention took the records at these offsets (`end` is not among them) before they were taken."""
+        self._expired.labels(topic).inc(end - first)
+        self._log.warning(
+            "lost_to_retention", topic=topic, partition=partition, first=first, last=end - 1, at_most=end - first
+        )
+
+    def unknown_rows(self, partition: int, count: int) -> None:
+        """They are left alone: a newer version may have written them."""
+        self._unknown.inc(count)
+        self._log.warning("unknown_rows", partition=partition, count=count)
+
+    def stand_still(self, what: list[str]) -> None:
+        """What the watchdog found, all of it, on change."""
+        self._still.set(len(what))
+        if what:
+            self._log.warning("stands_still", what=what)
+        else:
+            self._log.info("moves_again")
 
     def told(self, event: StatusEvent) -> None:
         """A step of a lead is committed."""

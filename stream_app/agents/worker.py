@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from stream_app.partition.desk import Partition
 from stream_app.partition.ports import Inlet
@@ -31,6 +31,19 @@ class Worker:
         """No longer ours: forget them at once."""
         gone = [self.partitions.pop(number) for number in partitions & self.partitions.keys()]
         await asyncio.gather(*(partition.close() for partition in gone))
+
+    def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
+        """All that has to move by itself, for the watchdog. `assigned`: topic and partition -> records wait there."""
+        seen: dict[str, Hashable] = {}
+        for (topic, number), records_wait in assigned.items():
+            partition = self.partitions.get(number)
+            if partition is None:
+                seen[f"partition {number} is assigned and not taken over"] = None
+            elif records_wait and (taken := partition.takes(topic)) is not None:
+                seen[f"nobody takes the records of {topic}/{number}"] = taken
+        for partition in self.partitions.values():
+            seen |= partition.under_way()
+        return seen
 
     def handler(self, source: Source) -> Callable[[Inlet], Awaitable[None]]:
         """What Faust runs for each partition of a lead topic."""

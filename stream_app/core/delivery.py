@@ -83,6 +83,10 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     returns: int = 0
 
 
+KINDS: Final = frozenset({b"c/", b"d/", b"l/", b"o/", b"p/"})
+"""How the keys of rows begin."""
+
+
 def delivery_key(workspace: str, destination: str, lead_id: str) -> bytes:
     """Row key of a lead."""
     return f"d/{workspace}/{destination}/{lead_id}".encode()

@@ -37,6 +37,8 @@ class Committer:
         self._waiting: list[tuple[Step, asyncio.Future[None]]] = []
         self._something = asyncio.Event()
         self.failures = 0  # since the last transaction that succeeded
+        self._batches = 0
+        self._busy = False
 
     def submit(self, step: Step) -> asyncio.Future[None]:
         """The future is done when the step is in Kafka. Steps are committed in the order of this call."""
@@ -50,20 +52,28 @@ class Committer:
         self._waiting.clear()
         self._something.clear()
 
+    @property
+    def under_way(self) -> int | None:
+        """None when there is nothing to commit, else a number that grows with each transaction."""
+        return self._batches if self._waiting or self._busy else None
+
     async def run(self) -> None:
         """Commit until a transaction fails or the task is cancelled."""
         while True:
             await self._something.wait()
             await asyncio.sleep(self._gather_s)
             batch, records = self._take()
+            self._busy = True
             started = time.perf_counter()
             try:
                 await self._ledger.transact(records)
             except LedgerError as error:
+                self._busy = False
                 self._fail(batch, error)
                 self._failed(error)
                 return
-            self.failures = 0
+            self.failures, self._busy = 0, False
+            self._batches += 1
             for step, future in batch:
                 if not future.done():
                     future.set_result(None)

@@ -9,14 +9,14 @@ after a crash, and the same records are walked again: their rows say what became
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
 
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import Delivery, lane_key, mark_key
+from stream_app.core.delivery import KINDS, Delivery, lane_key, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
 from stream_app.core.lead import home_partition
@@ -72,6 +72,7 @@ class Partition:
         self._busy: dict[bytes, asyncio.Future[None]] = {}
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
+        self._taken: dict[str, int] = {}
         homes = [home_partition(name, plan.partitions, plan.pins) for name in plan.workspaces]
         self._gate = Gate(plan, self._lanes, homes.count(number) > 1, clock, self._submit, alarm)
         self._committer = Committer(
@@ -106,6 +107,7 @@ class Partition:
                 if began != self._take_overs and self._marks.is_passed(taken):
                     inlet.give_up(taken)
                     continue
+                self._taken[taken.topic] = self._taken.get(taken.topic, 0) + 1
                 walk = Walk(taken, source, inlet.suspended)
                 prefix.add(walk)
                 self._walks[walk] = prefix
@@ -139,6 +141,22 @@ class Partition:
         """Records taken and not concluded."""
         return len(self._walks)
 
+    def takes(self, topic: str) -> int | None:
+        """None while a record of this topic is under way, so that no other need be taken; else how many were."""
+        return None if any(walk.taken.topic == topic for walk in self._walks) else self._taken.get(topic, 0)
+
+    def under_way(self) -> dict[str, Hashable]:
+        """What has to end by itself, as a person would call it, with a token that changes when it moves."""
+        if not self._ready.is_set():
+            return {f"partition {self.number} is being taken over again": self._take_overs}
+        seen: dict[str, Hashable] = {}
+        if (committed := self._committer.under_way) is not None:
+            seen[f"partition {self.number} commits nothing"] = committed
+        oldest = next((walk for walk in self._walks if not walk.waits), None)
+        if oldest is not None:
+            seen[f"the lead at {oldest.taken.place} does not end"] = oldest.turns
+        return seen
+
     # --------------------------------------------------------------------------------------- the desk of the line
 
     def find(self, key: bytes) -> Delivery | None:
@@ -155,7 +173,8 @@ class Partition:
         assert isinstance(walk, Walk)
         while (first := next((self._busy[key] for key in keys if key in self._busy), None)) is not None:
             walk.let_next()
-            await _first_or_give_up(first, walk)
+            with walk.waiting():
+                await _first_or_give_up(first, walk)
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy.update(dict.fromkeys(keys, finished))
         try:
@@ -168,7 +187,8 @@ class Partition:
     async def admit(self, walk: LineWalk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         assert isinstance(walk, Walk)
         self._lane(ask.destination.workspace)
-        return await self._gate.admit(walk, ask, write_ahead)
+        with walk.waiting():
+            return await self._gate.admit(walk, ask, write_ahead)
 
     def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
         name = entry.destination.workspace
@@ -271,6 +291,10 @@ class Partition:
         return records
 
     def _load(self, rows: dict[bytes, bytes]) -> None:
+        if unknown := [key for key in rows if key[:2] not in KINDS]:
+            self._observer.unknown_rows(self.number, len(unknown))
+            for key in unknown:
+                del rows[key]
         heard = dict(self._lanes)
         self._lanes.clear()
         self._marks.load(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -78,7 +79,8 @@ class Gate:
             answer = await waiter.answer
         finally:
             if not waiter.answer.done() or waiter.answer.cancelled():
-                self._waiters.remove(waiter)
+                with suppress(ValueError):  # when a bug ended the pump between taking it out and answering
+                    self._waiters.remove(waiter)
         if isinstance(answer, Held):
             return answer
         entry, committed = answer

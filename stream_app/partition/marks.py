@@ -13,6 +13,7 @@ from collections.abc import Callable
 from stream_app.core.delivery import mark_key, marked_place, passed_key, passed_offset
 from stream_app.core.record import Taken
 from stream_app.core.story import Rows
+from stream_app.partition.rows import unreadable
 
 
 class Marks:
@@ -27,11 +28,15 @@ class Marks:
         """Begin again with what a take-over has read."""
         self._offsets.clear()
         self._passed.clear()
-        for key in rows:
-            self.note(key)
-        for key in [key for key in rows if key.startswith(b"c/")]:
-            topic, offset = passed_offset(key, rows.pop(key))
-            self._passed[topic] = offset
+        key = b""
+        try:
+            for key in rows:
+                self.note(key)
+            for key in [key for key in rows if key.startswith(b"c/")]:
+                topic, offset = passed_offset(key, rows.pop(key))
+                self._passed[topic] = offset
+        except ValueError:
+            raise unreadable(key, "it does not tell a record's place") from None
 
     def note(self, key: bytes) -> None:
         """A row is set; remember it if it is a mark. A stray's stays: how far its partition is, nobody here knows."""

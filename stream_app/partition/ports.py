@@ -60,6 +60,9 @@ class Observer(Protocol):
 
     def recovering(self, partition: int, error: Exception) -> None: ...
 
+    def unknown_rows(self, partition: int, count: int) -> None:
+        """So many rows of the partition are of kinds that this version does not know; they are left alone."""
+
     def waiting(self, partition: int, in_flight: int) -> None: ...
 
 

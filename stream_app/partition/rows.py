@@ -85,15 +85,27 @@ class Rows:
         return gone
 
 
+def unreadable(key: bytes, why: str) -> RowUnreadable:
+    """The error to raise for a row that does not decode."""
+    return RowUnreadable(
+        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its key "
+        "there, which makes the worker forget it (then a lead may be sent again, and a lane's budget begins at 0)"
+    )
+
+
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
 def read_delivery(key: bytes, raw: bytes) -> Delivery:
     """A delivery row from its bytes. Raises RowUnreadable."""
     try:
         row = _row_decoder.decode(raw)
     except msgspec.DecodeError as error:
-        raise RowUnreadable(f"the row {key.decode()} cannot be read ({error}): restore the state topic") from None
+        raise unreadable(key, str(error)) from None
     if row.version > ROW_VERSION:
         raise RowUnreadable(
-            f"the row {key.decode()} is of version {row.version}, this program knows {ROW_VERSION}: update it"
+            f"the row {_name(key)} is of version {row.version}, this program knows {ROW_VERSION}: update it"
         )
     return row
 
@@ -103,11 +115,9 @@ def read_lane(key: bytes, raw: bytes) -> Lane:
     try:
         lane = _lane_decoder.decode(raw)
     except msgspec.DecodeError as error:
-        raise RowUnreadable(
-            f"the row {key.decode()} cannot be read ({error}): restore it, or start a new state topic"
-        ) from None
+        raise unreadable(key, str(error)) from None
     if lane.version > LANE_VERSION:
         raise RowUnreadable(
-            f"the row {key.decode()} is of version {lane.version}, this program knows {LANE_VERSION}: update it"
+            f"the row {_name(key)} is of version {lane.version}, this program knows {LANE_VERSION}: update it"
         )
     return lane

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 from stream_app.core.record import Taken
@@ -16,9 +18,12 @@ class GiveUp(Exception):
 
 
 class Walk:
-    """A taken record with its turn. `passed` is set once the next record of its topic may be taken."""
+    """A taken record with its turn. `passed` is set once the next record of its topic may be taken.
 
-    __slots__ = ("finished", "passed", "source", "suspended", "taken", "task")
+    waits  it is before the gate, or behind another copy of its lead. turns: how often it was let through.
+    """
+
+    __slots__ = ("finished", "passed", "source", "suspended", "taken", "task", "turns", "waits")
 
     def __init__(self, taken: Taken, source: Source, suspended: asyncio.Event) -> None:
         self.taken = taken
@@ -26,7 +31,19 @@ class Walk:
         self.suspended = suspended
         self.passed = asyncio.Event()
         self.finished = False
+        self.waits = False
+        self.turns = 0
         self.task: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """It waits for its turn inside the block."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+            self.turns += 1
 
     def let_next(self) -> None:
         self.passed.set()

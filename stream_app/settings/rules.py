@@ -79,8 +79,8 @@ def _line(tables: Tables) -> Iterator[str]:
             freshness_days=(1, 365),
         ),
     )
-    if line.connect_timeout_s > line.request_timeout_s:
-        yield "line.connect_timeout_s: is part of a request, so not above line.request_timeout_s"
+    if line.connect_timeout_s >= line.request_timeout_s:
+        yield "line.connect_timeout_s: is part of a request, so it must be below line.request_timeout_s"
     if line.retry_base_s > line.retry_cap_s:
         yield "line.retry_base_s: must not be above line.retry_cap_s"
     longest_s = line.max_request_start_age_s + line.request_timeout_s

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tests.chaos.campaign import Goal, Result, run_campaign
 from tests.chaos.schedule import MEANING
+
+SAY_EVERY_S = 30.0
 
 
 def main() -> int:
@@ -35,7 +38,17 @@ def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broken connection is no news here
     wanted = Goal(kills=args.kills) if args.kills else Goal(seconds=args.seconds or 60.0)
     columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+    notes = Console(stderr=True, soft_wrap=True)
+    said_s = time.monotonic()
+
+    def progress(done: float, what: str) -> None:
+        nonlocal said_s
+        bar.update(task, completed=done, description=what)
+        if not notes.is_terminal and time.monotonic() - said_s > SAY_EVERY_S:
+            said_s = time.monotonic()
+            notes.print(f"{done:.0%} {what}")
+
+    with Progress(*columns, TextColumn("{task.description}"), console=notes) as bar:
         task = bar.add_task("starting", total=1.0, seed=args.seed)
         result = asyncio.run(
             run_campaign(
@@ -43,7 +56,7 @@ def main() -> int:
                 args.seed,
                 resend=args.resend,
                 logs=args.logs,
-                progress=lambda done, what: bar.update(task, completed=done, description=what),
+                progress=progress,
             )
         )
     console = Console(soft_wrap=True, markup=False, highlight=False)

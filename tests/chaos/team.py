@@ -89,7 +89,7 @@ class Team:
     # ------------------------------------------------------------------------------------------------------ faults
 
     async def _kill(self, fault: Fault) -> None:
-        for member in {self._victim(fault), *([self._slots[(fault.who + 1) % WORKERS]] if fault.hard else [])}:
+        for member in self._up(fault)[: 2 if fault.hard else 1]:  # a frozen one is to wake up yet
             if member.alive:
                 self._expected.add(member)
                 await asyncio.to_thread(member.kill)
@@ -134,8 +134,12 @@ class Team:
 
     def _victim(self, fault: Fault) -> Member:
         """The one that is meant, or the next one that is up."""
+        return next(iter(self._up(fault)), self._slots[fault.who])
+
+    def _up(self, fault: Fault) -> list[Member]:
+        """Those that are not down or frozen, from the one that is meant on."""
         order = [self._slots[(fault.who + step) % WORKERS] for step in range(WORKERS)]
-        return next((member for member in order if member.alive and not member.frozen), order[0])
+        return [member for member in order if member.alive and not member.frozen]
 
     def _last(self, doing: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(doing)

@@ -299,7 +299,9 @@ broker_wait_s = 30
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     for record in records:
                         event = _events.decode(record.value)
-                        self.stories[event.origin].append(event)
+                        story = self.stories[event.origin]
+                        # A stray's first event is in the partition that it strayed to, all others are in its home.
+                        story.insert(0 if event.status == "rerouted" else len(story), event)
         finally:
             await consumer.stop()
 

@@ -131,6 +131,8 @@ class Observer:
     def recovering(self, partition: int, error: Exception) -> None:
         self._say(f"partition {partition} recovers: {error}")
 
+    def unknown_rows(self, partition: int, count: int) -> None: ...
+
     def waiting(self, partition: int, in_flight: int) -> None: ...
 
 

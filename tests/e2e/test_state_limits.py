@@ -1,0 +1,189 @@
+"""Rows that cannot be used, leads that retention took, topics made anew, leads that stand still: each has an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+
+from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.core.lane import LANE_VERSION, Lane
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import LOOPBACK
+from tests.adapters.support import committed
+from tests.e2e.fleet import Fleet, Member
+
+pytestmark = pytest.mark.timeout(120)
+QUICK = """
+[line]
+request_timeout_s = 2.8
+connect_timeout_s = 0.5
+max_request_start_age_s = 1
+commit_timeout_s = 1
+uncertain_grace_s = 5
+"""
+STANDS_STILL_S = 1 + 2.8 + 2 * 1
+OLD = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 1, 1, "t")
+BAD_ROWS: list[tuple[bytes, bytes, str]] = [
+    # key, value, what the worker says
+    (lane_key("w0"), b"{", "the row l/w0 of the state topic cannot be read"),
+    (lane_key("w0"), msgspec.json.encode(Lane("w0", 0, version=LANE_VERSION + 1)), "the row l/w0 is of version"),
+    (lane_key("w1"), msgspec.json.encode(Lane("w1", 0)), "set workspaces.w1.partition = 0"),
+    (b"o/no place", b"1", "the row o/no place of the state topic cannot be read"),
+    (b"c/leads", b"many", "the row c/leads of the state topic cannot be read"),
+    (delivery_key("w0", "w0-crm", "lead-0"), b"\xff", "the row d/w0/w0-crm/lead-0 of the state topic cannot be read"),
+    (
+        delivery_key("w0", "w0-crm", "lead-0"),
+        msgspec.json.encode(msgspec.structs.replace(OLD, version=ROW_VERSION + 1)),
+        "the row d/w0/w0-crm/lead-0 is of version",
+    ),
+]
+
+
+async def test_a_row_that_cannot_be_used_stops_the_worker_and_no_lead_is_skipped(kafka: Broker, namespace: str) -> None:
+    """One after the other, each taken away again; then the same leads go through, and what is unknown is left alone."""
+    async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
+        state = line.settings.names.state
+        await line.publish(line.leads(10))
+        for key, value, says in BAD_ROWS:
+            await line.publish([Record(state, key, value, (), 0)])
+            stopped = line.join()
+            assert await stopped.ended(40) == 1, stopped.said()
+            assert len(stopped.last_words()) == 1, stopped.said()
+            assert says in stopped.last_words()[0]
+            assert (namespace + "leads", 0) not in await committed(kafka.bootstrap, line.settings.names.worker_app)
+            await line.publish([Record(state, key, None, (), 0)])
+        assert "lead-0" not in line.summary()["leads"]
+        newer = [Record(state, b"z/something", b"new", (), 0), Record(state, b"\xff", b"", (), 0)]
+        await line.publish(newer)
+        worker = line.join()
+        await line.until_over(10, 30)
+        line.check_stories()
+        assert line.last() == {"accepted": 10}
+        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(10)}
+        assert await line.stop(worker.process) == 0
+        assert [(event["partition"], event["count"]) for event in told(worker, "unknown_rows")] == [(0, 2)]
+        kept = {record.key for record in await line.read(state)}
+        assert kept >= {b"z/something", b"\xff"}
+
+
+async def test_leads_that_retention_took_are_counted_and_told(kafka: Broker, namespace: str) -> None:
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        leads = line.leads(50)
+        await line.publish(leads[:20])
+        worker = line.join()
+        await line.until_over(20, 30)
+        assert await line.stop(worker.process) == 0
+        await line.publish(leads[20:])
+        log = TopicPartition(line.settings.names.leads, 0)
+        async with admin(kafka.bootstrap) as client:
+            await client.delete_records({log: RecordsToDelete(before_offset=32)})
+        worker = line.join()
+        await line.until_over(38, 30)
+        metrics = await asyncio.to_thread(get, worker, "/metrics")
+        assert f'stream_app_expired_records_total{{topic="{log.topic}"}} 12.0' in metrics
+        assert await line.stop(worker.process) == 0
+        lost = told(worker, "lost_to_retention")
+        assert [(event["first"], event["last"], event["at_most"]) for event in lost] == [(20, 31, 12)]
+        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(50) if not 20 <= number < 32}
+
+
+@pytest.mark.parametrize("which", ["leads", "state"])
+async def test_a_topic_made_anew_under_a_worker_stops_it(which: str, kafka: Broker, namespace: str) -> None:
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        topic = getattr(line.settings.names, which)
+        plan = next(plan for plan in line.settings.topic_plan() if plan.name == topic)
+        await line.publish(line.leads(50))
+        worker = line.join()
+        await line.until_over(50, 30)
+        await asyncio.sleep(6)  # it looks every 5 s: now it has seen the log at its longest
+        async with admin(kafka.bootstrap) as client:
+            await client.delete_topics([topic])
+
+            async def is_gone() -> bool:
+                return topic not in await client.list_topics()
+
+            await until(is_gone, 20)
+            await client.create_topics([NewTopic(topic, 1, 1, topic_configs=plan.config)])
+        assert await worker.ended(40) == 1
+        words = worker.last_words()
+        assert len(words) == 1, words
+        assert words[0].startswith(f"{topic}: ")
+        assert "set a new kafka.namespace" in words[0]
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        ("desk.Partition.serve", "nobody takes the records of"),
+        ("desk.Line.take", "does not end"),
+        ("desk.Partition.take_over", "is assigned and not taken over"),
+    ],
+)
+async def test_what_stands_still_is_told(patch: str, says: str, kafka: Broker, namespace: str) -> None:
+    """A worker in which one thing hangs says so in /readyz and in its metrics, and goes on saying so."""
+    owner, _, method = patch.rpartition(".")
+    program = (
+        "import asyncio, sys; from stream_app.cli import main; from stream_app.partition import desk\n"
+        "async def hang(*_): await asyncio.Event().wait()\n"
+        f"{owner}.{method} = hang\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, config=QUICK) as line:
+        await line.publish(line.leads(1))
+        worker = line.join(program=("-c", program))
+        await line.until(worker.answers, 30, "it runs")
+
+        async def is_told() -> bool:
+            ready = await asyncio.to_thread(get, worker, "/readyz")
+            return says in ready and ready.startswith("503 ")
+
+        await until(is_told, STANDS_STILL_S + 15)
+        assert "stream_app_standing_still 1.0" in await asyncio.to_thread(get, worker, "/metrics")
+        assert told(worker, "stands_still")
+        worker.kill()
+
+
+async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:
+    """Ask again and again."""
+    async with asyncio.timeout(within_s):
+        while True:
+            if await true():
+                return
+            await asyncio.sleep(0.1)
+
+
+def told(member: Member, event: str) -> list[dict[str, Any]]:
+    """What it logged under that name."""
+    said = [json.loads(line) for line in member.said() if line.startswith("{")]
+    return [line for line in said if line["event"] == event]
+
+
+def get(member: Member, path: str) -> str:
+    """The status and the body."""
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{member.port}{path}", timeout=5) as answer:
+            return f"{answer.status} {answer.read().decode()}"
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"{error.code} {error.read().decode()}"
+
+
+@asynccontextmanager
+async def admin(bootstrap: str) -> AsyncIterator[Any]:
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()

@@ -1,0 +1,28 @@
+"""The composition root builds what the settings allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream_app.app import clay_client
+from stream_app.core.errors import SettingsError
+from stream_app.settings import load_settings
+
+
+@pytest.mark.parametrize(("connect_s", "request_s"), [(0.1, 0.2), (1, 3), (5, 7), (5, 30), (299, 300)])
+async def test_every_pair_of_time_outs_that_is_allowed_makes_a_client(
+    tmp_path: Path, connect_s: float, request_s: float
+) -> None:
+    config = tmp_path / "stream_app.toml"
+    line = f"connect_timeout_s = {connect_s}\nrequest_timeout_s = {request_s}\nuncertain_grace_s = 3000"
+    config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[line]\n{line}")
+    clay_client(load_settings(config, {}))
+
+
+def test_connecting_takes_only_a_part_of_a_request(tmp_path: Path) -> None:
+    config = tmp_path / "stream_app.toml"
+    config.write_text("[line]\nconnect_timeout_s = 5\nrequest_timeout_s = 5")
+    with pytest.raises(SettingsError, match=r"line\.connect_timeout_s: is part of a request"):
+        load_settings(config, {})
