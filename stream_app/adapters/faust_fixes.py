@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import types
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from typing import Any
 
 import faust
@@ -37,6 +36,7 @@ from mode import Service
 from mode.threads import WorkerThread
 from mode.utils.futures import notify
 
+from stream_app.adapters.begun import rest_of
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 
@@ -55,25 +55,6 @@ class _Thread(WorkerThread):  # type: ignore[misc]  # mode ships no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.daemon = True
-
-
-async def _rest(begun: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
-    """What is left of a coroutine that was begun by hand and now waits."""
-    return await _go_on(begun, waits_for)
-
-
-@types.coroutine
-def _go_on(begun: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
-    try:
-        while True:
-            try:
-                value = yield waits_for
-            except BaseException as error:  # noqa: BLE001  # it is the coroutine's, whatever it is
-                waits_for = begun.throw(error)
-            else:
-                waits_for = begun.send(value)
-    except StopIteration as done:
-        return done.value
 
 
 class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
@@ -229,7 +210,7 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
         except StopIteration:
             suspended.close()
             return None
-        return await super().wait_first(_rest(handing_over, waits_for), suspended)
+        return await super().wait_first(rest_of(handing_over, waits_for), suspended)
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109  # upstream's signature
         if not self.flow_active:

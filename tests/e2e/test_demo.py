@@ -57,9 +57,11 @@ def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment
     books, ledger = outcome["books"], outcome["ledger"]
     assert books["balanced"]
     assert books["records"] == books["accounted"] == 308
-    assert books["statuses"]["duplicate"]["stories"] == 8
     assert books["statuses"]["expired"]["stories"] == 8
     assert books["statuses"]["rejected_invalid"]["stories"] > 8, "what is no lead, and what Clay called bad"
+    clay_called_bad = books["statuses"]["rejected_invalid"]["stories"] - 8
+    duplicates = books["statuses"]["duplicate"]["stories"]
+    assert 8 - clay_called_bad <= duplicates <= 8, "a second copy may be sent when Clay called its first one bad"
     assert books["columns"]["accepted_final"]["stories"] == ledger["accepted"] - ledger["uncertain"] > 200
     assert ledger["doubles"] == ledger["missing"] == ledger["unknown"] == []
     assert outcome["dead_letters"] >= 5
