@@ -14,9 +14,10 @@ And by design: consumers read committed records only, and state is taken over wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import faust
@@ -41,7 +42,6 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
-
 _COMMIT_S = 5.0
 _STOP_S = 3.0
 _HEARTBEAT_S = 2.0
@@ -104,8 +104,8 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
     async def seek_to_committed(self) -> Any:
         """Seek to the beginning where nothing is committed: aiokafka leaves that position, past what was dropped."""
         offsets = await super().seek_to_committed()
-        changelogs = self.app.tables.changelog_topics
-        fresh = [tp for tp, offset in offsets.items() if not offset and tp.topic not in changelogs]
+        known = self.app.tables.changelog_topics
+        fresh = [tp for tp, offset in offsets.items() if not offset and tp.topic not in known]
         if fresh:
             await self.call_thread(self._consumer.seek_to_beginning, *fresh)
         return offsets
@@ -115,12 +115,9 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
         coordinator = self._consumer._coordinator
         if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
             return False
-        try:
-            async with asyncio.timeout(_HEARTBEAT_S):
-                taken: bool = await coordinator._do_heartbeat()
-        except TimeoutError:
-            return False
-        return taken
+        with contextlib.suppress(TimeoutError):
+            return bool(await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S))
+        return False
 
     async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
         """Take turns: else a partition's whole fetch of 1 MB is delivered before another one's first record."""
@@ -166,6 +163,14 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
         self._acked_index[tp].difference_update(done)
         self._acked[tp] = [] if floor is None else [offset for offset in acked if offset >= floor]
         return position
+
+    async def _commit_offsets(self, offsets: Mapping[Any, int], start_new_transaction: bool = True) -> bool:
+        """Upstream takes offsets that the group refused for committed, but a successor does not begin there."""
+        before = {tp: self._committed_offset[tp] for tp in offsets}
+        committed = bool(await super()._commit_offsets(offsets, start_new_transaction))
+        refused = before.keys() - (self.assignment() if committed else set())
+        self._committed_offset.update({tp: before[tp] for tp in refused})
+        return committed
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Nothing: `in_flight` needs no gaps, and upstream's count the record behind the gap as acked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +76,23 @@ async def test_a_suspended_flow_tells_everybody_once_and_stays_usable() -> None:
     consumer.resume_flow()
     consumer.stop_flow()
     assert told == ["a", "a"]
+
+
+@pytest.mark.parametrize("taken_by_the_group", [True, False])
+async def test_an_offset_that_the_group_refused_is_not_believed_committed(
+    taken_by_the_group: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what says that a record is concluded is dropped, and its redelivery to the next owner repeats its story."""
+
+    async def flush() -> None: ...
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        return taken_by_the_group
+
+    consumer = consumer_with([])
+    consumer._committed_offset[LEADS] = 5
+    monkeypatch.setattr(consumer, "assignment", lambda: {LEADS})
+    monkeypatch.setattr(consumer, "_commit", commit)
+    monkeypatch.setattr(consumer.app.producer, "flush", flush)
+    assert await consumer._commit_offsets({LEADS: 9}) == taken_by_the_group
+    assert consumer._committed_offset[LEADS] == (9 if taken_by_the_group else 5)
