@@ -8,24 +8,31 @@ import msgspec
 import pytest
 
 import stream_app.settings
+from stream_app.core.callback_token import Keys, sign, verify
 from stream_app.core.errors import SettingsError
 from stream_app.settings import Settings, client_options, load_settings
 
 EXAMPLE = Path(stream_app.settings.__file__).with_name("stream_app.example.toml")
 URL = "https://api.clay.com/v3/sources/webhook/s3cret-slug"
-SECRETS = {"CLAY_WEBHOOK_PEOPLE": URL, "CLAY_TOKEN_PEOPLE": "s3cret-token"}
+KEY = "s3cret-key-of-callback-tokens-32-characters"
+SECRETS = {"CLAY_WEBHOOK_PEOPLE": URL, "CLAY_TOKEN_PEOPLE": "s3cret-token", "CALLBACK_KEY": KEY}
 
 PEOPLE = """
 [destinations.people]
 workspace = "acme"
 webhooks_env = ["CLAY_WEBHOOK_PEOPLE"]
+callbacks = false
 """
+CALLED_BACK = PEOPLE.replace("callbacks = false", "callbacks = true")
+GATEWAY = '[gateway]\npublic_url = "https://leads.example.com/clay/"\ntoken_keys_env = ["CALLBACK_KEY"]\n'
 
 
-def load(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS, *, clay: bool = True) -> Settings:
+def load(
+    tmp_path: Path, text: str, environ: dict[str, str] = SECRETS, *, clay: bool = True, gateway: bool = False
+) -> Settings:
     path = tmp_path / "stream_app.toml"
     path.write_text(text, encoding="utf-8")
-    return load_settings(path, environ, clay=clay)
+    return load_settings(path, environ, clay=clay, gateway=gateway)
 
 
 def problems(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS) -> list[str]:
@@ -48,6 +55,8 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
             assert f"\n{key} = " in text or key == "security", f"{table}.{key}"
         defaults = getattr(Settings(), table)
         assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
+    for key in msgspec.structs.asdict(settings.gateway):
+        assert f"\n{key} = " in text, f"gateway.{key}"
     assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
     assert settings.secrets["CLAY_WEBHOOK_PEOPLE"] == URL
 
@@ -137,6 +146,14 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[workspaces.'a b']", "workspaces.a b: a workspace's name"),
         ("[workspaces.b]\ndefault_destination = 'people'", "workspaces.b.default_destination = people: it"),
         ("[destinations.people.columns]\na = 'X'\nb = 'X'", "destinations.people.columns: each field needs"),
+        ("[gateway]\npublic_url = 'leads.example.com'", "gateway.public_url: must be like https://"),
+        ("[gateway]\npublic_url = 'https://user:s3cret@x'", "gateway.public_url: must be like https://"),
+        ("[gateway]\npublic_url = 'https://x?s3cret'", "gateway.public_url: must be like https://"),
+        ("[gateway]\npublic_url = 'https://x:port'", "gateway.public_url: must be like https://"),
+        ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
+        (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
+        ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),
+        ("[gateway]\nread_timeout_s = 0", "gateway.read_timeout_s = 0.0: must be from"),
     ],
 )
 def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected: str) -> None:
@@ -184,14 +201,14 @@ def test_the_simulator_may_be_the_host(tmp_path: Path) -> None:
 
 
 def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
-    text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]'
+    text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]\ncallbacks = false'
     found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
     assert found == ["environment variable OTHER: the same webhook as CLAY_WEBHOOK_PEOPLE; its quota is one"]
 
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
-    more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\n'
-    other = '[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\n'
+    more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+    other = '[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\ncallbacks = false\n'
     default = '[workspaces.acme]\ndefault_destination = "more"\n'
     one = load(tmp_path, PEOPLE + other, clay=False)
     assert sorted(one.workspaces) == ["acme", "beta"]
@@ -224,3 +241,39 @@ def test_the_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> Non
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("app", "s3cret")
     assert options["ssl_context"].check_hostname
     assert "s3cret" not in repr(settings)
+
+
+# ------------------------------------------------------------------------------------------------------------ callbacks
+
+
+def test_where_a_table_calls_back(tmp_path: Path) -> None:
+    settings = load(tmp_path, GATEWAY + CALLED_BACK)
+    assert settings.callback_url("people") == "https://leads.example.com/clay/callbacks/acme/people"
+    token = sign(settings.callback_keys, "acme", "people", "lead-1")
+    assert verify(Keys([KEY]), token, "acme", "people", "lead-1")
+
+
+def test_callbacks_that_could_never_come_or_never_be_trusted_are_refused(tmp_path: Path) -> None:
+    nowhere, unproven = problems(tmp_path, CALLED_BACK)
+    assert nowhere.startswith("destinations.people.callbacks: Clay has nowhere to call back: set gateway.public_url")
+    assert unproven.startswith("destinations.people.callbacks: nothing would prove whose callback it is")
+    keyless = GATEWAY.replace('token_keys_env = ["CALLBACK_KEY"]', "")
+    assert problems(tmp_path, keyless + CALLED_BACK) == [unproven]
+    load(tmp_path, keyless + CALLED_BACK + 'callback_secrets_env = ["HEADER"]')
+
+
+def test_who_signs_and_who_verifies_needs_the_keys(tmp_path: Path) -> None:
+    text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
+    missing = {name: value for name, value in SECRETS.items() if name != "CALLBACK_KEY"}
+    said = "environment variable CALLBACK_KEY is not set; gateway.token_keys_env names it"
+    header = "environment variable HEADER is not set; destinations.people.callback_secrets_env names it"
+    assert problems(tmp_path, text, missing) == [said]
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, {}, clay=False, gateway=True)
+    assert caught.value.problems == [said, header]
+    load(tmp_path, text, {}, clay=False)
+
+
+def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, GATEWAY + CALLED_BACK, {**SECRETS, "CALLBACK_KEY": "s3cret"})
+    assert line.startswith("environment variable CALLBACK_KEY: must have at least 32 characters; make one with")

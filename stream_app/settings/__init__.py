@@ -4,6 +4,7 @@ from stream_app.settings.client import client_options
 from stream_app.settings.load import load_settings
 from stream_app.settings.model import (
     Destination,
+    Gateway,
     Http,
     Kafka,
     Line,
@@ -18,6 +19,7 @@ from stream_app.settings.model import (
 
 __all__ = [
     "Destination",
+    "Gateway",
     "Http",
     "Kafka",
     "Line",

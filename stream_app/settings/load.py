@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stream_app.core.callback_token import MIN_SECRET_CHARACTERS
 from stream_app.core.errors import SettingsError
 from stream_app.settings import rules
 from stream_app.settings.model import Destination, Secrets, Settings, Tables, Workspace
@@ -18,10 +19,13 @@ DEFAULT_PATH = Path("stream_app.toml")
 WEBHOOK_PATH = "/v3/sources/webhook/"
 
 
-def load_settings(path: Path | None, environ: Mapping[str, str], *, clay: bool = True) -> Settings:
+def load_settings(
+    path: Path | None, environ: Mapping[str, str], *, clay: bool = True, gateway: bool = False
+) -> Settings:
     """The configuration of `path`, else of the file that STREAM_APP_CONFIG names, else of stream_app.toml.
 
-    clay  whether the webhooks and tokens must be there: only a worker needs them.
+    clay     whether the webhooks and tokens must be there: only a worker needs them.
+    gateway  whether that by which callbacks are known must be there.
 
     Raises SettingsError with every problem of the file, or, when the file is right, of the environment.
     """
@@ -32,12 +36,14 @@ def load_settings(path: Path | None, environ: Mapping[str, str], *, clay: bool =
         found += rules.problems(tables)
     if tables is None or found:
         raise SettingsError([f"{path}: {line}" for line in found])
-    found += _missing(tables, environ, clay=clay)
+    named = list(_named(tables, clay=clay, gateway=gateway))
+    found += _missing(named, environ)
     if clay:
         found += _webhook_problems(tables, environ)
+    found += _callback_problems(tables, environ)
     if found:
         raise SettingsError(found)
-    names = {name for _, name in _named(tables, clay=clay)}
+    names = {name for _, name in named}
     shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
     shallow["workspaces"] = _workspaces(tables)
     return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}))
@@ -66,7 +72,7 @@ def _workspaces(tables: Tables) -> dict[str, Workspace]:
     }
 
 
-def _named(tables: Tables, *, clay: bool) -> Iterator[tuple[str, str]]:
+def _named(tables: Tables, *, clay: bool, gateway: bool) -> Iterator[tuple[str, str]]:
     """(place in the file, environment variable) of each secret that is needed."""
     security = tables.kafka.security
     optional = [
@@ -74,19 +80,35 @@ def _named(tables: Tables, *, clay: bool) -> Iterator[tuple[str, str]]:
         ("kafka.security.key_password_env", security.key_password_env),
         ("redis.url_env", tables.redis.url_env),
     ]
-    for alias, there in tables.destinations.items() if clay else ():
-        optional += [(f"destinations.{alias}.webhooks_env", name) for name in there.webhooks_env]
-        optional.append((f"destinations.{alias}.token_env", there.token_env))
+    if clay or gateway:
+        optional += [("gateway.token_keys_env", name) for name in tables.gateway.token_keys_env]
+    for alias, there in tables.destinations.items():
+        if clay:
+            optional += [(f"destinations.{alias}.webhooks_env", name) for name in there.webhooks_env]
+            optional.append((f"destinations.{alias}.token_env", there.token_env))
+        if gateway:
+            optional += [(f"destinations.{alias}.callback_secrets_env", name) for name in there.callback_secrets_env]
     for place, name in optional:
         if name is not None:
             yield place, name
 
 
-def _missing(tables: Tables, environ: Mapping[str, str], *, clay: bool) -> list[str]:
+def _missing(named: list[tuple[str, str]], environ: Mapping[str, str]) -> list[str]:
     return [
-        f"environment variable {name} is not set; {place} names it"
-        for place, name in _named(tables, clay=clay)
-        if not environ.get(name)
+        f"environment variable {name} is not set; {place} names it" for place, name in named if not environ.get(name)
+    ]
+
+
+def _callback_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    """Secrets of callbacks that somebody could guess, whether this process needs them or not."""
+    names = [*tables.gateway.token_keys_env]
+    for there in tables.destinations.values():
+        names += there.callback_secrets_env
+    return [
+        f"environment variable {name}: must have at least {MIN_SECRET_CHARACTERS} characters; "
+        'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+        for name in dict.fromkeys(names)
+        if 0 < len(environ.get(name, "")) < MIN_SECRET_CHARACTERS
     ]
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy
+from stream_app.core.callback_token import Keys
 from stream_app.core.lead import home_partition
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
@@ -133,6 +134,8 @@ class Destination(msgspec.Struct, frozen=True):
     token_env      name of the variable with the `x-clay-webhook-auth` token.
     columns        lead field -> Clay column; empty: every field under its own name.
     callbacks      false: nothing comes back, `accepted` is final.
+    callback_secrets_env  names of the variables with a secret that this table's callbacks send in the header
+                   `x-callback-secret`, for a table that cannot echo each lead's token; several while it is changed.
     estimate_*, ceiling_*  what one lead usually costs, and the most: a budget has room for the ceiling or
                            waits.
     uncertain      a POST that may have arrived, unanswered after its grace: park it for a human, or send
@@ -146,6 +149,7 @@ class Destination(msgspec.Struct, frozen=True):
     token_env: str | None = None
     columns: dict[str, str] = {}
     callbacks: bool = True
+    callback_secrets_env: tuple[str, ...] = ()
     estimate_credits: int = 6
     estimate_actions: int = 1
     ceiling_credits: int = 20
@@ -162,6 +166,20 @@ class Http(msgspec.Struct, frozen=True):
     worker_port: int = 9101
     replay_port: int = 9102
     gateway_port: int = 9103
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """What the gateway takes from Clay, and where Clay finds it.
+
+    public_url      how Clay reaches the gateway, e.g. https://leads.example.com; `/callbacks/...` is put behind it.
+    token_keys_env  names of the variables with the secrets of callback tokens: the first signs, all verify.
+    max_body_bytes, read_timeout_s  one callback: its size, also unpacked, and the time until it has come in whole.
+    """
+
+    public_url: str | None = None
+    token_keys_env: tuple[str, ...] = ()
+    max_body_bytes: int = 262_144
+    read_timeout_s: float = 10.0
 
 
 class Secrets:
@@ -192,6 +210,7 @@ class Tables(msgspec.Struct, frozen=True):
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
     http: Http = Http()
+    gateway: Gateway = Gateway()
 
 
 class Settings(Tables, frozen=True):
@@ -212,6 +231,17 @@ class Settings(Tables, frozen=True):
     def pins(self) -> dict[str, int]:
         """Workspace -> partition, for those that are pinned."""
         return {name: w.partition for name, w in self.workspaces.items() if w.partition is not None}
+
+    @property
+    def callback_keys(self) -> Keys:
+        """The keys of callback tokens, where the configuration was read with them. Raises ValueError: it names none."""
+        return Keys([self.secrets[name] for name in self.gateway.token_keys_env])
+
+    def callback_url(self, alias: str) -> str:
+        """Where the table of a destination calls back. Raises ValueError when nothing is said about it."""
+        if self.gateway.public_url is None:
+            raise ValueError("gateway.public_url is not set")
+        return f"{self.gateway.public_url.rstrip('/')}/callbacks/{self.destinations[alias].workspace}/{alias}"
 
     def home(self, workspace: str) -> int:
         """The partition that a workspace lives in."""

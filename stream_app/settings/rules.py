@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from stream_app.core import breaker, budget, quota, rate, topics, window
 from stream_app.core.bounds import out_of_range
-from stream_app.settings.model import Destination, Tables, Workspace
+from stream_app.core.topics import MAX_INPUT_BYTES
+from stream_app.settings.model import Destination, Gateway, Tables, Workspace
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -19,10 +21,12 @@ _REBALANCE_MARGIN_S = 20.0  # faust-hazards: a lead's work ends so long before t
 def problems(tables: Tables) -> list[str]:
     """What is wrong with a configuration that was read, one line each."""
     found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
+    found += _gateway(tables)
     for name, workspace in tables.workspaces.items():
         found += [f"workspaces.{name}{line}" for line in _workspace(tables, name, workspace)]
     for alias, destination in tables.destinations.items():
         found += [f"destinations.{alias}{line}" for line in _destination(alias, destination)]
+        found += [f"destinations.{alias}{line}" for line in _callbacks(tables.gateway, destination)]
     return found
 
 
@@ -151,6 +155,42 @@ def _http(tables: Tables) -> Iterator[str]:
         yield "http: worker_port, replay_port and gateway_port must differ"
 
 
+def _gateway(tables: Tables) -> Iterator[str]:
+    gateway = tables.gateway
+    yield from _under(
+        "gateway", out_of_range(gateway, max_body_bytes=(1_024, MAX_INPUT_BYTES // 2), read_timeout_s=(0.1, 60))
+    )
+    if gateway.public_url is not None and not _is_base(gateway.public_url):
+        yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
+    yield from _env_names("gateway.token_keys_env", gateway.token_keys_env)
+
+
+def _is_base(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    plain = parts.scheme in ("http", "https") and parts.hostname and parts.netloc.isascii() and not url.endswith("?")
+    return bool(plain) and not (parts.username or parts.query or parts.fragment)
+
+
+def _callbacks(gateway: Gateway, destination: Destination) -> Iterator[str]:
+    yield from _env_names(".callback_secrets_env", destination.callback_secrets_env)
+    if not destination.callbacks:
+        return
+    if gateway.public_url is None:
+        yield (
+            ".callbacks: Clay has nowhere to call back: set gateway.public_url, or callbacks = false if nothing comes "
+            "back from this table"
+        )
+    if not (gateway.token_keys_env or destination.callback_secrets_env):
+        yield (
+            ".callbacks: nothing would prove whose callback it is: set gateway.token_keys_env, or "
+            "callback_secrets_env if the table cannot echo a token"
+        )
+
+
 def _workspace(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
     if not _NAME.fullmatch(name):
         yield ": a workspace's name is 1 to 64 of A-Z a-z 0-9 . _ -"
@@ -191,11 +231,9 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         yield ": an alias is 1 to 64 of A-Z a-z 0-9 . _ -"
     if not _NAME.fullmatch(destination.workspace):
         yield ".workspace: 1 to 64 of A-Z a-z 0-9 . _ -"
-    names = destination.webhooks_env
-    if not names or len(set(names)) < len(names):
-        yield ".webhooks_env: must name at least one environment variable, each once"
-    for name in names:
-        yield from _env_name(".webhooks_env", name)
+    if not destination.webhooks_env:
+        yield ".webhooks_env: must name at least one environment variable"
+    yield from _env_names(".webhooks_env", destination.webhooks_env)
     yield from _env_name(".token_env", destination.token_env)
     for problem in out_of_range(
         destination,
@@ -213,6 +251,13 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         yield ".columns: each field needs a column of its own"
     if not destination.allowed_hosts:
         yield ".allowed_hosts: must name at least one host"
+
+
+def _env_names(where: str, names: tuple[str, ...]) -> Iterator[str]:
+    if len(set(names)) < len(names):
+        yield f"{where}: must name each environment variable once"
+    for name in names:
+        yield from _env_name(where, name)
 
 
 def _env_name(where: str, name: str | None) -> Iterator[str]:

@@ -68,6 +68,7 @@ class Pipeline:
         self._logs: list[Path] = []
         self.logs: dict[int, Path] = {}
         self.ports: dict[int, int] = {}
+        self.gateway_port = free_port()
         pin = "partition = {number}" if pinned else ""
         lanes = "".join(
             f"""
@@ -95,6 +96,9 @@ partitions = {partitions}
 replication = 1
 session_timeout_s = 6
 broker_wait_s = 30
+[gateway]
+public_url = "http://127.0.0.1:{self.gateway_port}"
+token_keys_env = ["CALLBACK_KEY"]
 {lanes}
 """
 
@@ -113,6 +117,7 @@ broker_wait_s = 30
                 f"WEBHOOK_{number}": f"{ready['url']}/v3/sources/webhook/{name}--crm"
                 for number, name in enumerate(self.names)
             }
+            self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
             os.environ.update(self.environment)  # for the children; each pipeline sets all that it names
             self.settings = self._settings()
             await create_topics(client_options(self.settings), self.settings.topic_plan(), 30, lambda _: None)
@@ -144,7 +149,8 @@ broker_wait_s = 30
         config = self.directory / f"{command}-{number}.toml"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         port = free_port()
-        config.write_text(f"{toml}\n[http]\nworker_port = {port}\nreplay_port = {free_port()}\n")
+        ports = f"worker_port = {port}\nreplay_port = {free_port()}\ngateway_port = {self.gateway_port}"
+        config.write_text(f"{toml}\n[http]\n{ports}\n")
         argv = [sys.executable, *program, command, "--config", str(config)]
         log = self._log(f"{command}-{number}")
         process = self.children.spawn(argv, log=log)

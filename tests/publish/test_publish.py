@@ -121,6 +121,7 @@ def test_the_command_from_a_csv_with_everything_wrong_in_it(
         [destinations.people]
         workspace = "acme"
         webhooks_env = ["NOT_SET"]
+        callbacks = false
         """
     )
     assert main(["topics"]) == 0

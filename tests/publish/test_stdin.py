@@ -23,7 +23,8 @@ COMMAND = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "stream_app.toml").write_text('[destinations.p]\nworkspace = "acme"\nwebhooks_env = ["X"]\n')
+    config = '[destinations.p]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
+    (tmp_path / "stream_app.toml").write_text(config)
     return tmp_path
 
 
