@@ -9,35 +9,33 @@ after a crash, and the same records are walked again: their rows say what became
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Final
 
-import msgspec
-
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import KINDS, Delivery, lane_key, mark_key
+from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
-from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, settle, take_over, view
+from stream_app.core.lane import Ask, Entry, Held, Report, charge, settle
 from stream_app.core.lead import home_partition
-from stream_app.core.messages import LaneView
 from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Plan
-from stream_app.core.record import Record
 from stream_app.core.story import Step
 from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
 from stream_app.partition.committer import Committer
 from stream_app.partition.gate import Gate
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
 from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
 from stream_app.partition.prefix import Prefix
-from stream_app.partition.rows import Rows, RowUnreadable, read_lane
+from stream_app.partition.rows import Rows
 from stream_app.partition.walk import GiveUp, Source, Walk
 
-_json: Final = msgspec.json.Encoder()
+Taker = Callable[[LineWalk], Awaitable[None]]
+"""Takes one record to its conclusion: the line, for leads."""
+
 _UNFINISHED: Final = 4  # walks for each slot in flight: what waits for a commit or for its first copy is bounded too
-_VIEW_EVERY_MS: Final = 1_000
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 
@@ -64,10 +62,10 @@ class Partition:
         self._observer = observer
         self._alarm = alarm
         self._still_member = still_member
-        self._line = Line(plan, self, clay, clock)
+        line = Line(plan, self, clay, clock)
+        self._takers: dict[Source, Taker] = {"hot": line.take, "retry": line.take, "bulk": line.take}
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
-        self._lanes: dict[str, Lane] = {}
-        self._views: dict[str, LaneView] = {}
+        self._lanes = Lanes(number, plan, clock, observer)
         self._marks = Marks(number)
         self._busy: dict[bytes, asyncio.Future[None]] = {}
         self._walks: dict[Walk, Prefix] = {}
@@ -76,7 +74,7 @@ class Partition:
         homes = [home_partition(name, plan.partitions, plan.pins) for name in plan.workspaces]
         self._gate = Gate(plan, self._lanes, homes.count(number) > 1, clock, self._submit, alarm)
         self._committer = Committer(
-            ledger, plan.topics.state, gather_s, self._lane_records, observer, self._commit_failed
+            ledger, plan.topics.state, gather_s, self._lanes.records, observer, self._commit_failed
         )
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -132,8 +130,7 @@ class Partition:
         await asyncio.gather(*running, return_exceptions=True)
         self._gate.clear()
         self._walks.clear()
-        for name in self._lanes:
-            self._observer.lane_gone(name)
+        self._lanes.gone()
         await self._ledger.close()
 
     @property
@@ -186,7 +183,6 @@ class Partition:
 
     async def admit(self, walk: LineWalk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         assert isinstance(walk, Walk)
-        self._lane(ask.destination.workspace)
         with walk.waiting():
             return await self._gate.admit(walk, ask, write_ahead)
 
@@ -200,7 +196,7 @@ class Partition:
         return report
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
-        self._lanes[workspace] = charge(self._lane(workspace), reservation)
+        self._lanes.change(workspace, lambda lane: charge(lane, reservation))
 
     async def commit(self, step: Step) -> None:
         await self._submit(step)
@@ -216,7 +212,7 @@ class Partition:
 
     async def _walk(self, walk: Walk) -> None:
         try:
-            await self._line.take(walk)
+            await self._takers[walk.source](walk)
         except GiveUp:
             self._leave(walk).give_up(walk)
         except LedgerError:
@@ -269,49 +265,14 @@ class Partition:
         inlet = self._inlets.get(topic)
         return inlet.committed() if inlet else None
 
-    def _lane(self, name: str) -> Lane:
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = take_over(Lane(name, self.number), self._clock.now_ms())
-            self._lanes[name] = lane
-        return lane
-
-    def _lane_records(self, names: set[str]) -> list[Record]:
-        """The lanes' rows as they are now, and what people see of them when it has changed."""
-        records: list[Record] = []
-        now_ms = self._clock.now_ms()
-        for name in sorted(names):
-            lane = self._lane(name)
-            records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
-            seen, shown = view(self._plan.workspaces[name], lane, now_ms), self._views.get(name)
-            if shown is None or _stands(seen) != _stands(shown) or now_ms - shown.at_ms >= _VIEW_EVERY_MS:
-                self._views[name] = seen
-                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(seen)))
-                self._observer.lane(seen)
-        return records
-
     def _load(self, rows: dict[bytes, bytes]) -> None:
         if unknown := [key for key in rows if key[:2] not in KINDS]:
             self._observer.unknown_rows(self.number, len(unknown))
             for key in unknown:
                 del rows[key]
-        heard = dict(self._lanes)
-        self._lanes.clear()
         self._marks.load(rows)
-        now_ms = self._clock.now_ms()
-        for key in [key for key in rows if key.startswith(b"l/")]:
-            lane = read_lane(key, rows.pop(key))
-            self._check_home(lane)
-            self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+        self._lanes.load(rows)
         self._rows.load(rows)
-
-    def _check_home(self, lane: Lane) -> None:
-        home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)
-        if lane.workspace in self._plan.workspaces and home != self.number:
-            raise RowUnreadable(
-                f"workspace {lane.workspace} has its lane in partition {self.number}, the configuration says {home}: "
-                f"set workspaces.{lane.workspace}.partition = {self.number}, or use a new workspace name"
-            )
 
     # ------------------------------------------------------------------------------------------------- after trouble
 
@@ -356,10 +317,6 @@ class Partition:
 def _pause_s(failures: int) -> float:
     """None after the first failed transaction; ever longer when Kafka refuses again whatever is sent."""
     return 0.0 if failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 2, 10))
-
-
-def _stands(seen: LaneView) -> tuple[str, str, str]:
-    return seen.breaker, seen.health, seen.holds
 
 
 async def _first_or_give_up(first: asyncio.Future[None], walk: Walk) -> None:

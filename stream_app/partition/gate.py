@@ -12,10 +12,11 @@ from contextlib import suppress
 
 import msgspec
 
-from stream_app.core.lane import Ask, Entry, Held, Lane, admit
+from stream_app.core.lane import Ask, Entry, Held, admit
 from stream_app.core.policy import Plan
 from stream_app.core.story import Step
 from stream_app.line import Clock
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Source, Walk
 
@@ -39,12 +40,12 @@ class Waiter:
 
 
 class Gate:
-    """The leads of one partition that wait for their lane. `lanes` is the partition's own dict, changed in place."""
+    """The leads of one partition that wait for their lane. `lanes` are the partition's own, changed in place."""
 
     def __init__(
         self,
         plan: Plan,
-        lanes: dict[str, Lane],
+        lanes: Lanes,
         shared: bool,
         clock: Clock,
         submit: Callable[[Step], asyncio.Future[None]],

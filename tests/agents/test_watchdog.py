@@ -7,7 +7,6 @@ from collections.abc import Hashable
 
 from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
-from stream_app.core.outcome import Outcome
 from stream_app.partition.desk import Partition
 from tests.partition.test_desk import Bench
 from tests.partition.virtual import run
@@ -28,14 +27,6 @@ def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
     seen["stands"] = 1
     watchdog.check(13)
     assert told == [["stands"], []]
-
-
-class HangingClay:
-    """`line.Clay` that never answers, which no real one does."""
-
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
-        await asyncio.Event().wait()
-        raise AssertionError
 
 
 def _worker(bench: Bench) -> Worker:
@@ -65,8 +56,7 @@ def test_an_idle_worker_and_one_that_works_show_nothing_for_long() -> None:
 
 def test_a_lead_that_never_ends_is_named() -> None:
     async def main() -> None:
-        bench = Bench()
-        bench.partition._line._clay = HangingClay()
+        bench = Bench(clay_takes_s=1e6)
         worker = _worker(bench)
         bench.publish("id0", "p0")
         await bench.serve()

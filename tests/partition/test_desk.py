@@ -38,10 +38,10 @@ class SlowClay:
 class Bench:
     """Partition 0 of a plan, with `leads` served."""
 
-    def __init__(self, setup: Setup | None = None) -> None:
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 1.0) -> None:
         self.plan = plan_of(setup or Setup())
         self.kafka = MemoryKafka()
-        self.clay = SlowClay()
+        self.clay = SlowClay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
         self.partition = Partition(

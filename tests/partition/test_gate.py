@@ -14,9 +14,11 @@ from stream_app.core.rate import Rate
 from stream_app.core.stop import Stop
 from stream_app.core.story import Step
 from stream_app.partition.gate import Gate
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.walk import GiveUp, Source, Walk
 from tests.partition.virtual import VirtualClock, now_ms, run, walk
 from tests.simulation.schedule import Setup, plan_of
+from tests.simulation.worker import Observer
 
 
 class Bench:
@@ -24,7 +26,8 @@ class Bench:
 
     def __init__(self, setup: Setup, shared: bool = False) -> None:
         self.plan: Plan = plan_of(setup)
-        self.lanes = {"acme": Lane("acme", 0, rate=Rate(at_ms=now_ms()))}
+        self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
+        self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[Walk] = []
         self.gate = Gate(self.plan, self.lanes, shared, VirtualClock(), self._submit, self._bug)
         self._now: Walk | None = None

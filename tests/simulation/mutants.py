@@ -339,7 +339,9 @@ def retry_after_ignored() -> Patch:
 
 @mutant(family("refused", "refused"))
 def retry_after_forgotten_with_memory() -> Patch:
-    return patch("stream_app.partition.desk.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms))
+    return patch(
+        "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms)
+    )
 
 
 @mutant()

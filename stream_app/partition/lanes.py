@@ -1,0 +1,87 @@
+"""The lanes of one partition in memory: changed at once, written with the step that is committed next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from stream_app.core.delivery import lane_key
+from stream_app.core.lane import Lane, take_over, view
+from stream_app.core.lead import home_partition
+from stream_app.core.messages import LaneView
+from stream_app.core.policy import Plan
+from stream_app.core.record import Record
+from stream_app.line import Clock
+from stream_app.partition.ports import Observer
+from stream_app.partition.rows import RowUnreadable, read_lane
+
+_json: Final = msgspec.json.Encoder()
+_VIEW_EVERY_MS: Final = 1_000
+
+
+class Lanes:
+    """Workspace -> lane, for the workspaces that live in partition `number`."""
+
+    def __init__(self, number: int, plan: Plan, clock: Clock, observer: Observer) -> None:
+        self._number = number
+        self._plan = plan
+        self._clock = clock
+        self._observer = observer
+        self._lanes: dict[str, Lane] = {}
+        self._views: dict[str, LaneView] = {}
+
+    def __getitem__(self, workspace: str) -> Lane:
+        """A workspace that was never seen begins with a lane of its own."""
+        lane = self._lanes.get(workspace)
+        if lane is None:
+            lane = self._lanes[workspace] = take_over(Lane(workspace, self._number), self._clock.now_ms())
+        return lane
+
+    def __setitem__(self, workspace: str, lane: Lane) -> None:
+        self._lanes[workspace] = lane
+
+    def change(self, workspace: str, how: Callable[[Lane], Lane]) -> None:
+        """Belongs to the step of that workspace that is committed next."""
+        self._lanes[workspace] = how(self[workspace])
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Begin again with what a take-over has read, and take it out of `rows`. Raises RowUnreadable."""
+        heard, self._lanes = self._lanes, {}
+        now_ms = self._clock.now_ms()
+        for key in [key for key in rows if key.startswith(b"l/")]:
+            lane = read_lane(key, rows.pop(key))
+            self._check_home(lane)
+            self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+
+    def records(self, workspaces: set[str]) -> list[Record]:
+        """Their rows as they are now, and what people see of them when it has changed."""
+        records: list[Record] = []
+        now_ms = self._clock.now_ms()
+        for name in sorted(workspaces):
+            lane = self[name]
+            records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
+            seen, shown = view(self._plan.workspaces[name], lane, now_ms), self._views.get(name)
+            if shown is None or _stands(seen) != _stands(shown) or now_ms - shown.at_ms >= _VIEW_EVERY_MS:
+                self._views[name] = seen
+                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(seen)))
+                self._observer.lane(seen)
+        return records
+
+    def gone(self) -> None:
+        """Another process may have them now."""
+        for name in self._lanes:
+            self._observer.lane_gone(name)
+
+    def _check_home(self, lane: Lane) -> None:
+        home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)
+        if lane.workspace in self._plan.workspaces and home != self._number:
+            raise RowUnreadable(
+                f"workspace {lane.workspace} has its lane in partition {self._number}, the configuration says {home}: "
+                f"set workspaces.{lane.workspace}.partition = {self._number}, or use a new workspace name"
+            )
+
+
+def _stands(seen: LaneView) -> tuple[str, str, str]:
+    return seen.breaker, seen.health, seen.holds
