@@ -4,6 +4,9 @@ Every call carries the Permit it was let through with. The breaker's epoch rises
 result of a call from before is known as late (`is_late`) and neither closes nor trips anything. Poison and
 429 are no verdict on Clay's health: the caller gives no result for them, only `release_probe` when the call
 was a probe.
+
+A mode stands above the state: `auto` obeys it, `shadow` runs it and lets every call through, `open` and `closed` are an
+operator's word and leave it alone.
 """
 
 from typing import Literal
@@ -15,9 +18,11 @@ from stream_app.core.window import Totals
 
 Phase = Literal["closed", "open", "half_open"]
 Verdict = Literal["ok", "failure", "slow"]
-Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed"]
+Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
+Mode = Literal["auto", "open", "closed", "shadow"]
 
 _MAX_LEVEL = 32  # far beyond any cap; keeps factor ** level a finite float
+_ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 
 
 class BreakerPolicy(msgspec.Struct, frozen=True):
@@ -27,8 +32,10 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
     ok answer that took longer is slow. Open time: `open_s` times `open_factor` for each trip in a row, up
     to `open_cap_s`, shortened by up to `jitter` of itself; each `healthy_s` closed takes one such trip
     back. `probe_lease_s` must be longer than the longest request, or a probe under way is taken for lost.
+    `mode`: `shadow` decides and reports, and holds nothing.
     """
 
+    mode: Literal["auto", "shadow"] = "auto"
     failure_rate: float = 0.5
     slow_rate: float = 0.8
     slow_call_s: float = 10.0
@@ -102,24 +109,16 @@ def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:
     return "slow" if latency_ms > policy.slow_call_s * 1000 else "ok"
 
 
-def permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
+def permit(policy: BreakerPolicy, state: Breaker, now_ms: int, mode: Mode = "auto") -> tuple[Breaker, Permit | Wait]:
     """May a call start now? The state is to be kept whatever the answer; a probe's lease is in it."""
-    if state.phase == "closed":
+    if mode == "open":
+        return state, Wait(now_ms + _ASK_AGAIN_MS)
+    if mode == "closed" or state.phase == "closed":
         return state, Permit(state.epoch)
-    if state.phase == "open":
-        until_ms = no_later(state.until_ms, now_ms, int(policy.open_cap_s * 1000))
-        if now_ms < until_ms:
-            kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
-            return kept, Wait(until_ms)
-        state = Breaker(
-            "half_open",
-            state.epoch,
-            now_ms,
-            cause=state.cause,
-            level=state.level,
-            next_lease=state.next_lease,
-        )
-    return _probe(policy, state, now_ms)
+    state, answer = _permit(policy, state, now_ms)
+    if mode == "shadow" and isinstance(answer, Wait):
+        return state, Permit(state.epoch)
+    return state, answer
 
 
 def is_late(state: Breaker, permit: Permit) -> bool:
@@ -135,12 +134,13 @@ def on_result(
     totals: Totals,
     now_ms: int,
     rand: float,
+    mode: Mode = "auto",
 ) -> Breaker:
     """The breaker after a call ended with a verdict; `totals` of the window include it; `rand` is 0 to 1.
 
     When this closes the breaker the caller starts a new window: the outage's failures must not trip it again.
     """
-    if is_late(state, permit) or state.phase == "open":
+    if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
         return state
     if state.phase == "half_open":
         return _after_probe(policy, state, permit, verdict, now_ms, rand)
@@ -159,6 +159,29 @@ def release_probe(state: Breaker, permit: Permit) -> Breaker:
     """
     leases = tuple(lease for lease in state.leases if lease.id != permit.lease)
     return state if len(leases) == len(state.leases) else msgspec.structs.replace(state, leases=leases)
+
+
+def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
+    """As an operator's word leaves it; calls under way are late, whatever they bring."""
+    cause: Cause = "forced" if mode == "open" else ""
+    return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, state.level, next_lease=state.next_lease)
+
+
+def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
+    if state.phase == "open":
+        until_ms = no_later(state.until_ms, now_ms, int(policy.open_cap_s * 1000))
+        if now_ms < until_ms:
+            kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
+            return kept, Wait(until_ms)
+        state = Breaker(
+            "half_open",
+            state.epoch,
+            now_ms,
+            cause=state.cause,
+            level=state.level,
+            next_lease=state.next_lease,
+        )
+    return _probe(policy, state, now_ms)
 
 
 def _probe(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:

@@ -5,7 +5,7 @@ Earlier windows keep their sums for a while, so a clock that steps back over mid
 not a fresh budget.
 """
 
-from typing import Literal
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -17,14 +17,22 @@ _KEPT = 2  # the present window and the one before it, in case the clock steps b
 _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
 _ASK_AGAIN_MS = 3_600_000
+_SLACK_PERCENT = 10  # so far below a soft limit refunds must bring a meter before it is told again
 
-Reason = Literal["credits_day", "credits_month", "actions_day", "actions_month", "clock"]
+MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
+Reason = MeterName | Literal["clock"]
+
+
+CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
+"""The keys of the policy that limit a meter."""
 
 
 class BudgetPolicy(msgspec.Struct, frozen=True):
     """Caps in whole units (None: no limit), in days of `tz` and months that begin on `billing_day`.
 
-    `opening_credits` were spent elsewhere in the month named `opening_month` ("2026-11") and count in it.
+    `opening_*` were spent elsewhere in the month named `opening_month` ("2026-11") and count in it.
+    `soft_limits`: percents of a cap that are worth telling. `hot_share`: the part of each cap, 0 to 1, that
+    bulk leaves to the others. `shadow`: nothing is refused, only counted.
     """
 
     tz: str = "UTC"
@@ -34,7 +42,11 @@ class BudgetPolicy(msgspec.Struct, frozen=True):
     actions_per_day: int | None = None
     actions_per_month: int | None = None
     opening_credits: int = 0
+    opening_actions: int = 0
     opening_month: str = ""
+    soft_limits: tuple[int, ...] = (50, 80, 95)
+    hot_share: float = 0.0
+    shadow: bool = False
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,13 +57,32 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Period(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The sums of one day ("2026-11-24") or one month ("2026-11")."""
+    """The sums of one day ("2026-11-24") or one month ("2026-11").
+
+    `*_elsewhere`: corrections by an operator, below 0 for what Clay gave back. `*_warned`: the highest soft
+    limit that was told, in percent. `shadowed`: leads that shadow let through beyond a cap.
+    """
 
     id: str
     credits_spent: int = 0
     credits_reserved: int = 0
     actions_spent: int = 0
     actions_reserved: int = 0
+    credits_elsewhere: int = 0
+    actions_elsewhere: int = 0
+    credits_warned: int = 0
+    actions_warned: int = 0
+    shadowed: int = 0
+
+    @property
+    def credits_used(self) -> int:
+        """All that counts against a cap."""
+        return self.credits_spent + self.credits_reserved + self.credits_elsewhere
+
+    @property
+    def actions_used(self) -> int:
+        """All that counts against a cap."""
+        return self.actions_spent + self.actions_reserved + self.actions_elsewhere
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,6 +103,26 @@ class Reservation(msgspec.Struct, frozen=True):
     actions: int
 
 
+class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One meter in its present day or month, which ends at `ends_ms`; `cap` None: no limit.
+
+    `elsewhere`: the opening balance and corrections. `warned`: the highest soft limit reached, in percent.
+    """
+
+    period: str
+    ends_ms: int
+    cap: int | None = None
+    spent: int = 0
+    reserved: int = 0
+    elsewhere: int = 0
+    warned: int = 0
+
+    @property
+    def left(self) -> int | None:
+        """What may still be reserved; None: no limit."""
+        return None if self.cap is None else max(0, self.cap - self.spent - self.reserved - self.elsewhere)
+
+
 class Refused(msgspec.Struct, frozen=True):
     """No room, or a clock that is behind the books ("clock"); `until_ms`: when it is worth asking again."""
 
@@ -88,9 +139,9 @@ class Settled(msgspec.Struct, frozen=True):
 
 def problems(policy: BudgetPolicy) -> list[str]:
     """What is wrong with the policy, one line a key."""
-    caps = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
-    limited = {cap: (0.0, 1e12) for cap in caps if getattr(policy, cap) is not None}
-    found = out_of_range(policy, billing_day=(1, 31), opening_credits=(0, 1e12), **limited)
+    limited = {cap: (0.0, 1e12) for cap in CAPS if getattr(policy, cap) is not None}
+    openings = {"opening_credits": (0.0, 1e12), "opening_actions": (0.0, 1e12)}
+    found = out_of_range(policy, billing_day=(1, 31), **openings, hot_share=(0, 0.9), **limited)
     try:
         ZoneInfo(policy.tz)
     except (OSError, ValueError, KeyError):
@@ -99,18 +150,23 @@ def problems(policy: BudgetPolicy) -> list[str]:
         day, month = f"{meter}_per_day", f"{meter}_per_month"
         if day in limited and month in limited:
             found += out_of_order(policy, day, month)
-    if policy.opening_credits and not _is_month(policy.opening_month):
-        found.append(f"opening_month = {policy.opening_month!r}: the month of opening_credits, like '2026-11'")
+    if (policy.opening_credits or policy.opening_actions) and not _is_month(policy.opening_month):
+        found.append(f"opening_month = {policy.opening_month!r}: the month of the opening balance, like '2026-11'")
+    limits = policy.soft_limits
+    if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
+        found.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
+    if policy.hot_share and not limited:
+        found.append(f"hot_share = {policy.hot_share:g}: is a share of a cap, and no cap is set")
     return found
 
 
 def reserve(
-    policy: BudgetPolicy, state: Budget, estimate: Cost, ceiling: Cost, now_ms: int
+    policy: BudgetPolicy, state: Budget, estimate: Cost, ceiling: Cost, now_ms: int, hot: bool = True
 ) -> tuple[Budget, Reservation] | Refused:
-    """Reserves `estimate` if spent + reserved + `ceiling` stays within every cap of this day and month.
+    """Reserves `estimate` if all that is used and `ceiling` stay within every cap of this day and month.
 
     Only a reservation of the ceiling itself (`estimate` = `ceiling`) makes a cap hard with many leads under
-    way: each one open at a lower estimate may still cost up to its ceiling.
+    way: each one open at a lower estimate may still cost up to its ceiling. `hot`: it may have the hot share.
     """
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     day, month = _newest(state.days, now.day), _newest(state.months, now.month)
@@ -120,13 +176,66 @@ def reserve(
         month = _other(state.months, state.months_folded, now.month, ahead.month)
     if day is None or month is None:
         return Refused("clock", now_ms + _ASK_AGAIN_MS)
-    refused = _refusal(policy, day, month, ceiling, now)
-    if refused is not None:
+    refused = _refusal(policy, day, month, ceiling, now, hot)
+    if refused is not None and not policy.shadow:
         return refused
-    days, days_folded = _put(state.days, state.days_folded, _with_reserved(day, estimate))
-    months, months_folded = _put(state.months, state.months_folded, _with_reserved(month, estimate))
+    day = _with_reserved(policy, day, estimate, policy.credits_per_day, policy.actions_per_day)
+    if refused is not None:
+        day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)
+    month = _with_reserved(
+        policy,
+        month,
+        estimate,
+        policy.credits_per_month,
+        policy.actions_per_month,
+        opening=month.id == policy.opening_month,
+    )
+    days, days_folded = _put(state.days, state.days_folded, day)
+    months, months_folded = _put(state.months, state.months_folded, month)
     reservation = Reservation(now.day, now.month, estimate.credits, estimate.actions)
     return Budget(days, months, days_folded, months_folded), reservation
+
+
+def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: bool) -> Budget | Refused:
+    """Counts what was spent elsewhere (or, below 0, given back) in this month, and in this day if `day`.
+
+    Refused("clock") where the clock is behind the books. No period's use falls below 0 by it.
+    """
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    ahead = periods.at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
+    present = _other(state.days, state.days_folded, now.day, ahead.day)
+    month = _other(state.months, state.months_folded, now.month, ahead.month)
+    if present is None or month is None:
+        return Refused("clock", now_ms + _ASK_AGAIN_MS)
+    days, days_folded = state.days, state.days_folded
+    if day:
+        days, days_folded = _put(days, days_folded, _with_elsewhere(present, cost))
+    months, months_folded = _put(state.months, state.months_folded, _with_elsewhere(month, cost))
+    return Budget(days, months, days_folded, months_folded)
+
+
+def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:
+    """The four meters as they stand now."""
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    day = next((period for period in state.days if period.id == now.day), Period(now.day))
+    month = next((period for period in state.months if period.id == now.month), Period(now.month))
+    opens = month.id == policy.opening_month
+    found: dict[MeterName, Meter] = {}
+    rows: tuple[tuple[MeterName, int | None, Period, int, int], ...] = (
+        ("credits_day", policy.credits_per_day, day, now.day_end_ms, 0),
+        ("actions_day", policy.actions_per_day, day, now.day_end_ms, 0),
+        ("credits_month", policy.credits_per_month, month, now.month_end_ms, policy.opening_credits * opens),
+        ("actions_month", policy.actions_per_month, month, now.month_end_ms, policy.opening_actions * opens),
+    )
+    for name, cap, period, ends_ms, opening in rows:
+        sums = (
+            (period.credits_spent, period.credits_reserved, period.credits_elsewhere, period.credits_warned)
+            if name.startswith("credits")
+            else (period.actions_spent, period.actions_reserved, period.actions_elsewhere, period.actions_warned)
+        )
+        spent, reserved, elsewhere, warned = sums
+        found[name] = Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening, warned)
+    return found
 
 
 def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost) -> Settled:
@@ -169,30 +278,59 @@ def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: s
     return None if len(windows) > _MOST_KEPT and period_id < windows[0].id else Period(period_id)
 
 
-def _refusal(policy: BudgetPolicy, day: Period, month: Period, ceiling: Cost, now: periods.Periods) -> Refused | None:
-    opening = policy.opening_credits if month.id == policy.opening_month else 0
-    if _over(policy.credits_per_month, month.credits_spent + opening, month.credits_reserved, ceiling.credits):
+def _refusal(
+    policy: BudgetPolicy, day: Period, month: Period, ceiling: Cost, now: periods.Periods, hot: bool
+) -> Refused | None:
+    opens = month.id == policy.opening_month
+    share = 1.0 if hot else 1.0 - policy.hot_share
+    credits_month = month.credits_used + (policy.opening_credits if opens else 0) + ceiling.credits
+    if policy.credits_per_month is not None and credits_month > policy.credits_per_month * share:
         return Refused("credits_month", now.month_end_ms)
-    if _over(policy.actions_per_month, month.actions_spent, month.actions_reserved, ceiling.actions):
+    actions_month = month.actions_used + (policy.opening_actions if opens else 0) + ceiling.actions
+    if policy.actions_per_month is not None and actions_month > policy.actions_per_month * share:
         return Refused("actions_month", now.month_end_ms)
-    if _over(policy.credits_per_day, day.credits_spent, day.credits_reserved, ceiling.credits):
+    if policy.credits_per_day is not None and day.credits_used + ceiling.credits > policy.credits_per_day * share:
         return Refused("credits_day", now.day_end_ms)
-    if _over(policy.actions_per_day, day.actions_spent, day.actions_reserved, ceiling.actions):
+    if policy.actions_per_day is not None and day.actions_used + ceiling.actions > policy.actions_per_day * share:
         return Refused("actions_day", now.day_end_ms)
     return None
 
 
-def _over(cap: int | None, spent: int, reserved: int, ceiling: int) -> bool:
-    return cap is not None and spent + reserved + ceiling > cap
+def _with_reserved(
+    policy: BudgetPolicy,
+    period: Period,
+    estimate: Cost,
+    credits_cap: int | None,
+    actions_cap: int | None,
+    opening: bool = False,
+) -> Period:
+    more = msgspec.structs.replace(
+        period,
+        credits_reserved=period.credits_reserved + estimate.credits,
+        actions_reserved=period.actions_reserved + estimate.actions,
+    )
+    credits_used = more.credits_used + (policy.opening_credits if opening else 0)
+    actions_used = more.actions_used + (policy.opening_actions if opening else 0)
+    credits_warned = _level(policy.soft_limits, period.credits_warned, credits_used, credits_cap)
+    actions_warned = _level(policy.soft_limits, period.actions_warned, actions_used, actions_cap)
+    if credits_warned == period.credits_warned and actions_warned == period.actions_warned:
+        return more
+    return msgspec.structs.replace(more, credits_warned=credits_warned, actions_warned=actions_warned)
 
 
-def _with_reserved(window: Period, estimate: Cost) -> Period:
-    return Period(
-        window.id,
-        window.credits_spent,
-        window.credits_reserved + estimate.credits,
-        window.actions_spent,
-        window.actions_reserved + estimate.actions,
+def _level(limits: tuple[int, ...], warned: int, used: int, cap: int | None) -> int:
+    """The soft limit that counts as told: the highest reached, until use has fallen well below it."""
+    if cap is None:
+        return 0
+    reached = max((limit for limit in limits if used * 100 >= limit * cap), default=0)
+    return reached if reached > warned or used * 100 < (warned - _SLACK_PERCENT) * cap else warned
+
+
+def _with_elsewhere(period: Period, cost: Cost) -> Period:
+    return msgspec.structs.replace(
+        period,
+        credits_elsewhere=max(-period.credits_spent, period.credits_elsewhere + cost.credits),
+        actions_elsewhere=max(-period.actions_spent, period.actions_elsewhere + cost.actions),
     )
 
 
@@ -214,12 +352,12 @@ def _is_done(window: Period) -> bool:
 def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
     """The windows with the reservation settled in its own; one that is folded has no sums to change."""
     return tuple(
-        Period(
-            window.id,
-            window.credits_spent + cost.credits,
-            max(0, window.credits_reserved - reservation.credits),
-            window.actions_spent + cost.actions,
-            max(0, window.actions_reserved - reservation.actions),
+        msgspec.structs.replace(
+            window,
+            credits_spent=window.credits_spent + cost.credits,
+            credits_reserved=max(0, window.credits_reserved - reservation.credits),
+            actions_spent=window.actions_spent + cost.actions,
+            actions_reserved=max(0, window.actions_reserved - reservation.actions),
         )
         if window.id == period_id
         else window

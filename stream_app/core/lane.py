@@ -12,15 +12,28 @@ import msgspec
 
 from stream_app.core import breaker, budget, quota, rate, stop, window
 from stream_app.core.bounds import Wait
-from stream_app.core.messages import LaneView, Status
+from stream_app.core.estimate import Estimate
+from stream_app.core.messages import By, Change, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
-from stream_app.core.policy import Destination, Workspace
+from stream_app.core.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
+_ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
+
+
+class Forced(msgspec.Struct, frozen=True):
+    """An operator's word on the breaker's mode."""
+
+    mode: breaker.Mode
+    by: By
 
 
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added."""
+    """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added.
+
+    `pause`, `forced` and `changes` are an operator's (core/controls.py). `shadowed`: leads that a shadow breaker let
+    through.
+    """
 
     workspace: str
     partition: int
@@ -31,6 +44,11 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     budget: budget.Budget = budget.Budget()
     quota: quota.Quota = quota.Quota()
     stop: stop.Stop | None = None
+    pause: By | None = None
+    forced: Forced | None = None
+    changes: tuple[Change, ...] = ()
+    estimates: dict[str, Estimate] = {}
+    shadowed: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -94,37 +112,49 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
 
 
 def admit(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, hot: bool = True
 ) -> tuple[Lane, Entry | Held]:
     """May this lead be POSTed now? Either everything is taken (token, reservation, probe, submission) or nothing.
 
     The lane is to be kept whatever the answer: a deadline that a clock's step has put too far off is bounded in it.
+    `hot`: it may have the share of the budget that bulk leaves to the others.
     """
+    policy = in_force(policy, lane.changes)
+    if lane.pause is not None:
+        return lane, Held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
     webhook_id = quota.pick(policy.quota, lane.quota, destination.webhook_ids)
     if webhook_id is None:
         text = f"all webhooks of {destination.alias} are used up or gone: add a new one to its pool"
-        return lane, Held("no_webhook", text, now_ms + 60_000, "held_paused")
+        return lane, Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
     stopped, probe = lane.stop, None
     if stopped is not None:
         stopped, answer = stop.permit(policy.stop, stopped, now_ms)
         if isinstance(answer, Wait):
-            held = Held("stopped", stopped.text, answer.until_ms, "held_paused")
+            held = Held(stopped.reason, stopped.text, answer.until_ms, "held_paused")
             return msgspec.structs.replace(lane, stop=stopped), held
         probe = answer
-    tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms)
+    mode = mode_of(policy, lane)
+    tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):
-        text = f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
-        held = Held("breaker_open", text, permit.until_ms, "held_outage")
+        held = Held("breaker_open", why_open(lane), permit.until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
-    reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms)
+    reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms, hot)
     if isinstance(reserved, budget.Refused):
         text = f"the budget {reserved.reason} has no room for a lead of {destination.ceiling.credits} credits"
         return lane, Held(f"budget_{reserved.reason}", text, reserved.until_ms, "held_budget")
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
-        return msgspec.structs.replace(lane, rate=bucket), Held("rate", "waits for the rate limit", wait.until_ms)
+        return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
     counted, _ = quota.count(policy.quota, lane.quota, webhook_id)
-    taken = msgspec.structs.replace(lane, breaker=tripped, rate=bucket, budget=reserved[0], quota=counted, stop=stopped)
+    taken = msgspec.structs.replace(
+        lane,
+        breaker=tripped,
+        rate=bucket,
+        budget=reserved[0],
+        quota=counted,
+        stop=stopped,
+        shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
+    )
     return taken, Entry(destination, reserved[1], webhook_id, permit, probe, boot_ms)
 
 
@@ -132,6 +162,7 @@ def settle(
     policy: Workspace, lane: Lane, entry: Entry, outcome: Outcome | None, now_ms: int, rand: float
 ) -> tuple[Lane, Report]:
     """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost."""
+    policy = in_force(policy, lane.changes)
     match outcome:
         case Accepted():
             lane = _with_verdict(policy, lane, entry, True, outcome.latency_ms, now_ms, rand)
@@ -171,43 +202,33 @@ def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
     return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
 
 
-def view(policy: Workspace, lane: Lane, now_ms: int) -> LaneView:
-    """The lane for people."""
-    counts = window.totals(policy.window, lane.window, now_ms)
-    day = lane.budget.days[-1] if lane.budget.days else budget.Period("")
-    month = lane.budget.months[-1] if lane.budget.months else budget.Period("")
-    holds, text, until_ms = "", "", 0
-    if lane.stop is not None:
-        holds, text, until_ms = lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms
-    elif lane.breaker.phase != "closed":
-        holds, text, until_ms = "breaker_open", lane.breaker.cause, lane.breaker.until_ms
-    elif lane.rate.blocked_until_ms > now_ms:
-        holds, text, until_ms = "rate_limited", "Clay said 429", lane.rate.blocked_until_ms
-    return LaneView(
-        workspace=lane.workspace,
-        partition=lane.partition,
-        at_ms=now_ms,
-        breaker=lane.breaker.phase,
-        health=window.status(policy.window, counts),
-        score=round(window.score(counts), 1),
-        rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
-        holds=holds,
-        text=text,
-        until_ms=until_ms,
-        credits_spent_day=day.credits_spent,
-        credits_reserved_day=day.credits_reserved,
-        credits_spent_month=month.credits_spent,
-        credits_reserved_month=month.credits_reserved,
-        credits_cap_day=policy.budget.credits_per_day,
-        credits_cap_month=policy.budget.credits_per_month,
-        submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
-    )
+def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
+    """The breaker's mode: an operator's word, else the configuration's."""
+    return lane.forced.mode if lane.forced is not None else policy.breaker.mode
+
+
+def _paused(by: By) -> str:
+    return f"paused by {by.who}" + (f": {by.why}" if by.why else "")
+
+
+def why_open(lane: Lane) -> str:
+    """Why the breaker holds the lane, in words."""
+    if lane.forced is not None and lane.forced.mode == "open":
+        return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
+    return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+
+
+def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
+    if now_ms < bucket.blocked_until_ms:
+        return Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
+    return Held("rate", "waits for the rate limit", wait.until_ms)
 
 
 def _refused(
     policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float
 ) -> tuple[Lane, Report]:
-    was_closed = lane.breaker.phase == "closed"
+    free = mode_of(policy, lane) == "shadow"
+    was_closed = free or lane.breaker.phase == "closed"
     lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
     lane = _released_stop(_refunded(lane, entry), entry, now_ms)
     after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
@@ -216,7 +237,7 @@ def _refused(
         blocked_ms = max(lane.rate.blocked_until_ms, until_ms)
         blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
         lane = msgspec.structs.replace(lane, rate=blocked)
-    counts = was_closed and lane.breaker.phase == "closed"
+    counts = was_closed and (free or lane.breaker.phase == "closed")
     return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms))
 
 
@@ -229,7 +250,8 @@ def _with_verdict(
     verdict = breaker.verdict(policy.breaker, ok, latency_ms)
     seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow", latency_ms)
     totals = window.totals(policy.window, seen, now_ms)
-    after = breaker.on_result(policy.breaker, lane.breaker, entry.permit, verdict, totals, now_ms, rand)
+    mode = mode_of(policy, lane)
+    after = breaker.on_result(policy.breaker, lane.breaker, entry.permit, verdict, totals, now_ms, rand, mode)
     closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
     return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen)
 

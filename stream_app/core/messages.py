@@ -11,6 +11,10 @@ from typing import Literal
 
 import msgspec
 
+from stream_app.core.budget import Meter, MeterName
+from stream_app.core.estimate import Estimate
+from stream_app.core.quota import Webhook
+
 Scalar = str | int | float | bool | None
 
 Status = Literal[
@@ -121,12 +125,48 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     trace_id: str = ""
 
 
+class By(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose word something is, why, and since when."""
+
+    who: str
+    why: str
+    at_ms: int
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A key of a lane's policy that an operator changed live, as `budget.credits_per_day`.
+
+    was   what the configuration said then: once it says something else, that counts again.
+    """
+
+    key: str
+    was: int | float | bool | None
+    now: int | float | bool | None
+    by: By
+
+
+class News(msgspec.Struct, frozen=True):
+    """Something about a lane that is worth telling once: a stable code and words."""
+
+    kind: str
+    text: str
+
+
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A lane's state for people and other programs, on `leads.lanes`, keyed by workspace (compacted), on change.
 
     breaker     `closed`, `open` or `half_open`; `health` of the sliding window, `score` from 0 to 100.
-    holds       why nothing is admitted now (a code, '' when it moves), `text` in words, `until_ms` when it may go on.
+    holds       why nothing is admitted now (a code, '' when it moves), `text` in words, `since_ms`, `until_ms` when it
+                may go on, and `lifts`: what makes it go on.
     rate_per_s  present rate of the token bucket. Credits are of the present day and month, reservations apart.
+    news        what happened since the lane's last record on this topic, each told once.
+    mode        of the breaker, `mode_by` if an operator set it: `open` and `closed` are forced, `shadow` only reports.
+    paused_by   the operator who paused the lane. changes: what was changed live.
+    meters      `credits_day`, `credits_month`, `actions_day`, `actions_month` (the credits_* fields repeat two).
+    estimates   what a lead of a destination has come to cost, learned from callbacks; what the config says until then.
+    webhooks    by id: submissions so far, and why it is out of use.
+    calls, p*_ms  of the sliding window. concurrency: POSTs that may be under way at once.
+    shadow_*    leads that a shadow breaker or budget let through, and would have held.
     """
 
     workspace: str
@@ -146,6 +186,23 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     credits_cap_day: int | None = None
     credits_cap_month: int | None = None
     submissions: int = 0
+    since_ms: int = 0
+    lifts: str = ""
+    news: tuple[News, ...] = ()
+    mode: Literal["auto", "open", "closed", "shadow"] = "auto"
+    mode_by: By | None = None
+    paused_by: By | None = None
+    changes: tuple[Change, ...] = ()
+    meters: dict[MeterName, Meter] = {}
+    estimates: dict[str, Estimate] = {}
+    webhooks: dict[str, Webhook] = {}
+    calls: int = 0
+    p50_ms: int = 0
+    p95_ms: int = 0
+    p99_ms: int = 0
+    concurrency: int = 0
+    shadow_breaker: int = 0
+    shadow_budget: int = 0
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,12 +8,15 @@ import msgspec
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.messages import Change
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import TopicNames
 from stream_app.core.window import WindowPolicy
+
+_NOTHING = object()
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -47,6 +50,24 @@ class Workspace(msgspec.Struct, frozen=True):
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
+
+
+def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:
+    """The policy with what an operator changed live.
+
+    A change holds while the configuration says what it said then: whoever edits the file afterwards has the last word.
+    """
+    if not changes:
+        return policy
+    tables: dict[str, dict[str, int | float | bool | None]] = {}
+    for change in changes:
+        table, _, key = change.key.partition(".")
+        if getattr(getattr(policy, table, None), key, _NOTHING) == change.was:
+            tables.setdefault(table, {})[key] = change.now
+    return msgspec.structs.replace(
+        policy,
+        **{table: msgspec.structs.replace(getattr(policy, table), **values) for table, values in tables.items()},
+    )
 
 
 class LinePolicy(msgspec.Struct, frozen=True):
@@ -87,3 +108,7 @@ class Plan(msgspec.Struct, frozen=True):
     line: LinePolicy = LinePolicy()
     replay: ReplayPolicy = ReplayPolicy()
     app: str = ""
+
+    def destinations_of(self, workspace: str) -> list[Destination]:
+        """In the order of the configuration."""
+        return [there for there in self.destinations.values() if there.workspace == workspace]

@@ -7,8 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.core import periods
-from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
+from stream_app.core.budget import Budget, BudgetPolicy, Cost, meters
 from stream_app.core.delivery import Delivery
 from stream_app.core.letters import Kind
 
@@ -80,19 +79,10 @@ class Price(msgspec.Struct):
 
 def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, int | None]:
     """Credits and Actions that may still be spent now; None: no limit."""
-    now = periods.at(policy.tz, policy.billing_day, now_ms)
-    day = next((period for period in state.days if period.id == now.day), Period(now.day))
-    month = next((period for period in state.months if period.id == now.month), Period(now.month))
-    opening = policy.opening_credits if now.month == policy.opening_month else 0
+    now = meters(policy, state, now_ms)
     return (
-        _least(
-            _rest(policy.credits_per_day, day.credits_spent + day.credits_reserved),
-            _rest(policy.credits_per_month, month.credits_spent + month.credits_reserved + opening),
-        ),
-        _least(
-            _rest(policy.actions_per_day, day.actions_spent + day.actions_reserved),
-            _rest(policy.actions_per_month, month.actions_spent + month.actions_reserved),
-        ),
+        _least(now["credits_day"].left, now["credits_month"].left),
+        _least(now["actions_day"].left, now["actions_month"].left),
     )
 
 
@@ -130,10 +120,6 @@ class PricedPlan(msgspec.Struct):
     def go(self) -> int:
         """How many would be published."""
         return self.fates["goes"] + self.fates["as_input"]
-
-
-def _rest(cap: int | None, used: int) -> int | None:
-    return None if cap is None else max(0, cap - used)
 
 
 def _least(*rests: int | None) -> int | None:

@@ -4,9 +4,14 @@ Clay stops a webhook after 50,000 submissions, for ever and often silently, so i
 webhook is named by an opaque id made by the caller: its URL is a secret.
 """
 
+from typing import Final
+
 import msgspec
 
 from stream_app.core.bounds import out_of_order, out_of_range
+
+LIFETIME: Final = 50_000
+"""Submissions after which Clay takes no more (clay-facts)."""
 
 
 class QuotaPolicy(msgspec.Struct, frozen=True):
@@ -33,7 +38,7 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def problems(policy: QuotaPolicy) -> list[str]:
     """What is wrong with the policy, one line a key."""
-    return out_of_range(policy, warn_at=(1, 50_000), rotate_at=(1, 50_000)) + out_of_order(
+    return out_of_range(policy, warn_at=(1, LIFETIME), rotate_at=(1, LIFETIME)) + out_of_order(
         policy, "warn_at", "rotate_at"
     )
 
@@ -58,3 +63,15 @@ def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
     """The webhook is gone (404) or used up; the first reason stays."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead or reason)})
+
+
+def revive(state: Quota, webhook_id: str) -> Quota:
+    """The webhook is in use again."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count)})
+
+
+def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
+    """An operator knows better how many it has had: others use it too, or its count was lost."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(submissions, webhook.dead)})

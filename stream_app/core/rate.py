@@ -127,7 +127,8 @@ def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     )
     at_ms = state.at_ms if now_ms <= state.at_ms <= now_ms + _STEP_BACK_MS else now_ms
     quiet_ms = max(0, at_ms - max(state.at_ms, blocked_until_ms))
-    if not quiet_ms and at_ms == state.at_ms and blocked_until_ms == state.blocked_until_ms:
+    same = at_ms == state.at_ms and blocked_until_ms == state.blocked_until_ms
+    if same and not quiet_ms and state.tokens <= policy.burst:  # else the burst was made smaller
         return state
     tokens = min(float(policy.burst), state.tokens + quiet_ms * current(policy, state) / 1000)
     cut_per_s = max(0.0, state.cut_per_s - policy.recover_per_s * quiet_ms / 1000)

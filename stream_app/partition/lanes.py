@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from stream_app.core.delivery import lane_key
-from stream_app.core.lane import Lane, take_over, view
+from stream_app.core.lane import Lane, take_over
+from stream_app.core.lane_view import view
 from stream_app.core.lead import home_partition
 from stream_app.core.messages import LaneView
 from stream_app.core.policy import Plan
@@ -62,8 +63,9 @@ class Lanes:
         for name in sorted(workspaces):
             lane = self[name]
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
-            seen, shown = view(self._plan.workspaces[name], lane, now_ms), self._views.get(name)
-            if shown is None or _stands(seen) != _stands(shown) or now_ms - shown.at_ms >= _VIEW_EVERY_MS:
+            shown = self._views.get(name)
+            seen = view(self._plan.workspaces[name], lane, self._plan.destinations_of(name), now_ms, shown)
+            if shown is None or seen.news or now_ms - shown.at_ms >= _VIEW_EVERY_MS:
                 self._views[name] = seen
                 records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(seen)))
                 self._observer.lane(seen)
@@ -81,7 +83,3 @@ class Lanes:
                 f"workspace {lane.workspace} has its lane in partition {self._number}, the configuration says {home}: "
                 f"set workspaces.{lane.workspace}.partition = {self._number}, or use a new workspace name"
             )
-
-
-def _stands(seen: LaneView) -> tuple[str, str, str]:
-    return seen.breaker, seen.health, seen.holds

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tests.simulation.campaign import counted, run
-from tests.simulation.schedule import Schedule, drawn
+from tests.simulation.schedule import Arrival, Fault, Schedule, Setup, drawn
 from tests.simulation.world import Outcome, simulate
 
 Patch = AbstractContextManager[Any]
@@ -54,3 +54,13 @@ def family(base: str, kind: str) -> Callable[[], Iterable[Schedule]]:
 
 def shuffled() -> Iterable[Schedule]:
     return (replace(drawn(seed), shuffle=0.5) for seed in range(600))
+
+
+def crowded() -> Iterable[Schedule]:
+    """More leads than the bucket has tokens, and a partition that changes hands at once."""
+    crowd = tuple(Arrival(0.0, "acme", f"id{number}", f"p{number}") for number in range(6))
+    setup = Setup(callbacks=False, rate_per_s=1.0, burst=2)
+    return (
+        Schedule(f"crowd/{step}", setup=setup, arrivals=crowd, faults=(Fault(step, "rebalance"),), reopen=True)
+        for step in range(20, 200, 4)
+    )

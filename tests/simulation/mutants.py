@@ -34,7 +34,7 @@ from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
 from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.mutant import MUTANTS, Patch, family, mutant, shuffled
+from tests.simulation.mutant import MUTANTS, Patch, crowded, family, mutant, shuffled
 from tests.simulation.schedule import bases
 
 __all__ = ["MUTANTS"]
@@ -344,7 +344,7 @@ def retry_after_forgotten_with_memory() -> Patch:
     )
 
 
-@mutant()
+@mutant(crowded)
 def tokens_kept_at_take_over() -> Patch:
     def full(state: rate.Rate, now_ms: int) -> rate.Rate:
         return msgspec.structs.replace(state, tokens=10.0, at_ms=now_ms)
@@ -356,8 +356,8 @@ def tokens_kept_at_take_over() -> Patch:
 def open_breaker_lets_through() -> Patch:
     real = breaker.permit
 
-    def permit(policy: Any, state: Any, now_ms: int) -> Any:
-        return real(policy, state, state.until_ms if state.phase == "open" else now_ms)
+    def permit(policy: Any, state: Any, now_ms: int, mode: Any) -> Any:
+        return real(policy, state, state.until_ms if state.phase == "open" else now_ms, mode)
 
     return patch.object(breaker, "permit", permit)
 

@@ -1,0 +1,160 @@
+"""A lane as people see it, and what about it is news."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from stream_app.core import budget, estimate, rate, window
+from stream_app.core.controls import told_by
+from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
+from stream_app.core.messages import By, LaneView, News
+from stream_app.core.policy import Destination, Workspace, in_force
+from stream_app.core.quota import QuotaPolicy
+
+_LIFTS: Final = {
+    "paused": "stream-app lanes resume",
+    "no_webhook": "a new webhook in the destination's pool",
+    "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
+    "breaker_open": "probes that Clay takes, or stream-app lanes reset",
+    "forced_open": "stream-app lanes auto, close or reset",
+    "rate_limited": "time: Clay said when",
+    "budget": "the next day or month, or stream-app lanes budget",
+}
+
+
+def view(
+    policy: Workspace,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    now_ms: int,
+    before: LaneView | None = None,
+) -> LaneView:
+    """The lane for people. `destinations` of the workspace; `before`: its last view, from which `news` is told."""
+    policy = in_force(policy, lane.changes)
+    counts = window.totals(policy.window, lane.window, now_ms)
+    latency = window.latency(policy.window, lane.window, now_ms) or window.Latency(0, 0, 0)
+    meters = budget.meters(policy.budget, lane.budget, now_ms)
+    day, month = meters["credits_day"], meters["credits_month"]
+    held = _held(policy, lane, destinations, now_ms)
+    seen = LaneView(
+        workspace=lane.workspace,
+        partition=lane.partition,
+        at_ms=now_ms,
+        breaker=lane.breaker.phase,
+        health=window.status(policy.window, counts),
+        score=round(window.score(counts), 1),
+        rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
+        holds=held.reason if held else "",
+        text=held.text if held else "",
+        until_ms=held.until_ms if held else 0,
+        credits_spent_day=day.spent,
+        credits_reserved_day=day.reserved,
+        credits_spent_month=month.spent,
+        credits_reserved_month=month.reserved,
+        credits_cap_day=day.cap,
+        credits_cap_month=month.cap,
+        submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
+        since_ms=_since_ms(lane, held, before, now_ms),
+        lifts=_lifts(lane, held),
+        mode=mode_of(policy, lane),
+        mode_by=lane.forced.by if lane.forced else None,
+        paused_by=lane.pause,
+        changes=lane.changes,
+        meters=meters,
+        estimates={
+            there.alias: lane.estimates.get(there.alias) or estimate.first(there.estimate) for there in destinations
+        },
+        webhooks=lane.quota.webhooks,
+        calls=counts.calls,
+        p50_ms=latency.p50_ms,
+        p95_ms=latency.p95_ms,
+        p99_ms=latency.p99_ms,
+        shadow_breaker=lane.shadowed,
+        shadow_budget=sum(period.shadowed for period in lane.budget.days),
+    )
+    return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
+
+
+def _held(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Held | None:
+    """What the gate would answer, if it is no for a lead of any destination."""
+    found: Held | None = None
+    for destination in destinations:
+        _, answer = admit(policy, lane, destination, now_ms, 0)
+        if not isinstance(answer, Held) or answer.reason == "rate":
+            return _probing(policy, lane)
+        found = found or answer
+    return found
+
+
+def _probing(policy: Workspace, lane: Lane) -> Held | None:
+    """Where the next lead may go only because it is a probe, the lane is held all the same."""
+    if lane.stop is not None:
+        return Held(lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms)
+    if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
+        return None
+    return Held("breaker_open", why_open(lane), lane.breaker.until_ms)
+
+
+def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int) -> int:
+    if held is None:
+        return 0
+    if held.reason == "paused" and lane.pause is not None:
+        return lane.pause.at_ms
+    if lane.stop is not None and held.reason == lane.stop.reason:
+        return lane.stop.since_ms
+    if held.reason == "breaker_open":
+        return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms
+    return before.since_ms if before is not None and before.holds == held.reason else now_ms
+
+
+def _lifts(lane: Lane, held: Held | None) -> str:
+    if held is None:
+        return ""
+    if lane.stop is not None and held.reason == lane.stop.reason:
+        return _LIFTS["stopped"]
+    if held.reason == "breaker_open" and lane.forced is not None and lane.forced.mode == "open":
+        return _LIFTS["forced_open"]
+    return _LIFTS.get(held.reason) or _LIFTS["budget"]
+
+
+def _news(quota: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]:
+    if now.paused_by != before.paused_by:
+        yield News("paused", f"paused {told_by(now.paused_by)}") if now.paused_by else News("resumed", "resumed")
+    if now.mode != before.mode:
+        yield News("mode", f"the breaker's mode is {now.mode}{_said(now.mode_by)}")
+    for change in now.changes:
+        if change not in before.changes:
+            yield News("changed", f"{change.key}: {change.was} -> {change.now}, {told_by(change.by)}")
+    if now.breaker != before.breaker:
+        yield News(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
+    if now.health != before.health:
+        yield News(f"health_{now.health}", f"{now.calls} calls, score {now.score:g}, p95 {now.p95_ms} ms")
+    if now.holds != before.holds:
+        yield News("held", f"{now.holds}: {now.text}") if now.holds else News("moves", f"no longer {before.holds}")
+    yield from _of_meters(before, now)
+    for webhook_id, webhook in now.webhooks.items():
+        was = before.webhooks.get(webhook_id)
+        if webhook.dead and not (was and was.dead):
+            yield News("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
+        if webhook.count >= quota.warn_at > (was.count if was else 0):
+            left = quota.rotate_at - webhook.count
+            yield News("quota_warning", f"webhook {webhook_id} is left after {left} more submissions: add a new one")
+
+
+def _of_meters(before: LaneView, now: LaneView) -> Iterator[News]:
+    for name, meter in now.meters.items():
+        was = before.meters.get(name)
+        if was is None or was.period != meter.period:
+            if was is not None and was.warned:
+                yield News("budget_new_period", f"{name}: {meter.period} begins")
+            was = None
+        if meter.warned > (was.warned if was else 0):
+            used = meter.spent + meter.reserved + meter.elsewhere
+            yield News(f"budget_{meter.warned}", f"{name}: {used} of {meter.cap} for {meter.period} are used")
+
+
+def _said(by: By | None) -> str:
+    return f", {told_by(by)}" if by else ""
