@@ -1,0 +1,195 @@
+"""What the gateway's read model of many leads costs: seconds to build, bytes on disk, memory at the peak.
+
+`python -m benchmarks.read_model [--leads 1000000] [--kafka host:port] [--json]`. For each lead five events (one with a
+reason in words), two rows and an alias of the state, and a result, in the order in which a busy line writes them: 500
+leads at work at a time. Without `--kafka` the records are made up in memory and go straight to the model, and only its
+own time counts. With it they are written to topics of their own there first, and read as the gateway reads them; the
+time is that of the whole feed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from stream_app.adapters import log
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.topics import create_topics
+from stream_app.core.case import trace_of
+from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.messages import Result, Status, StatusEvent
+from stream_app.core.topics import Retention, TopicNames, plan
+from stream_app.gateway.feed import Feed
+from stream_app.gateway.read_model import Position, ReadModel, Sources
+from stream_app.publish.send import Sender
+
+PARTITIONS = 8
+AT_WORK = 500
+_MOST_RECORDS = 5_000
+_STEPS: tuple[Status, ...] = ("received", "sending", "refused", "accepted", "enriched")
+_encode = msgspec.json.Encoder().encode
+
+
+class Made(msgspec.Struct, gc=False):
+    """A record as aiokafka gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp: int
+
+
+def stream(names: TopicNames, partition: int, leads: int, now_ms: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """Topic, key and value of all records of a partition, in the order of their steps."""
+    workspace = f"w{partition}"
+    for first in range(0, leads, AT_WORK):
+        numbers = range(first, min(first + AT_WORK, leads))
+        for seq, status in enumerate(_STEPS, 1):
+            for number in numbers:
+                yield from _step(names, partition, workspace, number, seq, status, now_ms + number)
+
+
+def _step(
+    names: TopicNames, partition: int, workspace: str, number: int, seq: int, status: Status, at_ms: int
+) -> Iterator[tuple[str, bytes, bytes]]:
+    origin, lead_id = f"{names.leads}/{partition}/{number}", f"crm-{partition}-{number:08}-0123456789abcdef"
+    key, trace = delivery_key(workspace, "people", lead_id), trace_of(origin)
+    refused = status == "refused"
+    event = StatusEvent(
+        id=f"{origin}#{seq}",
+        lead_id=lead_id,
+        status=status,
+        seq=seq,
+        at_ms=at_ms,
+        origin=origin,
+        workspace=workspace,
+        destination="people",
+        reason="http_503" if refused else "",
+        text="Clay answered 503: it took nothing; tried again in 2.1 s" if refused else "",
+        http_status=503 if refused else None,
+        due_at_ms=at_ms + 2_100 if refused else None,
+        trace_id=trace,
+        app="0.1.0",
+    )
+    yield names.status, lead_id.encode(), _encode(event)
+    if status in ("sending", "enriched"):
+        yield names.state, key, _encode(Delivery(1, status, origin, seq, at_ms, at_ms, trace))
+    if status == "sending":
+        yield names.state, person_key(workspace, "people", trace[:22]), key
+    if status == "enriched":
+        fields = {"Work Email": f"person{number}@example.com", "Title": "Head of Things", "Summary": "x" * 300}
+        result = Result(lead_id, workspace, "people", "clay", 1, at_ms, 0, dict(fields), origin, trace)
+        yield names.enriched, key.removeprefix(b"d/"), _encode(result)
+
+
+def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> float:
+    """Seconds of the model alone."""
+    seconds, clock = 0.0, time.perf_counter
+    model = ReadModel(path, sources)
+    for partition in range(PARTITIONS):
+        batch: dict[str, list[Made]] = {}
+        ends = dict.fromkeys(sources.topics, 0)
+        waiting = 0
+        for topic, key, value in stream(sources.names, partition, leads // PARTITIONS, now_ms):
+            batch.setdefault(topic, []).append(Made(topic, partition, ends[topic], key, value, (), now_ms))
+            ends[topic] += 1
+            waiting += 1
+            if waiting == _MOST_RECORDS:
+                began = clock()
+                model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, now_ms)
+                seconds += clock() - began
+                batch, waiting = {}, 0
+        began = clock()
+        model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, now_ms)
+        seconds += clock() - began
+    model.close()
+    return seconds
+
+
+async def fill(bootstrap: str, sources: Sources, leads: int, now_ms: int) -> None:
+    """The records onto Kafka."""
+    client = {"bootstrap_servers": bootstrap}
+    await create_topics(client, plan(sources.names, PARTITIONS, 1, sources.kept, ()), 60, lambda _: None)
+    senders = {topic: Sender(client, topic, 120) for topic in (sources.names.status, sources.names.state)}
+    senders[sources.names.enriched] = Sender(client, sources.names.enriched, 120)
+    for sender in senders.values():
+        await sender.__aenter__()
+    for partition in range(PARTITIONS):
+        for topic, key, value in stream(sources.names, partition, leads // PARTITIONS, now_ms):
+            await senders[topic].put(partition, key, value)
+    for sender in senders.values():
+        await sender.flush()
+        await sender.__aexit__(None, None, None)
+
+
+async def build_from_kafka(bootstrap: str, sources: Sources, path: Path) -> float:
+    """Seconds from the start of a feed to its being complete."""
+    feed = Feed(KafkaConnection(bootstrap), sources, path, log.get("benchmark"))
+    began = time.perf_counter()
+    task = asyncio.create_task(feed.run())
+    while feed.standing.as_of_ms is None:  # noqa: ASYNC110 - the feed has no event for what only a benchmark waits for
+        await asyncio.sleep(0.1)
+    seconds = time.perf_counter() - began
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--leads", type=int, default=1_000_000)
+    parser.add_argument("--kafka", metavar="HOST:PORT", help="read from topics there, which are made and left")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    log.configure("console")
+    now_ms = time.time_ns() // 1_000_000
+    sources = Sources(TopicNames(f"bench{uuid.uuid4().hex[:6]}."), PARTITIONS, Retention())
+    with tempfile.TemporaryDirectory(prefix="read-model-") as folder:
+        path = Path(folder) / "model.sqlite"
+        if args.kafka:
+            # In a process of its own: what writing needs in memory is not the model's.
+            filler = os.fork()
+            if filler == 0:
+                asyncio.run(fill(args.kafka, sources, args.leads, now_ms))
+                os._exit(0)
+            if os.waitpid(filler, 0)[1]:
+                return 1
+            seconds = asyncio.run(build_from_kafka(args.kafka, sources, path))
+        else:
+            seconds = build_in_memory(sources, path, args.leads, now_ms)
+        size_bytes = sum(file.stat().st_size for file in Path(folder).iterdir())
+    figures = {
+        "leads": args.leads,
+        "events": args.leads * len(_STEPS),
+        "from": "Kafka" if args.kafka else "memory",
+        "seconds": round(seconds, 1),
+        "us_per_event": round(seconds * 1e6 / (args.leads * len(_STEPS)), 2),
+        "file_mb": round(size_bytes / 1e6),
+        "bytes_per_lead": round(size_bytes / args.leads),
+        "rss_at_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    if args.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        for name, figure in figures.items():
+            Console().print(f"{name:16} {figure}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

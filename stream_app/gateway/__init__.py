@@ -1,0 +1,1 @@
+"""The gateway: takes Clay's callbacks, and answers where a lead is, over HTTP."""

@@ -1,0 +1,61 @@
+"""The read model's tables. Whoever changes one need do no more: a file of other tables is made anew from Kafka.
+
+stories   one a record that came in: `id` is its place, `status` and `seq` are those of its last event.
+events    its steps, together and in order.
+people    hash of a person -> the lead that counts for it, in a workspace and destination.
+results   where the last result of a lead stands on Kafka; the result itself is personal data, and is not here.
+standing  how many stories stand where, kept by triggers: in step with `stories` whatever is done to these.
+letters   how many dead letters of one cause came on a day (of epoch), by topic.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TABLES: Final = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE positions (
+        topic TEXT, partition INTEGER, next INTEGER NOT NULL, last INTEGER NOT NULL, mark INTEGER NOT NULL,
+        PRIMARY KEY (topic, partition)) WITHOUT ROWID""",
+    "CREATE TABLE logs (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+    """CREATE TABLE stories (
+        id INTEGER PRIMARY KEY, lead_id TEXT NOT NULL, workspace TEXT NOT NULL, destination TEXT NOT NULL,
+        status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, trace_id TEXT NOT NULL)""",
+    "CREATE INDEX stories_of_lead ON stories (lead_id)",
+    """CREATE TABLE events (
+        story INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL,
+        text TEXT NOT NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL,
+        epoch INTEGER NOT NULL, due_at_ms INTEGER, credits INTEGER,
+        PRIMARY KEY (story, seq)) WITHOUT ROWID""",
+    """CREATE TABLE people (
+        workspace TEXT, destination TEXT, person TEXT, lead_id TEXT NOT NULL,
+        PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
+    """CREATE TABLE results (
+        workspace TEXT, destination TEXT, lead_id TEXT, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+        source TEXT NOT NULL, version INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+        PRIMARY KEY (lead_id, workspace, destination)) WITHOUT ROWID""",
+    "CREATE TABLE lanes (workspace TEXT PRIMARY KEY, view BLOB NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE letters (
+        topic TEXT, day INTEGER, kind TEXT, workspace TEXT, reason TEXT, http_status TEXT, destination TEXT,
+        letters INTEGER NOT NULL,
+        PRIMARY KEY (topic, day, kind, workspace, reason, http_status, destination)) WITHOUT ROWID""",
+    "CREATE TABLE unreadable (topic TEXT PRIMARY KEY, records INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE standing (
+        workspace TEXT, destination TEXT, status TEXT, stories INTEGER NOT NULL,
+        PRIMARY KEY (workspace, destination, status)) WITHOUT ROWID""",
+    """CREATE TRIGGER story_came AFTER INSERT ON stories BEGIN
+        INSERT INTO standing VALUES (new.workspace, new.destination, new.status, 1)
+            ON CONFLICT DO UPDATE SET stories = stories + 1;
+    END""",
+    """CREATE TRIGGER story_went AFTER DELETE ON stories BEGIN
+        UPDATE standing SET stories = stories - 1
+            WHERE workspace = old.workspace AND destination = old.destination AND status = old.status;
+    END""",
+    """CREATE TRIGGER story_moved AFTER UPDATE ON stories BEGIN
+        UPDATE standing SET stories = stories - 1
+            WHERE workspace = old.workspace AND destination = old.destination AND status = old.status;
+        INSERT INTO standing VALUES (new.workspace, new.destination, new.status, 1)
+            ON CONFLICT DO UPDATE SET stories = stories + 1;
+    END""",
+)
+"""To be made in this order."""

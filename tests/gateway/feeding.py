@@ -1,0 +1,67 @@
+"""A feed on real Kafka for tests; as a program (arguments: bootstrap, namespace, file) it is one to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
+
+from stream_app.adapters import log
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.topics import create_topics
+from stream_app.core.topics import plan
+from stream_app.gateway.feed import Feed
+from stream_app.gateway.read_queries import Queries
+from tests.adapters.support import until
+from tests.gateway.support import PARTITIONS, Made, sources
+
+
+class Fed:
+    """The running feed, and the questions to its model."""
+
+    def __init__(self, feed: Feed, ask: Queries) -> None:
+        self.feed = feed
+        self.ask = ask
+
+    async def up_to_date(self, within_s: float = 30) -> None:
+        """Return when all that is on Kafka now is in the model."""
+        now_ms = time.time_ns() // 1_000_000
+        await until(lambda: (self.feed.standing.as_of_ms or 0) >= now_ms, within_s, "the model's being up to date")
+
+
+async def make_topics(bootstrap: str, namespace: str) -> None:
+    from_plan = sources(namespace)
+    topics = plan(from_plan.names, PARTITIONS, 1, from_plan.kept, ())
+    await create_topics({"bootstrap_servers": bootstrap}, topics, 30, lambda _: None)
+
+
+async def write(bootstrap: str, records: Iterable[Made]) -> None:
+    """The records, each to its partition."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
+        for each in records:
+            await producer.send(each.topic, each.value, each.key, each.partition, headers=list(each.headers))
+
+
+@asynccontextmanager
+async def fed(bootstrap: str, namespace: str, path: Path) -> AsyncIterator[Fed]:
+    feed = Feed(KafkaConnection(bootstrap), sources(namespace), path, log.get("test"))
+    task = asyncio.create_task(feed.run())
+    try:
+        yield Fed(feed, Queries(path, set()))
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _run(bootstrap: str, namespace: str, path: Path) -> None:
+    async with fed(bootstrap, namespace, path):
+        await asyncio.sleep(60)
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(sys.argv[1], sys.argv[2], Path(sys.argv[3])))

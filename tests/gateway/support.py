@@ -1,0 +1,80 @@
+"""What the read model's tests share: records made by hand, and a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from stream_app.core.messages import LaneView, Result, Status, StatusEvent
+from stream_app.core.topics import Retention, TopicNames
+from stream_app.gateway.read_model import Position, ReadModel, Sources
+
+NOW_MS = 1_790_000_000_000
+PARTITIONS = 2
+DAY_MS = 86_400_000
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A record as aiokafka gives it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int = 0
+    offset: int = 0
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp: int = NOW_MS
+
+
+def sources(namespace: str = "") -> Sources:
+    return Sources(TopicNames(namespace), PARTITIONS, Retention())
+
+
+def event(names: TopicNames, lead_id: str, status: Status, seq: int, offset: int = 0, **more: Any) -> Made:
+    """A step of the story of the input record at `offset` of partition 0 of `leads`."""
+    origin = f"{names.leads}/0/{offset}"
+    values: dict[str, Any] = {"workspace": "acme", "destination": "people", "at_ms": NOW_MS + seq, **more}
+    told = StatusEvent(id=f"{origin}#{seq}", lead_id=lead_id, status=status, seq=seq, origin=origin, **values)
+    return Made(names.status, lead_id.encode(), msgspec.json.encode(told))
+
+
+def story(names: TopicNames, lead_id: str, *statuses: Status, offset: int = 0, **more: Any) -> list[Made]:
+    return [event(names, lead_id, status, seq, offset, **more) for seq, status in enumerate(statuses, 1)]
+
+
+def result(names: TopicNames, lead_id: str, version: int = 1, **more: Any) -> Made:
+    values: dict[str, Any] = {"source": "clay", "at_ms": NOW_MS, "age_s": 0, "fields": {"Title": "CEO"}, **more}
+    found = Result(lead_id=lead_id, workspace="acme", destination="people", version=version, **values)
+    return Made(names.enriched, f"acme/people/{lead_id}".encode(), msgspec.json.encode(found))
+
+
+def lane(names: TopicNames, workspace: str = "acme", **more: Any) -> Made:
+    values: dict[str, Any] = {"breaker": "closed", "health": "healthy", "score": 100, "rate_per_s": 8, **more}
+    view = LaneView(workspace=workspace, partition=0, at_ms=NOW_MS, **values)
+    return Made(names.lanes, workspace.encode(), msgspec.json.encode(view))
+
+
+def person(names: TopicNames, hashed: str, lead_id: str | None) -> Made:
+    value = None if lead_id is None else f"d/acme/people/{lead_id}".encode()
+    return Made(names.state, f"p/acme/people/{hashed}".encode(), value)
+
+
+def letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, **headers: str) -> Made:
+    named = {"disposition": "failed", "reason": reason, "destination": "people", **headers}
+    return Made(
+        topic, b"acme", b"{}", headers=tuple((name, text.encode()) for name, text in named.items()), timestamp=timestamp
+    )
+
+
+def take(model: ReadModel, *records: Made, at: int = 0) -> None:
+    """The records as one batch."""
+    batch: dict[str, list[Made]] = {}
+    for record in records:
+        batch.setdefault(record.topic, []).append(record)
+    model.apply(batch, {(topic, 0): Position(at + len(batch[topic])) for topic in batch}, None)
+
+
+def flat(lists: Iterable[list[Made]]) -> list[Made]:
+    return [record for records in lists for record in records]
