@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.core.columns import COLUMN, column
 from stream_app.core.messages import LaneView
-from stream_app.gateway.answers import Cause, Event, FoundLead, FoundResult, Letters, Stand, Story
+from stream_app.gateway.lookup_answers import Cause, Event, FoundLead, FoundResult, Letters, Stand, Story
 from stream_app.gateway.model_takers import place_of
 
 MOST_STORIES: Final = 100

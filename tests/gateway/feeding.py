@@ -18,7 +18,7 @@ from stream_app.core.topics import plan
 from stream_app.gateway.feed import Feed
 from stream_app.gateway.read_queries import Queries
 from tests.adapters.support import until
-from tests.gateway.support import PARTITIONS, Made, sources
+from tests.gateway.model_records import PARTITIONS, Made, sources
 
 
 class Fed:

@@ -20,7 +20,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.gateway.read_model import ReadModel
 from tests.adapters.support import until
 from tests.gateway.feeding import fed, make_topics, write
-from tests.gateway.support import (
+from tests.gateway.model_records import (
     event,
     flat,
     lane,

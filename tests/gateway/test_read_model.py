@@ -15,7 +15,7 @@ from stream_app.core.errors import StreamAppError
 from stream_app.core.messages import StatusEvent
 from stream_app.gateway.read_model import Position, ReadModel
 from stream_app.gateway.read_queries import MOST_CAUSES, MOST_STORIES, Queries
-from tests.gateway.support import (
+from tests.gateway.model_records import (
     DAY_MS,
     NOW_MS,
     Made,
