@@ -110,7 +110,7 @@ async def run_worker(settings: Settings) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
-        await _check_kafka(settings, connection, logger)
+        await check_kafka(settings, connection, logger)
         client = await stack.enter_async_context(clay_client(settings))
         clay = Webhooks(client, _endpoints(settings), metrics.posted)
         clock = SystemClock()
@@ -188,7 +188,7 @@ async def run_replay(settings: Settings) -> None:
             logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
 
     async with AsyncExitStack() as stack:
-        await _check_kafka(settings, connection, logger)
+        await check_kafka(settings, connection, logger)
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
         await stack.enter_async_context(state)
@@ -239,7 +239,7 @@ def _tame_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _check_kafka(settings: Settings, connection: KafkaConnection, logger: log.Logger) -> None:
+async def check_kafka(settings: Settings, connection: KafkaConnection, logger: log.Logger) -> None:
     """Kafka is there and its topics are as they should be, or the process does not start."""
     await wait_for_broker(connection, settings.kafka.broker_wait_s)
     await check_topics(

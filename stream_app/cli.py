@@ -12,7 +12,7 @@ from typing import Final
 from stream_app.commands.base import EXIT_CODES, INTERRUPTED, NO, NO_KAFKA, USAGE, say, tell_json
 from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
 
-COMMANDS: Final = ("demo", "sim", "topics", "publish", "worker", "replay", "dlq", "books", "schemas")
+COMMANDS: Final = ("demo", "sim", "topics", "publish", "worker", "replay", "gateway", "dlq", "books", "schemas")
 """Modules of stream_app.commands, in the order in which the help shows them."""
 
 

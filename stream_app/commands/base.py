@@ -53,11 +53,11 @@ def command(subparsers: Subparsers, name: str, run: Run, *, says: str, example: 
     return parser
 
 
-def settings_of(args: argparse.Namespace, *, clay: bool) -> Settings:
-    """The configuration; `clay`: whether webhooks and tokens must be there. Raises SettingsError."""
+def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False) -> Settings:
+    """The configuration, with the secrets of webhooks (`clay`), of callbacks (`gateway`). Raises SettingsError."""
     from stream_app.settings import load_settings
 
-    return load_settings(args.config, os.environ, clay=clay)
+    return load_settings(args.config, os.environ, clay=clay, gateway=gateway)
 
 
 def say(line: str) -> None:

@@ -217,7 +217,17 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the gateway received from Clay for one lead, on `leads.callbacks`, keyed by workspace."""
+    """What the gateway received from Clay for one lead, on `leads.callbacks`, keyed by workspace.
+
+    Each was proved to be about its lead; whether it still matters is the worker's to say: it may come twice, days late,
+    or before an earlier attempt.
+
+    credits, actions  what the lead cost, where the table says so.
+    id          the same whenever the same content comes again.
+    forced_origin  of a forced lead: the record that it is about.
+    repaired    its JSON was broken, and was mended.
+    text        why the enrichment failed, scrubbed.
+    """
 
     lead_id: str
     workspace: str
@@ -227,3 +237,8 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
     fields: dict[str, Scalar]
     credits: int | None = None
     attempt: int = 1
+    id: str = ""
+    forced_origin: str = ""
+    repaired: bool = False
+    text: str = ""
+    actions: int | None = None

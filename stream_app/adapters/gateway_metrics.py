@@ -1,0 +1,65 @@
+"""Prometheus metrics and the log of the gateway. Labels are few and bounded: destinations and our own codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from structlog.typing import FilteringBoundLogger
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
+_RECEIVED: Final = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+_SAY_AGAIN_AFTER_S: Final = 60.0
+
+
+class GatewayMetrics:
+    """The receiver's observer (`gateway.receiver.Observer`)."""
+
+    def __init__(
+        self, registry: CollectorRegistry, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+        self._callbacks = Counter(
+            "stream_app_callbacks",
+            "Callbacks answered, by outcome, or by the code of the reason why they were not received.",
+            ("destination", "answer"),
+            registry=registry,
+        )
+        self._repaired = Counter(
+            "stream_app_callbacks_repaired",
+            "Callbacks whose JSON was broken and was mended.",
+            ("destination",),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "stream_app_callback_seconds", "Time until a callback is answered.", buckets=_SECONDS, registry=registry
+        )
+        self._responses = Counter(
+            "stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",), registry=registry
+        )
+
+    def answered(self, destination: str, code: str, seconds: float) -> None:
+        """A callback has ended. What is not received is logged, but no oftener than once a minute of a kind."""
+        self._callbacks.labels(destination, code).inc()
+        self._seconds.observe(seconds)
+        if code in _RECEIVED:
+            return
+        now = self._clock()
+        due, more = self._said.get((destination, code), (now, 0))
+        if now < due:
+            self._said[destination, code] = due, more + 1
+            return
+        self._said[destination, code] = now + _SAY_AGAIN_AFTER_S, 0
+        self._log.warning("callback_not_received", destination=destination, because=code, more_before=more)
+
+    def repaired(self, destination: str) -> None:
+        """A callback was taken whose JSON was broken."""
+        self._repaired.labels(destination).inc()
+
+    def responded(self, status: int) -> None:
+        """The gateway answered a request, whatever it was."""
+        self._responses.labels(status).inc()

@@ -1,0 +1,208 @@
+"""What Clay's HTTP column sends, as a Callback: tolerant of what Clay does to values, strict where it had to guess.
+
+The body is one flat JSON object. Some names have a meaning (`RESERVED`), every other one is a result, on top or in an
+object under `fields` or `data`. What cannot be taken is refused in words for the person who reads them in the cell.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import msgspec
+
+from stream_app.core.mend import mend
+from stream_app.core.messages import Callback, Scalar
+from stream_app.core.outcome import scrub
+
+Outcome = Literal["enriched", "partial", "no_data", "enrich_error"]
+
+RESERVED: Final = frozenset(
+    {
+        "lead_id",
+        "callback_token",
+        "callback_url",
+        "workspace",
+        "destination",
+        "status",
+        "credits",
+        "credits_used",
+        "actions",
+        "attempt",
+        "error",
+    }
+)
+"""Names that are no results. `callback_url`, `workspace` and `destination` are only echoed, the address counts."""
+
+WORDS: Final[dict[Outcome, frozenset[str]]] = {
+    "enriched": frozenset({"enriched", "success", "succeeded", "successful", "ok", "done", "complete", "completed"}),
+    "partial": frozenset({"partial", "partially_enriched", "partial_success", "incomplete"}),
+    "no_data": frozenset({"no_data", "not_found", "nothing_found", "no_result", "no_results", "no_match", "empty"}),
+    "enrich_error": frozenset({"enrich_error", "error", "errored", "failed", "failure", "timeout"}),
+}
+"""What `status` may say; case, blanks and hyphens do not matter. Any other word is as good as none."""
+
+_OUTCOMES: Final[dict[str, Outcome]] = {word: outcome for outcome, words in WORDS.items() for word in words}
+_NESTED: Final = ("fields", "data")
+_LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as core.lead.identify makes them
+_TEMPLATE: Final = re.compile(r"\s*+\{\{[^{}]*+\}\}\s*+")
+_MOST: Final = 1_000_000
+_json: Final = msgspec.json.Encoder()
+
+
+class BadBody(msgspec.Struct, frozen=True):
+    """Why a body is no callback: a stable code, and what to change, in words."""
+
+    code: str
+    text: str
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A body that can be read: whose it says it is. Nothing in it may be trusted before its token is verified."""
+
+    lead_id: str
+    token: str
+    document: dict[str, Any]
+    repaired: bool
+
+
+def read_body(raw: bytes) -> Body | BadBody:
+    """The JSON in the bytes and who it is about."""
+    document, repaired = _decoded(raw)
+    if isinstance(document, BadBody):
+        return document
+    if not isinstance(document, dict):
+        return BadBody("not_an_object", 'The body must be one JSON object, like {"lead_id": ..., "email": ...}.')
+    named = {name: document.get(name) for name in ("lead_id", "callback_token")}
+    for name, value in named.items():
+        if isinstance(value, str) and "{{" in value:
+            return _unfilled(name)
+    lead_id, token = named["lead_id"], named["callback_token"]
+    if lead_id in (None, ""):
+        return BadBody("no_lead_id", 'There is no lead_id: add "lead_id" with the column lead_id of this row.')
+    if isinstance(lead_id, int) and not isinstance(lead_id, bool):
+        lead_id = str(lead_id)  # an id of digits that lost its quotes
+    if not isinstance(lead_id, str) or not _LEAD_ID.fullmatch(lead_id):
+        return BadBody(
+            "bad_lead_id", "The lead_id is none that was sent: take the column lead_id of this row as it is."
+        )
+    return Body(lead_id, token if isinstance(token, str) else "", document, repaired)
+
+
+def callback_of(
+    body: Body, workspace: str, destination: str, at_ms: int, forced_origin: str = ""
+) -> Callback | BadBody:
+    """The callback of a body whose token was verified. `at_ms`: when it came."""
+    document = body.document
+    for name, here in (("workspace", workspace), ("destination", destination)):
+        if document.get(name) not in (None, "", here):
+            return BadBody("other_address", f"The body names another {name} than the URL: use the URL of this table.")
+    fields = _fields(document)
+    if isinstance(fields, BadBody):
+        return fields
+    error = document.get("error")
+    found = [value for value in fields.values() if isinstance(value, str)]
+    text = scrub(error, known=found) if isinstance(error, str) else ""
+    callback = Callback(
+        lead_id=body.lead_id,
+        workspace=workspace,
+        destination=destination,
+        at_ms=0,
+        outcome=_outcome(document.get("status"), fields, bool(text)),
+        fields=fields,
+        credits=_count(document.get("credits", document.get("credits_used"))),
+        attempt=_count(document.get("attempt")) or 1,
+        actions=_count(document.get("actions")),
+        forced_origin=forced_origin,
+        repaired=body.repaired,
+        text=text,
+    )
+    return msgspec.structs.replace(callback, id=_id(callback), at_ms=at_ms)
+
+
+def _decoded(raw: bytes) -> tuple[Any, bool]:
+    """(the document or a BadBody, whether it had to be mended)."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return BadBody("not_utf8", "The body is not UTF-8 text."), False
+    if not text.strip():
+        return BadBody("empty", "The body is empty: give the column a JSON body."), False
+    try:
+        return msgspec.json.decode(text), False
+    except RecursionError:
+        return BadBody("nested", "The JSON is nested too deep: give each value a name of its own."), False
+    except ValueError:
+        mended = mend(text)
+    try:
+        return msgspec.json.decode(mended or ""), True
+    except ValueError:
+        hint = " A template {{...}} was left unfilled: insert columns with / ." if "{{" in text else ""
+        words = (
+            "The body is not JSON, and not clear enough to be mended: put every column between double quotes, "
+            "and let Clay escape what is in it."
+        )
+        return BadBody("not_json", words + hint), False
+
+
+def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
+    """The results that say something."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if name in _NESTED and isinstance(value, dict):
+            found |= value
+        elif name not in RESERVED and not name.startswith("_"):  # such as _clay_meta: not the user's
+            found[name] = value
+    fields: dict[str, Scalar] = {}
+    for name, value in found.items():
+        if isinstance(value, dict | list):
+            kind = "a list" if isinstance(value, list) else "an object"
+            return BadBody("nested", f"{_named(name)} is {kind}: send each value of it under a name of its own.")
+        if isinstance(value, str) and _TEMPLATE.fullmatch(value):
+            return _unfilled(name)
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return BadBody("number_out_of_range", f"{_named(name)} has more than 64 bits: put quotes around it.")
+        if value is not None and value != "":
+            fields[name] = value
+    return fields
+
+
+def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
+    """What the status says, as far as the results bear it out; without one, what the results say."""
+    said = _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower())) if isinstance(status, str) else None
+    if said in ("no_data", "enrich_error"):
+        return said
+    if not fields:
+        # Many templates say "success" whatever was found.
+        return "enrich_error" if failed else "no_data"
+    return said or ("partial" if failed else "enriched")
+
+
+def _count(value: object) -> int | None:
+    """A number of credits and the like: rounded up, so that a budget never thinks that it has more. Else None."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return math.ceil(number) if 0 <= number <= _MOST else None
+
+
+def _id(callback: Callback) -> str:
+    """The same for the same content, whenever it comes; 128 bits."""
+    return urlsafe_b64encode(blake2b(_json.encode(callback), digest_size=16).digest())[:22].decode("ascii")
+
+
+def _unfilled(name: str) -> BadBody:
+    return BadBody(
+        "template", f"{_named(name)} still holds a template {{{{...}}}}: insert the column with / instead of typing it."
+    )
+
+
+def _named(name: str) -> str:
+    return f'"{name if len(name) <= 40 else name[:39] + "…"}"'

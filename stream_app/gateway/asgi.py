@@ -1,0 +1,64 @@
+"""The gateway as an ASGI app: callbacks, health and metrics, and whatever routes are put beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stream_app.gateway.answers import CRASHED
+from stream_app.gateway.receiver import PREFIX
+
+Why = Callable[[], Awaitable[str | None]]
+"""Why the process cannot do its work now, or None."""
+
+
+def build_asgi(
+    receiver: ASGIApp,
+    registry: CollectorRegistry,
+    not_ready: Why,
+    on_response: Callable[[int], None],
+    routes: Sequence[BaseRoute] = (),
+) -> ASGIApp:
+    """The whole of it. `on_response` is told the status of each answer. `routes`: others, such as the look-up API."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        reason = await not_ready()
+        return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
+
+    async def crashed(_: Request, __: Exception) -> Response:
+        return PlainTextResponse(f"{CRASHED.text}\n", CRASHED.status, CRASHED.headers)
+
+    app = Starlette(
+        routes=[
+            Route(f"{PREFIX}{{address:path}}", receiver),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            *routes,
+        ],
+        exception_handlers={Exception: crashed},
+    )
+    app.router.redirect_slashes = False
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def seen(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                on_response(message["status"])
+            await send(message)
+
+        await app(scope, receive, seen)
+
+    return counted

@@ -1,0 +1,96 @@
+"""A gateway without Kafka: its ASGI app over an inbox in memory, and callbacks that are right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from stream_app.adapters import log
+from stream_app.adapters.gateway_metrics import GatewayMetrics
+from stream_app.core.callback_token import Keys, sign
+from stream_app.core.messages import Callback
+from stream_app.core.record import Record
+from stream_app.gateway.asgi import build_asgi
+from stream_app.gateway.receiver import Limits, Receiver, Table
+
+OLD_KEY, NEW_KEY, GONE_KEY = (f"{age} key of callback tokens, 32 characters" for age in ("old", "new", "gone"))
+KEYS = Keys([NEW_KEY, OLD_KEY])
+SECRET = "a secret of a table that cannot template"
+TABLES = [
+    Table("acme", "people", 2),
+    Table("acme", "other", 2),
+    Table("beta", "static", 3, (SECRET.encode(), b"the one before")),
+]
+URL = "/callbacks/acme/people"
+AT_MS = 1_790_000_000_000
+
+
+class Shelf:
+    """`gateway.receiver.Inbox` in memory, until it `fails_with` something."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.fails_with: Exception | None = None
+
+    async def put(self, record: Record) -> None:
+        if self.fails_with is not None:
+            raise self.fails_with
+        self.records.append(record)
+
+    async def not_ready(self) -> str | None:
+        return "Kafka does not answer" if self.fails_with else None
+
+    def callbacks(self) -> list[Callback]:
+        return [msgspec.json.decode(record.value or b"", type=Callback) for record in self.records]
+
+
+class Gateway:
+    """The app, what it keeps and what it counts."""
+
+    def __init__(self, *, keys: Keys | None = KEYS, limits: Limits | None = None) -> None:
+        self.shelf = Shelf()
+        self.registry = CollectorRegistry()
+        metrics = GatewayMetrics(self.registry, log.get("test"))
+        limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
+        receiver = Receiver(TABLES, keys, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
+        self.app = build_asgi(receiver, self.registry, self.shelf.not_ready, metrics.responded)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
+
+    async def post(
+        self, body: dict[str, Any] | str | bytes, url: str = URL, headers: Mapping[str, str | bytes] | None = None
+    ) -> httpx.Response:
+        """One POST, with the content type that Clay sends."""
+        content = json.dumps(body) if isinstance(body, dict) else body
+        given = {"content-type": "application/json"} | dict(headers or {})
+        sent = [(name.encode(), value.encode() if isinstance(value, str) else value) for name, value in given.items()]
+        async with self.client() as client:
+            return await client.post(url, content=content, headers=sent)
+
+    def counted(self) -> dict[str, int]:
+        """Answer -> how many callbacks ended so."""
+        return self._sum("stream_app_callbacks_total", "answer")
+
+    def responses(self) -> dict[str, int]:
+        """Status -> how many HTTP answers."""
+        return self._sum("stream_app_gateway_responses_total", "status")
+
+    def _sum(self, name: str, label: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for family in self.registry.collect():
+            for sample in family.samples:
+                if sample.name == name:
+                    found[sample.labels[label]] = found.get(sample.labels[label], 0) + int(sample.value)
+        return found
+
+
+def good(lead_id: str = "crm-17", *, keys: Keys = KEYS, origin: str = "", **more: Any) -> dict[str, Any]:
+    """A callback as a table sends it that was set up right."""
+    token = sign(keys, "acme", "people", lead_id, origin)
+    return {"lead_id": lead_id, "callback_token": token, "title": "CEO", "credits": "7", **more}
