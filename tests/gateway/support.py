@@ -45,8 +45,8 @@ class Shelf:
     async def not_ready(self) -> str | None:
         return "Kafka does not answer" if self.fails_with else None
 
-    def callbacks(self) -> list[Callback]:
-        return [msgspec.json.decode(record.value or b"", type=Callback) for record in self.records]
+    def callbacks(self, start: int = 0) -> list[Callback]:
+        return [msgspec.json.decode(record.value or b"", type=Callback) for record in self.records[start:]]
 
 
 class Gateway:
