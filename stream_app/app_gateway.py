@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
+from starlette.routing import Route
 
 from stream_app import __version__
 from stream_app.adapters import log
+from stream_app.adapters.backlog import Backlog
 from stream_app.adapters.callback_inbox import callback_inbox
 from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.gateway_metrics import GatewayMetrics
 from stream_app.adapters.http_server import serve_http
 from stream_app.app import check_kafka, connection_of
+from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
+from stream_app.gateway.feed import Feed
+from stream_app.gateway.lookup import Lookup
+from stream_app.gateway.read_model import Sources
+from stream_app.gateway.read_queries import Queries
 from stream_app.gateway.receiver import Limits, Receiver, Table
+from stream_app.gateway.result_fetcher import ResultFetcher
 from stream_app.settings import Settings
 
 _GRACE_S: Final = 10.0
@@ -57,7 +69,8 @@ async def run_gateway(settings: Settings) -> None:
                 Limits(gateway.max_body_bytes, gateway.read_timeout_s),
                 metrics,
             )
-            app = build_asgi(receiver, registry, inbox.not_ready, metrics.responded)
+            routes = await stack.enter_async_context(look_up(settings, connection, registry, logger))
+            app = build_asgi(receiver, registry, inbox.not_ready, metrics.responded, routes)
             port = await stack.enter_async_context(
                 serve_http(
                     app,
@@ -70,6 +83,51 @@ async def run_gateway(settings: Settings) -> None:
             logger.info("gateway_started", version=__version__, port=port)
             await stop.wait()
         logger.info("gateway_stopped")
+
+
+@asynccontextmanager
+async def look_up(
+    settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
+) -> AsyncIterator[list[Route]]:
+    """The look-up API's routes; for the time of the block its read model keeps up with Kafka."""
+    names, partitions = settings.names, settings.kafka.partitions
+    path = model_path(settings, os.environ)
+    feed = Feed(connection, Sources(names, partitions, settings.topics), path, logger)
+    lag = Gauge("stream_app_read_model_lag", "Offsets that the read model is behind, at most.", registry=registry)
+    lag.set_function(lambda: feed.standing.lag)
+    as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)
+    as_of.set_function(lambda: (feed.standing.as_of_ms or 0) / 1000)
+    results = ResultFetcher(connection, names.enriched, partitions)
+    lookup = Lookup(
+        Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks}),
+        lambda: feed.standing,
+        results,
+        Backlog(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions).read,
+        Access(settings.api_token, settings.http.host),
+        names.dlq,
+        names.parked,
+    )
+    feeding = asyncio.create_task(feed.run())
+    try:
+        yield lookup.routes()
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        await results.close()
+
+
+def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """The read model's file: as configured, else in the state folder of the service or user, else a temporary one."""
+    if settings.gateway.read_model_path is not None:
+        return Path(settings.gateway.read_model_path)
+    # systemd may name several folders
+    named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        folder = Path(named).expanduser() / "stream-app"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no such home
+        folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
+    return folder / f"{settings.kafka.namespace}gateway-{settings.http.gateway_port}.sqlite"
 
 
 @contextmanager

@@ -9,10 +9,22 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from stream_app.commands.base import EXIT_CODES, INTERRUPTED, NO, NO_KAFKA, USAGE, say, tell_json
-from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
+from stream_app.commands.base import EXIT_CODES, INTERRUPTED, NO, NO_GATEWAY, NO_KAFKA, USAGE, say, tell_json
+from stream_app.core.errors import BrokerUnavailable, GatewayUnavailable, SettingsError, StreamAppError
 
-COMMANDS: Final = ("demo", "sim", "topics", "publish", "worker", "replay", "gateway", "dlq", "books", "schemas")
+COMMANDS: Final = (
+    "demo",
+    "sim",
+    "topics",
+    "publish",
+    "worker",
+    "replay",
+    "gateway",
+    "status",
+    "dlq",
+    "books",
+    "schemas",
+)
 """Modules of stream_app.commands, in the order in which the help shows them."""
 
 
@@ -49,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _failed(args: argparse.Namespace, exc: StreamAppError) -> int:
-    code = {SettingsError: USAGE, BrokerUnavailable: NO_KAFKA}.get(type(exc), NO)
+    codes = {SettingsError: USAGE, BrokerUnavailable: NO_KAFKA, GatewayUnavailable: NO_GATEWAY}
+    code = codes.get(type(exc), NO)
     if args.json:
         tell_json({"error": str(exc).split("\n"), "exit_code": code})
     say(str(exc))

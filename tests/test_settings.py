@@ -152,6 +152,9 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[gateway]\npublic_url = 'https://x:port'", "gateway.public_url: must be like https://"),
         ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
+        (f"[gateway]\napi_token_env = '{KEY}'", "gateway.api_token_env: must be the name of an environment"),
+        ("[gateway]\napi_url = 'gateway:9103'", "gateway.api_url: must be like http://"),
+        ("[gateway]\nread_model_path = ''", "gateway.read_model_path: must be a file's path"),
         ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),
         ("[gateway]\nread_timeout_s = 0", "gateway.read_timeout_s = 0.0: must be from"),
     ],
@@ -277,3 +280,22 @@ def test_who_signs_and_who_verifies_needs_the_keys(tmp_path: Path) -> None:
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, GATEWAY + CALLED_BACK, {**SECRETS, "CALLBACK_KEY": "s3cret"})
     assert line.startswith("environment variable CALLBACK_KEY: must have at least 32 characters; make one with")
+
+
+def test_where_the_look_up_api_is(tmp_path: Path) -> None:
+    assert load(tmp_path, "").api_url == "http://127.0.0.1:9103"
+    assert load(tmp_path, "[http]\nhost = '0.0.0.0'\ngateway_port = 80").api_url == "http://127.0.0.1:80"
+    assert load(tmp_path, "[http]\nhost = '::'").api_url == "http://[::1]:9103"
+    assert load(tmp_path, "[gateway]\napi_url = 'https://leads.internal/'").api_url == "https://leads.internal"
+
+
+def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
+    assert load(tmp_path, "").api_token is None
+    path = tmp_path / "stream_app.toml"
+    path.write_text("[gateway]\napi_token_env = 'API_TOKEN'")
+    assert load_settings(path, {"API_TOKEN": KEY}, clay=False, api=True).api_token == KEY
+    assert load_settings(path, {}, clay=False).gateway.api_token_env == "API_TOKEN", "others do not need it"
+    with pytest.raises(SettingsError, match=r"API_TOKEN is not set; gateway\.api_token_env names it"):
+        load_settings(path, {}, clay=False, api=True)
+    with pytest.raises(SettingsError, match="API_TOKEN: must have at least"):
+        load_settings(path, {"API_TOKEN": "guess"}, clay=False, api=True)

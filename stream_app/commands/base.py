@@ -18,6 +18,7 @@ NO: Final = 1
 USAGE: Final = 2
 QUEUED: Final = 3
 NO_KAFKA: Final = 4
+NO_GATEWAY: Final = 5
 INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = """exit codes:
@@ -26,6 +27,7 @@ EXIT_CODES: Final = """exit codes:
   2    wrong usage or configuration
   3    queued, but not answered yet
   4    Kafka does not answer
+  5    the gateway does not answer
   130  interrupted (Ctrl-C)"""
 
 Run = Callable[[argparse.Namespace], int]
@@ -53,11 +55,14 @@ def command(subparsers: Subparsers, name: str, run: Run, *, says: str, example: 
     return parser
 
 
-def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False) -> Settings:
-    """The configuration, with the secrets of webhooks (`clay`), of callbacks (`gateway`). Raises SettingsError."""
+def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False, api: bool = False) -> Settings:
+    """The configuration, with the secrets of webhooks (`clay`), callbacks (`gateway`) and the look-up API (`api`).
+
+    Raises SettingsError.
+    """
     from stream_app.settings import load_settings
 
-    return load_settings(args.config, os.environ, clay=clay, gateway=gateway)
+    return load_settings(args.config, os.environ, clay=clay, gateway=gateway, api=api)
 
 
 def say(line: str) -> None:

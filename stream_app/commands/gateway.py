@@ -22,4 +22,4 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from stream_app.app_gateway import run_gateway
 
-    return run_process(args, run_gateway(settings_of(args, clay=False, gateway=True)))
+    return run_process(args, run_gateway(settings_of(args, clay=False, gateway=True, api=True)))

@@ -4,6 +4,7 @@ StreamAppError
 ├── SettingsError        the configuration is wrong: one line a problem, all of them at once
 ├── TopicsError          topics are missing or differ from the plan
 ├── BrokerUnavailable    Kafka did not answer within the time allowed
+├── GatewayUnavailable   the gateway did not answer
 └── LedgerError          a step could not be committed
     ├── Fenced           another worker owns the partition: stop, never write again
     └── Aborted          the transaction failed: nothing of it happened; forget memory, fence, load, go on
@@ -34,6 +35,10 @@ class TopicsError(StreamAppError):
 
 class BrokerUnavailable(StreamAppError):
     """Kafka did not answer in the time allowed."""
+
+
+class GatewayUnavailable(StreamAppError):
+    """The gateway did not answer, or what answered is none."""
 
 
 class LedgerError(StreamAppError):

@@ -95,6 +95,8 @@ class Feed:
         except sqlite3.DatabaseError as error:
             discard(self._path)
             return f"{self._path}: is made anew: {error}"
+        except Exception as error:  # noqa: BLE001 - a bug in here must not end the gateway, and is said
+            return f"a bug in the read model: {error!r}"
         finally:
             if model is not None:
                 thread.submit(model.close)  # after what is being written

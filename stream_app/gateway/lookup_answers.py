@@ -146,7 +146,7 @@ class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
     parked: Letters
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(Answer, frozen=True, kw_only=True):
     """Any answer that is not 200. `error` is a stable code, `text` says what is wrong and what to do."""
 
     error: str

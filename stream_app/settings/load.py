@@ -20,12 +20,13 @@ WEBHOOK_PATH = "/v3/sources/webhook/"
 
 
 def load_settings(
-    path: Path | None, environ: Mapping[str, str], *, clay: bool = True, gateway: bool = False
+    path: Path | None, environ: Mapping[str, str], *, clay: bool = True, gateway: bool = False, api: bool = False
 ) -> Settings:
     """The configuration of `path`, else of the file that STREAM_APP_CONFIG names, else of stream_app.toml.
 
     clay     whether the webhooks and tokens must be there: only a worker needs them.
     gateway  whether that by which callbacks are known must be there.
+    api      whether the token of the look-up API must be there.
 
     Raises SettingsError with every problem of the file, or, when the file is right, of the environment.
     """
@@ -36,11 +37,11 @@ def load_settings(
         found += rules.problems(tables)
     if tables is None or found:
         raise SettingsError([f"{path}: {line}" for line in found])
-    named = list(_named(tables, clay=clay, gateway=gateway))
+    named = list(_named(tables, clay=clay, gateway=gateway, api=api))
     found += _missing(named, environ)
     if clay:
         found += _webhook_problems(tables, environ)
-    found += _callback_problems(tables, environ)
+    found += _guessable(tables, environ)
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
@@ -72,7 +73,7 @@ def _workspaces(tables: Tables) -> dict[str, Workspace]:
     }
 
 
-def _named(tables: Tables, *, clay: bool, gateway: bool) -> Iterator[tuple[str, str]]:
+def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[tuple[str, str]]:
     """(place in the file, environment variable) of each secret that is needed."""
     security = tables.kafka.security
     optional = [
@@ -80,6 +81,8 @@ def _named(tables: Tables, *, clay: bool, gateway: bool) -> Iterator[tuple[str, 
         ("kafka.security.key_password_env", security.key_password_env),
         ("redis.url_env", tables.redis.url_env),
     ]
+    if api:
+        optional.append(("gateway.api_token_env", tables.gateway.api_token_env))
     if clay or gateway:
         optional += [("gateway.token_keys_env", name) for name in tables.gateway.token_keys_env]
     for alias, there in tables.destinations.items():
@@ -99,9 +102,9 @@ def _missing(named: list[tuple[str, str]], environ: Mapping[str, str]) -> list[s
     ]
 
 
-def _callback_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    """Secrets of callbacks that somebody could guess, whether this process needs them or not."""
-    names = [*tables.gateway.token_keys_env]
+def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    """Secrets of ours that somebody could guess, whether this process needs them or not."""
+    names = [*tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
     for there in tables.destinations.values():
         names += there.callback_secrets_env
     return [

@@ -169,17 +169,24 @@ class Http(msgspec.Struct, frozen=True):
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """What the gateway takes from Clay, and where Clay finds it.
+    """What the gateway takes from Clay, and where Clay finds it; the look-up API (`GET /leads/...`).
 
     public_url      how Clay reaches the gateway, e.g. https://leads.example.com; `/callbacks/...` is put behind it.
     token_keys_env  names of the variables with the secrets of callback tokens: the first signs, all verify.
     max_body_bytes, read_timeout_s  one callback: its size, also unpacked, and the time until it has come in whole.
+    api_token_env   name of the variable with the bearer token of the look-up API; without it the API answers only
+                    requests to a loopback address.
+    api_url         where `stream-app status` finds the API; absent: on this machine, at http.gateway_port.
+    read_model_path the SQLite file of the read model, one for each gateway; absent: in the user's state folder.
     """
 
     public_url: str | None = None
     token_keys_env: tuple[str, ...] = ()
     max_body_bytes: int = 262_144
     read_timeout_s: float = 10.0
+    api_token_env: str | None = None
+    api_url: str | None = None
+    read_model_path: str | None = None
 
 
 class Secrets:
@@ -242,6 +249,20 @@ class Settings(Tables, frozen=True):
         if self.gateway.public_url is None:
             raise ValueError("gateway.public_url is not set")
         return f"{self.gateway.public_url.rstrip('/')}/callbacks/{self.destinations[alias].workspace}/{alias}"
+
+    @property
+    def api_url(self) -> str:
+        """Where the look-up API is, without a slash at its end."""
+        if self.gateway.api_url is not None:
+            return self.gateway.api_url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.http.host, self.http.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http.gateway_port}"
+
+    @property
+    def api_token(self) -> str | None:
+        """The bearer token of the look-up API, where the configuration was read with it."""
+        name = self.gateway.api_token_env
+        return None if name is None else self.secrets[name]
 
     def home(self, workspace: str) -> int:
         """The partition that a workspace lives in."""

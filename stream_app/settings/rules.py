@@ -163,6 +163,11 @@ def _gateway(tables: Tables) -> Iterator[str]:
     if gateway.public_url is not None and not _is_base(gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
     yield from _env_names("gateway.token_keys_env", gateway.token_keys_env)
+    yield from _env_name("gateway.api_token_env", gateway.api_token_env)
+    if gateway.api_url is not None and not _is_base(gateway.api_url):
+        yield "gateway.api_url: must be like http://gateway.internal:9103, without user, query or fragment"
+    if gateway.read_model_path == "":
+        yield "gateway.read_model_path: must be a file's path; leave it out for the default"
 
 
 def _is_base(url: str) -> bool:

@@ -99,6 +99,8 @@ broker_wait_s = 30
 [gateway]
 public_url = "http://127.0.0.1:{self.gateway_port}"
 token_keys_env = ["CALLBACK_KEY"]
+api_url = "http://127.0.0.1:{self.gateway_port}"
+read_model_path = "{self.directory}/model.sqlite"
 {lanes}
 """
 
@@ -148,6 +150,7 @@ token_keys_env = ["CALLBACK_KEY"]
         number = len(self._logs)
         config = self.directory / f"{command}-{number}.toml"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
+        toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         port = free_port()
         ports = f"worker_port = {port}\nreplay_port = {free_port()}\ngateway_port = {self.gateway_port}"
         config.write_text(f"{toml}\n[http]\n{ports}\n")

@@ -1,0 +1,60 @@
+"""How many records of the lead topics the worker's group has not passed yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.connection import KafkaConnection
+
+_FRESH_S: Final = 5.0
+_WITHIN_S: Final = 5.0
+
+
+class Backlog:
+    """Asks Kafka every few seconds at most, however often it is asked itself."""
+
+    def __init__(self, connection: KafkaConnection, group: str, topics: Sequence[str], partitions: int) -> None:
+        self._connection = connection
+        self._group = group
+        self._topics = topics
+        self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+        self._turn = asyncio.Lock()
+        self._known: dict[str, int] | None = None
+        self._known_s = -_FRESH_S
+
+    async def read(self) -> dict[str, int] | None:
+        """Offsets by topic; some may hold no record, so there are at most so many. None: Kafka does not answer."""
+        async with self._turn:
+            if time.monotonic() - self._known_s >= _FRESH_S:
+                try:
+                    async with asyncio.timeout(_WITHIN_S):
+                        self._known = await self._ask()
+                except (KafkaError, TimeoutError):
+                    self._known = None
+                self._known_s = time.monotonic()
+            return self._known
+
+    async def _ask(self) -> dict[str, int]:
+        settings = self._connection.settings()
+        admin = AIOKafkaAdminClient(**settings)
+        consumer = AIOKafkaConsumer(**settings, group_id=None, isolation_level="read_committed")
+        try:
+            await admin.start()
+            await consumer.start()
+            passed = {log: at.offset for log, at in (await admin.list_consumer_group_offsets(self._group)).items()}
+            begins = await consumer.beginning_offsets(self._logs)
+            ends = await consumer.end_offsets(self._logs)
+        finally:
+            await consumer.stop()
+            await admin.close()
+        left = dict.fromkeys(self._topics, 0)
+        for log in self._logs:
+            left[log.topic] += max(0, ends[log] - max(begins[log], passed.get(log, 0)))
+        return left

@@ -1,0 +1,113 @@
+"""`stream-app status LEAD`: where one lead is, and how it came there."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+
+if TYPE_CHECKING:
+    from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, Story
+    from stream_app.where import Found
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "status",
+        run,
+        says="Say where a lead is, with the time and reason of each step; exit code 1 when nothing is known of it.",
+        example="stream-app status crm-17\n  stream-app status ada@example.com --workspace acme",
+    )
+    parser.add_argument("who", metavar="LEAD", help="a lead's id, an e-mail or a LinkedIn URL (hashed before they go)")
+    parser.add_argument("--workspace", help="only what this workspace knows of it")
+    parser.add_argument("--result", action="store_true", help="its data too: it is personal")
+
+
+def run(args: argparse.Namespace) -> int:
+    from stream_app.where import find
+
+    found = find(settings_of(args, clay=False, api=True), args.who, args.workspace)
+    if args.json:
+        tell_json(_document(found, result=args.result))
+    else:
+        for lead in found.leads:
+            _show(lead, result=args.result)
+        if not found.leads:
+            say("Nothing is known of that lead. Who has a linkedin_url is known by that: ask for it, or for the id")
+    _say_how_far(found)
+    return OK if found.leads else NO
+
+
+def _document(found: Found, *, result: bool) -> object:
+    import msgspec
+
+    document = msgspec.to_builtins(found)
+    for each in [] if result else [each for lead in document["leads"] for each in lead["results"]]:
+        each["fields"] = None
+    return document
+
+
+def _say_how_far(found: Found) -> None:
+    from stream_app.commands.letter_options import iso
+
+    if found.trouble:
+        say(f"The gateway cannot follow Kafka: {found.trouble}")
+    if found.as_of_ms is None:
+        say(f"The gateway has not read all of Kafka yet: {found.lag} records are still to be read")
+    elif found.lag or found.trouble:
+        say(f"As of {iso(found.as_of_ms)}; {found.lag} records are still to be read")
+
+
+def _show(lead: FoundLead, *, result: bool) -> None:
+    tell(lead.lead_id)
+    for story in reversed(lead.stories):
+        _show_story(story)
+    if lead.story_count > len(lead.stories):
+        tell(f"  and {lead.story_count - len(lead.stories)} older stories")
+    for each in lead.results:
+        _show_result(each, result=result)
+
+
+def _show_story(story: Story) -> None:
+    from stream_app.core.columns import MEANING
+
+    where = f"{story.workspace}/{story.destination}" if story.workspace else "no workspace named"
+    tell(f"  {where}, came as {story.origin}, trace {story.trace_id}")
+    before_ms: int | None = None
+    for event in story.events:
+        tell(f"    {_step(event, before_ms)}")
+        before_ms = event.at_ms
+    meaning = {str(column): says for column, says in MEANING.items()}.get(story.column, "a newer version knows")
+    tell(f"    stands at {story.status}: {meaning}")
+
+
+def _step(event: Event, before_ms: int | None) -> str:
+    from stream_app.commands.letter_options import iso
+
+    after = "" if before_ms is None else f"+{(event.at_ms - before_ms) / 1000:.1f} s"
+    line = f"{iso(event.at_ms)} {after:>10}  {event.status}"
+    if event.reason or event.text:
+        line += f": {event.text or event.reason}" + (f" ({event.reason})" if event.text and event.reason else "")
+    if event.replay:
+        line += f", replay {event.replay}"
+    if event.credits is not None:
+        line += f", {event.credits} credits"
+    return line + (f", goes on {iso(event.due_at_ms)}" if event.due_at_ms else "")
+
+
+def _show_result(found: FoundResult, *, result: bool) -> None:
+    from stream_app.commands.letter_options import iso
+
+    line = f"  result for {found.workspace}/{found.destination}: from {found.source}, version {found.version}"
+    line += f", {iso(found.at_ms)}"
+    if found.age_s:
+        line += f", then {found.age_s} s old"
+    if found.problem:
+        line += f"; its data is missing: {found.problem}"
+    elif not result:
+        line += f", {len(found.fields or {})} fields (--result shows them)"
+    tell(line)
+    for name, value in (found.fields or {}).items() if result else ():
+        tell(f"    {name}: {value}")

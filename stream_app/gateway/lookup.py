@@ -1,0 +1,161 @@
+"""The look-up API: where a lead is, how the lanes are, what the books and the dead letters say. Read only, JSON.
+
+Personal data is in the answer to `GET /leads/...` and nowhere else: not in a URL, a log or a metric.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from stream_app import __version__
+from stream_app.core.columns import COLUMNS
+from stream_app.gateway.access import Access, Refused
+from stream_app.gateway.feed import Standing
+from stream_app.gateway.lookup_answers import (
+    BooksAnswer,
+    DeadLettersAnswer,
+    FoundLead,
+    FoundResult,
+    LanesAnswer,
+    LeadAnswer,
+    LeadsAnswer,
+    Refusal,
+)
+from stream_app.gateway.openapi import document
+from stream_app.gateway.read_queries import FoundPlace, Queries
+
+_PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_LONGEST_ID: Final = 300
+
+
+class Results(Protocol):
+    """Where results are fetched."""
+
+    async def fill(self, found: FoundPlace) -> FoundResult:
+        """The result with its data, or with the problem in words. Never raises."""
+
+
+class Lookup:
+    """The API's answers. `backlog`: what the worker has not passed yet, by topic. `dlq`, `parked`: topics."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        standing: Callable[[], Standing],
+        results: Results,
+        backlog: Callable[[], Awaitable[dict[str, int] | None]],
+        access: Access,
+        dlq: str,
+        parked: str,
+    ) -> None:
+        self._queries = queries
+        self._standing = standing
+        self._results = results
+        self._backlog = backlog
+        self._access = access
+        self._dlq = dlq
+        self._parked = parked
+        self._document = msgspec.json.encode(document(__version__))
+
+    def routes(self) -> list[Route]:
+        """All of it, to be served at the root."""
+        return [
+            Route("/leads/{lead_id:path}", _Endpoint(self, self._lead)),
+            Route("/leads", _Endpoint(self, self._leads)),
+            Route("/lanes", _Endpoint(self, self._lanes)),
+            Route("/books", _Endpoint(self, self._books)),
+            Route("/dlq", _Endpoint(self, self._letters)),
+            Route("/openapi.json", _Endpoint(self, self._openapi)),
+        ]
+
+    async def respond(self, request: Request, answer: Callable[[Request, Standing], Awaitable[object]]) -> Response:
+        """What `answer` gives, or why not."""
+        # Before the question: what the model has since then is more than is said.
+        standing = self._standing()
+        headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+        try:
+            self._access.check(request)
+            found, status = await answer(request, standing), 200
+        except Refused as refused:
+            status = refused.status
+            hidden = Standing() if status in (401, 403) else standing
+            found = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
+            headers |= {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}}.get(status, {})
+        except sqlite3.Error as error:
+            status, text = 503, f"The read model cannot be read: {error}. {standing.trouble}"
+            headers["retry-after"] = "5"
+            found = Refusal(**msgspec.structs.asdict(standing), error="read_model", text=text.strip())
+        raw = found if isinstance(found, bytes) else msgspec.json.encode(found)
+        return Response(raw, status, headers, "application/json")
+
+    async def _lead(self, request: Request, standing: Standing) -> LeadAnswer:
+        lead_id = str(request.path_params["lead_id"])
+        if "@" in lead_id or len(lead_id) > _LONGEST_ID:
+            text = (
+                "That is no lead's id. Ask for an e-mail with `stream-app status`: it hashes it, no URL has to hold it"
+            )
+            raise Refused(400, "no_id", text)
+        lead = await self._found(lead_id)
+        if lead is None:
+            behind = f", but {standing.lag} records are still to be read" if standing.lag else ""
+            raise Refused(404, "unknown_lead", f"Nothing is known of a lead with this id{behind}")
+        return LeadAnswer(**msgspec.structs.asdict(standing), lead=lead)
+
+    async def _leads(self, request: Request, standing: Standing) -> LeadsAnswer:
+        person = request.query_params.get("person", "")
+        if not _PERSON.fullmatch(person):
+            text = "Say whose: /leads?person=<22 characters, the hash by which `stream-app status` asks for an e-mail>"
+            raise Refused(400, "no_person", text)
+        ids = await asyncio.to_thread(self._queries.leads_of, person)
+        found = [await self._found(lead_id) for lead_id in ids]
+        return LeadsAnswer(**msgspec.structs.asdict(standing), leads=[lead for lead in found if lead is not None])
+
+    async def _found(self, lead_id: str) -> FoundLead | None:
+        lead = await asyncio.to_thread(self._queries.lead, lead_id)
+        if lead is None:
+            return None
+        places = await asyncio.to_thread(self._queries.results, lead_id)
+        return msgspec.structs.replace(lead, results=[await self._results.fill(place) for place in places])
+
+    async def _lanes(self, _: Request, standing: Standing) -> LanesAnswer:
+        lanes, unreadable = await asyncio.to_thread(self._queries.lanes)
+        return LanesAnswer(**msgspec.structs.asdict(standing), lanes=lanes, unreadable=unreadable)
+
+    async def _books(self, _: Request, standing: Standing) -> BooksAnswer:
+        stands = await asyncio.to_thread(self._queries.stands)
+        columns: Counter[str] = Counter(dict.fromkeys(COLUMNS[:-1], 0))  # the last one is `waiting`
+        for stand in stands:
+            columns[stand.column] += stand.stories
+        waiting = await self._backlog()
+        return BooksAnswer(**msgspec.structs.asdict(standing), columns=dict(columns), stands=stands, waiting=waiting)
+
+    async def _letters(self, _: Request, standing: Standing) -> DeadLettersAnswer:
+        dlq = await asyncio.to_thread(self._queries.letters, self._dlq)
+        parked = await asyncio.to_thread(self._queries.letters, self._parked)
+        return DeadLettersAnswer(**msgspec.structs.asdict(standing), dlq=dlq, parked=parked)
+
+    async def _openapi(self, _: Request, __: Standing) -> bytes:
+        return self._document
+
+
+class _Endpoint:
+    """An ASGI app of one address: unlike a function, it also answers methods that it does not take."""
+
+    def __init__(self, lookup: Lookup, answer: Callable[[Request, Standing], Awaitable[object]]) -> None:
+        self._lookup = lookup
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._lookup.respond(Request(scope, receive), self._answer)
+        await response(scope, receive, send)

@@ -1,0 +1,97 @@
+"""The look-up API as an OpenAPI 3.1 document, its schemas made from the types of the answers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.gateway.lookup_answers import (
+    BooksAnswer,
+    DeadLettersAnswer,
+    LanesAnswer,
+    LeadAnswer,
+    LeadsAnswer,
+    Refusal,
+)
+
+_REFUSALS: Final = {
+    400: "The question cannot be understood.",
+    401: "The bearer token is missing, or another one.",
+    403: "No token is set, and the request did not come from the gateway's own machine.",
+    404: "Nothing is known of it.",
+    405: "The API only reads.",
+    503: "The read model cannot be read just now.",
+}
+_ALWAYS: Final = (401, 403, 405, 503)
+
+_LEAD_ID: Final = {
+    "name": "lead_id",
+    "in": "path",
+    "required": True,
+    "description": "As on `leads.status`: the id that the lead was given, or the one that was made from the person.",
+    "schema": {"type": "string", "maxLength": 300},
+}
+_PERSON: Final = {
+    "name": "person",
+    "in": "query",
+    "required": True,
+    "description": "Hash of the person, as `stream_app.core.lead.identify` makes it: never the e-mail itself.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
+}
+
+
+class _Operation(msgspec.Struct, frozen=True):
+    path: str
+    name: str
+    summary: str
+    answer: type
+    parameters: tuple[dict[str, Any], ...] = ()
+    refusals: tuple[int, ...] = ()
+
+
+_OPERATIONS: Final = (
+    _Operation(
+        "/leads/{lead_id}", "getLead", "Where a lead is: its timeline and results", LeadAnswer, (_LEAD_ID,), (400, 404)
+    ),
+    _Operation("/leads", "findLeads", "The leads of a person", LeadsAnswer, (_PERSON,), (400,)),
+    _Operation("/lanes", "getLanes", "The state of every lane", LanesAnswer),
+    _Operation("/books", "getBooks", "How many leads stand where", BooksAnswer),
+    _Operation("/dlq", "getDeadLetters", "Dead letters by cause", DeadLettersAnswer),
+)
+
+
+def document(version: str) -> dict[str, Any]:
+    """The document, as plain values."""
+    types = [*(each.answer for each in _OPERATIONS), Refusal]
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "stream-app: where is my lead?",
+            "version": version,
+            "description": "Read only. Every answer says how far behind Kafka it is. Times are ms since the epoch.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "paths": {each.path: {"get": _operation(each)} for each in _OPERATIONS},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(each: _Operation) -> dict[str, Any]:
+    refused = {str(code): _response(_REFUSALS[code], Refusal) for code in sorted((*each.refusals, *_ALWAYS))}
+    return {
+        "operationId": each.name,
+        "summary": each.summary,
+        "parameters": list(each.parameters),
+        "responses": {"200": _response(each.summary + ".", each.answer), **refused},
+    }
+
+
+def _response(says: str, answer: type) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{answer.__name__}"}
+    return {"description": says, "content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,81 @@
+"""Where is my lead? Asked at the command line and over HTTP, of a gateway on a real Kafka with a worker at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import httpx
+import msgspec
+import pytest
+
+from stream_app.core.messages import Result
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_gateway import until_ready
+
+pytestmark = pytest.mark.timeout(180)
+
+
+async def test_where_is_my_lead(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
+        code, said = await line.run("status", "lead-0")
+        assert code == 5
+        assert "start it with: stream-app gateway" in said
+        gateway = line.start("gateway")
+        line.start("worker")
+        again = line.lead(0, "w0", lead_id="other-id")  # the same person
+        await line.publish([*line.leads(2), again, Record(line.settings.names.leads, b"w0", b"no lead", (), 0)])
+        await line.until_over(4, 60)
+        found = Result("lead-0", "w0", "w0-crm", "clay", 1, 1_790_000_000_000, 9, {"Title": "Countess"})
+        value = msgspec.json.encode(found)
+        await line.publish([Record(line.settings.names.enriched, b"w0/w0-crm/lead-0", value, (), 0)])
+        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20) as client:
+            await until_ready(client)
+            await up_to_date(client)
+            lead = (await client.get("/leads/lead-0")).json()["lead"]
+            assert [step["status"] for step in lead["stories"][0]["events"]] == ["received", "sending", "accepted"]
+            assert lead["results"][0]["fields"] == {"Title": "Countess"}
+            assert (await client.get("/books")).json()["columns"]["accepted_final"] == 2
+            assert (await client.get("/dlq")).json()["dlq"]["letters"] == 1
+            assert {each["workspace"] for each in (await client.get("/lanes")).json()["lanes"]} == {"w0", "w1"}
+            assert sum((await client.get("/books")).json()["waiting"].values()) == 0
+            assert "stream_app_read_model_lag 0.0" in (await client.get("/metrics")).text
+        await at_the_command_line(line)
+        assert await line.stop(gateway) == 0
+        log = line.logs[gateway.pid].read_text()
+        assert "person0" not in log
+        assert "Countess" not in log
+
+
+async def at_the_command_line(line: Pipeline) -> None:
+    """By id, by e-mail however it is written, by the id of the copy, by workspace; in words and as JSON."""
+    code, said = await line.run("status", "lead-0")
+    assert code == 0, said
+    assert "received" in said
+    assert "stands at accepted: Clay took it, and nothing ever comes back" in said
+    assert "1 fields (--result shows them)" in said
+    assert "Countess" not in said
+    code, said = await line.run("status", " PERSON0@Example.com ", "--result")
+    assert code == 0, said
+    assert said.startswith("lead-0\n")
+    assert "Title: Countess" in said
+    code, said = await line.run("status", "other-id", "--json")
+    (lead,) = json.loads(said)["leads"]
+    assert lead["stories"][0]["status"] == "duplicate"
+    for argv in (["nobody"], ["nobody@example.com"], ["lead-0", "--workspace", "w1"]):
+        code, said = await line.run("status", *argv)
+        assert (code, "Nothing is known" in said) == (1, True)
+        assert "nobody@" not in said
+    code, said = await line.run("status", " ")
+    assert (code, "nobody is asked for" in said) == (2, True)
+
+
+async def up_to_date(client: httpx.AsyncClient) -> None:
+    """Return when all that is on Kafka now is in the model."""
+    now_ms, deadline = time.time_ns() // 1_000_000, time.monotonic() + 30
+    while ((await client.get("/lanes")).json()["as_of_ms"] or 0) < now_ms:
+        assert time.monotonic() < deadline, "the model is not up to date"
+        await asyncio.sleep(0.1)
