@@ -37,9 +37,9 @@ from mode import Service
 from mode.threads import WorkerThread
 from mode.utils.futures import notify
 
-from stream_app.adapters.begun import rest_of
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
+from stream_app.partition.begun import rest_of
 
 log = logging.getLogger(__name__)
 _COMMIT_S = 5.0

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -127,6 +128,9 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return cleaned
 
 
+_remembered: Final = lru_cache(64)  # a lead's values are cleaned as they are read, and again to say who it is
+
+
 def tidy(text: str) -> str:
     """NFC, without invisible characters, runs of white space as one space: names, titles, phones."""
     if not text.isascii():
@@ -138,6 +142,7 @@ def _lower(text: str) -> str:
     return tidy(tidy(text).lower())
 
 
+@_remembered
 def clean_email(text: str) -> str:
     """A mail address in lower case, or "": no `mailto:`, its domain as punycode."""
     address = _lower(text)
@@ -148,6 +153,7 @@ def clean_email(text: str) -> str:
     return f"{local}@{host}" if host and _LOCAL_PART.fullmatch(local) else ""
 
 
+@_remembered
 def clean_domain(text: str) -> str:
     """A company's domain as punycode, or "": no scheme, user, path, port, `www.`, and no free-mail."""
     rest = _lower(text)
@@ -159,6 +165,7 @@ def clean_domain(text: str) -> str:
     return "" if host in FREE_MAIL else host
 
 
+@_remembered
 def clean_linkedin(text: str) -> str:
     """`https://www.linkedin.com/in/<slug>`, or "" when it is not a person's page on LinkedIn."""
     found = _LINKEDIN.match(tidy(text))
@@ -263,6 +270,7 @@ def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> 
     return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
 
 
+@lru_cache(4096)
 def murmur2(key: bytes) -> int:
     """Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
     mix, mask = 0x5BD1E995, 0xFFFFFFFF

@@ -9,8 +9,7 @@ after a crash, and the same records are walked again: their rows say what became
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Final
 
 from stream_app.core.budget import Reservation
@@ -23,6 +22,7 @@ from stream_app.core.policy import Plan
 from stream_app.core.story import Step
 from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
+from stream_app.partition.begun import rest_of
 from stream_app.partition.committer import Committer
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
@@ -30,6 +30,7 @@ from stream_app.partition.marks import Marks
 from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.rows import Rows
+from stream_app.partition.turns import Turn, Turns
 from stream_app.partition.walk import GiveUp, Source, Walk
 
 Taker = Callable[[LineWalk], Awaitable[None]]
@@ -67,7 +68,7 @@ class Partition:
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
         self._lanes = Lanes(number, plan, clock, observer)
         self._marks = Marks(number)
-        self._busy: dict[bytes, asyncio.Future[None]] = {}
+        self._turns = Turns()
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
         self._taken: dict[str, int] = {}
@@ -113,7 +114,8 @@ class Partition:
                     self._start(walk)
                 elif walk.suspended.is_set():
                     self._drop(walk)  # else it starts when the partition has been taken over again
-                await walk.passed.wait()
+                if not walk.passed.is_set():
+                    await walk.passed.wait()
                 if len(self._walks) >= self._plan.line.max_in_flight * _UNFINISHED:
                     self._room.clear()
                     await self._room.wait()
@@ -165,21 +167,9 @@ class Partition:
     def marked(self, *places: str) -> bytes | None:
         return next((key for key in map(mark_key, places) if key in self._rows), None)
 
-    @asynccontextmanager
-    async def alone(self, walk: LineWalk, keys: tuple[bytes, ...]) -> AsyncIterator[None]:
+    def alone(self, walk: LineWalk, keys: tuple[bytes, ...]) -> Turn:
         assert isinstance(walk, Walk)
-        while (first := next((self._busy[key] for key in keys if key in self._busy), None)) is not None:
-            walk.let_next()
-            with walk.waiting():
-                await _first_or_give_up(first, walk)
-        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._busy.update(dict.fromkeys(keys, finished))
-        try:
-            yield
-        finally:
-            for key in keys:
-                del self._busy[key]
-            finished.set_result(None)
+        return self._turns.of(walk, keys)
 
     async def admit(self, walk: LineWalk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         assert isinstance(walk, Walk)
@@ -191,8 +181,8 @@ class Partition:
         policy, lane = self._plan.workspaces[name], self._lanes[name]
         self._lanes[name], report = settle(policy, lane, entry, outcome, self._clock.now_ms(), self._clock.rand())
         self._gate.leave(entry)
-        # After the line has written what it settles: whoever is let through next comes in a later step.
-        asyncio.get_running_loop().call_soon(self._gate.pump)
+        if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.
+            asyncio.get_running_loop().call_soon(self._gate.pump)
         return report
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
@@ -207,18 +197,24 @@ class Partition:
     # ------------------------------------------------------------------------------------------------- one record
 
     def _start(self, walk: Walk) -> None:
-        walk.task = asyncio.create_task(self._walk(walk))
-        walk.task.add_done_callback(self._watch)
+        """Most pass the gate at once: so it goes as far as it can before it costs a task."""
+        begun = self._walk(walk)
+        try:
+            waits_for = begun.send(None)
+        except StopIteration:
+            return
+        walk.task = asyncio.create_task(rest_of(begun, waits_for))
 
     async def _walk(self, walk: Walk) -> None:
         try:
             await self._takers[walk.source](walk)
+            await self._leave(walk).finish(walk)
         except GiveUp:
             self._leave(walk).give_up(walk)
         except LedgerError:
-            return  # the committer has told already; the walk starts again when the partition is taken over
-        else:
-            await self._leave(walk).finish(walk)
+            pass  # the committer has told already; the walk starts again when the partition is taken over
+        except Exception as bug:  # noqa: BLE001 - nothing dies in silence: the process ends without an ack
+            self._alarm(bug)
         finally:
             walk.let_next()
             self._observer.waiting(self.number, self._gate.in_flight)
@@ -317,14 +313,3 @@ class Partition:
 def _pause_s(failures: int) -> float:
     """None after the first failed transaction; ever longer when Kafka refuses again whatever is sent."""
     return 0.0 if failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 2, 10))
-
-
-async def _first_or_give_up(first: asyncio.Future[None], walk: Walk) -> None:
-    """Wait for the first copy, but not through a suspension of the flow."""
-    suspended = asyncio.ensure_future(walk.suspended.wait())
-    try:
-        await asyncio.wait((first, suspended), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        suspended.cancel()
-    if not first.done():
-        raise GiveUp

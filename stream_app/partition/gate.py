@@ -24,19 +24,39 @@ _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
-class Waiter:
-    """A lead before the gate; `answer` is the entry with its commit, or why it may not wait here."""
+Answer = tuple[Entry, asyncio.Future[None]] | Held | GiveUp
+"""The entry with its commit, or why it may not wait here."""
 
-    __slots__ = ("answer", "ask", "number", "walk", "write_ahead")
+
+class Waiter:
+    """A lead before the gate. Most are answered at once: the future is made for those who have to wait."""
+
+    __slots__ = ("_answer", "_told", "ask", "number", "walk", "write_ahead")
 
     def __init__(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step], number: int) -> None:
         self.walk = walk
         self.ask = ask
         self.write_ahead = write_ahead
         self.number = number
-        self.answer: asyncio.Future[tuple[Entry, asyncio.Future[None]] | Held] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self._answer: Answer | None = None
+        self._told: asyncio.Future[None] | None = None
+
+    @property
+    def left(self) -> bool:
+        """It has its answer, or its walk was cancelled."""
+        return self._answer is not None or (self._told is not None and self._told.done())
+
+    def tell(self, answer: Answer) -> None:
+        self._answer = answer
+        if self._told is not None and not self._told.done():
+            self._told.set_result(None)
+
+    async def answer(self) -> Answer:
+        if self._answer is None:
+            self._told = asyncio.get_running_loop().create_future()
+            await self._told
+        assert self._answer is not None  # tell has set both
+        return self._answer
 
 
 class Gate:
@@ -64,6 +84,11 @@ class Gate:
         self._numbers = 0
 
     @property
+    def waits(self) -> bool:
+        """Somebody waits here."""
+        return bool(self._waiters)
+
+    @property
     def in_flight(self) -> int:
         """POSTs under way in this partition."""
         return sum(self._in_flight.values())
@@ -77,11 +102,13 @@ class Gate:
         self._waiters.append(waiter)
         self.pump()
         try:
-            answer = await waiter.answer
-        finally:
-            if not waiter.answer.done() or waiter.answer.cancelled():
-                with suppress(ValueError):  # when a bug ended the pump between taking it out and answering
-                    self._waiters.remove(waiter)
+            answer = await waiter.answer()
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # it may just have been let through
+                self._waiters.remove(waiter)
+            raise
+        if isinstance(answer, GiveUp):
+            raise answer
         if isinstance(answer, Held):
             return answer
         entry, committed = answer
@@ -125,8 +152,7 @@ class Gate:
     def give_up(self, suspended: asyncio.Event) -> None:
         """The flow of one inlet is suspended: its leads that wait here come again later."""
         for waiter in [waiter for waiter in self._in_turn() if waiter.walk.suspended is suspended]:
-            self._waiters.remove(waiter)
-            waiter.answer.set_exception(GiveUp())
+            self._answer(waiter, GiveUp())
 
     def clear(self) -> None:
         """Forget all: the walks were cancelled, or the partition is gone."""
@@ -148,7 +174,7 @@ class Gate:
         self._waiters.remove(waiter)
         self._count_share(waiter)
         committed = self._submit(waiter.write_ahead(entry))
-        waiter.answer.set_result((entry, committed))
+        waiter.tell((entry, committed))
         waiter.walk.let_next()
         return None
 
@@ -165,13 +191,13 @@ class Gate:
         self._answer(waiter, held)
         return True
 
-    def _answer(self, waiter: Waiter, held: Held) -> None:
+    def _answer(self, waiter: Waiter, answer: Held | GiveUp) -> None:
         self._waiters.remove(waiter)
-        waiter.answer.set_result(held)
+        waiter.tell(answer)
 
     def _in_turn(self) -> list[Waiter]:
         """Those who wait, in the order in which they may go; one whose walk was just cancelled waits no more."""
-        waiters = [waiter for waiter in self._waiters if not waiter.answer.done()]
+        waiters = [waiter for waiter in self._waiters if not waiter.left]
         return sorted(waiters, key=self._turn) if len(waiters) > 1 else waiters
 
     def _turn(self, waiter: Waiter) -> tuple[int, int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, Literal
 
 from stream_app.core.record import Taken
@@ -35,15 +33,25 @@ class Walk:
         self.turns = 0
         self.task: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """It waits for its turn inside the block."""
-        self.waits = True
-        try:
-            yield
-        finally:
-            self.waits = False
-            self.turns += 1
+    def waiting(self) -> _Waiting:
+        """It waits for its turn inside the `with` block."""
+        return _Waiting(self)
 
     def let_next(self) -> None:
         self.passed.set()
+
+
+class _Waiting:
+    """Made for each lead: a generator would cost twice as much."""
+
+    __slots__ = ("_walk",)
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+
+    def __enter__(self) -> None:
+        self._walk.waits = True
+
+    def __exit__(self, *_: object) -> None:
+        self._walk.waits = False
+        self._walk.turns += 1

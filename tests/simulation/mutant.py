@@ -53,7 +53,7 @@ def family(base: str, kind: str) -> Callable[[], Iterable[Schedule]]:
 
 
 def shuffled() -> Iterable[Schedule]:
-    return (replace(drawn(seed), shuffle=0.5) for seed in range(600))
+    return (replace(drawn(seed), shuffle=0.5) for seed in range(3_000))
 
 
 def crowded() -> Iterable[Schedule]:
