@@ -138,6 +138,7 @@ async def run_worker(settings: Settings) -> None:
                 plan.topics.leads: worker.handler("hot"),
                 plan.topics.retry: worker.handler("retry"),
                 plan.topics.bulk: worker.handler("bulk"),
+                plan.topics.commands: worker.handler("command"),
             },
             worker,
         )
@@ -153,7 +154,7 @@ async def run_worker(settings: Settings) -> None:
         app.gaps.on_expired = metrics.expired
         topics = TopicWatch(
             connection,
-            [plan.topics.leads, plan.topics.retry, plan.topics.bulk, plan.topics.state],
+            [plan.topics.leads, plan.topics.retry, plan.topics.bulk, plan.topics.commands, plan.topics.state],
             plan.partitions,
         )
         for watching in (asyncio.create_task(watchdog.run()), asyncio.create_task(topics.run())):

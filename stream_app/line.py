@@ -1,6 +1,7 @@
 """The line: what happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> identify -> home? -> seen? -> admit (or expired) + write ahead -> POST -> settle -> conclude
+    bytes -> decode -> identify -> home? -> seen? -> suppressed? -> admit (or expired) + write ahead -> POST
+          -> settle -> conclude
 
 Stations decide as pure functions of core/; this file acts on what they say. Whatever it writes goes through
 `Desk.commit` as one step: rows, events, dead letter and the lane's row are committed together or not at all. A POST
@@ -20,7 +21,7 @@ from stream_app.core.budget import Reservation
 from stream_app.core.case import Case, case_of
 from stream_app.core.delivery import Delivery, Verdict, begin, judge
 from stream_app.core.envelope import Disposition, Envelope, read_envelope
-from stream_app.core.lane import Ask, Entry, Held, Report
+from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, Report
 from stream_app.core.lead import Unreadable, home_partition, read_lead
 from stream_app.core.messages import Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
@@ -28,8 +29,13 @@ from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.story import NO_REASON, Step, Story, Why, brief
+from stream_app.core.suppression import Suppression, binds, rows_about
 
 _MOST_KEY_BYTES: Final = 4_096
+_NOT_TO_BE_SENT: Final = {
+    "suppressed": "this person is on the suppression list",
+    "cancelled": "an operator cancelled it before it was sent",
+}
 
 
 class Walk(Protocol):
@@ -51,6 +57,12 @@ class Desk(Protocol):
 
     def marked(self, *places: str) -> bytes | None:
         """The row that says that one of these records was concluded, where no delivery row says it (any more)."""
+
+    @property
+    def suppressing(self) -> bool:
+        """Whether anybody at all is not to be sent."""
+
+    def suppression(self, key: bytes) -> Suppression | None: ...
 
     def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
         """Only one walk at a time for a lead and for a person: a second copy waits here for the first."""
@@ -178,11 +190,14 @@ class Line:
         case = story.case
         not_before_ms = 0
         while True:
+            if (why := self._suppressed(case)) is not None:
+                await self._conclude(walk, story, "suppressed", why)
+                return
             patient = story.row.state.startswith("held_")
             ask = Ask(case.destination, not_before_ms, case.lead.not_after_ms, patient)
             entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(story, entry))
             if isinstance(entry, Held):
-                if not await self._hold(walk, story, entry):
+                if entry is not ASK_AGAIN and not await self._hold(walk, story, entry):
                     return
                 continue
             outcome = await self._post(case, entry)
@@ -190,6 +205,15 @@ class Line:
             if next_ms is None:
                 return
             not_before_ms = next_ms
+
+    def _suppressed(self, case: Case) -> Why | None:
+        """Why this lead is not to be sent. Asked again whenever it asks for its turn: an operator may say so later."""
+        if not self._desk.suppressing:
+            return None
+        for found in filter(None, map(self._desk.suppression, rows_about(case))):
+            if binds(found, case):
+                return Why(found.reason, f"{_NOT_TO_BE_SENT[found.reason]} (command {found.command})")
+        return None
 
     def _write_ahead(self, story: Story, entry: Entry) -> Step:
         story.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)

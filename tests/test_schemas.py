@@ -84,6 +84,8 @@ def _kinds(field: dict[str, Any]) -> set[str]:
         return {kind for each in field["anyOf"] for kind in _kinds(each)}
     if "enum" in field:
         return {f"={word}" for word in field["enum"]}
+    if "$ref" in field:
+        return {field["$ref"]}
     inner = field.get("additionalProperties") or field.get("items")
     return {field["type"] + (f" of {sorted(_kinds(inner))}" if isinstance(inner, dict) else "")}
 

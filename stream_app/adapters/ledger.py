@@ -25,8 +25,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced
+from stream_app.adapters.waiting import waiting
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
-from stream_app.core.record import Record
+from stream_app.core.record import Record, Taken
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ class KafkaLedger:
             except BaseException:
                 self._drop()
                 raise
+
+    async def waiting(self, topic: str, offset: int) -> list[Taken]:
+        """This partition's records of another topic, from an offset to its present end. Raises BrokerUnavailable."""
+        return await waiting(self._connection, topic, self.partition, offset, self._limits.take_over_s)
 
     async def transact(self, records: Sequence[Record]) -> None:
         """Write all of `records` in one transaction; they are committed when this returns.

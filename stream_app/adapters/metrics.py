@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
-from stream_app.core.messages import LaneView, Status, StatusEvent
+from stream_app.core.messages import CommandAnswer, LaneView, Status, StatusEvent
 from stream_app.core.outcome import Outcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -65,6 +65,9 @@ class WorkerMetrics:
         )
         self._unknown = Counter(
             "stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.", registry=registry
+        )
+        self._commands = Counter(
+            "stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"), registry=registry
         )
         self._breaker = Gauge("stream_app_lane_breaker", "0 closed, 1 half open, 2 open.", lane, registry=registry)
         self._score = Gauge("stream_app_lane_score", "Health of the sliding window, 0 to 100.", lane, registry=registry)
@@ -123,6 +126,19 @@ class WorkerMetrics:
         self._rate.labels(name).set(view.rate_per_s)
         self._spent.labels(name).set(view.credits_spent_day)
         self._reserved.labels(name).set(view.credits_reserved_day)
+
+    def answered(self, answer: CommandAnswer) -> None:
+        """A command was applied or refused."""
+        self._commands.labels(answer.kind, "applied" if answer.applied else answer.reason).inc()
+        self._log.info(
+            "command",
+            id=answer.id,
+            kind=answer.kind,
+            workspace=answer.workspace,
+            who=answer.who,
+            applied=answer.applied,
+            text=answer.text,
+        )
 
     def lane_gone(self, workspace: str) -> None:
         """Its gauges would show its last state for ever, and fire alerts."""

@@ -83,8 +83,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     returns: int = 0
 
 
-KINDS: Final = frozenset({b"c/", b"d/", b"l/", b"o/", b"p/"})
-"""How the keys of rows begin."""
+KINDS: Final = frozenset({b"c/", b"d/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
+"""How the keys of rows begin; k/ is core/command.py's, s/ and x/ are core/suppression.py's."""
 
 
 def delivery_key(workspace: str, destination: str, lead_id: str) -> bytes:

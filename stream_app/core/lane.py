@@ -88,6 +88,10 @@ class Held(msgspec.Struct, frozen=True):
     defer: bool = False
 
 
+ASK_AGAIN: Final = Held("asked_again", "", 0)
+"""The answer to a lead that waits, when an operator has changed what it asked about."""
+
+
 class Report(msgspec.Struct, frozen=True):
     """What a settled POST means for its lead.
 

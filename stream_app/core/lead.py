@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -231,26 +231,37 @@ def identify(lead: Lead) -> Identity | None:
     The person is the first of linkedin_url, email, domain + first + last. An id that could hold personal data
     (an address, a URL), or is no good as a key, is replaced by its hash.
     """
-    person = _person(lead.fields)
+    person = next(_people(lead.fields), None)
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:
         return Identity(f"p-{person}", person) if person else None
     if person is None and not any(value not in (None, "") for value in lead.fields.values()):
         return None
-    return Identity(lead_id if _PLAIN_ID.fullmatch(lead_id) else f"h-{_hash('id', lead_id)}", person)
+    return Identity(plain_id(lead_id), person)
 
 
-def _person(fields: Mapping[str, Scalar]) -> str | None:
+def plain_id(lead_id: str) -> str:
+    """The id as rows, keys and events have it: its hash where it could hold personal data, or is no good as a key."""
+    return lead_id if _PLAIN_ID.fullmatch(lead_id) else f"h-{_hash('id', lead_id)}"
+
+
+def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """All hashes by which the person of these fields may be known; the first is the one that `identify` takes."""
+    return tuple(_people(fields))
+
+
+def _people(fields: Mapping[str, Scalar]) -> Iterator[str]:
     def cleaned(name: str) -> str:
         value = fields.get(name)
         return _CLEANERS[name](value) if isinstance(value, str) else ""
 
     if linkedin := cleaned("linkedin_url"):
-        return _hash("linkedin", linkedin)
+        yield _hash("linkedin", linkedin)
     if email := cleaned("email"):
-        return _hash("email", email)
+        yield _hash("email", email)
     parts = cleaned("domain"), cleaned("first_name").casefold(), cleaned("last_name").casefold()
-    return _hash("name", *parts) if all(parts) else None
+    if all(parts):
+        yield _hash("name", *parts)
 
 
 def _hash(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""The messages on Kafka, as types: lead, status event, result, lane, command, callback.
+"""The messages on Kafka, as types: lead, status event, result, lane, command and its answer, callback.
 
 Wire format: one JSON object a message, UTF-8. Fields are only ever added, with a default, so that old messages still
 decode; unknown fields are ignored. `schemas/` is generated from these types. A dead letter is not here: its value is
@@ -7,7 +7,7 @@ the raw bytes of the record that failed, and all about it is in headers (core/de
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -206,14 +206,66 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an operator or a timer asks of a lane, on `leads.commands`, keyed by workspace."""
+    """What an operator asks of a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
+
+    id      whoever asks makes it up; a command that comes twice, by redelivery or by mistake, is applied once.
+    at_ms   when it was asked; after 24 hours it is refused.
+    who, why  for the audit on `leads.audit`, where its answer comes, too.
+    args    by kind: budget `caps` (by name: a number, null for no limit, "configured"), `shadow`; correct `credits`,
+            `actions`, `period`; rate `rate_per_s`, `burst`; quota `webhook_id`, `use`, `count`; cancel_lead `lead_id`;
+            cancel_import `import_id`; suppress, unsuppress `people` (hashes; no workspace, to every partition). The
+            others have none.
+    """
 
     id: str
-    kind: Literal["pause", "resume"]
+    kind: Literal[
+        "pause",
+        "resume",
+        "trip",
+        "close",
+        "shadow",
+        "auto",
+        "reset",
+        "budget",
+        "correct",
+        "rate",
+        "quota",
+        "reload",
+        "cancel_lead",
+        "cancel_import",
+        "suppress",
+        "unsuppress",
+    ]
     workspace: str
     at_ms: int
     who: str
     why: str = ""
+    args: dict[str, Any] = {}
+
+
+class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a command, on `leads.audit`, keyed like it: one for each, in the transaction that applied it.
+
+    id          the command's; the command's place, where it could not be read.
+    applied     False: nothing was changed, `reason` is a stable code for why, `text` says it in words.
+    asked_at_ms, at_ms  when it was asked, and when it was applied or refused.
+    under_way   requests to Clay of that partition that had begun before, and still end.
+    lane        the lane's state after it.
+    """
+
+    id: str
+    applied: bool
+    at_ms: int
+    partition: int
+    kind: str = ""
+    workspace: str = ""
+    who: str = ""
+    why: str = ""
+    asked_at_ms: int = 0
+    reason: str = ""
+    text: str = ""
+    under_way: int = 0
+    lane: LaneView | None = None
 
 
 class Callback(msgspec.Struct, frozen=True, omit_defaults=True):

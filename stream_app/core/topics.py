@@ -46,6 +46,7 @@ class Retention(msgspec.Struct, frozen=True):
     status_days: int = 30
     callbacks_days: int = 14
     commands_days: int = 14
+    audit_days: int = 365
 
 
 def problems(retention: Retention) -> list[str]:
@@ -113,6 +114,11 @@ class TopicNames(msgspec.Struct, frozen=True):
         return self._name("leads.commands")
 
     @property
+    def audit(self) -> str:
+        """What became of each command."""
+        return self._name("leads.audit")
+
+    @property
     def state(self) -> str:
         return self._name("stream-app-state")
 
@@ -156,6 +162,7 @@ def plan(
         names.status: _timed(retention.status_days, MAX_INPUT_BYTES),
         names.callbacks: _timed(retention.callbacks_days, MAX_INPUT_BYTES),
         names.commands: _timed(retention.commands_days, MAX_INPUT_BYTES),
+        names.audit: _timed(retention.audit_days, MAX_INPUT_BYTES),
         names.enriched: COMPACTED,
         names.lanes: COMPACTED,
         names.state: COMPACTED,

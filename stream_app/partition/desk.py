@@ -1,6 +1,7 @@
 """One partition of the worker: takes it over from Kafka, takes its leads down the line, and goes on after trouble.
 
-    take_over: fence every earlier holder, then read the rows  ->  serve: one loop for each topic  ->  close
+    take_over: fence every earlier holder, read the rows, apply what operators have asked meanwhile
+    ->  serve: one loop for each topic  ->  close
 
 When a transaction fails, memory is ahead of Kafka. Then all walks are cancelled, the partition is taken over again as
 after a crash, and the same records are walked again: their rows say what became of them.
@@ -16,14 +17,17 @@ from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Report, charge, settle
-from stream_app.core.lead import home_partition
 from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Plan
+from stream_app.core.record import Taken
 from stream_app.core.story import Step
+from stream_app.core.suppression import Suppression
 from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
+from stream_app.operate import Operations, Reload, Told
 from stream_app.partition.begun import rest_of
 from stream_app.partition.committer import Committer
+from stream_app.partition.console import Console, is_shared
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
@@ -36,13 +40,21 @@ from stream_app.partition.walk import GiveUp, Source, Walk
 Taker = Callable[[LineWalk], Awaitable[None]]
 """Takes one record to its conclusion: the line, for leads."""
 
+
+def _nothing_to_reload() -> Told:
+    return Told("nothing can be read anew here", False, "refused")
+
+
 _UNFINISHED: Final = 4  # walks for each slot in flight: what waits for a commit or for its first copy is bounded too
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 
 
 class Partition:
-    """The line's desk (`line.Desk`) for one partition, and the owner of everything in it."""
+    """The line's desk (`line.Desk`) for one partition, and the owner of everything in it.
+
+    reload  how the configuration is read anew; it changes the plan in place.
+    """
 
     def __init__(
         self,
@@ -55,6 +67,7 @@ class Partition:
         alarm: Alarm,
         still_member: Membership,
         gather_s: float = 0.015,
+        reload: Reload = _nothing_to_reload,
     ) -> None:
         self.number = number
         self._plan = plan
@@ -72,13 +85,15 @@ class Partition:
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
         self._taken: dict[str, int] = {}
-        homes = [home_partition(name, plan.partitions, plan.pins) for name in plan.workspaces]
-        self._gate = Gate(plan, self._lanes, homes.count(number) > 1, clock, self._submit, alarm)
+        self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
+        console = Console(number, plan, self, self._rows, self._lanes, self._gate, observer)
+        self._takers["command"] = Operations(plan, console, clock, reload).take
         self._committer = Committer(
             ledger, plan.topics.state, gather_s, self._lanes.records, observer, self._commit_failed
         )
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[None] | None = None
         self._take_overs = 0
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
@@ -89,11 +104,30 @@ class Partition:
     async def take_over(self) -> None:
         """Fence, then read; afterwards leads may be taken. Raises BrokerUnavailable or RowUnreadable."""
         self._load(await self._ledger.take_over())
+        commands = self._plan.topics.commands
+        asked = await self._ledger.waiting(commands, self._marks.passed(commands))
         self._committer.forget()
         self._committing = asyncio.create_task(self._committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
         self._take_overs += 1
         self._ready.set()
+        if not asked:
+            self._gate.open()
+            return
+        self._gate.shut()
+        self._catching_up = asyncio.create_task(self._catch_up(asked), name=f"catch-up-{self.number}")
+        self._catching_up.add_done_callback(self._watch)
+
+    async def _catch_up(self, asked: list[Taken]) -> None:
+        """Commands from when nobody was here come before the first lead: who paused a lane then means it."""
+        try:
+            for taken in asked:
+                if self._marks.is_passed(taken):  # in the meantime
+                    continue
+                await self._takers["command"](Walk(taken, "command", asyncio.Event()))
+        except LedgerError:
+            return  # told already; it begins again when the partition has been taken over
+        self._gate.open()
 
     async def serve(self, inlet: Inlet, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
@@ -125,7 +159,8 @@ class Partition:
     async def close(self) -> None:
         """Forget everything at once: the partition is no longer ours, or the process ends."""
         self._ready.clear()
-        tasks = [walk.task for walk in self._walks if walk.task] + [self._committing, self._recovering]
+        own = [self._committing, self._recovering, self._catching_up]
+        tasks = [walk.task for walk in self._walks if walk.task] + own
         running = [task for task in tasks if task is not None and not task.done()]
         for task in running:
             task.cancel()
@@ -193,6 +228,13 @@ class Partition:
 
     async def confirm(self, key: bytes) -> None:
         await self._submit(Step([(key, self._rows.get(key))], [], []))
+
+    @property
+    def suppressing(self) -> bool:
+        return self._rows.suppressing > 0
+
+    def suppression(self, key: bytes) -> Suppression | None:
+        return self._rows.suppression(key)
 
     # ------------------------------------------------------------------------------------------------- one record
 
@@ -286,7 +328,10 @@ class Partition:
         for walk in walks:
             if walk.task is not None:
                 walk.task.cancel()
-        await asyncio.gather(*(walk.task for walk in walks if walk.task is not None), return_exceptions=True)
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        tasks = [walk.task for walk in walks if walk.task is not None]
+        await asyncio.gather(*tasks, *filter(None, [self._catching_up]), return_exceptions=True)
         self._gate.clear()
         self._give_up_idle()
         self._observer.recovering(self.number, error)

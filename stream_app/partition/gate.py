@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from stream_app.core.lane import Ask, Entry, Held, admit
+from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit
 from stream_app.core.policy import Plan
 from stream_app.core.story import Step
 from stream_app.line import Clock
@@ -60,7 +60,10 @@ class Waiter:
 
 
 class Gate:
-    """The leads of one partition that wait for their lane. `lanes` are the partition's own, changed in place."""
+    """The leads of one partition that wait for their lane. `lanes` are the partition's own, changed in place.
+
+    shared  whether several workspaces live in the partition. It is open; nobody goes through from `shut` to `open`.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Gate:
     ) -> None:
         self._plan = plan
         self._lanes = lanes
-        self._shared = shared
+        self.shared = shared
         self._clock = clock
         self._submit = submit
         self._alarm = alarm
@@ -82,6 +85,7 @@ class Gate:
         self._owed: dict[tuple[str, Source], float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = 0
+        self._open = True
 
     @property
     def waits(self) -> bool:
@@ -92,6 +96,19 @@ class Gate:
     def in_flight(self) -> int:
         """POSTs under way in this partition."""
         return sum(self._in_flight.values())
+
+    def in_flight_of(self, workspace: str) -> int:
+        """Those of one lane."""
+        return self._in_flight.get(workspace, 0)
+
+    def shut(self) -> None:
+        """Nobody goes through, whatever the lanes say."""
+        self._open = False
+
+    def open(self) -> None:
+        """Whoever waits may go."""
+        self._open = True
+        self.pump()
 
     async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         """Wait for this lead's turn; see `line.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
@@ -127,6 +144,8 @@ class Gate:
             self._alarm(bug)
 
     def _pump(self) -> None:
+        if not self._open:
+            return
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
         next_ms: int | None = None
         held: dict[str, Held] = {}
@@ -148,6 +167,11 @@ class Gate:
             if until_ms:
                 next_ms = _earlier(next_ms, until_ms)
         self._set_timer(next_ms, now_ms)
+
+    def ask_again(self) -> None:
+        """An operator has changed what the leads here asked about: each looks at itself anew."""
+        for waiter in self._in_turn():
+            self._answer(waiter, ASK_AGAIN)
 
     def give_up(self, suspended: asyncio.Event) -> None:
         """The flow of one inlet is suspended: its leads that wait here come again later."""
@@ -184,7 +208,7 @@ class Gate:
         wait_ms = held.until_ms - now_ms
         standing = held.status is not None
         # Where others share the partition, or want an answer at once, nobody may stand in the way for long.
-        if (self._shared and wait_ms > self._plan.line.patience_s * 1000) or (standing and policy.hold == "degrade"):
+        if (self.shared and wait_ms > self._plan.line.patience_s * 1000) or (standing and policy.hold == "degrade"):
             held = msgspec.structs.replace(held, defer=True)
         elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
             return False

@@ -47,6 +47,12 @@ class Lanes:
         """Belongs to the step of that workspace that is committed next."""
         self._lanes[workspace] = how(self[workspace])
 
+    def view(self, workspace: str) -> LaneView:
+        """The lane for people, as it is now, with what happened since it was last published."""
+        destinations = self._plan.destinations_of(workspace)
+        shown = self._views.get(workspace)
+        return view(self._plan.workspaces[workspace], self[workspace], destinations, self._clock.now_ms(), shown)
+
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Begin again with what a take-over has read, and take it out of `rows`. Raises RowUnreadable."""
         heard, self._lanes = self._lanes, {}
@@ -64,7 +70,7 @@ class Lanes:
             lane = self[name]
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             shown = self._views.get(name)
-            seen = view(self._plan.workspaces[name], lane, self._plan.destinations_of(name), now_ms, shown)
+            seen = self.view(name)
             if shown is None or seen.news or now_ms - shown.at_ms >= _VIEW_EVERY_MS:
                 self._views[name] = seen
                 records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(seen)))

@@ -59,6 +59,10 @@ class Marks:
             rows.append((passed_key(topic), str(end).encode()))
         return rows
 
+    def passed(self, topic: str) -> int:
+        """How far the group had come when marks were last dropped: all before it is concluded."""
+        return self._passed.get(topic, 0)
+
     def is_passed(self, taken: Taken) -> bool:
         """Whether another owner has concluded this record and dropped the mark that said so."""
-        return taken.offset < self._passed.get(taken.topic, 0)
+        return taken.offset < self.passed(taken.topic)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from stream_app.core.messages import LaneView, StatusEvent
+from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.core.record import Record, Taken
 
 
@@ -15,6 +15,9 @@ class Ledger(Protocol):
 
     async def take_over(self) -> dict[bytes, bytes]:
         """Fence every earlier holder, then read all rows. Raises BrokerUnavailable."""
+
+    async def waiting(self, topic: str, offset: int) -> list[Taken]:
+        """The partition's committed records of a topic from an offset to its present end. Raises BrokerUnavailable."""
 
     async def transact(self, records: Sequence[Record]) -> None:
         """All of it or nothing, in Kafka when it returns. Raises Fenced or Aborted."""
@@ -52,6 +55,8 @@ class Observer(Protocol):
     def told(self, event: StatusEvent) -> None: ...
 
     def lane(self, view: LaneView) -> None: ...
+
+    def answered(self, answer: CommandAnswer) -> None: ...
 
     def lane_gone(self, workspace: str) -> None:
         """Another process has it now, or none."""

@@ -7,7 +7,7 @@ Nothing is ever scanned: keys stand in a queue in the order in which they came, 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -15,11 +15,26 @@ from stream_app.core.delivery import ROW_VERSION, Delivery
 from stream_app.core.errors import StreamAppError
 from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.story import Rows as Changes
+from stream_app.core.suppression import Suppression
+
+T = TypeVar("T")
 
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
-_AGING: Final = (b"d/", b"p/")
+_AGING: Final = (b"d/", b"p/", b"k/", b"x/")
+_LONG_AGO_MS: Final = -(10**15)
+_SUPPRESSING: Final = (b"s/", b"x/")
 _row_decoder: Final = msgspec.json.Decoder(Delivery)
 _lane_decoder: Final = msgspec.json.Decoder(Lane)
+
+
+class _Dated(msgspec.Struct):
+    """What is read of a row that ages by itself."""
+
+    at_ms: int
+
+
+_dated: Final = msgspec.json.Decoder(_Dated)
+_suppression_decoder: Final = msgspec.json.Decoder(Suppression)
 
 
 class RowUnreadable(StreamAppError):
@@ -27,9 +42,13 @@ class RowUnreadable(StreamAppError):
 
 
 class Rows:
-    """Key -> value. `freshness_ms`: how long a final delivery row counts."""
+    """Key -> value. `freshness_ms`: how long a final delivery row counts.
+
+    suppressing  how many rows keep somebody from being sent.
+    """
 
     def __init__(self, freshness_ms: int) -> None:
+        self.suppressing = 0
         self._freshness_ms = freshness_ms
         self._values: dict[bytes, bytes] = {}
         self._aging: deque[bytes] = deque()
@@ -40,6 +59,7 @@ class Rows:
         self._values = values
         self._aging = deque(key for key in values if key[:2] in _AGING)
         self._look_again_ms = 0
+        self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._values
@@ -53,14 +73,23 @@ class Rows:
         raw = self._values.get(key)
         return None if raw is None else read_delivery(key, raw)
 
+    def suppression(self, key: bytes) -> Suppression | None:
+        """What keeps somebody from being sent. Raises RowUnreadable."""
+        raw = self._values.get(key)
+        return None if raw is None else _read(_suppression_decoder, key, raw)
+
     def apply(self, changes: Changes) -> None:
         """What a step changes."""
         for key, value in changes:
             if value is None:
-                self._values.pop(key, None)
+                if self._values.pop(key, None) is not None and key[:2] in _SUPPRESSING:
+                    self.suppressing -= 1
                 continue
-            if key not in self._values and key[:2] in _AGING:
-                self._aging.append(key)
+            if key not in self._values:
+                if key[:2] in _AGING:
+                    self._aging.append(key)
+                if key[:2] in _SUPPRESSING:
+                    self.suppressing += 1
             self._values[key] = value
 
     def expired(self, now_ms: int) -> Changes:
@@ -73,16 +102,25 @@ class Rows:
             if key not in self._values:
                 self._aging.popleft()
                 continue
-            row = self.delivery(self._values[key] if key.startswith(b"p/") else key)
-            if row is not None and not row.final:
+            since_ms = self._final_since_ms(key)
+            if since_ms is None:
                 self._aging.rotate(-1)
-            elif row is not None and now_ms - row.at_ms <= self._freshness_ms:
-                self._look_again_ms = row.at_ms + self._freshness_ms
+            elif now_ms - since_ms <= self._freshness_ms:
+                self._look_again_ms = since_ms + self._freshness_ms
                 break
             else:
                 self._aging.popleft()
                 gone.append((key, None))
         return gone
+
+    def _final_since_ms(self, key: bytes) -> int | None:
+        """Since when the row of an aging key is final; None while it is open."""
+        if key[:2] in (b"k/", b"x/"):
+            return _read(_dated, key, self._values[key]).at_ms
+        row = self.delivery(self._values[key] if key.startswith(b"p/") else key)
+        if row is None:
+            return _LONG_AGO_MS
+        return row.at_ms if row.final else None
 
 
 def unreadable(key: bytes, why: str) -> RowUnreadable:
@@ -93,16 +131,20 @@ def unreadable(key: bytes, why: str) -> RowUnreadable:
     )
 
 
+def _read(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise unreadable(key, str(error)) from None
+
+
 def _name(key: bytes) -> str:
     return key.decode("utf-8", "replace")
 
 
 def read_delivery(key: bytes, raw: bytes) -> Delivery:
     """A delivery row from its bytes. Raises RowUnreadable."""
-    try:
-        row = _row_decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise unreadable(key, str(error)) from None
+    row = _read(_row_decoder, key, raw)
     if row.version > ROW_VERSION:
         raise RowUnreadable(
             f"the row {_name(key)} is of version {row.version}, this program knows {ROW_VERSION}: update it"
@@ -112,10 +154,7 @@ def read_delivery(key: bytes, raw: bytes) -> Delivery:
 
 def read_lane(key: bytes, raw: bytes) -> Lane:
     """A lane's row from its bytes. Raises RowUnreadable."""
-    try:
-        lane = _lane_decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise unreadable(key, str(error)) from None
+    lane = _read(_lane_decoder, key, raw)
     if lane.version > LANE_VERSION:
         raise RowUnreadable(
             f"the row {_name(key)} is of version {lane.version}, this program knows {LANE_VERSION}: update it"

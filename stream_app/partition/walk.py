@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from stream_app.core.record import Taken
 
-Source = Literal["hot", "retry", "bulk"]
+Source = Literal["hot", "retry", "bulk", "command"]
 RIGHT_OF_WAY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
 
 

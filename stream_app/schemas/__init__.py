@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.core.deadletter import MEANING, SPRING
 from stream_app.core.envelope import HEADERS
-from stream_app.core.messages import Callback, Command, LaneView, Lead, Result, StatusEvent
+from stream_app.core.messages import Callback, Command, CommandAnswer, LaneView, Lead, Result, StatusEvent
 from stream_app.schemas.asyncapi import asyncapi
 from stream_app.schemas.yaml import to_yaml
 
@@ -21,6 +21,7 @@ MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     "lane.v1": LaneView,
     "callback.v1": Callback,
     "command.v1": Command,
+    "command-answer.v1": CommandAnswer,
 }
 """Name with version -> type. An incompatible change is a new version beside the old one."""
 

@@ -43,10 +43,21 @@ _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
     ),
     "lanes": (_TOPICS.lanes, "lane.v1", _WORKSPACE, f"Each lane's state, on change; compacted. {_COMMITTED}"),
     "callbacks": (_TOPICS.callbacks, "callback.v1", _WORKSPACE, "What Clay called back with."),
-    "commands": (_TOPICS.commands, "command.v1", _WORKSPACE, "What an operator or a timer asks of a lane."),
+    "commands": (
+        _TOPICS.commands,
+        "command.v1",
+        _WORKSPACE,
+        "What an operator asks of a lane: in the partition where the workspace lives. The answer comes on leads.audit.",
+    ),
+    "audit": (
+        _TOPICS.audit,
+        "command-answer.v1",
+        _WORKSPACE,
+        f"What became of each command: who asked, why, what it did, and the lane after it. {_COMMITTED}",
+    ),
 }
 
-_USERS_WRITE: Final = ("leads", "leadsBulk")
+_USERS_WRITE: Final = ("leads", "leadsBulk", "commands")
 
 
 def asyncapi() -> dict[str, Any]:

@@ -30,6 +30,7 @@ def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
         "t1.leads.status",
         "t1.leads.callbacks",
         "t1.leads.commands",
+        "t1.leads.audit",
         "t1.leads.enriched",
         "t1.leads.lanes",
         "t1.stream-app-state",

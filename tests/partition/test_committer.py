@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from stream_app.core.errors import Aborted, LedgerError
-from stream_app.core.messages import LaneView, StatusEvent
-from stream_app.core.record import Record
+from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.core.record import Record, Taken
 from stream_app.core.story import Step
 from stream_app.partition.committer import Committer
 from tests.partition.virtual import run
@@ -26,6 +26,9 @@ class SlowLedger:
     async def take_over(self) -> dict[bytes, bytes]:
         return {}
 
+    async def waiting(self, topic: str, offset: int) -> list[Taken]:
+        return []
+
     async def transact(self, records: Sequence[Record]) -> None:
         self.begun += 1
         await asyncio.sleep(1.0)
@@ -40,6 +43,7 @@ class Silent:
     def told(self, event: StatusEvent) -> None: ...
     def lane(self, view: LaneView) -> None: ...
     def committed(self, steps: int, records: int, seconds: float) -> None: ...
+    def answered(self, answer: CommandAnswer) -> None: ...
     def lane_gone(self, workspace: str) -> None: ...
 
     def recovering(self, partition: int, error: Exception) -> None: ...

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from stream_app.core.command import command_row
 from stream_app.core.delivery import Delivery, delivery_key, person_key
 from stream_app.core.messages import Status
+from stream_app.core.suppression import Suppression, lead_row, person_row
 from stream_app.partition.rows import Rows, RowUnreadable
 
 DAY_MS = 86_400_000
@@ -72,3 +74,17 @@ def test_a_row_of_a_newer_version_or_of_no_sense_is_refused() -> None:
     for number, says in ((1, "version 9"), (2, "cannot be read")):
         with pytest.raises(RowUnreadable, match=says):
             rows.delivery(key(number))
+
+
+def test_answered_commands_and_cancellations_go_by_age_and_suppressed_people_stay() -> None:
+    rows = Rows(FRESH_MS)
+    suppression = msgspec.json.encode(Suppression("suppressed", 0, "c", "jane"))
+    cancelled = lead_row("acme", "lead-1")
+    rows.load({command_row("c"): b'{"at_ms": 0, "applied": true}', person_row("x" * 22): suppression})
+    rows.apply([(cancelled, suppression)])
+    assert rows.suppressing == 2
+    assert work_off(rows, FRESH_MS, 10) == []
+    assert work_off(rows, FRESH_MS + 1, 10) == [command_row("c"), cancelled]
+    assert rows.suppressing == 1
+    rows.apply([(person_row("x" * 22), None), (person_row("y" * 22), None)])
+    assert rows.suppressing == 0

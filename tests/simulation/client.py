@@ -65,6 +65,15 @@ class MemoryLedger:
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
 
+    async def waiting(self, topic: str, offset: int) -> list[Taken]:
+        log = self._kafka.log(topic, self.partition)
+        if log.read(offset) is None:
+            return []  # nothing to ask for, so that a run without commands has no request more
+        try:
+            return await self._link.ask("load", lambda: [each for each in log.committed() if each.offset >= offset])
+        except NoAnswer:
+            raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
+
     async def transact(self, records: Sequence[Record]) -> None:
         epoch = self._epoch
         if epoch is None:

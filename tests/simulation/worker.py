@@ -11,7 +11,7 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from stream_app.core.errors import BrokerUnavailable, Fenced
-from stream_app.core.messages import LaneView, StatusEvent
+from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.core.policy import Plan
 from stream_app.core.topics import TopicNames
 from stream_app.partition.desk import Partition
@@ -124,6 +124,9 @@ class Observer:
     def lane(self, view: LaneView) -> None: ...
 
     def committed(self, steps: int, records: int, seconds: float) -> None: ...
+
+    def answered(self, answer: CommandAnswer) -> None:
+        self._say(f"command {answer.id} is answered: {answer.text}")
 
     def lane_gone(self, workspace: str) -> None:
         pass
@@ -270,5 +273,5 @@ class Worker:
 
 
 def sources(names: TopicNames) -> dict[str, Source]:
-    """The lead topics by right of way."""
-    return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk"}
+    """What a worker takes, the lead topics by right of way."""
+    return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk", names.commands: "command"}

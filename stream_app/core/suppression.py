@@ -1,0 +1,60 @@
+"""Who is not to be sent: people on the suppression list, and what an operator cancelled before it was sent.
+
+The list holds hashes of people, never a person. It is whole in every partition, since anybody may publish any person.
+A cancellation is about what was published until then: the same lead may be published again afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from stream_app.core.case import Case
+from stream_app.core.lead import people, plain_id
+
+
+class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row (value). `at_ms`: since when a person is suppressed; until when a cancelled lead had been published.
+
+    command, who   the command that asked for it; its answer on `leads.audit` has the rest.
+    """
+
+    reason: Literal["suppressed", "cancelled"]
+    at_ms: int
+    command: str
+    who: str
+
+
+def person_row(person: str) -> bytes:
+    """Row key of a suppressed person (a hash of `core.lead.people`)."""
+    return f"s/{person}".encode()
+
+
+def lead_row(workspace: str, lead_id: str) -> bytes:
+    """Row key of a cancelled lead, whatever its destination."""
+    return f"x/lead/{workspace}/{plain_id(lead_id)}".encode()
+
+
+def import_row(workspace: str, import_id: str) -> bytes:
+    """Row key of a cancelled import: a hash of its name, which may be anything."""
+    digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"x/import/{workspace}/{digest}".encode()
+
+
+def rows_about(case: Case) -> Iterator[bytes]:
+    """Keys of all rows that could keep this lead from being sent."""
+    yield from map(person_row, people(case.lead.fields))
+    yield lead_row(case.destination.workspace, case.lead_id)
+    if case.lead.import_id:
+        yield import_row(case.destination.workspace, case.lead.import_id)
+
+
+def binds(found: Suppression, case: Case) -> bool:
+    """Whether it keeps this record from being sent: a cancellation does not bind what an operator sent back later."""
+    if found.reason == "suppressed":
+        return True
+    redriven = case.envelope.way == "redriven"
+    return (case.taken.timestamp_ms if redriven else case.envelope.origin_ms) <= found.at_ms

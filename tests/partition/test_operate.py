@@ -1,0 +1,353 @@
+"""Commands to a partition on an in-memory Kafka: each is applied once and answered, and leads obey from then on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.core.lane import Lane
+from stream_app.core.lead import people
+from stream_app.core.messages import CommandAnswer
+from stream_app.core.record import Record, Taken
+from stream_app.operate import MOST_PEOPLE, Told
+from stream_app.partition.desk import Partition
+from tests.partition.test_committer import Silent
+from tests.partition.test_desk import SlowClay
+from tests.partition.virtual import VirtualClock, now_ms, run
+from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.schedule import Setup, plan_of
+
+_ANSWER = msgspec.json.Decoder(CommandAnswer)
+_HOUR_MS = 3_600_000
+
+
+class Bench:
+    """Partition 0 of a plan as a worker has it, which may be killed and started again on the same Kafka."""
+
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1) -> None:
+        self.plan = plan_of(setup or Setup())
+        self.kafka = MemoryKafka(now_ms)
+        self.clay = SlowClay(clay_takes_s)
+        self.alarms: list[BaseException] = []
+        self.reloads = 0
+        self._generation = 0
+        self._serving: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """A new owner, after whatever was before."""
+        topics = self.plan.topics
+        self._generation = self.kafka.next_generation("g")
+        self.ledger = MemoryLedger(self.kafka, "t-0", topics.state, 0)
+        self.partition = Partition(
+            0,
+            self.plan,
+            self.ledger,
+            self.clay,
+            VirtualClock(),
+            Silent(),
+            self.alarms.append,
+            _member,
+            0.005,
+            self._reload,
+        )
+        await self.partition.take_over()
+        for topic, source in ((topics.leads, "hot"), (topics.retry, "retry"), (topics.commands, "command")):
+            inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
+            self._serving.append(asyncio.create_task(self.partition.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
+
+    async def kill(self) -> None:
+        for task in self._serving:
+            task.cancel()
+        self._serving.clear()
+        await self.partition.close()
+
+    def _reload(self) -> Told:
+        self.reloads += 1
+        return Told("read")
+
+    def command(self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any) -> Taken:
+        document = {
+            "id": name,
+            "kind": kind,
+            "workspace": workspace,
+            "at_ms": now_ms() - age_ms,
+            "who": "jane",
+            "why": "because",
+            "args": args,
+        }
+        return self.raw(json.dumps(document).encode())
+
+    def raw(self, value: bytes | None) -> Taken:
+        return self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", value))
+
+    def publish(self, lead_id: str, person: str, **changes: Any) -> None:
+        lead = {"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}, **changes}
+        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", json.dumps(lead).encode()))
+
+    def answers(self) -> list[CommandAnswer]:
+        return [_ANSWER.decode(each.value or b"") for each in self.kafka.log("leads.audit", 0).committed()]
+
+    def states(self) -> list[str]:
+        return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
+
+    def lane(self) -> Lane:
+        rows = [each for each in self.kafka.log(self.plan.topics.state, 0).committed() if each.key == b"l/acme"]
+        return msgspec.json.decode(rows[-1].value or b"", type=Lane)
+
+
+async def _member() -> float:
+    return 5.0
+
+
+def test_a_pause_holds_what_comes_after_its_answer_and_resume_lets_it_go() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        bench.publish("a", "p1")
+        await asyncio.sleep(1.0)
+        bench.command("pause", "c1")
+        await asyncio.sleep(1.0)
+        bench.publish("b", "p2")
+        await asyncio.sleep(60.0)
+        assert len(bench.clay.bodies) == 1
+        assert bench.states()[-1] == "held_paused"
+        bench.command("resume", "c2")
+        await asyncio.sleep(0.5)
+        assert len(bench.clay.bodies) == 2
+        first, second = bench.answers()
+        assert (first.id, first.applied, first.who, first.why, first.partition) == ("c1", True, "jane", "because", 0)
+        assert first.lane is not None
+        assert first.lane.holds == "paused"
+        assert second.lane is not None
+        assert second.lane.holds == ""
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(credits_per_day=20))
+        await bench.start()
+        bench.publish("a", "p1")
+        bench.publish("b", "p2")
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == 1
+        bench.command("budget", caps={"credits_per_day": 40})
+        await asyncio.sleep(0.2)
+        assert len(bench.clay.bodies) == 2
+        assert bench.answers()[0].text == "budget.credits_per_day: 20 -> 40"
+
+    run(main())
+
+
+def test_commands_from_when_nobody_was_here_are_applied_before_the_first_lead() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("a", "p1")
+        bench.command("pause")
+        await bench.start()
+        await asyncio.sleep(60.0)
+        assert bench.clay.bodies == []
+        assert [answer.applied for answer in bench.answers()] == [True]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "says"),
+    [
+        (None, "unreadable", "truncated"),
+        (b"\xff", "unreadable", "no command"),
+        (b'{"id": "x", "kind": "explode", "workspace": "acme", "at_ms": 1, "who": "j"}', "unreadable", "enum"),
+        (b'{"id": "", "kind": "pause", "workspace": "acme", "at_ms": 1, "who": "j"}', "unreadable", "id must have"),
+        (b'{"id": "x", "kind": "pause", "at_ms": 1, "who": "j"}', "unreadable", "workspace"),
+        (b"[" * 100_000, "unreadable", "no command"),
+    ],
+)
+def test_what_is_no_command_is_answered_and_stops_nothing(value: bytes | None, reason: str, says: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        bench.raw(value)
+        bench.command("pause", "after")
+        await asyncio.sleep(1.0)
+        bad, good = bench.answers()
+        assert (bad.applied, bad.reason) == (False, reason)
+        assert says in bad.text
+        assert bad.id in ("x", "leads.commands/0/0")
+        assert good.applied
+        assert bench.alarms == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason", "says"),
+    [
+        ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 hours"),
+        ("pause", {"workspace": "nobody"}, "unknown_workspace", "no such workspace"),
+        ("pause", {"workspace": "beta"}, "wrong_partition", "lives in partition 1"),
+        ("budget", {}, "refused", "nothing to change"),
+        ("budget", {"caps": {"credits_per_day": -1}}, "refused", "credits_per_day = -1"),
+        ("budget", {"caps": {"credits_per_day": 10, "credits_per_month": 5}}, "refused", "must not be above"),
+        ("budget", {"caps": {"credits_per_week": 10}}, "bad_arguments", "caps"),
+        ("budget", {"caps": {"credits_per_day": "lots"}}, "bad_arguments", "caps"),
+        ("rate", {"rate_per_s": 1e9}, "refused", "rate_per_s"),
+        ("rate", {"burst": 0}, "refused", "burst"),
+        ("quota", {}, "bad_arguments", "webhook_id"),
+        ("quota", {"webhook_id": "nobody's"}, "refused", "no webhook"),
+        ("correct", {"credits": 10**15}, "refused", "so large"),
+        ("cancel_lead", {}, "bad_arguments", "lead_id"),
+        ("cancel_import", {"import_id": ""}, "bad_arguments", "import_id"),
+        ("suppress", {"people": []}, "bad_arguments", "people"),
+        ("suppress", {"people": ["ada@example.com"]}, "bad_arguments", "people"),
+        ("suppress", {"people": ["x" * 22] * (MOST_PEOPLE + 1)}, "bad_arguments", "people"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused_in_words(kind: str, changes: Any, reason: str, says: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        bench.command(kind, **changes)
+        await asyncio.sleep(1.0)
+        (answer,) = bench.answers()
+        assert (answer.applied, answer.reason) == (False, reason)
+        assert says in answer.text
+        assert "ada@" not in answer.text
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_command_that_comes_twice_is_applied_once_and_the_second_is_told() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        bench.command("correct", "c1", credits=5)
+        bench.command("correct", "c1", credits=5)
+        await asyncio.sleep(1.0)
+        first, second = bench.answers()
+        assert first.applied
+        assert (second.applied, second.reason) == (False, "repeated")
+        assert bench.lane().budget.months[-1].credits_elsewhere == 5
+
+    run(main())
+
+
+def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        bench.command("pause", "c1")
+        await asyncio.sleep(1.0)
+        bench.publish("a", "p1")  # it waits at the gate
+        bench.publish("b", "p2", import_id="list")  # and this one behind it
+        await asyncio.sleep(5.0)
+        bench.command("cancel_lead", "c2", lead_id="a")
+        bench.command("cancel_import", "c3", import_id="list")
+        await asyncio.sleep(5.0)
+        assert [state for state in bench.states() if state == "suppressed"] == ["suppressed"] * 2
+        bench.publish("a", "p1")
+        bench.publish("b", "p2", import_id="list")
+        bench.command("resume", "c4")
+        await asyncio.sleep(5.0)
+        assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["p1@example.com", "p2@example.com"]
+        assert bench.states()[-1] == "accepted"
+
+    run(main())
+
+
+def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off_the_list() -> None:
+    async def main() -> None:
+        bench = Bench()
+        (ada,) = people({"email": "Ada@Example.com"})
+        await bench.start()
+        bench.command("suppress", "c1", workspace="", people=[ada])
+        await asyncio.sleep(1.0)
+        bench.publish("a", "ada")
+        bench.publish("other", "ada", force=True)
+        known = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
+        bench.publish("c", "-", fields=known)  # known by another identity first
+        bench.publish("d", "grace")
+        await asyncio.sleep(5.0)
+        assert len(bench.clay.bodies) == 1
+        await bench.kill()
+        await bench.start()
+        bench.publish("a", "ada")
+        await asyncio.sleep(5.0)
+        assert len(bench.clay.bodies) == 1
+        bench.command("unsuppress", "c2", workspace="", people=[ada])
+        await asyncio.sleep(1.0)
+        bench.publish("a", "ada")
+        await asyncio.sleep(5.0)
+        assert len(bench.clay.bodies) == 2
+        assert [answer.text for answer in bench.answers()] == [
+            "1 people are on the suppression list now, 0 were already",
+            "1 people are off the suppression list",
+        ]
+
+    run(main())
+
+
+def test_reload_reads_the_configuration_once_a_command() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        bench.command("reload", workspace="")
+        await asyncio.sleep(1.0)
+        assert bench.reloads == 1
+        assert bench.answers()[0].text == "read"
+
+    run(main())
+
+
+_ASKED = st.tuples(
+    st.sampled_from(("pause", "resume", "trip", "auto", "correct", "suppress", "cancel_lead")), st.integers(0, 5)
+)
+_HAPPENS = st.one_of(
+    _ASKED,
+    st.tuples(st.just("kill"), st.sampled_from((0.0, 0.001, 0.004, 0.006, 0.01, 0.3))),
+    st.tuples(st.just("wait"), st.sampled_from((0.001, 0.02, 1.0))),
+)
+
+
+@given(st.lists(_HAPPENS, min_size=1, max_size=14))
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_each_command_is_applied_once_and_every_record_is_answered(happens: list[Any]) -> None:
+    """A command corrects by a power of 7 of its own, so the sum in the lane says which were booked, and how often."""
+    arguments: dict[str, dict[str, Any]] = {"suppress": {"people": ["x" * 22]}, "cancel_lead": {"lead_id": "a"}}
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        asked: list[tuple[str, int]] = []
+        for what, value in happens:
+            if what == "wait":
+                await asyncio.sleep(value)
+            elif what == "kill":
+                await asyncio.sleep(value)
+                await bench.kill()
+                await bench.start()
+            else:
+                args = {"credits": 7**value} if what == "correct" else arguments.get(what, {})
+                bench.command(what, f"{what}-{value}", **args)
+                asked.append((what, value))
+        await asyncio.sleep(5.0)
+        answers = bench.answers()
+        assert len(answers) == len(asked), "each record is answered, once"
+        applied = [answer.id for answer in answers if answer.applied]
+        assert sorted(applied) == sorted({f"{what}-{value}" for what, value in asked}), "each command, once"
+        months = bench.lane().budget.months if asked else ()
+        booked = months[-1].credits_elsewhere if months else 0
+        assert booked == sum(7**value for what, value in set(asked) if what == "correct")
+        assert bench.alarms == []
+
+    run(main())
