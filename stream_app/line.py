@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -28,14 +28,8 @@ from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, Rat
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import replay_due_ms, tier_s
-from stream_app.core.story import NO_REASON, Step, Story, Why, brief
-from stream_app.core.suppression import Suppression, binds, rows_about
-
-_MOST_KEY_BYTES: Final = 4_096
-_NOT_TO_BE_SENT: Final = {
-    "suppressed": "this person is on the suppression list",
-    "cancelled": "an operator cancelled it before it was sent",
-}
+from stream_app.core.story import NO_REASON, Step, Story, Why, brief, rejected
+from stream_app.core.suppression import Suppression, why_not
 
 
 class Walk(Protocol):
@@ -190,7 +184,8 @@ class Line:
         case = story.case
         not_before_ms = 0
         while True:
-            if (why := self._suppressed(case)) is not None:
+            # Whenever it asks for its turn: an operator may say so while it waits.
+            if self._desk.suppressing and (why := why_not(case, self._desk.suppression)) is not None:
                 await self._conclude(walk, story, "suppressed", why)
                 return
             patient = story.row.state.startswith("held_")
@@ -205,15 +200,6 @@ class Line:
             if next_ms is None:
                 return
             not_before_ms = next_ms
-
-    def _suppressed(self, case: Case) -> Why | None:
-        """Why this lead is not to be sent. Asked again whenever it asks for its turn: an operator may say so later."""
-        if not self._desk.suppressing:
-            return None
-        for found in filter(None, map(self._desk.suppression, rows_about(case))):
-            if binds(found, case):
-                return Why(found.reason, f"{_NOT_TO_BE_SENT[found.reason]} (command {found.command})")
-        return None
 
     def _write_ahead(self, story: Story, entry: Entry) -> Step:
         story.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
@@ -362,26 +348,8 @@ class Line:
 
     async def _reject(self, walk: Walk, envelope: Envelope, bad: Unreadable) -> None:
         """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done."""
-        taken, now_ms = walk.taken, self._clock.now_ms()
-        value, most = taken.value, self._plan.line.max_letter_bytes
-        # A compressed batch may hold more than the dead letters' topic takes.
-        cut_bytes, cut_key_bytes = max(0, len(value or b"") - most), max(0, len(taken.key or b"") - _MOST_KEY_BYTES)
-        letter = msgspec.structs.replace(
-            envelope,
-            way="",
-            cut_bytes=cut_bytes,
-            cut_key_bytes=cut_key_bytes,
-            seq=envelope.seq + 1,
-            disposition="policy" if bad.reason.startswith("unknown_") else "poison",
-            reason=bad.reason,
-            text=bad.text,
-            first_failure_ms=envelope.first_failure_ms or now_ms,
-            last_failure_ms=now_ms,
-            app=self._plan.app,
-        )
-        key = taken.key[:_MOST_KEY_BYTES] if taken.key and cut_key_bytes else taken.key
-        record = Record(self._plan.topics.dlq, key, value[:most] if value and cut_bytes else value, letter.to_headers())
-        await self._brief(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", record)
+        letter = rejected(self._plan, walk.taken, envelope, bad, self._clock.now_ms())
+        await self._brief(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", letter)
 
     async def _reroute(self, walk: Walk, case: Case, home: int) -> None:
         """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""

@@ -9,11 +9,13 @@ import msgspec
 from stream_app.core.case import Case, trace_of
 from stream_app.core.delivery import Delivery, mark_key, step
 from stream_app.core.envelope import Disposition, Envelope, Way
+from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Status, StatusEvent
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 
 _json: Final = msgspec.json.Encoder()
+_MOST_KEY_BYTES: Final = 4_096
 Rows = list[tuple[bytes, bytes | None]]
 
 
@@ -151,6 +153,28 @@ def brief(
         app=plan.app,
     )
     return Step([(mark_key(taken.place), b"1")], [event_record(plan, event), *records], [event])
+
+
+def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
+    """The dead letter of what is no lead, or not one that this configuration knows."""
+    value, most = taken.value, plan.line.max_letter_bytes
+    # A compressed batch may hold more than the dead letters' topic takes.
+    cut_bytes, cut_key_bytes = max(0, len(value or b"") - most), max(0, len(taken.key or b"") - _MOST_KEY_BYTES)
+    letter = msgspec.structs.replace(
+        envelope,
+        way="",
+        cut_bytes=cut_bytes,
+        cut_key_bytes=cut_key_bytes,
+        seq=envelope.seq + 1,
+        disposition="policy" if bad.reason.startswith("unknown_") else "poison",
+        reason=bad.reason,
+        text=bad.text,
+        first_failure_ms=envelope.first_failure_ms or now_ms,
+        last_failure_ms=now_ms,
+        app=plan.app,
+    )
+    key = taken.key[:_MOST_KEY_BYTES] if taken.key and cut_key_bytes else taken.key
+    return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, letter.to_headers())
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:

@@ -6,14 +6,20 @@ A cancellation is about what was published until then: the same lead may be publ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from stream_app.core.case import Case
 from stream_app.core.lead import people, plain_id
+from stream_app.core.story import Why
+
+_TEXT: Final = {
+    "suppressed": "this person is on the suppression list",
+    "cancelled": "an operator cancelled it before it was sent",
+}
 
 
 class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,16 +50,23 @@ def import_row(workspace: str, import_id: str) -> bytes:
     return f"x/import/{workspace}/{digest}".encode()
 
 
-def rows_about(case: Case) -> Iterator[bytes]:
-    """Keys of all rows that could keep this lead from being sent."""
+def why_not(case: Case, find: Callable[[bytes], Suppression | None]) -> Why | None:
+    """Why this lead is not to be sent, None when it may be. `find` gives the row of a key."""
+    for found in filter(None, map(find, _rows_about(case))):
+        if _binds(found, case):
+            return Why(found.reason, f"{_TEXT[found.reason]} (command {found.command})")
+    return None
+
+
+def _rows_about(case: Case) -> Iterator[bytes]:
     yield from map(person_row, people(case.lead.fields))
     yield lead_row(case.destination.workspace, case.lead_id)
     if case.lead.import_id:
         yield import_row(case.destination.workspace, case.lead.import_id)
 
 
-def binds(found: Suppression, case: Case) -> bool:
-    """Whether it keeps this record from being sent: a cancellation does not bind what an operator sent back later."""
+def _binds(found: Suppression, case: Case) -> bool:
+    """A cancellation does not bind what was published, or sent back by an operator, after it."""
     if found.reason == "suppressed":
         return True
     redriven = case.envelope.way == "redriven"
