@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "replay",
     "gateway",
     "status",
+    "results",
     "dlq",
     "books",
     "schemas",

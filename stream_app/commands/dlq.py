@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.files import private_file
 from stream_app.commands.letter_options import add_action, add_filter_options, confirmed, filter_of, iso, reading
 
 if TYPE_CHECKING:
@@ -153,29 +150,13 @@ def run_export(args: argparse.Namespace) -> int:
     from stream_app.replays.inspect import export
 
     settings = settings_of(args, clay=False)
-    with _opened(args.file) as file, reading("exporting letters") as progress:
+    with private_file(args.file) as file, reading("exporting letters") as progress:
         lines = asyncio.run(export(settings, args.source, filter_of(args), file, progress))
     if args.json and str(args.file) != "-":
         tell_json({"letters": lines, "file": str(args.file)})
     else:
         say(f"{lines} letters exported")
     return OK if lines else NO
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
-    """To write to; nobody else is to read it: it holds personal data."""
-    from stream_app.core.errors import SettingsError
-
-    if str(path) == "-":
-        yield sys.stdout
-        return
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    except OSError as error:
-        raise SettingsError([f"{path}: cannot be written: {error.strerror}"]) from None
-    with open(descriptor, "w", encoding="utf-8") as file:
-        yield file
 
 
 def run_import(args: argparse.Namespace) -> int:

@@ -112,8 +112,8 @@ def iso(at_ms: int) -> str:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Offsets read and to read: a bar on a terminal; elsewhere a line now and then, when it takes long."""
+def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], None]]:
+    """How much was read and is to be read: a bar on a terminal; elsewhere a line now and then, when it takes long."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -125,7 +125,7 @@ def reading(what: str) -> Iterator[Callable[[int, int], None]]:
             nonlocal said_s
             if time.monotonic() - said_s >= _SAY_EVERY_S:
                 said_s = time.monotonic()
-                say(f"{what}: {done} of {total} offsets")
+                say(f"{what}: {done} of {total} {unit}")
 
         yield show
         return

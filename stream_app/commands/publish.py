@@ -83,10 +83,15 @@ def _rows(args: argparse.Namespace, source: IO[bytes]) -> Iterator[Row]:
         if args.map:
             raise ValueError("--map is for CSV")
         return read_jsonl(source)
-    pairs = [pair.partition("=") for pair in args.map]
-    if not all(field and column for field, _, column in pairs):
+    return read_csv(source, mapping_of(args.map))
+
+
+def mapping_of(pairs: list[str]) -> dict[str, str]:
+    """Lead field -> column, from FIELD=COLUMN. Raises ValueError."""
+    split = [pair.partition("=") for pair in pairs]
+    if not all(field and column for field, _, column in split):
         raise ValueError('--map needs FIELD=COLUMN, such as --map email="E-Mail"')
-    return read_csv(source, {field: column for field, _, column in pairs})
+    return {field: column for field, _, column in split}
 
 
 def _report(args: argparse.Namespace, summary: Summary, rejected: Path) -> None:

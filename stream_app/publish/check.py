@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stream_app.core.lead import Unreadable, read_lead
+from stream_app.core.messages import Lead
 from stream_app.publish.rows import Draft, Row
 from stream_app.settings import Settings
 
@@ -58,7 +59,8 @@ class Checker:
         answer = row.draft if isinstance(row.draft, Unreadable) else self._ready(row.draft)
         return answer if isinstance(answer, Ready) else Refusal(row.line, answer.reason, answer.text)
 
-    def _ready(self, draft: Draft) -> Ready | Unreadable:
+    def read(self, draft: Draft) -> tuple[Lead, bytes] | Unreadable:
+        """The lead that a row is, with its workspace, and its bytes as they go to Kafka; or why it is none."""
         for name, default in self._defaults.items():
             if default is not None and not draft.get(name):
                 draft[name] = default
@@ -71,8 +73,13 @@ class Checker:
         except (OverflowError, RecursionError, TypeError, ValueError):
             return Unreadable("not_json", "The row holds a value that JSON cannot")
         lead = read_lead(value, None)
-        if isinstance(lead, Unreadable):
-            return lead
+        return lead if isinstance(lead, Unreadable) else (lead, value)
+
+    def _ready(self, draft: Draft) -> Ready | Unreadable:
+        answer = self.read(draft)
+        if isinstance(answer, Unreadable):
+            return answer
+        lead, value = answer
         workspace = lead.workspace or ""
         home = self._homes.get(workspace)
         if home is None:

@@ -26,10 +26,18 @@ Draft = dict[str, Any]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One row: `line` is where it begins in the file, from 1."""
+    """One row: `line` is where it begins in the file, from 1; `cells` are those of a CSV as they stand there."""
 
     line: int
     draft: Draft | Unreadable
+    cells: tuple[str, ...] = ()
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """A CSV: the titles of its columns, and the rows after them."""
+
+    titles: list[str]
+    rows: Iterator[Row]
 
 
 class _Unclosed(Exception):
@@ -50,20 +58,26 @@ def read_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Iterator[Row]:
 
     Raises ValueError when the header cannot be used, before the first row.
     """
+    return open_csv(source, mapping).rows
+
+
+def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
+    """The same, with the header's titles. Raises ValueError when the header cannot be used."""
     feed = _Feed(source)
     first = feed.take()
     if first is None:
-        return iter(())
+        return Sheet([], iter(()))
     if "\0" in first or _NOT_UTF8.search(first):
         raise ValueError("the header is not UTF-8; save the file as CSV UTF-8")
     header = first.removeprefix("\ufeff")
     try:
         reader = csv.reader(feed, delimiter=delimiter_of(header), strict=True)
         feed.put_back(header)
-        names = name_columns(next(reader), mapping)
+        titles = next(reader)
+        names = name_columns(titles, mapping)
     except (csv.Error, _Unclosed, StopIteration):
         raise ValueError("the header cannot be read as CSV") from None
-    return _records(feed, reader, names)
+    return Sheet(titles, _records(feed, reader, names))
 
 
 def flat_draft(values: Mapping[str, Any]) -> Draft:
@@ -102,7 +116,7 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
             yield Row(feed.row_line, Unreadable("too_many_cells", text))
         elif any(cells):
             named = {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
-            yield Row(feed.row_line, flat_draft(named))
+            yield Row(feed.row_line, flat_draft(named), tuple(cells))
 
 
 class _Feed:

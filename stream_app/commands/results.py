@@ -1,0 +1,98 @@
+"""`stream-app results`: what came back from Clay, as CSV or JSON Lines, joined to the file that was published."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell_json
+from stream_app.commands.files import private_file
+from stream_app.commands.letter_options import reading, when_ms
+from stream_app.commands.publish import mapping_of
+
+if TYPE_CHECKING:
+    from stream_app.results import Export, Joined
+
+_STDOUT = Path("-")
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "results",
+        run,
+        says="Write the last result of each lead as CSV or JSON Lines: it is personal data. Exit code 1 without any.",
+        example="stream-app results --join leads.csv -o enriched.csv\n"
+        "  stream-app results --workspace acme --since 2026-11-24T08:00 --format jsonl",
+    )
+    parser.add_argument("--workspace", help="only of this one (with --join: of rows that name none, too)")
+    parser.add_argument("--destination", metavar="ALIAS", help="only of this one (with --join: of rows that name none)")
+    parser.add_argument(
+        "--since", type=when_ms, default=0, metavar="TIME", help="published at or after, e.g. 2026-11-24T08:00 (UTC)"
+    )
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(%(default)s)")
+    parser.add_argument(
+        "--join", type=Path, metavar="INPUT.csv", help="a CSV that was published: all its rows, each with its result"
+    )
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as given to `publish`; for --join"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=_STDOUT, metavar="FILE", help="to be written (default: stdout)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.results import Wanted, export
+
+    settings = settings_of(args, clay=False)
+    wanted = Wanted(args.workspace, args.destination, args.since)
+    with _joined(args) as join, private_file(args.output) as out:
+        done = asyncio.run(export(settings, wanted, out, args.format, join, reading, say))
+    _report(args, done)
+    return OK if done.results else NO
+
+
+@contextmanager
+def _joined(args: argparse.Namespace) -> Iterator[Joined | None]:
+    from stream_app.core.errors import SettingsError
+    from stream_app.results import Joined
+
+    if args.join is None:
+        if args.map:
+            raise SettingsError(["--map is for --join"])
+        yield None
+        return
+    if args.output != _STDOUT and args.output.exists() and args.output.samefile(args.join):
+        raise SettingsError([f"{args.output}: is the file that is joined; give -o another name"])
+    try:
+        mapping = mapping_of(args.map)
+        file: IO[bytes] = args.join.open("rb")
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
+    except OSError as error:
+        raise SettingsError([f"{args.join}: cannot be read: {error.strerror}"]) from None
+    with file:
+        if not file.seekable():
+            raise SettingsError([f"{args.join}: is read twice, so it must be a file"])
+        yield Joined(str(args.join), file, mapping)
+
+
+def _report(args: argparse.Namespace, done: Export) -> None:
+    """On stderr, or as JSON on stdout where the results are not there."""
+    import msgspec
+
+    if args.json and args.output != _STDOUT:
+        tell_json(msgspec.to_builtins(done) | {"file": str(args.output)})
+        return
+    if done.broken_count:
+        numbers = ", ".join(map(str, done.broken)) + (" ..." if done.broken_count > len(done.broken) else "")
+        say(f"{args.join}: {done.broken_count} rows cannot be read and were left out, at the lines {numbers}")
+    if done.unreadable:
+        say(f"{done.unreadable} results cannot be read by this version, and were left out")
+    say(f"{done.results} results" + (f" of {done.lines} rows" if args.join else ""))

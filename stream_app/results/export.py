@@ -1,0 +1,197 @@
+"""Exports `leads.enriched`: the last result of each lead, alone or behind the rows of the file that was published.
+
+    leads.enriched (and who is who, from the state) -> a store on disk -> which result each line has -> lines
+
+Memory does not grow with the results (results/store.py) but for 8 bytes a line.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from itertools import repeat
+from typing import IO, Final
+
+import msgspec
+
+from stream_app.adapters.topic_reader import Progress
+from stream_app.adapters.topics import check_topics
+from stream_app.core.errors import SettingsError
+from stream_app.core.lead import Unreadable
+from stream_app.core.messages import Result
+from stream_app.publish import Wishes
+from stream_app.publish.rows import Row, Sheet, open_csv
+from stream_app.replays.survey import reader_of
+from stream_app.results.lines import Format, Lines
+from stream_app.results.matching import Matcher
+from stream_app.results.store import ResultStore
+from stream_app.settings import Settings, client_options
+
+Stage = Callable[[str, str], AbstractContextManager[Progress]]
+"""Told what is being done and in which unit, gives who is told how much of it is done."""
+
+_NAMED_LINES: Final = 10
+_TELL_EVERY: Final = 1_000
+
+_result: Final = msgspec.json.Decoder(Result)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which results: all conditions together. `since_ms`: epoch ms; what was published before is left out."""
+
+    workspace: str | None = None
+    destination: str | None = None
+    since_ms: int = 0
+
+    def key(self, key: bytes | None) -> bool:
+        """Whether a result under that key of `leads.enriched` is meant."""
+        parts = (key or b"").split(b"/", 2)
+        asked = (self.workspace, self.destination)
+        return len(parts) == 3 and all(
+            wanted in (None, part.decode("utf-8", "replace")) for part, wanted in zip(parts, asked, strict=False)
+        )
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """A CSV as it was published, which can be read twice.
+
+    name     for messages. mapping: lead field -> column, as it was given to `publish`.
+    """
+
+    name: str
+    file: IO[bytes]
+    mapping: Mapping[str, str] = {}
+
+    def open(self) -> Sheet:
+        """From its beginning. Raises SettingsError: its header cannot be used."""
+        self.file.seek(0)
+        try:
+            return open_csv(self.file, self.mapping)
+        except ValueError as error:
+            raise SettingsError([f"{self.name}: {error}"]) from None
+
+
+class Export(msgspec.Struct):
+    """What was written.
+
+    lines       as many as the joined file has rows, else `results`.
+    unreadable  results that this program cannot read.
+    broken      numbers of lines of the joined file that cannot be read and were left out, at most ten of
+                `broken_count`.
+    """
+
+    lines: int = 0
+    results: int = 0
+    unreadable: int = 0
+    broken: list[int] = msgspec.field(default_factory=list)
+    broken_count: int = 0
+
+
+async def export(
+    settings: Settings,
+    wanted: Wanted,
+    out: IO[str],
+    form: Format,
+    join: Joined | None,
+    stage: Stage,
+    say: Callable[[str], None],
+) -> Export:
+    """Write the results to `out`. `join`: write all rows of that file, each with its result, if it has one.
+
+    Raises SettingsError (the file's header cannot be used), TopicsError, BrokerUnavailable, StreamAppError (no room).
+    """
+    if join is not None:
+        join.open()  # what is wrong with it is told at once
+    await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+    with closing(ResultStore()) as store:
+        await _read(settings, wanted, store, stage, people=join is not None)
+        work = _Export(wanted.since_ms, store, Lines(out, form), stage)
+        if join is None:
+            work.alone()
+        else:
+            wishes = Wishes(workspace=wanted.workspace, destination=wanted.destination)
+            work.joined(join, Matcher(settings, wishes, store))
+        return work.done
+
+
+async def _read(settings: Settings, wanted: Wanted, store: ResultStore, stage: Stage, *, people: bool) -> None:
+    names = settings.names
+    with stage("reading results", "offsets") as progress:
+        async with reader_of(settings, progress) as reader:
+            async for records in reader.read(names.enriched):
+                store.put((record.key, record.value) for record in records if wanted.key(record.key))
+    if not people:
+        return
+    with stage("reading who is who", "offsets") as progress:
+        async with reader_of(settings, progress) as reader:
+            async for records in reader.read(names.state):
+                store.know(
+                    (record.key, None if record.value is None else record.value.removeprefix(b"d/"))
+                    for record in records
+                    if record.key and record.key.startswith(b"p/")
+                )
+
+
+class _Export:
+    def __init__(self, since_ms: int, store: ResultStore, lines: Lines, stage: Stage) -> None:
+        self.done = Export()
+        self._since_ms = since_ms
+        self._store = store
+        self._lines = lines
+        self._stage = stage
+
+    def alone(self) -> None:
+        """A line for each result."""
+        with self._stage("looking at the results", "results") as progress:
+            numbers = array("q", filter(None, self._look(self._store, lambda done: progress(done, len(self._store)))))
+        self._write([], repeat(()), numbers)
+
+    def joined(self, join: Joined, matcher: Matcher) -> None:
+        """A line for each row of the file, which is read twice: first for the columns that its results have."""
+        size_bytes = os.fstat(join.file.fileno()).st_size
+        with self._stage("looking for the results of the rows", "bytes") as progress:
+            matches = (matcher.match(row) for row in self._rows(join.open(), self.done))
+            numbers = self._look(matches, lambda _: progress(join.file.tell(), size_bytes))
+        again = join.open()
+        self._write(again.titles, (row.cells for row in self._rows(again, Export())), numbers)
+
+    def _rows(self, sheet: Sheet, done: Export) -> Iterator[Row]:
+        for row in sheet.rows:
+            if not isinstance(row.draft, Unreadable):
+                yield row
+                continue
+            done.broken_count += 1
+            if len(done.broken) < _NAMED_LINES:
+                done.broken.append(row.line)
+
+    def _look(self, numbers: Iterable[int], tell: Callable[[int], None]) -> array[int]:
+        """The numbers of the results to write, 0 for none; the lines learn what fields there are."""
+        found = array("q")
+        for number in numbers:
+            result = self._decoded(number) if number else None
+            if result is not None:
+                self._lines.learn(result)
+            found.append(number if result else 0)
+            if len(found) % _TELL_EVERY == 0:
+                tell(len(found))
+        return found
+
+    def _decoded(self, number: int) -> Result | None:
+        try:
+            result = _result.decode(self._store.value(number))
+        except msgspec.DecodeError:
+            self.done.unreadable += 1
+            return None
+        return result if result.at_ms >= self._since_ms else None
+
+    def _write(self, titles: list[str], rows: Iterable[tuple[str, ...]], numbers: array[int]) -> None:
+        self._lines.begin(titles)
+        with self._stage("writing", "lines") as progress:
+            for number, cells in zip(numbers, rows, strict=False):
+                self._lines.write(cells, self._decoded(number) if number else None)
+                self.done.lines += 1
+                self.done.results += bool(number)
+                if self.done.lines % _TELL_EVERY == 0:
+                    progress(self.done.lines, len(numbers))

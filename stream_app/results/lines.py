@@ -1,0 +1,83 @@
+"""How results are written: CSV or JSON Lines, each alone or behind the row that it belongs to."""
+
+from __future__ import annotations
+
+import csv
+import re
+from datetime import UTC, datetime
+from typing import IO, Final, Literal
+
+import msgspec
+
+from stream_app.core.errors import StreamAppError
+from stream_app.core.messages import Result, Scalar
+
+Format = Literal["csv", "jsonl"]
+
+_META: Final = ("lead_id", "workspace", "destination", "source", "version", "at", "age_s")
+_MOST_FIELDS: Final = 5_000
+_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what publish/rows.py makes of bytes that are not UTF-8
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Lines:
+    """`learn` of all results first, then `begin`, then `write` each line.
+
+    CSV: the row's own columns, then what is known of the result, then its fields; a name that is taken already gets
+    `result_` in front. JSON Lines: the result as it is on Kafka; with a row, an object of `row` and `result`.
+    """
+
+    def __init__(self, out: IO[str], form: Format) -> None:
+        self._out = out
+        self._form = form
+        self._csv = csv.writer(out, lineterminator="\n")
+        self._fields: dict[str, None] = {}
+        self._titles: list[str] = []
+
+    def learn(self, result: Result) -> None:
+        """A result that will be written. Raises StreamAppError: no table has so many columns."""
+        if self._form == "csv":
+            self._fields.update(dict.fromkeys(result.fields))
+            if len(self._fields) > _MOST_FIELDS:
+                raise StreamAppError(f"the results have more than {_MOST_FIELDS} different fields: use --format jsonl")
+
+    def begin(self, titles: list[str]) -> None:
+        """`titles`: of the rows' own columns, none when there are no rows."""
+        self._titles = [_clean(title) for title in titles]
+        if self._form == "csv":
+            names = list(self._titles)
+            for name in (*_META, *self._fields):
+                while name in names:
+                    name = f"result_{name}"
+                names.append(name)
+            self._csv.writerow(names)
+
+    def write(self, cells: tuple[str, ...], result: Result | None) -> None:
+        """One line. `cells`: of the row, where there are rows; missing ones at its end are blank."""
+        own = [_clean(cell) for cell in cells[: len(self._titles)]]
+        own += [""] * (len(self._titles) - len(own))
+        if self._form == "csv":
+            self._csv.writerow(own + self._result_cells(result))
+            return
+        line: object = result
+        if self._titles:
+            line = {"row": dict(zip(self._titles, own, strict=True)), "result": result}
+        self._out.write(_json.encode(line).decode() + "\n")
+
+    def _result_cells(self, result: Result | None) -> list[str]:
+        if result is None:
+            return [""] * (len(_META) + len(self._fields))
+        at = datetime.fromtimestamp(result.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        known = (result.lead_id, result.workspace, result.destination, result.source, result.version, at, result.age_s)
+        return [_cell(value) for value in (*known, *map(result.fields.get, self._fields))]
+
+
+def _cell(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _clean(text: str) -> str:
+    return text if text.isascii() else _UNDECODABLE.sub("\ufffd", text)

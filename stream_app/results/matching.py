@@ -1,0 +1,42 @@
+"""Whose result belongs to a row of the file that was published: found as the line would know the lead again."""
+
+from __future__ import annotations
+
+from stream_app.core.delivery import person_key
+from stream_app.core.lead import Unreadable, identify
+from stream_app.publish import Wishes
+from stream_app.publish.check import Checker
+from stream_app.publish.rows import Row
+from stream_app.results.store import ResultStore
+from stream_app.settings import Settings
+
+
+class Matcher:
+    """`wishes`: the workspace and destination of rows that name none, as they were given to `publish`."""
+
+    def __init__(self, settings: Settings, wishes: Wishes, store: ResultStore) -> None:
+        self._settings = settings
+        self._checker = Checker(settings, wishes)
+        self._store = store
+
+    def match(self, row: Row) -> int:
+        """The number of the row's result in the store, 0 without one.
+
+        By the row's lead id; else by the lead that counts for its person (another row of the same person may have
+        been the one that was sent); else by the id that is made of the person.
+        """
+        read = row.draft if isinstance(row.draft, Unreadable) else self._checker.read(row.draft)
+        if isinstance(read, Unreadable):
+            return 0
+        lead, store = read[0], self._store
+        who, workspace = identify(lead), lead.workspace or ""
+        destination = self._settings.destination_of(workspace, lead.destination)
+        if who is None or destination is None:
+            return 0
+        place = f"{workspace}/{destination}"
+        found = store.of_lead(f"{place}/{who.lead_id}".encode())
+        if found or who.person is None:
+            return found
+        return store.of_person(person_key(workspace, destination, who.person)) or store.of_lead(
+            f"{place}/p-{who.person}".encode()
+        )

@@ -1,0 +1,101 @@
+"""Results by key, the last one of each, in a temporary database: memory is bounded whatever their number.
+
+SQLite keeps 64 MiB of it in memory and the rest in an unnamed file in TMPDIR, which nobody else can open and which is
+gone when the process is, however it ends.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Final
+
+from stream_app.core.errors import StreamAppError
+
+_CACHE_KIB: Final = 65_536
+
+
+class ResultStore:
+    """Keys are those of the topics; only their hashes are kept. Everything raises StreamAppError: no room is left."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        for statement in (
+            f"PRAGMA cache_size = -{_CACHE_KIB}",
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)",
+            "CREATE TABLE people (key BLOB PRIMARY KEY, lead BLOB NOT NULL) WITHOUT ROWID",
+        ):
+            self._db.execute(statement)
+
+    def close(self) -> None:
+        """Give the file up."""
+        self._db.close()
+
+    def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Results by the key of `leads.enriched`, in the order of the topic; None: there is none any more."""
+        self._keep_last("results (key, value)", "value", results)
+
+    def know(self, people: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """By a person's key, the key of the result of the lead that counts for that person."""
+        self._keep_last(
+            "people (key, lead)", "lead", ((key, None if lead is None else _hash(lead)) for key, lead in people)
+        )
+
+    def _keep_last(self, table: str, column: str, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        last = {_hash(key): value for key, value in rows}
+        name = table.partition(" ")[0]
+        with _room():
+            self._db.execute("BEGIN")
+            self._db.executemany(f"DELETE FROM {name} WHERE key = ?", [(key,) for key, v in last.items() if v is None])
+            self._db.executemany(
+                f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET {column} = excluded.{column}",
+                [(key, value) for key, value in last.items() if value is not None],
+            )
+            self._db.execute("COMMIT")
+
+    def of_lead(self, key: bytes) -> int:
+        """The number of the result under that key; 0: there is none."""
+        return self._number("SELECT id FROM results WHERE key = ?", key)
+
+    def of_person(self, key: bytes) -> int:
+        """The number of the result of the lead that counts for that person; 0: there is none."""
+        return self._number("SELECT id FROM results WHERE key = (SELECT lead FROM people WHERE key = ?)", key)
+
+    def value(self, number: int) -> bytes:
+        """The result of that number."""
+        with _room():
+            return bytes(self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0])
+
+    def __len__(self) -> int:
+        """How many results there are."""
+        with _room():
+            return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of all results, in the order in which their leads had the first one."""
+        with _room():
+            for (number,) in self._db.execute("SELECT id FROM results ORDER BY id"):
+                yield number
+
+    def _number(self, question: str, key: bytes) -> int:
+        with _room():
+            found = self._db.execute(question, (_hash(key),)).fetchone()
+            return 0 if found is None else int(found[0])
+
+
+def _hash(key: bytes) -> bytes:
+    return blake2b(key, digest_size=16).digest()
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StreamAppError(
+            f"no room for the results in the temporary folder ({error}): set TMPDIR to a larger one"
+        ) from error
