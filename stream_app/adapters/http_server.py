@@ -1,7 +1,7 @@
-"""An ASGI app on uvicorn for the time of a block, with a bound on the time that a request's head may take.
+"""An ASGI app on uvicorn for the time of a block, with bounds on the time and the size of a request's head.
 
-uvicorn bounds the head's size (h11, not httptools, which does not) and an idle connection's time, but a head that drips
-in byte by byte would hold its connection for ever.
+uvicorn ends a connection that is idle, but a head that drips in byte by byte would hold it for ever, and one without
+end would fill the memory. (Its protocol on h11 bounds the size, and makes a request cost 470 us of CPU instead of 270.)
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stream_app.core.errors import StreamAppError
 
-_LARGEST_HEAD_BYTES: Final = 32_768
+_LARGEST_HEAD_BYTES: Final = 65_536
 _BACKLOG: Final = 4_096
 
 
-class _Protocol(H11Protocol):
-    """Ends a connection that has not sent a whole head so long after it was made, or after its last answer."""
+class _Protocol(HttpToolsProtocol):
+    """Ends a connection that has not sent a whole head so long after it was made, or after its last answer.
+
+    What comes after an answer and is no head, such as the rest of a body that nobody read, is bounded with it.
+    """
 
     _due: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         super().connection_made(transport)
@@ -34,7 +38,10 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._head_bytes += len(data)
         self._watch()
+        if self._head_bytes > _LARGEST_HEAD_BYTES:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -47,6 +54,7 @@ class _Protocol(H11Protocol):
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget()
+            self._head_bytes = 0
         elif self._due is None:
             self._due = self.loop.call_later(self.config.timeout_keep_alive, self.transport.close)
 
@@ -74,7 +82,6 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, head_within_s: float
         uvicorn.Config(
             app,
             http=_Protocol,
-            h11_max_incomplete_event_size=_LARGEST_HEAD_BYTES,
             ws="none",
             lifespan="off",
             log_config=None,

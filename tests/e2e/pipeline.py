@@ -246,20 +246,7 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def read(self, topic: str) -> list[Any]:
         """All records of a topic as a read_committed consumer sees them."""
-        consumer = self._consumer()
-        await consumer.start()
-        try:
-            tps = [TopicPartition(topic, number) for number in range(self.settings.kafka.partitions)]
-            consumer.assign(tps)
-            await consumer.seek_to_beginning()
-            ends = await consumer.end_offsets(tps)
-            found: list[Any] = []
-            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    found.extend(records)
-            return found
-        finally:
-            await consumer.stop()
+        return await read_topic(self.bootstrap, topic, self.settings.kafka.partitions)
 
     # -------------------------------------------------------------------------------------------------- judges
 
@@ -292,13 +279,8 @@ read_model_path = "{self.directory}/model.sqlite"
             await asyncio.sleep(0.05)
         raise AssertionError(f"the simulator did not start: {await asyncio.to_thread(_lines, log)}")
 
-    def _consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
-        )
-
     async def _follow(self) -> None:
-        consumer = self._consumer()
+        consumer = _consumer(self.bootstrap)
         await consumer.start()
         try:
             topic = self.settings.names.status
@@ -313,6 +295,28 @@ read_model_path = "{self.directory}/model.sqlite"
                         story.insert(0 if event.status == "rerouted" else len(story), event)
         finally:
             await consumer.stop()
+
+
+async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
+    """All records of a topic as a read_committed consumer sees them."""
+    consumer = _consumer(bootstrap)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(topic, number) for number in range(partitions)]
+        consumer.assign(tps)
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(tps)
+        found: list[Any] = []
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                found.extend(records)
+        return found
+    finally:
+        await consumer.stop()
+
+
+def _consumer(bootstrap: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest")
 
 
 def _lines(log: Path) -> list[str]:

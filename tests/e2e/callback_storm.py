@@ -1,0 +1,265 @@
+"""Callbacks in a burst, then a steady stream in whose middle Kafka restarts: what was acknowledged must be on Kafka.
+
+    python -m tests.e2e.callback_storm                        3,000 at once, then 200 a second for a minute
+    python -m tests.e2e.callback_storm --disturb gateway      the gateway is killed with -9 instead
+
+A real gateway as a process, a real Kafka, and a sender that tries again like Clay's HTTP column. Times are those of
+single requests; those that overlap the disturbance, until the first answer of 200 after it, are told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+
+from stream_app.adapters.topics import create_topics
+from stream_app.core.callback_token import sign
+from stream_app.core.messages import Callback
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import ChildProcesses, end, free_port
+from stream_app.settings import Settings, client_options, load_settings
+from tests.e2e.pipeline import read_topic
+
+WORKSPACES = 4
+KEY = "a key of callback tokens, only for tests"
+_RETRY_S = (2.0, 6.0)
+_ALL_WITHIN_S = 90.0
+_REQUEST_S = 30.0
+
+Disturbance = Literal["kafka", "gateway"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`burst` at once, then `per_s` for `seconds`; the disturbance comes in the middle of these."""
+
+    burst: int = 3_000
+    per_s: float = 200.0
+    seconds: float = 60.0
+    disturb: Disturbance = "kafka"
+
+
+@dataclass
+class Storm:
+    """What came of it. Times in seconds on one monotonic clock."""
+
+    sent: int = 0
+    acknowledged: set[str] = field(default_factory=set)
+    attempts: list[tuple[float, float, int]] = field(default_factory=list)
+    disturbed: tuple[float, float] = (0.0, 0.0)
+    back_s: float = 0.0
+    burst_p99_s: float = 0.0
+    stored: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def lost(self) -> set[str]:
+        """Acknowledged, and not on Kafka."""
+        return self.acknowledged - self.stored.keys()
+
+    def times(self, *, during: bool) -> list[float]:
+        """Of the requests that overlap the disturbance, or of the others."""
+        first, last = self.disturbed
+        return sorted(ended - began for began, ended, _ in self.attempts if (began < last and ended > first) == during)
+
+    def p(self, share: float, *, during: bool = False) -> float:
+        """The time within which this share of the requests were answered."""
+        times = self.times(during=during) or [0.0]
+        return times[min(len(times) - 1, int(share * len(times)))]
+
+
+async def storm(plan: Plan) -> Storm:
+    """Make one."""
+    found, children = Storm(), ChildProcesses("callback-storm")
+    kafka = LocalKafka()
+    try:
+        await asyncio.to_thread(kafka.start)
+        settings = _settings(children, kafka.bootstrap)
+        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        gateway = _gateway(children)
+        await _until_ready(settings)
+        async with asyncio.timeout(plan.seconds + 2 * _ALL_WITHIN_S):
+            await asyncio.gather(*(_deliver(settings, found) for _ in range(plan.burst)))
+            found.burst_p99_s = found.p(0.99)
+            gateway = await _stream(plan, settings, found, kafka, gateway, children)
+        await asyncio.to_thread(end, gateway, grace_s=20)
+        assert gateway.returncode == 0, (children.directory / "gateway.log").read_text()[-2000:]
+        for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions):
+            callback = msgspec.json.decode(record.value, type=Callback)
+            found.stored[callback.lead_id] += 1
+    finally:
+        kafka.stop()
+        children.close()
+    return found
+
+
+async def _stream(
+    plan: Plan,
+    settings: Settings,
+    found: Storm,
+    kafka: LocalKafka,
+    gateway: subprocess.Popen[bytes],
+    children: ChildProcesses,
+) -> subprocess.Popen[bytes]:
+    """Each callback at its time, whatever becomes of those before it."""
+
+    async def disturb() -> subprocess.Popen[bytes]:
+        await asyncio.sleep(plan.seconds / 2)
+        first = time.monotonic()
+        found.disturbed = first, float("inf")
+        new = gateway
+        if plan.disturb == "kafka":
+            await asyncio.to_thread(kafka.restart)
+        else:
+            gateway.kill()
+            await asyncio.to_thread(gateway.wait, 10)
+            new = _gateway(children)
+        back = time.monotonic()
+        found.disturbed = first, back
+        return new
+
+    disturbing = asyncio.create_task(disturb())
+    began, tasks = time.monotonic(), []
+    for number in range(int(plan.per_s * plan.seconds)):
+        await asyncio.sleep(max(0.0, began + number / plan.per_s - time.monotonic()))
+        tasks.append(asyncio.create_task(_deliver(settings, found)))
+    await asyncio.gather(*tasks)
+    new = await disturbing
+    first, back = found.disturbed
+    found.back_s = back - first
+    found.disturbed = first, min(ended for began, ended, status in found.attempts if status == 200 and began > back)
+    return new
+
+
+async def _deliver(settings: Settings, found: Storm) -> None:
+    """One callback, until it is acknowledged."""
+    number = found.sent
+    found.sent += 1
+    workspace, lead_id = f"w{number % WORKSPACES}", f"lead-{number}"
+    destination = f"{workspace}-crm"
+    body = {
+        "lead_id": lead_id,
+        "callback_token": sign(settings.callback_keys, workspace, destination, lead_id),
+        "email": f"person{number}@example.com",
+        "title": "Head of something",
+        "summary": "Has done this and that, in one place and another. " * 6,
+        "credits": "7",
+    }
+    request = _request("POST", f"/callbacks/{workspace}/{destination}", json.dumps(body).encode())
+    pauses = random.Random(number)
+    while lead_id not in found.acknowledged:
+        began = time.monotonic()
+        status = await _status(settings, request)
+        found.attempts.append((began, time.monotonic(), status))
+        if status == 200:
+            found.acknowledged.add(lead_id)
+        else:
+            await asyncio.sleep(pauses.uniform(*_RETRY_S))
+
+
+def _request(method: str, path: str, body: bytes = b"") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: gateway", "content-type: application/json", "connection: close"]
+    return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
+
+
+async def _status(settings: Settings, request: bytes) -> int:
+    """The status of the answer, 0: there was none. A connection each; no library, whose time would be measured too."""
+    try:
+        async with asyncio.timeout(_REQUEST_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", settings.http.gateway_port)
+            try:
+                writer.write(request)
+                answer = await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return 0
+    return int(answer[9:12]) if answer else 0
+
+
+def _settings(children: ChildProcesses, bootstrap: str) -> Settings:
+    tables = "".join(
+        f'[destinations.w{number}-crm]\nworkspace = "w{number}"\nwebhooks_env = ["NOT_NEEDED"]\n'
+        for number in range(WORKSPACES)
+    )
+    port = free_port()
+    config = children.directory / "stream_app.toml"
+    config.write_text(
+        f"""
+[kafka]
+bootstrap = "{bootstrap}"
+partitions = {WORKSPACES}
+replication = 1
+[http]
+gateway_port = {port}
+[gateway]
+public_url = "http://127.0.0.1:{port}/"
+token_keys_env = ["STORM_KEY"]
+{tables}
+"""
+    )
+    return load_settings(config, {"STORM_KEY": KEY}, clay=False, gateway=True)
+
+
+def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
+    program = f"import os, sys; os.environ['STORM_KEY'] = {KEY!r}; from stream_app.cli import main; sys.exit(main())"
+    config = str(children.directory / "stream_app.toml")
+    argv = [sys.executable, "-c", program, "gateway", "--config", config]
+    return children.spawn(argv, log=children.directory / "gateway.log")
+
+
+async def _until_ready(settings: Settings) -> None:
+    deadline = time.monotonic() + 30
+    while await _status(settings, _request("GET", "/readyz")) != 200:
+        assert time.monotonic() < deadline, "the gateway is not ready"
+        await asyncio.sleep(0.1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.e2e.callback_storm", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--burst", type=int, default=Plan.burst)
+    parser.add_argument("--per-s", type=float, default=Plan.per_s)
+    parser.add_argument("--seconds", type=float, default=Plan.seconds)
+    parser.add_argument("--disturb", choices=("kafka", "gateway"), default=Plan.disturb)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    found = asyncio.run(storm(Plan(args.burst, args.per_s, args.seconds, args.disturb)))
+    first, last = found.disturbed
+    report = {
+        "sent": found.sent,
+        "acknowledged": len(found.acknowledged),
+        "acknowledged_and_lost": len(found.lost),
+        "on_kafka_twice": sum(count > 1 for count in found.stored.values()),
+        "answers": dict(sorted(Counter(status for _, _, status in found.attempts).items())),
+        "back_after_s": round(found.back_s, 2),
+        "answers_200_after_s": round(last - first, 2),
+        "burst_p99_s": round(found.burst_p99_s, 4),
+        "outside_p50_s": round(found.p(0.5), 4),
+        "outside_p99_s": round(found.p(0.99), 4),
+        "outside_max_s": round(found.p(1), 4),
+        "during_max_s": round(found.p(1, during=True), 4),
+    }
+    if args.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        for name, value in report.items():
+            Console().print(f"{name:24}{value}")
+    return 1 if found.lost or found.p(0.99) >= 2 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""A short storm of callbacks in each run; the long one, with its times, by `python -m tests.e2e.callback_storm`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.callback_storm import Disturbance, Plan, storm
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("disturb", ["kafka", "gateway"])
+async def test_nothing_that_was_acknowledged_is_lost(disturb: Disturbance) -> None:
+    found = await storm(Plan(burst=200, per_s=50, seconds=6, disturb=disturb))
+    assert found.sent == 500
+    assert len(found.acknowledged) == found.sent, "each in the end"
+    assert found.lost == set()
+    assert {status for _, _, status in found.attempts} <= {200, 503, 0}
+    assert max(ended - began for began, ended, _ in found.attempts) < 25, "whatever it is, it is said in time"
+    assert len(found.attempts) > found.sent, "the disturbance was one"
