@@ -6,6 +6,7 @@ import asyncio
 import gc
 from contextlib import AsyncExitStack
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
 from stream_app import __version__
@@ -23,7 +24,7 @@ from stream_app.adapters.publisher import kafka_publisher
 from stream_app.adapters.replay_state import Pause, ReplayState
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.adapters.topics import check_topics
-from stream_app.adapters.webhooks import Endpoint, Webhooks, webhook_id
+from stream_app.adapters.webhooks import Endpoint, Webhooks, setup_id, webhook_id
 from stream_app.agents.replay import Replay
 from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
@@ -52,6 +53,13 @@ def build_plan(settings: Settings) -> Plan:
                 rate=here.rate,
                 budget=here.budget,
                 quota=here.quota,
+                stop=here.stop,
+                concurrency=msgspec.structs.replace(
+                    here.concurrency,
+                    least=min(here.concurrency.least, line.max_in_flight),
+                    most=line.max_in_flight,
+                ),
+                flood=here.flood,
             )
             for name, here in settings.workspaces.items()
         },
@@ -65,6 +73,8 @@ def build_plan(settings: Settings) -> Plan:
                 estimate=Cost(there.estimate_credits, there.estimate_actions),
                 ceiling=Cost(there.ceiling_credits, there.ceiling_actions),
                 uncertain=there.uncertain,
+                token_name=there.token_env or "",
+                setup_id=setup_id(*(settings.secrets[name] for name in (*there.webhooks_env, there.token_env) if name)),
             )
             for alias, there in settings.destinations.items()
         },
@@ -75,6 +85,7 @@ def build_plan(settings: Settings) -> Plan:
             retry_base_s=line.retry_base_s,
             retry_cap_s=line.retry_cap_s,
             uncertain_grace_s=line.uncertain_grace_s,
+            patience_s=line.patience_s,
             start_within_s=line.max_request_start_age_s,
             freshness_days=line.freshness_days,
             retry_share=settings.shares.retry,

@@ -67,6 +67,9 @@ class Desk(Protocol):
     def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
         """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next."""
 
+    def letter(self, entry: Entry, reason: str) -> None:
+        """The lead of an entry becomes a dead letter. Belongs to the step committed next."""
+
     def charge(self, workspace: str, reservation: Reservation) -> None:
         """Book a reservation as spent. Belongs to the step committed next."""
 
@@ -227,20 +230,21 @@ class Line:
                 await self._conclude(walk, story, "rejected_invalid", why, letter="poison")
                 return None
             case Refused():
-                return await self._refused(story, outcome, report)
+                return await self._refused(story, entry, outcome, report)
             case RateLimited() | Denied() | Gone():
                 why = Why(outcome.reason, report.text, outcome.http_status, report.wait_until_ms)
             case None:
                 why = Why("started_too_late", "not sent: its turn was too long ago", due_at_ms=report.wait_until_ms)
         return await self._refuse(story, why, report.wait_until_ms)
 
-    async def _refused(self, story: Story, outcome: Refused, report: Report) -> int | None:
+    async def _refused(self, story: Story, entry: Entry, outcome: Refused, report: Report) -> int | None:
         """Clay provably did not take it: another try, or a dead letter. A failure of the whole lane is no attempt."""
         now_ms, policy = self._clock.now_ms(), self._plan.line
         attempt = story.row.attempt + (1 if report.counts else 0)
         first_ms = story.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
             why = Why(outcome.reason, outcome.text, outcome.http_status)
+            self._desk.letter(entry, outcome.reason)
             await self._fail(story, why, attempt=attempt, failed_at_ms=first_ms)
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()

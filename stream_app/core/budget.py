@@ -304,26 +304,33 @@ def _with_reserved(
     actions_cap: int | None,
     opening: bool = False,
 ) -> Period:
-    more = msgspec.structs.replace(
-        period,
-        credits_reserved=period.credits_reserved + estimate.credits,
-        actions_reserved=period.actions_reserved + estimate.actions,
+    credits_used, actions_used = period.credits_used + estimate.credits, period.actions_used + estimate.actions
+    if opening:
+        credits_used, actions_used = credits_used + policy.opening_credits, actions_used + policy.opening_actions
+    return Period(
+        period.id,
+        period.credits_spent,
+        period.credits_reserved + estimate.credits,
+        period.actions_spent,
+        period.actions_reserved + estimate.actions,
+        period.credits_elsewhere,
+        period.actions_elsewhere,
+        _level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
+        _level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
+        period.shadowed,
     )
-    credits_used = more.credits_used + (policy.opening_credits if opening else 0)
-    actions_used = more.actions_used + (policy.opening_actions if opening else 0)
-    credits_warned = _level(policy.soft_limits, period.credits_warned, credits_used, credits_cap)
-    actions_warned = _level(policy.soft_limits, period.actions_warned, actions_used, actions_cap)
-    if credits_warned == period.credits_warned and actions_warned == period.actions_warned:
-        return more
-    return msgspec.structs.replace(more, credits_warned=credits_warned, actions_warned=actions_warned)
 
 
 def _level(limits: tuple[int, ...], warned: int, used: int, cap: int | None) -> int:
     """The soft limit that counts as told: the highest reached, until use has fallen well below it."""
     if cap is None:
         return 0
-    reached = max((limit for limit in limits if used * 100 >= limit * cap), default=0)
-    return reached if reached > warned or used * 100 < (warned - _SLACK_PERCENT) * cap else warned
+    reached, hundredfold = 0, used * 100
+    for limit in limits:
+        if hundredfold < limit * cap:
+            break
+        reached = limit
+    return reached if reached > warned or hundredfold < (warned - _SLACK_PERCENT) * cap else warned
 
 
 def _with_elsewhere(period: Period, cost: Cost) -> Period:
@@ -352,12 +359,17 @@ def _is_done(window: Period) -> bool:
 def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
     """The windows with the reservation settled in its own; one that is folded has no sums to change."""
     return tuple(
-        msgspec.structs.replace(
-            window,
-            credits_spent=window.credits_spent + cost.credits,
-            credits_reserved=max(0, window.credits_reserved - reservation.credits),
-            actions_spent=window.actions_spent + cost.actions,
-            actions_reserved=max(0, window.actions_reserved - reservation.actions),
+        Period(
+            window.id,
+            window.credits_spent + cost.credits,
+            max(0, window.credits_reserved - reservation.credits),
+            window.actions_spent + cost.actions,
+            max(0, window.actions_reserved - reservation.actions),
+            window.credits_elsewhere,
+            window.actions_elsewhere,
+            window.credits_warned,
+            window.actions_warned,
+            window.shadowed,
         )
         if window.id == period_id
         else window

@@ -14,7 +14,7 @@ import msgspec
 
 from stream_app.core import breaker, budget, quota, rate, window
 from stream_app.core.budget import Cost, MeterName
-from stream_app.core.lane import Forced, Lane
+from stream_app.core.lane import Forced, Lane, lifted
 from stream_app.core.messages import By, Change
 from stream_app.core.policy import Workspace, in_force
 
@@ -136,11 +136,11 @@ def _pause(lane: Lane, by: By) -> Answer:
 
 
 def _resume(lane: Lane) -> Answer:
-    lifted = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
-    lifted += [f"the stop ({lane.stop.reason})"] if lane.stop else []
-    if not lifted:
+    gone = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
+    gone += [f"the stop ({lane.stop.reason})"] if lane.stop else []
+    if not gone:
         return Answer(lane, "was neither paused nor stopped")
-    return Answer(msgspec.structs.replace(lane, pause=None, stop=None), f"resumed: lifted {' and '.join(lifted)}")
+    return Answer(msgspec.structs.replace(lifted(lane), pause=None), f"resumed: lifted {' and '.join(gone)}")
 
 
 _MODE: Final[Mapping[breaker.Mode, str]] = {
@@ -166,7 +166,7 @@ def _force(lane: Lane, mode: breaker.Mode, by: By) -> Answer:
 
 def _reset(lane: Lane, now_ms: int) -> Answer:
     fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
-    lane = msgspec.structs.replace(lane, breaker=fresh, window=window.Window(), stop=None, forced=None)
+    lane = msgspec.structs.replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None)
     rest = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""

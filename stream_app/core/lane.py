@@ -6,18 +6,19 @@ tells all of them how the POST ended. The lane's row is committed in the same tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from stream_app.core import breaker, budget, quota, rate, stop, window
+from stream_app.core import breaker, budget, concurrency, estimate, flood, quota, rate, stop, window
 from stream_app.core.bounds import Wait
-from stream_app.core.estimate import Estimate
 from stream_app.core.messages import By, Change, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
+_FLOOD: Final = "flood"
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 
 
@@ -31,8 +32,8 @@ class Forced(msgspec.Struct, frozen=True):
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added.
 
-    `pause`, `forced` and `changes` are an operator's (core/controls.py). `shadowed`: leads that a shadow breaker let
-    through.
+    pause, forced, changes  an operator's orders (core/controls.py).
+    estimates   what leads cost, by destination. shadowed: leads that a shadow breaker let through.
     """
 
     workspace: str
@@ -47,8 +48,10 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     pause: By | None = None
     forced: Forced | None = None
     changes: tuple[Change, ...] = ()
-    estimates: dict[str, Estimate] = {}
+    estimates: dict[str, estimate.Estimate] = {}
     shadowed: int = 0
+    concurrency: concurrency.Concurrency = concurrency.Concurrency()
+    flood: flood.Flood = flood.Flood()
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -128,7 +131,11 @@ def admit(
         return lane, Held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
     webhook_id = quota.pick(policy.quota, lane.quota, destination.webhook_ids)
     if webhook_id is None:
-        text = f"all webhooks of {destination.alias} are used up or gone: add a new one to its pool"
+        ends = quota.used_up(lane.quota, destination.webhook_ids)
+        text = (
+            f"destination {destination.alias} has no webhook left ({ends}): "
+            "make a new one on its table in Clay, add it to webhooks_env and start the worker again"
+        )
         return lane, Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
     stopped, probe = lane.stop, None
     if stopped is not None:
@@ -149,7 +156,7 @@ def admit(
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
         return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
-    counted, _ = quota.count(policy.quota, lane.quota, webhook_id)
+    counted = quota.count(lane.quota, webhook_id)
     taken = msgspec.structs.replace(
         lane,
         breaker=tripped,
@@ -163,15 +170,29 @@ def admit(
 
 
 def settle(
-    policy: Workspace, lane: Lane, entry: Entry, outcome: Outcome | None, now_ms: int, rand: float
+    policy: Workspace,
+    lane: Lane,
+    entry: Entry,
+    outcome: Outcome | None,
+    now_ms: int,
+    rand: float,
+    in_flight: int = 0,
 ) -> tuple[Lane, Report]:
-    """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost."""
+    """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost.
+
+    `in_flight`: POSTs of the lane that were under way, with this one.
+    """
     policy = in_force(policy, lane.changes)
+    if isinstance(outcome, Accepted | Uncertain):
+        limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight)
+        lane = msgspec.structs.replace(lane, concurrency=limit)
     match outcome:
         case Accepted():
             lane = _with_verdict(policy, lane, entry, True, outcome.latency_ms, now_ms, rand)
-            if lane.stop is not None:
-                lane = msgspec.structs.replace(lane, stop=stop.lift(lane.stop, entry.probe))
+            if lane.stop is not None and stop.lift(lane.stop, entry.probe) is None:
+                lane = lifted(lane)
+            if lane.flood.run:
+                lane = msgspec.structs.replace(lane, flood=flood.Flood())
             if not entry.destination.callbacks:
                 settled = budget.settle(
                     lane.budget, entry.reservation, entry.destination.estimate, entry.destination.ceiling
@@ -189,21 +210,82 @@ def settle(
             limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
             return msgspec.structs.replace(lane, rate=limited), Report(False, limited.blocked_until_ms)
         case Denied():
-            halted = stop.halt(policy.stop, lane.stop, outcome.reason, outcome.text, now_ms, entry.probe)
-            lane = msgspec.structs.replace(_untouched(lane, entry, now_ms, keep_stop=True), stop=halted)
-            return lane, Report(False, now_ms, outcome.text)
+            text = _turned_away(lane, entry, outcome)
+            lane = _untouched(lane, entry, now_ms, keep_stop=True)
+            return _halted(policy, lane, entry, outcome.reason, text, now_ms), Report(False, now_ms, text)
         case Gone():
             text = f"the webhook {entry.webhook_id} of {entry.destination.alias} is gone (404)"
             dead = quota.mark_dead(lane.quota, entry.webhook_id, "404")
             return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=dead), Report(False, now_ms, text)
-        case Poison() | None:
+        case Poison():
+            lane = _untouched(lane, entry, now_ms, keep_stop=True)
+            lane = letter(policy, lane, entry, outcome.reason, now_ms)
+            return _released_stop(lane, entry, now_ms), Report(False, now_ms)
+        case None:
             return _untouched(lane, entry, now_ms), Report(False, now_ms)
+
+
+def letter(policy: Workspace, lane: Lane, entry: Entry, cause: str, now_ms: int) -> Lane:
+    """The lane after the lead of an entry became a dead letter; too many of them, and it stops."""
+    policy = in_force(policy, lane.changes)
+    lane = msgspec.structs.replace(
+        lane,
+        flood=flood.letter(lane.flood, cause),
+        window=window.record_letter(policy.window, lane.window, now_ms),
+    )
+    totals = window.totals(policy.window, lane.window, now_ms)
+    why = flood.verdict(policy.flood, lane.flood, totals)
+    if not why and not (lane.stop is not None and lane.stop.reason == _FLOOD):
+        return lane
+    text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
+    return _halted(policy, lane, entry, _FLOOD, text, now_ms)
 
 
 def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
     """Books a reservation as spent in full: nothing can say any more that it cost less."""
     cost = budget.Cost(reservation.credits, reservation.actions)
     return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
+
+
+def actual(
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    reservation: budget.Reservation,
+    cost: budget.Cost,
+    now_ms: int,
+) -> Lane:
+    """Books what a lead did cost, as its callback says, and learns from it; more than the ceiling stops the lane."""
+    known = lane.estimates.get(destination.alias) or estimate.first(destination.estimate)
+    learned = estimate.learn(known, cost, destination.ceiling)
+    settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
+    lane = msgspec.structs.replace(lane, budget=settled.state, estimates={**lane.estimates, destination.alias: learned})
+    if not settled.overrun or lane.stop is not None:
+        return lane
+    text = (
+        f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
+        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
+        "raise ceiling_* or make the table cheaper, then resume the lane"
+    )
+    policy = in_force(policy, lane.changes)
+    halted = stop.begin(policy.stop, "over_ceiling", text, now_ms, destination.alias, destination.setup_id)
+    return msgspec.structs.replace(lane, stop=halted)
+
+
+def lifted(lane: Lane) -> Lane:
+    """Without its stop; after a flood the count begins anew, or the next dead letter would stop it again."""
+    if lane.stop is None or lane.stop.reason != _FLOOD:
+        return msgspec.structs.replace(lane, stop=None)
+    return msgspec.structs.replace(lane, stop=None, flood=flood.Flood(), window=window.Window())
+
+
+def reconfigured(lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
+    """The lane under a configuration that may be new: where it mends what stopped the lane, a probe may go at once."""
+    stopped = lane.stop
+    there = destinations.get(stopped.destination) if stopped is not None else None
+    if stopped is None or there is None or there.setup_id == stopped.setup_id:
+        return lane
+    return msgspec.structs.replace(lane, stop=stop.probe_now(stopped, there.setup_id, now_ms))
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
@@ -220,6 +302,21 @@ def why_open(lane: Lane) -> str:
     if lane.forced is not None and lane.forced.mode == "open":
         return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
     return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+
+
+def _turned_away(lane: Lane, entry: Entry, outcome: Denied) -> str:
+    """Whose token and webhook it was, before what the answer means."""
+    there = entry.destination
+    token = f" (token: {there.token_name})" if there.token_name else " (no token)"
+    webhook = lane.quota.webhooks.get(entry.webhook_id, quota.Webhook())
+    sent = f", webhook {entry.webhook_id} after {webhook.count} submissions" if outcome.http_status == 403 else ""
+    return f"destination {there.alias}{token}{sent}: {outcome.text}"
+
+
+def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str, now_ms: int) -> Lane:
+    there = entry.destination
+    fresh = stop.begin(policy.stop, reason, text, now_ms, there.alias, there.setup_id)
+    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
 
 
 def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:

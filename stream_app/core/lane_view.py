@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import budget, estimate, rate, window
+from stream_app.core import budget, concurrency, estimate, rate, window
 from stream_app.core.controls import told_by
 from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
 from stream_app.core.messages import By, LaneView, News
@@ -72,6 +72,7 @@ def view(
         p50_ms=latency.p50_ms,
         p95_ms=latency.p95_ms,
         p99_ms=latency.p99_ms,
+        concurrency=concurrency.current(policy.concurrency, lane.concurrency),
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
     )

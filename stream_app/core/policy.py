@@ -8,6 +8,8 @@ import msgspec
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.concurrency import ConcurrencyPolicy
+from stream_app.core.flood import FloodPolicy
 from stream_app.core.messages import Change
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
@@ -26,6 +28,7 @@ class Destination(msgspec.Struct, frozen=True):
     callbacks   False: nothing ever comes back, so `accepted` is final and the estimate is booked as its cost.
     estimate    what one lead usually costs; `ceiling` what it may cost at most: so much is reserved for each.
     uncertain   what becomes of a send that may have reached Clay once its grace is over.
+    token_name  where its token comes from, for people; `setup_id` changes with its token and webhooks.
     """
 
     alias: str
@@ -36,6 +39,8 @@ class Destination(msgspec.Struct, frozen=True):
     estimate: Cost = Cost(credits=6, actions=1)
     ceiling: Cost = Cost(credits=20, actions=5)
     uncertain: Literal["park", "resend"] = "park"
+    token_name: str = ""
+    setup_id: str = ""
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -50,6 +55,8 @@ class Workspace(msgspec.Struct, frozen=True):
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
+    concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
+    flood: FloodPolicy = FloodPolicy()
 
 
 def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:

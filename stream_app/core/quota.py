@@ -52,11 +52,17 @@ def pick(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> str | None
     return None
 
 
-def count(policy: QuotaPolicy, state: Quota, webhook_id: str) -> tuple[Quota, bool]:
-    """One submission more; True when it is the one that reaches the warning."""
+def used_up(state: Quota, pool: tuple[str, ...]) -> str:
+    """Why no webhook of the pool is left, in words."""
+    there = ((webhook_id, state.webhooks.get(webhook_id, Webhook())) for webhook_id in pool)
+    ends = [f"{webhook_id}: {webhook.dead or f'{webhook.count} submissions'}" for webhook_id, webhook in there]
+    return ", ".join(ends) or "its pool is empty"
+
+
+def count(state: Quota, webhook_id: str) -> Quota:
+    """One submission more."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    counted = Webhook(webhook.count + 1, webhook.dead)
-    return Quota({**state.webhooks, webhook_id: counted}), counted.count == policy.warn_at
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count + 1, webhook.dead)})
 
 
 def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:

@@ -14,18 +14,23 @@ _LONGEST_HEADER = 64
 _STEP_BACK_MS = 5_000  # a smaller step of the clock is waited out, a larger one is followed
 _BACKOFF_FORGOTTEN_MS = 60_000
 _MAX_RUN = 16
+_NEAR = 0.9  # of the rate that was too much: Clay's own bucket has let some of it through
+_FLAT = 0.2
+_FLAT_S = 60.0
+_EVER_MORE = 0.03
 
 
 class RatePolicy(msgspec.Struct, frozen=True):
     """`rate_per_s` and `burst` at best. A 429 multiplies the rate by `decrease` (never below
-    `floor_per_s`); each quiet second adds `recover_per_s`. Retry-After is kept between `retry_after_min_s`
+    `floor_per_s`). Each quiet second adds `recover_per_s`, a fifth of that once the rate is near the one
+    that was too much, and ever more after a minute of that. Retry-After is kept between `retry_after_min_s`
     and `retry_after_max_s`; without a usable one the wait doubles from 1 s to `backoff_cap_s`.
     """
 
     rate_per_s: float = 8.0
     burst: int = 10
     floor_per_s: float = 0.5
-    decrease: float = 0.5
+    decrease: float = 0.75
     recover_per_s: float = 0.05
     retry_after_min_s: float = 1.0
     retry_after_max_s: float = 3_600.0
@@ -33,13 +38,19 @@ class RatePolicy(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`tokens` as of `at_ms`; `cut_per_s`: missing to the policy's rate; `run`: 429s without a quiet 60 s."""
+    """`tokens` as of `at_ms`; `run`: 429s without a quiet 60 s.
+
+    `cut_per_s`: what the last 429 left missing to the policy's rate; `too_much_per_s`: the rate that it
+    came at; `quiet_ms`: since then, blocks not counted.
+    """
 
     tokens: float = 0.0
     at_ms: int = 0
     cut_per_s: float = 0.0
     blocked_until_ms: int = 0
     run: int = 0
+    too_much_per_s: float = 0.0
+    quiet_ms: int = 0
 
 
 def problems(policy: RatePolicy) -> list[str]:
@@ -72,14 +83,32 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
     if now_ms < state.blocked_until_ms:
         return state, Wait(state.blocked_until_ms)
     if state.tokens >= 1.0:
-        return Rate(state.tokens - 1.0, state.at_ms, state.cut_per_s, state.blocked_until_ms, state.run), None
+        taken = Rate(
+            state.tokens - 1.0,
+            state.at_ms,
+            state.cut_per_s,
+            state.blocked_until_ms,
+            state.run,
+            state.too_much_per_s,
+            state.quiet_ms,
+        )
+        return taken, None
     missing_ms = ceil((1.0 - state.tokens) * 1000 / current(policy, state))
     return state, Wait(max(now_ms, state.at_ms) + missing_ms)
 
 
 def current(policy: RatePolicy, state: Rate) -> float:
     """The present rate in calls per second."""
-    return max(policy.floor_per_s, policy.rate_per_s - state.cut_per_s)
+    left_per_s = max(policy.floor_per_s, policy.rate_per_s - state.cut_per_s)
+    if not state.cut_per_s:
+        return left_per_s
+    knee_per_s = max(left_per_s, min(policy.rate_per_s, _NEAR * state.too_much_per_s))
+    quiet_s, steep_s = state.quiet_ms / 1000, (knee_per_s - left_per_s) / policy.recover_per_s
+    if quiet_s <= steep_s:
+        return left_per_s + policy.recover_per_s * quiet_s
+    flat_s = quiet_s - steep_s
+    more_per_s = _FLAT * flat_s + _EVER_MORE * max(0.0, flat_s - _FLAT_S) ** 2
+    return min(policy.rate_per_s, knee_per_s + policy.recover_per_s * more_per_s)
 
 
 def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | None, rand: float) -> Rate:
@@ -98,7 +127,8 @@ def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | N
     rate_per_s = current(policy, state)
     kept_per_s = rate_per_s if blocked else max(policy.floor_per_s, rate_per_s * policy.decrease)
     until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
-    return Rate(0.0, state.at_ms, policy.rate_per_s - kept_per_s, until_ms, run)
+    too_much_per_s = state.too_much_per_s if blocked else rate_per_s
+    return Rate(0.0, state.at_ms, policy.rate_per_s - kept_per_s, until_ms, run, too_much_per_s)
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
@@ -131,5 +161,9 @@ def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     if same and not quiet_ms and state.tokens <= policy.burst:  # else the burst was made smaller
         return state
     tokens = min(float(policy.burst), state.tokens + quiet_ms * current(policy, state) / 1000)
-    cut_per_s = max(0.0, state.cut_per_s - policy.recover_per_s * quiet_ms / 1000)
-    return Rate(tokens, at_ms, cut_per_s, blocked_until_ms, state.run)
+    more = Rate(
+        tokens, at_ms, state.cut_per_s, blocked_until_ms, state.run, state.too_much_per_s, state.quiet_ms + quiet_ms
+    )
+    if not more.cut_per_s or current(policy, more) < policy.rate_per_s:
+        return more
+    return msgspec.structs.replace(more, cut_per_s=0.0, too_much_per_s=0.0, quiet_ms=0)

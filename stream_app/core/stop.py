@@ -24,6 +24,7 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
     probes.
 
     `probe` is the number of the last probe, whose lease runs until `lease_until_ms` (0: none under way).
+    `destination` is the one that was turned away, `setup_id` what its token and webhooks were then.
     """
 
     reason: str
@@ -33,6 +34,8 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
     backoff_ms: int
     probe: int = 0
     lease_until_ms: int = 0
+    destination: str = ""
+    setup_id: str = ""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -48,19 +51,33 @@ def problems(policy: StopPolicy) -> list[str]:
     )
 
 
-def halt(
-    policy: StopPolicy, state: Stop | None, reason: str, text: str, now_ms: int, probe: Probe | None = None
-) -> Stop:
-    """The stop after a call was turned away. Only its own probe lengthens it: others in flight say nothing
-    new.
+def halt(policy: StopPolicy, state: Stop | None, fresh: Stop, probe: Probe | None = None) -> Stop:
+    """The stop after a call was turned away; `fresh`: as it would be now (see `begin`). Only its own probe lengthens
+    it: others in flight say nothing new.
     """
     if state is None:
-        backoff_ms = int(policy.probe_s * 1000)
-        return Stop(reason, text, now_ms, now_ms + backoff_ms, backoff_ms)
+        return fresh
     if not _is_current(state, probe):
         return state
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
-    return Stop(reason, text, state.since_ms, now_ms + backoff_ms, backoff_ms, state.probe)
+    return msgspec.structs.replace(
+        fresh,
+        since_ms=state.since_ms,
+        probe_at_ms=fresh.since_ms + backoff_ms,
+        backoff_ms=backoff_ms,
+        probe=state.probe,
+    )
+
+
+def begin(policy: StopPolicy, reason: str, text: str, now_ms: int, destination: str = "", setup_id: str = "") -> Stop:
+    """A new stop, with its first probe after the shortest interval."""
+    backoff_ms = int(policy.probe_s * 1000)
+    return Stop(reason, text, now_ms, now_ms + backoff_ms, backoff_ms, destination=destination, setup_id=setup_id)
+
+
+def probe_now(state: Stop, setup_id: str, now_ms: int) -> Stop:
+    """The cause may be mended: the next probe is due at once."""
+    return msgspec.structs.replace(state, setup_id=setup_id, probe_at_ms=now_ms)
 
 
 def permit(policy: StopPolicy, state: Stop, now_ms: int) -> tuple[Stop, Probe | Wait]:

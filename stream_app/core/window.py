@@ -54,7 +54,7 @@ class WindowPolicy(msgspec.Struct, frozen=True):
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     """The calls of one slot. `slow` is the part of `success` that was slow; `latencies` counts by
-    LATENCY_BOUNDS_MS.
+    LATENCY_BOUNDS_MS. `letters`: dead letters, which are no calls.
     """
 
     slot: int
@@ -62,6 +62,7 @@ class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: int = 0
     slow: int = 0
     latencies: tuple[int, ...] = _NO_LATENCIES
+    letters: int = 0
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,6 +77,7 @@ class Totals(msgspec.Struct, frozen=True):
     success: int = 0
     failure: int = 0
     slow: int = 0
+    letters: int = 0
 
     @property
     def calls(self) -> int:
@@ -106,25 +108,25 @@ def problems(policy: WindowPolicy) -> list[str]:
 
 def record(policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int) -> Window:
     """The window with one more finished call; `latency_ms` from sending to the answer or failure."""
-    slot = _slot(policy, now_ms)
-    buckets = state.buckets
-    if buckets and buckets[-1].slot > slot:
-        buckets = _moved_back(buckets, buckets[-1].slot - slot)
-    if buckets and buckets[-1].slot == slot:
-        return Window((*buckets[:-1], _plus_call(buckets[-1], ok, slow, latency_ms)))
-    oldest = slot - policy.buckets + 1
-    kept = [bucket for bucket in buckets if bucket.slot >= oldest]
-    return Window((*kept, _plus_call(Bucket(slot), ok, slow, latency_ms)))
+    before, bucket = _present(policy, state, now_ms)
+    return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))
+
+
+def record_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
+    """The window with one more dead letter."""
+    before, bucket = _present(policy, state, now_ms)
+    return Window((*before, msgspec.structs.replace(bucket, letters=bucket.letters + 1)))
 
 
 def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
     """The counts of the buckets that are still inside the window."""
-    success = failure = slow = 0
+    success = failure = slow = letters = 0
     for bucket in _inside(policy, state, now_ms):
         success += bucket.success
         failure += bucket.failure
         slow += bucket.slow
-    return Totals(success, failure, slow)
+        letters += bucket.letters
+    return Totals(success, failure, slow, letters)
 
 
 def score(counts: Totals) -> float:
@@ -146,7 +148,7 @@ def status(policy: WindowPolicy, counts: Totals) -> Status:
 
 def latency(policy: WindowPolicy, state: Window, now_ms: int) -> Latency | None:
     """Percentiles over the window, None without calls."""
-    cells = [sum(cell) for cell in zip(*(bucket.latencies for bucket in _inside(policy, state, now_ms)), strict=False)]
+    cells = list(map(sum, zip(*(bucket.latencies for bucket in _inside(policy, state, now_ms)), strict=False)))
     if not any(cells):
         return None
     cumulated = list(accumulate(cells))
@@ -155,6 +157,17 @@ def latency(policy: WindowPolicy, state: Window, now_ms: int) -> Latency | None:
 
 def _slot(policy: WindowPolicy, now_ms: int) -> int:
     return now_ms // int(policy.bucket_s * 1000)
+
+
+def _present(policy: WindowPolicy, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
+    """The buckets before the present one, and that one."""
+    slot, buckets = _slot(policy, now_ms), state.buckets
+    if buckets and buckets[-1].slot > slot:
+        buckets = _moved_back(buckets, buckets[-1].slot - slot)
+    if buckets and buckets[-1].slot == slot:
+        return buckets[:-1], buckets[-1]
+    oldest = slot - policy.buckets + 1
+    return tuple(bucket for bucket in buckets if bucket.slot >= oldest), Bucket(slot)
 
 
 def _inside(policy: WindowPolicy, state: Window, now_ms: int) -> list[Bucket]:
@@ -171,7 +184,14 @@ def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int) -> Bucket:
     # A row of an older version may have other cells: its latencies mean something else and are dropped.
     old = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
     latencies = (*old[:cell], old[cell] + 1, *old[cell + 1 :])
-    return Bucket(bucket.slot, bucket.success + ok, bucket.failure + (not ok), bucket.slow + (ok and slow), latencies)
+    return Bucket(
+        bucket.slot,
+        bucket.success + ok,
+        bucket.failure + (not ok),
+        bucket.slow + (ok and slow),
+        latencies,
+        bucket.letters,
+    )
 
 
 def _percentile(cells: list[int], cumulated: list[int], share: float) -> int:

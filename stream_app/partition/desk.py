@@ -16,7 +16,7 @@ from typing import Final
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
-from stream_app.core.lane import Ask, Entry, Held, Report, charge, settle
+from stream_app.core.lane import Ask, Entry, Held, Report, charge, letter, settle
 from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Plan
 from stream_app.core.record import Taken
@@ -214,11 +214,17 @@ class Partition:
     def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
         name = entry.destination.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
-        self._lanes[name], report = settle(policy, lane, entry, outcome, self._clock.now_ms(), self._clock.rand())
+        now_ms, rand = self._clock.now_ms(), self._clock.rand()
+        under_way = self._gate.under_way(name)
+        self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way)
         self._gate.leave(entry)
         if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.
             asyncio.get_running_loop().call_soon(self._gate.pump)
         return report
+
+    def letter(self, entry: Entry, reason: str) -> None:
+        name = entry.destination.workspace
+        self._lanes[name] = letter(self._plan.workspaces[name], self._lanes[name], entry, reason, self._clock.now_ms())
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
         self._lanes.change(workspace, lambda lane: charge(lane, reservation))

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
+from stream_app.core import concurrency
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit
 from stream_app.core.policy import Plan
 from stream_app.core.story import Step
@@ -132,6 +133,10 @@ class Gate:
         await committed
         return entry
 
+    def under_way(self, workspace: str) -> int:
+        """POSTs of a lane under way."""
+        return self._in_flight.get(workspace, 0)
+
     def leave(self, entry: Entry) -> None:
         """Its POST has ended: the slot is free."""
         self._in_flight[entry.destination.workspace] -= 1
@@ -148,7 +153,7 @@ class Gate:
             return
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
         next_ms: int | None = None
-        held: dict[str, Held] = {}
+        held: dict[tuple[str, bool], Held] = {}
         for waiter in self._in_turn():
             until_ms, not_after_ms = waiter.ask.not_before_ms, waiter.ask.not_after_ms
             if not_after_ms is not None:
@@ -157,10 +162,11 @@ class Gate:
                     continue
                 next_ms = _earlier(next_ms, not_after_ms + 1)
             if until_ms <= now_ms:
-                answer = held.get(waiter.ask.destination.alias) or self._ask(waiter, now_ms, boot_ms)
+                kind = (waiter.ask.destination.alias, waiter.walk.source == "bulk")
+                answer = held.get(kind) or self._ask(waiter, now_ms, boot_ms)
                 if answer is None:
                     continue
-                held[waiter.ask.destination.alias] = answer
+                held[kind] = answer
                 if self._answer_held(waiter, answer, now_ms):
                     continue
                 until_ms = answer.until_ms
@@ -189,9 +195,12 @@ class Gate:
         destination = waiter.ask.destination
         name = destination.workspace
         policy = self._plan.workspaces[name]
-        if self._in_flight.get(name, 0) >= self._plan.line.max_in_flight:
+        lane = self._lanes[name]
+        slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
+        if self._in_flight.get(name, 0) >= slots:
             return Held("in_flight", "", 0)
-        self._lanes[name], entry = admit(policy, self._lanes[name], destination, now_ms, boot_ms)
+        hot = waiter.walk.source != "bulk"
+        self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, hot)
         if isinstance(entry, Held):
             return entry
         self._in_flight[name] = self._in_flight.get(name, 0) + 1

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.delivery import lane_key
-from stream_app.core.lane import Lane, take_over
+from stream_app.core.lane import Lane, reconfigured, take_over
 from stream_app.core.lane_view import view
 from stream_app.core.lead import home_partition
 from stream_app.core.messages import LaneView
@@ -60,7 +60,8 @@ class Lanes:
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
             self._check_home(lane)
-            self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+            lane = take_over(lane, now_ms, heard.get(lane.workspace))
+            self._lanes[lane.workspace] = reconfigured(lane, self._plan.destinations, now_ms)
 
     def records(self, workspaces: set[str]) -> list[Record]:
         """Their rows as they are now, and what people see of them when it has changed."""

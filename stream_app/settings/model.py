@@ -13,9 +13,12 @@ import msgspec
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy
 from stream_app.core.callback_token import Keys
+from stream_app.core.concurrency import ConcurrencyPolicy
+from stream_app.core.flood import FloodPolicy
 from stream_app.core.lead import home_partition
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
+from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.core.window import WindowPolicy
 
@@ -71,6 +74,7 @@ class Line(msgspec.Struct, frozen=True):
     max_request_start_age_s                a POST starts within so long of its row's commit, or not at all.
     commit_timeout_s  one commit of a step.
     uncertain_grace_s how long a lead whose POST may or may not have arrived waits for its callback.
+    patience_s        how long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
     freshness_days    the same lead or person within so long is a duplicate (clay-facts: 30 to 90).
     """
 
@@ -83,6 +87,7 @@ class Line(msgspec.Struct, frozen=True):
     max_request_start_age_s: float = 10.0
     commit_timeout_s: float = 15.0
     uncertain_grace_s: float = 600.0
+    patience_s: float = 5.0
     freshness_days: int = 30
 
 
@@ -112,7 +117,8 @@ class Workspace(msgspec.Struct, frozen=True):
     """A Clay workspace: its lane's policies.
 
     `partition` pins it; absent: the key's hash. `hold`: held leads stay in Kafka (pause) or are concluded
-    from the cache or deferred (degrade). `time_zone` is where the budget's days begin.
+    from the cache or deferred (degrade). `time_zone` is where the budget's days begin. `concurrency.most` is
+    line.max_in_flight.
     """
 
     partition: int | None = None
@@ -124,6 +130,9 @@ class Workspace(msgspec.Struct, frozen=True):
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
+    stop: StopPolicy = StopPolicy()
+    concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
+    flood: FloodPolicy = FloodPolicy()
 
 
 class Destination(msgspec.Struct, frozen=True):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
-from stream_app.core import breaker, budget, quota, rate, topics, window
+from stream_app.core import topics
 from stream_app.core.bounds import out_of_range
 from stream_app.core.topics import MAX_INPUT_BYTES
-from stream_app.settings.model import Destination, Gateway, Tables, Workspace
+from stream_app.settings import lanes
+from stream_app.settings.model import Destination, Gateway, Tables
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,7 +23,7 @@ def problems(tables: Tables) -> list[str]:
     found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
     found += _gateway(tables)
     for name, workspace in tables.workspaces.items():
-        found += [f"workspaces.{name}{line}" for line in _workspace(tables, name, workspace)]
+        found += [f"workspaces.{name}{line}" for line in lanes.problems(tables, name, workspace)]
     for alias, destination in tables.destinations.items():
         found += [f"destinations.{alias}{line}" for line in _destination(alias, destination)]
         found += [f"destinations.{alias}{line}" for line in _callbacks(tables.gateway, destination)]
@@ -80,6 +80,7 @@ def _line(tables: Tables) -> Iterator[str]:
             max_request_start_age_s=(0.1, 600),
             commit_timeout_s=(1, 600),
             uncertain_grace_s=(1, 604_800),
+            patience_s=(0.1, 3_600),
             freshness_days=(1, 365),
         ),
     )
@@ -193,41 +194,6 @@ def _callbacks(gateway: Gateway, destination: Destination) -> Iterator[str]:
         yield (
             ".callbacks: nothing would prove whose callback it is: set gateway.token_keys_env, or "
             "callback_secrets_env if the table cannot echo a token"
-        )
-
-
-def _workspace(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
-    if not _NAME.fullmatch(name):
-        yield ": a workspace's name is 1 to 64 of A-Z a-z 0-9 . _ -"
-    pin, partitions = workspace.partition, tables.kafka.partitions
-    if pin is not None and not 0 <= pin < partitions:
-        yield f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = {partitions})"
-    default = workspace.default_destination
-    if default is not None:
-        there = tables.destinations.get(default)
-        if there is None:
-            yield f".default_destination = {default}: there is no [destinations.{default}]"
-        elif there.workspace != name:
-            yield f".default_destination = {default}: it belongs to workspace {there.workspace}"
-    try:
-        ZoneInfo(workspace.time_zone)
-    except (OSError, ValueError, KeyError):
-        yield f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like 'Europe/Berlin'"
-    if workspace.budget.tz != "UTC":
-        yield ".budget.tz: is set by the workspace's time_zone"
-    for table, lines in (
-        ("breaker", breaker.problems(workspace.breaker)),
-        ("window", window.problems(workspace.window)),
-        ("rate", rate.problems(workspace.rate)),
-        ("budget", budget.problems(workspace.budget)),
-        ("quota", quota.problems(workspace.quota)),
-    ):
-        yield from (f".{table}.{line}" for line in lines)
-    longest_s = tables.line.max_request_start_age_s + tables.line.request_timeout_s
-    if workspace.breaker.probe_lease_s <= longest_s:
-        yield (
-            f".breaker.probe_lease_s: must be above line.max_request_start_age_s + request_timeout_s = "
-            f"{longest_s:g} s, or a probe under way is taken for lost"
         )
 
 

@@ -3,7 +3,7 @@
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stream_app.core import quota
 from stream_app.core.quota import Quota, QuotaPolicy, Webhook
@@ -28,14 +28,29 @@ class QuotaMachine(RuleBasedStateMachine):
         assert picked == next(iter(self._usable()), None)
         if picked is None:
             return
-        self.state, warns = quota.count(POLICY, self.state, picked)
+        self.state = quota.count(self.state, picked)
         self.counts[picked] += 1
-        assert warns == (self.counts[picked] == 3)
 
     @rule(webhook_id=st.sampled_from(POOL))
     def dies(self, webhook_id: str) -> None:
         self.state = quota.mark_dead(self.state, webhook_id, "404")
         self.dead.add(webhook_id)
+
+    @rule(webhook_id=st.sampled_from(POOL))
+    def comes_back(self, webhook_id: str) -> None:
+        self.state = quota.revive(self.state, webhook_id)
+        self.dead.discard(webhook_id)
+
+    @rule(webhook_id=st.sampled_from(POOL), submissions=st.integers(0, 6))
+    def is_counted_anew(self, webhook_id: str, submissions: int) -> None:
+        self.state = quota.set_count(self.state, webhook_id, submissions)
+        self.counts[webhook_id] = submissions
+
+    @invariant()
+    def says_how_each_of_the_pool_ended(self) -> None:
+        told = quota.used_up(self.state, POOL)
+        for hook in POOL:
+            assert f"{hook}: {'404' if hook in self.dead else f'{self.counts[hook]} submissions'}" in told
 
     @rule()
     def restart(self) -> None:
@@ -47,11 +62,8 @@ TestQuotaMachine = QuotaMachine.TestCase
 TestQuotaMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 
 
-def test_defaults_warn_at_40_000_and_rotate_at_45_000() -> None:
+def test_by_default_it_rotates_at_45_000() -> None:
     policy = QuotaPolicy()
-    state, warns = quota.count(policy, Quota({"a1": Webhook(39_999)}), "a1")
-    assert warns
-    assert not quota.count(policy, state, "a1")[1]
     assert quota.pick(policy, Quota({"a1": Webhook(44_999)}), ("a1", "b2")) == "a1"
     assert quota.pick(policy, Quota({"a1": Webhook(45_000)}), ("a1", "b2")) == "b2"
     assert quota.pick(policy, Quota({"a1": Webhook(45_000)}), ("a1",)) is None
@@ -61,7 +73,7 @@ def test_defaults_warn_at_40_000_and_rotate_at_45_000() -> None:
 def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
     state = quota.mark_dead(Quota({"a1": Webhook(7)}), "a1", "the webhook is gone (404)")
     state = quota.mark_dead(state, "a1", "later")
-    state, _ = quota.count(POLICY, state, "a1")
+    state = quota.count(state, "a1")
     assert state.webhooks["a1"] == Webhook(8, "the webhook is gone (404)")
 
 

@@ -12,7 +12,11 @@ NOW_MS = 1_795_500_000_000
 
 
 def _stopped() -> Stop:
-    return stop.halt(POLICY, None, "unauthorized", "the token was refused", NOW_MS)
+    return stop.halt(POLICY, None, _turned_away("unauthorized", NOW_MS))
+
+
+def _turned_away(reason: str, now_ms: int) -> Stop:
+    return stop.begin(POLICY, reason, "the token was refused", now_ms, "people", "setup-1")
 
 
 def _probe(state: Stop, now_ms: int) -> tuple[Stop, Probe]:
@@ -30,7 +34,7 @@ def test_probes_at_doubled_intervals_up_to_the_cap_and_success_lifts() -> None:
         now_ms = answer.until_ms
         state, probe = _probe(state, now_ms)
         assert stop.permit(POLICY, state, now_ms)[1] == Wait(now_ms + 120_000), "one probe at a time"
-        state = stop.halt(POLICY, state, "forbidden", "the token was refused again", now_ms, probe)
+        state = stop.halt(POLICY, state, _turned_away("forbidden", now_ms), probe)
     assert waits == [300_000, 600_000, 1_000_000, 1_000_000]
     assert (state.reason, state.since_ms) == ("forbidden", NOW_MS)
     state, probe = _probe(state, now_ms + 1_000_000)
@@ -39,7 +43,7 @@ def test_probes_at_doubled_intervals_up_to_the_cap_and_success_lifts() -> None:
 
 def test_calls_from_before_the_stop_neither_lift_nor_lengthen_it() -> None:
     state = _stopped()
-    assert stop.halt(POLICY, state, "unauthorized", "refused", NOW_MS + 5) is state
+    assert stop.halt(POLICY, state, _turned_away("unauthorized", NOW_MS + 5)) is state
     assert stop.lift(state, None) is state
     under_probe, probe = _probe(state, NOW_MS + 300_000)
     assert stop.lift(under_probe, None) is under_probe
@@ -51,6 +55,15 @@ def test_a_lost_probe_is_replaced_after_its_lease_and_a_released_one_after_the_i
     state, probe = _probe(state, NOW_MS + 420_000)
     state = stop.release(state, probe, NOW_MS + 421_000)
     assert stop.permit(POLICY, state, NOW_MS + 421_000)[1] == Wait(NOW_MS + 721_000)
+
+
+def test_when_the_cause_may_be_mended_one_probe_goes_at_once_and_only_one() -> None:
+    state = stop.probe_now(_stopped(), "setup-2", NOW_MS + 5)
+    state, probe = _probe(state, NOW_MS + 5)
+    assert stop.permit(POLICY, state, NOW_MS + 6)[1] == Wait(NOW_MS + 5 + 120_000)
+    again = stop.begin(POLICY, "unauthorized", "refused", NOW_MS + 50, "people", "setup-2")
+    state = stop.halt(POLICY, state, again, probe)
+    assert (state.setup_id, state.since_ms, state.probe_at_ms) == ("setup-2", NOW_MS, NOW_MS + 50 + 600_000)
 
 
 @given(st.lists(st.integers(-(10**13), 10**13), max_size=20))

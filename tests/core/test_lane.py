@@ -1,0 +1,212 @@
+"""The lane as a whole: what one part says of another, and what a person is told."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.estimate import Estimate
+from stream_app.core.flood import FloodPolicy
+from stream_app.core.lane import Entry, Held, Lane, actual, admit, reconfigured, settle
+from stream_app.core.lane_view import view
+from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison
+from stream_app.core.policy import Destination, Workspace
+from stream_app.core.quota import QuotaPolicy
+from stream_app.core.rate import RatePolicy
+
+NOW_MS = 1_796_083_140_000
+PEOPLE = Destination(
+    "people",
+    "acme",
+    ("hook1", "hook2"),
+    estimate=Cost(6, 1),
+    ceiling=Cost(20, 5),
+    token_name="CLAY_TOKEN_PEOPLE",
+    setup_id="one",
+)
+FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
+POLICY = Workspace("acme", "people", rate=FREE, flood=FloodPolicy(run=5, share=0.5, min_leads=20))
+LANE = Lane("acme", 0)
+OK = Accepted(200, 50)
+BAD = Poison(422, 50, "no such column")
+
+
+def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Entry]:
+    lane, entry = admit(policy, lane, PEOPLE, now_ms, 0)
+    assert isinstance(entry, Entry), entry
+    return lane, entry
+
+
+def _call(lane: Lane, *outcomes: Outcome, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Lane:
+    for outcome in outcomes:
+        lane, entry = _entry(lane, policy, now_ms)
+        lane, _ = settle(policy, lane, entry, outcome, now_ms, 0.5, in_flight=1)
+    return lane
+
+
+def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
+    _, held = admit(policy, lane, PEOPLE, now_ms, 0)
+    assert isinstance(held, Held)
+    return held
+
+
+# ------------------------------------------------------------------------------------------------------- the flood
+
+
+def test_a_run_of_dead_letters_of_one_cause_stops_the_lane() -> None:
+    lane = _call(LANE, OK, BAD, BAD, BAD, BAD)
+    assert lane.stop is None
+    held = _held(_call(lane, BAD))
+    assert (held.reason, held.status) == ("flood", "held_paused")
+    assert held.text.startswith("5 leads in a row became dead letters for one cause (http_422)")
+
+
+def test_different_causes_or_a_lead_that_clay_takes_break_the_run() -> None:
+    other = Poison(413, 50, "too large")
+    lane = _call(LANE, BAD, BAD, BAD, BAD, other, other, other, other, OK, BAD, BAD, BAD, BAD)
+    assert lane.stop is None
+
+
+def test_a_share_of_dead_letters_stops_the_lane_once_there_are_enough() -> None:
+    mixed = (OK, OK, *(BAD, BAD, BAD, BAD, OK) * 3)
+    lane = _call(LANE, *mixed, OK, BAD)
+    assert lane.stop is None
+    assert "14 of the last 20 leads became dead letters" in _held(_call(lane, BAD)).text
+
+
+def test_a_probe_decides_whether_the_flood_is_over() -> None:
+    lane = _call(LANE, *[BAD] * 5)
+    first_ms = NOW_MS + 300_000
+    again = _call(lane, BAD, now_ms=first_ms)
+    assert again.stop is not None
+    assert again.stop.probe_at_ms == first_ms + 600_000, "its probe was bad too"
+    over = _call(again, OK, now_ms=first_ms + 600_000)
+    assert over.stop is None
+    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).stop is None, "the count begins anew"
+
+
+# ------------------------------------------------------------------------------------------------- tokens, webhooks
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> None:
+    lane = _call(LANE, OK, Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"))
+    held = _held(lane)
+    assert held.reason == f"http_{status}"
+    assert held.text.startswith("destination people (token: CLAY_TOKEN_PEOPLE)")
+    assert ("webhook hook1 after 2 submissions" in held.text) == (status == 403)
+    assert lane.budget.days[-1].credits_reserved == 20, "the refused one gave its reservation back"
+
+
+def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
+    lane = _call(LANE, Denied(401, 50, "refused"))
+    assert reconfigured(lane, {"people": PEOPLE}, NOW_MS + 5) is lane
+    assert reconfigured(lane, {}, NOW_MS + 5) is lane
+    renewed = msgspec.structs.replace(PEOPLE, setup_id="two")
+    lane = reconfigured(lane, {"people": renewed}, NOW_MS + 5)
+    lane, entry = _entry(lane, now_ms=NOW_MS + 5)
+    assert isinstance(_held(lane, now_ms=NOW_MS + 5), Held), "one probe, not a flood of them"
+    lane, _ = settle(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
+    assert lane.stop is None
+
+
+def test_the_pool_rotates_and_its_end_is_told_in_words() -> None:
+    policy = msgspec.structs.replace(POLICY, quota=QuotaPolicy(warn_at=2, rotate_at=3))
+    before = view(policy, LANE, [PEOPLE], NOW_MS)
+    lane = _call(LANE, OK, OK, policy=policy)
+    seen = view(policy, lane, [PEOPLE], NOW_MS, before)
+    assert ("quota_warning", "webhook hook1 is left after 1 more submissions: add a new one") in [
+        (news.kind, news.text) for news in seen.news
+    ]
+    lane = _call(lane, OK, OK, policy=policy)
+    assert lane.quota.webhooks["hook2"].count == 1
+    lane = _call(lane, Gone(404, 50), policy=policy)
+    held = _held(lane, policy)
+    assert held.reason == "no_webhook"
+    assert held.text.startswith("destination people has no webhook left (hook1: 3 submissions, hook2: 404)")
+
+
+# -------------------------------------------------------------------------------------------------------- the money
+
+
+def test_the_hot_share_is_kept_from_bulk() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=100, hot_share=0.5))
+    lane = _call(LANE, OK, OK, policy=policy)
+    _, bulk = admit(policy, lane, PEOPLE, NOW_MS, 0, hot=False)
+    assert isinstance(bulk, Held)
+    assert bulk.reason == "budget_credits_day"
+    lane = _call(lane, OK, OK, OK, policy=policy)
+    assert _held(lane, policy).reason == "budget_credits_day"
+
+
+def test_soft_limits_are_told_once_each_and_again_only_after_a_real_fall() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=200))
+    lane, told, before = LANE, [], view(policy, LANE, [PEOPLE], NOW_MS)
+    entries = []
+    for _ in range(10):
+        lane, entry = _entry(lane, policy)
+        entries.append(entry)
+        before = view(policy, lane, [PEOPLE], NOW_MS, before)
+        told += [news.kind for news in before.news if news.kind.startswith("budget_")]
+    assert told == ["budget_50", "budget_80", "budget_95"]
+    lane, _ = settle(policy, lane, entries.pop(), BAD, NOW_MS, 0.5)
+    lane, _ = _entry(lane, policy)
+    assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 95
+    for entry in entries[:4]:
+        lane, _ = settle(policy, lane, entry, Gone(404, 5), NOW_MS, 0.5)
+    lane = msgspec.structs.replace(lane, quota=LANE.quota)
+    lane, _ = _entry(lane, policy)
+    assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 50
+
+
+def test_estimates_learn_from_callbacks_within_bounds_and_reserve_nothing_less() -> None:
+    lane = LANE
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"] == Estimate(6.0, 1.0)
+    for cost in [Cost(12, 1)] * 200:
+        lane, entry = _entry(lane)
+        lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
+        lane = actual(POLICY, lane, PEOPLE, entry.reservation, cost, NOW_MS)
+    learned = view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"]
+    assert 11.5 < learned.credits < 12.0
+    assert learned.leads == 200
+    assert _entry(lane)[1].reservation.credits == 20, "what is reserved is the ceiling, whatever was learned"
+    assert lane.budget.days[-1].credits_spent == 2_400
+
+
+def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
+    lane, entry = _entry(LANE)
+    lane = actual(POLICY, lane, PEOPLE, entry.reservation, Cost(500, 1), NOW_MS)
+    assert lane.budget.days[-1].credits_spent == 500
+    assert lane.estimates["people"].credits < 20
+    held = _held(lane)
+    assert held.reason == "over_ceiling"
+    assert "cost 500 credits and 1 Actions, more than its ceiling of 20 and 5" in held.text
+
+
+# --------------------------------------------------------------------------------------------------------- the view
+
+
+def test_the_view_says_what_the_gate_would_say() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
+    lane, _ = _entry(LANE, policy)
+    seen = view(policy, lane, [PEOPLE], NOW_MS)
+    assert (seen.holds, seen.since_ms) == ("budget_credits_day", NOW_MS)
+    assert seen.until_ms == seen.meters["credits_day"].ends_ms
+    later = view(policy, lane, [PEOPLE], NOW_MS + 9_000, seen)
+    assert later.since_ms == NOW_MS, "since it was first seen"
+    assert view(policy, lane, [], NOW_MS).holds == ""
+
+
+def test_a_lane_that_only_probes_is_still_held() -> None:
+    lane = _call(LANE, Denied(401, 50, "refused"))
+    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 300_000)
+    assert (seen.holds, seen.since_ms) == ("http_401", NOW_MS)
+    assert seen.lifts.startswith("a probe that Clay takes")
+
+
+def test_a_row_of_an_older_version_is_read() -> None:
+    stopped = b'{"reason":"http_401","text":"t","since_ms":1,"probe_at_ms":2,"backoff_ms":3}'
+    lane = msgspec.json.decode(b'{"workspace":"acme","partition":0,"stop":' + stopped + b"}", type=Lane)
+    assert lane.stop is not None
+    assert _call(lane, OK).stop is None
