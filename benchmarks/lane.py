@@ -33,8 +33,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _setting() -> tuple[Workspace, list[Destination], Lane]:
-    caps = {"credits_per_day": _CAP, "credits_per_month": _CAP, "actions_per_day": _CAP, "actions_per_month": _CAP}
-    policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=1_000, burst=10_000), budget=BudgetPolicy(**caps))
+    caps = BudgetPolicy(credits_per_day=_CAP, credits_per_month=_CAP, actions_per_day=_CAP, actions_per_month=_CAP)
+    policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=1_000, burst=10_000), budget=caps)
     destinations = [Destination(alias, "acme", (f"{alias}-1", f"{alias}-2")) for alias in ("people", "companies")]
     lane = obey(policy, Lane("acme", 0), ChangeBudget({"credits_per_day": _CAP - 1}), By("anna", "", NOW_MS)).lane
     return policy, destinations, lane

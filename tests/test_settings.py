@@ -11,6 +11,7 @@ import stream_app.settings
 from stream_app.core.callback_token import Keys, sign, verify
 from stream_app.core.errors import SettingsError
 from stream_app.settings import Settings, client_options, load_settings
+from stream_app.settings.model import Workspace
 
 EXAMPLE = Path(stream_app.settings.__file__).with_name("stream_app.example.toml")
 URL = "https://api.clay.com/v3/sources/webhook/s3cret-slug"
@@ -55,6 +56,13 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
             assert f"\n{key} = " in text or key == "security", f"{table}.{key}"
         defaults = getattr(Settings(), table)
         assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
+    acme, default = settings.workspaces["acme"], Workspace()
+    for table in ("rate", "budget", "breaker", "window", "quota", "stop", "concurrency", "flood"):
+        keys = text.partition(f"[workspaces.acme.{table}]")[2].partition("\n[")[0]
+        for key, value in msgspec.structs.asdict(getattr(acme, table)).items():
+            assert f"\n{key} = " in keys or key in ("tz", "most", "opening_month"), f"{table}.{key}"
+            if not (table == "budget" and ("_per_" in key or key == "tz")):
+                assert value == getattr(getattr(default, table), key), f"{table}.{key}: the example says the default"
     for key in msgspec.structs.asdict(settings.gateway):
         assert f"\n{key} = " in text, f"gateway.{key}"
     assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
@@ -299,3 +307,44 @@ def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
         load_settings(path, {}, clay=False, api=True)
     with pytest.raises(SettingsError, match="API_TOKEN: must have at least"):
         load_settings(path, {"API_TOKEN": "guess"}, clay=False, api=True)
+
+
+@pytest.mark.parametrize(
+    ("lane", "line"),
+    [
+        ('time_zone = "Europe/Atlantis"', ".time_zone = 'Europe/Atlantis': no such time zone; use a name like"),
+        ("budget.credits_per_day = -1", ".budget.credits_per_day = -1: must be from 0 to 1e+12"),
+        ("budget.credits_per_day = 19", ".budget.credits_per_day = 19: below destinations.people.ceiling_credits = 20"),
+        ("budget.actions_per_month = 4", ".budget.actions_per_month = 4: below destinations.people.ceiling_actions"),
+        ("budget = { credits_per_day = 9000, credits_per_month = 8000 }", "must not be above credits_per_month = 8000"),
+        ("budget = { credits_per_day = 30, hot_share = 0.5 }", ".budget.hot_share = 0.5: leaves bulk 15 of"),
+        ("budget.hot_share = 0.5", ".budget.hot_share = 0.5: is a share of a cap, and no cap is set"),
+        ("budget = { credits_per_day = 100, hot_share = 1.5 }", ".budget.hot_share = 1.5: must be from 0 to 0.9"),
+        ("budget.soft_limits = [80, 50]", ".budget.soft_limits = [80, 50]: must be percents from 1 to 99"),
+        ("budget.soft_limits = [0, 150]", ".budget.soft_limits = [0, 150]: must be percents from 1 to 99"),
+        ("budget.billing_day = 0", ".budget.billing_day = 0: must be from 1 to 31"),
+        ("budget.opening_credits = 5", ".budget.opening_month = '': the month of the opening balance"),
+        ('budget.tz = "Europe/Berlin"', ".budget.tz: is set by the workspace's time_zone"),
+        ("rate.rate_per_s = nan", ".rate.rate_per_s = nan: must be from 0.01 to 1000"),
+        ("rate.rate_per_s = inf", ".rate.rate_per_s = inf: must be from 0.01 to 1000"),
+        ("rate = { rate_per_s = 0.1 }", ".rate.floor_per_s = 0.5: must not be above rate_per_s = 0.1"),
+        ("rate.decrease = 1.0", ".rate.decrease = 1.0: must be from 0.1 to 0.99"),
+        ("breaker.failure_rate = 1.01", ".breaker.failure_rate = 1.01: must be from 0.01 to 1"),
+        ("breaker = { open_s = 60, open_cap_s = 30 }", ".breaker.open_s = 60.0: must not be above open_cap_s = 30.0"),
+        ("breaker.probe_lease_s = 40", ".breaker.probe_lease_s: must be above line.max_request_start_age_s"),
+        ('breaker.mode = "open"', ".breaker.mode: Invalid enum value 'open'"),
+        ("stop.probe_lease_s = 40", ".stop.probe_lease_s: must be above line.max_request_start_age_s"),
+        ("stop = { probe_s = 60, probe_cap_s = 30 }", ".stop.probe_s = 60.0: must not be above probe_cap_s = 30.0"),
+        ("window.healthy_above = 70", ".window.degraded_above = 80.0: must not be above healthy_above = 70.0"),
+        ("quota = { warn_at = 46000 }", ".quota.warn_at = 46000: must not be above rotate_at = 45000"),
+        ("quota.rotate_at = 50001", ".quota.rotate_at = 50001: must be from 1 to 50000"),
+        ("concurrency.least = 101", ".concurrency.least = 101: must not be above"),
+        ("concurrency.most = 7", ".concurrency.most: is set by line.max_in_flight"),
+        ("flood.share = 0", ".flood.share = 0.0: must be from 0.01 to 1"),
+    ],
+)
+def test_a_lane_that_contradicts_itself_is_told_so_in_one_line(tmp_path: Path, lane: str, line: str) -> None:
+    found = problems(tmp_path, f"[workspaces.acme]\n{lane}\n{PEOPLE}")
+    assert len(found) == 1
+    assert found[0].startswith("workspaces.acme")
+    assert line in found[0]

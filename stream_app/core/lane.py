@@ -134,7 +134,7 @@ def admit(
         ends = quota.used_up(lane.quota, destination.webhook_ids)
         text = (
             f"destination {destination.alias} has no webhook left ({ends}): "
-            "make a new one on its table in Clay, add it to webhooks_env and start the worker again"
+            "make a new one on its table in Clay, add it to webhooks_env, then `stream-app lanes reload`"
         )
         return lane, Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
     stopped, probe = lane.stop, None

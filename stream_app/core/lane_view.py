@@ -16,7 +16,7 @@ from stream_app.core.quota import QuotaPolicy
 
 _LIFTS: Final = {
     "paused": "stream-app lanes resume",
-    "no_webhook": "a new webhook in the destination's pool",
+    "no_webhook": "a new webhook in the destination's pool, then stream-app lanes reload",
     "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
     "breaker_open": "probes that Clay takes, or stream-app lanes reset",
     "forced_open": "stream-app lanes auto, close or reset",

@@ -87,7 +87,8 @@ class Partition:
         self._taken: dict[str, int] = {}
         self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
         console = Console(number, plan, self, self._rows, self._lanes, self._gate, observer)
-        self._takers["command"] = Operations(plan, console, clock, reload).take
+        self._reload = reload
+        self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
         self._committer = Committer(
             ledger, plan.topics.state, gather_s, self._lanes.records, observer, self._commit_failed
         )
@@ -215,7 +216,7 @@ class Partition:
         name = entry.destination.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
         now_ms, rand = self._clock.now_ms(), self._clock.rand()
-        under_way = self._gate.under_way(name)
+        under_way = self._gate.in_flight_of(name)
         self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way)
         self._gate.leave(entry)
         if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.
@@ -295,6 +296,11 @@ class Partition:
         self._leave(walk).give_up(walk)
 
     # ---------------------------------------------------------------------------------------- rows, lanes, commits
+
+    def _reloaded(self) -> Told:
+        told = self._reload()
+        self._lanes.reconfigured()
+        return told
 
     def _submit(self, step: Step) -> asyncio.Future[None]:
         step.rows.extend(self._marks.drop_passed(self._committed))

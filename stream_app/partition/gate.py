@@ -133,10 +133,6 @@ class Gate:
         await committed
         return entry
 
-    def under_way(self, workspace: str) -> int:
-        """POSTs of a lane under way."""
-        return self._in_flight.get(workspace, 0)
-
     def leave(self, entry: Entry) -> None:
         """Its POST has ended: the slot is free."""
         self._in_flight[entry.destination.workspace] -= 1

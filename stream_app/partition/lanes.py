@@ -60,8 +60,14 @@ class Lanes:
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
             self._check_home(lane)
-            lane = take_over(lane, now_ms, heard.get(lane.workspace))
-            self._lanes[lane.workspace] = reconfigured(lane, self._plan.destinations, now_ms)
+            self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+        self.reconfigured()
+
+    def reconfigured(self) -> None:
+        """The plan may be another one: what it mends may be tried at once."""
+        now_ms = self._clock.now_ms()
+        for name, lane in self._lanes.items():
+            self._lanes[name] = reconfigured(lane, self._plan.destinations, now_ms)
 
     def records(self, workspaces: set[str]) -> list[Record]:
         """Their rows as they are now, and what people see of them when it has changed."""

@@ -53,14 +53,13 @@ def problems(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
             )
     if workspace.concurrency.most != ConcurrencyPolicy().most:
         yield ".concurrency.most: is set by line.max_in_flight"
-    yield from _never(tables, name, workspace)
+    if not budget.problems(workspace.budget):
+        yield from _never(tables, name, workspace)
 
 
 def _never(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
     """What contradicts itself so that nothing could ever be sent."""
-    rules, line = workspace.budget, tables.line
-    if workspace.concurrency.least > line.max_in_flight:
-        yield f".concurrency.least = {workspace.concurrency.least}: must not be above line.max_in_flight"
+    rules = workspace.budget
     for alias, there in tables.destinations.items():
         if there.workspace != name or rules.shadow:
             continue
