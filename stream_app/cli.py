@@ -22,6 +22,8 @@ COMMANDS: Final = (
     "gateway",
     "status",
     "results",
+    "lanes",
+    "explain",
     "dlq",
     "books",
     "schemas",

@@ -205,6 +205,26 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     shadow_budget: int = 0
 
 
+CommandKind = Literal[
+    "pause",
+    "resume",
+    "trip",
+    "close",
+    "shadow",
+    "auto",
+    "reset",
+    "budget",
+    "correct",
+    "rate",
+    "quota",
+    "reload",
+    "cancel_lead",
+    "cancel_import",
+    "suppress",
+    "unsuppress",
+]
+
+
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an operator asks of a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
 
@@ -218,24 +238,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     id: str
-    kind: Literal[
-        "pause",
-        "resume",
-        "trip",
-        "close",
-        "shadow",
-        "auto",
-        "reset",
-        "budget",
-        "correct",
-        "rate",
-        "quota",
-        "reload",
-        "cancel_lead",
-        "cancel_import",
-        "suppress",
-        "unsuppress",
-    ]
+    kind: CommandKind
     workspace: str
     at_ms: int
     who: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -77,3 +78,77 @@ def sendings(line: Pipeline, workspace: str) -> list[int]:
 def of_w0(line: Pipeline) -> list[str]:
     """Leads of the first workspace (even numbers) that Clay has."""
     return [lead for lead in line.summary()["leads"] if int(lead.removeprefix("lead-")) % 2 == 0]
+
+
+async def test_a_command_without_a_worker_is_queued_and_applied_when_one_comes(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
+        await line.publish(line.leads(20))
+        code, said = await line.run("lanes", "pause", "w0", "--why", "nobody is here")
+        assert code == 3, said
+        queued = said.split("queued ")[1].split()[0]
+        code, said = await line.run("explain")
+        assert code == 1
+        assert "no worker is in the group" in said
+        assert "stream-app worker" in said
+        worker = line.start("worker")
+        await line.until(lambda: line.last()["accepted"] >= 10, 40, "the other lane moves")
+        assert (await answer(line, queued)).applied
+        assert sendings(line, "w0") == []
+        code, said = await line.run("explain", "--workspace", "w0", "--json")
+        assert code == 1, said
+        (finding,) = json.loads(said)["findings"]
+        assert (finding["code"], finding["waiting"]) == ("paused", 10)
+        assert "stream-app lanes resume w0" in finding["lifts"]
+        code, said = await line.run("lanes", "resume", "w0", "--why", "go on", "--who", "jane", "--json")
+        assert code == 0, said
+        (resumed,) = json.loads(said)["answers"]
+        assert (resumed["who"], resumed["applied"], resumed["lane"].get("holds", "")) == ("jane", True, "")
+        await line.until_over(20, 30)
+        code, said = await line.run("lanes")
+        assert code == 0, said
+        assert "moves" in said
+        code, said = await line.run("lanes", "log")
+        assert "jane resume (go on)" in said
+        code, said = await line.run("explain")
+        assert code == 0, said
+        assert await line.stop(worker) == 0
+
+
+async def test_what_is_wrong_is_told_before_it_is_sent_or_by_the_lane(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        code, said = await line.run("lanes", "pause", "nobody", "--why", "x")
+        assert (code, "there are: w0" in said) == (2, True), said
+        code, said = await line.run("lanes", "quota", "w0", "--webhook", "https://x/y", "--use", "--why", "x")
+        assert (code, "never its URL" in said) == (2, True), said
+        line.start("worker")
+        await line.publish([command(line, "auto", "are you there")])
+        await answer(line, "are you there")
+        code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "-5", "--why", "x")
+        assert (code, "NOT APPLIED" in said) == (1, True), said
+        code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "20", "--why", "x")
+        assert (code, "no limit -> 20" in said) == (0, True), said
+        await line.publish(line.leads(2))
+        await line.until(lambda: line.last() == {"accepted": 1, "held_budget": 1}, 30, "one has room")
+        code, said = await line.run("lanes", "budget", "w0", "--credits-per-day", "40", "--why", "x")
+        assert code == 0, said
+        await line.until(lambda: line.last()["accepted"] == 2, 2, "the very next lead goes at once")
+
+
+async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        worker = line.start("worker")
+        for number in range(8):
+            await line.publish([command(line, "correct", f"c{number}", credits=10**number)])
+            await asyncio.sleep(0.002 * number)
+            worker.kill()
+            await asyncio.to_thread(worker.wait, 10)
+            worker = line.start("worker")
+            if number % 2:
+                await answer(line, f"c{number}")  # else the next one is asked before anybody has come
+        await answer(line, "c7")
+        found = await answers(line)
+        assert sorted(found) == [f"c{number}" for number in range(8)]
+        last = max(found.values(), key=lambda each: each.at_ms)
+        assert last.lane is not None
+        assert last.lane.meters["credits_month"].elsewhere == 11_111_111
+        assert await line.stop(worker) == 0

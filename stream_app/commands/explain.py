@@ -1,0 +1,64 @@
+"""`stream-app explain`: why nothing is moving, in one screen."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+
+if TYPE_CHECKING:
+    from stream_app.core.explain import Finding
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "explain",
+        run,
+        says="Say why nothing is moving: which gate holds, since when, until when, what lifts it, how many wait behind "
+        "it; exit code 1 when something holds.",
+        example="stream-app explain --workspace acme",
+    )
+    parser.add_argument("--workspace", metavar="NAME", help="only this one")
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.core.explain import explain
+    from stream_app.lanes.ask import check_workspace
+    from stream_app.lanes.look import look
+
+    settings = settings_of(args, clay=False)
+    if args.workspace is not None:
+        check_workspace(settings, args.workspace)
+    facts = asyncio.run(look(settings, say)).facts
+    if args.workspace is not None:
+        facts = msgspec.structs.replace(facts, lanes=[each for each in facts.lanes if each.workspace == args.workspace])
+    findings = explain(facts)
+    holds = any(finding.holds for finding in findings)
+    if args.json:
+        tell_json({"holds": holds, "findings": msgspec.to_builtins(findings), "facts": msgspec.to_builtins(facts)})
+        return NO if holds else OK
+    for finding in findings:
+        zone = settings.workspaces[finding.workspace].time_zone if finding.workspace else "UTC"
+        _show(finding, facts.at_ms, zone)
+    return NO if holds else OK
+
+
+def _show(finding: Finding, now_ms: int, zone: str) -> None:
+    from stream_app.commands.lane_table import clock
+
+    name = f"{finding.workspace}: " if finding.workspace else ""
+    tell(f"{name}{'HELD, ' if finding.holds else ''}{finding.what}")
+    if finding.since_ms:
+        tell(f"    since   {clock(finding.since_ms, now_ms, zone)} ({zone})")
+    if finding.until_ms:
+        tell(f"    until   {clock(finding.until_ms, now_ms, zone)} ({zone})")
+    if finding.lifts:
+        tell(f"    lifts   {finding.lifts}")
+    if finding.waiting:
+        tell(f"    waiting {finding.waiting:,}")

@@ -1,0 +1,120 @@
+"""Lanes for people: how each stands, its budgets and when they end, what was changed live. Times are the lane's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from stream_app.core.budget import Meter, MeterName
+    from stream_app.core.explain import LaneFacts
+    from stream_app.core.forecast import Forecast
+    from stream_app.core.messages import LaneView
+
+Forecasts = Mapping[str, "Mapping[str, Forecast]"]
+"""Workspace -> meter -> how fast it is used."""
+
+_BAR: Final = 10
+_METERS: Final[dict[MeterName, str]] = {
+    "credits_day": "credits today",
+    "credits_month": "credits this month",
+    "actions_day": "actions today",
+    "actions_month": "actions this month",
+}
+
+
+def clock(at_ms: int, now_ms: int, tz: str) -> str:
+    """A time of day, with its date when it is another one."""
+    zone = ZoneInfo(tz)
+    at, now = datetime.fromtimestamp(at_ms / 1000, zone), datetime.fromtimestamp(now_ms / 1000, zone)
+    return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
+
+
+def show_lanes(lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int) -> None:
+    """Print them."""
+    from rich.console import Console
+
+    known = [(lane, lane.view, zones.get(lane.workspace, "UTC")) for lane in lanes if lane.view is not None]
+    console = Console()
+    stands = _table("lane", "now", "breaker", "health", "per second", "waiting")
+    stands.columns[4].justify = stands.columns[5].justify = "right"
+    for lane in lanes:
+        stands.add_row(*_stands(lane, now_ms, zones.get(lane.workspace, "UTC")))
+    console.print(stands)
+    budgets = _table("lane", "budget", "used", "of", "", "at this rate")
+    budgets.columns[2].justify = budgets.columns[3].justify = "right"
+    for _, view, zone in known:
+        for row in _budgets(view, forecasts.get(view.workspace, {}), now_ms, zone):
+            budgets.add_row(view.workspace, *row)
+    if budgets.rows:
+        console.print(budgets)
+    changed = _table("lane", "changed live", "by", "at", "why")
+    for _, view, zone in known:
+        for change in view.changes:
+            at = clock(change.by.at_ms, now_ms, zone)
+            changed.add_row(view.workspace, f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
+    if changed.rows:
+        console.print(changed)
+
+
+def _table(*columns: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _stands(lane: LaneFacts, now_ms: int, zone: str) -> list[str]:
+    view, waiting = lane.view, f"{sum(lane.waiting.values()):,}" if lane.waiting else ""
+    if view is None:
+        return [lane.workspace, "nothing was ever sent for it", "", "", "", waiting]
+    forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")
+    health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
+    if view.health == "insufficient_data":
+        health = f"{view.calls} calls: too few"
+    breaker = view.breaker.replace("_", " ") + forced
+    return [lane.workspace, _now(lane, view, now_ms, zone), breaker, health, f"{view.rate_per_s:g}", waiting]
+
+
+def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str) -> str:
+    shared = f", beside {', '.join(lane.shared_with)}" if lane.shared_with else ""
+    if not view.holds:
+        return f"moves{shared}"
+    if view.paused_by is not None:
+        return f"paused since {clock(view.since_ms, now_ms, zone)} by {view.paused_by.who}: {view.paused_by.why}"
+    if view.until_ms > now_ms and view.mode != "open":
+        return f"{view.holds} until {clock(view.until_ms, now_ms, zone)}"
+    return f"{view.holds} since {clock(view.since_ms or view.at_ms, now_ms, zone)}"
+
+
+def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zone: str) -> Iterator[list[str]]:
+    for name, words in _METERS.items():
+        meter = view.meters.get(name)
+        if meter is None or meter.cap is None:
+            continue
+        over = now_ms >= meter.ends_ms  # a new day or month has begun, and nothing was sent in it yet
+        used = 0 if over else meter.spent + meter.reserved + meter.elsewhere
+        foreseen = "" if over else _foreseen(meter, forecasts.get(name), now_ms, zone)
+        yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), foreseen]
+
+
+def _foreseen(meter: Meter, forecast: Forecast | None, now_ms: int, zone: str) -> str:
+    if meter.left == 0:
+        return "used up"
+    if forecast is None or not forecast.per_hour:
+        return ""
+    rate = f"{forecast.per_hour:,.0f} an hour"
+    if forecast.empty_at_ms is not None:
+        return f"{rate}: end {clock(forecast.empty_at_ms, now_ms, zone)}"
+    return f"{rate}: last until {clock(meter.ends_ms, now_ms, zone)}"
+
+
+def _value(value: float | bool | None) -> str:
+    return "no limit" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _bar(used: int, cap: int) -> str:
+    full = min(_BAR, max(0, round(_BAR * used / cap))) if cap else _BAR
+    return "█" * full + "░" * (_BAR - full)

@@ -1,0 +1,256 @@
+"""`stream-app lanes`: every lane at a glance, and live orders to one; each is answered with the state after it."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from typing import TYPE_CHECKING, Any, Final
+
+from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.letter_options import add_action, iso
+
+if TYPE_CHECKING:
+    from stream_app.core.messages import CommandAnswer, CommandKind
+    from stream_app.lanes.ask import Asked
+    from stream_app.settings import Settings
+
+_WAIT_S: Final = 5.0
+_SIMPLE: Final = {
+    "pause": "Send nothing more of a lane until `resume`; leads wait in Kafka.",
+    "resume": "Lift a pause, and the stop of a lane that Clay turned away.",
+    "trip": "Force the circuit breaker open.",
+    "close": "Force the circuit breaker closed, whatever Clay answers.",
+    "shadow": "Let the breaker decide and report, and hold nothing.",
+    "auto": "Let the breaker decide by itself again.",
+    "reset": "A new breaker with an empty window, and no stop.",
+}
+_CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "lanes",
+        run,
+        says="Show all lanes: what holds them, breaker, health, budget and when it ends, what waits; with an action: "
+        "operate one live.",
+        example='stream-app lanes\n  stream-app lanes pause acme --why "table is being rebuilt"',
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    for name, says in _SIMPLE.items():
+        _order(actions, name, says, f'stream-app lanes {name} acme --why "..."')
+    budget = _order(
+        actions,
+        "budget",
+        "Change caps live, for the very next lead. N, `none` for no limit, or `configured`.",
+        'stream-app lanes budget acme --credits-per-day 8000 --why "topped up"',
+    )
+    for cap in _CAPS:
+        budget.add_argument(f"--{cap.replace('_', '-')}", type=_cap, metavar="N", default=argparse.SUPPRESS)
+    budget.add_argument("--shadow", type=_switch, metavar="on|off|configured", help="refuse nothing, only count")
+    correct = _order(
+        actions,
+        "correct",
+        "Book what was spent elsewhere, or (below 0) what Clay gave back.",
+        'stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"',
+    )
+    for meter in ("credits", "actions"):
+        correct.add_argument(f"--{meter}", type=int, default=0, metavar="N")
+    correct.add_argument("--period", choices=("day", "month"), default="day", help="today too, or only this month")
+    rate = _order(
+        actions, "rate", "Change the rate live.", 'stream-app lanes rate acme --per-second 4 --why "Clay is slow"'
+    )
+    rate.add_argument("--per-second", type=_number, metavar="N", help="leads a second at best, or `configured`")
+    rate.add_argument("--burst", type=_whole, metavar="N", help="leads at once at best, or `configured`")
+    quota = _order(
+        actions,
+        "quota",
+        "Take a webhook out of use or back into it, or set how many submissions it has had.",
+        'stream-app lanes quota acme --webhook 3f9a1c2b7d80 --count 12000 --why "used by hand before"',
+    )
+    quota.add_argument("--webhook", required=True, type=_webhook, metavar="ID", help="as `lanes --json` shows it")
+    use = quota.add_mutually_exclusive_group()
+    use.add_argument("--use", action="store_true", default=None, dest="use", help="use it again")
+    use.add_argument("--retire", action="store_false", default=None, dest="use", help="use it no more")
+    quota.add_argument("--count", type=int, metavar="N", help="submissions so far")
+    cancel = _order(
+        actions,
+        "cancel",
+        "End what is queued of one lead or one import, and not at Clay yet, as suppressed.",
+        'stream-app lanes cancel acme --import march.csv --why "wrong list"',
+    )
+    what = cancel.add_mutually_exclusive_group(required=True)
+    what.add_argument("--lead", metavar="ID", help="a lead's id, as `status` and leads.status have it")
+    what.add_argument("--import", dest="import_id", metavar="NAME", help="the import_id that leads were published with")
+    _add_who(
+        add_action(
+            actions,
+            "reload",
+            run_order,
+            "Have every worker read its configuration and secrets anew: new webhooks, tokens and workspaces are used "
+            "from then on.",
+            'stream-app lanes reload --why "a third webhook for people"',
+        )
+    )
+    log = add_action(
+        actions, "log", run_log, "What was asked of lanes, by whom, and what it did.", "stream-app lanes log"
+    )
+    log.add_argument("workspace", nargs="?", metavar="WORKSPACE")
+    log.add_argument("--limit", type=int, default=20, metavar="N", help="the last so many (%(default)s)")
+
+
+def _order(actions: Any, name: str, says: str, example: str) -> argparse.ArgumentParser:
+    parser = add_action(actions, name, run_order, says, example)
+    parser.add_argument("workspace", metavar="WORKSPACE")
+    _add_who(parser)
+    return parser
+
+
+def _add_who(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--why", required=True, metavar="TEXT", help="for the audit, and for those who wonder")
+    parser.add_argument("--who", metavar="NAME", help="for the audit (default: the login name)")
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.lanes.look import look
+
+    settings = settings_of(args, clay=False)
+    seen = asyncio.run(look(settings, say))
+    if args.json:
+        tell_json(msgspec.to_builtins(seen))
+        return OK
+    from stream_app.commands.lane_table import show_lanes
+
+    facts = seen.facts
+    show_lanes(facts.lanes, seen.forecasts, _zones(settings), facts.at_ms)
+    if not facts.worker.members:
+        say("no worker is in the group: this is what the lanes last published")
+    return OK
+
+
+def _zones(settings: Settings) -> dict[str, str]:
+    return {name: here.time_zone for name, here in settings.workspaces.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- an order
+
+
+def run_order(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.lanes.ask import ask
+
+    kind, arguments = _command_of(args)
+    settings = settings_of(args, clay=False)
+    workspace = getattr(args, "workspace", "")
+    who = args.who or getpass.getuser()
+    asked = asyncio.run(ask(settings, kind, workspace, arguments, who, args.why, wait_s=_WAIT_S, say=say))
+    return show_asked(args, settings, asked)
+
+
+def show_asked(args: argparse.Namespace, settings: Settings, asked: Asked) -> int:
+    """What became of a command, and the exit code that says it."""
+    import msgspec
+
+    heard = [answer for answer in asked.answers.values() if answer is not None]
+    queued, refused = len(heard) < len(asked.answers), any(not answer.applied for answer in heard)
+    if args.json:
+        tell_json({"id": asked.command.id, "queued": queued, "answers": msgspec.to_builtins(heard)})
+    else:
+        for text in dict.fromkeys(map(_told, heard)):
+            tell(text)
+        for answer in heard:
+            _show_lane(settings, answer)
+        if queued:
+            tell(f"queued {asked.command.id}")
+            say("no worker has answered yet: it is applied when one comes, unless that takes more than 24 hours")
+    return NO if refused else QUEUED if queued else OK
+
+
+def _told(answer: CommandAnswer) -> str:
+    where = answer.workspace or "all"
+    under_way = f"; {answer.under_way} requests that had begun still end" if answer.under_way else ""
+    return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{answer.text}{under_way}"
+
+
+def _show_lane(settings: Settings, answer: CommandAnswer) -> None:
+    if answer.lane is None:
+        return
+    from stream_app.commands.lane_table import show_lanes
+    from stream_app.core.explain import LaneFacts
+
+    show_lanes([LaneFacts(answer.workspace, answer.partition, answer.lane, {})], {}, _zones(settings), answer.at_ms)
+
+
+def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
+    """The kind of the command that an action means, and its arguments."""
+    given = vars(args)
+    match args.action:
+        case "budget":
+            caps = {cap: given[cap] for cap in _CAPS if cap in given}
+            return "budget", {"caps": caps, "shadow": args.shadow}
+        case "correct":
+            return "correct", {key: given[key] for key in ("credits", "actions", "period")}
+        case "rate":
+            return "rate", {"rate_per_s": args.per_second, "burst": args.burst}
+        case "quota":
+            return "quota", {"webhook_id": args.webhook, "use": args.use, "count": args.count}
+        case "cancel" if args.lead is not None:
+            return "cancel_lead", {"lead_id": args.lead}
+        case "cancel":
+            return "cancel_import", {"import_id": args.import_id}
+        case action:
+            return action, {}
+
+
+def _cap(text: str) -> int | str | None:
+    return None if text == "none" else text if text == "configured" else int(text)
+
+
+def _number(text: str) -> float | str:
+    return text if text == "configured" else float(text)
+
+
+def _whole(text: str) -> int | str:
+    return text if text == "configured" else int(text)
+
+
+def _switch(text: str) -> bool | str:
+    if text not in ("on", "off", "configured"):
+        raise argparse.ArgumentTypeError("on, off or configured")
+    return text if text == "configured" else text == "on"
+
+
+def _webhook(text: str) -> str:
+    if "/" in text:
+        raise argparse.ArgumentTypeError("give the webhook's id as `stream-app lanes --json` shows it, never its URL")
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------------- the log
+
+
+def run_log(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.lanes.look import log
+
+    found = asyncio.run(log(settings_of(args, clay=False), args.workspace, args.limit))
+    if args.json:
+        tell_json(msgspec.to_builtins(found))
+        return OK
+    for answer in found:
+        why = f" ({answer.why})" if answer.why else ""
+        tell(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {_told(answer)}")
+    if not found:
+        tell("nothing was asked, as far as the audit is kept")
+    return OK

@@ -1,0 +1,148 @@
+"""Why nothing is moving: every gate that holds, what lifts it, and how many wait behind it. From facts to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from stream_app.core.messages import By, LaneView
+
+_RESUME: Final = (
+    'mend the cause, then: stream-app lanes resume {} --why "..."; a probe tries by itself at the time above'
+)
+_LIFTS: Final = {
+    "paused": 'stream-app lanes resume {} --why "..."',
+    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload",
+    "rate_limited": "time: Clay said when",
+    "breaker_open": 'probes at the time above; at once: stream-app lanes reset {} --why "..."',
+    "forced_open": 'stream-app lanes auto {} --why "..."',
+    "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
+}
+_BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
+_START_WORKER: Final = "stream-app worker"
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A consumer group: its state as Kafka calls it, and its members."""
+
+    state: str
+    members: int
+
+
+class LaneFacts(msgspec.Struct, frozen=True):
+    """A workspace: the partition it lives in, and who else does; its last view; records that wait there, by topic.
+
+    asked  commands that are not answered yet.
+    """
+
+    workspace: str
+    partition: int
+    view: LaneView | None
+    waiting: dict[str, int]
+    shared_with: tuple[str, ...] = ()
+    asked: int = 0
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What was seen. `coming_back`: records on their way back to the line (dead letters, deferred, in a delay)."""
+
+    at_ms: int
+    worker: Group
+    replay: Group
+    lanes: list[LaneFacts]
+    coming_back: int = 0
+    replay_paused: By | None = None
+    topics: list[str] = []
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One gate. `code` is stable; `workspace` '' where it holds all; `holds`: nothing passes it.
+
+    waiting  records behind it: of its workspace's partition, where it is of one.
+    """
+
+    code: str
+    what: str
+    workspace: str = ""
+    holds: bool = True
+    since_ms: int = 0
+    until_ms: int = 0
+    lifts: str = ""
+    waiting: int = 0
+
+
+def explain(facts: Facts) -> list[Finding]:
+    """All that holds, what holds everything first; then lanes that move, with how much waits for them."""
+    return [*_of_all(facts), *(finding for lane in facts.lanes for finding in _of_lane(lane, facts))]
+
+
+def _of_all(facts: Facts) -> Iterator[Finding]:
+    waiting = sum(_behind(lane) for lane in facts.lanes)
+    if facts.topics:
+        yield Finding("wrong_topics", "; ".join(facts.topics), lifts="stream-app topics", waiting=waiting)
+    if not facts.worker.members:
+        yield Finding("no_worker", "no worker is in the group", lifts=_START_WORKER, waiting=waiting)
+    elif facts.worker.state != "Stable":
+        what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
+        yield Finding("rebalancing", what, lifts="it ends within kafka.rebalance_timeout_s", waiting=waiting)
+    if facts.replay_paused is not None:
+        by = facts.replay_paused
+        what = f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
+        lifts = "stream-app replay resume"
+        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=lifts, waiting=facts.coming_back)
+    if not facts.replay.members and facts.coming_back:
+        what = "nobody brings back dead letters and deferred leads: no replay process is in its group"
+        yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)
+
+
+def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
+    view, waiting = lane.view, _behind(lane)
+    if lane.asked:
+        what = f"{lane.asked} commands for partition {lane.partition} are not answered yet"
+        yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)
+    if view is None:
+        yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)
+        return
+    if view.partition != lane.partition:
+        what = f"its lane lives in partition {view.partition}, the configuration says {lane.partition}"
+        lifts = f"set workspaces.{lane.workspace}.partition = {view.partition}"
+        yield Finding("moved", what, lane.workspace, lifts=lifts, waiting=waiting)
+        return
+    if view.holds and not _is_over(view, facts.at_ms):
+        code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
+        until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
+        yield Finding(code, view.text, lane.workspace, True, view.since_ms, until_ms, _lifts(code, view), waiting)
+        return
+    what = f"moves at up to {view.rate_per_s:g} a second"
+    if waiting:
+        what += f"; what waits takes about {_duration(waiting / max(view.rate_per_s, 0.01))}"
+    if lane.shared_with:
+        what += f"; shares partition {lane.partition} with {', '.join(lane.shared_with)}"
+    yield Finding("moves", what, lane.workspace, holds=False, waiting=waiting)
+
+
+def _is_over(view: LaneView, now_ms: int) -> bool:
+    """A hold with an end that has passed says nothing any more: the lane publishes itself when its next lead goes."""
+    return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
+
+
+def _lifts(code: str, view: LaneView) -> str:
+    if code in _LIFTS:
+        return _LIFTS[code].format(view.workspace)
+    meter, _, period = code.removeprefix("budget_").partition("_")
+    if code.startswith("budget_"):
+        return _BUDGET.format(period, view.workspace, f"{meter}-per-{period}")
+    return _RESUME.format(view.workspace)
+
+
+def _behind(lane: LaneFacts) -> int:
+    return sum(lane.waiting.values())
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"

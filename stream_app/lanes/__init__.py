@@ -1,0 +1,1 @@
+"""Lanes from the outside: what they publish, what waits for them, and commands to them."""

@@ -1,0 +1,87 @@
+"""Asks lanes for something, and waits for what they say."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.answers import Answers
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.publisher import kafka_publisher
+from stream_app.adapters.topics import check_topics
+from stream_app.core.command import TO_ALL
+from stream_app.core.errors import BrokerUnavailable, SettingsError
+from stream_app.core.messages import Command, CommandAnswer, CommandKind
+from stream_app.core.record import Record
+from stream_app.core.topics import MAX_INPUT_BYTES
+from stream_app.settings import Settings, client_options
+
+_json: Final = msgspec.json.Encoder()
+BROKER_WAIT_S: Final = 10.0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A command that is on Kafka, and its answers by partition; None: not answered in time, and not lost either."""
+
+    command: Command
+    answers: dict[int, CommandAnswer | None]
+
+
+def connection_of(settings: Settings) -> KafkaConnection:
+    """Where Kafka is."""
+    client = client_options(settings)
+    return KafkaConnection(client.pop("bootstrap_servers"), client)
+
+
+def check_workspace(settings: Settings, workspace: str) -> None:
+    """Raises SettingsError for one that the configuration does not have."""
+    if workspace not in settings.workspaces:
+        known = ", ".join(settings.workspaces) or "none"
+        raise SettingsError([f"there is no workspace {workspace} in the configuration; there are: {known}"])
+
+
+async def ask(
+    settings: Settings,
+    kind: CommandKind,
+    workspace: str,
+    args: dict[str, Any],
+    who: str,
+    why: str,
+    *,
+    wait_s: float,
+    say: Callable[[str], None],
+) -> Asked:
+    """One command, to the workspace's lane or (kinds for all) to every partition.
+
+    Raises SettingsError, TopicsError, BrokerUnavailable.
+    """
+    if kind not in TO_ALL:
+        check_workspace(settings, workspace)
+    command = Command(f"c-{uuid.uuid4().hex}", kind, workspace, SystemClock().now_ms(), who, why, args)
+    everywhere = range(settings.kafka.partitions)
+    partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]
+    names, connection = settings.names, connection_of(settings)
+    plan = [topic for topic in settings.topic_plan() if topic.name in (names.commands, names.audit)]
+    await check_topics(client_options(settings), plan, min(settings.kafka.broker_wait_s, BROKER_WAIT_S), say)
+    async with Answers(connection, names.audit, partitions) as answers:
+        value = _json.encode(command)
+        await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])
+        heard = await answers.hear({(partition, command.id) for partition in partitions}, wait_s)
+    return Asked(command, {partition: heard.get((partition, command.id)) for partition in partitions})
+
+
+async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> None:
+    try:
+        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher:
+            for sent in [await publisher.publish(record) for record in records]:
+                await sent
+    except KafkaError as error:
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not confirm the command: {error!r}. It may have arrived all the "
+            "same: see `stream-app lanes log`"
+        ) from error

@@ -1,0 +1,140 @@
+"""Looks at all lanes from the outside: what each last published, and what waits for it on Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.groups import Offsets, look_at
+from stream_app.adapters.topic_reader import TopicReader
+from stream_app.adapters.topics import check_topics
+from stream_app.core.errors import TopicsError
+from stream_app.core.explain import Facts, LaneFacts
+from stream_app.core.forecast import Forecast, Sample, forecast
+from stream_app.core.messages import By, CommandAnswer, LaneView
+from stream_app.lanes.ask import BROKER_WAIT_S, connection_of
+from stream_app.settings import Settings, client_options
+
+_SAMPLED_MS: Final = 15 * 60_000
+_view: Final = msgspec.json.Decoder(LaneView)
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
+
+
+class _Pause(msgspec.Struct):
+    by: str
+    why: str = ""
+    at_ms: int = 0
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was seen, and by workspace and meter how fast the budget is used."""
+
+    facts: Facts
+    forecasts: dict[str, dict[str, Forecast]]
+
+
+async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
+    """Everything at one time. Raises BrokerUnavailable, or TopicsError when topics are missing that it reads."""
+    names, connection = settings.names, connection_of(settings)
+    wrong = await _wrong_topics(settings, say)
+    groups = await look_at(connection, (names.worker_app, names.replay_app))
+    (worker, taken), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
+    now_ms = SystemClock().now_ms()
+    async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
+        views = await _views(reader, settings, now_ms)
+        lag = {
+            topic: await _lag(reader, topic, taken) for topic in (names.leads, names.retry, names.bulk, names.commands)
+        }
+        back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
+        coming_back = [sum((await _lag(reader, topic, moved)).values()) for topic in back]
+        paused = await _pause(reader, names.replay_state)
+    lanes = [_lane(settings, name, views.get(name, []), lag) for name in settings.workspaces]
+    facts = Facts(now_ms, worker, replay, lanes, sum(coming_back), paused, wrong)
+    return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
+
+
+async def log(settings: Settings, workspace: str | None, limit: int) -> list[CommandAnswer]:
+    """The last answers to commands, oldest first. Raises BrokerUnavailable."""
+    found: list[CommandAnswer] = []
+    async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
+        async for records in reader.read(settings.names.audit):
+            found += [_answer.decode(record.value) for record in records]
+    wanted = [answer for answer in found if workspace in (None, answer.workspace)]
+    return sorted(wanted, key=lambda answer: answer.at_ms)[-limit:]
+
+
+async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[str]:
+    wait_s = min(settings.kafka.broker_wait_s, BROKER_WAIT_S)
+    try:
+        await check_topics(client_options(settings), settings.topic_plan(), wait_s, say)
+    except TopicsError as error:
+        if any("there is no such topic" in problem for problem in error.problems):
+            raise
+        return error.problems
+    return []
+
+
+async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[str, list[LaneView]]:
+    """By workspace, what it published lately, oldest first; the last one in any case."""
+    topic = settings.names.lanes
+    bounds = await reader.bounds(topic)
+    lately = await reader.offsets_at(topic, now_ms - _SAMPLED_MS)
+    begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
+    ranges = {number: (begins[number], end) for number, (_, end) in bounds.items()}
+    found = await _read_views(reader, topic, ranges)
+    silent = {settings.home(name) for name in settings.workspaces if name not in found}
+    if silent:  # compacted: what they once said is somewhere before
+        earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in silent})
+        found = {name: views[-1:] for name, views in earlier.items()} | found
+    return found
+
+
+async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[int, int]]) -> dict[str, list[LaneView]]:
+    found: dict[str, list[LaneView]] = {}
+    async for records in reader.read(topic, ranges):
+        for record in records:
+            if record.value:
+                view = _view.decode(record.value)
+                found.setdefault(view.workspace, []).append(view)
+    return found
+
+
+async def _lag(reader: TopicReader, topic: str, committed: Offsets) -> dict[int, int]:
+    """By partition, how many offsets the group has before it: records, and now and then a marker."""
+    bounds = await reader.bounds(topic)
+    return {
+        number: max(0, end - max(begin, committed.get((topic, number), 0))) for number, (begin, end) in bounds.items()
+    }
+
+
+async def _pause(reader: TopicReader, topic: str) -> By | None:
+    found: Any = None
+    async for records in reader.read(topic):
+        for record in records:
+            if record.key == b"pause":
+                found = record.value
+    if not found:
+        return None
+    pause = msgspec.json.decode(found, type=_Pause)
+    return By(pause.by, pause.why, pause.at_ms)
+
+
+def _lane(settings: Settings, name: str, views: list[LaneView], lag: dict[str, dict[int, int]]) -> LaneFacts:
+    names, home = settings.names, settings.home(name)
+    waiting = {
+        topic.removeprefix(names.namespace): lag[topic][home] for topic in (names.leads, names.retry, names.bulk)
+    }
+    others = tuple(other for other in settings.workspaces if other != name and settings.home(other) == home)
+    return LaneFacts(name, home, views[-1] if views else None, waiting, others, lag[names.commands][home])
+
+
+def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:
+    found: dict[str, Forecast] = {}
+    for name in views[-1].meters:
+        samples = [Sample(view.at_ms, view.meters[name]) for view in views if name in view.meters]
+        if (foreseen := forecast(samples, now_ms)) is not None:
+            found[name] = foreseen
+    return found

@@ -1,0 +1,92 @@
+"""Why nothing is moving: each gate that may hold is named, with what lifts it and how many wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.core.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.core.messages import By, LaneView
+
+NOW_MS = 1_790_000_000_000
+MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)
+UP = Group("Stable", 2)
+
+
+def facts(view: LaneView | None = MOVING, waiting: int = 0, lane: Any = None, **changes: Any) -> Facts:
+    lanes = [LaneFacts("acme", 3, view, {"leads": waiting, "leads.bulk": 0}, **(lane or {}))]
+    return msgspec.structs.replace(Facts(NOW_MS, UP, UP, lanes), **changes)
+
+
+def held(reason: str, **changes: Any) -> LaneView:
+    view = msgspec.structs.replace(MOVING, holds=reason, text="in words", since_ms=NOW_MS - 60_000)
+    return msgspec.structs.replace(view, **{"until_ms": NOW_MS + 60_000, **changes})
+
+
+def only(found: list[Finding]) -> Finding:
+    (finding,) = found
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("view", "code", "lifts", "until_ms"),
+    [
+        (held("paused"), "paused", "stream-app lanes resume acme", 0),
+        (held("http_401"), "http_401", "stream-app lanes resume acme", NOW_MS + 60_000),
+        (held("breaker_open", breaker="open"), "breaker_open", "stream-app lanes reset acme", NOW_MS + 60_000),
+        (held("breaker_open", breaker="open", mode="open"), "forced_open", "stream-app lanes auto acme", 0),
+        (held("no_webhook"), "no_webhook", "stream-app lanes reload", 0),
+        (held("rate_limited"), "rate_limited", "Clay said when", NOW_MS + 60_000),
+        (held("budget_credits_day"), "budget_credits_day", "lanes budget acme --credits-per-day N", NOW_MS + 60_000),
+        (held("budget_actions_month"), "budget_actions_month", "--actions-per-month N", NOW_MS + 60_000),
+        (held("budget_clock"), "budget_clock", "clock", NOW_MS + 60_000),
+    ],
+)
+def test_each_hold_is_told_with_what_lifts_it(view: LaneView, code: str, lifts: str, until_ms: int) -> None:
+    finding = only(explain(facts(view, 12)))
+    assert (finding.code, finding.holds, finding.waiting, finding.until_ms) == (code, True, 12, until_ms)
+    assert finding.since_ms == NOW_MS - 60_000
+    assert finding.what == "in words"
+    assert lifts in finding.lifts
+
+
+def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
+    assert not only(explain(facts(held("breaker_open", until_ms=NOW_MS)))).holds
+    assert not only(explain(facts(held("budget_credits_day", until_ms=NOW_MS - 1)))).holds
+    assert only(explain(facts(held("paused", until_ms=NOW_MS - 1)))).holds
+    assert only(explain(facts(held("breaker_open", until_ms=NOW_MS - 1, mode="open")))).holds
+
+
+def test_a_lane_that_moves_says_how_long_what_waits_takes() -> None:
+    assert only(explain(facts())).what == "moves at up to 8 a second"
+    finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",)})))
+    assert "takes about 10 minutes" in finding.what
+    assert "shares partition 3 with beta" in finding.what
+    assert not finding.holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "codes", "lifts"),
+    [
+        ({"worker": Group("Empty", 0)}, ["no_worker", "moves"], "stream-app worker"),
+        ({"worker": Group("PreparingRebalance", 1)}, ["rebalancing", "moves"], "rebalance_timeout"),
+        ({"topics": ["leads: has 4 partitions"]}, ["wrong_topics", "moves"], "stream-app topics"),
+        ({"replay_paused": By("jane", "rebuild", 1)}, ["replay_paused", "moves"], "stream-app replay resume"),
+        ({"replay": Group("Dead", 0), "coming_back": 5}, ["no_replay", "moves"], "stream-app replay"),
+        ({"replay": Group("Dead", 0)}, ["moves"], ""),
+    ],
+)
+def test_what_holds_everything_comes_first(changes: dict[str, Any], codes: list[str], lifts: str) -> None:
+    found = explain(facts(waiting=7, **changes))
+    assert [finding.code for finding in found] == codes
+    assert lifts in found[0].lifts
+
+
+def test_a_lane_that_never_moved_or_lives_elsewhere_or_has_commands_waiting() -> None:
+    assert only(explain(facts(None, 3))).code == "never_moved"
+    moved = only(explain(facts(msgspec.structs.replace(MOVING, partition=1))))
+    assert (moved.code, moved.holds, moved.lifts) == ("moved", True, "set workspaces.acme.partition = 1")
+    asked = explain(facts(lane={"asked": 2}))
+    assert [finding.code for finding in asked] == ["commands_wait", "moves"]

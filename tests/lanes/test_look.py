@@ -1,0 +1,136 @@
+"""What is seen of all lanes from outside, on a real Kafka without any worker."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.adapters.topics import create_topics
+from stream_app.cli import main
+from stream_app.commands.lane_table import show_lanes
+from stream_app.core.budget import Meter
+from stream_app.core.explain import LaneFacts
+from stream_app.core.forecast import Forecast
+from stream_app.core.messages import By, Change, LaneView
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import free_port
+from stream_app.lanes.look import look
+from stream_app.settings import Settings, client_options, load_settings
+
+MINUTE_MS = 60_000
+
+
+def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:
+    config = path / "stream_app.toml"
+    config.write_text(
+        f"""
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 2
+replication = 1
+broker_wait_s = 5
+[workspaces.busy]
+partition = 0
+[workspaces.quiet]
+partition = 1
+[workspaces.beside]
+partition = 1
+"""
+    )
+    return load_settings(config, {}, clay=False)
+
+
+def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:
+    meter = Meter("2026-11-24", at_ms + 600 * MINUTE_MS, 6_000, spent)
+    meters = {"credits_day": meter}
+    return msgspec.json.encode(
+        LaneView(name, partition, at_ms, "closed", "healthy", 100.0, 8.0, meters=meters)  # type: ignore[arg-type]  # a meter's name
+    )
+
+
+async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    names, now_ms = settings.names, int(time.time() * 1000)
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+
+        async def publish(name: str, partition: int, ago_ms: int, spent: int) -> None:
+            at_ms = now_ms - ago_ms
+            value = view(name, partition, at_ms, spent)
+            await producer.send_and_wait(names.lanes, value, name.encode(), partition, timestamp_ms=at_ms)
+
+        await publish("busy", 0, 5 * MINUTE_MS, 1_000)  # at the very first offset
+        await publish("busy", 0, 0, 1_100)
+        await publish("quiet", 1, 700 * MINUTE_MS, 5)
+        await publish("quiet", 1, 600 * MINUTE_MS, 7)
+        for _ in range(3):
+            await producer.send_and_wait(names.bulk, b"{}", b"busy", 0)
+        await producer.send_and_wait(names.commands, b"{}", b"quiet", 1)
+        await producer.send_and_wait(names.dlq, b"{}", b"quiet", 1)
+        await producer.send_and_wait(names.replay_state, b'{"by": "jane", "why": "w", "at_ms": 1}', b"pause", 0)
+    seen = await look(settings, lambda _: None)
+    lanes = {lane.workspace: lane for lane in seen.facts.lanes}
+    assert lanes["busy"].view is not None
+    assert lanes["busy"].view.meters["credits_day"].spent == 1_100
+    assert lanes["busy"].waiting == {"leads": 0, "leads.retry": 0, "leads.bulk": 3}
+    assert lanes["quiet"].view is not None
+    assert lanes["quiet"].view.meters["credits_day"].spent == 7
+    assert (lanes["quiet"].shared_with, lanes["quiet"].asked) == (("beside",), 1)
+    assert lanes["beside"].view is None
+    assert seen.forecasts["busy"]["credits_day"].per_hour == pytest.approx(1_200, rel=0.1)
+    assert "credits_day" not in seen.forecasts.get("quiet", {})
+    assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
+    assert seen.facts.replay_paused == By("jane", "w", 1)
+
+
+def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings_of(tmp_path, f"127.0.0.1:{free_port()}", "")
+    config = str(tmp_path / "stream_app.toml")
+    path = tmp_path / "stream_app.toml"
+    path.write_text(path.read_text().replace("broker_wait_s = 5", "broker_wait_s = 1"))
+    for argv in (["explain"], ["lanes"], ["lanes", "pause", "busy", "--why", "x"]):
+        assert main([argv[0], "--config", config, *argv[1:]]) == 4
+        assert "did not answer within 1 s" in capsys.readouterr().err
+
+
+def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    now_ms = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
+    meter = Meter("2026-09-21", now_ms + 600 * MINUTE_MS, 6_000, 3_000, 300)
+    by = By("jane", "topped up", now_ms - 60 * MINUTE_MS)
+    moving = LaneView(
+        "acme",
+        0,
+        now_ms,
+        "closed",
+        "healthy",
+        99.5,
+        8.0,
+        meters={"credits_day": meter},
+        changes=(Change("budget.credits_per_day", 5_000, 6_000, by),),
+        p95_ms=210,
+        mode="shadow",
+    )
+    paused = msgspec.structs.replace(
+        moving, workspace="beta", holds="paused", since_ms=now_ms, paused_by=by, changes=()
+    )
+    lanes = [
+        LaneFacts("acme", 0, moving, {"leads": 1_234}, ("beta",)),
+        LaneFacts("beta", 0, paused, {}),
+        LaneFacts("new", 1, None, {}),
+    ]
+    forecasts = {"acme": {"credits_day": Forecast(1_200.0, now_ms + 135 * MINUTE_MS)}}
+    show_lanes(lanes, forecasts, {"acme": "Europe/Berlin"}, now_ms)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "acme moves, beside beta closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
+    assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
+    assert "new nothing was ever sent for it" in lines
+    assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: end 18:28" in lines
+    assert "acme budget.credits_per_day = 6000 jane 15:13 topped up" in lines
