@@ -2,7 +2,8 @@
 
 `python -m benchmarks.line [--leads 20000] [--in-flight 100] [--json]`. Real Kafka, an instant target in a process of
 its own, each case a process of its own on topics of its own. CPU is the case's whole process between the first tenth of
-the leads and the last one, as the operating system counts it; memory is its resident size at both ends.
+the leads and the last one, as the operating system counts it; memory is its resident size at both ends, and it fails
+when that grew by more than the rows that the freshness window has to remember.
 
 The rows: `worker` is `stream-app worker` as users run it (write-ahead, status events, transactions, lane decisions);
 `bare` is aiokafka + aiohttp, `in_flight` tasks, acks whenever (loses and doubles leads); `stock` is a Faust agent that
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import subprocess
@@ -27,12 +29,15 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from stream_app.adapters.clay_http import WEBHOOK_PATH
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 
 PARTITIONS = 4
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 TIME_LIMIT_S = 300.0
+ROW_BYTES = 260  # of one remembered row; two a lead (benchmarks/take_over.py measures the same)
+BEYOND_ROWS_MB = 15
 CONFIG = """
 [kafka]
 bootstrap = "{bootstrap}"
@@ -163,22 +168,9 @@ class _Bench:
         try:
             assert target.stdout is not None
             port = int(target.stdout.readline())
-            config = directory / f"{case}.toml"
-            lanes = "".join(LANE.format(n=n) for n in range(PARTITIONS))
-            config.write_text(
-                CONFIG.format(
-                    bootstrap=self._bootstrap,
-                    namespace=f"{case}.",
-                    partitions=PARTITIONS,
-                    in_flight=max(1, self._in_flight // PARTITIONS),
-                    port=free_port(),
-                    port2=free_port(),
-                )
-                + lanes
-            )
-            url = f"http://127.0.0.1:{port}/v3/sources/webhook/"
-            environment = {f"BENCH_WEBHOOKS_{n}": f"{url}w{n}" for n in range(PARTITIONS)}
-            asyncio.run(_publish(config, environment, leads))
+            url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
+            config, environment, metrics = configure(directory, case, self._bootstrap, self._in_flight, url)
+            asyncio.run(publish(config, environment, leads))
             topic = f"{case}.leads"
             command = {
                 "worker": [sys.executable, "-m", "stream_app", "worker", "--config", str(config)],
@@ -197,7 +189,8 @@ class _Bench:
             log = (directory / f"{case}.log").open("wb")
             process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
             try:
-                return _measure(process, lambda: _count(port), leads)
+                rows = (lambda: _rows(metrics)) if case == "worker" else None
+                return measure(process, lambda: _count(port), leads, rows)
             finally:
                 process.terminate()
                 process.wait(60)
@@ -205,7 +198,24 @@ class _Bench:
             target.kill()
 
 
-async def _publish(config: Path, environment: dict[str, str], leads: int) -> None:
+def configure(directory: Path, case: str, bootstrap: str, in_flight: int, url: str) -> tuple[Path, dict[str, str], int]:
+    """A config file with a lane for each partition, its environment, and the port of the worker's metrics."""
+    metrics = free_port()
+    config = directory / f"{case}.toml"
+    head = CONFIG.format(
+        bootstrap=bootstrap,
+        namespace=f"{case}.",
+        partitions=PARTITIONS,
+        in_flight=max(1, in_flight // PARTITIONS),
+        port=metrics,
+        port2=free_port(),
+    )
+    config.write_text(head + "".join(LANE.format(n=n) for n in range(PARTITIONS)))
+    return config, {f"BENCH_WEBHOOKS_{n}": f"{url}w{n}" for n in range(PARTITIONS)}, metrics
+
+
+async def publish(config: Path, environment: dict[str, str], leads: int) -> None:
+    """Create the topics, and put the leads on them."""
     from aiokafka import AIOKafkaProducer
 
     from stream_app.adapters.topics import create_topics
@@ -233,16 +243,26 @@ async def _publish(config: Path, environment: dict[str, str], leads: int) -> Non
 
 
 def _count(port: int) -> int:
-    import http.client
+    return int(_get(port, "/count"))
 
+
+def _rows(port: int) -> int:
+    lines = _get(port, "/metrics").splitlines()
+    return int(float(next(line for line in lines if line.startswith("stream_app_rows ")).split()[1]))
+
+
+def _get(port: int, path: str) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/count")
-    count = int(connection.getresponse().read())
+    connection.request("GET", path)
+    text = connection.getresponse().read().decode()
     connection.close()
-    return count
+    return text
 
 
-def _measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: int) -> dict[str, float]:
+def measure(
+    process: subprocess.Popen[bytes], count: Callable[[], int], leads: int, rows: Callable[[], int] | None = None
+) -> dict[str, float]:
+    """From the first tenth of the leads to the last one: what the process used. `rows`: how many it remembers."""
     seen = psutil.Process(process.pid)
     deadline = time.monotonic() + TIME_LIMIT_S
 
@@ -255,7 +275,9 @@ def _measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: 
         return now, times.user + times.system, time.monotonic(), seen.memory_info().rss / 2**20
 
     first, cpu_first, at_first, rss_first = reach(leads // 10)
+    rows_first = rows() if rows else 0
     last, cpu_last, at_last, rss_last = reach(leads)
+    rows_last = rows() if rows else 0
     done = last - first
     return {
         "leads": float(leads),
@@ -263,6 +285,7 @@ def _measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: 
         "leads_per_s": done / (at_last - at_first),
         "rss_mb_at_10_percent": rss_first,
         "rss_mb_at_100_percent": rss_last,
+        "rows_more": float(rows_last - rows_first),
     }
 
 
@@ -303,9 +326,21 @@ def _compare(arguments: argparse.Namespace) -> None:
         children.close()
     if arguments.json:
         Console().print_json(data=rows)
-        return
-    table = Table(title=f"One lead, {arguments.in_flight} in flight, instant target")
-    for column in ("case", "CPU us a lead", "x bare", "leads/s", "MB at 10 %", "MB at 100 %"):
+    else:
+        _show(rows, arguments.in_flight)
+    worker = rows.get("worker")
+    if worker is not None and _beyond_rows_mb(worker) > BEYOND_ROWS_MB:
+        raise SystemExit(f"the worker grew by {_beyond_rows_mb(worker):.0f} MB that its rows do not explain")
+
+
+def _beyond_rows_mb(row: dict[str, float]) -> float:
+    """How much memory grew beyond what the freshness window has to remember."""
+    return row["rss_mb_at_100_percent"] - row["rss_mb_at_10_percent"] - row["rows_more"] * ROW_BYTES / 2**20
+
+
+def _show(rows: dict[str, dict[str, float]], in_flight: int) -> None:
+    table = Table(title=f"One lead, {in_flight} in flight, instant target")
+    for column in ("case", "CPU us a lead", "x bare", "leads/s", "MB at 10 %", "MB at 100 %", "of that rows"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for case, row in rows.items():
         ratio = f"{row['cpu_us_per_lead'] / rows['bare']['cpu_us_per_lead']:.1f}" if "bare" in rows else ""
@@ -316,6 +351,7 @@ def _compare(arguments: argparse.Namespace) -> None:
             f"{row['leads_per_s']:.0f}",
             f"{row['rss_mb_at_10_percent']:.0f}",
             f"{row['rss_mb_at_100_percent']:.0f}",
+            f"{row['rows_more'] * ROW_BYTES / 2**20:.0f}" if row["rows_more"] else "",
         )
     Console().print(table)
 

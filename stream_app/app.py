@@ -144,7 +144,7 @@ async def run_worker(settings: Settings) -> None:
         worker = Worker(build_partition)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         app = build_app(
-            _faust_options(settings, connection, plan.topics.worker_app, plan.topics.state),
+            faust_options(settings, connection, plan.topics.worker_app, plan.topics.state),
             {
                 plan.topics.leads: worker.handler("hot"),
                 plan.topics.retry: worker.handler("retry"),
@@ -152,6 +152,11 @@ async def run_worker(settings: Settings) -> None:
                 plan.topics.commands: worker.handler("command"),
             },
             worker,
+        )
+        owned = worker.partitions
+        metrics.observe(
+            lambda: sum(one.posts_under_way for one in list(owned.values())),
+            lambda: sum(one.rows for one in list(owned.values())),
         )
         watchdog = Watchdog(_longest_step_s(settings), lambda: worker.under_way(assigned(app)), metrics.stand_still)
         port = await stack.enter_async_context(
@@ -208,7 +213,7 @@ async def run_replay(settings: Settings) -> None:
         replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), told, began)
         handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
         handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
-        app = build_app(_faust_options(settings, connection, topics.replay_app, None), handlers)
+        app = build_app(faust_options(settings, connection, topics.replay_app, None), handlers)
         port = await stack.enter_async_context(
             serve_ops(
                 settings.http.host,
@@ -294,9 +299,10 @@ def _limits(settings: Settings) -> LedgerLimits:
     )
 
 
-def _faust_options(
+def faust_options(
     settings: Settings, connection: KafkaConnection, app_id: str, state_topic: str | None
 ) -> FaustOptions:
+    """How a process joins its group. `state_topic`: for the one that owns state."""
     kafka = settings.kafka
     return FaustOptions(
         app_id=app_id,

@@ -257,7 +257,6 @@ def worker_samples() -> dict[str, set[str]]:
     event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
     metrics.told(event)
     metrics.lane(LaneView("acme", 0, 0, "open", "healthy", 100, 8.0))
-    metrics.waiting(0, 1)
     found: dict[str, set[str]] = {}
     for family in registry.collect():
         for sample in family.samples:

@@ -12,7 +12,7 @@ import faust
 from faust.stores import memory
 
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.faust_fixes import SafeApp, mute_debug
+from stream_app.adapters.faust_fixes import SafeApp
 from stream_app.adapters.faust_inlet import GapCheck, Handler, Inlet, LostRecords, serve
 
 __all__ = ["FaustOptions", "GapCheck", "Handler", "Inlet", "LostRecords", "Owner", "build_app"]
@@ -60,7 +60,7 @@ def build_app(options: FaustOptions, handlers: Mapping[str, Handler], owner: Own
 
     Partition p of all these topics and of the state topic is always this worker's, or none of them is.
     """
-    mute_debug()
+    _mute_debug()
     # A poll must fit in the last 20 % of a buffer, or one full partition stops them all (hazard 6).
     if options.max_poll_records > options.buffer_records // 5:
         raise ValueError("max_poll_records must be at most a fifth of buffer_records")
@@ -163,3 +163,11 @@ class _StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
         store.owner = self._owner
         store.owned = set()
         return store
+
+
+def _mute_debug() -> None:
+    """Keep the libraries from building debug records, even when the root logger is at DEBUG: they do it a record."""
+    for name in ("aiokafka", "faust", "mode"):
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() < logging.INFO:
+            logger.setLevel(logging.INFO)

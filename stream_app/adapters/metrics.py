@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -32,7 +33,6 @@ class WorkerMetrics:
         )
         # `labels()` takes a lock and a look-up each time: what is used for each lead is kept.
         self._children: dict[tuple[str, str, str], Counter] = {}
-        self._gauges: dict[int, Gauge] = {}
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
         self._commit = Histogram(
             "stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS, registry=registry
@@ -48,7 +48,8 @@ class WorkerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", ("partition",), registry=registry)
+        self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
+        self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two a lead.", registry=registry)
         self._recoveries = Counter(
             "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
         )
@@ -79,6 +80,11 @@ class WorkerMetrics:
         self._reserved = Gauge(
             "stream_app_lane_credits_reserved_today", "Data Credits reserved today.", lane, registry=registry
         )
+
+    def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
+        """Where to look, when somebody asks, for what changes with each lead."""
+        self._in_flight.set_function(in_flight)
+        self._rows.set_function(rows)
 
     def expired(self, topic: str, partition: int, first: int, end: int) -> None:
         """Retention took the records at these offsets (`end` is not among them) before they were taken."""
@@ -154,12 +160,6 @@ class WorkerMetrics:
     def recovering(self, partition: int, error: Exception) -> None:
         self._recoveries.inc()
         self._log.warning("partition_taken_over_again", partition=partition, because=str(error))
-
-    def waiting(self, partition: int, in_flight: int) -> None:
-        gauge = self._gauges.get(partition)
-        if gauge is None:
-            gauge = self._gauges[partition] = self._in_flight.labels(partition)
-        gauge.set(in_flight)
 
     def posted(self, destination: str, outcome: Outcome) -> None:
         """A POST has ended."""

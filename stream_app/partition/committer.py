@@ -1,4 +1,4 @@
-"""One transaction a step, many steps a transaction: steps are gathered for a few milliseconds and committed as one.
+"""One transaction a step, many steps a transaction: what came since the last one began is committed as one.
 
 A step is never split over two transactions. The lanes' rows are a snapshot of the moment in which the records are
 taken together. When a transaction fails, nothing of it happened: every step in it and behind it fails with it.
@@ -7,7 +7,6 @@ taken together. When a transaction fails, nothing of it happened: every step in 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from stream_app.core.errors import LedgerError
@@ -17,20 +16,23 @@ from stream_app.partition.ports import Ledger, Observer
 
 
 class Committer:
-    """The only writer of one partition. `state_topic` gets the rows; `snapshot` gives the lanes' records of now."""
+    """The only writer of one partition. `state_topic` gets the rows; `snapshot` gives the lanes' records of now.
+
+    Transactions begin at least `spacing_s` apart.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         state_topic: str,
-        gather_s: float,
+        spacing_s: float,
         snapshot: Callable[[set[str]], list[Record]],
         observer: Observer,
         failed: Callable[[LedgerError], None],
     ) -> None:
         self._ledger = ledger
         self._state_topic = state_topic
-        self._gather_s = gather_s
+        self._spacing_s = spacing_s
         self._snapshot = snapshot
         self._observer = observer
         self._failed = failed
@@ -59,12 +61,15 @@ class Committer:
 
     async def run(self) -> None:
         """Commit until a transaction fails or the task is cancelled."""
+        now = asyncio.get_running_loop().time
+        began = now() - self._spacing_s
         while True:
             await self._something.wait()
-            await asyncio.sleep(self._gather_s)
+            # A transaction costs as much as two leads: under load they are spaced, and a lone step does not wait.
+            await asyncio.sleep(max(0.0, began + self._spacing_s - now()))
             batch, records = self._take()
             self._busy = True
-            started = time.perf_counter()
+            began = now()
             try:
                 await self._ledger.transact(records)
             except LedgerError as error:
@@ -79,7 +84,7 @@ class Committer:
                     future.set_result(None)
                 for event in step.events:
                     self._observer.told(event)
-            self._observer.committed(len(batch), len(records), time.perf_counter() - started)
+            self._observer.committed(len(batch), len(records), now() - began)
 
     def _take(self) -> tuple[list[tuple[Step, asyncio.Future[None]]], list[Record]]:
         """All that waits: a lane's snapshot must never tell of a step that is not in the same transaction."""

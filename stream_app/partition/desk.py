@@ -66,7 +66,7 @@ class Partition:
         observer: Observer,
         alarm: Alarm,
         still_member: Membership,
-        gather_s: float = 0.015,
+        spacing_s: float = 0.025,
         reload: Reload = _nothing_to_reload,
     ) -> None:
         self.number = number
@@ -90,7 +90,7 @@ class Partition:
         self._reload = reload
         self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
         self._committer = Committer(
-            ledger, plan.topics.state, gather_s, self._lanes.records, observer, self._commit_failed
+            ledger, plan.topics.state, spacing_s, self._lanes.records, observer, self._commit_failed
         )
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -170,6 +170,15 @@ class Partition:
         self._walks.clear()
         self._lanes.gone()
         await self._ledger.close()
+
+    @property
+    def posts_under_way(self) -> int:
+        return self._gate.in_flight
+
+    @property
+    def rows(self) -> int:
+        """How many are held in memory."""
+        return len(self._rows)
 
     @property
     def open_walks(self) -> int:
@@ -266,7 +275,6 @@ class Partition:
             self._alarm(bug)
         finally:
             walk.let_next()
-            self._observer.waiting(self.number, self._gate.in_flight)
 
     def _leave(self, walk: Walk) -> Prefix:
         """It is no longer under way: there is room for another."""

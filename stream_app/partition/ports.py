@@ -68,8 +68,6 @@ class Observer(Protocol):
     def unknown_rows(self, partition: int, count: int) -> None:
         """So many rows of the partition are of kinds that this version does not know; they are left alone."""
 
-    def waiting(self, partition: int, in_flight: int) -> None: ...
-
 
 class Membership(Protocol):
     """Asks the group whether this process is still its member."""

@@ -61,6 +61,9 @@ class Rows:
         self._look_again_ms = 0
         self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def __contains__(self, key: bytes) -> bool:
         return key in self._values
 

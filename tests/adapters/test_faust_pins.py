@@ -21,6 +21,7 @@ OVERRIDDEN = {
     "faust.app.base.App._new_producer_transport": "eb3b4aa6a8961275",
     "faust.app.base.App._new_transport": "42db531312dd776f",
     "faust.app.base.App._on_rebalance_when_stopped": "1b172d9af8ff4eb6",
+    "faust.app.base.App.on_init_dependencies": "7621a70a9b01f93f",
     "faust.stores.memory.Store.on_recovery_completed": "a00bef343e139602",
     "faust.stores.base.Store.on_rebalance": "a32fbe3c18de4288",
     "faust.tables.base.Collection._new_store": "914a2bda605d38f5",

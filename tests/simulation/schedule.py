@@ -86,7 +86,7 @@ class Schedule:
     replay_again: float = 0.0
     shuffle: float = 0.0
     jitter_s: float = 0.0
-    gather_s: float = 0.005
+    spacing_s: float = 0.005
 
 
 @lru_cache(maxsize=256)
@@ -190,7 +190,7 @@ def drawn(seed: int) -> Schedule:
         replay_again=rng.choice((0.0, 0.0, 0.3, 1.0)),
         shuffle=rng.choice((0.0, 0.0, 0.3)),
         jitter_s=rng.choice((0.0, 0.003, 0.05)),
-        gather_s=rng.choice((0.0, 0.005)),
+        spacing_s=rng.choice((0.0, 0.005)),
     )
 
 

@@ -36,7 +36,7 @@ class Surroundings(Protocol):
     group: Group
     clay: FakeClay
     plan: Plan
-    gather_s: float
+    spacing_s: float
     reopen: bool
     drop_in_flight: bool
 
@@ -136,8 +136,6 @@ class Observer:
 
     def unknown_rows(self, partition: int, count: int) -> None: ...
 
-    def waiting(self, partition: int, in_flight: int) -> None: ...
-
 
 class Worker:
     """`name` is the machine's, `member` the group's for this life of it."""
@@ -221,7 +219,7 @@ class Worker:
             Observer(lambda text: world.say(self.process, text)),
             self._alarm,
             self._still_member,
-            world.gather_s,
+            world.spacing_s,
         )
         while True:
             try:

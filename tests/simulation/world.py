@@ -42,7 +42,7 @@ class World:
     def __init__(self, schedule: Schedule, trace: bool = False) -> None:
         self.schedule = schedule
         self.plan = plan_of(schedule.setup)
-        self.gather_s = schedule.gather_s
+        self.spacing_s = schedule.spacing_s
         self.reopen = schedule.reopen
         self.drop_in_flight = schedule.drop_in_flight
         self._rng = Random(schedule.seed)

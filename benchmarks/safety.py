@@ -1,0 +1,187 @@
+"""The price of safety: what write-ahead and fencing cost a lead, without HTTP.
+
+`python -m benchmarks.safety [--leads 20000] [--in-flight 100] [--json]`. Real Kafka; each case is a process of its own
+on topics of its own, and Clay is a function that says yes, so that nothing but the pipeline is measured.
+
+The rows: `agent` is our Faust app with a handler that decodes a lead and acks it; `unsafe` is the worker whose records
+go through a plain idempotent producer and whose POST does not wait for its `sending` row; `safe` is the worker as it
+is: the row is committed before the POST, and every step is a transaction that fences earlier owners.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import mmap
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from aiokafka import AIOKafkaProducer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.line import configure, measure, publish
+from stream_app import app as product
+from stream_app.adapters.faust_app import build_app
+from stream_app.adapters.faust_inlet import Inlet
+from stream_app.adapters.faust_run import run, run_app
+from stream_app.adapters.ledger import KafkaLedger
+from stream_app.core.lead import read_lead
+from stream_app.core.outcome import Accepted, Outcome
+from stream_app.core.record import Record
+from stream_app.core.story import Step
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import ChildProcesses
+from stream_app.partition.gate import Gate
+from stream_app.settings import Settings, load_settings
+
+CASES = ("agent", "unsafe", "safe")
+
+
+class _Counter:
+    """A number that two processes see, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(8))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 8)
+
+    def add(self) -> None:
+        self._memory[:] = struct.pack("q", self.value + 1)
+
+    @property
+    def value(self) -> int:
+        return int(struct.unpack("q", self._memory[:])[0])
+
+
+def _yes(counter: _Counter) -> type[Any]:
+    class Yes:
+        """`line.Clay` that takes everything."""
+
+        def __init__(self, *_: object) -> None: ...
+
+        async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+            await asyncio.sleep(0)
+            counter.add()
+            return Accepted(200, 1)
+
+    return Yes
+
+
+class _PlainLedger(KafkaLedger):
+    """Writes what it is given, in order and once, but fences nobody: a step may be there in part."""
+
+    async def _fence(self) -> None:
+        producer = AIOKafkaProducer(**self._connection.settings(), enable_idempotence=True, max_batch_size=2**18)
+        self._producer = producer
+        await producer.start()
+
+    async def transact(self, records: Sequence[Record]) -> None:
+        assert self._producer is not None
+        batches = self._pack(self._producer, records)
+        await asyncio.gather(
+            *[await self._producer.send_batch(batch, topic, partition=at) for batch, topic, at in batches]
+        )
+
+
+class _HastyGate(Gate):
+    """Lets a lead go before its row is committed."""
+
+    def __init__(self, *arguments: Any) -> None:
+        *before, submit, alarm = arguments
+
+        def forget(step: Step) -> asyncio.Future[None]:
+            submit(step)
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+        super().__init__(*(*before, forget, alarm))
+
+
+async def _agent(settings: Settings, counter: _Counter) -> None:
+    async def handler(inlet: Inlet) -> None:
+        async for taken in inlet:
+            read_lead(taken.value, taken.key)
+            counter.add()
+            await inlet.ack(taken)
+
+    options = product.faust_options(settings, product.connection_of(settings), settings.names.worker_app, None)
+    await run_app(build_app(options, {settings.names.leads: handler}))
+
+
+def _child(case: str, config: Path, counter: _Counter) -> None:
+    settings = load_settings(config, os.environ)
+    if case == "agent":
+        run(_agent(settings, counter))
+        return
+    with patch.object(product, "Webhooks", _yes(counter)):
+        if case == "safe":
+            run(product.run_worker(settings))
+            return
+        with patch.object(product, "KafkaLedger", _PlainLedger), patch("stream_app.partition.desk.Gate", _HastyGate):
+            run(product.run_worker(settings))
+
+
+def _case(case: str, bootstrap: str, directory: Path, leads: int, in_flight: int) -> dict[str, float]:
+    config, environment, _ = configure(directory, case, bootstrap, in_flight, "http://127.0.0.1:9/v3/sources/webhook/")
+    asyncio.run(publish(config, environment, leads))
+    counter = _Counter(directory / f"{case}.count")
+    command = [sys.executable, "-m", "benchmarks.safety", "--child", case, str(config), str(directory)]
+    with (directory / f"{case}.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+    try:
+        return measure(process, lambda: counter.value, leads)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _compare(arguments: argparse.Namespace, show: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    children = ChildProcesses("safety")
+    try:
+        with LocalKafka(progress=show) as kafka:
+            rows: dict[str, dict[str, float]] = {}
+            for case in CASES:
+                show(f"{case} ...")
+                rows[case] = _case(case, kafka.bootstrap, children.directory, arguments.leads, arguments.in_flight)
+            return rows
+    finally:
+        children.close()
+
+
+def main() -> None:
+    """Run all cases, or the one that is a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.safety", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--leads", type=int, default=20_000, help="leads for each case")
+    parser.add_argument("--in-flight", type=int, default=100)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        case, config, directory = arguments.child
+        _child(case, Path(config), _Counter(Path(directory) / f"{case}.count"))
+        return
+    rows = _compare(arguments, Console(stderr=True).print)
+    if arguments.json:
+        Console().print_json(data=rows)
+        return
+    table = Table(title=f"One lead without HTTP, {arguments.in_flight} in flight")
+    for column in ("case", "CPU us a lead", "x unsafe", "leads/s"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    base = rows["unsafe"]["cpu_us_per_lead"]
+    for case, row in rows.items():
+        cost = row["cpu_us_per_lead"]
+        table.add_row(case, f"{cost:.0f}", f"{cost / base:.2f}", f"{row['leads_per_s']:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
