@@ -35,7 +35,7 @@ from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import MUTANTS, Patch, crowded, family, mutant, shuffled
-from tests.simulation.schedule import bases
+from tests.simulation.schedule import bases, drawn
 
 __all__ = ["MUTANTS"]
 
@@ -207,7 +207,7 @@ def any_copy_ends_the_grace() -> Patch:
     return _judged(change)
 
 
-@mutant()
+@mutant(lambda: map(drawn, range(4_000)))
 def any_copy_of_a_dead_letter_counts() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
