@@ -20,6 +20,8 @@ COMMANDS: Final = (
     "worker",
     "replay",
     "gateway",
+    "clay-setup",
+    "doctor",
     "status",
     "results",
     "lanes",
@@ -59,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        import_module(f"stream_app.commands.{name}").add(subparsers)
+        import_module(f"stream_app.commands.{name.replace('-', '_')}").add(subparsers)
     return parser
 
 

@@ -126,5 +126,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 def test_commands_are_modules() -> None:
     folder = Path(cli.__file__).parent / "commands"
-    declaring = {path.stem for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")}
+    declaring = {
+        path.stem.replace("_", "-") for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")
+    }
     assert declaring == set(COMMANDS)

@@ -29,7 +29,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_each_command_that_a_document_shows_is_one(document: Path) -> None:
-    named = set(re.findall(r"stream-app ([a-z]+)", document.read_text(encoding="utf-8")))
+    named = set(re.findall(r"stream-app ([a-z-]+)", document.read_text(encoding="utf-8")))
     assert named <= set(COMMANDS), named - set(COMMANDS)
 
 

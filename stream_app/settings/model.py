@@ -182,7 +182,7 @@ class Gateway(msgspec.Struct, frozen=True):
 
     public_url      how Clay reaches the gateway, e.g. https://leads.example.com; `/callbacks/...` is put behind it.
     token_keys_env  names of the variables with the secrets of callback tokens: the first signs, all verify.
-    max_body_bytes, read_timeout_s  one callback: its size, also unpacked, and the time until it has come in whole.
+    max_body_bytes, read_timeout_s  one callback: its size, and the time until it has come in whole.
     api_token_env   name of the variable with the bearer token of the look-up API; without it the API answers only
                     requests to a loopback address.
     api_url         where `stream-app status` finds the API; absent: on this machine, at http.gateway_port.

@@ -49,6 +49,7 @@ class Silent:
     def recovering(self, partition: int, error: Exception) -> None: ...
     def unknown_rows(self, partition: int, count: int) -> None: ...
 
+
 def _step(name: str, workspace: str = "acme") -> Step:
     return Step([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
 

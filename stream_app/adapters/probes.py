@@ -1,0 +1,116 @@
+"""Asks others whether they answer, and changes nothing there. Each says in words what it found, or ProbeFailed."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final
+
+import redis.asyncio
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.core.errors import StreamAppError
+
+_PAUSE_S: Final = 0.5
+
+
+class ProbeFailed(StreamAppError):
+    """What was asked does not answer as it should: one line, with what to do."""
+
+
+async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
+    """A broker is there, and takes our TLS and SASL settings."""
+    admin = AIOKafkaAdminClient(**connection.settings())
+    try:
+        async with asyncio.timeout(within_s):
+            await admin.start()
+            cluster = await admin.describe_cluster()
+    except (KafkaError, OSError, TimeoutError, ValueError) as error:
+        raise ProbeFailed(
+            f"Kafka at {connection.bootstrap} does not answer ({_name(error)}): is it started, are kafka.bootstrap, "
+            "TLS and SASL settings right, and does a firewall let this machine through?"
+        ) from error
+    finally:
+        await admin.close()
+    return f"{len(cluster['brokers'])} brokers answer at {connection.bootstrap}"
+
+
+async def may_transact(connection: KafkaConnection, transactional_id: str, within_s: float) -> str:
+    """A transactional id like those of the worker is given to us. Use one that no worker has: it would be fenced."""
+    producer = AIOKafkaProducer(**connection.settings(), transactional_id=transactional_id)
+    allow = f"allow Write and Describe on transactional ids that begin with {transactional_id.rpartition('-')[0]}-"
+    try:
+        async with asyncio.timeout(within_s):
+            await producer.start()
+    except TransactionalIdAuthorizationFailed as error:
+        raise ProbeFailed(f"Kafka refuses our transactions: {allow}") from error
+    except (KafkaError, TimeoutError) as error:
+        raise ProbeFailed(f"Kafka gives no transactional id ({_name(error)}): is it healthy? Else {allow}") from error
+    finally:
+        await producer.stop()
+    return "transactions are allowed"
+
+
+async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:
+    """The offsets of a group are shown to us: without that right nobody may join it."""
+    admin = AIOKafkaAdminClient(**connection.settings())
+    try:
+        async with asyncio.timeout(within_s):
+            await admin.start()
+            await _offsets(admin, group)
+    except (KafkaError, TimeoutError) as error:
+        raise ProbeFailed(
+            f"Kafka does not show the offsets of {group} ({_name(error)}): allow Read and Describe on the group"
+        ) from error
+    finally:
+        await admin.close()
+    return f"group {group} is open to us"
+
+
+async def redis_answers(url: str, within_s: float) -> str:
+    """It lets us read, with the URL's password and TLS. The URL is a secret and shows nowhere."""
+    try:
+        async with asyncio.timeout(within_s), redis.asyncio.from_url(url) as client:
+            await client.get("stream-app-doctor")
+    except (redis.RedisError, OSError, TimeoutError, ValueError) as error:
+        raise ProbeFailed(
+            f"Redis does not answer ({_name(error)}): are the URL, its password and TLS (rediss://) right? "
+            "Nothing is lost without it, the cache only starts cold"
+        ) from error
+    return "Redis answers"
+
+
+async def host_answers(host: str, port: int, *, tls: bool, within_s: float) -> str:
+    """It takes a connection, with TLS and a certificate that we trust. Nothing is sent, so nothing is paid for."""
+    where = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(within_s):
+            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context() if tls else None)
+            writer.close()
+    except ssl.SSLError as error:
+        raise ProbeFailed(
+            f"{where} has no certificate that is trusted here ({_name(error)}): is a proxy between?"
+        ) from error
+    except (OSError, TimeoutError) as error:
+        raise ProbeFailed(
+            f"{where} cannot be reached ({_name(error)}): does a firewall let this machine out, and is DNS right?"
+        ) from error
+    return f"{where} takes connections"
+
+
+async def _offsets(admin: AIOKafkaAdminClient, group: str) -> None:
+    while True:
+        try:
+            await admin.list_consumer_group_offsets(group)
+        except GroupCoordinatorNotAvailableError:  # of a cluster whose first group this is
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
+
+
+def _name(error: BaseException) -> str:
+    """What went wrong without what it was said about, which may be a secret."""
+    return type(error).__name__

@@ -1,0 +1,6 @@
+"""Proves a set-up without spending a credit: `examine` gives one line a check, with what to do where it fails."""
+
+from stream_app.doctor.checks import Check, examine
+from stream_app.doctor.round_trip import RoundTrip, round_trip
+
+__all__ = ["Check", "RoundTrip", "examine", "round_trip"]

@@ -1,0 +1,97 @@
+"""The checks of a set-up, each by itself and bounded in time. What needs Kafka is left out when Kafka is not there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from stream_app.adapters.probes import ProbeFailed, host_answers, kafka_answers, may_join, may_transact, redis_answers
+from stream_app.adapters.topics import check_topics
+from stream_app.app import connection_of
+from stream_app.core.errors import BrokerUnavailable, TopicsError
+from stream_app.core.topics import shared_partitions
+from stream_app.doctor.callbacks import callbacks_come_in
+from stream_app.settings import Settings, client_options
+
+_WITHIN_S: Final = 10.0
+_PORTS: Final = {"http": 80, "https": 443}
+
+Verdict = Literal["ok", "advice", "failed", "skipped"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One check. `text`: what was found, and what to do where it is not "ok". It holds no secret."""
+
+    name: str
+    verdict: Verdict
+    text: str
+
+
+async def examine(settings: Settings) -> AsyncIterator[Check]:
+    """Each check as soon as it is done."""
+    connection, names = connection_of(settings), settings.names
+    kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
+    yield kafka
+    if kafka.verdict == "ok":
+        async for check in _topics(settings):
+            yield check
+        yield await _probe("transactions", may_transact(connection, f"{names.worker_app}-doctor", _WITHIN_S))
+        for group in (names.worker_app, names.replay_app):
+            yield await _probe("group", may_join(connection, group, _WITHIN_S))
+    else:
+        for name in ("topics", "transactions", "group"):
+            yield Check(name, "skipped", "Kafka does not answer")
+    for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
+        yield Check("partitions", "advice", line)
+    if settings.redis.url_env is None:
+        yield Check("redis", "skipped", "none is configured: the cache is in memory")
+    else:
+        yield await _probe("redis", redis_answers(settings.secrets[settings.redis.url_env], _WITHIN_S))
+    for host, port, tls in _webhook_hosts(settings):
+        yield await _probe("clay", host_answers(host, port, tls=tls, within_s=_WITHIN_S))
+    async for check in _callbacks(settings):
+        yield check
+
+
+async def _probe(name: str, asked: Awaitable[str]) -> Check:
+    try:
+        return Check(name, "ok", await asked)
+    except ProbeFailed as error:
+        return Check(name, "failed", str(error))
+
+
+async def _topics(settings: Settings) -> AsyncIterator[Check]:
+    plan = settings.topic_plan()
+    try:
+        await check_topics(client_options(settings), plan, _WITHIN_S, lambda _: None)
+    except TopicsError as error:
+        for line in error.problems:
+            yield Check("topics", "failed", line)
+    except BrokerUnavailable as error:
+        yield Check("topics", "failed", str(error))
+    else:
+        yield Check("topics", "ok", f"{len(plan)} topics are as planned")
+
+
+def _webhook_hosts(settings: Settings) -> list[tuple[str, int, bool]]:
+    """(host, port, TLS) of each place that webhooks are at."""
+    found = set()
+    for there in settings.destinations.values():
+        for name in there.webhooks_env:
+            parts = urlsplit(settings.secrets[name])
+            found.add((parts.hostname or "", parts.port or _PORTS[parts.scheme], parts.scheme == "https"))
+    return sorted(found)
+
+
+async def _callbacks(settings: Settings) -> AsyncIterator[Check]:
+    waiting = [alias for alias, there in settings.destinations.items() if there.callbacks]
+    if not waiting:
+        yield Check("callbacks", "skipped", "no destination waits for any (callbacks = false)")
+        return
+    if urlsplit(settings.gateway.public_url or "").scheme == "http":
+        yield Check("callbacks", "advice", "gateway.public_url is http: results and tokens travel readable; use https")
+    for alias in waiting:
+        yield await _probe("callbacks", callbacks_come_in(settings, alias, _WITHIN_S))

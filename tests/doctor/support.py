@@ -1,0 +1,46 @@
+"""A configuration for the doctor, with what it points to on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stream_app.settings import Settings, load_settings
+from tests.gateway.support import NEW_KEY, OLD_KEY
+
+
+def settings_for(
+    folder: Path,
+    bootstrap: str,
+    namespace: str,
+    *,
+    webhook: str = "http://127.0.0.1:1/v3/sources/webhook/x",
+    public_url: str = "http://127.0.0.1:1",
+    redis_url: str = "",
+    key: str = NEW_KEY,
+    more: str = "",
+) -> Settings:
+    """Workspace acme with the destination people, as tests.gateway.support has it."""
+    redis = '[redis]\nurl_env = "REDIS"' if redis_url else ""
+    path = folder / "stream_app.toml"
+    path.write_text(
+        f"""
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 4
+replication = 1
+[gateway]
+public_url = "{public_url}"
+token_keys_env = ["KEY", "OLD_KEY"]
+{redis}
+[workspaces.acme]
+partition = 2
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["WEBHOOK"]
+allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
+{more}
+"""
+    )
+    environ = {"WEBHOOK": webhook, "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
+    return load_settings(path, environ, gateway=True)

@@ -1,0 +1,184 @@
+"""The doctor's checks: each is seen to be right where it is, and to fail, with what to do, where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.http_server import serve_http
+from stream_app.adapters.probes import ProbeFailed, host_answers, may_join, may_transact
+from stream_app.adapters.topics import create_topics
+from stream_app.core.callback_token import Keys
+from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.process import free_port
+from stream_app.doctor import examine
+from stream_app.settings import Settings, client_options
+from tests.doctor.support import settings_for
+from tests.gateway.support import GONE_KEY, Gateway
+
+PASSWORD = "s3cret"
+
+
+async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
+    """Check -> (verdict, text) of each of its lines."""
+    lines: dict[str, list[tuple[str, str]]] = {}
+    async for check in examine(settings):
+        assert "\n" not in check.text
+        assert PASSWORD not in check.text
+        lines.setdefault(check.name, []).append((check.verdict, check.text))
+    return lines
+
+
+async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: str, tmp_path: Path) -> None:
+    gateway = Gateway()
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+        at = f"http://127.0.0.1:{port}"
+        settings = settings_for(
+            tmp_path,
+            kafka.bootstrap,
+            namespace,
+            webhook=f"{at}/v3/sources/webhook/x",
+            public_url=at,
+            redis_url=redis_url,
+        )
+        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        lines = await found(settings)
+    assert {name: [verdict for verdict, _ in said] for name, said in lines.items()} == {
+        "kafka": ["ok"],
+        "topics": ["ok"],
+        "transactions": ["ok"],
+        "group": ["ok", "ok"],
+        "redis": ["ok"],
+        "clay": ["ok"],
+        "callbacks": ["advice", "ok"],
+    }
+    assert "http" in lines["callbacks"][0][1]
+    assert not gateway.shelf.records, "nothing was written"
+    assert gateway.counted() == {"wrong_token": 1}
+
+
+async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    settings = settings_for(
+        tmp_path,
+        nowhere,
+        "x.",
+        webhook=f"http://{nowhere}/v3/sources/webhook/s3cret",
+        public_url=f"http://{nowhere}",
+        redis_url=f"redis://:{PASSWORD}@{nowhere}/0",
+    )
+    lines = await found(settings)
+    assert {name: said[-1][0] for name, said in lines.items()} == {
+        "kafka": "failed",
+        "topics": "skipped",
+        "transactions": "skipped",
+        "group": "skipped",
+        "redis": "failed",
+        "clay": "failed",
+        "callbacks": "failed",
+    }
+    assert nowhere in lines["kafka"][0][1]
+    assert "Nothing is lost without it" in lines["redis"][0][1]
+
+
+async def test_topics_that_are_missing_and_workspaces_that_share(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, kafka.bootstrap, namespace, more="[workspaces.beta]\npartition = 2")
+    lines = await found(settings)
+    assert [verdict for verdict, _ in lines["partitions"]] == ["advice"]
+    assert "shared by acme, beta" in lines["partitions"][0][1]
+    assert len(lines["topics"]) == len(settings.topic_plan())
+    assert all(verdict == "failed" and "stream-app topics" in text for verdict, text in lines["topics"])
+
+
+# -------------------------------------------------------------------------------------------------------- callbacks
+
+
+async def callbacks(settings: Settings) -> tuple[str, str]:
+    return (await found(settings))["callbacks"][-1]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "path", "key", "says"),
+    [
+        (Gateway(), "/other", GONE_KEY, "healthz answers 404"),
+        (Gateway(keys=Keys([GONE_KEY])), "", "k" * 32, "the same gateway.token_keys_env"),
+        (Gateway(keys=None), "", "k" * 32, "the same gateway.token_keys_env"),
+    ],
+)
+async def test_a_gateway_that_is_another(gateway: Gateway, path: str, key: str, says: str, tmp_path: Path) -> None:
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+        verdict, text = await callbacks(
+            settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}{path}", key=key)
+        )
+    assert verdict == "failed"
+    assert says in text
+    assert not gateway.shelf.records
+
+
+async def test_something_else_that_says_ok_to_all(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        verdict, text = await callbacks(
+            settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
+        )
+    assert verdict == "failed"
+    assert "not as our gateway does" in text
+
+
+# ---------------------------------------------------------------------------------------------------- rights and TLS
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[LocalKafka]:
+    """A broker with ACLs that refuse us all that begins with "no."."""
+    authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    with LocalKafka(overrides={"authorizer.class.name": authorizer, "allow.everyone.if.no.acl.found": "true"}) as kafka:
+        for kind in ("--transactional-id", "--group"):
+            kafka.run_tool(
+                "org.apache.kafka.tools.AclCommand",
+                *("--add", "--deny-principal", "User:ANONYMOUS", "--operation", "All"),
+                *(kind, "no.", "--resource-pattern-type", "prefixed"),
+            )
+        yield kafka
+
+
+async def test_rights_that_are_missing(guarded: LocalKafka) -> None:
+    connection = KafkaConnection(guarded.bootstrap)
+    assert await may_transact(connection, "yes.stream-app-doctor", 30) == "transactions are allowed"
+    assert await may_join(connection, "yes.stream-app", 30)
+    with pytest.raises(ProbeFailed, match=r"transactional ids that begin with no\.stream-app-$"):
+        await may_transact(connection, "no.stream-app-doctor", 30)
+    with pytest.raises(ProbeFailed, match="allow Read and Describe on the group"):
+        await may_join(connection, "no.stream-app", 30)
+
+
+async def test_a_certificate_that_nobody_trusts() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProbeFailed, match="no certificate that is trusted"):
+            await host_answers("localhost", port, tls=True, within_s=10)
+
+
+async def test_a_host_that_says_nothing_costs_a_bounded_time() -> None:
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProbeFailed, match="cannot be reached"):
+            await host_answers("127.0.0.1", port, tls=True, within_s=0.5)
+        server.close()

@@ -1,0 +1,94 @@
+"""What `stream-app clay-setup` says to set up in Clay works: a column set up so is received."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.cli import main
+from stream_app.core.callback_token import sign
+from stream_app.dev.sim.templates import body_text, fill
+from tests.gateway.support import KEYS, SECRET, Gateway
+
+CONFIG = """
+[gateway]
+public_url = "https://leads.example.com"
+token_keys_env = ["CALLBACK_KEY"]
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["CLAY_WEBHOOK", "CLAY_WEBHOOK_2"]
+token_env = "CLAY_TOKEN"
+[destinations.people.columns]
+email = "Work Email"
+first_name = "First Name"
+[destinations.static]
+workspace = "beta"
+webhooks_env = ["CLAY_WEBHOOK_3"]
+callback_secrets_env = ["CALLBACK_SECRET"]
+[destinations.quiet]
+workspace = "acme"
+webhooks_env = ["CLAY_WEBHOOK_4"]
+callbacks = false
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def setup(config: str, alias: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["clay-setup", alias, "--config", config, "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(("alias", "workspace"), [("people", "acme"), ("static", "beta")])
+async def test_a_column_that_is_set_up_so_is_received(
+    alias: str, workspace: str, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http = setup(config, alias, capsys)["http_column"]
+    token = sign(KEYS, workspace, alias, "crm-17")
+    cells = {"lead_id": "crm-17", "callback_token": token, "Title": 'Head of "R&D"', "Company Size": None}
+    headers = {name: fill(value, cells) for name, value in http["headers"].items()}
+    if "x-callback-secret" in headers:
+        assert headers["x-callback-secret"] == "<what is in CALLBACK_SECRET>"
+        headers["x-callback-secret"] = SECRET
+    gateway = Gateway()
+    path = http["url"].removeprefix("https://leads.example.com")
+    for escape in (True, False):
+        body = body_text(http["body"], cells, typed=False, escape=escape)
+        answer = await gateway.post(body, path, headers)
+        assert answer.text.startswith("Received: lead crm-17, enriched."), answer.text
+    assert [callback.fields for callback in gateway.shelf.callbacks()] == 2 * [{"title": 'Head of "R&D"'}]
+    assert http["method"] == "POST"
+
+
+def test_the_columns_are_those_that_are_sent(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    people, static = setup(config, "people", capsys), setup(config, "static", capsys)
+    assert [column["name"] for column in people["webhook"]["columns"]] == [
+        *("Work Email", "First Name"),
+        *("lead_id", "callback_url", "callback_token"),
+    ]
+    assert {"email", "linkedin_url"} <= {column["name"] for column in static["webhook"]["columns"]}
+    assert people["webhook"]["url_variables"] == ["CLAY_WEBHOOK", "CLAY_WEBHOOK_2"]
+    assert (people["dedupe_column"], setup(config, "quiet", capsys)["dedupe_column"]) == ("callback_token", "lead_id")
+
+
+def test_for_people(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clay-setup", "people", "--config", config]) == 0
+    text = capsys.readouterr().out
+    assert "URL      https://leads.example.com/callbacks/acme/people\n" in text
+    assert "Header   x-callback-token: {{callback_token}}\n" in text
+    assert '"lead_id": "{{lead_id}}",' in text
+    assert main(["clay-setup", "quiet", "--config", config]) == 0
+    assert "Nothing comes back" in capsys.readouterr().out
+
+
+def test_no_such_destination(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clay-setup", "poeple", "--config", config]) == 2
+    assert "there are: people, static, quiet" in capsys.readouterr().err
