@@ -1,7 +1,7 @@
 """Faust's consumer, recovery and transport with the faults mended that lose leads (shared/faust-hazards.md).
 
-Everything that overrides Faust is here, and tests/adapters/test_faust_pins.py pins the source of all that it
-overrides or relies on. What is mended, by the hazards' numbers:
+Everything that overrides Faust is here and in faust_thread.py; tests/adapters/test_faust_pins.py pins the source of
+all that the two override or rely on. What is mended, by the hazards' numbers:
 
 1. The committed offset never passes an offset that was taken and is not acked, gap or no gap.
 2. Streams resume only when the fetcher stands still, so that no record is fetched before the seek and dropped after;
@@ -14,119 +14,29 @@ And by design: consumers read committed records only, and state is taken over wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import faust
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.conductor import Conductor
-from faust.transport.drivers.aiokafka import (
-    DEFAULT_GENERATION_ID,
-    AIOKafkaConsumerThread,
-    Consumer,
-    Producer,
-    Transport,
-)
+from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Consumer, Producer, Transport
 from mode import Service
-from mode.threads import WorkerThread
 from mode.utils.futures import notify
 
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_thread import SafeConsumerThread
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.partition.begun import rest_of
 
 log = logging.getLogger(__name__)
 _COMMIT_S = 5.0
-_STOP_S = 3.0
-_HEARTBEAT_S = 2.0
 _HEARTBEAT_PAUSE_S = 0.5
 _POLL_S = 0.25  # how long the fetcher may sit in one poll, and so how long a rebalance waits for it
-
-
-class _Thread(WorkerThread):  # type: ignore[misc]  # mode ships no types
-    """Does not keep the process alive."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.daemon = True
-
-
-class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
-    """The group's aiokafka consumer: read_committed, and always Faust's own co-partitioning assignor."""
-
-    Worker = _Thread
-
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
-        conf = self.app.conf
-        self._assignor = self.app.assignor
-        return AIOKafkaConsumer(
-            **self.app.connection.settings(),
-            client_id=conf.broker_client_id,
-            group_id=conf.id,
-            group_instance_id=conf.consumer_group_instance_id,
-            partition_assignment_strategy=[self._assignor],
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_poll_records=conf.broker_max_poll_records,
-            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
-            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
-            request_timeout_ms=int(conf.broker_request_timeout * 1000),
-            session_timeout_ms=int(conf.broker_session_timeout * 1000),
-            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
-            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-        )
-
-    async def on_thread_stop(self) -> None:
-        """Upstream waits for ever when the broker is gone or a rebalance is under way."""
-        try:
-            async with asyncio.timeout(_STOP_S):
-                await super().on_thread_stop()
-        except (TimeoutError, asyncio.CancelledError):  # the latter is aiokafka's, of a fetch that it cancelled itself
-            log.warning("left the group without a word: Kafka, or a rebalance, did not answer within %.0f s", _STOP_S)
-            if self._consumer is not None:
-                await self._consumer._client.close()
-
-    async def pause_fetching(self, partitions: set[Any]) -> None:
-        """Never fetch these, whatever Faust asks for: the changelog's, that Faust is not to read."""
-
-        async def pause() -> None:
-            self._consumer.pause(*(TopicPartition(*tp) for tp in partitions))
-
-        await self.call_thread(pause)
-
-    async def seek_to_committed(self) -> Any:
-        """Seek to the beginning where nothing is committed: aiokafka leaves that position, past what was dropped."""
-        offsets = await super().seek_to_committed()
-        known = self.app.tables.changelog_topics
-        fresh = [tp for tp, offset in offsets.items() if not offset and tp.topic not in known]
-        if fresh:
-            await self.call_thread(self._consumer.seek_to_beginning, *fresh)
-        return offsets
-
-    async def heartbeat(self) -> bool:
-        """Whether the group has just taken a heartbeat of ours: False too when it does not answer in time."""
-        coordinator = self._consumer._coordinator
-        if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
-            return False
-        with contextlib.suppress(TimeoutError):
-            return bool(await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S))
-        return False
-
-    async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
-        """Take turns: else a partition's whole fetch of 1 MB is delivered before another one's first record."""
-        records = await super()._fetch_records(consumer, *args, **kwargs)
-        waiting = consumer._fetcher._records
-        for tp in records:
-            if tp in waiting:
-                waiting.move_to_end(tp)
-        return records
 
 
 class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
@@ -274,10 +184,10 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
 
 
 class SafeProducer(Producer):  # type: ignore[misc]  # faust ships no types
-    """Faust's own producer, which nothing here writes with: it only needs the same way to the broker."""
+    """Faust's own producer, which nothing here writes with: it never connects, so no broker can fail it."""
 
-    def _settings_auth(self) -> dict[str, Any]:
-        return dict(self.app.connection.security)
+    async def on_start(self) -> None:
+        """Nothing: upstream connects, and ends the app when it cannot at once."""
 
 
 class SafeConductor(Conductor):  # type: ignore[misc]  # faust ships no types

@@ -3,115 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.faust_app import FaustOptions, Handler, Inlet, LostRecords, build_app
+from stream_app.adapters.faust_app import Inlet, LostRecords
 from stream_app.adapters.faust_run import run_app
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Taken
-from stream_app.dev.kafka import Broker, LocalKafka
-from tests.adapters.support import committed, create_topics, publish, publish_transactions, topic_names, until
-
-PARTITIONS = 4
-
-
-class Owner:
-    """Writes down what it is told, with the number of events seen at that time."""
-
-    def __init__(self) -> None:
-        self.owned: set[int] = set()
-        self.calls: list[tuple[str, set[int]]] = []
-        self.taking_s = 0.0
-
-    async def assigned(self, partitions: set[int]) -> None:
-        assert not partitions & self.owned
-        self.calls.append(("assigned", partitions))
-        await asyncio.sleep(self.taking_s)
-        self.owned |= partitions
-
-    async def revoked(self, partitions: set[int]) -> None:
-        self.calls.append(("revoked", partitions))
-        self.owned -= partitions
-
-
-class Recorder:
-    """A handler that keeps what it took, and acks at once unless `work` says otherwise."""
-
-    def __init__(self, owner: Owner | None = None) -> None:
-        self.taken: list[Taken] = []
-        self.inlets: list[Inlet] = []
-        self.owner = owner
-
-    async def __call__(self, inlet: Inlet) -> None:
-        self.inlets.append(inlet)
-        async for taken in inlet:
-            assert self.owner is None or taken.partition in self.owner.owned
-            self.taken.append(taken)
-            await self.work(inlet, taken)
-
-    async def work(self, inlet: Inlet, taken: Taken) -> None:
-        await inlet.ack(taken)
-
-    @property
-    def values(self) -> list[bytes | None]:
-        return [taken.value for taken in self.taken]
-
-
-class Bench:
-    """Topics `leads`, `bulk` and `state` of one namespace, and apps on them."""
-
-    def __init__(self, kafka: Broker, namespace: str) -> None:
-        self.bootstrap = kafka.bootstrap
-        self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
-        self.group = namespace + "group"
-
-    def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
-        options = FaustOptions(
-            self.group,
-            KafkaConnection(self.bootstrap),
-            PARTITIONS,
-            self.state if owner else None,
-            session_timeout_s=6,
-            heartbeat_s=0.5,
-            commit_interval_s=0.1,
-        )
-        return build_app(options, handlers, owner)
-
-    async def committed(self) -> dict[tuple[str, int], int]:
-        return await committed(self.bootstrap, self.group)
+from stream_app.dev.kafka import Broker
+from tests.adapters.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
+from tests.adapters.support import publish, publish_transactions, topic_names, until
 
 
 @pytest.fixture
 async def bench(kafka: Broker, namespace: str) -> Bench:
     return await make_bench(kafka, namespace)
-
-
-async def make_bench(kafka: Broker, namespace: str) -> Bench:
-    made = Bench(kafka, namespace)
-    await create_topics(kafka.bootstrap, made.leads, made.bulk, made.state, partitions=PARTITIONS)
-    return made
-
-
-@contextlib.asynccontextmanager
-async def running(app: Any) -> AsyncIterator[Any]:
-    """Runs the app, and stops it in order at the end."""
-    starting = asyncio.create_task(app.start())
-    try:
-        yield app
-    finally:
-        starting.cancel()
-        async with asyncio.timeout(20):
-            await asyncio.wait({starting})
-            await app.stop()
-            await app.gaps.close()
 
 
 async def test_events_arrive_as_they_were_written_and_a_restart_goes_on_behind_them(bench: Bench) -> None:
@@ -279,13 +189,6 @@ async def test_an_exception_of_the_owner_ends_the_app(bench: Bench) -> None:
     assert not seen.taken
 
 
-async def test_no_broker_is_told_with_its_address(namespace: str) -> None:
-    nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
-    async with asyncio.timeout(10):
-        with pytest.raises(BrokerUnavailable, match=r"no Kafka at 127\.0\.0\.1:1 within 1 s"):
-            await run_app(build_app(nowhere, {}), broker_wait_s=1)
-
-
 async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None:
     """A lead that was aborted is none; gaps are harmless; and the committed offset does not lag behind them."""
     batches = [(number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)]
@@ -378,18 +281,3 @@ async def test_an_event_that_waits_for_its_handler_does_not_hold_up_the_stop(ben
         start = loop.time()
     assert loop.time() - start < 2
     assert await bench.committed() == {}
-
-
-async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
-    seen = Recorder(owner := Owner())
-    async with LocalKafka() as kafka:
-        bench = await make_bench(kafka, namespace)
-        await publish(bench.bootstrap, bench.leads, [b"before"])
-        async with running(bench.app({bench.leads: seen}, owner)) as app:
-            await until(lambda: seen.taken)
-            await asyncio.to_thread(kafka.kill)
-            await asyncio.to_thread(kafka.restart)
-            await publish(bench.bootstrap, bench.leads, [b"after"])
-            await until(lambda: seen.values[-1] == b"after", 30)
-            await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
-            assert app.crash_reason is None

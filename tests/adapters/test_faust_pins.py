@@ -1,4 +1,4 @@
-"""The libraries that adapters/faust_fixes.py overrides and relies on are the ones that were read.
+"""The libraries that adapters/faust_fixes.py and faust_thread.py override and rely on are the ones that were read.
 
 When this fails, a library changed: read the change of each named function, and shared/faust-hazards.md, decide
 whether the override or the reliance still holds, run tests/upstream, and only then put the new hash here.
@@ -43,9 +43,10 @@ OVERRIDDEN = {
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc3e6f6cad",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._fetch_records": "39a2c6c79fc1455a",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.seek_to_committed": "775ab0adc4b052ab",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.on_start": "38b4e8bd1e10723a",
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread.on_thread_stop": "8dfc004e258b6c25",
     "faust.transport.drivers.aiokafka.Consumer._new_consumer_thread": "0870ec53dea75083",
-    "faust.transport.drivers.aiokafka.Producer._settings_auth": "6d47a0b8599c573e",
+    "faust.transport.drivers.aiokafka.Producer.on_start": "219c9a7a785d77b2",
     "mode.services.Service.wait_first": "feade6a31f8a6789",
 }
 

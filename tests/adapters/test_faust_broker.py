@@ -1,0 +1,68 @@
+"""Faust apps in this process when their broker is not there, or goes and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from stream_app.adapters import faust_run
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_app import FaustOptions, build_app
+from stream_app.adapters.faust_run import run_app
+from stream_app.core.errors import BrokerUnavailable
+from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.process import free_port
+from tests.adapters.bench import Owner, Recorder, make_bench, running
+from tests.adapters.support import publish, until
+from tests.proxy import Proxy
+
+
+async def test_no_broker_is_told_with_its_address(namespace: str) -> None:
+    nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
+    async with asyncio.timeout(10):
+        with pytest.raises(BrokerUnavailable, match=r"no Kafka at 127\.0\.0\.1:1 within 1 s"):
+            await run_app(build_app(nowhere, {}), broker_wait_s=1)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_broker_that_goes_while_the_app_starts_is_waited_for(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes_back: bool
+) -> None:
+    """It was there when it was looked for. The app can be stopped meanwhile, too."""
+
+    async def it_is_there(_: KafkaConnection, __: float) -> None: ...
+
+    monkeypatch.setattr(faust_run, "wait_for_broker", it_is_there)
+    bench = await make_bench(kafka, namespace)
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    seen = Recorder()
+    async with Proxy(free_port(), int(bench.bootstrap.rpartition(":")[2])) as proxy:
+        proxy.cut()
+        bench.bootstrap = proxy.address
+        app = bench.app({bench.leads: seen})
+        runs = asyncio.create_task(run_app(app))
+        await until(lambda: runs.done() or "Kafka has gone again" in caplog.text)
+        if comes_back:
+            proxy.mend()
+            await until(lambda: runs.done() or seen.values == [b"0"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(5):
+            await runs
+
+
+async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
+    seen = Recorder(owner := Owner())
+    async with LocalKafka() as kafka:
+        bench = await make_bench(kafka, namespace)
+        await publish(bench.bootstrap, bench.leads, [b"before"])
+        async with running(bench.app({bench.leads: seen}, owner)) as app:
+            await until(lambda: seen.taken)
+            await asyncio.to_thread(kafka.kill)
+            await asyncio.to_thread(kafka.restart)
+            await publish(bench.bootstrap, bench.leads, [b"after"])
+            await until(lambda: seen.values[-1] == b"after", 30)
+            await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
+            assert app.crash_reason is None
