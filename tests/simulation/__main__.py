@@ -18,6 +18,7 @@ from itertools import chain
 from rich.console import Console
 from rich.progress import Progress
 
+import tests.simulation.order_mutants  # noqa: F401 - importing registers them
 from tests.simulation.campaign import counted, explain, named, run_all, told
 from tests.simulation.mutant import run_mutant
 from tests.simulation.mutants import MUTANTS

@@ -18,10 +18,11 @@ from stream_app.core.delivery import NEXT, Delivery
 from stream_app.core.envelope import read_envelope
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
-from stream_app.core.policy import Plan
+from stream_app.core.policy import Plan, in_force
 from stream_app.core.record import Taken
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
+from tests.simulation.orders import OrdersJudge
 from tests.simulation.worker import sources
 
 UNDER_WAY: Final = frozenset[Status](
@@ -29,7 +30,7 @@ UNDER_WAY: Final = frozenset[Status](
 )
 """States in which a record must not be acked: whoever takes it over has something to do."""
 
-ENDED: Final = frozenset[Status]({"accepted", "rejected_invalid", "duplicate", "expired", "parked"})
+ENDED: Final = frozenset[Status]({"accepted", "rejected_invalid", "duplicate", "expired", "parked", "suppressed"})
 """States in which a story may be at rest for good, before there are callbacks."""
 
 _REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid"})
@@ -63,6 +64,7 @@ class Checker:
 
     def __init__(self, plan: Plan, now_ms: Callable[[], int], problem: Callable[[str], None]) -> None:
         self.stories: defaultdict[str, Story] = defaultdict(Story)
+        self.orders = OrdersJudge(plan, problem)
         self._plan = plan
         self._now_ms = now_ms
         self._problem = problem
@@ -94,6 +96,7 @@ class Checker:
                 letters.append(taken)
         for event in events:
             self._check_step(event)
+        self.orders.on_commit(records)
         touched = self._apply(rows)
         for workspace in touched:
             self._check_money(workspace)
@@ -151,6 +154,7 @@ class Checker:
         if tokens < -0.01:
             self._problem(f"5: {event.id} goes out of an empty bucket")
         what = self._inputs.get(event.origin)
+        self.orders.on_sending(event, what.person if what is not None else "", lane)
         if what is not None and what.not_after_ms is not None and at_ms > what.not_after_ms:
             self._problem(f"{event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
 
@@ -187,7 +191,7 @@ class Checker:
         lane = self._lanes.get(name)
         if lane is None:
             return
-        policy = self._plan.workspaces[name].budget
+        policy = in_force(self._plan.workspaces[name], lane.changes).budget
         self._check_periods(name, lane.budget.days, days, policy.credits_per_day)
         self._check_periods(name, lane.budget.months, months, policy.credits_per_month)
 
@@ -235,7 +239,9 @@ class Checker:
             self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
         while (taken := log.read(before)) is not None and taken.offset < after:
             envelope = read_envelope(taken)
-            if self.stories[envelope.origin].concluded_seq <= envelope.seq:
+            if taken.topic == self._plan.topics.commands:
+                self.orders.on_acked(taken)
+            elif self.stories[envelope.origin].concluded_seq <= envelope.seq:
                 self._problem(f"2: {taken.place} ({envelope.origin}#{envelope.seq}) is acked before it is concluded")
             before = taken.offset + 1
 
@@ -282,6 +288,7 @@ class Checker:
             elif events[-1].status not in ENDED:
                 self._problem(f"2: {place} is left at {events[-1].status}")
         self._check_paid()
+        self.orders.at_rest(self._lanes.values())
 
     def _check_paid(self) -> None:
         allowed: defaultdict[str, int] = defaultdict(int)

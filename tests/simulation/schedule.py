@@ -14,6 +14,7 @@ from stream_app.core.rate import RatePolicy
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.topics import TopicNames
 from tests.simulation.clay import Fate
+from tests.simulation.orders import Order, drawn_orders
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
 Loss = Literal["lost", "unknown", "refused"]
@@ -79,6 +80,7 @@ class Schedule:
     fates: tuple[Fate, ...] = ()
     faults: tuple[Fault, ...] = ()
     losses: tuple[tuple[int, Loss], ...] = ()
+    orders: tuple[Order, ...] = ()
     workers: int = 2
     restart_s: float = 1.0
     drop_in_flight: bool = False
@@ -183,6 +185,7 @@ def drawn(seed: int) -> Schedule:
         fates=tuple(rng.choices(_FATES, mix, k=rng.choice((3, 6, 12)))),
         faults=tuple(_fault(rng, turns) for _ in range(rng.choice((0, 1, 1, 2, 3)))),
         losses=_losses(rng),
+        orders=drawn_orders(Random(f"orders {seed}"), setup.credits_per_day is not None),
         workers=rng.choice((1, 2, 2)),
         restart_s=rng.choice((0.2, 1.0, 10.0)),
         drop_in_flight=rng.random() < 0.5,
@@ -293,6 +296,21 @@ _BASES: Final = (
 
 
 _RARE: Final = (
+    Schedule(
+        "ordered",
+        setup=Setup(callbacks=False, partitions=1),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.5, "acme", "b", "p2"),
+            Arrival(0.5, "beta", "c", "p3"),
+        ),
+        orders=(
+            Order(0.0, "acme", "correct", "1", 2),
+            Order(0.4, "acme", "pause"),
+            Order(0.6, "", "suppress", "p3"),
+            Order(2.0, "acme", "resume"),
+        ),
+    ),
     Schedule(
         # Two stories end and their rows are taken by the next one, while their records are not acked yet.
         "replaced",

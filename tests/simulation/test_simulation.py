@@ -7,7 +7,8 @@ from itertools import chain, count, islice
 
 import pytest
 
-from tests.simulation.campaign import counted, explain, run_all
+import tests.simulation.order_mutants  # noqa: F401 - importing registers them
+from tests.simulation.campaign import counted, explain, run, run_all
 from tests.simulation.mutant import caught
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import Schedule, bases, drawn
@@ -43,6 +44,11 @@ def test_without_a_fault_all_is_well(base: Schedule) -> None:
     outcome = simulate(base, trace=True)
     assert not outcome.problems, "\n".join(outcome.trace)
     assert outcome.posts > 0
+
+
+def test_orders_are_obeyed_wherever_a_process_breaks() -> None:
+    failures = run(list(counted("ordered")))
+    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
 
 @pytest.mark.parametrize("seed", [3, 14, 202])

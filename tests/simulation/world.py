@@ -14,6 +14,7 @@ from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
+from tests.simulation.orders import Order, records_of
 from tests.simulation.replayer import Replayer
 from tests.simulation.schedule import Arrival, Schedule, plan_of
 from tests.simulation.worker import Worker
@@ -73,6 +74,8 @@ class World:
         loop.before_step = self._before_turn
         for serial, arrival in enumerate(schedule.arrivals):
             loop.outside(arrival.at_s, self._publish, serial, arrival)
+        for serial, order in enumerate(schedule.orders):
+            loop.outside(order.at_s, self._order, serial, order)
         Replayer(
             loop, self.kafka, self.plan, self._rng, schedule.replay_again, lambda text: self.say(None, text)
         ).start(self.now_ms())
@@ -203,6 +206,12 @@ class World:
             self.checker.published(taken, what)
             self.kafka.produce(partition, record)
         self.say(None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {taken.place} {arrival.how}")
+
+    def _order(self, serial: int, order: Order) -> None:
+        for partition, record in records_of(order, serial, self.plan, self.now_ms()):
+            self.checker.orders.asked(partition, record)
+            self.kafka.produce(partition, record)
+            self.say(None, f"c{serial} is asked of partition {partition}: {order}")
 
     def _on_commit(self, records: Sequence[Taken]) -> None:
         if self.trace is not None:

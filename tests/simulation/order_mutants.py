@@ -1,0 +1,66 @@
+"""Operations, broken on purpose: each mutant must be found out by the judge of orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from unittest.mock import patch
+
+import msgspec
+
+from stream_app.core.story import Step
+from stream_app.partition.console import Console
+from stream_app.partition.desk import Partition
+from stream_app.partition.gate import Gate
+from tests.simulation.mutant import Patch, family, mutant
+from tests.simulation.orders import Order
+from tests.simulation.schedule import Arrival, Schedule, Setup
+
+
+def suppressed_while_it_waits() -> Iterable[Schedule]:
+    """A lead waits at the gate while its person is put on the list."""
+    base = Schedule(
+        "suppressed_while_it_waits",
+        setup=Setup(callbacks=False),
+        arrivals=(Arrival(0.5, "acme", "a", "p1"),),
+        orders=(Order(0.0, "acme", "pause"), Order(3.0, "", "suppress", "p1"), Order(5.0, "acme", "resume")),
+    )
+    return [replace(base, seed=seed, shuffle=0.3) for seed in range(20)]
+
+
+@mutant(family("ordered", "crash"))
+def no_memory_of_commands() -> Patch:
+    row = Console.row
+    return patch.object(Console, "row", lambda self, key: None if key.startswith(b"k/") else row(self, key))
+
+
+@mutant(family("ordered", "crash"))
+def answered_in_a_step_of_its_own() -> Patch:
+    commit = Partition.commit
+
+    async def in_two(self: Partition, step: Step) -> None:
+        if _answers(step):
+            await commit(self, Step(step.rows, [], [], step.workspace))
+            step = Step([], step.records, [], "")
+        await commit(self, step)
+
+    return patch.object(Partition, "commit", in_two)
+
+
+@mutant(family("ordered", "crash"))
+def answered_before_the_lane_is_written() -> Patch:
+    commit = Partition.commit
+
+    async def without(self: Partition, step: Step) -> None:
+        await commit(self, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
+
+    return patch.object(Partition, "commit", without)
+
+
+@mutant(suppressed_while_it_waits)
+def nobody_asks_again() -> Patch:
+    return patch.object(Gate, "ask_again", lambda self: None)
+
+
+def _answers(step: Step) -> bool:
+    return any(record.topic == "leads.audit" for record in step.records)

@@ -1,0 +1,146 @@
+"""What operators ask of lanes in a run, and the judge of it: each command is applied once, and leads obey it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.core.command import TO_ALL
+from stream_app.core.lane import Lane
+from stream_app.core.lead import people
+from stream_app.core.messages import Command, CommandAnswer, CommandKind, StatusEvent
+from stream_app.core.policy import Plan
+from stream_app.core.record import Record, Taken
+from stream_app.core.suppression import person_row
+
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A command that an operator publishes, `times` times. `what`: the person, lead or amount that it is about."""
+
+    at_s: float
+    workspace: str
+    kind: CommandKind
+    what: str = ""
+    times: int = 1
+
+
+def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
+    """Something now and then; whatever holds a lane is lifted again, so that a run comes to rest."""
+    if rng.random() < 0.6:
+        return ()
+    begins = rng.choice((0.0, 0.3, 1.0, 3.0))
+    ends = begins + rng.choice((0.01, 0.5, 5.0, 40.0))
+    workspace, person = rng.choice(("acme", "acme", "beta")), f"p{rng.randrange(4)}"
+    kinds: dict[str, tuple[Order, ...]] = {
+        "pause": (Order(begins, workspace, "pause"), Order(ends, workspace, "resume")),
+        "trip": (Order(begins, workspace, "trip"), Order(ends, workspace, "reset", times=rng.choice((1, 2)))),
+        "suppress": (Order(begins, "", "suppress", person),),
+        "both": (Order(begins, "", "suppress", person), Order(ends, "", "unsuppress", person)),
+        "cancel": (Order(begins, workspace, "cancel_lead", f"id{rng.randrange(4)}"),),
+        "correct": (Order(begins, workspace, "correct", "1", rng.choice((1, 2))),),
+    }
+    if capped:
+        kinds["budget"] = (Order(begins, workspace, "budget", "200"),)
+    return tuple(order for name in rng.sample(sorted(kinds), rng.choice((1, 1, 2))) for order in kinds[name])
+
+
+def records_of(order: Order, serial: int, plan: Plan, now_ms: int) -> Iterator[tuple[int, Record]]:
+    """Partition and record, of each that the operator publishes."""
+    command = Command(f"c{serial}", order.kind, order.workspace, now_ms, "operator", "", _arguments(order))
+    record = Record(plan.topics.commands, order.workspace.encode(), msgspec.json.encode(command))
+    homes = range(plan.partitions) if order.kind in TO_ALL else [plan.pins[order.workspace]]
+    for home in homes:
+        for _ in range(order.times):
+            yield home, record
+
+
+def hash_of(person: str) -> str:
+    return people({"email": f"{person}@example.com"})[0]
+
+
+def _arguments(order: Order) -> dict[str, Any]:
+    match order.kind:
+        case "suppress" | "unsuppress":
+            return {"people": [hash_of(order.what)]}
+        case "cancel_lead":
+            return {"lead_id": order.what}
+        case "correct":
+            return {"credits": int(order.what)}
+        case "budget":
+            return {"caps": {"credits_per_day": int(order.what)}}
+        case _:
+            return {}
+
+
+class OrdersJudge:
+    """Told of every commit, after the events in it were judged. `problem` is told each broken promise."""
+
+    def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._problem = problem
+        self._asked: Counter[tuple[int, str]] = Counter()
+        self._acked: Counter[tuple[int, str]] = Counter()
+        self._answers: Counter[tuple[int, str]] = Counter()
+        self._applied: Counter[tuple[int, str]] = Counter()
+        self._corrected: defaultdict[str, int] = defaultdict(int)
+        self._unsendable: set[tuple[int, bytes]] = set()
+
+    def asked(self, partition: int, record: Record) -> None:
+        self._asked[partition, json.loads(record.value or b"")["id"]] += 1
+
+    def on_commit(self, records: Sequence[Taken]) -> None:
+        for taken in records:
+            key = taken.key or b""
+            if taken.topic == self._plan.topics.audit:
+                self._on_answer(taken)
+            elif taken.topic == self._plan.topics.state and key.startswith(b"s/"):
+                place = (taken.partition, key)
+                (self._unsendable.discard if taken.value is None else self._unsendable.add)(place)
+
+    def _on_answer(self, taken: Taken) -> None:
+        answer = _answer.decode(taken.value or b"")
+        which = (taken.partition, answer.id)
+        self._answers[which] += 1
+        self._applied[which] += answer.applied
+        if self._applied[which] > 1:
+            self._problem(f"8: {answer.id} is applied twice")
+        if self._answers[which] > self._asked[which]:
+            self._problem(f"8: {answer.id} is answered more often than it was asked")
+        if answer.kind == "correct" and answer.applied:
+            self._corrected[answer.workspace] += 1
+
+    def on_sending(self, event: StatusEvent, person: str, lane: Lane | None) -> None:
+        """A lead is let through; `lane` as it was committed before."""
+        if lane is not None and lane.pause is not None:
+            self._problem(f"8: {event.id} goes out of a paused lane")
+        if lane is not None and lane.forced is not None and lane.forced.mode == "open":
+            self._problem(f"8: {event.id} goes out through a breaker that is forced open")
+        home = self._plan.pins[event.workspace]
+        if person and (home, person_row(hash_of(person.partition("/")[2]))) in self._unsendable:
+            self._problem(f"8: {event.id} is sent although its person is suppressed")
+
+    def on_acked(self, taken: Taken) -> None:
+        which = (taken.partition, json.loads(taken.value or b"")["id"])
+        self._acked[which] += 1
+        if self._answers[which] < self._acked[which]:
+            self._problem(f"2: {taken.place} is acked before it is answered")
+
+    def at_rest(self, lanes: Iterable[Lane]) -> None:
+        for which, times in self._asked.items():
+            if self._answers[which] != times:
+                self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")
+            if not self._applied[which]:
+                self._problem(f"8: {which[1]} was never applied")
+        for lane in lanes:
+            booked = sum(month.credits_elsewhere for month in lane.budget.months)
+            if booked != self._corrected[lane.workspace]:
+                self._problem(f"8: {lane.workspace} was corrected by {booked}, not {self._corrected[lane.workspace]}")
