@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 
 _FRESH_S: Final = 5.0
@@ -52,7 +53,7 @@ class Backlog:
             begins = await consumer.beginning_offsets(self._logs)
             ends = await consumer.end_offsets(self._logs)
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
             await admin.close()
         left = dict.fromkeys(self._topics, 0)
         for log in self._logs:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import TopicsError
 
@@ -48,7 +49,7 @@ class TopicWatch:
             except (KafkaError, OSError):
                 await asyncio.sleep(self._every_s)
             finally:
-                await consumer.stop()
+                await stop_consumer(consumer)
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
         gone = set(self._topics) - await consumer.topics()

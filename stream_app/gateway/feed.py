@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.log import Logger
 from stream_app.core.errors import StreamAppError
@@ -30,6 +31,7 @@ _MOST_RECORDS: Final = 5_000
 _FETCH_BYTES: Final = 1 * 2**20  # of one partition, and
 _FETCH_ALL_BYTES: Final = 16 * 2**20  # of all of them: what is read ahead in memory
 _LOOK_EVERY_S: Final = 1.0
+_ANSWER_WITHIN_S: Final = 10.0
 _AGAIN_S: Final = 2.0
 
 T = TypeVar("T")
@@ -86,7 +88,7 @@ class Feed:
                     self._log.warning("read_model_made_anew", because=str(why))
                     await write(model.wipe)
                     self.standing = Standing()
-        except KafkaError as error:
+        except (KafkaError, TimeoutError) as error:
             return f"Kafka at {self._connection.bootstrap} does not answer: {error!r}"
         except StreamAppError as error:
             return str(error)
@@ -114,7 +116,8 @@ class Feed:
         try:
             await consumer.start()
             reading = _Reading(consumer, self._logs, await write(model.positions), await write(model.as_of_ms))
-            await reading.begin(self._clock.now_ms())
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                await reading.begin(self._clock.now_ms())
             looked_s = time.monotonic()
             while True:
                 batch, moved = await reading.more()
@@ -125,11 +128,12 @@ class Feed:
                 if time.monotonic() - looked_s >= _LOOK_EVERY_S:
                     if not self._path.exists():
                         raise sqlite3.DatabaseError("it is not there any more")
-                    await reading.look(self._clock.now_ms())
+                    async with asyncio.timeout(_ANSWER_WITHIN_S):  # aiokafka alone would ask for much longer
+                        await reading.look(self._clock.now_ms())
                     await write(partial(model.sweep, self._clock.now_ms()))
                     looked_s = time.monotonic()
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
 
 
 class _Reading:

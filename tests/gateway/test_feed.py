@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from stream_app.dev.kafka import Broker
+from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.gateway.read_model import ReadModel
 from tests.adapters.support import until
 from tests.gateway.feeding import fed, make_topics, write
@@ -181,6 +181,25 @@ async def test_old_stories_are_forgotten(kafka: Broker, namespace: str, path: Pa
         await it.up_to_date()
         await until(lambda: it.ask.lead("old") is None, 10, "forgetting")
         assert it.ask.lead("new") is not None
+
+
+@pytest.mark.timeout(180)
+async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> None:
+    async with LocalKafka() as kafka:
+        names = sources(namespace).names
+        await make_topics(kafka.bootstrap, namespace)
+        await write(kafka.bootstrap, [*story(names, "crm-1", "received"), letter(names.dlq)])
+        async with fed(kafka.bootstrap, namespace, path) as it:
+            await it.up_to_date()
+            await asyncio.to_thread(kafka.kill)
+            await until(lambda: "does not answer" in it.feed.standing.trouble, 60, "its being said")
+            assert it.ask.lead("crm-1") is not None, "what is known is still answered"
+            await asyncio.to_thread(kafka.restart)
+            await write(kafka.bootstrap, [event(names, "crm-1", "sending", 2), letter(names.dlq)])
+            await it.up_to_date(60)
+            assert it.feed.standing.trouble == ""
+            assert it.ask.stands()[0].status == "sending"
+            assert it.ask.letters(names.dlq).letters == 2
 
 
 async def test_what_is_wrong_is_said_and_nothing_is_raised(namespace: str, path: Path) -> None:

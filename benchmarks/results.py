@@ -1,0 +1,101 @@
+"""What `stream-app results` costs for many results: seconds, and memory at the peak.
+
+`python -m benchmarks.results --kafka host:port [--leads 1000000] [--json]`. Writes results, rows and aliases of so many
+leads to topics of their own there (benchmarks/read_model.py), and a CSV of the leads; then exports them as CSV, alone
+and joined to that file, each in a process of its own, whose resident memory is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.read_model import PARTITIONS, fill
+from stream_app.adapters.topics import create_topics
+from stream_app.core.topics import Retention, TopicNames
+from stream_app.gateway.read_model import Sources
+from stream_app.settings import Settings, client_options, load_settings
+
+
+def settings_for(folder: Path, bootstrap: str, namespace: str) -> tuple[Path, Settings]:
+    """A configuration of the benchmark's workspaces."""
+    config = folder / "stream_app.toml"
+    tables = "".join(
+        f'[destinations.people{number}]\nworkspace = "w{number}"\nwebhooks_env = ["NONE"]\ncallbacks = false\n'
+        for number in range(PARTITIONS)
+    )
+    kafka = (
+        f'[kafka]\nbootstrap = "{bootstrap}"\nnamespace = "{namespace}"\npartitions = {PARTITIONS}\nreplication = 1\n'
+    )
+    config.write_text(kafka + tables)
+    return config, load_settings(config, os.environ, clay=False)
+
+
+def write_leads(file: Path, leads: int) -> None:
+    """The leads as they were published."""
+    with file.open("w", newline="") as out:
+        lines = csv.writer(out)
+        lines.writerow(["lead_id", "workspace", "destination", "email"])
+        for partition in range(PARTITIONS):
+            for number in range(leads // PARTITIONS):
+                lead_id = f"crm-{partition}-{number:08}-0123456789abcdef"
+                lines.writerow([lead_id, f"w{partition}", f"people{partition}", f"person{number}@example.com"])
+
+
+def measure(config: Path, out: Path, *more: str) -> dict[str, float]:
+    """One export in a process of its own."""
+    began = time.perf_counter()
+    argv = [sys.executable, "-m", "stream_app", "results", "--config", str(config), "--json", "-o", str(out), *more]
+    done = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
+    seconds = time.perf_counter() - began
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "results": done["results"],
+        "lines": done["lines"],
+        "seconds": round(seconds, 1),
+        "cpu_seconds_so_far": round(used.ru_utime + used.ru_stime, 1),
+        "rss_at_peak_mb_so_far": round(used.ru_maxrss / 1024),
+        "file_mb": round(out.stat().st_size / 1e6),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--leads", type=int, default=1_000_000)
+    parser.add_argument("--kafka", metavar="HOST:PORT", required=True, help="topics are made there and left")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    namespace = f"bench{uuid.uuid4().hex[:6]}."
+    with tempfile.TemporaryDirectory(prefix="results-") as name:
+        folder = Path(name)
+        config, settings = settings_for(folder, args.kafka, namespace)
+        asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60, lambda _: None))
+        sources = Sources(TopicNames(namespace), PARTITIONS, Retention())
+        asyncio.run(fill(args.kafka, sources, args.leads, time.time_ns() // 1_000_000))
+        write_leads(folder / "leads.csv", args.leads)
+        figures = {
+            "alone": measure(config, folder / "alone.csv"),
+            "joined": measure(config, folder / "joined.csv", "--join", str(folder / "leads.csv")),
+        }
+    if args.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        for what, told in figures.items():
+            Console().print(what, ", ".join(f"{name} {figure}" for name, figure in told.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
