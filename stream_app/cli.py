@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "results",
     "lanes",
     "explain",
+    "suppress",
     "dlq",
     "books",
     "schemas",

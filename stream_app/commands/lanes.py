@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stream_app.lanes.ask import Asked
     from stream_app.settings import Settings
 
-_WAIT_S: Final = 5.0
+WAIT_S: Final = 5.0
 _SIMPLE: Final = {
     "pause": "Send nothing more of a lane until `resume`; leads wait in Kafka.",
     "resume": "Lift a pause, and the stop of a lane that Clay turned away.",
@@ -82,7 +82,7 @@ def add(subparsers: Subparsers) -> None:
     what = cancel.add_mutually_exclusive_group(required=True)
     what.add_argument("--lead", metavar="ID", help="a lead's id, as `status` and leads.status have it")
     what.add_argument("--import", dest="import_id", metavar="NAME", help="the import_id that leads were published with")
-    _add_who(
+    add_who(
         add_action(
             actions,
             "reload",
@@ -102,13 +102,21 @@ def add(subparsers: Subparsers) -> None:
 def _order(actions: Any, name: str, says: str, example: str) -> argparse.ArgumentParser:
     parser = add_action(actions, name, run_order, says, example)
     parser.add_argument("workspace", metavar="WORKSPACE")
-    _add_who(parser)
+    add_who(parser)
     return parser
 
 
-def _add_who(parser: argparse.ArgumentParser) -> None:
+def add_who(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why", required=True, metavar="TEXT", help="for the audit, and for those who wonder")
     parser.add_argument("--who", metavar="NAME", help="for the audit (default: the login name)")
+
+
+def login_name() -> str:
+    """Who asks, where nobody says so; a container may have no name for its user."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -150,8 +158,8 @@ def run_order(args: argparse.Namespace) -> int:
     kind, arguments = _command_of(args)
     settings = settings_of(args, clay=False)
     workspace = getattr(args, "workspace", "")
-    who = args.who or getpass.getuser()
-    asked = asyncio.run(ask(settings, kind, workspace, arguments, who, args.why, wait_s=_WAIT_S, say=say))
+    who = args.who or login_name()
+    asked = asyncio.run(ask(settings, kind, workspace, arguments, who, args.why, wait_s=WAIT_S, say=say))
     return show_asked(args, settings, asked)
 
 

@@ -39,6 +39,11 @@ def person_row(person: str) -> bytes:
     return f"s/{person}".encode()
 
 
+def suppressed_person(row_key: bytes) -> str | None:
+    """The person of such a key; None for keys of other rows."""
+    return row_key[2:].decode() if row_key.startswith(b"s/") else None
+
+
 def lead_row(workspace: str, lead_id: str) -> bytes:
     """Row key of a cancelled lead, whatever its destination."""
     return f"x/lead/{workspace}/{plain_id(lead_id)}".encode()

@@ -152,3 +152,42 @@ async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
         assert last.lane is not None
         assert last.lane.meters["credits_month"].elsewhere == 11_111_111
         assert await line.stop(worker) == 0
+
+
+async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_books_balance(
+    kafka: Broker, namespace: str
+) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
+        code, said = await line.run("suppress", "add", "person3@example.com", "--why", "objected")
+        assert (code, said.count("queued c-")) == (3, 1), said
+        await line.publish(line.leads(10))
+        await line.publish([command(line, "pause", "c1")])
+        await line.publish([line.lead(number, "w0", import_id="march.csv") for number in range(10, 30)])
+        worker = line.start("worker")
+        await line.until(lambda: line.last()["accepted"] == 4, 40, "those of w1, but for person 3")
+        code, said = await line.run("lanes", "cancel", "w0", "--import", "march.csv", "--why", "wrong list")
+        assert code == 0, said
+        code, said = await line.run("lanes", "cancel", "w0", "--lead", "lead-0", "--why", "not that one")
+        assert code == 0, said
+        await line.publish([line.lead(30, "w0", import_id="march.csv"), command(line, "resume", "c2")])
+        await line.until_over(31, 30)
+        ended = {story[0].lead_id: story[-1] for story in line.stories.values()}
+        suppressed = {lead: event.reason for lead, event in ended.items() if event.status == "suppressed"}
+        cancelled = dict.fromkeys(["lead-0", *(f"lead-{number}" for number in range(10, 30))], "cancelled")
+        assert suppressed == {"lead-3": "suppressed", **cancelled}
+        assert line.summary()["leads"].keys() == ended.keys() - suppressed.keys()
+        code, said = await line.run("suppress", "list", "person3@example.com", "person4@example.com")
+        assert (code, "1 people are on the suppression list" in said) == (1, True), said
+        assert "person3" not in said
+        assert "a worker is missing" not in said
+        code, said = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
+        assert code == 0, said
+        await line.publish([line.lead(3, "w1")])
+        await line.until(lambda: "lead-3" in line.summary()["leads"], 20, "it may be sent now")
+        await line.until_over(32, 20)
+        assert await line.stop(worker) == 0
+        line.check_stories()
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+        logs = "".join(log.read_text(errors="replace") for log in line.logs.values())
+        assert "person3@" not in logs

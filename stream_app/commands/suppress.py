@@ -1,0 +1,119 @@
+"""`stream-app suppress`: people who are never sent to Clay, whoever publishes them, under whatever id."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.lanes import WAIT_S, add_who, login_name
+from stream_app.commands.letter_options import add_action, iso, reading
+
+if TYPE_CHECKING:
+    from stream_app.core.messages import CommandKind
+    from stream_app.settings import Settings
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "suppress",
+        run_list,
+        says="Keep people from being sent to Clay: add, remove or list them. They are hashed before they go anywhere.",
+        example='stream-app suppress add --file objections.txt --why "GDPR objections of March"',
+    )
+    parser.set_defaults(who_is=[])
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    for name, says in (
+        ("add", "Put people on the list: from then on a lead of theirs ends as suppressed, in whatever workspace."),
+        ("remove", "Take people off the list; leads that ended as suppressed may be published again."),
+    ):
+        action = add_action(actions, name, run_change, says, f"stream-app suppress {name} --file people.txt --why ...")
+        action.add_argument("who_is", nargs="*", metavar="PERSON", help="an e-mail or a LinkedIn URL")
+        action.add_argument("--file", type=Path, metavar="FILE", help="one person a line; - is stdin")
+        add_who(action)
+    listed = add_action(
+        actions,
+        "list",
+        run_list,
+        "Show the list (hashes); with people, say whether all of them are on it (exit code 1 if not).",
+        "stream-app suppress list ada@example.com",
+    )
+    listed.add_argument("who_is", nargs="*", metavar="PERSON", help="an e-mail or a LinkedIn URL")
+
+
+def run_change(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.core.errors import SettingsError
+    from stream_app.lanes.suppress import hashes_of
+
+    settings = settings_of(args, clay=False)
+    people = hashes_of([*args.who_is, *_lines(args.file)])
+    if not people:
+        raise SettingsError(["nobody is named: give e-mails or LinkedIn URLs, or --file"])
+    return asyncio.run(_change(args, settings, people))
+
+
+async def _change(args: argparse.Namespace, settings: Settings, people: list[str]) -> int:
+    from stream_app.lanes.ask import ask
+    from stream_app.operate import MOST_PEOPLE
+
+    kind: CommandKind = "suppress" if args.action == "add" else "unsuppress"
+    who = args.who or login_name()
+    queued: list[str] = []
+    for first in range(0, len(people), MOST_PEOPLE):
+        some = people[first : first + MOST_PEOPLE]
+        asked = await ask(settings, kind, "", {"people": some}, who, args.why, wait_s=WAIT_S, say=say)
+        heard = [answer for answer in asked.answers.values() if answer is not None]
+        if refused := next((answer for answer in heard if not answer.applied), None):
+            say(f"NOT APPLIED, {refused.text}")
+            return NO
+        if len(heard) < len(asked.answers):
+            queued.append(asked.command.id)
+    done = "on the suppression list" if kind == "suppress" else "off the suppression list"
+    if args.json:
+        tell_json({"people": len(people), "queued": queued})
+    elif queued:
+        for each in queued:
+            tell(f"queued {each}")
+        say(f"{len(people)} people are {done} once every partition has a worker; this holds for 24 hours")
+    else:
+        tell(f"{len(people)} people are {done}")
+    return QUEUED if queued else OK
+
+
+def run_list(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.lanes.suppress import hashes_of, on_the_list
+
+    settings = settings_of(args, clay=False)
+    wanted = hashes_of(args.who_is)
+    with reading("the rows") as progress:
+        found = asyncio.run(on_the_list(settings, progress))
+    if wanted:
+        found = [each for each in found if each.person in wanted]
+    if args.json:
+        tell_json(msgspec.to_builtins(found))
+    else:
+        for each in found:
+            partly = "" if each.everywhere else "  not in every partition yet: a worker is missing"
+            tell(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
+        tell(f"{len(found)} people are on the suppression list")
+    return NO if len(found) < len(wanted) else OK
+
+
+def _lines(file: Path | None) -> list[str]:
+    from stream_app.core.errors import SettingsError
+
+    if file is None:
+        return []
+    try:
+        return sys.stdin.readlines() if str(file) == "-" else file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{file}: cannot be read: {error}"]) from None
