@@ -18,10 +18,12 @@ from packaging.specifiers import SpecifierSet
 from prometheus_client import CollectorRegistry
 
 from stream_app.adapters import log
+from stream_app.adapters.gateway_metrics import GatewayMetrics
 from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.cli import build_parser
 from stream_app.core.messages import LaneView, Status, StatusEvent
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
+from stream_app.gateway import answers
 from stream_app.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +35,12 @@ PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml")
 RULES = [
     rule for group in yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
-WITH_CONFIG = ("topics", "worker", "replay")
+WITH_CONFIG = ("topics", "worker", "replay", "gateway")
+ANSWERS = {
+    answer.code
+    for answer in [*vars(answers).values(), *answers.REFUSED_TOKEN.values()]
+    if isinstance(answer, answers.Answer)
+}
 PLACES = {
     "listeners",
     "advertised.listeners",
@@ -53,7 +60,7 @@ def environment(service: str) -> dict[str, str]:
 
 
 def settings(service: str) -> Settings:
-    return load_settings(CONFIG, environment(service), clay=service != "topics")
+    return load_settings(CONFIG, environment(service), clay=service == "worker", gateway=service == "gateway")
 
 
 def kafka_properties() -> dict[str, str]:
@@ -96,8 +103,8 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
 
 
 def test_the_services_that_there_should_be() -> None:
-    assert set(SERVICES) == {"kafka", "redis", "topics", "worker", "replay", "sim", "prometheus"}
-    assert set(OURS) == {"topics", "worker", "replay", "sim"}
+    assert set(SERVICES) == {"kafka", "redis", "topics", "worker", "replay", "gateway", "sim", "prometheus"}
+    assert set(OURS) == {"topics", "worker", "replay", "gateway", "sim"}
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}", "the one that the tests run"
 
 
@@ -125,13 +132,15 @@ def test_the_config_loads_with_what_the_service_is_given(name: str) -> None:
 
 def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     used = {name for service in SERVICES for name in SERVICES[service].get("environment") or {}}
-    secret = {name for name in used if name.startswith("CLAY_")}
+    clay = {name for name in used if name.startswith("CLAY_")}
+    secret = clay | {"CALLBACK_KEY"}
     asked = {found[0] for found in _VARIABLE.findall((ROOT / "docker-compose.yml").read_text())}
     example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert secret == asked == set(example)
     assert not any(example.values())
     for name in ("kafka", "redis", "topics", "sim", "prometheus"):
-        assert not secret & set(environment(name)), f"{name} needs no webhook"
+        assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
+    assert not clay & set(environment("gateway")), "it needs no webhook"
 
 
 def test_every_host_and_port_is_that_of_a_service() -> None:
@@ -164,6 +173,7 @@ def test_health_checks_ask_what_exists() -> None:
     asked = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in SERVICES if name != "topics"}
     assert f"http://127.0.0.1:{http.worker_port}/readyz" in asked["worker"]
     assert f"http://127.0.0.1:{http.replay_port}/readyz" in asked["replay"]
+    assert f"http://127.0.0.1:{http.gateway_port}/readyz" in asked["gateway"]
     assert f"http://127.0.0.1:{sim.control_port}/control'" in asked["sim"]
 
 
@@ -232,7 +242,7 @@ def test_the_image_is_small_and_does_not_run_as_root() -> None:
 def test_the_image_shows_the_ports_that_are_served() -> None:
     http, sim = settings("worker").http, build_parser().parse_args(OURS["sim"]["command"])
     shown = {int(port) for port in dict(end_image())["EXPOSE"].split()}
-    assert shown == {http.worker_port, http.replay_port, sim.port, sim.control_port}
+    assert shown == {http.worker_port, http.replay_port, http.gateway_port, sim.port, sim.control_port}
 
 
 def test_the_builder_is_sent_what_it_copies_and_little_else() -> None:
@@ -250,9 +260,10 @@ def test_the_builder_is_sent_what_it_copies_and_little_else() -> None:
 # --------------------------------------------------------------------------------------------------------- Prometheus
 
 
-def worker_samples() -> dict[str, set[str]]:
-    """Name -> labels of every sample that a worker can show."""
+def known_samples() -> dict[str, set[str]]:
+    """Name -> labels of every sample that a worker or a gateway can show."""
     registry = CollectorRegistry()
+    GatewayMetrics(registry, log.get("test")).answered("people", "enriched", 0.1)
     metrics = WorkerMetrics(registry, log.get("test"))
     event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
     metrics.told(event)
@@ -275,6 +286,7 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
     assert seen == {
         "worker": (["worker"], "A", http.worker_port),
         "replay": (["replay"], "A", http.replay_port),
+        "gateway": (["gateway"], "A", http.gateway_port),
     }
     mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
     assert {
@@ -285,14 +297,14 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
 def test_alerts_know_only_what_exists(rule: dict[str, Any]) -> None:
-    samples, text = worker_samples(), rule["expr"]
+    samples, text = known_samples(), rule["expr"]
     jobs = {job["job_name"] for job in PROMETHEUS["scrape_configs"]}
     names = set(re.findall(r"\b(?:stream_app_\w+|up)\b", text))
     assert names
     for name in names - {"up"}:
-        assert name in samples, f"{name} is no metric of a worker"
+        assert name in samples, f"{name} is no metric of ours"
     for key, value in re.findall(r'\{(\w+)="(\w+)"\}', text):
-        assert value in {"status": get_args(Status), "job": jobs}[key]
+        assert value in {"status": get_args(Status), "job": jobs, "answer": ANSWERS}[key]
     assert text.count("{") == text.count('="'), "matchers of another form are not looked at here"
     kept = {label for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(", ")}
     known = {"instance", "job"}.union(*(samples[name] for name in names - {"up"}))

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -26,11 +27,11 @@ class Stack:
         self.directory = children.directory
         self._places = {
             r"kafka:9092": bootstrap,
-            r"\bsim:": "127.0.0.1:",
+            r"\b(?:sim|gateway):": "127.0.0.1:",
             '"sim"': '"127.0.0.1"',
             r"0\.0\.0\.0": "127.0.0.1",
         }
-        self._places |= {rf"\b{port}\b": str(free_port()) for port in (8700, 8701, 9101, 9102)}
+        self._places |= {rf"\b{port}\b": str(free_port()) for port in (8700, 8701, 9101, 9102, 9103)}
         self.config = self.directory / "stream_app.toml"
         self.config.write_text(self.moved(CONFIG.read_text()))
 
@@ -102,7 +103,7 @@ def stack() -> Iterator[Stack]:
 def test_the_stack_takes_leads_to_the_simulator(stack: Stack) -> None:
     made = stack.run("topics", *OURS["topics"]["command"])
     assert made.returncode == 0, made.stderr
-    started = {name: stack.start(name) for name in ("sim", "worker", "replay")}
+    started = {name: stack.start(name) for name in ("sim", "worker", "replay", "gateway")}
     leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
     for workspace in ("acme", "globex"):
         sent = stack.run("topics", "publish", "-", "--format", "csv", "--workspace", workspace, sent=leads)
@@ -114,9 +115,11 @@ def test_the_stack_takes_leads_to_the_simulator(stack: Stack) -> None:
 
     worker_log = stack.directory / "worker.log"
     wait_for_answer("worker", started["worker"], accepted, log=worker_log, timeout_s=40)
-    shown = {name.partition("{")[0] for name in stack.samples("worker")}
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(f"{stack.moved('http://gateway:9103')}/callbacks/acme/nobody", b"{}", timeout=5)
+    shown = {name.partition("{")[0] for name in stack.samples("worker") | stack.samples("gateway")}
     alerting = {name for rule in RULES for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
-    for name in ("worker", "replay", "sim"):
+    for name in ("worker", "replay", "gateway", "sim"):
         end(started[name], grace_s=30)
         assert started[name].returncode == 0, (name, last_words(stack.directory / f"{name}.log"))

@@ -63,7 +63,7 @@ class Callback(Settings, frozen=True, kw_only=True):
 
     enabled: bool = True
     url: str = "{{callback_url}}"
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = msgspec.field(default_factory=lambda: {"x-callback-token": "{{callback_token}}"})
     body: dict[str, Any] = {}
     run_if: Literal["always", "found"] = "found"
     typed: bool = False
