@@ -11,12 +11,13 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stream_app import __version__
 from stream_app.adapters import log
-from stream_app.adapters.assigned import assigned
+from stream_app.adapters.assigned import assigned, waiting
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_app import FaustOptions, Handler, build_app
 from stream_app.adapters.faust_run import run_app, wait_for_broker
+from stream_app.adapters.lag import WaitingRecords
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.adapters.ops import serve_ops
@@ -34,6 +35,7 @@ from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.replay import Begin, ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.partition.desk import Partition
+from stream_app.partition.walk import Source
 from stream_app.settings import Settings, client_options
 
 
@@ -143,14 +145,16 @@ async def run_worker(settings: Settings) -> None:
         crashes: set[asyncio.Future[None]] = set()
         worker = Worker(build_partition)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
+        names = plan.topics
+        sources: dict[str, Source] = {
+            names.leads: "hot",
+            names.retry: "retry",
+            names.bulk: "bulk",
+            names.commands: "command",
+        }
         app = build_app(
-            faust_options(settings, connection, plan.topics.worker_app, plan.topics.state),
-            {
-                plan.topics.leads: worker.handler("hot"),
-                plan.topics.retry: worker.handler("retry"),
-                plan.topics.bulk: worker.handler("bulk"),
-                plan.topics.commands: worker.handler("command"),
-            },
+            faust_options(settings, connection, names.worker_app, names.state),
+            {topic: worker.handler(source) for topic, source in sources.items()},
             worker,
         )
         owned = worker.partitions
@@ -158,6 +162,7 @@ async def run_worker(settings: Settings) -> None:
             lambda: sum(one.posts_under_way for one in list(owned.values())),
             lambda: sum(one.rows for one in list(owned.values())),
         )
+        registry.register(WaitingRecords(lambda: waiting(app, sources)))
         watchdog = Watchdog(_longest_step_s(settings), lambda: worker.under_way(assigned(app)), metrics.stand_still)
         port = await stack.enter_async_context(
             serve_ops(
@@ -168,11 +173,7 @@ async def run_worker(settings: Settings) -> None:
             )
         )
         app.gaps.on_expired = metrics.expired
-        topics = TopicWatch(
-            connection,
-            [plan.topics.leads, plan.topics.retry, plan.topics.bulk, plan.topics.commands, plan.topics.state],
-            plan.partitions,
-        )
+        topics = TopicWatch(connection, [*sources, names.state], plan.partitions)
         for watching in (asyncio.create_task(watchdog.run()), asyncio.create_task(topics.run())):
             watching.add_done_callback(watch)
             stack.callback(watching.cancel)

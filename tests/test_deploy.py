@@ -12,6 +12,7 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
@@ -19,11 +20,14 @@ from prometheus_client import CollectorRegistry
 
 from stream_app.adapters import log
 from stream_app.adapters.gateway_metrics import GatewayMetrics
+from stream_app.adapters.lag import WaitingRecords
 from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.cli import build_parser
+from stream_app.core.breaker import Mode
 from stream_app.core.messages import LaneView, Status, StatusEvent
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
 from stream_app.gateway import answers
+from stream_app.partition.walk import Source
 from stream_app.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -267,7 +271,8 @@ def known_samples() -> dict[str, set[str]]:
     metrics = WorkerMetrics(registry, log.get("test"))
     event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
     metrics.told(event)
-    metrics.lane(LaneView("acme", 0, 0, "open", "healthy", 100, 8.0))
+    metrics.lane(msgspec.json.decode((ROOT / "tests/samples/lane.v1.full.json").read_bytes(), type=LaneView))
+    registry.register(WaitingRecords(lambda: {("hot", 0): 1}))
     found: dict[str, set[str]] = {}
     for family in registry.collect():
         for sample in family.samples:
@@ -303,9 +308,17 @@ def test_alerts_know_only_what_exists(rule: dict[str, Any]) -> None:
     assert names
     for name in names - {"up"}:
         assert name in samples, f"{name} is no metric of ours"
-    for key, value in re.findall(r'\{(\w+)="(\w+)"\}', text):
-        assert value in {"status": get_args(Status), "job": jobs, "answer": ANSWERS}[key]
-    assert text.count("{") == text.count('="'), "matchers of another form are not looked at here"
+    known_values = {
+        "status": get_args(Status),
+        "job": jobs,
+        "answer": ANSWERS,
+        "source": get_args(Source),
+        "mode": get_args(Mode),
+        "reason": {"http_.*", "flood", "over_ceiling", "no_webhook", "silence"},
+    }
+    for key, values in re.findall(r'\{(\w+)(?:=|!=|=~)"([^"]+)"\}', text):
+        assert set(values.split("|")) <= set(known_values[key])
+    assert text.count("{") == len(re.findall(r'\{\w+(?:=|!=|=~)"[^"]+"\}', text)), "a matcher of another form"
     kept = {label for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(", ")}
     known = {"instance", "job"}.union(*(samples[name] for name in names - {"up"}))
     assert kept <= known

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from stream_app.adapters.faust_fixes import SafeApp
 
 
@@ -12,16 +15,32 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
 
     Reads what belongs to the consumer's thread, so it may be a moment old.
     """
+    fetched = {message.tp for message in tuple(app.consumer._unacked_messages)}
+    return {
+        (tp.topic, tp.partition): (state.has_valid_position and (state.highwater or 0) > state.position)
+        or tp in fetched
+        for tp, state in _states(app)
+    }
+
+
+def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:
+    """Source and partition -> records from the group's offset to the end that Kafka last told of.
+
+    sources  topic -> its name in the metric. Markers of transactions count, so a few may be none.
+    """
+    waits = {}
+    for tp, state in _states(app):
+        offset = app.consumer._committed_offset.get(tp)
+        if offset is None and state.has_valid_position:
+            offset = state.position
+        if offset is not None and tp.topic in sources:
+            waits[sources[tp.topic], tp.partition] = max(0, (state.highwater or 0) - offset)
+    return waits
+
+
+def _states(app: SafeApp) -> Iterator[tuple[Any, Any]]:
+    """Each assigned partition of a topic that has an agent (the changelog's has none), with aiokafka's state of it."""
     consumer = app.consumer._thread._consumer if app.started else None
     assignment = consumer and consumer._subscription.subscription and consumer._subscription.subscription.assignment
-    if not assignment:
-        return {}
-    fetched = {message.tp for message in tuple(app.consumer._unacked_messages)}
-    waits = {}
-    for tp in assignment.tps:
-        if tp.topic not in app.agents:
-            continue  # the changelog's
-        state = assignment.state_value(tp)
-        unfetched = state.has_valid_position and (state.highwater or 0) > state.position
-        waits[tp.topic, tp.partition] = unfetched or tp in fetched
-    return waits
+    if assignment:
+        yield from ((tp, assignment.state_value(tp)) for tp in assignment.tps if tp.topic in app.agents)

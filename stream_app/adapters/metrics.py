@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
+from stream_app.adapters.lane_metrics import LaneMetrics
 from stream_app.core.messages import CommandAnswer, LaneView, Status, StatusEvent
 from stream_app.core.outcome import Outcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 _WORTH_A_LINE: Final = frozenset[Status](
     {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
 )
@@ -24,7 +23,6 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
-        lane = ("workspace",)
         self._events = Counter(
             "stream_app_lead_events",
             "Committed steps of leads, by status.",
@@ -70,16 +68,7 @@ class WorkerMetrics:
         self._commands = Counter(
             "stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"), registry=registry
         )
-        self._breaker = Gauge("stream_app_lane_breaker", "0 closed, 1 half open, 2 open.", lane, registry=registry)
-        self._score = Gauge("stream_app_lane_score", "Health of the sliding window, 0 to 100.", lane, registry=registry)
-        self._held = Gauge("stream_app_lane_held", "1 while the lane as a whole stands still.", lane, registry=registry)
-        self._rate = Gauge("stream_app_lane_rate_per_second", "Present rate limit.", lane, registry=registry)
-        self._spent = Gauge(
-            "stream_app_lane_credits_spent_today", "Data Credits booked today.", lane, registry=registry
-        )
-        self._reserved = Gauge(
-            "stream_app_lane_credits_reserved_today", "Data Credits reserved today.", lane, registry=registry
-        )
+        self._lanes = LaneMetrics(registry, log)
 
     def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
         """Where to look, when somebody asks, for what changes with each lead."""
@@ -125,13 +114,7 @@ class WorkerMetrics:
 
     def lane(self, view: LaneView) -> None:
         """A lane's state was published."""
-        name = view.workspace
-        self._breaker.labels(name).set(_BREAKER[view.breaker])
-        self._score.labels(name).set(view.score)
-        self._held.labels(name).set(bool(view.holds))
-        self._rate.labels(name).set(view.rate_per_s)
-        self._spent.labels(name).set(view.credits_spent_day)
-        self._reserved.labels(name).set(view.credits_reserved_day)
+        self._lanes.show(view)
 
     def answered(self, answer: CommandAnswer) -> None:
         """A command was applied or refused."""
@@ -147,10 +130,8 @@ class WorkerMetrics:
         )
 
     def lane_gone(self, workspace: str) -> None:
-        """Its gauges would show its last state for ever, and fire alerts."""
-        for gauge in (self._breaker, self._score, self._held, self._rate, self._spent, self._reserved):
-            with suppress(KeyError):
-                gauge.remove(workspace)
+        """Another process has it now, or none."""
+        self._lanes.gone(workspace)
 
     def committed(self, steps: int, records: int, seconds: float) -> None:
         self._steps.inc(steps)

@@ -118,9 +118,14 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
     warned: int = 0
 
     @property
+    def used(self) -> int:
+        """All that counts against the cap."""
+        return self.spent + self.reserved + self.elsewhere
+
+    @property
     def left(self) -> int | None:
         """What may still be reserved; None: no limit."""
-        return None if self.cap is None else max(0, self.cap - self.spent - self.reserved - self.elsewhere)
+        return None if self.cap is None else max(0, self.cap - self.used)
 
 
 class Refused(msgspec.Struct, frozen=True):

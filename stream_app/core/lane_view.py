@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import budget, concurrency, estimate, rate, window
+from stream_app.core import budget, concurrency, estimate, quota, rate, window
 from stream_app.core.controls import told_by
 from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
 from stream_app.core.messages import By, LaneView, News
@@ -75,6 +75,9 @@ def view(
         concurrency=concurrency.current(policy.concurrency, lane.concurrency),
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
+        submissions_left={
+            there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
+        },
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
 
@@ -121,7 +124,7 @@ def _lifts(lane: Lane, held: Held | None) -> str:
     return _LIFTS.get(held.reason) or _LIFTS["budget"]
 
 
-def _news(quota: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]:
+def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]:
     if now.paused_by != before.paused_by:
         yield News("paused", f"paused {told_by(now.paused_by)}") if now.paused_by else News("resumed", "resumed")
     if now.mode != before.mode:
@@ -140,8 +143,8 @@ def _news(quota: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]
         was = before.webhooks.get(webhook_id)
         if webhook.dead and not (was and was.dead):
             yield News("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
-        if webhook.count >= quota.warn_at > (was.count if was else 0):
-            left = quota.rotate_at - webhook.count
+        if webhook.count >= rules.warn_at > (was.count if was else 0):
+            left = rules.rotate_at - webhook.count
             yield News("quota_warning", f"webhook {webhook_id} is left after {left} more submissions: add a new one")
 
 
@@ -153,8 +156,7 @@ def _of_meters(before: LaneView, now: LaneView) -> Iterator[News]:
                 yield News("budget_new_period", f"{name}: {meter.period} begins")
             was = None
         if meter.warned > (was.warned if was else 0):
-            used = meter.spent + meter.reserved + meter.elsewhere
-            yield News(f"budget_{meter.warned}", f"{name}: {used} of {meter.cap} for {meter.period} are used")
+            yield News(f"budget_{meter.warned}", f"{name}: {meter.used} of {meter.cap} for {meter.period} are used")
 
 
 def _said(by: By | None) -> str:

@@ -164,7 +164,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     paused_by   the operator who paused the lane. changes: what was changed live.
     meters      `credits_day`, `credits_month`, `actions_day`, `actions_month` (the credits_* fields repeat two).
     estimates   what a lead of a destination has come to cost, learned from callbacks; what the config says until then.
-    webhooks    by id: submissions so far, and why it is out of use.
+    webhooks    by id: submissions so far, and why it is out of use. submissions_left: of each destination's pool.
     calls, p*_ms  of the sliding window. concurrency: POSTs that may be under way at once.
     shadow_*    leads that a shadow breaker or budget let through, and would have held.
     """
@@ -203,6 +203,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     concurrency: int = 0
     shadow_breaker: int = 0
     shadow_budget: int = 0
+    submissions_left: dict[str, int] = {}
 
 
 CommandKind = Literal[

@@ -59,6 +59,12 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     return ", ".join(ends) or "its pool is empty"
 
 
+def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
+    """Submissions that the pool still takes."""
+    there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
+    return sum(max(0, policy.rotate_at - webhook.count) for webhook in there if not webhook.dead)
+
+
 def count(state: Quota, webhook_id: str) -> Quota:
     """One submission more."""
     webhook = state.webhooks.get(webhook_id, Webhook())

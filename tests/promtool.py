@@ -1,0 +1,43 @@
+"""Prometheus's own checker of rules: from the PATH, else taken out of Debian's package, which needs no installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-app"
+NONE = "there is no promtool: install Prometheus (apt-get install prometheus, brew install prometheus)"
+
+
+def promtool() -> Path:
+    """Where it is. Raises LookupError with what to do where it cannot be had."""
+    found = shutil.which("promtool")
+    kept = CACHE / "promtool"
+    if found is not None:
+        return Path(found)
+    if kept.exists():
+        return kept
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise LookupError(NONE)
+    with tempfile.TemporaryDirectory() as directory:
+        if not _download(directory):
+            _run(["apt-get", "update", "-qq"], directory)
+            if not _download(directory):
+                raise LookupError(NONE)
+        _run(["dpkg-deb", "-x", str(next(Path(directory).glob("*.deb"))), "package"], directory)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        part = CACHE / f"promtool.{os.getpid()}"
+        shutil.copy(Path(directory) / "package/usr/bin/promtool", part)
+        part.rename(kept)  # whole or not at all: another process may look for it
+    return kept
+
+
+def _download(directory: str) -> bool:
+    return _run(["apt-get", "download", "-qq", "prometheus"], directory) and any(Path(directory).glob("*.deb"))
+
+
+def _run(argv: list[str], directory: str) -> bool:
+    return subprocess.run(argv, cwd=directory, capture_output=True, timeout=180, check=False).returncode == 0
