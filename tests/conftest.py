@@ -5,11 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import hypothesis
 import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from tests.brokers import any_kafka, any_redis
+
+# A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 _BROKERS = pytest.StashKey[tuple[ExitStack, str]]()
 
