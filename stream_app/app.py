@@ -35,6 +35,7 @@ from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.replay import Begin, ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.partition.desk import Partition
+from stream_app.partition.ended import died_of
 from stream_app.partition.walk import Source
 from stream_app.settings import Settings, client_options
 
@@ -139,7 +140,7 @@ async def run_worker(settings: Settings) -> None:
             crashes.add(crash)
 
         def watch(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if (error := died_of(task)) is not None:
                 alarm(error)
 
         crashes: set[asyncio.Future[None]] = set()

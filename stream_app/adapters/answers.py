@@ -10,6 +10,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import CommandAnswer
@@ -38,12 +39,12 @@ class Answers:
             for place, end in (await self._consumer.end_offsets(self._places)).items():
                 self._consumer.seek(place, end)
         except (KafkaError, OSError) as error:
-            await self._consumer.stop()
+            await stop_consumer(self._consumer)
             raise BrokerUnavailable(f"Kafka at {self._connection.bootstrap} did not answer: {error!r}") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
 
     async def hear(self, wanted: set[tuple[int, str]], within_s: float) -> dict[tuple[int, str], CommandAnswer]:
         """The answers to these commands (partition, id), as many as come in that time."""

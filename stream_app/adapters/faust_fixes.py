@@ -32,6 +32,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_thread import SafeConsumerThread
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.partition.begun import rest_of
+from stream_app.partition.ended import died_of
 
 log = logging.getLogger(__name__)
 _COMMIT_S = 5.0
@@ -229,9 +230,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
             await self.wait(asyncio.wait({self._taking_up}))
             if not self._taking_up.done():
                 await self.interrupt()
-            if self._taking_up.cancelled():
-                continue  # the next rebalance had begun, or the worker stops
-            error = self._taking_up.exception()
+            error = died_of(self._taking_up)  # of nothing, too, when the next rebalance had begun, or the worker stops
             if isinstance(error, IllegalStateError):
                 continue  # a partition was lost between the assignment and the seek: the next rebalance comes
             if error is not None:

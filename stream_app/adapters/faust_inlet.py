@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import BrokerResponseError, KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import StreamAppError
 from stream_app.core.record import Taken
@@ -212,7 +213,7 @@ class GapCheck:
         async with self._lock:
             start, stop, offsets = self._seen.get(tp, (0, 0, frozenset()))
             if not start <= first <= end <= stop:
-                start, stop, offsets = self._seen[tp] = await self._read(tp, first, end)
+                start, stop, offsets = self._seen[tp] = await self._read_patiently(tp, first, end)
         lost = min((offset for offset in offsets if first <= offset < end), default=None)
         if lost is not None:
             raise LostRecords(
@@ -222,15 +223,24 @@ class GapCheck:
         self.empty += 1
 
     async def close(self) -> None:
-        if self._consumer is not None:
-            await self._consumer.stop()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop_consumer(consumer)
 
-    async def _read(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
-        consumer = await self._started()
+    async def _read_patiently(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
+        """Wait while the broker is away: whoever asks gives up when the flow is suspended."""
+        while True:
+            try:
+                return await self._read(await self._started(), tp, first, end)
+            except (KafkaError, OSError) as error:
+                if isinstance(error, BrokerResponseError) and not error.retriable:
+                    raise
+                await self.close()
+                await asyncio.sleep(_BROKER_AWAY_S)
+
+    async def _read(self, consumer: AIOKafkaConsumer, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
         where = TopicPartition(tp.topic, tp.partition)
         begin = (await consumer.beginning_offsets([where]))[where]
-        if begin > first:
-            self.on_expired(tp.topic, tp.partition, first, min(begin, end))
         consumer.assign([where])
         consumer.seek(where, first)
         offsets: set[int] = set()
@@ -239,24 +249,24 @@ class GapCheck:
             for records in (await consumer.getmany(where, timeout_ms=1000)).values():
                 offsets.update(record.offset for record in records)
             position = await consumer.position(where)
+        if begin > first:
+            self.on_expired(tp.topic, tp.partition, first, min(begin, end))
         return first, position, frozenset(offsets)
 
     async def _started(self) -> AIOKafkaConsumer:
-        """The consumer. Waits while the broker is away: whoever asks gives up when the flow is suspended."""
-        while self._consumer is None:
-            consumer = AIOKafkaConsumer(
-                **self._connection.settings(),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-            )
-            try:
-                await consumer.start()
-                self._consumer = consumer
-            except (KafkaError, OSError):
-                await asyncio.sleep(_BROKER_AWAY_S)
-            finally:
-                if self._consumer is not consumer:
-                    await consumer.stop()
-        return self._consumer
+        if self._consumer is not None:
+            return self._consumer
+        consumer = AIOKafkaConsumer(
+            **self._connection.settings(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        try:
+            await consumer.start()
+            self._consumer = consumer
+        finally:
+            if self._consumer is not consumer:
+                await stop_consumer(consumer)
+        return consumer

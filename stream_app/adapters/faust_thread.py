@@ -15,6 +15,8 @@ from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, AIOKafkaConsumerThread
 from mode.threads import WorkerThread
 
+from stream_app.adapters.closing import stop_consumer
+
 log = logging.getLogger(__name__)
 
 _STOP_S = 3.0
@@ -65,7 +67,7 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
                 there = True
             except KafkaConnectionError as error:
                 log.warning("Kafka has gone again: %s; next try in %.0f s", error, _BROKER_AWAY_S)
-                await self._consumer.stop()
+                await stop_consumer(self._consumer)
                 await self.sleep(_BROKER_AWAY_S)
 
     async def on_thread_stop(self) -> None:

@@ -23,6 +23,7 @@ from aiokafka.errors import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced
 from stream_app.adapters.waiting import waiting
@@ -81,19 +82,21 @@ class KafkaLedger:
         self._producer: AIOKafkaProducer | None = None
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def take_over(self) -> dict[bytes, bytes]:
+    async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
         """Fence every earlier owner, then read the rows to their end: committed ones only, by key, tombstones gone.
 
-        Callable again at any time (after Aborted it has to be). Raises BrokerUnavailable when that took longer than
-        `take_over_s`, and LedgerError when the broker refuses for good.
+        Callable again at any time (after Aborted it has to be). Raises BrokerUnavailable when the fence took longer
+        than `fence_within_s` or all of it longer than `take_over_s`, and LedgerError when the broker refuses for good.
         """
         self._drop()
-        deadline = asyncio.get_running_loop().time() + self._limits.take_over_s
+        began = asyncio.get_running_loop().time()
+        deadline = began + self._limits.take_over_s
         last: BaseException | None = None
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, began + fence_within_s)):
                     await self._fence()
+                async with asyncio.timeout_at(deadline):
                     return await self._load()
             except _REFUSED as refused:
                 self._drop()
@@ -104,7 +107,7 @@ class KafkaLedger:
             except TimeoutError as late:
                 self._drop()
                 raise BrokerUnavailable(
-                    f"{self._place} was not taken over within {self._limits.take_over_s:.0f} s "
+                    f"{self._place} was not taken over within {asyncio.get_running_loop().time() - began:.0f} s "
                     f"(last: {last or 'no answer'}): is {self._connection.bootstrap} up, does the topic exist, "
                     "and does no other transaction hold it open?"
                 ) from (last or late)
@@ -213,7 +216,7 @@ class KafkaLedger:
                     await self._close_what_kafka_left_open()
                     stuck_at = math.inf  # if that was not it, somebody else's is open
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
         return rows
 
     async def _close_what_kafka_left_open(self) -> None:

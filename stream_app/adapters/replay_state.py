@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.publisher import KafkaPublisher
 from stream_app.core.errors import BrokerUnavailable
@@ -80,7 +81,7 @@ class ReplayState:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
         await self._admin.close()
 
     async def begin(self, partition: int) -> Begin:

@@ -9,6 +9,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import StatusEvent
@@ -33,12 +34,12 @@ class StatusFollower:
             ends = await self._consumer.end_offsets([self._place])
             self._consumer.seek(self._place, ends[self._place])
         except KafkaError as error:
-            await self._consumer.stop()
+            await stop_consumer(self._consumer)
             raise self._lost(error) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
 
     async def events(self, lead_id: str) -> AsyncIterator[StatusEvent]:
         """Of that lead, in order; it does not end by itself."""

@@ -8,6 +8,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Taken
@@ -66,5 +67,5 @@ async def _read(connection: KafkaConnection, place: TopicPartition, offset: int)
                     if each.offset < end
                 ]
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
     return found

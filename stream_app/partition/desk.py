@@ -10,6 +10,7 @@ after a crash, and the same records are walked again: their rows say what became
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final
 
@@ -28,6 +29,7 @@ from stream_app.operate import Operations, Reload, Told
 from stream_app.partition.begun import rest_of
 from stream_app.partition.committer import Committer
 from stream_app.partition.console import Console, is_shared
+from stream_app.partition.ended import died_of
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
@@ -102,9 +104,9 @@ class Partition:
 
     # ------------------------------------------------------------------------------------ take over, serve, close
 
-    async def take_over(self) -> None:
+    async def take_over(self, fence_within_s: float = math.inf) -> None:
         """Fence, then read; afterwards leads may be taken. Raises BrokerUnavailable or RowUnreadable."""
-        self._load(await self._ledger.take_over())
+        self._load(await self._ledger.take_over(fence_within_s))
         commands = self._plan.topics.commands
         asked = await self._ledger.waiting(commands, self._marks.passed(commands))
         self._committer.forget()
@@ -285,7 +287,7 @@ class Partition:
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """Nothing dies in silence: an exception here is a bug, and the process ends without an ack."""
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if (error := died_of(task)) is not None:
             self._alarm(error)
 
     async def _when_suspended(self, inlet: Inlet) -> None:
@@ -360,10 +362,9 @@ class Partition:
         while True:
             try:
                 # Else one that was cut off for longer than its session would fence its innocent successor.
-                async with asyncio.timeout(await self._still_member()):
-                    await self.take_over()
+                await self.take_over(await self._still_member())
                 break
-            except (BrokerUnavailable, TimeoutError) as trouble:
+            except BrokerUnavailable as trouble:
                 self._observer.recovering(self.number, trouble)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -13,8 +14,11 @@ from stream_app.core.record import Record, Taken
 class Ledger(Protocol):
     """The partition's transactional producer and its rows in Kafka."""
 
-    async def take_over(self) -> dict[bytes, bytes]:
-        """Fence every earlier holder, then read all rows. Raises BrokerUnavailable."""
+    async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
+        """Fence every earlier holder, then read all rows. Raises BrokerUnavailable, and fences nobody after that time.
+
+        Reading may take longer: whoever owns the partition by then has fenced us.
+        """
 
     async def waiting(self, topic: str, offset: int) -> list[Taken]:
         """The partition's committed records of a topic from an offset to its present end. Raises BrokerUnavailable."""

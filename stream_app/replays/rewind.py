@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import Progress
 from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
@@ -77,7 +78,7 @@ async def rewind(settings: Settings, planned: list[Move]) -> None:
             f"Kafka refused to set {names.replay_app} back ({type(error).__name__}): {_STOP_FIRST}"
         ) from error
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
 
 
 _STOP_FIRST = "stop every `stream-app replay` first (one that was killed counts until its session has timed out)"

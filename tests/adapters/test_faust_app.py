@@ -176,15 +176,24 @@ async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
             await run_app(bench.app({bench.leads: hasty}))
 
 
-async def test_an_exception_of_the_owner_ends_the_app(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (BrokerUnavailable("the state cannot be read"), BrokerUnavailable, "state cannot be read"),
+        (asyncio.CancelledError(), RuntimeError, "was cancelled, and nobody did it"),  # out of aiokafka
+    ],
+)
+async def test_an_exception_of_the_owner_ends_the_app(
+    bench: Bench, error: BaseException, kind: type[Exception], says: str
+) -> None:
     class Fails(Owner):
         async def assigned(self, partitions: set[int]) -> None:
-            raise BrokerUnavailable("the state cannot be read")
+            raise error
 
     seen = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"0"])
     async with asyncio.timeout(20):
-        with pytest.raises(BrokerUnavailable, match="state cannot be read"):
+        with pytest.raises(kind, match=says):
             await run_app(bench.app({bench.leads: seen}, Fails()))
     assert not seen.taken
 

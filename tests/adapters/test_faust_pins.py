@@ -53,6 +53,7 @@ OVERRIDDEN = {
 RELIED_UPON = {
     "aiokafka.consumer.consumer.AIOKafkaConsumer.stop": "bc5da9c98595299a",
     "aiokafka.consumer.consumer.AIOKafkaConsumer.seek_to_committed": "f6cd85c8b70a4ccf",
+    "aiokafka.consumer.fetcher.Fetcher.close": "1cd24bc1c442149e",
     "aiokafka.consumer.fetcher.Fetcher.fetched_records": "be4348896b9b66af",
     "aiokafka.consumer.fetcher.FetchResult.getall": "3e717e30de5068d5",
     "aiokafka.consumer.fetcher.PartitionRecords._unpack_records": "b803e6d46480732c",

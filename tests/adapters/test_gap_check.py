@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_inlet import GapCheck, LostRecords
@@ -35,6 +37,32 @@ async def test_a_marker_is_harmless_and_a_record_is_not(kafka: Broker, namespace
         await gaps.verify(tp, 1, 2)
         assert gaps.empty == 1
         with pytest.raises(LostRecords, match="gaps/0/0 was fetched but never delivered"):
+            await gaps.verify(tp, 0, 2)
+    finally:
+        await gaps.close()
+
+
+async def test_a_broker_that_goes_while_it_is_asked_is_waited_for(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka gives up after 40 s; an error that waiting does not mend comes out."""
+    tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
+    gaps = GapCheck(KafkaConnection(kafka.bootstrap))
+    real = AIOKafkaConsumer.beginning_offsets
+    errors: list[KafkaError] = [KafkaTimeoutError(), KafkaConnectionError()]
+
+    async def fails(self: AIOKafkaConsumer, partitions: Any) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return await real(self, partitions)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "beginning_offsets", fails)
+    try:
+        await asyncio.wait_for(gaps.verify(tp, 1, 2), 10)
+        assert gaps.empty == 1
+        assert not errors
+        errors.append(TopicAuthorizationFailedError())
+        with pytest.raises(TopicAuthorizationFailedError):
             await gaps.verify(tp, 0, 2)
     finally:
         await gaps.close()

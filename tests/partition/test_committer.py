@@ -23,7 +23,7 @@ class SlowLedger:
         self.begun = 0
         self._fails = fails
 
-    async def take_over(self) -> dict[bytes, bytes]:
+    async def take_over(self, fence_within_s: float = 0.0) -> dict[bytes, bytes]:
         return {}
 
     async def waiting(self, topic: str, offset: int) -> list[Taken]:

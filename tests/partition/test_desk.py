@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import msgspec
 import pytest
@@ -17,9 +19,12 @@ from stream_app.partition.desk import Partition
 from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import NotingInlet, VirtualClock, run, taken
-from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.client import Link, MemoryInlet, MemoryLedger, NoAnswer
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
+
+T = TypeVar("T")
+MEMBER_S: Final = 5.0
 
 
 class SlowClay:
@@ -38,12 +43,12 @@ class SlowClay:
 class Bench:
     """Partition 0 of a plan, with `leads` served."""
 
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 1.0) -> None:
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 1.0, link: Link | None = None) -> None:
         self.plan = plan_of(setup or Setup())
         self.kafka = MemoryKafka()
         self.clay = SlowClay(clay_takes_s)
         self.alarms: list[BaseException] = []
-        self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
+        self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)
         self.partition = Partition(
             0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
         )
@@ -62,7 +67,7 @@ class Bench:
 
 
 async def _member() -> float:
-    return 5.0
+    return MEMBER_S
 
 
 def _row(**changes: object) -> bytes:
@@ -182,6 +187,71 @@ def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> N
         assert bench.partition.open_walks == 0
         inlet.over.set()
         await serving
+
+    run(main())
+
+
+class ManyRows:
+    """A link whose first transaction is lost; reading takes longer than the group's word that we are in it holds."""
+
+    lost = False
+    fence_s = 0.0
+    fences: BaseException | None = None
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        if what == "fence" and self.fences is not None:
+            raise self.fences
+        await asyncio.sleep({"fence": self.fence_s, "load": 2 * MEMBER_S}.get(what, 0.0))
+        if what == "send" and not self.lost:
+            self.lost = True
+            raise NoAnswer(what)
+        return request()
+
+
+def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> None:
+    """Only the fence must come while the group knows us; what follows is ours until somebody fences us."""
+
+    async def main() -> None:
+        bench = Bench(link=ManyRows())
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(20 * MEMBER_S)
+        assert bench.states() == ["received", "sending", "accepted"]
+        assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> None:
+    """Who was cut off must not fence its innocent successor."""
+
+    async def main() -> None:
+        link = ManyRows()
+        bench = Bench(link=link)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        link.fence_s = 2 * MEMBER_S
+        await asyncio.sleep(20 * MEMBER_S)
+        successor = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
+        await successor.take_over()
+        await asyncio.sleep(20 * MEMBER_S)
+        await successor.transact([Record(bench.plan.topics.state, b"row", b"")])
+        assert bench.states() == []
+
+    run(main())
+
+
+def test_a_recovery_does_not_end_in_silence() -> None:
+    """aiokafka let a CancelledError of its own out: it looked like a cancellation, and the partition stood still."""
+
+    async def main() -> None:
+        link = ManyRows()
+        bench = Bench(link=link)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        link.fences = asyncio.CancelledError()
+        await asyncio.sleep(20 * MEMBER_S)
+        assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled, and nobody did it"]
 
     run(main())
 

@@ -7,6 +7,7 @@ answers, drops them, and lets those of a killed process arrive or not.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -56,12 +57,13 @@ class MemoryLedger:
         self._max_record_bytes = max_record_bytes
         self._epoch: int | None = None
 
-    async def take_over(self) -> dict[bytes, bytes]:
+    async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
         self._epoch = None
         try:
-            self._epoch = await self._link.ask("fence", self._fence)
+            async with asyncio.timeout(None if fence_within_s == math.inf else fence_within_s):
+                self._epoch = await self._link.ask("fence", self._fence)
             return await self._link.ask("load", self._load)
-        except NoAnswer:
+        except (NoAnswer, TimeoutError):
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
 

@@ -125,7 +125,7 @@ def no_fence() -> Patch:
 
 @mutant(family("refused", "freeze"))
 def read_before_fence() -> Patch:
-    async def take_over(self: MemoryLedger) -> dict[bytes, bytes]:
+    async def take_over(self: MemoryLedger, _: float) -> dict[bytes, bytes]:
         try:
             rows = await self._link.ask("load", self._load)
             self._epoch = await self._link.ask("fence", self._fence)
