@@ -124,10 +124,10 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
         return
     with patch.object(product, "Webhooks", _yes(counter)):
         if case == "safe":
-            run(product.run_worker(settings))
+            run(product.run_worker(settings, lambda: settings))
             return
         with patch.object(product, "KafkaLedger", _PlainLedger), patch("stream_app.partition.desk.Gate", _HastyGate):
-            run(product.run_worker(settings))
+            run(product.run_worker(settings, lambda: settings))
 
 
 def _case(case: str, bootstrap: str, directory: Path, leads: int, in_flight: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -26,6 +27,7 @@ from stream_app.adapters.replay_state import Pause, ReplayState
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.adapters.topics import check_topics
 from stream_app.adapters.webhooks import Endpoint, Webhooks, setup_id, webhook_id
+from stream_app.agents.configuration import NOTHING_NEW, Configuration
 from stream_app.agents.replay import Replay
 from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
@@ -99,6 +101,10 @@ def build_plan(settings: Settings) -> Plan:
     )
 
 
+def _derived(settings: Settings) -> tuple[Plan, dict[str, Endpoint]]:
+    return build_plan(settings), _endpoints(settings)
+
+
 def _replay_policy(settings: Settings) -> ReplayPolicy:
     replay = settings.replay
     return ReplayPolicy(
@@ -117,23 +123,31 @@ def connection_of(settings: Settings) -> KafkaConnection:
     return KafkaConnection(options.pop("bootstrap_servers"), options)
 
 
-async def run_worker(settings: Settings) -> None:
-    """`stream-app worker`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
+    """`stream-app worker`: until SIGTERM or SIGINT. Raises what ended it otherwise.
+
+    read  the settings as they are now, when an operator has them read anew.
+    """
     logger = log.get("worker")
-    plan, connection = build_plan(settings), connection_of(settings)
+    configuration = Configuration(settings, _derived(settings), read, _derived)
+    plan, connection = configuration.plan, connection_of(settings)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
         await check_kafka(settings, connection, logger)
         client = await stack.enter_async_context(clay_client(settings))
-        clay = Webhooks(client, _endpoints(settings), metrics.posted)
+        clay = Webhooks(client, configuration.endpoints, metrics.posted)
         clock = SystemClock()
 
         def build_partition(number: int) -> Partition:
+            # Its last owner may have been told of something new while this process had no partition to be told by.
+            if (told := configuration.reload()) is not NOTHING_NEW:
+                logger.info("configuration", text=told.text)
             ledger = KafkaLedger(
                 connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
             )
-            return Partition(number, plan, ledger, clay, clock, metrics, alarm, app.consumer.still_member)
+            member = app.consumer.still_member
+            return Partition(number, plan, ledger, clay, clock, metrics, alarm, member, reload=configuration.reload)
 
         def alarm(error: BaseException) -> None:
             crash = asyncio.ensure_future(app.crash(error))

@@ -192,7 +192,8 @@ class Line:
                 await self._conclude(walk, story, "suppressed", why)
                 return
             patient = story.row.state.startswith("held_")
-            ask = Ask(case.destination, not_before_ms, case.lead.not_after_ms, patient)
+            destination = self._plan.destinations[case.destination.alias]  # as it is now: webhooks are added live
+            ask = Ask(destination, not_before_ms, case.lead.not_after_ms, patient)
             entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(story, entry))
             if isinstance(entry, Held):
                 if entry is not ASK_AGAIN and not await self._hold(walk, story, entry):

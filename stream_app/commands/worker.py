@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from stream_app.commands.base import Subparsers, command, settings_of
 from stream_app.commands.process import add_log_option, run_process
+
+if TYPE_CHECKING:
+    from stream_app.settings import Settings
 
 
 def add(subparsers: Subparsers) -> None:
@@ -22,4 +26,7 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from stream_app.app import run_worker
 
-    return run_process(args, run_worker(settings_of(args, clay=True)))
+    def read() -> Settings:
+        return settings_of(args, clay=True)
+
+    return run_process(args, run_worker(read(), read))

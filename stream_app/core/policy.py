@@ -105,7 +105,10 @@ class LinePolicy(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that the line needs to know and that does not change while it runs. `app` goes into headers."""
+    """Everything that the line needs to know. `app` goes into headers.
+
+    An operator may have workspaces and destinations exchanged while it runs (agents/configuration.py); nothing else.
+    """
 
     topics: TopicNames
     partitions: int

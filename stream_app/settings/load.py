@@ -13,6 +13,7 @@ from stream_app.core.callback_token import MIN_SECRET_CHARACTERS
 from stream_app.core.errors import SettingsError
 from stream_app.settings import rules
 from stream_app.settings.model import Destination, Secrets, Settings, Tables, Workspace
+from stream_app.settings.secret_files import with_files
 from stream_app.settings.tables import read_table
 
 DEFAULT_PATH = Path("stream_app.toml")
@@ -38,7 +39,9 @@ def load_settings(
     if tables is None or found:
         raise SettingsError([f"{path}: {line}" for line in found])
     named = list(_named(tables, clay=clay, gateway=gateway, api=api))
-    found += _missing(named, environ)
+    every = (name for _, name in _named(tables, clay=True, gateway=True, api=True))
+    environ = with_files(tables.secrets_dir, every, environ, found)
+    found += _missing(named, environ, tables.secrets_dir)
     if clay:
         found += _webhook_problems(tables, environ)
     found += _guessable(tables, environ)
@@ -96,9 +99,12 @@ def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[
             yield place, name
 
 
-def _missing(named: list[tuple[str, str]], environ: Mapping[str, str]) -> list[str]:
+def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory: str | None) -> list[str]:
+    where = f", and {directory} has no such file" if directory else ""
     return [
-        f"environment variable {name} is not set; {place} names it" for place, name in named if not environ.get(name)
+        f"environment variable {name} is not set{where}; {place} names it"
+        for place, name in named
+        if not environ.get(name)
     ]
 
 

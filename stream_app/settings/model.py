@@ -215,8 +215,9 @@ class Secrets:
 
 
 class Tables(msgspec.Struct, frozen=True):
-    """The tables of the file."""
+    """The tables of the file. `secrets_dir`: a directory with secrets as files (see settings/secret_files.py)."""
 
+    secrets_dir: str | None = None
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
     topics: Retention = Retention()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from stream_app.adapters.webhooks import webhook_id
+from stream_app.core.lead import home_partition
 from stream_app.core.messages import Command, CommandAnswer
 from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(180)
+_SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
 
 
 def command(line: Pipeline, kind: str, name: str, workspace: str = "w0", **args: Any) -> Record:
@@ -191,3 +195,33 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert code == 0, said
         logs = "".join(log.read_text(errors="replace") for log in line.logs.values())
         assert "person3@" not in logs
+
+
+async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    config = f'secrets_dir = "{tmp_path}"'
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2) as line:
+        url = line.environment["WEBHOOK_0"]
+        worker = line.start("worker")
+        await line.publish([command(line, "quota", "c1", webhook_id=webhook_id(url), count=45_000)])
+        assert (await answer(line, "c1")).applied
+        await line.publish(line.leads(4))
+        await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the pool is used up")
+        code, said = await line.run("explain", "--workspace", "w0", "--json")
+        assert json.loads(said)["findings"][0]["code"] == "no_webhook", said
+        (tmp_path / "SECOND").write_text(url.replace("--crm", "--second"))
+        (tmp_path / "OTHER").write_text(url.replace("w0--crm", "new--crm"))
+        path = next(line.directory.glob("worker-*.toml"))
+        toml = path.read_text().replace('["WEBHOOK_0"]', '["WEBHOOK_0", "SECOND"]')
+        path.write_text(toml + '[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n' + _SIMULATED)
+        code, said = await line.run("lanes", "reload", "--why", "a second webhook")
+        assert (code, "adopted: " in said) == (0, True), said
+        assert "destination w0-crm with 2 webhooks" in said
+        await line.until_over(4, 20)
+        home = home_partition("new", 2, {})
+        lead = msgspec.structs.replace(line.lead(9, "w0"), key=b"new", partition=home)
+        value = (lead.value or b"").replace(b'"w0"', b'"new"')
+        await line.publish([msgspec.structs.replace(lead, value=value)])
+        await line.until_over(5, 20)
+        assert line.last() == {"accepted": 5}
+        assert await line.stop(worker) == 0
+        assert url not in "".join(log.read_text(errors="replace") for log in line.logs.values())
