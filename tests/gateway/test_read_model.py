@@ -288,7 +288,12 @@ def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> No
     good = Made(NAMES.status, b"crm-1", json.dumps(raw).encode())
     with pytest.raises(RuntimeError, match="broken"):
         model.apply({NAMES.status: [good], NAMES.dlq: breaking()}, {(NAMES.status, 0): Position(1)}, NOW_MS)
+    with pytest.raises(OverflowError):  # at the very end: SQLite has no such number
+        model.apply(
+            {NAMES.status: [good], NAMES.dlq: [letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
+        )
     assert ask.lead("crm-1") is None
+    assert ask.letters(NAMES.dlq).letters == 0
     assert model.positions() == {}
     take(model, good)
     found = ask.lead("crm-1")
