@@ -6,6 +6,7 @@ Works on the raw headers: a million letters are counted in seconds, and memory g
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -62,6 +63,11 @@ class Filter(msgspec.Struct, frozen=True):
             and _in(headers.get("lead-id", b""), self.leads)
             and (not self.kinds or kind_of(headers) in self.kinds)
         )
+
+
+def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """A letter's headers by name. Other programs may write one without a value, which is as good as none."""
+    return {name: value for name, value in pairs if value is not None}
 
 
 def kind_of(headers: Headers) -> Kind:

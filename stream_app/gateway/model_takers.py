@@ -9,7 +9,7 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
-from stream_app.core.letters import kind_of, text
+from stream_app.core.letters import headers_of, kind_of, text
 from stream_app.core.topics import TopicNames
 
 DAY_MS: Final = 86_400_000
@@ -188,7 +188,7 @@ class Takers:
     def _take_letters(self, records: Iterable[Consumed]) -> None:
         counts: Counter[tuple[object, ...]] = Counter()
         for record in records:
-            headers = {name: value for name, value in record.headers if value is not None}
+            headers = headers_of(record.headers)
             words = [text(headers, name)[:100] for name in ("reason", "http-status", "destination")]
             workspace = (record.key or b"").decode("utf-8", "replace")[:100]
             cause = (record.topic, record.timestamp // DAY_MS, kind_of(headers), workspace, *words)

@@ -15,7 +15,7 @@ from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core.deadletter import read_place
 from stream_app.core.envelope import HEADERS
 from stream_app.core.errors import SettingsError, StreamAppError
-from stream_app.core.letters import Filter, Tally, text
+from stream_app.core.letters import Filter, Tally, headers_of, text
 from stream_app.core.messages import StatusEvent
 from stream_app.core.record import Taken
 from stream_app.replays.send import taken_from
@@ -51,7 +51,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
     async with reader_of(settings, progress) as reader:
         async for records in reader.read(topic_of(settings, source)):
             for record in records:
-                headers, key, at_ms = dict(record.headers), record.key, record.timestamp
+                headers, key, at_ms = headers_of(record.headers), record.key, record.timestamp
                 if matches is None or matches(headers, key, at_ms):
                     tally.add(headers, key, at_ms)
     return tally

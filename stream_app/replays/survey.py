@@ -18,7 +18,7 @@ from stream_app.core.budget import Budget, Cost
 from stream_app.core.delivery import Delivery
 from stream_app.core.errors import SettingsError
 from stream_app.core.lane import Lane
-from stream_app.core.letters import Filter, Kind, kind_of, text
+from stream_app.core.letters import Filter, Kind, headers_of, kind_of, text
 from stream_app.core.pricing import Fate, Price, PricedPlan, fate, left, price
 from stream_app.settings import Settings, client_options
 
@@ -148,7 +148,7 @@ async def _letters(
     found: list[_Found] = []
     async for records in reader.read(topic, ranges):
         for record in records:
-            headers = dict(record.headers)
+            headers = headers_of(record.headers)
             if not wanted.matches(headers, record.key, record.timestamp):
                 continue
             seq = text(headers, "origin-seq")

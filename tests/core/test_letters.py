@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.core.delivery import Delivery
-from stream_app.core.letters import Filter, Tally, kind_of
+from stream_app.core.letters import Filter, Tally, headers_of, kind_of
 from stream_app.core.messages import Status
 from stream_app.core.pricing import Fate, fate, left, price
 
@@ -22,6 +22,15 @@ FAILED = {
     "lead-id": b"lead-1",
     "reason-text": b"Something went wrong.",
 }
+
+
+def test_headers_without_a_value_stop_no_count() -> None:
+    """Seen: `stream-app dlq` ended with a traceback at a letter of another program."""
+    headers = headers_of([("reason", None), ("reason-text", None), ("disposition", None), ("way", b"x")])
+    tally = Tally(NOW_MS)
+    tally.add(headers, None, NOW_MS)
+    assert [(group.kind, group.reason) for group in tally.sorted()] == [("foreign", "")]
+    assert not Filter(reasons=frozenset({"x"})).matches(headers, None, NOW_MS)
 
 
 def test_an_empty_filter_means_all() -> None:
