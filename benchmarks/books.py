@@ -60,6 +60,8 @@ def events(partition: int, leads: int) -> Iterator[bytes]:
             event = StatusEvent(
                 f"{origin}#{seq}", lead_id, status, seq, NOW_MS, origin, f"w{partition}", f"people-{partition}"
             )
+            if status == "accepted":
+                event = msgspec.structs.replace(event, credits=CREDITS, actions=ACTIONS, day=DAY, month=MONTH)
             yield _encode(event)
 
 

@@ -80,6 +80,7 @@ def build_plan(settings: Settings) -> Plan:
                 uncertain=there.uncertain,
                 token_name=there.token_env or "",
                 setup_id=setup_id(*(settings.secrets[name] for name in (*there.webhooks_env, there.token_env) if name)),
+                callback_url=settings.callback_url(alias) if there.callbacks else "",
             )
             for alias, there in settings.destinations.items()
         },
@@ -98,6 +99,7 @@ def build_plan(settings: Settings) -> Plan:
         ),
         replay=_replay_policy(settings),
         app=__version__,
+        callback_keys=settings.callback_keys if settings.gateway.token_keys_env else None,
     )
 
 
@@ -166,6 +168,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             names.retry: "retry",
             names.bulk: "bulk",
             names.commands: "command",
+            names.callbacks: "callback",
         }
         app = build_app(
             faust_options(settings, connection, names.worker_app, names.state),

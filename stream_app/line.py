@@ -161,7 +161,7 @@ class Line:
             told = f"it has come back {story.row.returns} times in {story.row.epoch} rewinds: find out why first"
             await self._park(walk, story, Why("loop_guard", told))
             return
-        await self._deliver(walk, story)
+        await self._deliver(walk, case, story)
 
     async def _is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
         """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
@@ -183,8 +183,7 @@ class Line:
 
     # -------------------------------------------------------------------------- admit, write ahead, POST, settle
 
-    async def _deliver(self, walk: Walk, story: Story) -> None:
-        case = story.case
+    async def _deliver(self, walk: Walk, case: Case, story: Story) -> None:
         not_before_ms = 0
         while True:
             # Whenever it asks for its turn: an operator may say so while it waits.
@@ -221,7 +220,8 @@ class Line:
         match outcome:
             case Accepted():
                 why = Why(http_status=outcome.http_status)
-                await self._conclude(walk, story, "accepted", why, final=not entry.destination.callbacks)
+                final = not entry.destination.callbacks
+                await self._conclude(walk, story, "accepted", why, report.spent, final=final)
                 return None
             case Uncertain():
                 await self._uncertain(walk, story, Why(outcome.reason, outcome.text, outcome.http_status))
@@ -255,7 +255,7 @@ class Line:
 
     async def _refuse(self, story: Story, why: Why, due_ms: int, **changes: object) -> int:
         """Written before any wait: a crash from here on finds proof that nothing is at Clay."""
-        story.go("refused", self._clock.now_ms(), why, reservation=None, **changes)
+        story.go("refused", self._clock.now_ms(), why, **story.freed(), **changes)
         await self._desk.commit(story.step())
         return due_ms
 
@@ -301,10 +301,9 @@ class Line:
         if story.case.destination.uncertain == "park" or story.row.sends > self._plan.replay.max_replays:
             await self._park(walk, story, Why("uncertain", "it may have reached Clay, and no callback told so in time"))
             return False
-        if story.row.reservation is not None:
-            self._desk.charge(story.case.destination.workspace, story.row.reservation)
+        spent = self._charge(story)
         why = Why("resend", "sent again by policy though it may have reached Clay: a possible double spend")
-        story.go("replayed", self._clock.now_ms(), why, reservation=None)
+        story.go("replayed", self._clock.now_ms(), why, spent, **story.freed(spent))
         await self._desk.commit(story.step())
         return True
 
@@ -313,12 +312,12 @@ class Line:
         now_ms, replay = self._clock.now_ms(), self._plan.replay
         row, topics = story.row, self._plan.topics
         if row.replay >= replay.max_replays:
-            story.go("parked", now_ms, why, reservation=None, **changes)
+            story.go("parked", now_ms, why, **story.freed(), **changes)
             letter = story.copy(topics.parked, now_ms, why, disposition="failed")
         else:
             due_ms = replay_due_ms(replay, row.replay + 1, now_ms, self._clock.rand())
             why = msgspec.structs.replace(why, due_at_ms=due_ms)
-            story.go("dead_lettered", now_ms, why, reservation=None, **changes)
+            story.go("dead_lettered", now_ms, why, **story.freed(), **changes)
             letter = story.copy(topics.dlq, now_ms, why, disposition="failed")
         await self._desk.commit(story.step(letter))
 
@@ -326,11 +325,17 @@ class Line:
         """It waits for a human. What it may have cost is booked as spent."""
         walk.let_next()
         now_ms = self._clock.now_ms()
-        if story.row.reservation is not None:
-            self._desk.charge(story.case.destination.workspace, story.row.reservation)
-        story.go("parked", now_ms, why, reservation=None)
+        spent = self._charge(story)
+        story.go("parked", now_ms, why, spent, **story.freed(spent))
         letter = story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
         await self._desk.commit(story.step(letter))
+
+    def _charge(self, story: Story) -> Reservation | None:
+        """Book what is still reserved for it: nothing says that it cost less. None: nothing is."""
+        held = story.row.reservation
+        if held is not None:
+            self._desk.charge(story.case.destination.workspace, held)
+        return held
 
     async def _conclude(
         self,
@@ -338,6 +343,7 @@ class Line:
         story: Story,
         state: Status,
         why: Why = NO_REASON,
+        spent: Reservation | None = None,
         *,
         final: bool = True,
         letter: Disposition = "",
@@ -345,7 +351,7 @@ class Line:
         """The last step here: final, or (accepted, with callbacks) open until Clay calls back."""
         walk.let_next()
         now_ms = self._clock.now_ms()
-        story.go(state, now_ms, why, final=final, reservation=None if final else story.row.reservation)
+        story.go(state, now_ms, why, spent, final=final, reservation=None if final else story.row.reservation)
         letters = [story.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
         await self._desk.commit(story.step(*letters))
 

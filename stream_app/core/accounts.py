@@ -14,8 +14,6 @@ import msgspec
 from stream_app.core import periods
 from stream_app.core.budget import BudgetPolicy, Cost, Period, Reservation
 from stream_app.core.lane import Lane
-from stream_app.core.messages import Status
-from stream_app.core.policy import Destination
 
 Sums = dict[str, list[int]]
 """Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two cannot be mixed up: their lengths differ."""
@@ -40,40 +38,14 @@ class LaneAccount(msgspec.Struct, frozen=True):
 class Accounts:
     """What all events and rows say of money."""
 
-    def __init__(self, workspaces: Mapping[str, BudgetPolicy], destinations: Mapping[str, Destination]) -> None:
+    def __init__(self, workspaces: Mapping[str, BudgetPolicy]) -> None:
         self._workspaces = workspaces
-        self._destinations = destinations
-        self._windows: dict[tuple[str, str, str], int] = {}
-        self._names: list[tuple[str, str, str]] = [("", "", "")]
         self._spent: defaultdict[str, Sums] = defaultdict(dict)
 
-    def window(self, workspace: str, at_ms: int) -> int:
-        """The number of the day and month of a POST; 0 where the workspace is not in the configuration."""
-        policy = self._workspaces.get(workspace)
-        if policy is None:
-            return 0
-        now = periods.at(policy.tz, policy.billing_day, at_ms)
-        name = (workspace, now.day, now.month)
-        number = self._windows.get(name)
-        if number is None:
-            number = self._windows[name] = len(self._names)
-            self._names.append(name)
-        return number
-
-    def book(self, window: int, before: Status | None, status: Status, destination: str) -> None:
-        """A step of a lead, where it is one that costs (what the line books: core/lane.py `settle` and `charge`)."""
-        there = self._destinations.get(destination)
-        if not window or there is None:
-            return
-        cost: Cost | None = None
-        if status == "accepted" and not there.callbacks:
-            cost = there.estimate
-        elif before == "send_uncertain" and status in ("parked", "replayed"):
-            cost = there.ceiling
-        if cost is not None:
-            workspace, day, month = self._names[window]
-            for period_id in (day, month):
-                _add(self._spent[workspace], period_id, cost)
+    def book(self, workspace: str, spent: Reservation) -> None:
+        """What an event says was booked with its step."""
+        for period_id in (spent.day, spent.month):
+            _add(self._spent[workspace], period_id, Cost(spent.credits, spent.actions))
 
     def lanes(
         self,
@@ -111,7 +83,7 @@ class Accounts:
                 what = f"the lane has {each.spent} {each.meter} spent in {each.period}"
                 say(
                     each.workspace,
-                    f"{what}, its leads come to {each.spent_by_events} at the configured estimate and ceiling",
+                    f"{what}, its leads' events {each.spent_by_events}",
                 )
         return accounts
 

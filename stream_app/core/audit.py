@@ -23,6 +23,9 @@ _ROWLESS: Final[frozenset[Status]] = frozenset(
 )
 """Ended without a row, or with one that another record of the lead may have taken over since."""
 
+_OF_CALLBACKS: Final = frozenset({CODE["callback_duplicate"], CODE["callback_unmatched"]})
+"""Of a callback that settled nothing: no story of a lead."""
+
 _SETTLED: Final = frozenset(CODE[status] for status in SETTLED)
 _NEEDS_ROW: Final = frozenset(code for status, code in CODE.items() if status not in _ROWLESS)
 _PARKED: Final = CODE["parked"]
@@ -44,6 +47,7 @@ class _Audit:
         self._stands: dict[Status, Stand] = {}
         self._outlived = 0
         self._moving = 0
+        self._callbacks: dict[Status, int] = {}
 
     def run(self) -> Report:
         books = self._books
@@ -65,6 +69,7 @@ class _Audit:
             accounts=accounts,
             problems=books.problems.named,
             problem_count=books.problems.count,
+            callbacks=self._callbacks,
         )
 
     def _lanes(self, number: int) -> list[LaneAccount]:
@@ -80,6 +85,10 @@ class _Audit:
         flags = page.flags[i]
         code = page.status[i] or (_REROUTED if flags & shelf.REROUTED else 0)
         gone = here.begin is not None and offset < here.begin
+        if code in _OF_CALLBACKS:
+            status = STATUSES[code - 1]
+            self._callbacks[status] = self._callbacks.get(status, 0) + 1
+            return
         if flags & shelf.IN:
             self._count(page, i, code, flags)
         elif code:

@@ -35,7 +35,6 @@ _LEGAL: Final = frozenset(
     (CODE[before] if before else 0) << 8 | CODE[after] for before, afters in NEXT.items() for after in afters
 )
 _REROUTED: Final = CODE["rerouted"]
-_SENDING: Final = CODE["sending"]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,6 +77,10 @@ class _Event(msgspec.Struct, gc=False):
     origin: str
     workspace: str = ""
     destination: str = ""
+    credits: int | None = None
+    actions: int | None = None
+    day: str = ""
+    month: str = ""
 
 
 _event: Final = msgspec.json.Decoder(_Event)
@@ -110,7 +113,7 @@ class Books:
         self.events = 0
         self.reservations: dict[int, list[tuple[str, Reservation]]] = {}
         self.lane_rows: dict[int, list[Lane]] = {}
-        self.accounts = Accounts(terms.workspaces, terms.destinations)
+        self.accounts = Accounts(terms.workspaces)
         self._final = {alias for alias, there in terms.destinations.items() if not there.callbacks}
 
     # ------------------------------------------------------------------------------------------------- records
@@ -171,9 +174,9 @@ class Books:
                 return
         elif before << 8 | code not in _LEGAL:
             self._name(page, i, event, f"{event.status} follows {_word(before)}, which is no legal step")
-        if code == _SENDING:
-            page.window[i] = self.accounts.window(event.workspace, event.at_ms)
-        self.accounts.book(page.window[i], STATUSES[before - 1] if before else None, event.status, event.destination)
+        if event.credits is not None or event.actions is not None:
+            spent = Reservation(event.day, event.month, event.credits or 0, event.actions or 0)
+            self.accounts.book(event.workspace, spent)
         page.seq[i], page.status[i] = seq, code
         if event.destination in self._final:
             page.flags[i] |= shelf.FINAL
@@ -275,6 +278,7 @@ class Report(msgspec.Struct, frozen=True):
     copies    records that came back to a lead topic or are on their way to it.
     outlived  stories whose record retention has removed; they are checked, and not counted in.
     moving    stories that could not be compared with their rows, because the line was at work on them.
+    callbacks how many of Clay's callbacks settled no lead, by what was told of them.
     """
 
     balanced: bool
@@ -289,6 +293,7 @@ class Report(msgspec.Struct, frozen=True):
     accounts: list[LaneAccount]
     problems: list[Problem]
     problem_count: int
+    callbacks: dict[Status, int] = {}
 
 
 def _word(code: int) -> str:

@@ -257,6 +257,15 @@ def refund(state: Budget, reservation: Reservation) -> Budget:
     return settle(state, reservation, Cost(), Cost()).state
 
 
+def unbook(state: Budget, booked: Reservation) -> Budget:
+    """Without what was booked for a lead, in the windows that it was booked in: now it is known what it did cost."""
+    nothing = Reservation(booked.day, booked.month, 0, 0)
+    less = Cost(-booked.credits, -booked.actions)
+    days = _settled(state.days, booked.day, nothing, less)
+    months = _settled(state.months, booked.month, nothing, less)
+    return Budget(days, months, state.days_folded, state.months_folded)
+
+
 def _is_month(text: str) -> bool:
     year, dash, month = text.partition("-")
     return len(text) == 7 and dash == "-" and year.isdigit() and month.isdigit() and 1 <= int(month) <= 12

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.core.callback_token import sign
 from stream_app.core.delivery import delivery_key, person_key
 from stream_app.core.envelope import Envelope
 from stream_app.core.lead import Unreadable, clay_row, identify
@@ -17,20 +18,25 @@ from stream_app.core.record import Taken
 _json: Final = msgspec.json.Encoder()
 
 
-class Case(msgspec.Struct, frozen=True):
-    """A lead with all that was found out about it before any decision.
+class Subject(msgspec.Struct, frozen=True):
+    """Whom a story is about.
 
+    taken   the record that brings it on, with its `envelope`.
     key     of its row; `person` of the alias row of the person it is, None where that must not answer for it.
-    body    what Clay is sent.
     """
 
     taken: Taken
     envelope: Envelope
-    lead: Lead
     lead_id: str
     destination: Destination
     key: bytes
     person: bytes | None
+
+
+class Case(Subject, frozen=True):
+    """A lead with all that was found out about it before any decision. `body`: what Clay is sent."""
+
+    lead: Lead
     body: bytes
 
 
@@ -45,7 +51,9 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
     who = identify(lead)
     if who is None:
         return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
-    row = clay_row(lead.fields, destination.columns, {"lead_id": who.lead_id})
+    forced_origin = envelope.origin if lead.force else ""
+    echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
+    row = clay_row(lead.fields, destination.columns, echo)
     if isinstance(row, Unreadable):
         return row
     body = _json.encode(row)
@@ -54,7 +62,6 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
     place = (workspace.name, destination.alias)
-    key = delivery_key(*place, who.lead_id)
     # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
     return Case(
         taken=taken,
@@ -62,10 +69,20 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         lead=lead,
         lead_id=who.lead_id,
         destination=destination,
-        key=key + b"!" + envelope.origin.encode() if lead.force else key,
+        key=delivery_key(*place, who.lead_id, forced_origin),
         person=person_key(*place, who.person) if who.person and not lead.force else None,
         body=body,
     )
+
+
+def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:
+    """Where its callback goes, and what proves that it is about this very lead: Clay sends both back as they are."""
+    if not (destination.callbacks and destination.callback_url):
+        return {}
+    if plan.callback_keys is None:
+        return {"callback_url": destination.callback_url}
+    token = sign(plan.callback_keys, destination.workspace, destination.alias, lead_id, forced_origin)
+    return {"callback_url": destination.callback_url, "callback_token": token}
 
 
 def trace_of(origin: str) -> str:

@@ -23,23 +23,32 @@ _GATE: Final[frozenset[Status]] = frozenset(
     {"held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed"}
 )
 _CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+_SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
+"""After a POST: a callback has shown that Clay has the lead, whatever was thought of it until then."""
 
 NEXT: Final[dict[Status | None, frozenset[Status]]] = {
-    None: frozenset({"received", "rejected_invalid", "duplicate", "rerouted", "parked"}),
+    None: frozenset(
+        {
+            *("received", "rejected_invalid", "duplicate", "rerouted", "parked"),
+            *("callback_duplicate", "callback_unmatched"),
+        }
+    ),
     "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "parked"}),
     "received": _GATE,
-    "held_budget": _GATE,
-    "held_paused": _GATE,
-    "held_outage": _GATE,
+    "held_budget": _GATE | _SHOWN,
+    "held_paused": _GATE | _SHOWN,
+    "held_outage": _GATE | _SHOWN,
     "sending": frozenset({"accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"}),
-    "refused": _GATE | {"dead_lettered"},
-    "send_uncertain": _CALLBACK | {"accepted", "parked", "replayed"},
+    "refused": _GATE | _SHOWN | {"dead_lettered"},
+    "send_uncertain": frozenset({"accepted", "parked", "replayed"}),
     "accepted": _CALLBACK | {"callback_overdue"},
     "callback_overdue": _CALLBACK | {"parked"},
-    "deferred": frozenset({"replayed"}),
-    "dead_lettered": frozenset({"replayed"}),
-    "parked": frozenset({"replayed"}),
-    "replayed": _GATE,
+    "deferred": _SHOWN | {"replayed"},
+    "dead_lettered": _SHOWN | {"replayed"},
+    "parked": _SHOWN | {"replayed"},
+    "replayed": _GATE | _SHOWN,
+    "expired": _SHOWN,
+    "rejected_invalid": _SHOWN,
     "partial": frozenset({"enriched"}),
 }
 """Legal steps of a story. What is not a key is final."""
@@ -61,8 +70,11 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seq         of the story's last event.
     attempt     failed POSTs in this replay; `sends` those of all that ended as uncertain: they may be at Clay.
     reservation what the lane holds for it, while it may still cost something.
-    webhook_id  of the last POST.
+    webhook_id  of the last POST; '' when there was none in this story.
     returns     how often it was replayed since it came or an operator sent it back, over all epochs.
+    booked      what its last POST was booked at once nothing was reserved for it any more, while a callback may still
+                say that it was something else.
+    results     version of the last result that was published of this lead.
     """
 
     version: int
@@ -81,20 +93,28 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     webhook_id: str = ""
     final: bool = False
     returns: int = 0
+    booked: Reservation | None = None
+    results: int = 0
 
 
-KINDS: Final = frozenset({b"c/", b"d/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
+KINDS: Final = frozenset({b"c/", b"d/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
 """How the keys of rows begin; k/ is core/command.py's, s/ and x/ are core/suppression.py's."""
 
 
-def delivery_key(workspace: str, destination: str, lead_id: str) -> bytes:
-    """Row key of a lead."""
-    return f"d/{workspace}/{destination}/{lead_id}".encode()
+def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> bytes:
+    """Row key of a lead. `forced_origin`: the origin of a forced one, which is a delivery of its own each time."""
+    key = f"d/{workspace}/{destination}/{lead_id}"
+    return f"{key}!{forced_origin}".encode() if forced_origin else key.encode()
 
 
 def person_key(workspace: str, destination: str, person: str) -> bytes:
     """Row key of the alias that leads from a person (a hash) to the row that counts; its value is that row's key."""
     return f"p/{workspace}/{destination}/{person}".encode()
+
+
+def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
+    """Row key of the alias that leads from a lead to its latest forced delivery; its value is that row's key."""
+    return f"f/{workspace}/{destination}/{lead_id}".encode()
 
 
 def mark_key(place: str) -> bytes:
@@ -156,6 +176,25 @@ def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delive
     if state not in NEXT.get(row.state, frozenset()):
         raise ValueError(f"illegal step {row.state} -> {state} of {row.origin}: a bug in the line")
     return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=max(now_ms, row.at_ms), **changes)
+
+
+Meeting = Literal[
+    "settles",  # it is the answer that the row waits for
+    "duplicate",  # the row has its answer
+    "unmatched",  # nothing at Clay is known that it could be about
+]
+
+
+def meet(row: Delivery | None, outcome: Status) -> Meeting:
+    """What a callback with that outcome is to the row of its lead."""
+    if row is None:
+        return "unmatched"
+    steps = NEXT.get(row.state, frozenset())
+    if outcome in steps:
+        return "settles"
+    if row.state in _CALLBACK:
+        return "duplicate"
+    return "settles" if "accepted" in steps and row.webhook_id else "unmatched"
 
 
 Verdict = Literal[

@@ -99,12 +99,13 @@ class Report(msgspec.Struct, frozen=True):
     """What a settled POST means for its lead.
 
     counts  its failure is the lead's (an attempt), not the lane's (an outage: the breaker is open or probing).
-    wait_until_ms  the lane sends nothing before. text: words for the lead's event.
+    wait_until_ms  the lane sends nothing before. text: words for the lead's event. spent: what was booked for it.
     """
 
     counts: bool
     wait_until_ms: int
     text: str = ""
+    spent: budget.Reservation | None = None
 
 
 def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
@@ -193,12 +194,12 @@ def settle(
                 lane = lifted(lane)
             if lane.flood.run:
                 lane = msgspec.structs.replace(lane, flood=flood.Flood())
-            if not entry.destination.callbacks:
-                settled = budget.settle(
-                    lane.budget, entry.reservation, entry.destination.estimate, entry.destination.ceiling
-                )
-                lane = msgspec.structs.replace(lane, budget=settled.state)
-            return lane, Report(True, now_ms)
+            if entry.destination.callbacks:
+                return lane, Report(True, now_ms)
+            cost = entry.destination.estimate
+            settled = budget.settle(lane.budget, entry.reservation, cost, entry.destination.ceiling)
+            spent = msgspec.structs.replace(entry.reservation, credits=cost.credits, actions=cost.actions)
+            return msgspec.structs.replace(lane, budget=settled.state), Report(True, now_ms, spent=spent)
         case Uncertain():
             lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
             return _released_stop(lane, entry, now_ms), Report(True, now_ms)

@@ -272,6 +272,12 @@ def _hash(*parts: str) -> str:
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+
+def is_plain_id(text: str) -> bool:
+    """Whether `identify` may have made this id: it is fit for keys, and no address or URL."""
+    return _PLAIN_ID.fullmatch(text) is not None
+
+
 # ------------------------------------------------------------------------------------------------------ home
 
 

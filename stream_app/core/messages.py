@@ -84,6 +84,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     reason      stable code (`http_429`, `breaker_open`, `same_person`, ...); `text` says it in words.
     attempt     POST attempts that failed so far in this replay; `replay` and `epoch` count replays and rewinds.
     due_at_ms   when the lead goes on by itself, where that is known.
+    credits, actions  what was booked with this step, in the budget's `day` and `month` of the lead's POST; less than 0
+                where it came to less than had been booked before.
     """
 
     id: str
@@ -104,13 +106,16 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     credits: int | None = None
     trace_id: str = ""
     app: str = ""
+    actions: int | None = None
+    day: str = ""
+    month: str = ""
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id` (compacted: the last one counts).
 
     source      `clay`, `cache`, `stale` or `local`; `age_s` is the age of the data in seconds; `version` grows by one
-                with every result of the same lead.
+                with every result of the same lead. partial: Clay found something, and not all.
     """
 
     lead_id: str
@@ -123,6 +128,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     fields: dict[str, Scalar]
     origin: str = ""
     trace_id: str = ""
+    partial: bool = False
 
 
 class By(msgspec.Struct, frozen=True, omit_defaults=True):

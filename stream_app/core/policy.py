@@ -8,6 +8,7 @@ import msgspec
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.callback_token import Keys
 from stream_app.core.concurrency import ConcurrencyPolicy
 from stream_app.core.flood import FloodPolicy
 from stream_app.core.messages import Change
@@ -28,6 +29,7 @@ class Destination(msgspec.Struct, frozen=True):
     callbacks   False: nothing ever comes back, so `accepted` is final and the estimate is booked as its cost.
     estimate    what one lead usually costs; `ceiling` what it may cost at most: so much is reserved for each.
     uncertain   what becomes of a send that may have reached Clay once its grace is over.
+    callback_url  where the table's HTTP column calls back; it goes to Clay with each lead.
     token_name  where its token comes from, for people; `setup_id` changes with its token and webhooks.
     """
 
@@ -41,6 +43,7 @@ class Destination(msgspec.Struct, frozen=True):
     uncertain: Literal["park", "resend"] = "park"
     token_name: str = ""
     setup_id: str = ""
+    callback_url: str = ""
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -105,9 +108,10 @@ class LinePolicy(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that the line needs to know. `app` goes into headers.
+    """Everything that the line needs to know.
 
     An operator may have workspaces and destinations exchanged while it runs (agents/configuration.py); nothing else.
+    app goes into headers; callback_keys sign the tokens that leads carry to Clay, None where no table echoes one.
     """
 
     topics: TopicNames
@@ -118,6 +122,7 @@ class Plan(msgspec.Struct, frozen=True):
     line: LinePolicy = LinePolicy()
     replay: ReplayPolicy = ReplayPolicy()
     app: str = ""
+    callback_keys: Keys | None = None
 
     def destinations_of(self, workspace: str) -> list[Destination]:
         """In the order of the configuration."""

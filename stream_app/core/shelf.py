@@ -1,4 +1,4 @@
-"""What the books remember of each record, in arrays: some 25 bytes a lead, so that a million of them fit anywhere."""
+"""What the books remember of each record, in arrays: some 20 bytes a lead, so that a million of them fit anywhere."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ HEADLESS: Final = 128
 
 
 class Page:
-    """The stories of a run of offsets, an entry each. `status`, `row_status`: codes, 0 for none; `window`: of money."""
+    """The stories of a run of offsets, an entry each. `status`, `row_status`: codes, 0 for none."""
 
-    __slots__ = ("at_ms", "flags", "row_seq", "row_status", "seq", "status", "window")
+    __slots__ = ("at_ms", "flags", "row_seq", "row_status", "seq", "status")
 
     def __init__(self) -> None:
         self.status = bytearray(_SIZE)
@@ -39,7 +39,6 @@ class Page:
         self.row_status = bytearray(_SIZE)
         self.seq = array("I", bytes(4 * _SIZE))
         self.row_seq = array("I", bytes(4 * _SIZE))
-        self.window = array("I", bytes(4 * _SIZE))
         self.at_ms = array("q", bytes(8 * _SIZE))
 
 

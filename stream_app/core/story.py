@@ -6,12 +6,13 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.case import Case, trace_of
+from stream_app.core.budget import Reservation
+from stream_app.core.case import Subject, trace_of
 from stream_app.core.delivery import Delivery, mark_key, step
 from stream_app.core.envelope import Disposition, Envelope, Way
 from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Status, StatusEvent
-from stream_app.core.policy import Plan
+from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
 
 _json: Final = msgspec.json.Encoder()
@@ -50,7 +51,7 @@ class Story:
               one again.
     """
 
-    def __init__(self, plan: Plan, case: Case, row: Delivery, replaced: Delivery | None = None) -> None:
+    def __init__(self, plan: Plan, case: Subject, row: Delivery, replaced: Delivery | None = None) -> None:
         self.case = case
         self.row = row
         self._plan = plan
@@ -60,13 +61,22 @@ class Story:
             self._once.append((case.person, case.key))
         if replaced is not None:
             self._once.append((mark_key(replaced.origin), b"1"))
+            self.row = msgspec.structs.replace(row, results=replaced.results)
 
-    def go(self, state: Status, now_ms: int, why: Why = NO_REASON, **changes: object) -> None:
-        """One legal step on, with its event."""
+    def go(
+        self, state: Status, now_ms: int, why: Why = NO_REASON, spent: Reservation | None = None, /, **changes: object
+    ) -> None:
+        """One legal step on, with its event. `spent`: what was booked with it."""
         self.row = step(self.row, state, now_ms, **changes)
-        self.tell(why)
+        self.tell(why, spent)
 
-    def tell(self, why: Why = NO_REASON) -> None:
+    def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
+        """Changes to a row for which nothing is reserved any more; `spent`: what was booked instead, if anything."""
+        held = self.row.reservation
+        nothing = msgspec.structs.replace(held, credits=0, actions=0) if held else None
+        return {"reservation": None, "booked": spent or self.row.booked or nothing}
+
+    def tell(self, why: Why = NO_REASON, spent: Reservation | None = None) -> None:
         """The event of the row's present state."""
         row, case = self.row, self.case
         self._events.append(
@@ -86,8 +96,12 @@ class Story:
                 text=why.text,
                 http_status=why.http_status,
                 due_at_ms=why.due_at_ms,
+                credits=spent.credits if spent else None,
                 trace_id=row.trace_id,
                 app=self._plan.app,
+                actions=spent.actions if spent else None,
+                day=spent.day if spent else "",
+                month=spent.month if spent else "",
             )
         )
 
@@ -136,8 +150,12 @@ def brief(
     why: Why,
     lead_id: str,
     *records: Record,
+    there: Destination | None = None,
 ) -> Step:
-    """The one event of a record that gets no row; a mark by its place keeps a redelivery from telling it twice."""
+    """The one event of a record that gets no row; a mark by its place keeps a redelivery from telling it twice.
+
+    there   where its lead goes, if that is to be told.
+    """
     event = StatusEvent(
         id=f"{envelope.origin}#{envelope.seq + 1}",
         lead_id=lead_id or f"record:{envelope.origin}",
@@ -145,6 +163,8 @@ def brief(
         seq=envelope.seq + 1,
         at_ms=now_ms,
         origin=envelope.origin,
+        workspace=there.workspace if there else "",
+        destination=there.alias if there else "",
         replay=envelope.replay,
         epoch=envelope.epoch,
         reason=why.reason,

@@ -12,17 +12,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from typing import Final
 
+from stream_app.core.answer import Booking, book
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Report, charge, letter, settle
+from stream_app.core.messages import Callback
 from stream_app.core.outcome import Outcome
-from stream_app.core.policy import Plan
+from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Taken
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
+from stream_app.correlate import Correlation
 from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
 from stream_app.operate import Operations, Reload, Told
@@ -36,8 +40,8 @@ from stream_app.partition.marks import Marks
 from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.rows import Rows
-from stream_app.partition.turns import Turn, Turns
-from stream_app.partition.walk import GiveUp, Source, Walk
+from stream_app.partition.turns import Turn, Turns, end_or_give_up
+from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Recalled, Room, Source, Walk
 
 Taker = Callable[[LineWalk], Awaitable[None]]
 """Takes one record to its conclusion: the line, for leads."""
@@ -78,16 +82,21 @@ class Partition:
         self._observer = observer
         self._alarm = alarm
         self._still_member = still_member
-        line = Line(plan, self, clay, clock)
-        self._takers: dict[Source, Taker] = {"hot": line.take, "retry": line.take, "bulk": line.take}
+        line, correlation = Line(plan, self, clay, clock), Correlation(plan, self, clock)
+        self._takers: dict[Source, Taker] = {
+            "hot": line.take,
+            "retry": line.take,
+            "bulk": line.take,
+            "callback": correlation.take,
+        }
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
         self._lanes = Lanes(number, plan, clock, observer)
         self._marks = Marks(number)
-        self._turns = Turns()
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}
         self._taken: dict[str, int] = {}
         self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
+        self._turns = Turns(self._gate.recall)
         console = Console(number, plan, self, self._rows, self._lanes, self._gate, observer)
         self._reload = reload
         self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
@@ -99,8 +108,9 @@ class Partition:
         self._catching_up: asyncio.Task[None] | None = None
         self._take_overs = 0
         self._ready = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        # Apart: leads that wait for a callback must not take the room that it needs.
+        leads, others = (Room(plan.line.max_in_flight * _UNFINISHED) for _ in range(2))
+        self._rooms = {source: leads if source in RIGHT_OF_WAY else others for source in self._takers}
 
     # ------------------------------------------------------------------------------------ take over, serve, close
 
@@ -134,7 +144,7 @@ class Partition:
 
     async def serve(self, inlet: Inlet, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
-        prefix, began = Prefix(inlet), self._take_overs
+        prefix, room, began = Prefix(inlet), self._rooms[source], self._take_overs
         self._inlets[inlet.topic] = inlet
         suspension = asyncio.create_task(self._when_suspended(inlet))
         try:
@@ -147,15 +157,14 @@ class Partition:
                 walk = Walk(taken, source, inlet.suspended)
                 prefix.add(walk)
                 self._walks[walk] = prefix
+                room.enter()
                 if self._ready.is_set():
                     self._start(walk)
                 elif walk.suspended.is_set():
                     self._drop(walk)  # else it starts when the partition has been taken over again
                 if not walk.passed.is_set():
                     await walk.passed.wait()
-                if len(self._walks) >= self._plan.line.max_in_flight * _UNFINISHED:
-                    self._room.clear()
-                    await self._room.wait()
+                await room.wait()
         finally:
             suspension.cancel()
 
@@ -241,6 +250,13 @@ class Partition:
     def charge(self, workspace: str, reservation: Reservation) -> None:
         self._lanes.change(workspace, lambda lane: charge(lane, reservation))
 
+    def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
+        name = there.workspace
+        booking = book(self._plan.workspaces[name], self._lanes[name], row, there, callback, self._clock.now_ms())
+        self._lanes[name] = booking.lane
+        asyncio.get_running_loop().call_soon(self._gate.pump)  # there may be room in the budget
+        return booking
+
     async def commit(self, step: Step) -> None:
         await self._submit(step)
 
@@ -267,7 +283,10 @@ class Partition:
 
     async def _walk(self, walk: Walk) -> None:
         try:
-            await self._takers[walk.source](walk)
+            try:
+                await self._takers[walk.source](walk)
+            except Recalled:
+                await self._take_again(walk)
             await self._leave(walk).finish(walk)
         except GiveUp:
             self._leave(walk).give_up(walk)
@@ -278,12 +297,19 @@ class Partition:
         finally:
             walk.let_next()
 
+    async def _take_again(self, walk: Walk) -> None:
+        """Behind the callback that it was called back for."""
+        while walk.news is not None:
+            news, walk.news = walk.news, None
+            with walk.waiting():
+                await end_or_give_up(news, walk)
+            with suppress(Recalled):  # by another one
+                await self._takers[walk.source](walk)
+
     def _leave(self, walk: Walk) -> Prefix:
         """It is no longer under way: there is room for another."""
-        prefix = self._walks.pop(walk)
-        if len(self._walks) < self._plan.line.max_in_flight * _UNFINISHED:
-            self._room.set()
-        return prefix
+        self._rooms[walk.source].leave()
+        return self._walks.pop(walk)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """Nothing dies in silence: an exception here is a bug, and the process ends without an ack."""
@@ -314,11 +340,13 @@ class Partition:
 
     def _submit(self, step: Step) -> asyncio.Future[None]:
         step.rows.extend(self._marks.drop_passed(self._committed))
-        step.rows.extend(self._rows.expired(self._clock.now_ms()))
         for key, value in step.rows:
             if value is not None and key not in self._rows:
                 self._marks.note(key)
         self._rows.apply(step.rows)
+        gone = self._rows.expired(self._clock.now_ms())  # after that: a row that this step renews has not expired
+        self._rows.apply(gone)
+        step.rows.extend(gone)
         return self._committer.submit(step)
 
     def _committed(self, topic: str) -> int | None:

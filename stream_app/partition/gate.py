@@ -19,13 +19,13 @@ from stream_app.core.story import Step
 from stream_app.line import Clock
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
-from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Source, Walk
+from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Recalled, Source, Walk
 
 _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
-Answer = tuple[Entry, asyncio.Future[None]] | Held | GiveUp
+Answer = tuple[Entry, asyncio.Future[None]] | Held | GiveUp | Recalled
 """The entry with its commit, or why it may not wait here."""
 
 
@@ -115,6 +115,8 @@ class Gate:
         """Wait for this lead's turn; see `line.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
         if walk.suspended.is_set():
             raise GiveUp
+        if walk.news is not None:
+            raise Recalled
         self._numbers += 1
         waiter = Waiter(walk, ask, write_ahead, self._numbers)
         self._waiters.append(waiter)
@@ -125,7 +127,7 @@ class Gate:
             with suppress(ValueError):  # it may just have been let through
                 self._waiters.remove(waiter)
             raise
-        if isinstance(answer, GiveUp):
+        if isinstance(answer, GiveUp | Recalled):
             raise answer
         if isinstance(answer, Held):
             return answer
@@ -180,6 +182,12 @@ class Gate:
         for waiter in [waiter for waiter in self._in_turn() if waiter.walk.suspended is suspended]:
             self._answer(waiter, GiveUp())
 
+    def recall(self, walk: Walk, news: asyncio.Future[None]) -> None:
+        """Have a lead walked again once `news` is done, unless it is sent and concluded before it comes (back) here."""
+        walk.news = news
+        for waiter in [waiter for waiter in self._in_turn() if waiter.walk is walk]:
+            self._answer(waiter, Recalled())
+
     def clear(self) -> None:
         """Forget all: the walks were cancelled, or the partition is gone."""
         self._waiters.clear()
@@ -220,7 +228,7 @@ class Gate:
         self._answer(waiter, held)
         return True
 
-    def _answer(self, waiter: Waiter, answer: Held | GiveUp) -> None:
+    def _answer(self, waiter: Waiter, answer: Held | GiveUp | Recalled) -> None:
         self._waiters.remove(waiter)
         waiter.tell(answer)
 

@@ -20,7 +20,8 @@ from stream_app.core.suppression import Suppression
 T = TypeVar("T")
 
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
-_AGING: Final = (b"d/", b"p/", b"k/", b"x/")
+_ALIASES: Final = (b"f/", b"p/")
+_AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
 _SUPPRESSING: Final = (b"s/", b"x/")
 _row_decoder: Final = msgspec.json.Decoder(Delivery)
@@ -120,7 +121,7 @@ class Rows:
         """Since when the row of an aging key is final; None while it is open."""
         if key[:2] in (b"k/", b"x/"):
             return _read(_dated, key, self._values[key]).at_ms
-        row = self.delivery(self._values[key] if key.startswith(b"p/") else key)
+        row = self.delivery(self._values[key] if key[:2] in _ALIASES else key)
         if row is None:
             return _LONG_AGO_MS
         return row.at_ms if row.final else None

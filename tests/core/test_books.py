@@ -76,9 +76,15 @@ def test_the_two_counts_are_the_same_where_stories_have_rows() -> None:
 
 
 def rich_tape() -> Tape:
-    """Of the drawn runs the one with the most kinds of steps."""
-    tapes = [simulated(drawn(seed)) for seed in range(24)]
-    return max(tapes, key=lambda tape: len({event.status for _, _, event in tape.events()}))
+    """Of the drawn runs without callbacks, where `accepted` is the end, the one with the most kinds of steps."""
+    tapes = [simulated(schedule) for schedule in map(drawn, range(48)) if not schedule.setup.callbacks]
+    with_lane = [tape for tape in tapes if any((taken.key or b"").startswith(b"l/") for taken in rows(tape, 0))]
+
+    def rich(tape: Tape) -> tuple[bool, int]:
+        events = [event for _, _, event in tape.events()]
+        return any(event.status == "accepted" and event.seq == 3 for event in events), len({e.status for e in events})
+
+    return max(with_lane, key=rich)
 
 
 @pytest.fixture(scope="module")

@@ -352,4 +352,10 @@ def test_its_events_are_those_on_kafka() -> None:
     """A field that a StatusEvent gains should be in the timeline, or be left out here on purpose."""
     from stream_app.gateway.model_takers import _Event
 
-    assert set(StatusEvent.__struct_fields__) - set(_Event.__struct_fields__) == {"id", "app"}
+    assert set(StatusEvent.__struct_fields__) - set(_Event.__struct_fields__) == {
+        "id",
+        "app",
+        "actions",
+        "day",
+        "month",
+    }

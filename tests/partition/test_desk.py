@@ -125,6 +125,23 @@ def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(value: b
     run(main())
 
 
+def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> None:
+    """Its old row ends with the very step that begins the new story: the deletion must not take the new one."""
+
+    async def main() -> None:
+        bench = Bench()
+        key = delivery_key("acme", "acme-main", "id0")
+        bench.kafka.produce(0, Record(bench.plan.topics.state, key, _row(origin="leads/9/9", final=True)))
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(0.5)
+        assert bench.states() == ["received", "sending"]
+        rows = [taken.value for taken in bench.kafka.log(bench.plan.topics.state, 0).committed() if taken.key == key]
+        assert rows[-1] is not None
+
+    run(main())
+
+
 def test_a_later_owner_ends_this_one_before_it_sends_anything() -> None:
     async def main() -> None:
         bench = Bench()

@@ -21,7 +21,7 @@ from rich.progress import Progress
 import tests.simulation.order_mutants  # noqa: F401 - importing registers them
 from tests.simulation.campaign import counted, explain, named, run_all, told
 from tests.simulation.mutant import run_mutant
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants_callbacks import MUTANTS
 from tests.simulation.schedule import drawn
 
 

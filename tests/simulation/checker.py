@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
 from stream_app.core.policy import Plan, in_force
 from stream_app.core.record import Taken
+from tests.simulation.answers import ANSWERED, REFUSALS, Answers, Story
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.orders import OrdersJudge
@@ -30,10 +31,9 @@ UNDER_WAY: Final = frozenset[Status](
 )
 """States in which a record must not be acked: whoever takes it over has something to do."""
 
-ENDED: Final = frozenset[Status]({"accepted", "rejected_invalid", "duplicate", "expired", "parked", "suppressed"})
-"""States in which a story may be at rest for good, before there are callbacks."""
+ENDED: Final = ANSWERED | {"accepted", "rejected_invalid", "duplicate", "expired", "parked", "suppressed"}
+"""States in which a story may be at rest for good; `accepted` when no callback came."""
 
-_REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid"})
 _event: Final = msgspec.json.Decoder(StatusEvent)
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
@@ -47,16 +47,6 @@ class Input:
     person: str
     force: bool = False
     not_after_ms: int | None = None
-
-
-@dataclass(slots=True)
-class Story:
-    """The committed events of one origin."""
-
-    events: list[StatusEvent] = field(default_factory=list)
-    concluded_seq: int = 0  # of the last event that concludes something
-    posts: dict[int, Post] = field(default_factory=dict)  # by the seq of their `sending`
-    replays: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
 
 
 class Checker:
@@ -75,6 +65,12 @@ class Checker:
         self._blocked_until: defaultdict[str, int] = defaultdict(int)
         self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
+        self.answers = Answers(self.stories, now_ms, problem)
+
+    def input(self, serial: int) -> tuple[str, Input]:
+        """The place of that record, and what it is."""
+        place = self._origin_of[serial]
+        return place, self._inputs[place]
 
     def published(self, taken: Taken, what: Input) -> None:
         self._inputs[taken.place] = what
@@ -87,15 +83,20 @@ class Checker:
         events: list[StatusEvent] = []
         letters: list[Taken] = []
         rows: list[Taken] = []
+        results: list[Taken] = []
         for taken in records:
-            if taken.topic == names.status:
+            if taken.topic == names.enriched:
+                results.append(taken)
+            elif taken.topic == names.status:
                 events.append(_event.decode(taken.value or b""))
             elif taken.topic == names.state:
                 rows.append(taken)
             elif taken.topic in (names.dlq, names.deferred, names.parked) or taken.topic.startswith(names.wait(0)[:-2]):
                 letters.append(taken)
         for event in events:
-            self._check_step(event)
+            if not self.answers.told(event):
+                self._check_step(event)
+        self.answers.on_commit(events, results, rows)
         self.orders.on_commit(records)
         touched = self._apply(rows)
         for workspace in touched:
@@ -128,7 +129,7 @@ class Checker:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
             self._check_sending(event)
-        elif event.status in _REFUSALS and last is not None and (post := story.posts.get(last.seq)) is not None:
+        elif event.status in REFUSALS and last is not None and (post := story.posts.get(last.seq)) is not None:
             self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
 
     def _has_grace(self, event: StatusEvent) -> bool:
@@ -238,12 +239,14 @@ class Checker:
         if after < before:
             self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
         while (taken := log.read(before)) is not None and taken.offset < after:
+            before = taken.offset + 1
+            if self.answers.acked(taken.place):
+                continue
             envelope = read_envelope(taken)
             if taken.topic == self._plan.topics.commands:
                 self.orders.on_acked(taken)
             elif self.stories[envelope.origin].concluded_seq <= envelope.seq:
                 self._problem(f"2: {taken.place} ({envelope.origin}#{envelope.seq}) is acked before it is concluded")
-            before = taken.offset + 1
 
     def on_post(self, post: Post) -> None:
         """A POST leaves: its `sending` must be committed, and be its alone."""
@@ -259,6 +262,7 @@ class Checker:
         heard_ms, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
         if heard_ms < sending.at_ms < until_ms:
             self._problem(f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of")
+        self.answers.on_post(sending)
         if post.at_ms - sending.at_ms > self._plan.line.start_within_s * 1000:
             self._problem(f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn")
 
@@ -289,6 +293,8 @@ class Checker:
                 self._problem(f"2: {place} is left at {events[-1].status}")
         self._check_paid()
         self.orders.at_rest(self._lanes.values())
+        self.answers.at_rest()
+        self.answers.check_spent(self._lanes.values())
 
     def _check_paid(self) -> None:
         allowed: defaultdict[str, int] = defaultdict(int)
@@ -305,13 +311,13 @@ class Checker:
             story = self.stories[origin]
             after: dict[int, Status] = {event.seq - 1: event.status for event in story.events}
             for event in story.events:
-                if event.status == "sending" and after.get(event.seq) not in _REFUSALS:
+                if event.status == "sending" and after.get(event.seq) not in REFUSALS:
                     unrefused[what.person] += 1
                 if event.status == "replayed" and event.reason == "resend":
                     allowed[what.person] += 1
             for seq, post in story.posts.items():
                 taken[what.person] += post.took
-                if post.took and after.get(seq) in _REFUSALS:
+                if post.took and after.get(seq) in REFUSALS:
                     self._problem(f"3: {origin}#{seq} is told as refused, but Clay has it")
         for person in unrefused:
             most = allowed[person] + (person in plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
@@ -23,6 +23,28 @@ Fate = Literal[
     "denied",  # 401
     "gone",  # 404, for good
 ]
+Answer = Literal[
+    "enriched",
+    "no_data",
+    "partial",  # and some time later all of it
+    "lost",
+    "doubled",
+    "reordered",  # attempt 2 before attempt 1
+    "early",  # before the POST is answered
+    "late",  # long after a grace
+]
+ANSWERS: Final[dict[Answer, tuple[tuple[float, str, int], ...]]] = {
+    "enriched": ((3.0, "enriched", 1),),
+    "no_data": ((3.0, "no_data", 1),),
+    "partial": ((3.0, "partial", 1), (9.0, "enriched", 1)),
+    "lost": (),
+    "doubled": ((3.0, "enriched", 1), (3.005, "enriched", 1)),
+    "reordered": ((3.0, "enriched", 2), (4.0, "partial", 1)),
+    "early": ((0.001, "enriched", 1),),
+    "late": ((400.0, "enriched", 1),),
+}
+"""(seconds after Clay has the row, outcome, attempt) of each callback."""
+
 TAKES: Final = frozenset({"accepted", "slow", "lost_after", "hang"})
 REQUEST_TIMEOUT_S: Final = 15.0
 _ON_THE_WAY_S: Final = 0.01
@@ -32,7 +54,8 @@ _ON_THE_WAY_S: Final = 0.01
 class Post:
     """One POST: `serial` names the input record; `took`: Clay has the row, and will be paid for it.
 
-    `not_before_ms`: what its Retry-After comes to, 0 without one.
+    `not_before_ms`: what its Retry-After comes to, 0 without one. `cost`: in credits; `callbacks`: when each came, in
+    seconds.
     """
 
     at_ms: int
@@ -43,19 +66,34 @@ class Post:
     fate: Fate
     took: bool = False
     not_before_ms: int = 0
+    lead_id: str = ""
+    cost: int = 0
+    callbacks: list[float] = field(default_factory=list)
 
 
 class FakeClay:
-    """All of Clay. `fates` are met in the order in which POSTs start; when they end, everything is accepted."""
+    """All of Clay. `fates` are met in the order in which POSTs start; when they end, everything is accepted.
 
-    def __init__(self, loop: SimLoop, now_ms: Callable[[], int], fates: Iterator[Fate], drop_in_flight: bool) -> None:
+    `answers` are those to the rows that it takes, in their order; when they end, everything is enriched.
+    """
+
+    def __init__(
+        self,
+        loop: SimLoop,
+        now_ms: Callable[[], int],
+        fates: Iterator[Fate],
+        answers: Iterator[Answer],
+        drop_in_flight: bool,
+    ) -> None:
         self.posts: list[Post] = []
+        self.on_callback: Callable[[Post, str, int], None] = lambda post, outcome, attempt: None
         self.on_post: Callable[[Post], None] = lambda post: None
         self.on_arrival: Callable[[Post], None] = lambda post: None
         self.on_answer: Callable[[Post], None] = lambda post: None
         self._loop = loop
         self._now_ms = now_ms
         self._fates = fates
+        self._answers = answers
         self._drop_in_flight = drop_in_flight
         self._limits = 0
         self._gone: set[str] = set()
@@ -77,7 +115,8 @@ class FakeClay:
                 self._gone.add(webhook_id)
             else:
                 fate = "accepted"
-        post = Post(self._now_ms(), process.name, json.loads(body)["serial"], destination, webhook_id, fate)
+        row = json.loads(body)
+        post = Post(self._now_ms(), process.name, row["serial"], destination, webhook_id, fate, lead_id=row["lead_id"])
         self.posts.append(post)
         self.on_post(post)
         return post
@@ -87,6 +126,14 @@ class FakeClay:
             return
         post.took = post.fate in TAKES
         self.on_arrival(post)
+        if post.took:
+            post.cost = 2 + post.serial % 7
+            for after_s, outcome, attempt in ANSWERS[next(self._answers, "enriched")]:
+                self._loop.outside(after_s, self._call_back, post, outcome, attempt)
+
+    def _call_back(self, post: Post, outcome: str, attempt: int) -> None:
+        post.callbacks.append(self._loop.time())
+        self.on_callback(post, outcome, attempt)
 
     def outcome(self, post: Post) -> tuple[float, Outcome]:
         """When the worker knows, and what."""

@@ -186,6 +186,15 @@ class MemoryInlet:
     def committed(self) -> int | None:
         return self._committed
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is there to be taken."""
+        return self._log.read(self._position) is None
+
+    def when_more(self, wake: Callable[[], None]) -> None:
+        """Call it once, when something may have come."""
+        self._log.readers.append(wake)
+
     def suspend(self) -> None:
         """The group rebalances or the worker stops: no more records, what waits is to be given up."""
         self.suspended.set()

@@ -39,7 +39,7 @@ def caught(name: str) -> tuple[str, str] | None:
         return next(iter(run(hunt, first_only=True)), None)
 
 
-def mutant(hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(600))) -> Callable[[Make], Make]:
+def mutant(hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(1000))) -> Callable[[Make], Make]:
     def register(make: Make) -> Make:
         MUTANTS[make.__name__] = Mutant(make, hunt)
         return make

@@ -13,7 +13,7 @@ from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.rate import RatePolicy
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.topics import TopicNames
-from tests.simulation.clay import Fate
+from tests.simulation.clay import Answer, Fate
 from tests.simulation.orders import Order, drawn_orders
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
@@ -78,6 +78,7 @@ class Schedule:
     setup: Setup = Setup()
     arrivals: tuple[Arrival, ...] = ()
     fates: tuple[Fate, ...] = ()
+    answers: tuple[Answer, ...] = ()
     faults: tuple[Fault, ...] = ()
     losses: tuple[tuple[int, Loss], ...] = ()
     orders: tuple[Order, ...] = ()
@@ -148,6 +149,9 @@ _FATES: Final[tuple[Fate, ...]] = (
     "denied",
     "gone",
 )
+_ANSWERS: Final[tuple[Answer, ...]] = (
+    *("enriched", "no_data", "partial", "lost", "doubled", "reordered", "early", "late"),
+)
 _MIXES: Final[tuple[tuple[int, ...], ...]] = (
     (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),  # fine weather
     (6, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0),  # a bit of everything
@@ -194,6 +198,7 @@ def drawn(seed: int) -> Schedule:
         shuffle=rng.choice((0.0, 0.0, 0.3)),
         jitter_s=rng.choice((0.0, 0.003, 0.05)),
         spacing_s=rng.choice((0.0, 0.005)),
+        answers=tuple(rng.choices(_ANSWERS, k=rng.choice((0, 3, 6)))),
     )
 
 
@@ -248,7 +253,7 @@ _BASES: Final = (
     ),
     Schedule(
         "refused",
-        setup=Setup(max_attempts=2, max_replays=1),
+        setup=Setup(callbacks=False, max_attempts=2, max_replays=1),
         arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
         fates=("busy", "limited", "unreachable", "busy", "busy", "busy"),
     ),
@@ -257,11 +262,12 @@ _BASES: Final = (
         setup=Setup(uncertain="resend"),
         arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "beta", "b", "p2")),
         fates=("lost_after", "hang", "lost_before"),
+        answers=("lost", "lost", "lost"),
         replay_again=1.0,
     ),
     Schedule(
         "bad",
-        setup=Setup(credits_per_day=20, webhooks=1),
+        setup=Setup(callbacks=False, credits_per_day=20, webhooks=1),
         arrivals=(
             Arrival(0.0, "acme", "a", "p1", how="junk"),
             Arrival(0.0, "acme", "b", "p2", not_after_s=30.0),
@@ -282,7 +288,7 @@ _BASES: Final = (
     ),
     Schedule(
         "crowd",
-        setup=Setup(max_in_flight=1),
+        setup=Setup(callbacks=False, max_in_flight=1),
         arrivals=tuple(Arrival(0.5, "acme", "a", "p1") for _ in range(5)),
         fates=("slow",),
         losses=tuple((number, "lost") for number in range(8, 14)),
@@ -290,7 +296,23 @@ _BASES: Final = (
     Schedule(
         "late",
         arrivals=(Arrival(0.5, "acme", "a", "p1"), Arrival(0.5, "acme", "a", "p1")),
+        answers=("lost",),
         losses=((8, "refused"),),
+    ),
+    Schedule(
+        # The first callback is there before its POST has ended, the second comes twice.
+        "answered",
+        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        fates=("hang",),
+        answers=("early", "doubled"),
+    ),
+    Schedule(
+        # A lead is to be sent again and waits for its stopped lane, when the callback of the first POST comes.
+        "news",
+        setup=Setup(uncertain="resend"),
+        arrivals=(Arrival(0.0, "acme", "a", "p1"),),
+        fates=("lost_after", "denied", "denied"),
+        answers=("late",),
     ),
 )
 
@@ -310,6 +332,18 @@ _RARE: Final = (
             Order(0.6, "", "suppress", "p3"),
             Order(2.0, "acme", "resume"),
         ),
+    ),
+    Schedule(
+        # Parked, and then its callback comes; the second lead comes back in two parts, and is bought again.
+        "parked",
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "b", "p2"),
+            Arrival(20.0, "acme", "b", "p2", force=True),
+            Arrival(40.0, "acme", "b", "p2", force=True),
+        ),
+        fates=("lost_after",),
+        answers=("late", "partial"),
     ),
     Schedule(
         # Two stories end and their rows are taken by the next one, while their records are not acked yet.

@@ -10,7 +10,7 @@ import pytest
 import tests.simulation.order_mutants  # noqa: F401 - importing registers them
 from tests.simulation.campaign import counted, explain, run, run_all
 from tests.simulation.mutant import caught
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants_callbacks import MUTANTS
 from tests.simulation.schedule import Schedule, bases, drawn
 from tests.simulation.world import simulate
 

@@ -203,10 +203,19 @@ class Worker:
         for number in mine:
             for topic, source in sources(names).items():
                 inlet = MemoryInlet(self._world.kafka, names.worker_app, generation, topic, number, self._link)
-                serving = self._world.loop.create_task(self._partitions[number].serve(inlet, source))
-                serving.add_done_callback(self._served)
                 self._inlets.append(inlet)
-                self._serving.append(serving)
+                self._serve(inlet, source)
+
+    def _serve(self, inlet: MemoryInlet, source: Source) -> None:
+        """From its first record on, as Faust does."""
+        if inlet.suspended.is_set():
+            return
+        if inlet.is_empty:
+            inlet.when_more(lambda: self._world.loop.run_in(self.process, self._serve, inlet, source))
+            return
+        serving = self._world.loop.create_task(self._partitions[inlet.partition].serve(inlet, source))
+        serving.add_done_callback(self._served)
+        self._serving.append(serving)
 
     async def _open(self, number: int) -> Partition:
         world, names = self._world, self._world.plan.topics
@@ -272,4 +281,5 @@ class Worker:
 
 def sources(names: TopicNames) -> dict[str, Source]:
     """What a worker takes, the lead topics by right of way."""
-    return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk", names.commands: "command"}
+    beside: dict[str, Source] = {names.commands: "command", names.callbacks: "callback"}
+    return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk", **beside}

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+import msgspec
+
+from stream_app.core.messages import Callback
 from stream_app.core.record import Record, Taken
 from tests.simulation.checker import Checker, Input
 from tests.simulation.clay import FakeClay, Post
@@ -50,10 +53,13 @@ class World:
         self.loop = SimLoop(self._rng, schedule.shuffle)
         self.kafka = MemoryKafka(self.now_ms)
         self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.plan.partitions)
-        self.clay = FakeClay(self.loop, self.now_ms, iter(schedule.fates), schedule.drop_in_flight)
+        self.clay = FakeClay(
+            self.loop, self.now_ms, iter(schedule.fates), iter(schedule.answers), schedule.drop_in_flight
+        )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
         self.checker = Checker(self.plan, self.now_ms, self.problem)
+        self.checker.answers.calm = not schedule.faults and not schedule.losses
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
         self._faults = {fault.at_step: fault for fault in schedule.faults}
@@ -68,6 +74,7 @@ class World:
         self.kafka.on_offset = self.checker.on_offset
         self.clay.on_post = self._on_post
         self.clay.on_answer = self.checker.on_answer
+        self.clay.on_callback = self._call_back
         self.clay.on_arrival = lambda post: self.say(None, f"Clay receives #{post.serial}: {post.fate}")
         for alias, destination in self.plan.destinations.items():
             self.clay.pool(alias, destination.webhook_ids)
@@ -212,6 +219,28 @@ class World:
             self.checker.orders.asked(partition, record)
             self.kafka.produce(partition, record)
             self.say(None, f"c{serial} is asked of partition {partition}: {order}")
+
+    def _call_back(self, post: Post, outcome: str, attempt: int) -> None:
+        """What the gateway does with a callback."""
+        there = self.plan.destinations[post.destination]
+        if not there.callbacks:
+            return
+        origin, what = self.checker.input(post.serial)
+        callback = Callback(
+            lead_id=post.lead_id,
+            workspace=there.workspace,
+            destination=there.alias,
+            at_ms=self.now_ms(),
+            outcome=outcome,  # type: ignore[arg-type]  # one of the four
+            fields={"title": "CTO"} if outcome in ("enriched", "partial") else {},
+            credits=post.cost,
+            attempt=attempt,
+            forced_origin=origin if what.force else "",
+        )
+        record = Record(self.plan.topics.callbacks, there.workspace.encode(), msgspec.json.encode(callback))
+        taken = self.kafka.produce(self.plan.pins[there.workspace], record)
+        self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {taken.place}")
+        self.checker.answers.called_back(taken, origin, post)
 
     def _on_commit(self, records: Sequence[Taken]) -> None:
         if self.trace is not None:

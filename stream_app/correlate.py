@@ -1,0 +1,159 @@
+"""What happens to one callback of Clay's, top to bottom: it settles its lead, once, or settles nothing and says so.
+
+    bytes -> decode -> open? -> alone with its lead -> meet -> book -> result -> commit -> ack
+
+The row, its events, the result, the lane's money and the callback's own mark are one step. A callback never waits at
+the gate, and no lead waits there for long while a callback has news of it: it is called back, and finds its row
+settled. When `take` returns, the callback is concluded and may be acked.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+from stream_app.core.answer import Booking, read_callback, result_of
+from stream_app.core.case import Subject
+from stream_app.core.delivery import Delivery, delivery_key, forced_key, mark_key, meet
+from stream_app.core.envelope import Envelope
+from stream_app.core.messages import Callback, Status
+from stream_app.core.outcome import scrub
+from stream_app.core.policy import Destination, Plan
+from stream_app.core.record import Taken
+from stream_app.core.story import Step, Story, Why, brief
+
+_AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "partial"})
+_SHOWN: Final = Why("callback", "its callback shows that Clay has it")
+_UNKNOWN: Final = Why("unknown_lead", "no row of such a lead is here (any more)")
+_NOT_EXPECTED: Final = Why("not_expected", "nothing of its lead was sent, or it has ended in another way")
+_PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
+_ANSWERED: Final = Why("answered", "its lead has its answer already")
+
+
+class Walk(Protocol):
+    """One taken callback."""
+
+    @property
+    def taken(self) -> Taken: ...
+
+    def let_next(self) -> None: ...
+
+
+class Desk(Protocol):
+    """A partition as a callback sees it; see `line.Desk`."""
+
+    def find(self, key: bytes) -> Delivery | None: ...
+
+    def alias(self, key: bytes) -> bytes | None: ...
+
+    def marked(self, *places: str) -> bytes | None: ...
+
+    def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
+        """Nobody else works on the lead inside. One that is being sent is waited for, one at the gate called back."""
+
+    def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
+        """Settle what a lead did cost with its lane. Belongs to the step committed next."""
+
+    async def commit(self, step: Step) -> None: ...
+
+    async def confirm(self, key: bytes) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int: ...
+
+
+class Correlation:
+    """Takes the callbacks of one partition to their leads, one `take` a record, many at a time."""
+
+    def __init__(self, plan: Plan, desk: Desk, clock: Clock) -> None:
+        self._plan = plan
+        self._desk = desk
+        self._clock = clock
+
+    async def take(self, walk: Walk) -> None:
+        """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
+        walk.let_next()
+        callback = read_callback(self._plan, walk.taken)
+        if isinstance(callback, Why):
+            await self._tell(walk, "callback_unmatched", callback)
+            return
+        key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
+        row = self._desk.find(key)
+        # Most of what settles nothing shows at once: then no lead is waited for or called back.
+        if row is not None and meet(row, callback.outcome) == "settles":
+            async with self._desk.alone(walk, (key,)):
+                row = self._desk.find(key)
+                if row is not None and meet(row, callback.outcome) == "settles":
+                    await self._settle(walk, callback, key, row)
+                    return
+        await self._tell(walk, *_why_not(row, callback.outcome), callback, row)
+
+    async def _settle(self, walk: Walk, callback: Callback, key: bytes, row: Delivery) -> None:
+        """The one step in which a lead gets its answer."""
+        now_ms, version = self._clock.now_ms(), self._version(callback, row)
+        result = result_of(self._plan, callback, row, version, now_ms)
+        if isinstance(result, Why):
+            await self._tell(walk, "callback_unmatched", result, callback, row)
+            return
+        if await self._is_concluded(walk):
+            return
+        there = self._plan.destinations[callback.destination]
+        subject = Subject(walk.taken, Envelope(origin=row.origin), callback.lead_id, there, key, None)
+        story = Story(self._plan, subject, row)
+        if row.state not in _AT_CLAY:
+            story.go("accepted", now_ms, _SHOWN)
+        booking = self._desk.book(row, there, callback)
+        why = Why("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
+        told = callback.outcome in _PUBLISHED
+        story.go(
+            callback.outcome,
+            now_ms,
+            why,
+            booking.spent,
+            final=True,
+            reservation=None,
+            booked=booking.booked if callback.outcome == "partial" else None,
+            results=version if told else row.results,
+        )
+        step = story.step(*([result] if told else []))
+        step.rows.append((mark_key(walk.taken.place), b"1"))
+        if callback.forced_origin:
+            step.rows.append((forced_key(there.workspace, there.alias, callback.lead_id), key))
+        await self._desk.commit(step)
+
+    def _version(self, callback: Callback, row: Delivery) -> int:
+        """Of the next result: one more than the last of this lead, whichever of its deliveries that came from."""
+        lead = (callback.workspace, callback.destination, callback.lead_id)
+        forced = self._desk.alias(forced_key(*lead))
+        others = (self._desk.find(other) for other in (delivery_key(*lead), forced) if other is not None)
+        return 1 + max([row.results, *(other.results for other in others if other is not None)])
+
+    # ------------------------------------------------------------------------------------- what settles nothing
+
+    async def _tell(
+        self, walk: Walk, status: Status, why: Why, callback: Callback | None = None, row: Delivery | None = None
+    ) -> None:
+        """The one event of a callback that settles nothing: its origin is the callback's own record."""
+        if await self._is_concluded(walk):
+            return
+        envelope = Envelope(origin=walk.taken.place, trace_id=row.trace_id if row else "")
+        lead_id, there = (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
+        now_ms = self._clock.now_ms()
+        await self._desk.commit(brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, there=there))
+
+    async def _is_concluded(self, walk: Walk) -> bool:
+        """Whether it was taken before. To be asked right before a step, after any await."""
+        mark = self._desk.marked(walk.taken.place)
+        if mark is not None:
+            await self._desk.confirm(mark)
+        return mark is not None
+
+
+def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Why]:
+    """What is told of a callback that settles nothing."""
+    if meet(row, outcome) == "duplicate":
+        return "callback_duplicate", _ANSWERED
+    return "callback_unmatched", _UNKNOWN if row is None else _NOT_EXPECTED

@@ -1,0 +1,348 @@
+"""Callbacks on a partition with an in-memory Kafka: what each finds, what it settles, what it is told as."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.core.budget import Budget, Period, Reservation
+from stream_app.core.callback_token import Keys, verify
+from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Callback, Result, Status, StatusEvent
+from stream_app.core.record import Record
+from stream_app.partition.desk import Partition
+from tests.partition.test_desk import Bench as LeadBench
+from tests.partition.virtual import run
+from tests.simulation.client import MemoryInlet
+from tests.simulation.schedule import Setup
+
+HELD = Reservation("2026-11-30", "2026-11", 20, 2)
+PAID = Reservation("2026-11-30", "2026-11", 0, 0)
+_event = msgspec.json.Decoder(StatusEvent)
+_result = msgspec.json.Decoder(Result)
+_row = msgspec.json.Decoder(Delivery)
+_lane = msgspec.json.Decoder(Lane)
+
+
+class Bench(LeadBench):
+    """Partition 0 of a plan; `leads` and `leads.callbacks` are served. One lead: id0 of acme."""
+
+    key = delivery_key("acme", "acme-main", "id0")
+
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 1.0) -> None:
+        super().__init__(setup, clay_takes_s)
+        self.callbacks = MemoryInlet(self.kafka, "g", 0, self.plan.topics.callbacks, 0)
+
+    def row(self, state: Status, **changes: object) -> None:
+        """What a predecessor left, with a lane that says the same."""
+        row = Delivery(ROW_VERSION, state, "leads/0/0", 3, 1, 1, "t", webhook_id="w", reservation=HELD)
+        row = msgspec.structs.replace(row, **changes)
+        held, spent = row.reservation or PAID, row.booked or PAID
+        day = Period(HELD.day, spent.credits, held.credits, spent.actions, held.actions)
+        lane = Lane("acme", 0, budget=Budget((day,), (msgspec.structs.replace(day, id=HELD.month),)))
+        for key, value in ((self.key, row), (lane_key("acme"), lane)):
+            self.kafka.produce(0, Record(self.plan.topics.state, key, msgspec.json.encode(value)))
+
+    def call_back(self, outcome: str = "enriched", lead_id: str = "id0", **changes: Any) -> None:
+        fields = {"title": "CTO"} if outcome in ("enriched", "partial") else {}
+        callback = Callback(lead_id, "acme", "acme-main", 1_796_083_139_000, outcome, fields, 7, actions=1)  # type: ignore[arg-type]  # one of the four
+        self.raw(msgspec.json.encode(msgspec.structs.replace(callback, **changes)))
+
+    def raw(self, value: bytes | None, partition: int = 0) -> None:
+        self.kafka.produce(partition, Record(self.plan.topics.callbacks, b"acme", value))
+
+    async def serve(self) -> asyncio.Task[None]:
+        leads = await super().serve()
+        self.serving = asyncio.create_task(self.partition.serve(self.callbacks, "callback"))
+        return leads
+
+    def events(self, origin: str = "leads/0/0") -> list[StatusEvent]:
+        log = self.kafka.log(self.plan.topics.status, 0).committed()
+        return [event for event in map(_event.decode, (taken.value or b"" for taken in log)) if event.origin == origin]
+
+    def told(self, offset: int = 0) -> list[tuple[str, str]]:
+        """What a callback that settled nothing was told as."""
+        return [(event.status, event.reason) for event in self.events(f"leads.callbacks/0/{offset}")]
+
+    def results(self) -> list[Result]:
+        log = self.kafka.log(self.plan.topics.enriched, 0).committed()
+        return [_result.decode(taken.value or b"") for taken in log]
+
+    def last(self, key: bytes) -> bytes:
+        log = self.kafka.log(self.plan.topics.state, 0).committed()
+        return next(taken.value or b"" for taken in reversed(log) if taken.key == key)
+
+    def day(self) -> Period:
+        return _lane.decode(self.last(lane_key("acme"))).budget.days[-1]
+
+
+async def settled(bench: Bench) -> None:
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    assert bench.alarms == []
+    assert bench.callbacks.committed() == bench.kafka.log(bench.plan.topics.callbacks, 0).end
+
+
+@pytest.mark.parametrize("outcome", ["enriched", "partial", "no_data", "enrich_error"])
+def test_an_accepted_lead_gets_its_answer_and_its_lane_the_bill(outcome: Status) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted")
+        bench.call_back(outcome)
+        await settled(bench)
+        [event] = bench.events()
+        assert (event.status, event.seq, event.credits, event.actions) == (outcome, 4, 7, 1)
+        assert (event.day, event.month) == (HELD.day, HELD.month)
+        row = _row.decode(bench.last(bench.key))
+        assert row.final
+        assert row.reservation is None
+        day = bench.day()
+        assert (day.credits_reserved, day.credits_spent, day.actions_reserved, day.actions_spent) == (0, 7, 0, 1)
+        if outcome in ("enriched", "partial"):
+            [result] = bench.results()
+            assert (result.source, result.version, result.age_s, result.fields) == ("clay", 1, 1, {"title": "CTO"})
+            assert result.partial == (outcome == "partial")
+        else:
+            assert bench.results() == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "changes"),
+    [
+        ("sending", {}),  # its worker died, and nobody has been given the record again yet
+        ("send_uncertain", {"sends": 1}),
+        ("refused", {"sends": 1, "reservation": None, "booked": HELD}),
+        ("replayed", {"sends": 1, "reservation": None, "booked": HELD}),
+        ("held_paused", {"sends": 1, "reservation": None, "booked": HELD}),
+        ("held_budget", {"sends": 1, "reservation": None, "booked": PAID}),
+        ("deferred", {"reservation": None, "booked": PAID}),
+        ("dead_lettered", {"reservation": None, "booked": PAID}),
+        ("parked", {"sends": 1, "reservation": None, "booked": HELD}),
+        ("expired", {"sends": 1, "reservation": None, "booked": HELD, "final": True}),
+    ],
+)
+def test_it_was_at_clay_after_all(state: Status, changes: dict[str, object]) -> None:
+    """Whatever was thought of the lead: its answer is published, its cost is exact, and it is not sent again."""
+
+    async def main() -> None:
+        bench = Bench()
+        bench.row(state, **changes)
+        bench.call_back()
+        await settled(bench)
+        assert [(event.status, event.reason) for event in bench.events()] == [
+            ("accepted", "callback"),
+            ("enriched", ""),
+        ]
+        assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
+        bench.publish("id0", "p0")
+        await asyncio.sleep(10.0)
+        assert bench.clay.bodies == []
+        assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_an_overdue_lead_is_answered() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("callback_overdue")
+        bench.call_back()
+        await settled(bench)
+        assert [event.status for event in bench.events()] == ["enriched"]
+
+    run(main())
+
+
+def test_what_comes_again_is_a_duplicate_and_partial_may_become_enriched() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted")
+        bench.call_back("partial", attempt=2, credits=4)
+        bench.call_back("partial", attempt=1)
+        bench.call_back("enriched", attempt=3, credits=9)
+        bench.call_back("enriched", attempt=3)
+        bench.call_back("no_data")
+        await settled(bench)
+        assert [(event.status, event.credits) for event in bench.events()] == [("partial", 4), ("enriched", 5)]
+        assert [bench.told(offset) for offset in (1, 3, 4)] == [[("callback_duplicate", "answered")]] * 3
+        assert [(result.version, result.partial) for result in bench.results()] == [(1, True), (2, False)]
+        assert bench.day().credits_spent == 9
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "unreadable"),
+        (b"\xff\xfe", "unreadable"),
+        (b"[" * 100_000, "unreadable"),
+        (b'{"lead_id": 1}', "unreadable"),
+        (msgspec.json.encode(Callback("id0", "nowhere", "acme-main", 1, "enriched", {})), "unknown_destination"),
+        (msgspec.json.encode(Callback("id0", "acme", "nowhere", 1, "enriched", {})), "unknown_destination"),
+        (msgspec.json.encode(Callback("id0", "beta", "acme-main", 1, "enriched", {})), "unknown_destination"),
+        (msgspec.json.encode(Callback("id0", "beta", "beta-main", 1, "enriched", {})), "wrong_partition"),
+        (msgspec.json.encode(Callback("ada@example.com", "acme", "acme-main", 1, "enriched", {})), "unknown_lead"),
+        (msgspec.json.encode(Callback("id9", "acme", "acme-main", 1, "enriched", {})), "unknown_lead"),
+        (
+            msgspec.json.encode(Callback("id0", "acme", "acme-main", 1, "enriched", {"x": "y" * 950_000})),
+            "oversize",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_one_is_told_with_its_reason_and_stops_nothing(value: bytes | None, reason: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted")
+        bench.raw(value)
+        bench.call_back()
+        await settled(bench)
+        assert bench.told() == [("callback_unmatched", reason)]
+        assert b"ada@" not in b"".join(taken.key or b"" for taken in bench.kafka.log("leads.status", 0).committed())
+        assert [event.status for event in bench.events()] == ["enriched"]
+
+    run(main())
+
+
+def test_one_about_a_lead_that_was_never_sent_changes_nothing() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("held_paused", webhook_id="", reservation=None)
+        bench.call_back()
+        await settled(bench)
+        assert bench.told() == [("callback_unmatched", "not_expected")]
+        assert bench.events() == []
+
+    run(main())
+
+
+def test_one_that_is_there_before_its_post_has_ended_waits_for_it() -> None:
+    async def main() -> None:
+        bench = Bench(clay_takes_s=5.0)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(1.0)
+        bench.call_back()
+        await asyncio.sleep(1.0)
+        assert bench.states() == ["received", "sending"]
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending", "accepted", "enriched"]
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_it_does_not_wait_behind_leads_that_take_all_the_room() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(credits_per_day=20, max_in_flight=1))
+        bench.row("accepted")  # holds the whole budget of the day
+        for _ in range(12):
+            bench.publish("id1", "p1")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.clay.bodies == []
+        bench.call_back(credits=0)
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == 1, "its settlement made room in the budget"
+
+    run(main())
+
+
+def test_a_lead_that_costs_more_than_its_ceiling_stops_its_lane() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted")
+        bench.call_back(credits=21)
+        await settled(bench)
+        bench.publish("id1", "p1")
+        await asyncio.sleep(10.0)
+        assert bench.clay.bodies == []
+        assert bench.day().credits_spent == 21
+        assert [event.reason for event in bench.events("leads/0/0") if event.status == "held_paused"] == [
+            "over_ceiling"
+        ]
+
+    run(main())
+
+
+def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
+    """Killed between commit and ack, and taken again by a successor: told once, settled once."""
+
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted")
+        bench.call_back()
+        bench.call_back()
+        await bench.serve()
+        await asyncio.sleep(0.2)  # committed; the offsets are only every half second
+        assert bench.callbacks.committed() is None
+        await bench.partition.close()
+        again = Partition(
+            0,
+            bench.plan,
+            bench.ledger,
+            bench.clay,
+            bench.partition._clock,
+            bench.partition._observer,
+            bench.alarms.append,
+            bench.partition._still_member,
+            0.005,
+        )
+        await again.take_over()
+        inlet = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.callbacks, 0)
+        serving = asyncio.create_task(again.serve(inlet, "callback"))
+        await asyncio.sleep(10.0)
+        assert [event.status for event in bench.events()] == ["enriched"]
+        assert bench.told(1) == [("callback_duplicate", "answered")]
+        assert bench.told(0) == []
+        assert bench.day().credits_spent == 7
+        assert inlet.committed() == 2
+        assert not serving.done()
+
+    run(main())
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_clay_is_sent_leads_back(force: bool) -> None:
+    async def main() -> None:
+        bench = Bench()
+        keys = Keys(["a secret of at least thirty-two characters"])
+        there = msgspec.structs.replace(
+            bench.plan.destinations["acme-main"], callback_url="https://example.com/callbacks/acme/acme-main"
+        )
+        plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
+        assert "thirty-two" not in repr(plan)
+        bench.partition = Partition(
+            0,
+            plan,
+            bench.ledger,
+            bench.clay,
+            bench.partition._clock,
+            bench.partition._observer,
+            bench.alarms.append,
+            bench.partition._still_member,
+            0.005,
+        )
+        lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}
+        bench.kafka.produce(0, Record(plan.topics.leads, b"acme", json.dumps(lead).encode()))
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        [body] = bench.clay.bodies
+        row = json.loads(body)
+        assert row["callback_url"] == "https://example.com/callbacks/acme/acme-main"
+        verified = verify(keys, row["callback_token"], "acme", "acme-main", row["lead_id"])
+        assert not isinstance(verified, str)
+        assert verified.forced_origin == ("leads/0/0" if force else "")
+        bench.call_back(forced_origin=verified.forced_origin)
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending", "accepted", "enriched"]
+
+    run(main())

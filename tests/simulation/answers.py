@@ -1,0 +1,126 @@
+"""What must hold of callbacks, judged as in checker.py: each settles one lead or says that it settles none, once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from stream_app.core.lane import Lane
+from stream_app.core.messages import Result, Status, StatusEvent
+from stream_app.core.record import Taken
+from tests.simulation.clay import Post
+
+ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
+REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid"})
+_SOON_MS: Final = 2_000
+_result: Final = msgspec.json.Decoder(Result)
+
+
+@dataclass(slots=True)
+class Story:
+    """The committed events of one origin."""
+
+    events: list[StatusEvent] = field(default_factory=list)
+    concluded_seq: int = 0  # of the last event that concludes something
+    posts: dict[int, Post] = field(default_factory=dict)  # by the seq of their `sending`
+    replays: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+
+@dataclass(slots=True)
+class Called:
+    """A callback on its topic, about the lead of `origin`: `concluded` once its mark is committed."""
+
+    origin: str
+    post: Post
+    at_ms: int
+    concluded: bool = False
+
+
+class Answers:
+    """`problem` is told each broken promise in one line. `calm`: no fault explains that a callback was not heard."""
+
+    def __init__(
+        self, stories: defaultdict[str, Story], now_ms: Callable[[], int], problem: Callable[[str], None]
+    ) -> None:
+        self.calm = False
+        self._stories = stories
+        self._now_ms = now_ms
+        self._problem = problem
+        self._called: dict[str, Called] = {}
+        self._versions: defaultdict[bytes, int] = defaultdict(int)
+
+    def called_back(self, taken: Taken, origin: str, post: Post) -> None:
+        self._called[taken.place] = Called(origin, post, self._now_ms())
+
+    def acked(self, place: str) -> bool:
+        """Whether it is a callback; then it must be concluded."""
+        called = self._called.get(place)
+        if called is not None and not called.concluded:
+            self._problem(f"2: the callback {place} is acked before it is concluded")
+        return called is not None
+
+    def on_post(self, sending: StatusEvent) -> None:
+        """A POST leaves."""
+        for called in self._called.values() if self.calm else ():
+            if called.origin == sending.origin and called.at_ms + _SOON_MS < sending.at_ms:
+                self._problem(f"3: {sending.id} is POSTed though a callback came before")
+
+    def told(self, event: StatusEvent) -> bool:
+        """Whether the event is a callback's own: one that settles nothing says so, once."""
+        if event.origin not in self._called:
+            return False
+        self._stories[event.origin].events.append(event)
+        if event.status not in ("callback_duplicate", "callback_unmatched") or event.id != f"{event.origin}#1":
+            self._problem(f"6: {event.id} {event.status} is told of a callback")
+        if self._called[event.origin].concluded:
+            self._problem(f"6: {event.id} is told of a callback that was concluded before")
+        return True
+
+    def on_commit(self, events: list[StatusEvent], results: list[Taken], rows: list[Taken]) -> None:
+        """Each answer is committed with the mark of the one callback that brought it, and with its result."""
+        told = {event.origin for event in events if event.origin in self._called}
+        answers = [event for event in events if event.status in ANSWERED]
+        shown = [event for event in events if event.status == "accepted" and event.reason == "callback"]
+        marked = [row.key[2:].decode() for row in rows if row.key and row.key.startswith(b"o/") and row.value]
+        first = [place for place in marked if place in self._called and not self._called[place].concluded]
+        for place in first:
+            self._called[place].concluded = True
+        if told - set(first) or len(set(first) - told) != len(answers) or len(first) != len(set(first)):
+            self._problem(f"6: {[event.id for event in answers]} are answered by {sorted(set(first) - told)}")
+        if {event.origin for event in shown} - {event.origin for event in answers}:
+            self._problem(f"6: {[event.id for event in shown]} are shown to be at Clay without an answer")
+        if len(results) != sum(event.status in ("enriched", "partial") for event in answers):
+            self._problem(f"6: {[event.id for event in answers]} come with {len(results)} results")
+        for taken in results:
+            result = _result.decode(taken.value or b"")
+            if result.version != self._versions[taken.key or b""] + 1:
+                self._problem(f"6: the result {taken.place} of {result.lead_id} has version {result.version}")
+            self._versions[taken.key or b""] = result.version
+
+    def at_rest(self) -> None:
+        """Whatever Clay called back about has its answer, and what is booked for it is what it cost."""
+        for called in self._called.values():
+            origin, story = called.origin, self._stories[called.origin]
+            last = story.events[-1]
+            if last.status not in ANSWERED:
+                self._problem(f"6: {origin} was called back about, and is left at {last.status}")
+            pairs = zip(story.events, [*story.events[1:], None], strict=True)
+            sent = sum(a.status == "sending" and not (b and b.status in REFUSALS) for a, b in pairs)
+            booked = sum(event.credits or 0 for event in story.events)
+            if sent == 1 and booked != called.post.cost:
+                self._problem(f"4: {origin} is booked at {booked}, and Clay charged {called.post.cost}")
+
+    def check_spent(self, lanes: Iterable[Lane]) -> None:
+        """What lanes have spent is what the events say, day by day."""
+        told: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for story in self._stories.values():
+            for event in story.events:
+                told[event.workspace, event.day] += event.credits or 0
+        for lane in lanes:
+            for day in lane.budget.days:
+                if day.credits_spent != (said := told[lane.workspace, day.id]):
+                    self._problem(f"4: {lane.workspace} spent {day.credits_spent} on {day.id}, its events say {said}")
