@@ -56,12 +56,13 @@ async def run_gateway(settings: Settings) -> None:
     connection, gateway = connection_of(settings), settings.gateway
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry, logger)
+    tables = tables_of(settings)
+    await check_kafka(settings, connection, logger)  # whoever asks it to stop while it waits ends it at once
     with asked_to_stop() as stop:
         async with AsyncExitStack() as stack:
-            await check_kafka(settings, connection, logger)
             inbox = await stack.enter_async_context(callback_inbox(connection))
             receiver = Receiver(
-                tables_of(settings),
+                tables,
                 settings.callback_keys if gateway.token_keys_env else None,
                 settings.names.callbacks,
                 inbox,
@@ -80,7 +81,7 @@ async def run_gateway(settings: Settings) -> None:
                     grace_s=_GRACE_S,
                 )
             )
-            logger.info("gateway_started", version=__version__, port=port)
+            logger.info("gateway_started", version=__version__, port=port, tables=len(tables))
             await stop.wait()
         logger.info("gateway_stopped")
 

@@ -18,6 +18,8 @@ from stream_app.core.topics import MAX_INPUT_BYTES
 _GIVEN_UP_S: Final = 4.0
 _ANSWER_WITHIN_S: Final = 5.0
 _READY_WITHIN_S: Final = 2.0
+_BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
+"""All that waits for a full batch wakes up for each that is sent: thousands at once must fit into a few."""
 
 
 class CallbackInbox:
@@ -56,6 +58,7 @@ async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackI
         **connection.settings(),
         acks="all",
         linger_ms=2,
+        max_batch_size=_BATCH_BYTES,
         request_timeout_ms=int(1000 * _GIVEN_UP_S),
         max_request_size=MAX_INPUT_BYTES,
     )

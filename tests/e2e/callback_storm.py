@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+import psutil
 from rich.console import Console
 
 from stream_app.adapters.topics import create_topics
@@ -61,6 +62,7 @@ class Storm:
     disturbed: tuple[float, float] = (0.0, 0.0)
     back_s: float = 0.0
     burst_p99_s: float = 0.0
+    burst_cpu_s: float = 0.0
     stored: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -89,9 +91,11 @@ async def storm(plan: Plan) -> Storm:
         await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
         gateway = _gateway(children)
         await _until_ready(settings)
+        started_cpu_s = _cpu_s(gateway)
         async with asyncio.timeout(plan.seconds + 2 * _ALL_WITHIN_S):
             await asyncio.gather(*(_deliver(settings, found) for _ in range(plan.burst)))
             found.burst_p99_s = found.p(0.99)
+            found.burst_cpu_s = _cpu_s(gateway) - started_cpu_s
             gateway = await _stream(plan, settings, found, kafka, gateway, children)
         await asyncio.to_thread(end, gateway, grace_s=20)
         assert gateway.returncode == 0, (children.directory / "gateway.log").read_text()[-2000:]
@@ -138,7 +142,8 @@ async def _stream(
     new = await disturbing
     first, back = found.disturbed
     found.back_s = back - first
-    found.disturbed = first, min(ended for began, ended, status in found.attempts if status == 200 and began > back)
+    good = [ended for began, ended, status in found.attempts if status == 200 and began > back]
+    found.disturbed = first, min(good, default=back)
     return new
 
 
@@ -219,6 +224,10 @@ def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
     return children.spawn(argv, log=children.directory / "gateway.log")
 
 
+def _cpu_s(process: subprocess.Popen[bytes]) -> float:
+    return float(sum(psutil.Process(process.pid).cpu_times()[:2]))
+
+
 async def _until_ready(settings: Settings) -> None:
     deadline = time.monotonic() + 30
     while await _status(settings, _request("GET", "/readyz")) != 200:
@@ -247,6 +256,7 @@ def main() -> int:
         "answers": dict(sorted(Counter(status for _, _, status in found.attempts).items())),
         "back_after_s": round(found.back_s, 2),
         "answers_200_after_s": round(last - first, 2),
+        "burst_gateway_cpu_s": round(found.burst_cpu_s, 2),
         "burst_p99_s": round(found.burst_p99_s, 4),
         "outside_p50_s": round(found.p(0.5), 4),
         "outside_p99_s": round(found.p(0.99), 4),
