@@ -57,13 +57,23 @@ def is_stale(command: Command, taken: Taken, now_ms: int) -> bool:
     return now_ms - min(command.at_ms, taken.timestamp_ms or command.at_ms) > _MAX_AGE_MS
 
 
-def _unreadable(taken: Taken, why: str) -> CommandAnswer:
+def command_id(value: bytes | None) -> str:
+    """The id that the answer to it has; '' where it has none, and is answered by its place."""
+    return _read_signed(value).id
+
+
+def _read_signed(value: bytes | None) -> _Signed:
     try:
-        signed = _signed.decode(taken.value or b"")
+        signed = _signed.decode(value or b"")
     except (ValueError, RecursionError):
-        signed = _Signed("")
+        return _Signed("")
+    return signed if len(signed.id) <= _MAX_ID else _Signed("", signed.workspace)
+
+
+def _unreadable(taken: Taken, why: str) -> CommandAnswer:
+    signed = _read_signed(taken.value)
     return CommandAnswer(
-        id=signed.id if 0 < len(signed.id) <= _MAX_ID else taken.place,
+        id=signed.id or taken.place,
         applied=False,
         at_ms=0,
         partition=taken.partition,

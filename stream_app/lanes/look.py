@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.groups import Offsets, look_at
 from stream_app.adapters.topic_reader import TopicReader
 from stream_app.adapters.topics import check_topics
+from stream_app.core.command import command_id
 from stream_app.core.errors import TopicsError
 from stream_app.core.explain import Facts, LaneFacts
 from stream_app.core.forecast import Forecast, Sample, forecast
@@ -45,13 +47,12 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     now_ms = SystemClock().now_ms()
     async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
         views = await _views(reader, settings, now_ms)
-        lag = {
-            topic: await _lag(reader, topic, taken) for topic in (names.leads, names.retry, names.bulk, names.commands)
-        }
+        lag = {topic: await _lag(reader, topic, taken) for topic in (names.leads, names.retry, names.bulk)}
+        asked = await _unanswered(reader, settings, taken)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
         coming_back = [sum((await _lag(reader, topic, moved)).values()) for topic in back]
         paused = await _pause(reader, names.replay_state)
-    lanes = [_lane(settings, name, views.get(name, []), lag) for name in settings.workspaces]
+    lanes = [_lane(settings, name, views.get(name, []), lag, asked) for name in settings.workspaces]
     facts = Facts(now_ms, worker, replay, lanes, sum(coming_back), paused, wrong)
     return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
@@ -122,13 +123,39 @@ async def _pause(reader: TopicReader, topic: str) -> By | None:
     return By(pause.by, pause.why, pause.at_ms)
 
 
-def _lane(settings: Settings, name: str, views: list[LaneView], lag: dict[str, dict[int, int]]) -> LaneFacts:
+async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:
+    """By partition, the commands that nobody has answered: the group's offset comes a moment after an answer."""
+    names = settings.names
+    waiting: dict[tuple[int, str], int] = {}
+    for number, (_, end) in (await reader.bounds(names.commands)).items():
+        ranges = {number: (committed.get((names.commands, number), 0), end)}
+        async for records in reader.read(names.commands, ranges):
+            for record in records:
+                place = f"{names.commands}/{number}/{record.offset}"
+                waiting[number, command_id(record.value) or place] = record.timestamp
+    if not waiting:
+        return Counter()
+    since = await reader.offsets_at(names.audit, min(waiting.values()))
+    ranges = {
+        number: (begin, end)
+        for number, (_, end) in (await reader.bounds(names.audit)).items()
+        if (begin := since[number]) is not None
+    }
+    async for records in reader.read(names.audit, ranges):
+        for record in records:
+            waiting.pop((record.partition, _answer.decode(record.value).id), None)
+    return Counter(number for number, _ in waiting)
+
+
+def _lane(
+    settings: Settings, name: str, views: list[LaneView], lag: dict[str, dict[int, int]], asked: Counter[int]
+) -> LaneFacts:
     names, home = settings.names, settings.home(name)
     waiting = {
         topic.removeprefix(names.namespace): lag[topic][home] for topic in (names.leads, names.retry, names.bulk)
     }
     others = tuple(other for other in settings.workspaces if other != name and settings.home(other) == home)
-    return LaneFacts(name, home, views[-1] if views else None, waiting, others, lag[names.commands][home])
+    return LaneFacts(name, home, views[-1] if views else None, waiting, others, asked[home])
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:

@@ -15,7 +15,7 @@ from stream_app.commands.lane_table import show_lanes
 from stream_app.core.budget import Meter
 from stream_app.core.explain import LaneFacts
 from stream_app.core.forecast import Forecast
-from stream_app.core.messages import By, Change, LaneView
+from stream_app.core.messages import By, Change, CommandAnswer, LaneView
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.lanes.look import look
@@ -73,6 +73,9 @@ async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
         for _ in range(3):
             await producer.send_and_wait(names.bulk, b"{}", b"busy", 0)
         await producer.send_and_wait(names.commands, b"{}", b"quiet", 1)
+        await producer.send_and_wait(names.commands, b'{"id": "c1"}', b"quiet", 1)
+        answered = msgspec.json.encode(CommandAnswer("c1", True, now_ms, 1))
+        await producer.send_and_wait(names.audit, answered, b"quiet", 1)  # its offset is not committed yet
         await producer.send_and_wait(names.dlq, b"{}", b"quiet", 1)
         await producer.send_and_wait(names.replay_state, b'{"by": "jane", "why": "w", "at_ms": 1}', b"pause", 0)
     seen = await look(settings, lambda _: None)
