@@ -48,6 +48,7 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "parked": _SHOWN | {"replayed"},
     "replayed": _GATE | _SHOWN,
     "expired": _SHOWN,
+    "suppressed": _SHOWN,
     "rejected_invalid": _SHOWN,
     "partial": frozenset({"enriched"}),
 }
