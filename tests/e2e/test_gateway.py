@@ -51,3 +51,22 @@ async def until_ready(client: httpx.AsyncClient, within_s: float = 30) -> None:
             pass
         await asyncio.sleep(0.1)
     raise AssertionError(f"the gateway was not ready within {within_s} s")
+
+
+async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: Broker, namespace: str) -> None:
+    script = '[table.callback]\nrun_if = "always"\n'
+    async with Pipeline(kafka.bootstrap, namespace, callbacks=True, script=script) as line:
+        processes = [line.start("worker"), line.start("gateway")]
+        async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10) as client:
+            await until_ready(client)
+            code, said = await line.run("doctor", "--round-trip", "w0-crm", "--yes", "--within", "60")
+            assert code == 0, said
+            assert "round trip of doctor-" in said
+            assert "it came back as " in said
+            metrics = (await client.get("/metrics")).text
+        received = [row for row in metrics.splitlines() if row.startswith("stream_app_callbacks_total")]
+        assert len([row for row in received if '"wrong_token"' in row]) == 2, "the doctor's own, of both tables"
+        assert len([row for row in received if '"w0-crm"' in row and "token" not in row]) == 1, received
+        assert line.summary()["leads"], "Clay had it"
+        for process in processes:
+            assert await line.stop(process) == 0
