@@ -31,6 +31,7 @@ from stream_app.agents.configuration import NOTHING_NEW, Configuration
 from stream_app.agents.replay import Replay
 from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
+from stream_app.app_cache import remember
 from stream_app.core.budget import Cost
 from stream_app.core.envelope import Envelope
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
@@ -139,6 +140,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         await check_kafka(settings, connection, logger)
         client = await stack.enter_async_context(clay_client(settings))
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
+        memory = await stack.enter_async_context(remember(settings, registry, metrics))
         clock = SystemClock()
 
         def build_partition(number: int) -> Partition:
@@ -192,7 +194,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         )
         app.gaps.on_expired = metrics.expired
         topics = TopicWatch(connection, [*sources, names.state], plan.partitions)
-        for watching in (asyncio.create_task(watchdog.run()), asyncio.create_task(topics.run())):
+        remembering = memory.tasks(connection, lambda: list(owned), clock.now_ms)
+        for watching in map(asyncio.create_task, (watchdog.run(), topics.run(), *remembering)):
             watching.add_done_callback(watch)
             stack.callback(watching.cancel)
         logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)

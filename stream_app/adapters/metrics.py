@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
@@ -18,11 +18,20 @@ _WORTH_A_LINE: Final = frozenset[Status](
 )
 
 
+class Mirror(Protocol):
+    """Shows lanes' states elsewhere."""
+
+    def lane(self, view: LaneView) -> None: ...
+
+    def lane_gone(self, workspace: str) -> None: ...
+
+
 class WorkerMetrics:
     """The worker's observer (`partition.ports.Observer`)."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
+        self._mirror: Mirror | None = None
         self._events = Counter(
             "stream_app_lead_events",
             "Committed steps of leads, by status.",
@@ -70,6 +79,10 @@ class WorkerMetrics:
         )
         self._lanes = LaneMetrics(registry, log)
 
+    def mirror_lanes(self, mirror: Mirror) -> None:
+        """Have lanes' states shown there, too."""
+        self._mirror = mirror
+
     def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
         """Where to look, when somebody asks, for what changes with each lead."""
         self._in_flight.set_function(in_flight)
@@ -115,6 +128,8 @@ class WorkerMetrics:
     def lane(self, view: LaneView) -> None:
         """A lane's state was published."""
         self._lanes.show(view)
+        if self._mirror is not None:
+            self._mirror.lane(view)
 
     def answered(self, answer: CommandAnswer) -> None:
         """A command was applied or refused."""
@@ -132,6 +147,8 @@ class WorkerMetrics:
     def lane_gone(self, workspace: str) -> None:
         """Another process has it now, or none."""
         self._lanes.gone(workspace)
+        if self._mirror is not None:
+            self._mirror.lane_gone(workspace)
 
     def committed(self, steps: int, records: int, seconds: float) -> None:
         self._steps.inc(steps)

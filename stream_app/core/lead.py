@@ -242,7 +242,7 @@ def identify(lead: Lead) -> Identity | None:
 
 def plain_id(lead_id: str) -> str:
     """The id as rows, keys and events have it: its hash where it could hold personal data, or is no good as a key."""
-    return lead_id if _PLAIN_ID.fullmatch(lead_id) else f"h-{_hash('id', lead_id)}"
+    return lead_id if _PLAIN_ID.fullmatch(lead_id) else f"h-{digest('id', lead_id)}"
 
 
 def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
@@ -256,18 +256,33 @@ def _people(fields: Mapping[str, Scalar]) -> Iterator[str]:
         return _CLEANERS[name](value) if isinstance(value, str) else ""
 
     if linkedin := cleaned("linkedin_url"):
-        yield _hash("linkedin", linkedin)
+        yield digest("linkedin", linkedin)
     if email := cleaned("email"):
-        yield _hash("email", email)
+        yield digest("email", email)
     parts = cleaned("domain"), cleaned("first_name").casefold(), cleaned("last_name").casefold()
     if all(parts):
-        yield _hash("name", *parts)
+        yield digest("name", *parts)
 
 
-def _hash(*parts: str) -> str:
+def company_domain(fields: Mapping[str, Scalar]) -> str:
+    """The domain of the person's company: as given, else that of the e-mail where it is no free-mail; "" if unknown."""
+    given, email = fields.get("domain"), fields.get("email")
+    domain = clean_domain(given) if isinstance(given, str) else ""
+    if not domain and isinstance(email, str):
+        domain = clean_domain(clean_email(email).rpartition("@")[2])
+    return domain
+
+
+def company(fields: Mapping[str, Scalar]) -> str:
+    """The hash by which the company of these fields is known; "" if unknown."""
+    domain = company_domain(fields)
+    return digest("company", domain) if domain else ""
+
+
+def digest(*parts: str) -> str:
     """22 characters fit for a key: 128 bits of the parts."""
-    digest = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return urlsafe_b64encode(digest)[:22].decode("ascii")
+    raw = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return urlsafe_b64encode(raw)[:22].decode("ascii")
 
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")

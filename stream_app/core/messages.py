@@ -111,11 +111,25 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     month: str = ""
 
 
+class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a field of a result comes from, and of when it is (epoch ms).
+
+    source  the destination whose table in Clay found it; of a local result `domain`, `phone` or `tld`.
+    shared  it was found for another person of the same company.
+    """
+
+    source: str
+    at_ms: int
+    shared: bool = False
+
+
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id` (compacted: the last one counts).
 
     source      `clay`, `cache`, `stale` or `local`; `age_s` is the age of the data in seconds; `version` grows by one
                 with every result of the same lead. partial: Clay found something, and not all.
+    person      hash of the person, `company` of the company's domain; the same in each of their results.
+    provenance  of each field, where the result is not straight from Clay.
     """
 
     lead_id: str
@@ -129,6 +143,9 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: str = ""
     trace_id: str = ""
     partial: bool = False
+    person: str = ""
+    company: str = ""
+    provenance: dict[str, FieldOrigin] = {}
 
 
 class By(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,6 +12,7 @@ import msgspec
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy
+from stream_app.core.cached import CachePolicy
 from stream_app.core.callback_token import Keys
 from stream_app.core.concurrency import ConcurrencyPolicy
 from stream_app.core.flood import FloodPolicy
@@ -59,9 +60,16 @@ class Kafka(msgspec.Struct, frozen=True):
 
 
 class Redis(msgspec.Struct, frozen=True):
-    """`url_env`: the environment variable with the URL; without it the cache is in memory."""
+    """`url_env`: the environment variable with the URL (`rediss://user:password@host:6379/0`); without it the cache is
+    in memory.
+
+    ca_file    PEM file with the authority of its certificate; absent: the system's are trusted.
+    timeout_s  how long a lead may wait for it; then it goes on without.
+    """
 
     url_env: str | None = None
+    ca_file: str | None = None
+    timeout_s: float = 0.05
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -220,6 +228,7 @@ class Tables(msgspec.Struct, frozen=True):
     secrets_dir: str | None = None
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
+    cache: CachePolicy = CachePolicy()
     topics: Retention = Retention()
     line: Line = Line()
     replay: Replay = Replay()

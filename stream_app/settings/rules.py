@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from stream_app.core import topics
+from stream_app.core import cached, topics
 from stream_app.core.bounds import out_of_range
 from stream_app.core.topics import MAX_INPUT_BYTES
 from stream_app.settings import lanes
@@ -21,7 +21,7 @@ _REBALANCE_MARGIN_S = 20.0  # faust-hazards: a lead's work ends so long before t
 def problems(tables: Tables) -> list[str]:
     """What is wrong with a configuration that was read, one line each."""
     found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
-    found += _gateway(tables)
+    found += [*_gateway(tables), *_cache(tables)]
     for name, workspace in tables.workspaces.items():
         found += [f"workspaces.{name}{line}" for line in lanes.problems(tables, name, workspace)]
     for alias, destination in tables.destinations.items():
@@ -154,6 +154,11 @@ def _http(tables: Tables) -> Iterator[str]:
     yield from _under("http", out_of_range(tables.http, **dict.fromkeys(ports, (1, 65_535))))
     if len({getattr(tables.http, port) for port in ports}) < len(ports):
         yield "http: worker_port, replay_port and gateway_port must differ"
+
+
+def _cache(tables: Tables) -> Iterator[str]:
+    yield from _under("redis", out_of_range(tables.redis, timeout_s=(0.001, 5)))
+    yield from _under("cache", cached.problems(tables.cache))
 
 
 def _gateway(tables: Tables) -> Iterator[str]:

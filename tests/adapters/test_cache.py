@@ -1,0 +1,166 @@
+"""One suite on both caches, the one in memory and the one in a real Redis; what a Redis that is slow or gone costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from stream_app.adapters.lane_mirror import TTL_S, RedisMirror
+from stream_app.adapters.memory_cache import MemoryCache
+from stream_app.adapters.redis_cache import RedisCache, redis_link
+from stream_app.core.cached import NOTHING, Entry, Field
+from stream_app.core.lane_mirror import LaneMirror
+from stream_app.core.messages import By, LaneView
+from stream_app.dev.redis import LocalRedis
+from stream_app.fallback import Cache
+
+PATIENT_S = 5.0  # the machine that tests run on may be busy
+OLD, NEW = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")}), Entry({"a": Field("new", 2, "people")})
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def cache(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Cache]:
+    if request.param == "memory":
+        yield MemoryCache()
+        return
+    async with redis_link(request.getfixturevalue("redis_url"), PATIENT_S) as link:
+        yield RedisCache(link, namespace, 60)
+
+
+async def test_what_is_added_is_found_and_the_rest_is_nothing(cache: Cache) -> None:
+    assert await cache.add([("{w}:1", OLD), ("{w}:2", NEW)])
+    assert await cache.find(["{w}:2", "{w}:3", "{w}:1"]) == [NEW, NOTHING, OLD]
+
+
+async def test_what_is_added_is_merged_in_whatever_order(cache: Cache) -> None:
+    whole = Entry({"a": Field("new", 2, "people"), "b": Field(1, 1, "people")})
+    assert await cache.add([("{w}:1", NEW)])
+    assert await cache.add([("{w}:1", OLD), ("{w}:2", OLD), ("{w}:2", NEW)])
+    assert await cache.find(["{w}:1", "{w}:2"]) == [whole, whole]
+
+
+async def test_what_is_forgotten_is_nothing(cache: Cache) -> None:
+    assert await cache.add([("{w}:1", OLD)])
+    assert await cache.forget(["{w}:1", "{w}:never"])
+    assert await cache.find(["{w}:1"]) == [NOTHING]
+
+
+async def test_it_knows_how_far_it_was_filled(cache: Cache) -> None:
+    assert await cache.filled_to(3) == 0
+    assert await cache.set_filled_to(3, 77)
+    assert (await cache.filled_to(3), await cache.filled_to(2)) == (77, 0)
+
+
+async def test_nothing_asked_or_added_is_no_error(cache: Cache) -> None:
+    assert await cache.add([])
+    assert await cache.forget([])
+
+
+async def test_memory_keeps_what_was_used_last() -> None:
+    cache = MemoryCache(most_entries=2)
+    await cache.add([("1", OLD), ("2", OLD)])
+    await cache.find(["1"])
+    await cache.add([("3", OLD)])
+    assert await cache.find(["1", "2", "3"]) == [OLD, NOTHING, OLD]
+    assert len(cache) == 2
+
+
+async def test_memory_is_bounded_by_bytes_too() -> None:
+    cache = MemoryCache(most_bytes=1_000)
+    big = Entry({"a": Field("x" * 400, 1, "people")})
+    for number in range(50):
+        await cache.add([(str(number), big)])
+    assert len(cache) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ Redis trouble
+
+
+async def test_a_redis_that_is_gone_costs_a_moment_and_then_nothing() -> None:
+    told: list[str] = []
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, told=told.append) as link:
+        cache = RedisCache(link, "t.", 60)
+        for _ in range(3):
+            assert await cache.find(["{w}:1"]) == [NOTHING]
+        began = time.monotonic()
+        for _ in range(1_000):
+            assert await cache.find(["{w}:1"]) == [NOTHING]
+        assert time.monotonic() - began < 0.9, "the breaker's first rest is 1 s: all of these are free"
+        assert not await cache.add([("{w}:1", OLD)])
+        assert await cache.filled_to(0) is None
+    assert told[:4] == ["failed", "failed", "failed", "skipped"]
+
+
+async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_later() -> None:
+    with LocalRedis() as server:
+        client = redis.Redis.from_url(server.url)
+        pid = int(client.info("server")["process_id"])
+        client.close()
+        async with redis_link(server.url, 0.05) as link:
+            cache = RedisCache(link, "t.", 60)
+            assert await cache.add([("{w}:1", OLD)])
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                began = time.monotonic()
+                for _ in range(20):
+                    assert await cache.find(["{w}:1"]) == [NOTHING]
+                took_s = time.monotonic() - began
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert took_s < 1.0, f"three times 0.05 s, then nothing; it took {took_s:.2f} s"
+            await eventually(lambda: finds(cache, OLD))
+
+
+async def test_a_wrong_password_is_a_cache_without_hits() -> None:
+    with LocalRedis() as server:
+        async with redis_link(server.url.replace("redis://", "redis://nobody:wrong@"), PATIENT_S) as link:
+            assert await RedisCache(link, "t.", 60).find(["{w}:1"]) == [NOTHING]
+
+
+async def finds(cache: Cache, entry: Entry) -> bool:
+    return await cache.find(["{w}:1"]) == [entry]
+
+
+async def eventually(holds: Callable[[], Coroutine[Any, Any, bool]], within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------------------------- mirror
+
+
+async def test_a_lane_is_mirrored_on_change_and_goes_by_itself(redis_url: str, namespace: str) -> None:
+    view = LaneView("acme", 0, 5, "open", "unhealthy", 12.5, 8.0, holds="breaker_open", text="why", until_ms=9)
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(redis_link(redis_url, PATIENT_S))
+        client = await stack.enter_async_context(redis.asyncio.from_url(redis_url))
+        mirror = RedisMirror(link, f"{namespace}stream-app:")
+        running = asyncio.create_task(mirror.run())
+        stack.callback(running.cancel)
+        key = f"{namespace}stream-app:{{acme}}:lane"
+
+        async def shown(paused_by: str | None) -> bool:
+            raw = await client.get(key)
+            return raw is not None and json.loads(raw)["paused_by"] == paused_by
+
+        mirror.lane(view)
+        await eventually(lambda: shown(None))
+        seen = msgspec.json.decode(await client.get(key) or b"", type=LaneMirror)
+        assert (seen.moves, seen.holds, seen.breaker, seen.until_ms) == (False, "breaker_open", "open", 9)
+        assert 0 < await client.ttl(key) <= TTL_S
+        mirror.lane(msgspec.structs.replace(view, paused_by=By("ada", "", 5)))
+        await eventually(lambda: shown("ada"))
+        mirror.lane_gone("acme")
+        assert await shown("ada"), "another process may have the lane: its key is left to its end"
