@@ -46,19 +46,25 @@ class GatewayMetrics:
         """A callback has ended. What is not received is logged, but no oftener than once a minute of a kind."""
         self._callbacks.labels(destination, code).inc()
         self._seconds.observe(seconds)
-        if code in _RECEIVED:
-            return
-        now = self._clock()
-        due, more = self._said.get((destination, code), (now, 0))
-        if now < due:
-            self._said[destination, code] = due, more + 1
-            return
-        self._said[destination, code] = now + _SAY_AGAIN_AFTER_S, 0
-        self._log.warning("callback_not_received", destination=destination, because=code, more_before=more)
+        if code not in _RECEIVED:
+            self._say("callback_not_received", destination, code)
 
     def repaired(self, destination: str) -> None:
         """A callback was taken whose JSON was broken."""
         self._repaired.labels(destination).inc()
+
+    def not_kept(self, because: str) -> None:
+        """Kafka did not take a callback."""
+        self._say("callback_not_kept", "", because)
+
+    def _say(self, event: str, destination: str, because: str) -> None:
+        now = self._clock()
+        due, more = self._said.get((destination, because), (now, 0))
+        if now < due:
+            self._said[destination, because] = due, more + 1
+            return
+        self._said[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
+        self._log.warning(event, destination=destination, because=because, more_before=more)
 
     def responded(self, status: int) -> None:
         """The gateway answered a request, whatever it was."""

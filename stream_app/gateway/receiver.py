@@ -46,6 +46,8 @@ class Observer(Protocol):
 
     def repaired(self, destination: str) -> None: ...
 
+    def not_kept(self, because: str) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -139,7 +141,7 @@ class Receiver:
             return verdict.forced_origin if isinstance(verdict, Verified) else answers.REFUSED_TOKEN[verdict]
         if not table.secrets:
             return answers.NO_TOKEN
-        secret = request.headers.get("x-callback-secret", "").encode()
+        secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the bytes as they came
         if not secret:
             return answers.NO_SECRET
         good = [hmac.compare_digest(secret, each) for each in table.secrets]
@@ -151,7 +153,8 @@ class Receiver:
             return answers.TOO_LARGE
         try:
             await self._inbox.put(Record(self._topic, table.workspace.encode(), value, (), table.partition))
-        except BrokerUnavailable:
+        except BrokerUnavailable as error:
+            self._observer.not_kept(str(error))
             return answers.KAFKA_AWAY
         if callback.repaired:
             self._observer.repaired(table.destination)
