@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
 from stream_app.commands.files import private_file
-from stream_app.commands.letter_options import add_action, add_filter_options, confirmed, filter_of, iso, reading
+from stream_app.commands.letter_options import (
+    SOURCES,
+    add_action,
+    add_filter_options,
+    confirmed,
+    filter_of,
+    iso,
+    reading,
+)
 
 if TYPE_CHECKING:
     from stream_app.core.letters import Tally
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
     from stream_app.replays.send import Sent
     from stream_app.settings import Settings
 
-_SOURCES = ("dlq", "parked", "deferred")
+_ON_THE_LIST = "of people on the suppression list (erased, or they objected)"
 
 
 def add(subparsers: Subparsers) -> None:
@@ -29,7 +37,7 @@ def add(subparsers: Subparsers) -> None:
         example="stream-app dlq --older-than 2h\n  stream-app dlq show leads.dlq/0/17",
     )
     add_filter_options(parser)
-    parser.add_argument("--from", dest="source", choices=_SOURCES, default="dlq", help="which topic (%(default)s)")
+    parser.add_argument("--from", dest="source", choices=SOURCES, default="dlq", help="which topic (%(default)s)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
     shows = add_action(
         actions, "show", run_show, "Show one letter with its headers and history.", "stream-app dlq show leads.dlq/0/17"
@@ -45,7 +53,7 @@ def add(subparsers: Subparsers) -> None:
     )
     exports.add_argument("file", type=Path, metavar="FILE", help="to be written, or - for stdout")
     add_filter_options(exports, nested=True)
-    exports.add_argument("--from", dest="source", choices=_SOURCES, default=argparse.SUPPRESS, help="which topic")
+    exports.add_argument("--from", dest="source", choices=SOURCES, default=argparse.SUPPRESS, help="which topic")
     imports = add_action(
         actions,
         "import",
@@ -80,7 +88,7 @@ def _tally(tally: Tally) -> dict[str, object]:
         {**msgspec.to_builtins(group), "trend": group.trend, "texts": dict(group.texts.most_common(3))}
         for group in tally.sorted()
     ]
-    return {"letters": tally.count, "ages": dict(tally.ages), "causes": causes}
+    return {"letters": tally.count, "suppressed": tally.suppressed, "ages": dict(tally.ages), "causes": causes}
 
 
 def _show_tally(source: str, tally: Tally) -> None:
@@ -104,6 +112,8 @@ def _show_tally(source: str, tally: Tally) -> None:
         Console().print(table)
     ages = ", ".join(f"{count} {name}" for name, count in tally.ages.most_common())
     tell(f"{tally.count} letters in {source}" + (f" ({ages})" if ages else ""))
+    if tally.suppressed:
+        tell(f"{tally.suppressed} of them are {_ON_THE_LIST}: they never go, and are not exported")
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -124,7 +134,9 @@ def run_show(args: argparse.Namespace) -> int:
     for event in shown.history:
         words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
         tell(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
-    if args.value:
+    if shown.suppressed:
+        tell(f"it is {_ON_THE_LIST}: it never goes, and its value is not shown")
+    elif args.value:
         tell((letter.value or b"").decode("utf-8", "backslashreplace"))
     return OK
 
@@ -138,8 +150,9 @@ def _letter(shown: Shown, *, value: bool) -> dict[str, object]:
         "at_ms": letter.timestamp_ms,
         "headers": shown.headers,
         "history": msgspec.to_builtins(shown.history),
+        "suppressed": shown.suppressed,
     }
-    if value:
+    if value and not shown.suppressed:
         document["value"] = (letter.value or b"").decode("utf-8", "backslashreplace")
     return document
 
@@ -151,11 +164,11 @@ def run_export(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     with private_file(args.file) as file, reading("exporting letters") as progress:
-        lines = asyncio.run(export(settings, args.source, filter_of(args), file, progress))
+        lines, left_out = asyncio.run(export(settings, args.source, filter_of(args), file, progress))
     if args.json and str(args.file) != "-":
-        tell_json({"letters": lines, "file": str(args.file)})
+        tell_json({"letters": lines, "suppressed": left_out, "file": str(args.file)})
     else:
-        say(f"{lines} letters exported")
+        say(f"{lines} letters exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
     return OK if lines else NO
 
 
@@ -175,9 +188,9 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
     from stream_app.replays.survey import reader_of, survey, topic_of
     from stream_app.replays.transform import check
 
-    total, kept = Sent(), 0
+    total, kept, never = Sent(), 0, 0
     async with Operator(settings) as operator:
-        for source in ("dlq", "parked"):
+        for source in SOURCES:
             topic = topic_of(settings, source)
             values = {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
 
@@ -190,7 +203,8 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
                 plan, chosen = await survey(
                     settings, source, Filter(), progress, uncertain=args.uncertain, only=set(values)
                 )
-                kept += len(values) - plan.go
+                never += plan.fates["suppressed"]
+                kept += len(values) - plan.go - plan.fates["suppressed"]
                 if not plan.go:
                     continue
                 if not args.yes and not confirmed(f"send {plan.go} letters back"):
@@ -199,17 +213,17 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
                     sent = await operator.send(letters_at(reader, topic, chosen), lambda _: None, mend)
             total.letters += sent.letters
             total.refused.update(sent.refused)
-    return _imported(args, total, kept)
+    return _imported(args, total, kept, never)
 
 
-def _imported(args: argparse.Namespace, sent: Sent, kept: int) -> int:
+def _imported(args: argparse.Namespace, sent: Sent, kept: int, never: int) -> int:
     if args.json:
-        tell_json({"sent": sent.letters, "refused": sent.refused, "need_no_sending": kept})
+        tell_json({"sent": sent.letters, "refused": sent.refused, "need_no_sending": kept, "suppressed": never})
     else:
         for place, why in sent.refused.items():
             say(f"{place} did not go: {why}")
         tell(
             f"{sent.letters} letters were sent back, {len(sent.refused)} refused, "
-            f"{kept} need it no more or are not kept"
+            f"{kept} need it no more or are not kept" + (f", {never} are {_ON_THE_LIST}" if never else "")
         )
     return NO if sent.refused or not sent.letters else OK

@@ -16,6 +16,7 @@ from stream_app.commands.base import Run, say
 if TYPE_CHECKING:
     from stream_app.core.letters import Filter
 
+SOURCES: Final = ("dlq", "parked", "deferred")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _SAY_EVERY_S: Final = 5.0
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream_app.commands.base import NO, OK, Run, say, settings_of, tell, tell_json
 from stream_app.commands.letter_options import (
+    SOURCES,
     add_action,
     add_filter_options,
     confirmed,
@@ -44,7 +45,8 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
     select = action(
         "select",
         run_select,
-        "Send letters back to leads.retry, each once, with a fresh set of replays; priced and confirmed first.",
+        "Send letters back to leads.retry, each once, with a fresh set of replays; priced and confirmed first. "
+        "Deferred leads only come sooner than they are due.",
         "stream-app replay select --reason http_503 --limit 1000 --rate 4",
     )
     redrive = action(
@@ -55,7 +57,7 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
     )
     for parser, source in ((plan, "dlq"), (select, "dlq"), (redrive, "parked")):
         add_filter_options(parser)
-        parser.add_argument("--from", dest="source", choices=("dlq", "parked"), default=source, help="(%(default)s)")
+        parser.add_argument("--from", dest="source", choices=SOURCES, default=source, help="(%(default)s)")
         parser.add_argument("--limit", type=int, metavar="N", help="no more than so many")
         parser.add_argument(
             "--uncertain", action="store_true", help="also those that may have reached Clay: they may be paid twice"
@@ -189,6 +191,8 @@ def _transform(args: argparse.Namespace) -> Transform | None:
 
 async def _mend(args: argparse.Namespace, settings: Settings, transform: Transform | None, chosen: Chosen) -> Mend:
     """How each letter is mended; the first few are shown, and what cannot be mended is said before anything goes."""
+    from stream_app.core.envelope import read_envelope
+    from stream_app.core.replay import goes_on
     from stream_app.replays.send import as_it_is, letters_at
     from stream_app.replays.survey import reader_of, topic_of
     from stream_app.replays.transform import CannotMend, changes, transformed
@@ -203,7 +207,7 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
     async with reader_of(settings, lambda done, total: None) as reader:
         async for letter in letters_at(reader, topic_of(settings, args.source), chosen):
             try:
-                mended = mend(letter, letter.header("disposition") == "failed")
+                mended = mend(letter, goes_on(read_envelope(letter)))
             except CannotMend as error:
                 bad += 1
                 if bad <= _SHOWN:
@@ -236,11 +240,14 @@ def run_rewind(args: argparse.Namespace) -> int:
             plan, _ = await survey(settings, "dlq", Filter(), progress, rewind=ranges)
         if not args.json:
             for move in planned:
-                tell(f"partition {move.partition}: {move.committed} -> {move.target}")
+                first = ", the first letter that is still kept: what came before is gone" if move.expired else ""
+                tell(f"partition {move.partition}: {move.committed} -> {move.target}{first}")
         if planned and not args.dry_run:
             await rewind(settings, planned)
         if args.json:
-            moved = [{"partition": m.partition, "from": m.committed, "to": m.target} for m in planned]
+            moved = [
+                {"partition": m.partition, "from": m.committed, "to": m.target, "expired": m.expired} for m in planned
+            ]
             tell_json({"moves": moved, "done": bool(planned) and not args.dry_run, "plan": _document(plan)})
         else:
             _show(args, plan)
@@ -252,7 +259,7 @@ def run_rewind(args: argparse.Namespace) -> int:
 
 def _said(planned: bool, dry_run: bool) -> str:
     if not planned:
-        return "nothing to rewind: the group stands there, or before it, already"
+        return "nothing to rewind: no letter is kept from there to where the group stands"
     if dry_run:
         return "a dry run: nothing was changed"
     return "done: the next `stream-app replay` begins a new epoch from there"
@@ -296,8 +303,9 @@ def _show(args: argparse.Namespace, plan: PricedPlan) -> None:
     for each in plan.prices:
         tell(
             f"{each.destination or 'no destination'} ({each.workspace}): {each.leads} leads, about {each.credits} "
-            f"credits (at most {each.credits_at_most}) of {_left(each.credits_left)}, {each.actions} actions of "
-            f"{_left(each.actions_left)}, about {each.seconds:.0f} s at the lane's rate"
+            f"credits (at most {each.credits_at_most}) of {_left(each.credits_left)}, about {each.actions} actions "
+            f"(at most {each.actions_at_most}) of {_left(each.actions_left)}, about {each.seconds:.0f} s at the "
+            "replays' share of the lane's rate"
         )
 
 

@@ -250,6 +250,21 @@ def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
     return tuple(_people(fields))
 
 
+def people_in(value: bytes | None) -> tuple[str, ...]:
+    """The same of a record's bytes, whether they are a lead or not; () where nobody can be read in them."""
+    try:
+        return people(_named.decode(value or b"").fields)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+
+
+class _Named(msgspec.Struct):
+    fields: dict[str, Any] = {}
+
+
+_named: Final = msgspec.json.Decoder(_Named)
+
+
 def _people(fields: Mapping[str, Scalar]) -> Iterator[str]:
     def cleaned(name: str) -> str:
         value = fields.get(name)

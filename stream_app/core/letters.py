@@ -45,8 +45,8 @@ class Filter(msgspec.Struct, frozen=True):
         """What contradicts itself, one line each."""
         if self.since_ms is not None and self.until_ms is not None and self.since_ms >= self.until_ms:
             return ["nothing is both younger than --since and older than --until or --older-than"]
-        if self.statuses and self.reasons and not any(reason.startswith("http_") for reason in self.reasons):
-            return ["--status and --reason contradict each other: only reasons that begin with http_ have a status"]
+        if self.statuses and self.reasons and not self.reasons & {f"http_{status}" for status in self.statuses}:
+            return ["--status and --reason contradict each other: the reason of a status is http_<status>"]
         return []
 
     def matches(self, headers: Headers, key: bytes | None, at_ms: int) -> bool:
@@ -117,6 +117,7 @@ class Tally:
 
     def __init__(self, now_ms: int) -> None:
         self.count = 0
+        self.suppressed = 0  # of people on the suppression list, counted by whoever can read the values
         self.groups: dict[tuple[bytes, ...], Group] = {}
         self.ages: Counter[str] = Counter()
         self._now_ms = now_ms

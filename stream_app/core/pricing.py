@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Final, Literal
 
 import msgspec
 
+from stream_app.core import rate
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, meters
 from stream_app.core.delivery import Delivery
+from stream_app.core.estimate import Estimate
+from stream_app.core.lane import Lane
 from stream_app.core.letters import Kind
+from stream_app.core.policy import Workspace, in_force
 
 Fate = Literal[
     "goes",  # it would be sent
     "as_input",  # refused for good, or another program's: it would begin a story of its own
+    "suppressed",  # of a person on the suppression list
     "delivered",  # Clay has it since
+    "ended",  # its story has ended otherwise since
     "under_way",  # it is on its way already
     "later_letter",  # another letter of the lead is the last word on it
     "may_be_at_clay",  # parked as uncertain: only with --uncertain
     "sent_back",  # an operator sent this letter back before
     "no_row",  # nothing is known of it any more: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
+    "over_limit",  # it would go, were it not for --limit
 ]
 
 MEANING: Final[dict[Fate, str]] = {
     "goes": "would be sent to Clay",
     "as_input": "would go down the line as new leads",
+    "suppressed": "are of people on the suppression list (erased, or they objected) and never go",
     "delivered": "were delivered since",
+    "ended": "have ended since (expired, suppressed or refused for good)",
     "under_way": "are on their way already",
     "later_letter": "have a later letter, which counts (perhaps in leads.parked)",
     "may_be_at_clay": "may have reached Clay: only with --uncertain",
     "sent_back": "were sent back before",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
+    "over_limit": "would go, too, but for --limit",
 }
 
 _DELIVERED: Final = frozenset({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
@@ -43,12 +54,16 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind:
 
     The same rules as `delivery.judge`, which has the last word.
     """
-    if kind != "failed":
+    if kind not in ("failed", "deferred"):
         return "as_input" if not rewind else "waits_for_ask"
     if row is None:
         return "no_row"
     if row.state in _DELIVERED:
         return "delivered"
+    if row.final:
+        return "ended"
+    if kind == "deferred":
+        return "goes" if (row.state, row.seq) == ("deferred", seq) else "under_way"
     if row.state not in ("dead_lettered", "parked"):
         return "under_way"
     if row.state == "parked" and row.sends and not (uncertain and not rewind):
@@ -65,6 +80,7 @@ class Price(msgspec.Struct):
     credits: int
     actions: int
     credits_at_most: int
+    actions_at_most: int
     credits_left: int | None
     actions_left: int | None
     seconds: float
@@ -88,23 +104,28 @@ def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, 
 
 def price(
     destination: str,
-    workspace: str,
     leads: int,
-    estimate: Cost,
+    estimate: Estimate,
     ceiling: Cost,
-    remains: tuple[int | None, int | None],
-    rate_per_s: float,
+    policy: Workspace,
+    lane: Lane,
+    share: float,
+    now_ms: int,
 ) -> Price:
-    """What `leads` more leads cost there."""
+    """What `leads` more leads cost there, as the lane stands now: with what an operator changed live, at its present
+    rate, of which replays get `share`. The estimate is rounded up.
+    """
+    policy = in_force(policy, lane.changes)
     return Price(
-        workspace,
+        policy.name,
         destination,
         leads,
-        leads * estimate.credits,
-        leads * estimate.actions,
+        math.ceil(leads * estimate.credits),
+        math.ceil(leads * estimate.actions),
         leads * ceiling.credits,
-        *remains,
-        leads / rate_per_s,
+        leads * ceiling.actions,
+        *left(policy.budget, lane.budget, now_ms),
+        leads / (rate.current(policy.rate, lane.rate) * share),
     )
 
 

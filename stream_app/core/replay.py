@@ -72,14 +72,21 @@ def returning(envelope: Envelope, epoch: int = 0) -> Envelope | None:
     )
 
 
+def goes_on(envelope: Envelope) -> bool:
+    """Whether a letter comes back into its own story. What was refused for good (poison, policy) has ended."""
+    return envelope.disposition == "failed" or (not envelope.disposition and envelope.way == "deferred")
+
+
 def redriven(envelope: Envelope, place: str) -> Envelope:
     """The envelope under which an operator sends the letter at `place` back, with a fresh set of replays.
 
     Its `seq` is the proof that nothing has happened to the lead since: the line takes it only while the letter is the
-    last word on its lead, so that sending one twice does nothing twice. What was refused for good (poison, policy)
-    has ended; it goes as an input of its own.
+    last word on its lead, so that sending one twice does nothing twice. A deferred one only comes sooner than it is
+    due. One whose story has ended goes as an input of its own.
     """
-    if envelope.disposition != "failed":
+    if envelope.way == "deferred" and goes_on(envelope):
+        return msgspec.structs.replace(envelope, not_before_ms=0, redriven_from=place)
+    if not goes_on(envelope):
         return msgspec.structs.replace(AS_INPUT, redriven_from=place, trace_id=envelope.trace_id)
     return msgspec.structs.replace(
         envelope,

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core.case import Case
-from stream_app.core.lead import people, plain_id
+from stream_app.core.lead import people, people_in, plain_id
 from stream_app.core.story import Why
 
 _TEXT: Final = {
@@ -42,6 +42,32 @@ def person_row(person: str) -> bytes:
 def suppressed_person(row_key: bytes) -> str | None:
     """The person of such a key; None for keys of other rows."""
     return row_key[2:].decode() if row_key.startswith(b"s/") else None
+
+
+class SuppressionList:
+    """Everybody who is on the list in any partition, as the rows say it: for those who only read along."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[str, int] = {}  # a bit each
+
+    def __bool__(self) -> bool:
+        return bool(self._partitions)
+
+    def hear(self, row_key: bytes, value: bytes | None, partition: int) -> None:
+        """A record of the state topic, whatever row it is of."""
+        person = suppressed_person(row_key)
+        if person is None:
+            return
+        here, bit = self._partitions.get(person, 0), 1 << partition
+        here = here & ~bit if value is None else here | bit
+        if here:
+            self._partitions[person] = here
+        else:
+            self._partitions.pop(person, None)
+
+    def names(self, value: bytes | None) -> bool:
+        """Whether the lead in these bytes, however broken, is somebody's who is on the list."""
+        return bool(self._partitions) and any(person in self._partitions for person in people_in(value))
 
 
 def lead_row(workspace: str, lead_id: str) -> bytes:

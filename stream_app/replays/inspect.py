@@ -18,6 +18,7 @@ from stream_app.core.errors import SettingsError, StreamAppError
 from stream_app.core.letters import Filter, Tally, headers_of, text
 from stream_app.core.messages import StatusEvent
 from stream_app.core.record import Taken
+from stream_app.core.suppression import SuppressionList
 from stream_app.replays.send import taken_from
 from stream_app.replays.survey import Source, check_filter, reader_of, topic_of
 from stream_app.settings import Settings
@@ -26,11 +27,12 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
 class Shown(msgspec.Struct):
-    """One letter: its headers as text, and the events of its lead's story."""
+    """One letter: its headers as text, the events of its lead's story. `suppressed`: of a person on that list."""
 
     letter: Taken
     headers: dict[str, str]
     history: list[StatusEvent]
+    suppressed: bool
 
 
 class Mended(msgspec.Struct, frozen=True):
@@ -44,17 +46,32 @@ class Mended(msgspec.Struct, frozen=True):
 
 
 async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
-    """All letters that are meant, by cause. Raises SettingsError, BrokerUnavailable."""
-    check_filter(settings, wanted)
+    """All letters that are meant, by cause. Raises SettingsError, BrokerUnavailable.
+
+    Values are read only where somebody is on the suppression list.
+    """
+    check_filter(settings, source, wanted)
     tally = Tally(SystemClock().now_ms())
     matches = None if wanted == Filter() else wanted.matches
     async with reader_of(settings, progress) as reader:
+        on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
             for record in records:
                 headers, key, at_ms = headers_of(record.headers), record.key, record.timestamp
                 if matches is None or matches(headers, key, at_ms):
                     tally.add(headers, key, at_ms)
+                    tally.suppressed += on_list.names(record.value)
     return tally
+
+
+async def _on_the_list(reader: TopicReader, state: str, partition: int | None = None) -> SuppressionList:
+    """Who is never to be sent, as all partitions say it, or one."""
+    on_list = SuppressionList()
+    ranges = None if partition is None else {partition: (await reader.bounds(state))[partition]}
+    async for records in reader.read(state, ranges):
+        for record in records:
+            on_list.hear(record.key, record.value, record.partition)
+    return on_list
 
 
 async def show(settings: Settings, place: str, progress: Progress) -> Shown:
@@ -68,7 +85,9 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
             raise StreamAppError(f"there is no letter at {place}: it was never there, or is no longer kept")
         headers = dict(found[0].headers)
         history = await _history(reader, settings.names.status, partition, headers.get("origin", b""))
-    return Shown(found[0], {name: _shown(value) for name, value in headers.items()}, history)
+        on_list = await _on_the_list(reader, settings.names.state, partition)
+    shown = {name: _shown(value) for name, value in headers.items()}
+    return Shown(found[0], shown, history, on_list.names(found[0].value))
 
 
 async def _history(reader: TopicReader, status: str, partition: int, origin: bytes) -> list[StatusEvent]:
@@ -84,19 +103,28 @@ async def _history(reader: TopicReader, status: str, partition: int, origin: byt
     return found
 
 
-async def export(settings: Settings, source: Source, wanted: Filter, file: IO[str], progress: Progress) -> int:
-    """The letters that are meant, one JSON object a line; how many. Raises SettingsError, BrokerUnavailable."""
-    check_filter(settings, wanted)
-    lines = 0
+async def export(
+    settings: Settings, source: Source, wanted: Filter, file: IO[str], progress: Progress
+) -> tuple[int, int]:
+    """The letters that are meant, one JSON object a line; how many, and how many were left out because their person is
+    on the suppression list. Raises SettingsError, BrokerUnavailable.
+    """
+    check_filter(settings, source, wanted)
+    lines = left_out = 0
     async with reader_of(settings, progress) as reader:
+        on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
             for letter in taken_from(records):
                 headers = dict(letter.headers)
-                if wanted.matches(headers, letter.key, letter.timestamp_ms):
+                if not wanted.matches(headers, letter.key, letter.timestamp_ms):
+                    continue
+                if on_list.names(letter.value):
+                    left_out += 1
+                else:
                     json.dump(_line(letter, headers), file, ensure_ascii=False)
                     file.write("\n")
                     lines += 1
-    return lines
+    return lines, left_out
 
 
 def read_export(settings: Settings, path: Path) -> Iterator[Mended]:

@@ -30,11 +30,15 @@ class To(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """One partition's offsets: where the group stands, where it would be."""
+    """One partition's offsets: where the group stands, where it would be.
+
+    expired  what was asked for lies before the first letter that is kept: there may have been more.
+    """
 
     partition: int
     committed: int
     target: int
+    expired: bool = False
 
 
 async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
@@ -59,7 +63,8 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
         if to.time_ms is not None:
             target = at_time[partition]
         if target is not None and target < stands:
-            found.append(Move(partition, stands, target))
+            asked_before = to.time_ms is not None or (to.offset is not None and to.offset < begin)
+            found.append(Move(partition, stands, target, expired=asked_before and target == begin > 0))
     return found
 
 

@@ -19,7 +19,7 @@ from stream_app.adapters.topic_reader import TopicReader
 from stream_app.core.envelope import read_envelope
 from stream_app.core.errors import Fenced, StreamAppError
 from stream_app.core.record import Record, Taken
-from stream_app.core.replay import Pace, redriven
+from stream_app.core.replay import Pace, goes_on, redriven
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.replays.survey import Chosen
 from stream_app.settings import Settings, client_options
@@ -76,7 +76,7 @@ class Operator:
             async for letter in letters:
                 envelope = read_envelope(letter)
                 try:
-                    value = mend(letter, envelope.disposition == "failed")
+                    value = mend(letter, goes_on(envelope))
                 except ValueError as error:
                     sent.refused[letter.place] = str(error)
                     continue

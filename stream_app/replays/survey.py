@@ -14,12 +14,15 @@ import msgspec
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import Progress, TopicReader
-from stream_app.core.budget import Budget, Cost
+from stream_app.core import estimate
+from stream_app.core.budget import Cost
 from stream_app.core.delivery import Delivery
 from stream_app.core.errors import SettingsError
 from stream_app.core.lane import Lane
 from stream_app.core.letters import Filter, Kind, headers_of, kind_of, text
-from stream_app.core.pricing import Fate, Price, PricedPlan, fate, left, price
+from stream_app.core.policy import Workspace
+from stream_app.core.pricing import Fate, Price, PricedPlan, fate, price
+from stream_app.core.suppression import SuppressionList
 from stream_app.settings import Settings, client_options
 
 Source = Literal["dlq", "parked", "deferred"]
@@ -56,9 +59,13 @@ def reader_of(settings: Settings, progress: Progress) -> TopicReader:
     return TopicReader(KafkaConnection(client.pop("bootstrap_servers"), client), settings.kafka.partitions, progress)
 
 
-def check_filter(settings: Settings, wanted: Filter) -> None:
-    """Raises SettingsError for a filter that contradicts itself, or names what the configuration does not have."""
+def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
+    """Raises SettingsError for a filter that contradicts itself, or names what is not there to be found."""
     found = wanted.problems()
+    if wanted.kinds == {"deferred"} and source != "deferred":
+        found.append(f"--disposition deferred: there are none in {source}, use --from deferred")
+    if wanted.kinds and "deferred" not in wanted.kinds and source == "deferred":
+        found.append("--from deferred has no letters of another --disposition: leave it out")
     for word, asked, known in (
         ("workspace", wanted.workspaces, settings.workspaces),
         ("destination", wanted.destinations, settings.destinations),
@@ -90,13 +97,14 @@ async def survey(
 
     Raises SettingsError, BrokerUnavailable.
     """
-    check_filter(settings, wanted)
+    check_filter(settings, source, wanted)
     async with reader_of(settings, progress) as reader:
         sent_back = set() if rewind is not None else await _sent_back(reader, settings.names.retry)
         found = await _letters(reader, topic_of(settings, source), wanted, sent_back, rewind)
-        rows, lanes = await _rows(reader, settings.names.state, {each.origin for each in found})
-    if only is not None:
-        found = [each for each in found if (each.partition, each.offset) in only]
+        if only is not None:
+            found = [each for each in found if (each.partition, each.offset) in only]
+        rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
+        never = await _never(reader, topic_of(settings, source), found, on_list)
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
@@ -107,10 +115,13 @@ async def survey(
             if each.origin in counted:
                 continue
             counted.add(each.origin)
-        asked = each.kind == "failed" or each.kind in wanted.kinds or only is not None
+        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or only is not None
         end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind is not None)
+        if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
+            end = "suppressed"
         if end in ("goes", "as_input"):
             if limit is not None and sum(going.values()) >= limit:
+                fates["over_limit"] += 1
                 continue
             chosen[each.partition].add(each.offset)
             causes[each.cause] += 1
@@ -169,10 +180,13 @@ async def _letters(
     return found
 
 
-async def _rows(reader: TopicReader, state: str, origins: set[str]) -> tuple[dict[str, Delivery], dict[str, Lane]]:
-    """By origin, the row of each story that still counts; by workspace, its lane."""
+async def _rows(
+    reader: TopicReader, state: str, origins: set[str]
+) -> tuple[dict[str, Delivery], dict[str, Lane], SuppressionList]:
+    """By origin, the row of each story that still counts; by workspace, its lane; and who is never to be sent."""
     key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
+    on_list = SuppressionList()
     async for records in reader.read(state):
         for record in records:
             key: bytes = record.key
@@ -186,7 +200,27 @@ async def _rows(reader: TopicReader, state: str, origins: set[str]) -> tuple[dic
                     key_rows[key] = row
                 else:
                     key_rows.pop(key, None)
-    return {row.origin: row for row in key_rows.values()}, lanes
+            else:
+                on_list.hear(key, record.value, record.partition)
+    return {row.origin: row for row in key_rows.values()}, lanes, on_list
+
+
+async def _never(
+    reader: TopicReader, topic: str, found: list[_Found], on_list: SuppressionList
+) -> set[tuple[int, int]]:
+    """Partition and offset of the letters whose person is on the list: a value is read only where there is one."""
+    never: set[tuple[int, int]] = set()
+    if not on_list or not found:
+        return never
+    offsets: Chosen = defaultdict(set)
+    for each in found:
+        offsets[each.partition].add(each.offset)
+    ranges = {partition: (min(here), max(here) + 1) for partition, here in offsets.items()}
+    async for records in reader.read(topic, ranges):
+        for record in records:
+            if record.offset in offsets[record.partition] and on_list.names(record.value):
+                never.add((record.partition, record.offset))
+    return never
 
 
 def _decode(decoder: Any, value: bytes) -> Any:
@@ -199,10 +233,12 @@ def _decode(decoder: Any, value: bytes) -> Any:
 def _price(
     settings: Settings, workspace: str, destination: str, leads: int, lanes: dict[str, Lane], now_ms: int
 ) -> Price:
-    there, here = settings.destinations.get(destination), settings.workspaces.get(workspace)
-    estimate = Cost(there.estimate_credits, there.estimate_actions) if there else Cost()
+    # A letter that never was a lead names no destination: mended, it goes to the workspace's own.
+    alias = destination or settings.destination_of(workspace, None) or ""
+    there, here = settings.destinations.get(alias), settings.workspaces.get(workspace)
+    usual = Cost(there.estimate_credits, there.estimate_actions) if there else Cost()
     ceiling = Cost(there.ceiling_credits, there.ceiling_actions) if there else Cost()
-    lane = lanes.get(workspace)
-    remains = left(here.budget, lane.budget if lane else Budget(), now_ms) if here else (None, None)
-    rate_per_s = here.rate.rate_per_s * settings.replay.rate_share if here else 1.0
-    return price(destination, workspace, leads, estimate, ceiling, remains, rate_per_s)
+    lane = lanes.get(workspace) or Lane(workspace, 0)
+    learned = lane.estimates.get(alias) or estimate.first(usual)
+    policy = Workspace(workspace, "", rate=here.rate, budget=here.budget) if here else Workspace(workspace, "")
+    return price(alias, leads, learned, ceiling, policy, lane, settings.replay.rate_share, now_ms)

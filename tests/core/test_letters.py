@@ -8,9 +8,15 @@ import pytest
 
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.core.delivery import Delivery
+from stream_app.core.estimate import Estimate, first
+from stream_app.core.lane import Lane
+from stream_app.core.lead import people
 from stream_app.core.letters import Filter, Tally, headers_of, kind_of
-from stream_app.core.messages import Status
+from stream_app.core.messages import By, Change, Status
+from stream_app.core.policy import Workspace
 from stream_app.core.pricing import Fate, fate, left, price
+from stream_app.core.rate import RatePolicy
+from stream_app.core.suppression import SuppressionList, person_row
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_700_000_000_000
@@ -59,6 +65,7 @@ def test_each_condition_narrows(yes: dict[str, Any], no: dict[str, Any]) -> None
 def test_contradictions_are_named() -> None:
     assert Filter(since_ms=2, until_ms=2).problems()
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"not_json"})).problems()
+    assert Filter(statuses=frozenset({503}), reasons=frozenset({"http_504"})).problems()
     assert not Filter(statuses=frozenset({503}), reasons=frozenset({"http_503"}), since_ms=1, until_ms=2).problems()
 
 
@@ -108,6 +115,7 @@ def row(state: Status, **changes: Any) -> Delivery:
         (7, row("accepted"), "delivered", "delivered"),
         (7, row("enriched"), "delivered", "delivered"),
         (7, row("deferred"), "under_way", "under_way"),
+        (7, row("suppressed", final=True), "ended", "ended"),
         (7, None, "no_row", "no_row"),
     ],
 )
@@ -124,6 +132,19 @@ def test_only_an_operator_who_says_so_sends_what_may_have_arrived() -> None:
     assert fate("failed", 7, parked, uncertain=True, rewind=True) == "may_be_at_clay"
 
 
+def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
+    for there, end in (
+        (row("deferred"), "goes"),
+        (row("deferred", replay=1), "goes"),
+        (row("sending"), "under_way"),
+        (row("accepted"), "delivered"),
+        (row("expired", final=True), "ended"),
+        (None, "no_row"),
+    ):
+        assert fate("deferred", 7, there, uncertain=False, rewind=False) == end
+    assert fate("deferred", 6, row("deferred"), uncertain=False, rewind=False) == "under_way", "deferred again since"
+
+
 def test_what_is_left_is_the_lesser_of_day_and_month() -> None:
     policy = BudgetPolicy(credits_per_day=100, credits_per_month=1000, actions_per_day=None)
     state = Budget(
@@ -135,8 +156,52 @@ def test_what_is_left_is_the_lesser_of_day_and_month() -> None:
     assert left(BudgetPolicy(), Budget(), NOW_MS) == (None, None)
 
 
-def test_the_price_fits_or_not() -> None:
-    cheap = price("people", "acme", 10, Cost(6, 1), Cost(20, 5), (60, None), 4.0)
-    assert (cheap.credits, cheap.actions, cheap.credits_at_most, cheap.seconds) == (60, 10, 200, 2.5)
-    assert cheap.fits
-    assert not price("people", "acme", 11, Cost(6, 1), Cost(20, 5), (60, None), 4.0).fits
+def test_the_price_is_what_the_lane_knows_now() -> None:
+    policy = Workspace(
+        "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
+    )
+    usual, most = first(Cost(6, 1)), Cost(20, 5)
+    fits = price("people", 9, usual, most, policy, Lane("acme", 0), 0.5, NOW_MS)
+    assert (fits.credits, fits.credits_at_most, fits.credits_left) == (54, 180, 60)
+    assert (fits.actions, fits.actions_at_most, fits.actions_left) == (9, 45, 9)
+    assert (fits.seconds, fits.fits) == (2.25, True)
+    assert not price("people", 10, usual, most, policy, Lane("acme", 0), 0.5, NOW_MS).fits, "there are 9 actions left"
+
+    # An operator's live budget and rate count, and so does what leads turned out to cost.
+    by = By("jane", "c1", NOW_MS)
+    changes = (Change("budget.credits_per_day", 60, 20, by), Change("rate.rate_per_s", 8, 2, by))
+    lane = Lane("acme", 0, changes=changes)
+    dear = price("people", 3, Estimate(7.4, 1.1, 50), most, policy, lane, 0.5, NOW_MS)
+    assert (dear.credits, dear.actions, dear.credits_left, dear.seconds, dear.fits) == (23, 4, 20, 3.0, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "there"),
+    [
+        (b'{"fields": {"email": "Ada@Example.com", "linkedin_url": "linkedin.com/in/ada"}}', True),
+        (
+            b'{"fields": {"linkedin_url": "linkedin.com/in/other", "email": "mailto:ada@example.com"}, "lead_id": 5}',
+            True,
+        ),
+        (b'{"fields": {"email": 5}}', False),
+        (b'{"fields": {"email": "bob@example.com"}}', False),
+        (b'{"fields": [1]}', False),
+        (b"[" * 100_000, False),
+        (b"\xff", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: bytes | None, there: bool) -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    listed = SuppressionList()
+    assert not listed
+    assert not listed.names(value)
+    listed.hear(person_row(ada), b"{}", 0)
+    listed.hear(person_row(ada), b"{}", 2)
+    listed.hear(b"d/acme/people/1", b"{}", 0)
+    assert listed.names(value) == there
+    listed.hear(person_row(ada), None, 0)
+    assert listed.names(value) == there, "another partition still knows"
+    listed.hear(person_row(ada), None, 2)
+    assert not listed

@@ -24,6 +24,7 @@ from stream_app.core.replay import (
     Pace,
     ReplayPolicy,
     begin,
+    goes_on,
     redriven,
     returning,
     tier_s,
@@ -69,6 +70,24 @@ def test_what_comes_back() -> None:
         assert returning(Envelope(origin="leads/0/1", disposition=disposition), 2) is None
     assert returning(Envelope(origin="leads.dlq/0/1")) is AS_INPUT, "another program's"
     assert AS_INPUT.to_headers() == ()
+
+
+def test_what_an_operator_sends_back() -> None:
+    """A failed one with a fresh set of replays; a deferred one as it is, only sooner; the others as inputs."""
+    failed = redriven(Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5), "p/0/1")
+    assert (failed.way, failed.replay, failed.seq, failed.not_before_ms) == ("redriven", 1, 9, 0)
+    letter = Envelope(origin="leads/0/1", way="deferred", replay=2, epoch=1, seq=9, not_before_ms=10**12)
+    sooner = redriven(letter, "leads.deferred/0/1")
+    assert sooner == msgspec.structs.replace(letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
+    row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
+    assert judge(row, sooner, 0, DAY_MS) == "return"
+    again = step(step(row, "replayed", 0), "deferred", 0)
+    assert judge(again, letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
+    poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
+    assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
+    assert [goes_on(each) for each in (letter, poison, Envelope(), Envelope(disposition="failed"))] == [
+        *(True, False, False, True)
+    ]
 
 
 def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:

@@ -1,0 +1,123 @@
+"""Deferred, dead and parked letters have the same tools, and all leave out people who are on the suppression list."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_operate import answer, command
+from tests.e2e.test_replay import CONFIG, DOWN, LANE
+from tests.e2e.test_replay_by_hand import ask
+
+pytestmark = pytest.mark.timeout(240)
+
+
+async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, namespace: str) -> None:
+    # Two workspaces in one partition: what one of them holds is deferred, so that it does not block the other.
+    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=1, config=CONFIG, lane=LANE) as line:
+        worker = line.start("worker")
+        await line.publish([command(line, "pause", "c1")])
+        assert (await answer(line, "c1")).applied
+        await line.publish(line.leads(20))
+        await line.until(lambda: line.last() == {"deferred": 10, "accepted": 10}, 40, "w0 deferred, w1 accepted")
+        await suppress(line, 0, 2)
+
+        code, counted = await ask(line, "dlq", "--from", "deferred")
+        assert (code, counted["letters"], counted["suppressed"]) == (0, 10, 2)
+        assert [(each["kind"], each["reason"]) for each in counted["causes"]] == [("deferred", "paused")]
+        code, said = await line.run("dlq", "--from", "deferred", "--disposition", "poison")
+        assert (code, "no letters of another --disposition" in said) == (2, True)
+        code, plan = await ask(line, "replay", "plan", "--from", "deferred", "--limit", "7")
+        assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 7, "over_limit": 1})
+
+        file = line.directory / "letters.jsonl"
+        code, exported = await ask(line, "dlq", "export", str(file), "--from", "deferred")
+        assert (code, exported["letters"], exported["suppressed"]) == (0, 8, 2)
+        lines = [json.loads(each) for each in file.read_text().splitlines()]
+        assert not {each["lead"]["lead_id"] for each in lines} & {"lead-0", "lead-2"}
+        await shown(line, line.settings.names.deferred)
+
+        # Sooner than in an hour: three of them mended, then the rest; each once, whatever is run again.
+        await line.publish([command(line, "resume", "c2")])
+        assert (await answer(line, "c2")).applied
+        for each in lines[:3]:
+            each["lead"]["fields"]["title"] = "mended by hand"
+        file.write_text("\n".join(json.dumps(each) for each in lines[:3]))
+        code, sent = await ask(line, "dlq", "import", str(file), "--yes")
+        assert (code, sent["sent"], sent["refused"]) == (0, 3, {}), sent
+        await line.until(lambda: line.last()["accepted"] == 13, 30, "three more")
+        code, sent = await ask(line, "replay", "select", "--from", "deferred", "--yes")
+        assert (code, sent) == (0, {"sent": 5, "refused": {}})
+        await line.until(lambda: line.last()["accepted"] == 18, 30, "all that may go")
+        for command_again in (
+            ("dlq", "import", str(file), "--yes"),
+            ("replay", "select", "--from", "deferred", "--yes"),
+        ):
+            code, sent = await ask(line, *command_again)
+            assert (code, sent["sent"]) == (1, 0), "not twice"
+        await line.stop(worker)
+        line.check_stories()
+        assert line.last() == {"accepted": 18, "deferred": 2}
+        assert set(line.summary()["leads"].values()) == {1}
+        back = await line.read(line.settings.names.retry)
+        assert [b"mended by hand" in each.value for each in back] == [True] * 3 + [False] * 5
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(6))
+        worker = line.start("worker")
+        await line.until(lambda: line.last()["dead_lettered"] == 6, 40, "six dead letters")
+        await suppress(line, 1)
+        code, plan = await ask(line, "replay", "plan")
+        assert (code, plan["fates"]) == (0, {"suppressed": 1, "goes": 5})
+        await shown(line, line.settings.names.dlq)
+
+        # The replay process brings all of them back: the line ends the story of whoever is on the list.
+        replay = line.start("replay")
+        await line.until(lambda: line.last() == {"parked": 5, "suppressed": 1}, 60, "parked, but for one")
+        assert await line.stop(replay) == 0
+        await suppress(line, 3)
+        code, plan = await ask(line, "replay", "plan", "--from", "parked")
+        assert (code, plan["fates"]) == (0, {"suppressed": 1, "goes": 4})
+        code, answered = await ask(line, "replay", "rewind", "--to-earliest", "--dry-run")
+        assert (code, answered["plan"]["fates"]) == (0, {"ended": 1, "suppressed": 1, "goes": 4})
+
+        line.control("DELETE", "/control/faults")
+        code, sent = await ask(line, "replay", "redrive", "--yes")
+        assert (code, sent["sent"]) == (0, 4)
+        await line.until(lambda: line.last()["accepted"] == 4, 30, "the others")
+        await line.stop(worker)
+        line.check_stories()
+        assert line.last() == {"accepted": 4, "suppressed": 1, "parked": 1}
+        assert line.summary()["leads"] == dict.fromkeys(("lead-0", "lead-2", "lead-4", "lead-5"), 1)
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+async def suppress(line: Pipeline, *numbers: int) -> None:
+    """Put these leads' people on the list; each partition knows when this returns."""
+    people = [f"person{number}@example.com" for number in numbers]
+    code, said = await line.run("suppress", "add", *people, "--why", "objected")
+    assert code == 0, said
+
+
+async def shown(line: Pipeline, topic: str) -> None:
+    """`dlq show` of the topic's letters: the value of nobody who is on the list, whoever asks for it."""
+    seen: dict[bool, dict[str, Any]] = {}
+    for letter in (await line.read(topic))[:3]:
+        place = f"{topic}/{letter.partition}/{letter.offset}"
+        code, document = await ask(line, "dlq", "show", place, "--value")
+        assert code == 0
+        assert document["suppressed"] != ("value" in document)
+        seen[document["suppressed"]] = document
+    assert seen.keys() == {True, False}
+    assert "@example.com" not in json.dumps(seen[True])
+    assert "@example.com" in seen[False]["value"]
