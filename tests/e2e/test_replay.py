@@ -28,6 +28,9 @@ LANE = """
 consecutive_failures = 1000
 failure_rate = 1.0
 min_calls = 100000
+[workspaces.{name}.flood]
+run = 1000000
+share = 1
 """
 DOWN = {"kind": "status_before", "status": 503}
 
