@@ -28,12 +28,15 @@ from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, Rat
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import replay_due_ms, tier_s
-from stream_app.core.story import NO_REASON, Step, Story, Why, brief, rejected
+from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, brief, rejected, strayed
 from stream_app.core.suppression import Suppression, why_not
 
 
 class Walk(Protocol):
     """One taken record on its way down the line."""
+
+    posted: Posted | None
+    """What is known of its last POST, from the write-ahead on and except while it is under way; outlives a `take`."""
 
     @property
     def taken(self) -> Taken: ...
@@ -64,8 +67,11 @@ class Desk(Protocol):
     async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         """Wait for this lead's turn. Go: the lane's change and `write_ahead` are one committed step when it returns."""
 
-    def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
-        """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next."""
+    def settle(self, entry: Entry, outcome: Outcome | None, *, has_slot: bool) -> Report:
+        """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next.
+
+        has_slot: the partition has not been taken over again since it was admitted.
+        """
 
     def letter(self, entry: Entry, reason: str) -> None:
         """The lead of an entry becomes a dead letter. Belongs to the step committed next."""
@@ -143,17 +149,22 @@ class Line:
                 story.tell()
         else:
             story = Story(self._plan, case, row)
+        due_ms = 0
         if verdict == "uncertain":
-            died = Why("worker_died", "its worker ended between the write-ahead and the outcome")
-            await self._uncertain(walk, story, died)
-            return
+            posted = walk.posted
+            if posted is None or posted.row != row:
+                died = Why("worker_died", "its worker ended between the write-ahead and the outcome")
+                await self._uncertain(walk, story, died)
+                return
+            # It was this process, which knows the outcome: only the step that told of it was lost.
+            next_ms = await self._settle(walk, story, posted, has_slot=False)
+            if next_ms is None:
+                return
+            due_ms = next_ms
         if verdict == "decide" and not await self._decide(walk, story):
             return
         if verdict == "return":
-            back = case.envelope
-            returns = {"replayed": story.row.returns + 1, "redriven": 1}.get(back.way, story.row.returns)
-            counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
-            story.go("replayed", now_ms, Why(back.way), **counts)
+            story.come_back(case.envelope, now_ms)
         if story.row.replay > self._plan.replay.max_replays:
             await self._park(walk, story, Why("replay_cap", "it comes back more often than max_replays allows"))
             return
@@ -161,7 +172,7 @@ class Line:
             told = f"it has come back {story.row.returns} times in {story.row.epoch} rewinds: find out why first"
             await self._park(walk, story, Why("loop_guard", told))
             return
-        await self._deliver(walk, case, story)
+        await self._deliver(walk, case, story, due_ms)
 
     async def _is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
         """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
@@ -183,8 +194,7 @@ class Line:
 
     # -------------------------------------------------------------------------- admit, write ahead, POST, settle
 
-    async def _deliver(self, walk: Walk, case: Case, story: Story) -> None:
-        not_before_ms = 0
+    async def _deliver(self, walk: Walk, case: Case, story: Story, not_before_ms: int) -> None:
         while True:
             # Whenever it asks for its turn: an operator may say so while it waits.
             if self._desk.suppressing and (why := why_not(case, self._desk.suppression)) is not None:
@@ -193,30 +203,37 @@ class Line:
             patient = story.row.state.startswith("held_")
             destination = self._plan.destinations[case.destination.alias]  # as it is now: webhooks are added live
             ask = Ask(destination, not_before_ms, case.lead.not_after_ms, patient)
-            entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(story, entry))
+            entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(walk, story, entry))
             if isinstance(entry, Held):
                 if entry is not ASK_AGAIN and not await self._hold(walk, story, entry):
                     return
                 continue
-            outcome = await self._post(case, entry)
-            next_ms = await self._settle(walk, story, entry, outcome)
+            next_ms = await self._settle(walk, story, await self._post(walk, case), has_slot=True)
             if next_ms is None:
                 return
             not_before_ms = next_ms
 
-    def _write_ahead(self, story: Story, entry: Entry) -> Step:
+    def _write_ahead(self, walk: Walk, story: Story, entry: Entry) -> Step:
         story.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
+        walk.posted = Posted(story.row, entry)
         return story.step()
 
-    async def _post(self, case: Case, entry: Entry) -> Outcome | None:
-        """None when it is too late to start: this worker may have been frozen, and its successor may be at work."""
+    async def _post(self, walk: Walk, case: Case) -> Posted:
+        """Not started when it is too late: this worker may have been frozen, and its successor may be at work."""
+        posted = walk.posted
+        assert posted is not None  # _write_ahead has just put it there
+        entry = posted.entry
         if self._clock.boot_ms() - entry.at_boot_ms > self._plan.line.start_within_s * 1000:
-            return None
-        return await self._clay.send(case.destination.alias, entry.webhook_id, case.body)
+            return posted
+        walk.posted = None
+        outcome = await self._clay.send(case.destination.alias, entry.webhook_id, case.body)
+        walk.posted = posted = Posted(posted.row, entry, outcome)
+        return posted
 
-    async def _settle(self, walk: Walk, story: Story, entry: Entry, outcome: Outcome | None) -> int | None:
+    async def _settle(self, walk: Walk, story: Story, posted: Posted, *, has_slot: bool) -> int | None:
         """Commit what the POST came to. Returns the earliest time of another try, or None when that was the end."""
-        report = self._desk.settle(entry, outcome)
+        entry, outcome = posted.entry, posted.outcome
+        report = self._desk.settle(entry, outcome, has_slot=has_slot)
         match outcome:
             case Accepted():
                 why = Why(http_status=outcome.http_status)
@@ -364,28 +381,13 @@ class Line:
 
     async def _reroute(self, walk: Walk, case: Case, home: int) -> None:
         """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""
-        taken, envelope, lost = case.taken, case.envelope, case.envelope.hops > 0
-        onward = msgspec.structs.replace(
-            envelope,
-            way=envelope.way or "rerouted",
-            seq=envelope.seq + 1,
-            hops=envelope.hops + 1,
-            disposition="policy" if lost else "",
-            reason="wrong_partition",
-            app=self._plan.app,
-        )
-        record = Record(
-            self._plan.topics.parked if lost else taken.topic,
-            case.destination.workspace.encode(),
-            taken.value,
-            onward.to_headers(),
-            partition=None if lost else home,
-        )
+        lost = case.envelope.hops > 0
+        onward = strayed(self._plan, case, home, lost)
         why = Why(
             "wrong_partition",
             f"its workspace lives in partition {home}: check the pins and the producer's key",
         )
-        await self._brief(walk, envelope, "parked" if lost else "rerouted", why, case.lead_id, record)
+        await self._brief(walk, case.envelope, "parked" if lost else "rerouted", why, case.lead_id, onward)
 
     async def _brief(
         self, walk: Walk, envelope: Envelope, status: Status, why: Why, lead_id: str, *records: Record

@@ -10,8 +10,10 @@ from stream_app.core.budget import Reservation
 from stream_app.core.case import Subject, trace_of
 from stream_app.core.delivery import Delivery, mark_key, step
 from stream_app.core.envelope import Disposition, Envelope, Way
+from stream_app.core.lane import Entry
 from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Status, StatusEvent
+from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
 
@@ -44,6 +46,17 @@ class Step(msgspec.Struct, frozen=True):
     workspace: str = ""
 
 
+class Posted(msgspec.Struct, frozen=True, gc=False):
+    """What a POST came to; `outcome` None: it has not been started. `row` was written ahead for it.
+
+    While the lead's row is still this very one, nobody has told of it, and nobody has sent the lead since.
+    """
+
+    row: Delivery
+    entry: Entry
+    outcome: Outcome | None = None
+
+
 class Story:
     """One lead's row, moved step by step; events of steps not yet committed are kept for the next `step`.
 
@@ -69,6 +82,12 @@ class Story:
         """One legal step on, with its event. `spent`: what was booked with it."""
         self.row = step(self.row, state, now_ms, **changes)
         self.tell(why, spent)
+
+    def come_back(self, back: Envelope, now_ms: int) -> None:
+        """It goes on behind a delay or an operator's word, with the counts of the copy that came back."""
+        returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
+        counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
+        self.go("replayed", now_ms, Why(back.way), **counts)
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
         """Changes to a row for which nothing is reserved any more; `spent`: what was booked instead, if anything."""
@@ -195,6 +214,21 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
     )
     key = taken.key[:_MOST_KEY_BYTES] if taken.key and cut_key_bytes else taken.key
     return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, letter.to_headers())
+
+
+def strayed(plan: Plan, case: Subject, home: int, lost: bool) -> Record:
+    """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human."""
+    onward = msgspec.structs.replace(
+        case.envelope,
+        way=case.envelope.way or "rerouted",
+        seq=case.envelope.seq + 1,
+        hops=case.envelope.hops + 1,
+        disposition="policy" if lost else "",
+        reason="wrong_partition",
+        app=plan.app,
+    )
+    topic, partition = (plan.topics.parked, None) if lost else (case.taken.topic, home)
+    return Record(topic, case.destination.workspace.encode(), case.taken.value, onward.to_headers(), partition)
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:

@@ -27,6 +27,7 @@ from stream_app.core.record import Taken
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation
+from stream_app.correlate import Walk as AnyWalk
 from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
 from stream_app.operate import Operations, Reload, Told
@@ -223,7 +224,7 @@ class Partition:
     def marked(self, *places: str) -> bytes | None:
         return next((key for key in map(mark_key, places) if key in self._rows), None)
 
-    def alone(self, walk: LineWalk, keys: tuple[bytes, ...]) -> Turn:
+    def alone(self, walk: AnyWalk, keys: tuple[bytes, ...]) -> Turn:
         assert isinstance(walk, Walk)
         return self._turns.of(walk, keys)
 
@@ -232,13 +233,14 @@ class Partition:
         with walk.waiting():
             return await self._gate.admit(walk, ask, write_ahead)
 
-    def settle(self, entry: Entry, outcome: Outcome | None) -> Report:
+    def settle(self, entry: Entry, outcome: Outcome | None, *, has_slot: bool) -> Report:
         name = entry.destination.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
         now_ms, rand = self._clock.now_ms(), self._clock.rand()
         under_way = self._gate.in_flight_of(name)
         self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way)
-        self._gate.leave(entry)
+        if has_slot:
+            self._gate.leave(entry)
         if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.
             asyncio.get_running_loop().call_soon(self._gate.pump)
         return report

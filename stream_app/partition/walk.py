@@ -6,6 +6,7 @@ import asyncio
 from typing import Final, Literal
 
 from stream_app.core.record import Taken
+from stream_app.core.story import Posted
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]
 RIGHT_OF_WAY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
@@ -24,9 +25,10 @@ class Walk:
 
     waits  it is before the gate, or behind another copy of its lead. turns: how often it was let through.
     news   of its lead: done once the callback that brings them is through.
+    posted  what is known of its last POST: the walk outlives a take-over, and then tells it once more.
     """
 
-    __slots__ = ("finished", "news", "passed", "source", "suspended", "taken", "task", "turns", "waits")
+    __slots__ = ("finished", "news", "passed", "posted", "source", "suspended", "taken", "task", "turns", "waits")
 
     def __init__(self, taken: Taken, source: Source, suspended: asyncio.Event) -> None:
         self.taken = taken
@@ -37,6 +39,7 @@ class Walk:
         self.waits = False
         self.turns = 0
         self.news: asyncio.Future[None] | None = None
+        self.posted: Posted | None = None
         self.task: asyncio.Task[None] | None = None
 
     def waiting(self) -> _Waiting:

@@ -78,9 +78,9 @@ def _at_commit(station: str, freeze: Freeze) -> None:
 def _at_post(freeze: Freeze) -> None:
     post = Line._post
 
-    async def patched(self: Line, case: Any, entry: Any) -> Any:
+    async def patched(self: Line, walk: Any, case: Any) -> Any:
         freeze(case.lead_id)
-        return await post(self, case, entry)
+        return await post(self, walk, case)
 
     Line._post = patched  # type: ignore[method-assign]  # the point of this program
 

@@ -18,7 +18,8 @@ from itertools import chain
 from rich.console import Console
 from rich.progress import Progress
 
-import tests.simulation.order_mutants  # noqa: F401 - importing registers them
+import tests.simulation.order_mutants
+import tests.simulation.recovery_mutants  # noqa: F401 - importing registers them
 from tests.simulation.campaign import counted, explain, named, run_all, told
 from tests.simulation.mutant import run_mutant
 from tests.simulation.mutants_callbacks import MUTANTS

@@ -1,7 +1,6 @@
 """The line, broken on purpose: each mutant takes away one thing that a promise rests on, and must be found out.
 
-The first dozen are the ways in which such a line is usually wrong; the rest undo a repair that a run of the simulation
-led to.
+The first dozen are the usual ways to be wrong; the rest undo a repair that a run of the simulation led to.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from stream_app.core.outcome import Outcome as PostOutcome
 from stream_app.core.outcome import Refused
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import ReplayPolicy
-from stream_app.core.story import Step, Story
+from stream_app.core.story import Posted, Step, Story
 from stream_app.line import Line
 from stream_app.partition.committer import Committer
 from stream_app.partition.desk import Partition
@@ -52,8 +51,9 @@ def ack_before_the_commit() -> Patch:
 
 @mutant()
 def no_write_ahead() -> Patch:
-    def write_ahead(self: Line, told: Story, entry: Entry) -> Step:
+    def write_ahead(self: Line, walk: Walk, told: Story, entry: Entry) -> Step:
         told.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
+        walk.posted = Posted(told.row, entry)
         return Step([], [], [], entry.destination.workspace)  # row and events come with the next step
 
     return patch.object(Line, "_write_ahead", write_ahead)
@@ -164,8 +164,13 @@ def done_is_acked_unconfirmed() -> Patch:
 
 @mutant()
 def sends_whenever_it_wakes_up() -> Patch:
-    async def post(self: Line, case: Case, entry: Entry) -> PostOutcome:
-        return await self._clay.send(case.destination.alias, entry.webhook_id, case.body)
+    real = Line._post
+
+    async def post(self: Line, walk: Walk, case: Case) -> Posted:
+        assert walk.posted is not None
+        fresh = msgspec.structs.replace(walk.posted.entry, at_boot_ms=self._clock.boot_ms())
+        walk.posted = msgspec.structs.replace(walk.posted, entry=fresh)
+        return await real(self, walk, case)
 
     return patch.object(Line, "_post", post)
 
@@ -335,13 +340,6 @@ def retry_after_ignored() -> Patch:
         return state
 
     return patch.object(rate, "on_429", on_429)
-
-
-@mutant(family("refused", "refused"))
-def retry_after_forgotten_with_memory() -> Patch:
-    return patch(
-        "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms)
-    )
 
 
 @mutant(crowded)

@@ -7,7 +7,8 @@ from itertools import chain, count, islice
 
 import pytest
 
-import tests.simulation.order_mutants  # noqa: F401 - importing registers them
+import tests.simulation.order_mutants
+import tests.simulation.recovery_mutants  # noqa: F401 - importing registers them
 from tests.simulation.campaign import counted, explain, run, run_all
 from tests.simulation.mutant import caught
 from tests.simulation.mutants_callbacks import MUTANTS

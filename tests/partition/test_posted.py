@@ -1,0 +1,168 @@
+"""What a POST came to is not forgotten when only the step that tells of it is lost: no lead is parked for that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from stream_app.core.budget import Period
+from stream_app.core.delivery import lane_key
+from stream_app.core.messages import StatusEvent
+from stream_app.core.outcome import Accepted, Outcome, Refused, Uncertain
+from stream_app.core.record import Record
+from stream_app.partition.rows import read_delivery, read_lane
+from tests.partition.test_desk import Bench
+from tests.partition.virtual import run
+from tests.simulation.client import MemoryLedger, NoAnswer
+from tests.simulation.schedule import Setup
+
+T = TypeVar("T")
+CREDITS = 6
+WRITE_AHEAD, SETTLE = 0, 1
+"""The transactions of a lead that is sent once."""
+
+
+class Losing:
+    """A link that loses these transactions, counted from 0, before they reach the broker (or only their answers)."""
+
+    def __init__(self, lost: Collection[int], answers_only: bool = False) -> None:
+        self._lost = lost
+        self._answers_only = answers_only
+        self._commits = -1
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        self._commits += what == "commit"
+        if what != "commit" or self._commits not in self._lost:
+            return request()
+        if self._answers_only:
+            request()
+        raise NoAnswer(what)
+
+
+def events(bench: Bench) -> list[StatusEvent]:
+    log = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(record.value or b"", type=StatusEvent) for record in log]
+
+
+async def day_of(bench: Bench) -> Period:
+    """The lane's budget of the day, as it is in Kafka."""
+    rows = await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+    return read_lane(b"", rows[lane_key("acme")]).budget.days[0]
+
+
+async def story_of(outcomes: list[Outcome], link: Losing) -> Bench:
+    """One lead, taken to its end; Clay gives these outcomes in turn."""
+    bench = Bench(Setup(callbacks=False, credits_per_day=100), link=link)
+    left = iter(outcomes)
+
+    async def send(destination: str, webhook_id: str, body: bytes) -> Outcome:
+        bench.clay.bodies.append(body)
+        await asyncio.sleep(0.1)
+        return next(left)
+
+    bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(60)
+    assert bench.alarms == []
+    assert bench.inlet.committed() == 1
+    assert next(left, None) is None, "it was sent that often"
+    return bench
+
+
+ACCEPTED, BUSY, RESET = Accepted(200, 1), Refused("http_503", 1), Uncertain("reset", 1)
+
+
+@pytest.mark.parametrize("answers_only", [False, True])
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        ([ACCEPTED], ["accepted"]),
+        ([RESET], ["send_uncertain", "parked"]),
+        ([BUSY, ACCEPTED], ["refused", "sending", "accepted"]),
+    ],
+)
+def test_a_known_outcome_outlives_the_recovery(outcomes: list[Outcome], told: list[str], answers_only: bool) -> None:
+    async def main() -> None:
+        bench = await story_of(outcomes, Losing({SETTLE}, answers_only))
+        assert bench.states() == ["received", "sending", *told]
+        assert "worker_died" not in [event.reason for event in events(bench)]
+
+    run(main())
+
+
+def test_it_outlives_several_recoveries_and_is_booked_once() -> None:
+    async def main() -> None:
+        bench = await story_of([ACCEPTED], Losing({SETTLE, SETTLE + 1, SETTLE + 2}))
+        assert bench.states() == ["received", "sending", "accepted"]
+        day = await day_of(bench)
+        assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
+
+    run(main())
+
+
+def test_a_post_that_was_never_started_is_not_uncertain() -> None:
+    """The write-ahead is in Kafka, and this process was told that it is not."""
+
+    async def main() -> None:
+        bench = await story_of([ACCEPTED], Losing({WRITE_AHEAD}, answers_only=True))
+        assert bench.states() == ["received", "sending", "refused", "sending", "accepted"]
+        day = await day_of(bench)
+        assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
+
+    run(main())
+
+
+def test_a_post_under_way_is_uncertain_whatever_the_one_before_came_to() -> None:
+    """Another lead's transaction is lost while this one's second POST is under way."""
+
+    async def main() -> None:
+        link = Losing({SETTLE + 2})
+        bench = Bench(Setup(callbacks=False), link=link)
+        outcomes: list[Outcome] = [BUSY, ACCEPTED, ACCEPTED]
+
+        async def send(destination: str, webhook_id: str, body: bytes) -> Outcome:
+            bench.clay.bodies.append(body)
+            second = len(bench.clay.bodies) == 2
+            if second:
+                bench.publish("id1", "p1")
+            await asyncio.sleep(10 if second else 0.1)
+            return outcomes.pop(0)
+
+        bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(60)
+        told = [event.status for event in events(bench) if event.lead_id == "id0"]
+        assert told == ["received", "sending", "refused", "sending", "send_uncertain", "parked"]
+        assert [body for body in bench.clay.bodies if b"p0@" in body] == bench.clay.bodies[:2]
+
+    run(main())
+
+
+def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_begun_since() -> None:
+    """Nobody should be able to, while the group knows us: the row decides all the same."""
+
+    class Usurped(Losing):
+        async def ask(self, what: str, request: Callable[[], T]) -> T:
+            if what == "fence" and bench.clay.bodies:
+                log = bench.kafka.log(bench.plan.topics.state, 0).committed()
+                key, value = next((each.key, each.value) for each in log if (each.key or b"").startswith(b"d/"))
+                ours = read_delivery(key or b"", value or b"")
+                theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
+                bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))
+            return await super().ask(what, request)
+
+    async def main() -> None:
+        await bench.serve()
+        await asyncio.sleep(60)
+        assert [event.reason for event in events(bench)][-2:] == ["worker_died", "uncertain"]
+
+    bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
+    bench.publish("id0", "p0")
+    run(main())
