@@ -199,7 +199,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             watching.add_done_callback(watch)
             stack.callback(watching.cancel)
         logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)
-        _tame_garbage_collector()
+        tame_garbage_collector()
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
         logger.info("worker_stopped")
 
@@ -271,7 +271,7 @@ def _longest_step_s(settings: Settings) -> float:
     return line.max_request_start_age_s + line.request_timeout_s + 2 * line.commit_timeout_s
 
 
-def _tame_garbage_collector() -> None:
+def tame_garbage_collector() -> None:
     """Collections at Python's defaults cost a fifth of a lead's CPU and find next to nothing (benchmarks/line.py)."""
     gc.collect()
     gc.freeze()  # what is here now lives as long as the process

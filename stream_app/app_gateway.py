@@ -22,7 +22,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.gateway_metrics import GatewayMetrics
 from stream_app.adapters.http_server import serve_http
-from stream_app.app import check_kafka, connection_of
+from stream_app.app import check_kafka, connection_of, tame_garbage_collector
 from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.feed import Feed
@@ -82,6 +82,7 @@ async def run_gateway(settings: Settings) -> None:
                 )
             )
             logger.info("gateway_started", version=__version__, port=port, tables=len(tables))
+            tame_garbage_collector()
             await stop.wait()
         logger.info("gateway_stopped")
 
