@@ -99,13 +99,18 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # faust ships no types
         notify(self._waiting_for_ack)
 
     async def still_member(self) -> float:
-        """Return when the group has answered anew that we are in it: the seconds until it may think otherwise."""
-        while True:
+        """Return when the group has answered anew that we are in it: the seconds until it may think otherwise.
+
+        Never when the consumer stops: whoever asks is cancelled then.
+        """
+        while not self.should_stop:
             asked = self.loop.time()
             if await self._thread.call_thread(self._thread.heartbeat):
                 left_s: float = self.app.conf.broker_session_timeout - (self.loop.time() - asked)
                 return left_s
             await asyncio.sleep(_HEARTBEAT_PAUSE_S)
+        forever: asyncio.Future[float] = self.loop.create_future()
+        return await forever
 
     # -- the fetcher, standing still (hazard 2)
 

@@ -102,7 +102,7 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
         coordinator = self._consumer._coordinator
         if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
             return False
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # the latter when the thread ends
             return bool(await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S))
         return False
 

@@ -66,3 +66,20 @@ async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
             await until(lambda: seen.values[-1] == b"after", 30)
             await until(lambda: seen.inlets[-1].committed() == 2, 30, "a commit after the restart")
             assert app.crash_reason is None
+
+
+async def test_a_stop_does_not_cancel_whoever_asks_whether_we_are_still_in_the_group(namespace: str) -> None:
+    """The consumer's thread ends in the middle of a heartbeat that no broker answers."""
+    seen = Recorder(owner := Owner())
+    async with LocalKafka() as kafka:
+        bench = await make_bench(kafka, namespace)
+        await publish(bench.bootstrap, bench.leads, [b"0"])
+        async with running(bench.app({bench.leads: seen}, owner)) as app:
+            await until(lambda: seen.taken)
+            assert 5 < await app.consumer.still_member() <= 6
+            kafka.freeze()
+            asking = asyncio.create_task(app.consumer.still_member())
+            await asyncio.sleep(0.2)
+        kafka.thaw()
+        assert not asking.done()
+        asking.cancel()
