@@ -20,6 +20,7 @@ from stream_app.adapters.faust_app import FaustOptions, Handler, build_app
 from stream_app.adapters.faust_run import run_app, wait_for_broker
 from stream_app.adapters.lag import WaitingRecords
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
+from stream_app.adapters.local_facts import local_facts
 from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.publisher import kafka_publisher
@@ -37,6 +38,7 @@ from stream_app.core.envelope import Envelope
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.replay import Begin, ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
+from stream_app.fallback import Known
 from stream_app.partition.desk import Partition
 from stream_app.partition.ended import died_of
 from stream_app.partition.walk import Source
@@ -54,6 +56,7 @@ def build_plan(settings: Settings) -> Plan:
                 name=name,
                 default_destination=settings.destination_of(name, None) or "",
                 hold=here.hold,
+                fallback=here.fallback,
                 breaker=here.breaker,
                 window=here.window,
                 rate=here.rate,
@@ -79,6 +82,7 @@ def build_plan(settings: Settings) -> Plan:
                 estimate=Cost(there.estimate_credits, there.estimate_actions),
                 ceiling=Cost(there.ceiling_credits, there.ceiling_actions),
                 uncertain=there.uncertain,
+                cache_first=there.cache_first,
                 token_name=there.token_env or "",
                 setup_id=setup_id(*(settings.secrets[name] for name in (*there.webhooks_env, there.token_env) if name)),
                 callback_url=settings.callback_url(alias) if there.callbacks else "",
@@ -101,6 +105,7 @@ def build_plan(settings: Settings) -> Plan:
         replay=_replay_policy(settings),
         app=__version__,
         callback_keys=settings.callback_keys if settings.gateway.token_keys_env else None,
+        cache=settings.cache,
     )
 
 
@@ -141,7 +146,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         client = await stack.enter_async_context(clay_client(settings))
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
         memory = await stack.enter_async_context(remember(settings, registry, metrics))
-        clock = SystemClock()
+        clock, known = SystemClock(), Known(memory.cache, local_facts)
 
         def build_partition(number: int) -> Partition:
             # Its last owner may have been told of something new while this process had no partition to be told by.
@@ -151,7 +156,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
             )
             member = app.consumer.still_member
-            return Partition(number, plan, ledger, clay, clock, metrics, alarm, member, reload=configuration.reload)
+            return Partition(
+                number, plan, ledger, clay, clock, metrics, alarm, member, reload=configuration.reload, known=known
+            )
 
         def alarm(error: BaseException) -> None:
             crash = asyncio.ensure_future(app.crash(error))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
-from stream_app.core.answer import Booking, read_callback, result_of
+from stream_app.core.answer import Booking, next_version, read_callback, result_of
 from stream_app.core.case import Subject
 from stream_app.core.delivery import Delivery, delivery_key, forced_key, mark_key, meet
 from stream_app.core.envelope import Envelope
@@ -125,11 +125,8 @@ class Correlation:
         await self._desk.commit(step)
 
     def _version(self, callback: Callback, row: Delivery) -> int:
-        """Of the next result: one more than the last of this lead, whichever of its deliveries that came from."""
         lead = (callback.workspace, callback.destination, callback.lead_id)
-        forced = self._desk.alias(forced_key(*lead))
-        others = (self._desk.find(other) for other in (delivery_key(*lead), forced) if other is not None)
-        return 1 + max([row.results, *(other.results for other in others if other is not None)])
+        return next_version(lead, row, self._desk.find, self._desk.alias)
 
     # ------------------------------------------------------------------------------------- what settles nothing
 

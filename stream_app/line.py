@@ -1,6 +1,6 @@
 """The line: what happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> identify -> home? -> seen? -> suppressed? -> admit (or expired) + write ahead -> POST
+    bytes -> decode -> identify -> home? -> seen? -> cached? -> suppressed? -> admit (or expired) + write ahead -> POST
           -> settle -> conclude
 
 Stations decide as pure functions of core/; this file acts on what they say. Whatever it writes goes through
@@ -30,6 +30,7 @@ from stream_app.core.record import Record, Taken
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, brief, rejected, strayed
 from stream_app.core.suppression import Suppression, why_not
+from stream_app.fallback import NOTHING_KNOWN, Fallback, Known
 
 
 class Walk(Protocol):
@@ -107,11 +108,12 @@ class Clock(Protocol):
 class Line:
     """Takes the leads of one partition to Clay, one `take` a record, many at a time."""
 
-    def __init__(self, plan: Plan, desk: Desk, clay: Clay, clock: Clock) -> None:
+    def __init__(self, plan: Plan, desk: Desk, clay: Clay, clock: Clock, known: Known = NOTHING_KNOWN) -> None:
         self._plan = plan
         self._desk = desk
         self._clay = clay
         self._clock = clock
+        self._fallback = Fallback(plan, desk, clock, known)
 
     async def take(self, walk: Walk) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
@@ -141,10 +143,11 @@ class Line:
             await self._desk.confirm(case.key)
             return
         if verdict == "duplicate":
-            await self._brief(walk, case.envelope, "duplicate", why, case.lead_id)
+            if why.reason != "same_person" or not await self._fallback.again(walk, case, row):
+                await self._brief(walk, case.envelope, "duplicate", why, case.lead_id)
             return
         if row is None or verdict == "fresh":
-            story = Story(self._plan, case, begin(case.envelope, now_ms), replaced=row)
+            story = Story(self._plan, case, begin(case.envelope, now_ms, case.identity, case.company), replaced=row)
             if verdict == "fresh":
                 story.tell()
         else:
@@ -165,12 +168,8 @@ class Line:
             return
         if verdict == "return":
             story.come_back(case.envelope, now_ms)
-        if story.row.replay > self._plan.replay.max_replays:
-            await self._park(walk, story, Why("replay_cap", "it comes back more often than max_replays allows"))
-            return
-        if story.row.returns > self._plan.replay.max_returns:
-            told = f"it has come back {story.row.returns} times in {story.row.epoch} rewinds: find out why first"
-            await self._park(walk, story, Why("loop_guard", told))
+        if (enough := story.too_often(self._plan.replay)) is not None:
+            await self._park(walk, story, enough)
             return
         await self._deliver(walk, case, story, due_ms)
 
@@ -195,6 +194,8 @@ class Line:
     # -------------------------------------------------------------------------- admit, write ahead, POST, settle
 
     async def _deliver(self, walk: Walk, case: Case, story: Story, not_before_ms: int) -> None:
+        if await self._fallback.first(walk, case, story):
+            return
         while True:
             # Whenever it asks for its turn: an operator may say so while it waits.
             if self._desk.suppressing and (why := why_not(case, self._desk.suppression)) is not None:
@@ -205,7 +206,7 @@ class Line:
             ask = Ask(destination, not_before_ms, case.lead.not_after_ms, patient)
             entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(walk, story, entry))
             if isinstance(entry, Held):
-                if entry is not ASK_AGAIN and not await self._hold(walk, story, entry):
+                if entry is not ASK_AGAIN and not await self._hold(walk, case, story, entry):
                     return
                 continue
             next_ms = await self._settle(walk, story, await self._post(walk, case), has_slot=True)
@@ -278,8 +279,8 @@ class Line:
 
     # ------------------------------------------------------------------------------------------------- conclude
 
-    async def _hold(self, walk: Walk, story: Story, held: Held) -> bool:
-        """The lane did not take it. True: it waits here (told once). False: it was deferred, or is too old."""
+    async def _hold(self, walk: Walk, case: Case, story: Story, held: Held) -> bool:
+        """The lane did not take it. True: it waits here (told once). False: answered, deferred, or it is too old."""
         now_ms = self._clock.now_ms()
         if held.status == "expired":
             await self._conclude(walk, story, "expired", Why(held.reason, held.text))
@@ -289,10 +290,15 @@ class Line:
             await self._desk.commit(story.step())
             return True
         walk.let_next()
+        meanwhile = await self._fallback.meanwhile(walk, case, story)
+        if meanwhile is None:
+            return False
+        now_ms = self._clock.now_ms()
         due_ms = max(held.until_ms, now_ms + int(self._plan.line.patience_s * 1000))
         why = Why(held.reason, held.text, due_at_ms=due_ms)
         story.go("deferred", now_ms, why)
-        await self._desk.commit(story.step(story.copy(self._plan.topics.deferred, now_ms, why, way="deferred")))
+        copy = story.copy(self._plan.topics.deferred, now_ms, why, way="deferred")
+        await self._desk.commit(story.step(copy, *meanwhile))
         return False
 
     async def _uncertain(self, walk: Walk, story: Story, why: Why) -> None:
@@ -304,11 +310,8 @@ class Line:
         first_ms = story.row.failed_at_ms or now_ms
         story.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=story.row.sends + 1)
         if destination.uncertain == "park" and not destination.callbacks:
-            await self._park(
-                walk,
-                story,
-                Why("uncertain", f"it may have reached Clay ({why.reason}); no callback can tell"),
-            )
+            told = f"it may have reached Clay ({why.reason}); no callback can tell"
+            await self._park(walk, story, Why("uncertain", told))
             return
         topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
         await self._desk.commit(story.step(story.copy(topic, now_ms, why, way="uncertain")))
@@ -383,10 +386,7 @@ class Line:
         """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""
         lost = case.envelope.hops > 0
         onward = strayed(self._plan, case, home, lost)
-        why = Why(
-            "wrong_partition",
-            f"its workspace lives in partition {home}: check the pins and the producer's key",
-        )
+        why = Why("wrong_partition", f"its workspace lives in partition {home}: check the pins and the producer's key")
         await self._brief(walk, case.envelope, "parked" if lost else "rerouted", why, case.lead_id, onward)
 
     async def _brief(

@@ -55,6 +55,10 @@ def show(report: Report) -> None:
         tell(
             f"{report.copies} more records are copies of these that come or came back: replays, deferred leads, strays"
         )
+    for workspace, credits_ in sorted(report.saved.items()):
+        tell(f"{workspace} saved {credits_} credits: earlier results answered instead of Clay")
+    if report.provisional:
+        tell(f"{report.provisional} leads were given a provisional result while their lane was held")
     if report.outlived:
         tell(f"{report.outlived} stories have outlived their records, which retention removed: checked, not counted")
     if report.moving:

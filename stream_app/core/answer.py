@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from stream_app.core import budget
 from stream_app.core.budget import Cost, Reservation
-from stream_app.core.delivery import Delivery
+from stream_app.core.delivery import Delivery, delivery_key, forced_key
 from stream_app.core.lane import Lane, actual
 from stream_app.core.lead import home_partition, is_plain_id
 from stream_app.core.messages import Callback, Result
@@ -74,6 +75,20 @@ def _bounded(said: int | None, estimated: int) -> int:
     return estimated if said is None else min(max(0, said), _MOST_COST)
 
 
+def next_version(
+    lead: tuple[str, str, str],
+    row: Delivery,
+    find: Callable[[bytes], Delivery | None],
+    alias: Callable[[bytes], bytes | None],
+) -> int:
+    """Of the next result: one more than the last of this lead, whichever of its deliveries that came from.
+
+    lead  workspace, destination, id. find, alias: give the row of a key, and the key that an alias leads to.
+    """
+    others = (find(other) for other in (delivery_key(*lead), alias(forced_key(*lead))) if other is not None)
+    return 1 + max([row.results, *(other.results for other in others if other is not None)])
+
+
 def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Why:
     """The result as it is published, or why it cannot be. `row`: of its lead, whose story goes on with it."""
     result = Result(
@@ -88,6 +103,8 @@ def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_m
         origin=row.origin,
         trace_id=row.trace_id,
         partial=callback.outcome == "partial",
+        person=row.person,
+        company=row.company,
     )
     value = _json.encode(result)
     if len(value) > _MOST_RESULT_BYTES:

@@ -70,6 +70,8 @@ class _Audit:
             problems=books.problems.named,
             problem_count=books.problems.count,
             callbacks=self._callbacks,
+            saved=books.saved,
+            provisional=books.provisional,
         )
 
     def _lanes(self, number: int) -> list[LaneAccount]:

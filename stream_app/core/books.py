@@ -35,6 +35,7 @@ _LEGAL: Final = frozenset(
     (CODE[before] if before else 0) << 8 | CODE[after] for before, afters in NEXT.items() for after in afters
 )
 _REROUTED: Final = CODE["rerouted"]
+_LOCALLY: Final = CODE["served_locally"]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +82,7 @@ class _Event(msgspec.Struct, gc=False):
     actions: int | None = None
     day: str = ""
     month: str = ""
+    saved: int | None = None
 
 
 _event: Final = msgspec.json.Decoder(_Event)
@@ -114,6 +116,8 @@ class Books:
         self.reservations: dict[int, list[tuple[str, Reservation]]] = {}
         self.lane_rows: dict[int, list[Lane]] = {}
         self.accounts = Accounts(terms.workspaces)
+        self.saved: dict[str, int] = {}
+        self.provisional = 0
         self._final = {alias for alias, there in terms.destinations.items() if not there.callbacks}
 
     # ------------------------------------------------------------------------------------------------- records
@@ -177,6 +181,9 @@ class Books:
         if event.credits is not None or event.actions is not None:
             spent = Reservation(event.day, event.month, event.credits or 0, event.actions or 0)
             self.accounts.book(event.workspace, spent)
+        if event.saved:
+            self.saved[event.workspace] = self.saved.get(event.workspace, 0) + event.saved
+        self.provisional += code == _LOCALLY
         page.seq[i], page.status[i] = seq, code
         if event.destination in self._final:
             page.flags[i] |= shelf.FINAL
@@ -279,6 +286,8 @@ class Report(msgspec.Struct, frozen=True):
     outlived  stories whose record retention has removed; they are checked, and not counted in.
     moving    stories that could not be compared with their rows, because the line was at work on them.
     callbacks how many of Clay's callbacks settled no lead, by what was told of them.
+    saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
+    provisional  leads that were answered locally while their lane was held, and go on.
     """
 
     balanced: bool
@@ -294,6 +303,8 @@ class Report(msgspec.Struct, frozen=True):
     problems: list[Problem]
     problem_count: int
     callbacks: dict[Status, int] = {}
+    saved: dict[str, int] = {}
+    provisional: int = 0
 
 
 def _word(code: int) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.core.callback_token import sign
 from stream_app.core.delivery import delivery_key, person_key
 from stream_app.core.envelope import Envelope
-from stream_app.core.lead import Unreadable, clay_row, identify
+from stream_app.core.lead import Identity, Unreadable, clay_row, company, digest, identify
 from stream_app.core.messages import Lead
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Taken
@@ -34,10 +34,15 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class Case(Subject, frozen=True):
-    """A lead with all that was found out about it before any decision. `body`: what Clay is sent."""
+    """A lead with all that was found out about it before any decision. `body`: what Clay is sent.
+
+    identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
+    """
 
     lead: Lead
     body: bytes
+    identity: str = ""
+    company: str = ""
 
 
 def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
@@ -72,7 +77,14 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         key=delivery_key(*place, who.lead_id, forced_origin),
         person=person_key(*place, who.person) if who.person and not lead.force else None,
         body=body,
+        **_known_by(destination, lead, who),
     )
+
+
+def _known_by(destination: Destination, lead: Lead, who: Identity) -> dict[str, str]:
+    if not destination.callbacks:
+        return {}
+    return {"identity": who.person or digest("lead", who.lead_id), "company": company(lead.fields)}
 
 
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:

@@ -20,7 +20,10 @@ from stream_app.core.messages import Status
 ROW_VERSION: Final = 1
 
 _GATE: Final[frozenset[Status]] = frozenset(
-    {"held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed"}
+    {
+        *("held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed"),
+        *("served_from_cache", "served_locally"),
+    }
 )
 _CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 _SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
@@ -44,6 +47,7 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "accepted": _CALLBACK | {"callback_overdue"},
     "callback_overdue": _CALLBACK | {"parked"},
     "deferred": _SHOWN | {"replayed"},
+    "served_locally": frozenset({"deferred"}),
     "dead_lettered": _SHOWN | {"replayed"},
     "parked": _SHOWN | {"replayed"},
     "replayed": _GATE | _SHOWN,
@@ -76,6 +80,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     booked      what its last POST was booked at once nothing was reserved for it any more, while a callback may still
                 say that it was something else.
     results     version of the last result that was published of this lead.
+    person, company  hashes of whom it is about (core/lead.py), where a result may come.
     """
 
     version: int
@@ -96,6 +101,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     returns: int = 0
     booked: Reservation | None = None
     results: int = 0
+    person: str = ""
+    company: str = ""
 
 
 KINDS: Final = frozenset({b"c/", b"d/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
@@ -156,8 +163,11 @@ _BEGINS: Final[dict[Way, Status]] = {
 }
 
 
-def begin(envelope: Envelope, now_ms: int) -> Delivery:
-    """A row for a story that has none: new, or (ways that come back) its row was lost and it goes on where it was."""
+def begin(envelope: Envelope, now_ms: int, person: str = "", company: str = "") -> Delivery:
+    """A row for a story that has none: new, or (ways that come back) its row was lost and it goes on where it was.
+
+    person, company  whom it is about, where a result may come that is to say so.
+    """
     state = _BEGINS[envelope.way]
     return Delivery(
         version=ROW_VERSION,
@@ -169,6 +179,8 @@ def begin(envelope: Envelope, now_ms: int) -> Delivery:
         trace_id=envelope.trace_id,
         replay=envelope.replay,
         epoch=envelope.epoch,
+        person=person,
+        company=company,
     )
 
 

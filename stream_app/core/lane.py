@@ -148,7 +148,10 @@ def admit(
     mode = mode_of(policy, lane)
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):
-        held = Held("breaker_open", why_open(lane), permit.until_ms, "held_outage")
+        until_ms = permit.until_ms
+        if tripped.phase == "half_open":  # its probes may answer at any moment: their lease is only the last one
+            until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
+        held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
     reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms, hot)
     if isinstance(reserved, budget.Refused):

@@ -86,6 +86,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     due_at_ms   when the lead goes on by itself, where that is known.
     credits, actions  what was booked with this step, in the budget's `day` and `month` of the lead's POST; less than 0
                 where it came to less than had been booked before.
+    saved       credits that the lead would have cost at its estimate; it was answered with an earlier result instead.
     """
 
     id: str
@@ -109,6 +110,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     actions: int | None = None
     day: str = ""
     month: str = ""
+    saved: int | None = None
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.cached import CachePolicy
 from stream_app.core.callback_token import Keys
 from stream_app.core.concurrency import ConcurrencyPolicy
 from stream_app.core.flood import FloodPolicy
@@ -30,6 +31,7 @@ class Destination(msgspec.Struct, frozen=True):
     estimate    what one lead usually costs; `ceiling` what it may cost at most: so much is reserved for each.
     uncertain   what becomes of a send that may have reached Clay once its grace is over.
     callback_url  where the table's HTTP column calls back; it goes to Clay with each lead.
+    cache_first whether a fresh result of the same person answers a lead before Clay is asked.
     token_name  where its token comes from, for people; `setup_id` changes with its token and webhooks.
     """
 
@@ -44,14 +46,21 @@ class Destination(msgspec.Struct, frozen=True):
     token_name: str = ""
     setup_id: str = ""
     callback_url: str = ""
+    cache_first: bool = False
 
 
 class Workspace(msgspec.Struct, frozen=True):
-    """A Clay workspace and the policies of its lane. `hold`: what a lead does that the lane cannot take now."""
+    """A Clay workspace and the policies of its lane.
+
+    hold      what a lead does that the lane cannot take now: it waits in Kafka (pause), or (degrade) it is answered
+              otherwise or deferred.
+    fallback  what it may be answered with then: a fresh result, an old one, provisionally what its own fields say.
+    """
 
     name: str
     default_destination: str
     hold: Literal["pause", "degrade"] = "pause"
+    fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
     stop: StopPolicy = StopPolicy()
@@ -123,6 +132,7 @@ class Plan(msgspec.Struct, frozen=True):
     replay: ReplayPolicy = ReplayPolicy()
     app: str = ""
     callback_keys: Keys | None = None
+    cache: CachePolicy = CachePolicy()
 
     def destinations_of(self, workspace: str) -> list[Destination]:
         """In the order of the configuration."""

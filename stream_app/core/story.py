@@ -16,6 +16,7 @@ from stream_app.core.messages import Status, StatusEvent
 from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
+from stream_app.core.replay import ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
 _MOST_KEY_BYTES: Final = 4_096
@@ -23,12 +24,16 @@ Rows = list[tuple[bytes, bytes | None]]
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The reason of a step: a stable code, words for people (scrubbed), Clay's status, when it goes on by itself."""
+    """The reason of a step: a stable code, words for people (scrubbed), Clay's status, when it goes on by itself.
+
+    saved   credits that it would have cost at its estimate, where it was answered without Clay.
+    """
 
     reason: str = ""
     text: str = ""
     http_status: int | None = None
     due_at_ms: int | None = None
+    saved: int | None = None
 
 
 NO_REASON: Final = Why()
@@ -95,6 +100,16 @@ class Story:
         nothing = msgspec.structs.replace(held, credits=0, actions=0) if held else None
         return {"reservation": None, "booked": spent or self.row.booked or nothing}
 
+    def too_often(self, policy: ReplayPolicy) -> Why | None:
+        """Why it is parked rather than sent once more, None while it may come back."""
+        row = self.row
+        if row.replay > policy.max_replays:
+            return Why("replay_cap", "it comes back more often than max_replays allows")
+        if row.returns > policy.max_returns:
+            text = f"it has come back {row.returns} times in {row.epoch} rewinds: find out why first"
+            return Why("loop_guard", text)
+        return None
+
     def tell(self, why: Why = NO_REASON, spent: Reservation | None = None) -> None:
         """The event of the row's present state."""
         row, case = self.row, self.case
@@ -121,6 +136,7 @@ class Story:
                 actions=spent.actions if spent else None,
                 day=spent.day if spent else "",
                 month=spent.month if spent else "",
+                saved=why.saved,
             )
         )
 

@@ -28,6 +28,7 @@ from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation
 from stream_app.correlate import Walk as AnyWalk
+from stream_app.fallback import NOTHING_KNOWN, Known
 from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
 from stream_app.operate import Operations, Reload, Told
@@ -60,6 +61,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 class Partition:
     """The line's desk (`line.Desk`) for one partition, and the owner of everything in it.
 
+    known   what leads may be answered with when it is not Clay that answers.
     reload  how the configuration is read anew; it changes the plan in place.
     """
 
@@ -75,6 +77,7 @@ class Partition:
         still_member: Membership,
         spacing_s: float = 0.025,
         reload: Reload = _nothing_to_reload,
+        known: Known = NOTHING_KNOWN,
     ) -> None:
         self.number = number
         self._plan = plan
@@ -83,7 +86,7 @@ class Partition:
         self._observer = observer
         self._alarm = alarm
         self._still_member = still_member
-        line, correlation = Line(plan, self, clay, clock), Correlation(plan, self, clock)
+        line, correlation = Line(plan, self, clay, clock, known), Correlation(plan, self, clock)
         self._takers: dict[Source, Taker] = {
             "hot": line.take,
             "retry": line.take,

@@ -220,8 +220,10 @@ class Gate:
         policy = self._plan.workspaces[waiter.ask.destination.workspace]
         wait_ms = held.until_ms - now_ms
         standing = held.status is not None
-        # Where others share the partition, or want an answer at once, nobody may stand in the way for long.
-        if (self.shared and wait_ms > self._plan.line.patience_s * 1000) or (standing and policy.hold == "degrade"):
+        # Where others share the partition, or want an answer at once, nobody may stand in the way for long: not even
+        # for a Retry-After, which is no standstill.
+        degrades = policy.hold == "degrade"
+        if ((self.shared or degrades) and wait_ms > self._plan.line.patience_s * 1000) or (standing and degrades):
             held = msgspec.structs.replace(held, defer=True)
         elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
             return False

@@ -124,14 +124,15 @@ class Shares(msgspec.Struct, frozen=True):
 class Workspace(msgspec.Struct, frozen=True):
     """A Clay workspace: its lane's policies.
 
-    `partition` pins it; absent: the key's hash. `hold`: held leads stay in Kafka (pause) or are concluded
-    from the cache or deferred (degrade). `time_zone` is where the budget's days begin. `concurrency.most` is
+    `partition` pins it; absent: the key's hash. `hold`: held leads stay in Kafka (pause), or (degrade) are answered
+    with what `fallback` allows, or deferred. `time_zone` is where the budget's days begin. `concurrency.most` is
     line.max_in_flight.
     """
 
     partition: int | None = None
     default_destination: str | None = None
     hold: Literal["pause", "degrade"] = "pause"
+    fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
     time_zone: str = "UTC"
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
@@ -158,6 +159,7 @@ class Destination(msgspec.Struct, frozen=True):
     uncertain      a POST that may have arrived, unanswered after its grace: park it for a human, or send
                    it again.
     unavailable_is_refused  a 503 took nothing (clay-facts).
+    cache_first    a fresh result of the same person answers a lead before Clay is asked, and nothing is paid.
     allowed_hosts  hosts that a webhook may name; another than Clay's is for the simulator.
     """
 
@@ -173,6 +175,7 @@ class Destination(msgspec.Struct, frozen=True):
     ceiling_actions: int = 5
     uncertain: Literal["park", "resend"] = "park"
     unavailable_is_refused: bool = True
+    cache_first: bool = False
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
 
 

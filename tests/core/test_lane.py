@@ -10,7 +10,7 @@ from stream_app.core.estimate import Estimate
 from stream_app.core.flood import FloodPolicy
 from stream_app.core.lane import Entry, Held, Lane, actual, admit, reconfigured, settle
 from stream_app.core.lane_view import view
-from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison
+from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
 from stream_app.core.policy import Destination, Workspace
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
@@ -182,6 +182,20 @@ def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
     held = _held(lane)
     assert held.reason == "over_ceiling"
     assert "cost 500 credits and 1 Actions, more than its ceiling of 20 and 5" in held.text
+
+
+# ---------------------------------------------------------------------------------------------------- the breaker
+
+
+def test_who_comes_while_probes_are_out_need_not_wait_for_their_lease() -> None:
+    lane = _call(LANE, *[Refused("connect_error", 50)] * POLICY.breaker.consecutive_failures)
+    opened = _held(lane)
+    assert opened.until_ms == lane.breaker.until_ms, "open: nothing is tried before"
+    later_ms = opened.until_ms
+    for _ in range(POLICY.breaker.probes):
+        lane, _ = _entry(lane, now_ms=later_ms)
+    probing = _held(lane, now_ms=later_ms)
+    assert (probing.status, probing.until_ms) == ("held_outage", later_ms + int(POLICY.breaker.open_s * 1000))
 
 
 # --------------------------------------------------------------------------------------------------------- the view

@@ -56,6 +56,8 @@ class Pipeline:
         pinned: bool = True,
         callbacks: bool = False,
         uncertain: str = "park",
+        workspace: str = "",
+        destination: str = "",
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -74,6 +76,7 @@ class Pipeline:
             f"""
 [workspaces.{name}]
 {pin.format(number=number % partitions)}
+{workspace}
 [workspaces.{name}.rate]
 rate_per_s = 1000
 burst = 1000
@@ -83,6 +86,7 @@ workspace = "{name}"
 webhooks_env = ["WEBHOOK_{number}"]
 callbacks = {str(callbacks).lower()}
 uncertain = "{uncertain}"
+{destination}
 allowed_hosts = ["127.0.0.1"]
 """
             for number, name in enumerate(self.names)

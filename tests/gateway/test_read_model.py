@@ -358,4 +358,5 @@ def test_its_events_are_those_on_kafka() -> None:
         "actions",
         "day",
         "month",
+        "saved",
     }

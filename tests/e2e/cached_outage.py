@@ -1,0 +1,234 @@
+"""An outage of Clay with `hold = "degrade"`: some people are known, the others are served provisionally and upgraded.
+
+    python -m tests.e2e.cached_outage                         10,000 leads, 60 % of them cached
+
+A real worker, replay process and gateway, real Kafka and Redis. The time of a lead is from its record's on `leads` to
+its first result's on `leads.enriched`, both as Kafka has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import redis.asyncio
+from rich.console import Console
+
+from stream_app.core.lead import company, people
+from stream_app.core.messages import Lead, Result, Scalar
+from stream_app.core.record import Record
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.redis import LocalRedis
+from tests.e2e.pipeline import Pipeline
+
+CREDITS: Final = 1
+SCRIPT: Final = f"""
+[plan]
+credits = 10000000
+actions = 10000000
+[[table.columns]]
+name = "title"
+credits = {CREDITS}
+values = ["CEO"]
+[table.callback]
+run_if = "always"
+"""
+CONFIG: Final = """
+[redis]
+url_env = "CACHE_URL"
+timeout_s = 0.5
+[line]
+patience_s = 1
+[replay]
+tiers_s = [1, 2, 5, 10, 20, 60, 600, 3600]
+"""
+DOWN: Final = {"kind": "status_before", "status": 503, "share": 1.0}
+_DAY_MS: Final = 86_400_000
+_result: Final = msgspec.json.Decoder(Result)
+
+
+def pipeline(
+    bootstrap: str, namespace: str, redis_url: str, *, degrade: bool = False, cache_first: bool = False
+) -> Pipeline:
+    """With Redis and callbacks; the simulator finds one title for everybody."""
+    os.environ["CACHE_URL"] = redis_url
+    return Pipeline(
+        bootstrap,
+        namespace,
+        config=CONFIG,
+        script=SCRIPT,
+        callbacks=True,
+        lane="[workspaces.{name}.breaker]\nopen_s = 2\nopen_cap_s = 10",
+        workspace='hold = "degrade"' if degrade else "",
+        destination=f"estimate_credits = {CREDITS}\ncache_first = {str(cache_first).lower()}",
+    )
+
+
+def fields_of(number: int) -> dict[str, Scalar]:
+    return {"email": f"person{number}@company{number % 97}.com", "first_name": "Ada", "last_name": f"L{number}"}
+
+
+def lead(line: Pipeline, number: int, prefix: str = "lead") -> Record:
+    """A lead of that person, in one of the workspaces."""
+    name = line.names[number % len(line.names)]
+    value = msgspec.json.encode(Lead(fields_of(number), lead_id=f"{prefix}-{number}", workspace=name))
+    return Record(line.settings.names.leads, name.encode(), value, (), line.settings.home(name))
+
+
+def known(line: Pipeline, number: int, days: float) -> Record:
+    """What an earlier life of the system published of that person, under another id."""
+    name, fields = line.names[number % len(line.names)], fields_of(number)
+    made = Result(
+        lead_id=f"before-{number}",
+        workspace=name,
+        destination=f"{name}-crm",
+        source="clay",
+        version=1,
+        at_ms=int(time.time() * 1000 - days * _DAY_MS),
+        age_s=0,
+        fields={"title": f"of {number}"},
+        person=people(fields)[0],
+        company=company(fields),
+    )
+    key = f"{name}/{name}-crm/{made.lead_id}".encode()
+    return Record(line.settings.names.enriched, key, msgspec.json.encode(made), (), line.settings.home(name))
+
+
+async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -> None:
+    """Wait until the worker has put so many people's entries into Redis."""
+    deadline = time.monotonic() + within_s
+    async with redis.asyncio.from_url(url) as client:
+        while True:
+            found = [key async for key in client.scan_iter(f"{line.settings.kafka.namespace}*:person:*", count=1000)]
+            if len(found) >= entries:
+                return
+            assert time.monotonic() < deadline, f"{len(found)} of {entries} people are in the cache"
+            await asyncio.sleep(0.2)
+
+
+async def results(line: Pipeline, prefix: str = "lead") -> dict[str, list[tuple[int, Result]]]:
+    """All results of leads so called, with their record's time."""
+    found: dict[str, list[tuple[int, Result]]] = defaultdict(list)
+    for record in await line.read(line.settings.names.enriched):
+        if record.value is not None and (result := _result.decode(record.value)).lead_id.startswith(f"{prefix}-"):
+            found[result.lead_id].append((record.timestamp, result))
+    return found
+
+
+@dataclass
+class Outage:
+    """What came of it."""
+
+    leads: int
+    first: Counter[str] = field(default_factory=Counter)
+    times_s: list[float] = field(default_factory=list)
+    upgraded: int = 0
+    wrong: list[str] = field(default_factory=list)
+    last: Counter[str] = field(default_factory=Counter)
+    books: str = ""
+
+    def percentile_s(self, share: float) -> float:
+        return sorted(self.times_s)[min(len(self.times_s) - 1, int(len(self.times_s) * share))]
+
+
+async def outage(line: Pipeline, url: str, leads: int, per_s: float, say: Callable[[str], None]) -> Outage:
+    """Seed, break Clay, publish, mend Clay, wait; then compare what is on Kafka and in the simulator."""
+    fresh, stale = leads * 3 // 10, leads * 3 // 10
+    await line.publish([known(line, number, 2 if number < fresh else 40) for number in range(fresh + stale)])
+    for command in ("worker", "replay", "gateway"):
+        line.start(command)
+    await filled(line, url, fresh + stale)
+    say(f"{fresh + stale} people are in the cache; Clay goes down")
+    line.control("POST", "/control/faults", DOWN)
+    # The lanes' breakers learn of it by these.
+    await line.publish([lead(line, number) for number in range(leads, leads + 40)])
+    await line.until(lambda: _count(line, "deferred") > 0, 60, "the breaker opens")
+    shuffled = sorted(range(leads), key=lambda number: number * 7919 % leads)
+    step = max(1, int(per_s * 0.1))
+    for at in range(0, leads, step):
+        await line.publish([lead(line, number) for number in shuffled[at : at + step]])
+        await asyncio.sleep(0.1)
+    every = leads + 40
+    await line.until(lambda: _served(line) >= every - 40, 120 + leads / 50, "every lead is served or deferred")
+    say("every lead is served or deferred; Clay is back")
+    line.control("DELETE", "/control/faults")
+    await line.until(lambda: _ended(line) >= every, 120 + leads / 20, "every lead has ended")
+    return await _judged(line, leads)
+
+
+async def _judged(line: Pipeline, leads: int) -> Outage:
+    sent_ms = {
+        msgspec.json.decode(record.value)["lead_id"]: record.timestamp
+        for record in await line.read(line.settings.names.leads)
+    }
+    seen = Outage(leads)
+    found = await results(line)
+    for number in range(leads):
+        lead_id = f"lead-{number}"
+        if not found[lead_id]:
+            seen.wrong.append(f"{lead_id} has no result at all")
+            continue
+        at_ms, first = found[lead_id][0]
+        seen.first[first.source] += 1
+        seen.times_s.append((at_ms - sent_ms[lead_id]) / 1000)
+        told = [(result.source, result.version) for _, result in found[lead_id]]
+        if first.source == "local":
+            seen.upgraded += told == [("local", 1), ("clay", 2)]
+        if told not in ([("cache", 1)], [("stale", 1)], [("local", 1), ("clay", 2)], [("clay", 1)]):
+            seen.wrong.append(f"{lead_id} has results {told}")
+    posted = line.summary()["leads"]
+    seen.wrong += [f"{lead_id} has {rows} rows at Clay" for lead_id, rows in posted.items() if rows > 1]
+    seen.last = line.last()
+    code, seen.books = await line.run("books", "--json")
+    if code:
+        seen.wrong.append(f"the books do not balance: {seen.books[:2000]}")
+    return seen
+
+
+def _count(line: Pipeline, status: str) -> int:
+    return sum(story[-1].status == status for story in list(line.stories.values()))
+
+
+def _served(line: Pipeline) -> int:
+    words = {"served_from_cache", "served_locally"}
+    return sum(bool(words & {event.status for event in story}) for story in list(line.stories.values()))
+
+
+def _ended(line: Pipeline) -> int:
+    return sum(story[-1].status in ("served_from_cache", "enriched") for story in list(line.stories.values()))
+
+
+async def _main(leads: int, per_s: float) -> int:
+    say: Any = Console(stderr=True).print
+    with LocalKafka(progress=say) as kafka, LocalRedis() as server:
+        async with pipeline(kafka.bootstrap, "outage.", server.url, degrade=True) as line:
+            seen = await outage(line, server.url, leads, per_s, say)
+            line.check_stories()
+    Console().print_json(
+        data={
+            "leads": seen.leads,
+            "first result": dict(seen.first),
+            "p50_s": seen.percentile_s(0.5),
+            "p99_s": seen.percentile_s(0.99),
+            "upgraded": seen.upgraded,
+            "wrong": seen.wrong[:20],
+            "last": dict(seen.last),
+        }
+    )
+    return bool(seen.wrong)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.cached_outage", description=__doc__)
+    parser.add_argument("--leads", type=int, default=10_000)
+    parser.add_argument("--per-s", type=float, default=300.0, help="published a second (%(default)s)")
+    args = parser.parse_args()
+    sys.exit(asyncio.run(_main(args.leads, args.per_s)))

@@ -1,0 +1,79 @@
+"""What is remembered, on a real Kafka and a real Redis: outages bridged, credits saved, no cache ever needed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis.asyncio
+
+from stream_app.dev.kafka import Broker
+from stream_app.dev.redis import LocalRedis
+from tests.e2e.cached_outage import filled, known, lead, outage, pipeline, results
+from tests.e2e.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(400)
+
+
+async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(
+    kafka: Broker, namespace: str, redis_url: str
+) -> None:
+    async with pipeline(kafka.bootstrap, namespace, redis_url, degrade=True) as line:
+        seen = await outage(line, redis_url, 1_000, 250, lambda text: None)
+        line.check_stories()
+    assert seen.wrong == []
+    # A few of the known ones were probes: what was ever sent, even in vain, is not answered from the cache.
+    served = seen.first["cache"] + seen.first["stale"]
+    assert 570 <= served <= 600
+    assert 270 <= seen.first["stale"] <= 300
+    assert seen.upgraded == seen.first["local"]
+    assert seen.first["local"] >= 380, "a few came when Clay was back"
+    assert seen.percentile_s(0.99) < 10, "2 s on a machine of its own: python -m tests.e2e.cached_outage"
+    books = json.loads(seen.books)
+    assert sum(books["saved"].values()) == books["columns"]["served_from_cache"]["stories"] == served
+    assert books["provisional"] >= seen.first["local"]
+
+
+async def test_known_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka: Broker, namespace: str) -> None:
+    with LocalRedis() as server:
+        async with pipeline(kafka.bootstrap, namespace, server.url, cache_first=True) as line:
+            await line.publish([known(line, number, 2) for number in range(60)])
+            processes = [line.start("worker"), line.start("gateway")]
+            await filled(line, server.url, 60)
+
+            await line.publish([lead(line, number) for number in range(100)])
+            await ended(line, 100)
+            assert line.last() == {"served_from_cache": 60, "enriched": 40}
+            assert len(line.summary()["leads"]) == 40
+
+            # Who was bought under one id answers for another one.
+            await filled(line, server.url, 100)
+            await line.publish([lead(line, number, "again") for number in range(60, 70)])
+            await ended(line, 110)
+            assert line.last() == {"served_from_cache": 70, "enriched": 40}
+
+            async with redis.asyncio.from_url(server.url) as client:
+                assert await client.flushall()
+                keys = {key.decode() async for key in client.scan_iter("*")}
+                assert not any("@" in key or "company" in key.rpartition(":")[2] for key in keys)
+            await line.publish([lead(line, number) for number in range(200, 240)])
+            await ended(line, 150)
+            server.stop()
+            await line.publish([lead(line, number) for number in range(300, 340)])
+            await ended(line, 190)
+            assert line.last() == {"served_from_cache": 70, "enriched": 120}
+            assert sorted(line.summary()["leads"].values()) == [1] * 120
+
+            code, said = await line.run("books", "--json")
+            assert code == 0, said
+            assert sum(json.loads(said)["saved"].values()) == 70
+            found = await results(line)
+            assert {each[-1][1].source for each in found.values()} == {"cache", "clay"}
+            line.check_stories()
+            for process in processes:
+                assert await line.stop(process) == 0
+
+
+async def ended(line: Pipeline, count: int) -> None:
+    words = ("enriched", "served_from_cache")
+    await line.until(lambda: sum(line.last()[word] for word in words) >= count, 90, f"{count} leads have ended")

@@ -1,0 +1,300 @@
+"""What leads are answered with when it is not Clay that answers, and what must never be: a partition in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.adapters.memory_cache import MemoryCache
+from stream_app.core.budget import BudgetPolicy
+from stream_app.core.cached import DAY_MS, Entry, Field, company_slot, person_slot
+from stream_app.core.delivery import NEXT
+from stream_app.core.envelope import read_envelope
+from stream_app.core.lead import company, people
+from stream_app.core.messages import Callback, Command, Result, Scalar, StatusEvent
+from stream_app.core.outcome import Accepted, Outcome, Refused
+from stream_app.core.policy import Destination, Workspace
+from stream_app.core.record import Record
+from stream_app.core.replay import returning
+from stream_app.fallback import Known
+from stream_app.partition.desk import Partition
+from stream_app.partition.walk import Source
+from tests.partition.test_committer import Silent
+from tests.partition.test_desk import _member
+from tests.partition.virtual import VirtualClock, now_ms, run
+from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.schedule import Setup, plan_of
+
+ADA: Final = "ada@acme.example"
+_event: Final = msgspec.json.Decoder(StatusEvent)
+_result: Final = msgspec.json.Decoder(Result)
+
+
+class Clay:
+    """`line.Clay`: takes everything, or refuses it."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.refuses = False
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.sent.append(json.loads(body)["lead_id"])
+        return Refused("connect_error", 1) if self.refuses else Accepted(200, 1)
+
+
+class SlowCache(MemoryCache):
+    """Takes a second."""
+
+    async def find(self, slots: Sequence[str]) -> list[Entry]:
+        await asyncio.sleep(1)
+        return await super().find(slots)
+
+
+def facts(fields: Any) -> dict[str, tuple[Scalar, str]]:
+    return {"company_name": ("acme", "domain")} if "email" in fields else {}
+
+
+class Bench:
+    """Partition 0 with one workspace; its budget is 0 until `open`."""
+
+    def __init__(self, *, cache_first: bool = False, cache: MemoryCache | None = None, **of_workspace: Any) -> None:
+        plan = plan_of(Setup(callbacks=True, credits_per_day=0, hold="degrade"))
+        workspaces, destinations = dict(plan.workspaces), dict(plan.destinations)
+        self.plan = msgspec.structs.replace(plan, workspaces=workspaces, destinations=destinations)
+        self.change(**of_workspace)
+        alias = "acme-main"
+        there: Destination = msgspec.structs.replace(self.plan.destinations[alias], cache_first=cache_first)
+        self.plan.destinations[alias] = there
+        self.kafka, self.clay = MemoryKafka(), Clay()
+        self.cache = MemoryCache() if cache is None else cache
+        self.partition = Partition(
+            *(0, self.plan, MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0), self.clay, VirtualClock()),
+            *(Silent(), _raise, _member, 0.005),
+            known=Known(self.cache, facts),
+        )
+
+    def change(self, **changes: Any) -> None:
+        workspace: Workspace = msgspec.structs.replace(self.plan.workspaces["acme"], **changes)
+        self.plan.workspaces["acme"] = workspace
+
+    async def begin(self) -> None:
+        await self.partition.take_over()
+        names = self.plan.topics
+        sources: dict[str, Source] = {names.leads: "hot", names.retry: "retry"}
+        sources |= {names.callbacks: "callback", names.commands: "command"}
+        self.serving = [
+            asyncio.create_task(self.partition.serve(MemoryInlet(self.kafka, "g", 0, topic, 0), source))
+            for topic, source in sources.items()
+        ]
+
+    async def remember(self, email: str, *, days: float, **fields: Scalar) -> None:
+        at_ms = now_ms() - int(days * DAY_MS)
+        entry = Entry({name: Field(value, at_ms, "acme-main") for name, value in fields.items()})
+        (person,) = people({"email": email})
+        firm = company_slot("acme", company({"email": email}))
+        await self.cache.add([(person_slot("acme", "acme-main", person), entry), (firm, entry)])
+
+    async def lead(self, lead_id: str, email: str, **more: Any) -> list[str]:
+        """Publish it; the statuses of its story some seconds later."""
+        value = json.dumps({"lead_id": lead_id, "fields": {"email": email}, **more}).encode()
+        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
+        await asyncio.sleep(5)
+        return self.story(lead_id)
+
+    def events(self) -> list[StatusEvent]:
+        return [_event.decode(each.value or b"") for each in self.kafka.log("leads.status", 0).committed()]
+
+    def story(self, lead_id: str) -> list[str]:
+        told = [event for event in self.events() if event.lead_id == lead_id]
+        for before, after in pairwise(told):
+            assert before.origin != after.origin or after.status in NEXT[before.status]
+        return [event.status for event in told]
+
+    def results(self, lead_id: str) -> list[Result]:
+        found = [_result.decode(each.value or b"") for each in self.kafka.log("leads.enriched", 0).committed()]
+        return [result for result in found if result.lead_id == lead_id]
+
+    async def open_and_return(self) -> None:
+        """The budget is back, and what was deferred too."""
+        self.change(budget=BudgetPolicy())
+        for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
+            back = returning(read_envelope(copy), 0)
+            assert back is not None
+            self.kafka.produce(0, Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()))
+        await asyncio.sleep(5)
+
+    async def call_back(self, lead_id: str, **fields: Scalar) -> None:
+        callback = Callback(lead_id, "acme", "acme-main", now_ms(), "enriched", fields)
+        self.kafka.produce(0, Record(self.plan.topics.callbacks, b"acme", msgspec.json.encode(callback)))
+        await asyncio.sleep(5)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_a_held_lead_is_answered_with_what_is_known_and_marked() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.begin()
+        await bench.remember("fresh@a.example", days=2, title="CEO")
+        await bench.remember("stale@b.example", days=40, title="CTO")
+        await bench.remember("gone@c.example", days=200, title="old")
+        assert await bench.lead("1", "fresh@a.example") == ["received", "served_from_cache"]
+        assert await bench.lead("2", "stale@b.example") == ["received", "served_from_cache"]
+        assert await bench.lead("3", "gone@c.example") == ["received", "served_locally", "deferred"]
+        (one,), (two,), (three,) = (bench.results(lead_id) for lead_id in "123")
+        assert (one.source, one.version, one.age_s // 86_400, one.fields) == ("cache", 1, 2, {"title": "CEO"})
+        assert (two.source, two.age_s // 86_400, two.provenance["title"].source) == ("stale", 40, "acme-main")
+        assert (three.source, three.fields) == ("local", {"company_name": "acme"})
+        assert three.provenance["company_name"].source == "domain"
+        assert [event.saved for event in bench.events() if event.saved] == [6, 6], "the estimate of each"
+        assert bench.clay.sent == []
+
+    run(main())
+
+
+def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.begin()
+        await bench.lead("1", ADA)
+        await bench.open_and_return()
+        await bench.call_back("1", title="CEO")
+        expected = ["received", "served_locally", "deferred", "replayed", "sending", "accepted", "enriched"]
+        assert bench.story("1") == expected
+        assert [(each.source, each.version) for each in bench.results("1")] == [("local", 1), ("clay", 2)]
+        (person,) = people({"email": ADA})
+        assert {each.person for each in bench.results("1")} == {person}
+        assert {each.company for each in bench.results("1")} == {company({"email": ADA})}
+
+    run(main())
+
+
+def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.begin()
+        await bench.lead("1", ADA)
+        copy = bench.kafka.log(bench.plan.topics.deferred, 0).committed()[0]
+        back = returning(read_envelope(copy), 0)
+        assert back is not None
+        bench.kafka.produce(0, Record(bench.plan.topics.retry, copy.key, copy.value, back.to_headers()))
+        await asyncio.sleep(5)
+        assert bench.story("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
+        assert len(bench.results("1")) == 1
+
+    run(main())
+
+
+def test_others_of_a_company_complete_a_provisional_result() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.begin()
+        await bench.remember("bob@acme.example", days=2, title="CTO", industry="bikes")
+        await bench.lead("1", ADA)
+        (local,) = bench.results("1")
+        assert local.fields == {"industry": "bikes", "company_name": "acme"}
+        assert local.provenance["industry"].shared
+
+    run(main())
+
+
+def test_an_operator_chooses_what_may_be_served() -> None:
+    async def main() -> None:
+        bench = Bench(fallback=("cache",))
+        await bench.begin()
+        await bench.remember("stale@b.example", days=40, title="CTO")
+        assert await bench.lead("1", "stale@b.example") == ["received", "deferred"]
+        assert bench.results("1") == []
+
+    run(main())
+
+
+def test_where_leads_wait_nothing_is_served() -> None:
+    async def main() -> None:
+        bench = Bench(hold="pause")
+        await bench.begin()
+        await bench.remember(ADA, days=2, title="CEO")
+        assert await bench.lead("1", ADA) == ["received", "held_budget"]
+
+    run(main())
+
+
+def test_cache_first_asks_nothing_of_the_lane_and_only_fresh_results_count() -> None:
+    async def main() -> None:
+        bench = Bench(cache_first=True, hold="pause")
+        await bench.begin()
+        await bench.remember(ADA, days=2, title="CEO")
+        await bench.remember("stale@b.example", days=40, title="CTO")
+        assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
+        assert [event.reason for event in bench.events()][-1] == "cache_first"
+        assert await bench.lead("1", ADA) == ["received", "served_from_cache", "duplicate"], "once"
+        assert await bench.lead("2", "stale@b.example") == ["received", "held_budget"]
+
+    run(main())
+
+
+def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
+    async def main() -> None:
+        bench = Bench(cache_first=True, budget=BudgetPolicy())
+        await bench.begin()
+        await bench.lead("1", ADA)
+        assert await bench.lead("2", ADA) == ["duplicate"], "nothing is known yet"
+        await bench.call_back("1", title="CEO")
+        await bench.remember(ADA, days=0, title="CEO")
+        assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
+        assert [each.source for each in bench.results("3")] == ["cache"]
+        assert bench.clay.sent == ["1"]
+
+    run(main())
+
+
+def test_a_forced_lead_is_bought_whatever_is_known() -> None:
+    async def main() -> None:
+        bench = Bench(cache_first=True, budget=BudgetPolicy())
+        await bench.begin()
+        await bench.remember(ADA, days=2, title="CEO")
+        assert await bench.lead("1", ADA, force=True) == ["received", "sending", "accepted"]
+
+    run(main())
+
+
+def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> None:
+    async def main() -> None:
+        bench = Bench(cache=MemoryCache(), budget=BudgetPolicy())
+        await bench.begin()
+        bench.clay.refuses = True
+        await bench.lead("1", ADA)
+        await bench.remember(ADA, days=2, title="CEO")
+        for _ in range(8):
+            await bench.lead(f"x{_}", f"x{_}@other.example")
+        story = bench.story("1")
+        assert "sending" in story
+        assert "served_from_cache" not in story
+
+    run(main())
+
+
+def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
+    async def main() -> None:
+        bench = Bench(cache_first=True, cache=SlowCache())
+        await bench.begin()
+        await bench.remember(ADA, days=2, title="CEO")
+        (person,) = people({"email": ADA})
+        value = json.dumps({"lead_id": "1", "fields": {"email": ADA}}).encode()
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+        await asyncio.sleep(0.5)
+        command = Command("c-1", "suppress", "", now_ms(), "ada", args={"people": [person]})
+        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
+        await asyncio.sleep(5)
+        assert bench.story("1") == ["received", "suppressed"]
+        assert bench.results("1") == []
+
+    run(main())
