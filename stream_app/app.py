@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from stream_app import __version__
 from stream_app.adapters import log
@@ -16,31 +15,26 @@ from stream_app.adapters.assigned import assigned, waiting
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.faust_app import FaustOptions, Handler, build_app
-from stream_app.adapters.faust_run import run_app, wait_for_broker
+from stream_app.adapters.faust_app import FaustOptions, build_app
+from stream_app.adapters.faust_run import alarm_of, run_app, wait_for_broker
 from stream_app.adapters.lag import WaitingRecords
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.local_facts import local_facts
-from stream_app.adapters.metrics import WorkerMetrics
+from stream_app.adapters.metrics import StandingStill, WorkerMetrics
 from stream_app.adapters.ops import serve_ops
-from stream_app.adapters.publisher import kafka_publisher
-from stream_app.adapters.replay_state import Pause, ReplayState
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.adapters.topics import check_topics
 from stream_app.adapters.webhooks import Endpoint, Webhooks, setup_id, webhook_id
 from stream_app.agents.configuration import NOTHING_NEW, Configuration
-from stream_app.agents.replay import Replay
 from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
 from stream_app.app_cache import remember
 from stream_app.core.budget import Cost
-from stream_app.core.envelope import Envelope
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
-from stream_app.core.replay import Begin, ReplayPolicy
+from stream_app.core.replay import ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.fallback import Known
 from stream_app.partition.desk import Partition
-from stream_app.partition.ended import died_of
 from stream_app.partition.walk import Source
 from stream_app.settings import Settings, client_options
 
@@ -102,7 +96,7 @@ def build_plan(settings: Settings) -> Plan:
             retry_share=settings.shares.retry,
             bulk_share=settings.shares.bulk,
         ),
-        replay=_replay_policy(settings),
+        replay=replay_policy(settings),
         app=__version__,
         callback_keys=settings.callback_keys if settings.gateway.token_keys_env else None,
         cache=settings.cache,
@@ -113,7 +107,7 @@ def _derived(settings: Settings) -> tuple[Plan, dict[str, Endpoint]]:
     return build_plan(settings), _endpoints(settings)
 
 
-def _replay_policy(settings: Settings) -> ReplayPolicy:
+def replay_policy(settings: Settings) -> ReplayPolicy:
     replay = settings.replay
     return ReplayPolicy(
         max_replays=replay.max_replays,
@@ -160,15 +154,6 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 number, plan, ledger, clay, clock, metrics, alarm, member, reload=configuration.reload, known=known
             )
 
-        def alarm(error: BaseException) -> None:
-            crash = asyncio.ensure_future(app.crash(error))
-            crashes.add(crash)
-
-        def watch(task: asyncio.Task[None]) -> None:
-            if (error := died_of(task)) is not None:
-                alarm(error)
-
-        crashes: set[asyncio.Future[None]] = set()
         worker = Worker(build_partition)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         names = plan.topics
@@ -184,13 +169,16 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             {topic: worker.handler(source) for topic, source in sources.items()},
             worker,
         )
+        alarm = alarm_of(app)
         owned = worker.partitions
         metrics.observe(
             lambda: sum(one.posts_under_way for one in list(owned.values())),
             lambda: sum(one.rows for one in list(owned.values())),
         )
         registry.register(WaitingRecords(lambda: waiting(app, sources)))
-        watchdog = Watchdog(_longest_step_s(settings), lambda: worker.under_way(assigned(app)), metrics.stand_still)
+        watchdog = Watchdog(
+            longest_step_s(settings), lambda: worker.under_way(assigned(app)), StandingStill(registry, logger)
+        )
         port = await stack.enter_async_context(
             serve_ops(
                 settings.http.host,
@@ -202,77 +190,14 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         app.gaps.on_expired = metrics.expired
         topics = TopicWatch(connection, [*sources, names.state], plan.partitions)
         remembering = memory.tasks(connection, lambda: list(owned), clock.now_ms)
-        for watching in map(asyncio.create_task, (watchdog.run(), topics.run(), *remembering)):
-            watching.add_done_callback(watch)
-            stack.callback(watching.cancel)
         logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)
         tame_garbage_collector()
-        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
+        beside = (watchdog.run(), topics.run(), *remembering)
+        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
         logger.info("worker_stopped")
 
 
-async def run_replay(settings: Settings) -> None:
-    """`stream-app replay`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
-    logger = log.get("replay")
-    topics, policy, connection = settings.names, _replay_policy(settings), connection_of(settings)
-    registry = CollectorRegistry()
-    moved = Counter(
-        "stream_app_replay_moved",
-        "Records brought on their way back, by the topic they were in.",
-        ("topic",),
-        registry=registry,
-    )
-
-    def told(topic: str, envelope: Envelope) -> None:
-        moved.labels(topic.removeprefix(topics.namespace)).inc()
-        logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
-
-    def began(partition: int, how: Begin) -> None:
-        if how.rewound:
-            logger.warning("rewound", partition=partition, epoch=how.epoch, text="the group's offset was set back")
-        elif how.forgotten:
-            logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
-
-    async with AsyncExitStack() as stack:
-        await check_kafka(settings, connection, logger)
-        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
-        state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
-        await stack.enter_async_context(state)
-        rates_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
-        replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), told, began)
-        handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
-        handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
-        app = build_app(faust_options(settings, connection, topics.replay_app, None), handlers)
-        port = await stack.enter_async_context(
-            serve_ops(
-                settings.http.host,
-                settings.http.replay_port,
-                registry,
-                lambda: None if app.started else "not joined to the group yet",
-            )
-        )
-        logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
-        if state.pause:
-            logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
-        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s)
-        await state.record()
-        logger.info("replay_stopped")
-
-
-async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
-    """Pause all replays, or (`by` None) let them go on. Returns the pause that was there. Raises BrokerUnavailable."""
-    connection, topics = connection_of(settings), settings.names
-    await wait_for_broker(connection, settings.kafka.broker_wait_s)
-    async with (
-        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
-        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
-    ):
-        before = state.pause
-        await state.set_pause(Pause(by, why, at_ms) if by else None)
-        return before
-
-
-def _longest_step_s(settings: Settings) -> float:
+def longest_step_s(settings: Settings) -> float:
     """Nothing takes longer to move when all is well: a POST started late, and two commits."""
     line = settings.line
     return line.max_request_start_age_s + line.request_timeout_s + 2 * line.commit_timeout_s

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_fixes import SafeApp
 from stream_app.core.errors import BrokerUnavailable
+from stream_app.partition.ended import died_of
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,12 @@ async def wait_for_broker(connection: KafkaConnection, wait_s: float) -> None:
             await client.close()
 
 
-async def run_app(app: SafeApp, *, broker_wait_s: float = 60.0) -> None:
+async def run_app(
+    app: SafeApp, *, broker_wait_s: float = 60.0, beside: Iterable[Coroutine[Any, Any, None]] = ()
+) -> None:
     """Run until SIGTERM, SIGINT or a crash, then stop: events in flight are waited for, and acks committed.
 
+    beside  runs as long as the app does, and crashes it when it fails.
     Raises BrokerUnavailable when Kafka is not there at the start, and whatever crashed the app.
     """
     loop = asyncio.get_running_loop()
@@ -68,6 +72,15 @@ async def run_app(app: SafeApp, *, broker_wait_s: float = 60.0) -> None:
         loop.add_signal_handler(number, asked_to_stop.set)
     asking = asyncio.create_task(asked_to_stop.wait())
     running = asyncio.create_task(_run(app, broker_wait_s))
+    alarm = alarm_of(app)
+
+    def watch(task: asyncio.Task[None]) -> None:
+        if (error := died_of(task)) is not None:
+            alarm(error)
+
+    others = [asyncio.create_task(each) for each in beside]
+    for other in others:
+        other.add_done_callback(watch)
     try:
         await asyncio.wait({asking, running}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
@@ -80,9 +93,17 @@ async def run_app(app: SafeApp, *, broker_wait_s: float = 60.0) -> None:
         if app.started:
             await app.stop()
             await app.gaps.close()
-        await asyncio.gather(asking, running, return_exceptions=True)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(asking, running, *others, return_exceptions=True)
     if app.crash_reason is not None:
         raise app.crash_reason
+
+
+def alarm_of(app: SafeApp) -> Callable[[BaseException], None]:
+    """Ends the app with an error, from wherever it is called."""
+    crashes: set[asyncio.Future[None]] = set()
+    return lambda error: crashes.add(asyncio.ensure_future(app.crash(error)))
 
 
 async def _run(app: SafeApp, broker_wait_s: float) -> None:

@@ -26,6 +26,26 @@ class Mirror(Protocol):
     def lane_gone(self, workspace: str) -> None: ...
 
 
+class StandingStill:
+    """What a process's watchdog tells, in a gauge and in the log."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._gauge = Gauge(
+            "stream_app_standing_still",
+            "What should move by itself and does not; /readyz has the words.",
+            registry=registry,
+        )
+
+    def __call__(self, what: list[str]) -> None:
+        """All that stands still, on change."""
+        self._gauge.set(len(what))
+        if what:
+            self._log.warning("stands_still", what=what)
+        else:
+            self._log.info("moves_again")
+
+
 class WorkerMetrics:
     """The worker's observer (`partition.ports.Observer`)."""
 
@@ -59,11 +79,6 @@ class WorkerMetrics:
         self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two a lead.", registry=registry)
         self._recoveries = Counter(
             "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
-        )
-        self._still = Gauge(
-            "stream_app_standing_still",
-            "What should move by itself and does not; /readyz has the words.",
-            registry=registry,
         )
         self._expired = Counter(
             "stream_app_expired_records",
@@ -99,14 +114,6 @@ class WorkerMetrics:
         """They are left alone: a newer version may have written them."""
         self._unknown.inc(count)
         self._log.warning("unknown_rows", partition=partition, count=count)
-
-    def stand_still(self, what: list[str]) -> None:
-        """What the watchdog found, all of it, on change."""
-        self._still.set(len(what))
-        if what:
-            self._log.warning("stands_still", what=what)
-        else:
-            self._log.info("moves_again")
 
     def told(self, event: StatusEvent) -> None:
         """A step of a lead is committed."""

@@ -1,4 +1,4 @@
-"""Notices under a running worker that a topic was deleted, or created anew: its offsets then mean other records.
+"""Notices under a running process that a topic was deleted, or created anew: its offsets then mean other records.
 
 Rows name records by topic, partition and offset, so a worker that went on would take new leads for old ones, and with
 a new state topic it would have forgotten what was paid. A log that ends before where it ended is such a topic.
@@ -55,7 +55,7 @@ class TopicWatch:
         gone = set(self._topics) - await consumer.topics()
         self._missing = self._missing + 1 if gone else 0
         if self._missing >= _MISSING:
-            raise TopicsError([f"{min(gone)}: the topic was deleted under this worker. {_WHAT_NOW}"])
+            raise TopicsError([f"{min(gone)}: the topic was deleted under this process. {_WHAT_NOW}"])
         if gone:
             return
         for log, end in (await consumer.end_offsets(self._logs)).items():

@@ -12,7 +12,9 @@ new epoch begins (`core.replay.begin`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from stream_app.core.envelope import Envelope, read_envelope
@@ -23,6 +25,9 @@ from stream_app.line import Clock
 from stream_app.partition.ports import Inlet
 
 _ON_THEIR_WAY: Final = 500  # records published and not acknowledged yet, for each topic-partition
+
+Place = tuple[str, int]
+"""Topic and partition."""
 
 
 class Publisher(Protocol):
@@ -66,12 +71,25 @@ class Replay:
         self._clock = clock
         self._moved = moved
         self._began = began
+        self._passages: defaultdict[Place, _Passage] = defaultdict(_Passage)
+
+    def under_way(self, assigned: Mapping[Place, bool]) -> dict[str, Hashable]:
+        """All that has to move by itself, for the watchdog. `assigned`: topic and partition -> records wait there.
+
+        A head that is not due, a pause and a workspace's pace are reasons to wait; a broker that is silent is none.
+        """
+        moving = {place: self._passages[place] for place, records_wait in assigned.items() if records_wait}
+        return {
+            f"the records of {topic}/{number} do not move": passage.acked
+            for (topic, number), passage in moving.items()
+            if not passage.waits or passage.sent > passage.acked
+        }
 
     async def dead_letters(self, inlet: Inlet) -> None:
         """`leads.dlq`: into the tier of its due time; what waits for a human is passed over."""
         begin = await self._state.begin(inlet.partition)
         self._began(inlet.partition, begin)
-        async with _Onward(inlet, self._publisher) as onward:
+        async with self._onward(inlet) as onward:
             async for taken in inlet:
                 envelope = returning(read_envelope(taken), begin.epoch)
                 if taken.offset < begin.skip_to or (envelope is AS_INPUT and taken.offset < begin.seen_to):
@@ -81,7 +99,7 @@ class Replay:
 
     async def deferred(self, inlet: Inlet) -> None:
         """`leads.deferred`: into the tier of its due time."""
-        async with _Onward(inlet, self._publisher) as onward:
+        async with self._onward(inlet) as onward:
             async for taken in inlet:
                 if not await self._forward(onward, inlet, taken, returning(read_envelope(taken))):
                     return
@@ -90,10 +108,10 @@ class Replay:
         """The handler of a delay tier: its head is always the next one due."""
 
         async def serve(inlet: Inlet) -> None:
-            async with _Onward(inlet, self._publisher) as onward:
+            async with self._onward(inlet) as onward:
                 async for taken in inlet:
                     due_ms = taken.timestamp_ms + tier * 1000
-                    if not await self._until(due_ms, inlet.suspended):
+                    if not await self._until(due_ms, inlet):
                         inlet.give_up(taken)
                         return
                     if not await self._forward(onward, inlet, taken, read_envelope(taken)):
@@ -108,7 +126,7 @@ class Replay:
             return True
         delay_ms = envelope.not_before_ms - self._clock.now_ms()
         tier = tier_s(self._policy, delay_ms)
-        if not await self._free(taken.key, inlet.suspended, paced=tier is None):
+        if not await self._free(taken.key, inlet, paced=tier is None):
             inlet.give_up(taken)
             return False
         # What is left after the tier is less than the shortest tier's worth: good enough, and never early.
@@ -119,35 +137,64 @@ class Replay:
         self._moved(taken.topic, envelope)
         return True
 
-    async def _free(self, key: bytes | None, suspended: asyncio.Event, *, paced: bool) -> bool:
+    async def _free(self, key: bytes | None, inlet: Inlet, *, paced: bool) -> bool:
         """Wait while an operator's pause lasts, and for this workspace's turn. False when suspended before."""
         if not self._state.moving.is_set():
-            stopped, moving = asyncio.create_task(suspended.wait()), asyncio.create_task(self._state.moving.wait())
-            await asyncio.wait((stopped, moving), return_when=asyncio.FIRST_COMPLETED)
+            stopped = asyncio.create_task(inlet.suspended.wait())
+            moving = asyncio.create_task(self._state.moving.wait())
+            with self._waiting(inlet):
+                await asyncio.wait((stopped, moving), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             moving.cancel()
-            if suspended.is_set():
+            if inlet.suspended.is_set():
                 return False
-        return not paced or await self._until(self._pace.turn_ms(key or b"", self._clock.now_ms()), suspended)
+        return not paced or await self._until(self._pace.turn_ms(key or b"", self._clock.now_ms()), inlet)
 
-    async def _until(self, due_ms: int, suspended: asyncio.Event) -> bool:
+    async def _until(self, due_ms: int, inlet: Inlet) -> bool:
         """False when the flow was suspended before."""
-        while (delay_ms := due_ms - self._clock.now_ms()) > 0:
-            try:
-                # In pieces: the wall clock may step while the loop's does not.
-                await asyncio.wait_for(suspended.wait(), min(delay_ms / 1000, 60.0))
-            except TimeoutError:
-                continue
-            return False
-        return not suspended.is_set()
+        with self._waiting(inlet):
+            while (delay_ms := due_ms - self._clock.now_ms()) > 0:
+                try:
+                    # In pieces: the wall clock may step while the loop's does not.
+                    await asyncio.wait_for(inlet.suspended.wait(), min(delay_ms / 1000, 60.0))
+                except TimeoutError:
+                    continue
+                return False
+        return not inlet.suspended.is_set()
+
+    @contextmanager
+    def _waiting(self, inlet: Inlet) -> Iterator[None]:
+        """It has a reason to wait inside the block."""
+        passage = self._passages[inlet.topic, inlet.partition]
+        passage.waits = True
+        try:
+            yield
+        finally:
+            passage.waits = False
+
+    def _onward(self, inlet: Inlet) -> _Onward:
+        passage = self._passages[inlet.topic, inlet.partition]
+        passage.sent = passage.acked  # what an earlier inlet left comes again
+        return _Onward(inlet, self._publisher, passage)
+
+
+class _Passage:
+    """How many records of one topic-partition were sent on and acked, and whether its head has a reason to wait."""
+
+    __slots__ = ("acked", "sent", "waits")
+
+    def __init__(self) -> None:
+        self.sent = self.acked = 0
+        self.waits = False
 
 
 class _Onward:
     """Publishes in order and acks in order, each once Kafka has what was published for it."""
 
-    def __init__(self, inlet: Inlet, publisher: Publisher) -> None:
+    def __init__(self, inlet: Inlet, publisher: Publisher, passage: _Passage) -> None:
         self._inlet = inlet
         self._publisher = publisher
+        self._passage = passage
         self._sent: asyncio.Queue[tuple[Taken, Awaitable[object] | None]] = asyncio.Queue(_ON_THEIR_WAY)
         self._acks = asyncio.TaskGroup()
         self._acking: asyncio.Task[None] | None = None
@@ -165,9 +212,11 @@ class _Onward:
         await self._acks.__aexit__(kind, error, None)
 
     async def send(self, taken: Taken, record: Record) -> None:
+        self._passage.sent += 1
         await self._sent.put((taken, await self._publisher.publish(record)))
 
     async def skip(self, taken: Taken) -> None:
+        self._passage.sent += 1
         await self._sent.put((taken, None))
 
     async def _ack(self) -> None:
@@ -176,4 +225,5 @@ class _Onward:
             if published is not None:
                 await published
             await self._inlet.ack(taken)
+            self._passage.acked += 1
             self._sent.task_done()

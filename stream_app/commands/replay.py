@@ -23,6 +23,6 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from stream_app.app import run_replay
+    from stream_app.app_replay import run_replay
 
     return run_process(args, run_replay(settings_of(args, clay=False)))

@@ -270,7 +270,7 @@ def run_pause(args: argparse.Namespace) -> int:
     import getpass
     import time
 
-    from stream_app.app import set_replay_pause
+    from stream_app.app_replay import set_replay_pause
 
     settings = settings_of(args, clay=False)
     pausing = args.action == "pause"

@@ -42,7 +42,7 @@ class Memory:
 class Bench:
     def __init__(self, letters: list[Taken], begin: Begin | None = None, rate_per_s: float = 1000.0) -> None:
         self.memory = Memory(begin or Begin())
-        self.inlet = NotingInlet(letters)
+        self.inlet = NotingInlet(letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
         rates = {"acme": rate_per_s}
         self.replay = Replay(
@@ -58,6 +58,10 @@ class Bench:
 def letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> Taken:
     headers = envelope.to_headers() if envelope else ()
     return Taken(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
+
+
+def waits(tier: str, offset: int, since_ms: int) -> Taken:
+    return Taken(tier, 0, offset, b"acme", b"{}", FAILED.to_headers(), since_ms)
 
 
 def due_in(seconds: float) -> Envelope:
@@ -150,6 +154,57 @@ def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
         assert len(times_s) == 50
         assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
         assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
+
+    run(main())
+
+
+def test_what_has_a_reason_to_wait_is_not_under_way() -> None:
+    """A pause, a workspace's pace, a head that is not due; and nothing is when nothing waits."""
+
+    async def main() -> None:
+        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=0.02)
+        place = (NAMES.dlq, 0)
+        assert list(bench.replay.under_way({place: True})) == ["the records of leads.dlq/0 do not move"], "not taken"
+        await bench.serve()
+        assert bench.inlet.acked
+        assert bench.replay.under_way({place: True}) == {}, "its pace"
+        bench = Bench([letter(0)])
+        bench.memory.moving.clear()
+        await bench.serve()
+        assert bench.replay.under_way({place: True}) == {}, "the pause"
+        bench.memory.moving.set()
+        await asyncio.sleep(0.1)
+        assert bench.replay.under_way({place: False}) == {}
+        tier = NAMES.wait(60)
+        inlet = NotingInlet([waits(tier, 0, now_ms())], topic=tier)
+        waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
+        await asyncio.sleep(30)
+        assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
+        await asyncio.sleep(31)
+        assert inlet.acked == [0]
+        waiting.cancel()
+
+    run(main())
+
+
+def test_a_broker_that_takes_nothing_is_seen_although_the_next_head_is_not_due() -> None:
+    async def main() -> None:
+        bench = Bench([])
+        silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        async def publish(record: Record) -> Awaitable[object]:
+            return silent
+
+        bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
+        tier = NAMES.wait(60)
+        inlet = NotingInlet([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+        waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
+        await asyncio.sleep(10)
+        assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
+        silent.set_result(None)
+        await asyncio.sleep(1)
+        assert bench.replay.under_way({(tier, 0): True}) == {}
+        waiting.cancel()
 
     run(main())
 

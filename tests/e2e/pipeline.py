@@ -156,7 +156,8 @@ read_model_path = "{self.directory}/model.sqlite"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         port = free_port()
-        ports = f"worker_port = {port}\nreplay_port = {free_port()}\ngateway_port = {self.gateway_port}"
+        mine, other = ("replay", "worker") if command == "replay" else ("worker", "replay")
+        ports = f"{mine}_port = {port}\n{other}_port = {free_port()}\ngateway_port = {self.gateway_port}"
         config.write_text(f"{toml}\n[http]\n{ports}\n")
         argv = [sys.executable, *program, command, "--config", str(config)]
         log = self._log(f"{command}-{number}")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,11 +16,13 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
 from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.core.envelope import Envelope
 from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK
 from tests.adapters.support import committed
+from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 
 pytestmark = pytest.mark.timeout(120)
@@ -33,6 +35,7 @@ commit_timeout_s = 1
 uncertain_grace_s = 5
 """
 STANDS_STILL_S = 1 + 2.8 + 2 * 1
+POISON = Envelope(origin="leads/0/0", disposition="poison")
 OLD = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 1, 1, "t")
 BAD_ROWS: list[tuple[bytes, bytes, str]] = [
     # key, value, what the worker says
@@ -98,14 +101,20 @@ async def test_leads_that_retention_took_are_counted_and_told(kafka: Broker, nam
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(50) if not 20 <= number < 32}
 
 
-@pytest.mark.parametrize("which", ["leads", "state"])
-async def test_a_topic_made_anew_under_a_worker_stops_it(which: str, kafka: Broker, namespace: str) -> None:
+@pytest.mark.parametrize(("which", "command"), [("leads", "worker"), ("state", "worker"), ("dlq", "replay")])
+async def test_a_topic_made_anew_under_a_process_stops_it(
+    which: str, command: str, kafka: Broker, namespace: str
+) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
-        topic = getattr(line.settings.names, which)
+        names = line.settings.names
+        topic = getattr(names, which)
         plan = next(plan for plan in line.settings.topic_plan() if plan.name == topic)
-        await line.publish(line.leads(50))
-        worker = line.join()
-        await line.until_over(50, 30)
+        await line.publish([*line.leads(50), Record(names.dlq, b"w0", b"{}", POISON.to_headers(), 0)])
+        process = member(line, command)
+        if command == "worker":
+            await line.until_over(50, 30)
+        else:
+            await caught_up(line)
         await asyncio.sleep(6)  # it looks every 5 s: now it has seen the log at its longest
         async with admin(kafka.bootstrap) as client:
             await client.delete_topics([topic])
@@ -115,33 +124,38 @@ async def test_a_topic_made_anew_under_a_worker_stops_it(which: str, kafka: Brok
 
             await until(is_gone, 20)
             await client.create_topics([NewTopic(topic, 1, 1, topic_configs=plan.config)])
-        assert await worker.ended(40) == 1
-        words = worker.last_words()
+        assert await process.ended(40) == 1
+        words = process.last_words()
         assert len(words) == 1, words
         assert words[0].startswith(f"{topic}: ")
         assert "set a new kafka.namespace" in words[0]
 
 
 @pytest.mark.parametrize(
-    ("patch", "says"),
+    ("command", "patch", "says"),
     [
-        ("desk.Partition.serve", "nobody takes the records of"),
-        ("desk.Line.take", "does not end"),
-        ("desk.Partition.take_over", "is assigned and not taken over"),
+        ("worker", "desk.Partition.serve", "nobody takes the records of"),
+        ("worker", "desk.Line.take", "does not end"),
+        ("worker", "desk.Partition.take_over", "is assigned and not taken over"),
+        ("replay", "replay.Replay.deferred", "leads.deferred/0 do not move"),
+        ("replay", "publisher.KafkaPublisher.publish", "leads.deferred/0 do not move"),
     ],
 )
-async def test_what_stands_still_is_told(patch: str, says: str, kafka: Broker, namespace: str) -> None:
-    """A worker in which one thing hangs says so in /readyz and in its metrics, and goes on saying so."""
+async def test_what_stands_still_is_told(command: str, patch: str, says: str, kafka: Broker, namespace: str) -> None:
+    """A process in which one thing hangs says so in /readyz and in its metrics, and goes on saying so."""
     owner, _, method = patch.rpartition(".")
     program = (
-        "import asyncio, sys; from stream_app.cli import main; from stream_app.partition import desk\n"
+        "import asyncio, sys; from stream_app.cli import main\n"
+        "from stream_app.adapters import publisher; from stream_app.agents import replay\n"
+        "from stream_app.partition import desk\n"
         "async def hang(*_): await asyncio.Event().wait()\n"
         f"{owner}.{method} = hang\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, config=QUICK) as line:
-        await line.publish(line.leads(1))
-        worker = line.join(program=("-c", program))
+        back = Envelope(origin="leads/0/0", way="deferred", lead_id="lead-0")
+        await line.publish([*line.leads(1), Record(line.settings.names.deferred, b"w0", b"{}", back.to_headers(), 0)])
+        worker = member(line, command, program=("-c", program))
         await line.until(worker.answers, 30, "it runs")
 
         async def is_told() -> bool:
@@ -152,6 +166,12 @@ async def test_what_stands_still_is_told(patch: str, says: str, kafka: Broker, n
         assert "stream_app_standing_still 1.0" in await asyncio.to_thread(get, worker, "/metrics")
         assert told(worker, "stands_still")
         worker.kill()
+
+
+def member(line: Fleet, command: str, program: Sequence[str] = ("-m", "stream_app")) -> Member:
+    """A worker or a replay process."""
+    process = line.start(command, program=program)
+    return Member(process, line.ports[process.pid], line.logs[process.pid])
 
 
 async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:

@@ -53,10 +53,12 @@ def walk(offset: int = 0, source: Source = "hot", suspended: asyncio.Event | Non
 class NotingInlet:
     """`ports.Inlet` that gives `records`, notes acks in order (each takes `ack_s`), and ends when it is told to."""
 
-    topic = "leads"
     partition = 0
 
-    def __init__(self, records: list[Taken] | None = None, ack_s: dict[int, float] | None = None) -> None:
+    def __init__(
+        self, records: list[Taken] | None = None, ack_s: dict[int, float] | None = None, topic: str = "leads"
+    ) -> None:
+        self.topic = topic
         self.suspended = asyncio.Event()
         self.acked: list[int] = []
         self.given_up: list[int] = []

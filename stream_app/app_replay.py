@@ -1,0 +1,91 @@
+"""The replay app's part of the composition root: builds the process from the settings, closes it in reverse order."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from prometheus_client import CollectorRegistry, Counter
+
+from stream_app import __version__
+from stream_app.adapters import log
+from stream_app.adapters.assigned import assigned
+from stream_app.adapters.clock import SystemClock
+from stream_app.adapters.faust_app import Handler, build_app
+from stream_app.adapters.faust_run import run_app, wait_for_broker
+from stream_app.adapters.metrics import StandingStill
+from stream_app.adapters.ops import serve_ops
+from stream_app.adapters.publisher import kafka_publisher
+from stream_app.adapters.replay_state import Pause, ReplayState
+from stream_app.adapters.topic_watch import TopicWatch
+from stream_app.agents.replay import Replay
+from stream_app.agents.watchdog import Watchdog
+from stream_app.app import check_kafka, connection_of, faust_options, longest_step_s, replay_policy
+from stream_app.core.envelope import Envelope
+from stream_app.core.replay import Begin
+from stream_app.core.topics import MAX_CARRIED_BYTES
+from stream_app.settings import Settings
+
+
+async def run_replay(settings: Settings) -> None:
+    """`stream-app replay`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    logger = log.get("replay")
+    topics, policy, connection = settings.names, replay_policy(settings), connection_of(settings)
+    registry = CollectorRegistry()
+    moved = Counter(
+        "stream_app_replay_moved",
+        "Records brought on their way back, by the topic they were in.",
+        ("topic",),
+        registry=registry,
+    )
+
+    def told(topic: str, envelope: Envelope) -> None:
+        moved.labels(topic.removeprefix(topics.namespace)).inc()
+        logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
+
+    def began(partition: int, how: Begin) -> None:
+        if how.rewound:
+            logger.warning("rewound", partition=partition, epoch=how.epoch, text="the group's offset was set back")
+        elif how.forgotten:
+            logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
+
+    async with AsyncExitStack() as stack:
+        await check_kafka(settings, connection, logger)
+        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
+        state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
+        await stack.enter_async_context(state)
+        rates_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
+        replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), told, began)
+        handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
+        handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
+        app = build_app(faust_options(settings, connection, topics.replay_app, None), handlers)
+        watchdog = Watchdog(
+            longest_step_s(settings), lambda: replay.under_way(assigned(app)), StandingStill(registry, logger)
+        )
+        port = await stack.enter_async_context(
+            serve_ops(
+                settings.http.host,
+                settings.http.replay_port,
+                registry,
+                lambda: "; ".join(watchdog.still) or (None if app.started else "not joined to the group yet"),
+            )
+        )
+        logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
+        if state.pause:
+            logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
+        watch = TopicWatch(connection, [*handlers, topics.replay_state], settings.kafka.partitions)
+        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run()))
+        await state.record()
+        logger.info("replay_stopped")
+
+
+async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
+    """Pause all replays, or (`by` None) let them go on. Returns the pause that was there. Raises BrokerUnavailable."""
+    connection, topics = connection_of(settings), settings.names
+    await wait_for_broker(connection, settings.kafka.broker_wait_s)
+    async with (
+        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
+        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
+    ):
+        before = state.pause
+        await state.set_pause(Pause(by, why, at_ms) if by else None)
+        return before
