@@ -30,6 +30,7 @@ from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
 from stream_app.app_cache import remember
 from stream_app.core.budget import Cost
+from stream_app.core.lane import Lane
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
@@ -141,6 +142,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
         memory = await stack.enter_async_context(remember(settings, registry, metrics))
         clock, known = SystemClock(), Known(memory.cache, local_facts)
+        heard: dict[str, Lane] = {}
 
         def build_partition(number: int) -> Partition:
             # Its last owner may have been told of something new while this process had no partition to be told by.
@@ -150,8 +152,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
             )
             member = app.consumer.still_member
+            again = configuration.reload
             return Partition(
-                number, plan, ledger, clay, clock, metrics, alarm, member, reload=configuration.reload, known=known
+                number, plan, ledger, clay, clock, metrics, alarm, member, reload=again, known=known, heard=heard
             )
 
         worker = Worker(build_partition)

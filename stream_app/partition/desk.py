@@ -19,7 +19,7 @@ from stream_app.core.answer import Booking, book
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
-from stream_app.core.lane import Ask, Entry, Held, Report, charge, letter, settle
+from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, letter, settle
 from stream_app.core.messages import Callback
 from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Destination, Plan
@@ -63,6 +63,7 @@ class Partition:
 
     known   what leads may be answered with when it is not Clay that answers.
     reload  how the configuration is read anew; it changes the plan in place.
+    heard   the lanes as this process last knew them, before it lost a partition: kept by the process.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Partition:
         spacing_s: float = 0.025,
         reload: Reload = _nothing_to_reload,
         known: Known = NOTHING_KNOWN,
+        heard: dict[str, Lane] | None = None,
     ) -> None:
         self.number = number
         self._plan = plan
@@ -94,7 +96,7 @@ class Partition:
             "callback": correlation.take,
         }
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
-        self._lanes = Lanes(number, plan, clock, observer)
+        self._lanes = Lanes(number, plan, clock, observer, heard)
         self._marks = Marks(number)
         self._walks: dict[Walk, Prefix] = {}
         self._inlets: dict[str, Inlet] = {}

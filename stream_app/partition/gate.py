@@ -21,6 +21,7 @@ from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Recalled, Source, Walk
 
+_LONGEST_TIMER_S = 60.0  # the wall clock may step while the loop's clock does not
 _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
@@ -267,8 +268,7 @@ class Gate:
             self._timer.cancel()
             self._timer = None
         if at_ms is not None:
-            # Never longer than a minute: the wall clock may step while the loop's clock does not.
-            delay_s = min(60.0, max(0.001, (at_ms - now_ms) / 1000))
+            delay_s = min(_LONGEST_TIMER_S, max(0.001, (at_ms - now_ms) / 1000))
             self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
 
 

@@ -23,9 +23,12 @@ _VIEW_EVERY_MS: Final = 1_000
 
 
 class Lanes:
-    """Workspace -> lane, for the workspaces that live in partition `number`."""
+    """Workspace -> lane, for the workspaces that live in partition `number`. `heard`: see desk.Partition."""
 
-    def __init__(self, number: int, plan: Plan, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self, number: int, plan: Plan, clock: Clock, observer: Observer, heard: dict[str, Lane] | None = None
+    ) -> None:
+        self._heard = {} if heard is None else heard
         self._number = number
         self._plan = plan
         self._clock = clock
@@ -55,12 +58,13 @@ class Lanes:
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Begin again with what a take-over has read, and take it out of `rows`. Raises RowUnreadable."""
-        heard, self._lanes = self._lanes, {}
+        self._heard.update(self._lanes)
+        self._lanes.clear()
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
             self._check_home(lane)
-            self._lanes[lane.workspace] = take_over(lane, now_ms, heard.get(lane.workspace))
+            self._lanes[lane.workspace] = take_over(lane, now_ms, self._heard.get(lane.workspace))
         self.reconfigured()
 
     def reconfigured(self) -> None:
@@ -85,7 +89,8 @@ class Lanes:
         return records
 
     def gone(self) -> None:
-        """Another process may have them now."""
+        """Another process may have them now. What this one has heard of Clay counts, should they come back to it."""
+        self._heard.update(self._lanes)
         for name in self._lanes:
             self._observer.lane_gone(name)
 

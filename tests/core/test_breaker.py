@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stream_app.core import breaker
 from stream_app.core.bounds import Wait
-from stream_app.core.breaker import Breaker, BreakerPolicy, Permit
+from stream_app.core.breaker import Breaker, BreakerPolicy, Mode, Permit
 from stream_app.core.window import Totals
 
 POLICY = BreakerPolicy(
@@ -52,6 +52,16 @@ class BreakerMachine(RuleBasedStateMachine):
         self.opened = 0
         self.failures_in_a_row = 0
         self.probe_successes = 0
+        self.mode: Mode = "auto"
+        self.shadowed = False
+
+    @rule(mode=st.sampled_from(["auto", "auto", "shadow", "open", "closed"]))
+    def an_operator_sets_the_mode(self, mode: Mode) -> None:
+        before, self.mode = self.state, mode
+        if mode in ("open", "closed"):
+            self.state = breaker.forced(before, "open" if mode == "open" else "closed", self.now_ms)
+            assert self.state.phase == mode
+            self._phase_changes(before)
 
     def _phase_changes(self, before: Breaker) -> None:
         if self.state.epoch != before.epoch:
@@ -60,7 +70,7 @@ class BreakerMachine(RuleBasedStateMachine):
         if self.state.phase != before.phase:
             self.failures_in_a_row = self.probe_successes = 0
 
-    @precondition(lambda self: self.state.phase == "closed")
+    @precondition(lambda self: self.state.phase == "closed" and self.mode in ("auto", "shadow"))
     @rule()
     def outage(self) -> None:
         """Straight to the interesting part: half-open, without what the closed phase left behind."""
@@ -81,13 +91,20 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def ask(self) -> None:
         before = self.state
-        self.state, answer = breaker.permit(POLICY, before, self.now_ms)
+        self.state, answer = breaker.permit(POLICY, before, self.now_ms, self.mode)
+        if self.mode in ("open", "closed"):
+            assert self.state is before, "what is forced changes nothing"
+            assert isinstance(answer, Wait) == (self.mode == "open")
+            if isinstance(answer, Permit):
+                self.calls.append(answer)
+            return
         if before.phase == "half_open":
             latest_ms = self.now_ms + int(POLICY.probe_lease_s * 1000)
             ends = {lease: min(end, latest_ms) for lease, end in self.leases.items()}
             self.leases = {lease: end for lease, end in ends.items() if end > self.now_ms}
         if isinstance(answer, Wait):
             assert before.phase != "closed"
+            assert self.mode == "auto", "shadow holds nothing"
             longest_s = POLICY.open_cap_s if self.state.phase == "open" else POLICY.probe_lease_s
             assert self.now_ms < answer.until_ms <= self.now_ms + longest_s * 1000
             again, later = breaker.permit(POLICY, self.state, answer.until_ms)
@@ -98,6 +115,9 @@ class BreakerMachine(RuleBasedStateMachine):
         self.calls.append(answer)
         if before.phase == "closed":
             assert answer.lease is None
+            return
+        if self.mode == "shadow" and answer.lease is None:
+            self.shadowed = True
             return
         assert answer.lease is not None
         assert len(self.leases) < POLICY.probes, "no more than `probes` at a time"
@@ -117,11 +137,14 @@ class BreakerMachine(RuleBasedStateMachine):
     def _finish(self, permit: Permit, verdict: breaker.Verdict, rand: float) -> None:
         before = self.state
         late = permit.epoch != self.opened
-        self.state = breaker.on_result(POLICY, before, permit, verdict, QUIET, self.now_ms, rand)
-        if late:
+        self.state = breaker.on_result(POLICY, before, permit, verdict, QUIET, self.now_ms, rand, self.mode)
+        if late or self.mode in ("open", "closed"):
             assert self.state is before
             return
-        assert before.phase != "open", "every call from before the opening is late"
+        if before.phase == "open":
+            assert self.mode == "shadow" or self.shadowed, "every call from before the opening is late"
+            assert self.state is before
+            return
         if before.phase == "closed":
             self.failures_in_a_row = self.failures_in_a_row + 1 if verdict == "failure" else 0
             tripped = self.failures_in_a_row == POLICY.consecutive_failures

@@ -34,6 +34,10 @@ class Sums:
     def __init__(self) -> None:
         self.spent = [0, 0]
         self.reserved = [0, 0]
+        self.elsewhere = [0, 0]
+
+    def used(self, meter: int) -> int:
+        return self.spent[meter] + self.reserved[meter] + self.elsewhere[meter]
 
 
 class BudgetMachine(RuleBasedStateMachine):
@@ -48,6 +52,7 @@ class BudgetMachine(RuleBasedStateMachine):
         actions_per_month=30,
         opening_credits=20,
         opening_month="2026-09",
+        hot_share=0.25,
     )
 
     def __init__(self) -> None:
@@ -57,17 +62,33 @@ class BudgetMachine(RuleBasedStateMachine):
         self.windows: dict[str, Sums] = defaultdict(Sums)
         self.open: list[tuple[Reservation, Cost]] = []
 
-    def _room(self, ceiling: Cost, now: periods.Periods) -> bool:
-        opening = 20 if now.month == "2026-09" else 0
-        caps = ((now.day, 60, 12, 0), (now.month, 130, 30, opening))
-        return all(
-            sums.spent[0] + sums.reserved[0] + opened + ceiling.credits <= credit_cap
-            and sums.spent[1] + sums.reserved[1] + ceiling.actions <= action_cap
-            for sums, credit_cap, action_cap, opened in (
-                (self.windows[window], credit_cap, action_cap, opened)
-                for window, credit_cap, action_cap, opened in caps
-            )
+    def _room(self, ceiling: Cost, now: periods.Periods, hot: bool) -> bool:
+        share = 1.0 if hot else 0.75
+        day, month = self.windows[now.day], self.windows[now.month]
+        policy, opening = self.policy, 20 if now.month == "2026-09" else 0
+        return (
+            day.used(0) + ceiling.credits <= share * (policy.credits_per_day or 0)
+            and day.used(1) + ceiling.actions <= share * (policy.actions_per_day or 0)
+            and month.used(0) + opening + ceiling.credits <= share * (policy.credits_per_month or 0)
+            and month.used(1) + ceiling.actions <= share * (policy.actions_per_month or 0)
         )
+
+    @rule(cap=st.sampled_from([0, 25, 60, 90]), shadow=st.sampled_from([False, False, True]))
+    def changed_live(self, cap: int, shadow: bool) -> None:
+        self.policy = msgspec.structs.replace(self.policy, credits_per_day=cap, shadow=shadow)
+
+    @rule(credits=st.integers(-30, 30), actions=st.integers(-3, 3), day=st.booleans())
+    def spent_elsewhere(self, credits: int, actions: int, day: bool) -> None:
+        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        corrected = budget.correct(self.policy, self.state, Cost(credits, actions), self.now_ms, day)
+        if isinstance(corrected, Refused):
+            assert corrected.reason == "clock"
+            return
+        self.state = corrected
+        for window in (now.day, now.month) if day else (now.month,):
+            sums = self.windows[window]
+            for meter, more in enumerate((credits, actions)):
+                sums.elsewhere[meter] = max(-sums.spent[meter], sums.elsewhere[meter] + more)
 
     @rule(step_ms=st.sampled_from([1, HOUR_MS, 6 * HOUR_MS, DAY_MS, 33 * DAY_MS]))
     def time_passes(self, step_ms: int) -> None:
@@ -77,17 +98,22 @@ class BudgetMachine(RuleBasedStateMachine):
     def clock_steps(self, step_ms: int) -> None:
         self.now_ms += step_ms
 
-    @rule(credits=st.integers(0, 20), less=st.integers(0, 5), actions=st.integers(0, 3))
-    def reserve(self, credits: int, less: int, actions: int) -> None:
+    @rule(credits=st.integers(0, 20), less=st.integers(0, 5), actions=st.integers(0, 3), hot=st.booleans())
+    def reserve(self, credits: int, less: int, actions: int, hot: bool) -> None:
         estimate, ceiling = Cost(max(0, credits - less), actions), Cost(credits, actions)
         now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
-        answer = budget.reserve(self.policy, self.state, estimate, ceiling, self.now_ms)
+        shadowed = sum(window.shadowed for window in self.state.days)
+        answer = budget.reserve(self.policy, self.state, estimate, ceiling, self.now_ms, hot)
         if isinstance(answer, Refused):
             assert self.now_ms < answer.until_ms <= max(now.month_end_ms, self.now_ms + HOUR_MS)
-            assert answer.reason == "clock" or not self._room(ceiling, now)
+            assert answer.reason == "clock" or not (self._room(ceiling, now, hot) or self.policy.shadow)
             return
-        assert self._room(ceiling, now), "granted beyond a cap"
+        beyond = not self._room(ceiling, now, hot)
+        assert self.policy.shadow or not beyond, "granted beyond a cap"
         self.state, reservation = answer
+        day = next(window for window in self.state.days if window.id == now.day)
+        assert day.shadowed >= beyond
+        assert sum(window.shadowed for window in self.state.days) <= shadowed + beyond
         assert reservation == Reservation(now.day, now.month, estimate.credits, estimate.actions)
         for window in (now.day, now.month):
             self.windows[window].reserved[0] += estimate.credits
@@ -134,6 +160,19 @@ class BudgetMachine(RuleBasedStateMachine):
                 model = self.windows[window.id]
                 assert [window.credits_spent, window.actions_spent] == model.spent
                 assert [window.credits_reserved, window.actions_reserved] == model.reserved
+                assert [window.credits_elsewhere, window.actions_elsewhere] == model.elsewhere
+                assert {window.credits_warned, window.actions_warned} <= {0, 50, 80, 95}
+
+    @invariant()
+    def meters_say_what_the_sums_say(self) -> None:
+        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        kept = {window.id for window in (*self.state.days, *self.state.months)}
+        for name, meter in budget.meters(self.policy, self.state, self.now_ms).items():
+            index, period = name.startswith("actions"), now.day if name.endswith("day") else now.month
+            assert meter.period == period
+            if period in kept:
+                opening = 20 if name == "credits_month" and period == "2026-09" else 0
+                assert meter.used == self.windows[period].used(index) + opening
 
 
 TestBudgetMachine = BudgetMachine.TestCase

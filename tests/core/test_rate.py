@@ -36,6 +36,11 @@ class RateMachine(RuleBasedStateMachine):
         self.state = rate.empty_after_takeover(Rate(), NOW_MS)
         self.most = 0.0
         self.blocked_until_ms = 0
+        self.policy = POLICY
+
+    @rule(rate_per_s=st.sampled_from([2.0, 8.0]), burst=st.sampled_from([3, 10]))
+    def changed_live(self, rate_per_s: float, burst: int) -> None:
+        self.policy = RatePolicy(rate_per_s=rate_per_s, burst=burst)
 
     @rule(step_ms=st.one_of(st.integers(0, 2_000), st.sampled_from([60_000, 10**7])))
     def time_passes(self, step_ms: int) -> None:
@@ -54,7 +59,9 @@ class RateMachine(RuleBasedStateMachine):
     def take(self, times: int) -> None:
         self._look_at_the_clock()
         for _ in range(times):
-            self.state, wait = rate.take(POLICY, self.state, self.now_ms)
+            self.state, wait = rate.take(self.policy, self.state, self.now_ms)
+            assert self.state.tokens <= self.policy.burst
+            assert self.policy.floor_per_s <= rate.current(self.policy, self.state) <= self.policy.rate_per_s
             if wait is None:
                 assert self.now_ms >= self.blocked_until_ms
                 assert self.most >= 1.0 - 1e-6
@@ -69,7 +76,7 @@ class RateMachine(RuleBasedStateMachine):
         """Who asks again when told to gets a token soon: after a block the bucket has to fill first."""
         for _ in range(4):
             self._look_at_the_clock()
-            self.state, wait = rate.take(POLICY, self.state, self.now_ms)
+            self.state, wait = rate.take(self.policy, self.state, self.now_ms)
             if wait is None:
                 self.most -= 1.0
                 return
@@ -80,7 +87,7 @@ class RateMachine(RuleBasedStateMachine):
     def answered_429(self, retry_after_ms: int | None, random: float) -> None:
         self._look_at_the_clock()
         before = self.state
-        self.state = rate.on_429(POLICY, before, self.now_ms, retry_after_ms, random)
+        self.state = rate.on_429(self.policy, before, self.now_ms, retry_after_ms, random)
         told_ms = min(max(retry_after_ms or 0, 1_000), 3_600_000)
         assert self.state.blocked_until_ms >= self.now_ms + told_ms
         assert self.state.blocked_until_ms <= self.now_ms + 3_600_000

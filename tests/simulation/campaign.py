@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 
+from tests.simulation.money import budgeted
 from tests.simulation.schedule import Schedule, bases, broken_once, drawn, rare
 from tests.simulation.world import Outcome, simulate
 
@@ -32,6 +33,8 @@ def named(name: str) -> Schedule:
     """The schedule of that name: a number is a seed, `fine/crash@57` a counted one."""
     if name.isdigit():
         return drawn(int(name))
+    if name.startswith("b") and name[1:].isdigit():
+        return budgeted(int(name[1:]))
     wanted = next((schedule for schedule in counted(name.partition("/")[0]) if schedule.name == name), None)
     if wanted is None:
         raise LookupError(f"no schedule is called {name}: a number, or a base and a fault such as fine/crash@57")

@@ -23,6 +23,7 @@ from stream_app.core.record import Taken
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, Story
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
+from tests.simulation.money import MoneyJudge
 from tests.simulation.orders import OrdersJudge
 from tests.simulation.worker import sources
 
@@ -52,9 +53,13 @@ class Input:
 class Checker:
     """`problem` is told each broken promise in one line."""
 
-    def __init__(self, plan: Plan, now_ms: Callable[[], int], problem: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, now_ms: Callable[[], int], problem: Callable[[str], None], judges_money: bool = False
+    ) -> None:
+        self.judges_money = judges_money
         self.stories: defaultdict[str, Story] = defaultdict(Story)
         self.orders = OrdersJudge(plan, problem)
+        self.money = MoneyJudge(plan, problem)
         self._plan = plan
         self._now_ms = now_ms
         self._problem = problem
@@ -98,6 +103,8 @@ class Checker:
                 self._check_step(event)
         self.answers.on_commit(events, results, rows)
         self.orders.on_commit(records)
+        if self.judges_money:
+            self.money.on_commit(events)
         touched = self._apply(rows)
         for workspace in touched:
             self._check_money(workspace)

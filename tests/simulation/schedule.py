@@ -71,7 +71,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A whole run. `name` finds it again; `losses` is by the number of a request to the broker."""
+    """A whole run. `name` finds it again; `losses` is by the number of a request to the broker.
+
+    judges_money  one workspace whose caps nobody changes: see money.py.
+    """
 
     name: str
     seed: int = 0
@@ -90,6 +93,7 @@ class Schedule:
     shuffle: float = 0.0
     jitter_s: float = 0.0
     spacing_s: float = 0.005
+    judges_money: bool = False
 
 
 @lru_cache(maxsize=256)

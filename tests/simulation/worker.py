@@ -11,6 +11,7 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from stream_app.core.errors import BrokerUnavailable, Fenced
+from stream_app.core.lane import Lane
 from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.core.policy import Plan
 from stream_app.core.topics import TopicNames
@@ -149,6 +150,7 @@ class Worker:
         self._rng = rng
         self._link = SimLink(world, self.process)
         self._rebalance = asyncio.Event()
+        self._heard: dict[str, Lane] = {}
         self._partitions: dict[int, Partition] = {}
         self._inlets: list[MemoryInlet] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -229,6 +231,7 @@ class Worker:
             self._alarm,
             self._still_member,
             world.spacing_s,
+            heard=self._heard,
         )
         while True:
             try:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
+from unittest.mock import patch
 
 import msgspec
 
 from stream_app.core.messages import Callback
 from stream_app.core.record import Record, Taken
+from stream_app.partition import gate
 from tests.simulation.checker import Checker, Input
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
@@ -58,7 +60,7 @@ class World:
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
-        self.checker = Checker(self.plan, self.now_ms, self.problem)
+        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.judges_money)
         self.checker.answers.calm = not schedule.faults and not schedule.losses
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
@@ -88,7 +90,9 @@ class World:
         ).start(self.now_ms())
         for number in range(schedule.workers):
             self._start(f"w{number + 1}")
-        loop.run()
+        # The simulation's clock never steps: nobody has to look at it each minute of a day.
+        with patch.object(gate, "_LONGEST_TIMER_S", 1e9):
+            loop.run()
         if loop.limit_reached:
             self.problem("it does not come to rest")
         elif not self.problems:

@@ -1,0 +1,53 @@
+"""10,000 interleavings of workers, crashes and leads for a budget that binds, on the rows and transactions of Kafka."""
+
+from __future__ import annotations
+
+import os
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+from stream_app.core import budget
+from stream_app.core.budget import BudgetPolicy, Cost
+from tests.simulation.campaign import explain, run, run_all
+from tests.simulation.money import budgeted
+from tests.simulation.world import World
+
+SCHEDULES = 10_000
+
+
+@pytest.mark.timeout(240)
+def test_no_interleaving_overspends_or_wastes_a_budget() -> None:
+    ran = 0
+
+    def done(finished: int) -> None:
+        nonlocal ran
+        ran += finished
+
+    failures = run_all(map(budgeted, range(SCHEDULES)), os.cpu_count() or 1, done)
+    if failures:
+        pytest.fail(f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False)
+    assert ran == SCHEDULES
+
+
+def test_in_most_of_them_the_budget_binds() -> None:
+    worlds = [World(budgeted(number)) for number in range(200)]
+    assert all(not world.run().problems for world in worlds)
+    assert sum(world.checker.money.bound > 0 for world in worlds) > 100
+
+
+def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
+    real = budget.reserve
+
+    def generous(policy: BudgetPolicy, *rest: object) -> object:
+        return real(msgspec.structs.replace(policy, credits_per_day=(policy.credits_per_day or 0) + 20), *rest)  # type: ignore[arg-type]  # passed on
+
+    def wasteful(policy: BudgetPolicy, state: budget.Budget, estimate: Cost, *rest: object) -> object:
+        more = Cost(estimate.credits, estimate.actions)
+        return real(msgspec.structs.replace(policy, credits_per_day=20), state, more, *rest)  # type: ignore[arg-type]  # passed on
+
+    for broken, says in ((generous, "are allowed"), (wasteful, "were used")):
+        with patch.object(budget, "reserve", broken):
+            found = run([budgeted(number) for number in range(200)])
+        assert any(says in problem for _, problem in found), says
