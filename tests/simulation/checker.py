@@ -98,6 +98,7 @@ class Checker:
                 rows.append(taken)
             elif taken.topic in (names.dlq, names.deferred, names.parked) or taken.topic.startswith(names.wait(0)[:-2]):
                 letters.append(taken)
+        self.orders.before_commit(records)
         for event in events:
             if not self.answers.told(event):
                 self._check_step(event)
