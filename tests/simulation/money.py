@@ -32,8 +32,9 @@ class MoneyJudge:
         self.bound = 0
         self._problem = problem
         self._cap = next(iter(plan.workspaces.values())).budget.credits_per_day or 0
-        self._destinations = plan.destinations
         self._costs: defaultdict[str, dict[str, int]] = defaultdict(dict)  # day -> POST -> credits
+        self._booked: dict[str, int] = {}  # POST -> credits, once something says what it cost
+        self._sending: dict[str, StatusEvent] = {}  # origin -> its last POST
         self._last: dict[str, StatusEvent] = {}
         self._closed: dict[str, int] = {}  # day -> what was used of it when the next one began
         self._today = ""
@@ -43,9 +44,10 @@ class MoneyJudge:
             self._day_turns(event)
             before, self._last[event.origin] = self._last.get(event.origin), event
             if event.status == "sending":
+                self._sending[event.origin] = event
                 self._costs[_day(event.at_ms)][event.id] = CEILING.credits
-            elif before is not None and before.status == "sending":
-                self._ended(before, event)
+            elif (sending := self._sending.get(event.origin)) is not None:
+                self._ended(sending, event)
             if before is not None and before.status == "held_budget":
                 self._waited(before, event)
         for day, costs in self._costs.items():
@@ -53,11 +55,13 @@ class MoneyJudge:
                 self._problem(f"4: {sum(costs.values())} credits were spent on {day}, {self._cap} are allowed")
 
     def _ended(self, sending: StatusEvent, event: StatusEvent) -> None:
-        costs, there = self._costs[_day(sending.at_ms)], self._destinations[event.destination]
-        if event.status in _NOT_TAKEN:
+        """What a POST came to: nothing, or what each step since then says that it booked."""
+        costs = self._costs[_day(sending.at_ms)]
+        if event.credits is not None:
+            booked = self._booked[sending.id] = self._booked.get(sending.id, 0) + event.credits
+            costs[sending.id] = booked
+        elif event.seq == sending.seq + 1 and event.status in _NOT_TAKEN:
             del costs[sending.id]
-        elif event.status == "accepted" and not there.callbacks:
-            costs[sending.id] = there.estimate.credits
 
     def _day_turns(self, event: StatusEvent) -> None:
         today = max(self._today, _day(event.at_ms))

@@ -17,7 +17,7 @@ from tests.simulation.world import World
 SCHEDULES = 10_000
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_no_interleaving_overspends_or_wastes_a_budget() -> None:
     ran = 0
 
