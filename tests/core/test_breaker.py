@@ -62,6 +62,7 @@ class BreakerMachine(RuleBasedStateMachine):
             self.state = breaker.forced(before, "open" if mode == "open" else "closed", self.now_ms)
             assert self.state.phase == mode
             self._phase_changes(before)
+            self.failures_in_a_row = self.probe_successes = 0
 
     def _phase_changes(self, before: Breaker) -> None:
         if self.state.epoch != before.epoch:

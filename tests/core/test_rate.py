@@ -67,7 +67,7 @@ class RateMachine(RuleBasedStateMachine):
                 assert self.most >= 1.0 - 1e-6
                 self.most -= 1.0
             else:
-                longest_ms = 3_600_000 if self.now_ms < self.blocked_until_ms else 2_000 + 5_000
+                longest_ms = 3_600_000 if self.now_ms < self.state.blocked_until_ms else 2_000 + 5_000
                 assert self.now_ms < wait.until_ms <= self.now_ms + longest_ms
                 assert wait.until_ms >= self.blocked_until_ms
 
