@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "lanes",
     "explain",
     "suppress",
+    "erase",
     "dlq",
     "books",
     "schemas",

@@ -21,6 +21,7 @@ from stream_app.core.outcome import scrub
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Taken
 from stream_app.core.story import Step, Story, Why, brief
+from stream_app.core.suppression import Suppression, erased_row
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "partial"})
 _SHOWN: Final = Why("callback", "its callback shows that Clay has it")
@@ -47,6 +48,8 @@ class Desk(Protocol):
     def alias(self, key: bytes) -> bytes | None: ...
 
     def marked(self, *places: str) -> bytes | None: ...
+
+    def suppression(self, key: bytes) -> Suppression | None: ...
 
     def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
         """Nobody else works on the lead inside. One that is being sent is waited for, one at the gate called back."""
@@ -107,7 +110,9 @@ class Correlation:
             story.go("accepted", now_ms, _SHOWN)
         booking = self._desk.book(row, there, callback)
         why = Why("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
-        told = callback.outcome in _PUBLISHED
+        # What is known of somebody who was erased meanwhile must not come back.
+        erased = self._desk.suppression(erased_row(callback.workspace, callback.lead_id))
+        told = callback.outcome in _PUBLISHED and (erased is None or row.first_at_ms > erased.at_ms)
         story.go(
             callback.outcome,
             now_ms,

@@ -13,22 +13,23 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
+from stream_app.core.case import trace_of
 from stream_app.core.command import TO_ALL, Answered, command_row, is_stale, read_command
 from stream_app.core.controls import Order, obey
-from stream_app.core.delivery import mark_key
+from stream_app.core.delivery import mark_key, person_key
+from stream_app.core.erased import tombstone
 from stream_app.core.lane import Lane
-from stream_app.core.lead import home_partition
-from stream_app.core.messages import By, Command, CommandAnswer, LaneView
+from stream_app.core.lead import home_partition, plain_id
+from stream_app.core.messages import By, Command, CommandAnswer, LaneView, StatusEvent
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
-from stream_app.core.story import Rows, Step
-from stream_app.core.suppression import Suppression, import_row, lead_row, person_row
+from stream_app.core.story import Rows, Step, event_record
+from stream_app.core.suppression import Suppression, erased_row, import_row, lead_row, person_row
 
 MOST_PEOPLE: Final = 500
 """People in one command to suppress: its step is one transaction."""
 
 _json: Final = msgspec.json.Encoder()
-_NO_ROWS: Final[Rows] = []
 
 
 class Walk(Protocol):
@@ -76,7 +77,11 @@ class Told(msgspec.Struct, frozen=True):
     applied: bool = True
     reason: str = ""
     rows: Rows = []
+    records: list[Record] = []
+    events: list[StatusEvent] = []
 
+
+_NOTHING: Final = Told("", False)
 
 Reload = Callable[[], Told]
 """Reads the configuration anew, and adopts what can be adopted live."""
@@ -102,18 +107,21 @@ class Operations:
         now_ms = self._clock.now_ms()
         command = read_command(taken)
         if isinstance(command, CommandAnswer):
-            answer, rows = msgspec.structs.replace(command, at_ms=now_ms), _NO_ROWS
+            answer, told = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
         else:
-            answer, rows = self._decide(command, taken, now_ms)
+            answer, told = self._decide(command, taken, now_ms)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        await self._desk.commit(Step([(mark_key(taken.place), b"1"), *rows], [record], [], workspace))
+        rows: Rows = [(mark_key(taken.place), b"1"), *told.rows]
+        await self._desk.commit(Step(rows, [record, *told.records], told.events, workspace))
         self._desk.answered(answer)
 
-    def _decide(self, command: Command, taken: Taken, now_ms: int) -> tuple[CommandAnswer, Rows]:
+    def _decide(self, command: Command, taken: Taken, now_ms: int) -> tuple[CommandAnswer, Told]:
         row = command_row(command.id)
         told = self._refuse(command, taken, now_ms) or self._apply(command, taken, now_ms)
-        rows = [*told.rows, (row, _json.encode(Answered(now_ms, told.applied)))] if told.reason != "repeated" else []
+        if told.reason != "repeated":
+            rows: Rows = [*told.rows, (row, _json.encode(Answered(now_ms, told.applied)))]
+            told = msgspec.structs.replace(told, rows=rows)
         here = command.workspace in self._plan.workspaces and self._home(command.workspace) == taken.partition
         answer = CommandAnswer(
             id=command.id,
@@ -130,7 +138,7 @@ class Operations:
             under_way=self._desk.in_flight(command.workspace),
             lane=self._desk.lane_view(command.workspace) if here else None,
         )
-        return answer, rows
+        return answer, told
 
     # ------------------------------------------------------------------------------ answered before? ... at home?
 
@@ -164,6 +172,8 @@ class Operations:
                 case "cancel_lead":
                     row = lead_row(command.workspace, msgspec.convert(command.args, _LeadId).lead_id)
                     return self._cancel(command, row, "this lead", taken.timestamp_ms or now_ms)
+                case "erase":
+                    return self._erase(command, msgspec.convert(command.args, _Erased), taken, now_ms)
                 case "cancel_import":
                     row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
                     return self._cancel(command, row, "this import", taken.timestamp_ms or now_ms)
@@ -193,6 +203,34 @@ class Operations:
         text = f"{len(new)} people are on the suppression list now, {len(rows) - len(new)} were already"
         return Told(text, rows=[(row, value) for row in new])
 
+    def _erase(self, command: Command, what: _Erased, taken: Taken, now_ms: int) -> Told:
+        """Its results and what leads to it by its person; the row stays, by which nothing is bought or told twice."""
+        name, lead_id = command.workspace, plain_id(what.lead_id)
+        until_ms = taken.timestamp_ms or now_ms
+        value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
+        rows: Rows = [(erased_row(name, lead_id), value)]
+        mine = [there.alias for there in self._plan.destinations_of(name)]
+        destinations = sorted({*mine, *what.destinations})
+        keys = [person_key(name, alias, person) for alias in destinations for person in what.people]
+        rows += [(key, None) for key in keys if self._desk.row(key) is not None]
+        gone = [tombstone(self._plan.topics.enriched, name, alias, lead_id, what.people) for alias in destinations]
+        text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(what.destinations or mine)}"
+        event = StatusEvent(
+            id=f"{taken.place}#1",
+            lead_id=lead_id,
+            status="erased",
+            seq=1,
+            at_ms=now_ms,
+            origin=taken.place,
+            workspace=name,
+            destination=what.destinations[0] if len(what.destinations) == 1 else "",
+            reason=command.id,
+            text=text,
+            trace_id=trace_of(taken.place),
+            app=self._plan.app,
+        )
+        return Told(f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event])
+
     def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> Told:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
         text = f"what was published of {what} until now, and is not at Clay yet, ends as suppressed"
@@ -203,12 +241,21 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
 _Person = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{22}$")]
 
 
+_Few = msgspec.Meta(max_length=100)
+
+
 class _People(msgspec.Struct, frozen=True):
     people: Annotated[tuple[_Person, ...], msgspec.Meta(min_length=1, max_length=MOST_PEOPLE)]
 
 
 class _LeadId(msgspec.Struct, frozen=True):
     lead_id: _Name
+
+
+class _Erased(msgspec.Struct, frozen=True):
+    lead_id: _Name
+    destinations: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ...], _Few] = ()
+    people: Annotated[tuple[_Person, ...], _Few] = ()
 
 
 class _ImportId(msgspec.Struct, frozen=True):

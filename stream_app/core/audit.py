@@ -26,6 +26,7 @@ _ROWLESS: Final[frozenset[Status]] = frozenset(
 _OF_CALLBACKS: Final = frozenset({CODE["callback_duplicate"], CODE["callback_unmatched"]})
 """Of a callback that settled nothing: no story of a lead."""
 
+_ERASED: Final = CODE["erased"]
 _SETTLED: Final = frozenset(CODE[status] for status in SETTLED)
 _NEEDS_ROW: Final = frozenset(code for status, code in CODE.items() if status not in _ROWLESS)
 _PARKED: Final = CODE["parked"]
@@ -48,6 +49,7 @@ class _Audit:
         self._outlived = 0
         self._moving = 0
         self._callbacks: dict[Status, int] = {}
+        self._erased = 0
 
     def run(self) -> Report:
         books = self._books
@@ -72,6 +74,7 @@ class _Audit:
             callbacks=self._callbacks,
             saved=books.saved,
             provisional=books.provisional,
+            erased=self._erased,
         )
 
     def _lanes(self, number: int) -> list[LaneAccount]:
@@ -87,6 +90,9 @@ class _Audit:
         flags = page.flags[i]
         code = page.status[i] or (_REROUTED if flags & shelf.REROUTED else 0)
         gone = here.begin is not None and offset < here.begin
+        if code == _ERASED and not flags & shelf.IN:  # told of the command: the lead's own story stays as it is
+            self._erased += 1
+            return
         if code in _OF_CALLBACKS:
             status = STATUSES[code - 1]
             self._callbacks[status] = self._callbacks.get(status, 0) + 1

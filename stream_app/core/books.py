@@ -288,6 +288,7 @@ class Report(msgspec.Struct, frozen=True):
     callbacks how many of Clay's callbacks settled no lead, by what was told of them.
     saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
     provisional  leads that were answered locally while their lane was held, and go on.
+    erased    erasures of leads; what became of these leads themselves is in the columns.
     """
 
     balanced: bool
@@ -305,6 +306,7 @@ class Report(msgspec.Struct, frozen=True):
     callbacks: dict[Status, int] = {}
     saved: dict[str, int] = {}
     provisional: int = 0
+    erased: int = 0
 
 
 def _word(code: int) -> str:

@@ -33,7 +33,7 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
         {
             *("received", "rejected_invalid", "duplicate", "rerouted", "parked"),
-            *("callback_duplicate", "callback_unmatched"),
+            *("callback_duplicate", "callback_unmatched", "erased"),
         }
     ),
     "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "parked"}),
@@ -105,8 +105,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     company: str = ""
 
 
-KINDS: Final = frozenset({b"c/", b"d/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
-"""How the keys of rows begin; k/ is core/command.py's, s/ and x/ are core/suppression.py's."""
+KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
+"""How the keys of rows begin; k/ is core/command.py's, e/, s/ and x/ are core/suppression.py's."""
 
 
 def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> bytes:

@@ -248,6 +248,7 @@ CommandKind = Literal[
     "cancel_import",
     "suppress",
     "unsuppress",
+    "erase",
 ]
 
 
@@ -259,8 +260,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     who, why  for the audit on `leads.audit`, where its answer comes, too.
     args    by kind: budget `caps` (by name: a number, null for no limit, "configured"), `shadow`; correct `credits`,
             `actions`, `period`; rate `rate_per_s`, `burst`; quota `webhook_id`, `use`, `count`; cancel_lead `lead_id`;
-            cancel_import `import_id`; suppress, unsuppress `people` (hashes; no workspace, to every partition). The
-            others have none.
+            cancel_import `import_id`; suppress, unsuppress `people` (hashes; no workspace, to every partition); erase
+            `lead_id`, `destinations`, `people` (hashes). The others have none.
     """
 
     id: str

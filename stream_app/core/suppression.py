@@ -1,7 +1,7 @@
 """Who is not to be sent: people on the suppression list, and what an operator cancelled before it was sent.
 
 The list holds hashes of people, never a person. It is whole in every partition, since anybody may publish any person.
-A cancellation is about what was published until then: the same lead may be published again afterwards.
+A cancellation or an erasure is about what was published until then: the same lead may be published again afterwards.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from stream_app.core.story import Why
 _TEXT: Final = {
     "suppressed": "this person is on the suppression list",
     "cancelled": "an operator cancelled it before it was sent",
+    "erased": "it was erased",
 }
 
 
 class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A row (value). `at_ms`: since when a person is suppressed; until when a cancelled lead had been published.
+    """A row (value). `at_ms`: since when a person is suppressed; until when a cancelled or erased lead was published.
 
     command, who   the command that asked for it; its answer on `leads.audit` has the rest.
     """
 
-    reason: Literal["suppressed", "cancelled"]
+    reason: Literal["suppressed", "cancelled", "erased"]
     at_ms: int
     command: str
     who: str
@@ -75,6 +76,11 @@ def lead_row(workspace: str, lead_id: str) -> bytes:
     return f"x/lead/{workspace}/{plain_id(lead_id)}".encode()
 
 
+def erased_row(workspace: str, lead_id: str) -> bytes:
+    """Row key of an erased lead, whatever its destination; it stays."""
+    return f"e/{workspace}/{plain_id(lead_id)}".encode()
+
+
 def import_row(workspace: str, import_id: str) -> bytes:
     """Row key of a cancelled import: a hash of its name, which may be anything."""
     digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -92,6 +98,7 @@ def why_not(case: Case, find: Callable[[bytes], Suppression | None]) -> Why | No
 def _rows_about(case: Case) -> Iterator[bytes]:
     yield from map(person_row, people(case.lead.fields))
     yield lead_row(case.destination.workspace, case.lead_id)
+    yield erased_row(case.destination.workspace, case.lead_id)
     if case.lead.import_id:
         yield import_row(case.destination.workspace, case.lead.import_id)
 
@@ -100,5 +107,5 @@ def _binds(found: Suppression, case: Case) -> bool:
     """A cancellation does not bind what was published, or sent back by an operator, after it."""
     if found.reason == "suppressed":
         return True
-    redriven = case.envelope.way == "redriven"
+    redriven = case.envelope.way == "redriven" and found.reason == "cancelled"
     return (case.taken.timestamp_ms if redriven else case.envelope.origin_ms) <= found.at_ms

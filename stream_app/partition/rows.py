@@ -23,7 +23,7 @@ _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is wo
 _ALIASES: Final = (b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
-_SUPPRESSING: Final = (b"s/", b"x/")
+_SUPPRESSING: Final = (b"e/", b"s/", b"x/")
 _row_decoder: Final = msgspec.json.Decoder(Delivery)
 _lane_decoder: Final = msgspec.json.Decoder(Lane)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 import redis.asyncio
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.redis import LocalRedis
-from tests.e2e.cached_outage import filled, known, lead, outage, pipeline, results
+from tests.e2e.cached_outage import fields_of, filled, known, lead, outage, pipeline, results
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(400)
@@ -77,3 +79,53 @@ async def test_known_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka:
 async def ended(line: Pipeline, count: int) -> None:
     words = ("enriched", "served_from_cache")
     await line.until(lambda: sum(line.last()[word] for word in words) >= count, 90, f"{count} leads have ended")
+
+
+async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_again(
+    kafka: Broker, namespace: str, redis_url: str
+) -> None:
+    async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True) as line:
+        processes = [line.start("worker"), line.start("gateway")]
+        await line.publish([lead(line, number) for number in range(4)])
+        await ended(line, 4)
+        await filled(line, redis_url, 4)
+        email = str(fields_of(2)["email"])
+
+        code, said = await line.run("erase", email, "--why", "asked for it")
+        assert (code, "say --yes" in said) == (1, True), said
+        code, said = await line.run("erase", email, "--yes", "--why", "asked for it", "--json")
+        assert code == 0, said
+        assert json.loads(said[said.index("{") : said.rindex("}") + 1])["by_hand"] == [
+            {"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}
+        ]
+
+        await gone(line, redis_url, 3)
+        code, said = await line.run("results")
+        assert code == 0, said
+        assert ("lead-1" in said, "lead-2" in said) == (True, False)
+        await line.publish([lead(line, 2, "again")])
+        await line.until(lambda: line.last()["suppressed"] == 1, 60, "he is not sent again")
+        code, said = await line.run("erase", "lead-2", "--yes", "--why", "once more")
+        assert code == 0, said
+        assert "to do by hand: delete lead lead-2 in Clay, workspace w0, table w0-crm" in said
+        code, said = await line.run("erase", "nobody-1", "--yes", "--why", "x")
+        assert code == 1, said
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+        assert json.loads(said)["erased"] == 3, "the second time with the lead that came in between"
+        for process in processes:
+            assert await line.stop(process) == 0
+        logs = "".join(log.read_text(errors="replace") for log in line.logs.values())
+        assert email not in logs
+        for record in await line.read(line.settings.names.commands):
+            assert b"@" not in record.value
+
+
+async def gone(line: Pipeline, url: str, entries: int) -> None:
+    """Wait until there are only so many people's entries in Redis."""
+    async with redis.asyncio.from_url(url) as client:
+        pattern = f"{line.settings.kafka.namespace}*:person:*"
+        deadline = time.monotonic() + 60
+        while len([key async for key in client.scan_iter(pattern)]) > entries:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)

@@ -71,7 +71,7 @@ class Bench:
         alias = "acme-main"
         there: Destination = msgspec.structs.replace(self.plan.destinations[alias], cache_first=cache_first)
         self.plan.destinations[alias] = there
-        self.kafka, self.clay = MemoryKafka(), Clay()
+        self.kafka, self.clay = MemoryKafka(now_ms), Clay()
         self.cache = MemoryCache() if cache is None else cache
         self.partition = Partition(
             *(0, self.plan, MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0), self.clay, VirtualClock()),

@@ -1,0 +1,97 @@
+"""`stream-app erase`: removes what is held of a lead or a person, and says what a human has to delete in Clay."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.lanes import WAIT_S, add_who, login_name
+from stream_app.commands.letter_options import confirmed, reading
+
+if TYPE_CHECKING:
+    from stream_app.lanes.ask import Asked
+    from stream_app.lanes.erase import Held
+    from stream_app.settings import Settings
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "erase",
+        run,
+        says="Remove what is held of a lead, or of all leads of a person: results, cache, look-up. The person is never "
+        "sent again, whatever letters still wait. Clay has no way to delete a row: it says which ones a human has to.",
+        example='stream-app erase ada@example.com --why "GDPR request 17"\n  stream-app erase crm-17 --yes --why "..."',
+    )
+    parser.add_argument("who_is", metavar="LEAD|PERSON", help="a lead's id, an e-mail or a LinkedIn URL (hashed here)")
+    parser.add_argument("--workspace", metavar="NAME", help="where the lead is, if several have one of that id")
+    parser.add_argument("--yes", action="store_true", help="do it without asking")
+    add_who(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.lanes.erase import find_held
+    from stream_app.lanes.suppress import hashes_of
+
+    settings = settings_of(args, clay=False)
+    is_person = "@" in args.who_is or "linkedin.com/" in args.who_is.lower()
+    persons = hashes_of([args.who_is]) if is_person else []
+    with reading("what is held") as progress:
+        lead_id = None if is_person else args.who_is
+        held = asyncio.run(find_held(settings, persons, lead_id, args.workspace, progress))
+    persons = sorted({*persons, *(person for each in held for person in each.people)})
+    if not held and not persons:
+        say("nothing is held of such a lead: no row, no result")
+        return NO
+    what = f"erase {len(held)} leads, and never send this person again"
+    if not args.yes and not confirmed(what):
+        return NO
+    return asyncio.run(_erase(args, settings, held, persons))
+
+
+async def _erase(args: argparse.Namespace, settings: Settings, held: list[Held], persons: list[str]) -> int:
+    from stream_app.lanes.ask import ask
+
+    who = args.who or login_name()
+    asked: list[Asked] = []
+    if persons:  # first: nothing of him comes in behind what is erased
+        asked.append(await ask(settings, "suppress", "", {"people": persons}, who, args.why, wait_s=WAIT_S, say=say))
+    for lead in held:
+        if lead.workspace not in settings.workspaces:
+            say(f"workspace {lead.workspace} of lead {lead.lead_id} is not in the configuration: add it, and try again")
+            return NO
+        what = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
+        asked.append(await ask(settings, "erase", lead.workspace, what, who, args.why, wait_s=WAIT_S, say=say))
+    return _show(args, settings, held, asked)
+
+
+def _show(args: argparse.Namespace, settings: Settings, held: list[Held], asked: list[Asked]) -> int:
+    answers = [answer for each in asked for answer in each.answers.values()]
+    refused = [answer.text for answer in answers if answer is not None and not answer.applied]
+    queued = [each.command.id for each in asked if None in each.answers.values()]
+    by_hand = [
+        {"workspace": lead.workspace, "destinations": list(lead.destinations), "lead_id": lead.lead_id} for lead in held
+    ]
+    topics = settings.topics
+    stays = (
+        f"Records that Kafka keeps by time go by themselves: leads {max(topics.leads_days, topics.bulk_days)} days, "
+        f"callbacks {topics.callbacks_days}, dead letters {topics.dlq_days}, parked {topics.parked_days}; none of them "
+        "is sent. Rows and events stay as ids and hashes."
+    )
+    if args.json:
+        tell_json({"by_hand": by_hand, "queued": queued, "refused": refused, "stays": stays})
+    else:
+        for lead in held:
+            tables = ", ".join(lead.destinations)
+            tell(f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, table {tables}")
+        for text in refused:
+            say(f"NOT APPLIED, {text}")
+        for each in queued:
+            tell(f"queued {each}")
+        say(stays)
+        if queued:
+            say("what is queued is done once its partition has a worker; this holds for 24 hours")
+    return NO if refused else QUEUED if queued else OK

@@ -1,0 +1,109 @@
+"""What is held of a person or a lead, found from the outside: in the rows and among the results, by hashes and ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from stream_app.adapters.topic_reader import Progress, TopicReader
+from stream_app.core.delivery import Delivery
+from stream_app.core.errors import SettingsError
+from stream_app.core.lead import people, plain_id
+from stream_app.core.messages import Result
+from stream_app.lanes.ask import connection_of
+from stream_app.settings import Settings
+
+_row: Final = msgspec.json.Decoder(Delivery)
+_result: Final = msgspec.json.Decoder(Result)
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A lead of which something is held: where it went, and all hashes that its person is known by."""
+
+    workspace: str
+    lead_id: str
+    destinations: tuple[str, ...]
+    people: tuple[str, ...]
+
+
+class _Found:
+    """Leads, destinations and people that belong together, as far as what was read says so."""
+
+    def __init__(self, persons: Collection[str], lead_id: str | None, workspace: str | None) -> None:
+        self.people = set(persons)
+        self.named_in: set[str] = set()
+        self._lead_id = lead_id
+        self._workspace = workspace
+        self.leads: dict[tuple[str, str], set[str]] = {}
+
+    def hear(self, workspace: str, destination: str, lead_id: str, persons: Collection[str]) -> None:
+        """Of a row or a result: whose it is."""
+        named = lead_id == self._lead_id and self._workspace in (None, workspace)
+        if named:
+            self.named_in.add(workspace)
+        if named or not self.people.isdisjoint(persons):
+            self.leads.setdefault((workspace, lead_id), set()).add(destination)
+            self.people.update(persons)
+
+
+async def find_held(
+    settings: Settings, persons: Collection[str], lead_id: str | None, workspace: str | None, progress: Progress
+) -> list[Held]:
+    """All leads of these people (hashes), or those of whoever has this id. Reads the rows and all results.
+
+    workspace  where the id is to be found; None: it may be in one only, unless it is made from the person.
+
+    Raises BrokerUnavailable, SettingsError.
+    """
+    found = _Found(persons, None if lead_id is None else plain_id(lead_id), workspace)
+    names, partitions = settings.names, settings.kafka.partitions
+    async with TopicReader(connection_of(settings), partitions, progress) as reader:
+        # Twice: by what a result says of its person, rows and results that came before it may be his, too.
+        for _ in range(2):
+            known = len(found.people)
+            async for records in reader.read(names.state):
+                for record in records:
+                    if record.value is not None:
+                        _hear_row(found, record.key, record.value)
+            async for records in reader.read(names.enriched):
+                for record in records:
+                    if record.value is not None:
+                        _hear_result(found, record.value)
+            if len(found.people) == known:
+                break
+    if len(found.named_in) > 1 and not (lead_id or "").startswith("p-"):
+        where = ", ".join(sorted(found.named_in))
+        raise SettingsError([f"a lead of this id is in each of the workspaces {where}: say --workspace"])
+    everybody = tuple(sorted(found.people))
+    return [
+        Held(workspace, name, tuple(sorted(destinations)), everybody)
+        for (workspace, name), destinations in sorted(found.leads.items())
+    ]
+
+
+def _hear_row(found: _Found, key: bytes, value: bytes) -> None:
+    kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
+    if len(parts) < 3:
+        return
+    workspace, destination, name = parts
+    if kind == b"p/":  # a person's row leads to that of his lead
+        lead = value.decode("utf-8", "replace").split("/", 3)
+        if len(lead) == 4:
+            found.hear(workspace, destination, lead[3], [name])
+    elif kind == b"d/":
+        try:
+            row = _row.decode(value)
+        except msgspec.DecodeError:
+            return  # `stream-app books` names it
+        found.hear(workspace, destination, name.partition("!")[0], [row.person] if row.person else [])
+
+
+def _hear_result(found: _Found, value: bytes) -> None:
+    try:
+        result = _result.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    persons = {*people(result.fields), *filter(None, [result.person])}
+    found.hear(result.workspace, result.destination, result.lead_id, persons)

@@ -1,0 +1,83 @@
+"""An erasure: what it removes, and that nothing of it comes back; a partition in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+
+from stream_app.core.budget import BudgetPolicy
+from stream_app.core.erased import erased_by
+from stream_app.core.lead import people
+from stream_app.core.messages import Command, CommandAnswer
+from stream_app.core.record import Record, Taken
+from tests.partition.test_fallback import ADA, Bench
+from tests.partition.virtual import now_ms, run
+
+(PERSON,) = people({"email": ADA})
+
+
+async def erase(bench: Bench, lead_id: str, name: str = "e-1") -> CommandAnswer:
+    args = {"lead_id": lead_id, "destinations": ["acme-main"], "people": [PERSON]}
+    command = Command(name, "erase", "acme", now_ms(), "ada", args=args)
+    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+    await asyncio.sleep(5)
+    return msgspec.json.decode(bench.kafka.log("leads.audit", 0).committed()[-1].value or b"", type=CommandAnswer)
+
+
+def enriched(bench: Bench) -> list[Taken]:
+    return list(bench.kafka.log("leads.enriched", 0).committed())
+
+
+def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -> None:
+    async def main() -> None:
+        bench = Bench(budget=BudgetPolicy())
+        await bench.begin()
+        await bench.lead("1", ADA)
+        await bench.call_back("1", title="CEO")
+        answer = await erase(bench, "1")
+        assert answer.applied
+        last = enriched(bench)[-1]
+        assert (last.key, last.value) == (b"acme/acme-main/1", None)
+        assert erased_by(last.key, last.headers) == ("acme", "acme-main", [PERSON])
+        assert bench.story("1")[-1] == "erased"
+        event = bench.events()[-1]
+        assert "delete its row in Clay by hand, in the tables of acme-main" in event.text
+        assert bench.partition.alias(f"p/acme/acme-main/{PERSON}".encode()) is None
+        again = await erase(bench, "1")
+        assert (again.applied, again.reason) == (False, "repeated")
+        assert [each.value is None for each in enriched(bench)].count(True) == 1
+
+    run(main())
+
+
+def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing() -> None:
+    async def main() -> None:
+        bench = Bench(budget=BudgetPolicy(credits_per_day=100))
+        await bench.begin()
+        await bench.lead("1", ADA)
+        await erase(bench, "1")
+        await bench.call_back("1", title="CEO")
+        assert bench.story("1") == ["received", "sending", "accepted", "erased", "enriched"]
+        assert [each.value for each in enriched(bench)] == [None]
+        lanes = [each for each in bench.kafka.log(bench.plan.topics.state, 0).committed() if each.key == b"l/acme"]
+        (day,) = json.loads(lanes[-1].value or b"")["budget"]["days"]
+        assert day.get("credits_reserved", 0) == 0
+
+    run(main())
+
+
+def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.begin()
+        await bench.lead("1", ADA)
+        await erase(bench, "1")
+        await bench.open_and_return()
+        assert bench.story("1")[-2:] == ["replayed", "suppressed"]
+        assert bench.clay.sent == []
+        await bench.lead("1", ADA)
+        assert bench.clay.sent == ["1"], "nobody put the person on the suppression list"
+
+    run(main())
