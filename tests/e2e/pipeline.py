@@ -58,6 +58,7 @@ class Pipeline:
         uncertain: str = "park",
         workspace: str = "",
         destination: str = "",
+        rate_per_s: int = 1000,
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -78,8 +79,8 @@ class Pipeline:
 {pin.format(number=number % partitions)}
 {workspace}
 [workspaces.{name}.rate]
-rate_per_s = 1000
-burst = 1000
+rate_per_s = {rate_per_s}
+burst = {rate_per_s}
 {lane.format(name=name)}
 [destinations.{name}-crm]
 workspace = "{name}"

@@ -1,0 +1,118 @@
+"""Replays in company, on real Kafka: while the lane is held, beside hot leads, by several processes at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.behind import behind, caught_up, eventually
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.replay_kills import judge
+from tests.e2e.test_replay import CONFIG, DOWN, LANE
+
+pytestmark = pytest.mark.timeout(240)
+
+
+async def test_an_outage_burns_no_attempt_and_nothing_goes_round(kafka: Broker, namespace: str) -> None:
+    config = """
+[line]
+max_attempts = 1
+max_in_flight = 2
+[replay]
+max_replays = 1
+backoff_base_s = 1
+backoff_cap_s = 1
+tiers_s = [1, 600]
+"""
+    lane = """
+[workspaces.{name}.breaker]
+consecutive_failures = 4
+open_s = 1
+open_factor = 1
+open_cap_s = 1
+"""
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=config, lane=lane) as line:
+        names = line.settings.names
+        line.control("POST", "/control/faults", DOWN)
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.publish(line.leads(40))
+        # Long enough for each dead letter to have come back many times over, and parked.
+        await line.until(lambda: line.summary()["requests"] >= 16, 60, "the breaker has probed again and again")
+        await eventually(lambda: behind(line, {names.replay_app: [names.dlq, names.wait(1)]}), 30)
+        letters, back = len(await line.read(names.dlq)), len(await line.read(names.retry))
+        assert 1 <= letters <= 6, "only those that failed while the breaker was still closed"
+        assert back == letters, "each has come back once, and waits at the gate"
+        assert "parked" not in line.last()
+
+        line.control("DELETE", "/control/faults")
+        await line.until(lambda: line.last() == {"accepted": 40}, 40, "all are accepted")
+        await line.stop(replay)
+        await line.stop(worker)
+        line.check_stories()
+        steps = Counter(event.status for story in line.stories.values() for event in story)
+        assert (steps["dead_lettered"], steps["replayed"], steps["parked"]) == (letters, letters, 0)
+        assert all(event.attempt <= 1 for story in line.stories.values() for event in story)
+        assert set(line.summary()["leads"].values()) == {1}
+
+
+async def test_replays_leave_the_lane_to_hot_leads(kafka: Broker, namespace: str) -> None:
+    """A lane of 20 a second, 160 dead letters that are all due, 10 hot leads a second: these do not wait."""
+    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE, rate_per_s=20) as line:
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(160))
+        worker = line.start("worker")
+        await line.until(lambda: line.last()["dead_lettered"] == 160, 40, "160 dead letters")
+        line.control("DELETE", "/control/faults")
+        replay = line.start("replay")
+        await line.until(lambda: line.last()["accepted"] >= 10, 40, "replays have begun")
+        for batch in range(8):
+            await line.publish([line.lead(1_000 + 10 * batch + number, "w0") for number in range(10)])
+            await asyncio.sleep(1)
+        replays = line.last()["dead_lettered"]
+        await line.until(lambda: line.last() == {"accepted": 240}, 60, "all are accepted")
+        await line.stop(replay)
+        await line.stop(worker)
+        assert replays > 20, "replays went on all the time"
+        hot = [story for story in line.stories.values() if int(story[0].lead_id.removeprefix("lead-")) >= 1_000]
+        waits_ms = sorted(story[-1].at_ms - story[0].at_ms for story in hot)
+        assert len(waits_ms) == 80
+        assert waits_ms[72] < 1_500, waits_ms
+        times_ms = sorted(record.timestamp for record in await line.read(line.settings.names.retry))
+        # Half of the lane's rate, and a second's worth at once at the beginning.
+        assert times_ms[-1] - times_ms[0] > (160 - 10 - 2) * 100, "they came back faster than rate_share allows"
+        line.check_stories()
+
+
+async def test_several_replay_processes_come_die_and_go_under_load(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 4, config=CONFIG, lane=LANE, rate_per_s=40) as line:
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(600))
+        worker = line.start("worker")
+        await line.until(lambda: line.last()["dead_lettered"] == 600, 60, "600 dead letters")
+        line.control("DELETE", "/control/faults")
+        line.control("POST", "/control/faults", {**DOWN, "share": 0.6})
+
+        first, second, third = (line.start("replay") for _ in range(3))
+        await line.until(lambda: replayed(line) >= 100, 60, "they are at work")
+        first.kill()
+        await asyncio.to_thread(first.wait, 10)
+        late = line.start("replay")
+        await line.until(lambda: replayed(line) >= 500, 60, "the others go on")
+        assert await line.stop(second) == 0
+        await line.until_over(600, 90)
+        await caught_up(line)
+        for replay in (third, late, worker):
+            assert await line.stop(replay) == 0
+        judge(line)
+        states = line.last()
+        assert states["accepted"] + states["parked"] == 600, states
+        assert min(states["accepted"], states["parked"]) > 50, states
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+
+
+def replayed(line: Pipeline) -> int:
+    return sum(event.status == "replayed" for story in list(line.stories.values()) for event in story)
