@@ -1,8 +1,7 @@
-"""Dead letters in large numbers, on a real Kafka: counting them, and many that wait.
+"""Dead letters in large numbers, on a real Kafka: `stream-app dlq` counts them; its time and memory.
 
-`python -m benchmarks.dead_letters count [--letters 1000000]`: `stream-app dlq` over that many, its time and memory.
-`python -m benchmarks.dead_letters waiting [--letters 100000]`: `stream-app replay` with that many letters that are due
-in an hour, while others fall due: how late these come, and the memory of the process before and after.
+`python -m benchmarks.dead_letters [--letters 1000000] [--suppressed 1000]`. Counts them once more with people on the
+suppression list, for then the values are read, too. Letters that wait: benchmarks/waiting.py.
 """
 
 from __future__ import annotations
@@ -10,44 +9,46 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import psutil
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.console import Console
 
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.topics import create_topics
 from stream_app.app import connection_of
 from stream_app.core.envelope import Envelope
+from stream_app.core.lead import people
 from stream_app.core.record import Record
+from stream_app.core.suppression import Suppression, person_row
 from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.process import ChildProcesses, end, free_port
+from stream_app.dev.process import free_port
 from stream_app.settings import Settings, client_options, load_settings
 
 PARTITIONS = 4
 CONFIG = """
 [kafka]
 bootstrap = "{bootstrap}"
+namespace = "{namespace}"
 partitions = {partitions}
 replication = 1
 [http]
 replay_port = {port}
 [replay]
-tiers_s = [1, 3600]
+tiers_s = [1, 10, 600, 3600]
 [workspaces.w0.rate]
 rate_per_s = 1000
 burst = 1000
 [destinations.people]
 workspace = "w0"
 webhooks_env = ["NOT_NEEDED"]
+callbacks = false
 """
 CAUSES = ("http_503", "connect_error", "dns_error", "http_422", "not_json", "unknown_workspace")
 
@@ -74,7 +75,26 @@ def letter(number: int, now_ms: int, not_before_ms: int) -> Record:
         trace_id="0af7651916cd43dd8448eb211c80319c",
         app="0.1.0",
     )
-    return Record("leads.dlq", b"w0", b"x" * 400, envelope.to_headers(), number % PARTITIONS)
+    lead = {"lead_id": f"lead-{number}", "fields": {"email": f"person{number}@example.com", "title": "x" * 320}}
+    return Record("leads.dlq", b"w0", msgspec.json.encode(lead), envelope.to_headers(), number % PARTITIONS)
+
+
+def suppressions(settings: Settings, people_: int) -> Iterator[Record]:
+    """Rows of so many people, in each partition; each of them has a letter."""
+    row = msgspec.json.encode(Suppression("suppressed", 0, "c-1", "jane"))
+    for number in range(people_):
+        (person,) = people({"email": f"person{number}@example.com"})
+        for partition in range(PARTITIONS):
+            yield Record(settings.names.state, person_row(person), row, (), partition)
+
+
+def prepare(directory: Path, bootstrap: str, namespace: str = "") -> tuple[Path, Settings]:
+    """A configuration in a file, with its topics on that broker."""
+    config = directory / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=bootstrap, namespace=namespace, partitions=PARTITIONS, port=free_port()))
+    settings = load_settings(config, os.environ, clay=False)
+    asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 30, say))
+    return config, settings
 
 
 async def write(settings: Settings, letters: Iterator[Record]) -> None:
@@ -97,10 +117,12 @@ def count(config: Path, letters: int) -> None:
         began_s = time.monotonic()
         argv = [sys.executable, "-m", "stream_app", "dlq", "--config", str(config), "--json"]
         process = subprocess.Popen(argv, stdout=out)
-        peaks = [0]
+        peaks, cpu_s = [0], 0.0
         while process.poll() is None:
             try:
-                peaks.append(psutil.Process(process.pid).memory_info().rss)
+                seen = psutil.Process(process.pid)
+                peaks.append(seen.memory_info().rss)
+                cpu_s = sum(seen.cpu_times()[:2])
             except psutil.NoSuchProcess:
                 break
             time.sleep(0.1)
@@ -109,80 +131,23 @@ def count(config: Path, letters: int) -> None:
         out.seek(0)
         assert f'"letters": {letters}'.encode() in out.read()
     third = len(peaks) // 3
-    say(f"{letters} letters counted in {took_s:.1f} s, {letters / took_s:,.0f} a second")
+    say(f"{letters} letters counted in {took_s:.1f} s, of which {cpu_s:.1f} s of CPU")
     say(f"memory: {max(peaks[:third]) / 2**20:.0f} MB in the first third, at most {max(peaks) / 2**20:.0f} MB")
-
-
-async def waiting(settings: Settings, config: Path, letters: int) -> None:
-    """Print how late those come that are due while the others wait."""
-    now_ms = time.time_ns() // 1_000_000
-    hour_ms = 3_600_000
-    await write(settings, (letter(n * 6, now_ms, now_ms + hour_ms) for n in range(letters)))
-    with closing(ChildProcesses("benchmark")) as children:
-        argv = [sys.executable, "-m", "stream_app", "replay", "--config", str(config)]
-        replay = children.spawn(argv, log=children.directory / "replay.log")
-        memory = psutil.Process(replay.pid).memory_info
-        began_s = time.monotonic()
-        while await records_in(settings, settings.names.wait(3600)) < letters:
-            assert time.monotonic() - began_s < 300, "the letters did not go into their tier"
-            await asyncio.sleep(0.5)
-        say(f"{letters} letters were sorted into their tier within {time.monotonic() - began_s:.0f} s")
-        before = memory().rss
-        late_ms: list[int] = []
-        for _ in range(10):
-            due_ms = time.time_ns() // 1_000_000 + 1_000
-            await write(settings, (letter(n * 6, due_ms, due_ms) for n in range(50)))
-            seen = await retried(settings, len(late_ms) + 50)
-            late_ms += [at_ms - due_ms for at_ms in seen[len(late_ms) :]]
-        say(f"those that fell due came {statistics.median(late_ms):.0f} ms late (median), at most {max(late_ms)} ms")
-        say(f"memory: {before / 2**20:.0f} MB with all waiting, {memory().rss / 2**20:.0f} MB at the end")
-        end(replay, grace_s=30)
-
-
-async def records_in(settings: Settings, topic: str) -> int:
-    """How many offsets a topic of our own producer's records has."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap)
-    await consumer.start()
-    try:
-        return sum((await consumer.end_offsets([TopicPartition(topic, n) for n in range(PARTITIONS)])).values())
-    finally:
-        await consumer.stop()
-
-
-async def retried(settings: Settings, wanted: int) -> list[int]:
-    """The append times of all in leads.retry, as soon as there are so many."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        consumer.assign([TopicPartition(settings.names.retry, n) for n in range(PARTITIONS)])
-        await consumer.seek_to_beginning()
-        times: list[int] = []
-        async with asyncio.timeout(60):
-            while len(times) < wanted:
-                for records in (await consumer.getmany(timeout_ms=100)).values():
-                    times += [record.timestamp for record in records]
-        return sorted(times)
-    finally:
-        await consumer.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dead_letters", description=__doc__)
-    parser.add_argument("what", choices=("count", "waiting"))
-    parser.add_argument("--letters", type=int)
+    parser.add_argument("--letters", type=int, default=1_000_000)
+    parser.add_argument("--suppressed", type=int, default=1_000, help="people on the list, for a second count")
     args = parser.parse_args()
     with LocalKafka(progress=say) as kafka, tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "stream_app.toml"
-        config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, partitions=PARTITIONS, port=free_port()))
-        settings = load_settings(config, os.environ, clay=False)
-        asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 30, say))
-        if args.what == "waiting":
-            asyncio.run(waiting(settings, config, args.letters or 100_000))
-            return
-        letters = args.letters or 1_000_000
+        config, settings = prepare(Path(directory), kafka.bootstrap)
         now_ms = time.time_ns() // 1_000_000
-        asyncio.run(write(settings, (letter(n, now_ms, now_ms) for n in range(letters))))
-        count(config, letters)
+        asyncio.run(write(settings, (letter(n, now_ms, now_ms) for n in range(args.letters))))
+        count(config, args.letters)
+        asyncio.run(write(settings, suppressions(settings, args.suppressed)))
+        say(f"with {args.suppressed} people on the suppression list, so that values are read:")
+        count(config, args.letters)
 
 
 if __name__ == "__main__":

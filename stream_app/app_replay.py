@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -24,6 +26,9 @@ from stream_app.core.envelope import Envelope
 from stream_app.core.replay import Begin
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.settings import Settings
+
+_BUFFERED: Final = 1_000
+"""Records that the process holds of each topic and partition: those of a tier only wait there."""
 
 
 async def run_replay(settings: Settings) -> None:
@@ -57,7 +62,8 @@ async def run_replay(settings: Settings) -> None:
         replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), told, began)
         handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
         handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
-        app = build_app(faust_options(settings, connection, topics.replay_app, None), handlers)
+        options = faust_options(settings, connection, topics.replay_app, None)
+        app = build_app(replace(options, buffer_records=_BUFFERED), handlers)
         watchdog = Watchdog(
             longest_step_s(settings), lambda: replay.under_way(assigned(app)), StandingStill(registry, logger)
         )

@@ -1,0 +1,25 @@
+"""Many letters that wait hold up nothing that is due, and cost no memory (benchmarks/waiting.py has the million)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from benchmarks.dead_letters import prepare
+from benchmarks.waiting import measure
+from stream_app.dev.kafka import Broker
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_what_is_due_goes_though_thousands_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    config, settings = prepare(tmp_path, kafka.bootstrap, namespace)
+    seen = asyncio.run(measure(settings, config, waiting=30_000, sorting=2_000, rounds=6))
+    assert len(seen.late_ms) == 300
+    assert seen.late_ms[0] >= 0, "one came before it was due"
+    assert seen.late_ms[270] < 2_000, "others that wait have held it up"
+    assert seen.rss_after_bytes - seen.rss_before_bytes < 20 * 2**20
+    assert seen.rss_after_bytes < 300 * 2**20
+    assert (seen.exit_code, seen.term_s < 15) == (0, True)
