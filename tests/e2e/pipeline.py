@@ -59,6 +59,7 @@ class Pipeline:
         workspace: str = "",
         destination: str = "",
         rate_per_s: int = 1000,
+        burst: int | None = None,
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -80,7 +81,7 @@ class Pipeline:
 {workspace}
 [workspaces.{name}.rate]
 rate_per_s = {rate_per_s}
-burst = {rate_per_s}
+burst = {burst or rate_per_s}
 {lane.format(name=name)}
 [destinations.{name}-crm]
 workspace = "{name}"

@@ -1,0 +1,23 @@
+"""A worker whose wall clock is another one: `python tests/e2e/shifted.py SHIFT_MS worker --config ...`."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from stream_app.adapters.clock import SystemClock
+from stream_app.cli import main
+
+
+def install(shift_ms: int) -> None:
+    """Every look at the clock is that much later."""
+
+    def now_ms(self: SystemClock) -> int:
+        return time.time_ns() // 1_000_000 + shift_ms
+
+    SystemClock.now_ms = now_ms  # type: ignore[method-assign]  # that is the point
+
+
+if __name__ == "__main__":
+    install(int(sys.argv[1]))
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,69 @@
+"""A budget on real Kafka: exact over the turn of the day and through a rebalance."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.fleet import Fleet, now_ms
+
+pytestmark = pytest.mark.timeout(180)
+SHIFTED = str(Path(__file__).with_name("shifted.py"))
+DAY_MS = 86_400_000
+LEAD = "estimate_credits = 20\nceiling_credits = 20"
+"""What a lead costs is certain, so that a budget is a number of leads."""
+
+
+async def test_the_day_turns_at_midnight_under_load(kafka: Broker, namespace: str) -> None:
+    """60 leads a day, 150 are there, 6 a second go out: a day's are spent while the next one begins."""
+    budget = "budget = { credits_per_day = 1200 }"
+    async with Fleet(kafka.bootstrap, namespace, 1, workspace=budget, destination=LEAD, rate_per_s=6, burst=1) as line:
+        midnight_ms = now_ms() + 15_000
+        shift_ms = DAY_MS - midnight_ms % DAY_MS
+        await line.publish(line.leads(150))
+        line.join(program=(SHIFTED, str(shift_ms)))
+        await line.until(lambda: _accepted(line, midnight_ms) >= 60, 60, "the second day's leads are accepted")
+        held = [story[-1] for story in line.stories.values() if story[-1].status == "held_budget"]
+        await asyncio.sleep(2)
+        first = _accepted(line, 0) - _accepted(line, midnight_ms)
+        assert 0 < first <= 60, "the first day's budget was used, and not exceeded"
+        assert _accepted(line, midnight_ms) == 60, "the second day's to the last lead, and no more"
+        assert sum(request.accepted for request in line.requests()) == first + 60
+        assert held, "the next ones are told that they wait for the budget"
+        assert held[-1].due_at_ms is not None
+        assert held[-1].due_at_ms % DAY_MS == 0
+        assert not line.posted_again()
+        line.check_stories()
+
+
+def _accepted(line: Fleet, from_ms: int) -> int:
+    """Leads whose POST was let through from then on, and that Clay took."""
+    shift_ms = DAY_MS - from_ms % DAY_MS if from_ms else 0
+    return sum(
+        story[-1].status == "accepted" and story[-2].at_ms >= from_ms + shift_ms for story in line.stories.values()
+    )
+
+
+async def test_two_workers_and_a_rebalance_spend_exactly_the_budget(kafka: Broker, namespace: str) -> None:
+    """Three lanes with a budget of 40 leads each; owners change twice while they spend it."""
+    budget = "budget = { credits_per_day = 800 }"
+    async with Fleet(
+        kafka.bootstrap, namespace, 3, partitions=3, workspace=budget, destination=LEAD, rate_per_s=8, burst=10
+    ) as line:
+        await line.publish(line.leads(300))
+        first = line.join()
+        await line.until(lambda: line.last()["accepted"] >= 15, 40, "some are accepted")
+        second = line.join()
+        await line.until(lambda: line.last()["accepted"] >= 60, 40, "half of them are accepted")
+        assert await line.stop(first.process) == 0
+        await line.until(lambda: line.last()["accepted"] >= 120, 60, "all budgets are spent")
+        assert second.alive
+        await asyncio.sleep(2)
+        sent = [request.workspace for request in line.requests() if request.accepted]
+        assert {name: sent.count(name) for name in line.names} == dict.fromkeys(line.names, 40)
+        assert line.last()["accepted"] == 120
+        assert not line.posted_again()
+        line.check_stories()

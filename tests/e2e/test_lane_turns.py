@@ -1,0 +1,71 @@
+"""Who goes first: hot leads pass a backfill that gets its share, and a lane that is held delays no other."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
+from tests.e2e.fleet import Fleet, now_ms
+
+pytestmark = pytest.mark.timeout(180)
+
+
+async def test_hot_leads_pass_a_backfill_that_gets_its_share(kafka: Broker, namespace: str) -> None:
+    async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=20, burst=2) as line:
+        bulk = line.settings.names.bulk
+        await line.publish(msgspec.structs.replace(line.lead(number, "w0"), topic=bulk) for number in range(5_000))
+        line.join()
+        await line.until(lambda: line.last()["accepted"] >= 40, 40, "the backfill is under way")
+        began_ms = now_ms()
+        published: dict[str, int] = {}
+        for number in range(10_000, 10_060):
+            published[f"lead-{number}"] = now_ms()
+            await line.publish([line.lead(number, "w0")])
+            await asyncio.sleep(0.15)
+        await line.until(lambda: len(_took(line, published)) == 60, 30, "all hot leads are accepted")
+        took_ms = sorted(_took(line, published).values())
+        assert took_ms[-2] < 1_500, f"p99 {took_ms[-2]} ms, median {took_ms[30]} ms"
+        ended_ms = now_ms()
+        sent = [request for request in line.requests() if began_ms <= request.at_ms <= ended_ms]
+        backfill = sum(request.lead_id not in published for request in sent)
+        assert backfill >= 0.1 * len(sent), "its stated share at the least"
+        line.check_stories()
+
+
+def _took(line: Fleet, published: dict[str, int]) -> dict[str, int]:
+    """Lead -> ms from its publication to `accepted`."""
+    return {
+        story[-1].lead_id: story[-1].at_ms - published[story[-1].lead_id]
+        for story in list(line.stories.values())
+        if story[-1].status == "accepted" and story[-1].lead_id in published
+    }
+
+
+async def test_a_held_lane_delays_no_other(kafka: Broker, namespace: str) -> None:
+    """w0 is refused its token; w1 has a partition of its own, w2 and w3 share w0's and w1's."""
+    async with Fleet(kafka.bootstrap, namespace, 4, partitions=2, rate_per_s=50, burst=10) as line:
+        line.control("POST", "/control/faults", {"kind": "unauthorized", "workspace": "w0"})
+        line.join()
+        held = [line.lead(number, "w0") for number in range(1_000, 1_300)]
+        await line.publish(held)
+        await line.until(lambda: any(s[-1].reason == "http_401" for s in line.stories.values()), 40, "w0 has stopped")
+        published: dict[str, int] = {}
+        for number in range(90):
+            published[f"lead-{number}"] = now_ms()
+            await line.publish([line.lead(number, f"w{1 + number % 3}"), *_more(line, number)])
+            await asyncio.sleep(0.05)
+        await line.until(lambda: len(_took(line, published)) == 90, 40, "the others are all accepted")
+        took_ms = sorted(_took(line, published).values())
+        assert took_ms[-2] < 1_500, f"p99 {took_ms[-2]} ms, median {took_ms[45]} ms"
+        assert not [request for request in line.requests() if request.accepted and request.workspace == "w0"]
+        assert not await line.read(line.settings.names.dlq)
+        line.check_stories()
+
+
+def _more(line: Fleet, number: int) -> list[Record]:
+    """More of the held lane's, before and behind the others'."""
+    return [line.lead(2_000 + number, "w0")]
