@@ -1,8 +1,10 @@
 """What taking a partition over costs: time and memory until the first lead may be taken, by the number of rows.
 
-`python -m benchmarks.take_over [--rows 1000000] [--json]`. Real Kafka; half of the rows are leads, half the aliases
-that lead to them by the person, as for leads with ids of their own. Fence, load and expiry queue are included; each
-size is a process of its own. The baseline to think of is Faust's own recovery of a table: 82 us a row (faust-hazards).
+`python -m benchmarks.take_over [--rows 1000000] [--awaiting] [--json]`. Real Kafka; half of the rows are leads, half
+the aliases that lead to them by the person, as for leads with ids of their own. Fence, load and expiry queue are
+included; each size is a process of its own. With `--awaiting` all rows are leads that wait for their callback: the CPU
+that it takes to set their clock, beside the first leads, and each look at it. The baseline to think of is Faust's own
+recovery of a table: 82 us a row (faust-hazards).
 """
 
 from __future__ import annotations
@@ -18,19 +20,29 @@ import msgspec
 import psutil
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
+from stream_app.adapters import log
+from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger
+from stream_app.adapters.metrics import WorkerMetrics
+from stream_app.core.budget import Reservation
 from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.policy import Destination, Plan, Workspace
+from stream_app.core.topics import TopicNames
 from stream_app.dev.kafka import LocalKafka
+from stream_app.partition.awaiting import Awaiting
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
 
 FRESHNESS_MS = 30 * 86_400_000
+_LOOKS = 1_000
 
 
-async def _fill(bootstrap: str, topic: str, rows: int) -> None:
+async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"cleanup.policy": "compact"})])
@@ -38,7 +50,7 @@ async def _fill(bootstrap: str, topic: str, rows: int) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
     await producer.start()
     now_ms = time.time_ns() // 1_000_000
-    for number in range(rows // 2):
+    for number in range(rows if awaiting else rows // 2):
         key = delivery_key("acme", "people", f"crm-{number:08d}")
         row = Delivery(
             version=1,
@@ -49,10 +61,12 @@ async def _fill(bootstrap: str, topic: str, rows: int) -> None:
             first_at_ms=now_ms + number,
             trace_id=f"{number:032x}",
             webhook_id="a1b2c3d4e5f6",
-            final=True,
+            final=not awaiting,
+            reservation=Reservation("2026-11-24", "2026-11", 20, 5) if awaiting else None,
         )
         await producer.send(topic, msgspec.json.encode(row), key, partition=0)
-        await producer.send(topic, key, person_key("acme", "people", f"{number:022d}"), partition=0)
+        if not awaiting:
+            await producer.send(topic, key, person_key("acme", "people", f"{number:022d}"), partition=0)
     await producer.stop()
 
 
@@ -66,13 +80,26 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     seconds = time.perf_counter() - started
     rows.apply(rows.expired(time.time_ns() // 1_000_000))
     await ledger.close()
-    return {"seconds": seconds, "rss_mb": memory().rss / 2**20, "rows_mb": memory().rss / 2**20 - before_mb}
+    rows_mb = memory().rss / 2**20
+    found = {"seconds": seconds, "rss_mb": rows_mb, "rows_mb": rows_mb - before_mb}
+    plan = Plan(TopicNames(), 1, {"acme": Workspace("acme", "people")}, {"people": Destination("people", "acme", ())})
+    awaiting = Awaiting(plan, rows, Lanes(0, plan, SystemClock(), WorkerMetrics(CollectorRegistry(), log.get("none"))))
+    started = time.process_time()
+    await awaiting.load()
+    loaded = time.process_time()
+    for _ in range(_LOOKS):
+        awaiting.pop_due(0, 200)
+        awaiting.next_ms()
+    looks = time.process_time() - loaded
+    waiting = {"waiting": float(len(awaiting)), "clock_s": loaded - started, "clock_mb": memory().rss / 2**20 - rows_mb}
+    return found | waiting | {"look_us": looks / _LOOKS * 1e6}
 
 
 def main() -> None:
     """Fill topics of three sizes and take each over in a fresh process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.take_over", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--awaiting", action="store_true", help="all rows are leads that wait for their callback")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -85,7 +112,7 @@ def main() -> None:
         for rows in (arguments.rows // 100, arguments.rows // 10, arguments.rows):
             topic = f"rows-{rows}"
             console.print(f"{rows:,} rows ...")
-            asyncio.run(_fill(kafka.bootstrap, topic, rows))
+            asyncio.run(_fill(kafka.bootstrap, topic, rows, arguments.awaiting))
             command = [sys.executable, "-m", "benchmarks.take_over", "--case", kafka.bootstrap, topic]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
             found[rows] = json.loads(ran.stdout)
@@ -93,10 +120,11 @@ def main() -> None:
         Console().print_json(data={str(rows): row for rows, row in found.items()})
         return
     table = Table(title="Taking one partition over")
-    for column in ("rows", "s", "process MB", "of these rows MB"):
+    for column in ("rows", "s", "process MB", "of these rows MB", "waiting", "clock s", "clock MB", "a look us"):
         table.add_column(column, justify="right")
     for rows, row in found.items():
-        table.add_row(f"{rows:,}", f"{row['seconds']:.2f}", f"{row['rss_mb']:.0f}", f"{row['rows_mb']:.0f}")
+        clock = (f"{row['waiting']:,.0f}", f"{row['clock_s']:.2f}", f"{row['clock_mb']:.0f}", f"{row['look_us']:.0f}")
+        table.add_row(f"{rows:,}", f"{row['seconds']:.2f}", f"{row['rss_mb']:.0f}", f"{row['rows_mb']:.0f}", *clock)
     Console().print(table)
 
 

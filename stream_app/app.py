@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_app import __version__
 from stream_app.adapters import log
+from stream_app.adapters.archive import KafkaArchive
 from stream_app.adapters.assigned import assigned, waiting
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.clock import SystemClock
@@ -22,6 +23,7 @@ from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.local_facts import local_facts
 from stream_app.adapters.metrics import StandingStill, WorkerMetrics
 from stream_app.adapters.ops import serve_ops
+from stream_app.adapters.reach import CallbackUrl
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.adapters.topics import check_topics
 from stream_app.adapters.webhooks import Endpoint, Webhooks, setup_id, webhook_id
@@ -37,6 +39,7 @@ from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.fallback import Known
 from stream_app.partition.desk import Partition
 from stream_app.partition.walk import Source
+from stream_app.partition.way_back import Outside
 from stream_app.settings import Settings, client_options
 
 
@@ -64,6 +67,7 @@ def build_plan(settings: Settings) -> Plan:
                     most=line.max_in_flight,
                 ),
                 flood=here.flood,
+                silence=here.silence,
             )
             for name, here in settings.workspaces.items()
         },
@@ -81,6 +85,8 @@ def build_plan(settings: Settings) -> Plan:
                 token_name=there.token_env or "",
                 setup_id=setup_id(*(settings.secrets[name] for name in (*there.webhooks_env, there.token_env) if name)),
                 callback_url=settings.callback_url(alias) if there.callbacks else "",
+                callback_deadline_s=there.callback_deadline_s,
+                callback_grace_s=there.callback_grace_s,
             )
             for alias, there in settings.destinations.items()
         },
@@ -142,6 +148,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
         memory = await stack.enter_async_context(remember(settings, registry, metrics))
         clock, known = SystemClock(), Known(memory.cache, local_facts)
+        outside = Outside(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url))
         heard: dict[str, Lane] = {}
 
         def build_partition(number: int) -> Partition:
@@ -152,9 +159,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
             )
             member = app.consumer.still_member
-            again = configuration.reload
             return Partition(
-                number, plan, ledger, clay, clock, metrics, alarm, member, reload=again, known=known, heard=heard
+                *(number, plan, ledger, clay, clock, metrics, alarm, member),
+                reload=configuration.reload,
+                known=known,
+                heard=heard,
+                outside=outside,
             )
 
         worker = Worker(build_partition)

@@ -21,9 +21,9 @@ from stream_app.core.outcome import scrub
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Taken
 from stream_app.core.story import Step, Story, Why, brief
-from stream_app.core.suppression import Suppression, erased_row
+from stream_app.core.suppression import Suppression, erased_row, is_erased
 
-_AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "partial"})
+_AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
 _SHOWN: Final = Why("callback", "its callback shows that Clay has it")
 _UNKNOWN: Final = Why("unknown_lead", "no row of such a lead is here (any more)")
 _NOT_EXPECTED: Final = Why("not_expected", "nothing of its lead was sent, or it has ended in another way")
@@ -110,9 +110,8 @@ class Correlation:
             story.go("accepted", now_ms, _SHOWN)
         booking = self._desk.book(row, there, callback)
         why = Why("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
-        # What is known of somebody who was erased meanwhile must not come back.
         erased = self._desk.suppression(erased_row(callback.workspace, callback.lead_id))
-        told = callback.outcome in _PUBLISHED and (erased is None or row.first_at_ms > erased.at_ms)
+        told = callback.outcome in _PUBLISHED and not is_erased(erased, row.first_at_ms)
         story.go(
             callback.outcome,
             now_ms,

@@ -215,7 +215,8 @@ class Line:
             not_before_ms = next_ms
 
     def _write_ahead(self, walk: Walk, story: Story, entry: Entry) -> Step:
-        story.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
+        held = {"reservation": entry.reservation, "webhook_id": entry.webhook_id}
+        story.go("sending", self._clock.now_ms(), **held, probe=entry.probe.since_ms if entry.probe else 0)
         walk.posted = Posted(story.row, entry)
         return story.step()
 

@@ -57,7 +57,7 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
         defaults = getattr(Settings(), table)
         assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
     acme, default = settings.workspaces["acme"], Workspace()
-    for table in ("rate", "budget", "breaker", "window", "quota", "stop", "concurrency", "flood"):
+    for table in ("rate", "budget", "breaker", "window", "quota", "stop", "concurrency", "flood", "silence"):
         keys = text.partition(f"[workspaces.acme.{table}]")[2].partition("\n[")[0]
         for key, value in msgspec.structs.asdict(getattr(acme, table)).items():
             assert f"\n{key} = " in keys or key in ("tz", "most", "opening_month"), f"{table}.{key}"
@@ -264,6 +264,16 @@ def test_where_a_table_calls_back(tmp_path: Path) -> None:
     assert verify(Keys([KEY]), token, "acme", "people", "lead-1")
 
 
+def test_a_lead_is_parked_while_its_record_is_still_there(tmp_path: Path) -> None:
+    late = CALLED_BACK + "callback_grace_s = 604800\n" + GATEWAY
+    kept = "[topics]\nleads_days = {leads}\nbulk_days = {bulk}\n"
+    one = "destinations.people.callback_grace_s: with callback_deadline_s it is 7.04 days; topics.{kind}_days must be"
+    for days in ({"leads": 7, "bulk": 8}, {"leads": 8, "bulk": 7}):
+        [said] = problems(tmp_path, late + kept.format(**days))
+        assert said.startswith(one.format(kind=min(days, key=lambda kind: days[kind])))
+    load(tmp_path, late + kept.format(leads=8, bulk=8), {**SECRETS, "CALLBACK_KEY": KEY})
+
+
 def test_callbacks_that_could_never_come_or_never_be_trusted_are_refused(tmp_path: Path) -> None:
     nowhere, unproven = problems(tmp_path, CALLED_BACK)
     assert nowhere.startswith("destinations.people.callbacks: Clay has nowhere to call back: set gateway.public_url")
@@ -341,6 +351,7 @@ def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
         ("concurrency.least = 101", ".concurrency.least = 101: must not be above"),
         ("concurrency.most = 7", ".concurrency.most: is set by line.max_in_flight"),
         ("flood.share = 0", ".flood.share = 0.0: must be from 0.01 to 1"),
+        ("silence.overdue = 0", ".silence.overdue = 0: must be from 1 to 10000"),
     ],
 )
 def test_a_lane_that_contradicts_itself_is_told_so_in_one_line(tmp_path: Path, lane: str, line: str) -> None:

@@ -119,9 +119,12 @@ class KafkaLedger:
                 self._drop()
                 raise
 
-    async def waiting(self, topic: str, offset: int) -> list[Taken]:
-        """This partition's records of another topic, from an offset to its present end. Raises BrokerUnavailable."""
-        return await waiting(self._connection, topic, self.partition, offset, self._limits.take_over_s)
+    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
+        """This partition's records of another topic, from an offset to its present end, `most` of them at most.
+
+        Raises BrokerUnavailable.
+        """
+        return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
     async def transact(self, records: Sequence[Record]) -> None:
         """Write all of `records` in one transaction; they are committed when this returns.

@@ -1,4 +1,4 @@
-"""Reads what waits in one topic-partition, in no group: the committed records from an offset to the present end."""
+"""Reads what waits in one topic-partition, in no group: its committed records from an offset to the present end."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from stream_app.core.record import Taken
 _RETRY_S: Final = 0.5
 
 
-async def waiting(connection: KafkaConnection, topic: str, partition: int, offset: int, within_s: float) -> list[Taken]:
-    """From `offset`, or from the first record that is kept. Raises BrokerUnavailable after `within_s`."""
+async def waiting(
+    connection: KafkaConnection, topic: str, partition: int, offset: int, most: int, within_s: float
+) -> list[Taken]:
+    """At most `most`, from `offset` or the first record that is kept. Raises BrokerUnavailable after `within_s`."""
     last: BaseException | None = None
     try:
         async with asyncio.timeout(within_s):
             while True:
                 try:
-                    return await _read(connection, TopicPartition(topic, partition), offset)
+                    return await _read(connection, TopicPartition(topic, partition), offset, most)
                 except (KafkaError, OSError) as error:
                     last = error
                     await asyncio.sleep(_RETRY_S)
@@ -34,7 +36,7 @@ async def waiting(connection: KafkaConnection, topic: str, partition: int, offse
         ) from (last or late)
 
 
-async def _read(connection: KafkaConnection, place: TopicPartition, offset: int) -> list[Taken]:
+async def _read(connection: KafkaConnection, place: TopicPartition, offset: int, most: int) -> list[Taken]:
     consumer = AIOKafkaConsumer(
         **connection.settings(),
         group_id=None,
@@ -51,8 +53,9 @@ async def _read(connection: KafkaConnection, place: TopicPartition, offset: int)
         # A topic that ends before `offset` was created anew.
         begin = (await consumer.beginning_offsets([place]))[place] if offset and offset > end else offset
         consumer.seek(place, begin)
-        while await consumer.position(place) < end:
-            for records in (await consumer.getmany(place, timeout_ms=100)).values():
+        while len(found) < most and await consumer.position(place) < end:
+            more = await consumer.getmany(place, timeout_ms=100, max_records=most - len(found))
+            for records in more.values():
                 found += [
                     Taken(
                         each.topic,

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import budget
+from stream_app.core import budget, silence
 from stream_app.core.budget import Cost, Reservation
 from stream_app.core.delivery import Delivery, delivery_key, forced_key
-from stream_app.core.lane import Lane, actual
+from stream_app.core.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, actual, lifted
 from stream_app.core.lead import home_partition, is_plain_id
 from stream_app.core.messages import Callback, Result
 from stream_app.core.policy import Destination, Plan, Workspace
@@ -55,15 +55,26 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
     """Settle what the lane holds for the lead, or amend what was booked before anything told what it cost."""
     held, before = row.reservation, row.booked
     windows = held or before
-    if windows is None:
-        return Booking(lane, None, None)
     cost = _cost(callback, there.estimate)
+    if windows is None:
+        return Booking(_called_back(lane, row, cost, there.ceiling, now_ms), None, None)
     booked = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
     if held is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
-    return Booking(actual(policy, lane, there, held or windows, cost, now_ms), booked, spent)
+    lane = actual(policy, lane, there, held or windows, cost, now_ms)
+    return Booking(_called_back(lane, row, cost, there.ceiling, now_ms), booked, spent)
+
+
+def _called_back(lane: Lane, row: Delivery, cost: Cost, ceiling: Cost, now_ms: int) -> Lane:
+    """It hears again, and goes on if the lead was the probe of a stop that waits for just that."""
+    lane = msgspec.structs.replace(lane, hearing=silence.heard(lane.hearing, now_ms))
+    stopped = lane.stop
+    if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
+        return lane
+    over = cost.credits > ceiling.credits or cost.actions > ceiling.actions
+    return lane if over and stopped.reason == OVER_CEILING else lifted(lane)
 
 
 def _cost(callback: Callback, estimated: Cost) -> Cost:

@@ -55,7 +55,7 @@ COLUMN: Final[dict[Status, Column]] = {
     "partial": "enriched",
     "no_data": "enriched",
     "enrich_error": "enriched",
-    "credits_exhausted_suspected": "held",
+    "credits_exhausted_suspected": "under_way",
     "callback_duplicate": "enriched",
     "callback_unmatched": "under_way",
     "served_from_cache": "served_from_cache",

@@ -45,7 +45,8 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "refused": _GATE | _SHOWN | {"dead_lettered"},
     "send_uncertain": frozenset({"accepted", "parked", "replayed"}),
     "accepted": _CALLBACK | {"callback_overdue"},
-    "callback_overdue": _CALLBACK | {"parked"},
+    "callback_overdue": _CALLBACK | {"parked", "credits_exhausted_suspected"},
+    "credits_exhausted_suspected": _CALLBACK | {"parked"},
     "deferred": _SHOWN | {"replayed"},
     "served_locally": frozenset({"deferred"}),
     "dead_lettered": _SHOWN | {"replayed"},
@@ -81,6 +82,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 say that it was something else.
     results     version of the last result that was published of this lead.
     person, company  hashes of whom it is about (core/lead.py), where a result may come.
+    probe       of its last POST: since when the stop was that it went through as a probe, 0 if none.
     """
 
     version: int
@@ -103,6 +105,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     results: int = 0
     person: str = ""
     company: str = ""
+    probe: int = 0
 
 
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
@@ -113,6 +116,12 @@ def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: 
     """Row key of a lead. `forced_origin`: the origin of a forced one, which is a delivery of its own each time."""
     key = f"d/{workspace}/{destination}/{lead_id}"
     return f"{key}!{forced_origin}".encode() if forced_origin else key.encode()
+
+
+def lead_of(key: bytes) -> tuple[str, str, str]:
+    """Workspace, destination and lead id of a lead's row key."""
+    workspace, destination, lead_id = key[2:].decode().split("/", 2)
+    return workspace, destination, lead_id.partition("!")[0]
 
 
 def person_key(workspace: str, destination: str, person: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import breaker, budget, concurrency, estimate, flood, quota, rate, stop, window
+from stream_app.core import breaker, budget, concurrency, estimate, flood, quota, rate, silence, stop, window
 from stream_app.core.bounds import Wait
 from stream_app.core.messages import By, Change, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
@@ -19,6 +19,10 @@ from stream_app.core.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
 _FLOOD: Final = "flood"
+OVER_CEILING: Final = "over_ceiling"
+LIFTED_BY_CALLBACK: Final = frozenset({silence.REASON, OVER_CEILING})
+"""Reasons of stops about which a 2xx says nothing: only what the probe's callback says counts."""
+
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 
 
@@ -50,6 +54,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: tuple[Change, ...] = ()
     estimates: dict[str, estimate.Estimate] = {}
     shadowed: int = 0
+    hearing: silence.Hearing = silence.Hearing()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood: flood.Flood = flood.Flood()
 
@@ -114,9 +119,10 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
     `heard`: the lane as this process knew it, where it could not commit all of it; a Retry-After in it still holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
+    hearing = silence.taken_over(lane.hearing, now_ms)
     if heard is not None and heard.rate.blocked_until_ms > bucket.blocked_until_ms:
         bucket = msgspec.structs.replace(bucket, blocked_until_ms=heard.rate.blocked_until_ms)
-    return msgspec.structs.replace(lane, rate=bucket)
+    return msgspec.structs.replace(lane, rate=bucket, hearing=hearing)
 
 
 def admit(
@@ -193,8 +199,7 @@ def settle(
     match outcome:
         case Accepted():
             lane = _with_verdict(policy, lane, entry, True, outcome.latency_ms, now_ms, rand)
-            if lane.stop is not None and stop.lift(lane.stop, entry.probe) is None:
-                lane = lifted(lane)
+            lane = _taken_through(policy, lane, entry, now_ms)
             if lane.flood.run:
                 lane = msgspec.structs.replace(lane, flood=flood.Flood())
             if entry.destination.callbacks:
@@ -272,15 +277,29 @@ def actual(
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
     policy = in_force(policy, lane.changes)
-    halted = stop.begin(policy.stop, "over_ceiling", text, now_ms, destination.alias, destination.setup_id)
+    halted = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
     return msgspec.structs.replace(lane, stop=halted)
 
 
 def lifted(lane: Lane) -> Lane:
-    """Without its stop; after a flood the count begins anew, or the next dead letter would stop it again."""
-    if lane.stop is None or lane.stop.reason != _FLOOD:
-        return msgspec.structs.replace(lane, stop=None)
-    return msgspec.structs.replace(lane, stop=None, flood=flood.Flood(), window=window.Window())
+    """Without its stop; what led to it is counted anew, or the next dead or overdue lead would stop it again."""
+    reason = lane.stop.reason if lane.stop is not None else ""
+    lane = msgspec.structs.replace(lane, stop=None)
+    if reason == _FLOOD:
+        lane = msgspec.structs.replace(lane, flood=flood.Flood(), window=window.Window())
+    if reason == silence.REASON:
+        lane = msgspec.structs.replace(lane, hearing=silence.over(lane.hearing))
+    return lane
+
+
+def _taken_through(policy: Workspace, lane: Lane, entry: Entry, now_ms: int) -> Lane:
+    """The lane after a 2xx: if it is the probe's, the stop is over, or has to wait for what its callback says."""
+    stopped = lane.stop
+    if stopped is None or stop.lift(stopped, entry.probe) is not None:
+        return lane
+    if stopped.reason in LIFTED_BY_CALLBACK and entry.destination.callbacks:
+        return _halted(policy, lane, entry, stopped.reason, stopped.text, now_ms)
+    return lifted(lane)
 
 
 def reconfigured(lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:

@@ -18,6 +18,8 @@ _LIFTS: Final = {
     "paused": "stream-app lanes resume",
     "no_webhook": "a new webhook in the destination's pool, then stream-app lanes reload",
     "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
+    "silence": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
+    "over_ceiling": "a probe's callback that tells of less, or (after mending the cause) stream-app lanes resume",
     "breaker_open": "probes that Clay takes, or stream-app lanes reset",
     "forced_open": "stream-app lanes auto, close or reset",
     "rate_limited": "time: Clay said when",
@@ -118,7 +120,7 @@ def _lifts(lane: Lane, held: Held | None) -> str:
     if held is None:
         return ""
     if lane.stop is not None and held.reason == lane.stop.reason:
-        return _LIFTS["stopped"]
+        return _LIFTS.get(held.reason) or _LIFTS["stopped"]
     if held.reason == "breaker_open" and lane.forced is not None and lane.forced.mode == "open":
         return _LIFTS["forced_open"]
     return _LIFTS.get(held.reason) or _LIFTS["budget"]

@@ -16,6 +16,7 @@ from stream_app.core.messages import Change
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
 from stream_app.core.replay import ReplayPolicy
+from stream_app.core.silence import SilencePolicy
 from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import TopicNames
 from stream_app.core.window import WindowPolicy
@@ -32,6 +33,7 @@ class Destination(msgspec.Struct, frozen=True):
     uncertain   what becomes of a send that may have reached Clay once its grace is over.
     callback_url  where the table's HTTP column calls back; it goes to Clay with each lead.
     cache_first whether a fresh result of the same person answers a lead before Clay is asked.
+    callback_deadline_s, callback_grace_s  an accepted lead is overdue after the one, and parked after the other.
     token_name  where its token comes from, for people; `setup_id` changes with its token and webhooks.
     """
 
@@ -47,6 +49,8 @@ class Destination(msgspec.Struct, frozen=True):
     setup_id: str = ""
     callback_url: str = ""
     cache_first: bool = False
+    callback_deadline_s: float = 3_600.0
+    callback_grace_s: float = 86_400.0
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -69,6 +73,7 @@ class Workspace(msgspec.Struct, frozen=True):
     quota: QuotaPolicy = QuotaPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
     flood: FloodPolicy = FloodPolicy()
+    silence: SilencePolicy = SilencePolicy()
 
 
 def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:

@@ -39,9 +39,10 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """Leave for one call through a stop."""
+    """Leave for one call through a stop. `since_ms`: of the stop."""
 
     number: int
+    since_ms: int = 0
 
 
 def problems(policy: StopPolicy) -> list[str]:
@@ -91,7 +92,7 @@ def permit(policy: StopPolicy, state: Stop, now_ms: int) -> tuple[Stop, Probe | 
         return kept, Wait(due_ms)
     lease_until_ms = now_ms + lease_ms
     state = msgspec.structs.replace(state, probe=state.probe + 1, lease_until_ms=lease_until_ms)
-    return state, Probe(state.probe)
+    return state, Probe(state.probe, state.since_ms)
 
 
 def lift(state: Stop, probe: Probe | None) -> Stop | None:

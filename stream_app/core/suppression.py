@@ -81,6 +81,11 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
     return f"e/{workspace}/{plain_id(lead_id)}".encode()
 
 
+def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
+    """Whether a story that began then is of a lead that was erased: nothing known of it must come back."""
+    return found is not None and first_at_ms <= found.at_ms
+
+
 def import_row(workspace: str, import_id: str) -> bytes:
     """Row key of a cancelled import: a hash of its name, which may be anything."""
     digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from stream_app.core.errors import LedgerError
 from stream_app.core.record import Record
 from stream_app.core.story import Step
 from stream_app.partition.ports import Ledger, Observer
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 10.0
 
 
 class Committer:
@@ -58,6 +62,11 @@ class Committer:
     def under_way(self) -> int | None:
         """None when there is nothing to commit, else a number that grows with each transaction."""
         return self._batches if self._waiting or self._busy else None
+
+    @property
+    def pause_s(self) -> float:
+        """None after the first failed transaction; ever longer when Kafka refuses again whatever is sent."""
+        return 0.0 if self.failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
 
     async def run(self) -> None:
         """Commit until a transaction fails or the task is cancelled."""

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-from stream_app.core.answer import Booking, book
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, letter, settle
-from stream_app.core.messages import Callback
 from stream_app.core.outcome import Outcome
-from stream_app.core.policy import Destination, Plan
-from stream_app.core.record import Taken
+from stream_app.core.policy import Plan
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation
@@ -33,6 +31,7 @@ from stream_app.line import Clay, Clock, Line
 from stream_app.line import Walk as LineWalk
 from stream_app.operate import Operations, Reload, Told
 from stream_app.partition.begun import rest_of
+from stream_app.partition.catch_up import CatchUp
 from stream_app.partition.committer import Committer
 from stream_app.partition.console import Console, is_shared
 from stream_app.partition.ended import died_of
@@ -44,8 +43,9 @@ from stream_app.partition.prefix import Prefix
 from stream_app.partition.rows import Rows
 from stream_app.partition.turns import Turn, Turns, end_or_give_up
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Recalled, Room, Source, Walk
+from stream_app.partition.way_back import NOTHING_OUTSIDE, Outside, WayBack
 
-Taker = Callable[[LineWalk], Awaitable[None]]
+Taker = Callable[[LineWalk], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion: the line, for leads."""
 
 
@@ -64,6 +64,7 @@ class Partition:
     known   what leads may be answered with when it is not Clay that answers.
     reload  how the configuration is read anew; it changes the plan in place.
     heard   the lanes as this process last knew them, before it lost a partition: kept by the process.
+    outside what is asked about leads that nobody calls back about.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Partition:
         reload: Reload = _nothing_to_reload,
         known: Known = NOTHING_KNOWN,
         heard: dict[str, Lane] | None = None,
+        outside: Outside = NOTHING_OUTSIDE,
     ) -> None:
         self.number = number
         self._plan = plan
@@ -88,13 +90,8 @@ class Partition:
         self._observer = observer
         self._alarm = alarm
         self._still_member = still_member
-        line, correlation = Line(plan, self, clay, clock, known), Correlation(plan, self, clock)
-        self._takers: dict[Source, Taker] = {
-            "hot": line.take,
-            "retry": line.take,
-            "bulk": line.take,
-            "callback": correlation.take,
-        }
+        line = Line(plan, self, clay, clock, known)
+        self._takers: dict[Source, Taker] = {"hot": line.take, "retry": line.take, "bulk": line.take}
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
         self._lanes = Lanes(number, plan, clock, observer, heard)
         self._marks = Marks(number)
@@ -104,11 +101,16 @@ class Partition:
         self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
         self._turns = Turns(self._gate.recall)
         console = Console(number, plan, self, self._rows, self._lanes, self._gate, observer)
+        trouble = partial(observer.recovering, number)
+        beside = (self._rows, self._lanes, self._gate, clock, self._submit)
+        self._way_back = WayBack(plan, self, *beside, outside, trouble)
+        self._takers["callback"] = Correlation(plan, self._way_back, clock).take
         self._reload = reload
         self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
         self._committer = Committer(
             ledger, plan.topics.state, spacing_s, self._lanes.records, observer, self._commit_failed
         )
+        self._waiting = CatchUp(plan.topics, ledger, self._marks, self._takers, trouble)
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
@@ -123,30 +125,20 @@ class Partition:
     async def take_over(self, fence_within_s: float = math.inf) -> None:
         """Fence, then read; afterwards leads may be taken. Raises BrokerUnavailable or RowUnreadable."""
         self._load(await self._ledger.take_over(fence_within_s))
-        commands = self._plan.topics.commands
-        asked = await self._ledger.waiting(commands, self._marks.passed(commands))
         self._committer.forget()
         self._committing = asyncio.create_task(self._committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
         self._take_overs += 1
-        self._ready.set()
-        if not asked:
-            self._gate.open()
-            return
         self._gate.shut()
-        self._catching_up = asyncio.create_task(self._catch_up(asked), name=f"catch-up-{self.number}")
+        self._ready.set()
+        self._catching_up = asyncio.create_task(self._catch_up(), name=f"catch-up-{self.number}")
         self._catching_up.add_done_callback(self._watch)
 
-    async def _catch_up(self, asked: list[Taken]) -> None:
-        """Commands from when nobody was here come before the first lead: who paused a lane then means it."""
-        try:
-            for taken in asked:
-                if self._marks.is_passed(taken):  # in the meantime
-                    continue
-                await self._takers["command"](Walk(taken, "command", asyncio.Event()))
-        except LedgerError:
-            return  # told already; it begins again when the partition has been taken over
-        self._gate.open()
+    async def _catch_up(self) -> None:
+        """From then on leads are sent, and the clock runs for those that nobody calls back about."""
+        if await self._waiting.run():
+            self._gate.open()
+            await self._way_back.run()
 
     async def serve(self, inlet: Inlet, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
@@ -257,13 +249,6 @@ class Partition:
     def charge(self, workspace: str, reservation: Reservation) -> None:
         self._lanes.change(workspace, lambda lane: charge(lane, reservation))
 
-    def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
-        name = there.workspace
-        booking = book(self._plan.workspaces[name], self._lanes[name], row, there, callback, self._clock.now_ms())
-        self._lanes[name] = booking.lane
-        asyncio.get_running_loop().call_soon(self._gate.pump)  # there may be room in the budget
-        return booking
-
     async def commit(self, step: Step) -> None:
         await self._submit(step)
 
@@ -354,6 +339,8 @@ class Partition:
         gone = self._rows.expired(self._clock.now_ms())  # after that: a row that this step renews has not expired
         self._rows.apply(gone)
         step.rows.extend(gone)
+        if step.events:
+            self._way_back.note(step)
         return self._committer.submit(step)
 
     def _committed(self, topic: str) -> int | None:
@@ -368,6 +355,7 @@ class Partition:
         self._marks.load(rows)
         self._lanes.load(rows)
         self._rows.load(rows)
+        self._way_back.clear()
 
     # ------------------------------------------------------------------------------------------------- after trouble
 
@@ -392,7 +380,7 @@ class Partition:
         self._gate.clear()
         self._give_up_idle()
         self._observer.recovering(self.number, error)
-        await asyncio.sleep(_pause_s(self._committer.failures))
+        await asyncio.sleep(self._committer.pause_s)
         delay_s = _FIRST_PAUSE_S
         while True:
             try:
@@ -409,8 +397,3 @@ class Partition:
                 self._drop(walk)
             else:
                 self._start(walk)
-
-
-def _pause_s(failures: int) -> float:
-    """None after the first failed transaction; ever longer when Kafka refuses again whatever is sent."""
-    return 0.0 if failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 2, 10))

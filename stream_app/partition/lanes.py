@@ -14,6 +14,7 @@ from stream_app.core.lead import home_partition
 from stream_app.core.messages import LaneView
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record
+from stream_app.core.silence import listening
 from stream_app.line import Clock
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import RowUnreadable, read_lane
@@ -79,6 +80,7 @@ class Lanes:
         now_ms = self._clock.now_ms()
         for name in sorted(workspaces):
             lane = self[name]
+            lane = self[name] = msgspec.structs.replace(lane, hearing=listening(lane.hearing, now_ms))
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             shown = self._views.get(name)
             seen = self.view(name)

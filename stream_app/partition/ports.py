@@ -20,8 +20,11 @@ class Ledger(Protocol):
         Reading may take longer: whoever owns the partition by then has fenced us.
         """
 
-    async def waiting(self, topic: str, offset: int) -> list[Taken]:
-        """The partition's committed records of a topic from an offset to its present end. Raises BrokerUnavailable."""
+    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
+        """The partition's committed records of a topic from an offset to its present end, `most` of them at most.
+
+        Raises BrokerUnavailable.
+        """
 
     async def transact(self, records: Sequence[Record]) -> None:
         """All of it or nothing, in Kafka when it returns. Raises Fenced or Aborted."""

@@ -72,6 +72,10 @@ class Rows:
         """The row's bytes."""
         return self._values.get(key)
 
+    def leads(self) -> list[bytes]:
+        """The keys of all rows of leads."""
+        return [key for key in self._values if key[:2] == b"d/"]
+
     def delivery(self, key: bytes) -> Delivery | None:
         """A lead's row. Raises RowUnreadable."""
         raw = self._values.get(key)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
-from stream_app.core import breaker, budget, concurrency, flood, quota, rate, stop, window
+from stream_app.core import breaker, budget, concurrency, flood, quota, rate, silence, stop, window
 from stream_app.core.concurrency import ConcurrencyPolicy
 from stream_app.settings.model import Tables, Workspace
 
@@ -41,6 +41,7 @@ def problems(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
         ("quota", quota.problems(workspace.quota)),
         ("stop", stop.problems(workspace.stop)),
         ("flood", flood.problems(workspace.flood)),
+        ("silence", silence.problems(workspace.silence)),
         ("concurrency", concurrency.problems(workspace.concurrency)),
     ):
         yield from (f".{table}.{line}" for line in lines)

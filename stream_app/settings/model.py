@@ -19,6 +19,7 @@ from stream_app.core.flood import FloodPolicy
 from stream_app.core.lead import home_partition
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
+from stream_app.core.silence import SilencePolicy
 from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.core.window import WindowPolicy
@@ -142,6 +143,7 @@ class Workspace(msgspec.Struct, frozen=True):
     stop: StopPolicy = StopPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
     flood: FloodPolicy = FloodPolicy()
+    silence: SilencePolicy = SilencePolicy()
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -156,6 +158,8 @@ class Destination(msgspec.Struct, frozen=True):
                    `x-callback-secret`, for a table that cannot echo each lead's token; several while it is changed.
     estimate_*, ceiling_*  what one lead usually costs, and the most: a budget has room for the ceiling or
                            waits.
+    callback_deadline_s  a lead that Clay took is overdue after so long without a callback.
+    callback_grace_s     and so long after that it is parked: its callback may still come, but nobody counts on it.
     uncertain      a POST that may have arrived, unanswered after its grace: park it for a human, or send
                    it again.
     unavailable_is_refused  a 503 took nothing (clay-facts).
@@ -168,6 +172,8 @@ class Destination(msgspec.Struct, frozen=True):
     token_env: str | None = None
     columns: dict[str, str] = {}
     callbacks: bool = True
+    callback_deadline_s: float = 3_600.0
+    callback_grace_s: float = 86_400.0
     callback_secrets_env: tuple[str, ...] = ()
     estimate_credits: int = 6
     estimate_actions: int = 1

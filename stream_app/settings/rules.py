@@ -10,7 +10,7 @@ from stream_app.core import cached, topics
 from stream_app.core.bounds import out_of_range
 from stream_app.core.topics import MAX_INPUT_BYTES
 from stream_app.settings import lanes
-from stream_app.settings.model import Destination, Gateway, Tables
+from stream_app.settings.model import Destination, Tables
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -26,7 +26,7 @@ def problems(tables: Tables) -> list[str]:
         found += [f"workspaces.{name}{line}" for line in lanes.problems(tables, name, workspace)]
     for alias, destination in tables.destinations.items():
         found += [f"destinations.{alias}{line}" for line in _destination(alias, destination)]
-        found += [f"destinations.{alias}{line}" for line in _callbacks(tables.gateway, destination)]
+        found += [f"destinations.{alias}{line}" for line in _callbacks(tables, destination)]
     return found
 
 
@@ -186,10 +186,18 @@ def _is_base(url: str) -> bool:
     return bool(plain) and not (parts.username or parts.query or parts.fragment)
 
 
-def _callbacks(gateway: Gateway, destination: Destination) -> Iterator[str]:
+def _callbacks(tables: Tables, destination: Destination) -> Iterator[str]:
     yield from _env_names(".callback_secrets_env", destination.callback_secrets_env)
     if not destination.callbacks:
         return
+    waits_days = (destination.callback_deadline_s + destination.callback_grace_s) / 86_400
+    for kind in ("leads", "bulk"):
+        if getattr(tables.topics, f"{kind}_days") <= waits_days:
+            yield (
+                f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; topics.{kind}_days must be "
+                "above that, or the record of a lead that is parked then is gone"
+            )
+    gateway = tables.gateway
     if gateway.public_url is None:
         yield (
             ".callbacks: Clay has nowhere to call back: set gateway.public_url, or callbacks = false if nothing comes "
@@ -217,6 +225,8 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         estimate_actions=(0, 1_000_000),
         ceiling_credits=(0, 1_000_000),
         ceiling_actions=(0, 1_000_000),
+        callback_deadline_s=(1, 2_592_000),
+        callback_grace_s=(1, 2_592_000),
     ):
         yield f".{problem}"
     for meter in ("credits", "actions"):

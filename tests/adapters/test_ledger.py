@@ -24,7 +24,7 @@ Seen = list[tuple[bytes | None, bytes | None]]
 
 class Ledger(Protocol):
     async def take_over(self) -> dict[bytes, bytes]: ...
-    async def waiting(self, topic: str, offset: int) -> list[Taken]: ...
+    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]: ...
     async def transact(self, records: list[Record]) -> None: ...
     async def close(self) -> None: ...
 
@@ -113,11 +113,11 @@ async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(h
 async def test_what_waits_in_another_topic_is_read_from_an_offset_to_its_end_past_markers(harness: Harness) -> None:
     ledger = harness.ledger()
     await ledger.take_over()
-    assert await ledger.waiting(harness.events, 0) == []
+    assert await ledger.waiting(harness.events, 0, 9) == []
     for value in (b"1", b"2", b"3"):  # each with a commit marker behind it: offsets 0, 2 and 4
         await ledger.transact([Record(harness.events, b"k", value)])
-    assert [(each.offset, each.value) for each in await ledger.waiting(harness.events, 1)] == [(2, b"2"), (4, b"3")]
-    assert await ledger.waiting(harness.events, 5) == await ledger.waiting(harness.events, 6) == []
+    assert [(each.offset, each.value) for each in await ledger.waiting(harness.events, 1, 9)] == [(2, b"2"), (4, b"3")]
+    assert await ledger.waiting(harness.events, 5, 9) == await ledger.waiting(harness.events, 6, 9) == []
 
 
 async def test_records_go_to_the_ledgers_partition_unless_they_name_another(harness: Harness) -> None:

@@ -26,7 +26,7 @@ class SlowLedger:
     async def take_over(self, fence_within_s: float = 0.0) -> dict[bytes, bytes]:
         return {}
 
-    async def waiting(self, topic: str, offset: int) -> list[Taken]:
+    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
         return []
 
     async def transact(self, records: Sequence[Record]) -> None:

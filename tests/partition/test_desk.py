@@ -229,7 +229,7 @@ def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_
     """Only the fence must come while the group knows us; what follows is ours until somebody fences us."""
 
     async def main() -> None:
-        bench = Bench(link=ManyRows())
+        bench = Bench(Setup(callbacks=False), link=ManyRows())
         bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(20 * MEMBER_S)

@@ -115,7 +115,7 @@ def test_a_pause_holds_what_comes_after_its_answer_and_resume_lets_it_go() -> No
         bench.command("pause", "c1")
         await asyncio.sleep(1.0)
         bench.publish("b", "p2")
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(30.0)
         assert len(bench.clay.bodies) == 1
         assert bench.states()[-1] == "held_paused"
         bench.command("resume", "c2")

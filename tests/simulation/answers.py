@@ -11,6 +11,7 @@ import msgspec
 
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Result, Status, StatusEvent
+from stream_app.core.policy import Plan
 from stream_app.core.record import Taken
 from tests.simulation.clay import Post
 
@@ -41,12 +42,23 @@ class Called:
 
 
 class Answers:
-    """`problem` is told each broken promise in one line. `calm`: no fault explains that a callback was not heard."""
+    """`problem` is told each broken promise in one line.
+
+    calm     no fault explains that a callback was not heard. ordered: an operator may have lifted a stop.
+    """
 
     def __init__(
-        self, stories: defaultdict[str, Story], now_ms: Callable[[], int], problem: Callable[[str], None]
+        self,
+        plan: Plan,
+        stories: defaultdict[str, Story],
+        now_ms: Callable[[], int],
+        problem: Callable[[str], None],
     ) -> None:
         self.calm = False
+        self._plan = plan
+        self._fenced: dict[str, int] = {}
+        self._silent: dict[str, int] = {}
+        self.ordered = False
         self._stories = stories
         self._now_ms = now_ms
         self._problem = problem
@@ -63,11 +75,51 @@ class Answers:
             self._problem(f"2: the callback {place} is acked before it is concluded")
         return called is not None
 
+    def taken_over(self, transactional_id: str) -> None:
+        """Somebody fences the earlier owner of a partition."""
+        self._fenced[transactional_id] = self._now_ms()
+
     def on_post(self, sending: StatusEvent) -> None:
         """A POST leaves."""
-        for called in self._called.values() if self.calm else ():
-            if called.origin == sending.origin and called.at_ms + _SOON_MS < sending.at_ms:
-                self._problem(f"3: {sending.id} is POSTed though a callback came before")
+        if self._came_before(sending):
+            self._problem(f"3: {sending.id} is POSTed though a callback came before")
+
+    def _came_before(self, event: StatusEvent) -> bool:
+        """Whether whoever told this event must have known of a callback: it came before he took over, or long ago."""
+        home = self._plan.pins.get(event.workspace, 0)
+        fenced_ms = self._fenced.get(f"{self._plan.topics.worker_app}-{home}", 0)
+        until_ms = max(fenced_ms, event.at_ms - _SOON_MS if self.calm else 0)
+        return any(called.origin == event.origin and called.at_ms < until_ms for called in self._called.values())
+
+    def check_silence(self, event: StatusEvent) -> None:
+        """Once a lane is silent, one lead now and then is sent, until one is answered."""
+        name = event.workspace
+        if event.status == "credits_exhausted_suspected":
+            if name in self._silent:
+                self._problem(f"6: {event.id} tells of a silence that was told already")
+            self._silent[name] = event.at_ms
+        elif event.status in ANSWERED:
+            self._silent.pop(name, None)
+        elif event.status == "sending" and name in self._silent and not self.ordered:
+            waited_ms = event.at_ms - self._silent[name]
+            if waited_ms < self._plan.workspaces[name].stop.probe_s * 1000:
+                self._problem(f"6: {event.id} is sent into a silence after {waited_ms} ms")
+            self._silent[name] = event.at_ms
+
+    def check_overdue(self, event: StatusEvent, last: StatusEvent) -> None:
+        """A lead that nobody called back about is told and parked when its time has come, and not sooner."""
+        there = self._plan.destinations[event.destination]
+        if event.status == "callback_overdue":
+            wait_s = there.callback_deadline_s
+        elif event.status == "parked" and last.status in ("callback_overdue", "credits_exhausted_suspected"):
+            wait_s = there.callback_grace_s
+        else:
+            return
+        early_ms = last.at_ms + int(wait_s * 1000) - event.at_ms
+        if early_ms > 0 or (self.calm and early_ms < -_SOON_MS):
+            self._problem(f"6: {event.id} {event.status} is told {early_ms} ms too early")
+        if self._came_before(event):
+            self._problem(f"6: {event.id} {event.status} is told though a callback came before")
 
     def told(self, event: StatusEvent) -> bool:
         """Whether the event is a callback's own: one that settles nothing says so, once."""
@@ -86,11 +138,11 @@ class Answers:
         answers = [event for event in events if event.status in ANSWERED]
         shown = [event for event in events if event.status == "accepted" and event.reason == "callback"]
         marked = [row.key[2:].decode() for row in rows if row.key and row.key.startswith(b"o/") and row.value]
-        first = [place for place in marked if place in self._called and not self._called[place].concluded]
+        first = {place for place in marked if place in self._called and not self._called[place].concluded}
         for place in first:
             self._called[place].concluded = True
-        if told - set(first) or len(set(first) - told) != len(answers) or len(first) != len(set(first)):
-            self._problem(f"6: {[event.id for event in answers]} are answered by {sorted(set(first) - told)}")
+        if told - first or len(first - told) != len(answers):
+            self._problem(f"6: {[event.id for event in answers]} are answered by {sorted(first - told)}")
         if {event.origin for event in shown} - {event.origin for event in answers}:
             self._problem(f"6: {[event.id for event in shown]} are shown to be at Clay without an answer")
         if len(results) != sum(event.status in ("enriched", "partial") for event in answers):

@@ -32,8 +32,8 @@ UNDER_WAY: Final = frozenset[Status](
 )
 """States in which a record must not be acked: whoever takes it over has something to do."""
 
-ENDED: Final = ANSWERED | {"accepted", "rejected_invalid", "duplicate", "expired", "parked", "suppressed"}
-"""States in which a story may be at rest for good; `accepted` when no callback came."""
+ENDED: Final = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "suppressed"}
+"""States in which a story may be at rest for good; `accepted` too, where there are no callbacks."""
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 _row: Final = msgspec.json.Decoder(Delivery)
@@ -70,7 +70,7 @@ class Checker:
         self._blocked_until: defaultdict[str, int] = defaultdict(int)
         self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
-        self.answers = Answers(self.stories, now_ms, problem)
+        self.answers = Answers(plan, self.stories, now_ms, problem)
 
     def input(self, serial: int) -> tuple[str, Input]:
         """The place of that record, and what it is."""
@@ -121,6 +121,9 @@ class Checker:
             self._problem(f"6: {event.id} follows #{last.seq if last else 0}: out of sequence")
         if event.status not in NEXT.get(last.status if last else None, frozenset()):
             self._problem(f"6: {event.id} {event.status} follows {last.status if last else 'nothing'}: illegal")
+        if last is not None and event.destination in self._plan.destinations:
+            self.answers.check_overdue(event, last)
+            self.answers.check_silence(event)
         story.events.append(event)
         if event.status not in UNDER_WAY:
             story.concluded_seq = event.seq
@@ -297,12 +300,15 @@ class Checker:
             events = self.stories[place].events
             if not events:
                 self._problem(f"2: {place} is lost: nothing was told of it")
-            elif events[-1].status not in ENDED:
+            elif events[-1].status not in ENDED and not self._is_final(events[-1]):
                 self._problem(f"2: {place} is left at {events[-1].status}")
         self._check_paid()
         self.orders.at_rest(self._lanes.values())
         self.answers.at_rest()
         self.answers.check_spent(self._lanes.values())
+
+    def _is_final(self, event: StatusEvent) -> bool:
+        return event.status == "accepted" and not self._plan.destinations[event.destination].callbacks
 
     def _check_paid(self) -> None:
         allowed: defaultdict[str, int] = defaultdict(int)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
@@ -67,14 +67,15 @@ class MemoryLedger:
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
 
-    async def waiting(self, topic: str, offset: int) -> list[Taken]:
+    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
         log = self._kafka.log(topic, self.partition)
         if log.read(offset) is None:
             return []  # nothing to ask for, so that a run without commands has no request more
         try:
-            return await self._link.ask("load", lambda: [each for each in log.committed() if each.offset >= offset])
+            found = await self._link.ask("load", lambda: [each for each in log.committed() if each.offset >= offset])
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
+        return found[:most]
 
     async def transact(self, records: Sequence[Record]) -> None:
         epoch = self._epoch
@@ -117,6 +118,29 @@ class MemoryLedger:
             else:
                 rows[taken.key] = taken.value
         return rows
+
+
+class MemoryArchive:
+    """`overdue.Archive` in memory: the twin of `adapters.archive.KafkaArchive`."""
+
+    def __init__(self, kafka: MemoryKafka, link: Link | None = None) -> None:
+        self._kafka = kafka
+        self._link: Link = link or PlainLink()
+
+    async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
+        if not places:
+            return {}
+        try:
+            return await self._link.ask("fetch", lambda: dict(self._found(places)))
+        except NoAnswer:
+            raise BrokerUnavailable("records were not read again in time") from None
+
+    def _found(self, places: Sequence[str]) -> Iterator[tuple[str, Taken]]:
+        for place in places:
+            topic, partition, offset = place.rsplit("/", 2)
+            taken = self._kafka.log(topic, int(partition)).read(int(offset))
+            if taken is not None and taken.place == place:
+                yield place, taken
 
 
 class MemoryInlet:

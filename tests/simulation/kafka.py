@@ -107,6 +107,7 @@ class MemoryKafka:
         self._producers: defaultdict[str, _Producer] = defaultdict(_Producer)
         self._offsets: dict[tuple[str, str, int], int] = {}
         self._generations: defaultdict[str, int] = defaultdict(int)
+        self.on_fence: Callable[[str], None] = lambda transactional_id: None
         self.on_commit: Callable[[Sequence[Taken]], None] = lambda records: None
         self.on_offset: Callable[[str, Log, int, int], None] = lambda group, log, before, after: None
 
@@ -130,6 +131,7 @@ class MemoryKafka:
         """Fence all earlier holders of the id, abort what they left open; returns the new epoch."""
         producer = self._producers[transactional_id]
         producer.epoch += 1
+        self.on_fence(transactional_id)
         self._end(producer, "aborted")
         return producer.epoch
 

@@ -123,7 +123,7 @@ def no_fence() -> Patch:
     return patch.object(MemoryLedger, "_fence", first_only)
 
 
-@mutant(family("refused", "freeze"))
+@mutant(family("fine", "freeze"))
 def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger, _: float) -> dict[bytes, bytes]:
         try:

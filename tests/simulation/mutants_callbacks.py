@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from stream_app import correlate
-from stream_app.core import answer, budget
+import msgspec
+
+from stream_app import correlate, overdue
+from stream_app.core import answer, budget, lane
 from stream_app.core.delivery import Delivery, Meeting, meet
+from stream_app.core.lane import Lane
 from stream_app.core.messages import Status
 from stream_app.core.story import Step
 from stream_app.correlate import Correlation
+from stream_app.partition import awaiting
+from stream_app.partition.awaiting import Awaiting
+from stream_app.partition.catch_up import CatchUp
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
-from stream_app.partition.walk import Walk
+from stream_app.partition.walk import Source, Walk
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import bases, rare
+from tests.simulation.schedule import Schedule, bases, rare
 
 __all__ = ["MUTANTS"]
 
@@ -81,3 +89,59 @@ def estimate_booked_for_actual() -> Patch:
 @mutant(rare)
 def results_all_have_one_version() -> Patch:
     return patch.object(Correlation, "_version", lambda self, callback, row: 1)
+
+
+# --------------------------------------------------------------------------------------------- nobody calls back
+
+
+@mutant(family("silent", "crash"))
+def waiting_leads_forgotten_at_take_over() -> Patch:
+    async def load(self: Awaiting) -> None: ...
+
+    return patch.object(Awaiting, "load", load)
+
+
+def nobody_there() -> Iterable[Schedule]:
+    """The only worker is away while the callback comes, and the lead may be sent again as soon as it is back."""
+    away = {"workers": 1, "restart_s": 700.0, "shuffle": 0.3, "jitter_s": 0.05}
+    return (replace(schedule, **away) for schedule in family("news", "crash")())  # type: ignore[arg-type]  # mixed values
+
+
+@mutant(nobody_there)
+def callbacks_not_read_at_take_over() -> Patch:
+    real = CatchUp._each
+
+    async def each(self: CatchUp, topic: str, source: Source) -> None:
+        if source == "command":
+            await real(self, topic, source)
+
+    return patch.object(CatchUp, "_each", each)
+
+
+@mutant(bases)
+def a_2xx_ends_a_silence() -> Patch:
+    return patch.object(lane, "LIFTED_BY_CALLBACK", frozenset())
+
+
+@mutant(bases)
+def any_callback_ends_a_silence() -> Patch:
+    real = answer._called_back
+
+    def called_back(state: Lane, row: Delivery, *rest: Any) -> Lane:
+        since_ms = state.stop.since_ms if state.stop else 0
+        return real(state, msgspec.structs.replace(row, probe=since_ms), *rest)
+
+    return patch.object(answer, "_called_back", called_back)
+
+
+@mutant(bases)
+def deadlines_pass_at_once() -> Patch:
+    stack = ExitStack()
+    for module in (awaiting, overdue):
+        stack.enter_context(patch.object(module, "due_ms", lambda row, there, state: row.at_ms))
+    return stack
+
+
+@mutant(family("silent", "freeze"))
+def parked_without_its_charge() -> Patch:
+    return patch.object(Partition, "charge", lambda self, workspace, reservation: None)

@@ -12,6 +12,7 @@ from stream_app.core.budget import BudgetPolicy, Cost
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.rate import RatePolicy
 from stream_app.core.replay import ReplayPolicy
+from stream_app.core.silence import SilencePolicy
 from stream_app.core.topics import TopicNames
 from tests.simulation.clay import Answer, Fate
 from tests.simulation.orders import Order, drawn_orders
@@ -67,6 +68,7 @@ class Setup:
     max_replays: int = 2
     webhooks: int = 2
     trips_after: int = 5
+    silent_after: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def plan_of(setup: Setup) -> Plan:
             breaker=BreakerPolicy(consecutive_failures=setup.trips_after, open_s=2.0, min_calls=20),
             rate=RatePolicy(rate_per_s=setup.rate_per_s, burst=setup.burst),
             budget=BudgetPolicy(credits_per_day=setup.credits_per_day),
+            silence=SilencePolicy(setup.silent_after),
         )
         destinations[f"{name}-main"] = Destination(
             f"{name}-main",
@@ -117,6 +120,8 @@ def plan_of(setup: Setup) -> Plan:
             tuple(f"{name}-{number}" for number in range(setup.webhooks)),
             callbacks=setup.callbacks,
             ceiling=CEILING,
+            callback_deadline_s=50.0,
+            callback_grace_s=50.0,
             uncertain=setup.uncertain,
         )
     return Plan(
@@ -181,6 +186,7 @@ def drawn(seed: int) -> Schedule:
         max_replays=rng.choice((0, 1, 2)),
         webhooks=rng.choice((1, 2)),
         trips_after=rng.choice((2, 5)),
+        silent_after=Random(f"silence {seed}").choice((1, 2, 5)),
     )
     leads = rng.choice((1, 2, 2, 3, 3, 4, 6))
     mix = rng.choice(_MIXES)
@@ -317,6 +323,18 @@ _BASES: Final = (
         arrivals=(Arrival(0.0, "acme", "a", "p1"),),
         fates=("lost_after", "denied", "denied"),
         answers=("late",),
+    ),
+    Schedule(
+        # Nobody calls back about the first two: the lane stops, and goes on once a probe is answered.
+        "silent",
+        setup=Setup(silent_after=2),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "b", "p2"),
+            Arrival(55.0, "acme", "c", "p3"),
+            Arrival(56.0, "acme", "d", "p4"),
+        ),
+        answers=("lost", "late", "lost"),
     ),
 )
 

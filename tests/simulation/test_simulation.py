@@ -15,7 +15,7 @@ from tests.simulation.mutants_callbacks import MUTANTS
 from tests.simulation.schedule import Schedule, bases, drawn
 from tests.simulation.world import simulate
 
-SCHEDULES = 12_000
+SCHEDULES = 13_000
 LEAST_DRAWN = 2_000
 
 

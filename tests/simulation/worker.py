@@ -17,8 +17,9 @@ from stream_app.core.policy import Plan
 from stream_app.core.topics import TopicNames
 from stream_app.partition.desk import Partition
 from stream_app.partition.walk import Source
+from stream_app.partition.way_back import Outside
 from tests.simulation.clay import FakeClay
-from tests.simulation.client import MemoryInlet, MemoryLedger, NoAnswer
+from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
@@ -176,11 +177,19 @@ class Worker:
             await self._assigned(generation, mine)
             await self._rebalance.wait()
             self._rebalance.clear()
+            evicted = not self._world.group.knows(self.member)
             await self._give_up()
-        for partition in self._partitions.values():
-            await partition.close()
+            if evicted:
+                await self._forget()
+        await self._forget()
         self._world.loop.outside(0.001, self._world.group.leave, self.member)
         self._world.ended(self, None)
+
+    async def _forget(self) -> None:
+        """Others may have had them meanwhile: see `_StateStore.on_rebalance`."""
+        for partition in self._partitions.values():
+            await partition.close()
+        self._partitions.clear()
 
     async def _join(self) -> tuple[int, list[int]]:
         answer: asyncio.Future[tuple[int, list[int]]] = self._world.loop.create_future()
@@ -232,6 +241,7 @@ class Worker:
             self._still_member,
             world.spacing_s,
             heard=self._heard,
+            outside=Outside(MemoryArchive(world.kafka, self._link), _reached),
         )
         while True:
             try:
@@ -280,6 +290,10 @@ class Worker:
         if not isinstance(error, Fenced):
             self._world.problem(f"{self.member}: alarm {error!r}")
         self._world.ended(self, error)
+
+
+async def _reached() -> str:
+    return ""
 
 
 def sources(names: TopicNames) -> dict[str, Source]:

@@ -62,6 +62,7 @@ class World:
         self.trace: list[str] | None = [] if trace else None
         self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.judges_money)
         self.checker.answers.calm = not schedule.faults and not schedule.losses
+        self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
         self._faults = {fault.at_step: fault for fault in schedule.faults}
@@ -74,6 +75,7 @@ class World:
         schedule, loop = self.schedule, self.loop
         self.kafka.on_commit = self._on_commit
         self.kafka.on_offset = self.checker.on_offset
+        self.kafka.on_fence = self.checker.answers.taken_over
         self.clay.on_post = self._on_post
         self.clay.on_answer = self.checker.on_answer
         self.clay.on_callback = self._call_back

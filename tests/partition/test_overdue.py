@@ -1,0 +1,296 @@
+"""Leads that nobody calls back about: told once, parked with their bytes, and a lane that falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.core.delivery import delivery_key
+from stream_app.core.envelope import read_envelope
+from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.record import Record, Taken
+from stream_app.core.silence import Hearing
+from stream_app.core.story import Step
+from stream_app.core.suppression import Suppression, erased_row
+from stream_app.partition.awaiting import Awaiting
+from stream_app.partition.desk import Partition
+from stream_app.partition.way_back import Outside
+from tests.partition.test_callbacks import HELD
+from tests.partition.test_callbacks import Bench as CallbackBench
+from tests.partition.virtual import now_ms, run
+from tests.simulation.client import MemoryArchive
+from tests.simulation.schedule import Setup
+
+
+class Bench(CallbackBench):
+    """As for callbacks, with an archive, and a callback URL that answers what it is told to."""
+
+    def __init__(self, setup: Setup | None = None) -> None:
+        super().__init__(setup, clay_takes_s=0.1)
+        self.url_says = ""
+        self.asked = 0
+        self.archive = Moody(self.kafka)
+        self.partition = self.owner()
+
+    def owner(self) -> Partition:
+        """One more owner of the partition."""
+        old = self.partition
+        return Partition(
+            *(0, self.plan, self.ledger, self.clay, old._clock, old._observer, self.alarms.append, old._still_member),
+            spacing_s=0.005,
+            outside=Outside(self.archive, self._reach),
+        )
+
+    async def _reach(self) -> str:
+        self.asked += 1
+        return self.url_says
+
+    def parked(self) -> list[Taken]:
+        return self.kafka.log(self.plan.topics.parked, 0).committed()
+
+
+class Moody(MemoryArchive):
+    """Away so many times, and then there."""
+
+    away = 0
+
+    async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
+        if places and self.away:
+            self.away -= 1
+            raise BrokerUnavailable("away")
+        return await super().fetch(places)
+
+
+def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(49.0)
+        assert bench.states() == ["received", "sending", "accepted"]
+        await asyncio.sleep(10.0)
+        assert bench.states()[3:] == ["callback_overdue"]
+        assert bench.parked() == []
+        await asyncio.sleep(100.0)
+        assert bench.states()[4:] == ["parked"]
+        event = bench.events()[-1]
+        assert (event.reason, event.credits, event.actions) == ("no_callback", 20, 2)
+        [letter] = bench.parked()
+        assert letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
+        envelope = read_envelope(letter)
+        assert (envelope.origin, envelope.seq, envelope.disposition) == ("leads/0/0", 5, "failed")
+        assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 20)
+        bench.call_back(credits=6)
+        await asyncio.sleep(10.0)
+        assert bench.states()[5:] == ["accepted", "enriched"]
+        assert bench.day().credits_spent == 6
+        assert len(bench.clay.bodies) == 1
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_letter_whose_record_is_gone_says_so() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("callback_overdue", origin="leads/0/77", at_ms=now_ms())
+        bench.archive.away = 2
+        await bench.serve()
+        await asyncio.sleep(120.0)
+        [event] = bench.events("leads/0/77")
+        assert event.status == "parked"
+        assert "gone from Kafka" in event.text
+        [letter] = bench.parked()
+        assert letter.value is None
+        assert read_envelope(letter).reason == "no_callback"
+        assert bench.archive.away == 0
+
+    run(main())
+
+
+def test_the_letter_of_an_erased_lead_holds_nothing_of_it() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        erased = Suppression("erased", now_ms(), "c1", "jane")
+        step = Step([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
+        await bench.partition.commit(step)
+        await asyncio.sleep(200.0)
+        [letter] = bench.parked()
+        assert letter.value is None
+        assert "erased" in read_envelope(letter).text
+
+    run(main())
+
+
+def test_an_answered_lead_is_left_alone() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(49.0)
+        bench.call_back()
+        await asyncio.sleep(200.0)
+        assert bench.states() == ["received", "sending", "accepted", "enriched"]
+
+    run(main())
+
+
+def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        await bench.partition.close()
+        await asyncio.sleep(1_000.0)
+        bench.partition = bench.owner()
+        await bench.partition.take_over()
+        await asyncio.sleep(30.0)
+        assert bench.states()[-1] == "accepted"
+        await asyncio.sleep(35.0)
+        assert bench.states()[-1] == "callback_overdue"
+
+    run(main())
+
+
+def test_callbacks_that_came_while_nobody_was_there_are_heard_before_anything_is_overdue() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted")  # since 1970
+        bench.call_back()
+        await bench.partition.take_over()
+        await asyncio.sleep(10.0)
+        assert [event.status for event in bench.events()] == ["enriched"]
+
+    run(main())
+
+
+def test_many_that_waited_are_heard_a_part_at_a_time() -> None:
+    async def main() -> None:
+        bench = Bench()
+        many = 2_500
+        for number in range(many):
+            bench.call_back(lead_id=f"unknown{number}")
+        bench.row("accepted")
+        bench.call_back()
+        await bench.partition.take_over()
+        await asyncio.sleep(30.0)
+        assert len(bench.told(0)) == len(bench.told(many - 1)) == 1
+        assert [event.status for event in bench.events()] == ["enriched"]
+
+    run(main())
+
+
+def _leads(bench: Bench, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        bench.publish(f"id{number}", f"p{number}")
+
+
+def test_a_lane_that_hears_nothing_stops_says_why_and_goes_on_when_a_probe_is_answered() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(silent_after=3))
+        bench.url_says = "HTTP 502"
+        _leads(bench, 0, 4)
+        await bench.serve()
+        await asyncio.sleep(60.0)
+        told = [event for event in _all(bench) if event["status"] == "credits_exhausted_suspected"]
+        assert [event["lead_id"] for event in told] == ["id2"], "the lead that made it certain, once"
+        assert "callback URL" in told[0]["text"]
+        assert "HTTP 502" in told[0]["text"]
+        assert bench.asked >= 1
+        _leads(bench, 4, 3)
+        await asyncio.sleep(200.0)
+        assert len(bench.clay.bodies) == 4, "nothing more is sent into the void"
+        await asyncio.sleep(100.0)
+        assert len(bench.clay.bodies) == 5, "one probe"
+        bench.call_back(lead_id="id0")
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == 5, "a late callback is no proof that Clay works now"
+        bench.call_back(lead_id="id4")
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == 7, "the probe's is"
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_lane_that_is_only_partly_silent_goes_on() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(silent_after=3, rate_per_s=1000.0, burst=100))
+        await bench.serve()
+        for number in range(60):
+            _leads(bench, number, 1)
+            await asyncio.sleep(5.0)
+            if number % 10 == 0:
+                bench.call_back(lead_id=f"id{number}")
+        assert len(bench.clay.bodies) == 60
+        assert not any(event["status"] == "credits_exhausted_suspected" for event in _all(bench))
+        assert sum(event["status"] == "callback_overdue" for event in _all(bench)) > 30
+
+    run(main())
+
+
+@pytest.mark.parametrize("state", ["accepted", "callback_overdue", "enriched"])
+def test_only_open_rows_wait(state: Any) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row(state, final=state == "enriched", at_ms=now_ms())
+        await bench.partition.take_over()
+        await asyncio.sleep(1.0)
+        awaiting: Awaiting = bench.partition._way_back._awaiting
+        assert len(awaiting) == (state != "enriched")
+
+    run(main())
+
+
+def test_a_destination_without_callbacks_waits_for_nothing() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(callbacks=False))
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(1_000.0)
+        assert bench.states() == ["received", "sending", "accepted"]
+        assert len(bench.partition._way_back._awaiting) == 0
+
+    run(main())
+
+
+def test_a_forced_lead_waits_under_its_own_key() -> None:
+    async def main() -> None:
+        bench = Bench()
+        key = delivery_key("acme", "acme-main", "id0", "leads/0/5")
+        bench.row("accepted", origin="leads/0/5", reservation=HELD)
+        row = bench.last(bench.key)
+        bench.kafka.produce(0, Record(bench.plan.topics.state, bench.key, None))
+        bench.kafka.produce(0, Record(bench.plan.topics.state, key, row))
+        await bench.partition.take_over()
+        await asyncio.sleep(5.0)
+        [event] = bench.events("leads/0/5")
+        assert (event.status, event.lead_id) == ("callback_overdue", "id0")
+
+    run(main())
+
+
+def _all(bench: Bench) -> list[dict[str, Any]]:
+    log = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(taken.value or b"") for taken in log]
+
+
+def test_hearing_is_kept_while_leads_wait() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted", at_ms=now_ms())
+        await bench.partition.take_over()
+        await asyncio.sleep(40.0)
+        assert bench.day() is not None
+        hearing: Hearing = bench.partition._lanes["acme"].hearing
+        assert now_ms() - hearing.listened_ms <= 61_000
+
+    run(main())
