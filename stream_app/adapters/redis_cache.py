@@ -80,8 +80,9 @@ class RedisLink:
             self._told("skipped")
             return None
         try:
-            async with asyncio.timeout(within_s):
-                got = await ask()
+            # In a task of its own: a time-out cancels the task that it was begun in, and a lead's walk is begun in
+            # the one that takes all leads (partition/begun.py).
+            got = await asyncio.create_task(_within(ask, within_s))
         except (redis.RedisError, OSError, TimeoutError):
             self._failures += 1
             if self._failures >= _FAILURES:
@@ -92,6 +93,11 @@ class RedisLink:
         self._failures = 0
         self._told("ok")
         return got
+
+
+async def _within(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
+    async with asyncio.timeout(within_s):
+        return await ask()
 
 
 @asynccontextmanager

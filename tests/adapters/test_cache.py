@@ -23,6 +23,7 @@ from stream_app.core.lane_mirror import LaneMirror
 from stream_app.core.messages import By, LaneView
 from stream_app.dev.redis import LocalRedis
 from stream_app.fallback import Cache
+from stream_app.partition.begun import rest_of
 
 PATIENT_S = 5.0  # the machine that tests run on may be busy
 OLD, NEW = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")}), Entry({"a": Field("new", 2, "people")})
@@ -119,6 +120,27 @@ async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_l
                 os.kill(pid, signal.SIGCONT)
             assert took_s < 1.0, f"three times 0.05 s, then nothing; it took {took_s:.2f} s"
             await eventually(lambda: finds(cache, OLD))
+
+
+async def test_a_call_that_one_task_begins_and_another_ends_disturbs_neither() -> None:
+    # As a partition walks a lead (partition/begun.py): a time-out must not cancel the task that takes the next ones.
+    with LocalRedis() as server:
+        client = redis.Redis.from_url(server.url)
+        pid = int(client.info("server")["process_id"])
+        client.close()
+        async with redis_link(server.url, 0.05) as link:
+            cache = RedisCache(link, "t.", 60)
+            assert await cache.add([("{w}:1", OLD)])
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                begun = cache.find(["{w}:1"])
+                rest = asyncio.create_task(rest_of(begun, begun.send(None)))
+                await asyncio.wait([rest], timeout=5)
+                assert rest.done()
+                assert not rest.cancelled()
+                await asyncio.sleep(0.2)
+            finally:
+                os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_wrong_password_is_a_cache_without_hits() -> None:
