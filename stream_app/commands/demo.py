@@ -14,7 +14,11 @@ _NEXT = """\
 What to try next:
   stream-app sim --help                  the simulated Clay alone, with faults on a timeline
   stream-app publish leads.csv --dry-run check a file of your own
-  stream-app topics, worker, replay      the same system on your Kafka; README says how to set it up
+  stream-app topics, worker, replay, gateway
+                                         the same system on your Kafka; README says how to set it up
+  stream-app status LEAD                 there: where one lead is, and each step that it took
+  stream-app results --join leads.csv -o enriched.csv
+                                         there: your file, with what Clay found beside each row
   stream-app books                       at any time: does everything add up?"""
 
 
@@ -63,20 +67,25 @@ def _show(outcome: Outcome) -> None:
 
     show(outcome.books)
     ledger, stands = outcome.ledger, outcome.books.statuses
+    count = {status: stand.stories for status, stand in stands.items()}
     tell("")
     tell(
-        f"Clay's own ledger: {ledger.posts} POSTs, {ledger.accepted} leads taken, {len(ledger.doubles)} sent twice; "
+        f"{count.get('enriched', 0)} leads are enriched; for {count.get('no_data', 0)} Clay called back that it "
+        "found nothing. Every answer is on `leads.status`, every result on `leads.enriched`."
+    )
+    tell(
+        f"Clay's own ledger: {ledger.posts} POSTs, {ledger.accepted} leads taken, {len(ledger.doubles)} sent twice, "
+        f"{ledger.charged} credits for the answered ones ({ledger.booked} in the books); "
         f"{'it agrees with the books.' if ledger.agrees else 'it does NOT agree with the books.'}"
     )
     if ledger.uncertain:
         tell(
-            f"Parked for a human, though Clay took them: {ledger.uncertain}. The connection broke before Clay said so, "
-            "and to send them again could pay twice."
+            f"Parked for a human, though Clay took them: {ledger.uncertain}. Nobody called back about them, and to "
+            "send them again could pay twice."
         )
     tell(
         f"{outcome.dead_letters} dead letters were written and {outcome.replays} replayed; "
-        f"{stands['rejected_invalid'].stories if 'rejected_invalid' in stands else 0} bad records were rejected, each "
-        "with its reason, and stopped nothing."
+        f"{count.get('rejected_invalid', 0)} bad records were rejected, each with its reason, and stopped nothing."
     )
     for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
         if leads:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S: Final = 1.0
 _COLOURS: Final = {"closed": "green", "half_open": "yellow", "open": "red"}
 _WORDS: Final[dict[Status, str]] = {
-    "accepted": "accepted by Clay",
+    "enriched": "enriched",
+    "partial": "enriched in part",
+    "no_data": "answered: Clay found nothing",
+    "enrich_error": "answered: Clay failed",
+    "accepted": "at Clay, no answer yet",
+    "callback_overdue": "at Clay, the answer is late",
+    "send_uncertain": "perhaps at Clay, not sent again",
     "held_outage": "held by the outage",
     "refused": "refused, goes on",
     "sending": "being sent",
@@ -67,7 +73,8 @@ class Screen:
 def _plain(scene: Scene) -> str:
     stand = scene.stand
     parts = [
-        f"{stand['accepted']} of {scene.published} accepted, {scene.published - sum(stand.values())} not taken yet"
+        f"{stand['enriched']} of {scene.published} enriched, {stand['accepted']} at Clay, "
+        f"{scene.published - sum(stand.values())} not taken yet"
     ]
     parts += [
         f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, {lane.credits_spent_day} credits"

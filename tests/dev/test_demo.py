@@ -31,33 +31,41 @@ def test_the_shipped_leads_are_nobodys() -> None:
 
 
 def post(lead: str, status: int | str = 200) -> dict[str, Any]:
-    return {"lead_id": lead, "status": status, "accepted": int(status in (200, "reset"))}
+    return {"kind": "request", "lead_id": lead, "status": status, "accepted": int(status in (200, "reset"))}
+
+
+def paid(lead: str, credits_: int, kind: str = "charge") -> dict[str, Any]:
+    return {"kind": kind, "lead_id": lead, "credits": credits_}
 
 
 def test_the_ledger_agrees() -> None:
-    requests = [post("a"), post("b", 503), post("b"), post("c", 422), post("d", "reset")]
-    verdict = compare(requests, accepted={"a", "b"}, parked={"d", "e"})
-    assert verdict == Verdict(posts=5, accepted=3, doubles=[], missing=[], unknown=[], uncertain=1)
+    ledger = [post("a"), post("b", 503), post("b"), post("c", 422), post("d", "reset"), {"kind": "start", "seed": 1}]
+    ledger += [paid("a", 4), paid("a", 2), paid("a", 2, "refund"), paid("b", 6), paid("d", 6)]
+    verdict = compare(ledger, answered={"a": 4, "b": 6}, parked={"d", "e"})
+    assert verdict == Verdict(
+        posts=5, accepted=3, doubles=[], missing=[], unknown=[], uncertain=1, charged=10, booked=10
+    )
     assert verdict.agrees
 
 
 @pytest.mark.parametrize(
-    ("requests", "accepted", "parked", "found"),
+    ("ledger", "answered", "parked", "found"),
     [
-        ([post("a"), post("a")], {"a"}, set(), {"doubles": ["a"]}),
-        ([post("a", 500), post("a")], {"a"}, set(), {"doubles": ["a"]}),
-        ([post("a", "reset"), post("a", 503)], set(), {"a"}, {"doubles": ["a"]}),
-        ([post("a", 503)], {"a"}, set(), {"missing": ["a"]}),
-        ([post("a"), post("b")], {"a"}, set(), {"unknown": ["b"]}),
+        ([post("a"), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
+        ([post("a", 500), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
+        ([post("a", "reset"), post("a", 503)], {}, {"a"}, {"doubles": ["a"]}),
+        ([post("a", 503)], {"a": 0}, set(), {"missing": ["a"]}),
+        ([post("a"), post("b")], {"a": 0}, set(), {"unknown": ["b"]}),
+        ([post("a"), paid("a", 6)], {"a": 5}, set(), {"charged": 6, "booked": 5}),
     ],
 )
 def test_the_ledger_disagrees(
-    requests: list[dict[str, Any]], accepted: set[str], parked: set[str], found: dict[str, list[str]]
+    ledger: list[dict[str, Any]], answered: dict[str, int], parked: set[str], found: dict[str, Any]
 ) -> None:
-    verdict = compare(requests, accepted, parked)
+    verdict = compare(ledger, answered, parked)
     for name, leads in found.items():
         assert getattr(verdict, name) == leads
-    assert verdict.agrees is not any(found.values())
+    assert not verdict.agrees
 
 
 async def test_a_broker_of_the_users_is_left_as_it_was(kafka: Broker) -> None:
@@ -66,7 +74,7 @@ async def test_a_broker_of_the_users_is_left_as_it_was(kafka: Broker) -> None:
         namespace = here.settings.kafka.namespace
         assert len(await topics(kafka, namespace)) == len(here.settings.topic_plan())
         await here.ready()
-        assert await here.stop_apps() == {"worker": 0, "replay": 0}
+        assert await here.stop_apps() == {"worker": 0, "replay": 0, "gateway": 0}
     assert namespace.startswith("demo-")
     assert not await topics(kafka, namespace)
     assert any(kafka.bootstrap in line for line in said)
@@ -86,8 +94,8 @@ def test_what_does_not_add_up_is_said_and_is_exit_code_1(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     books = Report(False, 2, 1, {name: Stand() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
-    verdict = Verdict(posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0)
-    codes = {"worker": 0, "replay": 1}
+    verdict = Verdict(posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0)
+    codes = {"worker": 0, "replay": 1, "gateway": 0}
 
     async def play(bootstrap: str | None, audience: Audience) -> Outcome:
         return Outcome(False, False, 1.0, 2, 0, 0, books, books, verdict, codes)

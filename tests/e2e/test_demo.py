@@ -62,14 +62,18 @@ def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment
     clay_called_bad = books["statuses"]["rejected_invalid"]["stories"] - 8
     duplicates = books["statuses"]["duplicate"]["stories"]
     assert 8 - clay_called_bad <= duplicates <= 8, "a second copy may be sent when Clay called its first one bad"
-    assert books["columns"]["accepted_final"]["stories"] == ledger["accepted"] - ledger["uncertain"] > 200
+    assert books["columns"]["enriched"]["stories"] == ledger["accepted"] - ledger["uncertain"] > 200
+    assert books["statuses"]["enriched"]["stories"] > 200
+    assert books["statuses"]["no_data"]["stories"] > 0
+    assert ledger["charged"] == ledger["booked"] > 200 * 2
+    assert books["callbacks"].get("callback_unmatched", 0) == 0
     assert ledger["doubles"] == ledger["missing"] == ledger["unknown"] == []
     assert outcome["dead_letters"] >= 5
     assert outcome["replays"] == outcome["dead_letters"]
     assert outcome["in_the_outage"]["balanced"]
     assert outcome["in_the_outage"]["columns"]["waiting"]["stories"] > 100
-    assert outcome["exit_codes"] == {"worker": 0, "replay": 0}
-    plain = [line for line in ran.stderr.splitlines() if "of 308 accepted" in line]
+    assert outcome["exit_codes"] == {"worker": 0, "replay": 0, "gateway": 0}
+    plain = [line for line in ran.stderr.splitlines() if "of 308 enriched" in line]
     assert len(plain) > 20, "a line a second"
     assert any("breaker open" in line for line in plain)
     assert "Clay goes down" in ran.stderr

@@ -1,4 +1,4 @@
-"""The demo's story: leads go in, Clay breaks, the lanes wait, Clay comes back, dead letters return, all adds up."""
+"""The demo's story: leads go in, results come back, Clay breaks, the lanes wait, Clay heals, all adds up."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """How it ended.
 
     in_the_outage  the books in the middle of the outage, while the line was running; `books`: at the end.
-    finished       every record came to rest in time. exit_codes: of worker and replay after SIGTERM.
+    finished       every record came to rest in time. exit_codes: of worker, replay and gateway after SIGTERM.
     dead_letters, replays  steps of that kind.
     """
 
@@ -67,15 +67,17 @@ async def play(bootstrap: str | None, audience: Audience) -> Outcome:
     async with stage(bootstrap, audience.say) as here, watched(here.settings) as scene:
         await _publish(here, scene, audience)
         await here.ready()
-        await _until(lambda: scene.steps["accepted"] > 0, here, scene, audience, 30)
+        await _until(lambda: scene.steps["enriched"] > 0, here, scene, audience, 30)
         await _pass_time(_BEFORE_OUTAGE_S, here, scene, audience)
         in_the_outage = await _outage(here, scene, audience)
         finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
-        audience.say("Stopping worker and replay as a supervisor would (SIGTERM): what is in flight ends first.")
+        audience.say(
+            "Stopping worker, replay and gateway as a supervisor would (SIGTERM): what is in flight ends first."
+        )
         exit_codes = await here.stop_apps()
         audience.say("Closing the books: every record is counted from its events, and again from the state.")
         books = await _books(here, audience)
-        ledger = compare(await here.requests(), scene.leads("accepted"), scene.leads("parked"))
+        ledger = compare(await here.ledger(), scene.answered, scene.parked)
         right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
         return Outcome(
             ok=right and set(exit_codes.values()) == {0},
@@ -117,7 +119,7 @@ async def _outage(here: Stage, scene: Scene, audience: Audience) -> Report:
     """Clay answers 503 to everything. In the middle of it the books are read, with the line running."""
     audience.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
-        "the rest waits in Kafka: nothing is lost, nothing is paid."
+        "the rest waits in Kafka: nothing is lost, nothing is paid. What Clay has already goes on and comes back."
     )
     await here.fault(kind="status_before", status=503, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, here, scene, audience)

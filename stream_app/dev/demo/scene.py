@@ -14,8 +14,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from stream_app.core.messages import LaneView, Status, StatusEvent
 from stream_app.settings import Settings, client_options
 
-AT_REST: Final[frozenset[Status]] = frozenset({"accepted", "rejected_invalid", "duplicate", "expired", "parked"})
-"""Where a record may end, with destinations that never call back."""
+ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+"""Clay has called back about the lead."""
+AT_REST: Final[frozenset[Status]] = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked"}
+"""Where a record may end."""
+_OF_CALLBACKS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched"})
+"""These are told of a callback's own record."""
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 _view: Final = msgspec.json.Decoder(LaneView)
@@ -30,6 +34,7 @@ class Scene:
         self.lanes: dict[str, LaneView] = {}
         self.steps: Counter[Status] = Counter()
         self._last: dict[str, StatusEvent] = {}
+        self._credits: Counter[str] = Counter()
 
     def check(self) -> None:
         """Raises what ended the following of Kafka."""
@@ -38,7 +43,9 @@ class Scene:
 
     def told(self, event: StatusEvent) -> None:
         self.steps[event.status] += 1
-        self._last[event.origin] = event
+        self._credits[event.lead_id] += event.credits or 0
+        if event.status not in _OF_CALLBACKS:
+            self._last[event.origin] = event
 
     def seen(self, view: LaneView) -> None:
         self.lanes[view.workspace] = view
@@ -54,9 +61,16 @@ class Scene:
         stand = self.stand
         return self.published > 0 and sum(stand[status] for status in AT_REST) >= self.published
 
-    def leads(self, status: Status) -> set[str]:
-        """Ids of the leads whose last event that is."""
-        return {event.lead_id for event in self._last.values() if event.status == status}
+    @property
+    def answered(self) -> dict[str, int]:
+        """Ids of the leads that Clay has called back about, with the credits that were booked for each."""
+        ids = (event.lead_id for event in self._last.values() if event.status in ANSWERED)
+        return {lead_id: self._credits[lead_id] for lead_id in ids}
+
+    @property
+    def parked(self) -> set[str]:
+        """Ids of the leads that wait for a human."""
+        return {event.lead_id for event in self._last.values() if event.status == "parked"}
 
 
 @asynccontextmanager

@@ -1,10 +1,11 @@
-"""The demo's processes: Kafka, the simulated Clay, worker and replay. All end with the demo, however it ends."""
+"""The demo's processes: Kafka, the simulated Clay and our own. All end with the demo, however it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, fr
 from stream_app.settings import Settings, client_options, load_settings
 
 WORKSPACES: Final = ("alder", "birch")
+APPS: Final = ("worker", "replay", "gateway")
 _READY_WITHIN_S: Final = 40.0
 _STOP_WITHIN_S: Final = 12.0
 
@@ -52,6 +54,12 @@ tiers_s = [1, 3, 10]
 [http]
 worker_port = {worker_port}
 replay_port = {replay_port}
+gateway_port = {gateway_port}
+
+[gateway]
+public_url = "http://{host}:{gateway_port}"
+token_keys_env = ["DEMO_CALLBACK_KEY"]
+read_model_path = "{directory}/model.sqlite"
 """
 _LANE: Final = """
 [workspaces.{name}]
@@ -65,18 +73,45 @@ open_cap_s = 4
 [destinations.{name}-people]
 workspace = "{name}"
 webhooks_env = ["DEMO_WEBHOOK_{number}"]
-callbacks = false
+callback_deadline_s = 30
+callback_grace_s = 15
 allowed_hosts = ["{host}"]
 """
 _SCRIPT: Final = """
 seed = 7
-[table.latency]
-scale = 0.02
+[table.latency]                # Clay takes minutes, the demo has none
+min_s = 0.5
+median_s = 1.5
+p95_s = 4
+slow_s = 8
+
+[table.callback]
+run_if = "always"
+retries = 10
+
+[table.callback.body]
+lead_id = "{{lead_id}}"
+credits = "{{clay_credits}}"
+work_email = "{{work_email}}"
+job_title = "{{job_title}}"
+
+[[table.columns]]
+name = "work_email"
+credits = 4
+miss_share = 0.25
+error_share = 0.03
+values = ["{{first_name}}.{{last_name}}@{{domain}}"]
+
+[[table.columns]]
+name = "job_title"
+credits = 2
+miss_share = 0.25
+values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 """
 
 
 class Stage:
-    """What runs. `settings` are the configuration that worker and replay have read too."""
+    """What runs. `settings` are the configuration that the processes have read too."""
 
     def __init__(
         self, children: ChildProcesses, settings: Settings, session: aiohttp.ClientSession, control: str
@@ -88,16 +123,16 @@ class Stage:
         self._apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 
     def start_apps(self, config: Path) -> None:
-        """Worker and replay, as `stream-app` starts them."""
-        for name in ("worker", "replay"):
+        """Worker, replay and gateway, as `stream-app` starts them."""
+        for name in APPS:
             log = self._children.directory / f"{name}.log"
             argv = [sys.executable, "-m", "stream_app", name, "--config", str(config), "--log", "json"]
             self._apps[name] = self._children.spawn(argv, log=log), log
 
     async def ready(self) -> None:
-        """Return when both say that they work. Raises StartError."""
+        """Return when all of them say that they work. Raises StartError."""
         http, deadline = self.settings.http, time.monotonic() + _READY_WITHIN_S
-        for name, port in (("worker", http.worker_port), ("replay", http.replay_port)):
+        for name, port in zip(APPS, (http.worker_port, http.replay_port, http.gateway_port), strict=True):
             while not await self._is_ready(port):
                 self.check()
                 if time.monotonic() > deadline:
@@ -107,7 +142,7 @@ class Stage:
                 await asyncio.sleep(0.1)
 
     def check(self) -> None:
-        """Raises StartError when worker or replay has ended."""
+        """Raises StartError when one of them has ended."""
         for name, (process, log) in self._apps.items():
             if process.poll() is not None:
                 raise StartError(f"{name} has ended with code {process.returncode}: {last_words(log)}")
@@ -125,9 +160,9 @@ class Stage:
         async with self._session.post(f"{self._control}/control/faults", json=fault) as answer:
             answer.raise_for_status()
 
-    async def requests(self) -> list[dict[str, Any]]:
-        """Every request that the simulated Clay got, from its ledger."""
-        async with self._session.get(f"{self._control}/ledger?kind=request") as answer:
+    async def ledger(self) -> list[dict[str, Any]]:
+        """Every line of the simulated Clay's ledger."""
+        async with self._session.get(f"{self._control}/ledger") as answer:
             answer.raise_for_status()
             return [json.loads(line) for line in (await answer.text()).splitlines()]
 
@@ -141,7 +176,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIterator[Stage]:
-    """Everything started; worker and replay are not awaited yet. Raises StartError and StreamAppError.
+    """Everything started; worker, replay and gateway are not awaited yet. Raises StartError and StreamAppError.
 
     bootstrap  a broker of the user's: the demo's topics are removed from it again. None: one is started here.
     """
@@ -149,7 +184,10 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
         children = ChildProcesses("stream-app-demo")
         stack.callback(children.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
-        say("Starting a simulated Clay: it limits, charges and fails like the real one, and writes down every request.")
+        say(
+            "Starting a simulated Clay: it limits, charges, fails and calls back like the real one, only sooner, and "
+            "writes down every request."
+        )
         url, control = await _simulator(children)
         if bootstrap is None:
             say(f"Starting a real Apache Kafka {KAFKA_VERSION} on this machine.")
@@ -185,11 +223,20 @@ async def _simulator(children: ChildProcesses) -> tuple[str, str]:
 
 
 def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tuple[Settings, Path]:
-    """The demo's configuration as a file, and as worker and replay will read it."""
-    text = _CONFIG.format(bootstrap=bootstrap, namespace=namespace, worker_port=free_port(), replay_port=free_port())
+    """The demo's configuration as a file, and as the processes will read it."""
+    text = _CONFIG.format(
+        bootstrap=bootstrap,
+        namespace=namespace,
+        host=LOOPBACK,
+        directory=directory,
+        worker_port=free_port(),
+        replay_port=free_port(),
+        gateway_port=free_port(),
+    )
+    # Secrets are never in the file; the children inherit our environment.
+    os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)
     for number, name in enumerate(WORKSPACES):
         text += _LANE.format(name=name, number=number, host=LOOPBACK)
-        # Webhooks are secrets and so never in the file; the children inherit our environment.
         os.environ[f"DEMO_WEBHOOK_{number}"] = f"{url}/v3/sources/webhook/{name}--people"
     config = directory / "stream_app.toml"
     config.write_text(text)
