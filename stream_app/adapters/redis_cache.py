@@ -84,10 +84,11 @@ class RedisLink:
             # the one that takes all leads (partition/begun.py).
             got = await asyncio.create_task(_within(ask, within_s))
         except (redis.RedisError, OSError, TimeoutError):
-            self._failures += 1
-            if self._failures >= _FAILURES:
-                rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** min(self._failures - _FAILURES, 10))
-                self._rests_until_s = now_s() + rest_s
+            if now_s() >= self._rests_until_s:  # else it was under way when the rest began, and says nothing new
+                self._failures += 1
+                if self._failures >= _FAILURES:
+                    rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** min(self._failures - _FAILURES, 10))
+                    self._rests_until_s = now_s() + rest_s
             self._told("failed")
             return None
         self._failures = 0

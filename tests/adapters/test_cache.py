@@ -122,6 +122,19 @@ async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_l
             await eventually(lambda: finds(cache, OLD))
 
 
+async def test_many_that_fail_at_once_are_one_reason_to_rest() -> None:
+    told: list[str] = []
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, told=told.append) as link:
+        cache = RedisCache(link, "t.", 60)
+        await asyncio.gather(*[cache.find(["{w}:1"]) for _ in range(50)])
+        assert told == ["failed"] * 50
+        await cache.find(["{w}:1"])
+        assert told[-1] == "skipped"
+        await asyncio.sleep(1.1)  # the first rest is 1 s: this is what is looked at
+        await cache.find(["{w}:1"])
+        assert told[-1] == "failed", "it is tried again"
+
+
 async def test_a_call_that_one_task_begins_and_another_ends_disturbs_neither() -> None:
     # As a partition walks a lead (partition/begun.py): a time-out must not cancel the task that takes the next ones.
     with LocalRedis() as server:
