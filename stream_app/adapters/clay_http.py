@@ -14,6 +14,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -110,7 +111,7 @@ class ClayClient:
         self._connections = asyncio.Semaphore(max_connections)
         self._given_transport = transport
         self._transport: httpx.AsyncBaseTransport
-        self._targets: dict[tuple[str, str | None], tuple[httpx.URL, httpx.Headers]] = {}
+        self._targets: dict[tuple[str, str | None], _Target] = {}
 
     async def __aenter__(self) -> Self:
         self._transport = self._given_transport or AiohttpTransport(
@@ -158,9 +159,10 @@ class ClayClient:
         target = self._targets.get((webhook_url, token))
         if target is None:
             target = self._targets[webhook_url, token] = _target(webhook_url, token)
-        url, headers = target
         # `stream` adds no headers (the transport does): half of what a Request costs.
-        return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
+        return httpx.Request(
+            "POST", target.url, headers=target.headers, stream=httpx.ByteStream(body), extensions=target.extensions
+        )
 
     async def _exchange(self, request: httpx.Request, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
         """The outcome of a request that may go now. A status decides, whatever becomes of the body."""
@@ -171,12 +173,13 @@ class ClayClient:
         try:
             async with asyncio.timeout_at(give_up_at) as limit:
                 response = await self._transport.handle_async_request(request)
-                latency_ms = _since_ms(begun)
-                limit.reschedule(min(give_up_at, now() + _ANSWER_WAIT_S))
+                answered = now()
+                limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
                 await self._read(response, excerpt)
         except (httpx.RequestError, TimeoutError) as exc:
             if response is None:
                 return _failure(exc, _since_ms(begun))
+        latency_ms = round((answered - begun) * 1000)
         if response.is_success:
             return Accepted(response.status_code, latency_ms)  # as classify says, without a look at what else came
         return classify(
@@ -207,6 +210,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     `ConnectError` and `ConnectTimeout` come only from aiohttp's connector: not one byte of the request
     was sent. All else is `ReadError` or `RemoteProtocolError`. No redirects, cookies, proxies, netrc,
     decompression or retries; certificates are always verified. Must be made inside a running event loop.
+    Requests bring URL and headers in aiohttp's own types, too (`_Target`): they are the same for each lead.
     """
 
     def __init__(
@@ -233,11 +237,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.ByteStream)
+        url, headers = request.extensions["aiohttp"]
         try:
             answer = await self._session.request(
                 request.method,
-                yarl.URL(str(request.url), encoded=True),
-                headers=[(name.decode("ascii"), value.decode("ascii")) for name, value in request.headers.raw],
+                url,
+                headers=headers,
                 data=b"".join(request.stream),
                 allow_redirects=False,
             )
@@ -276,7 +281,16 @@ class _AnswerStream(httpx.AsyncByteStream):
         self._answer.close()
 
 
-def _target(webhook_url: str, token: str | None) -> tuple[httpx.URL, httpx.Headers]:
+@dataclass(frozen=True, slots=True, repr=False)
+class _Target:
+    """What is the same in all requests to a webhook."""
+
+    url: httpx.URL
+    headers: httpx.Headers
+    extensions: dict[str, object]
+
+
+def _target(webhook_url: str, token: str | None) -> _Target:
     headers = {
         "content-type": "application/json",
         "accept-encoding": "identity",
@@ -288,9 +302,11 @@ def _target(webhook_url: str, token: str | None) -> tuple[httpx.URL, httpx.Heade
         headers["x-clay-webhook-auth"] = token
     try:
         urlsplit(webhook_url)  # stricter on brackets than httpx, as strict as aiohttp
-        return httpx.URL(webhook_url), httpx.Headers(headers)
+        url = httpx.URL(webhook_url)
     except (ValueError, httpx.InvalidURL):
         raise ValueError("the webhook's URL is malformed: copy it from Clay again") from None
+    aiohttps = (yarl.URL(str(url), encoded=True), headers)
+    return _Target(url, httpx.Headers(headers), {"aiohttp": aiohttps})
 
 
 def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int) -> Outcome:
