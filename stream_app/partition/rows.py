@@ -19,6 +19,7 @@ from stream_app.core.suppression import Suppression
 
 T = TypeVar("T")
 
+_NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
 _ALIASES: Final = (b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
@@ -119,6 +120,8 @@ class Rows:
             else:
                 self._aging.popleft()
                 gone.append((key, None))
+        if not gone:  # all that was looked at is open: no need to decode as much for each lead
+            self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
         return gone
 
     def _final_since_ms(self, key: bytes) -> int | None:
