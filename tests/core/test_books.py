@@ -17,7 +17,8 @@ from stream_app.core.messages import Status
 from stream_app.core.record import Headers, Taken
 from tests.core.damages import DAMAGES, lag_the_row, one, rows, with_value
 from tests.core.tape import Tape, simulated, tape_of
-from tests.simulation.schedule import Schedule, bases, drawn
+from tests.simulation.bases import bases
+from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import World
 
 _row: Final = msgspec.json.Decoder(Delivery)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 
+from tests.simulation.bases import bases, broken_once, rare
 from tests.simulation.money import budgeted
-from tests.simulation.schedule import Schedule, bases, broken_once, drawn, rare
+from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
 
 Failure = tuple[str, str]

@@ -32,9 +32,10 @@ from stream_app.partition.gate import Gate
 from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
+from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import MUTANTS, Patch, crowded, family, mutant, shuffled
-from tests.simulation.schedule import bases, drawn
+from tests.simulation.schedule import drawn
 
 __all__ = ["MUTANTS"]
 

@@ -23,9 +23,10 @@ from stream_app.partition.catch_up import CatchUp
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
 from stream_app.partition.walk import Source, Walk
+from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import Schedule, bases, rare
+from tests.simulation.schedule import Schedule
 
 __all__ = ["MUTANTS"]
 

@@ -12,8 +12,9 @@ from stream_app.core import lane
 from stream_app.core.case import Case
 from stream_app.core.story import Posted
 from stream_app.line import Line, Walk
+from tests.simulation.bases import bases
 from tests.simulation.mutant import Patch, family, mutant
-from tests.simulation.schedule import Fault, Schedule, bases
+from tests.simulation.schedule import Fault, Schedule
 
 
 @mutant(family("crowd", "lost"))

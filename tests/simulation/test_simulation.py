@@ -9,10 +9,11 @@ import pytest
 
 import tests.simulation.order_mutants
 import tests.simulation.recovery_mutants  # noqa: F401 - importing registers them
+from tests.simulation.bases import bases
 from tests.simulation.campaign import counted, explain, run, run_all
 from tests.simulation.mutant import caught
 from tests.simulation.mutants_callbacks import MUTANTS
-from tests.simulation.schedule import Schedule, bases, drawn
+from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import simulate
 
 SCHEDULES = 13_000

@@ -1,0 +1,188 @@
+"""The small schedules in which every await is broken once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from tests.simulation.orders import Order
+from tests.simulation.schedule import LOSSES, Arrival, Fault, Schedule, Setup
+
+_BASES: Final = (
+    Schedule(
+        "fine",
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "b", "p2"),
+            Arrival(0.0, "beta", "c", "p3"),
+        ),
+    ),
+    Schedule(
+        "twice",
+        setup=Setup(callbacks=False),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "other", "p1", away=True),
+        ),
+    ),
+    Schedule(
+        "refused",
+        setup=Setup(callbacks=False, max_attempts=2, max_replays=1),
+        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        fates=("busy", "limited", "unreachable", "busy", "busy", "busy"),
+    ),
+    Schedule(
+        "unsure",
+        setup=Setup(uncertain="resend"),
+        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "beta", "b", "p2")),
+        fates=("lost_after", "hang", "lost_before"),
+        answers=("lost", "lost", "lost"),
+        replay_again=1.0,
+    ),
+    Schedule(
+        "bad",
+        setup=Setup(callbacks=False, credits_per_day=20, webhooks=1),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", how="junk"),
+            Arrival(0.0, "acme", "b", "p2", not_after_s=30.0),
+            Arrival(0.0, "acme", "c", "p3"),
+        ),
+        fates=("poison",),
+    ),
+    Schedule(
+        "held",
+        setup=Setup(hold="degrade", shared=True, trips_after=1),
+        arrivals=(
+            Arrival(0.0, "acme", "z", "p0"),
+            Arrival(0.4, "acme", "a", "p1"),
+            Arrival(0.4, "gamma", "other", "p1"),
+            Arrival(0.6, "acme", "other", "p1"),
+        ),
+        fates=("busy", "lost_before"),
+    ),
+    Schedule(
+        "crowd",
+        setup=Setup(callbacks=False, max_in_flight=1),
+        arrivals=tuple(Arrival(0.5, "acme", "a", "p1") for _ in range(5)),
+        fates=("slow",),
+        losses=tuple((number, "lost") for number in range(8, 14)),
+    ),
+    Schedule(
+        "late",
+        arrivals=(Arrival(0.5, "acme", "a", "p1"), Arrival(0.5, "acme", "a", "p1")),
+        answers=("lost",),
+        losses=((8, "refused"),),
+    ),
+    Schedule(
+        # The first callback is there before its POST has ended, the second comes twice.
+        "answered",
+        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        fates=("hang",),
+        answers=("early", "doubled"),
+    ),
+    Schedule(
+        # A lead is to be sent again and waits for its stopped lane, when the callback of the first POST comes.
+        "news",
+        setup=Setup(uncertain="resend"),
+        arrivals=(Arrival(0.0, "acme", "a", "p1"),),
+        fates=("lost_after", "denied", "denied"),
+        answers=("late",),
+    ),
+    Schedule(
+        # Nobody calls back about the first two: the lane stops, and goes on once a probe is answered.
+        "silent",
+        setup=Setup(silent_after=2),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "b", "p2"),
+            Arrival(55.0, "acme", "c", "p3"),
+            Arrival(56.0, "acme", "d", "p4"),
+        ),
+        answers=("lost", "late", "lost"),
+    ),
+)
+
+
+_RARE: Final = (
+    Schedule(
+        "ordered",
+        setup=Setup(callbacks=False, partitions=1),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.5, "acme", "b", "p2"),
+            Arrival(0.5, "beta", "c", "p3"),
+        ),
+        orders=(
+            Order(0.0, "acme", "correct", "1", 2),
+            Order(0.4, "acme", "pause"),
+            Order(0.6, "", "suppress", "p3"),
+            Order(2.0, "acme", "resume"),
+        ),
+    ),
+    Schedule(
+        # Parked, and then its callback comes; the second lead comes back in two parts, and is bought again.
+        "parked",
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "b", "p2"),
+            Arrival(20.0, "acme", "b", "p2", force=True),
+            Arrival(40.0, "acme", "b", "p2", force=True),
+        ),
+        fates=("lost_after",),
+        answers=("late", "partial"),
+    ),
+    Schedule(
+        # Two stories end and their rows are taken by the next one, while their records are not acked yet.
+        "replaced",
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", away=True, not_after_s=0.01),
+            Arrival(0.1, "acme", "a", "p1", not_after_s=-1.0),
+            Arrival(0.2, "acme", "a", "p1"),
+        ),
+    ),
+    Schedule(
+        # An ended story's record comes again and has to wait, for the very lead that takes its row meanwhile.
+        "outlived",
+        arrivals=(
+            Arrival(0.0, "acme", "x", "p2", topic="bulk", not_after_s=20.0),
+            Arrival(0.1, "acme", "a", "p1", topic="bulk", not_after_s=-1.0),
+            Arrival(4.5, "acme", "a", "p1"),
+        ),
+        fates=("limited", "limited", "limited"),
+    ),
+)
+
+
+def bases() -> list[Schedule]:
+    """The small schedules without faults, in each of which every await is to be broken once."""
+    return list(_BASES)
+
+
+def rare() -> list[Schedule]:
+    """The same for what hardly ever happens: to be asked for by name."""
+    return list(_RARE)
+
+
+def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
+    """`base` with one fault at every turn, and one loss at every request to the broker."""
+    found: list[Schedule] = []
+    for step in range(1, turns + 1):
+        for fault, changes in (
+            (Fault(step, "crash"), {"drop_in_flight": True, "restart_s": 0.2}),
+            (Fault(step, "crash"), {"drop_in_flight": False, "restart_s": 10.0}),
+            (Fault(step, "freeze", 8.0), {}),
+            (Fault(step, "freeze", 100.0), {}),
+            (Fault(step, "stop"), {}),
+            (Fault(step, "rebalance"), {}),
+        ):
+            how = "-dropped" if changes.get("drop_in_flight") else ""
+            found.append(
+                replace(base, name=f"{base.name}/{fault}{how}", faults=(fault,), **changes)  # type: ignore[arg-type]  # mixed values
+            )
+    found.extend(
+        replace(base, name=f"{base.name}/{loss}@{number}", losses=(*base.losses, (number, loss)))
+        for number in range(requests)
+        for loss in LOSSES
+    )
+    return found
