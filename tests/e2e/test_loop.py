@@ -118,7 +118,7 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(kafka: Broke
         script=CALLBACK + FAULTS,
         # What is lost here is no silence, also while the gateway is away for long on a busy machine.
         workspace="silence = { overdue = 300 }",
-        destination="callback_deadline_s = 7\ncallback_grace_s = 6",
+        destination="callback_deadline_s = 7\ncallback_grace_s = 6\nestimate_credits = 9",
         rate_per_s=20,
         burst=10,
     ) as line:
@@ -180,7 +180,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         callbacks=True,
         script=CALLBACK + "[plan]\ncredits = 200\n",
         workspace=f"silence = {{ overdue = {overdue} }}",
-        destination=f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120",
+        destination=f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120\nestimate_credits = 9",
         rate_per_s=rate_per_s,
         burst=burst,
     ) as line:
