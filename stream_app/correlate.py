@@ -49,6 +49,9 @@ class Desk(Protocol):
 
     def marked(self, *places: str) -> bytes | None: ...
 
+    def passed(self, taken: Taken) -> bool:
+        """Whether it is concluded and the group has come so far that its mark is gone."""
+
     def suppression(self, key: bytes) -> Suppression | None: ...
 
     def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
@@ -150,7 +153,7 @@ class Correlation:
         mark = self._desk.marked(walk.taken.place)
         if mark is not None:
             await self._desk.confirm(mark)
-        return mark is not None
+        return mark is not None or self._desk.passed(walk.taken)
 
 
 def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Why]:

@@ -22,6 +22,7 @@ from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, letter, settle
 from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Plan
+from stream_app.core.record import Taken
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation
@@ -84,10 +85,7 @@ class Partition:
         outside: Outside = NOTHING_OUTSIDE,
     ) -> None:
         self.number = number
-        self._plan = plan
-        self._ledger = ledger
-        self._clock = clock
-        self._observer = observer
+        self._plan, self._ledger, self._clock, self._observer = plan, ledger, clock, observer
         self._alarm = alarm
         self._still_member = still_member
         line = Line(plan, self, clay, clock, known)
@@ -220,6 +218,9 @@ class Partition:
 
     def marked(self, *places: str) -> bytes | None:
         return next((key for key in map(mark_key, places) if key in self._rows), None)
+
+    def passed(self, taken: Taken) -> bool:
+        return self._marks.is_passed(taken)
 
     def alone(self, walk: AnyWalk, keys: tuple[bytes, ...]) -> Turn:
         assert isinstance(walk, Walk)

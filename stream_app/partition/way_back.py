@@ -51,6 +51,8 @@ class Desk(Protocol):
 
     def marked(self, *places: str) -> bytes | None: ...
 
+    def passed(self, taken: Taken) -> bool: ...
+
     def suppression(self, key: bytes) -> Suppression | None: ...
 
     def alone(self, walk: CallbackWalk, keys: tuple[bytes, ...]) -> Turn: ...
@@ -87,6 +89,7 @@ class WayBack:
         self.find = desk.find
         self.alias = desk.alias
         self.marked: Callable[..., bytes | None] = desk.marked
+        self.passed = desk.passed
         self.suppression = desk.suppression
         self.alone = desk.alone
         self.commit: Callable[[Step], Coroutine[Any, Any, None]] = desk.commit
