@@ -299,6 +299,11 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
         self.sensors.remove(self.monitor)
         return services
 
+    def on_rebalance_start(self) -> None:
+        """Without upstream's warnings, at each rebalance, that there are no statistics."""
+        super().on_rebalance_start()
+        self._rebalancing_sensor_state = {"nobody": None}
+
     def _new_transport(self) -> SafeTransport:
         return SafeTransport(self.conf.broker_consumer, self)
 

@@ -141,6 +141,15 @@ async def test_the_owner_takes_over_first_and_partitions_move_as_a_whole(bench: 
             owned ^= partitions
 
 
+async def test_a_rebalance_is_no_cause_for_a_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    seen = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    async with running(bench.app({bench.leads: seen})):
+        await until(lambda: seen.taken)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert not [text for text in warnings if "rebalance" in text]
+
+
 async def test_a_rebalance_interrupts_taking_over_and_then_revokes(bench: Bench) -> None:
     slow, quick = Owner(), Owner()
     slow.taking_s = 60
