@@ -286,7 +286,7 @@ class Partition:
         except LedgerError:
             pass  # the committer has told already; the walk starts again when the partition is taken over
         except Exception as bug:  # noqa: BLE001 - nothing dies in silence: the process ends without an ack
-            self._alarm(bug)
+            self._gate.end(bug)
         finally:
             walk.let_next()
 

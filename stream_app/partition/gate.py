@@ -88,6 +88,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = 0
         self._open = True
+        self._ended = False
 
     @property
     def waits(self) -> bool:
@@ -109,8 +110,14 @@ class Gate:
 
     def open(self) -> None:
         """Whoever waits may go."""
-        self._open = True
+        self._open = not self._ended
         self.pump()
+
+    def end(self, bug: BaseException) -> None:
+        """Shut for good and end the process: whatever it sent on its way out would be uncertain."""
+        self._ended = True
+        self.shut()
+        self._alarm(bug)
 
     async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         """Wait for this lead's turn; see `line.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
@@ -145,7 +152,7 @@ class Gate:
         try:
             self._pump()
         except Exception as bug:  # noqa: BLE001 - a timer's exception reaches nobody, and the lane would stand still
-            self._alarm(bug)
+            self.end(bug)
 
     def _pump(self) -> None:
         if not self._open:
