@@ -66,8 +66,11 @@ class Desk(Protocol):
 
     async def confirm(self, key: bytes) -> None: ...
 
+    def ask_again(self) -> None:
+        """Let the leads that wait look at themselves, and ask their lane, anew."""
+
     def answered(self, answer: CommandAnswer) -> None:
-        """It is committed: tell of it, and let the leads that wait ask their lane again."""
+        """It is committed: tell of it, and `ask_again`."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -81,6 +84,7 @@ class Told(msgspec.Struct, frozen=True):
     events: list[StatusEvent] = []
 
 
+_FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
 _NOTHING: Final = Told("", False)
 
 Reload = Callable[[], Told]
@@ -113,6 +117,8 @@ class Operations:
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
         rows: Rows = [(mark_key(taken.place), b"1"), *told.rows]
+        if answer.kind in _FORBIDS:  # at once: a lead that goes before the answer would be sent after the commit
+            self._desk.ask_again()
         await self._desk.commit(Step(rows, [record, *told.records], told.events, workspace))
         self._desk.answered(answer)
 

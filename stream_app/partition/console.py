@@ -57,6 +57,9 @@ class Console:
     def in_flight(self, workspace: str) -> int:
         return self._gate.in_flight_of(workspace)
 
+    def ask_again(self) -> None:
+        self._gate.ask_again()
+
     def answered(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)
         self._gate.shared = is_shared(self._plan, self._number)
