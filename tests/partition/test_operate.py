@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -20,12 +21,13 @@ from stream_app.partition.desk import Partition
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run
-from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
 
 _ANSWER = msgspec.json.Decoder(CommandAnswer)
 _HOUR_MS = 3_600_000
+T = TypeVar("T")
 
 
 class Bench:
@@ -293,6 +295,29 @@ def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off
             "1 people are on the suppression list now, 0 were already",
             "1 people are off the suppression list",
         ]
+
+    run(main())
+
+
+def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent() -> None:
+    """It was let through in between: the list in Kafka had the person, and then came the write-ahead."""
+
+    class SlowCommit(PlainLink):
+        async def ask(self, what: str, request: Callable[[], T]) -> T:
+            await asyncio.sleep(1.0 if what == "commit" else 0.0)
+            return await super().ask(what, request)
+
+    async def main() -> None:
+        bench = Bench()
+        (ada,) = people({"email": "Ada@Example.com"})
+        await bench.start()
+        bench.ledger._link = SlowCommit()
+        bench.publish("a", "ada")
+        await asyncio.sleep(0.05)  # it waits at the gate for the first token, 125 ms after the take-over
+        bench.command("suppress", "c1", workspace="", people=[ada])
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "suppressed"]
+        assert bench.clay.bodies == []
 
     run(main())
 
