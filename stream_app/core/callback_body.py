@@ -49,7 +49,8 @@ WORDS: Final[dict[Outcome, frozenset[str]]] = {
 _OUTCOMES: Final[dict[str, Outcome]] = {word: outcome for outcome, words in WORDS.items() for word in words}
 _NESTED: Final = ("fields", "data")
 _LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as core.lead.identify makes them
-_TEMPLATE: Final = re.compile(r"\s*+\{\{[^{}]*+\}\}\s*+")
+_TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})++[^\w{}]*+")  # and nothing beside it that says something
+_WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
 _MOST: Final = 1_000_000
 _json: Final = msgspec.json.Encoder()
 
@@ -101,10 +102,15 @@ def callback_of(
     for name, here in (("workspace", workspace), ("destination", destination)):
         if document.get(name) not in (None, "", here):
             return BadBody("other_address", f"The body names another {name} than the URL: use the URL of this table.")
+    for name, value in document.items():
+        if name in _WORDS_OR_NUMBERS and isinstance(value, str) and "{{" in value:
+            return _unfilled(name)
+    error = document.get("error")
+    if isinstance(error, str) and _TEMPLATE.fullmatch(error):
+        return _unfilled("error")
     fields = _fields(document)
     if isinstance(fields, BadBody):
         return fields
-    error = document.get("error")
     found = [value for value in fields.values() if isinstance(value, str)]
     text = scrub(error, known=found) if isinstance(error, str) else ""
     callback = Callback(

@@ -161,6 +161,13 @@ def test_a_byte_order_mark_and_an_id_of_digits() -> None:
         ('{"lead_id": "{{lead_id}}"}', "template", '"lead_id" still holds a template'),
         ('{"lead_id": "a", "callback_token": "{{t}}"}', "template", '"callback_token" still holds'),
         ('{"lead_id": "a", "title": " {{ Job Title }} "}', "template", '"title" still holds'),
+        ('{"lead_id": "a", "name": "{{First}}, {{Last}}."}', "template", '"name" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "status": "{{Status}}"}', "template", '"status" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "error": "{{Error}}"}', "template", '"error" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "credits": "{{Credits}}"}', "template", '"credits" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "credits_used": "{{C}} credits"}', "template", '"credits_used" still'),
+        ('{"lead_id": "a", "title": "CEO", "actions": "{{A}}"}', "template", '"actions" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "attempt": "{{N}}"}', "template", '"attempt" still holds'),
         ('{"lead_id": "a", "tags": ["x"]}', "nested", '"tags" is a list'),
         ('{"lead_id": "a", "fields": {"company": {}}}', "nested", '"company" is an object'),
         ('{"lead_id": "a", "n": 99999999999999999999999}', "number_out_of_range", '"n" has more than 64 bits'),
@@ -180,6 +187,7 @@ def test_what_is_refused(body: str | bytes, code: str, says: str) -> None:
 
 def test_merge_tags_in_a_text_are_no_template() -> None:
     assert good(GOOD | {"mail": "Hi {{first_name}}, well done"}).fields["mail"] == "Hi {{first_name}}, well done"
+    assert good(GOOD | {"error": "no {{domain}} in the row"}).text == "no {{domain}} in the row"
 
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
