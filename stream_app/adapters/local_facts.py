@@ -20,10 +20,11 @@ from stream_app.core.messages import Scalar
 
 # fmt: off
 _NOT_BY_COUNTRY: Final = frozenset([
-    "ac", "ad", "ag", "ai", "am", "as", "be", "bz", "cc", "cd", "ci", "cm", "co", "cx", "dj", "eu", "fm", "ga",
-    "gd", "gg", "gl", "gq", "gs", "im", "in", "io", "is", "je", "la", "lc", "li", "ly", "md", "me", "mn", "ms",
-    "mu", "nf", "nu", "pm", "pn", "ps", "pw", "re", "sc", "sh", "so", "st", "su", "tc", "tf", "tk", "to", "tv",
-    "vc", "vg", "vu", "wf", "ws", "yt",
+    "ac", "ad", "ag", "ai", "am", "as", "be", "bz", "cc", "cd", "cf", "ci", "cm", "co", "cv", "cx", "dj", "dm",
+    "eu", "fm", "ga", "gd", "gg", "gl", "gq", "gs", "gy", "ht", "im", "in", "io", "is", "je", "la", "lc", "li",
+    "ly", "md", "me", "ml", "mn", "mp", "ms", "mu", "nf", "nr", "nu", "pm", "pn", "ps", "pw", "re", "sb", "sc",
+    "sh", "so", "sr", "st", "su", "sx", "tc", "tf", "tk", "tl", "tm", "to", "tv", "vc", "vg", "vu", "wf", "ws",
+    "yt",
 ])
 # fmt: on
 """Top-level domains of two letters that companies of any country take for what they spell, or that are no country's."""

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from stream_app.core.free_mail import is_free_mail
 from stream_app.core.messages import Lead, Scalar
 
 MAX_LEAD_BYTES: Final = 102_400
@@ -162,7 +163,7 @@ def clean_domain(text: str) -> str:
     host = _host(re.sub(r":\d*$", "", rest))
     while host.startswith("www.") and host.count(".") > 1:
         host = host.removeprefix("www.")
-    return "" if host in FREE_MAIL else host
+    return "" if is_free_mail(host) else host
 
 
 @_remembered
@@ -200,20 +201,6 @@ _LOCAL_PART: Final = re.compile(r"[^\s@<>()\[\],;:\"\\]{1,64}")
 _HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
 _LINKEDIN: Final = re.compile(r"(?:[a-z]+://)?(?:[a-z0-9-]+\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
 _NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
-
-# fmt: off
-FREE_MAIL: Final = frozenset([
-    "126.com", "163.com", "aol.com", "bk.ru", "bluewin.ch", "comcast.net", "duck.com", "fastmail.com",
-    "free.fr", "freenet.de", "gmail.com", "gmx.at", "gmx.ch", "gmx.com", "gmx.de", "gmx.net",
-    "googlemail.com", "hey.com", "hotmail.co.uk", "hotmail.com", "hotmail.de", "hotmail.fr", "icloud.com",
-    "inbox.ru", "laposte.net", "libero.it", "list.ru", "live.com", "mac.com", "mail.com", "mail.ru",
-    "me.com", "msn.com", "naver.com", "orange.fr", "outlook.com", "outlook.de", "pm.me", "posteo.de",
-    "proton.me", "protonmail.com", "qq.com", "rediffmail.com", "rocketmail.com", "sbcglobal.net",
-    "t-online.de", "tutanota.com", "verizon.net", "wanadoo.fr", "web.de", "yahoo.ca", "yahoo.co.in",
-    "yahoo.co.jp", "yahoo.co.uk", "yahoo.com", "yahoo.de", "yahoo.fr", "yandex.com", "yandex.ru",
-    "ymail.com", "zoho.com",
-])
-# fmt: on
 
 _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
     "email": clean_email,

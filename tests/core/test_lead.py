@@ -17,6 +17,7 @@ from stream_app.core.lead import (
     Identity,
     Unreadable,
     clay_row,
+    company,
     home_partition,
     identify,
     murmur2,
@@ -250,6 +251,24 @@ def test_a_domain_is_one_company_however_it_is_written(scheme: str, www: str, re
     written = {"first_name": " jane", "last_name": "DOE ", "domain": f"{scheme}{www}Acme.example{rest}"}
     assert plain is not None
     assert identify(Lead(fields={**written})) == plain
+
+
+MAIL_OF_STRANGERS = """
+         gmail.com live.nl yahoo.com.mx outlook.com.br hotmail.es yandex.kz btinternet.com virginmedia.com cox.net
+    att.net     shaw.ca bigpond.com xtra.co.nz sfr.fr telenet.be ziggo.nl tim.it telefonica.net sapo.pt otenet.gr
+    telia.com wp.pl     onet.pl seznam.cz azet.sk freemail.hu abv.bg rambler.ru ukr.net mynet.com walla.co.il
+    mweb.co.za sify.com     hanmail.net docomo.ne.jp hinet.net foxmail.com uol.com.br prodigy.net.mx duck.com
+    mailinator.com
+"""
+
+
+@pytest.mark.parametrize("host", MAIL_OF_STRANGERS.split())
+def test_strangers_at_one_mail_provider_are_no_company(host: str) -> None:
+    assert company({"email": f"ada@{host}"}) == ""
+    assert company({"email": f"ada@mail.{host}"}) == ""
+    assert company({"domain": host}) == ""
+    assert company({"email": f"ada@{host}", "domain": "acme.example"}) == company({"email": "bo@acme.example"}) != ""
+    assert company({"email": f"ada@not{host}"}) != ""
 
 
 def test_ids() -> None:
