@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Literal
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+
+from stream_app.core.outcome import scrub
 
 Format = Literal["json", "console"]
 _LEVELS = {
@@ -19,30 +24,67 @@ _LEVELS = {
 }
 
 
+_MAX_FOREIGN = 1_000  # characters of what a library says
+
+
 def configure(form: Format, level: int = logging.INFO) -> None:
     """Set up logging for the process. Libraries may warn; below that they only cost time (hazards: DEBUG records)."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(_traceback),
     ]
     last: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     structlog.configure(
-        processors=[*shared, structlog.processors.dict_tracebacks, last] if form == "json" else [*shared, last],
+        processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
     for name, of_library in _LEVELS.items():
         logging.getLogger(name).setLevel(of_library)
+    sys.excepthook = _crashed
+
+
+_stacks = ExceptionDictTransformer(show_locals=False)
+
+
+def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
+    """Where, in which order, and what kind. No local variables, and what an exception says is scrubbed: it may quote
+    its data, as KeyError does."""
+    return "\n".join(("Traceback:", *_lines(_stacks(exc_info), "")))
+
+
+def _lines(stacks: list[dict[str, Any]], indent: str) -> Iterator[str]:
+    for stack in reversed(stacks):  # the cause first, as Python does
+        for frame in stack["frames"]:
+            yield f"{indent}  {frame['filename']}:{frame['lineno']} in {frame['name']}"
+        yield f"{indent}{stack['exc_type']}: {scrub(stack['exc_value'])}"
+        for inner in stack["exceptions"]:
+            yield from _lines(inner, f"{indent}    ")
+
+
+def _foreign(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a library says is scrubbed: asyncio quotes the exception of a task that nobody awaited."""
+    if not event["_record"].name.startswith("stream_app."):
+        event["event"] = scrub(event["event"], _MAX_FOREIGN)
+    return event
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The last words of a process that a bug ends: one line, too."""
+    get("crash").critical("crashed", exc_info=(kind, error, trace))
 
 
 Logger = structlog.typing.FilteringBoundLogger

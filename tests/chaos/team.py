@@ -174,6 +174,6 @@ class Team:
     def _look_at_words(self, member: Member) -> None:
         """One that ends by itself says why in one line; nobody leaves a traceback."""
         said = member.said()
-        at = next((i for i, text in enumerate(said) if text.startswith("Traceback")), None)
+        at = next((i for i, text in enumerate(said) if "Traceback" in text), None)
         if at is not None:
             self.untidy.append("a traceback: " + " | ".join(text[:200] for text in said[max(0, at - 1) :][-3:]))

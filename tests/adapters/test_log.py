@@ -1,0 +1,105 @@
+"""What a process writes to stderr: one event a line, and of an exception where and what kind, never its data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from stream_app.adapters import log
+
+EMAIL = "ada@example.com"
+
+
+@pytest.fixture(params=["json", "console"])
+def form(request: pytest.FixtureRequest) -> log.Format:
+    chosen: log.Format = request.param
+    return chosen
+
+
+def written(form: log.Format, event: str) -> str:
+    """What a process of its own writes when `event` happens: logging is the process's."""
+    run = [sys.executable, "-c", f"from tests.adapters import test_log; test_log.{event}({form!r})"]
+    return subprocess.run(run, capture_output=True, text=True, timeout=30, check=False).stderr
+
+
+def bug(email: str = EMAIL) -> None:
+    """An exception whose frames, message, cause, note and group all hold an address."""
+    lead = {"email": email}
+    try:
+        lead[f"no field of {email}"]
+    except KeyError as cause:
+        error = ExceptionGroup(f"of {email}", [ValueError(f"not a lead: {lead}")])
+        error.add_note(f"while {email} was sent")
+        raise error from cause
+
+
+def by_structlog(form: log.Format) -> None:
+    log.configure(form)
+    try:
+        bug()
+    except ExceptionGroup:
+        log.get("worker").error("trouble", lead_id="l1", exc_info=True)
+
+
+def by_the_standard_library(form: log.Format) -> None:
+    log.configure(form)
+    try:
+        bug()
+    except ExceptionGroup:
+        logging.getLogger("stream_app.somewhere").exception("trouble")
+
+
+def by_a_task_that_nobody_awaits(form: log.Format) -> None:
+    log.configure(form)
+
+    async def main() -> None:
+        async def die() -> None:
+            bug()
+
+        asyncio.ensure_future(die())  # noqa: RUF006 - the point
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def by_the_end_of_the_process(form: log.Format) -> None:
+    log.configure(form)
+    bug()
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["by_structlog", "by_the_standard_library", "by_a_task_that_nobody_awaits", "by_the_end_of_the_process"],
+)
+def test_an_exception_tells_where_and_what_kind_and_nothing_of_its_data(form: log.Format, event: str) -> None:
+    said = written(form, event)
+    assert "example.com" not in said
+    for told in ("ExceptionGroup", "KeyError", "ValueError", "test_log.py", "in bug"):
+        assert told in said, said
+    if form == "json":
+        [line] = said.splitlines()
+        assert json.loads(line)["level"] in ("error", "critical")
+
+
+def test_what_our_own_lines_say_is_kept() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "from tests.adapters import test_log; test_log.two_lines()"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stderr
+    one, two = (json.loads(line) for line in said.splitlines())
+    assert (one["event"], one["process"], one["lead_id"]) == ("sent", "worker", "crm-17")
+    assert two["event"] == "no Kafka at 127.0.0.1:9092 yet"
+
+
+def two_lines() -> None:
+    log.configure("json")
+    log.get("worker").info("sent", lead_id="crm-17")
+    logging.getLogger("stream_app.adapters.faust_run").warning("no Kafka at %s yet", "127.0.0.1:9092")
