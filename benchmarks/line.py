@@ -29,7 +29,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.adapters.clay_http import WEBHOOK_PATH
+from stream_app.core.webhook import WEBHOOK_PATH
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 

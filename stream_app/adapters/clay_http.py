@@ -13,7 +13,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,8 +25,8 @@ import msgspec
 import yarl
 
 from stream_app.core.outcome import Accepted, Outcome, Refused, Uncertain, UncertainReason, UnsentReason, classify
+from stream_app.core.webhook import MALFORMED, token_problem
 
-WEBHOOK_PATH = "/v3/sources/webhook/"
 _ANSWER_WAIT_S = 2.0  # the status decides; the body only explains, and frees the connection for the next lead
 _MAX_RETRY_AFTER_CHARACTERS = 64
 
@@ -44,37 +44,6 @@ _UNCERTAIN_TEXT: dict[UncertainReason, str] = {
     "reset": "the connection broke before an answer came",
     "broken_answer": "what came back is not an HTTP answer",
 }
-
-
-def validate_webhook(url: str, allowed_hosts: Sequence[str]) -> str | None:
-    """What is wrong with a webhook's URL, in words that never repeat it, or None.
-
-    `allowed_hosts`: `host` (any port) or `host:port`, in lower case. Plain http is for this machine and
-    for names without a dot (the simulator in a container).
-    """
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return "the webhook's URL is malformed: copy it from Clay again"
-    if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not _is_local(host)):
-        return "the webhook's URL must begin with https://"
-    if "@" in parts.netloc or parts.fragment:
-        return "the webhook's URL must have no user, password or #fragment: the token has its own setting"
-    if host not in allowed_hosts and f"{host}:{port}" not in allowed_hosts:
-        return f"the webhook's host is none of {', '.join(allowed_hosts)}: correct the URL or the allowed hosts"
-    if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
-        return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
-    return None
-
-
-def validate_token(token: str) -> str | None:
-    """What keeps a token from being sent as a header, in words that never repeat it, or None."""
-    if token and token.isascii() and token.isprintable() and token == token.strip():
-        return None
-    return "the webhook's token must be printable ASCII without spaces around it: copy it from Clay again"
 
 
 class ClayClient:
@@ -134,7 +103,7 @@ class ClayClient:
 
         `unavailable_is_refused` is the destination's setting for 503. Network trouble is an outcome, never an
         exception; cancellation passes through and leaves the lead uncertain. Raises ValueError for a URL or a
-        token that the validators above refuse.
+        token that core/webhook.py refuses.
         """
         request = self._request(webhook_url, token, body)
         started = asyncio.get_running_loop().time()
@@ -297,14 +266,14 @@ def _target(webhook_url: str, token: str | None) -> _Target:
         "user-agent": "stream-app",
     }
     if token is not None:
-        if problem := validate_token(token):
+        if problem := token_problem(token):
             raise ValueError(problem)
         headers["x-clay-webhook-auth"] = token
     try:
         urlsplit(webhook_url)  # stricter on brackets than httpx, as strict as aiohttp
         url = httpx.URL(webhook_url)
     except (ValueError, httpx.InvalidURL):
-        raise ValueError("the webhook's URL is malformed: copy it from Clay again") from None
+        raise ValueError(MALFORMED) from None
     aiohttps = (yarl.URL(str(url), encoded=True), headers)
     return _Target(url, httpx.Headers(headers), {"aiohttp": aiohttps})
 
@@ -368,7 +337,3 @@ def _sent_values(request: httpx.Request) -> list[str]:
 
 def _since_ms(started: float) -> int:
     return round((asyncio.get_running_loop().time() - started) * 1000)
-
-
-def _is_local(host: str) -> bool:
-    return host == "::1" or host.startswith("127.") or not ("." in host or ":" in host)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
 from stream_app.core.callback_token import MIN_SECRET_CHARACTERS
 from stream_app.core.errors import SettingsError
+from stream_app.core.webhook import token_problem, webhook_problem
 from stream_app.settings import rules
-from stream_app.settings.model import Destination, Secrets, Settings, Tables, Workspace
+from stream_app.settings.model import Secrets, Settings, Tables, Workspace
 from stream_app.settings.secret_files import with_files
 from stream_app.settings.tables import read_table
 
 DEFAULT_PATH = Path("stream_app.toml")
-WEBHOOK_PATH = "/v3/sources/webhook/"
 
 
 def load_settings(
@@ -122,32 +121,17 @@ def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
 
 
 def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    """What is wrong with the webhooks' URLs; never the URL itself, which is a secret."""
+    """What is wrong with the webhooks' URLs and tokens; never the value itself, which is a secret."""
     found = []
     seen: dict[str, str] = {}
     for there in tables.destinations.values():
         for name in there.webhooks_env:
             if not (url := environ.get(name)):
                 continue
-            if problem := _webhook_problem(url, there):
+            if problem := webhook_problem(url, there.allowed_hosts):
                 found.append(f"environment variable {name}: {problem}")
             if seen.setdefault(url, name) != name:
                 found.append(f"environment variable {name}: the same webhook as {seen[url]}; its quota is one")
+        if there.token_env and (token := environ.get(there.token_env)) and (problem := token_problem(token)):
+            found.append(f"environment variable {there.token_env}: {problem}")
     return found
-
-
-def _webhook_problem(url: str, destination: Destination) -> str | None:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "is not a URL"
-    if host not in destination.allowed_hosts:
-        return f"the webhook's host must be one of allowed_hosts ({', '.join(destination.allowed_hosts)})"
-    if parts.scheme != "https" and (parts.scheme != "http" or host.endswith("clay.com")):
-        return "the webhook must be https (http only for another host than Clay's)"
-    if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
-        return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
-    if parts.username or parts.query or parts.fragment:
-        return "the webhook must have no user, query or fragment"
-    return None
