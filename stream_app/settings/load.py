@@ -14,7 +14,7 @@ from stream_app.core.webhook import token_problem, webhook_problem
 from stream_app.settings import rules
 from stream_app.settings.model import Secrets, Settings, Tables, Workspace
 from stream_app.settings.secret_files import with_files
-from stream_app.settings.tables import read_table
+from stream_app.settings.tables import TableReader
 
 DEFAULT_PATH = Path("stream_app.toml")
 
@@ -28,20 +28,20 @@ def load_settings(
     gateway  whether that by which callbacks are known must be there.
     api      whether the token of the look-up API must be there.
 
-    Raises SettingsError with every problem of the file, or, when the file is right, of the environment.
+    Raises SettingsError with every problem of the file and of the environment.
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
-    found: list[str] = []
-    tables = read_table(Tables, _parse(path), "", found)
-    if tables is not None:
-        found += rules.problems(tables)
-    if tables is None or found:
-        raise SettingsError([f"{path}: {line}" for line in found])
+    reader = TableReader()
+    tables = reader.read(Tables, _parse(path))
+    found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(tables)))]
     named = list(_named(tables, clay=clay, gateway=gateway, api=api))
     every = (name for _, name in _named(tables, clay=True, gateway=True, api=True))
-    environ = with_files(tables.secrets_dir, every, environ, found)
-    found += _missing(named, environ, tables.secrets_dir)
-    if clay:
+    unreadable: list[str] = []
+    environ = with_files(tables.secrets_dir, every, environ, unreadable)
+    found += unreadable
+    if not unreadable and reader.knows("secrets_dir"):  # else they may well be there
+        found += _missing(named, environ, tables.secrets_dir)
+    if clay and reader.knows("allowed_hosts"):
         found += _webhook_problems(tables, environ)
     found += _guessable(tables, environ)
     if found:
@@ -94,7 +94,7 @@ def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[
         if gateway:
             optional += [(f"destinations.{alias}.callback_secrets_env", name) for name in there.callback_secrets_env]
     for place, name in optional:
-        if name is not None:
+        if name is not None and rules.is_env_name(name):  # what is none could be the secret itself
             yield place, name
 
 

@@ -248,5 +248,10 @@ def _env_names(where: str, names: tuple[str, ...]) -> Iterator[str]:
 
 def _env_name(where: str, name: str | None) -> Iterator[str]:
     """Does not repeat what it found: it could be the secret itself."""
-    if name is not None and not _ENV_NAME.fullmatch(name):
+    if name is not None and not is_env_name(name):
         yield f"{where}: must be the name of an environment variable, never the secret itself"
+
+
+def is_env_name(name: str) -> bool:
+    """Whether it can be the name of an environment variable."""
+    return _ENV_NAME.fullmatch(name) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 import msgspec
@@ -10,48 +11,68 @@ import msgspec
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def read_table(kind: type[S], table: object, where: str, problems: list[str]) -> S | None:
-    """A table as its Struct; None when anything in it is wrong, with a line for each in `problems`.
+class TableReader:
+    """Reads what can be read, so that the rest can be judged, too. `problems`: what cannot, one line each."""
 
-    where  the table's name as the file spells it, "" for the whole file.
-    """
-    if not isinstance(table, dict):
-        problems.append(f"{where}: must be a table")
-        return None
-    before = len(problems)
-    types = get_type_hints(kind)
-    unknown = [key for key in table if key not in types]
-    problems += [f"{_at(where, key)}: unknown key{_did_you_mean(key, list(types))}" for key in unknown]
-    values = {}
-    for field in msgspec.structs.fields(kind):
-        if field.name in table:
-            place = _at(where, field.name)
-            values[field.name] = _read(types[field.name], table[field.name], place, problems)
-        elif field.required:
-            problems.append(f"{_at(where, field.name)}: missing")
-    return kind(**values) if len(problems) == before else None
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._unread: set[str] = set()
+
+    def read(self, kind: type[S], table: object, where: str = "") -> S:
+        """A table as its Struct; a key that cannot be read is at its default, or empty where it has none.
+
+        where  the table's name as the file spells it, "" for the whole file.
+        """
+        types = get_type_hints(kind)
+        if not isinstance(table, dict):
+            self._wrong(f"{where}: must be a table", *types)
+            return kind(**{field.name: _empty(types[field.name]) for field in _required(kind)})
+        for key in table:
+            if key not in types:
+                near = difflib.get_close_matches(key, types, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
+                self._wrong(f"{_at(where, key)}: unknown key; {hint}", *near)
+        values = {name: self._value(types[name], table[name], where, name) for name in types if name in table}
+        for field in _required(kind):
+            if field.name not in table:
+                self._wrong(f"{_at(where, field.name)}: missing", field.name)
+            if values.get(field.name, msgspec.UNSET) is msgspec.UNSET:
+                values[field.name] = _empty(types[field.name])
+        return kind(**{name: value for name, value in values.items() if value is not msgspec.UNSET})
+
+    def knows(self, line: str) -> bool:
+        """Whether all keys that a rule's line speaks of were read: else it would judge what nobody wrote."""
+        return self._unread.isdisjoint(re.findall(r"\w+", line))
+
+    def _value(self, kind: Any, value: object, where: str, key: str) -> Any:
+        """UNSET: it cannot be read."""
+        place = _at(where, key)
+        if _is_struct(kind):
+            return self.read(kind, value, place)
+        if get_origin(kind) is dict and _is_struct(kind.__args__[1]) and isinstance(value, dict):
+            return {name: self.read(kind.__args__[1], each, _at(place, name)) for name, each in value.items()}
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as exc:
+            self._wrong(f"{place}: {str(exc).replace('`', '')}", key)
+            return msgspec.UNSET
+
+    def _wrong(self, line: str, *unread: str) -> None:
+        self.problems.append(line)
+        self._unread.update(unread)
 
 
-def _read(kind: Any, value: object, where: str, problems: list[str]) -> Any:
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return read_table(kind, value, where, problems)
-    if get_origin(kind) is dict:
-        inner = kind.__args__[1]
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, dict):
-            return {name: read_table(inner, each, _at(where, name), problems) for name, each in value.items()}
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as exc:
-        problems.append(f"{where}: {str(exc).replace('`', '')}")
-        return None
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _required(kind: type[msgspec.Struct]) -> list[msgspec.structs.FieldInfo]:
+    return [field for field in msgspec.structs.fields(kind) if field.required]
+
+
+def _empty(kind: Any) -> Any:
+    return (get_origin(kind) or kind)()
 
 
 def _at(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
-
-
-def _did_you_mean(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are {', '.join(known)}"
