@@ -24,6 +24,7 @@ from stream_app.adapters.local_facts import local_facts
 from stream_app.adapters.metrics import StandingStill, WorkerMetrics
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.reach import CallbackUrl
+from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.adapters.topics import check_topics
 from stream_app.adapters.webhooks import Endpoint, Webhooks, setup_id, webhook_id
@@ -150,13 +151,14 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clock, known = SystemClock(), Known(memory.cache, local_facts)
         outside = Outside(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url))
         heard: dict[str, Lane] = {}
+        topics = KnownTopics()
 
         def build_partition(number: int) -> Partition:
             # Its last owner may have been told of something new while this process had no partition to be told by.
             if (told := configuration.reload()) is not NOTHING_NEW:
                 logger.info("configuration", text=told.text)
             ledger = KafkaLedger(
-                connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)
+                connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings), topics
             )
             member = app.consumer.still_member
             return Partition(
@@ -201,11 +203,11 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             )
         )
         app.gaps.on_expired = metrics.expired
-        topics = TopicWatch(connection, [*sources, names.state], plan.partitions)
+        watch = TopicWatch(connection, topics, [*sources, names.state], plan.partitions)
         remembering = memory.tasks(connection, lambda: list(owned), clock.now_ms)
         logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)
         tame_garbage_collector()
-        beside = (watchdog.run(), topics.run(), *remembering)
+        beside = (watchdog.run(), watch.run(), *remembering)
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
         logger.info("worker_stopped")
 

@@ -18,6 +18,7 @@ from stream_app.adapters.metrics import StandingStill
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.publisher import kafka_publisher
 from stream_app.adapters.replay_state import Pause, ReplayState
+from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.agents.replay import Replay
 from stream_app.agents.watchdog import Watchdog
@@ -78,7 +79,7 @@ async def run_replay(settings: Settings) -> None:
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
         if state.pause:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
-        watch = TopicWatch(connection, [*handlers, topics.replay_state], settings.kafka.partitions)
+        watch = TopicWatch(connection, KnownTopics(), [*handlers, topics.replay_state], settings.kafka.partitions)
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run()))
         await state.record()
         logger.info("replay_stopped")

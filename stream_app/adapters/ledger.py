@@ -25,6 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced
 from stream_app.adapters.waiting import waiting
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
@@ -73,12 +74,14 @@ class KafkaLedger:
         state_topic: str,
         partition: int,
         limits: LedgerLimits | None = None,
+        known: KnownTopics | None = None,
     ) -> None:
         self.transactional_id = transactional_id
         self.partition = partition
         self._connection = connection
         self._rows_at = TopicPartition(state_topic, partition)
         self._limits = limits or LedgerLimits()
+        self._known = known or KnownTopics()
         self._producer: AIOKafkaProducer | None = None
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -86,7 +89,8 @@ class KafkaLedger:
         """Fence every earlier owner, then read the rows to their end: committed ones only, by key, tombstones gone.
 
         Callable again at any time (after Aborted it has to be). Raises BrokerUnavailable when the fence took longer
-        than `fence_within_s` or all of it longer than `take_over_s`, and LedgerError when the broker refuses for good.
+        than `fence_within_s` or all of it longer than `take_over_s`, LedgerError when the broker refuses for good, and
+        TopicsError when this is another topic than the process has known: an empty one would forget what was sent.
         """
         self._drop()
         began = asyncio.get_running_loop().time()
@@ -218,6 +222,8 @@ class KafkaLedger:
                 elif loop.time() > stuck_at:
                     await self._close_what_kafka_left_open()
                     stuck_at = math.inf  # if that was not it, somebody else's is open
+            leader = consumer._client.cluster.leader_for_partition(self._rows_at)
+            await self._known.check(consumer._client, [self._rows_at.topic], leader)
         finally:
             await stop_consumer(consumer)
         return rows

@@ -27,6 +27,21 @@ async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config
         await admin.close()
 
 
+async def delete_topic(bootstrap: str, name: str) -> None:
+    """It is gone when this returns."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([name])
+        async with asyncio.timeout(20):
+            while True:
+                if name not in await admin.list_topics():
+                    return
+                await asyncio.sleep(0.05)
+    finally:
+        await admin.close()
+
+
 async def topic_names(bootstrap: str, prefix: str) -> set[str]:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
