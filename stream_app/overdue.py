@@ -124,7 +124,7 @@ class Overdue:
         held = row.reservation
         if held is not None:
             self._desk.charge(there.workspace, held)
-        story.go("parked", now_ms, why, held, **story.freed(held))
+        story.go("parked", now_ms, why, held, **story.freed(held), sends=row.sends + 1)
         return self._desk.submit(story.step(story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")))
 
     def _still(self, keys: Sequence[bytes], states: Collection[Status]) -> list[tuple[bytes, Delivery, Destination]]:

@@ -74,7 +74,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     at_ms       epoch ms of the last step; `first_at_ms` of the story's first; `failed_at_ms` of its first failure or 0.
     seq         of the story's last event.
-    attempt     failed POSTs in this replay; `sends` those of all that ended as uncertain: they may be at Clay.
+    attempt     failed POSTs in this replay; `sends` those of all that ended as uncertain or were never called back
+                about: they may be at Clay.
     reservation what the lane holds for it, while it may still cost something.
     webhook_id  of the last POST; '' when there was none in this story.
     returns     how often it was replayed since it came or an operator sent it back, over all epochs.

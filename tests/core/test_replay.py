@@ -31,7 +31,7 @@ from stream_app.core.replay import (
 )
 
 MAX_REPLAYS = 3
-OUTCOMES = ["failed"] * 5 + ["accepted", "uncertain"]
+OUTCOMES = ["failed"] * 5 + ["accepted", "unanswered", "uncertain"]
 DAY_MS = 86_400_000
 
 
@@ -168,6 +168,9 @@ class Partition(RuleBasedStateMachine):
         if outcome == "accepted":
             self.delivered[lead] += 1
             self.rows[lead] = step(row, "accepted", self.now_ms, final=True)
+        elif outcome == "unanswered":
+            row = step(step(row, "accepted", self.now_ms), "callback_overdue", self.now_ms)
+            self._park(lead, msgspec.structs.replace(row, sends=row.sends + 1))
         elif outcome == "uncertain":
             self._park(lead, step(row, "send_uncertain", self.now_ms, sends=row.sends + 1))
         elif row.replay >= MAX_REPLAYS:

@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from stream_app.core.delivery import delivery_key
-from stream_app.core.envelope import read_envelope
+from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.pricing import fate
 from stream_app.core.record import Record, Taken
+from stream_app.core.replay import redriven, returning
 from stream_app.core.silence import Hearing
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression, erased_row
@@ -22,7 +24,7 @@ from stream_app.partition.way_back import Outside
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, run
-from tests.simulation.client import MemoryArchive
+from tests.simulation.client import MemoryArchive, MemoryInlet
 from tests.simulation.schedule import Setup
 
 
@@ -48,6 +50,11 @@ class Bench(CallbackBench):
     async def _reach(self) -> str:
         self.asked += 1
         return self.url_says
+
+    def come_back(self, letter: Taken, envelope: Envelope | None) -> None:
+        """What the replay app, or an operator, publishes for a letter."""
+        assert envelope is not None
+        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
 
     def parked(self) -> list[Taken]:
         return self.kafka.log(self.plan.topics.parked, 0).committed()
@@ -90,6 +97,38 @@ def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None
         assert bench.day().credits_spent == 6
         assert len(bench.clay.bodies) == 1
         assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.clay.refuses = sent = bench.plan.line.max_attempts
+        bench.publish("id0", "p0")
+        await bench.serve()
+        retry = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.retry, 0)
+        serving = asyncio.create_task(bench.partition.serve(retry, "retry"))
+        await asyncio.sleep(10.0)
+        [letter] = bench.kafka.log(bench.plan.topics.dlq, 0).committed()
+        bench.come_back(letter, returning(read_envelope(letter)))
+        await asyncio.sleep(200.0)
+        assert bench.states()[-5:] == ["replayed", "sending", "accepted", "callback_overdue", "parked"]
+        for epoch in (1, 2):
+            bench.come_back(letter, returning(read_envelope(letter), epoch))
+            await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == sent + 1
+        assert bench.states()[-1] == "parked"
+        [parked] = map(read_envelope, bench.parked())
+        row = bench.partition.find(bench.key)
+        for rewind in (False, True):
+            assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
+        # Only who names it sends it again.
+        [parked_letter] = bench.parked()
+        bench.come_back(parked_letter, redriven(parked, parked_letter.place))
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == sent + 2
+        assert not serving.done()
 
     run(main())
 
