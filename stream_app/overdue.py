@@ -2,8 +2,8 @@
 
     accepted -> (its deadline) callback_overdue -> (its grace) parked
 
-It is never sent again by itself: that would pay twice. When nothing at all is heard of a lane any more, the lane stops
-as well, and says which causes are likely; the lead whose deadline made that certain carries the event.
+It is never sent again by itself: that would pay twice. When nothing at all is heard of a destination any more, the
+lane stops for it, and says which causes are likely; the lead whose deadline made that certain carries the event.
 """
 
 from __future__ import annotations
@@ -82,12 +82,15 @@ class Overdue:
 
     async def tell(self, keys: Sequence[bytes]) -> None:
         """The deadline of these leads has passed: each is told of once."""
-        named = Counter(lead_of(key)[0] for key in keys)
+        named = Counter(lead_of(key)[:2] for key in keys)
         trouble = ""
-        if any(expects_silence(self._plan.workspaces[name], self._desk.lane(name), named[name]) for name in named):
+        if any(self._expects_silence(*name, more) for name, more in named.items()):
             trouble = await self._reach()
         told = [self._tell(key, row, there, trouble) for key, row, there in self._still(keys, WAITING)]
         await asyncio.gather(*told)
+
+    def _expects_silence(self, workspace: str, destination: str, more: int) -> bool:
+        return expects_silence(self._plan.workspaces[workspace], self._desk.lane(workspace), destination, more)
 
     def _tell(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
@@ -95,7 +98,7 @@ class Overdue:
         story = Story(self._plan, subject, row)
         text = f"Clay took it and did not call back within {there.callback_deadline_s:g} s"
         story.go("callback_overdue", now_ms, Why("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s)))
-        lane, is_silent = overdue(policy, self._desk.lane(there.workspace), row.at_ms)
+        lane, is_silent = overdue(policy, self._desk.lane(there.workspace), there.alias, row.at_ms)
         if is_silent:
             why = causes(evidence(policy, lane, there, trouble, now_ms))
             lane = silent(policy, lane, there, why, now_ms)

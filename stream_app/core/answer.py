@@ -57,23 +57,24 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
     windows = held or before
     cost = _cost(callback, there.estimate)
     if windows is None:
-        return Booking(_called_back(lane, row, cost, there.ceiling, now_ms), None, None)
+        return Booking(_called_back(lane, row, cost, there, now_ms), None, None)
     booked = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
     if held is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
     lane = actual(policy, lane, there, held or windows, cost, now_ms)
-    return Booking(_called_back(lane, row, cost, there.ceiling, now_ms), booked, spent)
+    return Booking(_called_back(lane, row, cost, there, now_ms), booked, spent)
 
 
-def _called_back(lane: Lane, row: Delivery, cost: Cost, ceiling: Cost, now_ms: int) -> Lane:
-    """It hears again, and goes on if the lead was the probe of a stop that waits for just that."""
-    lane = msgspec.structs.replace(lane, hearing=silence.heard(lane.hearing, now_ms))
+def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, now_ms: int) -> Lane:
+    """It hears of the destination again, and goes on if the lead was the probe of a stop that waits for just that."""
+    ear = silence.heard(silence.ear(lane.hearing, there.alias), now_ms)
+    lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, there.alias, ear))
     stopped = lane.stop
     if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
         return lane
-    over = cost.credits > ceiling.credits or cost.actions > ceiling.actions
+    over = cost.credits > there.ceiling.credits or cost.actions > there.ceiling.actions
     return lane if over and stopped.reason == OVER_CEILING else lifted(lane)
 
 

@@ -145,7 +145,7 @@ def admit(
         )
         return lane, Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
     stopped, probe = lane.stop, None
-    if stopped is not None:
+    if stopped is not None and stop.holds(stopped, destination.alias):
         stopped, answer = stop.permit(policy.stop, stopped, now_ms)
         if isinstance(answer, Wait):
             held = Held(stopped.reason, stopped.text, answer.until_ms, "held_paused")
@@ -269,7 +269,7 @@ def actual(
     learned = estimate.learn(known, cost, destination.ceiling)
     settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
     lane = msgspec.structs.replace(lane, budget=settled.state, estimates={**lane.estimates, destination.alias: learned})
-    if not settled.overrun or lane.stop is not None:
+    if not settled.overrun or stop.holds(lane.stop, destination.alias):
         return lane
     text = (
         f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
@@ -277,18 +277,16 @@ def actual(
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
     policy = in_force(policy, lane.changes)
-    halted = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
-    return msgspec.structs.replace(lane, stop=halted)
+    fresh = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
+    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh))
 
 
 def lifted(lane: Lane) -> Lane:
     """Without its stop; what led to it is counted anew, or the next dead or overdue lead would stop it again."""
     reason = lane.stop.reason if lane.stop is not None else ""
-    lane = msgspec.structs.replace(lane, stop=None)
+    lane = msgspec.structs.replace(lane, stop=None, hearing=silence.over(lane.hearing))
     if reason == _FLOOD:
         lane = msgspec.structs.replace(lane, flood=flood.Flood(), window=window.Window())
-    if reason == silence.REASON:
-        lane = msgspec.structs.replace(lane, hearing=silence.over(lane.hearing))
     return lane
 
 

@@ -90,13 +90,13 @@ def _held(policy: Workspace, lane: Lane, destinations: Sequence[Destination], no
     for destination in destinations:
         _, answer = admit(policy, lane, destination, now_ms, 0)
         if not isinstance(answer, Held) or answer.reason == "rate":
-            return _probing(policy, lane)
+            return _held_in_part(policy, lane)
         found = found or answer
     return found
 
 
-def _probing(policy: Workspace, lane: Lane) -> Held | None:
-    """Where the next lead may go only because it is a probe, the lane is held all the same."""
+def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
+    """Where the next lead goes only as a probe, or as one of another destination, the lane is held all the same."""
     if lane.stop is not None:
         return Held(lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms)
     if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":

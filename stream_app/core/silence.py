@@ -1,7 +1,7 @@
 """Silence: the webhook still says 2xx, and no callback comes any more. Then each lead sent is a lead into the void.
 
-Told of every lead that is overdue and of every callback; how long a lead has waited is counted without the time in
-which nobody was there to hear: between two owners of a partition.
+Told of every lead that is overdue and of every callback, for each destination: auto-run is of one table. How long a
+lead has waited is counted without the time in which nobody was there to hear: between two owners of a partition.
 """
 
 from __future__ import annotations
@@ -24,26 +24,41 @@ _NEARLY: Final = 0.9
 
 
 class SilencePolicy(msgspec.Struct, frozen=True):
-    """The lane stops when so many leads are `overdue` and nothing was heard since the oldest of them was accepted."""
+    """A destination is held when so many of its leads are `overdue` and none was called back about since the oldest of
+    them was accepted.
+    """
 
     overdue: int = 5
 
 
-class Hearing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a lane hears. Times are epoch ms.
+class Ear(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is heard of one destination. Times are epoch ms.
 
     heard_ms    of the last callback that settled a lead. overdue: leads that are overdue and were accepted after it,
                 the oldest of them at `oldest_ms`. told_ms: when that was told as a silence, 0 if it was not.
-    listened_ms the last time at which somebody is known to have listened; gaps: (from, to) of the last times at which
-                nobody did.
+    over_ms     when the last silence was told that is over: leads accepted before prove nothing any more.
     """
 
     heard_ms: int = 0
     overdue: int = 0
     oldest_ms: int = 0
     told_ms: int = 0
+    over_ms: int = 0
+
+
+class Hearing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a lane hears, `of` each destination. Times are epoch ms.
+
+    listened_ms the last time at which somebody is known to have listened; gaps: (from, to) of the last times at which
+                nobody did.
+    heard_ms, told_ms  of all destinations, in a row from before they were told apart.
+    """
+
+    heard_ms: int = 0
+    told_ms: int = 0
     listened_ms: int = 0
     gaps: tuple[tuple[int, int], ...] = ()
+    of: dict[str, Ear] = {}
 
 
 def problems(policy: SilencePolicy) -> list[str]:
@@ -51,32 +66,43 @@ def problems(policy: SilencePolicy) -> list[str]:
     return out_of_range(policy, overdue=(1, 10_000))
 
 
-def heard(state: Hearing, now_ms: int) -> Hearing:
+def ear(state: Hearing, destination: str) -> Ear:
+    """What was heard of it."""
+    return state.of.get(destination) or Ear(state.heard_ms, over_ms=state.told_ms)
+
+
+def keep(state: Hearing, destination: str, heard_now: Ear) -> Hearing:
+    """With the new state of one destination."""
+    return msgspec.structs.replace(state, of={**state.of, destination: heard_now})
+
+
+def heard(state: Ear, now_ms: int) -> Ear:
     """A callback has settled a lead."""
-    return msgspec.structs.replace(state, heard_ms=now_ms, overdue=0, oldest_ms=0, told_ms=0)
+    return Ear(now_ms, over_ms=state.over_ms)
 
 
-def overdue(state: Hearing, accepted_ms: int) -> Hearing:
+def overdue(state: Ear, accepted_ms: int) -> Ear:
     """One lead more is overdue."""
-    if accepted_ms <= state.heard_ms:
+    if accepted_ms <= max(state.heard_ms, state.over_ms):
         return state
     oldest_ms = min(state.oldest_ms or accepted_ms, accepted_ms)
     return msgspec.structs.replace(state, overdue=state.overdue + 1, oldest_ms=oldest_ms)
 
 
-def is_news(policy: SilencePolicy, state: Hearing) -> bool:
+def is_news(policy: SilencePolicy, state: Ear) -> bool:
     """Whether it is a silence that was not told yet."""
     return state.overdue >= policy.overdue and not state.told_ms
 
 
-def told(state: Hearing, now_ms: int) -> Hearing:
+def told(state: Ear, now_ms: int) -> Ear:
     """It is told now: once a silence."""
     return msgspec.structs.replace(state, told_ms=now_ms)
 
 
 def over(state: Hearing) -> Hearing:
-    """The lane goes on. Leads from before the silence was told prove nothing any more; later ones may again."""
-    return Hearing(max(state.heard_ms, state.told_ms), listened_ms=state.listened_ms, gaps=state.gaps)
+    """The lane goes on. Leads from before a silence was told prove nothing any more; later ones may again."""
+    of = {name: Ear(each.heard_ms, over_ms=each.told_ms) if each.told_ms else each for name, each in state.of.items()}
+    return msgspec.structs.replace(state, of=of)
 
 
 def listening(state: Hearing, now_ms: int) -> Hearing:
@@ -102,6 +128,8 @@ class Evidence(msgspec.Struct, frozen=True):
 
     callback_url  '' when it answered, else what came instead. webhooks: by id, of the table's pool.
     spent         credits that this lane has booked in this month.
+    heard_ms      of the last callback from this table, 0 if there was none. others: those of the workspace that have
+                  called back meanwhile.
     """
 
     destination: str
@@ -110,6 +138,8 @@ class Evidence(msgspec.Struct, frozen=True):
     callback_url: str
     webhooks: Mapping[str, Webhook]
     spent: int
+    heard_ms: int
+    others: tuple[str, ...] = ()
 
 
 def causes(evidence: Evidence) -> str:
@@ -117,8 +147,11 @@ def causes(evidence: Evidence) -> str:
     found = [
         f"the credits of this workspace are used up (booked here this month: {evidence.spent}): top up, then run the "
         "rows in Clay again, for nothing resumes by itself",
-        f"auto-run is off in the table of {evidence.destination}, or its HTTP column does not run: switch it on",
+        f"auto-run is off in the table of {evidence.destination}, or its HTTP column does not run "
+        f"({_of_table(evidence)}): switch it on",
     ]
+    if evidence.others:  # which have the same credits
+        found.reverse()
     counts = ", ".join(f"{name} has had {webhook.count}" for name, webhook in evidence.webhooks.items())
     full = f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): put a new one in"
     nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in evidence.webhooks.values())
@@ -128,8 +161,18 @@ def causes(evidence: Evidence) -> str:
     else:
         found.append("the callback URL answers from here, so look at what stands between it and Clay last")
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(found, 1))
-    since = datetime.fromtimestamp(evidence.oldest_ms / 1000, UTC)
     return (
-        f"{evidence.overdue} leads are overdue and no callback came since {since:%Y-%m-%d %H:%M:%S} UTC, while the "
-        f"webhook takes every lead. Likely, in this order: {numbered}"
+        f"{evidence.overdue} leads of {evidence.destination} are overdue and no callback of it came since "
+        f"{_utc(evidence.oldest_ms)}, while its webhook takes every lead. Likely, in this order: {numbered}"
     )
+
+
+def _of_table(evidence: Evidence) -> str:
+    """What is known of it from outside, and where to see the rest."""
+    last = f"it called back last at {_utc(evidence.heard_ms)}" if evidence.heard_ms else "it has never called back"
+    others = f", while {' and '.join(evidence.others)} did since, with the same credits" if evidence.others else ""
+    return f"{last}{others}; its newest rows in Clay show whether they ran"
+
+
+def _utc(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

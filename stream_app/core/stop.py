@@ -24,7 +24,8 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
     probes.
 
     `probe` is the number of the last probe, whose lease runs until `lease_until_ms` (0: none under way).
-    `destination` is the one that was turned away, `setup_id` what its token and webhooks were then.
+    `destination` is the one that was turned away, `setup_id` what its token and webhooks were then; `alone`: only its
+    leads are held.
     """
 
     reason: str
@@ -36,6 +37,7 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
     lease_until_ms: int = 0
     destination: str = ""
     setup_id: str = ""
+    alone: bool = False
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -54,10 +56,12 @@ def problems(policy: StopPolicy) -> list[str]:
 
 def halt(policy: StopPolicy, state: Stop | None, fresh: Stop, probe: Probe | None = None) -> Stop:
     """The stop after a call was turned away; `fresh`: as it would be now (see `begin`). Only its own probe lengthens
-    it: others in flight say nothing new.
+    it: others in flight say nothing new. Where one destination alone is held and another one is turned away, all are.
     """
     if state is None:
         return fresh
+    if not holds(state, fresh.destination):
+        return msgspec.structs.replace(fresh, alone=False)
     if not _is_current(state, probe):
         return state
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
@@ -67,13 +71,27 @@ def halt(policy: StopPolicy, state: Stop | None, fresh: Stop, probe: Probe | Non
         probe_at_ms=fresh.since_ms + backoff_ms,
         backoff_ms=backoff_ms,
         probe=state.probe,
+        alone=state.alone and fresh.reason == state.reason,
     )
 
 
-def begin(policy: StopPolicy, reason: str, text: str, now_ms: int, destination: str = "", setup_id: str = "") -> Stop:
+def begin(
+    policy: StopPolicy,
+    reason: str,
+    text: str,
+    now_ms: int,
+    destination: str = "",
+    setup_id: str = "",
+    alone: bool = False,
+) -> Stop:
     """A new stop, with its first probe after the shortest interval."""
-    backoff_ms = int(policy.probe_s * 1000)
-    return Stop(reason, text, now_ms, now_ms + backoff_ms, backoff_ms, destination=destination, setup_id=setup_id)
+    wait_ms = int(policy.probe_s * 1000)
+    return Stop(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, alone)
+
+
+def holds(state: Stop | None, destination: str) -> bool:
+    """Whether leads of this destination are held by it."""
+    return state is not None and (not state.alone or state.destination == destination)
 
 
 def probe_now(state: Stop, setup_id: str, now_ms: int) -> Stop:
@@ -108,4 +126,6 @@ def release(state: Stop, probe: Probe | None, now_ms: int) -> Stop:
 
 
 def _is_current(state: Stop, probe: Probe | None) -> bool:
-    return probe is not None and probe.number == state.probe and state.lease_until_ms > 0
+    if probe is None or probe.since_ms != state.since_ms:
+        return False
+    return probe.number == state.probe and state.lease_until_ms > 0

@@ -26,29 +26,36 @@ def due_ms(row: Delivery, there: Destination, lane: Lane) -> int:
     return row.at_ms + int(wait_s * 1000) + silence.unheard_ms(lane.hearing, row.at_ms)
 
 
-def expects_silence(policy: Workspace, lane: Lane, more: int) -> bool:
-    """Whether it may become one with so many leads more that are overdue."""
-    hearing = lane.hearing
-    enough = hearing.overdue + more >= in_force(policy, lane.changes).silence.overdue
-    return enough and not hearing.told_ms and lane.stop is None
+def expects_silence(policy: Workspace, lane: Lane, destination: str, more: int) -> bool:
+    """Whether it may become one with so many leads more of the destination that are overdue."""
+    ear = silence.ear(lane.hearing, destination)
+    enough = ear.overdue + more >= in_force(policy, lane.changes).silence.overdue
+    return enough and not ear.told_ms and not stop.holds(lane.stop, destination)
 
 
-def overdue(policy: Workspace, lane: Lane, accepted_ms: int) -> tuple[Lane, bool]:
+def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
     """The lane with one lead more that is overdue, and whether that makes it a silence, which is then to be told."""
-    lane = msgspec.structs.replace(lane, hearing=silence.overdue(lane.hearing, accepted_ms))
-    news = silence.is_news(in_force(policy, lane.changes).silence, lane.hearing)
-    return lane, news and lane.stop is None
+    ear = silence.overdue(silence.ear(lane.hearing, destination), accepted_ms)
+    news = silence.is_news(in_force(policy, lane.changes).silence, ear)
+    lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, destination, ear))
+    return lane, news and not stop.holds(lane.stop, destination)
 
 
 def evidence(policy: Workspace, lane: Lane, there: Destination, callback_url: str, now_ms: int) -> Evidence:
     """What is known when a silence begins. `callback_url`: '' when it answers, else what came instead."""
     month = budget.meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in there.webhook_ids if name in lane.quota.webhooks}
-    return Evidence(there.alias, lane.hearing.overdue, lane.hearing.oldest_ms, callback_url, pool, month.spent)
+    ear = silence.ear(lane.hearing, there.alias)
+    others = sorted(name for name, other in lane.hearing.of.items() if other.heard_ms > ear.oldest_ms)
+    return Evidence(
+        *(there.alias, ear.overdue, ear.oldest_ms, callback_url, pool, month.spent, ear.heard_ms, tuple(others))
+    )
 
 
 def silent(policy: Workspace, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:
-    """The lane stops: nobody calls back any more."""
+    """The lane stops for this destination, of whose leads nobody calls back about any; if it is the second, for all."""
     policy = in_force(policy, lane.changes)
-    halted = stop.begin(policy.stop, silence.REASON, text, now_ms, destination.alias, destination.setup_id)
-    return msgspec.structs.replace(lane, stop=halted, hearing=silence.told(lane.hearing, now_ms))
+    fresh = stop.begin(policy.stop, silence.REASON, text, now_ms, destination.alias, destination.setup_id, alone=True)
+    ear = silence.told(silence.ear(lane.hearing, destination.alias), now_ms)
+    hearing = silence.keep(lane.hearing, destination.alias, ear)
+    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh), hearing=hearing)

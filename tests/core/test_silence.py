@@ -7,15 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.core.delivery import ROW_VERSION, Delivery
-from stream_app.core.lane import Lane, lifted, take_over
+from stream_app.core.lane import Entry, Held, Lane, admit, lifted, settle, take_over
+from stream_app.core.lane_view import view
+from stream_app.core.outcome import Denied
 from stream_app.core.policy import Destination, Workspace
 from stream_app.core.quota import Quota, Webhook
+from stream_app.core.rate import RatePolicy
 from stream_app.core.silence import (
+    Ear,
     Hearing,
     SilencePolicy,
     causes,
+    ear,
     heard,
     is_news,
+    keep,
     listening,
     over,
     overdue,
@@ -25,17 +31,24 @@ from stream_app.core.silence import (
     unheard_ms,
 )
 from stream_app.core.unanswered import due_ms, evidence, silent
+from stream_app.core.unanswered import overdue as overdue_lead
 
 POLICY = SilencePolicy(overdue=3)
+OTHER = Destination("firms", "acme", ("w2",))
 THERE = Destination("people", "acme", ("w1",), callback_deadline_s=60, callback_grace_s=600)
-ACME = Workspace("acme", "people", silence=POLICY)
+ACME = Workspace("acme", "people", silence=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
 
 
-def after(*accepted_ms: int, state: Hearing | None = None) -> Hearing:
-    state = state or Hearing()
+def after(*accepted_ms: int, state: Ear | None = None) -> Ear:
+    state = state or Ear()
     for at_ms in accepted_ms:
         state = overdue(state, at_ms)
     return state
+
+
+def hears(state: Ear) -> Hearing:
+    """As it is heard of people."""
+    return keep(Hearing(), "people", state)
 
 
 def test_as_many_overdue_leads_as_the_policy_says_are_a_silence_once() -> None:
@@ -53,15 +66,24 @@ def test_a_callback_ends_it_and_older_leads_count_no_more() -> None:
 
 
 def test_once_lifted_only_leads_from_after_it_was_told_count() -> None:
-    state = over(told(after(1, 2, 3), 10))
+    state = ear(over(hears(told(after(1, 2, 3), 10))), "people")
     assert not is_news(POLICY, after(4, 9, 10, state=state))
     assert is_news(POLICY, after(11, 12, 13, state=state))
+
+
+def test_a_row_from_before_destinations_were_told_apart_is_read() -> None:
+    raw = b'{"heard_ms":5,"overdue":3,"oldest_ms":6,"told_ms":10,"listened_ms":9}'
+    state = msgspec.json.decode(raw, type=Hearing)
+    assert state.listened_ms == 9
+    for name in ("people", "firms"):
+        assert not is_news(POLICY, after(6, 7, 10, state=ear(state, name)))
+        assert is_news(POLICY, after(11, 12, 13, state=ear(state, name)))
 
 
 @given(st.lists(st.one_of(st.integers(1, 1_000), st.none()), max_size=40))
 def test_it_is_told_if_and_only_if_enough_are_overdue_since_the_last_callback(steps: list[int | None]) -> None:
     """None: a callback, at the time of the step's place; a number: a lead accepted then is overdue."""
-    state, last_ms = Hearing(), 0
+    state, last_ms = Ear(), 0
     since: list[int] = []
     for now_ms, step in enumerate(steps):
         if step is None:
@@ -102,12 +124,13 @@ def test_a_short_absence_is_none() -> None:
 
 
 def test_the_likely_causes_come_in_their_order_with_what_speaks_for_them() -> None:
-    lane = Lane("acme", 0, hearing=after(1_000, 2_000, 3_000))
+    lane = Lane("acme", 0, hearing=hears(after(1_000, 2_000, 3_000)))
     text = causes(evidence(ACME, lane, THERE, "", 10_000))
     assert [text.index(word) for word in ("credits", "auto-run", "50,000", "callback URL")] == sorted(
         text.index(word) for word in ("credits", "auto-run", "50,000", "callback URL")
     )
-    assert "3 leads are overdue and no callback came since 1970-01-01 00:00:01 UTC" in text
+    assert "3 leads of people are overdue and no callback of it came since 1970-01-01 00:00:01 UTC" in text
+    assert "it has never called back; its newest rows in Clay show whether they ran" in text
     full = msgspec.structs.replace(lane, quota=Quota({"w1": Webhook(49_900), "other": Webhook(50_000)}))
     text = causes(evidence(ACME, full, THERE, "HTTP 502", 10_000))
     assert text.index("callback URL") < text.index("50,000") < text.index("credits"), text
@@ -116,13 +139,58 @@ def test_the_likely_causes_come_in_their_order_with_what_speaks_for_them() -> No
     assert "other" not in text
 
 
+def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:
+    hearing = hears(after(3_000, 4_000, 5_000, state=heard(Ear(), 2_000)))
+    before = Lane("acme", 0, hearing=keep(hearing, "firms", heard(Ear(), 3_000)))
+    text = causes(evidence(ACME, before, THERE, "", 10_000))
+    assert text.index("credits of this workspace") < text.index("auto-run")
+    assert "(it called back last at 1970-01-01 00:00:02 UTC; its newest rows" in text
+    since = Lane("acme", 0, hearing=keep(hearing, "firms", heard(Ear(), 3_001)))
+    text = causes(evidence(ACME, since, THERE, "", 10_000))
+    assert text.index("auto-run") < text.index("credits of this workspace")
+    assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text
+
+
 def test_the_lane_stops_and_counts_anew_when_it_goes_on() -> None:
-    lane = silent(ACME, Lane("acme", 0, hearing=after(1, 2, 3)), THERE, "why", 10)
+    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
     assert lane.stop is not None
     assert (lane.stop.reason, lane.stop.text, lane.stop.destination) == ("silence", "why", "people")
     lane = lifted(lane)
     assert lane.stop is None
-    assert not is_news(POLICY, after(4, 5, 6, state=lane.hearing))
+    assert not is_news(POLICY, after(4, 5, 6, state=ear(lane.hearing, "people")))
+
+
+def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() -> None:
+    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
+    lane, entry = admit(ACME, lane, OTHER, 20, 0)
+    assert isinstance(entry, Entry), "firms goes on"
+    _, held = admit(ACME, lane, THERE, 20, 0)
+    assert isinstance(held, Held)
+    assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("silence", "silence")
+    for accepted_ms in (30, 31):
+        lane, news = overdue_lead(ACME, lane, "firms", accepted_ms)
+        assert not news
+    lane, news = overdue_lead(ACME, lane, "firms", 32)
+    assert news
+    lane = silent(ACME, lane, OTHER, "both", 40)
+    for there in (THERE, OTHER):
+        _, held = admit(ACME, lane, there, 50, 0)
+        assert isinstance(held, Held)
+        assert held.text == "both"
+    lane = lifted(lane)
+    for name in ("people", "firms"):
+        assert not is_news(POLICY, after(8, 9, 10, state=ear(lane.hearing, name)))
+
+
+def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
+    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
+    lane, entry = admit(ACME, lane, OTHER, 20, 0)
+    assert isinstance(entry, Entry)
+    lane, _ = settle(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
+    assert lane.stop is not None
+    assert (lane.stop.reason, lane.stop.destination, lane.stop.alone) == ("http_401", "firms", False)
+    lane = lifted(lane)
+    assert is_news(POLICY, after(11, 12, 13, state=ear(lane.hearing, "people"))), "told anew if it is silent still"
 
 
 def test_a_policy_that_makes_no_sense_is_named() -> None:

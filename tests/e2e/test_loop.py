@@ -192,7 +192,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         last_ms = max(row["at_ms"] for row in line.ledger() if row["kind"] == "callback")
         assert told.at_ms - last_ms <= (2 * deadline_s + 30) * 1_000
         assert told.reason == "silence"
-        assert told.text.startswith(f"{overdue} leads are overdue")
+        assert told.text.startswith(f"{overdue} leads of {told.destination} are overdue")
         assert "the callback URL answers from here" in told.text
         await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the lane says that it is held")
         # Into the void went what the rate allows until the first leads were overdue, and 3 s for a busy machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -255,6 +256,50 @@ def test_a_lane_that_hears_nothing_stops_says_why_and_goes_on_when_a_probe_is_an
         bench.call_back(lead_id="id4")
         await asyncio.sleep(10.0)
         assert len(bench.clay.bodies) == 7, "the probe's is"
+        assert bench.alarms == []
+
+    run(main())
+
+
+class TwoTables(Bench):
+    """A second destination in the same workspace: firms."""
+
+    def owner(self) -> Partition:
+        firms = msgspec.structs.replace(self.plan.destinations["acme-main"], alias="firms", webhook_ids=("firms-0",))
+        self.plan = msgspec.structs.replace(self.plan, destinations={**self.plan.destinations, "firms": firms})
+        return super().owner()
+
+    def publish_firm(self, name: str) -> None:
+        lead = {"lead_id": name, "destination": "firms", "fields": {"email": f"{name}@example.com"}}
+        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", json.dumps(lead).encode()))
+
+    def firms(self) -> list[str]:
+        """The ids of those that Clay got."""
+        ids: list[str] = [json.loads(body)["lead_id"] for body in self.clay.bodies]
+        return [lead_id for lead_id in ids if lead_id.startswith("firm")]
+
+
+def test_a_table_that_calls_back_covers_up_for_no_other_one() -> None:
+    async def main() -> None:
+        bench = TwoTables(Setup(silent_after=3))
+        await bench.serve()
+        for number in range(20):
+            bench.publish(f"id{number}", f"p{number}")
+            bench.publish_firm(f"firm{number}")
+            await asyncio.sleep(5.0)
+            bench.call_back(lead_id=f"id{number}")
+        sent = len(bench.firms())
+        assert sent <= 13, "3 are overdue after 60 s, and one was sent in 5 s"
+        [told] = [event for event in _all(bench) if event["status"] == "credits_exhausted_suspected"]
+        assert told["lead_id"] == "firm2"
+        assert "3 leads of firms are overdue" in told["text"]
+        assert "1. auto-run is off in the table of firms" in told["text"]
+        assert bench.partition._lanes.view("acme").holds == "silence"
+        await asyncio.sleep(400.0)
+        assert len(bench.firms()) == sent + 1, "one probe"
+        bench.call_back(lead_id=bench.firms()[-1], destination="firms")
+        await asyncio.sleep(10.0)
+        assert len(bench.clay.bodies) == 40
         assert bench.alarms == []
 
     run(main())
