@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.closing import stop_consumer
+from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 
 _FRESH_S: Final = 5.0
@@ -54,7 +54,7 @@ class Backlog:
             ends = await consumer.end_offsets(self._logs)
         finally:
             await stop_consumer(consumer)
-            await admin.close()
+            await close_admin(admin)
         left = dict.fromkeys(self._topics, 0)
         for log in self._logs:
             left[log.topic] += max(0, ends[log] - max(begins[log], passed.get(log, 0)))

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.closing import stop_consumer
+from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.audit import audit
 from stream_app.core.books import Books, Problem, Report
@@ -104,7 +104,7 @@ class BooksReader:
                 found.update({tp: at.offset for tp, at in offsets.items()})
             return found
         finally:
-            await admin.close()
+            await close_admin(admin)
 
     async def _cut(self, consumer: Any) -> tuple[set[int], dict[TopicPartition, int]]:
         """Ends of state and status, and the partitions in which both are of the same moment.

@@ -10,6 +10,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Record
@@ -66,4 +67,4 @@ async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackI
     try:
         yield CallbackInbox(producer)
     finally:
-        await producer.stop()
+        await stop_producer(producer)

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.closing import close_admin
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.explain import Group
@@ -38,7 +39,7 @@ async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[st
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer: {error!r}; try again") from error
     finally:
-        await admin.close()
+        await close_admin(admin)
 
 
 async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
 
+from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import StreamAppError
 
@@ -34,7 +35,7 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
             "TLS and SASL settings right, and does a firewall let this machine through?"
         ) from error
     finally:
-        await admin.close()
+        await close_admin(admin)
     return f"{len(cluster['brokers'])} brokers answer at {connection.bootstrap}"
 
 
@@ -50,7 +51,7 @@ async def may_transact(connection: KafkaConnection, transactional_id: str, withi
     except (KafkaError, TimeoutError) as error:
         raise ProbeFailed(f"Kafka gives no transactional id ({_name(error)}): is it healthy? Else {allow}") from error
     finally:
-        await producer.stop()
+        await stop_producer(producer)
     return "transactions are allowed"
 
 
@@ -66,7 +67,7 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
             f"Kafka does not show the offsets of {group} ({_name(error)}): allow Read and Describe on the group"
         ) from error
     finally:
-        await admin.close()
+        await close_admin(admin)
     return f"group {group} is open to us"
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaProducer
 
+from stream_app.adapters.closing import stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.record import Record
 
@@ -35,4 +36,4 @@ async def kafka_publisher(connection: KafkaConnection, max_request_bytes: int) -
     try:
         yield KafkaPublisher(producer)
     finally:
-        await producer.stop()
+        await stop_producer(producer)

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.closing import stop_consumer
+from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.publisher import KafkaPublisher
 from stream_app.core.errors import BrokerUnavailable
@@ -82,7 +82,7 @@ class ReplayState:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await stop_consumer(self._consumer)
-        await self._admin.close()
+        await close_admin(self._admin)
 
     async def begin(self, partition: int) -> Begin:
         """How to begin with a partition that has just become ours; a new epoch is recorded when this returns."""

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from stream_app.adapters.closing import close_admin
 from stream_app.core.errors import BrokerUnavailable, TopicsError
 from stream_app.core.topics import TopicPlan
 
@@ -112,7 +113,7 @@ async def _admin(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIte
     except KafkaError as exc:
         raise BrokerUnavailable(f"Kafka at {where}: {exc}. {_LOOK}") from exc
     finally:
-        await admin.close()
+        await close_admin(admin)
 
 
 _LOOK: Final = "Is it running, and is kafka.bootstrap right?"

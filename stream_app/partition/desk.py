@@ -35,7 +35,7 @@ from stream_app.partition.begun import rest_of
 from stream_app.partition.catch_up import CatchUp
 from stream_app.partition.committer import Committer
 from stream_app.partition.console import Console, is_shared
-from stream_app.partition.ended import died_of
+from stream_app.partition.ended import cancel, died_of
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
@@ -168,11 +168,7 @@ class Partition:
         """Forget everything at once: the partition is no longer ours, or the process ends."""
         self._ready.clear()
         own = [self._committing, self._recovering, self._catching_up]
-        tasks = [walk.task for walk in self._walks if walk.task] + own
-        running = [task for task in tasks if task is not None and not task.done()]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancel([walk.task for walk in self._walks] + own)
         self._gate.clear()
         self._walks.clear()
         self._lanes.gone()
@@ -370,14 +366,7 @@ class Partition:
 
     async def _recover(self, error: Aborted) -> None:
         """Take the partition over again and walk its unfinished records once more, as after a crash."""
-        walks = list(self._walks)
-        for walk in walks:
-            if walk.task is not None:
-                walk.task.cancel()
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-        tasks = [walk.task for walk in walks if walk.task is not None]
-        await asyncio.gather(*tasks, *filter(None, [self._catching_up]), return_exceptions=True)
+        await cancel([walk.task for walk in self._walks] + [self._catching_up])
         self._gate.clear()
         self._give_up_idle()
         self._observer.recovering(self.number, error)

@@ -1,9 +1,12 @@
-"""What a task that has ended died of, the death that looks like none included."""
+"""How tasks end: what one died of, the death that looks like none included, and cancelling one for good."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
+
+_AGAIN_S: Final = 1.0
 
 
 def died_of(task: asyncio.Task[Any]) -> BaseException | None:
@@ -15,3 +18,14 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
     if not task.cancelled():
         return task.exception()
     return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled, and nobody did it")
+
+
+async def cancel(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+    """Return when all have ended. One whose cancellation foreign code has swallowed is cancelled again."""
+    left = {task for task in tasks if task is not None and not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        ended, left = await asyncio.wait(left, timeout=_AGAIN_S)
+        for task in ended:
+            died_of(task)  # or asyncio reports that nobody looked

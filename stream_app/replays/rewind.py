@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.closing import stop_consumer
+from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import Progress
 from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
@@ -113,7 +113,7 @@ async def _ask(settings: Settings, question: Any) -> Any:
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer: {error!r}; try again") from error
     finally:
-        await admin.close()
+        await close_admin(admin)
 
 
 def _connection(settings: Settings) -> KafkaConnection:

@@ -14,6 +14,7 @@ from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker
 from tests.adapters.support import create_topics
 from tests.proxy import ProxiedKafka, Proxy
 
@@ -59,6 +60,23 @@ async def test_a_cancellation_comes_out_of_a_stop(proxy: Proxy, namespace: str) 
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
+
+
+async def test_a_cancellation_comes_out_of_a_stop_whenever_it_comes(kafka: Broker) -> None:
+    """aiokafka's client swallows one while its own task ends: the recovery of a partition waited for ever for that."""
+    turns = 1  # it has begun
+    while True:
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+        await consumer.start()
+        stopping = asyncio.create_task(stop_consumer(consumer))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not stopping.cancel():
+            break
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        turns += 1
+    assert turns > 1, "it was cancelled on its way"
 
 
 async def test_a_ledger_is_taken_over_although_the_broker_went_while_it_was_read(

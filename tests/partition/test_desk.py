@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -44,10 +45,16 @@ class SlowClay:
 class Bench:
     """Partition 0 of a plan, with `leads` served."""
 
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 1.0, link: Link | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup | None = None,
+        clay_takes_s: float = 1.0,
+        link: Link | None = None,
+        clay: Callable[[float], SlowClay] = SlowClay,
+    ) -> None:
         self.plan = plan_of(setup or Setup())
         self.kafka = MemoryKafka()
-        self.clay = SlowClay(clay_takes_s)
+        self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)
         self.partition = Partition(
@@ -271,6 +278,42 @@ def test_a_recovery_does_not_end_in_silence() -> None:
         link.fences = asyncio.CancelledError()
         await asyncio.sleep(20 * MEMBER_S)
         assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled, and nobody did it"]
+
+    run(main())
+
+
+class LosesOne(ManyRows):
+    """The same, but reading is quick, and the first transaction gets through."""
+
+    sent = 0
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        self.sent += what == "send"
+        if self.sent == 2 and what == "send":
+            raise NoAnswer(what)
+        return request()
+
+
+class DeafClay(SlowClay):
+    """A client that swallows a cancellation, as libraries do."""
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        with suppress(asyncio.CancelledError):
+            await super().send(destination, webhook_id, body)
+        return await super().send(destination, webhook_id, body)
+
+
+def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation() -> None:
+    """aiokafka swallows them: the partition stood still until the process was ended."""
+
+    async def main() -> None:
+        bench = Bench(None, 1_000.0, LosesOne(), DeafClay)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(1.0)
+        bench.publish("id1", "p1")
+        await asyncio.sleep(20.0)
+        assert sorted(bench.states()) == ["received", "received", "send_uncertain", "sending", "sending"]
 
     run(main())
 
