@@ -1,6 +1,6 @@
 """The replay app: brings dead letters and deferred leads back to `leads.retry` when they are due.
 
-    leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  leads.retry
+    leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter one  ->  leads.retry
 
 It only copies bytes and counts: the line decides what becomes of a lead, and knows a copy from its successor, so that
 a record published twice after a crash of this app is harmless. Nothing is held in memory but the head of each tier.
@@ -120,16 +120,14 @@ class Replay:
         return serve
 
     async def _forward(self, onward: _Onward, inlet: Inlet, taken: Taken, envelope: Envelope | None) -> bool:
-        """To `leads.retry` if it is due, else into (another) tier; None is passed over. False: it was given up."""
+        """To `leads.retry` if it is due, else into the next tier; None is passed over. False: it was given up."""
         if envelope is None:
             await onward.skip(taken)
             return True
-        delay_ms = envelope.not_before_ms - self._clock.now_ms()
-        tier = tier_s(self._policy, delay_ms)
+        tier = tier_s(self._policy, envelope.not_before_ms - self._clock.now_ms())
         if not await self._free(taken.key, inlet, paced=tier is None):
             inlet.give_up(taken)
             return False
-        # What is left after the tier is less than the shortest tier's worth: good enough, and never early.
         topic = self._topics.retry if tier is None else self._topics.wait(tier)
         # Kafka takes no record with neither key nor value.
         key = taken.key if taken.value is not None else taken.key or b""

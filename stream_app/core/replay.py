@@ -1,7 +1,8 @@
 """When a lead that failed or was held back comes again: backoff, and the delay tier that carries it there.
 
 A delay tier is a topic whose records all wait for the same time from their append, so its head is always the next one
-due and nothing has to be kept in memory. Jitter only chooses the due time, and with it the tier.
+due and nothing has to be kept in memory. A record goes from tier to shorter tier until it is due: never early, and late
+by less than the shortest tier, so that leads come back in the order in which they are due, whatever tiers there are.
 """
 
 from __future__ import annotations
@@ -39,11 +40,15 @@ def replay_due_ms(policy: ReplayPolicy, replay: int, now_ms: int, rand: float) -
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
 
 
-def tier_s(policy: ReplayPolicy, delay_ms: int) -> int | None:
-    """The tier for a delay: the shortest that is not shorter, else the longest. None when it is due already."""
-    if delay_ms <= 0:
+def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
+    """The next tier for what is left of a delay: the longest that is longer by less than the shortest. None: it is due.
+
+    After a tier it is asked for again with what is left then.
+    """
+    if rest_ms <= 0:
         return None
-    return next((tier for tier in policy.tiers_s if tier * 1000 >= delay_ms), policy.tiers_s[-1])
+    late_ms = policy.tiers_s[0] * 1000
+    return next(tier for tier in reversed(policy.tiers_s) if tier * 1000 < rest_ms + late_ms)
 
 
 def returning(envelope: Envelope, epoch: int = 0) -> Envelope | None:

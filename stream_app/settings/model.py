@@ -101,7 +101,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """`tiers_s`: the delays there are, a topic each. Backoff grows from base to cap, and picks a tier.
+    """`tiers_s`: the waits there are, a topic each; a delay is made up of them. Backoff grows from base to cap.
 
     max_replays, max_returns  how often a lead comes back: in one rewind epoch, and in all (more is a loop).
     rate_share  the part of its lane's rate at which a workspace's replays are brought back at most.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 
 from stream_app.agents.replay import Replay
 from stream_app.core.envelope import Envelope, read_envelope
@@ -71,7 +71,7 @@ def due_in(seconds: float) -> Envelope:
 def test_each_goes_where_it_belongs_and_is_acked() -> None:
     async def main() -> None:
         poison = Envelope(origin="leads/0/3", disposition="poison")
-        bench = Bench([letter(0), letter(1, due_in(1.5)), letter(2, due_in(30)), letter(3, poison)])
+        bench = Bench([letter(0), letter(1, due_in(1.5)), letter(2, due_in(90)), letter(3, poison)])
         await bench.serve()
         assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
         assert bench.inlet.acked == [0, 1, 2, 3]
@@ -154,6 +154,77 @@ def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
         assert len(times_s) == 50
         assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
         assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
+
+    run(main())
+
+
+class Topic(NotingInlet):
+    """An inlet of what was published to a topic, at any time."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic=topic)
+        self.coming: asyncio.Queue[Taken] = asyncio.Queue()
+        self.offset = 0
+
+    async def __aiter__(self) -> AsyncIterator[Taken]:
+        while True:
+            yield await self.coming.get()
+
+    def append(self, record: Record) -> None:
+        self.coming.put_nowait(Taken(self.topic, 0, self.offset, record.key, record.value, record.headers, now_ms()))
+        self.offset += 1
+
+
+class Tiers(Memory):
+    """The replay app with its default tiers: what it publishes, it takes from there."""
+
+    def __init__(self) -> None:
+        super().__init__(Begin())
+        policy = ReplayPolicy()
+        replay = Replay(NAMES, policy, {"acme": 1000.0}, self, self, VirtualClock(), lambda *_: None, lambda *_: None)
+        handlers = {NAMES.deferred: replay.deferred} | {NAMES.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
+        self.inlets = {topic: Topic(topic) for topic in handlers}
+        self._serving = [asyncio.create_task(handler(self.inlets[topic])) for topic, handler in handlers.items()]
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        if record.topic in self.inlets:
+            self.inlets[record.topic].append(record)
+        return await super().publish(record)
+
+    def defer(self, lead: int, due_ms: int) -> None:
+        envelope = Envelope(origin=f"leads/0/{lead}", way="deferred", not_before_ms=due_ms)
+        self.inlets[NAMES.deferred].append(Record(NAMES.deferred, b"acme", b"{}", envelope.to_headers()))
+
+    def back(self) -> list[tuple[int, str]]:
+        """When which lead came to `leads.retry`, in order."""
+        return [
+            (at_ms, read_envelope(Taken(NAMES.retry, 0, 0, None, None, record.headers)).origin)
+            for at_ms, record in self.published
+            if record.topic == NAMES.retry
+        ]
+
+    def close(self) -> None:
+        for serving in self._serving:
+            serving.cancel()
+
+
+def test_deferred_leads_come_back_when_they_are_due_whatever_was_left_when_they_were_deferred() -> None:
+    """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
+
+    async def main() -> None:
+        tiers, began_ms = Tiers(), now_ms()
+        dues_ms = [began_ms + due_s * 1000 for due_s in (61, 61, 65, 68, 670, 673)]
+        for lead, due_ms in enumerate(dues_ms):
+            tiers.defer(lead, due_ms)
+            await asyncio.sleep(2)  # the second has 59 s left
+        await asyncio.sleep(900)
+        back = tiers.back()
+        assert {origin for _, origin in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
+        assert [origin for _, origin in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
+        assert all(0 <= at_ms - due_ms <= 2_100 for (at_ms, _), due_ms in zip(back, dues_ms, strict=True)), back
+        assert len({record.headers for _, record in tiers.published}) == 6
+        assert all(inlet.acked == list(range(inlet.offset)) for inlet in tiers.inlets.values())
+        tiers.close()
 
     run(main())
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -26,6 +26,7 @@ from stream_app.core.replay import (
     begin,
     goes_on,
     redriven,
+    replay_due_ms,
     returning,
     tier_s,
 )
@@ -98,9 +99,45 @@ def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
     assert pace.turn_ms(b"who", 60_000) == 59_000, "an unknown workspace has its own turn"
 
 
-def test_the_tier_is_never_shorter_than_the_delay_unless_there_is_none() -> None:
+def test_the_next_tier_is_the_longest_that_makes_it_late_by_less_than_the_shortest() -> None:
     policy = ReplayPolicy(tiers_s=(2, 60))
-    assert [tier_s(policy, delay) for delay in (-1, 0, 1, 2000, 2001, 99_000)] == [None, None, 2, 2, 60, 60]
+    rests_ms = (-1, 0, 1, 2000, 58_000, 58_001, 60_000, 999_000)
+    assert [tier_s(policy, rest_ms) for rest_ms in rests_ms] == [None, None, 2, 2, 2, 60, 60, 60]
+
+
+def way_through_tiers(policy: ReplayPolicy, delay_ms: int) -> list[int]:
+    tiers = list[int]()
+    while (tier := tier_s(policy, delay_ms - 1000 * sum(tiers))) is not None:
+        tiers.append(tier)
+    return tiers
+
+
+@given(
+    st.sets(st.integers(1, 5_000), min_size=1, max_size=6).map(lambda tiers: tuple(sorted(tiers))),
+    st.integers(-1_000, 20_000_000),
+)
+def test_the_tiers_together_are_never_shorter_than_the_delay_and_longer_by_less_than_the_shortest(
+    tiers_s: tuple[int, ...], delay_ms: int
+) -> None:
+    tiers = way_through_tiers(ReplayPolicy(tiers_s=tiers_s), delay_ms)
+    assert tiers == sorted(tiers, reverse=True)
+    late_ms = 1000 * sum(tiers) - max(0, delay_ms)
+    assert 0 <= late_ms < 1000 * tiers_s[0]
+
+
+def test_with_the_default_tiers_a_delay_is_two_dozen_steps_at_most() -> None:
+    policy = ReplayPolicy()
+    assert max(len(way_through_tiers(policy, rest_s * 1000)) for rest_s in range(policy.tiers_s[-1])) == 23
+    assert way_through_tiers(policy, 599_900) == [600], "a moment has passed since it was meant to wait ten minutes"
+
+
+@pytest.mark.parametrize("replay", [1, 2, 3])
+def test_jitter_spreads_when_they_come_back(replay: int) -> None:
+    policy = ReplayPolicy()
+    dues_ms = [replay_due_ms(policy, replay, 0, tenth / 10) for tenth in range(11)]
+    come_s = [sum(way_through_tiers(policy, due_ms)) for due_ms in dues_ms]
+    assert dues_ms[-1] == 2 * dues_ms[0] == 10_000 * 4 ** (replay - 1)
+    assert all(0 <= come - due_ms / 1000 < policy.tiers_s[0] for come, due_ms in zip(come_s, dues_ms, strict=True))
 
 
 class Partition(RuleBasedStateMachine):

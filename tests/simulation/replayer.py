@@ -47,8 +47,9 @@ class Replayer:
             position = taken.offset + 1
             back = returning(read_envelope(taken))
             if back is not None:
-                due_ms = taken.timestamp_ms + delay_s * 1000 if delay_s else read_envelope(taken).not_before_ms
-                self._publish_at(due_ms, taken, back)
+                # Never before its tier lets it go; what is left then takes as long in other tiers.
+                let_go_ms = taken.timestamp_ms + delay_s * 1000 if delay_s else 0
+                self._publish_at(max(let_go_ms, back.not_before_ms), taken, back)
         log.readers.append(lambda: self._follow(topic, partition, position, delay_s))
 
     def _publish_at(self, due_ms: int, taken: Taken, back: Envelope) -> None:
