@@ -170,15 +170,18 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(kafka: Broke
         await line.books_balance()
 
 
-async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace: str) -> None:
-    """The credits are used up: Clay says 2xx to every lead, and calls back about none. Topped up, all goes on."""
-    deadline_s, overdue, rate_per_s, burst, leads = 4, 5, 10, 5, 150
+@pytest.mark.parametrize("cause", ["credits", "auto-run"])
+async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace: str, cause: str) -> None:
+    """The credits are used up, or auto-run is off: Clay says 2xx to every lead, and calls back about none. Once that is
+    mended, all goes on.
+    """
+    deadline_s, overdue, rate_per_s, burst, leads = 3, 5, 10, 5, 110
     async with Loop(
         kafka.bootstrap,
         namespace,
         1,
         callbacks=True,
-        script=CALLBACK + "[plan]\ncredits = 200\n",
+        script=CALLBACK + f"[plan]\ncredits = {200 if cause == 'credits' else 6_000}\n",
         workspace=f"silence = {{ overdue = {overdue} }}",
         destination=f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120\nestimate_credits = 9",
         rate_per_s=rate_per_s,
@@ -187,6 +190,8 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         gateway, worker = line.start("gateway"), line.join()
         await line.publish(line.leads(leads))
         await line.until(lambda: line.answered() >= 10, 60, "results come back")
+        if cause == "auto-run":
+            line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": False})
         await line.until(lambda: line.last()["credits_exhausted_suspected"] == 1, 90, "the silence is told")
         told = next(s[-1] for s in line.stories.values() if s[-1].status == "credits_exhausted_suspected")
         last_ms = max(row["at_ms"] for row in line.ledger() if row["kind"] == "callback")
@@ -194,6 +199,8 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         assert told.reason == "silence"
         assert told.text.startswith(f"{overdue} leads of {told.destination} are overdue")
         assert "the callback URL answers from here" in told.text
+        assert "auto-run is off in the table of" in told.text
+        assert "it called back last at 2" in told.text
         await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the lane says that it is held")
         # Into the void went what the rate allows until the first leads were overdue, and 3 s for a busy machine.
         wasted = [request for request in line.requests() if request.at_ms > last_ms]
@@ -203,9 +210,12 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         assert code == 0, said
         assert '"silence"' in said
 
-        line.control("POST", "/control/credits", {"workspace": "w0", "add": 6_000})
+        if cause == "auto-run":
+            line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": True})
+        else:
+            line.control("POST", "/control/credits", {"workspace": "w0", "add": 6_000})
         line.control("POST", "/control/rerun", {"webhook": "w0--crm"})
-        code, said = await line.run("lanes", "resume", "w0", "--why", "topped up")
+        code, said = await line.run("lanes", "resume", "w0", "--why", "mended")
         assert code == 0, said
         resumed_ms = now_ms()
         await line.until(lambda: line.answered() >= leads, 60, "all are answered")
