@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
+from unittest.mock import Mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +80,14 @@ def test_no_change_of_it_is_good(at: int, put: str) -> None:
 def test_nothing_that_somebody_types_is_an_error(token: str) -> None:
     assert isinstance(verify(KEYS, token, *LEAD), str)
     assert isinstance(verify(KEYS, f"{KEYS.first}.{token}", *LEAD), str)
+
+
+@pytest.mark.parametrize("token", [sign(KEYS, *LEAD), f"{KEYS.first}.x", sign(KEYS, *LEAD)[:-1] + "!"])
+def test_the_comparison_takes_as_long_whatever_is_wrong(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = Mock(wraps=hmac.compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    verify(KEYS, token, *LEAD)
+    compared.assert_called_once_with(sign(KEYS, *LEAD).encode(), token.encode())
 
 
 def test_no_secret_shows() -> None:

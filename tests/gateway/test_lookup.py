@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import jsonschema
@@ -125,6 +127,16 @@ async def test_who_may_ask(api: Api, how: dict[str, Any], status: int, error: st
             assert TOKEN not in answer.text
         assert answer.headers["cache-control"] == "no-store"
         assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+@pytest.mark.parametrize("given", [TOKEN, TOKEN[:-1], "wrong"])
+async def test_the_token_is_compared_as_long_whatever_comes(
+    api: Api, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = Mock(wraps=hmac.compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    await api.get("/lanes", token=TOKEN, given=f"Bearer {given}")
+    compared.assert_called_once_with(given.encode(), TOKEN.encode())
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])

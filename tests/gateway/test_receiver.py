@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock, call
 
 import httpx
 import pytest
@@ -184,6 +186,14 @@ async def test_a_table_with_a_secret_of_its_own() -> None:
     assert (await gateway.post(body, STATIC)).status_code == 401
     assert (await gateway.post(body, URL, {"x-callback-secret": SECRET})).status_code == 401, "another table's"
     assert gateway.counted() == {"enriched": 2, "bad_secret": 1, "no_secret": 1, "no_token": 1}
+
+
+@pytest.mark.parametrize("given", [SECRET, "the one before", "wrong"])
+async def test_all_secrets_are_compared_as_long_whatever_comes(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = Mock(wraps=hmac.compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    await Gateway().post({"lead_id": "crm-17", "title": "CEO"}, STATIC, {"x-callback-secret": given})
+    assert compared.mock_calls == [call(given.encode(), each) for each in (SECRET.encode(), b"the one before")]
 
 
 async def test_a_token_that_comes_to_such_a_table_must_be_right() -> None:

@@ -17,7 +17,7 @@ from stream_app.core.messages import Callback, Result, Status, StatusEvent
 from stream_app.core.record import Record
 from stream_app.partition.desk import Partition
 from tests.partition.test_desk import Bench as LeadBench
-from tests.partition.virtual import run
+from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 
@@ -109,6 +109,22 @@ def test_an_accepted_lead_gets_its_answer_and_its_lane_the_bill(outcome: Status)
             assert result.partial == (outcome == "partial")
         else:
             assert bench.results() == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
+def test_a_gateway_whose_clock_is_an_hour_off_is_believed_as_well(off_s: int, age_s: int) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.row("accepted", at_ms=now_ms())
+        for _ in range(2):
+            bench.call_back(at_ms=1_796_083_139_000 + off_s * 1_000)
+        await settled(bench)
+        assert [event.status for event in bench.events()] == ["enriched"]
+        assert bench.told(1) == [("callback_duplicate", "answered")]
+        assert [result.age_s for result in bench.results()] == [age_s]
+        assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 7)
 
     run(main())
 
