@@ -27,7 +27,7 @@ from stream_app.core.envelope import Envelope
 from stream_app.core.lead import people
 from stream_app.core.record import Record
 from stream_app.core.suppression import Suppression, person_row
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import free_port
 from stream_app.settings import Settings, client_options, load_settings
 
@@ -88,7 +88,7 @@ def suppressions(settings: Settings, people_: int) -> Iterator[Record]:
             yield Record(settings.names.state, person_row(person), row, (), partition)
 
 
-def prepare(directory: Path, bootstrap: str, namespace: str = "") -> tuple[Path, Settings]:
+def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Settings]:
     """A configuration in a file, with its topics on that broker."""
     config = directory / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=bootstrap, namespace=namespace, partitions=PARTITIONS, port=free_port()))
@@ -140,8 +140,8 @@ def main() -> None:
     parser.add_argument("--letters", type=int, default=1_000_000)
     parser.add_argument("--suppressed", type=int, default=1_000, help="people on the list, for a second count")
     args = parser.parse_args()
-    with LocalKafka(progress=say) as kafka, tempfile.TemporaryDirectory() as directory:
-        config, settings = prepare(Path(directory), kafka.bootstrap)
+    with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:
+        config, settings = prepare(Path(directory), kafka.bootstrap, unused("dead-letters"))
         now_ms = time.time_ns() // 1_000_000
         asyncio.run(write(settings, (letter(n, now_ms, now_ms) for n in range(args.letters))))
         count(config, args.letters)

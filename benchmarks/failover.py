@@ -18,7 +18,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from tests.e2e.fleet import Fleet, now_ms
 from tests.e2e.load import Load
 
@@ -30,10 +30,10 @@ _STRAGGLERS_MS = 500  # what the dead worker had sent may be read by Clay a mome
 _WITHIN_S = 60.0
 
 
-async def measure(runs: int, progress: Callable[[str], None]) -> list[list[float]]:
+async def measure(bootstrap: str, runs: int, progress: Callable[[str], None]) -> list[list[float]]:
     """For each run the seconds that each lane of the dead worker stood still."""
     found: list[list[float]] = []
-    async with LocalKafka() as kafka, Fleet(kafka.bootstrap, "failover.", LANES, partitions=LANES) as line:
+    async with Fleet(bootstrap, unused("failover"), LANES, partitions=LANES) as line:
         team = [line.join() for _ in range(WORKERS)]
         async with Load(line, PER_S):
             for run in range(runs):
@@ -66,7 +66,9 @@ def main() -> None:
     if arguments.runs < 2:
         parser.error("--runs must be at least 2: there is no distribution of one")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    runs = asyncio.run(measure(arguments.runs, Console(stderr=True).print))
+    progress = Console(stderr=True).print
+    with kafka_for(progress) as kafka:
+        runs = asyncio.run(measure(kafka.bootstrap, arguments.runs, progress))
     rows = {
         "each lane": spread_of([s for run in runs for s in run]),
         "a run's slowest": spread_of(list(map(max, runs))),

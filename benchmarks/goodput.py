@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.core.breaker import BreakerPolicy
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from tests.e2e.fleet import Fleet, Request, now_ms
 
 LIMIT_PER_S = 8
@@ -101,7 +101,7 @@ async def begin(bootstrap: str, name: str, setup: Setup, stack: AsyncExitStack) 
     """A case with its leads and its worker. One after the other: they share the environment of their webhooks."""
     line = Fleet(
         bootstrap,
-        f"{name.replace(' ', '-')}.",
+        unused(name.replace(" ", "-")),
         1,
         partitions=1,
         workspace=setup.workspace,
@@ -165,19 +165,19 @@ def _once(line: Fleet) -> None:
 
 
 async def measure(
-    outage_s: float, around_s: float, steady_s: float, progress: Callable[[str], None]
+    bootstrap: str, outage_s: float, around_s: float, steady_s: float, progress: Callable[[str], None]
 ) -> tuple[dict[str, Outage], dict[str, Steady]]:
     """All cases at once, on one broker."""
     outage_run_s, steady_run_s = 2 * around_s + outage_s, SETTLE_S + steady_s
     outages: dict[str, asyncio.Task[Outage]] = {}
     quotas: dict[str, asyncio.Task[Steady]] = {}
-    async with LocalKafka(progress=progress) as kafka, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         for name, policy in BREAKERS.items():
             setup = Setup(LIMIT_PER_S, CLAY, outage_run_s, workspace=_workspace(policy))
-            line = await begin(kafka.bootstrap, name, setup, stack)
+            line = await begin(bootstrap, name, setup, stack)
             outages[name] = tasks.create_task(outage(line, policy, outage_s, around_s))
         for name, rate in RATES.items():
-            line = await begin(kafka.bootstrap, name, Setup(TOO_FAST_PER_S, AT_QUOTA, steady_run_s, rate=rate), stack)
+            line = await begin(bootstrap, name, Setup(TOO_FAST_PER_S, AT_QUOTA, steady_run_s, rate=rate), stack)
             quotas[name] = tasks.create_task(steady(line, steady_s))
         progress(f"all {len(outages) + len(quotas)} cases run, for {max(outage_run_s, steady_run_s):.0f} s")
     return (
@@ -230,9 +230,10 @@ def main() -> None:
     if min(arguments.outage_s, arguments.around_s, arguments.steady_s) < LEAST_S:
         parser.error(f"--outage-s, --around-s and --steady-s must be at least {LEAST_S:g}")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    outages, quotas = asyncio.run(
-        measure(arguments.outage_s, arguments.around_s, arguments.steady_s, Console(stderr=True).print)
-    )
+    progress = Console(stderr=True).print
+    with kafka_for(progress) as kafka:
+        run = measure(kafka.bootstrap, arguments.outage_s, arguments.around_s, arguments.steady_s, progress)
+        outages, quotas = asyncio.run(run)
     failed = missed(outages, quotas)
     if arguments.json:
         found = {"outage_s": arguments.outage_s, "outage": outages, "at_quota": quotas, "missed": failed}

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.core.record import Record
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.settings import Shares
 from tests.e2e.fleet import Fleet, now_ms
 
@@ -116,15 +116,14 @@ def took_ms(line: Fleet, published: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-async def measure(bulk: int, hot: int, progress: Callable[[str], None]) -> dict[str, Row]:
+async def measure(bootstrap: str, bulk: int, hot: int, progress: Callable[[str], None]) -> dict[str, Row]:
     """Both cases, one after the other."""
     rows: dict[str, Row] = {}
-    async with LocalKafka(progress=progress) as kafka:
-        for name, on_bulk in (("hot lane", False), ("one queue", True)):
-            progress(f"{name} ...")
-            namespace = f"{name.replace(' ', '-')}."
-            async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, rate_per_s=PER_S, burst=10) as line:
-                rows[name] = await case(line, bulk, hot, on_bulk)
+    for name, on_bulk in (("hot lane", False), ("one queue", True)):
+        progress(f"{name} ...")
+        namespace = unused(name.replace(" ", "-"))
+        async with Fleet(bootstrap, namespace, 1, partitions=1, rate_per_s=PER_S, burst=10) as line:
+            rows[name] = await case(line, bulk, hot, on_bulk)
     return rows
 
 
@@ -155,7 +154,9 @@ def main() -> None:
     if arguments.bulk < needed:
         parser.error(f"--bulk must be at least {needed} for {arguments.hot} hot leads, or it ends before they do")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    rows = asyncio.run(measure(arguments.bulk, arguments.hot, Console(stderr=True).print))
+    progress = Console(stderr=True).print
+    with kafka_for(progress) as kafka:
+        rows = asyncio.run(measure(kafka.bootstrap, arguments.bulk, arguments.hot, progress))
     failed = missed(rows["hot lane"])
     if arguments.json:
         found = {"bulk": arguments.bulk, "rows": rows, "missed": failed}

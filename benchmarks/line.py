@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.core.webhook import WEBHOOK_PATH
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, free_port
 
 PARTITIONS = 4
@@ -169,9 +169,10 @@ class _Bench:
             assert target.stdout is not None
             port = int(target.stdout.readline())
             url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
-            config, environment, metrics = configure(directory, case, self._bootstrap, self._in_flight, url)
+            namespace = unused(case)
+            config, environment, metrics = configure(directory, namespace, self._bootstrap, self._in_flight, url)
             asyncio.run(publish(config, environment, leads))
-            topic = f"{case}.leads"
+            topic = f"{namespace}leads"
             command = {
                 "worker": [sys.executable, "-m", "stream_app", "worker", "--config", str(config)],
                 "bare": [
@@ -198,13 +199,15 @@ class _Bench:
             target.kill()
 
 
-def configure(directory: Path, case: str, bootstrap: str, in_flight: int, url: str) -> tuple[Path, dict[str, str], int]:
+def configure(
+    directory: Path, namespace: str, bootstrap: str, in_flight: int, url: str
+) -> tuple[Path, dict[str, str], int]:
     """A config file with a lane for each partition, its environment, and the port of the worker's metrics."""
     metrics = free_port()
-    config = directory / f"{case}.toml"
+    config = directory / f"{namespace}toml"
     head = CONFIG.format(
         bootstrap=bootstrap,
-        namespace=f"{case}.",
+        namespace=namespace,
         partitions=PARTITIONS,
         in_flight=max(1, in_flight // PARTITIONS),
         port=metrics,
@@ -317,7 +320,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     rows: dict[str, dict[str, float]] = {}
     children = ChildProcesses("bench")
     try:
-        with LocalKafka(progress=console.print) as kafka:
+        with kafka_for(console.print) as kafka:
             bench = _Bench(kafka.bootstrap, children, arguments.leads, arguments.in_flight)
             for case in [arguments.only] if arguments.only else ["bare", "worker", "stock"]:
                 console.print(f"{case} ...")

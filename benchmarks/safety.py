@@ -36,7 +36,7 @@ from stream_app.core.lead import read_lead
 from stream_app.core.outcome import Accepted, Outcome
 from stream_app.core.record import Record
 from stream_app.core.story import Step
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
 from stream_app.partition.gate import Gate
 from stream_app.settings import Settings, load_settings
@@ -131,7 +131,8 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
 
 
 def _case(case: str, bootstrap: str, directory: Path, leads: int, in_flight: int) -> dict[str, float]:
-    config, environment, _ = configure(directory, case, bootstrap, in_flight, "http://127.0.0.1:9/v3/sources/webhook/")
+    nowhere = "http://127.0.0.1:9/v3/sources/webhook/"
+    config, environment, _ = configure(directory, unused(case), bootstrap, in_flight, nowhere)
     asyncio.run(publish(config, environment, leads))
     counter = _Counter(directory / f"{case}.count")
     command = [sys.executable, "-m", "benchmarks.safety", "--child", case, str(config), str(directory)]
@@ -147,7 +148,7 @@ def _case(case: str, bootstrap: str, directory: Path, leads: int, in_flight: int
 def _compare(arguments: argparse.Namespace, show: Callable[[str], None]) -> dict[str, dict[str, float]]:
     children = ChildProcesses("safety")
     try:
-        with LocalKafka(progress=show) as kafka:
+        with kafka_for(show) as kafka:
             rows: dict[str, dict[str, float]] = {}
             for case in CASES:
                 show(f"{case} ...")

@@ -33,7 +33,7 @@ from stream_app.core.budget import Reservation
 from stream_app.core.delivery import Delivery, delivery_key, person_key
 from stream_app.core.policy import Destination, Plan, Workspace
 from stream_app.core.topics import TopicNames
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.partition.awaiting import Awaiting
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
@@ -108,9 +108,9 @@ def main() -> None:
         return
     console = Console(stderr=True)
     found: dict[int, dict[str, float]] = {}
-    with LocalKafka(progress=console.print) as kafka:
+    with kafka_for(console.print) as kafka:
         for rows in (arguments.rows // 100, arguments.rows // 10, arguments.rows):
-            topic = f"rows-{rows}"
+            topic = f"{unused('rows')}{rows}"
             console.print(f"{rows:,} rows ...")
             asyncio.run(_fill(kafka.bootstrap, topic, rows, arguments.awaiting))
             command = [sys.executable, "-m", "benchmarks.take_over", "--case", kafka.bootstrap, topic]

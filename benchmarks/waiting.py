@@ -25,7 +25,7 @@ from benchmarks.dead_letters import CAUSES, PARTITIONS, letter, prepare, say, wr
 from stream_app.core.envelope import read_envelope
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import returning
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
 from stream_app.settings import Settings
 
@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--waiting", type=int, default=1_000_000)
     parser.add_argument("--sorting", type=int, default=100_000)
     args = parser.parse_args()
-    with LocalKafka(progress=say) as kafka, tempfile.TemporaryDirectory() as directory:
-        config, settings = prepare(Path(directory), kafka.bootstrap)
+    with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:
+        config, settings = prepare(Path(directory), kafka.bootstrap, unused("waiting"))
         seen = asyncio.run(measure(settings, config, args.waiting, args.sorting))
     mb = 2**20
     say(f"{args.waiting} waited; {args.sorting} more were sorted into their tiers within {seen.sorted_s:.0f} s")

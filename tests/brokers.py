@@ -1,7 +1,6 @@
 """Which Kafka and which Redis the tests use: the user's own, else Docker's, else one from pip."""
 
 import shutil
-import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -14,11 +13,11 @@ from stream_app.dev.java import Progress
 from stream_app.dev.kafka import (
     KAFKA_VERSION,
     Broker,
-    LocalKafka,
     bootstrap_from_environment,
     broker_properties,
+    kafka_for,
 )
-from stream_app.dev.process import StartError, free_port
+from stream_app.dev.process import free_port
 from stream_app.dev.redis import LocalRedis, find_redis_server
 
 
@@ -26,12 +25,8 @@ from stream_app.dev.redis import LocalRedis, find_redis_server
 def any_kafka(progress: Progress) -> Iterator[Broker]:
     """The one place that chooses: KAFKA_BOOTSTRAP, else testcontainers, else pip. Raises StartError."""
     with ExitStack() as stack:
-        named = bootstrap_from_environment()
-        if named is not None:
-            require_listener(named)
-            yield Broker(named)
-        else:
-            yield kafka_in_docker(stack) or stack.enter_context(LocalKafka(progress=progress))
+        docker = kafka_in_docker(stack) if bootstrap_from_environment() is None else None
+        yield docker or stack.enter_context(kafka_for(progress))
 
 
 @contextmanager
@@ -71,15 +66,3 @@ def kafka_in_docker(stack: ExitStack) -> Broker | None:
         warnings.warn(f"Docker cannot run Kafka, pip's is used instead: {error}", stacklevel=2)
         return None
     return Broker(f"127.0.0.1:{port}")
-
-
-def require_listener(bootstrap: str) -> None:
-    """Raise StartError unless one address of "host:port[,host:port]" accepts a connection within 5 s."""
-    for address in bootstrap.split(","):
-        host, _, port = address.strip().rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except (OSError, ValueError):
-            continue
-        return
-    raise StartError(f"KAFKA_BOOTSTRAP={bootstrap} does not answer: start that broker, or unset it to use pip's")

@@ -13,7 +13,8 @@ import struct
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -246,6 +247,26 @@ class LocalKafka(Broker):
         await asyncio.to_thread(self.stop)
 
 
+@contextmanager
+def kafka_for(progress: Progress) -> Iterator[Broker]:
+    """The user's own broker where KAFKA_BOOTSTRAP names one, else a `LocalKafka` for as long. Raises StartError.
+
+    The user's keeps what is made on it: everything there needs a namespace that is `unused`.
+    """
+    named = bootstrap_from_environment()
+    if named is None:
+        with LocalKafka(progress=progress) as kafka:
+            yield kafka
+    else:
+        _require_listener(named)
+        yield Broker(named)
+
+
+def unused(name: str) -> str:
+    """A namespace that no run had before, such as "demo-3f9a1c."."""
+    return f"{name}-{uuid.uuid4().hex[:6]}."
+
+
 def broker_answers(port: int) -> bool:
     """Whether the broker answers a Metadata request (version 4, no topics) and counts itself in."""
     request = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
@@ -256,6 +277,18 @@ def broker_answers(port: int) -> bool:
     except OSError:
         return False
     return len(head) == 16 and struct.unpack(">iiii", head)[3] > 0  # size, correlation, throttle, brokers
+
+
+def _require_listener(bootstrap: str) -> None:
+    """Raise StartError unless one address of "host:port[,host:port]" accepts a connection within 5 s."""
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except (OSError, ValueError):
+            continue
+        return
+    raise StartError(f"KAFKA_BOOTSTRAP={bootstrap} does not answer: start that broker, or unset it to use pip's")
 
 
 def _silent(_: str) -> None:

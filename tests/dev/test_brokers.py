@@ -28,7 +28,7 @@ def nothing_of_ours(*_: object, **__: object) -> object:
 
 def test_the_users_broker_is_used(kafka: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP", f" {kafka.bootstrap} ")
-    monkeypatch.setattr(brokers, "LocalKafka", nothing_of_ours)
+    monkeypatch.setattr("stream_app.dev.kafka.LocalKafka", nothing_of_ours)
     monkeypatch.setattr(brokers, "kafka_in_docker", nothing_of_ours)
     assert bootstrap_from_environment() == kafka.bootstrap
     with brokers.any_kafka(print) as broker:
@@ -79,3 +79,9 @@ def test_redis_listens_on_loopback_and_leaves_nothing() -> None:
     assert port_is_free(port)
     assert not broker_answers(port)
     redis.stop()
+
+
+def test_a_benchmark_uses_the_users_broker_too() -> None:
+    texts = {path.name: path.read_text() for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py")}
+    assert "kafka_for(" in texts["line.py"]
+    assert not [name for name, text in texts.items() if "LocalKafka" in text]

@@ -9,7 +9,6 @@ import secrets
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.adapters.topics import create_topics
 from stream_app.core.errors import StreamAppError
-from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka
+from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka, unused
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
 from stream_app.settings import Settings, client_options, load_settings
 
@@ -195,7 +194,7 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
             settings, config = _settings(children.directory, bootstrap, url, "demo.")
         else:
             say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
-            settings, config = _settings(children.directory, bootstrap, url, f"demo-{uuid.uuid4().hex[:6]}.")
+            settings, config = _settings(children.directory, bootstrap, url, unused("demo"))
             stack.push_async_callback(_remove_topics, settings)
         report = await create_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
