@@ -2,7 +2,8 @@
 
 `python -m benchmarks.books [--leads 1000000] [--json]`. The stream is made up in memory, as it stands on Kafka before
 any compaction: for each lead its record, two rows, an alias and three events, and its lane's row now and then. Time is
-of the books alone (reading Kafka comes on top), memory is the resident size of the whole process.
+of the books alone (reading Kafka comes on top), memory is the resident size of the whole process. Exits with 1 when a
+million leads would take more than 1 GB, or the books do not balance.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PARTITIONS = 8
 NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"
 CREDITS, ACTIONS = 6, 1
 _MOST_LEADS = 5_000_000
+MOST_BYTES_PER_LEAD = 2**30 / 1_000_000
 _STEPS: tuple[Status, ...] = ("received", "sending", "accepted")
 
 _encode = msgspec.json.Encoder().encode
@@ -122,6 +124,9 @@ def main() -> int:
             Console().print(f"{name:16} {figure}")
         for problem in report.problems:
             Console(stderr=True).print(f"{problem.place}: {problem.what}")
+    if figures["bytes_per_lead"] > MOST_BYTES_PER_LEAD:
+        Console(stderr=True).print(f"{figures['bytes_per_lead']} bytes a lead, more than {MOST_BYTES_PER_LEAD:.0f}")
+        return 1
     return 0 if report.balanced else 1
 
 

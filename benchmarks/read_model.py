@@ -1,6 +1,6 @@
 """What the gateway's read model of many leads costs: seconds to build, bytes on disk, memory at the peak.
 
-`python -m benchmarks.read_model [--leads 1000000] [--kafka host:port] [--json]`. For each lead five events (one with a
+`python -m benchmarks.read_model [--leads 1000000] [--kafka] [--json]`. For each lead five events (one with a
 reason in words), two rows and an alias of the state, and a result, in the order in which a busy line writes them: 500
 leads at work at a time. Without `--kafka` the records are made up in memory and go straight to the model, and only its
 own time counts. With it they are written to topics of their own there first, and read as the gateway reads them; the
@@ -17,8 +17,8 @@ import resource
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,7 @@ from stream_app.core.case import trace_of
 from stream_app.core.delivery import Delivery, delivery_key, person_key
 from stream_app.core.messages import Result, Status, StatusEvent
 from stream_app.core.topics import Retention, TopicNames, plan
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.gateway.feed import Feed
 from stream_app.gateway.read_model import Position, ReadModel, Sources
 from stream_app.publish.send import Sender
@@ -157,23 +158,25 @@ async def build_from_kafka(bootstrap: str, sources: Sources, path: Path) -> tupl
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leads", type=int, default=1_000_000)
-    parser.add_argument("--kafka", metavar="HOST:PORT", help="read from topics there, which are made and left")
+    parser.add_argument("--kafka", action="store_true", help="read from Kafka (KAFKA_BOOTSTRAP's, or one from pip)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     log.configure("console")
     now_ms = time.time_ns() // 1_000_000
-    sources = Sources(TopicNames(f"bench{uuid.uuid4().hex[:6]}."), PARTITIONS, Retention())
-    with tempfile.TemporaryDirectory(prefix="read-model-") as folder:
+    sources = Sources(TopicNames(unused("read-model")), PARTITIONS, Retention())
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="read-model-"))
         path = Path(folder) / "model.sqlite"
         if args.kafka:
+            bootstrap = stack.enter_context(kafka_for(Console(stderr=True).print)).bootstrap
             # In a process of its own: what writing needs in memory is not the model's.
             filler = os.fork()
             if filler == 0:
-                asyncio.run(fill(args.kafka, sources, args.leads, now_ms))
+                asyncio.run(fill(bootstrap, sources, args.leads, now_ms))
                 os._exit(0)
             if os.waitpid(filler, 0)[1]:
                 return 1
-            seconds, late_s = asyncio.run(build_from_kafka(args.kafka, sources, path))
+            seconds, late_s = asyncio.run(build_from_kafka(bootstrap, sources, path))
         else:
             late_s = []
             seconds = build_in_memory(sources, path, args.leads, now_ms)

@@ -1,8 +1,8 @@
 """What `stream-app results` costs for many results: seconds, and memory at the peak.
 
-`python -m benchmarks.results --kafka host:port [--leads 1000000] [--json]`. Writes results, rows and aliases of so many
-leads to topics of their own there (benchmarks/read_model.py), and a CSV of the leads; then exports them as CSV, alone
-and joined to that file, each in a process of its own, whose resident memory is told.
+`python -m benchmarks.results [--leads 1000000] [--json]`. Writes results, rows and aliases of so many leads to Kafka
+(benchmarks/read_model.py), and a CSV of the leads; then exports them as CSV, alone and joined to that file, each in a
+process of its own, whose resident memory is told.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ import argparse
 import asyncio
 import csv
 import json
+import logging
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.read_model import PARTITIONS, fill
 from stream_app.adapters.topics import create_topics
 from stream_app.core.topics import Retention, TopicNames
+from stream_app.dev.kafka import kafka_for, unused
 from stream_app.gateway.read_model import Sources
 from stream_app.settings import Settings, client_options, load_settings
 
@@ -54,19 +56,28 @@ def write_leads(file: Path, leads: int) -> None:
                 lines.writerow([lead_id, f"w{partition}", f"people{partition}", f"person{number}@example.com"])
 
 
-def measure(config: Path, out: Path, *more: str) -> dict[str, float]:
-    """One export in a process of its own."""
+def run(*argv: str) -> tuple[dict[str, Any], float, resource.struct_rusage]:
+    """A command of `stream-app` in a process of its own: what it told as JSON, its seconds, and what it used."""
     began = time.perf_counter()
-    argv = [sys.executable, "-m", "stream_app", "results", "--config", str(config), "--json", "-o", str(out), *more]
-    done = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
-    seconds = time.perf_counter() - began
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen([sys.executable, "-m", "stream_app", *argv, "--json"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    told = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)  # the children's sum would count Kafka's JVM, too
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"stream-app {argv[0]} ended with {process.returncode}")
+    return json.loads(told), time.perf_counter() - began, used
+
+
+def measure(config: Path, out: Path, *more: str) -> dict[str, float]:
+    """One export."""
+    done, seconds, used = run("results", "--config", str(config), "-o", str(out), *more)
     return {
         "results": done["results"],
         "lines": done["lines"],
         "seconds": round(seconds, 1),
-        "cpu_seconds_so_far": round(used.ru_utime + used.ru_stime, 1),
-        "rss_at_peak_mb_so_far": round(used.ru_maxrss / 1024),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "rss_at_peak_mb": round(used.ru_maxrss / 1024),
         "file_mb": round(out.stat().st_size / 1e6),
     }
 
@@ -74,16 +85,16 @@ def measure(config: Path, out: Path, *more: str) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leads", type=int, default=1_000_000)
-    parser.add_argument("--kafka", metavar="HOST:PORT", required=True, help="topics are made there and left")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    namespace = f"bench{uuid.uuid4().hex[:6]}."
-    with tempfile.TemporaryDirectory(prefix="results-") as name:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    namespace = unused("results")
+    with kafka_for(Console(stderr=True).print) as kafka, tempfile.TemporaryDirectory(prefix="results-") as name:
         folder = Path(name)
-        config, settings = settings_for(folder, args.kafka, namespace)
+        config, settings = settings_for(folder, kafka.bootstrap, namespace)
         asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60, lambda _: None))
         sources = Sources(TopicNames(namespace), PARTITIONS, Retention())
-        asyncio.run(fill(args.kafka, sources, args.leads, time.time_ns() // 1_000_000))
+        asyncio.run(fill(kafka.bootstrap, sources, args.leads, time.time_ns() // 1_000_000))
         write_leads(folder / "leads.csv", args.leads)
         figures = {
             "alone": measure(config, folder / "alone.csv"),
