@@ -1,0 +1,96 @@
+"""What holds of the code as it is written: style, types, layers, and who imports what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "stream_app"
+
+CORE_MAY_IMPORT = {
+    *(
+        "__future__",
+        "array",
+        "base64",
+        "binascii",
+        "bisect",
+        "collections",
+        "collections.abc",
+        "datetime",
+        "email.utils",
+    ),
+    *("functools", "hashlib", "hmac", "html", "ipaddress", "itertools", "math", "msgspec", "re", "struct", "typing"),
+    *("unicodedata", "urllib.parse", "zoneinfo"),
+}
+CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|today))\(")
+
+
+@pytest.mark.timeout(400)  # mypy without its cache, on a machine that does other things
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "ruff", "check"),
+        ("-m", "ruff", "format", "--check"),
+        ("-m", "mypy"),
+        ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"),
+    ],
+    ids=["ruff check", "ruff format", "mypy", "lint-imports"],
+)
+def test_a_tool_finds_nothing(command: tuple[str, ...]) -> None:
+    argv = [sys.executable, *command]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=380, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_core_is_pure() -> None:
+    """No I/O, no clock, no randomness: it imports what is on the list, and asks no clock."""
+    core = PACKAGE / "core"
+    assert {name for name in names_in(core) if not name.startswith("stream_app.core")} <= CORE_MAY_IMPORT
+    for path in core.rglob("*.py"):
+        calls = (ast.unparse(node) for node in nodes_of(path) if isinstance(node, ast.Call))
+        assert [call for call in calls if CORE_MAY_NOT_CALL.match(call)] == [], path.name
+
+
+def test_the_simulator_knows_nothing_of_the_rest() -> None:
+    """It is the truth that tests compare against."""
+    ours = {name for name in names_in(PACKAGE / "dev" / "sim") if name.startswith("stream_app")}
+    assert {name for name in ours if not name.startswith("stream_app.dev.sim")} == set()
+
+
+def test_what_is_imported_comes_with_the_package() -> None:
+    """`pip install .[local]` is the README's first command: no module may need what only `dev` brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked_for = (*project["dependencies"], *project["optional-dependencies"]["local"])
+    brings = {canonicalize_name(Requirement(each).name) for each in asked_for}
+    foreign = {name.partition(".")[0] for name in names_in(PACKAGE)} - sys.stdlib_module_names - {"stream_app"}
+    from_where = packages_distributions()
+    assert {name for name in foreign if brings.isdisjoint(map(canonicalize_name, from_where.get(name, [])))} == set()
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """Every module that is imported anywhere in a folder, also inside of functions; not one that may be missing."""
+    for path in folder.rglob("*.py"):
+        nodes = nodes_of(path)
+        tries = [node for node in nodes if isinstance(node, ast.Try) and "except ImportError" in ast.unparse(node)]
+        optional = {inner for node in tries for inner in ast.walk(node)}
+        for node in nodes:
+            if isinstance(node, ast.Import) and node not in optional:
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node not in optional:
+                assert node.module is not None, f"{path}: a relative import"
+                yield node.module
+
+
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
