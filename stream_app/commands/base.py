@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from stream_app.settings import Settings
 
 OK: Final = 0
@@ -29,6 +32,9 @@ EXIT_CODES: Final = """exit codes:
   4    Kafka does not answer
   5    the gateway does not answer
   130  interrupted (Ctrl-C)"""
+
+# Control characters, what turns the direction of writing round, and halves of characters, which no terminal takes.
+_OBEYED: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Run = Callable[[argparse.Namespace], int]
 # argparse's own class, whose name it does not export.
@@ -80,8 +86,17 @@ def tell_json(document: object) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
-def _write(line: str, *, stderr: bool) -> None:
+def console(*, stderr: bool = False) -> Console:
+    """Prints text as it is, in tables, too: a reason or a name that others wrote is no markup."""
     from rich.console import Console
 
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
-    console.print(line, soft_wrap=True)
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def harmless(text: str) -> str:
+    """Text of others without what a terminal would obey: only line ends and tabs are left."""
+    return _OBEYED.sub("\ufffd", text)
+
+
+def _write(line: str, *, stderr: bool) -> None:
+    console(stderr=stderr).print(harmless(line), soft_wrap=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, Subparsers, command, console, say, settings_of, tell, tell_json
 
 if TYPE_CHECKING:
     from stream_app.core.books import Report
@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(report: Report) -> None:
     """The books for people: the table on stdout, what does not add up on stderr."""
-    from rich.console import Console
-
-    Console().print(_table(report), _money(report))
+    console().print(_table(report), _money(report))
     if report.copies:
         tell(
             f"{report.copies} more records are copies of these that come or came back: replays, deferred leads, strays"

@@ -41,7 +41,7 @@ class Screen:
     """`dev.demo.Audience`."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._began_s = self._said_s = time.monotonic()
 
@@ -63,7 +63,7 @@ class Screen:
             self._live.update(Group(_lanes(scene), _stands(scene)))
         elif time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
             self._said_s = time.monotonic()
-            self._console.print(f"{self._elapsed_s:5.1f} s  {_plain(scene)}", soft_wrap=True, markup=False)
+            self._console.print(f"{self._elapsed_s:5.1f} s  {_plain(scene)}", soft_wrap=True)
 
     @property
     def _elapsed_s(self) -> float:

@@ -6,7 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.base import (
+    NO,
+    OK,
+    Subparsers,
+    command,
+    console,
+    harmless,
+    say,
+    settings_of,
+    tell,
+    tell_json,
+)
 from stream_app.commands.files import private_file
 from stream_app.commands.letter_options import (
     SOURCES,
@@ -92,7 +103,6 @@ def _tally(tally: Tally) -> dict[str, object]:
 
 
 def _show_tally(source: str, tally: Tally) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("letters", "disposition", "reason", "destination", "first", "last", "last hour", "says")
@@ -101,15 +111,15 @@ def _show_tally(source: str, tally: Tally) -> None:
         table.add_row(
             str(group.count),
             group.kind,
-            group.reason,
-            group.destination or group.workspace,
+            harmless(group.reason),
+            harmless(group.destination or group.workspace),
             iso(group.first_ms),
             iso(group.last_ms),
             f"{group.last_hour} ({group.trend})",
-            said[0][0] if said else "",
+            harmless(said[0][0]) if said else "",
         )
     if tally.count:
-        Console().print(table)
+        console().print(table)
     ages = ", ".join(f"{count} {name}" for name, count in tally.ages.most_common())
     tell(f"{tally.count} letters in {source}" + (f" ({ages})" if ages else ""))
     if tally.suppressed:

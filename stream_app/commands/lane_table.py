@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
+from stream_app.commands.base import console, harmless
+
 if TYPE_CHECKING:
     from stream_app.core.budget import Meter, MeterName
     from stream_app.core.explain import LaneFacts
@@ -34,29 +36,28 @@ def clock(at_ms: int, now_ms: int, tz: str) -> str:
 
 def show_lanes(lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int) -> None:
     """Print them."""
-    from rich.console import Console
-
     known = [(lane, lane.view, zones.get(lane.workspace, "UTC")) for lane in lanes if lane.view is not None]
-    console = Console()
+    out = console()
     stands = _table("lane", "now", "breaker", "health", "per second", "waiting")
     stands.columns[4].justify = stands.columns[5].justify = "right"
     for lane in lanes:
-        stands.add_row(*_stands(lane, now_ms, zones.get(lane.workspace, "UTC")))
-    console.print(stands)
+        stands.add_row(*map(harmless, _stands(lane, now_ms, zones.get(lane.workspace, "UTC"))))
+    out.print(stands)
     budgets = _table("lane", "budget", "used", "of", "", "at this rate")
     budgets.columns[2].justify = budgets.columns[3].justify = "right"
     for _, view, zone in known:
         for row in _budgets(view, forecasts.get(view.workspace, {}), now_ms, zone):
             budgets.add_row(view.workspace, *row)
     if budgets.rows:
-        console.print(budgets)
+        out.print(budgets)
     changed = _table("lane", "changed live", "by", "at", "why")
     for _, view, zone in known:
         for change in view.changes:
             at = clock(change.by.at_ms, now_ms, zone)
-            changed.add_row(view.workspace, f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
+            words = (f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
+            changed.add_row(view.workspace, *map(harmless, words))
     if changed.rows:
-        console.print(changed)
+        out.print(changed)
 
 
 def _table(*columns: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -19,6 +18,7 @@ from stream_app.core.letters import Filter, Tally, headers_of, text
 from stream_app.core.messages import StatusEvent
 from stream_app.core.record import Taken
 from stream_app.core.suppression import SuppressionList
+from stream_app.replays.document import read_document, write_document
 from stream_app.replays.send import taken_from
 from stream_app.replays.survey import Source, check_filter, reader_of, topic_of
 from stream_app.settings import Settings
@@ -121,8 +121,7 @@ async def export(
                 if on_list.names(letter.value):
                     left_out += 1
                 else:
-                    json.dump(_line(letter, headers), file, ensure_ascii=False)
-                    file.write("\n")
+                    file.write(line_of(letter, headers) + "\n")
                     lines += 1
     return lines, left_out
 
@@ -141,10 +140,10 @@ def read_export(settings: Settings, path: Path) -> Iterator[Mended]:
 
 
 def _mended(settings: Settings, number: int, line: str) -> Mended:
-    document = json.loads(line)
+    document = read_document(line.encode())
     topic, partition, offset = _place_of(settings, document["place"])
     if "lead" in document:
-        value = json.dumps(document["lead"], ensure_ascii=False, separators=(",", ":")).encode()
+        value = write_document(document["lead"])
     elif "value_base64" in document:
         value = base64.b64decode(document["value_base64"], validate=True)
     else:
@@ -152,18 +151,17 @@ def _mended(settings: Settings, number: int, line: str) -> Mended:
     return Mended(number, topic, partition, offset, value)
 
 
-def _line(letter: Taken, headers: dict[str, bytes]) -> dict[str, Any]:
-    ours = {name: text(headers, name) for name in HEADERS.values() if name in headers}
+def line_of(letter: Taken, headers: dict[str, bytes]) -> str:
+    """A line of an export: its value as JSON where that brings it back as it was, else as it is."""
     line: dict[str, Any] = {
         "place": letter.place,
         "key": (letter.key or b"").decode("utf-8", "replace"),
-        "headers": ours,
+        "headers": {name: text(headers, name) for name in HEADERS.values() if name in headers},
     }
     try:
-        line["lead"] = json.loads(letter.value or b"")
-    except (ValueError, RecursionError):
-        line["value_base64"] = base64.b64encode(letter.value or b"").decode()
-    return line
+        return write_document({**line, "lead": read_document(letter.value)}).decode()
+    except ValueError:
+        return write_document({**line, "value_base64": base64.b64encode(letter.value or b"").decode()}).decode()
 
 
 def _place_of(settings: Settings, place: str) -> tuple[str, int, int]:

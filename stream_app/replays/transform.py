@@ -13,6 +13,7 @@ import jsonpatch
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import Unreadable, identify, read_lead
 from stream_app.core.messages import Lead
+from stream_app.replays.document import read_document, write_document
 
 Transform = Callable[[Any], Any]
 """The JSON document of a lead -> another one. Raises CannotMend where it cannot be applied."""
@@ -62,10 +63,15 @@ def transformed(transform: Transform, value: bytes | None, key: bytes | None, *,
     same_lead  it goes on with its own story, so it must stay the same lead at the same destination.
     """
     try:
-        document = json.loads(value or b"")
+        document = read_document(value)
     except ValueError:
         raise CannotMend("its value is not JSON: export it, mend it by hand, and import it") from None
-    mended = json.dumps(transform(document), ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        mended = write_document(transform(document))
+    except CannotMend:
+        raise
+    except (ValueError, RecursionError):  # a patch walks down to where it applies
+        raise CannotMend("it would not be JSON: export it, mend it by hand, and import it") from None
     check(mended, value, key, same_lead=same_lead)
     return mended
 
@@ -83,10 +89,13 @@ def check(mended: bytes, before: bytes | None, key: bytes | None, *, same_lead: 
 def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
     """What differs, one JSON Patch operation a line; values only where `values` says so: they are personal data."""
     try:
-        old = json.loads(before or b"null")
+        old = read_document(before)
     except ValueError:
         old = None
-    operations = jsonpatch.make_patch(old, json.loads(after)).patch
+    try:
+        operations = jsonpatch.make_patch(old, read_document(after)).patch
+    except RecursionError:
+        return ["it is nested too deep to show what differs"]
     return [
         f"{each['op']} {each['path'] or '/'}"
         + (f" from {each['from']}" if "from" in each else "")

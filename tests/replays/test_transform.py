@@ -68,6 +68,25 @@ def test_poison_may_become_whoever_it_is(tmp_path: Path) -> None:
         transformed(from_mapping({"a": "b"}), b"[]", b"acme", same_lead=False)
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (b"[" * 10_000 + b"]" * 10_000, "not JSON"),
+        (b'{"lead_id": NaN}', "not JSON"),
+        (encoded({**LEAD, "fields": {"mail": "half \ud800"}}), "would not be JSON"),
+        (encoded(LEAD).replace(b'"CEO"', b"1e999"), "would not be JSON"),
+        (encoded(LEAD).replace(b'"CEO"', b"[" * 400 + b"]" * 400), "would"),
+    ],
+)
+def test_a_hostile_letter_is_refused_and_stops_no_others(tmp_path: Path, value: bytes, why: str) -> None:
+    """Seen: one of these ended the whole run with a traceback."""
+    moved = from_patch(patch(tmp_path, [{"op": "add", "path": "/source", "value": "x"}]))
+    for transform in (from_mapping({"email": "mail"}), moved):
+        with pytest.raises(CannotMend, match=why):
+            transformed(transform, value, b"acme", same_lead=True)
+    assert changes(value, encoded(LEAD), values=True)
+
+
 @pytest.mark.parametrize("operations", [{"op": "add"}, [{"op": "fly", "path": "/x"}], [{"op": "add"}], 7, None])
 def test_what_is_no_patch(tmp_path: Path, operations: Any) -> None:
     with pytest.raises(SettingsError, match="no JSON Patch"):
