@@ -14,6 +14,7 @@ from stream_app.adapters.assigned import assigned
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.faust_app import Handler, build_app
 from stream_app.adapters.faust_run import run_app, wait_for_broker
+from stream_app.adapters.lane_rates import LaneRates
 from stream_app.adapters.metrics import StandingStill
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.publisher import kafka_publisher
@@ -59,8 +60,9 @@ async def run_replay(settings: Settings) -> None:
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
         await stack.enter_async_context(state)
-        rates_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
-        replay = Replay(topics, policy, rates_per_s, publisher, state, SystemClock(), told, began)
+        configured_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
+        rates = LaneRates(connection, topics.lanes, settings.kafka.partitions, configured_per_s)
+        replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), told, began)
         handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
         handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         options = faust_options(settings, connection, topics.replay_app, None)
@@ -80,7 +82,9 @@ async def run_replay(settings: Settings) -> None:
         if state.pause:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
         watch = TopicWatch(connection, KnownTopics(), [*handlers, topics.replay_state], settings.kafka.partitions)
-        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run()))
+        await run_app(
+            app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run(), rates.follow())
+        )
         await state.record()
         logger.info("replay_stopped")
 

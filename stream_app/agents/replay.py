@@ -49,14 +49,14 @@ class State(Protocol):
 class Replay:
     """The handlers of the replay app. `moved` is told of each record that goes on, by the topic it came from.
 
-    rates_per_s  of the workspaces' lanes.
+    rates_per_s  of the workspaces' lanes, as they are now: whoever follows them changes it.
     """
 
     def __init__(
         self,
         topics: TopicNames,
         policy: ReplayPolicy,
-        rates_per_s: dict[str, float],
+        rates_per_s: Mapping[str, float],
         publisher: Publisher,
         state: State,
         clock: Clock,
@@ -65,7 +65,7 @@ class Replay:
     ) -> None:
         self._topics = topics
         self._policy = policy
-        self._pace = Pace({name: rate * policy.rate_share for name, rate in rates_per_s.items()})
+        self._pace = Pace(rates_per_s, policy.rate_share)
         self._publisher = publisher
         self._state = state
         self._clock = clock
@@ -146,7 +146,8 @@ class Replay:
             moving.cancel()
             if inlet.suspended.is_set():
                 return False
-        return not paced or await self._until(self._pace.turn_ms(key or b"", self._clock.now_ms()), inlet)
+        workspace = (key or b"").decode("utf-8", "replace")
+        return not paced or await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), inlet)
 
     async def _until(self, due_ms: int, inlet: Inlet) -> bool:
         """False when the flow was suspended before."""

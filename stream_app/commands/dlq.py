@@ -28,13 +28,18 @@ from stream_app.commands.letter_options import (
     iso,
     reading,
 )
+from stream_app.commands.price import add_over_budget, affordable, show_prices
 
 if TYPE_CHECKING:
     from stream_app.core.letters import Tally
+    from stream_app.core.pricing import PricedPlan
     from stream_app.core.record import Taken
     from stream_app.replays.inspect import Mended, Shown
-    from stream_app.replays.send import Sent
+    from stream_app.replays.send import Mend, Sent
+    from stream_app.replays.survey import Chosen, Source
     from stream_app.settings import Settings
+
+    Values = dict[tuple[int, int], bytes]
 
 _ON_THE_LIST = "of people on the suppression list (erased, or they objected)"
 
@@ -75,6 +80,7 @@ def add(subparsers: Subparsers) -> None:
     imports.add_argument("file", type=Path, metavar="FILE", help="as `export` wrote it, `lead` mended")
     imports.add_argument("--uncertain", action="store_true", help="also those that may have reached Clay")
     imports.add_argument("--yes", action="store_true", help="do it without asking")
+    add_over_budget(imports)
 
 
 def run_count(args: argparse.Namespace) -> int:
@@ -193,37 +199,57 @@ def run_import(args: argparse.Namespace) -> int:
 
 
 async def _import(args: argparse.Namespace, settings: Settings, mended: list[Mended]) -> int:
-    from stream_app.core.letters import Filter
     from stream_app.replays.send import Operator, Sent, letters_at
-    from stream_app.replays.survey import reader_of, survey, topic_of
-    from stream_app.replays.transform import check
+    from stream_app.replays.survey import reader_of, topic_of
 
-    total, kept, never = Sent(), 0, 0
+    values: dict[Source, Values] = {source: _values(mended, topic_of(settings, source)) for source in SOURCES}
     async with Operator(settings) as operator:
-        for source in SOURCES:
-            topic = topic_of(settings, source)
-            values = {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
-
-            def mend(letter: Taken, same_lead: bool, values: dict[tuple[int, int], bytes] = values) -> bytes:
-                value = values[letter.partition, letter.offset]
-                check(value, letter.value, letter.key, same_lead=same_lead)
-                return value
-
-            with reading("reading letters and rows") as progress:
-                plan, chosen = await survey(
-                    settings, source, Filter(), progress, uncertain=args.uncertain, only=set(values)
-                )
-                never += plan.fates["suppressed"]
-                kept += len(values) - plan.go - plan.fates["suppressed"]
-                if not plan.go:
-                    continue
-                if not args.yes and not confirmed(f"send {plan.go} letters back"):
-                    return NO
+        plans: dict[Source, tuple[PricedPlan, Chosen]] = {}
+        for source in (each for each in SOURCES if values[each]):
+            plans[source] = await _planned(args, settings, source, values[source])
+        go = sum(plan.go for plan, _ in plans.values())
+        never = sum(plan.fates["suppressed"] for plan, _ in plans.values())
+        if not args.json:
+            for plan, _ in plans.values():
+                show_prices(plan)
+        if not affordable(args, [price for plan, _ in plans.values() for price in plan.prices]):
+            return NO
+        if go and not args.yes and not confirmed(f"send {go} letters back"):
+            return NO
+        total = Sent()
+        for source, (plan, chosen) in plans.items():
+            with reading("sending back") as progress:
                 async with reader_of(settings, progress) as reader:
-                    sent = await operator.send(letters_at(reader, topic, chosen), lambda _: None, mend)
+                    letters = letters_at(reader, topic_of(settings, source), chosen)
+                    sent = await operator.send(letters, plan.paces, lambda _: None, _mend(values[source]))
             total.letters += sent.letters
             total.refused.update(sent.refused)
-    return _imported(args, total, kept, never)
+    return _imported(args, total, sum(map(len, values.values())) - go - never, never)
+
+
+async def _planned(
+    args: argparse.Namespace, settings: Settings, source: Source, values: Values
+) -> tuple[PricedPlan, Chosen]:
+    from stream_app.core.letters import Filter
+    from stream_app.replays.survey import survey
+
+    with reading("reading letters and rows") as progress:
+        return await survey(settings, source, Filter(), progress, uncertain=args.uncertain, mended=values)
+
+
+def _values(mended: list[Mended], topic: str) -> Values:
+    return {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
+
+
+def _mend(values: Values) -> Mend:
+    from stream_app.replays.transform import check
+
+    def mend(letter: Taken, same_lead: bool) -> bytes:
+        value = values[letter.partition, letter.offset]
+        check(value, letter.value, letter.key, same_lead=same_lead)
+        return value
+
+    return mend
 
 
 def _imported(args: argparse.Namespace, sent: Sent, kept: int, never: int) -> int:

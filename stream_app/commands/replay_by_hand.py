@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,11 +18,12 @@ from stream_app.commands.letter_options import (
     reading,
     when_ms,
 )
+from stream_app.commands.price import add_over_budget, affordable, per_second, show_prices
 
 if TYPE_CHECKING:
     from stream_app.core.pricing import PricedPlan
     from stream_app.core.record import Taken
-    from stream_app.replays.send import Mend, Sent
+    from stream_app.replays.send import Mend, Operator, Sent
     from stream_app.replays.survey import Chosen
     from stream_app.replays.transform import Transform
     from stream_app.settings import Settings
@@ -60,12 +62,17 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
         parser.add_argument("--from", dest="source", choices=SOURCES, default=source, help="(%(default)s)")
         parser.add_argument("--limit", type=int, metavar="N", help="no more than so many")
         parser.add_argument(
+            "--rate",
+            type=per_second,
+            metavar="PER_S",
+            help="letters a second and workspace (default: replay.rate_share)",
+        )
+        parser.add_argument(
             "--uncertain", action="store_true", help="also those that may have reached Clay: they may be paid twice"
         )
     for parser in (select, redrive):
-        parser.add_argument("--rate", type=float, metavar="PER_S", help="letters a second and workspace")
         parser.add_argument("--yes", action="store_true", help="do it without asking")
-        parser.add_argument("--over-budget", action="store_true", help="although it costs more than what is left")
+        add_over_budget(parser)
         parser.set_defaults(patch=None, map=[], value=False)
     redrive.add_argument("--patch", type=Path, metavar="FILE", help="a JSON Patch (RFC 6902) for each lead")
     redrive.add_argument("--map", action="append", default=[], metavar="NEW=OLD", help="a field under another name")
@@ -109,31 +116,21 @@ def run_select(args: argparse.Namespace) -> int:
 
 
 async def _select(args: argparse.Namespace, settings: Settings) -> int:
-    from stream_app.core.errors import SettingsError
     from stream_app.replays.send import Operator
 
-    if args.rate is not None and args.rate <= 0:
-        raise SettingsError(["--rate: must be above 0"])
     transform = _transform(args)
-    async with Operator(settings, args.rate) as operator:
+    async with Operator(settings) as operator:
         plan, chosen = await _survey(args, settings)
         if not args.json:
             _show(args, plan)
         if not plan.go:
             return _nothing(args)
-        dear = [each for each in plan.prices if not each.fits]
-        if dear and not args.over_budget:
-            for each in dear:
-                say(
-                    f"{each.destination}: {each.leads} leads cost about {each.credits} credits and {each.actions} "
-                    f"actions, there are {_left(each.credits_left)} and {_left(each.actions_left)}: use --limit, or "
-                    "--over-budget to let the rest wait for the next budget"
-                )
+        if not affordable(args, plan.prices):
             return NO
         mend = await _mend(args, settings, transform, chosen)
         if not args.yes and not confirmed(f"send {plan.go} letters back"):
             return NO
-        sent = await _send(args, settings, operator, chosen, mend)
+        sent = await _send(args, settings, operator, chosen, plan.paces, mend)
     if args.json:
         tell_json({"sent": sent.letters, "refused": sent.refused})
     else:
@@ -143,13 +140,19 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
     return NO if sent.refused else OK
 
 
-async def _send(args: argparse.Namespace, settings: Settings, operator: object, chosen: Chosen, mend: Mend) -> Sent:
+async def _send(
+    args: argparse.Namespace,
+    settings: Settings,
+    operator: Operator,
+    chosen: Chosen,
+    paces: Mapping[str, float],
+    mend: Mend,
+) -> Sent:
     import asyncio
 
-    from stream_app.replays.send import Operator, Sent, letters_at
+    from stream_app.replays.send import Sent, letters_at
     from stream_app.replays.survey import reader_of, topic_of
 
-    assert isinstance(operator, Operator)
     last = Sent()
 
     def note(sent: Sent) -> None:
@@ -160,7 +163,7 @@ async def _send(args: argparse.Namespace, settings: Settings, operator: object, 
         async with reader_of(settings, progress) as reader:
             letters = letters_at(reader, topic_of(settings, args.source), chosen)
             try:
-                return await operator.send(letters, note, mend)
+                return await operator.send(letters, paces, note, mend)
             except asyncio.CancelledError:
                 say(f"interrupted after {last.letters}: run the same again to go on, nothing goes twice")
                 raise
@@ -171,7 +174,10 @@ async def _survey(args: argparse.Namespace, settings: Settings) -> tuple[PricedP
 
     with reading("reading letters and rows") as progress:
         return await survey(
-            settings, args.source, filter_of(args), progress, uncertain=args.uncertain, limit=args.limit
+            *(settings, args.source, filter_of(args), progress),
+            uncertain=args.uncertain,
+            limit=args.limit,
+            rate_per_s=args.rate,
         )
 
 
@@ -300,13 +306,7 @@ def _show(args: argparse.Namespace, plan: PricedPlan) -> None:
         tell(f"  {count} {MEANING[end]}")
     for cause, count in plan.causes.most_common(20):
         tell(f"  of those that would go, {count}: {cause}")
-    for each in plan.prices:
-        tell(
-            f"{each.destination or 'no destination'} ({each.workspace}): {each.leads} leads, about {each.credits} "
-            f"credits (at most {each.credits_at_most}) of {_left(each.credits_left)}, about {each.actions} actions "
-            f"(at most {each.actions_at_most}) of {_left(each.actions_left)}, about {each.seconds:.0f} s at the "
-            "replays' share of the lane's rate"
-        )
+    show_prices(plan)
 
 
 def _document(plan: PricedPlan) -> dict[str, object]:
@@ -321,7 +321,3 @@ def _nothing(args: argparse.Namespace) -> int:
     else:
         tell("nothing to send back")
     return NO
-
-
-def _left(amount: int | None) -> str:
-    return "no limit" if amount is None else f"{amount} left"

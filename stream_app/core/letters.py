@@ -80,6 +80,29 @@ def kind_of(headers: Headers) -> Kind:
     return "foreign"
 
 
+class _Address(msgspec.Struct):
+    workspace: str | None = None
+    destination: str | None = None
+
+
+_address: Final = msgspec.json.Decoder(_Address)
+
+
+def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
+    """Workspace and destination of a letter that is sent back; '' where it names none.
+
+    One that goes on with its own story has them from the line. Any other begins anew, and what its value says counts.
+    """
+    workspace = (key or b"").decode("utf-8", "replace")
+    if kind_of(headers) in ("failed", "deferred"):
+        return workspace, text(headers, "destination")
+    try:
+        named = _address.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return workspace, ""
+    return named.workspace or workspace, named.destination or ""
+
+
 def text(headers: Headers, name: str) -> str:
     """A header as text, '' without it."""
     return headers.get(name, b"").decode("utf-8", "replace")

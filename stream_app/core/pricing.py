@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -72,7 +73,7 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind:
 
 
 class Price(msgspec.Struct):
-    """Of one destination's part. `*_left`: of the budget's day and month, whichever is less; None: no limit."""
+    """Of one destination's part. `*_left`: of its workspace's day and month, whichever is less; None: no limit."""
 
     workspace: str
     destination: str
@@ -85,12 +86,37 @@ class Price(msgspec.Struct):
     actions_left: int | None
     seconds: float
 
-    @property
-    def fits(self) -> bool:
-        """Whether what is left today pays for it, by the estimate."""
-        return (self.credits_left is None or self.credits <= self.credits_left) and (
-            self.actions_left is None or self.actions <= self.actions_left
+
+class TooDear(msgspec.Struct, frozen=True):
+    """A workspace whose leads, of all destinations together, cost more than its budget has left; None: no limit."""
+
+    workspace: str
+    leads: int
+    credits: int
+    actions: int
+    credits_left: int | None
+    actions_left: int | None
+
+
+def too_dear(prices: Iterable[Price]) -> list[TooDear]:
+    """The workspaces that cannot pay for all of it, by the estimate."""
+    sums: dict[str, TooDear] = {}
+    for each in prices:
+        before = sums.get(each.workspace)
+        sums[each.workspace] = TooDear(
+            each.workspace,
+            each.leads + (before.leads if before else 0),
+            each.credits + (before.credits if before else 0),
+            each.actions + (before.actions if before else 0),
+            each.credits_left,
+            each.actions_left,
         )
+    return [
+        each
+        for each in sums.values()
+        if (each.credits_left is not None and each.credits > each.credits_left)
+        or (each.actions_left is not None and each.actions > each.actions_left)
+    ]
 
 
 def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, int | None]:
@@ -102,6 +128,11 @@ def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, 
     )
 
 
+def pace(policy: Workspace, lane: Lane, share: float, asked_per_s: float | None) -> float:
+    """Letters a second that are sent back: so many as were asked for, else `share` of what the lane takes at best."""
+    return asked_per_s or in_force(policy, lane.changes).rate.rate_per_s * share
+
+
 def price(
     destination: str,
     leads: int,
@@ -109,11 +140,11 @@ def price(
     ceiling: Cost,
     policy: Workspace,
     lane: Lane,
-    share: float,
+    pace_per_s: float,
     now_ms: int,
 ) -> Price:
-    """What `leads` more leads cost there, as the lane stands now: with what an operator changed live, at its present
-    rate, of which replays get `share`. The estimate is rounded up.
+    """What `leads` more leads cost there, as the lane stands now: with what an operator changed live, and no faster
+    than it takes them at present. The estimate is rounded up.
     """
     policy = in_force(policy, lane.changes)
     return Price(
@@ -125,17 +156,21 @@ def price(
         leads * ceiling.credits,
         leads * ceiling.actions,
         *left(policy.budget, lane.budget, now_ms),
-        leads / (rate.current(policy.rate, lane.rate) * share),
+        leads / min(pace_per_s, rate.current(policy.rate, lane.rate)),
     )
 
 
 class PricedPlan(msgspec.Struct):
-    """The whole answer. `causes`: of those that would go, by reason (and status)."""
+    """The whole answer. `causes`: of those that would go, by reason (and status).
+
+    paces  letters a second that are sent back, by workspace.
+    """
 
     letters: int
     fates: Counter[Fate]
     causes: Counter[str]
     prices: list[Price]
+    paces: dict[str, float] = {}
 
     @property
     def go(self) -> int:

@@ -155,20 +155,23 @@ _BURST_MS: Final = 1_000
 
 
 class Pace:
-    """Each workspace's replays at its rate, a second's worth at once after a rest. `rates_per_s` by workspace.
+    """Each workspace's replays at `share` of its rate, a second's worth at once after a rest.
+
+    rates_per_s  by workspace, each above 0; they may change meanwhile.
 
     A key that names no workspace goes at the highest of the rates: the line refuses it without any cost.
     """
 
-    def __init__(self, rates_per_s: Mapping[str, float]) -> None:
-        self._gap_ms = {name.encode(): 1000 / rate for name, rate in rates_per_s.items()}
-        self._least_ms = min(self._gap_ms.values(), default=100.0)
-        self._next_ms: dict[bytes, float] = {}
+    def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
+        self._rates_per_s = rates_per_s
+        self._share = share
+        self._next_ms: dict[str, float] = {}
 
-    def turn_ms(self, workspace: bytes, now_ms: int) -> int:
+    def turn_ms(self, workspace: str, now_ms: int) -> int:
         """When the next one may go: epoch ms, not after now when it may go at once. It is taken to go then."""
-        if workspace not in self._gap_ms:
-            workspace = b""
+        rate_per_s = self._rates_per_s.get(workspace)
+        if rate_per_s is None:
+            workspace, rate_per_s = "", max(self._rates_per_s.values(), default=10.0)
         turn_ms = max(self._next_ms.get(workspace, 0.0), now_ms - _BURST_MS)
-        self._next_ms[workspace] = turn_ms + self._gap_ms.get(workspace, self._least_ms)
+        self._next_ms[workspace] = turn_ms + 1000 / (rate_per_s * self._share)
         return int(turn_ms)

@@ -7,7 +7,7 @@ lead's letter only while it is the last word on its lead. So a run that was inte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 import msgspec
@@ -18,6 +18,7 @@ from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.topic_reader import TopicReader
 from stream_app.core.envelope import read_envelope
 from stream_app.core.errors import Fenced, StreamAppError
+from stream_app.core.letters import addressed_to
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import Pace, goes_on, redriven
 from stream_app.core.topics import MAX_CARRIED_BYTES
@@ -43,18 +44,15 @@ def as_it_is(letter: Taken, same_lead: bool) -> bytes | None:
 
 
 class Operator:
-    """The one who sends letters back, from `async with` on. `rate_per_s` None: the lanes' rates times rate_share."""
+    """The one who sends letters back, from `async with` on."""
 
-    def __init__(self, settings: Settings, rate_per_s: float | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         client = client_options(settings)
         names = settings.names
         connection = KafkaConnection(client.pop("bootstrap_servers"), client)
         limits = LedgerLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
         self._ledger = KafkaLedger(connection, f"{names.replay_app}-operator", names.replay_state, 0, limits)
         self._retry = names.retry
-        share = settings.replay.rate_share
-        rates = {name: rate_per_s or here.rate.rate_per_s * share for name, here in settings.workspaces.items()}
-        self._pace = Pace(rates)
         self._clock = SystemClock()
 
     async def __aenter__(self) -> Self:
@@ -67,11 +65,15 @@ class Operator:
     async def send(
         self,
         letters: AsyncIterator[Taken],
+        paces: Mapping[str, float],
         on_progress: Callable[[Sent], None],
         mend: Mend = as_it_is,
     ) -> Sent:
-        """All of them, in order, at the rate. Raises StreamAppError when another operator has begun meanwhile."""
-        sent, waiting = Sent(), list[Record]()
+        """All of them, in order. Raises StreamAppError when another operator has begun meanwhile.
+
+        paces  letters a second, by workspace, as the plan has them.
+        """
+        sent, waiting, pace = Sent(), list[Record](), Pace(paces)
         try:
             async for letter in letters:
                 envelope = read_envelope(letter)
@@ -80,7 +82,8 @@ class Operator:
                 except ValueError as error:
                     sent.refused[letter.place] = str(error)
                     continue
-                turn_ms = self._pace.turn_ms(letter.key or b"", self._clock.now_ms())
+                workspace, _ = addressed_to(dict(letter.headers), letter.key, value)
+                turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
                 if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
                     await self._publish(waiting, sent)
                     on_progress(sent)

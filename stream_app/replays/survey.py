@@ -6,7 +6,7 @@ leads.retry (what was sent back before) -> the letters -> the rows  ->  PricedPl
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -19,9 +19,9 @@ from stream_app.core.budget import Cost
 from stream_app.core.delivery import Delivery
 from stream_app.core.errors import SettingsError
 from stream_app.core.lane import Lane
-from stream_app.core.letters import Filter, Kind, headers_of, kind_of, text
+from stream_app.core.letters import Filter, Kind, addressed_to, headers_of, kind_of, text
 from stream_app.core.policy import Workspace
-from stream_app.core.pricing import Fate, Price, PricedPlan, fate, price
+from stream_app.core.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.core.suppression import SuppressionList
 from stream_app.settings import Settings, client_options
 
@@ -87,22 +87,24 @@ async def survey(
     uncertain: bool = False,
     limit: int | None = None,
     rewind: Mapping[int, tuple[int, int]] | None = None,
-    only: Set[tuple[int, int]] | None = None,
+    mended: Mapping[tuple[int, int], bytes] | None = None,
+    rate_per_s: float | None = None,
 ) -> tuple[PricedPlan, Chosen]:
     """What would become of the letters that `wanted` means, and which of them would go (the first `limit` of them).
 
     rewind  the offsets that a rewind of the replay group would bring back, by partition; then each lead counts once.
 
-    only    the letters at these partitions and offsets, whatever their disposition: somebody has looked at each.
+    mended  only the letters at these partitions and offsets, whatever their disposition: somebody has looked at each,
+            and this is the value that it is to have.
+
+    rate_per_s  letters a second and workspace; None: replay.rate_share of what its lane takes, as it is set now.
 
     Raises SettingsError, BrokerUnavailable.
     """
     check_filter(settings, source, wanted)
     async with reader_of(settings, progress) as reader:
         sent_back = set() if rewind is not None else await _sent_back(reader, settings.names.retry)
-        found = await _letters(reader, topic_of(settings, source), wanted, sent_back, rewind)
-        if only is not None:
-            found = [each for each in found if (each.partition, each.offset) in only]
+        found = await _letters(reader, settings, source, wanted, sent_back, rewind, mended)
         rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
         never = await _never(reader, topic_of(settings, source), found, on_list)
     chosen: Chosen = defaultdict(set)
@@ -115,7 +117,7 @@ async def survey(
             if each.origin in counted:
                 continue
             counted.add(each.origin)
-        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or only is not None
+        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or mended is not None
         end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind is not None)
         if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
             end = "suppressed"
@@ -127,9 +129,7 @@ async def survey(
             causes[each.cause] += 1
             going[each.workspace, each.destination] += 1
         fates[end] += 1
-    now_ms = SystemClock().now_ms()
-    prices = [_price(settings, *place, leads, lanes, now_ms) for place, leads in sorted(going.items())]
-    return PricedPlan(len(found), fates, causes, prices), chosen
+    return PricedPlan(len(found), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
 
 
 def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, rewind: bool) -> Fate:
@@ -151,17 +151,24 @@ async def _sent_back(reader: TopicReader, retry: str) -> set[str]:
 
 async def _letters(
     reader: TopicReader,
-    topic: str,
+    settings: Settings,
+    source: Source,
     wanted: Filter,
     sent_back: set[str],
     ranges: Mapping[int, tuple[int, int]] | None,
+    mended: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
+    topic = topic_of(settings, source)
     async for records in reader.read(topic, ranges):
         for record in records:
             headers = headers_of(record.headers)
+            if mended is not None and (record.partition, record.offset) not in mended:
+                continue
             if not wanted.matches(headers, record.key, record.timestamp):
                 continue
+            value = record.value if mended is None else mended[record.partition, record.offset]
+            workspace, alias = _address(settings, *addressed_to(headers, record.key, value))
             seq = text(headers, "origin-seq")
             reason = text(headers, "reason")
             found.append(
@@ -171,13 +178,20 @@ async def _letters(
                     kind_of(headers),
                     int(seq) if seq.isascii() and seq.isdigit() else 0,
                     text(headers, "origin"),
-                    (record.key or b"").decode("utf-8", "replace"),
-                    text(headers, "destination"),
+                    workspace,
+                    alias,
                     reason or "without a reason",
                     f"{topic}/{record.partition}/{record.offset}" in sent_back,
                 )
             )
     return found
+
+
+def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
+    """The same as the line would have it; a workspace that it does not know is as good as none."""
+    if workspace not in settings.workspaces:
+        return "", ""
+    return workspace, alias or settings.destination_of(workspace, None) or ""
 
 
 async def _rows(
@@ -230,15 +244,21 @@ def _decode(decoder: Any, value: bytes) -> Any:
         return None  # the books name it; here it is only not known
 
 
-def _price(
-    settings: Settings, workspace: str, destination: str, leads: int, lanes: dict[str, Lane], now_ms: int
-) -> Price:
-    # A letter that never was a lead names no destination: mended, it goes to the workspace's own.
-    alias = destination or settings.destination_of(workspace, None) or ""
-    there, here = settings.destinations.get(alias), settings.workspaces.get(workspace)
-    usual = Cost(there.estimate_credits, there.estimate_actions) if there else Cost()
-    ceiling = Cost(there.ceiling_credits, there.ceiling_actions) if there else Cost()
-    lane = lanes.get(workspace) or Lane(workspace, 0)
-    learned = lane.estimates.get(alias) or estimate.first(usual)
-    policy = Workspace(workspace, "", rate=here.rate, budget=here.budget) if here else Workspace(workspace, "")
-    return price(alias, leads, learned, ceiling, policy, lane, settings.replay.rate_share, now_ms)
+def _priced(
+    settings: Settings, going: Mapping[tuple[str, str], int], lanes: Mapping[str, Lane], rate_per_s: float | None
+) -> tuple[list[Price], dict[str, float]]:
+    """What so many leads cost by workspace and destination, and the paces of all workspaces."""
+    now_ms, paces, prices = SystemClock().now_ms(), dict[str, float](), list[Price]()
+    policies = {name: Workspace(name, "", rate=it.rate, budget=it.budget) for name, it in settings.workspaces.items()}
+    for name, policy in policies.items():
+        paces[name] = pace(policy, lanes.get(name) or Lane(name, 0), settings.replay.rate_share, rate_per_s)
+    for (name, alias), leads in sorted(going.items()):
+        there, lane = settings.destinations.get(alias), lanes.get(name) or Lane(name, 0)
+        usual = most = Cost()  # where there is no such destination the line refuses it, and it costs nothing
+        if there is not None and there.workspace == name:
+            usual = Cost(there.estimate_credits, there.estimate_actions)
+            most = Cost(there.ceiling_credits, there.ceiling_actions)
+        learned = lane.estimates.get(alias) or estimate.first(usual)
+        policy, at_per_s = policies.get(name) or Workspace(name, ""), paces.get(name) or max(paces.values(), default=10)
+        prices.append(price(alias, leads, learned, most, policy, lane, at_per_s, now_ms))
+    return prices, paces

@@ -11,11 +11,11 @@ from stream_app.core.delivery import Delivery
 from stream_app.core.estimate import Estimate, first
 from stream_app.core.lane import Lane
 from stream_app.core.lead import people
-from stream_app.core.letters import Filter, Tally, headers_of, kind_of
+from stream_app.core.letters import Filter, Tally, addressed_to, headers_of, kind_of
 from stream_app.core.messages import By, Change, Status
 from stream_app.core.policy import Workspace
-from stream_app.core.pricing import Fate, fate, left, price
-from stream_app.core.rate import RatePolicy
+from stream_app.core.pricing import Fate, fate, left, pace, price, too_dear
+from stream_app.core.rate import Rate, RatePolicy
 from stream_app.core.suppression import SuppressionList, person_row
 
 HOUR_MS = 3_600_000
@@ -161,18 +161,54 @@ def test_the_price_is_what_the_lane_knows_now() -> None:
         "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
     )
     usual, most = first(Cost(6, 1)), Cost(20, 5)
-    fits = price("people", 9, usual, most, policy, Lane("acme", 0), 0.5, NOW_MS)
+    fits = price("people", 9, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
     assert (fits.credits, fits.credits_at_most, fits.credits_left) == (54, 180, 60)
     assert (fits.actions, fits.actions_at_most, fits.actions_left) == (9, 45, 9)
-    assert (fits.seconds, fits.fits) == (2.25, True)
-    assert not price("people", 10, usual, most, policy, Lane("acme", 0), 0.5, NOW_MS).fits, "there are 9 actions left"
+    assert (fits.seconds, too_dear([fits])) == (2.25, [])
+    ten = price("people", 10, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
+    assert too_dear([ten]), "there are 9 actions left"
 
     # An operator's live budget and rate count, and so does what leads turned out to cost.
     by = By("jane", "c1", NOW_MS)
     changes = (Change("budget.credits_per_day", 60, 20, by), Change("rate.rate_per_s", 8, 2, by))
     lane = Lane("acme", 0, changes=changes)
-    dear = price("people", 3, Estimate(7.4, 1.1, 50), most, policy, lane, 0.5, NOW_MS)
-    assert (dear.credits, dear.actions, dear.credits_left, dear.seconds, dear.fits) == (23, 4, 20, 3.0, False)
+    assert [pace(policy, each, 0.5, None) for each in (Lane("acme", 0), lane)] == [4.0, 1.0]
+    assert pace(policy, lane, 0.5, 7.0) == 7.0
+    dear = price("people", 3, Estimate(7.4, 1.1, 50), most, policy, lane, 1.0, NOW_MS)
+    assert (dear.credits, dear.actions, dear.credits_left, dear.seconds) == (23, 4, 20, 3.0)
+    assert [each.workspace for each in too_dear([dear])] == ["acme"]
+
+    # However fast they are sent back: the lane takes them at its present rate.
+    slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
+    assert price("people", 3, usual, most, policy, slow, 4.0, NOW_MS).seconds == 6.0
+
+
+def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
+    """Seen: 90 and 90 of 100 credits were taken for affordable."""
+    policy = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
+    both = [price(name, 15, first(Cost(6, 1)), Cost(), policy, Lane("acme", 0), 4.0, NOW_MS) for name in ("a", "b")]
+    other = price("c", 15, first(Cost(6, 1)), Cost(), Workspace("beta", "c"), Lane("beta", 0), 4.0, NOW_MS)
+    assert [too_dear([each]) for each in both] == [[], []]
+    (dear,) = too_dear([*both, other])
+    assert (dear.workspace, dear.leads, dear.credits, dear.actions, dear.credits_left) == ("acme", 30, 180, 30, 100)
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "value", "there"),
+    [
+        (FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
+        ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
+        ({}, b"acme", b'{"fields": {}}', ("acme", "")),
+        ({"disposition": b"poison", "destination": b"people"}, b"acme", b'{"workspace": 5}', ("acme", "")),
+        ({"disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
+        ({}, b"\xff", b"\xff", ("\ufffd", "")),
+        ({}, None, None, ("", "")),
+    ],
+)
+def test_where_a_letter_would_go(
+    headers: dict[str, bytes], key: bytes | None, value: bytes | None, there: tuple[str, str]
+) -> None:
+    assert addressed_to(headers, key, value) == there
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,18 @@ def test_what_an_operator_sends_back() -> None:
 
 def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
     pace = Pace({"acme": 4.0})
-    turns = [pace.turn_ms(b"acme", 10_000) for _ in range(9)]
+    turns = [pace.turn_ms("acme", 10_000) for _ in range(9)]
     assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]
-    assert pace.turn_ms(b"acme", 60_000) == 59_000
-    assert pace.turn_ms(b"who", 60_000) == 59_000, "an unknown workspace has its own turn"
+    assert pace.turn_ms("acme", 60_000) == 59_000
+    assert pace.turn_ms("who", 60_000) == 59_000, "an unknown workspace has its own turn"
+
+
+def test_the_pace_follows_the_rate() -> None:
+    rates_per_s = {"acme": 8.0}
+    pace = Pace(rates_per_s, share=0.5)
+    assert [pace.turn_ms("acme", 10_000) for _ in range(3)] == [9000, 9250, 9500]
+    rates_per_s["acme"] = 2.0
+    assert [pace.turn_ms("acme", 10_000) for _ in range(3)] == [9750, 10_750, 11_750]
 
 
 def test_the_next_tier_is_the_longest_that_makes_it_late_by_less_than_the_shortest() -> None:

@@ -87,7 +87,8 @@ async def ask_in_vain(line: Pipeline) -> None:
         (("plan", "--disposition", "deferred"), 2, "use --from deferred"),
         (("plan", "--since", "2026-01-02", "--until", "2026-01-01"), 2, "nothing is both younger"),
         (("plan", "--workspace", "w7"), 2, "there is no workspace w7"),
-        (("select", "--rate", "0", "--yes"), 2, "must be above 0"),
+        (("select", "--rate", "0", "--yes"), 2, "no number of letters a second"),
+        (("plan", "--rate", "nan"), 2, "no number of letters a second"),
     ):
         got, said = await line.run("replay", *argv)
         assert (got, words in said) == (code, True), (argv, said)
