@@ -1,4 +1,4 @@
-"""Three faults of Faust 0.15.3 that lose or repeat leads: each shown on stock Faust, and mended in ours.
+"""Faults of Faust 0.15.3 that lose or repeat leads: each shown on stock Faust, and mended in ours.
 
 A scenario returns what came of it, and the same run on stock Faust must go wrong: when it no longer does, upstream
 has mended it, and our mending can go.
@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
+from stream_app.adapters.ledger import KafkaLedger
+from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from tests.adapters.support import committed, create_topics, publish, until
 from tests.upstream.apps import Ack, Build, ours, rebalance, running, stock
@@ -158,3 +163,106 @@ async def test_a_rebalance_before_the_first_commit_loses_what_was_fetched(
             await asyncio.sleep(0.1)  # the fetcher sits in its next poll
             await rebalance(app)
     assert (len(seen) >= 10 * rebalances) == all_came
+
+
+async def write_to_a_table(app: Any) -> None:
+    """Rows without end, as fast as Faust sends them; in an event's context, which says of which partition."""
+    table, buffer = app.tables["counts"], app.producer.buffer
+    for number in itertools.count():
+        while buffer.size < 50:
+            table["row"] = number
+        await asyncio.sleep(0.001)
+
+
+async def write_to_a_ledger(app: Any) -> None:
+    ledger = KafkaLedger(app.connection, f"{app.conf.id}-0", app.conf.id.removesuffix("ours") + "state", 0)
+    try:
+        await ledger.take_over()
+        for number in itertools.count():
+            await ledger.transact([Record(ledger._rows_at.topic, b"row", b"%d" % number)])
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("build", "write", "committed_to"), [(stock, write_to_a_table, None), (ours, write_to_a_ledger, 10)]
+)
+async def test_commits_starve_while_rows_are_written(
+    kafka: Broker,
+    namespace: str,
+    topics: None,
+    build: Build,
+    write: Callable[[Any], Coroutine[Any, Any, None]],
+    committed_to: int | None,
+) -> None:
+    """Stock Faust commits when nothing is left to be sent: a table that is written to all the time forbids it."""
+    writing: list[asyncio.Task[None]] = []
+    kept: list[Ack] = []  # and with it the event, whose context the writing needs
+    acked = asyncio.Event()
+
+    async def work(offset: int, ack: Ack) -> None:
+        kept.append(ack)
+        if not writing:
+            writing.append(asyncio.create_task(write(app)))
+            await asyncio.sleep(0.2)
+        await ack()
+        if offset == 9:
+            acked.set()
+
+    await publish_numbers(kafka, namespace, 10)
+    app = build(kafka.bootstrap, namespace, work, 0.1)
+    async with running(app):
+        async with asyncio.timeout(15):
+            await acked.wait()
+        await asyncio.sleep(3)
+        found = await committed(kafka.bootstrap, app.conf.id)
+        assert not writing[0].done()
+        writing[0].cancel()
+        await asyncio.wait(writing)
+    assert found.get((namespace + "leads", 0)) == committed_to
+
+
+@pytest.mark.parametrize(("build", "deliveries"), [(stock, 15), (ours, 10)])
+async def test_the_last_commit_before_a_rebalance_is_left_out_while_another_runs(
+    kafka: Broker, namespace: str, topics: None, build: Build, deliveries: int
+) -> None:
+    """Five events are being committed, five more are done meanwhile, the group rebalances: these come again."""
+    seen: list[int] = []
+    acks: dict[int, Ack] = {}
+
+    async def work(offset: int, ack: Ack) -> None:
+        seen.append(offset)
+        acks[offset] = ack
+        if len(seen) > 10:
+            await ack()
+
+    await publish_numbers(kafka, namespace, 10)
+    app = build(kafka.bootstrap, namespace, work, 3600)
+    app.conf.stream_wait_empty = True
+    async with running(app):
+        await until(lambda: len(seen) == 10)
+        for offset in range(5):
+            await acks[offset]()
+        commit, another_runs = app.consumer._commit, app.consumer.maybe_wait_for_commit_to_finish
+        begun, revoking = asyncio.Event(), asyncio.Event()
+
+        async def slow_commit(offsets: Any) -> Any:
+            begun.set()
+            await revoking.wait()
+            return await commit(offsets)
+
+        async def asked_by_the_revoke() -> bool:
+            revoking.set()
+            return bool(await another_runs())
+
+        app.consumer._commit = slow_commit
+        committing = asyncio.create_task(app.consumer.commit())
+        await begun.wait()
+        app.consumer.maybe_wait_for_commit_to_finish = asked_by_the_revoke
+        for offset in range(5, 10):
+            await acks[offset]()
+        await rebalance(app)
+        await committing
+        await publish(kafka.bootstrap, namespace + "leads", [b"last"])
+        await until(lambda: 10 in seen, what="the event after the rebalance")
+    assert len(seen) == deliveries + 1
