@@ -23,7 +23,7 @@ from stream_app.core.delivery import Delivery, Verdict, begin, judge
 from stream_app.core.envelope import Disposition, Envelope, read_envelope
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, Report
 from stream_app.core.lead import Unreadable, home_partition, read_lead
-from stream_app.core.messages import Status
+from stream_app.core.messages import RESEND, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
@@ -323,7 +323,7 @@ class Line:
             await self._park(walk, story, Why("uncertain", "it may have reached Clay, and no callback told so in time"))
             return False
         spent = self._charge(story)
-        why = Why("resend", "sent again by policy though it may have reached Clay: a possible double spend")
+        why = Why(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
         story.go("replayed", self._clock.now_ms(), why, spent, **story.freed(spent))
         await self._desk.commit(story.step())
         return True

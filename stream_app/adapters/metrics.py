@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.adapters.lane_metrics import LaneMetrics
-from stream_app.core.messages import CommandAnswer, LaneView, Status, StatusEvent
+from stream_app.core.messages import RESEND, CommandAnswer, LaneView, Status, StatusEvent
 from stream_app.core.outcome import Outcome
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -89,6 +89,12 @@ class WorkerMetrics:
         self._unknown = Counter(
             "stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.", registry=registry
         )
+        self._twice = Counter(
+            "stream_app_possible_double_spends",
+            "Leads sent again by the policy `resend` though they may have reached Clay.",
+            ("workspace", "destination"),
+            registry=registry,
+        )
         self._commands = Counter(
             "stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"), registry=registry
         )
@@ -122,7 +128,9 @@ class WorkerMetrics:
         if child is None:
             child = self._children[labels] = self._events.labels(*labels)
         child.inc()
-        if event.status in _WORTH_A_LINE:
+        if event.reason == RESEND:
+            self._twice.labels(event.workspace, event.destination).inc()
+        if event.status in _WORTH_A_LINE or event.reason == RESEND:
             self._log.info(
                 event.status,
                 lead_id=event.lead_id,

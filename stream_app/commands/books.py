@@ -57,6 +57,8 @@ def show(report: Report) -> None:
         tell(f"{workspace} saved {credits_} credits: earlier results answered instead of Clay")
     if report.provisional:
         tell(f"{report.provisional} leads were given a provisional result while their lane was held")
+    for workspace, count in sorted(report.possible_doubles.items()):
+        tell(f"{workspace} sent {count} times again what may have reached Clay: possible double spends")
     if report.outlived:
         tell(f"{report.outlived} stories have outlived their records, which retention removed: checked, not counted")
     if report.moving:

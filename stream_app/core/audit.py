@@ -74,6 +74,7 @@ class _Audit:
             callbacks=self._callbacks,
             saved=books.saved,
             provisional=books.provisional,
+            possible_doubles=books.possible_doubles,
             erased=self._erased,
         )
 

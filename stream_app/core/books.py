@@ -22,7 +22,7 @@ from stream_app.core.columns import Column
 from stream_app.core.delivery import NEXT, Delivery
 from stream_app.core.envelope import read_envelope
 from stream_app.core.lane import Lane
-from stream_app.core.messages import Status
+from stream_app.core.messages import RESEND, Status
 from stream_app.core.policy import Destination
 from stream_app.core.record import Taken
 from stream_app.core.shelf import Page, Shelves
@@ -83,6 +83,7 @@ class _Event(msgspec.Struct, gc=False):
     day: str = ""
     month: str = ""
     saved: int | None = None
+    reason: str = ""
 
 
 _event: Final = msgspec.json.Decoder(_Event)
@@ -118,6 +119,7 @@ class Books:
         self.accounts = Accounts(terms.workspaces)
         self.saved: dict[str, int] = {}
         self.provisional = 0
+        self.possible_doubles: dict[str, int] = {}
         self._final = {alias for alias, there in terms.destinations.items() if not there.callbacks}
 
     # ------------------------------------------------------------------------------------------------- records
@@ -184,6 +186,8 @@ class Books:
         if event.saved:
             self.saved[event.workspace] = self.saved.get(event.workspace, 0) + event.saved
         self.provisional += code == _LOCALLY
+        if event.reason == RESEND:
+            self.possible_doubles[event.workspace] = self.possible_doubles.get(event.workspace, 0) + 1
         page.seq[i], page.status[i] = seq, code
         if event.destination in self._final:
             page.flags[i] |= shelf.FINAL
@@ -288,6 +292,7 @@ class Report(msgspec.Struct, frozen=True):
     callbacks how many of Clay's callbacks settled no lead, by what was told of them.
     saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
     provisional  leads that were answered locally while their lane was held, and go on.
+    possible_doubles  by workspace, how often a lead was sent again by policy though it may have reached Clay.
     erased    erasures of leads; what became of these leads themselves is in the columns.
     """
 
@@ -306,6 +311,7 @@ class Report(msgspec.Struct, frozen=True):
     callbacks: dict[Status, int] = {}
     saved: dict[str, int] = {}
     provisional: int = 0
+    possible_doubles: dict[str, int] = {}
     erased: int = 0
 
 

@@ -7,7 +7,7 @@ the raw bytes of the record that failed, and all about it is in headers (core/de
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -49,6 +49,9 @@ Status = Literal[
 ]
 """Status words (clay-facts), plus three: `refused` (Clay provably did not take it, another try follows),
 `expired` (`not_after` passed before it was sent), `rerouted` (it came in a partition that is not its workspace's)."""
+
+RESEND: Final = "resend"
+"""The reason of `replayed` when the policy sends a lead again that may have reached Clay: a possible double spend."""
 
 
 class Lead(msgspec.Struct, frozen=True, omit_defaults=True):

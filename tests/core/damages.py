@@ -10,7 +10,7 @@ import msgspec
 from stream_app.core.delivery import Delivery
 from stream_app.core.messages import StatusEvent
 from stream_app.core.record import Taken
-from tests.core.tape import Tape
+from tests.simulation.tape import Tape
 
 _row: Final = msgspec.json.Decoder(Delivery)
 

@@ -1,88 +1,17 @@
-"""What stands on Kafka after (or in the middle of) a simulated run: data that a test may damage and books may read."""
+"""The tapes of simulated runs, which the tests of the books read and damage."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
-
-import msgspec
-
-from stream_app.core.audit import audit
-from stream_app.core.books import Books, Report, Terms
-from stream_app.core.messages import StatusEvent
-from stream_app.core.policy import Plan
-from stream_app.core.record import Taken
 from tests.simulation.schedule import Schedule
+from tests.simulation.tape import Tape, tape_of
 from tests.simulation.world import World
 
-_event: Final = msgspec.json.Decoder(StatusEvent)
 
-
-@dataclass
-class Tape:
-    """Everything on Kafka at one moment: committed records by topic and partition, and the groups' offsets.
-
-    begins  where topics begin that retention has cut; `kept`: it has cut no events.
-    """
-
-    plan: Plan
-    now_ms: int
-    logs: dict[tuple[str, int], list[Taken]]
-    passed: dict[tuple[str, int], int]
-    kept: bool = True
-    begins: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    @property
-    def lead_topics(self) -> tuple[str, ...]:
-        names = self.plan.topics
-        return names.leads, names.retry, names.bulk
-
-    @property
-    def away_topics(self) -> tuple[str, ...]:
-        names, tiers_s = self.plan.topics, self.plan.replay.tiers_s
-        return names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in tiers_s)
-
-    def log(self, topic: str, partition: int) -> list[Taken]:
-        return self.logs.setdefault((topic, partition), [])
-
-    def close(self, *, exact: bool = True, limit: int = 20) -> Report:
-        plan, names = self.plan, self.plan.topics
-        freshness_ms = int(plan.line.freshness_days * 86_400_000)
-        budgets = {name: here.budget for name, here in plan.workspaces.items()}
-        books = Books(Terms(budgets, plan.destinations, freshness_ms), limit=limit)
-        for number in range(plan.partitions):
-            rows = books.rows_of(number, exact=exact, kept=self.kept)
-            for row in self.log(names.state, number):
-                rows.add(row.key or b"", row.value)
-            rows.close()
-            for event in self.log(names.status, number):
-                books.event(number, event.value or b"", event.place)
-            for topic in (*self.lead_topics, *self.away_topics):
-                for taken in self.log(topic, number):
-                    passed = taken.offset < self.passed.get((topic, number), 0)
-                    books.record(taken, passed=passed, lead_topic=topic in self.lead_topics)
-            for topic in self.lead_topics:
-                books.begins(topic, number, self.begins.get((topic, number), 0))
-        return audit(books, self.now_ms)
-
-    def events(self) -> list[tuple[list[Taken], int, StatusEvent]]:
-        """(log, index in it, event) of all events."""
-        logs = [self.log(self.plan.topics.status, number) for number in range(self.plan.partitions)]
-        return [(log, i, _event.decode(taken.value or b"")) for log in logs for i, taken in enumerate(log)]
-
-
-def tape_of(world: World) -> Tape:
-    plan, kafka = world.plan, world.kafka
-    tape = Tape(plan, world.now_ms(), {}, {})
-    names = plan.topics
-    for topic in (*tape.lead_topics, *tape.away_topics, names.status, names.state):
-        for number in range(plan.partitions):
-            tape.logs[topic, number] = kafka.log(topic, number).committed()
-            tape.passed[topic, number] = kafka.offset(names.worker_app, topic, number) or 0
-    return tape
+def taped(world: World) -> Tape:
+    return tape_of(world.plan, world.kafka, world.now_ms())
 
 
 def simulated(schedule: Schedule) -> Tape:
     world = World(schedule)
     assert not world.run().problems
-    return tape_of(world)
+    return taped(world)

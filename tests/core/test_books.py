@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, get_args
 
@@ -13,12 +14,13 @@ from stream_app.core.books import STATUSES, Report, Stand
 from stream_app.core.columns import COLUMN, COLUMNS, MEANING, column
 from stream_app.core.delivery import Delivery
 from stream_app.core.lane import Lane
-from stream_app.core.messages import Status
+from stream_app.core.messages import RESEND, Status
 from stream_app.core.record import Headers, Taken
 from tests.core.damages import DAMAGES, lag_the_row, one, rows, with_value
-from tests.core.tape import Tape, simulated, tape_of
+from tests.core.tape import simulated, taped
 from tests.simulation.bases import bases
 from tests.simulation.schedule import Schedule, drawn
+from tests.simulation.tape import Tape
 from tests.simulation.world import World
 
 _row: Final = msgspec.json.Decoder(Delivery)
@@ -53,12 +55,12 @@ def test_they_balance_at_every_moment(schedule: Schedule) -> None:
         told(records)
         commits += 1
         if commits % 5 == 0:
-            report = tape_of(world).close()
+            report = taped(world).close()
             assert report.balanced, wrong(report)
 
     world._on_commit = on_commit  # type: ignore[method-assign]  # see above
     assert not world.run().problems
-    report = tape_of(world).close()
+    report = taped(world).close()
     assert report.balanced, wrong(report)
     assert report.records == report.accounted == sum(stand.stories for stand in report.columns.values()) > 0
     assert report.columns["waiting"].stories == 0
@@ -71,6 +73,13 @@ def test_the_two_counts_are_the_same_where_stories_have_rows() -> None:
         stand = report.statuses.get(status, Stand())
         assert stand.rows == stand.stories
     assert report.statuses["accepted"].stories > 0
+
+
+def test_what_was_sent_again_by_policy_is_counted_as_a_possible_double_spend() -> None:
+    tape = simulated(next(base for base in bases() if base.name == "unsure"))
+    again = [event.workspace for _, _, event in tape.events() if event.reason == RESEND]
+    assert tape.close().possible_doubles == Counter(again)
+    assert again
 
 
 # ----------------------------------------------------------------------------------------- runs that are damaged
