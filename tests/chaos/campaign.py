@@ -137,7 +137,7 @@ async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progres
         if logs is not None:
             await asyncio.to_thread(shutil.copytree, line.directory, logs, dirs_exist_ok=True)
         progress(1.0, "reading the evidence")
-        judge = Judge(await read_evidence(line, caps, resend=resend))
+        judge = Judge(await read_evidence(line, dict(load.kinds), caps, resend=resend))
         verdict = judge.verdict()
         code, said = await line.run("books", "--json")
         return Result(

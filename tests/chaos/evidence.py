@@ -21,25 +21,31 @@ _event = msgspec.json.Decoder(StatusEvent)
 _lane = msgspec.json.Decoder(Lane)
 
 
-async def read_evidence(line: Fleet, caps: dict[str, int], *, resend: bool) -> Evidence:
-    """caps: credits a day, by workspace, of those whose budget is meant to bind."""
+async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, int], *, resend: bool) -> Evidence:
+    """published: records by kind. caps: credits a day, by workspace, of those whose budget is meant to bind."""
     names = line.settings.names
     passed = await _passed(line)
     tiers = [names.wait(tier) for tier in line.settings.replay.tiers_s]
     records = {topic: await line.read(topic) for topic in (names.leads, names.bulk, names.retry)}
     returns = {topic: await line.read(topic) for topic in (names.dlq, names.deferred, *tiers)}
     inputs: dict[str, str] = {}
+    people: dict[str, set[str]] = {}
     coming: set[str] = set()
     for topic, found in (records | returns).items():
         for record in found:
             origin = _header(record, "origin")
             if origin is None:
                 inputs[_place(record)] = _workspace(record)
+                if who := _people(record):
+                    people[_place(record)] = who
             if record.offset >= passed.get((topic, record.partition), 0):
                 coming.add(origin or _place(record))
     states = await line.read(names.state)
     return Evidence(
         inputs=inputs,
+        people=people,
+        published=published,
+        max_replays=line.settings.replay.max_replays,
         events=[_event.decode(record.value) for record in await line.read(names.status)],
         requests=line.requests(),
         coming=coming,
@@ -86,3 +92,12 @@ def _workspace(record: Any) -> str:
         return _lead.decode(record.value).workspace or ""
     except msgspec.DecodeError:
         return ""
+
+
+def _people(record: Any) -> set[str]:
+    """Its lead's id and e-mail address, each with the workspace; nothing of what is no lead."""
+    try:
+        lead = _lead.decode(record.value)
+    except msgspec.DecodeError:
+        return set()
+    return {f"{lead.workspace} {name}" for name in (lead.lead_id, lead.fields.get("email")) if name}

@@ -20,6 +20,10 @@ from tests.e2e.pipeline import OVER
 Place = tuple[str, int, int]
 REST: Final = OVER - {"rerouted"}
 _SENT: Final[frozenset[Status]] = frozenset({"accepted"})
+_COUNTS: Final[frozenset[Status]] = frozenset(
+    {"sending", "parked", "held_budget", "held_paused", "held_outage", "deferred"}
+)
+"""Of a story that took its lead on: Clay was sent it, a human has it, or it waits for its lane."""
 
 
 class Finding(NamedTuple):
@@ -34,6 +38,9 @@ class Evidence(msgspec.Struct):
     """All that was read at the end.
 
     inputs       records of the lead topics that are inputs: place -> its workspace ('' where it cannot be read).
+    people       whose lead it is, by place: its id and its person (a record that is not here is no lead).
+    published    what was published, by kind (`tests.e2e.load`).
+    max_replays  how often a dead letter comes back before it is parked.
     events       of `leads.status`, in the order of each partition.
     requests     of Clay's ledger.
     coming       places of inputs that a group has not passed, or of which a copy is still on its way.
@@ -44,6 +51,9 @@ class Evidence(msgspec.Struct):
     """
 
     inputs: Mapping[str, str]
+    people: Mapping[str, Collection[str]]
+    published: Mapping[str, int]
+    max_replays: int
     events: Iterable[StatusEvent]
     requests: Iterable[Request]
     coming: Collection[str]
@@ -85,12 +95,17 @@ class Judge:
             # A stray's first event is in the partition that it strayed to, all others are in its home.
             story.insert(0 if event.status == "rerouted" else len(story), event)
             self._events_of[event.lead_id].append(event)
+        self._places: dict[str, list[str]] = defaultdict(list)
+        for place, names in evidence.people.items():
+            for name in names:
+                self._places[name].append(place)
         for request in evidence.requests:
             if request.lead_id is not None:
                 self._requests[request.lead_id].append(request)
         self._verdict = Verdict(leads=len(evidence.inputs), findings=[])
 
     def verdict(self) -> Verdict:
+        self._published()
         for place in self._evidence.inputs:
             self._record(place)
         for origin, story in self._stories.items():
@@ -123,6 +138,7 @@ class Judge:
         story = self._stories.get(place)
         status = story[-1].status if story else None
         if status in REST:
+            self._rests(place, status)
             return
         if place not in self._evidence.coming:
             self._found("lost", place, f"it stands at {status}, and nothing of it is on its way")
@@ -131,14 +147,40 @@ class Judge:
         else:
             self._verdict.held += 1
 
+    def _rests(self, place: str, status: Status | None) -> None:
+        """It was told of as done with: was it? Here no lead is too old, and nobody is suppressed."""
+        who = self._evidence.people.get(place, ())
+        if (status == "rejected_invalid") is bool(who):
+            self._found("lost", place, f"{status}, and it is {'a good lead' if who else 'no lead'}")
+        elif status in ("expired", "suppressed"):
+            self._found("lost", place, f"{status}, for no reason")
+        elif status == "duplicate" and not any(self._counts(other) for name in who for other in self._places[name]):
+            self._found("lost", place, "a duplicate of nothing that was sent, parked or held")
+
+    def _counts(self, place: str) -> bool:
+        """Whether this record's story is one that a second record of the same lead or person may rely on."""
+        return any(event.status in _COUNTS for event in self._stories.get(place, ()))
+
+    def _published(self) -> None:
+        """Each record that was published is one of the inputs, and as many are no leads as were meant to be none."""
+        inputs, poison = len(self._evidence.inputs), len(self._evidence.inputs.keys() - self._evidence.people.keys())
+        published = sum(self._evidence.published.values())
+        if inputs != published or poison != self._evidence.published.get("poison", 0):
+            what = f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"
+            self._found("lost", "what was published", what)
+
     def _story(self, origin: str, story: list[StatusEvent]) -> None:
         """A legal path, in sequence, each event once; letters as its events say."""
         if [event.seq for event in story] != list(range(1, len(story) + 1)):
             self._found("illegal", origin, f"its events are {[event.seq for event in story]}")
         before: Status | None = None
+        letters = 0
         for event in story:
             if event.status not in NEXT.get(before, frozenset()):
                 self._found("illegal", origin, f"{before} -> {event.status}")
+            if event.status == "parked" and before != "send_uncertain" and letters < self._evidence.max_replays:
+                self._found("lost", origin, f"parked after {before} and {letters} dead letters: for no reason")
+            letters += event.status == "dead_lettered"
             before = event.status
             self._verdict.uncertain += event.status == "send_uncertain"
             self._verdict.resent += event.reason == "resend"

@@ -17,6 +17,8 @@ from tests.proxy import ProxiedKafka, Proxy
 WORKERS: Final = 3
 _LOOK_S: Final = 0.2
 _TERM_S: Final = 40.0
+_MAY_END: Final = {"later owner": "fenced", "no Kafka at": "no broker", "is kafka.bootstrap right": "no broker"}
+"""What a worker's last words may be under these faults, and in short; every other end is a bug."""
 
 
 class Team:
@@ -168,8 +170,10 @@ class Team:
             return
         words = member.last_words()
         text = words[-1] if words else "nothing"
-        known = {"later owner": "fenced", "Kafka": "no broker"}
-        self.ends[next((name for sign, name in known.items() if sign in text), text[:80])] += 1
+        why = next((name for sign, name in _MAY_END.items() if sign in text), None)
+        self.ends[why or text[:80]] += 1
+        if why is None:
+            self.untidy.append(f"a worker ended by itself with {member.process.returncode}: {text[:200]}")
 
     def _look_at_words(self, member: Member) -> None:
         """One that ends by itself says why in one line; nobody leaves a traceback."""

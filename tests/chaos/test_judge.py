@@ -30,6 +30,9 @@ UNCERTAIN = [*STORY[:2], event(A, 3, "send_uncertain")]
 RESENT = [*UNCERTAIN, event(A, 4, "replayed", "resend"), event(A, 5, "sending"), event(A, 6, "accepted")]
 CLEAN = Evidence(
     inputs={A: "w0", B: "w0"},
+    people={A: {"lead-1", "ada@example.com"}, B: {"again-1", "ada@example.com"}},
+    published={"lead": 1, "same_person": 1},
+    max_replays=3,
     events=[*STORY, *AGAIN],
     requests=[request(1, 429, 0), request(2)],
     coming=(),
@@ -64,6 +67,14 @@ def test_a_clean_record_is_not_accused() -> None:
         ({"events": [*STORY[1:], STORY[0], *AGAIN]}, "illegal"),  # out of sequence
         ({"events": [STORY[0], event(A, 2, "accepted"), *AGAIN]}, "illegal"),  # never sent
         ({"events": [*UNCERTAIN, event(A, 4, "parked"), *AGAIN]}, "illegal"),  # parked, and not there
+        ({"events": [event(A, 1, "rejected_invalid"), *AGAIN]}, "lost"),  # a good lead
+        ({"people": {A: {"lead-1"}}}, "lost"),  # no lead, and yet a duplicate
+        ({"events": [*STORY[:1], event(A, 2, "expired"), *AGAIN]}, "lost"),
+        ({"events": [*STORY[:1], event(A, 2, "suppressed"), *AGAIN]}, "lost"),
+        ({"events": [event(A, 1, "duplicate"), *AGAIN]}, "lost"),  # each of the other, and Clay has none
+        ({"people": {A: {"lead-1"}, B: {"lead-2"}}}, "lost"),  # a duplicate of somebody else
+        ({"events": [*STORY[:1], event(A, 2, "parked"), *AGAIN], "parked": Counter([A])}, "lost"),  # nothing was tried
+        ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),  # one that never reached Kafka
         ({"inputs": {A: "w0"}}, "illegal"),  # a story from nowhere
         ({"lanes": [Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", 12, 20),)))]}, "overspend"),
         ({"caps": {"w0": 5}, "lanes": []}, "overspend"),  # by Clay's own count
@@ -82,9 +93,20 @@ def test_a_double_is_forgiven_where_the_policy_sent_it_again_and_said_so() -> No
 
 
 def test_a_lead_that_its_budget_holds_is_not_lost() -> None:
-    evidence = msgspec.structs.replace(CLEAN, events=[*STORY[:1], *AGAIN], coming={A}, may_wait={A}, requests=[])
+    held = [*STORY[:1], event(A, 2, "held_budget"), *AGAIN]
+    evidence = msgspec.structs.replace(CLEAN, events=held, coming={A}, may_wait={A}, requests=[])
     assert not promises(evidence)
     assert "lost" in promises(msgspec.structs.replace(evidence, coming=()))
+
+
+def test_a_lead_is_parked_when_it_is_uncertain_or_was_replayed_often_enough() -> None:
+    uncertain = [*UNCERTAIN, event(A, 4, "parked")]
+    again: list[Status] = ["dead_lettered", "replayed", "sending"]
+    replayed = [*STORY[:2], *(event(A, seq, again[seq % 3]) for seq in range(3, 12)), event(A, 12, "parked")]
+    for story in (uncertain, replayed):
+        assert not promises(msgspec.structs.replace(CLEAN, events=[*story, *AGAIN], parked=Counter([A])))
+    fewer = msgspec.structs.replace(CLEAN, events=[*replayed, *AGAIN], parked=Counter([A]), max_replays=4)
+    assert promises(fewer) == {"lost"}
 
 
 def test_what_is_told_of_a_lead_has_events_and_requests_in_order() -> None:

@@ -94,6 +94,13 @@ class Member:
         except OSError:
             return False
 
+    async def joined(self, within_s: float) -> None:
+        """Its part of the partitions is assigned: it says that it is ready."""
+        deadline = time.monotonic() + within_s
+        while not await asyncio.to_thread(self.ready):
+            assert time.monotonic() < deadline, f"no partition within {within_s} s: {self.said()[-3:]}"
+            await asyncio.sleep(0.1)
+
     def sent(self) -> dict[str, float]:
         """Leads written ahead by this worker, by workspace, as its metrics tell; empty when it does not answer."""
         try:
@@ -188,8 +195,11 @@ class Fleet(Pipeline):
 
     # ----------------------------------------------------------------------------------------------------- verdicts
 
-    async def until_rest(self, count: int, timeout_s: float) -> None:
-        """Wait until so many records came to rest, and check that nothing was lost, sent twice or told wrongly."""
+    async def until_rest(self, count: int, timeout_s: float, *, duplicates: int = 0) -> None:
+        """Wait until so many records came to rest, and check that nothing was lost, sent twice or told wrongly.
+
+        They are good leads of different people, but for `duplicates`: each is sent, or parked for it may have been.
+        """
         rest = OVER - {"rerouted"}
         await self.until(
             lambda: sum(story[-1].status in rest for story in list(self.stories.values())) >= count,
@@ -198,12 +208,17 @@ class Fleet(Pipeline):
         )
         self.check_stories()
         assert len(self.stories) == count, "every record has one story"
+        last = self.last()
+        assert last["accepted"] + last["parked"] == count - duplicates, last
+        assert last["duplicate"] == duplicates, last
         twice = self.posted_again()
         assert not twice, {lead: self.tell(lead) for lead in list(twice)[:5]}
         took = Counter(request.lead_id for request in self.requests() if request.accepted)
         for story in self.stories.values():
             if story[-1].status == "accepted":
                 assert took[story[-1].lead_id] == 1, f"Clay never got it: {self.tell(story[-1].lead_id)}"
+            if story[-1].status == "parked":
+                assert story[-2].status == "send_uncertain", f"parked for nothing: {self.tell(story[-1].lead_id)}"
 
     def tell(self, lead_id: str) -> str:
         """All that is known of a lead, for a person."""
