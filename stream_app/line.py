@@ -372,7 +372,8 @@ class Line:
         """The last step here: final, or (accepted, with callbacks) open until Clay calls back."""
         walk.let_next()
         now_ms = self._clock.now_ms()
-        story.go(state, now_ms, why, spent, final=final, reservation=None if final else story.row.reservation)
+        freed = story.freed(spent) if final else {}
+        story.go(state, now_ms, why, spent, final=final, **freed)
         letters = [story.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
         await self._desk.commit(story.step(*letters))
 

@@ -14,6 +14,7 @@ from stream_app.core.callback_token import Keys, verify
 from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Callback, Result, Status, StatusEvent
+from stream_app.core.outcome import Poison
 from stream_app.core.record import Record
 from stream_app.partition.desk import Partition
 from tests.partition.test_desk import Bench as LeadBench
@@ -142,6 +143,7 @@ def test_a_gateway_whose_clock_is_an_hour_off_is_believed_as_well(off_s: int, ag
         ("dead_lettered", {"reservation": None, "booked": PAID}),
         ("parked", {"sends": 1, "reservation": None, "booked": HELD}),
         ("expired", {"sends": 1, "reservation": None, "booked": HELD, "final": True}),
+        ("rejected_invalid", {"reservation": None, "booked": PAID, "final": True}),
     ],
 )
 def test_it_was_at_clay_after_all(state: Status, changes: dict[str, object]) -> None:
@@ -161,6 +163,23 @@ def test_it_was_at_clay_after_all(state: Status, changes: dict[str, object]) -> 
         await asyncio.sleep(10.0)
         assert bench.clay.bodies == []
         assert bench.inlet.committed() == 1
+
+    run(main())
+
+
+def test_a_lead_that_clay_refused_for_good_and_calls_back_about_costs_what_the_callback_says() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.clay.first = [Poison(400, 1)]
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending", "rejected_invalid"]
+        bench.call_back()
+        await asyncio.sleep(10.0)
+        assert [(event.status, event.credits) for event in bench.events()[3:]] == [("accepted", None), ("enriched", 7)]
+        assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
+        assert bench.alarms == []
 
     run(main())
 

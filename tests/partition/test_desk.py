@@ -14,7 +14,7 @@ import pytest
 from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.core.errors import Fenced
 from stream_app.core.lane import LANE_VERSION, Lane
-from stream_app.core.outcome import Accepted, Outcome, Refused
+from stream_app.core.outcome import Accepted, Outcome
 from stream_app.core.record import Record
 from stream_app.partition.desk import Partition
 from stream_app.partition.rows import RowUnreadable
@@ -29,17 +29,17 @@ MEMBER_S: Final = 5.0
 
 
 class SlowClay:
-    """`line.Clay`: takes everything, after a while; but for the first that it `refuses`."""
+    """`line.Clay`: takes everything, after a while, once it has given the `first` answers."""
 
     def __init__(self, takes_s: float = 1.0) -> None:
         self.bodies: list[bytes] = []
-        self.refuses = 0
+        self.first: list[Outcome] = []
         self._takes_s = takes_s
 
     async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
         self.bodies.append(body)
         await asyncio.sleep(self._takes_s)
-        return Refused("http_503", 1) if len(self.bodies) <= self.refuses else Accepted(200, 1)
+        return self.first.pop(0) if self.first else Accepted(200, 1)
 
 
 class Bench:

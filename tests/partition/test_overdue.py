@@ -13,6 +13,7 @@ import pytest
 from stream_app.core.delivery import delivery_key
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.outcome import Refused
 from stream_app.core.pricing import fate
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import redriven, returning
@@ -105,7 +106,7 @@ def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None
 def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> None:
     async def main() -> None:
         bench = Bench()
-        bench.clay.refuses = sent = bench.plan.line.max_attempts
+        bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.line.max_attempts)
         bench.publish("id0", "p0")
         await bench.serve()
         retry = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.retry, 0)
