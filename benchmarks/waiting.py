@@ -54,7 +54,7 @@ def waiting_in_tiers(settings: Settings, letters: int, now_ms: int) -> Iterator[
     """Letters as the replay process has put them into the two long tiers, due one to ten hours from now."""
     for number in range(letters):
         record = failed(settings, number, now_ms, now_ms + (1 + number % 10) * _HOUR_MS)
-        back = returning(read_envelope(Taken(record.topic, 0, 0, record.key, record.value, record.headers)))
+        back = returning(read_envelope(Taken(record.topic, 0, 0, record.key, record.value, record.headers)), "")
         assert back is not None
         tier_s = (600, 3600)[number % 2]
         yield msgspec.structs.replace(record, topic=settings.names.wait(tier_s), headers=back.to_headers())

@@ -372,8 +372,7 @@ class Line:
         """The last step here: final, or (accepted, with callbacks) open until Clay calls back."""
         walk.let_next()
         now_ms = self._clock.now_ms()
-        freed = story.freed(spent) if final else {}
-        story.go(state, now_ms, why, spent, final=final, **freed)
+        story.go(state, now_ms, why, spent, final=final, **(story.freed(spent) if final else {}))
         letters = [story.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
         await self._desk.commit(story.step(*letters))
 

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.record import Record, Taken
-from stream_app.core.replay import AS_INPUT, Begin, Pace, ReplayPolicy, returning, tier_s
+from stream_app.core.replay import Begin, Pace, ReplayPolicy, returning, tier_s
 from stream_app.core.topics import TopicNames
 from stream_app.line import Clock
 from stream_app.partition.ports import Inlet
@@ -91,8 +91,9 @@ class Replay:
         self._began(inlet.partition, begin)
         async with self._onward(inlet) as onward:
             async for taken in inlet:
-                envelope = returning(read_envelope(taken), begin.epoch)
-                if taken.offset < begin.skip_to or (envelope is AS_INPUT and taken.offset < begin.seen_to):
+                envelope = returning(read_envelope(taken), taken.place, begin.epoch)
+                anew = envelope is not None and not envelope.origin
+                if taken.offset < begin.skip_to or (anew and taken.offset < begin.seen_to):
                     envelope = None
                 if not await self._forward(onward, inlet, taken, envelope):
                     return
@@ -101,7 +102,7 @@ class Replay:
         """`leads.deferred`: into the tier of its due time."""
         async with self._onward(inlet) as onward:
             async for taken in inlet:
-                if not await self._forward(onward, inlet, taken, returning(read_envelope(taken))):
+                if not await self._forward(onward, inlet, taken, returning(read_envelope(taken), taken.place)):
                     return
 
     def wait(self, tier: int) -> Callable[[Inlet], Awaitable[None]]:

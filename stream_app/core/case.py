@@ -50,13 +50,14 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive")
-    destination = plan.destinations.get(lead.destination or workspace.default_destination)
+    # One that comes back stays where it was going, whatever the default has become.
+    destination = plan.destinations.get(lead.destination or envelope.destination or workspace.default_destination)
     if destination is None or destination.workspace != workspace.name:
         return Unreadable("unknown_destination", "its workspace has no such destination: add it, then redrive")
     who = identify(lead)
     if who is None:
         return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
-    forced_origin = envelope.origin if lead.force else ""
+    forced_origin = (envelope.letter or envelope.origin) if lead.force else ""
     echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
     row = clay_row(lead.fields, destination.columns, echo)
     if isinstance(row, Unreadable):

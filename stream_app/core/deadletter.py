@@ -35,7 +35,8 @@ MEANING: Final[dict[str, str]] = {
     "first-failure-ms": "epoch ms",
     "last-failure-ms": "epoch ms",
     "not-before-ms": "when it is due to come back, epoch ms",
-    "redriven-from": "topic/partition/offset of the letter that an operator sent back",
+    "redriven-from": "topic/partition/offset of the letter that was sent back: by an operator, or another program's",
+    "letter": "topic/partition/offset of the letter that the input record was before",
     "trace-id": "W3C trace id",
     "app-version": "the version that wrote it",
 }

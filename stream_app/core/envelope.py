@@ -8,16 +8,21 @@ reason (a W3C `traceparent` gives its trace id). Decoding is tolerant: any progr
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, Literal, cast, get_args
 
 import msgspec
 
 from stream_app.core.deadletter import read_place, spring_headers
+from stream_app.core.lead import is_plain_id
 from stream_app.core.record import Headers, Taken
 
 Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
 """Why a record comes (back) to the line: '' is an input; redriven: an operator sent it back; the others were written
 by the line or the replay app."""
+
+RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", "uncertain"})
+"""It comes back into its own story."""
 
 Disposition = Literal["", "poison", "failed", "policy"]
 """poison: never replayed by itself; failed: replayed; policy: refused by configuration, waits for a human."""
@@ -45,6 +50,7 @@ HEADERS: Final[dict[str, str]] = {
     "last_failure_ms": "last-failure-ms",
     "not_before_ms": "not-before-ms",
     "redriven_from": "redriven-from",
+    "letter": "letter",
     "trace_id": "trace-id",
     "app": "app-version",
 }
@@ -52,6 +58,13 @@ HEADERS: Final[dict[str, str]] = {
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_TEXT = 400
+_FIT: Final[dict[str, Callable[[str], object]]] = {
+    **dict.fromkeys(("lead_id", "destination", "reason", "trace_id", "app"), is_plain_id),
+    **dict.fromkeys(("origin", "redriven_from", "letter"), read_place),
+    "way": get_args(Way).__contains__,
+    "disposition": get_args(Disposition).__contains__,
+}
+"""Field -> whether a text may stand in it. Anybody may have written it, and it goes on into headers and events."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,6 +73,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     seq is the sequence number of the story's last event when the record was written. `replay` counts how often this
     lead was replayed in rewind `epoch`, the coming time included. `hops` counts re-publications to a home partition.
     cut_bytes, cut_key_bytes: how much of the value and key is missing, where it was too large for the topic.
+    letter: the dead letter that an input was before, in no story or in one that had ended.
     """
 
     origin: str = ""
@@ -84,8 +98,13 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     last_failure_ms: int = 0
     not_before_ms: int = 0
     redriven_from: str = ""
+    letter: str = ""
     trace_id: str = ""
     app: str = ""
+
+    def onward(self, **changes: object) -> Envelope:
+        """For the next record of its story: words are of the record on which they stand, and may be anybody's."""
+        return msgspec.structs.replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self) -> Headers:
         """The fields that are set, as Kafka headers; a dead letter has Spring Kafka's counterparts, too."""
@@ -106,17 +125,14 @@ def read_envelope(taken: Taken) -> Envelope:
     texts = {name: value.decode("utf-8", "replace") for name, value in taken.headers if isinstance(value, bytes)}
     values: dict[str, object] = {}
     for field, name in HEADERS.items():
-        if (text := texts.get(name)) is not None:
+        if (text := texts.get(name)) is not None and (field not in _FIT or _FIT[field](text)):
             values[field] = _number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
-    if values.get("way", "") not in get_args(Way):
-        values.pop("way")
-    if values.get("disposition", "") not in get_args(Disposition):
-        values.pop("disposition")
-    if read_place(cast("str", values.get("origin", ""))) is None:
-        # without an origin that can be read it is an input like any other: nothing it claims about itself counts
+    if "origin" not in values:
+        # Without an origin that can be read it is an input like any other: what it claims about itself counts for
+        # nothing, but that it was a letter before.
         trace = _TRACEPARENT.fullmatch(texts.get("traceparent", ""))
-        trace_id = trace.group(1) if trace else ""
-        return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, trace_id=trace_id)
+        trace_id, letter = trace.group(1) if trace else "", cast("str", values.get("redriven_from", ""))
+        return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, letter=letter, trace_id=trace_id)
     return msgspec.convert(values, Envelope)
 
 

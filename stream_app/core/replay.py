@@ -12,10 +12,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.envelope import Envelope
-
-AS_INPUT: Final = Envelope()
-"""Without headers a record is an input like any other: it begins a story of its own, with all defaults."""
+from stream_app.core.envelope import RETURNS, Envelope
 
 
 class ReplayPolicy(msgspec.Struct, frozen=True):
@@ -51,30 +48,33 @@ def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
     return next(tier for tier in reversed(policy.tiers_s) if tier * 1000 < rest_ms + late_ms)
 
 
-def returning(envelope: Envelope, epoch: int = 0) -> Envelope | None:
-    """The envelope under which a dead letter or a deferred lead comes back; None where it waits for a human.
+def returning(envelope: Envelope, place: str, epoch: int = 0) -> Envelope | None:
+    """The envelope under which the dead letter or deferred lead at `place` comes back; None: it waits for a human.
 
     A failed one counts a replay; when it was written before the present rewind `epoch`, it is the first of that epoch
     and due at once. A deferred one counts none. One without a disposition was written by another program, and nobody
-    knows whether it failed or was poison: it goes down the line as an input (`AS_INPUT`).
+    knows whether it failed or was poison: it goes down the line as an input (`as_input`).
     """
-    if envelope.way in ("replayed", "redriven", "deferred", "uncertain"):
-        return envelope
+    if envelope.way in RETURNS:
+        return envelope.onward()
     if not envelope.disposition:
-        return AS_INPUT
+        return as_input(place)
     if envelope.disposition != "failed":
         return None
     rewound = envelope.epoch < epoch
-    return msgspec.structs.replace(
-        envelope,
+    return envelope.onward(
         way="replayed",
         replay=1 if rewound else envelope.replay + 1,
         epoch=epoch if rewound else envelope.epoch,
         attempt=0,
         disposition="",
-        excerpt="",
         not_before_ms=0 if rewound else envelope.not_before_ms,
     )
+
+
+def as_input(place: str) -> Envelope:
+    """Without an origin a record begins a story of its own, with all defaults; copies of one letter are one lead."""
+    return Envelope(redriven_from=place)
 
 
 def goes_on(envelope: Envelope) -> bool:
@@ -90,16 +90,14 @@ def redriven(envelope: Envelope, place: str) -> Envelope:
     due. One whose story has ended goes as an input of its own.
     """
     if envelope.way == "deferred" and goes_on(envelope):
-        return msgspec.structs.replace(envelope, not_before_ms=0, redriven_from=place)
+        return envelope.onward(not_before_ms=0, redriven_from=place)
     if not goes_on(envelope):
-        return msgspec.structs.replace(AS_INPUT, redriven_from=place, trace_id=envelope.trace_id)
-    return msgspec.structs.replace(
-        envelope,
+        return msgspec.structs.replace(as_input(place), trace_id=envelope.trace_id)
+    return envelope.onward(
         way="redriven",
         replay=1,
         attempt=0,
         disposition="",
-        excerpt="",
         not_before_ms=0,
         redriven_from=place,
     )

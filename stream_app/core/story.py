@@ -170,6 +170,7 @@ class Story:
             first_failure_ms=row.failed_at_ms,
             last_failure_ms=now_ms if disposition else 0,
             not_before_ms=why.due_at_ms or 0,
+            letter=case.envelope.letter,
             trace_id=row.trace_id,
             app=self._plan.app,
         )
@@ -215,8 +216,7 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
     value, most = taken.value, plan.line.max_letter_bytes
     # A compressed batch may hold more than the dead letters' topic takes.
     cut_bytes, cut_key_bytes = max(0, len(value or b"") - most), max(0, len(taken.key or b"") - _MOST_KEY_BYTES)
-    letter = msgspec.structs.replace(
-        envelope,
+    letter = envelope.onward(
         way="",
         cut_bytes=cut_bytes,
         cut_key_bytes=cut_key_bytes,
@@ -234,8 +234,7 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
 
 def strayed(plan: Plan, case: Subject, home: int, lost: bool) -> Record:
     """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human."""
-    onward = msgspec.structs.replace(
-        case.envelope,
+    onward = case.envelope.onward(
         way=case.envelope.way or "rerouted",
         seq=case.envelope.seq + 1,
         hops=case.envelope.hops + 1,

@@ -101,8 +101,8 @@ def test_another_programs_letter_is_an_input_and_only_once() -> None:
         assert bench.inlet.acked == [4, 5, 6]
         records = [record for _, record in bench.memory.published]
         assert [(record.key, record.value, record.headers) for record in records] == [
-            (None, b"{}", ()),
-            (b"", None, ()),
+            (None, b"{}", (("redriven-from", b"leads.dlq/0/5"),)),
+            (b"", None, (("redriven-from", b"leads.dlq/0/6"),)),
         ]
 
     run(main())

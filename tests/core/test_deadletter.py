@@ -7,10 +7,16 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.core.case import Subject
 from stream_app.core.deadletter import read_place
 from stream_app.core.envelope import HEADERS, Envelope, read_envelope
+from stream_app.core.lead import Unreadable, is_plain_id
 from stream_app.core.record import Taken
+from stream_app.core.replay import redriven, returning
+from stream_app.core.story import NO_REASON, brief, rejected, strayed
+from tests.simulation.schedule import Setup, plan_of
 
+PLAN = plan_of(Setup())
 LETTER = Envelope(
     origin="t.leads/3/1234567890123",
     origin_ms=1_700_000_000_000,
@@ -53,12 +59,36 @@ values = st.one_of(st.binary(max_size=500), st.text(max_size=500).map(lambda tex
 places = st.from_regex(r"[a-z²]{1,3}/[0-9²]{1,12}/[0-9٣]{1,20}", fullmatch=True).map(str.encode)
 
 
-@given(st.lists(st.tuples(names, st.one_of(values, places)), max_size=30), st.one_of(places, values))
+PEOPLE = [b"ada@example.com", b"tel:+4479460000", b"https://x.example/in/ada", b"Ada Lovelace"]
+people = st.sampled_from(PEOPLE)
+
+
+@given(st.lists(st.tuples(names, st.one_of(values, places, people)), max_size=30), st.one_of(places, values))
 def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, bytes]], origin: bytes) -> None:
-    envelope = read_envelope(taken((*headers, ("origin", origin))))
+    came = taken((*headers, ("origin", origin)))
+    envelope = read_envelope(came)
     assert read_place(envelope.origin) is not None
-    written = Envelope(**{**{name: getattr(envelope, name) for name in HEADERS}, "disposition": "poison"}).to_headers()
+    written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers
     assert sum(len(value) for _, value in written) < 40_000
     assert all(isinstance(value, bytes) for _, value in written)
     again = read_envelope(taken(written))
     assert (again.origin, again.disposition) == (envelope.origin, "poison")
+
+
+@given(
+    st.lists(st.tuples(names, st.one_of(values, people)), max_size=30),
+    places.filter(lambda one: read_place(one.decode())),
+)
+def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
+    came = taken((*headers, ("origin", origin)))
+    envelope = read_envelope(came)
+    onward = [
+        rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers,
+        strayed(PLAN, Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"", None), 0, lost=False).headers,
+        redriven(envelope, came.place).to_headers(),
+        back.to_headers() if (back := returning(envelope, came.place, 7)) else (),
+    ]
+    said = b" ".join(value for written in onward for _, value in written)
+    assert not any(person in said for person in PEOPLE)
+    [event] = brief(PLAN, came, envelope, "rejected_invalid", 1, NO_REASON, "").events
+    assert is_plain_id(event.trace_id)

@@ -18,7 +18,6 @@ from stream_app.core.delivery import Delivery, judge, step
 from stream_app.core.delivery import begin as begin_row
 from stream_app.core.envelope import Envelope
 from stream_app.core.replay import (
-    AS_INPUT,
     Begin,
     Came,
     Pace,
@@ -61,16 +60,16 @@ def test_where_the_group_stands_says_whether_it_was_rewound(
 
 def test_what_comes_back() -> None:
     failed = Envelope(origin="leads/0/1", disposition="failed", replay=2, epoch=1, not_before_ms=5, attempt=4)
-    natural = returning(failed, 1)
+    natural = returning(failed, "leads.dlq/0/1", 1)
     assert natural is not None
     assert (natural.way, natural.epoch, natural.replay, natural.not_before_ms) == ("replayed", 1, 3, 5)
-    first = returning(failed, 2)
+    first = returning(failed, "leads.dlq/0/1", 2)
     assert first is not None
     assert (first.way, first.epoch, first.replay, first.not_before_ms) == ("replayed", 2, 1, 0)
     for disposition in ("poison", "policy"):
-        assert returning(Envelope(origin="leads/0/1", disposition=disposition), 2) is None
-    assert returning(Envelope(origin="leads.dlq/0/1")) is AS_INPUT, "another program's"
-    assert AS_INPUT.to_headers() == ()
+        assert returning(Envelope(origin="leads/0/1", disposition=disposition), "leads.dlq/0/1", 2) is None
+    foreign = returning(Envelope(origin="leads/0/1", lead_id="x"), "leads.dlq/0/1")
+    assert foreign == Envelope(redriven_from="leads.dlq/0/1"), "another program's: nothing that it claims counts"
 
 
 def test_what_an_operator_sends_back() -> None:
@@ -239,7 +238,7 @@ class Partition(RuleBasedStateMachine):
     def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
         for lead, letter in self.dlq[self.position : self.position + most]:
             if self.position >= self.how.skip_to:
-                back = returning(letter, self.how.epoch)
+                back = returning(letter, "leads.dlq/0/0", self.how.epoch)
                 assert back is not None
                 self.queue += [(lead, back)] * times
             self.position += 1

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.core.envelope import Envelope
 from stream_app.core.errors import Fenced
 from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.outcome import Accepted, Outcome
-from stream_app.core.record import Record
+from stream_app.core.record import Record, Taken
 from stream_app.partition.desk import Partition
 from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
@@ -61,6 +62,7 @@ class Bench:
             0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
         )
         self.inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.leads, 0)
+        self.retrying: asyncio.Task[None] | None = None
 
     def publish(self, lead_id: str, person: str) -> None:
         value = json.dumps({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}}).encode()
@@ -68,6 +70,18 @@ class Bench:
 
     def states(self) -> list[str]:
         return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
+
+    def letters(self, topic: str) -> list[Taken]:
+        return list(self.kafka.log(topic, 0).committed())
+
+    async def come_back(self, letter: Taken, envelope: Envelope | None) -> None:
+        """What the replay app, or an operator, publishes for a letter is taken."""
+        assert envelope is not None
+        if self.retrying is None:
+            retry = MemoryInlet(self.kafka, "g", 0, self.plan.topics.retry, 0)
+            self.retrying = asyncio.create_task(self.partition.serve(retry, "retry"))
+        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
+        await asyncio.sleep(10.0)
 
     async def serve(self) -> asyncio.Task[None]:
         await self.partition.take_over()

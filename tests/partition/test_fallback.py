@@ -124,7 +124,7 @@ class Bench:
         """The budget is back, and what was deferred too."""
         self.change(budget=BudgetPolicy())
         for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
-            back = returning(read_envelope(copy), 0)
+            back = returning(read_envelope(copy), copy.place)
             assert back is not None
             self.kafka.produce(0, Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()))
         await asyncio.sleep(5)
@@ -183,7 +183,7 @@ def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
         await bench.begin()
         await bench.lead("1", ADA)
         copy = bench.kafka.log(bench.plan.topics.deferred, 0).committed()[0]
-        back = returning(read_envelope(copy), 0)
+        back = returning(read_envelope(copy), copy.place)
         assert back is not None
         bench.kafka.produce(0, Record(bench.plan.topics.retry, copy.key, copy.value, back.to_headers()))
         await asyncio.sleep(5)

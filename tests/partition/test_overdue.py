@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.core.delivery import delivery_key
-from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.envelope import read_envelope
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.outcome import Refused
 from stream_app.core.pricing import fate
@@ -26,7 +26,7 @@ from stream_app.partition.way_back import Outside
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, run
-from tests.simulation.client import MemoryArchive, MemoryInlet
+from tests.simulation.client import MemoryArchive
 from tests.simulation.schedule import Setup
 
 
@@ -53,13 +53,8 @@ class Bench(CallbackBench):
         self.asked += 1
         return self.url_says
 
-    def come_back(self, letter: Taken, envelope: Envelope | None) -> None:
-        """What the replay app, or an operator, publishes for a letter."""
-        assert envelope is not None
-        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
-
     def parked(self) -> list[Taken]:
-        return self.kafka.log(self.plan.topics.parked, 0).committed()
+        return self.letters(self.plan.topics.parked)
 
 
 class Moody(MemoryArchive):
@@ -109,16 +104,13 @@ def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_
         bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.line.max_attempts)
         bench.publish("id0", "p0")
         await bench.serve()
-        retry = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.retry, 0)
-        serving = asyncio.create_task(bench.partition.serve(retry, "retry"))
         await asyncio.sleep(10.0)
-        [letter] = bench.kafka.log(bench.plan.topics.dlq, 0).committed()
-        bench.come_back(letter, returning(read_envelope(letter)))
+        [letter] = bench.letters(bench.plan.topics.dlq)
+        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
         await asyncio.sleep(200.0)
         assert bench.states()[-5:] == ["replayed", "sending", "accepted", "callback_overdue", "parked"]
         for epoch in (1, 2):
-            bench.come_back(letter, returning(read_envelope(letter), epoch))
-            await asyncio.sleep(10.0)
+            await bench.come_back(letter, returning(read_envelope(letter), letter.place, epoch))
         assert len(bench.clay.bodies) == sent + 1
         assert bench.states()[-1] == "parked"
         [parked] = map(read_envelope, bench.parked())
@@ -127,10 +119,9 @@ def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_
             assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
         # Only who names it sends it again.
         [parked_letter] = bench.parked()
-        bench.come_back(parked_letter, redriven(parked, parked_letter.place))
-        await asyncio.sleep(10.0)
+        await bench.come_back(parked_letter, redriven(parked, parked_letter.place))
         assert len(bench.clay.bodies) == sent + 2
-        assert not serving.done()
+        assert bench.alarms == []
 
     run(main())
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 
 import msgspec
+import pytest
 
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.outcome import Outcome, Refused
@@ -13,6 +15,7 @@ from stream_app.core.record import Record, Taken
 from stream_app.core.replay import redriven, returning
 from stream_app.partition.desk import Partition
 from tests.partition.test_committer import Silent
+from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.test_desk import _member
 from tests.partition.virtual import VirtualClock, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
@@ -92,7 +95,7 @@ def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
         await bench.begin()
         letter = bench.letters(bench.plan.topics.dlq)[0]
         for epoch in range(1, 9):
-            await bench.send(letter, returning(read_envelope(letter), epoch))
+            await bench.send(letter, returning(read_envelope(letter), letter.place, epoch))
         parked = [read_envelope(each) for each in bench.letters(bench.plan.topics.parked)]
         assert [(each.reason, each.epoch, each.returns) for each in parked] == [
             ("loop_guard", 6, 6),
@@ -119,9 +122,64 @@ def test_an_epoch_has_its_replays_and_one_parking_however_many_letters_there_are
             done = 0
             while len(letters := bench.letters(bench.plan.topics.dlq)) > done:
                 for letter in letters[done if epoch == 0 else 0 :] * 2:
-                    await bench.send(letter, returning(read_envelope(letter), epoch))
+                    await bench.send(letter, returning(read_envelope(letter), letter.place, epoch))
                 done = len(letters)
             assert bench.states().count("parked") == epoch + 1
             assert bench.states().count("replayed") == 2 * (epoch + 1)
+
+    run(main())
+
+
+def _lead(**changes: object) -> bytes:
+    return json.dumps({"lead_id": "id0", "fields": {"email": "a@example.com"}, **changes}).encode()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_copies_of_another_programs_forced_letter_are_one_lead(refused: bool) -> None:
+    """The replay process was killed before its commit, and an operator selects the same letter once more."""
+
+    async def main() -> None:
+        bench = LeadBench(Setup(callbacks=False))
+        topic = bench.plan.topics.dlq
+        if refused:
+            bench.clay.first = [Refused("http_503", 1)] * bench.plan.line.max_attempts
+        bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True), (("someone", b"else"),)))
+        await bench.serve()
+        [letter] = bench.letters(topic)
+        for _ in range(2):
+            await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        for ours in bench.letters(topic)[1:]:
+            await bench.come_back(ours, returning(read_envelope(ours), ours.place))
+        await bench.come_back(letter, redriven(read_envelope(letter), letter.place))
+        assert Counter(bench.states())["accepted"] == 1
+        assert bench.states().count("duplicate") == 2
+        assert len(bench.clay.bodies) == 1 + (bench.plan.line.max_attempts if refused else 0)
+        bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
+        other = bench.letters(topic)[-1]
+        await bench.come_back(other, returning(read_envelope(other), other.place))
+        assert Counter(bench.states())["accepted"] == 2, "another letter is another lead"
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_stray_that_strays_again_waits_for_a_human() -> None:
+    """Its pins are wrong somewhere: it must not go round for ever."""
+
+    async def main() -> None:
+        bench = LeadBench()
+        value = _lead(workspace="beta")
+        sent_here = Envelope(origin="leads/1/7", seq=1, way="rerouted", hops=1).to_headers()
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"beta", value, sent_here))
+        await bench.serve()
+        await asyncio.sleep(1.0)
+        assert bench.states() == ["parked"]
+        [letter] = bench.letters(bench.plan.topics.parked)
+        envelope = read_envelope(letter)
+        assert (envelope.reason, envelope.disposition, envelope.origin) == ("wrong_partition", "policy", "leads/1/7")
+        assert letter.value == value
+        assert bench.kafka.log(bench.plan.topics.leads, 1).committed() == []
+        assert bench.clay.bodies == []
+        assert bench.alarms == []
 
     run(main())

@@ -45,7 +45,7 @@ class Replayer:
         log = self._kafka.log(topic, partition)
         while (taken := log.read(position)) is not None:
             position = taken.offset + 1
-            back = returning(read_envelope(taken))
+            back = returning(read_envelope(taken), taken.place)
             if back is not None:
                 # Never before its tier lets it go; what is left then takes as long in other tiers.
                 let_go_ms = taken.timestamp_ms + delay_s * 1000 if delay_s else 0
