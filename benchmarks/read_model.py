@@ -4,7 +4,8 @@
 reason in words), two rows and an alias of the state, and a result, in the order in which a busy line writes them: 500
 leads at work at a time. Without `--kafka` the records are made up in memory and go straight to the model, and only its
 own time counts. With it they are written to topics of their own there first, and read as the gateway reads them; the
-time is that of the whole feed.
+time is that of the whole feed. Exits with 1 when a million leads, in proportion, take 300 s or 2,000 MB of disk, or
+however many of them 256 MB of memory: it is bounded.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ PARTITIONS = 8
 AT_WORK = 500
 _MOST_RECORDS = 5_000
 _TIMER_S = 0.01
+MAX_SECONDS, MAX_FILE_MB, PER_LEADS = 300.0, 2_000.0, 1_000_000
+MAX_RSS_MB = 256.0
 _STEPS: tuple[Status, ...] = ("received", "sending", "refused", "accepted", "enriched")
 _encode = msgspec.json.Encoder().encode
 
@@ -155,6 +158,17 @@ async def build_from_kafka(bootstrap: str, sources: Sources, path: Path) -> tupl
     return seconds, sorted(late_s)
 
 
+def missed(leads: int, seconds: float, file_mb: float, rss_mb: float) -> list[str]:
+    """The goals that were missed, in words."""
+    share = leads / PER_LEADS
+    goals = {
+        "s": (seconds, MAX_SECONDS * share),
+        "MB on disk": (file_mb, MAX_FILE_MB * share),
+        "MB of memory": (rss_mb, MAX_RSS_MB),
+    }
+    return [f"{took:.0f} {unit}, not below {most:.0f}" for unit, (took, most) in goals.items() if took >= most]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leads", type=int, default=1_000_000)
@@ -181,7 +195,9 @@ def main() -> int:
             late_s = []
             seconds = build_in_memory(sources, path, args.leads, now_ms)
         size_bytes = sum(file.stat().st_size for file in Path(folder).iterdir())
-    figures = {
+    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    failed = missed(args.leads, seconds, size_bytes / 1e6, rss_mb)
+    figures: dict[str, object] = {
         "leads": args.leads,
         "events": args.leads * len(_STEPS),
         "from": "Kafka" if args.kafka else "memory",
@@ -190,16 +206,18 @@ def main() -> int:
         "us_per_event": round(seconds * 1e6 / (args.leads * len(_STEPS)), 2),
         "file_mb": round(size_bytes / 1e6),
         "bytes_per_lead": round(size_bytes / args.leads),
-        "rss_at_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "rss_at_peak_mb": round(rss_mb),
     }
     if late_s:  # what a callback would wait for beside the work
         figures["loop_late_p99_ms"] = round(late_s[len(late_s) * 99 // 100] * 1000, 1)
         figures["loop_late_max_ms"] = round(late_s[-1] * 1000, 1)
     if args.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+        sys.stdout.write(json.dumps(figures | {"missed": failed}) + "\n")
     else:
         for name, figure in figures.items():
             Console().print(f"{name:16} {figure}")
+    if failed:
+        raise SystemExit("; ".join(failed))
     return 0
 
 
