@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
 from stream_app.core.deadletter import read_place
 from stream_app.core.envelope import Disposition
+from stream_app.core.lead import plain_id
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition; `foreign`: another program wrote it, without headers of ours."""
@@ -80,12 +81,15 @@ def kind_of(headers: Headers) -> Kind:
     return "foreign"
 
 
-class _Address(msgspec.Struct):
-    workspace: str | None = None
-    destination: str | None = None
+class _Named(msgspec.Struct):
+    """What a value says of itself, whatever else is in it."""
+
+    lead_id: Any = None
+    workspace: Any = None
+    destination: Any = None
 
 
-_address: Final = msgspec.json.Decoder(_Address)
+_named: Final = msgspec.json.Decoder(_Named)
 
 
 def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
@@ -96,16 +100,38 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
     workspace = (key or b"").decode("utf-8", "replace")
     if kind_of(headers) in ("failed", "deferred"):
         return workspace, text(headers, "destination")
+    named = _read(value)
+    return _said(named.workspace) or workspace, _said(named.destination)
+
+
+def lead_id_of(headers: Headers, value: bytes | None) -> str:
+    """The id of a letter's lead as rows have it; '' where it has none, or one that is made from its person."""
+    if lead_id := text(headers, "lead-id"):
+        return lead_id
+    given = _said(_read(value).lead_id).strip()
+    return plain_id(given) if given else ""
+
+
+def _read(value: bytes | None) -> _Named:
     try:
-        named = _address.decode(value or b"")
+        return _named.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return workspace, ""
-    return named.workspace or workspace, named.destination or ""
+        return _Named()
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def text(headers: Headers, name: str) -> str:
     """A header as text, '' without it."""
     return headers.get(name, b"").decode("utf-8", "replace")
+
+
+def number(headers: Headers, name: str) -> int:
+    """A header as a number, 0 where it is none."""
+    said = headers.get(name, b"")
+    return int(said) if said.isdigit() and len(said) < 16 else 0
 
 
 def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:

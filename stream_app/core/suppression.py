@@ -14,6 +14,7 @@ import msgspec
 
 from stream_app.core.case import Case
 from stream_app.core.lead import people, people_in, plain_id
+from stream_app.core.letters import Headers, addressed_to, lead_id_of, number
 from stream_app.core.story import Why
 
 _TEXT: Final = {
@@ -35,6 +36,9 @@ class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str
 
 
+_row: Final = msgspec.json.Decoder(Suppression)
+
+
 def person_row(person: str) -> bytes:
     """Row key of a suppressed person (a hash of `core.lead.people`)."""
     return f"s/{person}".encode()
@@ -46,16 +50,25 @@ def suppressed_person(row_key: bytes) -> str | None:
 
 
 class SuppressionList:
-    """Everybody who is on the list in any partition, as the rows say it: for those who only read along."""
+    """Everybody who is on the list in any partition, and every lead that was erased, as the rows say it: for those who
+    only read along.
+    """
 
     def __init__(self) -> None:
         self._partitions: dict[str, int] = {}  # a bit each
+        self._erased: dict[bytes, int] = {}  # row key -> until when it was published, epoch ms
 
     def __bool__(self) -> bool:
-        return bool(self._partitions)
+        return bool(self._partitions or self._erased)
 
     def hear(self, row_key: bytes, value: bytes | None, partition: int) -> None:
         """A record of the state topic, whatever row it is of."""
+        if row_key.startswith(b"e/"):
+            if value is None:
+                self._erased.pop(row_key, None)
+            else:
+                self._erased[row_key] = _row.decode(value).at_ms
+            return
         person = suppressed_person(row_key)
         if person is None:
             return
@@ -66,9 +79,18 @@ class SuppressionList:
         else:
             self._partitions.pop(person, None)
 
-    def names(self, value: bytes | None) -> bool:
-        """Whether the lead in these bytes, however broken, is somebody's who is on the list."""
-        return bool(self._partitions) and any(person in self._partitions for person in people_in(value))
+    def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
+        """Whether a letter, however broken its value, is somebody's who is on the list, or of a lead that was erased.
+
+        at_ms  when it was appended, which counts where it does not say since when its lead is there.
+        """
+        if self._partitions and any(person in self._partitions for person in people_in(value)):
+            return True
+        if not self._erased:
+            return False
+        workspace, _ = addressed_to(headers, key, value)
+        until_ms = self._erased.get(erased_row(workspace, lead_id_of(headers, value)))
+        return until_ms is not None and (number(headers, "origin-timestamp-ms") or at_ms) <= until_ms
 
 
 def lead_row(workspace: str, lead_id: str) -> bytes:

@@ -27,7 +27,9 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
 class Shown(msgspec.Struct):
-    """One letter: its headers as text, the events of its lead's story. `suppressed`: of a person on that list."""
+    """One letter: its headers as text, the events of its lead's story. `suppressed`: it never goes, as its person is on
+    the list, or it was erased.
+    """
 
     letter: Taken
     headers: dict[str, str]
@@ -60,7 +62,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
                 headers, key, at_ms = headers_of(record.headers), record.key, record.timestamp
                 if matches is None or matches(headers, key, at_ms):
                     tally.add(headers, key, at_ms)
-                    tally.suppressed += on_list.names(record.value)
+                    tally.suppressed += on_list.names(headers, key, record.value, at_ms)
     return tally
 
 
@@ -87,7 +89,9 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
         history = await _history(reader, settings.names.status, partition, headers.get("origin", b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
     shown = {name: _shown(value) for name, value in headers.items()}
-    return Shown(found[0], shown, history, on_list.names(found[0].value))
+    letter = found[0]
+    suppressed = on_list.names(headers, letter.key, letter.value, letter.timestamp_ms)
+    return Shown(letter, shown, history, suppressed)
 
 
 async def _history(reader: TopicReader, status: str, partition: int, origin: bytes) -> list[StatusEvent]:
@@ -118,7 +122,7 @@ async def export(
                 headers = dict(letter.headers)
                 if not wanted.matches(headers, letter.key, letter.timestamp_ms):
                     continue
-                if on_list.names(letter.value):
+                if on_list.names(headers, letter.key, letter.value, letter.timestamp_ms):
                     left_out += 1
                 else:
                     file.write(line_of(letter, headers) + "\n")

@@ -19,7 +19,7 @@ from stream_app.core.budget import Cost
 from stream_app.core.delivery import Delivery
 from stream_app.core.errors import SettingsError
 from stream_app.core.lane import Lane
-from stream_app.core.letters import Filter, Kind, addressed_to, headers_of, kind_of, text
+from stream_app.core.letters import Filter, Kind, addressed_to, headers_of, kind_of, number, text
 from stream_app.core.policy import Workspace
 from stream_app.core.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.core.suppression import SuppressionList
@@ -169,14 +169,13 @@ async def _letters(
                 continue
             value = record.value if mended is None else mended[record.partition, record.offset]
             workspace, alias = _address(settings, *addressed_to(headers, record.key, value))
-            seq = text(headers, "origin-seq")
             reason = text(headers, "reason")
             found.append(
                 _Found(
                     record.partition,
                     record.offset,
                     kind_of(headers),
-                    int(seq) if seq.isascii() and seq.isdigit() else 0,
+                    number(headers, "origin-seq"),
                     text(headers, "origin"),
                     workspace,
                     alias,
@@ -222,7 +221,7 @@ async def _rows(
 async def _never(
     reader: TopicReader, topic: str, found: list[_Found], on_list: SuppressionList
 ) -> set[tuple[int, int]]:
-    """Partition and offset of the letters whose person is on the list: a value is read only where there is one."""
+    """Partition and offset of the letters that never go: values are read only where anybody is on the list."""
     never: set[tuple[int, int]] = set()
     if not on_list or not found:
         return never
@@ -232,7 +231,8 @@ async def _never(
     ranges = {partition: (min(here), max(here) + 1) for partition, here in offsets.items()}
     async for records in reader.read(topic, ranges):
         for record in records:
-            if record.offset in offsets[record.partition] and on_list.names(record.value):
+            letter = (headers_of(record.headers), record.key, record.value, record.timestamp)
+            if record.offset in offsets[record.partition] and on_list.names(*letter):
                 never.add((record.partition, record.offset))
     return never
 

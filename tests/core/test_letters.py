@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
@@ -16,7 +17,7 @@ from stream_app.core.messages import By, Change, Status
 from stream_app.core.policy import Workspace
 from stream_app.core.pricing import Fate, fate, left, pace, price, too_dear
 from stream_app.core.rate import Rate, RatePolicy
-from stream_app.core.suppression import SuppressionList, person_row
+from stream_app.core.suppression import Suppression, SuppressionList, erased_row, person_row
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_700_000_000_000
@@ -232,12 +233,44 @@ def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: byte
     (ada,) = people({"email": "ada@example.com"})
     listed = SuppressionList()
     assert not listed
-    assert not listed.names(value)
+    assert not listed.names({}, None, value, 0)
     listed.hear(person_row(ada), b"{}", 0)
     listed.hear(person_row(ada), b"{}", 2)
     listed.hear(b"d/acme/people/1", b"{}", 0)
-    assert listed.names(value) == there
+    assert listed.names({}, None, value, 0) == there
     listed.hear(person_row(ada), None, 0)
-    assert listed.names(value) == there, "another partition still knows"
+    assert listed.names({}, None, value, 0) == there, "another partition still knows"
     listed.hear(person_row(ada), None, 2)
     assert not listed
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "value", "there"),
+    [
+        ({**FAILED, "origin-timestamp-ms": b"5000"}, b"acme", b"\xff", True),
+        ({**FAILED, "origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
+        ({**FAILED, "lead-id": b"lead-2"}, b"acme", b"{}", False),
+        (FAILED, b"beta", b"{}", False),
+        ({"disposition": b"poison", "origin-timestamp-ms": b"9" * 5_000}, b"acme", b'{"lead_id": " lead-1"}', True),
+        ({}, None, b'{"lead_id": "lead-1", "workspace": "acme"}', True),
+        ({}, None, b'{"lead_id": 1, "workspace": ["acme"]}', False),
+        ({}, b"acme", b"[" * 100_000, False),
+    ],
+)
+def test_an_erased_lead_is_known_in_its_letters_though_nobody_knows_its_person(
+    headers: dict[str, bytes], key: bytes | None, value: bytes, there: bool
+) -> None:
+    """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
+    listed, row = SuppressionList(), erased_row("acme", "lead-1")
+    listed.hear(row, msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane")), 0)
+    assert listed
+    assert listed.names(headers, key, value, 4_000) == there
+    listed.hear(row, None, 0)
+    assert not listed
+
+
+def test_an_id_that_could_hold_an_address_is_known_by_its_hash() -> None:
+    listed = SuppressionList()
+    erased = msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane"))
+    listed.hear(erased_row("acme", "ada@example.com"), erased, 0)
+    assert listed.names({}, b"acme", b'{"lead_id": "ada@example.com"}', 1)

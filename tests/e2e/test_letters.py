@@ -72,23 +72,30 @@ async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, nam
 async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
         line.control("POST", "/control/faults", DOWN)
-        await line.publish(line.leads(6))
+        await line.publish([*line.leads(6), line.lead(6, "w0", fields={"title": "Nobody knows of whom"})])
         worker = line.start("worker")
-        await line.until(lambda: line.last()["dead_lettered"] == 6, 40, "six dead letters")
+        await line.until(lambda: line.last()["dead_lettered"] == 7, 40, "seven dead letters")
         await suppress(line, 1)
+        code, said = await line.run("erase", "lead-6", "--why", "asked for it", "--yes")
+        assert code == 0, said
         code, plan = await ask(line, "replay", "plan")
-        assert (code, plan["fates"]) == (0, {"suppressed": 1, "goes": 5})
+        assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 5})
+        code, exported = await ask(line, "dlq", "export", str(line.directory / "letters.jsonl"))
+        assert (code, exported["letters"], exported["suppressed"]) == (0, 5, 2)
+        (erased,) = [each for each in await line.read(line.settings.names.dlq) if b"Nobody" in each.value]
+        code, letter = await ask(line, "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value")
+        assert (code, letter["suppressed"], "value" in letter) == (0, True, False)
         await shown(line, line.settings.names.dlq)
 
         # The replay process brings all of them back: the line ends the story of whoever is on the list.
         replay = line.start("replay")
-        await line.until(lambda: line.last() == {"parked": 5, "suppressed": 1}, 60, "parked, but for one")
+        await line.until(lambda: line.last() == {"parked": 5, "suppressed": 2, "erased": 1}, 60, "parked, but for two")
         assert await line.stop(replay) == 0
         await suppress(line, 3)
         code, plan = await ask(line, "replay", "plan", "--from", "parked")
         assert (code, plan["fates"]) == (0, {"suppressed": 1, "goes": 4})
         code, answered = await ask(line, "replay", "rewind", "--to-earliest", "--dry-run")
-        assert (code, answered["plan"]["fates"]) == (0, {"ended": 1, "suppressed": 1, "goes": 4})
+        assert (code, answered["plan"]["fates"]) == (0, {"ended": 2, "suppressed": 1, "goes": 4})
 
         line.control("DELETE", "/control/faults")
         code, sent = await ask(line, "replay", "redrive", "--yes")
@@ -96,7 +103,7 @@ async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Bro
         await line.until(lambda: line.last()["accepted"] == 4, 30, "the others")
         await line.stop(worker)
         line.check_stories()
-        assert line.last() == {"accepted": 4, "suppressed": 1, "parked": 1}
+        assert line.last() == {"accepted": 4, "suppressed": 2, "parked": 1, "erased": 1}
         assert line.summary()["leads"] == dict.fromkeys(("lead-0", "lead-2", "lead-4", "lead-5"), 1)
         code, said = await line.run("books", "--json")
         assert code == 0, said
