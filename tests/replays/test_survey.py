@@ -18,6 +18,7 @@ from stream_app.core.lane import Lane
 from stream_app.core.messages import By, Change
 from stream_app.dev.kafka import Broker
 from stream_app.settings import Settings, client_options, load_settings
+from tests.commands.test_letters import Terminal
 
 CONFIG = """
 [kafka]
@@ -65,9 +66,8 @@ def write(settings: Settings, records: Written) -> None:
 
 def slowed(rate_per_s: float) -> bytes:
     """The row of a lane whose rate an operator has changed live."""
-    return msgspec.json.encode(
-        Lane("w0", 0, changes=(Change("rate.rate_per_s", 8.0, rate_per_s, By("jane", "c1", 1)),))
-    )
+    change = Change("rate.rate_per_s", 8.0, rate_per_s, By("jane", "c1", 1))
+    return msgspec.json.encode(Lane("w0", 0, changes=(change,)))
 
 
 def foreign(count: int, **more: str) -> list[bytes]:
@@ -77,7 +77,10 @@ def foreign(count: int, **more: str) -> list[bytes]:
 
 
 def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together_and_refused(
-    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    there: tuple[str, Settings],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     config, settings = there
     names = settings.names
@@ -91,12 +94,8 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
 
     code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json")
     assert (code, plan["paces"]) == (0, {"w0": 1.0}), "half of the rate as it is now"
-    assert [
-        (each["destination"], each["credits"], each["credits_left"], each["seconds"]) for each in plan["prices"]
-    ] == [
-        ("firms", 90, 100, 15.0),
-        ("people", 90, 100, 15.0),
-    ]
+    prices = {each["destination"]: (each["credits"], each["credits_left"], each["seconds"]) for each in plan["prices"]}
+    assert prices == {"firms": (90, 100, 15.0), "people": (90, 100, 15.0)}
     code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json", "--rate", "0.5")
     assert (plan["paces"], [each["seconds"] for each in plan["prices"]]) == ({"w0": 0.5}, [30.0, 30.0])
 
@@ -110,11 +109,18 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
     code, said, out = run("dlq", "import", file, "--yes")
     assert (code, dear in said, "about 90 credits" in out) == (1, True, True), said
 
-    # What is left pays for half of them, and --over-budget for all.
-    code, _, answer = run(
-        "replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000", "--yes", "--json"
+    # What is left pays for half of them, when a person says so.
+    select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, said, _ = run(*select)
+    assert (code, "send 15 letters back? [y/N]" in said) == (1, True)
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, said, out = run(*select)
+    assert (code, "15 letters were sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
+        "a bar, too"
     )
-    assert (code, answer) == (0, {"sent": 15, "refused": {}})
+    monkeypatch.delenv("FORCE_COLOR")
     write(settings, [(names.state, lane_key("w0"), slowed(1_000.0))])
     code, _, answer = run("dlq", "import", file, "--yes", "--json")
     assert (code, answer["sent"], answer["need_no_sending"]) == (0, 15, 15)
