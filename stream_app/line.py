@@ -13,24 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+from stream_app.aside import Aside
 from stream_app.core.budget import Reservation
-from stream_app.core.case import Case, case_of
-from stream_app.core.delivery import Delivery, Verdict, begin, judge
+from stream_app.core.case import Case, Subject, case_of, whose
+from stream_app.core.delivery import Delivery, begin, judge
 from stream_app.core.envelope import Disposition, Envelope, read_envelope
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, Report
 from stream_app.core.lead import Unreadable, home_partition, read_lead
-from stream_app.core.messages import RESEND, Status
+from stream_app.core.messages import RESEND, Lead, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Plan
-from stream_app.core.record import Record, Taken
+from stream_app.core.record import Taken
 from stream_app.core.replay import replay_due_ms, tier_s
-from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, brief, rejected, strayed
+from stream_app.core.seen import seen
+from stream_app.core.story import NO_REASON, Posted, Step, Story, Why
 from stream_app.core.suppression import Suppression, why_not
 from stream_app.fallback import NOTHING_KNOWN, Fallback, Known
+
+_DIED: Final = Why("worker_died", "its worker ended between the write-ahead and the outcome")
 
 
 class Walk(Protocol):
@@ -114,6 +118,8 @@ class Line:
         self._clay = clay
         self._clock = clock
         self._fallback = Fallback(plan, desk, clock, known)
+        self._aside = Aside(plan, desk, clock)
+        self._freshness_ms = int(plan.line.freshness_days * 86_400_000)
 
     async def take(self, walk: Walk) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
@@ -122,29 +128,38 @@ class Line:
         lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
         case = lead if isinstance(lead, Unreadable) else case_of(self._plan, taken, envelope, lead)
         if isinstance(case, Unreadable):
-            await self._reject(walk, envelope, case)
+            await self._unsendable(walk, envelope, lead, case)
             return
         home = home_partition(case.destination.workspace, self._plan.partitions, self._plan.pins)
         if home != taken.partition:
-            await self._reroute(walk, case, home)
+            await self._aside.reroute(walk, case, home)
             return
         keys = (case.key, case.person) if case.person else (case.key,)
         async with self._desk.alone(walk, keys):
             await self._seen(walk, case)
 
+    async def _unsendable(self, walk: Walk, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
+        """No lead, or none that can be sent as things are: rejected, unless it belongs to a story that goes on."""
+        who = whose(self._plan, walk.taken, envelope, lead, self._desk.find)
+        if who is None:
+            await self._aside.reject(walk, envelope, bad)
+            return
+        async with self._desk.alone(walk, (who.key,)):
+            await self._stuck(walk, who, bad)
+
     # ---------------------------------------------------------------------------------------------------- seen?
 
     async def _seen(self, walk: Walk, case: Case) -> None:
-        if await self._is_concluded(walk.taken, case.envelope):
+        if await self._aside.is_concluded(walk.taken, case.envelope):
             return
         now_ms = self._clock.now_ms()
-        row, verdict, why = self._judge(case, now_ms)
+        row, verdict, why = seen(case, self._desk.find, self._desk.alias, now_ms, self._freshness_ms)
         if verdict == "done":
             await self._desk.confirm(case.key)
             return
         if verdict == "duplicate":
             if why.reason != "same_person" or not await self._fallback.again(walk, case, row):
-                await self._brief(walk, case.envelope, "duplicate", why, case.lead_id)
+                await self._aside.tell(walk, case.envelope, "duplicate", why, case.lead_id)
             return
         if row is None or verdict == "fresh":
             story = Story(self._plan, case, begin(case.envelope, now_ms, case.identity, case.company), replaced=row)
@@ -156,8 +171,7 @@ class Line:
         if verdict == "uncertain":
             posted = walk.posted
             if posted is None or posted.row != row:
-                died = Why("worker_died", "its worker ended between the write-ahead and the outcome")
-                await self._uncertain(walk, story, died)
+                await self._uncertain(walk, story, _DIED)
                 return
             # It was this process, which knows the outcome: only the step that told of it was lost.
             next_ms = await self._settle(walk, story, posted, has_slot=False)
@@ -167,29 +181,30 @@ class Line:
         if verdict == "decide" and not await self._decide(walk, story):
             return
         if verdict == "return":
-            story.come_back(case.envelope, now_ms)
+            story.come_back(case.envelope, now_ms, self._charge(story))
         if (enough := story.too_often(self._plan.replay)) is not None:
             await self._park(walk, story, enough)
             return
         await self._deliver(walk, case, story, due_ms)
 
-    async def _is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
-        """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
-        mark = self._desk.marked(taken.place, envelope.origin)
-        if mark is not None:
-            await self._desk.confirm(mark)
-        return mark is not None
-
-    def _judge(self, case: Case, now_ms: int) -> tuple[Delivery | None, Verdict, Why]:
-        """What this record is to the row of its lead and, where that would have it sent, to the row of its person."""
-        freshness_ms = int(self._plan.line.freshness_days * 86_400_000)
-        row = self._desk.find(case.key)
-        verdict = judge(row, case.envelope, now_ms, freshness_ms)
-        if verdict == "fresh" and case.person is not None:
-            other = self._desk.alias(case.person)
-            if other is not None and judge(self._desk.find(other), case.envelope, now_ms, freshness_ms) == "duplicate":
-                return row, "duplicate", Why("same_person", "this person came before, under another id")
-        return row, verdict, Why("same_lead_id", "a lead of this id was taken before")
+    async def _stuck(self, walk: Walk, who: Subject, bad: Unreadable) -> None:
+        """Its story is at the point where it would be sent, and it cannot be: a human has to look."""
+        if await self._aside.is_concluded(walk.taken, who.envelope):
+            return
+        now_ms, row = self._clock.now_ms(), self._desk.find(who.key)
+        verdict = judge(row, who.envelope, now_ms, self._freshness_ms)
+        if verdict == "done":
+            await self._desk.confirm(who.key)
+            return
+        story = Story(self._plan, who, row or begin(who.envelope, now_ms))
+        if verdict == "uncertain":
+            await self._uncertain(walk, story, _DIED)
+            return
+        if verdict == "fresh":
+            story.tell()
+        elif verdict == "return":
+            story.come_back(who.envelope, now_ms)
+        await self._park(walk, story, Why(bad.reason, bad.text))
 
     # -------------------------------------------------------------------------- admit, write ahead, POST, settle
 
@@ -347,15 +362,16 @@ class Line:
         walk.let_next()
         now_ms = self._clock.now_ms()
         spent = self._charge(story)
-        story.go("parked", now_ms, why, spent, **story.freed(spent))
+        story.go("parked", now_ms, why, spent, **(story.freed(spent) if spent else {}))
         letter = story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
         await self._desk.commit(story.step(letter))
 
     def _charge(self, story: Story) -> Reservation | None:
-        """Book what is still reserved for it: nothing says that it cost less. None: nothing is."""
-        held = story.row.reservation
-        if held is not None:
-            self._desk.charge(story.case.destination.workspace, held)
+        """Book what is still reserved for it: nothing says that it cost less. None: nothing is, or its lane is gone."""
+        held, workspace = story.row.reservation, story.case.destination.workspace
+        if held is None or workspace not in self._plan.workspaces:
+            return None
+        self._desk.charge(workspace, held)
         return held
 
     async def _conclude(
@@ -375,26 +391,3 @@ class Line:
         story.go(state, now_ms, why, spent, final=final, **(story.freed(spent) if final else {}))
         letters = [story.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
         await self._desk.commit(story.step(*letters))
-
-    # ------------------------------------------------------------------------- outcomes without a delivery row
-
-    async def _reject(self, walk: Walk, envelope: Envelope, bad: Unreadable) -> None:
-        """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done."""
-        letter = rejected(self._plan, walk.taken, envelope, bad, self._clock.now_ms())
-        await self._brief(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", letter)
-
-    async def _reroute(self, walk: Walk, case: Case, home: int) -> None:
-        """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""
-        lost = case.envelope.hops > 0
-        onward = strayed(self._plan, case, home, lost)
-        why = Why("wrong_partition", f"its workspace lives in partition {home}: check the pins and the producer's key")
-        await self._brief(walk, case.envelope, "parked" if lost else "rerouted", why, case.lead_id, onward)
-
-    async def _brief(
-        self, walk: Walk, envelope: Envelope, status: Status, why: Why, lead_id: str, *records: Record
-    ) -> None:
-        walk.let_next()
-        if await self._is_concluded(walk.taken, envelope):
-            return
-        now_ms = self._clock.now_ms()
-        await self._desk.commit(brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, *records))

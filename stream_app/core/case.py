@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
 import msgspec
 
 from stream_app.core.callback_token import sign
-from stream_app.core.delivery import delivery_key, person_key
-from stream_app.core.envelope import Envelope
-from stream_app.core.lead import Identity, Unreadable, clay_row, company, digest, identify
+from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.envelope import RETURNS, Envelope
+from stream_app.core.lead import (
+    Identity,
+    Unreadable,
+    clay_row,
+    company,
+    digest,
+    home_partition,
+    identify,
+    is_plain_id,
+)
 from stream_app.core.messages import Lead
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Taken
@@ -80,6 +90,34 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         body=body,
         **_known_by(destination, lead, who),
     )
+
+
+def whose(
+    plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable, find: Callable[[bytes], Delivery | None]
+) -> Subject | None:
+    """The story to which a record belongs that cannot be sent; None where it begins none and is to be rejected.
+
+    By its headers, else by what can be read of it: a story has begun if there is a row of it, or if its record comes
+    back. The configuration may have forgotten its destination. `find` gives the row of a lead by its key.
+    """
+    workspace, alias, lead_id = (taken.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
+    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead)) is not None:
+        there = plan.workspaces.get(lead.workspace)
+        workspace, lead_id = lead.workspace, who.lead_id
+        alias = lead.destination or (there.default_destination if there else "")
+    if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
+        return None
+    if workspace in plan.workspaces and home_partition(workspace, plan.partitions, plan.pins) != taken.partition:
+        return None
+    plain = delivery_key(workspace, alias, lead_id)
+    keys = delivery_key(workspace, alias, lead_id, envelope.letter or envelope.origin), plain
+    key = next((key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin), None)
+    if key is None and envelope.way not in RETURNS:
+        return None
+    destination = plan.destinations.get(alias)
+    if destination is None or destination.workspace != workspace:
+        destination = Destination(alias, workspace, ())
+    return Subject(taken, envelope, lead_id, destination, key or plain, None)
 
 
 def _known_by(destination: Destination, lead: Lead, who: Identity) -> dict[str, str]:

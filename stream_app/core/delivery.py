@@ -189,6 +189,7 @@ def begin(envelope: Envelope, now_ms: int, person: str = "", company: str = "") 
         trace_id=envelope.trace_id,
         replay=envelope.replay,
         epoch=envelope.epoch,
+        sends=int(state == "send_uncertain"),
         person=person,
         company=company,
     )

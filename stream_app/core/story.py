@@ -88,11 +88,14 @@ class Story:
         self.row = step(self.row, state, now_ms, **changes)
         self.tell(why, spent)
 
-    def come_back(self, back: Envelope, now_ms: int) -> None:
-        """It goes on behind a delay or an operator's word, with the counts of the copy that came back."""
+    def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
+        """It goes on behind a delay or an operator's word, with the counts of the copy that came back.
+
+        spent  what was booked of an earlier send, where that was still reserved.
+        """
         returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
         counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
-        self.go("replayed", now_ms, Why(back.way), **counts)
+        self.go("replayed", now_ms, Why(back.way), spent, **counts, **(self.freed(spent) if spent else {}))
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
         """Changes to a row for which nothing is reserved any more; `spent`: what was booked instead, if anything."""
@@ -146,7 +149,8 @@ class Story:
         once, self._once = self._once, []
         rows: Rows = [(self.case.key, _json.encode(self.row)), *once]
         told = [event_record(self._plan, event) for event in events]
-        return Step(rows, [*told, *records], events, self.case.destination.workspace)
+        workspace = self.case.destination.workspace
+        return Step(rows, [*told, *records], events, workspace if workspace in self._plan.workspaces else "")
 
     def copy(self, topic: str, now_ms: int, why: Why, *, way: Way = "", disposition: Disposition = "") -> Record:
         """The raw bytes, all about them in headers: a dead letter (`disposition`), or one that comes back (`way`)."""

@@ -53,11 +53,17 @@ class Bench:
         link: Link | None = None,
         clay: Callable[[float], SlowClay] = SlowClay,
     ) -> None:
-        self.plan = plan_of(setup or Setup())
+        shared = plan_of(setup or Setup())
+        own = {name: dict(getattr(shared, name)) for name in ("workspaces", "destinations", "pins")}
+        self.plan = msgspec.structs.replace(shared, **own)
         self.kafka = MemoryKafka()
         self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Another worker, which has nothing but what is on Kafka."""
         self.partition = Partition(
             0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
         )

@@ -12,8 +12,10 @@ from unittest.mock import patch
 
 import msgspec
 
+from stream_app import aside
 from stream_app import line as line_module
-from stream_app.core import breaker, budget, delivery, lane, rate, story
+from stream_app.aside import Aside
+from stream_app.core import breaker, budget, delivery, lane, rate, seen, story
 from stream_app.core.case import Case
 from stream_app.core.delivery import Delivery, Verdict
 from stream_app.core.envelope import Envelope, read_envelope
@@ -183,7 +185,7 @@ def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> 
     def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
         return change(row, envelope, delivery.judge(row, envelope, now_ms, freshness_ms))
 
-    return patch.object(line_module, "judge", judge)
+    return patch.object(seen, "judge", judge)
 
 
 @mutant()
@@ -238,7 +240,7 @@ def mark_row_missing() -> Patch:
         step = story.brief(*args)
         return Step([], step.records, step.events)
 
-    return patch.object(line_module, "brief", unmarked)
+    return patch.object(aside, "brief", unmarked)
 
 
 @mutant(family("replaced", "freeze"))
@@ -263,7 +265,7 @@ def marks_are_asked_for_before_waiting() -> Patch:
         early[walk.taken.place] = self._desk.marked(walk.taken.place, read_envelope(walk.taken).origin)
         await real(self, walk)
 
-    async def is_concluded(self: Line, taken: Taken, envelope: Envelope) -> bool:
+    async def is_concluded(self: Aside, taken: Taken, envelope: Envelope) -> bool:
         mark = early[taken.place]
         if mark is not None:
             await self._desk.confirm(mark)
@@ -271,7 +273,7 @@ def marks_are_asked_for_before_waiting() -> Patch:
 
     stack = ExitStack()
     stack.enter_context(patch.object(Line, "take", take))
-    stack.enter_context(patch.object(Line, "_is_concluded", is_concluded))
+    stack.enter_context(patch.object(Aside, "is_concluded", is_concluded))
     return stack
 
 

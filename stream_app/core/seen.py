@@ -1,0 +1,26 @@
+"""The station *seen?*: what a record is to the row of its lead and, where that would have it sent, of its person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream_app.core.case import Case
+from stream_app.core.delivery import Delivery, Verdict, judge
+from stream_app.core.story import Why
+
+
+def seen(
+    case: Case,
+    find: Callable[[bytes], Delivery | None],
+    alias: Callable[[bytes], bytes | None],
+    now_ms: int,
+    freshness_ms: int,
+) -> tuple[Delivery | None, Verdict, Why]:
+    """The row of the lead, the verdict, and for a duplicate what it is one of. `find`, `alias`: see `line.Desk`."""
+    row = find(case.key)
+    verdict = judge(row, case.envelope, now_ms, freshness_ms)
+    if verdict == "fresh" and case.person is not None:
+        other = alias(case.person)
+        if other is not None and judge(find(other), case.envelope, now_ms, freshness_ms) == "duplicate":
+            return row, "duplicate", Why("same_person", "this person came before, under another id")
+    return row, verdict, Why("same_lead_id", "a lead of this id was taken before")
