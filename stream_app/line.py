@@ -275,7 +275,7 @@ class Line:
     async def _refused(self, story: Story, entry: Entry, outcome: Refused, report: Report) -> int | None:
         """Clay provably did not take it: another try, or a dead letter. A failure of the whole lane is no attempt."""
         now_ms, policy = self._clock.now_ms(), self._plan.line
-        attempt = story.row.attempt + (1 if report.counts else 0)
+        attempt = report.attempts(story.row.attempt)
         first_ms = story.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
             why = Why(outcome.reason, outcome.text, outcome.http_status)

@@ -54,7 +54,13 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     logging.root.setLevel(logging.WARNING)
     for name, of_library in _LEVELS.items():
         logging.getLogger(name).setLevel(of_library)
+    logging.getLogger("asyncio").addFilter(_is_news)
     sys.excepthook = _crashed
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """aiokafka forgets a connection when its `bootstrap` is cancelled, and closes it the moment it is forgotten."""
+    return not record.getMessage().startswith("Unclosed AIOKafkaConnection")
 
 
 _stacks = ExceptionDictTransformer(show_locals=False)

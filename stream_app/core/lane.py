@@ -103,7 +103,8 @@ ASK_AGAIN: Final = Held("asked_again", "", 0)
 class Report(msgspec.Struct, frozen=True):
     """What a settled POST means for its lead.
 
-    counts  its failure is the lead's (an attempt), not the lane's (an outage: the breaker is open or probing).
+    counts  its failure may be the lead's (an attempt): the breaker is neither open nor probing.
+    run     how often the lane has failed in a row, with this one.
     wait_until_ms  the lane sends nothing before. text: words for the lead's event. spent: what was booked for it.
     """
 
@@ -111,6 +112,12 @@ class Report(msgspec.Struct, frozen=True):
     wait_until_ms: int
     text: str = ""
     spent: budget.Reservation | None = None
+    run: int = 0
+
+    def attempts(self, before: int) -> int:
+        """The lead's failed attempts with this one. One in a run of others' failures is the beginning of an outage,
+        and no outage makes dead letters."""
+        return before + (self.counts and self.run <= before + 1)
 
 
 def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
@@ -350,7 +357,7 @@ def _refused(
     policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float
 ) -> tuple[Lane, Report]:
     free = mode_of(policy, lane) == "shadow"
-    was_closed = free or lane.breaker.phase == "closed"
+    was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, entry.permit))
     lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
     lane = _released_stop(_refunded(lane, entry), entry, now_ms)
     after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
@@ -360,7 +367,7 @@ def _refused(
         blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
         lane = msgspec.structs.replace(lane, rate=blocked)
     counts = was_closed and (free or lane.breaker.phase == "closed")
-    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms))
+    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms), run=0 if free else lane.breaker.consecutive)
 
 
 def _with_verdict(

@@ -103,3 +103,20 @@ def two_lines() -> None:
     log.configure("json")
     log.get("worker").info("sent", lead_id="crm-17")
     logging.getLogger("stream_app.adapters.faust_run").warning("no Kafka at %s yet", "127.0.0.1:9092")
+
+
+def test_a_connection_that_aiokafka_forgot_and_closed_is_no_news() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "from tests.adapters import test_log; test_log.of_asyncio()"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stderr
+    assert [json.loads(line)["event"] for line in said.splitlines()] == ["Unclosed client session"]
+
+
+def of_asyncio() -> None:
+    log.configure("json")
+    for what in ("Unclosed AIOKafkaConnection\nconn: <AIOKafkaConnection host=here port=1>", "Unclosed client session"):
+        logging.getLogger("asyncio").error(what)

@@ -224,3 +224,21 @@ def test_a_row_of_an_older_version_is_read() -> None:
     lane = msgspec.json.decode(b'{"workspace":"acme","partition":0,"stop":' + stopped + b"}", type=Lane)
     assert lane.stop is not None
     assert _call(lane, OK).stop is None
+
+
+def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
+    """A lead could use up its attempts before the breaker opened, and an outage made a dead letter."""
+    refused = Refused("http_503", 50, http_status=503)
+    lane = LANE
+    reports = []
+    for _ in range(3):
+        lane, entry = _entry(lane)
+        lane, report = settle(POLICY, lane, entry, refused, NOW_MS, 0.5)
+        reports.append(report)
+    assert [report.run for report in reports] == [1, 2, 3]
+    alone, beside = 0, 0
+    for report in reports:
+        alone = report.attempts(alone)
+    for report in reports[1:]:
+        beside = report.attempts(beside)
+    assert (alone, beside) == (3, 0)

@@ -35,9 +35,7 @@ tiers_s = [1, 2, 600]
 """
 LANE = """
 [workspaces.{name}.breaker]
-consecutive_failures = 1000
-failure_rate = 1.0
-min_calls = 100000
+mode = "closed"
 """
 
 

@@ -148,7 +148,7 @@ async def test_a_transaction_that_kafka_forgot_to_end(broker: ProxiedKafka, name
 async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says: str = "") -> AsyncIterator[Fleet]:
     """A worker under load while the block runs; then it must go on by itself, and everything must be in order.
 
-    says: what the worker must have told as the reason of its trouble.
+    says: what a worker must have told as the reason of its trouble.
     """
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
         worker = line.join(bootstrap=bootstrap)
@@ -162,7 +162,8 @@ async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says
             if member.alive:
                 assert await line.stop(member.process) == 0, member.said()[-5:]
                 tells(member)
-        assert any(says in because for because in recoveries(worker)) or not says, recoveries(worker)
+        told = [because for member in line.members for because in recoveries(member)]
+        assert any(says in because for because in told) or not says, told
         code, said = await line.run("books", "--json")
         assert code == 0, said
         for account in json.loads(said[: said.rindex("}") + 1])["accounts"]:

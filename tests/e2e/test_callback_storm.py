@@ -16,4 +16,5 @@ async def test_nothing_that_was_acknowledged_is_lost(disturb: Disturbance) -> No
     assert found.lost == set()
     assert {status for _, _, status in found.attempts} <= {200, 503, 0}
     assert max(ended - began for began, ended, _ in found.attempts) < 25, "whatever it is, it is said in time"
-    assert len(found.attempts) > found.sent, "the disturbance was one"
+    waited = len(found.attempts) > found.sent or found.p(1.0, during=True) > 0.5
+    assert waited, "the disturbance was one"

@@ -25,9 +25,7 @@ tiers_s = [1, 600]
 """
 LANE = """
 [workspaces.{name}.breaker]
-consecutive_failures = 1000
-failure_rate = 1.0
-min_calls = 100000
+mode = "closed"
 [workspaces.{name}.flood]
 run = 1000000
 share = 1

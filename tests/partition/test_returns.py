@@ -43,9 +43,7 @@ class Bench:
         policy = msgspec.structs.replace(plan.replay, max_replays=2, max_returns=max_returns)
         line = msgspec.structs.replace(plan.line, max_attempts=1)
         workspaces = {
-            name: msgspec.structs.replace(
-                here, breaker=msgspec.structs.replace(here.breaker, consecutive_failures=1000, min_calls=100_000)
-            )
+            name: msgspec.structs.replace(here, breaker=msgspec.structs.replace(here.breaker, mode="closed"))
             for name, here in plan.workspaces.items()
         }
         self.plan = msgspec.structs.replace(plan, replay=policy, line=line, workspaces=workspaces)
