@@ -122,6 +122,7 @@ def replay_policy(settings: Settings) -> ReplayPolicy:
         max_returns=replay.max_returns,
         rate_share=replay.rate_share,
         base_s=replay.backoff_base_s,
+        unreachable_base_s=replay.backoff_unreachable_base_s,
         cap_s=replay.backoff_cap_s,
         tiers_s=replay.tiers_s,
     )

@@ -351,7 +351,7 @@ class Line:
             story.go("parked", now_ms, why, **story.freed(), **changes)
             letter = story.copy(topics.parked, now_ms, why, disposition="failed")
         else:
-            due_ms = replay_due_ms(replay, row.replay + 1, now_ms, self._clock.rand())
+            due_ms = replay_due_ms(replay, why.reason, row.replay + 1, now_ms, self._clock.rand())
             why = msgspec.structs.replace(why, due_at_ms=due_ms)
             story.go("dead_lettered", now_ms, why, **story.freed(), **changes)
             letter = story.copy(topics.dlq, now_ms, why, disposition="failed")

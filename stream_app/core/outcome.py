@@ -11,12 +11,15 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
 UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "pool_timeout"]
 """Why no byte of the request can have left: all of these end before there is a connection to write to."""
+
+UNREACHABLE: Final = frozenset[str](get_args(UnsentReason)) - {"pool_timeout"}
+"""Those of them that are the host's, or the way's to it: not over in seconds, and maybe not without a human."""
 
 UncertainReason = Literal["read_timeout", "request_timeout", "reset", "broken_answer"]
 """Why nobody knows: bytes may have left, and no status came back."""

@@ -13,11 +13,13 @@ from typing import Final
 import msgspec
 
 from stream_app.core.envelope import RETURNS, Envelope
+from stream_app.core.outcome import UNREACHABLE
 
 
 class ReplayPolicy(msgspec.Struct, frozen=True):
     """`max_replays` a rewind epoch; backoff of replay n is `base_s * factor**(n-1)` to `cap_s`, half of it jitter.
 
+    unreachable_base_s  the base where there was no connection at all: nothing that was answered needs so long.
     max_returns  how often a lead may come back in all, over every rewind, before it is parked as a loop.
     rate_share   the part of a lane's rate at which replays are brought back at most.
     """
@@ -26,14 +28,16 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
     max_returns: int = 30
     rate_share: float = 0.5
     base_s: float = 10.0
+    unreachable_base_s: float = 30.0
     factor: float = 4.0
     cap_s: float = 3600.0
     tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3600)
 
 
-def replay_due_ms(policy: ReplayPolicy, replay: int, now_ms: int, rand: float) -> int:
-    """Epoch ms at which replay number `replay` (1, 2, ...) is due; `rand` from 0 to 1."""
-    delay_s = min(policy.cap_s, policy.base_s * policy.factor ** max(0, replay - 1))
+def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, rand: float) -> int:
+    """Epoch ms at which replay number `replay` (1, 2, ...) of what failed for `reason` is due; `rand` from 0 to 1."""
+    base_s = policy.unreachable_base_s if reason in UNREACHABLE else policy.base_s
+    delay_s = min(policy.cap_s, base_s * policy.factor ** max(0, replay - 1))
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
 
 

@@ -103,6 +103,7 @@ class Line(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, frozen=True):
     """`tiers_s`: the waits there are, a topic each; a delay is made up of them. Backoff grows from base to cap.
 
+    backoff_unreachable_base_s  the base of those for which there was no connection at all.
     max_replays, max_returns  how often a lead comes back: in one rewind epoch, and in all (more is a loop).
     rate_share  the part of its lane's rate at which a workspace's replays are brought back at most.
     """
@@ -111,6 +112,7 @@ class Replay(msgspec.Struct, frozen=True):
     max_returns: int = 30
     rate_share: float = 0.5
     backoff_base_s: float = 10.0
+    backoff_unreachable_base_s: float = 30.0
     backoff_cap_s: float = 3_600.0
     tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3_600)
 

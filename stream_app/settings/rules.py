@@ -118,6 +118,7 @@ def _replay(tables: Tables) -> Iterator[str]:
             max_returns=(1, 1_000),
             rate_share=(0.01, 1),
             backoff_base_s=(1, 86_400),
+            backoff_unreachable_base_s=(1, 86_400),
             backoff_cap_s=(1, 604_800),
         ),
     )

@@ -7,6 +7,7 @@ letters, and the replay app with its committed offset and its record.
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stream_app.core.delivery import Delivery, judge, step
 from stream_app.core.delivery import begin as begin_row
 from stream_app.core.envelope import Envelope
+from stream_app.core.outcome import UnsentReason
 from stream_app.core.replay import (
     Begin,
     Came,
@@ -138,10 +140,18 @@ def test_with_the_default_tiers_a_delay_is_two_dozen_steps_at_most() -> None:
     assert way_through_tiers(policy, 599_900) == [600], "a moment has passed since it was meant to wait ten minutes"
 
 
+@pytest.mark.parametrize("reason", sorted(get_args(UnsentReason)))
+def test_what_was_not_to_be_reached_waits_longer_than_what_was_answered_or_had_no_room(reason: str) -> None:
+    policy = ReplayPolicy(base_s=10, unreachable_base_s=30, cap_s=200)
+    dues_s = [replay_due_ms(policy, reason, replay, 0, 1.0) / 1000 for replay in (1, 2, 3)]
+    assert dues_s == ([10, 40, 160] if reason == "pool_timeout" else [30, 120, 200])
+    assert replay_due_ms(policy, reason, 1, 0, 0.0) == dues_s[0] * 500, "half of it is jitter"
+
+
 @pytest.mark.parametrize("replay", [1, 2, 3])
 def test_jitter_spreads_when_they_come_back(replay: int) -> None:
     policy = ReplayPolicy()
-    dues_ms = [replay_due_ms(policy, replay, 0, tenth / 10) for tenth in range(11)]
+    dues_ms = [replay_due_ms(policy, "http_503", replay, 0, tenth / 10) for tenth in range(11)]
     come_s = [sum(way_through_tiers(policy, due_ms)) for due_ms in dues_ms]
     assert dues_ms[-1] == 2 * dues_ms[0] == 10_000 * 4 ** (replay - 1)
     assert all(0 <= come - due_ms / 1000 < policy.tiers_s[0] for come, due_ms in zip(come_s, dues_ms, strict=True))
