@@ -20,8 +20,7 @@ import msgspec
 from stream_app.core.answer import next_version
 from stream_app.core.cached import NOTHING, Entry, Found, answer, company_slot, merge, person_slot, shared, shown
 from stream_app.core.case import Case
-from stream_app.core.delivery import Delivery, begin
-from stream_app.core.lead import people
+from stream_app.core.delivery import Delivery
 from stream_app.core.messages import FieldOrigin, Result, Scalar
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record
@@ -116,9 +115,9 @@ class Fallback:
         """The same for a person who came before, under another id: if not True, it is a duplicate."""
         if not self._plan.destinations[case.destination.alias].cache_first:
             return False
-        row = begin(case.envelope, self._clock.now_ms())
+        row = case.begin(self._clock.now_ms())
         # The alias stays with the lead that was bought: this one says nothing of when to buy anew.
-        story = Story(self._plan, msgspec.structs.replace(case, person=None), row, replaced=replaced)
+        story = Story(self._plan, msgspec.structs.replace(case, person=None, known=()), row, replaced=replaced)
         story.tell()
         return await self.first(walk, case, story)
 
@@ -170,7 +169,7 @@ class Fallback:
         if self._known.cache is None:
             return None, NOTHING, NOTHING
         place = case.destination.workspace, case.destination.alias
-        names = dict.fromkeys([*filter(None, [case.identity]), *people(case.lead.fields)])
+        names = dict.fromkeys(filter(None, [case.identity, *case.people]))
         slots = [person_slot(*place, name) for name in names]
         if case.company:
             slots.append(company_slot(place[0], case.company))
@@ -223,6 +222,7 @@ class Fallback:
             person=case.identity,
             company=case.company,
             provenance=provenance,
+            people=row.people,
         )
 
     def _record(self, result: Result) -> Record:

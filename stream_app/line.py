@@ -162,7 +162,7 @@ class Line:
                 await self._aside.tell(walk, case.envelope, "duplicate", why, case.lead_id)
             return
         if row is None or verdict == "fresh":
-            story = Story(self._plan, case, begin(case.envelope, now_ms, case.identity, case.company), replaced=row)
+            story = Story(self._plan, case, case.begin(now_ms), replaced=row)
             if verdict == "fresh":
                 story.tell()
         else:

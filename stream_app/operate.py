@@ -16,7 +16,7 @@ import msgspec
 from stream_app.core.case import trace_of
 from stream_app.core.command import TO_ALL, Answered, command_row, is_stale, read_command
 from stream_app.core.controls import Order, obey
-from stream_app.core.delivery import mark_key, person_key
+from stream_app.core.delivery import known_key, mark_key, person_key
 from stream_app.core.erased import tombstone
 from stream_app.core.lane import Lane
 from stream_app.core.lead import home_partition, plain_id
@@ -217,7 +217,8 @@ class Operations:
         rows: Rows = [(erased_row(name, lead_id), value)]
         mine = [there.alias for there in self._plan.destinations_of(name)]
         destinations = sorted({*mine, *what.destinations})
-        keys = [person_key(name, alias, person) for alias in destinations for person in what.people]
+        ways = [(key_of, person) for key_of in (person_key, known_key) for person in what.people]
+        keys = [key_of(name, alias, person) for alias in destinations for key_of, person in ways]
         rows += [(key, None) for key in keys if self._desk.row(key) is not None]
         gone = [tombstone(self._plan.topics.enriched, name, alias, lead_id, what.people) for alias in destinations]
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(what.destinations or mine)}"

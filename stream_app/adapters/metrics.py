@@ -76,7 +76,7 @@ class WorkerMetrics:
             registry=registry,
         )
         self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
-        self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two a lead.", registry=registry)
+        self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
         self._recoveries = Counter(
             "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
         )

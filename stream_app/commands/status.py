@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         for lead in found.leads:
             _show(lead, result=args.result)
         if not found.leads:
-            say("Nothing is known of that lead. Who has a linkedin_url is known by that: ask for it, or for the id")
+            say("Nothing is known of that lead")
     _say_how_far(found)
     return OK if found.leads else NO
 

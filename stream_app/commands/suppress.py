@@ -26,12 +26,21 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.set_defaults(who_is=[])
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
-    for name, says in (
-        ("add", "Put people on the list: from then on a lead of theirs ends as suppressed, in whatever workspace."),
-        ("remove", "Take people off the list; leads that ended as suppressed may be published again."),
+    who = "an e-mail or a LinkedIn URL"
+    for name, says, who_is in (
+        (
+            "add",
+            "Put people on the list: from then on a lead of theirs ends as suppressed, in whatever workspace.",
+            who,
+        ),
+        (
+            "remove",
+            "Take people off the list; leads that ended as suppressed may be published again.",
+            f"{who}, or a hash as `suppress list` shows it",
+        ),
     ):
         action = add_action(actions, name, run_change, says, f"stream-app suppress {name} --file people.txt --why ...")
-        action.add_argument("who_is", nargs="*", metavar="PERSON", help="an e-mail or a LinkedIn URL")
+        action.add_argument("who_is", nargs="*", metavar="PERSON", help=who_is)
         action.add_argument("--file", type=Path, metavar="FILE", help="one person a line; - is stdin")
         add_who(action)
     listed = add_action(
@@ -41,7 +50,7 @@ def add(subparsers: Subparsers) -> None:
         "Show the list (hashes); with people, say whether all of them are on it (exit code 1 if not).",
         "stream-app suppress list ada@example.com",
     )
-    listed.add_argument("who_is", nargs="*", metavar="PERSON", help="an e-mail or a LinkedIn URL")
+    listed.add_argument("who_is", nargs="*", metavar="PERSON", help=who)
 
 
 def run_change(args: argparse.Namespace) -> int:
@@ -51,7 +60,7 @@ def run_change(args: argparse.Namespace) -> int:
     from stream_app.lanes.suppress import hashes_of
 
     settings = settings_of(args, clay=False)
-    people = hashes_of([*args.who_is, *_lines(args.file)])
+    people = hashes_of([*args.who_is, *_lines(args.file)], hashed=args.action == "remove")
     if not people:
         raise SettingsError(["nobody is named: give e-mails or LinkedIn URLs, or --file"])
     return asyncio.run(_change(args, settings, people))

@@ -117,6 +117,7 @@ def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_m
         partial=callback.outcome == "partial",
         person=row.person,
         company=row.company,
+        people=row.people,
     )
     value = _json.encode(result)
     if len(value) > _MOST_RESULT_BYTES:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.callback_token import sign
-from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.delivery import Delivery, begin, delivery_key, known_key, person_key
 from stream_app.core.envelope import RETURNS, Envelope
 from stream_app.core.lead import (
     Identity,
@@ -17,6 +17,7 @@ from stream_app.core.lead import (
     clay_row,
     company,
     digest,
+    hashes,
     home_partition,
     identify,
     is_plain_id,
@@ -32,7 +33,8 @@ class Subject(msgspec.Struct, frozen=True):
     """Whom a story is about.
 
     taken   the record that brings it on, with its `envelope`.
-    key     of its row; `person` of the alias row of the person it is, None where that must not answer for it.
+    key     of its row; `person` of the alias row of the person it is, None where that must not answer for it; `known`
+            of the rows by which it is looked up, too.
     """
 
     taken: Taken
@@ -41,18 +43,25 @@ class Subject(msgspec.Struct, frozen=True):
     destination: Destination
     key: bytes
     person: bytes | None
+    known: tuple[bytes, ...] = ()
 
 
-class Case(Subject, frozen=True):
+class Case(Subject, frozen=True, kw_only=True):
     """A lead with all that was found out about it before any decision. `body`: what Clay is sent.
 
     identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
+    people  core.lead.hashes of who it is.
     """
 
     lead: Lead
     body: bytes
     identity: str = ""
     company: str = ""
+    people: tuple[str, ...] = ()
+
+    def begin(self, now_ms: int) -> Delivery:
+        """A row for its story."""
+        return begin(self.envelope, now_ms, self.identity, self.company, self.people)
 
 
 def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
@@ -77,7 +86,8 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         return Unreadable("payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes")
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    place = (workspace.name, destination.alias)
+    place, people = (workspace.name, destination.alias), hashes(lead.fields)
+    alias = None if lead.force else who.person
     # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
     return Case(
         taken=taken,
@@ -86,8 +96,10 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         lead_id=who.lead_id,
         destination=destination,
         key=delivery_key(*place, who.lead_id, forced_origin),
-        person=person_key(*place, who.person) if who.person and not lead.force else None,
+        person=person_key(*place, alias) if alias else None,
+        known=tuple(known_key(*place, each) for each in people[:2] if each and each != alias),
         body=body,
+        people=people,
         **_known_by(destination, lead, who),
     )
 

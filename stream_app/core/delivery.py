@@ -84,6 +84,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     results     version of the last result that was published of this lead.
     person, company  hashes of whom it is about (core/lead.py), where a result may come.
     probe       of its last POST: since when the stop was that it went through as a probe, 0 if none.
+    people      core.lead.hashes of whom it is about; () where `person` is all that there is.
     """
 
     version: int
@@ -107,9 +108,10 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     person: str = ""
     company: str = ""
     probe: int = 0
+    people: tuple[str, ...] = ()
 
 
-KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
+KINDS: Final = frozenset({b"a/", b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
 """How the keys of rows begin; k/ is core/command.py's, e/, s/ and x/ are core/suppression.py's."""
 
 
@@ -128,6 +130,13 @@ def lead_of(key: bytes) -> tuple[str, str, str]:
 def person_key(workspace: str, destination: str, person: str) -> bytes:
     """Row key of the alias that leads from a person (a hash) to the row that counts; its value is that row's key."""
     return f"p/{workspace}/{destination}/{person}".encode()
+
+
+def known_key(workspace: str, destination: str, person: str) -> bytes:
+    """Row key of what leads from another hash of the person (of an e-mail, where `person_key` has a LinkedIn URL's) to
+    the row: by it a lead is looked up, never taken for a duplicate.
+    """
+    return f"a/{workspace}/{destination}/{person}".encode()
 
 
 def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
@@ -173,10 +182,12 @@ _BEGINS: Final[dict[Way, Status]] = {
 }
 
 
-def begin(envelope: Envelope, now_ms: int, person: str = "", company: str = "") -> Delivery:
+def begin(
+    envelope: Envelope, now_ms: int, person: str = "", company: str = "", people: tuple[str, ...] = ()
+) -> Delivery:
     """A row for a story that has none: new, or (ways that come back) its row was lost and it goes on where it was.
 
-    person, company  whom it is about, where a result may come that is to say so.
+    person, company  whom it is about, where a result may come that is to say so. people: all that he is known by.
     """
     state = _BEGINS[envelope.way]
     return Delivery(
@@ -192,6 +203,7 @@ def begin(envelope: Envelope, now_ms: int, person: str = "", company: str = "") 
         sends=int(state == "send_uncertain"),
         person=person,
         company=company,
+        people=people if any(each not in ("", person) for each in people) else (),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -218,7 +218,7 @@ def identify(lead: Lead) -> Identity | None:
     The person is the first of linkedin_url, email, domain + first + last. An id that could hold personal data
     (an address, a URL), or is no good as a key, is replaced by its hash.
     """
-    person = next(_people(lead.fields), None)
+    person = next(filter(None, (way(lead.fields) for way in _WAYS)), None)
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:
         return Identity(f"p-{person}", person) if person else None
@@ -234,7 +234,15 @@ def plain_id(lead_id: str) -> str:
 
 def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
     """All hashes by which the person of these fields may be known; the first is the one that `identify` takes."""
-    return tuple(_people(fields))
+    return tuple(filter(None, hashes(fields)))
+
+
+def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """The same three by kind: of the LinkedIn URL, the e-mail, and the name with the domain; '' for what is not there.
+
+    Only the first two tell a person from everybody else: two of one name may work at one company.
+    """
+    return tuple(way(fields) for way in _WAYS)
 
 
 def people_in(value: bytes | None) -> tuple[str, ...]:
@@ -252,18 +260,31 @@ class _Named(msgspec.Struct):
 _named: Final = msgspec.json.Decoder(_Named)
 
 
-def _people(fields: Mapping[str, Scalar]) -> Iterator[str]:
-    def cleaned(name: str) -> str:
-        value = fields.get(name)
-        return _CLEANERS[name](value) if isinstance(value, str) else ""
+def _cleaned(fields: Mapping[str, Scalar], name: str) -> str:
+    value = fields.get(name)
+    return _CLEANERS[name](value) if isinstance(value, str) else ""
 
-    if linkedin := cleaned("linkedin_url"):
-        yield digest("linkedin", linkedin)
-    if email := cleaned("email"):
-        yield digest("email", email)
-    parts = cleaned("domain"), cleaned("first_name").casefold(), cleaned("last_name").casefold()
-    if all(parts):
-        yield digest("name", *parts)
+
+def _by_linkedin(fields: Mapping[str, Scalar]) -> str:
+    linkedin = _cleaned(fields, "linkedin_url")
+    return digest("linkedin", linkedin) if linkedin else ""
+
+
+def _by_email(fields: Mapping[str, Scalar]) -> str:
+    email = _cleaned(fields, "email")
+    return digest("email", email) if email else ""
+
+
+def _by_name(fields: Mapping[str, Scalar]) -> str:
+    domain = _cleaned(fields, "domain")
+    if not domain:
+        return ""
+    first, last = _cleaned(fields, "first_name").casefold(), _cleaned(fields, "last_name").casefold()
+    return digest("name", domain, first, last) if first and last else ""
+
+
+_WAYS: Final = (_by_linkedin, _by_email, _by_name)
+"""How a person is known, the surest first."""
 
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:

@@ -135,6 +135,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
                 with every result of the same lead. partial: Clay found something, and not all.
     person      hash of the person, `company` of the company's domain; the same in each of their results.
     provenance  of each field, where the result is not straight from Clay.
+    people      hashes of the person's LinkedIn URL, e-mail, and name with domain, as the lead had them, '' for what it
+                had not; absent where `person` is all that there is.
     """
 
     lead_id: str
@@ -151,6 +153,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     person: str = ""
     company: str = ""
     provenance: dict[str, FieldOrigin] = {}
+    people: tuple[str, ...] = ()
 
 
 class By(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -77,6 +77,7 @@ class Story:
         self._once: Rows = []
         if case.person is not None:
             self._once.append((case.person, case.key))
+        self._once += [(known, case.key) for known in case.known]
         if replaced is not None:
             self._once.append((mark_key(replaced.origin), b"1"))
             self.row = msgspec.structs.replace(row, results=replaced.results)
@@ -144,7 +145,7 @@ class Story:
         )
 
     def step(self, *records: Record) -> Step:
-        """The row as it is now, its events so far and `records`, to commit as one; the first time its person's row."""
+        """The row as it is now, its events so far and `records`, to commit as one; the first time its person's rows."""
         events, self._events = self._events, []
         once, self._once = self._once, []
         rows: Rows = [(self.case.key, _json.encode(self.row)), *once]

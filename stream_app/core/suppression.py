@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core.case import Case
-from stream_app.core.lead import people, people_in, plain_id
+from stream_app.core.lead import people_in, plain_id
 from stream_app.core.letters import Headers, addressed_to, lead_id_of, number
 from stream_app.core.story import Why
 
@@ -123,7 +123,7 @@ def why_not(case: Case, find: Callable[[bytes], Suppression | None]) -> Why | No
 
 
 def _rows_about(case: Case) -> Iterator[bytes]:
-    yield from map(person_row, people(case.lead.fields))
+    yield from map(person_row, filter(None, case.people))
     yield lead_row(case.destination.workspace, case.lead_id)
     yield erased_row(case.destination.workspace, case.lead_id)
     if case.lead.import_id:

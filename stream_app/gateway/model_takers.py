@@ -17,6 +17,7 @@ DAY_MS: Final = 86_400_000
 _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
 _MOST_CAUSES: Final = 10_000
+_PEOPLE: Final = (b"a/", b"p/")
 
 
 class Consumed(Protocol):
@@ -147,35 +148,34 @@ class Takers:
             result = _result.decode(record.value or b"")
             return (record.partition, record.offset, result.source, result.version, result.at_ms)
 
-        self._keep_last("results", ("workspace", "destination", "lead_id"), records, b"", place)
+        self._keep_last("results", ("workspace", "destination", "lead_id"), records, place)
 
     def _take_lanes(self, records: Iterable[Consumed]) -> None:
-        self._keep_last("lanes", ("workspace",), records, b"", lambda record: (record.value,))
+        self._keep_last("lanes", ("workspace",), records, lambda record: (record.value,))
 
     def _take_people(self, records: Iterable[Consumed]) -> None:
-        """Of the state's rows only the aliases: person -> the row of the lead that counts for it (core/delivery.py)."""
+        """Of the state's rows only those that lead from a person to the row of the lead that counts for it, or from
+        something else that the person is known by (core/delivery.py).
+        """
 
         def lead(record: Consumed) -> tuple[object, ...]:
-            return (_split(record.value or b"", 4)[3],)
+            return (_split(record.value or b"", 4)[3].partition("!")[0],)
 
-        self._keep_last("people", ("workspace", "destination", "person"), records, b"p/", lead)
+        names = ("kind", "workspace", "destination", "person")
+        self._keep_last("people", names, (each for each in records if (each.key or b"")[:2] in _PEOPLE), lead)
 
     def _keep_last(
         self,
         table: str,
         names: tuple[str, ...],
         records: Iterable[Consumed],
-        prefix: bytes,
         rest: Callable[[Consumed], tuple[object, ...]],
     ) -> None:
         """A table as a compacted topic would be: the last value of a key, whose parts are the columns `names`."""
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
-            key = record.key or b""
-            if not key.startswith(prefix):
-                continue
             try:
-                name = _split(key.removeprefix(prefix), len(names))
+                name = _split(record.key or b"", len(names))
                 last[name] = None if record.value is None else rest(record)
             except ValueError:  # what msgspec raises is one too
                 self._unreadable(record.topic)

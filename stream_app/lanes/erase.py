@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core.delivery import Delivery
 from stream_app.core.errors import SettingsError
-from stream_app.core.lead import people, plain_id
+from stream_app.core.lead import hashes, plain_id
 from stream_app.core.messages import Result
 from stream_app.lanes.ask import connection_of
 from stream_app.settings import Settings
@@ -38,12 +38,14 @@ class _Found:
         self._workspace = workspace
         self.leads: dict[tuple[str, str], set[str]] = {}
 
-    def hear(self, workspace: str, destination: str, lead_id: str, persons: Collection[str]) -> None:
-        """Of a row or a result: whose it is."""
+    def hear(self, workspace: str, destination: str, lead_id: str, person: str, others: Sequence[str] = ()) -> None:
+        """Of a row or a result: whose it is. `others`: core.lead.hashes, of which a name may be another one's, too."""
         named = lead_id == self._lead_id and self._workspace in (None, workspace)
         if named:
             self.named_in.add(workspace)
-        if named or not self.people.isdisjoint(persons):
+        persons = {person, *others} - {""}
+        sure = {person, *others[:2]} - {""} or persons
+        if named or not self.people.isdisjoint(sure):
             self.leads.setdefault((workspace, lead_id), set()).add(destination)
             self.people.update(persons)
 
@@ -60,8 +62,8 @@ async def find_held(
     found = _Found(persons, None if lead_id is None else plain_id(lead_id), workspace)
     names, partitions = settings.names, settings.kafka.partitions
     async with TopicReader(connection_of(settings), partitions, progress) as reader:
-        # Twice: by what a result says of its person, rows and results that came before it may be his, too.
-        for _ in range(2):
+        known = -1
+        while len(found.people) > known:  # by what a row says of its person, others that came before it may be his, too
             known = len(found.people)
             async for records in reader.read(names.state):
                 for record in records:
@@ -71,8 +73,6 @@ async def find_held(
                 for record in records:
                     if record.value is not None:
                         _hear_result(found, record.value)
-            if len(found.people) == known:
-                break
     if len(found.named_in) > 1 and not (lead_id or "").startswith("p-"):
         where = ", ".join(sorted(found.named_in))
         raise SettingsError([f"a lead of this id is in each of the workspaces {where}: say --workspace"])
@@ -88,16 +88,16 @@ def _hear_row(found: _Found, key: bytes, value: bytes) -> None:
     if len(parts) < 3:
         return
     workspace, destination, name = parts
-    if kind == b"p/":  # a person's row leads to that of his lead
+    if kind in (b"a/", b"p/"):  # a person's row leads to that of his lead
         lead = value.decode("utf-8", "replace").split("/", 3)
         if len(lead) == 4:
-            found.hear(workspace, destination, lead[3], [name])
+            found.hear(workspace, destination, lead[3].partition("!")[0], name)
     elif kind == b"d/":
         try:
             row = _row.decode(value)
         except msgspec.DecodeError:
             return  # `stream-app books` names it
-        found.hear(workspace, destination, name.partition("!")[0], [row.person] if row.person else [])
+        found.hear(workspace, destination, name.partition("!")[0], row.person, row.people)
 
 
 def _hear_result(found: _Found, value: bytes) -> None:
@@ -105,5 +105,6 @@ def _hear_result(found: _Found, value: bytes) -> None:
         result = _result.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
-    persons = {*people(result.fields), *filter(None, [result.person])}
-    found.hear(result.workspace, result.destination, result.lead_id, persons)
+    place = (result.workspace, result.destination, result.lead_id)
+    found.hear(*place, result.person, result.people)
+    found.hear(*place, result.person, hashes(result.fields))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +15,7 @@ from stream_app.core.suppression import Suppression, suppressed_person
 from stream_app.lanes.ask import connection_of
 from stream_app.settings import Settings
 
+_HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
@@ -27,8 +29,9 @@ class Suppressed(msgspec.Struct, frozen=True):
     everywhere: bool
 
 
-def hashes_of(lines: Iterable[str]) -> list[str]:
-    """The hashes of people, each named by an e-mail or a LinkedIn URL; blank lines are passed over.
+def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
+    """The hashes of people, each named by an e-mail or a LinkedIn URL; blank lines are passed over. `hashed`: they may
+    be named by their hash, too.
 
     Raises SettingsError with the numbers of lines that are neither; what they hold is not repeated.
     """
@@ -36,6 +39,9 @@ def hashes_of(lines: Iterable[str]) -> list[str]:
     bad: list[str] = []
     for number, line in enumerate(lines, 1):
         if not (text := line.strip()):
+            continue
+        if hashed and _HASH.fullmatch(text):
+            found[text] = None
             continue
         email, linkedin = clean_email(text), clean_linkedin(text)
         known = people({"linkedin_url": linkedin} if linkedin else {"email": email} if email else {})

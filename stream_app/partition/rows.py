@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
-_ALIASES: Final = (b"f/", b"p/")
+_ALIASES: Final = (b"a/", b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
 _SUPPRESSING: Final = (b"e/", b"s/", b"x/")

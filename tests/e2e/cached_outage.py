@@ -76,10 +76,10 @@ def fields_of(number: int) -> dict[str, Scalar]:
     return {"email": f"person{number}@company{number % 97}.com", "first_name": "Ada", "last_name": f"L{number}"}
 
 
-def lead(line: Pipeline, number: int, prefix: str = "lead") -> Record:
-    """A lead of that person, in one of the workspaces."""
+def lead(line: Pipeline, number: int, prefix: str = "lead", **fields: Scalar) -> Record:
+    """A lead of that person, in one of the workspaces. `fields`: what else is known of him."""
     name = line.names[number % len(line.names)]
-    value = msgspec.json.encode(Lead(fields_of(number), lead_id=f"{prefix}-{number}", workspace=name))
+    value = msgspec.json.encode(Lead({**fields_of(number), **fields}, lead_id=f"{prefix}-{number}", workspace=name))
     return Record(line.settings.names.leads, name.encode(), value, (), line.settings.home(name))
 
 

@@ -11,6 +11,8 @@ import redis.asyncio
 
 from stream_app.dev.kafka import Broker
 from stream_app.dev.redis import LocalRedis
+from stream_app.gateway.lookup_answers import FoundLead
+from stream_app.where import find
 from tests.e2e.cached_outage import fields_of, filled, known, lead, outage, pipeline, results
 from tests.e2e.pipeline import Pipeline
 
@@ -55,9 +57,10 @@ async def test_known_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka:
             assert line.last() == {"served_from_cache": 70, "enriched": 40}
 
             async with redis.asyncio.from_url(server.url) as client:
-                assert await client.flushall()
                 keys = {key.decode() async for key in client.scan_iter("*")}
+                assert len(keys) >= 100
                 assert not any("@" in key or "company" in key.rpartition(":")[2] for key in keys)
+                assert await client.flushall()
             await line.publish([lead(line, number) for number in range(200, 240)])
             await ended(line, 150)
             server.stop()
@@ -86,10 +89,13 @@ async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_
 ) -> None:
     async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True) as line:
         processes = [line.start("worker"), line.start("gateway")]
-        await line.publish([lead(line, number) for number in range(4)])
+        email, linkedin = str(fields_of(2)["email"]), "https://www.linkedin.com/in/ada-2"
+        both = lead(line, 2, linkedin_url=linkedin)
+        await line.publish([both, *(lead(line, number) for number in (0, 1, 3))])
         await ended(line, 4)
         await filled(line, redis_url, 4)
-        email = str(fields_of(2)["email"])
+        for who in (email, linkedin, "lead-2"):
+            await looked_up(line, who, 1)
 
         code, said = await line.run("erase", email, "--why", "asked for it")
         assert (code, "say --yes" in said) == (1, True), said
@@ -100,6 +106,9 @@ async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_
         ]
 
         await gone(line, redis_url, 3)
+        await looked_up(line, "lead-2", 0)
+        assert [await looked_up(line, who) for who in (email, linkedin)] == [[], []]
+        await looked_up(line, "lead-1", 1)
         code, said = await line.run("results")
         assert code == 0, said
         assert ("lead-1" in said, "lead-2" in said) == (True, False)
@@ -119,6 +128,17 @@ async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_
         assert email not in logs
         for record in await line.read(line.settings.names.commands):
             assert b"@" not in record.value
+
+
+async def looked_up(line: Pipeline, who: str, results: int | None = None) -> list[FoundLead]:
+    """What the gateway says of a lead or person, once it knows of so many results of his."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = (await asyncio.to_thread(find, line.settings, who)).leads
+        if results is None or (found and [len(each.results) for each in found] == [results]):
+            return found
+        assert time.monotonic() < deadline, (who, found)
+        await asyncio.sleep(0.2)
 
 
 async def gone(line: Pipeline, url: str, entries: int) -> None:

@@ -16,6 +16,13 @@ def test_a_person_has_one_hash_however_the_line_is_written() -> None:
     assert hashes_of(lines) == [ada, linkedin]
 
 
+def test_who_is_to_come_off_the_list_may_be_named_as_the_list_names_him() -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    assert hashes_of([ada, "ada@example.com"], hashed=True) == [ada]
+    with pytest.raises(SettingsError):
+        hashes_of([ada])
+
+
 def test_a_line_that_is_nobody_is_named_by_its_number_only() -> None:
     with pytest.raises(SettingsError) as caught:
         hashes_of(["ada@example.com", "Ada Lovelace", "https://www.linkedin.com/company/acme"])

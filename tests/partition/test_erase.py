@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import msgspec
 
@@ -18,8 +19,8 @@ from tests.partition.virtual import now_ms, run
 (PERSON,) = people({"email": ADA})
 
 
-async def erase(bench: Bench, lead_id: str, name: str = "e-1") -> CommandAnswer:
-    args = {"lead_id": lead_id, "destinations": ["acme-main"], "people": [PERSON]}
+async def erase(bench: Bench, lead_id: str, name: str = "e-1", persons: Sequence[str] = (PERSON,)) -> CommandAnswer:
+    args = {"lead_id": lead_id, "destinations": ["acme-main"], "people": persons}
     command = Command(name, "erase", "acme", now_ms(), "ada", args=args)
     bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
     await asyncio.sleep(5)
@@ -48,6 +49,23 @@ def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -
         again = await erase(bench, "1")
         assert (again.applied, again.reason) == (False, "repeated")
         assert [each.value is None for each in enriched(bench)].count(True) == 1
+
+    run(main())
+
+
+def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once_it_is_erased() -> None:
+    async def main() -> None:
+        bench = Bench(budget=BudgetPolicy())
+        await bench.begin()
+        fields = {"email": ADA, "linkedin_url": "https://www.linkedin.com/in/ada"}
+        linkedin, email = people(fields)
+        keys = [f"p/acme/acme-main/{linkedin}".encode(), f"a/acme/acme-main/{email}".encode()]
+        await bench.lead("1", ADA, fields=fields)
+        assert [bench.partition.alias(key) for key in keys] == [b"d/acme/acme-main/1"] * 2
+        await bench.lead("2", ADA)
+        assert bench.clay.sent == ["1", "2"], "by what it is looked up it is no duplicate"
+        assert (await erase(bench, "1", persons=[linkedin, email])).applied
+        assert [bench.partition.alias(key) for key in keys] == [None, None]
 
     run(main())
 
