@@ -221,7 +221,7 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
             with reading("sending back") as progress:
                 async with reader_of(settings, progress) as reader:
                     letters = letters_at(reader, topic_of(settings, source), chosen)
-                    sent = await operator.send(letters, plan.paces, lambda _: None, _mend(values[source]))
+                    sent = await operator.send(letters, plan.paces, lambda _: None, _mend(settings, values[source]))
             total.letters += sent.letters
             total.refused.update(sent.refused)
     return _imported(args, total, sum(map(len, values.values())) - go - never, never)
@@ -241,12 +241,14 @@ def _values(mended: list[Mended], topic: str) -> Values:
     return {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
 
 
-def _mend(values: Values) -> Mend:
-    from stream_app.replays.transform import check
+def _mend(settings: Settings, values: Values) -> Mend:
+    from stream_app.replays.transform import check, sendable
+
+    why_not = sendable(settings)
 
     def mend(letter: Taken, same_lead: bool) -> bytes:
         value = values[letter.partition, letter.offset]
-        check(value, letter.value, letter.key, same_lead=same_lead)
+        check(value, letter, why_not, same_lead=same_lead)
         return value
 
     return mend

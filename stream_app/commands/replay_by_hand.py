@@ -201,13 +201,14 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
     from stream_app.core.replay import goes_on
     from stream_app.replays.send import as_it_is, letters_at
     from stream_app.replays.survey import reader_of, topic_of
-    from stream_app.replays.transform import CannotMend, changes, transformed
+    from stream_app.replays.transform import CannotMend, changes, sendable, transformed
 
     if transform is None:
         return as_it_is
+    why_not = sendable(settings)
 
     def mend(letter: Taken, same_lead: bool) -> bytes:
-        return transformed(transform, letter.value, letter.key, same_lead=same_lead)
+        return transformed(transform, letter, why_not, same_lead=same_lead)
 
     shown = bad = 0
     async with reader_of(settings, lambda done, total: None) as reader:

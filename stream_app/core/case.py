@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Final
 
@@ -23,7 +23,7 @@ from stream_app.core.lead import (
     is_plain_id,
 )
 from stream_app.core.messages import Lead
-from stream_app.core.policy import Destination, Plan
+from stream_app.core.policy import MAX_PAYLOAD_BYTES, Destination, Plan
 from stream_app.core.record import Taken
 
 _json: Final = msgspec.json.Encoder()
@@ -78,12 +78,9 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.letter or envelope.origin) if lead.force else ""
     echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
-    row = clay_row(lead.fields, destination.columns, echo)
-    if isinstance(row, Unreadable):
-        return row
-    body = _json.encode(row)
-    if len(body) > plan.line.max_payload_bytes:
-        return Unreadable("payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes")
+    body = body_of(lead, destination.columns, echo, plan.line.max_payload_bytes)
+    if isinstance(body, Unreadable):
+        return body
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
     place, people = (workspace.name, destination.alias), hashes(lead.fields)
@@ -102,6 +99,19 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         people=people,
         **_known_by(destination, lead, who),
     )
+
+
+def body_of(
+    lead: Lead, columns: Mapping[str, str], echo: Mapping[str, str], most_bytes: int = MAX_PAYLOAD_BYTES
+) -> bytes | Unreadable:
+    """What Clay is sent, or why it would not take it. `columns`, `echo`: see `lead.clay_row`."""
+    row = clay_row(lead.fields, columns, echo)
+    if isinstance(row, Unreadable):
+        return row
+    body = _json.encode(row)
+    if len(body) > most_bytes:
+        return Unreadable("payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes")
+    return body
 
 
 def whose(

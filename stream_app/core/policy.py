@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -20,6 +20,9 @@ from stream_app.core.silence import SilencePolicy
 from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import TopicNames
 from stream_app.core.window import WindowPolicy
+
+MAX_PAYLOAD_BYTES: Final = 100_000
+"""What Clay takes in one request."""
 
 _NOTHING = object()
 
@@ -117,7 +120,7 @@ class LinePolicy(msgspec.Struct, frozen=True):
     retry_share: float = 0.2
     bulk_share: float = 0.1
     max_lead_bytes: int = 102_400
-    max_payload_bytes: int = 100_000
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES
     max_letter_bytes: int = 1_048_588
 
 

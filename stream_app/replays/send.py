@@ -39,7 +39,9 @@ class Sent(msgspec.Struct):
 
 
 def as_it_is(letter: Taken, same_lead: bool) -> bytes | None:
-    """The value that the letter has."""
+    """The value that the letter has. Raises ValueError where it has none, though its lead is to be sent."""
+    if same_lead and not letter.value:
+        raise ValueError("it holds nothing of its lead (any more): publish the lead anew")
     return letter.value
 
 

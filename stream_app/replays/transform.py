@@ -10,13 +10,19 @@ from typing import Any
 
 import jsonpatch
 
+from stream_app.core.case import body_of
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import Unreadable, identify, read_lead
 from stream_app.core.messages import Lead
+from stream_app.core.record import Taken
 from stream_app.replays.document import read_document, write_document
+from stream_app.settings import Settings
 
 Transform = Callable[[Any], Any]
 """The JSON document of a lead -> another one. Raises CannotMend where it cannot be applied."""
+
+WhyNot = Callable[[Lead, str], str]
+"""A lead, and the destination that its letter names -> why it cannot be sent there; '' if it can."""
 
 
 class CannotMend(ValueError):
@@ -57,13 +63,26 @@ def from_mapping(names: Mapping[str, str]) -> Transform:
     return apply
 
 
-def transformed(transform: Transform, value: bytes | None, key: bytes | None, *, same_lead: bool) -> bytes:
+def sendable(settings: Settings) -> WhyNot:
+    """By the columns of the destination."""
+
+    def why_not(lead: Lead, named: str) -> str:
+        alias = settings.destination_of(lead.workspace or "", lead.destination or named or None)
+        if alias is None:
+            return "the configuration has no such workspace or destination"
+        body = body_of(lead, settings.destinations[alias].columns, {})
+        return body.text if isinstance(body, Unreadable) else ""
+
+    return why_not
+
+
+def transformed(transform: Transform, letter: Taken, why_not: WhyNot, *, same_lead: bool) -> bytes:
     """The mended value, checked as the line will. Raises CannotMend with the reason where it is no good.
 
     same_lead  it goes on with its own story, so it must stay the same lead at the same destination.
     """
     try:
-        document = read_document(value)
+        document = read_document(letter.value)
     except ValueError:
         raise CannotMend("its value is not JSON: export it, mend it by hand, and import it") from None
     try:
@@ -72,18 +91,20 @@ def transformed(transform: Transform, value: bytes | None, key: bytes | None, *,
         raise
     except (ValueError, RecursionError):  # a patch walks down to where it applies
         raise CannotMend("it would not be JSON: export it, mend it by hand, and import it") from None
-    check(mended, value, key, same_lead=same_lead)
+    check(mended, letter, why_not, same_lead=same_lead)
     return mended
 
 
-def check(mended: bytes, before: bytes | None, key: bytes | None, *, same_lead: bool) -> None:
-    """Raises CannotMend when a mended value is no lead, or (`same_lead`) another lead than before."""
-    lead = read_lead(mended, key)
+def check(mended: bytes, letter: Taken, why_not: WhyNot, *, same_lead: bool) -> None:
+    """Raises CannotMend when a mended value is no lead, none that can be sent, or (`same_lead`) another than before."""
+    lead = read_lead(mended, letter.key)
     if isinstance(lead, Unreadable):
         raise CannotMend(f"it would be no lead: {lead.text}")
-    old = read_lead(before, key)
+    old = read_lead(letter.value, letter.key)
     if same_lead and not isinstance(old, Unreadable) and _who(old) != _who(lead):
         raise CannotMend("it would be another lead: publish that as a new one")
+    if why := why_not(lead, (letter.header("destination") or "") if same_lead else ""):
+        raise CannotMend(f"it could not be sent: {why}")
 
 
 def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
@@ -104,6 +125,6 @@ def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
     ]
 
 
-def _who(lead: Lead) -> tuple[str | None, str | None, str | None]:
+def _who(lead: Lead) -> tuple[str | None, str | None, str | None, bool]:
     who = identify(lead)
-    return (who.lead_id if who else None, lead.workspace, lead.destination)
+    return (who.lead_id if who else None, lead.workspace, lead.destination, lead.force)

@@ -9,8 +9,27 @@ from typing import Any
 import pytest
 
 from stream_app.core.errors import SettingsError
-from stream_app.replays.transform import CannotMend, changes, from_mapping, from_patch, transformed
+from stream_app.core.record import Taken
+from stream_app.replays.send import as_it_is
+from stream_app.replays.transform import (
+    CannotMend,
+    Transform,
+    changes,
+    from_mapping,
+    from_patch,
+    sendable,
+    transformed,
+)
+from stream_app.settings import Settings
+from stream_app.settings.model import Destination, Workspace
 
+SETTINGS = Settings(
+    workspaces={"acme": Workspace(default_destination="people")},
+    destinations={
+        "people": Destination("acme", ("NO_MATTER",), columns={"email": "Email", "mail": "Mail", "title": "Title"}),
+        "all": Destination("acme", ("NO_MATTER",)),
+    },
+)
 LEAD = {"workspace": "acme", "lead_id": "crm-1", "fields": {"mail": "ada@example.com", "title": "CEO"}}
 
 
@@ -20,13 +39,19 @@ def patch(tmp_path: Path, operations: Any) -> Path:
     return path
 
 
+def mend(apply: Transform, value: bytes, *, same_lead: bool) -> bytes:
+    """Of a letter of acme's `people`."""
+    letter = Taken("leads.parked", 0, 7, b"acme", value, (("destination", b"people"),))
+    return transformed(apply, letter, sendable(SETTINGS), same_lead=same_lead)
+
+
 def encoded(lead: Any) -> bytes:
     return json.dumps(lead).encode()
 
 
 def test_a_patch(tmp_path: Path) -> None:
     apply = from_patch(patch(tmp_path, [{"op": "move", "from": "/fields/mail", "path": "/fields/email"}]))
-    mended = json.loads(transformed(apply, encoded(LEAD), b"acme", same_lead=True))
+    mended = json.loads(mend(apply, encoded(LEAD), same_lead=True))
     assert mended["fields"] == {"email": "ada@example.com", "title": "CEO"}
 
 
@@ -39,7 +64,7 @@ def test_a_patch_is_the_same_for_every_lead(tmp_path: Path) -> None:
 
 
 def test_a_mapping() -> None:
-    mended = json.loads(transformed(from_mapping({"email": "mail"}), encoded(LEAD), b"acme", same_lead=True))
+    mended = json.loads(mend(from_mapping({"email": "mail"}), encoded(LEAD), same_lead=True))
     assert mended["fields"] == {"email": "ada@example.com", "title": "CEO"}
 
 
@@ -51,21 +76,47 @@ def test_a_mapping() -> None:
         ([{"op": "remove", "path": "/fields"}], "no lead"),
         ([{"op": "replace", "path": "/lead_id", "value": "crm-2"}], "another lead"),
         ([{"op": "add", "path": "/destination", "value": "firms"}], "another lead"),
+        ([{"op": "add", "path": "/force", "value": True}], "another lead"),
+        ([{"op": "add", "path": "/fields/title", "value": "x" * 9_000}], "more than the 8192 bytes"),
+        ([{"op": "add", "path": "/fields", "value": {"twitter": "@ada"}}], "No field of the lead has a column"),
     ],
 )
 def test_what_must_not_go(tmp_path: Path, operations: Any, why: str) -> None:
     with pytest.raises(CannotMend, match=why) as caught:
-        transformed(from_patch(patch(tmp_path, operations)), encoded(LEAD), b"acme", same_lead=True)
+        mend(from_patch(patch(tmp_path, operations)), encoded(LEAD), same_lead=True)
     assert "ada@" not in str(caught.value)
+
+
+def test_what_the_configuration_does_not_know_must_not_go(tmp_path: Path) -> None:
+    for operation in ({"path": "/destination", "value": "peple"}, {"path": "/workspace", "value": "nobody"}):
+        apply = from_patch(patch(tmp_path, [{"op": "add", **operation}]))
+        with pytest.raises(CannotMend, match="no such workspace or destination"):
+            mend(apply, encoded(LEAD), same_lead=False)
+
+
+def test_all_fields_together_must_fit(tmp_path: Path) -> None:
+    many = {f"note{number}": "x" * 8_000 for number in range(12)}
+    apply = from_patch(patch(tmp_path, [{"op": "add", "path": "/fields", "value": many | {"name": "y" * 4_000}}]))
+    lead = {"workspace": "acme", "lead_id": "crm-1", "destination": "all", "fields": {"title": "CEO"}}
+    with pytest.raises(CannotMend, match="larger than the 100 KB"):
+        mend(apply, encoded(lead), same_lead=True)
+
+
+def test_a_letter_that_holds_nothing_of_its_lead_does_not_go() -> None:
+    for value in (None, b""):
+        letter = Taken("leads.parked", 0, 7, b"acme", value)
+        with pytest.raises(ValueError, match="publish the lead anew"):
+            as_it_is(letter, True)
+        assert as_it_is(letter, False) == value, "poison: that is what was wrong with it"
 
 
 def test_poison_may_become_whoever_it_is(tmp_path: Path) -> None:
     apply = from_patch(patch(tmp_path, [{"op": "replace", "path": "/lead_id", "value": "crm-2"}]))
-    assert json.loads(transformed(apply, encoded(LEAD), b"acme", same_lead=False))["lead_id"] == "crm-2"
+    assert json.loads(mend(apply, encoded(LEAD), same_lead=False))["lead_id"] == "crm-2"
     with pytest.raises(CannotMend, match="not JSON"):
-        transformed(apply, b"\xff", b"acme", same_lead=False)
+        mend(apply, b"\xff", same_lead=False)
     with pytest.raises(CannotMend, match="no fields"):
-        transformed(from_mapping({"a": "b"}), b"[]", b"acme", same_lead=False)
+        mend(from_mapping({"a": "b"}), b"[]", same_lead=False)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +134,7 @@ def test_a_hostile_letter_is_refused_and_stops_no_others(tmp_path: Path, value: 
     moved = from_patch(patch(tmp_path, [{"op": "add", "path": "/source", "value": "x"}]))
     for transform in (from_mapping({"email": "mail"}), moved):
         with pytest.raises(CannotMend, match=why):
-            transformed(transform, value, b"acme", same_lead=True)
+            mend(transform, value, same_lead=True)
     assert changes(value, encoded(LEAD), values=True)
 
 
@@ -96,7 +147,7 @@ def test_what_is_no_patch(tmp_path: Path, operations: Any) -> None:
 
 
 def test_the_diff_shows_values_only_when_asked() -> None:
-    after = transformed(from_mapping({"email": "mail"}), encoded(LEAD), b"acme", same_lead=True)
+    after = mend(from_mapping({"email": "mail"}), encoded(LEAD), same_lead=True)
     shown = "\n".join(changes(encoded(LEAD), after, values=False))
     assert "/fields/email" in shown
     assert "ada@" not in shown
