@@ -57,8 +57,8 @@ class Aside:
     async def reroute(self, walk: Walk, stray: Subject, home: int) -> None:
         """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""
         lost = stray.envelope.hops > 0
-        onward = strayed(self._plan, stray, home, lost)
         why = Why("wrong_partition", f"its workspace lives in partition {home}: check the pins and the producer's key")
+        onward = strayed(self._plan, stray, home, lost, self._clock.now_ms(), why)
         await self.tell(walk, stray.envelope, "parked" if lost else "rerouted", why, stray.lead_id, onward)
 
     async def tell(

@@ -30,7 +30,7 @@ from stream_app.core.policy import Plan
 from stream_app.core.record import Taken
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.seen import seen
-from stream_app.core.story import NO_REASON, Posted, Step, Story, Why
+from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, failure
 from stream_app.core.suppression import Suppression, why_not
 from stream_app.fallback import NOTHING_KNOWN, Fallback, Known
 
@@ -258,11 +258,10 @@ class Line:
                 await self._conclude(walk, story, "accepted", why, report.spent, final=final)
                 return None
             case Uncertain():
-                await self._uncertain(walk, story, Why(outcome.reason, outcome.text, outcome.http_status))
+                await self._uncertain(walk, story, failure(outcome))
                 return None
             case Poison():
-                why = Why(outcome.reason, outcome.text, outcome.http_status)
-                await self._conclude(walk, story, "rejected_invalid", why, letter="poison")
+                await self._conclude(walk, story, "rejected_invalid", failure(outcome), letter="poison")
                 return None
             case Refused():
                 return await self._refused(story, entry, outcome, report)
@@ -278,14 +277,12 @@ class Line:
         attempt = report.attempts(story.row.attempt)
         first_ms = story.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
-            why = Why(outcome.reason, outcome.text, outcome.http_status)
             self._desk.letter(entry, outcome.reason)
-            await self._fail(story, why, attempt=attempt, failed_at_ms=first_ms)
+            await self._fail(story, failure(outcome), attempt=attempt, failed_at_ms=first_ms)
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
         due_ms = max(report.wait_until_ms, now_ms + int(delay_s * 1000))
-        why = Why(outcome.reason, outcome.text, outcome.http_status, due_ms)
-        return await self._refuse(story, why, due_ms, attempt=attempt, failed_at_ms=first_ms)
+        return await self._refuse(story, failure(outcome, due_ms), due_ms, attempt=attempt, failed_at_ms=first_ms)
 
     async def _refuse(self, story: Story, why: Why, due_ms: int, **changes: object) -> int:
         """Written before any wait: a crash from here on finds proof that nothing is at Clay."""
@@ -327,7 +324,7 @@ class Line:
         story.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=story.row.sends + 1)
         if destination.uncertain == "park" and not destination.callbacks:
             told = f"it may have reached Clay ({why.reason}); no callback can tell"
-            await self._park(walk, story, Why("uncertain", told))
+            await self._park(walk, story, msgspec.structs.replace(why, reason="uncertain", text=told, due_at_ms=None))
             return
         topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
         await self._desk.commit(story.step(story.copy(topic, now_ms, why, way="uncertain")))
@@ -335,7 +332,8 @@ class Line:
     async def _decide(self, walk: Walk, story: Story) -> bool:
         """The grace of an uncertain send is over and no callback came. True: policy says that it is sent again."""
         if story.case.destination.uncertain == "park" or story.row.sends > self._plan.replay.max_replays:
-            await self._park(walk, story, Why("uncertain", "it may have reached Clay, and no callback told so in time"))
+            told = "it may have reached Clay, and no callback told so in time"
+            await self._park(walk, story, Why("uncertain", told, story.case.envelope.http_status or None))
             return False
         spent = self._charge(story)
         why = Why(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")

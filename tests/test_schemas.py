@@ -17,7 +17,8 @@ import yaml
 
 from stream_app.cli import main
 from stream_app.core.deadletter import MEANING, SPRING
-from stream_app.core.envelope import HEADERS
+from stream_app.core.envelope import HEADERS, read_envelope
+from stream_app.core.record import Taken
 from stream_app.schemas import MESSAGES, documents, schema
 from stream_app.schemas.yaml import to_yaml
 
@@ -31,7 +32,7 @@ def test_what_is_committed_is_what_is_generated() -> None:
     assert committed == documents(), "run: stream-app schemas"
 
 
-@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.v*.json")), ids=lambda path: path.stem)
 def test_an_old_sample_still_decodes_and_is_valid(path: Path) -> None:
     name = path.stem.rsplit(".", 1)[0]
     raw = path.read_bytes()
@@ -51,6 +52,16 @@ def test_every_message_has_a_small_and_a_full_sample() -> None:
         assert set(minimal) == required
         full = json.loads((SAMPLES / f"{name}.full.json").read_bytes())
         assert set(kind.__struct_fields__) <= set(full), f"{name}: add the new field to the full sample"
+
+
+def test_an_old_dead_letter_is_still_read() -> None:
+    """By its headers: each has its name and its value when it is written again."""
+    sample = json.loads((SAMPLES / "dead-letter.headers.json").read_bytes())
+    headers = tuple((name, value.encode()) for name, value in sample.items())
+    envelope = read_envelope(Taken("leads.dlq", 3, 7, b"acme", b"{}", headers, 1))
+    again = {name: value.decode() for name, value in envelope.to_headers() if name not in SPRING}
+    assert again == sample
+    assert set(HEADERS.values()) == set(sample), "add the new header to the sample"
 
 
 @pytest.mark.parametrize("name", MESSAGES)

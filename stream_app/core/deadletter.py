@@ -48,6 +48,7 @@ SPRING: Final[dict[str, str]] = {
     "kafka_dlt-original-offset": "the offset in `origin`, 8 bytes, big-endian",
     "kafka_dlt-original-timestamp": "`origin-timestamp-ms`, 8 bytes, big-endian",
     "kafka_dlt-original-timestamp-type": "LogAppendTime, UTF-8",
+    "kafka_dlt-original-consumer-group": "the workers' consumer group, UTF-8",
     "kafka_dlt-exception-fqcn": "`reason`, UTF-8",
     "kafka_dlt-exception-message": "`reason-text`, UTF-8",
 }
@@ -62,12 +63,14 @@ def read_place(text: str) -> tuple[str, int, int] | None:
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
-def spring_headers(origin: str, origin_ms: int, reason: str, text: str) -> Headers:
-    """The headers that Spring Kafka would have written; those of the origin only where it is known."""
-    failure = (
+def spring_headers(origin: str, origin_ms: int, group: str, reason: str, text: str) -> Headers:
+    """The headers that Spring Kafka would have written; those of the origin and the group only where it is known."""
+    failure: Headers = (
         ("kafka_dlt-exception-fqcn", reason.encode()),
         ("kafka_dlt-exception-message", (text or reason).encode()),
     )
+    if group:
+        failure = (("kafka_dlt-original-consumer-group", group.encode()), *failure)
     place = read_place(origin)
     if place is None:
         return failure

@@ -106,8 +106,11 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         """For the next record of its story: words are of the record on which they stand, and may be anybody's."""
         return msgspec.structs.replace(self, **{"text": "", "excerpt": "", **changes})
 
-    def to_headers(self) -> Headers:
-        """The fields that are set, as Kafka headers; a dead letter has Spring Kafka's counterparts, too."""
+    def to_headers(self, group: str = "") -> Headers:
+        """The fields that are set, as Kafka headers; a dead letter has Spring Kafka's counterparts, too.
+
+        group   the consumer group that failed with the record, '' if none did.
+        """
         headers = tuple(
             (name, str(value)[:_MAX_TEXT].encode("utf-8", "replace"))
             for field, name in HEADERS.items()
@@ -115,7 +118,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         )
         if not self.disposition:
             return headers
-        return headers + spring_headers(self.origin, self.origin_ms, self.reason, self.text[:_MAX_TEXT])
+        return headers + spring_headers(self.origin, self.origin_ms, group, self.reason, self.text[:_MAX_TEXT])
 
 
 def read_envelope(taken: Taken) -> Envelope:

@@ -1,8 +1,8 @@
 """What the outcome of one POST to Clay means: one closed union, and the table that maps a status to it.
 
 The table is the one at the end of clay-facts: the line reacts to the type, never to a status. What is not
-provably unsent is `Uncertain`: to send it again could pay twice. Every `text` is scrubbed: one line, fit
-for logs and for a dead letter's headers.
+provably unsent is `Uncertain`: to send it again could pay twice. Every `text` is in words for people, and `excerpt` the
+beginning of Clay's answer, '' if there was none; both are scrubbed: one line, fit for logs and for headers.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Poison(_Answered, frozen=True, gc=False):
     """400, 413, 422: this lead is bad. Never replayed by itself, never counted by the breaker."""
 
     text: str = ""
+    excerpt: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +75,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     http_status: int | None = None
     text: str = ""
     retry_after: str | None = None
+    excerpt: str = ""
 
 
 class Uncertain(msgspec.Struct, frozen=True, gc=False):
@@ -86,6 +88,7 @@ class Uncertain(msgspec.Struct, frozen=True, gc=False):
     latency_ms: int
     http_status: int | None = None
     text: str = ""
+    excerpt: str = ""
 
 
 Outcome = Accepted | RateLimited | Refused | Uncertain | Denied | Gone | Poison
@@ -97,6 +100,12 @@ _ADVICE = {
         "Clay forbids this webhook: check this destination's token, and whether the webhook has used up its"
         " 50,000 submissions (then put a new webhook into the pool)"
     ),
+}
+_WORDS = {
+    400: "Clay cannot read this row",
+    413: "this row is too large for Clay",
+    422: "Clay refuses this row for what is in it",
+    503: "Clay takes nothing at the moment",
 }
 _ADVICE_3XX = "this destination's webhook URL redirects, which is never followed: set the URL that Clay shows now"
 _ADVICE_4XX = "Clay takes no such request: compare this destination's settings with its table in Clay"
@@ -123,18 +132,20 @@ def classify(
         return Gone(http_status, latency_ms)
     said = scrub(excerpt, known=known)
     if http_status in (400, 413, 422):
-        return Poison(http_status, latency_ms, said)
+        return Poison(http_status, latency_ms, _told(http_status, _WORDS[http_status], said), said)
     if http_status == 503 and unavailable_is_refused:
-        return Refused("http_503", latency_ms, http_status, said, retry_after)
+        text = _told(http_status, _WORDS[http_status], said)
+        return Refused("http_503", latency_ms, http_status, text, retry_after, said)
     if 300 <= http_status < 500 and http_status != 408:
-        return Denied(http_status, latency_ms, _advice(http_status, said))
-    return Uncertain(f"http_{http_status}", latency_ms, http_status, said)
+        advice = _ADVICE.get(http_status) or (_ADVICE_3XX if http_status < 400 else _ADVICE_4XX)
+        return Denied(http_status, latency_ms, _told(http_status, f"{advice}, then resume the lane", said))
+    text = _told(http_status, "Clay failed, and may have taken the row", said)
+    return Uncertain(f"http_{http_status}", latency_ms, http_status, text, said)
 
 
-def _advice(http_status: int, said: str) -> str:
-    words = _ADVICE.get(http_status) or (_ADVICE_3XX if http_status < 400 else _ADVICE_4XX)
+def _told(http_status: int, words: str, said: str) -> str:
     quote = f" (Clay said: {said})" if said else ""
-    return f"HTTP {http_status}: {words}, then resume the lane{quote}"
+    return f"HTTP {http_status}: {words}{quote}"
 
 
 _MAX_CHARACTERS = 4_000

@@ -13,7 +13,7 @@ from stream_app.core.envelope import Disposition, Envelope, Way
 from stream_app.core.lane import Entry
 from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Status, StatusEvent
-from stream_app.core.outcome import Outcome
+from stream_app.core.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import ReplayPolicy
@@ -27,6 +27,7 @@ class Why(msgspec.Struct, frozen=True, omit_defaults=True):
     """The reason of a step: a stable code, words for people (scrubbed), Clay's status, when it goes on by itself.
 
     saved   credits that it would have cost at its estimate, where it was answered without Clay.
+    excerpt  the beginning of what Clay answered, scrubbed.
     """
 
     reason: str = ""
@@ -34,9 +35,15 @@ class Why(msgspec.Struct, frozen=True, omit_defaults=True):
     http_status: int | None = None
     due_at_ms: int | None = None
     saved: int | None = None
+    excerpt: str = ""
 
 
 NO_REASON: Final = Why()
+
+
+def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Why:
+    """What did not go well with a POST, as the reason of a step."""
+    return Why(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -167,19 +174,21 @@ class Story:
             reason=why.reason,
             text=why.text,
             http_status=why.http_status or 0,
+            excerpt=why.excerpt,
             attempt=row.attempt,
             replay=row.replay,
             epoch=row.epoch,
             returns=row.returns,
             hops=case.envelope.hops,
-            first_failure_ms=row.failed_at_ms,
+            first_failure_ms=row.failed_at_ms or (now_ms if disposition else 0),
             last_failure_ms=now_ms if disposition else 0,
             not_before_ms=why.due_at_ms or 0,
             letter=case.envelope.letter,
             trace_id=row.trace_id,
             app=self._plan.app,
         )
-        return Record(topic, case.destination.workspace.encode(), case.taken.value, envelope.to_headers())
+        headers = envelope.to_headers(self._plan.topics.worker_app)
+        return Record(topic, case.destination.workspace.encode(), case.taken.value, headers)
 
 
 def brief(
@@ -233,22 +242,28 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
         last_failure_ms=now_ms,
         app=plan.app,
     )
+    headers = letter.to_headers(plan.topics.worker_app)
     key = taken.key[:_MOST_KEY_BYTES] if taken.key and cut_key_bytes else taken.key
-    return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, letter.to_headers())
+    return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
 
 
-def strayed(plan: Plan, case: Subject, home: int, lost: bool) -> Record:
+def strayed(plan: Plan, case: Subject, home: int, lost: bool, now_ms: int, why: Why) -> Record:
     """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human."""
+    failed_ms = now_ms if lost else 0
     onward = case.envelope.onward(
         way=case.envelope.way or "rerouted",
         seq=case.envelope.seq + 1,
         hops=case.envelope.hops + 1,
         disposition="policy" if lost else "",
-        reason="wrong_partition",
+        reason=why.reason,
+        text=why.text,
+        first_failure_ms=case.envelope.first_failure_ms or failed_ms,
+        last_failure_ms=failed_ms or case.envelope.last_failure_ms,
         app=plan.app,
     )
     topic, partition = (plan.topics.parked, None) if lost else (case.taken.topic, home)
-    return Record(topic, case.destination.workspace.encode(), case.taken.value, onward.to_headers(), partition)
+    headers = onward.to_headers(plan.topics.worker_app)
+    return Record(topic, case.destination.workspace.encode(), case.taken.value, headers, partition)
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:

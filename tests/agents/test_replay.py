@@ -184,7 +184,7 @@ class Tiers(Memory):
         replay = Replay(NAMES, policy, {"acme": 1000.0}, self, self, VirtualClock(), lambda *_: None, lambda *_: None)
         handlers = {NAMES.deferred: replay.deferred} | {NAMES.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         self.inlets = {topic: Topic(topic) for topic in handlers}
-        self._serving = [asyncio.create_task(handler(self.inlets[topic])) for topic, handler in handlers.items()]
+        self._serving = [asyncio.ensure_future(handler(self.inlets[topic])) for topic, handler in handlers.items()]
 
     async def publish(self, record: Record) -> Awaitable[object]:
         if record.topic in self.inlets:

@@ -40,7 +40,8 @@ def test_what_is_written_is_read_back() -> None:
 
 
 def test_spring_kafka_reads_its_own() -> None:
-    headers = dict(LETTER.to_headers())
+    headers = dict(LETTER.to_headers("t.stream-app"))
+    assert headers["kafka_dlt-original-consumer-group"] == b"t.stream-app"
     assert headers["kafka_dlt-original-topic"] == b"t.leads"
     assert struct.unpack(">i", headers["kafka_dlt-original-partition"]) == (3,)
     assert struct.unpack(">q", headers["kafka_dlt-original-offset"]) == (1234567890123,)
@@ -82,9 +83,10 @@ def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, b
 def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
     came = taken((*headers, ("origin", origin)))
     envelope = read_envelope(came)
+    stray = Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"", None)
     onward = [
         rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers,
-        strayed(PLAN, Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"", None), 0, lost=False).headers,
+        strayed(PLAN, stray, 0, False, 1, NO_REASON).headers,
         redriven(envelope, came.place).to_headers(),
         back.to_headers() if (back := returning(envelope, came.place, 7)) else (),
     ]

@@ -20,7 +20,7 @@ from stream_app.core.record import Record, Taken
 from stream_app.partition.desk import Partition
 from stream_app.partition.rows import RowUnreadable
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import NotingInlet, VirtualClock, run, taken
+from tests.partition.virtual import NotingInlet, VirtualClock, now_ms, run, taken
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger, NoAnswer
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
@@ -56,7 +56,7 @@ class Bench:
         shared = plan_of(setup or Setup())
         own = {name: dict(getattr(shared, name)) for name in ("workspaces", "destinations", "pins")}
         self.plan = msgspec.structs.replace(shared, **own)
-        self.kafka = MemoryKafka()
+        self.kafka = MemoryKafka(now_ms)
         self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)

@@ -159,10 +159,10 @@ def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_begun_sin
             return await super().ask(what, request)
 
     async def main() -> None:
+        bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(60)
         assert [event.reason for event in events(bench)][-2:] == ["worker_died", "uncertain"]
 
     bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
-    bench.publish("id0", "p0")
     run(main())

@@ -1,0 +1,150 @@
+"""Dead letters as the line writes them: every header, by name and value."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import pytest
+
+from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.outcome import Outcome, classify
+from stream_app.core.record import Record, Taken
+from stream_app.core.replay import returning
+from tests.partition.test_desk import Bench
+from tests.partition.virtual import now_ms, run
+from tests.simulation.schedule import Setup
+
+SAID = '{"error": "no Ada at bob@example.com", "code": "row_limit"}'
+SCRUBBED = b'{"error": "no [sent] at [email]", "code": "row_limit"}'
+
+
+async def refused(outcome: Outcome, topic: str) -> tuple[Bench, Taken]:
+    """One lead whose three POSTs come to `outcome`, each after 100 ms, and the letter of it. It comes at once."""
+    bench = Bench(Setup(callbacks=False), clay_takes_s=0.1)
+    bench.clay.first = [outcome] * 3
+    bench.publish("id0", "ada")
+    await bench.serve()
+    await asyncio.sleep(30)
+    return bench, bench.letters(topic)[-1]
+
+
+def headers_of(letter: Taken, *left_out: str) -> dict[str, bytes]:
+    """By name: each is there once. `left_out`: those that are looked at otherwise."""
+    headers = dict(letter.headers)
+    assert len(headers) == len(letter.headers)
+    return {name: value for name, value in headers.items() if name not in left_out}
+
+
+TIMES = ("first-failure-ms", "last-failure-ms", "not-before-ms")
+
+
+def test_a_failed_one_that_was_replayed() -> None:
+    async def main() -> None:
+        began_ms, outcome = now_ms(), classify(503, "1", SAID, 100, True, known=["Ada"])
+        bench, first = await refused(outcome, "leads.dlq")
+        bench.publish("id1", "bob")  # Clay takes this one: it is no outage
+        await asyncio.sleep(1)
+        bench.clay.first = [outcome] * 3
+        await bench.come_back(first, returning(read_envelope(first), first.place))
+        letter = bench.letters(first.topic)[-1]
+        told = b"HTTP 503: Clay takes nothing at the moment (Clay said: " + SCRUBBED + b")"
+        assert letter.offset > first.offset
+        assert (letter.key, letter.value) == (b"acme", first.value)
+        assert headers_of(letter, *TIMES) == {
+            "origin": b"leads/0/0",
+            "origin-timestamp-ms": b"%d" % began_ms,
+            "origin-seq": b"14",
+            "lead-id": b"id0",
+            "destination": b"acme-main",
+            "disposition": b"failed",
+            "reason": b"http_503",
+            "reason-text": told,
+            "http-status": b"503",
+            "answer-excerpt": SCRUBBED,
+            "attempt": b"3",
+            "replay-count": b"1",
+            "returns": b"1",
+            "trace-id": headers_of(first)["trace-id"],
+            "app-version": b"simulation",
+            "kafka_dlt-original-topic": b"leads",
+            "kafka_dlt-original-partition": struct.pack(">i", 0),
+            "kafka_dlt-original-offset": struct.pack(">q", 0),
+            "kafka_dlt-original-timestamp": struct.pack(">q", began_ms),
+            "kafka_dlt-original-timestamp-type": b"LogAppendTime",
+            "kafka_dlt-original-consumer-group": b"stream-app",
+            "kafka_dlt-exception-fqcn": b"http_503",
+            "kafka_dlt-exception-message": told,
+        }
+        before, now = read_envelope(first), read_envelope(letter)
+        assert began_ms + 100 <= before.first_failure_ms < before.last_failure_ms < began_ms + 30_000
+        assert now.first_failure_ms == before.first_failure_ms
+        assert now.last_failure_ms > began_ms + 30_000
+        assert (before.not_before_ms, now.not_before_ms) == (
+            before.last_failure_ms + 3_750,
+            now.last_failure_ms + 15_000,
+        ), "5 s, then four times as long; half of it jitter, which is one half here"
+
+    run(main())
+
+
+@pytest.mark.parametrize(("said", "quote"), [(SAID, b" (Clay said: " + SCRUBBED + b")"), ("", b"")])
+def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quote: bytes) -> None:
+    async def main() -> None:
+        began_ms = now_ms()
+        _, letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
+        told = b"HTTP 422: Clay refuses this row for what is in it" + quote
+        excerpt = {"answer-excerpt": SCRUBBED} if said else {}
+        spring = {name for name, _ in letter.headers if name.startswith("kafka_dlt-")}
+        assert headers_of(letter, "trace-id", *TIMES, *spring) == excerpt | {
+            "origin": b"leads/0/0",
+            "origin-timestamp-ms": b"%d" % began_ms,
+            "origin-seq": b"3",
+            "lead-id": b"id0",
+            "destination": b"acme-main",
+            "disposition": b"poison",
+            "reason": b"http_422",
+            "reason-text": told,
+            "http-status": b"422",
+            "app-version": b"simulation",
+        }
+        assert headers_of(letter)["kafka_dlt-exception-message"] == told
+        envelope = read_envelope(letter)
+        assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
+        assert envelope.not_before_ms == 0
+
+    run(main())
+
+
+def test_one_parked_as_uncertain_says_what_clay_had_answered() -> None:
+    async def main() -> None:
+        began_ms = now_ms()
+        _, letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
+        envelope = read_envelope(letter)
+        assert (envelope.reason, envelope.http_status, envelope.excerpt) == ("uncertain", 500, SCRUBBED.decode())
+        assert envelope.text == "it may have reached Clay (http_500); no callback can tell"
+        assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
+
+    run(main())
+
+
+def test_a_stray_that_missed_its_home_again_says_why_and_since_when() -> None:
+    async def main() -> None:
+        bench, began_ms = Bench(), now_ms()
+        beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'
+        bench.kafka.produce(0, Record("leads", b"beta", beta))
+        await bench.serve()
+        await asyncio.sleep(1)
+        (onward,) = bench.kafka.log("leads", 1).committed()
+        assert read_envelope(onward).last_failure_ms == 0, "to have come astray is no failure yet"
+        came = Envelope(origin="leads/1/7", way="rerouted", hops=1)  # a worker of other pins sent it here
+        bench.kafka.produce(0, Record("leads", b"beta", beta, came.to_headers()))
+        await asyncio.sleep(1)
+        letter = bench.letters("leads.parked")[-1]
+        envelope = read_envelope(letter)
+        assert (envelope.disposition, envelope.reason, envelope.hops) == ("policy", "wrong_partition", 2)
+        assert "lives in partition 1" in envelope.text
+        assert headers_of(letter)["kafka_dlt-exception-message"].decode() == envelope.text
+        assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
+
+    run(main())
