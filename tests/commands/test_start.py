@@ -1,0 +1,84 @@
+"""Where the long-running processes refuse to start: topics that are not as planned, and a Kafka that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_app.adapters import faust_run
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.faust_run import wait_for_broker
+from stream_app.adapters.topics import check_topics, create_topics
+from stream_app.core.errors import BrokerUnavailable, TopicsError
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import free_port
+from stream_app.settings import client_options, load_settings
+
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 2
+replication = 1
+broker_wait_s = 20
+[http]
+worker_port = {}
+replay_port = {}
+gateway_port = {}
+"""
+
+
+async def test_each_process_refuses_topics_that_are_not_as_planned_with_the_same_text(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "stream_app.toml"
+    config.write_text(
+        CONFIG.format(free_port(), free_port(), free_port(), bootstrap=kafka.bootstrap, namespace=namespace)
+    )
+    settings = load_settings(config, {})
+    plan = settings.topic_plan()
+    differing = msgspec.structs.replace(plan[0], partitions=3)
+    await create_topics(client_options(settings), [differing, *plan[2:]], 20, lambda _: None)
+    with pytest.raises(TopicsError) as refused:
+        await check_topics(client_options(settings), plan, 20, lambda _: None)
+    differs, missing = refused.value.problems
+    assert differs.startswith(f"{plan[0].name}: has 3 partitions, the config says 2. Partitions never change")
+    assert missing == f"{plan[1].name}: there is no such topic; create it with: stream-app topics"
+
+    def start(name: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "gateway"))):
+        assert (ran.returncode, ran.stderr) == (1, f"{refused.value}\n"), ran.args
+
+
+async def test_a_kafka_that_is_not_there_is_asked_less_and_less_often_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    now_s = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    class Loop:
+        def time(self) -> float:
+            return now_s
+
+    monkeypatch.setattr(faust_run, "asyncio", type("Asyncio", (), {"get_running_loop": Loop, "sleep": sleep}))
+    with caplog.at_level(logging.WARNING, "stream_app"), pytest.raises(BrokerUnavailable) as away:
+        await wait_for_broker(KafkaConnection(where, {}), 30)
+    assert str(away.value).startswith(f"no Kafka at {where} within 30 s (")
+    assert "is it started, are host, port, TLS and SASL settings right" in str(away.value)
+    lefts_and_pauses = [(30, 1), (29, 2), (27, 4), (23, 8), (15, 10), (5, 5)]
+    assert [record.getMessage() for record in caplog.records if record.name == faust_run.__name__] == [
+        f"no Kafka at {where} yet, {left} s left, next try in {pause:.1f} s" for left, pause in lefts_and_pauses
+    ]
