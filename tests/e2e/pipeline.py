@@ -297,6 +297,7 @@ read_model_path = "{self.directory}/model.sqlite"
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     for record in records:
                         event = _events.decode(record.value)
+                        assert record.key == event.lead_id.encode(), event
                         story = self.stories[event.origin]
                         # A stray's first event is in the partition that it strayed to, all others are in its home.
                         story.insert(0 if event.status == "rerouted" else len(story), event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -15,8 +16,8 @@ from stream_app.cli import main
 from stream_app.core.errors import BrokerUnavailable, TopicsError
 from stream_app.core.messages import Lead
 from stream_app.dev.kafka import Broker, LocalKafka
-from stream_app.publish import Refusal, Wishes, publish
-from stream_app.settings import Destination, Kafka, Settings, Workspace, client_options
+from stream_app.publish import Refusal, Wishes, publish, send
+from stream_app.settings import Destination, Kafka, Settings, Workspace, client_options, load_settings
 
 WAIT_S = 20.0
 
@@ -84,6 +85,19 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
     assert emails == [f"p{n}@beta.example" for n in range(3_000)]
 
 
+async def test_its_producer_repeats_nothing_and_waits_for_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def producer(**options: Any) -> None:
+        asked.update(options)
+        raise StopAsyncIteration
+
+    monkeypatch.setattr(send, "AIOKafkaProducer", producer)
+    with pytest.raises(StopAsyncIteration):
+        await send.Sender({"bootstrap_servers": "127.0.0.1:9"}, "leads", WAIT_S).__aenter__()
+    assert (asked["enable_idempotence"], asked["acks"]) == (True, "all")
+
+
 async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, namespace: str) -> None:
     with pytest.raises(TopicsError, match="there is no such topic"):
         await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), Wishes("acme"))
@@ -139,6 +153,13 @@ def test_the_command_from_a_csv_with_everything_wrong_in_it(
     answer = json.loads(capsys.readouterr().out)
     assert (answer["rows"], answer["published"], answer["refused"]) == (6, 2, 4)
     assert answer["rejected_file"] == "leads.csv.rejected.jsonl"
+    settings = load_settings(Path("stream_app.toml"), {}, clay=False)
+    found = asyncio.run(records(settings, settings.names.bulk))
+    assert [(record.key, json.loads(record.value)["fields"]["email"]) for record in found] == [
+        (b"acme", "a@acme.example"),
+        (b"acme", "e@acme.example"),
+    ]
+    assert asyncio.run(records(settings, settings.names.leads)) == []
     refused = [json.loads(line) for line in Path("leads.csv.rejected.jsonl").read_text().splitlines()]
     assert [(each["line"], each["reason"]) for each in refused] == [
         (3, "bad_csv"),
