@@ -172,6 +172,15 @@ read_model_path = "{self.directory}/model.sqlite"
         await asyncio.to_thread(end, process, grace_s=grace_s)
         return process.returncode
 
+    async def get(self, process: subprocess.Popen[bytes], path: str) -> str:
+        """What a worker or replay answers over HTTP. Raises OSError for anything but 200."""
+
+        def ask() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[process.pid]}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        return await asyncio.to_thread(ask)
+
     async def run(self, *argv: str) -> tuple[int, str]:
         """A command of the CLI: exit code and stdout."""
         ran = await asyncio.to_thread(

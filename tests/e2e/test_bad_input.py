@@ -13,6 +13,7 @@ from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
 
+TRACE_ID = "a1" * 16
 GOOD = {"email": "ada@example.com", "first_name": "Ada"}
 
 
@@ -57,6 +58,9 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
         records = [Record(topic, key, value, (), home) for key, value, _, _ in CASES.values()]
         origins = {name: f"{topic}/{home}/{offset}" for offset, name in enumerate(CASES)}
         junk = ((f"h{n}", b"\xff\x00" * 50) for n in range(20))
+        records[0] = msgspec.structs.replace(
+            records[0], headers=(("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode()),)
+        )
         records.append(
             Record(topic, b"w0", line.lead(7, "w0").value, (("origin", b"\xfe/x/-1"), ("way", b"?"), *junk), home)
         )
@@ -72,6 +76,7 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
         origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 3}"
         worker = line.start("worker")
         await line.until_over(len(origins) + 1, 40)
+        assert await line.get(worker, "/healthz") == "ok\n"
         await line.stop(worker)
 
         line.check_stories()
@@ -85,7 +90,20 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
         astray_story = line.stories[f"{topic}/{astray}/0"]
         assert [event.status for event in astray_story] == ["rerouted", "received", "sending", "accepted"]
         assert set(line.summary()["leads"].values()) == {1}
+        _check_log(line.logs[worker.pid].read_text(), ends)
         await _check_letters(line, origins, ends)
+
+
+def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
+    """JSON alone, a line for each rejected record with its lead id and trace id, and nothing personal."""
+    lines = [json.loads(text) for text in said.splitlines()]
+    told = {line["lead_id"]: line for line in lines if line["event"] == "rejected_invalid"}
+    assert told.keys() == {event.lead_id for event in ends.values() if event.status == "rejected_invalid"}
+    assert all(told[event.lead_id]["trace_id"] == event.trace_id for event in ends.values() if event.lead_id in told)
+    first = ends["not_utf8"]
+    assert (told[first.lead_id]["trace_id"], first.trace_id) == (TRACE_ID, TRACE_ID), "the record's own traceparent"
+    assert "example.com" not in said
+    assert "Ada" not in said
 
 
 async def _check_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:

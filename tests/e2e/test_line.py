@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
 
@@ -37,8 +38,7 @@ async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, name
         assert code == 0, said
 
 
-async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
-    config = """
+SOON = """
 [line]
 max_attempts = 2
 retry_base_s = 0.05
@@ -49,11 +49,11 @@ backoff_base_s = 1
 backoff_cap_s = 1
 tiers_s = [1, 2, 600]
 """
-    lane = """
+UNBROKEN = """
 [workspaces.{name}.breaker]
 mode = "closed"
 """
-    script = """
+FAULTS = """
 [[fault]]
 kind = "status_before"
 status = 422
@@ -67,7 +67,10 @@ kind = "status_before"
 status = 503
 share = 0.25
 """
-    async with Pipeline(kafka.bootstrap, namespace, 5, config=config, lane=lane, script=script, partitions=8) as line:
+
+
+async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 5, config=SOON, lane=UNBROKEN, script=FAULTS, partitions=8) as line:
         await line.publish(line.leads(10_000))
         worker, replay = line.start("worker"), line.start("replay")
         await line.until_over(10_000, 180)
@@ -91,28 +94,36 @@ share = 0.25
 
 
 async def test_kill_9_in_the_middle_loses_nothing_and_posts_nothing_twice(kafka: Broker, namespace: str) -> None:
-    script = """
+    slow = """
 [[fault]]
 kind = "slow"
 delay_s = 0.03
 """
-    async with Pipeline(kafka.bootstrap, namespace, 4, script=script) as line:
-        await line.publish(line.leads(4_000))
-        worker = line.start("worker")
-        for killed_at in (500, 1_500, 2_500):
+    async with Pipeline(kafka.bootstrap, namespace, 4, config=SOON, lane=UNBROKEN, script=FAULTS + slow) as line:
+        poison = Record(line.settings.names.leads, b"w0", b"no lead", (), 0)
+        leads = line.leads(3_000)
+        await line.publish(each for n in range(0, 3_000, 100) for each in (*leads[n : n + 100], poison))
+        worker, replay = line.start("worker"), line.start("replay")
+        for killed_at in (400, 1_100, 1_800):
             await line.until(lambda: line.last()["accepted"] >= killed_at, 60, f"{killed_at} accepted")  # noqa: B023
             worker.kill()
             await asyncio.to_thread(worker.wait, 10)
             worker = line.start("worker")
-        await line.until_over(4_000, 90)
+        await line.until_over(3_030, 90)
+        assert await line.get(replay, "/healthz") == "ok\n"
         await line.stop(worker)
+        await line.stop(replay)
         line.check_stories()
-        states, leads = line.last(), line.summary()["leads"]
-        assert sum(states.values()) == 4_000, "none is lost"
-        assert set(states) <= {"accepted", "parked"}
-        assert set(leads.values()) == {1}, "none was POSTed twice"
-        accepted = {story[0].lead_id for story in line.stories.values() if story[-1].status == "accepted"}
-        assert accepted <= leads.keys()
+        states, sent = line.last(), line.summary()["leads"]
+        assert sum(states.values()) == 3_030, "none is lost"
+        assert set(states) == {"accepted", "parked", "rejected_invalid"}
+        assert set(sent.values()) == {1}, "none was POSTed twice"
+        ends = {story[0].lead_id: story[-1].status for story in line.stories.values()}
+        assert {lead_id for lead_id, status in ends.items() if status == "accepted"} <= sent.keys()
+        assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, "each poison is told once"
+        assert any(event.replay for story in line.stories.values() for event in story if event.status == "accepted")
+        parked = [dict(record.headers)["origin"] for record in await line.read(line.settings.names.parked)]
+        assert len(parked) == len(set(parked)) == states["parked"]
         code, said = await line.run("books", "--json")
         assert code == 0, said
         assert json.loads(said[: said.rindex("}") + 1])
