@@ -18,7 +18,8 @@ from rich.table import Table
 
 from stream_app.core.budget import BudgetPolicy, Cost
 from stream_app.core.controls import ChangeBudget, obey
-from stream_app.core.lane import Entry, Lane, actual, admit, settle
+from stream_app.core.cost import actual
+from stream_app.core.lane import Entry, Lane, admit, settle
 from stream_app.core.lane_view import view
 from stream_app.core.messages import By, LaneView
 from stream_app.core.outcome import Accepted

@@ -218,7 +218,7 @@ class Line:
                 return
             patient = story.row.state.startswith("held_")
             destination = self._plan.destinations[case.destination.alias]  # as it is now: webhooks are added live
-            ask = Ask(destination, not_before_ms, case.lead.not_after_ms, patient)
+            ask = Ask(destination, not_before_ms, case.lead.not_after_ms, patient, case.bulk)
             entry = await self._desk.admit(walk, ask, lambda entry: self._write_ahead(walk, story, entry))
             if isinstance(entry, Held):
                 if entry is not ASK_AGAIN and not await self._hold(walk, case, story, entry):

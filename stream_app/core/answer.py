@@ -9,8 +9,9 @@ import msgspec
 
 from stream_app.core import budget, silence
 from stream_app.core.budget import Cost, Reservation
+from stream_app.core.cost import actual
 from stream_app.core.delivery import Delivery, delivery_key, forced_key
-from stream_app.core.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, actual, lifted
+from stream_app.core.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted
 from stream_app.core.lead import home_partition, is_plain_id
 from stream_app.core.messages import Callback, Result
 from stream_app.core.policy import Destination, Plan, Workspace

@@ -49,12 +49,14 @@ class Subject(msgspec.Struct, frozen=True):
 class Case(Subject, frozen=True, kw_only=True):
     """A lead with all that was found out about it before any decision. `body`: what Clay is sent.
 
+    bulk     whether it came in as bulk, by whatever topic it comes now.
     identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
     people  core.lead.hashes of who it is.
     """
 
     lead: Lead
     body: bytes
+    bulk: bool = False
     identity: str = ""
     company: str = ""
     people: tuple[str, ...] = ()
@@ -96,6 +98,7 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         person=person_key(*place, alias) if alias else None,
         known=tuple(known_key(*place, each) for each in people[:2] if each and each != alias),
         body=body,
+        bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
         people=people,
         **_known_by(destination, lead, who),
     )

@@ -63,12 +63,14 @@ class Ask(msgspec.Struct, frozen=True):
     """A lead that wants to be sent, not before and not after a time.
 
     patient  it was told already that the lane is held, and waits until it goes.
+    bulk     it came in as bulk, by whatever topic it comes now: the hot share of the budget is not for it.
     """
 
     destination: Destination
     not_before_ms: int = 0
     not_after_ms: int | None = None
     patient: bool = False
+    bulk: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -86,7 +88,8 @@ class Held(msgspec.Struct, frozen=True):
     """Not now. `status` is the event to tell where the lane as a whole stands still (or the lead has become too old),
     None for a mere wait for a token.
 
-    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here.
+    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here; `bulk_only`: a hot lead of the
+    same destination would go.
     """
 
     reason: str
@@ -94,6 +97,7 @@ class Held(msgspec.Struct, frozen=True):
     until_ms: int
     status: Status | None = None
     defer: bool = False
+    bulk_only: bool = False
 
 
 ASK_AGAIN: Final = Held("asked_again", "", 0)
@@ -168,8 +172,7 @@ def admit(
         return msgspec.structs.replace(lane, breaker=tripped), held
     reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms, hot)
     if isinstance(reserved, budget.Refused):
-        text = f"the budget {reserved.reason} has no room for a lead of {destination.ceiling.credits} credits"
-        return lane, Held(f"budget_{reserved.reason}", text, reserved.until_ms, "held_budget")
+        return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
         return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
@@ -263,31 +266,6 @@ def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
     return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
 
 
-def actual(
-    policy: Workspace,
-    lane: Lane,
-    destination: Destination,
-    reservation: budget.Reservation,
-    cost: budget.Cost,
-    now_ms: int,
-) -> Lane:
-    """Books what a lead did cost, as its callback says, and learns from it; more than the ceiling stops the lane."""
-    known = lane.estimates.get(destination.alias) or estimate.first(destination.estimate)
-    learned = estimate.learn(known, cost, destination.ceiling)
-    settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
-    lane = msgspec.structs.replace(lane, budget=settled.state, estimates={**lane.estimates, destination.alias: learned})
-    if not settled.overrun or stop.holds(lane.stop, destination.alias):
-        return lane
-    text = (
-        f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
-        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
-        "raise ceiling_* or make the table cheaper, then resume the lane"
-    )
-    policy = in_force(policy, lane.changes)
-    fresh = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
-    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh))
-
-
 def lifted(lane: Lane) -> Lane:
     """Without its stop; what led to it is counted anew, or the next dead or overdue lead would stop it again."""
     reason = lane.stop.reason if lane.stop is not None else ""
@@ -345,6 +323,18 @@ def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str,
     there = entry.destination
     fresh = stop.begin(policy.stop, reason, text, now_ms, there.alias, there.setup_id)
     return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
+
+
+def _no_room(
+    policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
+) -> Held:
+    cost = destination.ceiling
+    share = policy.budget.hot_share and not hot
+    if share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused):
+        text = f"the part of the budget {refused.reason} that hot_share leaves to bulk is used up"
+        return Held(f"budget_{refused.reason}", text, refused.until_ms, "held_budget", bulk_only=True)
+    text = f"the budget {refused.reason} has no room for a lead of {cost.credits} credits"
+    return Held(f"budget_{refused.reason}", text, refused.until_ms, "held_budget")
 
 
 def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:

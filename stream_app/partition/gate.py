@@ -1,5 +1,8 @@
 """The gate: which of the waiting leads is sent next. Hot before retry before bulk, each with its stated share.
 
+Right of way goes by the topic: bulk that comes back (deferred, replayed) came before what is in bulk now. Of the budget
+it has what bulk has.
+
 A lead that is let through changes its lane and writes its row ahead in one go, without an await between the two, so
 that no commit can hold one without the other.
 """
@@ -168,7 +171,7 @@ class Gate:
                     continue
                 next_ms = _earlier(next_ms, not_after_ms + 1)
             if until_ms <= now_ms:
-                kind = (waiter.ask.destination.alias, waiter.walk.source == "bulk")
+                kind = (waiter.ask.destination.alias, waiter.ask.bulk)
                 answer = held.get(kind) or self._ask(waiter, now_ms, boot_ms)
                 if answer is None:
                     continue
@@ -211,8 +214,7 @@ class Gate:
         slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
         if self._in_flight.get(name, 0) >= slots:
             return Held("in_flight", "", 0)
-        hot = waiter.walk.source != "bulk"
-        self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, hot)
+        self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, not waiter.ask.bulk)
         if isinstance(entry, Held):
             return entry
         self._in_flight[name] = self._in_flight.get(name, 0) + 1
@@ -229,9 +231,10 @@ class Gate:
         wait_ms = held.until_ms - now_ms
         standing = held.status is not None
         # Where others share the partition, or want an answer at once, nobody may stand in the way for long: not even
-        # for a Retry-After, which is no standstill.
+        # for a Retry-After, which is no standstill. Nor bulk that came back, before replays that may go.
         degrades = policy.hold == "degrade"
-        if ((self.shared or degrades) and wait_ms > self._plan.line.patience_s * 1000) or (standing and degrades):
+        in_the_way = self.shared or degrades or (held.bulk_only and waiter.walk.source == "retry")
+        if (in_the_way and wait_ms > self._plan.line.patience_s * 1000) or (standing and degrades):
             held = msgspec.structs.replace(held, defer=True)
         elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
             return False

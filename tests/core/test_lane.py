@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.cost import actual
 from stream_app.core.estimate import Estimate
 from stream_app.core.flood import FloodPolicy
-from stream_app.core.lane import Entry, Held, Lane, actual, admit, reconfigured, settle
+from stream_app.core.lane import Entry, Held, Lane, admit, reconfigured, settle
 from stream_app.core.lane_view import view
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
 from stream_app.core.policy import Destination, Workspace

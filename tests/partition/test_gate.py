@@ -8,6 +8,7 @@ from collections import Counter
 import msgspec
 import pytest
 
+from stream_app.core.budget import BudgetPolicy
 from stream_app.core.lane import Ask, Entry, Held, Lane
 from stream_app.core.policy import Plan
 from stream_app.core.rate import Rate
@@ -24,8 +25,11 @@ from tests.simulation.worker import Observer
 class Bench:
     """A gate with one lane whose bucket fills at `rate_per_s`; what was let through stands in `gone`, in order."""
 
-    def __init__(self, setup: Setup, shared: bool = False) -> None:
+    def __init__(self, setup: Setup, shared: bool = False, budget: BudgetPolicy | None = None) -> None:
         self.plan: Plan = plan_of(setup)
+        if budget is not None:
+            acme = msgspec.structs.replace(self.plan.workspaces["acme"], budget=budget)
+            self.plan = msgspec.structs.replace(self.plan, workspaces={**self.plan.workspaces, "acme": acme})
         self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[Walk] = []
@@ -167,6 +171,33 @@ def test_where_nobody_may_stand_in_the_way_a_held_lead_is_deferred(hold: str, sh
         answer = await bench.send(walk(0))
         assert isinstance(answer, Held)
         assert answer.defer
+
+    run(main())
+
+
+def test_bulk_that_comes_back_leaves_the_hot_share_to_the_replays_of_hot_leads_and_does_not_bar_their_way() -> None:
+    """A lead has room for 40 credits of 80 where it is bulk: two leads, by whatever topic it comes."""
+
+    async def main() -> None:
+        bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
+        there = bench.plan.destinations["acme-main"]
+        for offset in range(2):
+            assert isinstance(await bench.send(walk(offset, "retry"), Ask(there, bulk=True)), Entry)
+        refused = await bench.send(walk(2, "retry"), Ask(there, bulk=True))
+        assert isinstance(refused, Held)
+        assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
+        assert "bulk" in refused.text
+        waiting = asyncio.create_task(bench.send(walk(0, "bulk"), Ask(there, bulk=True, patient=True)))
+        await asyncio.sleep(0.0)
+        for offset in range(3, 5):
+            assert isinstance(await bench.send(walk(offset, "retry"), Ask(there)), Entry)
+        full = asyncio.create_task(bench.send(walk(5, "retry"), Ask(there, bulk=True, patient=True)))
+        await asyncio.sleep(50.0)
+        assert not waiting.done(), "in its own topic it bars nobody's way"
+        assert not full.done(), "nobody has room any more: it waits like the others"
+        assert isinstance(await waiting, Entry)
+        assert isinstance(await full, Entry)
+        assert now_ms() // 86_400_000 == 1_796_083_140_000 // 86_400_000 + 1
 
     run(main())
 

@@ -9,6 +9,7 @@ from collections import Counter
 import msgspec
 import pytest
 
+from stream_app.core.budget import BudgetPolicy
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.outcome import Outcome, Refused, Uncertain
 from stream_app.core.record import Record, Taken
@@ -38,12 +39,14 @@ class NeverClay:
 class Bench:
     """Partition 0 with one lead that never gets through; `come_back` plays the replay app."""
 
-    def __init__(self, max_returns: int) -> None:
+    def __init__(self, max_returns: int, budget: BudgetPolicy | None = None) -> None:
         plan = plan_of(Setup())
         policy = msgspec.structs.replace(plan.replay, max_replays=2, max_returns=max_returns)
         line = msgspec.structs.replace(plan.line, max_attempts=1)
         workspaces = {
-            name: msgspec.structs.replace(here, breaker=msgspec.structs.replace(here.breaker, mode="closed"))
+            name: msgspec.structs.replace(
+                here, breaker=msgspec.structs.replace(here.breaker, mode="closed"), budget=budget or here.budget
+            )
             for name, here in plan.workspaces.items()
         }
         self.plan = msgspec.structs.replace(plan, replay=policy, line=line, workspaces=workspaces)
@@ -319,5 +322,24 @@ def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_no
         assert bench.states()[3:] == ["parked"]
         assert len(bench.clay.bodies) == 1
         assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_lead_that_came_in_as_bulk_is_bulk_to_the_budget_whatever_topic_it_comes_back_by() -> None:
+    """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
+
+    async def main() -> None:
+        bench = Bench(max_returns=5, budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
+        await bench.begin()
+        assert bench.clay.sent == 1, "a hot one"
+        value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()
+        envelope = Envelope(f"{bench.plan.topics.bulk}/0/0", way="deferred")
+        bench.kafka.produce(0, Record(bench.plan.topics.retry, b"acme", value, envelope.to_headers()))
+        await asyncio.sleep(5)
+        assert bench.clay.sent == 1
+        assert bench.states()[-1] == "deferred"
+        (copy,) = bench.letters(bench.plan.topics.deferred)
+        assert read_envelope(copy).origin == envelope.origin
 
     run(main())

@@ -1,0 +1,34 @@
+"""What a lead did cost, booked in its lane, which learns from it what others may cost."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stream_app.core import budget, estimate, stop
+from stream_app.core.lane import OVER_CEILING, Lane
+from stream_app.core.policy import Destination, Workspace, in_force
+
+
+def actual(
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    reservation: budget.Reservation,
+    cost: budget.Cost,
+    now_ms: int,
+) -> Lane:
+    """Books what a lead did cost, as its callback says, and learns from it; more than the ceiling stops the lane."""
+    known = lane.estimates.get(destination.alias) or estimate.first(destination.estimate)
+    learned = estimate.learn(known, cost, destination.ceiling)
+    settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
+    lane = msgspec.structs.replace(lane, budget=settled.state, estimates={**lane.estimates, destination.alias: learned})
+    if not settled.overrun or stop.holds(lane.stop, destination.alias):
+        return lane
+    text = (
+        f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
+        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
+        "raise ceiling_* or make the table cheaper, then resume the lane"
+    )
+    policy = in_force(policy, lane.changes)
+    fresh = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
+    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh))
