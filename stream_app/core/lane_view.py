@@ -26,6 +26,9 @@ _LIFTS: Final = {
     "budget": "the next day or month, or stream-app lanes budget",
 }
 
+_BY_HAND: Final = frozenset({"paused", "no_webhook"})
+"""Holds that no time ends."""
+
 
 def view(
     policy: Workspace,
@@ -51,7 +54,7 @@ def view(
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",
         text=held.text if held else "",
-        until_ms=held.until_ms if held else 0,
+        until_ms=held.until_ms if held and held.reason not in _BY_HAND else 0,
         credits_spent_day=day.spent,
         credits_reserved_day=day.reserved,
         credits_spent_month=month.spent,

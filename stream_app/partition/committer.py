@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from stream_app.core.errors import LedgerError
 from stream_app.core.record import Record
@@ -19,8 +19,18 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 
 
+class Lanes(Protocol):
+    """The lanes as they are written."""
+
+    def records(self, workspaces: set[str]) -> list[Record]:
+        """Those of these workspaces as they are now."""
+
+    def committed(self) -> None:
+        """What `records` gave last is in Kafka."""
+
+
 class Committer:
-    """The only writer of one partition. `state_topic` gets the rows; `snapshot` gives the lanes' records of now.
+    """The only writer of one partition. `state_topic` gets the rows.
 
     Transactions begin at least `spacing_s` apart.
     """
@@ -30,14 +40,14 @@ class Committer:
         ledger: Ledger,
         state_topic: str,
         spacing_s: float,
-        snapshot: Callable[[set[str]], list[Record]],
+        lanes: Lanes,
         observer: Observer,
         failed: Callable[[LedgerError], None],
     ) -> None:
         self._ledger = ledger
         self._state_topic = state_topic
         self._spacing_s = spacing_s
-        self._snapshot = snapshot
+        self._lanes = lanes
         self._observer = observer
         self._failed = failed
         self._waiting: list[tuple[Step, asyncio.Future[None]]] = []
@@ -88,6 +98,7 @@ class Committer:
                 return
             self.failures, self._busy = 0, False
             self._batches += 1
+            self._lanes.committed()
             for step, future in batch:
                 if not future.done():
                     future.set_result(None)
@@ -106,7 +117,7 @@ class Committer:
             records.extend(step.records)
             if step.workspace:
                 lanes.add(step.workspace)
-        records.extend(self._snapshot(lanes))
+        records.extend(self._lanes.records(lanes))
         return batch, records
 
     def _fail(self, batch: list[tuple[Step, asyncio.Future[None]]], error: LedgerError) -> None:

@@ -105,9 +105,7 @@ class Partition:
         self._takers["callback"] = Correlation(plan, self._way_back, clock).take
         self._reload = reload
         self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
-        self._committer = Committer(
-            ledger, plan.topics.state, spacing_s, self._lanes.records, observer, self._commit_failed
-        )
+        self._committer = Committer(ledger, plan.topics.state, spacing_s, self._lanes, observer, self._commit_failed)
         self._waiting = CatchUp(plan.topics, ledger, self._marks, self._takers, trouble)
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -133,10 +131,10 @@ class Partition:
         self._catching_up.add_done_callback(self._watch)
 
     async def _catch_up(self) -> None:
-        """From then on leads are sent, and the clock runs for those that nobody calls back about."""
+        """From then on leads are sent, and clocks run: for those that nobody calls back about, for what is shown."""
         if await self._waiting.run():
             self._gate.open()
-            await self._way_back.run()
+            await asyncio.gather(self._way_back.run(), self._lanes.keep_shown(self._submit))
 
     async def serve(self, inlet: Inlet, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""

@@ -54,11 +54,20 @@ def _step(name: str, workspace: str = "acme") -> Step:
     return Step([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
 
 
-def _committer(ledger: SlowLedger, failed: list[LedgerError], state: dict[str, int]) -> Committer:
-    def snapshot(names: set[str]) -> list[Record]:
-        return [Record("state", name.encode(), str(state[name]).encode()) for name in sorted(names)]
+class Numbers:
+    """Lanes that are a number each."""
 
-    return Committer(ledger, "state", 0.005, snapshot, Silent(), failed.append)
+    def __init__(self, state: dict[str, int]) -> None:
+        self.state = state
+
+    def records(self, workspaces: set[str]) -> list[Record]:
+        return [Record("state", name.encode(), str(self.state[name]).encode()) for name in sorted(workspaces)]
+
+    def committed(self) -> None: ...
+
+
+def _committer(ledger: SlowLedger, failed: list[LedgerError], state: dict[str, int]) -> Committer:
+    return Committer(ledger, "state", 0.005, Numbers(state), Silent(), failed.append)
 
 
 def test_steps_of_one_moment_share_a_transaction_with_the_lane_as_it_is_then() -> None:

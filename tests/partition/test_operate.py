@@ -18,6 +18,7 @@ from stream_app.core.messages import CommandAnswer
 from stream_app.core.record import Record, Taken
 from stream_app.operate import MOST_PEOPLE, Told
 from stream_app.partition.desk import Partition
+from stream_app.partition.ports import Observer
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run
@@ -33,8 +34,9 @@ T = TypeVar("T")
 class Bench:
     """Partition 0 of a plan as a worker has it, which may be killed and started again on the same Kafka."""
 
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1) -> None:
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1, observer: Observer | None = None) -> None:
         self.plan = plan_of(setup or Setup())
+        self.observer = observer or Silent()
         self.kafka = MemoryKafka(now_ms)
         self.clay = SlowClay(clay_takes_s)
         self.alarms: list[BaseException] = []
@@ -53,7 +55,7 @@ class Bench:
             self.ledger,
             self.clay,
             VirtualClock(),
-            Silent(),
+            self.observer,
             self.alarms.append,
             _member,
             0.005,

@@ -28,9 +28,9 @@ from stream_app.core.record import Record, Taken
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.story import Posted, Step, Story
 from stream_app.line import Line
-from stream_app.partition.committer import Committer
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
@@ -323,18 +323,14 @@ def parked_costs_nothing() -> Patch:
 
 @mutant()
 def lanes_not_in_the_same_transaction() -> Patch:
-    real = Committer._take
+    real = Lanes.records
 
-    def take(self: Committer) -> Any:
-        snapshot, self._snapshot = self._snapshot, lambda names: late
+    def records(self: Lanes, workspaces: set[str]) -> list[Record]:
         late: list[Record] = getattr(self, "_late", [])
-        batch, records = real(self)
-        self._snapshot = snapshot
-        names = {step.workspace for step, _ in batch if step.workspace}
-        self._late = snapshot(names)  # type: ignore[attr-defined]  # the mutant's own
-        return batch, records
+        self._late = real(self, workspaces)  # type: ignore[attr-defined]  # the mutant's own
+        return late
 
-    return patch.object(Committer, "_take", take)
+    return patch.object(Lanes, "records", records)
 
 
 @mutant()

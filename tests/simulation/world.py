@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.core.messages import Callback
 from stream_app.core.record import Record, Taken
-from stream_app.partition import gate
+from stream_app.partition import gate, lanes
 from tests.simulation.checker import Checker, Input
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
@@ -92,8 +92,8 @@ class World:
         ).start(self.now_ms())
         for number in range(schedule.workers):
             self._start(f"w{number + 1}")
-        # The simulation's clock never steps: nobody has to look at it each minute of a day.
-        with patch.object(gate, "_LONGEST_TIMER_S", 1e9):
+        # The simulation's clock never steps, and it is to come to rest: nobody looks at it each minute of a day.
+        with patch.object(gate, "_LONGEST_TIMER_S", 1e9), patch.object(lanes, "_LOOK_EVERY_S", None):
             loop.run()
         if loop.limit_reached:
             self.problem("it does not come to rest")

@@ -1,0 +1,165 @@
+"""What people see of a lane: told once, when it is committed; and true after a restart, a failure and midnight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from stream_app.core.messages import LaneView
+from tests.partition.test_committer import Silent
+from tests.partition.test_operate import Bench
+from tests.partition.virtual import run
+from tests.simulation.client import NoAnswer, PlainLink
+from tests.simulation.schedule import Setup
+
+_VIEW = msgspec.json.Decoder(LaneView)
+T = TypeVar("T")
+
+
+class Watching(Silent):
+    """What the observer has of a lane now, and all news that it heard."""
+
+    def __init__(self) -> None:
+        self.view: LaneView | None = None
+        self.news: list[str] = []
+
+    def lane(self, view: LaneView) -> None:
+        self.view = view
+        self.news += [news.kind for news in view.news]
+
+    def lane_gone(self, workspace: str) -> None:
+        self.view = None
+
+
+class Board(Bench):
+    """A partition whose lane is watched, by the process and on `leads.lanes`."""
+
+    def __init__(self, setup: Setup | None = None) -> None:
+        self.watching = Watching()
+        super().__init__(setup, observer=self.watching)
+
+    @property
+    def seen(self) -> LaneView:
+        assert self.watching.view is not None
+        return self.watching.view
+
+    def published(self) -> list[LaneView]:
+        log = self.kafka.log(self.plan.topics.lanes, 0).committed()
+        return [_VIEW.decode(each.value or b"") for each in log if each.key == b"acme"]
+
+    def told(self) -> list[str]:
+        """The kinds of news on `leads.lanes`, in order."""
+        return [news.kind for view in self.published() for news in view.news]
+
+
+class FailsOnce(PlainLink):
+    """Its next commit is lost."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        if what == "commit" and not self.failed:
+            self.failed = True
+            raise NoAnswer(what)
+        return await super().ask(what, request)
+
+
+def test_a_lane_that_stands_still_is_shown_from_the_take_over_on() -> None:
+    async def main() -> None:
+        board = Board()
+        await board.start()
+        board.command("pause")
+        await asyncio.sleep(5.0)
+        since_ms = board.seen.since_ms
+        await board.kill()
+        assert board.watching.view is None
+        await board.start()
+        assert (board.seen.holds, board.seen.since_ms, board.seen.news) == ("paused", since_ms, ())
+        await asyncio.sleep(600.0)
+        assert board.seen.holds == "paused"
+        assert board.told() == ["paused", "held"]
+        assert len(board.published()) == 2, "of what has changed since there is but the date"
+
+    run(main())
+
+
+def test_what_the_first_lead_of_a_process_leads_to_is_news() -> None:
+    async def main() -> None:
+        board = Board(Setup(credits_per_day=40))
+        await board.start()
+        board.publish("a", "p1")
+        await asyncio.sleep(1.5)
+        assert board.told() == ["budget_50"], "of a lane that was never seen before"
+        await board.kill()
+        await board.start()
+        board.publish("b", "p2")
+        await asyncio.sleep(1.5)
+        assert board.told() == ["budget_50", "held", "budget_95"]
+        assert board.watching.news == board.told()
+
+    run(main())
+
+
+def test_what_an_aborted_commit_was_to_tell_is_told_when_it_is_done_again() -> None:
+    async def main() -> None:
+        board = Board(Setup(credits_per_day=25))
+        await board.start()
+        board.ledger._link = FailsOnce()
+        board.publish("a", "p1")
+        await asyncio.sleep(20.0)
+        assert board.told() == ["held", "budget_80"]
+        assert board.watching.news == board.told(), "told once, when it is committed"
+        assert board.states().count("sending") == 1
+
+    run(main())
+
+
+def test_midnight_is_seen_without_any_lead() -> None:
+    """The clock begins a minute before it."""
+
+    async def main() -> None:
+        board = Board(Setup(credits_per_day=25, callbacks=False))
+        await board.start()
+        board.publish("a", "p1")
+        await asyncio.sleep(30.0)
+        assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("budget_credits_day", 19)
+        await asyncio.sleep(100.0)
+        assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("", 25)
+        assert board.published()[-1] == board.seen
+        assert board.told()[-2:] == ["moves", "budget_new_period"]
+
+    run(main())
+
+
+def test_the_window_empties_without_any_lead_and_then_nothing_is_published_any_more() -> None:
+    async def main() -> None:
+        board = Board()
+        await board.start()
+        board.publish("a", "p1")
+        await asyncio.sleep(5.0)
+        assert (board.seen.calls, board.seen.p50_ms > 0) == (1, True)
+        await asyncio.sleep(3_600.0)
+        assert (board.seen.calls, board.seen.p50_ms) == (0, 0)
+        published = len(board.published())
+        await asyncio.sleep(3_600.0)
+        assert len(board.published()) == published
+
+    run(main())
+
+
+def test_the_end_of_a_burst_is_published_a_second_later() -> None:
+    async def main() -> None:
+        board = Board(Setup(callbacks=False, credits_per_day=10_000))
+        await board.start()
+        for number in range(4):
+            board.publish(f"id{number}", f"p{number}")
+        await asyncio.sleep(3.0)
+        last = board.published()[-1].meters["credits_day"]
+        assert (last.spent, last.reserved) == (24, 0)
+        assert board.seen == board.published()[-1]
+
+    run(main())
