@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from types import TracebackType
 from typing import Self
 
@@ -13,9 +14,10 @@ _READ_BYTES = 65_536
 
 
 class Proxy:
-    """Forwards connections on `port` of loopback to `target_port`, until it is told to break."""
+    """Forwards connections on `port` of loopback to `target_port`, until it is told to break. `tls`: it speaks that."""
 
-    def __init__(self, port: int, target_port: int) -> None:
+    def __init__(self, port: int, target_port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.port = port
         self._target_port = target_port
         self._refusing = False
@@ -46,7 +48,7 @@ class Proxy:
         self._flowing.set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port, ssl=self._tls)
         return self
 
     async def __aexit__(

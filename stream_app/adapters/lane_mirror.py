@@ -13,16 +13,17 @@ from stream_app.core.lane_mirror import mirror_of, mirror_slot
 from stream_app.core.messages import LaneView
 
 TTL_S: Final = 30
-_REFRESH_S: Final = 10.0
+REFRESH_S: Final = 10.0
 _json: Final = msgspec.json.Encoder()
 
 
 class RedisMirror:
-    """Written when a lane changes, and every 10 s; gone 30 s after its worker is."""
+    """Written when a lane changes, and every `refresh_s`; gone 30 s after its worker is."""
 
-    def __init__(self, link: RedisLink, prefix: str) -> None:
+    def __init__(self, link: RedisLink, prefix: str, refresh_s: float = REFRESH_S) -> None:
         self._link = link
         self._prefix = prefix
+        self._refresh_s = refresh_s
         self._views: dict[str, LaneView] = {}
         self._changed: set[str] = set()
         self._news = asyncio.Event()
@@ -41,7 +42,7 @@ class RedisMirror:
     async def run(self) -> None:
         """Until cancelled."""
         now_s = asyncio.get_running_loop().time
-        refresh_at_s = now_s() + _REFRESH_S
+        refresh_at_s = now_s() + self._refresh_s
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(refresh_at_s):
@@ -49,7 +50,7 @@ class RedisMirror:
             self._news.clear()
             names, self._changed = self._changed, set()
             if now_s() >= refresh_at_s:
-                names, refresh_at_s = set(self._views), now_s() + _REFRESH_S
+                names, refresh_at_s = set(self._views), now_s() + self._refresh_s
             values = {
                 self._prefix + mirror_slot(name): _json.encode(mirror_of(self._views[name]))
                 for name in sorted(names)

@@ -13,6 +13,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, Trans
 
 from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.redis_cache import tls_options
 from stream_app.core.errors import StreamAppError
 
 _PAUSE_S: Final = 0.5
@@ -71,10 +72,10 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
     return f"group {group} is open to us"
 
 
-async def redis_answers(url: str, within_s: float) -> str:
+async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -> str:
     """It lets us read, with the URL's password and TLS. The URL is a secret and shows nowhere."""
     try:
-        async with asyncio.timeout(within_s), redis.asyncio.from_url(url) as client:
+        async with asyncio.timeout(within_s), redis.asyncio.from_url(url, **tls_options(url, ca_file)) as client:
             await client.get("stream-app-doctor")
     except (redis.RedisError, OSError, TimeoutError, ValueError) as error:
         raise ProbeFailed(

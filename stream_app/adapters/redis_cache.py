@@ -101,6 +101,11 @@ async def _within(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
         return await ask()
 
 
+def tls_options(url: str, ca_file: str | None) -> dict[str, str]:
+    """What a connection to that URL needs beside it."""
+    return {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
+
+
 @asynccontextmanager
 async def redis_link(
     url: str, read_timeout_s: float, ca_file: str | None = None, told: Told = lambda _: None
@@ -109,7 +114,6 @@ async def redis_link(
 
     ca_file  the authority of a `rediss://` server's certificate, where it is not one of the system's.
     """
-    tls = {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
@@ -117,7 +121,7 @@ async def redis_link(
         socket_timeout=WRITE_TIMEOUT_S,
         socket_connect_timeout=WRITE_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),  # what is worth trying again is tried with the next lead
-        **tls,
+        **tls_options(url, ca_file),
     )
     client = Redis(connection_pool=pool)
     try:

@@ -22,9 +22,10 @@ def find_redis_server() -> str | None:
 
 
 class LocalRedis:
-    """One redis-server as a child process; a context manager. `url` is what clients take."""
+    """One redis-server as a child process; a context manager. `url` is what clients take, `options` the server."""
 
-    def __init__(self, *, start_timeout_s: float = 15) -> None:
+    def __init__(self, *options: str, start_timeout_s: float = 15) -> None:
+        self._options = options
         self._port = free_port()
         self._start_timeout_s = start_timeout_s
         self._children: ChildProcesses | None = None
@@ -39,7 +40,7 @@ class LocalRedis:
         try:
             log = self._children.directory / "redis.log"
             options = ["--bind", LOOPBACK, "--port", str(self._port), "--save", "", "--appendonly", "no"]
-            process = self._children.spawn([server, *options], log=log)
+            process = self._children.spawn([server, *options, *self._options], log=log)
             timeout_s = self._start_timeout_s
             wait_for_answer("Redis", process, lambda: _answers(self._port), log=log, timeout_s=timeout_s)
         except BaseException:

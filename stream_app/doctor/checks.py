@@ -49,7 +49,8 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     if settings.redis.url_env is None:
         yield Check("redis", "skipped", "none is configured: the cache is in memory")
     else:
-        yield await _probe("redis", redis_answers(settings.secrets[settings.redis.url_env], _WITHIN_S))
+        url = settings.secrets[settings.redis.url_env]
+        yield await _probe("redis", redis_answers(url, _WITHIN_S, settings.redis.ca_file))
     for host, port, tls in _webhook_hosts(settings):
         yield await _probe("clay", host_answers(host, port, tls=tls, within_s=_WITHIN_S))
     async for check in _callbacks(settings):

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack
 from typing import Any
 
-import msgspec
 import pytest
 import redis
 
-from stream_app.adapters.lane_mirror import TTL_S, RedisMirror
 from stream_app.adapters.memory_cache import MemoryCache
 from stream_app.adapters.redis_cache import RedisCache, redis_link
 from stream_app.core.cached import NOTHING, Entry, Field
-from stream_app.core.lane_mirror import LaneMirror
-from stream_app.core.messages import By, LaneView
 from stream_app.dev.redis import LocalRedis
 from stream_app.fallback import Cache
 from stream_app.partition.begun import rest_of
@@ -156,12 +150,6 @@ async def test_a_call_that_one_task_begins_and_another_ends_disturbs_neither() -
                 os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_wrong_password_is_a_cache_without_hits() -> None:
-    with LocalRedis() as server:
-        async with redis_link(server.url.replace("redis://", "redis://nobody:wrong@"), PATIENT_S) as link:
-            assert await RedisCache(link, "t.", 60).find(["{w}:1"]) == [NOTHING]
-
-
 async def finds(cache: Cache, entry: Entry) -> bool:
     return await cache.find(["{w}:1"]) == [entry]
 
@@ -171,31 +159,3 @@ async def eventually(holds: Callable[[], Coroutine[Any, Any, bool]], within_s: f
     while not await holds():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
-
-
-# ------------------------------------------------------------------------------------------------------------- mirror
-
-
-async def test_a_lane_is_mirrored_on_change_and_goes_by_itself(redis_url: str, namespace: str) -> None:
-    view = LaneView("acme", 0, 5, "open", "unhealthy", 12.5, 8.0, holds="breaker_open", text="why", until_ms=9)
-    async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(redis_link(redis_url, PATIENT_S))
-        client = await stack.enter_async_context(redis.asyncio.from_url(redis_url))
-        mirror = RedisMirror(link, f"{namespace}stream-app:")
-        running = asyncio.create_task(mirror.run())
-        stack.callback(running.cancel)
-        key = f"{namespace}stream-app:{{acme}}:lane"
-
-        async def shown(paused_by: str | None) -> bool:
-            raw = await client.get(key)
-            return raw is not None and json.loads(raw)["paused_by"] == paused_by
-
-        mirror.lane(view)
-        await eventually(lambda: shown(None))
-        seen = msgspec.json.decode(await client.get(key) or b"", type=LaneMirror)
-        assert (seen.moves, seen.holds, seen.breaker, seen.until_ms) == (False, "breaker_open", "open", 9)
-        assert 0 < await client.ttl(key) <= TTL_S
-        mirror.lane(msgspec.structs.replace(view, paused_by=By("ada", "", 5)))
-        await eventually(lambda: shown("ada"))
-        mirror.lane_gone("acme")
-        assert await shown("ada"), "another process may have the lane: its key is left to its end"

@@ -52,6 +52,15 @@ def result(**changes: object) -> Result:
     return msgspec.structs.replace(fresh, **changes)
 
 
+def test_an_email_that_was_bought_is_served_and_is_in_no_key() -> None:
+    found = answer(POLICY, entry_of(result()), NOTHING, NOW)
+    assert found is not None
+    assert found.fields["email"] == "ada@acme.example"
+    persons, firm = slots_of(result(person=people({"email": "ada@acme.example"})[0]))
+    assert persons
+    assert not any("ada" in slot or "@" in slot or "example" in slot for slot in (*persons, firm or ""))
+
+
 @given(entries, entries, entries)
 def test_merging_knows_no_order(a: Entry, b: Entry, c: Entry) -> None:
     assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(merge(c, a), b)
