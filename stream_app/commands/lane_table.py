@@ -82,12 +82,20 @@ def _stands(lane: LaneFacts, now_ms: int, zone: str) -> list[str]:
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str) -> str:
     shared = f", beside {', '.join(lane.shared_with)}" if lane.shared_with else ""
     if not view.holds:
-        return f"moves{shared}"
+        return f"moves{_but(view, now_ms)}{shared}"
     if view.paused_by is not None:
         return f"paused since {clock(view.since_ms, now_ms, zone)} by {view.paused_by.who}: {view.paused_by.why}"
     if view.until_ms > now_ms and view.mode != "open":
         return f"{view.holds} until {clock(view.until_ms, now_ms, zone)}"
     return f"{view.holds} since {clock(view.since_ms or view.at_ms, now_ms, zone)}"
+
+
+def _but(view: LaneView, now_ms: int) -> str:
+    """Which of its leads do not move all the same."""
+    parts = [part for part in view.partly if not 0 < part.until_ms <= now_ms]
+    return "".join(
+        f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})" for part in parts
+    )
 
 
 def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zone: str) -> Iterator[list[str]]:

@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.messages import By, LaneView
+from stream_app.core.messages import By, LaneView, PartHold
+from stream_app.core.topics import TopicNames
 
 _RESUME: Final = (
     'mend the cause, then: stream-app lanes resume {} --why "..."; a probe tries by itself at the time above'
@@ -22,6 +23,7 @@ _LIFTS: Final = {
 }
 _BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
 _START_WORKER: Final = "stream-app worker"
+_BULK: Final = TopicNames().bulk
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -58,7 +60,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One gate. `code` is stable; `workspace` '' where it holds all; `holds`: nothing passes it.
+    """One gate. `code` is stable; `workspace` '' where it holds all; `holds`: nothing that it is for passes it.
 
     waiting  records behind it: of its workspace's partition, where it is of one.
     """
@@ -114,13 +116,36 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
         until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
         yield Finding(code, view.text, lane.workspace, True, view.since_ms, until_ms, _lifts(code, view), waiting)
+        yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
         return
+    parts = _parts(view, facts.at_ms)
+    yield from (_in_part(part, lane, view) for part in parts)
     what = f"moves at up to {view.rate_per_s:g} a second"
-    if waiting:
-        what += f"; what waits takes about {_duration(waiting / max(view.rate_per_s, 0.01))}"
+    going = waiting - (_of_bulk(lane) if parts else 0)
+    if going and all(part.bulk for part in parts):
+        what += f"; what waits takes about {_duration(going / max(view.rate_per_s, 0.01))}"
     if lane.shared_with:
         what += f"; shares partition {lane.partition} with {', '.join(lane.shared_with)}"
     yield Finding("moves", what, lane.workspace, holds=False, waiting=waiting)
+
+
+def _parts(view: LaneView, now_ms: int) -> list[PartHold]:
+    """What still holds some of its leads."""
+    return [part for part in view.partly if not 0 < part.until_ms <= now_ms]
+
+
+def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
+    """It stands in the way of the others, too, where one of its leads is the next of a topic."""
+    names = ", ".join(part.destinations)
+    what, waiting = f"leads of {names}: {part.text}", _behind(lane)
+    if part.bulk:
+        what, waiting = f"bulk leads of {names}: {part.text}", _of_bulk(lane)
+    lifts = _lifts(part.holds, view)
+    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, lifts, waiting)
+
+
+def _of_bulk(lane: LaneFacts) -> int:
+    return lane.waiting.get(_BULK, 0)
 
 
 def _is_over(view: LaneView, now_ms: int) -> bool:

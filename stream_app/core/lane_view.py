@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from stream_app.core import budget, concurrency, estimate, quota, rate, window
 from stream_app.core.controls import told_by
 from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
-from stream_app.core.messages import By, LaneView, News
+from stream_app.core.messages import By, LaneView, News, PartHold
 from stream_app.core.policy import Destination, Workspace, in_force
 from stream_app.core.quota import QuotaPolicy
 
@@ -25,9 +25,7 @@ _LIFTS: Final = {
     "rate_limited": "time: Clay said when",
     "budget": "the next day or month, or stream-app lanes budget",
 }
-
 _BY_HAND: Final = frozenset({"paused", "no_webhook"})
-"""Holds that no time ends."""
 
 
 def view(
@@ -43,7 +41,8 @@ def view(
     latency = window.latency(policy.window, lane.window, now_ms) or window.Latency(0, 0, 0)
     meters = budget.meters(policy.budget, lane.budget, now_ms)
     day, month = meters["credits_day"], meters["credits_month"]
-    held = _held(policy, lane, destinations, now_ms)
+    answers = {there.alias: _answer(policy, lane, there, now_ms) for there in destinations}
+    held = _held(policy, lane, answers)
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
@@ -54,7 +53,7 @@ def view(
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",
         text=held.text if held else "",
-        until_ms=held.until_ms if held and held.reason not in _BY_HAND else 0,
+        until_ms=_until_ms(held) if held else 0,
         credits_spent_day=day.spent,
         credits_reserved_day=day.reserved,
         credits_spent_month=month.spent,
@@ -83,19 +82,45 @@ def view(
         submissions_left={
             there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
         },
+        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
 
 
-def _held(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Held | None:
-    """What the gate would answer, if it is no for a lead of any destination."""
-    found: Held | None = None
-    for destination in destinations:
-        _, answer = admit(policy, lane, destination, now_ms, 0)
-        if not isinstance(answer, Held) or answer.reason == "rate":
-            return _held_in_part(policy, lane)
-        found = found or answer
-    return found
+def _answer(policy: Workspace, lane: Lane, there: Destination, now_ms: int, hot: bool = True) -> Held | None:
+    """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
+    _, answer = admit(policy, lane, there, now_ms, 0, hot)
+    return answer if isinstance(answer, Held) and answer.reason != "rate" else None
+
+
+def _held(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None]) -> Held | None:
+    """What holds the lane: the gate says no to a lead of any destination."""
+    return _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
+
+
+def _partly(
+    policy: Workspace,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    answers: Mapping[str, Held | None],
+    whole: Held | None,
+    now_ms: int,
+) -> Iterator[PartHold]:
+    """What holds the leads of some destinations only, or those of bulk."""
+    found: dict[Held, list[str]] = {}
+    for there in destinations:
+        answer = answers[there.alias]
+        if answer is None and policy.budget.hot_share:
+            answer = _answer(policy, lane, there, now_ms, hot=False)
+        if answer is not None and (whole is None or answer.reason != whole.reason):
+            found.setdefault(answer, []).append(there.alias)
+    for held, aliases in found.items():
+        yield PartHold(tuple(aliases), held.reason, held.text, _until_ms(held), held.bulk_only)
+
+
+def _until_ms(held: Held) -> int:
+    """When it may end by itself; 0 where no time ends it."""
+    return 0 if held.reason in _BY_HAND else held.until_ms
 
 
 def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:

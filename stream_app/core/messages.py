@@ -183,6 +183,16 @@ class News(msgspec.Struct, frozen=True):
     text: str
 
 
+class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why some leads of a lane are not admitted while others may be: those of `destinations`, `bulk` only if so."""
+
+    destinations: tuple[str, ...]
+    holds: str
+    text: str
+    until_ms: int = 0
+    bulk: bool = False
+
+
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A lane's state for people and other programs, on `leads.lanes`, keyed by workspace (compacted), on change.
 
@@ -198,6 +208,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     webhooks    by id: submissions so far, and why it is out of use. submissions_left: of each destination's pool.
     calls, p*_ms  of the sliding window. concurrency: POSTs that may be under way at once.
     shadow_*    leads that a shadow breaker or budget let through, and would have held.
+    partly      what holds some of its leads only, beside `holds`.
     """
 
     workspace: str
@@ -235,6 +246,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     shadow_breaker: int = 0
     shadow_budget: int = 0
     submissions_left: dict[str, int] = {}
+    partly: tuple[PartHold, ...] = ()
 
 
 CommandKind = Literal[

@@ -7,8 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.core.budget import BudgetPolicy, Cost, reserve
 from stream_app.core.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.core.lane import Lane
+from stream_app.core.lane_view import view as view_of
 from stream_app.core.messages import By, LaneView
+from stream_app.core.policy import Destination, Workspace
 
 NOW_MS = 1_790_000_000_000
 MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)
@@ -16,7 +20,7 @@ UP = Group("Stable", 2)
 
 
 def facts(view: LaneView | None = MOVING, waiting: int = 0, lane: Any = None, **changes: Any) -> Facts:
-    lanes = [LaneFacts("acme", 3, view, {"leads": waiting, "leads.bulk": 0}, **(lane or {}))]
+    lanes = [LaneFacts("acme", 3, view, **{"waiting": {"leads": waiting, "leads.bulk": 0}, **(lane or {})})]
     return msgspec.structs.replace(Facts(NOW_MS, UP, UP, lanes), **changes)
 
 
@@ -90,3 +94,37 @@ def test_a_lane_that_never_moved_or_lives_elsewhere_or_has_commands_waiting() ->
     assert (moved.code, moved.holds, moved.lifts) == ("moved", True, "set workspaces.acme.partition = 1")
     asked = explain(facts(lane={"asked": 2}))
     assert [finding.code for finding in asked] == ["commands_wait", "moves"]
+
+
+PEOPLE = Destination("people", "acme", (), ceiling=Cost(20, 5))
+FIRMS = Destination("firms", "acme", ("hook",), ceiling=Cost(20, 5))
+
+
+def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
+    """A lead of it at the head of a topic stands in the way of all behind it."""
+    view = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE, FIRMS], NOW_MS)
+    assert view.holds == ""
+    held, moves = explain(facts(view, 80))
+    assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
+    assert held.what.startswith("leads of people: destination people has no webhook left")
+    assert "webhooks_env" in held.lifts
+    assert (moves.code, moves.what) == ("moves", "moves at up to 8 a second"), "nobody knows how many are of people"
+    whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
+    assert (whole.holds, whole.partly) == ("no_webhook", ())
+
+
+def test_bulk_that_the_hot_share_holds_is_named_and_no_part_of_what_takes_so_long() -> None:
+    rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
+    reserved = reserve(rules, Lane("acme", 3).budget, Cost(40), Cost(40), NOW_MS)
+    assert isinstance(reserved, tuple)
+    view = view_of(Workspace("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
+    assert view.holds == ""
+    end_ms = view.meters["credits_day"].ends_ms
+    waiting = {"leads": 4_800, "leads.bulk": 9_000}
+    held, moves = explain(facts(view, lane={"waiting": waiting}))
+    assert (held.code, held.holds, held.until_ms, held.waiting) == ("budget_credits_day", True, end_ms, 9_000)
+    assert held.what.startswith("bulk leads of firms: the part of the budget credits_day that hot_share leaves")
+    assert "lanes budget acme --credits-per-day N" in held.lifts
+    assert "takes about 10 minutes" in moves.what
+    tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
+    assert [finding.code for finding in explain(tomorrow)] == ["moves"]

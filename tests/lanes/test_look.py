@@ -15,7 +15,7 @@ from stream_app.commands.lane_table import show_lanes
 from stream_app.core.budget import Meter
 from stream_app.core.explain import LaneFacts
 from stream_app.core.forecast import Forecast
-from stream_app.core.messages import By, Change, CommandAnswer, LaneView
+from stream_app.core.messages import By, Change, CommandAnswer, LaneView, PartHold
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.lanes.look import look
@@ -104,7 +104,7 @@ def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "180")
     now_ms = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
     meter = Meter("2026-09-21", now_ms + 600 * MINUTE_MS, 6_000, 3_000, 300)
     by = By("jane", "topped up", now_ms - 60 * MINUTE_MS)
@@ -120,6 +120,7 @@ def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkey
         changes=(Change("budget.credits_per_day", 5_000, 6_000, by),),
         p95_ms=210,
         mode="shadow",
+        partly=(PartHold(("people",), "no_webhook", "in words"),),
     )
     paused = msgspec.structs.replace(
         moving, workspace="beta", holds="paused", since_ms=now_ms, paused_by=by, changes=()
@@ -132,7 +133,8 @@ def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkey
     forecasts = {"acme": {"credits_day": Forecast(1_200.0, now_ms + 135 * MINUTE_MS)}}
     show_lanes(lanes, forecasts, {"acme": "Europe/Berlin"}, now_ms)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "acme moves, beside beta closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
+    now = "moves, but not people (no_webhook), beside beta"
+    assert f"acme {now} closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
     assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
     assert "new nothing was ever sent for it" in lines
     assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: end 18:28" in lines
