@@ -143,7 +143,8 @@ class ClayClient:
             async with asyncio.timeout_at(give_up_at) as limit:
                 response = await self._transport.handle_async_request(request)
                 answered = now()
-                limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
+                if not (isinstance(response.stream, _AnswerStream) and response.stream.is_whole):
+                    limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
                 await self._read(response, excerpt)
         except (httpx.RequestError, TimeoutError) as exc:
             if response is None:
@@ -232,6 +233,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 class _AnswerStream(httpx.AsyncByteStream):
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
+
+    @property
+    def is_whole(self) -> bool:
+        """All of it has come: to read it takes no time, and no time limit, which costs as much as the reading."""
+        return self._answer.content.is_eof()
 
     def __aiter__(self) -> Self:
         return self

@@ -78,7 +78,7 @@ class Partition:
         observer: Observer,
         alarm: Alarm,
         still_member: Membership,
-        spacing_s: float = 0.025,
+        spacing_s: float = 0.05,
         reload: Reload = _nothing_to_reload,
         known: Known = NOTHING_KNOWN,
         heard: dict[str, Lane] | None = None,
