@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -16,6 +17,7 @@ from tests.brokers import any_kafka, any_redis
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
+_LONG_ONES = ("chaos", "simulation", "e2e", "dev", "adapters", "gateway", "upstream")
 _BROKERS = pytest.StashKey[tuple[ExitStack, str]]()
 
 
@@ -45,6 +47,13 @@ def pytest_configure_node(node: Any) -> None:
             pytest.exit(str(error), returncode=1)
         config.stash[_BROKERS] = stack, broker.bootstrap
     node.workerinput["kafka"] = config.stash[_BROKERS][1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take long come first: else one process ends with them when all others have nothing left to do."""
+    order = {name: place for place, name in enumerate(_LONG_ONES)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: order.get(item.path.relative_to(tests).parts[0], len(order)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
