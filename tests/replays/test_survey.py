@@ -126,3 +126,11 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
     assert (code, answer["sent"], answer["need_no_sending"]) == (0, 15, 15)
     code, _, answer = run("dlq", "import", file, "--yes", "--over-budget", "--json")
     assert (code, answer["sent"], answer["need_no_sending"]) == (1, 0, 30)
+
+    # One that nobody can mend stops no others.
+    write(settings, [(names.dlq, b"w0", b"[" * 10_000 + b"]" * 10_000), (names.dlq, b"w0", foreign(1)[0])])
+    code, said, answer = run(
+        *("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes", "--json")
+    )
+    assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
+    assert f"{names.dlq}/0/30 will not go: its value is not JSON" in said
