@@ -35,7 +35,7 @@ tiers_s = [1, 2, 600]
 """
 LANE = """
 [workspaces.{name}.breaker]
-mode = "closed"
+mode = "shadow"
 """
 
 

@@ -51,7 +51,7 @@ tiers_s = [1, 2, 600]
 """
 UNBROKEN = """
 [workspaces.{name}.breaker]
-mode = "closed"
+mode = "shadow"
 """
 FAULTS = """
 [[fault]]

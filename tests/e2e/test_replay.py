@@ -25,7 +25,7 @@ tiers_s = [1, 600]
 """
 LANE = """
 [workspaces.{name}.breaker]
-mode = "closed"
+mode = "shadow"
 [workspaces.{name}.flood]
 run = 1000000
 share = 1
