@@ -12,12 +12,12 @@ import msgspec
 
 from stream_app.core import periods
 from stream_app.core.bounds import out_of_order, out_of_range
+from stream_app.core.soft_limits import level
 
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
 _ASK_AGAIN_MS = 3_600_000
-_SLACK_PERCENT = 10  # so far below a soft limit refunds must bring a meter before it is told again
 
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
 Reason = MeterName | Literal["clock"]
@@ -216,7 +216,24 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
     if day:
         days, days_folded = _put(days, days_folded, _with_elsewhere(present, cost))
     months, months_folded = _put(state.months, state.months_folded, _with_elsewhere(month, cost))
-    return Budget(days, months, days_folded, months_folded)
+    return reviewed(policy, Budget(days, months, days_folded, months_folded), now_ms)
+
+
+def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
+    """With the soft limits that are reached now, where something else than a reservation has reached them."""
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    nothing, opens = Cost(), now.month == policy.opening_month
+    credits_day, actions_day = policy.credits_per_day, policy.actions_per_day
+    credits_month, actions_month = policy.credits_per_month, policy.actions_per_month
+    days = (
+        _with_reserved(policy, each, nothing, credits_day, actions_day) if each.id == now.day else each
+        for each in state.days
+    )
+    months = (
+        _with_reserved(policy, each, nothing, credits_month, actions_month, opens) if each.id == now.month else each
+        for each in state.months
+    )
+    return msgspec.structs.replace(state, days=tuple(days), months=tuple(months))
 
 
 def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:
@@ -329,22 +346,10 @@ def _with_reserved(
         period.actions_reserved + estimate.actions,
         period.credits_elsewhere,
         period.actions_elsewhere,
-        _level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
-        _level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
+        level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
+        level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
         period.shadowed,
     )
-
-
-def _level(limits: tuple[int, ...], warned: int, used: int, cap: int | None) -> int:
-    """The soft limit that counts as told: the highest reached, until use has fallen well below it."""
-    if cap is None:
-        return 0
-    reached, hundredfold = 0, used * 100
-    for limit in limits:
-        if hundredfold < limit * cap:
-            break
-        reached = limit
-    return reached if reached > warned or hundredfold < (warned - _SLACK_PERCENT) * cap else warned
 
 
 def _with_elsewhere(period: Period, cost: Cost) -> Period:

@@ -188,6 +188,7 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: By)
     if found:
         return Answer(lane, f"refused: {'; '.join(found)}", done=False)
     before = in_force(policy, lane.changes)
+    changed = msgspec.structs.replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
     return Answer(changed, ", ".join(f"{key}: {_plain(before, key)} -> {_plain(after, key)}" for key in values))
 
 

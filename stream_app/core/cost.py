@@ -21,7 +21,10 @@ def actual(
     known = lane.estimates.get(destination.alias) or estimate.first(destination.estimate)
     learned = estimate.learn(known, cost, destination.ceiling)
     settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
-    lane = msgspec.structs.replace(lane, budget=settled.state, estimates={**lane.estimates, destination.alias: learned})
+    after = settled.state
+    if cost.credits > reservation.credits or cost.actions > reservation.actions:
+        after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
     if not settled.overrun or stop.holds(lane.stop, destination.alias):
         return lane
     text = (

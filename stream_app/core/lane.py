@@ -285,8 +285,10 @@ def _taken_through(policy: Workspace, lane: Lane, entry: Entry, now_ms: int) -> 
     return lifted(lane)
 
 
-def reconfigured(lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
+def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
     """The lane under a configuration that may be new: where it mends what stopped the lane, a probe may go at once."""
+    reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
+    lane = msgspec.structs.replace(lane, budget=reviewed)
     stopped = lane.stop
     there = destinations.get(stopped.destination) if stopped is not None else None
     if stopped is None or there is None or there.setup_id == stopped.setup_id:

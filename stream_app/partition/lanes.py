@@ -88,7 +88,8 @@ class Lanes:
         """The plan may be another one: what it mends may be tried at once."""
         now_ms = self._clock.now_ms()
         for name, lane in self._lanes.items():
-            self._lanes[name] = reconfigured(lane, self._plan.destinations, now_ms)
+            if (policy := self._plan.workspaces.get(name)) is not None:
+                self._lanes[name] = reconfigured(policy, lane, self._plan.destinations, now_ms)
         self._behind.set()
 
     def records(self, workspaces: set[str]) -> list[Record]:

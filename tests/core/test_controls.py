@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from stream_app.core import controls
-from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.core.controls import Answer, Order, obey
-from stream_app.core.lane import Entry, Held, Lane, admit, settle
+from stream_app.core.cost import actual
+from stream_app.core.lane import Entry, Held, Lane, admit, reconfigured, settle
 from stream_app.core.lane_view import view
 from stream_app.core.messages import By
 from stream_app.core.outcome import Accepted, Denied, Outcome, Refused
@@ -205,3 +206,34 @@ def test_what_changed_is_news_once() -> None:
     after = view(POLICY, paused, [PEOPLE], NOW_MS, before)
     assert [news.kind for news in after.news] == ["paused", "held"]
     assert view(POLICY, paused, [PEOPLE], NOW_MS, after).news == ()
+
+
+SPENT_200 = msgspec.structs.replace(LANE, budget=Budget((Period("2026-11-30", 200),), (Period("2026-11", 200),)))
+WIDE = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=1_000))
+
+
+def _told(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
+    seen = view(policy, after, [PEOPLE], NOW_MS, view(policy, before, [PEOPLE], NOW_MS))
+    assert view(policy, after, [PEOPLE], NOW_MS, seen).news == (), "once"
+    return [news.kind for news in seen.news if news.kind.startswith("budget_")]
+
+
+def test_a_soft_limit_that_a_lower_cap_or_a_correction_crosses_is_told_though_no_lead_goes_any_more() -> None:
+    lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
+    assert _told(SPENT_200, lowered) == ["budget_95"]
+    assert _told(SPENT_200, _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 400}), WIDE)) == ["budget_50"]
+    assert _told(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]
+    raised = _done(lowered, controls.ChangeBudget({"credits_per_day": "configured"}), WIDE)
+    assert _told(lowered, raised) == []
+    assert _told(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
+
+
+def test_a_soft_limit_that_a_new_configuration_crosses_is_told() -> None:
+    lowered = msgspec.structs.replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
+    assert _told(SPENT_200, reconfigured(lowered, SPENT_200, {}, NOW_MS), lowered) == ["budget_80"]
+
+
+def test_a_soft_limit_that_a_lead_crosses_by_what_it_did_cost_is_told() -> None:
+    lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
+    assert isinstance(entry, Entry)
+    assert _told(lane, actual(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

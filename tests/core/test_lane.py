@@ -102,10 +102,10 @@ def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> Non
 
 def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
     lane = _call(LANE, Denied(401, 50, "refused"))
-    assert reconfigured(lane, {"people": PEOPLE}, NOW_MS + 5) is lane
-    assert reconfigured(lane, {}, NOW_MS + 5) is lane
+    assert reconfigured(POLICY, lane, {"people": PEOPLE}, NOW_MS + 5) == lane
+    assert reconfigured(POLICY, lane, {}, NOW_MS + 5) == lane
     renewed = msgspec.structs.replace(PEOPLE, setup_id="two")
-    lane = reconfigured(lane, {"people": renewed}, NOW_MS + 5)
+    lane = reconfigured(POLICY, lane, {"people": renewed}, NOW_MS + 5)
     lane, entry = _entry(lane, now_ms=NOW_MS + 5)
     assert isinstance(_held(lane, now_ms=NOW_MS + 5), Held), "one probe, not a flood of them"
     lane, _ = settle(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
