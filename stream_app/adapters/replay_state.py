@@ -2,6 +2,7 @@
 
     dlq/<partition>/<epoch>  ->  core.replay.Came, as JSON: how far the group came on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}, deleted by `replay resume`
+    sent/<place>             ->  a letter that an operator sent back (core/sent_back.py); of no use here
 
 A row an epoch, so that a process that was frozen in an old one can never write over a newer one.
 """
@@ -167,6 +168,7 @@ class ReplayState:
             else:
                 self.moving.set()
             return
-        _, partition, epoch = key.decode().split("/")
-        if value:
+        kind, *place = key.decode().split("/")
+        if kind == "dlq" and value:
+            partition, epoch = place
             self._came[int(partition)][int(epoch)] = msgspec.json.decode(value, type=Came)

@@ -124,7 +124,8 @@ class TopicNames(msgspec.Struct, frozen=True):
 
     @property
     def replay_state(self) -> str:
-        """How far each rewind epoch of the replay group has come, and whether an operator has paused it."""
+        """How far each rewind epoch of the replay group has come, whether an operator has paused it, and which letters
+        operators have sent back."""
         return self._name("stream-app-replay-state")
 
     @property

@@ -1,7 +1,7 @@
 """Sends letters back to leads.retry, by one operator at a time: whoever begins last fences those who began before.
 
-Each goes at most once: what was sent back stands in leads.retry with the letter's place, and the line takes a failed
-lead's letter only while it is the last word on its lead. So a run that was interrupted is simply run again.
+Each goes at most once (core/sent_back.py), and the line takes a failed lead's letter only while it is the last word on
+its lead. So a run that was interrupted is simply run again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from stream_app.core.errors import Fenced, StreamAppError
 from stream_app.core.letters import addressed_to
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import Pace, goes_on, redriven
+from stream_app.core.sent_back import outlived, sent_row
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.replays.survey import Chosen
 from stream_app.settings import Settings, client_options
@@ -54,11 +55,17 @@ class Operator:
         connection = KafkaConnection(client.pop("bootstrap_servers"), client)
         limits = LedgerLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
         self._ledger = KafkaLedger(connection, f"{names.replay_app}-operator", names.replay_state, 0, limits)
-        self._retry = names.retry
+        self._retry, self._state = names.retry, names.replay_state
+        kept = settings.topics
+        # A segment goes as a whole, a day after its last record's time at most, and the broker looks now and then.
+        self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
+        self._outlived = list[Record]()
         self._clock = SystemClock()
 
     async def __aenter__(self) -> Self:
-        await self._ledger.take_over()
+        rows = await self._ledger.take_over()
+        oldest_ms = self._clock.now_ms() - self._kept_ms
+        self._outlived = [Record(self._state, key, None) for key in outlived(rows, oldest_ms)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -75,7 +82,7 @@ class Operator:
 
         paces  letters a second, by workspace, as the plan has them.
         """
-        sent, waiting, pace = Sent(), list[Record](), Pace(paces)
+        sent, waiting, pace = Sent(), self._outlived, Pace(paces)
         try:
             async for letter in letters:
                 envelope = read_envelope(letter)
@@ -93,6 +100,8 @@ class Operator:
                 headers = redriven(envelope, letter.place).to_headers()
                 key = letter.key if value is not None else letter.key or b""
                 waiting.append(Record(self._retry, key, value, headers, letter.partition))
+                if not goes_on(envelope):
+                    waiting.append(Record(self._state, *sent_row(letter)))
             await self._publish(waiting, sent)
         except Fenced:
             raise StreamAppError(
@@ -105,7 +114,7 @@ class Operator:
     async def _publish(self, waiting: list[Record], sent: Sent) -> None:
         if waiting:
             await self._ledger.transact(waiting)
-            sent.letters += len(waiting)
+            sent.letters += sum(record.topic == self._retry for record in waiting)
             waiting.clear()
 
 

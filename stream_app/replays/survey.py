@@ -1,6 +1,6 @@
 """Reads the letters that are meant, the rows of their leads and the lanes' budgets, and says what would happen.
 
-leads.retry (what was sent back before) -> the letters -> the rows  ->  PricedPlan and the letters that would go
+what was sent back before -> the letters -> the rows  ->  PricedPlan and the letters that would go
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from stream_app.core.lane import Lane
 from stream_app.core.letters import Filter, Kind, addressed_to, headers_of, kind_of, number, text
 from stream_app.core.policy import Workspace
 from stream_app.core.pricing import Fate, Price, PricedPlan, fate, pace, price
+from stream_app.core.sent_back import SentBack
 from stream_app.core.suppression import SuppressionList
 from stream_app.settings import Settings, client_options
 
@@ -103,7 +104,9 @@ async def survey(
     """
     check_filter(settings, source, wanted)
     async with reader_of(settings, progress) as reader:
-        sent_back = set() if rewind is not None else await _sent_back(reader, settings.names.retry)
+        sent_back = SentBack(settings.names.dlq)
+        if rewind is None:
+            await _hear(sent_back, reader, settings)
         found = await _letters(reader, settings, source, wanted, sent_back, rewind, mended)
         rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
         never = await _never(reader, topic_of(settings, source), found, on_list)
@@ -140,13 +143,13 @@ def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, r
     return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
 
 
-async def _sent_back(reader: TopicReader, retry: str) -> set[str]:
-    """The places of letters that an operator sent back, as far as leads.retry is kept."""
-    found: set[str] = set()
-    async for records in reader.read(retry):
+async def _hear(sent_back: SentBack, reader: TopicReader, settings: Settings) -> None:
+    async for records in reader.read(settings.names.replay_state):
         for record in records:
-            found.update(value.decode("utf-8", "replace") for name, value in record.headers if name == "redriven-from")
-    return found
+            sent_back.hear_state(record.key, record.value)
+    async for records in reader.read(settings.names.retry):
+        for record in records:
+            sent_back.hear_retry(headers_of(record.headers))
 
 
 async def _letters(
@@ -154,7 +157,7 @@ async def _letters(
     settings: Settings,
     source: Source,
     wanted: Filter,
-    sent_back: set[str],
+    sent_back: SentBack,
     ranges: Mapping[int, tuple[int, int]] | None,
     mended: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
@@ -169,18 +172,18 @@ async def _letters(
                 continue
             value = record.value if mended is None else mended[record.partition, record.offset]
             workspace, alias = _address(settings, *addressed_to(headers, record.key, value))
-            reason = text(headers, "reason")
+            reason, kind = text(headers, "reason"), kind_of(headers)
             found.append(
                 _Found(
                     record.partition,
                     record.offset,
-                    kind_of(headers),
+                    kind,
                     number(headers, "origin-seq"),
                     text(headers, "origin"),
                     workspace,
                     alias,
                     reason or "without a reason",
-                    f"{topic}/{record.partition}/{record.offset}" in sent_back,
+                    sent_back.has(f"{topic}/{record.partition}/{record.offset}", kind),
                 )
             )
     return found
