@@ -5,19 +5,25 @@ Each has one event, and a mark by its place: a redelivery repeats nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
 
 from stream_app.core.case import Subject
 from stream_app.core.envelope import Envelope
-from stream_app.core.lead import Unreadable
-from stream_app.core.messages import Status
-from stream_app.core.policy import Plan
+from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held
+from stream_app.core.lead import Unreadable, home_partition
+from stream_app.core.messages import Lead, Status
+from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
-from stream_app.core.story import Step, Why, brief, rejected, strayed
+from stream_app.core.story import Posted, Step, Why, brief, rejected, strayed
 
 
 class Walk(Protocol):
     """The walk of a record; see `line.Walk`."""
+
+    posted: Posted | None
 
     @property
     def taken(self) -> Taken: ...
@@ -29,6 +35,10 @@ class Desk(Protocol):
     """A partition as it is seen here; see `line.Desk`."""
 
     def marked(self, *places: str) -> bytes | None: ...
+
+    async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held: ...
+
+    def letter(self, entry: Entry, reason: str) -> None: ...
 
     async def commit(self, step: Step) -> None: ...
 
@@ -49,10 +59,38 @@ class Aside:
         self._desk = desk
         self._clock = clock
 
-    async def reject(self, walk: Walk, envelope: Envelope, bad: Unreadable) -> None:
-        """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done."""
-        letter = rejected(self._plan, walk.taken, envelope, bad, self._clock.now_ms())
-        await self.tell(walk, envelope, "rejected_invalid", Why(bad.reason, bad.text), "", letter)
+    async def reject(self, walk: Walk, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
+        """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done.
+
+        It counts in its lane's flood of dead letters, and waits while that stops the lane.
+        """
+        workspace = self._lane_of(walk.taken, lead)
+        if not workspace:
+            walk.let_next()
+            await self._desk.commit(self._rejection(walk, envelope, bad, None))
+            return
+        ask = Ask(Destination("", workspace, ()), patient=True, letter=True)
+        while (await self._desk.admit(walk, ask, lambda by: self._rejection(walk, envelope, bad, by))) is ASK_AGAIN:
+            pass
+
+    def _lane_of(self, taken: Taken, lead: Lead | Unreadable) -> str:
+        """Whose lane it counts in, as far as anybody can tell; '' if none that lives here."""
+        name = lead.workspace or (taken.key or b"").decode("utf-8", "replace")
+        if name not in self._plan.workspaces:
+            return ""
+        return name if home_partition(name, self._plan.partitions, self._plan.pins) == taken.partition else ""
+
+    def _rejection(self, walk: Walk, envelope: Envelope, bad: Unreadable, by: Entry | None) -> Step:
+        taken, now_ms = walk.taken, self._clock.now_ms()
+        if (mark := self._desk.marked(taken.place, envelope.origin)) is not None:
+            return Step([(mark, b"1")], [], [])
+        letter = rejected(self._plan, taken, envelope, bad, now_ms)
+        why = Why(bad.reason, bad.text)
+        step = brief(self._plan, taken, envelope, "rejected_invalid", now_ms, why, "", letter)
+        if by is None:
+            return step
+        self._desk.letter(by, bad.reason)
+        return msgspec.structs.replace(step, workspace=by.destination.workspace)
 
     async def reroute(self, walk: Walk, stray: Subject, home: int) -> None:
         """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""

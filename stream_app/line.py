@@ -142,7 +142,7 @@ class Line:
         """No lead, or none that can be sent as things are: rejected, unless it belongs to a story that goes on."""
         who = whose(self._plan, walk.taken, envelope, lead, self._desk.find)
         if who is None:
-            await self._aside.reject(walk, envelope, bad)
+            await self._aside.reject(walk, envelope, lead, bad)
             return
         async with self._desk.alone(walk, (who.key,)):
             await self._stuck(walk, who, bad)

@@ -1,13 +1,18 @@
 """The flood guard: when leads become dead letters one after the other, the cause is not the leads.
 
-A column was renamed in Clay, a producer sends the wrong fields: then the lane stops, instead of pouring its topic into
-`leads.dlq`, whence each lead would have to be fetched back.
+A column was renamed in Clay, a producer sends the wrong fields or to a destination that does not exist: then the lane
+stops, instead of pouring its topic into `leads.dlq`, whence each lead would have to be fetched back.
 """
+
+from typing import Final
 
 import msgspec
 
 from stream_app.core.bounds import out_of_range
 from stream_app.core.window import Totals
+
+REASON: Final = "flood"
+"""Of the lane's stop."""
 
 
 class FloodPolicy(msgspec.Struct, frozen=True):

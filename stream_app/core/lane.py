@@ -18,7 +18,6 @@ from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, Rat
 from stream_app.core.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
-_FLOOD: Final = "flood"
 OVER_CEILING: Final = "over_ceiling"
 LIFTED_BY_CALLBACK: Final = frozenset({silence.REASON, OVER_CEILING})
 """Reasons of stops about which a 2xx says nothing: only what the probe's callback says counts."""
@@ -64,6 +63,7 @@ class Ask(msgspec.Struct, frozen=True):
 
     patient  it was told already that the lane is held, and waits until it goes.
     bulk     it came in as bulk, by whatever topic it comes now: the hot share of the budget is not for it.
+    letter   it is not to be sent but becomes a dead letter: only a flood of them holds it (core/unsent.py).
     """
 
     destination: Destination
@@ -71,6 +71,7 @@ class Ask(msgspec.Struct, frozen=True):
     not_after_ms: int | None = None
     patient: bool = False
     bulk: bool = False
+    letter: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -247,17 +248,14 @@ def settle(
 def letter(policy: Workspace, lane: Lane, entry: Entry, cause: str, now_ms: int) -> Lane:
     """The lane after the lead of an entry became a dead letter; too many of them, and it stops."""
     policy = in_force(policy, lane.changes)
-    lane = msgspec.structs.replace(
-        lane,
-        flood=flood.letter(lane.flood, cause),
-        window=window.record_letter(policy.window, lane.window, now_ms),
-    )
-    totals = window.totals(policy.window, lane.window, now_ms)
+    seen = window.record_letter(policy.window, lane.window, now_ms)
+    lane = msgspec.structs.replace(lane, flood=flood.letter(lane.flood, cause), window=seen)
+    totals = window.totals(policy.window, seen, now_ms)
     why = flood.verdict(policy.flood, lane.flood, totals)
-    if not why and not (lane.stop is not None and lane.stop.reason == _FLOOD):
+    if not why and not (lane.stop is not None and lane.stop.reason == flood.REASON):
         return lane
     text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
-    return _halted(policy, lane, entry, _FLOOD, text, now_ms)
+    return _halted(policy, lane, entry, flood.REASON, text, now_ms)
 
 
 def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
@@ -270,7 +268,7 @@ def lifted(lane: Lane) -> Lane:
     """Without its stop; what led to it is counted anew, or the next dead or overdue lead would stop it again."""
     reason = lane.stop.reason if lane.stop is not None else ""
     lane = msgspec.structs.replace(lane, stop=None, hearing=silence.over(lane.hearing))
-    if reason == _FLOOD:
+    if reason == flood.REASON:
         lane = msgspec.structs.replace(lane, flood=flood.Flood(), window=window.Window())
     return lane
 

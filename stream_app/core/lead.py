@@ -28,10 +28,14 @@ MAX_CELL_BYTES: Final = 8_192
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Why a record is no lead. `text` is for people and never repeats anything of the input."""
+    """Why a record is no lead. `text` is for people and never repeats anything of the input.
+
+    workspace  whose it would be, where the record says so itself; else its key may.
+    """
 
     reason: str
     text: str
+    workspace: str = ""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -64,12 +68,13 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     if not _WORKSPACE.fullmatch(workspace):
         return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
     if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
-        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text")
+        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace)
     lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if identify(lead) is None:
         return Unreadable(
             "no_identity",
             "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
+            workspace,
         )
     return lead
 

@@ -19,6 +19,7 @@ from stream_app.core import concurrency
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit
 from stream_app.core.policy import Plan
 from stream_app.core.story import Step
+from stream_app.core.unsent import let_by
 from stream_app.line import Clock
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
@@ -211,15 +212,21 @@ class Gate:
         name = destination.workspace
         policy = self._plan.workspaces[name]
         lane = self._lanes[name]
-        slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
-        if self._in_flight.get(name, 0) >= slots:
-            return Held("in_flight", "", 0)
-        self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, not waiter.ask.bulk)
+        if waiter.ask.letter:
+            # Where others share the partition, or nothing is to wait, it may not stand in the way.
+            waits = not self.shared and policy.hold == "pause"
+            self._lanes[name], entry = let_by(policy, lane, destination, now_ms, boot_ms, waits)
+        else:
+            slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
+            if self._in_flight.get(name, 0) >= slots:
+                return Held("in_flight", "", 0)
+            self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, not waiter.ask.bulk)
         if isinstance(entry, Held):
             return entry
-        self._in_flight[name] = self._in_flight.get(name, 0) + 1
         self._waiters.remove(waiter)
-        self._count_share(waiter)
+        if not waiter.ask.letter:
+            self._in_flight[name] = self._in_flight.get(name, 0) + 1
+            self._count_share(waiter)
         committed = self._submit(waiter.write_ahead(entry))
         waiter.tell((entry, committed))
         waiter.walk.let_next()

@@ -1,0 +1,145 @@
+"""A producer that publishes what is no lead, without end: its lane stops, and the rest waits on Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+
+from stream_app.core.flood import FloodPolicy
+from stream_app.core.lane import lifted
+from stream_app.core.record import Record
+from tests.partition.test_desk import Bench as LeadBench
+from tests.partition.virtual import run
+from tests.simulation.schedule import Setup
+
+RUN = 5
+BAD = {
+    "no such destination": ({"lead_id": "x", "destination": "peple", "fields": {"email": "a@example.com"}}, b"acme"),
+    "nobody": ({"workspace": "acme", "fields": {"title": "CEO"}}, None),
+    "too large": ({"lead_id": "x", "fields": {"note": "x" * 9_000}}, b"acme"),
+    "no lead": ([], b"acme"),
+}
+
+
+class Bench(LeadBench):
+    """The lane of acme stops after `RUN` dead letters."""
+
+    def __init__(self, setup: Setup | None = None) -> None:
+        super().__init__(setup or Setup(callbacks=False), clay_takes_s=0.1)
+        for name, here in self.plan.workspaces.items():
+            self.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodPolicy(run=RUN))
+
+    def publish_bad(self, kind: str, count: int) -> None:
+        document, key = BAD[kind]
+        for _ in range(count):
+            self.kafka.produce(0, Record(self.plan.topics.leads, key, json.dumps(document).encode()))
+
+    @property
+    def rejected(self) -> int:
+        letters = len(self.letters(self.plan.topics.dlq))
+        assert self.states().count("rejected_invalid") == letters
+        return letters
+
+    def resume(self) -> None:
+        self.partition._lanes.change("acme", lifted)
+        self.partition._gate.ask_again()
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_lead_stops_pouring_into_the_dead_letters(kind: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish_bad(kind, 3 * RUN)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(60.0)
+        assert bench.rejected == RUN
+        stop = bench.partition._lanes["acme"].stop
+        assert stop is not None
+        assert stop.reason == "flood"
+        assert f"{RUN} leads in a row became dead letters" in stop.text
+        assert bench.inlet.committed() == RUN, "the others wait on Kafka"
+        await asyncio.sleep(300.0)
+        assert bench.rejected == RUN + 1, "one now and then, as the probe"
+        bench.resume()
+        await asyncio.sleep(1.0)
+        assert bench.rejected == 2 * RUN + 1
+        bench.resume()
+        await asyncio.sleep(10.0)
+        assert bench.rejected == 3 * RUN
+        assert bench.states()[-3:] == ["received", "sending", "accepted"]
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish_bad("nobody", RUN)
+        bench.publish("id0", "p0")
+        bench.publish_bad("nobody", RUN - 1)
+        bench.publish("id1", "p1")
+        await bench.serve()
+        await asyncio.sleep(60.0)
+        assert bench.clay.bodies == []
+        await asyncio.sleep(300.0)
+        assert len(bench.clay.bodies) == 2
+        assert bench.rejected == 2 * RUN - 1
+        assert bench.alarms == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("setup", [Setup(shared=True, callbacks=False), Setup(hold="degrade", callbacks=False)])
+def test_where_nobody_may_stand_in_the_way_they_go_on(setup: Setup) -> None:
+    async def main() -> None:
+        bench = Bench(setup)
+        bench.publish_bad("nobody", 3 * RUN)
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.rejected == 3 * RUN
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_those_who_wait_hold_up_no_suspension_and_are_told_once() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish_bad("nobody", RUN + 1)
+        serving = await bench.serve()
+        await asyncio.sleep(10.0)
+        bench.inlet.suspend()
+        async with asyncio.timeout(1.0):
+            await bench.inlet.drained()
+            await bench.inlet.end()
+            await serving
+        assert bench.inlet.committed() == RUN
+        await bench.partition.close()
+        bench.begin_anew()
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.rejected == RUN
+        await asyncio.sleep(400.0)
+        assert bench.rejected == RUN + 1
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_the_bad_rows_of_a_workspace_that_is_not_configured_stop_nobodys_lane() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for _ in range(2 * RUN):
+            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"nobody", b"{}"))
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.rejected == 2 * RUN
+        assert len(bench.clay.bodies) == 1
+
+    run(main())
