@@ -18,6 +18,7 @@ _LIFTS: Final = {
     "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload",
     "rate_limited": "time: Clay said when",
     "breaker_open": 'probes at the time above; at once: stream-app lanes reset {} --why "..."',
+    "no_answer": "the next answer; where none comes, the circuit breaker, once the requests have timed out",
     "forced_open": 'stream-app lanes auto {} --why "..."',
     "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
 }

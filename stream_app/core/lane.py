@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import breaker, budget, concurrency, estimate, flood, quota, rate, silence, stop, window
+from stream_app.core import breaker, budget, concurrency, estimate, flood, hang, quota, rate, silence, stop, window
 from stream_app.core.bounds import Wait
 from stream_app.core.messages import By, Change, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
@@ -56,6 +56,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     hearing: silence.Hearing = silence.Hearing()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood: flood.Flood = flood.Flood()
+    hang: hang.Hang = hang.Hang()
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -134,7 +135,7 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
     hearing = silence.taken_over(lane.hearing, now_ms)
     if heard is not None and heard.rate.blocked_until_ms > bucket.blocked_until_ms:
         bucket = msgspec.structs.replace(bucket, blocked_until_ms=heard.rate.blocked_until_ms)
-    return msgspec.structs.replace(lane, rate=bucket, hearing=hearing)
+    return msgspec.structs.replace(lane, rate=bucket, hearing=hearing, hang=hang.Hang())
 
 
 def admit(
@@ -171,6 +172,9 @@ def admit(
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
+    silent = hang.permit(policy.breaker, policy.concurrency, lane.hang, lane.concurrency, now_ms)
+    if silent is not None and mode == "auto":
+        return lane, Held(silent.reason, silent.text, silent.until_ms, "held_outage" if silent.text else None)
     reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms, hot)
     if isinstance(reserved, budget.Refused):
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)

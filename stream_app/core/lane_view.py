@@ -21,11 +21,13 @@ _LIFTS: Final = {
     "silence": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
     "over_ceiling": "a probe's callback that tells of less, or (after mending the cause) stream-app lanes resume",
     "breaker_open": "probes that Clay takes, or stream-app lanes reset",
+    "no_answer": "Clay's next answer; where none comes, the breaker, once the requests have timed out",
     "forced_open": "stream-app lanes auto, close or reset",
     "rate_limited": "time: Clay said when",
     "budget": "the next day or month, or stream-app lanes budget",
 }
 _BY_HAND: Final = frozenset({"paused", "no_webhook"})
+_PASSING: Final = frozenset({"rate", "in_flight"})  # waits of a lane that moves
 
 
 def view(
@@ -90,7 +92,7 @@ def view(
 def _answer(policy: Workspace, lane: Lane, there: Destination, now_ms: int, hot: bool = True) -> Held | None:
     """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
     _, answer = admit(policy, lane, there, now_ms, 0, hot)
-    return answer if isinstance(answer, Held) and answer.reason != "rate" else None
+    return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
 
 
 def _held(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None]) -> Held | None:
@@ -139,6 +141,8 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
         return lane.pause.at_ms
     if lane.stop is not None and held.reason == lane.stop.reason:
         return lane.stop.since_ms
+    if held.reason == "no_answer":
+        return lane.hang.since_ms
     if held.reason == "breaker_open":
         return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms
     return before.since_ms if before is not None and before.holds == held.reason else now_ms

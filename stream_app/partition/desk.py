@@ -232,7 +232,7 @@ class Partition:
         under_way = self._gate.in_flight_of(name)
         self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way)
         if has_slot:
-            self._gate.leave(entry)
+            self._gate.leave(entry, outcome)
         if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.
             asyncio.get_running_loop().call_soon(self._gate.pump)
         return report

@@ -15,8 +15,9 @@ from contextlib import suppress
 
 import msgspec
 
-from stream_app.core import concurrency
+from stream_app.core import concurrency, hang
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit
+from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Plan
 from stream_app.core.story import Step
 from stream_app.core.unsent import let_by
@@ -145,11 +146,17 @@ class Gate:
             return answer
         entry, committed = answer
         await committed
+        lane = self._lanes[entry.destination.workspace]
+        hanging = hang.begun(lane.hang, self._clock.now_ms())
+        self._lanes[lane.workspace] = msgspec.structs.replace(lane, hang=hanging)
         return entry
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: Entry, outcome: Outcome | None) -> None:
         """Its POST has ended: the slot is free."""
-        self._in_flight[entry.destination.workspace] -= 1
+        name = entry.destination.workspace
+        self._in_flight[name] -= 1
+        lane = self._lanes[name]
+        self._lanes[name] = msgspec.structs.replace(lane, hang=hang.ended(lane.hang, outcome, self._in_flight[name]))
 
     def pump(self) -> None:
         """Let through whoever may go now; set a timer for the next who may go later. Called on every change."""

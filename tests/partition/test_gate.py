@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.core.budget import BudgetPolicy
 from stream_app.core.lane import Ask, Entry, Held, Lane
+from stream_app.core.outcome import Accepted
 from stream_app.core.policy import Plan
 from stream_app.core.rate import Rate
 from stream_app.core.stop import Stop
@@ -73,7 +74,7 @@ def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
             for offset in range(200):
                 entry = await bench.send(walk(offset, source))
                 assert isinstance(entry, Entry)
-                bench.gate.leave(entry)
+                bench.gate.leave(entry, Accepted(200, 1))
 
         streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
         await streams[0]
@@ -95,7 +96,7 @@ def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
         second = asyncio.create_task(bench.send(walk(1)))
         await asyncio.sleep(100.0)
         assert not second.done()
-        bench.gate.leave(first)
+        bench.gate.leave(first, Accepted(200, 1))
         bench.gate.pump()
         assert isinstance(await second, Entry)
 

@@ -1,0 +1,83 @@
+"""An outage in which Clay takes requests and answers none: what it costs until the first of them times out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from stream_app.core.messages import StatusEvent
+from stream_app.core.outcome import Accepted, Outcome, Uncertain
+from stream_app.partition.desk import Partition
+from tests.partition.test_committer import Silent
+from tests.partition.test_desk import Bench, SlowClay, _member
+from tests.partition.virtual import VirtualClock, run
+from tests.simulation.schedule import Setup
+
+TRIPS_AFTER, PROBES = 5, 2
+TIMES_OUT_S = 30.0
+
+
+class Hanging(SlowClay):
+    """Answers within 0.2 s, unless it hangs: then the client gives up after 30 s."""
+
+    hangs = False
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        if self.hangs:
+            await asyncio.sleep(TIMES_OUT_S)
+            return Uncertain("request_timeout", int(TIMES_OUT_S * 1000))
+        await asyncio.sleep(0.2)
+        return Accepted(200, 200)
+
+
+def events(bench: Bench) -> list[StatusEvent]:
+    log = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(taken.value or b"", type=StatusEvent) for taken in log]
+
+
+def test_a_clay_that_hangs_gets_no_more_leads_than_trip_the_breaker() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
+        bench.clay = clay = Hanging()
+        bench.partition = Partition(
+            0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005
+        )
+        for number in range(200):
+            bench.publish(f"id{number}", f"p{number}")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        answered = len(clay.bodies)
+        assert answered > 70, "all is well"
+        clay.hangs = True
+        await asyncio.sleep(TIMES_OUT_S - 1.0)
+        assert len(clay.bodies) - answered <= TRIPS_AFTER + 2, "and those of the time in which an answer may come"
+        held = [event for event in events(bench) if event.status == "held_outage"]
+        assert [event.reason for event in held] == ["no_answer"], "one lead says it, the others wait in Kafka"
+        seen = bench.partition._lanes.view("acme")
+        assert (seen.holds, seen.lifts[:19]) == ("no_answer", "Clay's next answer;")
+        await asyncio.sleep(3 * TIMES_OUT_S)
+        assert bench.partition._lanes["acme"].breaker.phase != "closed", "those that timed out are enough for it"
+        assert len(clay.bodies) - answered <= TRIPS_AFTER + 2 + 3 * PROBES
+        clay.hangs = False
+        await asyncio.sleep(120.0)
+        lost = sum(event.status == "send_uncertain" for event in events(bench))
+        assert lost <= TRIPS_AFTER + 2 + 3 * PROBES
+        assert sum(event.status == "accepted" for event in events(bench)) == 200 - lost
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_one_answer_in_time_is_enough_to_go_on() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(rate_per_s=50.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.45)
+        for number in range(300):
+            bench.publish(f"id{number}", f"p{number}")
+        await bench.serve()
+        await asyncio.sleep(8.0)
+        assert len(bench.clay.bodies) == 300
+        assert not any(event.status == "held_outage" for event in events(bench))
+
+    run(main())
