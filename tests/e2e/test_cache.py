@@ -13,34 +13,36 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.redis import LocalRedis
 from stream_app.gateway.lookup_answers import FoundLead
 from stream_app.where import find
-from tests.e2e.cached_outage import fields_of, filled, known, lead, outage, pipeline, results
+from tests.e2e.cached_outage import PATIENT, fields_of, filled, known, lead, outage, pipeline, results
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(400)
 
 
-async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(
-    kafka: Broker, namespace: str, redis_url: str
-) -> None:
-    async with pipeline(kafka.bootstrap, namespace, redis_url, degrade=True) as line:
-        seen = await outage(line, redis_url, 1_000, 250, lambda text: None)
-        line.check_stories()
+async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(kafka: Broker, namespace: str) -> None:
+    """Redis loses everything in the middle of it, and then itself: that costs nothing but hits."""
+    with LocalRedis() as server:
+        async with pipeline(kafka.bootstrap, namespace, server.url, degrade=True, more=PATIENT) as line:
+            seen = await outage(line, server, 1_000, 250, lambda text: None)
+            line.check_stories()
     assert seen.wrong == []
+    assert sum(seen.first.values()) == 1_000
     # A few of the known ones were probes: what was ever sent, even in vain, is not answered from the cache.
-    served = seen.first["cache"] + seen.first["stale"]
-    assert 570 <= served <= 600
-    assert 270 <= seen.first["stale"] <= 300
+    assert 170 <= seen.hits[0] <= 200
+    assert seen.hits[2] == 0
+    assert seen.first["stale"] >= 80
     assert seen.upgraded == seen.first["local"]
-    assert seen.first["local"] >= 380, "a few came when Clay was back"
+    assert seen.first["local"] >= 570, "a few came when Clay was back"
     assert seen.percentile_s(0.99) < 10, "2 s on a machine of its own: python -m tests.e2e.cached_outage"
     books = json.loads(seen.books)
-    assert sum(books["saved"].values()) == books["columns"]["served_from_cache"]["stories"] == served
+    served = books["columns"]["served_from_cache"]["stories"]
+    assert sum(books["saved"].values()) == served >= sum(seen.hits.values())
     assert books["provisional"] >= seen.first["local"]
 
 
 async def test_known_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka: Broker, namespace: str) -> None:
     with LocalRedis() as server:
-        async with pipeline(kafka.bootstrap, namespace, server.url, cache_first=True) as line:
+        async with pipeline(kafka.bootstrap, namespace, server.url, cache_first=True, more=PATIENT) as line:
             await line.publish([known(line, number, 2) for number in range(60)])
             processes = [line.start("worker"), line.start("gateway")]
             await filled(line, server.url, 60)
@@ -87,7 +89,7 @@ async def ended(line: Pipeline, count: int) -> None:
 async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_again(
     kafka: Broker, namespace: str, redis_url: str
 ) -> None:
-    async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True) as line:
+    async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True, more=PATIENT) as line:
         processes = [line.start("worker"), line.start("gateway")]
         email, linkedin = str(fields_of(2)["email"]), "https://www.linkedin.com/in/ada-2"
         both = lead(line, 2, linkedin_url=linkedin)

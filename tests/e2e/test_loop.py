@@ -12,6 +12,7 @@ import pytest
 
 from stream_app.core.messages import Callback, Status
 from stream_app.dev.kafka import Broker
+from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import Fleet, now_ms
 
 pytestmark = pytest.mark.timeout(180)
@@ -58,6 +59,10 @@ uncertain_grace_s = 8
 backoff_base_s = 1
 backoff_cap_s = 10
 tiers_s = [1, 10]
+"""
+REDIS: Final = """
+[redis]
+url_env = "CACHE_URL"
 """
 
 
@@ -107,14 +112,17 @@ class Loop(Fleet):
         assert "The books balance" in said
 
 
-async def test_every_lead_ends_once_through_bad_callbacks_and_kills(kafka: Broker, namespace: str) -> None:
-    """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway die."""
+async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
+    kafka: Broker, namespace: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway die. Redis remembers."""
+    monkeypatch.setenv("CACHE_URL", redis_url)
     async with Loop(
         kafka.bootstrap,
         namespace,
         2,
         callbacks=True,
-        config=CONFIG,
+        config=CONFIG + REDIS,
         script=CALLBACK + FAULTS,
         # What is lost here is no silence, also while the gateway is away for long on a busy machine.
         workspace="silence = { overdue = 300 }",
@@ -161,6 +169,9 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(kafka: Broke
         assert acknowledged <= came, "what the gateway acknowledged outlived it"
         charged, booked = line.charged(), line.booked()
         assert {lead: charged[lead] for lead in answered} == {lead: booked[lead] for lead in answered}
+        found = {event.lead_id for event in ended.values() if event.status in ("enriched", "partial")}
+        assert found
+        await filled(line, redis_url, len(found))
         steps = Counter(event.status for story in line.stories.values() for event in story)
         assert steps["callback_duplicate"] >= 10, "those that came twice"
         late = [story for story in line.stories.values() if "callback_overdue" in {event.status for event in story}]
