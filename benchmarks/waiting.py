@@ -1,7 +1,7 @@
 """`stream-app replay` with very many letters that wait, while others fall due, on a real Kafka.
 
-`python -m benchmarks.waiting [--waiting 1000000] [--sorting 100000]`. So many wait in the delay tiers already, due one
-to ten hours from now, and so many more on `leads.dlq` that the process has to sort into them first. Then others fall
+`python -m benchmarks.waiting [--waiting 1000000] [--sorting 100000]`. So many wait in the delay tiers already, due two
+to eleven hours from now, and so many more on `leads.dlq` that the process has to sort into them first. Then others fall
 due: how late these come, the memory of the process meanwhile, and how long SIGTERM takes.
 """
 
@@ -51,9 +51,9 @@ def failed(settings: Settings, number: int, now_ms: int, due_ms: int) -> Record:
 
 
 def waiting_in_tiers(settings: Settings, letters: int, now_ms: int) -> Iterator[Record]:
-    """Letters as the replay process has put them into the two long tiers, due one to ten hours from now."""
+    """Letters as the replay process has put them into the two long tiers, due two to eleven hours from now."""
     for number in range(letters):
-        record = failed(settings, number, now_ms, now_ms + (1 + number % 10) * _HOUR_MS)
+        record = failed(settings, number, now_ms, now_ms + (2 + number % 10) * _HOUR_MS)
         back = returning(read_envelope(Taken(record.topic, 0, 0, record.key, record.value, record.headers)), "")
         assert back is not None
         tier_s = (600, 3600)[number % 2]
@@ -64,7 +64,7 @@ async def measure(settings: Settings, config: Path, waiting: int, sorting: int, 
     """One process, from its start to its end."""
     now_ms = time.time_ns() // 1_000_000
     await write(settings, waiting_in_tiers(settings, waiting, now_ms))
-    await write(settings, (failed(settings, n, now_ms, now_ms + (1 + n % 10) * _HOUR_MS) for n in range(sorting)))
+    await write(settings, (failed(settings, n, now_ms, now_ms + (2 + n % 10) * _HOUR_MS) for n in range(sorting)))
     before = await records_in(settings, settings.names.wait(3600))
     with closing(ChildProcesses("benchmark")) as children:
         argv = [sys.executable, "-m", "stream_app", "replay", "--config", str(config)]
