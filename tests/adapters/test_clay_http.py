@@ -96,7 +96,8 @@ async def serve(*script: Step, tls: ssl.SSLContext | None = None) -> AsyncIterat
         listening.close()
         for task in server.tasks:
             task.cancel()
-        await asyncio.gather(*server.tasks)
+        ended = await asyncio.gather(*server.tasks, return_exceptions=True)  # cancelled before it began, perhaps
+        assert not [error for error in ended if isinstance(error, Exception)]
 
 
 def client(transport: httpx.AsyncBaseTransport | None = None, **settings: Any) -> ClayClient:
