@@ -35,7 +35,7 @@ def heard_and_given_up() -> Iterable[Schedule]:
     return [
         replace(limited, losses=((request, "refused"),), faults=(Fault(step, "rebalance"),))
         for request in range(14, 20)
-        for step in range(55, 85)
+        for step in range(70, 100)
     ]
 
 
