@@ -18,7 +18,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_app import FaustOptions, build_app
 from stream_app.adapters.faust_run import alarm_of, run_app, wait_for_broker
-from stream_app.adapters.lag import WaitingRecords
+from stream_app.adapters.lag import ParkedLeads, WaitingRecords
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.local_facts import local_facts
 from stream_app.adapters.metrics import StandingStill, WorkerMetrics
@@ -192,6 +192,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             lambda: sum(one.rows for one in list(owned.values())),
         )
         registry.register(WaitingRecords(lambda: waiting(app, sources)))
+        registry.register(ParkedLeads(lambda: [one.parked for one in list(owned.values())]))
         watchdog = Watchdog(
             longest_step_s(settings), lambda: worker.under_way(assigned(app)), StandingStill(registry, logger)
         )

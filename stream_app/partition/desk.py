@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -180,6 +180,11 @@ class Partition:
     def rows(self) -> int:
         """How many are held in memory."""
         return len(self._rows)
+
+    @property
+    def parked(self) -> Mapping[str, int]:
+        """Leads that wait for a human, by workspace."""
+        return self._rows.parked
 
     @property
     def open_walks(self) -> int:

@@ -6,12 +6,12 @@ Nothing is ever scanned: keys stand in a queue in the order in which they came, 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Final, TypeVar
 
 import msgspec
 
-from stream_app.core.delivery import ROW_VERSION, Delivery
+from stream_app.core.delivery import ROW_VERSION, Delivery, lead_of
 from stream_app.core.errors import StreamAppError
 from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.story import Rows as Changes
@@ -46,11 +46,12 @@ class RowUnreadable(StreamAppError):
 class Rows:
     """Key -> value. `freshness_ms`: how long a final delivery row counts.
 
-    suppressing  how many rows keep somebody from being sent.
+    suppressing  how many rows keep somebody from being sent. parked: leads that wait for a human, by workspace.
     """
 
     def __init__(self, freshness_ms: int) -> None:
         self.suppressing = 0
+        self.parked: Counter[str] = Counter()
         self._freshness_ms = freshness_ms
         self._values: dict[bytes, bytes] = {}
         self._aging: deque[bytes] = deque()
@@ -62,6 +63,7 @@ class Rows:
         self._aging = deque(key for key in values if key[:2] in _AGING)
         self._look_again_ms = 0
         self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
+        self.parked = Counter(lead_of(key)[0] for key, value in values.items() if _is_parked(key, value))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -90,6 +92,9 @@ class Rows:
     def apply(self, changes: Changes) -> None:
         """What a step changes."""
         for key, value in changes:
+            change = _is_parked(key, value) - _is_parked(key, self._values.get(key))
+            if change:
+                self.parked[lead_of(key)[0]] += change
             if value is None:
                 if self._values.pop(key, None) is not None and key[:2] in _SUPPRESSING:
                     self.suppressing -= 1
@@ -132,6 +137,11 @@ class Rows:
         if row is None:
             return _LONG_AGO_MS
         return row.at_ms if row.final else None
+
+
+def _is_parked(key: bytes, value: bytes | None) -> bool:
+    """Without decoding it: the state is the first text of a lead's row."""
+    return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
 
 
 def unreadable(key: bytes, why: str) -> RowUnreadable:

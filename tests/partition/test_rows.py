@@ -89,3 +89,17 @@ def test_answered_commands_and_cancellations_go_by_age_and_suppressed_people_sta
     assert rows.suppressing == 1
     rows.apply([(person_row("x" * 22), None), (person_row("y" * 22), None)])
     assert rows.suppressing == 0
+
+
+def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
+    rows = Rows(FRESH_MS)
+    parked = row(0, final=False, state="parked")
+    other = delivery_key("beta", "parked", "lead-1")
+    rows.load({key(1): parked, key(2): row(0), person_key("acme", "crm", "parked"): key(1)})
+    assert rows.parked == {"acme": 1}
+    rows.apply([(key(2), parked), (key(1), parked), (other, row(0, final=False, state="sending"))])
+    assert rows.parked == {"acme": 2}
+    rows.apply([(other, parked), (key(1), row(1, final=False, state="replayed")), (key(2), None)])
+    assert dict(rows.parked) == {"acme": 0, "beta": 1}
+    rows.load({})
+    assert rows.parked == {}
