@@ -53,6 +53,7 @@ def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment
     outcome: dict[str, Any] = json.loads(ran.stdout)
     assert outcome["ok"]
     assert outcome["finished"]
+    assert outcome["seconds"] < 90
     assert outcome["published"] == 308
     books, ledger = outcome["books"], outcome["ledger"]
     assert books["balanced"]

@@ -26,8 +26,9 @@ NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b
 """Bytes that are no lead, for each workspace: any program may write to a topic."""
 
 OUTAGE_S: Final = 15.0
+_FIRST_WITHIN_S: Final = 20.0
 _BEFORE_OUTAGE_S: Final = 5.0
-_REST_WITHIN_S: Final = 60.0
+_REST_WITHIN_S: Final = 45.0
 _LOOK_EVERY_S: Final = 0.25
 
 
@@ -67,7 +68,7 @@ async def play(bootstrap: str | None, audience: Audience) -> Outcome:
     async with stage(bootstrap, audience.say) as here, watched(here.settings) as scene:
         await _publish(here, scene, audience)
         await here.ready()
-        await _until(lambda: scene.steps["enriched"] > 0, here, scene, audience, 30)
+        await _until(lambda: scene.steps["enriched"] > 0, here, scene, audience, _FIRST_WITHIN_S)
         await _pass_time(_BEFORE_OUTAGE_S, here, scene, audience)
         in_the_outage = await _outage(here, scene, audience)
         finished = await _until(lambda: scene.at_rest, here, scene, audience, _REST_WITHIN_S)
