@@ -17,7 +17,7 @@ from tests.brokers import any_kafka, any_redis
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
-_LONG_ONES = ("chaos", "simulation", "e2e", "dev", "adapters", "gateway", "upstream")
+_LONG_ONES = ("chaos", "simulation", "e2e", "dev", "adapters", "gateway", "upstream", "test_static.py")
 _BROKERS = pytest.StashKey[tuple[ExitStack, str]]()
 
 

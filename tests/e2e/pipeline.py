@@ -141,10 +141,14 @@ read_model_path = "{self.directory}/model.sqlite"
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
-        if error is not None:
-            for log in self._logs:
-                sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}\n")
-        await asyncio.to_thread(self.children.close)
+        try:
+            if error is not None:
+                for log in self._logs:
+                    sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}\n")
+            else:
+                self.check_logs()
+        finally:
+            await asyncio.to_thread(self.children.close)
 
     def start(
         self, command: str, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")
@@ -274,6 +278,11 @@ read_model_path = "{self.directory}/model.sqlite"
             for event in story:
                 assert event.status in NEXT.get(before, frozenset()), (origin, [step.status for step in story])
                 before = event.status
+
+    def check_logs(self) -> None:
+        """Invariant 8: no process of ours wrote down whom its leads are about."""
+        for log in self.logs.values():
+            assert not [line for line in _lines(log) if "@example.com" in line], log.name
 
     # ------------------------------------------------------------------------------------------------ internals
 
