@@ -21,6 +21,10 @@ VIEW = LaneView(
     holds="breaker_open",
     meters={"credits_day": Meter("2026-11-30", 0, 200, 90, 20, 10, 50), "actions_day": Meter("2026-11-30", 0)},
     submissions_left={"people": 12},
+    calls=24,
+    p50_ms=210,
+    p95_ms=900,
+    p99_ms=1_400,
     news=(News("breaker_open", "five failures in a row"),),
 )
 
@@ -45,10 +49,11 @@ def test_a_lane_is_shown_as_it_was_last_published() -> None:
     assert "budget_used_ratio['acme', 'actions_day']" not in first, "there is no limit"
     assert first["submissions_left['acme', 'people']"] == 12
     assert first["news_total['acme', 'breaker_open']"] == 1
-    metrics.show(msgspec.structs.replace(VIEW, breaker="closed", holds="", news=(), submissions_left={}))
+    assert [first[f"latency_seconds['{quantile}', 'acme']"] for quantile in (0.5, 0.95, 0.99)] == [0.21, 0.9, 1.4]
+    metrics.show(msgspec.structs.replace(VIEW, breaker="closed", holds="", news=(), submissions_left={}, calls=0))
     second = _samples(registry)
     assert second["breaker['acme']"] == 0
-    assert not any(name.startswith(("holds", "submissions_left")) for name in second)
+    assert not any(name.startswith(("holds", "submissions_left", "latency")) for name in second)
     assert second["news_total['acme', 'breaker_open']"] == 1
 
 

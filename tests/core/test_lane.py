@@ -5,13 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from benchmarks import lane as lane_benchmark
+from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
 from stream_app.core.cost import actual
 from stream_app.core.estimate import Estimate
 from stream_app.core.flood import FloodPolicy
 from stream_app.core.lane import Entry, Held, Lane, admit, reconfigured, settle
 from stream_app.core.lane_view import view
-from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
+from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.core.policy import Destination, Workspace
 from stream_app.core.quota import QuotaPolicy
 from stream_app.core.rate import RatePolicy
@@ -243,3 +245,46 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
     for report in reports[1:]:
         beside = report.attempts(beside)
     assert (alone, beside) == (3, 0)
+
+
+def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
+    lane = LANE
+    for _ in range(10):
+        lane, entry = admit(POLICY, lane, PEOPLE, NOW_MS, 0)
+        assert isinstance(entry, Entry)
+        lane, report = settle(POLICY, lane, entry, RateLimited("1", 5), NOW_MS, 0.5)
+        assert (report.counts, report.wait_until_ms >= NOW_MS + 1_000) == (False, True)
+        lane = msgspec.structs.replace(lane, rate=LANE.rate)
+    assert (lane.breaker, lane.window) == (LANE.breaker, LANE.window)
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).meters["credits_day"].reserved == 0
+
+
+def test_the_latency_of_the_window_and_a_turn_of_its_health_are_told() -> None:
+    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(mode="closed"))
+    before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE
+    for number in range(100):
+        lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+        assert isinstance(entry, Entry)
+        lane, _ = settle(policy, lane, entry, Accepted(200, 40 if number < 94 else 900), NOW_MS, 0.5)
+    well = view(policy, lane, [PEOPLE], NOW_MS, before)
+    assert [(news.kind, news.text) for news in well.news] == [
+        ("health_healthy", f"100 calls, score 100, p95 {well.p95_ms} ms")
+    ]
+    assert well.p50_ms < 100 < 500 < well.p95_ms <= well.p99_ms
+    for _ in range(30):
+        lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+        assert isinstance(entry, Entry)
+        lane, _ = settle(policy, lane, entry, Refused("http_503", 5), NOW_MS, 0.5)
+    assert [news.kind for news in view(policy, lane, [PEOPLE], NOW_MS, well).news] == ["health_unhealthy"]
+
+
+def test_the_benchmark_of_the_lane_fails_above_40_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    def took(us: float) -> None:
+        parts = dict.fromkeys(["admit + settle", "row, a commit", "view, a commit"], 1.0)
+        monkeypatch.setattr(lane_benchmark, "measure", lambda _: parts | {"admit + settle + callback": us})
+        lane_benchmark.main()
+
+    monkeypatch.setattr("sys.argv", ["lane", "--json"])
+    took(39.9)
+    with pytest.raises(SystemExit, match=r"admit \+ settle \+ callback takes 40\.1 us, more than 40"):
+        took(40.1)

@@ -81,3 +81,11 @@ def test_problems_name_the_key() -> None:
     assert quota.problems(QuotaPolicy()) == []
     wrong = QuotaPolicy(warn_at=50_001, rotate_at=10)
     assert [line.split(" ")[0] for line in quota.problems(wrong)] == ["warn_at", "warn_at"]
+
+
+def test_by_default_a_webhook_is_warned_of_at_40_000_and_left_at_45_000_before_clay_stops_it() -> None:
+    rules = QuotaPolicy()
+    assert (rules.warn_at, rules.rotate_at, quota.LIFETIME) == (40_000, 45_000, 50_000)
+    last = quota.set_count(Quota(), "a1", 44_999)
+    assert quota.pick(rules, last, POOL) == "a1"
+    assert quota.pick(rules, quota.count(last, "a1"), POOL) == "b2"

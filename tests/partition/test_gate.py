@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.core.budget import BudgetPolicy
+from stream_app.core.concurrency import Concurrency
 from stream_app.core.lane import Ask, Entry, Held, Lane
 from stream_app.core.outcome import Accepted
 from stream_app.core.policy import Plan
@@ -99,6 +100,27 @@ def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
         bench.gate.leave(first, Accepted(200, 1))
         bench.gate.pump()
         assert isinstance(await second, Entry)
+
+    run(main())
+
+
+def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
+    """The limit has followed a slow Clay down to 4, whatever the process may have under way."""
+
+    async def main() -> None:
+        bench = Bench(Setup(max_in_flight=100))
+        slow = Concurrency(limit=4.0, usual_ms=100.0, calls=600)
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=slow)
+        sending = [asyncio.create_task(bench.send(walk(offset))) for offset in range(10)]
+        await asyncio.sleep(100.0)
+        assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (4, 4)
+        for done in 4, 5:
+            entry = await sending[0]
+            assert isinstance(entry, Entry)
+            bench.gate.leave(entry, Accepted(200, 1))
+            bench.gate.pump()
+            await asyncio.sleep(100.0)
+            assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (4, done + 1)
 
     run(main())
 
