@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stream_app import __version__
 from stream_app.adapters import log
-from stream_app.adapters.assigned import assigned
+from stream_app.adapters.assigned import assigned, resuming
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.faust_app import Handler, build_app
 from stream_app.adapters.faust_run import run_app, wait_for_broker
 from stream_app.adapters.lane_rates import LaneRates
-from stream_app.adapters.metrics import StandingStill
+from stream_app.adapters.metrics import ExpiredRecords, StandingStill
 from stream_app.adapters.ops import serve_ops
 from stream_app.adapters.publisher import kafka_publisher
 from stream_app.adapters.replay_state import Pause, ReplayState
@@ -67,8 +67,11 @@ async def run_replay(settings: Settings) -> None:
         handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         options = faust_options(settings, connection, topics.replay_app, None)
         app = build_app(replace(options, buffer_records=_BUFFERED), handlers)
+        app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
-            longest_step_s(settings), lambda: replay.under_way(assigned(app)), StandingStill(registry, logger)
+            longest_step_s(settings),
+            lambda: resuming(app) | replay.under_way(assigned(app)),
+            StandingStill(registry, logger),
         )
         port = await stack.enter_async_context(
             serve_ops(

@@ -1,4 +1,4 @@
-"""What the group has assigned to this process, and where records wait to be taken."""
+"""What the group has assigned to this process, where records wait to be taken, and whether it takes any."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
         or tp in fetched
         for tp, state in _states(app)
     }
+
+
+def resuming(app: SafeApp) -> dict[str, int]:
+    """What has to end by itself after a rebalance, with its generation; nothing else shows a partition that was kept.
+
+    Its records are not fetched until then, so none seem to wait.
+    """
+    if not app.started or not app.tables.recovery.taking_up:
+        return {}
+    return {"no records are taken since the last rebalance": app.consumer_generation_id}
 
 
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:

@@ -249,9 +249,14 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     async def interrupt(self) -> None:
         """Stop taking up, and return when it has stopped."""
-        if self._taking_up is not None and not self._taking_up.done():
+        if self._taking_up is not None and self.taking_up:
             self._taking_up.cancel()
             await asyncio.wait({self._taking_up})
+
+    @property
+    def taking_up(self) -> bool:
+        """A rebalance is over for the group, and the streams have not resumed."""
+        return self._taking_up is not None and not self._taking_up.done()
 
     async def _take_up(self, generation: int) -> None:
         consumer = self.app.consumer

@@ -89,6 +89,11 @@ class Inlet:
         if event is not None:
             self._source.consumer.give_up(event.message)
 
+    def expect(self, offset: int) -> None:
+        """All before `offset` is known to be concluded: where the group has no commit, a gap behind it is a gap."""
+        if self._next_offset is None:
+            self._next_offset = offset
+
     def committed(self) -> int | None:
         """The offset from which a successor would start now, None before the first commit."""
         offset: int | None = self._source.consumer._committed_offset[self._tp]

@@ -46,6 +46,26 @@ class StandingStill:
             self._log.info("moves_again")
 
 
+class ExpiredRecords:
+    """Records that retention took before anybody did, in a counter and in the log."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._count = Counter(
+            "stream_app_expired_records",
+            "At most so many records were removed by retention before anybody took them.",
+            ("topic",),
+            registry=registry,
+        )
+
+    def __call__(self, topic: str, partition: int, first: int, end: int) -> None:
+        """Those at these offsets; `end` is not among them."""
+        self._count.labels(topic).inc(end - first)
+        self._log.warning(
+            "lost_to_retention", topic=topic, partition=partition, first=first, last=end - 1, at_most=end - first
+        )
+
+
 class WorkerMetrics:
     """The worker's observer (`partition.ports.Observer`)."""
 
@@ -80,12 +100,7 @@ class WorkerMetrics:
         self._recoveries = Counter(
             "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
         )
-        self._expired = Counter(
-            "stream_app_expired_records",
-            "At most so many records were removed by retention before anybody took them.",
-            ("topic",),
-            registry=registry,
-        )
+        self.expired = ExpiredRecords(registry, log)
         self._unknown = Counter(
             "stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.", registry=registry
         )
@@ -108,13 +123,6 @@ class WorkerMetrics:
         """Where to look, when somebody asks, for what changes with each lead."""
         self._in_flight.set_function(in_flight)
         self._rows.set_function(rows)
-
-    def expired(self, topic: str, partition: int, first: int, end: int) -> None:
-        """Retention took the records at these offsets (`end` is not among them) before they were taken."""
-        self._expired.labels(topic).inc(end - first)
-        self._log.warning(
-            "lost_to_retention", topic=topic, partition=partition, first=first, last=end - 1, at_most=end - first
-        )
 
     def unknown_rows(self, partition: int, count: int) -> None:
         """They are left alone: a newer version may have written them."""

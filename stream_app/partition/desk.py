@@ -140,6 +140,7 @@ class Partition:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
         prefix, room, began = Prefix(inlet), self._rooms[source], self._take_overs
         self._inlets[inlet.topic] = inlet
+        inlet.expect(self._marks.passed(inlet.topic))
         suspension = asyncio.create_task(self._when_suspended(inlet))
         try:
             async for taken in inlet:

@@ -52,6 +52,12 @@ class Inlet(Protocol):
     def give_up(self, taken: Taken) -> None:
         """Forget it without an ack: it comes again."""
 
+    def expect(self, offset: int) -> None:
+        """All before `offset` is known to be concluded: where the group has no commit, records are missed from there.
+
+        Kafka forgets the offsets of a group that was away for long, and retention may have taken records meanwhile.
+        """
+
     def committed(self) -> int | None:
         """The group's committed offset as far as this process knows."""
 

@@ -14,8 +14,9 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
 from stream_app.core.envelope import Envelope
 from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.record import Record
@@ -82,24 +83,57 @@ async def test_a_row_that_cannot_be_used_stops_the_worker_and_no_lead_is_skipped
 
 
 async def test_leads_that_retention_took_are_counted_and_told(kafka: Broker, namespace: str) -> None:
+    """Also where Kafka has forgotten the group's offset, as it does when a group is away for long."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
-        leads = line.leads(50)
-        await line.publish(leads[:20])
+        leads, names = line.leads(60), line.settings.names
+        log = TopicPartition(names.leads, 0)
+        await line.publish([*leads[:20], Record(names.leads, b"w0", b"no lead", (), 0)])
         worker = line.join()
-        await line.until_over(20, 30)
+        await line.until_over(21, 30)
         assert await line.stop(worker.process) == 0
-        await line.publish(leads[20:])
-        log = TopicPartition(line.settings.names.leads, 0)
-        async with admin(kafka.bootstrap) as client:
-            await client.delete_records({log: RecordsToDelete(before_offset=32)})
+        await line.publish(leads[20:50])
+        await remove(kafka.bootstrap, log, 33)
         worker = line.join()
-        await line.until_over(38, 30)
+        await line.until_over(39, 30)
         metrics = await asyncio.to_thread(get, worker, "/metrics")
         assert f'stream_app_expired_records_total{{topic="{log.topic}"}} 12.0' in metrics
         assert await line.stop(worker.process) == 0
-        lost = told(worker, "lost_to_retention")
-        assert [(event["first"], event["last"], event["at_most"]) for event in lost] == [(20, 31, 12)]
-        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(50) if not 20 <= number < 32}
+        assert lost(worker) == [(log.topic, 21, 32, 12)]
+        await line.publish(leads[50:])
+        await remove(kafka.bootstrap, log, 55)
+        await forget(kafka.bootstrap, names.worker_app)
+        worker = line.join()
+        await line.until_over(45, 30)
+        came = [int(row.value) for row in await line.read(names.state) if row.key == passed_key(log.topic)]
+        assert lost(worker) == [(log.topic, came[0], 54, 55 - came[0])]
+        taken = {number for number in range(60) if not (20 <= number < 32 or 50 <= number < 54)}
+        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in taken}
+
+
+async def test_replays_that_retention_took_are_counted_and_told(kafka: Broker, namespace: str) -> None:
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
+        names = line.settings.names
+        log = TopicPartition(names.deferred, 0)
+
+        def passed(offset: int) -> Callable[[], Awaitable[bool]]:
+            async def is_passed() -> bool:
+                return (await committed(kafka.bootstrap, names.replay_app)).get(tuple(log)) == offset
+
+            return is_passed
+
+        back = [Envelope(origin=f"leads/0/{number}", way="deferred").to_headers() for number in range(20)]
+        letters = [Record(log.topic, b"w0", b"{}", headers, 0) for headers in back]
+        await line.publish(letters[:5])
+        replay = member(line, "replay")
+        await until(passed(5), 30)
+        assert await line.stop(replay.process) == 0
+        await line.publish(letters[5:])
+        await remove(kafka.bootstrap, log, 12)
+        replay = member(line, "replay")
+        await until(passed(20), 30)
+        metrics = await asyncio.to_thread(get, replay, "/metrics")
+        assert f'stream_app_expired_records_total{{topic="{log.topic}"}} 7.0' in metrics
+        assert lost(replay) == [(log.topic, 5, 11, 7)]
 
 
 @pytest.mark.parametrize(("which", "command"), [("leads", "worker"), ("state", "worker"), ("dlq", "replay")])
@@ -136,6 +170,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
         ("worker", "desk.Partition.serve", "nobody takes the records of"),
         ("worker", "desk.Line.take", "does not end"),
         ("worker", "desk.Partition.take_over", "is assigned and not taken over"),
+        ("worker", "faust_fixes.SafeConsumer.perform_seek", "no records are taken since the last rebalance"),
         ("replay", "replay.Replay.deferred", "leads.deferred/0 do not move"),
         ("replay", "publisher.KafkaPublisher.publish", "leads.deferred/0 do not move"),
     ],
@@ -145,7 +180,7 @@ async def test_what_stands_still_is_told(command: str, patch: str, says: str, ka
     owner, _, method = patch.rpartition(".")
     program = (
         "import asyncio, sys; from stream_app.cli import main\n"
-        "from stream_app.adapters import publisher; from stream_app.agents import replay\n"
+        "from stream_app.adapters import faust_fixes, publisher; from stream_app.agents import replay\n"
         "from stream_app.partition import desk\n"
         "async def hang(*_): await asyncio.Event().wait()\n"
         f"{owner}.{method} = hang\n"
@@ -162,7 +197,7 @@ async def test_what_stands_still_is_told(command: str, patch: str, says: str, ka
             return says in ready and ready.startswith("503 ")
 
         await until(is_told, STANDS_STILL_S + 15)
-        assert "stream_app_standing_still 1.0" in await asyncio.to_thread(get, worker, "/metrics")
+        assert "\nstream_app_standing_still 0.0" not in await asyncio.to_thread(get, worker, "/metrics")
         assert told(worker, "stands_still")
         worker.kill()
 
@@ -186,6 +221,26 @@ def told(member: Member, event: str) -> list[dict[str, Any]]:
     """What it logged under that name."""
     said = [json.loads(line) for line in member.said() if line.startswith("{")]
     return [line for line in said if line["event"] == event]
+
+
+def lost(member: Member) -> list[tuple[str, int, int, int]]:
+    """What it said that retention took: topic, first and last offset, and how many records at most."""
+    events = told(member, "lost_to_retention")
+    return [(event["topic"], event["first"], event["last"], event["at_most"]) for event in events]
+
+
+async def remove(bootstrap: str, log: TopicPartition, before: int) -> None:
+    """As retention does."""
+    async with admin(bootstrap) as client:
+        await client.delete_records({log: RecordsToDelete(before_offset=before)})
+
+
+async def forget(bootstrap: str, group: str) -> None:
+    """Its offsets, as Kafka does when nobody was in it for long."""
+    async with admin(bootstrap) as client:
+        coordinator = await client.find_coordinator(group)
+        answer = await client._client.send(coordinator, DeleteGroupsRequest([group]))
+        assert answer.results == [(group, 0)]
 
 
 def get(member: Member, path: str) -> str:

@@ -62,6 +62,7 @@ class NotingInlet:
         self.suspended = asyncio.Event()
         self.acked: list[int] = []
         self.given_up: list[int] = []
+        self.expected: int | None = None
         self.over = asyncio.Event()
         self._records = records or []
         self._ack_s = ack_s or {}
@@ -77,6 +78,9 @@ class NotingInlet:
 
     def give_up(self, taken: Taken) -> None:
         self.given_up.append(taken.offset)
+
+    def expect(self, offset: int) -> None:
+        self.expected = offset
 
     def committed(self) -> int | None:
         return None

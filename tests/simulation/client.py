@@ -195,6 +195,9 @@ class MemoryInlet:
             self._log.readers.append(self._changed.set)
             await self._changed.wait()
 
+    def expect(self, offset: int) -> None:
+        """Retention takes nothing here."""
+
     async def ack(self, taken: Taken) -> None:
         if taken.offset not in self.taken or self.ended:
             return

@@ -1,0 +1,35 @@
+"""What is said of assigned partitions, on real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stream_app.adapters.assigned import assigned, resuming
+from stream_app.dev.kafka import Broker
+from tests.adapters.bench import Owner, Recorder, make_bench, running
+from tests.adapters.support import publish, until
+from tests.upstream.apps import rebalance
+
+
+async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_named(
+    kafka: Broker, namespace: str
+) -> None:
+    bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
+    app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
+
+    async def hang() -> None:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    async with running(app):
+        await publish(kafka.bootstrap, bench.leads, [b"first"])
+        await until(lambda: recorder.taken)
+        assert not resuming(app)
+        app.consumer.perform_seek = hang
+        await rebalance(app)
+        async with asyncio.timeout(10):
+            await hangs.wait()
+        await publish(kafka.bootstrap, bench.leads, [b"second"])
+        assert owner.owned == {0, 1, 2, 3}
+        assert resuming(app) == {"no records are taken since the last rebalance": app.consumer_generation_id}
+        assert not any(assigned(app).values()), "nothing else shows it"
