@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli import COMMANDS
+from tests.simulation.all_mutants import MUTANTS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,6 +32,10 @@ def test_what_a_document_names_is_there(document: Path) -> None:
 def test_each_command_that_a_document_shows_is_one(document: Path) -> None:
     named = set(re.findall(r"stream-app ([a-z-]+)", document.read_text(encoding="utf-8")))
     assert named <= set(COMMANDS), named - set(COMMANDS)
+
+
+def test_the_documents_count_the_broken_lines() -> None:
+    assert f"breaks the line in {len(MUTANTS)} named ways" in (ROOT / "docs" / "failures.md").read_text()
 
 
 def test_the_failure_matrix_has_its_rows() -> None:

@@ -18,11 +18,9 @@ from itertools import chain
 from rich.console import Console
 from rich.progress import Progress
 
-import tests.simulation.order_mutants
-import tests.simulation.recovery_mutants  # noqa: F401 - importing registers them
+from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.campaign import counted, explain, named, run_all, told
 from tests.simulation.mutant import run_mutant
-from tests.simulation.mutants_callbacks import MUTANTS
 from tests.simulation.schedule import drawn
 
 

@@ -86,10 +86,13 @@ class Answers:
 
     def _came_before(self, event: StatusEvent) -> bool:
         """Whether whoever told this event must have known of a callback: it came before he took over, or long ago."""
-        home = self._plan.pins.get(event.workspace, 0)
-        fenced_ms = self._fenced.get(f"{self._plan.topics.worker_app}-{home}", 0)
-        until_ms = max(fenced_ms, event.at_ms - _SOON_MS if self.calm else 0)
+        until_ms = max(self._owned_since(event), event.at_ms - _SOON_MS if self.calm else 0)
         return any(called.origin == event.origin and called.at_ms < until_ms for called in self._called.values())
+
+    def _owned_since(self, event: StatusEvent) -> int:
+        """When its partition was last taken over."""
+        home = self._plan.pins.get(event.workspace, 0)
+        return self._fenced.get(f"{self._plan.topics.worker_app}-{home}", 0)
 
     def check_silence(self, event: StatusEvent) -> None:
         """Once a lane is silent, one lead now and then is sent, until one is answered."""
@@ -115,9 +118,12 @@ class Answers:
             wait_s = there.callback_grace_s
         else:
             return
-        early_ms = last.at_ms + int(wait_s * 1000) - event.at_ms
-        if early_ms > 0 or (self.calm and early_ms < -_SOON_MS):
-            self._problem(f"6: {event.id} {event.status} is told {early_ms} ms too early")
+        waited_ms = event.at_ms - last.at_ms - int(wait_s * 1000)
+        if waited_ms < 0:
+            self._problem(f"6: {event.id} {event.status} is told {-waited_ms} ms too early")
+        away_ms = max(0, self._owned_since(event) - last.at_ms)  # at most: nobody could hear a callback then
+        if self.calm and waited_ms > away_ms + _SOON_MS:
+            self._problem(f"6: {event.id} {event.status} is told {waited_ms} ms too late")
         if self._came_before(event):
             self._problem(f"6: {event.id} {event.status} is told though a callback came before")
 

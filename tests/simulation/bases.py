@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Final
 
 from tests.simulation.orders import Order
@@ -162,6 +163,24 @@ def bases() -> list[Schedule]:
 def rare() -> list[Schedule]:
     """The same for what hardly ever happens: to be asked for by name."""
     return list(_RARE)
+
+
+PREEMPTED: Final = ("fine", "unsure")
+_NEAR_TURNS: Final = 30
+
+
+def preempted(base: Schedule, turns: int) -> list[Schedule]:
+    """`base` with a crash at every turn, and one or two turns before or after it that go to whoever is next."""
+    found: list[Schedule] = []
+    for step in range(1, turns + 1):
+        rng = Random(f"{base.name} {step}")
+        near = range(max(1, step - _NEAR_TURNS), step + _NEAR_TURNS)
+        for number in (1, 2):
+            at = tuple(sorted(rng.sample(near, number)))
+            name = f"{base.name}/crash@{step}, preempted at {' and '.join(map(str, at))}"
+            fault = Fault(step, "crash")
+            found.append(replace(base, name=name, faults=(fault,), preempted=at, drop_in_flight=number == 1))
+    return found
 
 
 def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:

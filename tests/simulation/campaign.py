@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 
-from tests.simulation.bases import bases, broken_once, rare
+from tests.simulation.bases import PREEMPTED, bases, broken_once, preempted, rare
 from tests.simulation.money import budgeted
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
@@ -21,13 +21,18 @@ _COLLECT_EVERY = 50
 
 
 def counted(only: str = "") -> Iterator[Schedule]:
-    """Every small schedule with one fault at every turn of a process, and one loss at every request to the broker."""
+    """Every small schedule with one fault at every turn of a process, and one loss at every request to the broker.
+
+    Two of them also with a crash at every turn, and one or two preemptions around it.
+    """
     for base in [*bases(), *rare()] if only else bases():
         if only not in ("", base.name):
             continue
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
+        if base.name in PREEMPTED:
+            yield from preempted(base, outcome.turns)
 
 
 def named(name: str) -> Schedule:
@@ -42,8 +47,8 @@ def named(name: str) -> Schedule:
     return wanted
 
 
-def run(schedules: Sequence[Schedule], first_only: bool = False) -> list[Failure]:
-    """Run them one after the other; returns those that broke a promise, or the first of them."""
+def run(schedules: Sequence[Schedule], until: Callable[[str], bool] = lambda problem: False) -> list[Failure]:
+    """Run them one after the other; returns those that broke a promise. `until`: the last problem that is wanted."""
     failures: list[Failure] = []
     gc.disable()  # each run is a heap of cycles: collected between runs, which takes half the time
     try:
@@ -51,7 +56,7 @@ def run(schedules: Sequence[Schedule], first_only: bool = False) -> list[Failure
             outcome = simulate(schedule)
             if outcome.problems:
                 failures.append((schedule.name, outcome.problems[0]))
-                if first_only:
+                if until(outcome.problems[0]):
                     break
             if number % _COLLECT_EVERY == 0:
                 gc.collect()

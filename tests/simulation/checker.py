@@ -168,7 +168,7 @@ class Checker:
         what = self._inputs.get(event.origin)
         self.orders.on_sending(event, what.person if what is not None else "", lane)
         if what is not None and what.not_after_ms is not None and at_ms > what.not_after_ms:
-            self._problem(f"{event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
+            self._problem(f"5: {event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
 
     # ------------------------------------------------------------------------------------------- rows and lanes
 

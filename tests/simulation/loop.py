@@ -10,23 +10,22 @@ import asyncio
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from heapq import heappop
 from random import Random
 from typing import Any
 
 
 class Process:
-    """One operating system process as the loop sees it. `steps` counts its turns: each begins after an await."""
+    """One operating system process as the loop sees it: each of its turns begins after an await."""
 
-    __slots__ = ("context", "dead", "frozen", "held", "name", "steps")
+    __slots__ = ("context", "dead", "frozen", "held", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.dead = False
         self.frozen = False
         self.held: deque[asyncio.Handle] = deque()
-        self.steps = 0
         self.context = contextvars.Context()
         self.context.run(_owner.set, self)
 
@@ -44,16 +43,24 @@ class StepLimit(Exception):
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """Runs until nothing is left to do. `shuffle`: how often (0 to 1) a turn goes to another ready callback."""
+    """Runs until nothing is left to do. `turns`: so many were taken by processes.
+
+    shuffle    how often (0 to 1) a turn goes to another ready callback.
+    preempted  the turns, by number, that go to the next ready callback: the one that was due waits behind all others.
+    """
 
     _ready: deque[Any]  # of BaseEventLoop, whose stubs keep them to themselves
     _scheduled: list[Any]
 
-    def __init__(self, rng: Random, shuffle: float = 0.0, max_steps: int = 200_000) -> None:
+    def __init__(
+        self, rng: Random, shuffle: float = 0.0, preempted: Iterable[int] = (), max_steps: int = 200_000
+    ) -> None:
         super().__init__()
+        self.turns = 0
         self._now_s = 0.0
         self._rng = rng
         self._shuffle = shuffle
+        self._preempted = set(preempted)
         self._outside = contextvars.Context()
         self._tasks: list[asyncio.Task[Any]] = []
         self._left = max_steps
@@ -122,6 +129,9 @@ class SimLoop(asyncio.BaseEventLoop):
             return
         if self._shuffle and len(ready) > 1 and self._rng.random() < self._shuffle:
             ready.rotate(-self._rng.randrange(len(ready)))
+        if self.turns + 1 in self._preempted and len(ready) > 1:
+            self._preempted.discard(self.turns + 1)
+            ready.rotate(-1)
         handle = ready.popleft()
         if handle._cancelled:
             return
@@ -131,7 +141,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 process.held.append(handle)  # only to keep its task until the end
                 return
             if not process.frozen and self.before_step is not None:
-                process.steps += 1
+                self.turns += 1
                 self.before_step(process)
             if process.dead or process.frozen:
                 process.held.append(handle)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from unittest.mock import patch
 
+import msgspec
+
+from stream_app.core import story
+from stream_app.core.delivery import Delivery
+from stream_app.core.messages import Status
 from tests.simulation.campaign import counted, run
 from tests.simulation.schedule import Arrival, Fault, Schedule, Setup, drawn
 from tests.simulation.world import Outcome, simulate
@@ -17,9 +23,13 @@ Make = Callable[[], Patch]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`hunt`: the family of schedules that such a mistake shows in; drawn ones where nearly any will do."""
+    """`breaks`: the promises of which it breaks one, by the checker's numbers; `rest`: that everything comes to rest.
+
+    hunt  the family of schedules that such a mistake shows in; drawn ones where nearly any will do.
+    """
 
     make: Make
+    breaks: tuple[str, ...]
     hunt: Callable[[], Iterable[Schedule]]
 
 
@@ -33,15 +43,22 @@ def run_mutant(name: str, schedule: Schedule, trace: bool = False) -> Outcome:
 
 
 def caught(name: str) -> tuple[str, str] | None:
-    """The first schedule of its family that finds the mutant out, and the promise that it breaks."""
-    hunt = list(MUTANTS[name].hunt())
-    with MUTANTS[name].make():
-        return next(iter(run(hunt, first_only=True)), None)
+    """The first schedule of its family in which the mutant breaks a promise that it should break, and how.
+
+    Another one does not count, and an error in the line least of all: that would be found without a judge.
+    """
+    mutant = MUTANTS[name]
+    hunt = list(mutant.hunt())
+    with mutant.make():
+        found = run(hunt, until=lambda problem: problem.partition(":")[0] in mutant.breaks)
+    return found[-1] if found and found[-1][1].partition(":")[0] in mutant.breaks else None
 
 
-def mutant(hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(1000))) -> Callable[[Make], Make]:
+def mutant(
+    *breaks: str, hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(1000))
+) -> Callable[[Make], Make]:
     def register(make: Make) -> Make:
-        MUTANTS[make.__name__] = Mutant(make, hunt)
+        MUTANTS[make.__name__] = Mutant(make, breaks, hunt)
         return make
 
     return register
@@ -50,6 +67,18 @@ def mutant(hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(100
 def family(base: str, kind: str) -> Callable[[], Iterable[Schedule]]:
     """The counted schedules of one base and one kind of fault."""
     return lambda: (schedule for schedule in counted(base) if f"/{kind}@" in schedule.name)
+
+
+def unguarded(broken: Patch) -> Patch:
+    """Broken, and the guard away that would end the process at the first illegal step."""
+
+    def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
+        return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=now_ms, **changes)
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(story, "step", step))
+    stack.enter_context(broken)
+    return stack
 
 
 def shuffled() -> Iterable[Schedule]:

@@ -15,36 +15,30 @@ import msgspec
 from stream_app import aside
 from stream_app import line as line_module
 from stream_app.aside import Aside
-from stream_app.core import breaker, budget, delivery, lane, rate, seen, story
+from stream_app.core import delivery, seen, story
 from stream_app.core.case import Case
 from stream_app.core.delivery import Delivery, Verdict
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.errors import BrokerUnavailable
-from stream_app.core.lane import Entry, Report
-from stream_app.core.messages import Status
-from stream_app.core.outcome import Outcome as PostOutcome
-from stream_app.core.outcome import Refused
+from stream_app.core.lane import Entry
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.story import Posted, Step, Story
 from stream_app.line import Line
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
-from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.mutant import MUTANTS, Patch, crowded, family, mutant, shuffled
+from tests.simulation.mutant import Patch, family, mutant, shuffled, unguarded
 from tests.simulation.schedule import drawn
-
-__all__ = ["MUTANTS"]
 
 # ------------------------------------------------------------------------------------------- the order of things
 
 
-@mutant()
+@mutant("2")
 def ack_before_the_commit() -> Patch:
     async def commit(self: Partition, step: Step) -> None:
         self._submit(step)
@@ -52,7 +46,7 @@ def ack_before_the_commit() -> Patch:
     return patch.object(Partition, "commit", commit)
 
 
-@mutant()
+@mutant("3", "4")
 def no_write_ahead() -> Patch:
     def write_ahead(self: Line, walk: Walk, told: Story, entry: Entry) -> Step:
         told.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
@@ -62,7 +56,7 @@ def no_write_ahead() -> Patch:
     return patch.object(Line, "_write_ahead", write_ahead)
 
 
-@mutant()
+@mutant("3")
 def post_before_the_commit() -> Patch:
     real = Gate.admit
 
@@ -80,7 +74,7 @@ def post_before_the_commit() -> Patch:
     return patch.object(Gate, "admit", admit)
 
 
-@mutant()
+@mutant("2")
 def ack_out_of_order() -> Patch:
     async def finish(self: Prefix, walk: Walk) -> None:
         await self._inlet.ack(walk.taken)
@@ -88,7 +82,7 @@ def ack_out_of_order() -> Patch:
     return patch.object(Prefix, "finish", finish)
 
 
-@mutant(shuffled)
+@mutant("2", hunt=shuffled)
 def acks_overtake_each_other() -> Patch:
     async def finish(self: Prefix, walk: Walk) -> None:
         walk.finished = True
@@ -101,7 +95,7 @@ def acks_overtake_each_other() -> Patch:
     return patch.object(Prefix, "finish", finish)
 
 
-@mutant()
+@mutant("2")
 def given_up_is_acked() -> Patch:
     def give_up(self: Prefix, walk: Walk) -> None:
         walk.finished = True
@@ -113,7 +107,7 @@ def given_up_is_acked() -> Patch:
 # ------------------------------------------------------------------------------------------------------ ownership
 
 
-@mutant()
+@mutant("2", "3", "6")
 def no_fence() -> Patch:
     def fence(self: MemoryLedger) -> int:
         return max(1, self._kafka._producers[self.transactional_id].epoch)
@@ -126,7 +120,7 @@ def no_fence() -> Patch:
     return patch.object(MemoryLedger, "_fence", first_only)
 
 
-@mutant(family("fine", "freeze"))
+@mutant("3", "6", hunt=family("fine", "freeze"))
 def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger, _: float) -> dict[bytes, bytes]:
         try:
@@ -139,7 +133,7 @@ def read_before_fence() -> Patch:
     return patch.object(MemoryLedger, "take_over", take_over)
 
 
-@mutant()
+@mutant("3", "6")
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
     async def alone(self: Partition, walk: Walk, keys: tuple[bytes, ...]) -> Any:
@@ -148,7 +142,7 @@ def own_sending_taken_for_a_predecessors() -> Patch:
     return patch.object(Partition, "alone", alone)
 
 
-@mutant()
+@mutant("2", "6")
 def memory_kept_after_an_aborted_commit() -> Patch:
     def load(self: Partition, rows: dict[bytes, bytes]) -> None:
         if not self._rows:
@@ -158,14 +152,14 @@ def memory_kept_after_an_aborted_commit() -> Patch:
     return patch.object(Partition, "_load", load)
 
 
-@mutant(family("unsure", "freeze"))
+@mutant("2", hunt=family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
     async def confirm(self: Partition, key: bytes) -> None: ...
 
     return patch.object(Partition, "confirm", confirm)
 
 
-@mutant()
+@mutant("3")
 def sends_whenever_it_wakes_up() -> Patch:
     real = Line._post
 
@@ -188,25 +182,19 @@ def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> 
     return patch.object(seen, "judge", judge)
 
 
-@mutant()
+@mutant("6")
 def a_state_moves_back() -> Patch:
-    def unguarded(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
-        return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=now_ms, **changes)
-
-    stack = ExitStack()
-    stack.enter_context(patch.object(story, "step", unguarded))
-    stack.enter_context(
+    return unguarded(
         _judged(lambda row, _, verdict: "resume" if row and verdict == "done" and row.state == "accepted" else verdict)
     )
-    return stack
 
 
-@mutant()
+@mutant("3", "6")
 def uncertain_is_sent_again() -> Patch:
-    return _judged(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict)
+    return unguarded(_judged(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict))
 
 
-@mutant()
+@mutant("3")
 def any_copy_ends_the_grace() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "send_uncertain" and row.origin == envelope.origin
@@ -215,7 +203,7 @@ def any_copy_ends_the_grace() -> Patch:
     return _judged(change)
 
 
-@mutant(lambda: map(drawn, range(4_000)))
+@mutant("7", hunt=lambda: map(drawn, range(4_000)))
 def any_copy_of_a_dead_letter_counts() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
@@ -224,7 +212,7 @@ def any_copy_of_a_dead_letter_counts() -> Patch:
     return _judged(change)
 
 
-@mutant()
+@mutant("7")
 def replay_count_not_checked() -> Patch:
     real = Line.__init__
 
@@ -234,7 +222,7 @@ def replay_count_not_checked() -> Patch:
     return patch.object(Line, "__init__", init)
 
 
-@mutant()
+@mutant("6")
 def mark_row_missing() -> Patch:
     def unmarked(*args: Any) -> Step:
         step = story.brief(*args)
@@ -243,7 +231,7 @@ def mark_row_missing() -> Patch:
     return patch.object(aside, "brief", unmarked)
 
 
-@mutant(family("replaced", "freeze"))
+@mutant("6", hunt=family("replaced", "freeze"))
 def mark_of_a_replaced_story_missing() -> Patch:
     def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None) -> Story:
         return Story(plan, case, row)
@@ -251,12 +239,12 @@ def mark_of_a_replaced_story_missing() -> Patch:
     return patch.object(line_module, "Story", plain)
 
 
-@mutant()
+@mutant("6")
 def marks_are_dropped_too_early() -> Patch:
     return patch.object(Partition, "_committed", lambda self, topic: 1_000_000)
 
 
-@mutant(family("outlived", "rebalance"))
+@mutant("6", hunt=family("outlived", "rebalance"))
 def marks_are_asked_for_before_waiting() -> Patch:
     early: dict[str, bytes | None] = {}
     real = Line.take
@@ -277,17 +265,17 @@ def marks_are_asked_for_before_waiting() -> Patch:
     return stack
 
 
-@mutant(family("late", "freeze"))
+@mutant("6", hunt=family("late", "freeze"))
 def dropped_marks_are_asked_for_again() -> Patch:
     return patch.object(Marks, "is_passed", lambda self, taken: False)
 
 
-@mutant()
+@mutant("3")
 def person_not_looked_up() -> Patch:
     return patch.object(Partition, "alias", lambda self, key: None)
 
 
-@mutant(bases)
+@mutant("3", hunt=bases)
 def person_known_only_once_sent() -> Patch:
     real = Story.step
 
@@ -299,90 +287,10 @@ def person_known_only_once_sent() -> Patch:
     return patch.object(Story, "step", step)
 
 
-# ---------------------------------------------------------------------------------------------- money and the lane
-
-
-@mutant()
-def refund_twice() -> Patch:
-    real = lane.settle
-
-    def settle(policy: Any, state: Any, entry: Entry, outcome: PostOutcome | None, *rest: Any) -> tuple[Any, Report]:
-        settled, report = real(policy, state, entry, outcome, *rest)
-        if isinstance(outcome, Refused):
-            refunded = budget.refund(settled.budget, entry.reservation)
-            settled = msgspec.structs.replace(settled, budget=refunded)
-        return settled, report
-
-    return patch("stream_app.partition.desk.settle", settle)
-
-
-@mutant()
-def parked_costs_nothing() -> Patch:
-    return patch.object(Partition, "charge", lambda self, workspace, reservation: None)
-
-
-@mutant()
-def lanes_not_in_the_same_transaction() -> Patch:
-    real = Lanes.records
-
-    def records(self: Lanes, workspaces: set[str]) -> list[Record]:
-        late: list[Record] = getattr(self, "_late", [])
-        self._late = real(self, workspaces)  # type: ignore[attr-defined]  # the mutant's own
-        return late
-
-    return patch.object(Lanes, "records", records)
-
-
-@mutant()
-def retry_after_ignored() -> Patch:
-    def on_429(policy: Any, state: Any, *rest: Any) -> Any:
-        return state
-
-    return patch.object(rate, "on_429", on_429)
-
-
-@mutant(crowded)
-def tokens_kept_at_take_over() -> Patch:
-    def full(state: rate.Rate, now_ms: int) -> rate.Rate:
-        return msgspec.structs.replace(state, tokens=10.0, at_ms=now_ms)
-
-    return patch.object(rate, "empty_after_takeover", full)
-
-
-@mutant()
-def open_breaker_lets_through() -> Patch:
-    real = breaker.permit
-
-    def permit(policy: Any, state: Any, now_ms: int, mode: Any) -> Any:
-        return real(policy, state, state.until_ms if state.phase == "open" else now_ms, mode)
-
-    return patch.object(breaker, "permit", permit)
-
-
-@mutant()
-def not_after_ignored() -> Patch:
-    real = Gate.admit
-
-    async def admit(self: Gate, walk: Walk, ask: Any, write_ahead: Any) -> Any:
-        return await real(self, walk, msgspec.structs.replace(ask, not_after_ms=None), write_ahead)
-
-    return patch.object(Gate, "admit", admit)
-
-
-@mutant()
-def no_letter_with_the_last_failure() -> Patch:
-    real = Story.step
-
-    def step(self: Story, *records: Record) -> Step:
-        return real(self) if self.row.state == "dead_lettered" else real(self, *records)
-
-    return patch.object(Story, "step", step)
-
-
 # --------------------------------------------------------------------------------------------------------- waiting
 
 
-@mutant(family("crowd", "rebalance"))
+@mutant("rest", hunt=family("crowd", "rebalance"))
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: Partition) -> None:
         for walk, kept in list(self._walks.items()):
@@ -394,6 +302,6 @@ def given_up_makes_no_room() -> Patch:
     return patch.object(Partition, "_give_up_idle", give_up_idle)
 
 
-@mutant()
+@mutant("rest")
 def held_leads_are_kept_at_a_rebalance() -> Patch:
     return patch.object(Gate, "give_up", lambda self, suspended: None)

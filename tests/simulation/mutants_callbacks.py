@@ -24,14 +24,11 @@ from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
 from stream_app.partition.walk import Source, Walk
 from tests.simulation.bases import bases, rare
-from tests.simulation.mutant import Patch, family, mutant
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutant import Patch, family, mutant, unguarded
 from tests.simulation.schedule import Schedule
 
-__all__ = ["MUTANTS"]
 
-
-@mutant()
+@mutant("6")
 def callback_beside_its_lead() -> Patch:
     real = Partition.alone
 
@@ -46,12 +43,12 @@ def callback_beside_its_lead() -> Patch:
     return patch.object(Partition, "alone", alone)
 
 
-@mutant(bases)
+@mutant("3", hunt=bases)
 def lead_at_the_gate_not_called_back() -> Patch:
     return patch.object(Gate, "recall", lambda self, walk, news: None)
 
 
-@mutant(family("answered", "crash"))
+@mutant("6", hunt=family("answered", "crash"))
 def callback_leaves_no_mark() -> Patch:
     real = Partition.commit
 
@@ -62,32 +59,32 @@ def callback_leaves_no_mark() -> Patch:
     return patch.object(Partition, "commit", commit)
 
 
-@mutant()
+@mutant("6")
 def every_callback_settles() -> Patch:
     def anything(row: Delivery | None, outcome: Status) -> Meeting:
         return "settles" if row is not None else meet(row, outcome)
 
-    return patch.object(correlate, "meet", anything)
+    return unguarded(patch.object(correlate, "meet", anything))
 
 
-@mutant()
+@mutant("2")
 def callback_that_settles_nothing_is_not_told() -> Patch:
     async def tell(self: Correlation, *args: Any) -> None: ...
 
     return patch.object(Correlation, "_tell", tell)
 
 
-@mutant(rare)
+@mutant("4", hunt=rare)
 def parked_is_paid_twice() -> Patch:
     return patch.object(budget, "unbook", lambda state, booked: state)
 
 
-@mutant()
+@mutant("4")
 def estimate_booked_for_actual() -> Patch:
     return patch.object(answer, "_bounded", lambda said, estimated: estimated)
 
 
-@mutant(rare)
+@mutant("6", hunt=rare)
 def results_all_have_one_version() -> Patch:
     return patch.object(Correlation, "_version", lambda self, callback, row: 1)
 
@@ -95,7 +92,7 @@ def results_all_have_one_version() -> Patch:
 # --------------------------------------------------------------------------------------------- nobody calls back
 
 
-@mutant(family("silent", "crash"))
+@mutant("2", hunt=family("silent", "crash"))
 def waiting_leads_forgotten_at_take_over() -> Patch:
     async def load(self: Awaiting) -> None: ...
 
@@ -108,7 +105,7 @@ def nobody_there() -> Iterable[Schedule]:
     return (replace(schedule, **away) for schedule in family("news", "crash")())  # type: ignore[arg-type]  # mixed values
 
 
-@mutant(nobody_there)
+@mutant("3", hunt=nobody_there)
 def callbacks_not_read_at_take_over() -> Patch:
     real = CatchUp._each
 
@@ -119,12 +116,12 @@ def callbacks_not_read_at_take_over() -> Patch:
     return patch.object(CatchUp, "_each", each)
 
 
-@mutant(bases)
+@mutant("6", hunt=bases)
 def a_2xx_ends_a_silence() -> Patch:
     return patch.object(lane, "LIFTED_BY_CALLBACK", frozenset())
 
 
-@mutant(bases)
+@mutant("5", hunt=bases)
 def any_callback_ends_a_silence() -> Patch:
     real = answer._called_back
 
@@ -135,7 +132,7 @@ def any_callback_ends_a_silence() -> Patch:
     return patch.object(answer, "_called_back", called_back)
 
 
-@mutant(bases)
+@mutant("6", hunt=bases)
 def deadlines_pass_at_once() -> Patch:
     stack = ExitStack()
     for module in (awaiting, overdue):
@@ -143,6 +140,6 @@ def deadlines_pass_at_once() -> Patch:
     return stack
 
 
-@mutant(family("silent", "freeze"))
+@mutant("4", hunt=family("silent", "freeze"))
 def parked_without_its_charge() -> Patch:
     return patch.object(Partition, "charge", lambda self, workspace, reservation: None)

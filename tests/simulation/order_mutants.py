@@ -28,13 +28,13 @@ def suppressed_while_it_waits() -> Iterable[Schedule]:
     return [replace(base, seed=seed, shuffle=0.3) for seed in range(20)]
 
 
-@mutant(family("ordered", "crash"))
+@mutant("8", hunt=family("ordered", "crash"))
 def no_memory_of_commands() -> Patch:
     row = Console.row
     return patch.object(Console, "row", lambda self, key: None if key.startswith(b"k/") else row(self, key))
 
 
-@mutant(family("ordered", "crash"))
+@mutant("2", hunt=family("ordered", "crash"))
 def answered_in_a_step_of_its_own() -> Patch:
     commit = Partition.commit
 
@@ -47,7 +47,7 @@ def answered_in_a_step_of_its_own() -> Patch:
     return patch.object(Partition, "commit", in_two)
 
 
-@mutant(family("ordered", "crash"))
+@mutant("8", hunt=family("ordered", "crash"))
 def answered_before_the_lane_is_written() -> Patch:
     commit = Partition.commit
 
@@ -57,7 +57,7 @@ def answered_before_the_lane_is_written() -> Patch:
     return patch.object(Partition, "commit", without)
 
 
-@mutant(suppressed_while_it_waits)
+@mutant("8", hunt=suppressed_while_it_waits)
 def nobody_asks_again() -> Patch:
     return patch.object(Gate, "ask_again", lambda self: None)
 

@@ -17,7 +17,7 @@ from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.schedule import Fault, Schedule
 
 
-@mutant(family("crowd", "lost"))
+@mutant("3", hunt=family("crowd", "lost"))
 def under_way_counts_as_not_started() -> Patch:
     async def post(self: Line, walk: Walk, case: Case) -> Posted:
         posted = walk.posted
@@ -39,7 +39,7 @@ def heard_and_given_up() -> Iterable[Schedule]:
     ]
 
 
-@mutant(heard_and_given_up)
+@mutant("5", hunt=heard_and_given_up)
 def retry_after_forgotten_with_memory() -> Patch:
     return patch(
         "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms)

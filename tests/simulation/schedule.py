@@ -75,6 +75,7 @@ class Setup:
 class Schedule:
     """A whole run. `name` finds it again; `losses` is by the number of a request to the broker.
 
+    preempted     turns of processes that go to whoever is next, by number.
     judges_money  one workspace whose caps nobody changes: see money.py.
     """
 
@@ -93,6 +94,7 @@ class Schedule:
     reopen: bool = False
     replay_again: float = 0.0
     shuffle: float = 0.0
+    preempted: tuple[int, ...] = ()
     jitter_s: float = 0.0
     spacing_s: float = 0.005
     judges_money: bool = False

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import chain, count, islice
 
 import pytest
 
-import tests.simulation.order_mutants
-import tests.simulation.recovery_mutants  # noqa: F401 - importing registers them
+from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.bases import bases
 from tests.simulation.campaign import counted, explain, run, run_all
 from tests.simulation.mutant import caught
-from tests.simulation.mutants_callbacks import MUTANTS
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import simulate
 
-SCHEDULES = 13_000
+SCHEDULES = 14_000
+CPU_S_OF_10_000 = 120
 LEAST_DRAWN = 2_000
 
 
@@ -28,13 +28,24 @@ def test_no_schedule_breaks_a_promise() -> None:
         nonlocal ran
         ran += finished
 
+    cores, before_s, began_s = os.cpu_count() or 1, _cpu_s(), time.monotonic()
     schedules = islice(chain(counted(), map(drawn, count())), SCHEDULES)
-    failures = run_all(schedules, os.cpu_count() or 1, done)
+    failures = run_all(schedules, cores, done)
     if failures:
         pytest.fail(
             f"{len(failures)} schedules failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False
         )
     assert ran == SCHEDULES
+    each_s = (_cpu_s() - before_s) / cores
+    took = f"{ran} schedules took {time.monotonic() - began_s:.0f} s, and {each_s:.0f} s of each of {cores} cores"
+    print(took)  # noqa: T201 - shown with -s
+    assert each_s < CPU_S_OF_10_000 * ran / 10_000, took
+
+
+def _cpu_s() -> float:
+    """Of the processes that ran for this one: other work on the machine does not count."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def test_the_drawn_ones_are_not_crowded_out() -> None:

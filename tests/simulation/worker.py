@@ -271,13 +271,13 @@ class Worker:
                     await inlet.drained()
         except TimeoutError:
             if self._world.group.knows(self.member):  # else it was frozen, and the group went on without it
-                self._world.problem(f"{self.member} holds up the rebalance")
+                self._world.problem(f"rest: {self.member} holds up the rebalance")
         for inlet in self._inlets:
             await inlet.end()
         if self._serving:
             _, running = await asyncio.wait(self._serving, timeout=SERVE_ENDS_S)
             if running:
-                self._world.problem(f"{self.member}: serve does not end with its inlet")
+                self._world.problem(f"rest: serve of {self.member} does not end with its inlet")
         self._inlets.clear()
         self._serving.clear()
 

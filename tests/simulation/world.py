@@ -22,6 +22,7 @@ from tests.simulation.loop import Process, SimLoop
 from tests.simulation.orders import Order, records_of
 from tests.simulation.replayer import Replayer
 from tests.simulation.schedule import Arrival, Schedule, plan_of
+from tests.simulation.tape import tape_of
 from tests.simulation.worker import Worker
 
 T0_MS: Final = 1_796_083_140_000
@@ -52,7 +53,7 @@ class World:
         self.reopen = schedule.reopen
         self.drop_in_flight = schedule.drop_in_flight
         self._rng = Random(schedule.seed)
-        self.loop = SimLoop(self._rng, schedule.shuffle)
+        self.loop = SimLoop(self._rng, schedule.shuffle, schedule.preempted)
         self.kafka = MemoryKafka(self.now_ms)
         self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.plan.partitions)
         self.clay = FakeClay(
@@ -67,7 +68,6 @@ class World:
         self._lives: dict[str, int] = {}
         self._faults = {fault.at_step: fault for fault in schedule.faults}
         self._losses = dict(schedule.losses)
-        self._turns = 0
         self._requests = 0
         self._user_transactions = 0
 
@@ -96,12 +96,13 @@ class World:
         with patch.object(gate, "_LONGEST_TIMER_S", 1e9), patch.object(lanes, "_LOOK_EVERY_S", None):
             loop.run()
         if loop.limit_reached:
-            self.problem("it does not come to rest")
+            self.problem("rest: it does not come to rest")
         elif not self.problems:
             self.checker.at_rest(self.kafka)
+            self._close_the_books()
         loop.end()
         self.problems.extend(loop.errors)
-        return Outcome(self.problems, self._turns, self._requests, len(self.clay.posts), self.trace or [])
+        return Outcome(self.problems, loop.turns, self._requests, len(self.clay.posts), self.trace or [])
 
     # -------------------------------------------------------------------------------------- what the workers need
 
@@ -130,6 +131,13 @@ class World:
             self.loop.outside(0.0, self._gone, worker)
         else:
             self.loop.outside(self._rng.choice((0.0, 0.02, 0.5)), self._crash, worker)
+
+    def _close_the_books(self) -> None:
+        """Invariant 1, by the books themselves: told of all that is committed, they find every record in its column."""
+        report = tape_of(self.plan, self.kafka, self.now_ms()).close()
+        if not report.balanced:
+            named = "; ".join(f"{problem.place} {problem.what}" for problem in report.problems)
+            self.problem(f"1: {report.records} records in, {report.accounted} accounted for: {named}")
 
     # ------------------------------------------------------------------------------------------------ supervisor
 
@@ -169,8 +177,7 @@ class World:
             self.loop.outside(self._rng.random() * _HEARTBEAT_S, worker.told_to_rejoin)
 
     def _before_turn(self, process: Process) -> None:
-        self._turns += 1
-        fault = self._faults.get(self._turns)
+        fault = self._faults.get(self.loop.turns)
         if fault is None:
             return
         worker = self._workers[process]

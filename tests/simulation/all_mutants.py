@@ -1,0 +1,14 @@
+"""Every mutant: importing their files registers them."""
+
+from __future__ import annotations
+
+from tests.simulation import (  # noqa: F401 - see above
+    money_mutants,
+    mutants,
+    mutants_callbacks,
+    order_mutants,
+    recovery_mutants,
+)
+from tests.simulation.mutant import MUTANTS
+
+__all__ = ["MUTANTS"]

@@ -1,0 +1,97 @@
+"""Money and the lane, broken on purpose (see mutants.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from stream_app.core import breaker, budget, lane, rate
+from stream_app.core.lane import Entry, Report
+from stream_app.core.outcome import Outcome as PostOutcome
+from stream_app.core.outcome import Refused
+from stream_app.core.record import Record
+from stream_app.core.story import Step, Story
+from stream_app.partition.desk import Partition
+from stream_app.partition.gate import Gate
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.walk import Walk
+from tests.simulation.mutant import Patch, crowded, mutant
+
+
+@mutant("4")
+def refund_twice() -> Patch:
+    real = lane.settle
+
+    def settle(policy: Any, state: Any, entry: Entry, outcome: PostOutcome | None, *rest: Any) -> tuple[Any, Report]:
+        settled, report = real(policy, state, entry, outcome, *rest)
+        if isinstance(outcome, Refused):
+            refunded = budget.refund(settled.budget, entry.reservation)
+            settled = msgspec.structs.replace(settled, budget=refunded)
+        return settled, report
+
+    return patch("stream_app.partition.desk.settle", settle)
+
+
+@mutant("4")
+def parked_costs_nothing() -> Patch:
+    return patch.object(Partition, "charge", lambda self, workspace, reservation: None)
+
+
+@mutant("4")
+def lanes_not_in_the_same_transaction() -> Patch:
+    real = Lanes.records
+
+    def records(self: Lanes, workspaces: set[str]) -> list[Record]:
+        late: list[Record] = getattr(self, "_late", [])
+        self._late = real(self, workspaces)  # type: ignore[attr-defined]  # the mutant's own
+        return late
+
+    return patch.object(Lanes, "records", records)
+
+
+@mutant("5")
+def retry_after_ignored() -> Patch:
+    def on_429(policy: Any, state: Any, *rest: Any) -> Any:
+        return state
+
+    return patch.object(rate, "on_429", on_429)
+
+
+@mutant("5", hunt=crowded)
+def tokens_kept_at_take_over() -> Patch:
+    def full(state: rate.Rate, now_ms: int) -> rate.Rate:
+        return msgspec.structs.replace(state, tokens=10.0, at_ms=now_ms)
+
+    return patch.object(rate, "empty_after_takeover", full)
+
+
+@mutant("5")
+def open_breaker_lets_through() -> Patch:
+    real = breaker.permit
+
+    def permit(policy: Any, state: Any, now_ms: int, mode: Any) -> Any:
+        return real(policy, state, state.until_ms if state.phase == "open" else now_ms, mode)
+
+    return patch.object(breaker, "permit", permit)
+
+
+@mutant("5")
+def not_after_ignored() -> Patch:
+    real = Gate.admit
+
+    async def admit(self: Gate, walk: Walk, ask: Any, write_ahead: Any) -> Any:
+        return await real(self, walk, msgspec.structs.replace(ask, not_after_ms=None), write_ahead)
+
+    return patch.object(Gate, "admit", admit)
+
+
+@mutant("2")
+def no_letter_with_the_last_failure() -> Patch:
+    real = Story.step
+
+    def step(self: Story, *records: Record) -> Step:
+        return real(self) if self.row.state == "dead_lettered" else real(self, *records)
+
+    return patch.object(Story, "step", step)
