@@ -318,7 +318,7 @@ class Line:
         """It may be at Clay. Its bytes wait for the callback's grace; without callbacks nothing could ever show it."""
         now_ms, replay = self._clock.now_ms(), self._plan.replay
         destination = story.case.destination
-        grace_ms = int(self._plan.line.uncertain_grace_s * 1000)
+        grace_ms = int(destination.uncertain_grace_s * 1000)
         why = msgspec.structs.replace(why, due_at_ms=now_ms + grace_ms)
         first_ms = story.row.failed_at_ms or now_ms
         story.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=story.row.sends + 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.app import clay_client
+from stream_app.app import build_plan, clay_client
 from stream_app.core.errors import SettingsError
 from stream_app.settings import load_settings
 
@@ -19,6 +19,22 @@ async def test_every_pair_of_time_outs_that_is_allowed_makes_a_client(
     line = f"connect_timeout_s = {connect_s}\nrequest_timeout_s = {request_s}\nuncertain_grace_s = 3000"
     config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[line]\n{line}")
     clay_client(load_settings(config, {}))
+
+
+def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
+    config = tmp_path / "stream_app.toml"
+    there = 'workspace = "acme"\ncallbacks = false\nwebhooks_env = ["{0}"]\n'
+    people, firms = there.format("A"), there.format("B")
+    config.write_text(
+        f"[line]\nuncertain_grace_s = 300\n[workspaces.acme]\ndefault_destination = 'people'\n"
+        f"[destinations.people]\n{people}[destinations.firms]\n{firms}uncertain_grace_s = 60"
+    )
+    hooks = {name: f"https://api.clay.com/v3/sources/webhook/{name}" for name in "AB"}
+    plan = build_plan(load_settings(config, hooks))
+    assert {alias: there.uncertain_grace_s for alias, there in plan.destinations.items()} == {
+        "people": 300,
+        "firms": 60,
+    }
 
 
 def test_connecting_takes_only_a_part_of_a_request(tmp_path: Path) -> None:

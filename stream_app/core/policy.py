@@ -34,6 +34,7 @@ class Destination(msgspec.Struct, frozen=True):
     callbacks   False: nothing ever comes back, so `accepted` is final and the estimate is booked as its cost.
     estimate    what one lead usually costs; `ceiling` what it may cost at most: so much is reserved for each.
     uncertain   what becomes of a send that may have reached Clay once its grace is over.
+    uncertain_grace_s  how long a callback may still show that it did.
     callback_url  where the table's HTTP column calls back; it goes to Clay with each lead.
     cache_first whether a fresh result of the same person answers a lead before Clay is asked.
     callback_deadline_s, callback_grace_s  an accepted lead is overdue after the one, and parked after the other.
@@ -48,6 +49,7 @@ class Destination(msgspec.Struct, frozen=True):
     estimate: Cost = Cost(credits=6, actions=1)
     ceiling: Cost = Cost(credits=20, actions=5)
     uncertain: Literal["park", "resend"] = "park"
+    uncertain_grace_s: float = 600.0
     token_name: str = ""
     setup_id: str = ""
     callback_url: str = ""
@@ -102,7 +104,6 @@ class LinePolicy(msgspec.Struct, frozen=True):
 
     max_in_flight   POSTs under way a partition. max_attempts: POSTs that Clay refused before a dead letter.
     retry_base_s, retry_cap_s  full-jitter backoff between those attempts.
-    uncertain_grace_s   how long a callback may still show that an uncertain send arrived.
     start_within_s  a POST that has not started this long after its row was committed is not started any more.
     patience_s      how long a lead waits for a lane that shares its partition before it is deferred.
     max_lead_bytes, max_payload_bytes, max_letter_bytes  of a record, of what Clay is sent, of a dead letter's value.
@@ -113,7 +114,6 @@ class LinePolicy(msgspec.Struct, frozen=True):
     max_attempts: int = 6
     retry_base_s: float = 0.5
     retry_cap_s: float = 30.0
-    uncertain_grace_s: float = 600.0
     start_within_s: float = 10.0
     patience_s: float = 5.0
     freshness_days: float = 30.0

@@ -164,6 +164,7 @@ class Destination(msgspec.Struct, frozen=True):
     callback_grace_s     and so long after that it is parked: its callback may still come, but nobody counts on it.
     uncertain      a POST that may have arrived, unanswered after its grace: park it for a human, or send
                    it again.
+    uncertain_grace_s  how long it waits for its callback; absent: line.uncertain_grace_s.
     unavailable_is_refused  a 503 took nothing (clay-facts).
     cache_first    a fresh result of the same person answers a lead before Clay is asked, and nothing is paid.
     allowed_hosts  hosts that a webhook may name; another than Clay's is for the simulator.
@@ -182,6 +183,7 @@ class Destination(msgspec.Struct, frozen=True):
     ceiling_credits: int = 20
     ceiling_actions: int = 5
     uncertain: Literal["park", "resend"] = "park"
+    uncertain_grace_s: float | None = None
     unavailable_is_refused: bool = True
     cache_first: bool = False
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)

@@ -98,14 +98,23 @@ def _line(tables: Tables) -> Iterator[str]:
         )
     if kafka.session_timeout_s > kafka.rebalance_timeout_s:
         yield "kafka.session_timeout_s: must not be above kafka.rebalance_timeout_s"
-    if line.uncertain_grace_s <= longest_s:
-        yield (
-            f"line.uncertain_grace_s: must be above line.max_request_start_age_s + request_timeout_s = "
-            f"{longest_s:g} s, or a lead could be sent again while its first POST is still on the way"
-        )
+    for place, grace_s in _graces(tables):
+        if grace_s <= longest_s:
+            yield (
+                f"{place}: must be above line.max_request_start_age_s + request_timeout_s = "
+                f"{longest_s:g} s, or a lead could be sent again while its first POST is still on the way"
+            )
     yield from _under("shares", out_of_range(tables.shares, bulk=(0.01, 0.9), retry=(0.01, 0.9)))
     if tables.shares.bulk + tables.shares.retry >= 1:
         yield "shares: bulk + retry must stay below 1, hot leads have the rest"
+
+
+def _graces(tables: Tables) -> Iterator[tuple[str, float]]:
+    """Each grace of uncertain sends, by where it is set."""
+    yield "line.uncertain_grace_s", tables.line.uncertain_grace_s
+    for alias, destination in tables.destinations.items():
+        if destination.uncertain_grace_s is not None:
+            yield f"destinations.{alias}.uncertain_grace_s", destination.uncertain_grace_s
 
 
 def _replay(tables: Tables) -> Iterator[str]:
@@ -130,7 +139,7 @@ def _replay(tables: Tables) -> Iterator[str]:
         return
     for place, wanted_s in (
         ("replay.backoff_cap_s", replay.backoff_cap_s),
-        ("line.uncertain_grace_s", tables.line.uncertain_grace_s),
+        *_graces(tables),
     ):
         if wanted_s > tiers_s[-1]:
             yield f"{place} = {wanted_s:g}: no delay tier is so long; replay.tiers_s ends at {tiers_s[-1]}"
@@ -220,8 +229,10 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         yield ".webhooks_env: must name at least one environment variable"
     yield from _env_names(".webhooks_env", destination.webhooks_env)
     yield from _env_name(".token_env", destination.token_env)
+    own = {} if destination.uncertain_grace_s is None else {"uncertain_grace_s": (1, 604_800)}
     for problem in out_of_range(
         destination,
+        **own,
         estimate_credits=(0, 1_000_000),
         estimate_actions=(0, 1_000_000),
         ceiling_credits=(0, 1_000_000),

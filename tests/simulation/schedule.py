@@ -125,6 +125,7 @@ def plan_of(setup: Setup) -> Plan:
             callback_deadline_s=50.0,
             callback_grace_s=50.0,
             uncertain=setup.uncertain,
+            uncertain_grace_s=60.0,
         )
     return Plan(
         topics=TopicNames(),
@@ -136,7 +137,6 @@ def plan_of(setup: Setup) -> Plan:
             max_in_flight=setup.max_in_flight,
             max_attempts=setup.max_attempts,
             retry_base_s=0.2,
-            uncertain_grace_s=60.0,
             start_within_s=10.0,
             patience_s=2.0,
         ),
