@@ -15,7 +15,7 @@ from tests.simulation.mutant import caught
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import simulate
 
-SCHEDULES = 14_000
+SCHEDULES = 16_000
 CPU_S_OF_10_000 = 120
 LEAST_DRAWN = 2_000
 
