@@ -252,7 +252,7 @@ def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
     for _ in range(10):
         lane, entry = admit(POLICY, lane, PEOPLE, NOW_MS, 0)
         assert isinstance(entry, Entry)
-        lane, report = settle(POLICY, lane, entry, RateLimited("1", 5), NOW_MS, 0.5)
+        lane, report = settle(POLICY, lane, entry, RateLimited(429, 5, "1"), NOW_MS, 0.5)
         assert (report.counts, report.wait_until_ms >= NOW_MS + 1_000) == (False, True)
         lane = msgspec.structs.replace(lane, rate=LANE.rate)
     assert (lane.breaker, lane.window) == (LANE.breaker, LANE.window)

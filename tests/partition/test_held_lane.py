@@ -1,0 +1,137 @@
+"""A lane that stands still for an hour, or whose webhook is gone: what goes on beside it, and how soon."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from stream_app.core.messages import Callback, StatusEvent
+from stream_app.core.outcome import Denied, Gone, Outcome, RateLimited
+from stream_app.core.record import Record
+from tests.partition.test_desk import SlowClay
+from tests.partition.test_operate import Bench as OperatedBench
+from tests.partition.virtual import now_ms, run
+from tests.simulation.client import MemoryInlet
+from tests.simulation.schedule import Setup
+
+HOUR_S = 3_600
+SOON_S = 1.0
+_event = msgspec.json.Decoder(StatusEvent)
+
+
+class ByWorkspace(SlowClay):
+    """Answers leads of acme with what is next in `acme`, and takes the others. `sent`: when, and to which webhook."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1)
+        self.acme: list[Outcome] = []
+        self.sent: list[tuple[int, str]] = []
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.sent.append((now_ms(), webhook_id))
+        took = await super().send(destination, webhook_id, body)
+        return self.acme.pop(0) if destination == "acme-main" and self.acme else took
+
+
+class Bench(OperatedBench):
+    """All topics of a partition are served."""
+
+    clay: ByWorkspace
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.clay = ByWorkspace()
+        self._numbers: Iterator[int] = iter(range(10**6))
+
+    async def start(self) -> None:
+        await super().start()
+        topics = self.plan.topics
+        for topic, source in ((topics.bulk, "bulk"), (topics.callbacks, "callback")):
+            inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
+            self._serving.append(asyncio.create_task(self.partition.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
+
+    def lead(self, workspace: str, topic: str = "") -> str:
+        """Publish one; its id."""
+        lead_id = f"id{next(self._numbers)}"
+        value = {"lead_id": lead_id, "workspace": workspace, "fields": {"email": f"{lead_id}@example.com"}}
+        record = Record(topic or self.plan.topics.leads, workspace.encode(), json.dumps(value).encode())
+        self.kafka.produce(0, record)
+        return lead_id
+
+    def call_back(self, workspace: str, lead_id: str) -> None:
+        callback = Callback(
+            lead_id, workspace, f"{workspace}-main", now_ms(), "enriched", {"title": "CTO"}, 7, actions=1
+        )
+        self.kafka.produce(0, Record(self.plan.topics.callbacks, workspace.encode(), msgspec.json.encode(callback)))
+
+    def told(self, lead_id: str) -> list[str]:
+        log = self.kafka.log(self.plan.topics.status, 0).committed()
+        return [
+            event.status
+            for event in map(_event.decode, (each.value or b"" for each in log))
+            if event.lead_id == lead_id
+        ]
+
+
+@pytest.mark.parametrize("held_by", [RateLimited(429, 5, "3600"), Denied(401, 5, "the token was refused"), "paused"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(held_by: Outcome | str, shared: bool) -> None:
+    """Not the commands and callbacks of its partition, and, where it has a neighbour there, not its leads."""
+
+    async def main() -> None:
+        bench = Bench(Setup(shared=shared, silent_after=1_000))
+        await bench.start()
+        known = [bench.lead("acme") for _ in range(8)]
+        await asyncio.sleep(5.0)
+        assert all(bench.told(lead_id)[-1] == "accepted" for lead_id in known)
+        if isinstance(held_by, str):
+            bench.command("pause", "hold")
+        else:
+            bench.clay.acme = [held_by] * 1_000
+        topics = bench.plan.topics
+        for topic in (topics.leads, topics.retry, topics.bulk):
+            bench.lead("acme", topic)
+        began_ms = now_ms()
+        while now_ms() - began_ms < HOUR_S * 1_000:
+            await asyncio.sleep(590.0)
+            bench.lead("acme")  # whatever comes for it meanwhile
+            beside = (
+                [bench.lead("gamma", topic) for topic in (topics.leads, topics.retry, topics.bulk)] if shared else []
+            )
+            called = known.pop()
+            bench.call_back("acme", called)
+            bench.command("correct", called, credits=1)
+            await asyncio.sleep(SOON_S)
+            assert [bench.told(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
+            assert bench.told(called)[-1] == "enriched"
+            assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
+        tried = [hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")]
+        assert len(tried) < 20, "it was held"
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(webhooks=2))
+        bench.clay.acme = [Gone(404, 5)]
+        await bench.start()
+        first = bench.lead("acme")
+        await asyncio.sleep(SOON_S)
+        second = bench.lead("acme")
+        await asyncio.sleep(SOON_S)
+        assert (bench.told(first)[-1], bench.told(second)[-1]) == ("accepted", "accepted")
+        assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
+        hooks = bench.lane().quota.webhooks
+        assert {name: (hook.count, hook.dead) for name, hook in hooks.items()} == {
+            "acme-0": (1, "404"),
+            "acme-1": (2, ""),
+        }
+        assert bench.alarms == []
+
+    run(main())
