@@ -1,7 +1,9 @@
 """Dead letters in large numbers, on a real Kafka: `stream-app dlq` counts them; its time and memory.
 
 `python -m benchmarks.dead_letters [--letters 1000000] [--suppressed 1000]`. Counts them once more with people on the
-suppression list, for then the values are read, too. Letters that wait: benchmarks/waiting.py.
+suppression list, for then the values are read, too. Exit code 1 when a million take more than 30 s (fewer: as much
+less, and 3 s for the start), or when memory grows by more than 50 MB after the first third, or ever is above 250 MB.
+Letters that wait: benchmarks/waiting.py.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 import psutil
+from msgspec.structs import replace
 from rich.console import Console
 
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
@@ -50,9 +53,21 @@ workspace = "w0"
 webhooks_env = ["NOT_NEEDED"]
 callbacks = false
 """
+MAX_S_PER_MILLION, START_S = 30.0, 3.0
+MAX_GROWTH_BYTES, MAX_BYTES = 50 * 2**20, 250 * 2**20
 CAUSES = ("http_503", "connect_error", "dns_error", "http_422", "not_json", "unknown_workspace")
 
 say = Console(stderr=True).print
+
+
+class Counted(msgspec.Struct):
+    """One count. `early_bytes`: the most that was resident in its first third, or its first 3 s."""
+
+    letters: int
+    took_s: float
+    cpu_s: float
+    early_bytes: int
+    peak_bytes: int
 
 
 def letter(number: int, now_ms: int, not_before_ms: int) -> Record:
@@ -111,17 +126,31 @@ async def write(settings: Settings, letters: Iterator[Record]) -> None:
     await ledger.close()
 
 
-def count(config: Path, letters: int) -> None:
-    """Print what `stream-app dlq` needs."""
+def missed(seen: Counted) -> list[str]:
+    """The limits that a count is beyond, one line each."""
+    limit_s = MAX_S_PER_MILLION * seen.letters / 1_000_000 + (START_S if seen.letters < 1_000_000 else 0)
+    found = []
+    if seen.took_s > limit_s:
+        found.append(f"{seen.letters} letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
+    if seen.peak_bytes - seen.early_bytes > MAX_GROWTH_BYTES:
+        grown = (seen.peak_bytes - seen.early_bytes) / 2**20
+        found.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
+    if seen.peak_bytes > MAX_BYTES:
+        found.append(f"memory came to {seen.peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
+    return found
+
+
+def count(config: Path, letters: int) -> Counted:
+    """What `stream-app dlq` needs for them."""
     with tempfile.TemporaryFile() as out:
         began_s = time.monotonic()
         argv = [sys.executable, "-m", "stream_app", "dlq", "--config", str(config), "--json"]
         process = subprocess.Popen(argv, stdout=out)
-        peaks, cpu_s = [0], 0.0
+        sizes, cpu_s = [(0.0, 0)], 0.0
         while process.poll() is None:
             try:
                 seen = psutil.Process(process.pid)
-                peaks.append(seen.memory_info().rss)
+                sizes.append((time.monotonic() - began_s, seen.memory_info().rss))
                 cpu_s = sum(seen.cpu_times()[:2])
             except psutil.NoSuchProcess:
                 break
@@ -130,9 +159,13 @@ def count(config: Path, letters: int) -> None:
         assert process.wait(10) == 0
         out.seek(0)
         assert f'"letters": {letters}'.encode() in out.read()
-    third = len(peaks) // 3
-    say(f"{letters} letters counted in {took_s:.1f} s, of which {cpu_s:.1f} s of CPU")
-    say(f"memory: {max(peaks[:third]) / 2**20:.0f} MB in the first third, at most {max(peaks) / 2**20:.0f} MB")
+    early = [size for at_s, size in sizes if at_s <= max(took_s / 3, START_S)]
+    return Counted(letters, took_s, cpu_s, max(early), max(size for _, size in sizes))
+
+
+def show(seen: Counted) -> None:
+    say(f"{seen.letters} letters counted in {seen.took_s:.1f} s, of which {seen.cpu_s:.1f} s of CPU")
+    say(f"memory: {seen.early_bytes / 2**20:.0f} MB in the first third, at most {seen.peak_bytes / 2**20:.0f} MB")
 
 
 def main() -> None:
@@ -143,11 +176,14 @@ def main() -> None:
     with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("dead-letters"))
         now_ms = time.time_ns() // 1_000_000
-        asyncio.run(write(settings, (letter(n, now_ms, now_ms) for n in range(args.letters))))
-        count(config, args.letters)
+        letters = (letter(number, now_ms, now_ms) for number in range(args.letters))
+        asyncio.run(write(settings, (replace(each, topic=settings.names.dlq) for each in letters)))
+        show(plain := count(config, args.letters))
         asyncio.run(write(settings, suppressions(settings, args.suppressed)))
         say(f"with {args.suppressed} people on the suppression list, so that values are read:")
-        count(config, args.letters)
+        show(reading := count(config, args.letters))
+    if failed := missed(plain) + missed(reading):
+        raise SystemExit("; ".join(failed))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 `python -m benchmarks.waiting [--waiting 1000000] [--sorting 100000]`. So many wait in the delay tiers already, due two
 to eleven hours from now, and so many more on `leads.dlq` that the process has to sort into them first. Then others fall
-due: how late these come, the memory of the process meanwhile, and how long SIGTERM takes.
+due: how late these come, the memory of the process meanwhile, and how long SIGTERM takes. Exit code 1 when one comes
+early or more than 2 s late, when memory grows by more than 20 MB meanwhile or is ever above 300 MB, or when SIGTERM
+takes 15 s.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
 from stream_app.settings import Settings
 
+MAX_LATE_MS = 2_000
+MAX_GROWTH_BYTES, MAX_BYTES = 20 * 2**20, 300 * 2**20
+MAX_TERM_S = 15.0
 _HOUR_MS = 3_600_000
 
 
@@ -42,6 +47,23 @@ class Figures(msgspec.Struct):
     rss_peak_bytes: int
     term_s: float
     exit_code: int
+
+
+def missed(seen: Figures) -> list[str]:
+    """The limits that a process was beyond, one line each."""
+    found = []
+    if seen.late_ms[0] < 0:
+        found.append(f"one came {-seen.late_ms[0]} ms before it was due")
+    if seen.late_ms[-1] > MAX_LATE_MS:
+        found.append(f"one came {seen.late_ms[-1]} ms late, more than {MAX_LATE_MS}")
+    if seen.rss_after_bytes - seen.rss_before_bytes > MAX_GROWTH_BYTES:
+        grown = (seen.rss_after_bytes - seen.rss_before_bytes) / 2**20
+        found.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
+    if seen.rss_peak_bytes > MAX_BYTES:
+        found.append(f"memory came to {seen.rss_peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
+    if seen.exit_code or seen.term_s > MAX_TERM_S:
+        found.append(f"SIGTERM took {seen.term_s:.1f} s (exit code {seen.exit_code})")
+    return found
 
 
 def failed(settings: Settings, number: int, now_ms: int, due_ms: int) -> Record:
@@ -131,6 +153,8 @@ def main() -> None:
         f"memory: {seen.rss_before_bytes / mb:.0f} MB in the first round, {seen.rss_after_bytes / mb:.0f} MB in the "
         f"last, at most {seen.rss_peak_bytes / mb:.0f}; SIGTERM took {seen.term_s:.1f} s (exit code {seen.exit_code})"
     )
+    if wrong := missed(seen):
+        raise SystemExit("; ".join(wrong))
 
 
 if __name__ == "__main__":

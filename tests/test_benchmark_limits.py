@@ -1,0 +1,49 @@
+"""Benchmarks that judge: each of their limits can be missed, and is told then."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from benchmarks import dead_letters, waiting
+from benchmarks.dead_letters import Counted
+from benchmarks.waiting import Figures
+
+MB = 2**20
+COUNTED = Counted(1_000_000, 29.0, 28.0, 100 * MB, 110 * MB)
+WAITED = Figures(60.0, [3, 120, 1_900], 147 * MB, 150 * MB, 150 * MB, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"took_s": 30.1}, ["took 30.1 s"]),
+        ({"letters": 100_000, "took_s": 5.9}, []),
+        ({"letters": 100_000, "took_s": 6.1}, ["took 6.1 s"]),
+        ({"peak_bytes": 151 * MB}, ["grew by 51 MB"]),
+        ({"early_bytes": 251 * MB, "peak_bytes": 251 * MB}, ["came to 251 MB"]),
+    ],
+)
+def test_counting_dead_letters(changes: dict[str, int], words: list[str]) -> None:
+    found = dead_letters.missed(msgspec.structs.replace(COUNTED, **changes))
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"late_ms": [-5, 100]}, ["5 ms before it was due"]),
+        ({"late_ms": [5, 2_001]}, ["2001 ms late"]),
+        ({"rss_after_bytes": 168 * MB}, ["grew by 21 MB"]),
+        ({"rss_peak_bytes": 301 * MB}, ["came to 301 MB"]),
+        ({"exit_code": -9}, ["SIGTERM took 1.0 s"]),
+        ({"term_s": 16.0}, ["SIGTERM took 16.0 s"]),
+    ],
+)
+def test_letters_that_wait(changes: dict[str, object], words: list[str]) -> None:
+    found = waiting.missed(msgspec.structs.replace(WAITED, **changes))
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
