@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NodeNotReadyError
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_fixes import SafeApp
@@ -42,6 +42,8 @@ async def wait_for_broker(connection: KafkaConnection, wait_s: float) -> None:
         client = AIOKafkaClient(**connection.settings(), request_timeout_ms=5000)
         try:
             await client.bootstrap()
+            if not client.cluster.brokers():
+                raise NodeNotReadyError("it names no broker yet")
         except (KafkaError, OSError) as error:
             left_s = deadline - loop.time()
             if left_s <= 0:

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     InvalidTransactionTimeout,
     KafkaError,
+    NodeNotReadyError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
@@ -187,7 +188,10 @@ class KafkaLedger:
         )
         # Before it is started, so that _drop also ends one whose start failed half way.
         self._producer = producer
-        await producer.start()
+        try:
+            await producer.start()
+        except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it
+            raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
 
     async def _load(self) -> dict[bytes, bytes]:
         consumer = AIOKafkaConsumer(

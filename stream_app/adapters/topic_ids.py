@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.protocol.types import (
@@ -42,7 +43,9 @@ class KnownTopics:
 
         client  an AIOKafkaClient. node: the broker to ask; whoever read a log asks its leader, which surely knows.
         """
-        answer = await client.send(client.get_random_node() if node is None else node, _Metadata(topics))
+        if node is None and (node := client.get_random_node()) is None:
+            raise NodeNotReadyError("no broker is known yet")
+        answer = await client.send(node, _Metadata(topics))
         missing = set(topics)
         for topic in answer.to_object()["topics"]:
             if topic["error_code"]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import pytest
+from aiokafka.client import AIOKafkaClient
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
@@ -281,3 +282,19 @@ async def test_no_broker_at_all(namespace: str) -> None:
         with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
             await ledger.take_over()
     await ledger.close()
+
+
+async def test_a_broker_that_names_no_broker_yet_is_waited_for(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even itself: so answers one that was frozen for long. aiokafka asserts then that it was never asked."""
+    known, asked = AIOKafkaClient.get_random_node, 0
+
+    def none_at_first(self: AIOKafkaClient) -> object:
+        nonlocal asked
+        asked += 1
+        return known(self) if asked > 1 else None
+
+    monkeypatch.setattr(AIOKafkaClient, "get_random_node", none_at_first)
+    assert await on_kafka.ledger().take_over() == {}
+    assert asked > 1
