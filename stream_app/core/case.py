@@ -17,7 +17,6 @@ from stream_app.core.lead import (
     clay_row,
     company,
     digest,
-    hashes,
     home_partition,
     identify,
     is_plain_id,
@@ -85,7 +84,7 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         return body
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    place, people = (workspace.name, destination.alias), hashes(lead.fields)
+    place, people = (workspace.name, destination.alias), who.people
     alias = None if lead.force else who.person
     # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
     return Case(

@@ -155,6 +155,20 @@ def test_any_json_has_an_answer_that_can_be_written_again(document: dict[str, ob
         assert identify(answer) is not None
 
 
+VALUES = st.sampled_from(
+    ["ada@acme.example", "acme.example", "linkedin.com/in/ada", "gmail.com", "Ada", " ", "", 7, None]
+)
+
+
+@patient
+@given(st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES), st.sampled_from(["crm-1", " ", None]))
+def test_a_lead_is_read_just_when_somebody_is_known_by_it(fields: dict[str, str], lead_id: str | None) -> None:
+    answer = read_lead(msgspec.json.encode({"fields": fields, "lead_id": lead_id}), b"acme")
+    known = identify(Lead(fields=normalise(fields), lead_id=lead_id)) is not None
+    assert isinstance(answer, Lead) == known
+    assert known or (isinstance(answer, Unreadable) and answer.reason == "no_identity")
+
+
 @patient
 @given(st.dictionaries(st.sampled_from(FIELD_NAMES), st.text() | st.integers() | st.none()))
 def test_cleaning_twice_changes_nothing_and_neither_does_it_change_who_it_is(fields: dict[str, str]) -> None:
@@ -217,9 +231,12 @@ def test_cleaning(name: str, raw: str | int, clean: str | int | None) -> None:
     ],
 )
 def test_linkedin_is_the_first_identity(fields: dict[str, str]) -> None:
-    assert identify(Lead(fields=dict(fields))) == identify(
-        Lead(fields={"linkedin_url": "https://www.linkedin.com/in/jane"})
+    known, plain = (
+        identify(Lead(fields=dict(each))) for each in (fields, {"linkedin_url": "https://www.linkedin.com/in/jane"})
     )
+    assert known is not None
+    assert plain is not None
+    assert (known.lead_id, known.person, known.people[0]) == (plain.lead_id, plain.person, plain.people[0])
 
 
 LOCAL = st.from_regex(r"[a-z0-9][a-z0-9.+-]{0,10}", fullmatch=True)
@@ -278,8 +295,8 @@ def test_ids() -> None:
     assert derived.person is not None
     assert derived.lead_id == f"p-{derived.person}"
     assert len(derived.person) == 22
-    assert identify(Lead(fields=fields, lead_id=" crm:42 ")) == Identity("crm:42", derived.person)
-    assert identify(Lead(fields={"notes": "x"}, lead_id="42")) == Identity("42", None)
+    assert identify(Lead(fields=fields, lead_id=" crm:42 ")) == Identity("crm:42", derived.person, derived.people)
+    assert identify(Lead(fields={"notes": "x"}, lead_id="42")) == Identity("42", None, ("", "", ""))
     assert identify(Lead(fields={"notes": "x"})) is None
     assert identify(Lead(fields={"notes": None}, lead_id="42")) is None
 
