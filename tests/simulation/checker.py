@@ -25,6 +25,7 @@ from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyJudge
 from tests.simulation.orders import OrdersJudge
+from tests.simulation.submissions import SubmissionsJudge
 from tests.simulation.worker import sources
 
 UNDER_WAY: Final = frozenset[Status](
@@ -60,6 +61,7 @@ class Checker:
         self.stories: defaultdict[str, Story] = defaultdict(Story)
         self.orders = OrdersJudge(plan, problem)
         self.money = MoneyJudge(plan, problem)
+        self.submissions = SubmissionsJudge(problem)
         self._plan = plan
         self._now_ms = now_ms
         self._problem = problem
@@ -180,11 +182,13 @@ class Checker:
                 lane = _lane.decode(taken.value or b"")
                 self._lanes[lane.workspace] = lane
                 touched[lane.workspace] = None
+                self.submissions.on_lane(lane)
             elif key.startswith(b"d/"):
                 if taken.value is None:
                     del self._rows[key]
                     continue
                 row = self._rows[key] = _row.decode(taken.value)
+                self.submissions.on_row(row)
                 touched[key.split(b"/", 2)[1].decode()] = None
                 events = self.stories[row.origin].events
                 if not any(event.seq == row.seq and event.status == row.state for event in events[-4:]):
@@ -270,6 +274,7 @@ class Checker:
         if sending.seq in story.posts:
             self._problem(f"3: {sending.id} is POSTed twice")
         story.posts[sending.seq] = post
+        self.submissions.on_post(post)
         heard_ms, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
         if heard_ms < sending.at_ms < until_ms:
             self._problem(f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of")
@@ -303,6 +308,7 @@ class Checker:
             elif events[-1].status not in ENDED and not self._is_final(events[-1]):
                 self._problem(f"2: {place} is left at {events[-1].status}")
         self._check_paid()
+        self.submissions.at_rest(self._lanes.values(), self.answers.calm)
         self.orders.at_rest(self._lanes.values())
         self.answers.at_rest()
         self.answers.check_spent(self._lanes.values())

@@ -1,0 +1,38 @@
+"""Ways to miscount the submissions of a webhook."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from stream_app.core import lane
+from stream_app.core.outcome import Accepted
+from stream_app.core.quota import Quota
+from tests.simulation.mutant import Patch, mutant
+
+
+@mutant("4")
+def a_submission_that_fails_is_given_back() -> Patch:
+    """Clay counts retries and probes, too."""
+
+    def settle(policy: Any, state: Any, entry: Any, outcome: Any, *rest: Any) -> Any:
+        settled, report = lane.settle(policy, state, entry, outcome, *rest)
+        if isinstance(outcome, Accepted):
+            return settled, report
+        hooks = settled.quota.webhooks
+        less = msgspec.structs.replace(hooks[entry.webhook_id], count=hooks[entry.webhook_id].count - 1)
+        fewer = msgspec.structs.replace(settled.quota, webhooks={**hooks, entry.webhook_id: less})
+        return msgspec.structs.replace(settled, quota=fewer), report
+
+    return patch("stream_app.partition.desk.settle", settle)
+
+
+@mutant("4")
+def submissions_are_forgotten_at_a_take_over() -> Patch:
+    def take_over(state: Any, now_ms: int, heard: Any = None) -> Any:
+        taken = lane.take_over(state, now_ms, heard)
+        return msgspec.structs.replace(taken, quota=Quota())
+
+    return patch("stream_app.partition.lanes.take_over", take_over)
