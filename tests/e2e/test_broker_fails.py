@@ -29,7 +29,7 @@ from tests.e2e.load import Load
 from tests.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
-FROZEN_S = 12  # twice the session timeout
+FROZEN_S = 30  # five times the session timeout
 PER_S = 60
 CONFIG = """
 [line]
@@ -61,6 +61,7 @@ async def test_a_restart(broker: ProxiedKafka, namespace: str) -> None:
         await asyncio.to_thread(broker.restart)
 
 
+@pytest.mark.timeout(180)
 async def test_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
     """Nobody can take over meanwhile, but whoever is told to stop can."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:

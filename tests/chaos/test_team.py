@@ -1,0 +1,37 @@
+"""A worker may end by itself only for what was done to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.team import Team
+from tests.e2e.fleet import Member
+
+NOTHING: Any = None
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("partition 1 has a later owner: this process must stop", "fenced"),
+        ("no Kafka at 127.0.0.1:1 within 30 s (nothing): is it started", "no broker"),
+        ("Kafka at 127.0.0.1:1 did not answer within 30 s. Is it running, and is kafka.bootstrap right?", "no broker"),
+        ("the row l/w0 of the state topic cannot be read", None),
+        ("partition 0 of Kafka's state was not taken over within 60 s", None),
+        ("", None),
+    ],
+)
+def test_any_other_end_of_a_worker_is_untidy(tmp_path: Path, words: str, why: str | None) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text(words)
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    process.wait(20)
+    team = Team(NOTHING, NOTHING, NOTHING, 1)
+    team._count_end(Member(process, 0, log))
+    assert list(team.ends) == [why or words or "nothing"]
+    assert bool(team.untidy) is (why is None)
