@@ -31,7 +31,7 @@ from stream_app.core.record import Taken
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.seen import seen
 from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, failure
-from stream_app.core.suppression import Suppression, why_not
+from stream_app.core.suppression import Suppression, is_unwanted, why_not
 from stream_app.fallback import NOTHING_KNOWN, Fallback, Known
 
 _DIED: Final = Why("worker_died", "its worker ended between the write-ahead and the outcome")
@@ -196,7 +196,10 @@ class Line:
         if verdict == "done":
             await self._desk.confirm(who.key)
             return
-        story = Story(self._plan, who, row or begin(who.envelope, now_ms))
+        row = row or begin(who.envelope, now_ms)
+        if self._desk.suppressing and is_unwanted(who, row.first_at_ms, self._desk.suppression):
+            who = msgspec.structs.replace(who, taken=msgspec.structs.replace(who.taken, value=None))
+        story = Story(self._plan, who, row)
         if verdict == "uncertain":
             await self._uncertain(walk, story, _DIED)
             return

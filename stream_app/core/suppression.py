@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.core.case import Case
+from stream_app.core.case import Case, Subject
 from stream_app.core.lead import people_in, plain_id
 from stream_app.core.letters import Headers, addressed_to, lead_id_of, number
 from stream_app.core.story import Why
@@ -106,6 +106,13 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
 def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
     """Whether a story that began then is of a lead that was erased: nothing known of it must come back."""
     return found is not None and first_at_ms <= found.at_ms
+
+
+def is_unwanted(who: Subject, first_at_ms: int, find: Callable[[bytes], Suppression | None]) -> bool:
+    """Whether nothing of this record may be written once more: its lead was erased, or its person is on the list."""
+    if is_erased(find(erased_row(who.destination.workspace, who.lead_id)), first_at_ms):
+        return True
+    return any(find(person_row(person)) is not None for person in people_in(who.taken.value))
 
 
 def import_row(workspace: str, import_id: str) -> bytes:

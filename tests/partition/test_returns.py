@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
 
 from stream_app.core.budget import BudgetPolicy
 from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.lead import digest
 from stream_app.core.outcome import Outcome, Refused, Uncertain
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import redriven, returning
+from stream_app.core.story import Step
+from stream_app.core.suppression import Suppression, erased_row, person_row
 from stream_app.partition.desk import Partition
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.test_desk import _member
-from tests.partition.virtual import VirtualClock, run
+from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
@@ -243,6 +247,20 @@ def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: 
         bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = there, here, 0
         await bench.come_back(parked, redriven(read_envelope(parked), parked.place))
         assert bench.states()[-2:] == ["sending", "accepted"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("row", [erased_row("acme", "id0"), person_row(digest("email", "a@example.com"))])
+def test_what_waits_then_holds_nothing_of_a_lead_that_was_erased(row: bytes) -> None:
+    async def main() -> None:
+        bench, letter = await _failed()
+        reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
+        said = Suppression(reason, now_ms(), "c1", "jane")
+        await bench.partition.commit(Step([(row, msgspec.json.encode(said))], [], []))
+        del bench.plan.destinations["acme-main"]
+        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        assert _waits(bench, "unknown_destination").value is None
 
     run(main())
 
