@@ -14,6 +14,7 @@ from stream_app.core import story
 from stream_app.core.delivery import Delivery
 from stream_app.core.messages import Status
 from tests.simulation.campaign import counted, run
+from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Fault, Schedule, Setup, drawn
 from tests.simulation.world import Outcome, simulate
 
@@ -92,4 +93,17 @@ def crowded() -> Iterable[Schedule]:
     return (
         Schedule(f"crowd/{step}", setup=setup, arrivals=crowd, faults=(Fault(step, "rebalance"),), reopen=True)
         for step in range(20, 200, 4)
+    )
+
+
+def lettered_again() -> Iterable[Schedule]:
+    """One lead that Clay refuses always, so that it becomes a dead letter each time, and each letter comes back twice.
+
+    In shadow the breaker takes none of its failures for an outage, in which no letters are made.
+    """
+    lead, order = Arrival(0.0, "acme", "id0", "p0"), Order(0.0, "acme", "shadow")
+    setup = Setup(callbacks=False, max_attempts=1, max_replays=2)
+    return (
+        Schedule(f"lettered/{seed}", seed, setup, (lead,), ("busy",) * 12, orders=(order,), replay_again=1.0)
+        for seed in range(20)
     )

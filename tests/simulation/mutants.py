@@ -32,8 +32,7 @@ from stream_app.partition.prefix import Prefix
 from stream_app.partition.walk import Walk
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.mutant import Patch, family, mutant, shuffled, unguarded
-from tests.simulation.schedule import drawn
+from tests.simulation.mutant import Patch, family, lettered_again, mutant, shuffled, unguarded
 
 # ------------------------------------------------------------------------------------------- the order of things
 
@@ -203,7 +202,7 @@ def any_copy_ends_the_grace() -> Patch:
     return _judged(change)
 
 
-@mutant("7", hunt=lambda: map(drawn, range(4_000)))
+@mutant("7", hunt=lettered_again)
 def any_copy_of_a_dead_letter_counts() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
