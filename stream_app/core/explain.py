@@ -150,7 +150,7 @@ def _of_bulk(lane: LaneFacts) -> int:
 
 
 def _is_over(view: LaneView, now_ms: int) -> bool:
-    """A hold with an end that has passed says nothing any more: the lane publishes itself when its next lead goes."""
+    """A hold with an end that has passed says nothing any more: the lane says so itself within a minute."""
     return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
 
 
