@@ -91,6 +91,7 @@ async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Bro
         replay = line.start("replay")
         await line.until(lambda: line.last() == {"parked": 5, "suppressed": 2, "erased": 1}, 60, "parked, but for two")
         assert await line.stop(replay) == 0
+        assert 'stream_app_parked_leads{workspace="w0"} 5.0' in await line.get(worker, "/metrics")
         await suppress(line, 3)
         code, plan = await ask(line, "replay", "plan", "--from", "parked")
         assert (code, plan["fates"]) == (0, {"suppressed": 1, "goes": 4})
@@ -101,6 +102,7 @@ async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Bro
         code, sent = await ask(line, "replay", "redrive", "--yes")
         assert (code, sent["sent"]) == (0, 4)
         await line.until(lambda: line.last()["accepted"] == 4, 30, "the others")
+        assert 'stream_app_parked_leads{workspace="w0"} 1.0' in await line.get(worker, "/metrics")
         await line.stop(worker)
         line.check_stories()
         assert line.last() == {"accepted": 4, "suppressed": 2, "parked": 1, "erased": 1}
