@@ -91,20 +91,19 @@ class Rows:
 
     def apply(self, changes: Changes) -> None:
         """What a step changes."""
+        values = self._values
         for key, value in changes:
-            change = _is_parked(key, value) - _is_parked(key, self._values.get(key))
-            if change:
+            kind, before = key[:2], values.get(key)
+            if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
                 self.parked[lead_of(key)[0]] += change
             if value is None:
-                if self._values.pop(key, None) is not None and key[:2] in _SUPPRESSING:
-                    self.suppressing -= 1
-                continue
-            if key not in self._values:
-                if key[:2] in _AGING:
+                values.pop(key, None)
+            else:
+                values[key] = value
+                if before is None and kind in _AGING:
                     self._aging.append(key)
-                if key[:2] in _SUPPRESSING:
-                    self.suppressing += 1
-            self._values[key] = value
+            if kind in _SUPPRESSING:
+                self.suppressing += (value is not None) - (before is not None)
 
     def expired(self, now_ms: int) -> Changes:
         """Deletions to write with the next step: a few at most, those at the head of the queue."""
