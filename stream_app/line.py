@@ -155,6 +155,7 @@ class Line:
         now_ms = self._clock.now_ms()
         row, verdict, why = seen(case, self._desk.find, self._desk.alias, now_ms, self._freshness_ms)
         if verdict == "done":
+            walk.let_next()
             await self._desk.confirm(case.key)
             return
         if verdict == "duplicate":

@@ -136,6 +136,29 @@ def test_an_epoch_has_its_replays_and_one_parking_however_many_letters_there_are
     run(main())
 
 
+def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
+    """Seen: after a rewind of what was delivered long ago each of them waited for the commit of the one before."""
+
+    async def main() -> None:
+        bench = Bench(max_returns=30)
+        await bench.begin()
+        topics = bench.plan.topics
+        for number in range(1, 40):
+            value = json.dumps({"lead_id": f"id{number}", "fields": {"email": f"{number}@example.com"}}).encode()
+            bench.kafka.produce(0, Record(topics.leads, b"acme", value))
+        await asyncio.sleep(60)
+        letters = bench.letters(topics.dlq)
+        assert len(letters) == 40
+        for letter in letters * 5:
+            passed = msgspec.structs.replace(read_envelope(letter), way="replayed", disposition="", replay=9)
+            bench.kafka.produce(0, Record(topics.retry, letter.key, letter.value, passed.to_headers()))
+        await asyncio.sleep(0.6)
+        assert bench.kafka.offset("g", topics.retry, 0) == 200, "a commit takes 5 ms"
+        assert bench.states().count("replayed") == 0
+
+    run(main())
+
+
 def _lead(**changes: object) -> bytes:
     return json.dumps({"lead_id": "id0", "fields": {"email": "a@example.com"}, **changes}).encode()
 
