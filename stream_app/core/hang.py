@@ -31,7 +31,7 @@ class Unanswered(Wait, frozen=True):
     text: str = ""
 
 
-_NOTHING = Hang()
+NOTHING = Hang()
 
 
 def begun(state: Hang, now_ms: int) -> Hang:
@@ -42,7 +42,7 @@ def begun(state: Hang, now_ms: int) -> Hang:
 def ended(state: Hang, outcome: Outcome | None, under_way: int) -> Hang:
     """One ended, with an answer of Clay's or without; `under_way` are left."""
     answered = outcome is not None and (not isinstance(outcome, Uncertain) or outcome.http_status is not None)
-    return _NOTHING if answered or under_way <= 0 else state
+    return NOTHING if answered or under_way <= 0 else state
 
 
 def permit(

@@ -6,7 +6,6 @@ tells all of them how the POST ended. The lane's row is committed in the same tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -56,7 +55,6 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     hearing: silence.Hearing = silence.Hearing()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood: flood.Flood = flood.Flood()
-    hang: hang.Hang = hang.Hang()
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -126,25 +124,19 @@ class Report(msgspec.Struct, frozen=True):
         return before + (self.counts and self.run <= before + 1)
 
 
-def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
-    """The lane as its new owner begins with it: no tokens, since the predecessor may have spent them just now.
-
-    `heard`: the lane as this process knew it, where it could not commit all of it; a Retry-After in it still holds.
-    """
-    bucket = rate.empty_after_takeover(lane.rate, now_ms)
-    hearing = silence.taken_over(lane.hearing, now_ms)
-    if heard is not None and heard.rate.blocked_until_ms > bucket.blocked_until_ms:
-        bucket = msgspec.structs.replace(bucket, blocked_until_ms=heard.rate.blocked_until_ms)
-    return msgspec.structs.replace(lane, rate=bucket, hearing=hearing, hang=hang.Hang())
-
-
 def admit(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, hot: bool = True
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    boot_ms: int,
+    hot: bool = True,
+    hanging: hang.Hang = hang.NOTHING,
 ) -> tuple[Lane, Entry | Held]:
     """May this lead be POSTed now? Either everything is taken (token, reservation, probe, submission) or nothing.
 
     The lane is to be kept whatever the answer: a deadline that a clock's step has put too far off is bounded in it.
-    `hot`: it may have the share of the budget that bulk leaves to the others.
+    `hot`: it may have the share of the budget that bulk leaves to the others. `hanging`: what goes unanswered now.
     """
     policy = in_force(policy, lane.changes)
     if lane.pause is not None:
@@ -172,7 +164,7 @@ def admit(
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
-    silent = hang.permit(policy.breaker, policy.concurrency, lane.hang, lane.concurrency, now_ms)
+    silent = hang.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
     if silent is not None and mode == "auto":
         return lane, Held(silent.reason, silent.text, silent.until_ms, "held_outage" if silent.text else None)
     reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms, hot)
@@ -285,17 +277,6 @@ def _taken_through(policy: Workspace, lane: Lane, entry: Entry, now_ms: int) -> 
     if stopped.reason in LIFTED_BY_CALLBACK and entry.destination.callbacks:
         return _halted(policy, lane, entry, stopped.reason, stopped.text, now_ms)
     return lifted(lane)
-
-
-def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
-    """The lane under a configuration that may be new: where it mends what stopped the lane, a probe may go at once."""
-    reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
-    lane = msgspec.structs.replace(lane, budget=reviewed)
-    stopped = lane.stop
-    there = destinations.get(stopped.destination) if stopped is not None else None
-    if stopped is None or there is None or there.setup_id == stopped.setup_id:
-        return lane
-    return msgspec.structs.replace(lane, stop=stop.probe_now(stopped, there.setup_id, now_ms))
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:

@@ -9,6 +9,7 @@ import msgspec
 
 from stream_app.core import budget, concurrency, estimate, quota, rate, window
 from stream_app.core.controls import told_by
+from stream_app.core.hang import NOTHING, Hang
 from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
 from stream_app.core.messages import By, LaneView, News, PartHold
 from stream_app.core.policy import Destination, Workspace, in_force
@@ -36,14 +37,17 @@ def view(
     destinations: Sequence[Destination],
     now_ms: int,
     before: LaneView | None = None,
+    hanging: Hang = NOTHING,
 ) -> LaneView:
-    """The lane for people. `destinations` of the workspace; `before`: its last view, from which `news` is told."""
+    """The lane for people. `destinations` of the workspace; `before`: its last view, from which `news` is told;
+    `hanging`: its requests that go unanswered.
+    """
     policy = in_force(policy, lane.changes)
     counts = window.totals(policy.window, lane.window, now_ms)
     latency = window.latency(policy.window, lane.window, now_ms) or window.Latency(0, 0, 0)
     meters = budget.meters(policy.budget, lane.budget, now_ms)
     day, month = meters["credits_day"], meters["credits_month"]
-    answers = {there.alias: _answer(policy, lane, there, now_ms) for there in destinations}
+    answers = {there.alias: _answer(policy, lane, there, now_ms, hanging) for there in destinations}
     held = _held(policy, lane, answers)
     seen = LaneView(
         workspace=lane.workspace,
@@ -63,7 +67,7 @@ def view(
         credits_cap_day=day.cap,
         credits_cap_month=month.cap,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
-        since_ms=_since_ms(lane, held, before, now_ms),
+        since_ms=_since_ms(lane, held, before, now_ms, hanging),
         lifts=_lifts(lane, held),
         mode=mode_of(policy, lane),
         mode_by=lane.forced.by if lane.forced else None,
@@ -84,14 +88,16 @@ def view(
         submissions_left={
             there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
         },
-        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms)),
+        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, hanging)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
 
 
-def _answer(policy: Workspace, lane: Lane, there: Destination, now_ms: int, hot: bool = True) -> Held | None:
+def _answer(
+    policy: Workspace, lane: Lane, there: Destination, now_ms: int, hanging: Hang, hot: bool = True
+) -> Held | None:
     """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
-    _, answer = admit(policy, lane, there, now_ms, 0, hot)
+    _, answer = admit(policy, lane, there, now_ms, 0, hot, hanging)
     return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
 
 
@@ -107,13 +113,14 @@ def _partly(
     answers: Mapping[str, Held | None],
     whole: Held | None,
     now_ms: int,
+    hanging: Hang,
 ) -> Iterator[PartHold]:
     """What holds the leads of some destinations only, or those of bulk."""
     found: dict[Held, list[str]] = {}
     for there in destinations:
         answer = answers[there.alias]
         if answer is None and policy.budget.hot_share:
-            answer = _answer(policy, lane, there, now_ms, hot=False)
+            answer = _answer(policy, lane, there, now_ms, hanging, hot=False)
         if answer is not None and (whole is None or answer.reason != whole.reason):
             found.setdefault(answer, []).append(there.alias)
     for held, aliases in found.items():
@@ -134,7 +141,7 @@ def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
     return Held("breaker_open", why_open(lane), lane.breaker.until_ms)
 
 
-def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int) -> int:
+def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, hanging: Hang) -> int:
     if held is None:
         return 0
     if held.reason == "paused" and lane.pause is not None:
@@ -142,7 +149,7 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
     if lane.stop is not None and held.reason == lane.stop.reason:
         return lane.stop.since_ms
     if held.reason == "no_answer":
-        return lane.hang.since_ms
+        return hanging.since_ms
     if held.reason == "breaker_open":
         return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms
     return before.since_ms if before is not None and before.holds == held.reason else now_ms

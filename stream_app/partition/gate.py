@@ -146,17 +146,16 @@ class Gate:
             return answer
         entry, committed = answer
         await committed
-        lane = self._lanes[entry.destination.workspace]
-        hanging = hang.begun(lane.hang, self._clock.now_ms())
-        self._lanes[lane.workspace] = msgspec.structs.replace(lane, hang=hanging)
+        if not ask.letter:
+            name = entry.destination.workspace
+            self._lanes.hanging[name] = hang.begun(self._hanging(name), self._clock.now_ms())
         return entry
 
     def leave(self, entry: Entry, outcome: Outcome | None) -> None:
         """Its POST has ended: the slot is free."""
         name = entry.destination.workspace
         self._in_flight[name] -= 1
-        lane = self._lanes[name]
-        self._lanes[name] = msgspec.structs.replace(lane, hang=hang.ended(lane.hang, outcome, self._in_flight[name]))
+        self._lanes.hanging[name] = hang.ended(self._hanging(name), outcome, self._in_flight[name])
 
     def pump(self) -> None:
         """Let through whoever may go now; set a timer for the next who may go later. Called on every change."""
@@ -227,7 +226,8 @@ class Gate:
             slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
             if self._in_flight.get(name, 0) >= slots:
                 return Held("in_flight", "", 0)
-            self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, not waiter.ask.bulk)
+            hot, hanging = not waiter.ask.bulk, self._hanging(name)
+            self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, hot, hanging)
         if isinstance(entry, Held):
             return entry
         self._waiters.remove(waiter)
@@ -238,6 +238,9 @@ class Gate:
         waiter.tell((entry, committed))
         waiter.walk.let_next()
         return None
+
+    def _hanging(self, workspace: str) -> hang.Hang:
+        return self._lanes.hanging.get(workspace, hang.NOTHING)
 
     def _answer_held(self, waiter: Waiter, held: Held, now_ms: int) -> bool:
         """True: it is told that it cannot wait here, or that the lane stands still; False: it goes on waiting."""

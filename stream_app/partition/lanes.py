@@ -14,7 +14,9 @@ from typing import Final
 import msgspec
 
 from stream_app.core.delivery import lane_key
-from stream_app.core.lane import Lane, reconfigured, take_over
+from stream_app.core.hang import NOTHING, Hang
+from stream_app.core.lane import Lane
+from stream_app.core.lane_owner import reconfigured, take_over
 from stream_app.core.lane_view import view
 from stream_app.core.lead import home_partition
 from stream_app.core.messages import LaneView
@@ -43,6 +45,7 @@ class Lanes:
         self._plan = plan
         self._clock = clock
         self._observer = observer
+        self.hanging: dict[str, Hang] = {}  # by workspace; in no row: a new owner has no requests under way
         self._lanes: dict[str, Lane] = {}
         self._shown: dict[str, LaneView] = {}  # as it was last published
         self._going: dict[str, LaneView] = {}  # in the transaction under way
@@ -70,7 +73,7 @@ class Lanes:
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Begin again with what a take-over has read, and take it out of `rows`. Raises RowUnreadable."""
         self._heard.update(self._lanes)
-        for memory in (self._lanes, self._shown, self._going):
+        for memory in (self._lanes, self._shown, self._going, self.hanging):
             memory.clear()
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
@@ -137,8 +140,9 @@ class Lanes:
             self._observer.lane_gone(name)
 
     def _view(self, lane: Lane, now_ms: int, before: LaneView | None) -> LaneView:
-        destinations = self._plan.destinations_of(lane.workspace)
-        return view(self._plan.workspaces[lane.workspace], lane, destinations, now_ms, before)
+        name = lane.workspace
+        policy, destinations = self._plan.workspaces[name], self._plan.destinations_of(name)
+        return view(policy, lane, destinations, now_ms, before, self.hanging.get(name, NOTHING))
 
     def _is_recent(self, name: str, now_ms: int) -> bool:
         """Whether it was published just now."""

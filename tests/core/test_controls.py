@@ -9,7 +9,8 @@ from stream_app.core import controls
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.core.controls import Answer, Order, obey
 from stream_app.core.cost import actual
-from stream_app.core.lane import Entry, Held, Lane, admit, reconfigured, settle
+from stream_app.core.lane import Entry, Held, Lane, admit, settle
+from stream_app.core.lane_owner import reconfigured
 from stream_app.core.lane_view import view
 from stream_app.core.messages import By
 from stream_app.core.outcome import Accepted, Denied, Outcome, Refused

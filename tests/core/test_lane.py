@@ -11,7 +11,8 @@ from stream_app.core.budget import BudgetPolicy, Cost
 from stream_app.core.cost import actual
 from stream_app.core.estimate import Estimate
 from stream_app.core.flood import FloodPolicy
-from stream_app.core.lane import Entry, Held, Lane, admit, reconfigured, settle
+from stream_app.core.lane import Entry, Held, Lane, admit, settle
+from stream_app.core.lane_owner import reconfigured
 from stream_app.core.lane_view import view
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.core.policy import Destination, Workspace

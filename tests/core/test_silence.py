@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.core.delivery import ROW_VERSION, Delivery
-from stream_app.core.lane import Entry, Held, Lane, admit, lifted, settle, take_over
+from stream_app.core.lane import Entry, Held, Lane, admit, lifted, settle
+from stream_app.core.lane_owner import take_over
 from stream_app.core.lane_view import view
 from stream_app.core.outcome import Denied
 from stream_app.core.policy import Destination, Workspace

@@ -143,3 +143,19 @@ def test_the_bad_rows_of_a_workspace_that_is_not_configured_stop_nobodys_lane() 
         assert len(bench.clay.bodies) == 1
 
     run(main())
+
+
+def test_what_was_rejected_is_no_request_that_clay_leaves_unanswered() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for name, here in bench.plan.workspaces.items():
+            bench.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodPolicy())
+        bench.publish_bad("nobody", 20)
+        await bench.serve()
+        await asyncio.sleep(3.0)
+        bench.publish("id0", "p0")
+        await asyncio.sleep(1.0)
+        assert len(bench.clay.bodies) == 1
+        assert "held_outage" not in bench.states()
+
+    run(main())

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import lane
+from stream_app.core import lane, lane_owner
 from stream_app.core.outcome import Accepted
 from stream_app.core.quota import Quota
 from tests.simulation.mutant import Patch, mutant
@@ -32,7 +32,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
 @mutant("4")
 def submissions_are_forgotten_at_a_take_over() -> Patch:
     def take_over(state: Any, now_ms: int, heard: Any = None) -> Any:
-        taken = lane.take_over(state, now_ms, heard)
+        taken = lane_owner.take_over(state, now_ms, heard)
         return msgspec.structs.replace(taken, quota=Quota())
 
     return patch("stream_app.partition.lanes.take_over", take_over)

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import lane
+from stream_app.core import lane_owner
 from stream_app.core.case import Case
 from stream_app.core.story import Posted
 from stream_app.line import Line, Walk
@@ -42,5 +42,5 @@ def heard_and_given_up() -> Iterable[Schedule]:
 @mutant("5", hunt=heard_and_given_up)
 def retry_after_forgotten_with_memory() -> Patch:
     return patch(
-        "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane.take_over(state, now_ms)
+        "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane_owner.take_over(state, now_ms)
     )
