@@ -11,7 +11,7 @@ from stream_app.core import budget, silence
 from stream_app.core.budget import Cost, Reservation
 from stream_app.core.cost import actual
 from stream_app.core.delivery import Delivery, delivery_key, forced_key
-from stream_app.core.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted
+from stream_app.core.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, proved
 from stream_app.core.lead import home_partition, is_plain_id
 from stream_app.core.messages import Callback, Result
 from stream_app.core.policy import Destination, Plan, Workspace
@@ -58,17 +58,17 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
     windows = held or before
     cost = _cost(callback, there.estimate)
     if windows is None:
-        return Booking(_called_back(lane, row, cost, there, now_ms), None, None)
+        return Booking(_called_back(lane, row, cost, there, policy, now_ms), None, None)
     booked = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
     if held is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
     lane = actual(policy, lane, there, held or windows, cost, now_ms)
-    return Booking(_called_back(lane, row, cost, there, now_ms), booked, spent)
+    return Booking(_called_back(lane, row, cost, there, policy, now_ms), booked, spent)
 
 
-def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, now_ms: int) -> Lane:
+def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:
     """It hears of the destination again, and goes on if the lead was the probe of a stop that waits for just that."""
     ear = silence.heard(silence.ear(lane.hearing, there.alias), now_ms)
     lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, there.alias, ear))
@@ -76,7 +76,7 @@ def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, now_
     if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
         return lane
     over = cost.credits > there.ceiling.credits or cost.actions > there.ceiling.actions
-    return lane if over and stopped.reason == OVER_CEILING else lifted(lane)
+    return lane if over and stopped.reason == OVER_CEILING else proved(policy, lane, there.alias, now_ms)
 
 
 def _cost(callback: Callback, estimated: Cost) -> Cost:

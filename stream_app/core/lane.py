@@ -269,14 +269,29 @@ def lifted(lane: Lane) -> Lane:
     return lane
 
 
+def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
+    """The lane after the probe of its stop has shown that this destination is well: without it, unless others are
+    silent.
+    """
+    silent = silence.others(lane.hearing, destination)
+    if lane.stop is None or lane.stop.reason != silence.REASON or not silent:
+        return lifted(lane)
+    text, policy = silence.still(silent, destination), in_force(policy, lane.changes)
+    left = stop.let_go(policy.stop, lane.stop, destination, silent, text, now_ms)
+    return msgspec.structs.replace(lane, stop=left)
+
+
 def _taken_through(policy: Workspace, lane: Lane, entry: Entry, now_ms: int) -> Lane:
     """The lane after a 2xx: if it is the probe's, the stop is over, or has to wait for what its callback says."""
-    stopped = lane.stop
+    stopped, there = lane.stop, entry.destination
     if stopped is None or stop.lift(stopped, entry.probe) is not None:
         return lane
-    if stopped.reason in LIFTED_BY_CALLBACK and entry.destination.callbacks:
-        return _halted(policy, lane, entry, stopped.reason, stopped.text, now_ms)
-    return lifted(lane)
+    if stopped.reason in LIFTED_BY_CALLBACK:
+        if there.callbacks:
+            return msgspec.structs.replace(lane, stop=stop.put_off(policy.stop, stopped, now_ms))
+        if there.alias != stopped.destination:  # it never calls back: of the others this says nothing
+            return _released_stop(lane, entry, now_ms)
+    return proved(policy, lane, there.alias, now_ms)
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:

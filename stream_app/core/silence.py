@@ -6,7 +6,7 @@ lead has waited is counted without the time in which nobody was there to hear: b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -103,6 +103,20 @@ def over(state: Hearing) -> Hearing:
     """The lane goes on. Leads from before a silence was told prove nothing any more; later ones may again."""
     of = {name: Ear(each.heard_ms, over_ms=each.told_ms) if each.told_ms else each for name, each in state.of.items()}
     return msgspec.structs.replace(state, of=of)
+
+
+def others(state: Hearing, destination: str) -> list[str]:
+    """Those that are told to be silent and have not called back since, but for this one."""
+    return sorted(name for name, each in state.of.items() if each.told_ms and name != destination)
+
+
+def still(silent: Sequence[str], destination: str) -> str:
+    """What is known of those that are silent after another one has called back."""
+    names = " and ".join(silent)
+    return (
+        f"no callback of {names} comes, while {destination} has called back, with the same credits: look at auto-run "
+        "and the HTTP column there"
+    )
 
 
 def listening(state: Hearing, now_ms: int) -> Hearing:

@@ -3,6 +3,8 @@
 No lead is lost by it: they wait in Kafka. One probe at a time goes out when due; its success lifts the stop.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from stream_app.core.bounds import Wait, no_later, out_of_order, out_of_range
@@ -25,7 +27,7 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `probe` is the number of the last probe, whose lease runs until `lease_until_ms` (0: none under way).
     `destination` is the one that was turned away, `setup_id` what its token and webhooks were then; `alone`: only its
-    leads are held.
+    leads are held; else all but those of the destinations `apart`.
     """
 
     reason: str
@@ -38,6 +40,7 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
     destination: str = ""
     setup_id: str = ""
     alone: bool = False
+    apart: tuple[str, ...] = ()
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -64,12 +67,12 @@ def halt(policy: StopPolicy, state: Stop | None, fresh: Stop, probe: Probe | Non
         return msgspec.structs.replace(fresh, alone=False)
     if not _is_current(state, probe):
         return state
-    backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
+    later = put_off(policy, state, fresh.since_ms)
     return msgspec.structs.replace(
         fresh,
         since_ms=state.since_ms,
-        probe_at_ms=fresh.since_ms + backoff_ms,
-        backoff_ms=backoff_ms,
+        probe_at_ms=later.probe_at_ms,
+        backoff_ms=later.backoff_ms,
         probe=state.probe,
         alone=state.alone and fresh.reason == state.reason,
     )
@@ -91,7 +94,9 @@ def begin(
 
 def holds(state: Stop | None, destination: str) -> bool:
     """Whether leads of this destination are held by it."""
-    return state is not None and (not state.alone or state.destination == destination)
+    if state is None:
+        return False
+    return state.destination == destination if state.alone else destination not in state.apart
 
 
 def probe_now(state: Stop, setup_id: str, now_ms: int) -> Stop:
@@ -111,6 +116,30 @@ def permit(policy: StopPolicy, state: Stop, now_ms: int) -> tuple[Stop, Probe | 
     lease_until_ms = now_ms + lease_ms
     state = msgspec.structs.replace(state, probe=state.probe + 1, lease_until_ms=lease_until_ms)
     return state, Probe(state.probe, state.since_ms)
+
+
+def put_off(policy: StopPolicy, state: Stop, now_ms: int) -> Stop:
+    """After its probe proved nothing: the next one after twice the interval."""
+    backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
+    return msgspec.structs.replace(state, probe_at_ms=now_ms + backoff_ms, backoff_ms=backoff_ms, lease_until_ms=0)
+
+
+def let_go(policy: StopPolicy, state: Stop, destination: str, others: Sequence[str], text: str, now_ms: int) -> Stop:
+    """After a probe proved that one destination is well: it goes on. A single one of `others` is held alone.
+
+    How that one is set up is not known here: as after a change of it, a probe goes at once when it is.
+    """
+    wait_ms, alone = int(policy.probe_s * 1000), len(others) == 1
+    return msgspec.structs.replace(
+        state,
+        text=text,
+        destination=others[0],
+        setup_id="",
+        probe_at_ms=min(state.probe_at_ms, now_ms + wait_ms),
+        backoff_ms=wait_ms,
+        alone=alone,
+        apart=() if alone else tuple(sorted({*state.apart, destination})),
+    )
 
 
 def lift(state: Stop, probe: Probe | None) -> Stop | None:

@@ -6,11 +6,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.core.answer import book
 from stream_app.core.delivery import ROW_VERSION, Delivery
 from stream_app.core.lane import Entry, Held, Lane, admit, lifted, settle
 from stream_app.core.lane_owner import take_over
 from stream_app.core.lane_view import view
-from stream_app.core.outcome import Denied
+from stream_app.core.messages import Callback
+from stream_app.core.outcome import Accepted, Denied
 from stream_app.core.policy import Destination, Workspace
 from stream_app.core.quota import Quota, Webhook
 from stream_app.core.rate import RatePolicy
@@ -36,6 +38,8 @@ from stream_app.core.unanswered import overdue as overdue_lead
 
 POLICY = SilencePolicy(overdue=3)
 OTHER = Destination("firms", "acme", ("w2",))
+THIRD = Destination("jobs", "acme", ("w3",))
+MUTE = Destination("mute", "acme", ("w4",), callbacks=False)
 THERE = Destination("people", "acme", ("w1",), callback_deadline_s=60, callback_grace_s=600)
 ACME = Workspace("acme", "people", silence=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
 
@@ -181,6 +185,80 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
     lane = lifted(lane)
     for name in ("people", "firms"):
         assert not is_news(POLICY, after(8, 9, 10, state=ear(lane.hearing, name)))
+
+
+def _two_are_silent() -> Lane:
+    """people since 10, firms since 40."""
+    lane = Lane("acme", 0)
+    for there, now_ms in ((THERE, 10), (OTHER, 40)):
+        for accepted_ms in range(now_ms - 3, now_ms):
+            lane, news = overdue_lead(ACME, lane, there.alias, accepted_ms)
+        assert news
+        lane = silent(ACME, lane, there, "why", now_ms)
+    return lane
+
+
+def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
+    """The lane after a probe of this destination, which Clay takes."""
+    assert lane.stop is not None
+    now_ms = lane.stop.probe_at_ms
+    before = _goes(lane, now_ms)
+    lane, entry = admit(ACME, lane, there, now_ms, 0)
+    assert isinstance(entry, Entry)
+    assert entry.probe is not None
+    lane, _ = settle(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
+    if not called_back:
+        return lane
+    assert _goes(lane, now_ms + 15) == before, "the 2xx proves nothing"
+    row = Delivery(
+        *(ROW_VERSION, "accepted", "leads/0/0", 3, now_ms, now_ms, "t"),
+        reservation=entry.reservation,
+        probe=entry.probe.since_ms,
+    )
+    said = Callback("id0", "acme", there.alias, now_ms + 20, "enriched", {})
+    return book(ACME, lane, row, there, said, now_ms + 20).lane
+
+
+def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
+    """The destinations of which any number of leads go."""
+    tables = (THERE, OTHER, THIRD, MUTE)
+    answers = {there.alias: admit(ACME, lane, there, now_ms, 0)[1] for there in tables}
+    return {name for name, answer in answers.items() if isinstance(answer, Entry) and answer.probe is None}
+
+
+def test_of_two_silent_destinations_the_probe_of_one_lets_only_that_one_go() -> None:
+    lane = _probed(_two_are_silent(), OTHER)
+    assert _goes(lane) == {"firms", "jobs", "mute"}
+    assert lane.stop is not None
+    assert (lane.stop.destination, lane.stop.alone, lane.stop.probe_at_ms) == ("people", True, 600_060)
+    assert lane.stop.text.startswith("no callback of people comes, while firms has called back")
+    assert _probed(lane, THERE).stop is None
+    assert _goes(_two_are_silent()) == set()
+
+
+def test_a_third_destination_proves_only_itself_while_two_are_silent() -> None:
+    lane = _probed(_two_are_silent(), THIRD)
+    assert _goes(lane) == {"jobs"}
+    assert _goes(_probed(lane, MUTE, called_back=False)) == {"jobs"}, "it never calls back"
+    assert _goes(_probed(lane, THERE)) == {"people", "jobs", "mute"}
+    assert _probed(_probed(lane, THERE), OTHER).stop is None
+
+
+def test_who_was_let_go_and_falls_silent_is_held_with_the_others() -> None:
+    lane = _probed(_two_are_silent(), THIRD)
+    for accepted_ms in (400_000, 400_001, 400_002):
+        lane, news = overdue_lead(ACME, lane, "jobs", accepted_ms)
+    assert news
+    lane = silent(ACME, lane, THIRD, "why", 500_000)
+    assert _goes(lane, 501_000) == set()
+    lane = _probed(_probed(lane, OTHER), THIRD)
+    assert _goes(lane, 1_200_000) == {"firms", "jobs", "mute"}
+
+
+def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_more() -> None:
+    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
+    lane = _probed(lane, msgspec.structs.replace(THERE, callbacks=False), called_back=False)
+    assert lane.stop is None
 
 
 def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
