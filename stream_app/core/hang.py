@@ -4,12 +4,17 @@ By then a lane at full rate would have sent a hundred, and each of them would be
 for well longer than an answer usually takes, no more are sent than the breaker needs to trip, until one is answered.
 """
 
+from typing import Final
+
 import msgspec
 
 from stream_app.core.bounds import Wait
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.concurrency import Concurrency, ConcurrencyPolicy
 from stream_app.core.outcome import Outcome, Uncertain
+
+REASON: Final = "no_answer"
+"""Why no more may go, where it is sure."""
 
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
@@ -56,7 +61,7 @@ def permit(
     if now_ms < suspicious_ms + _SURE_MS:
         return Unanswered(suspicious_ms + _SURE_MS, "in_flight")
     text = f"{state.begun} requests went out and Clay has answered none of them: no more go before one has ended"
-    return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), "no_answer", text)
+    return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), REASON, text)
 
 
 def _patience_ms(policy: ConcurrencyPolicy, usual: Concurrency) -> int:

@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.core import budget, concurrency, estimate, quota, rate, window
 from stream_app.core.controls import told_by
-from stream_app.core.hang import NOTHING, Hang
+from stream_app.core.hang import NOTHING, REASON, Hang
 from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
 from stream_app.core.messages import By, LaneView, News, PartHold
 from stream_app.core.policy import Destination, Workspace, in_force
@@ -148,7 +148,7 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
         return lane.pause.at_ms
     if lane.stop is not None and held.reason == lane.stop.reason:
         return lane.stop.since_ms
-    if held.reason == "no_answer":
+    if held.reason == REASON:
         return hanging.since_ms
     if held.reason == "breaker_open":
         return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms

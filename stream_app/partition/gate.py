@@ -18,7 +18,7 @@ import msgspec
 from stream_app.core import concurrency, hang
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit
 from stream_app.core.outcome import Outcome
-from stream_app.core.policy import Plan
+from stream_app.core.policy import Plan, Workspace
 from stream_app.core.story import Step
 from stream_app.core.unsent import let_by
 from stream_app.line import Clock
@@ -229,7 +229,7 @@ class Gate:
             hot, hanging = not waiter.ask.bulk, self._hanging(name)
             self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, hot, hanging)
         if isinstance(entry, Held):
-            return entry
+            return self._patient(policy, entry, now_ms) if entry.reason == hang.REASON else entry
         self._waiters.remove(waiter)
         if not waiter.ask.letter:
             self._in_flight[name] = self._in_flight.get(name, 0) + 1
@@ -238,6 +238,13 @@ class Gate:
         waiter.tell((entry, committed))
         waiter.walk.let_next()
         return None
+
+    def _patient(self, policy: Workspace, held: Held, now_ms: int) -> Held:
+        """Any answer ends it: where leads do not wait for a lane that stands still, they do so for a mere stall."""
+        since_ms = self._hanging(policy.name).since_ms
+        until_ms = min(held.until_ms, since_ms + int(self._plan.line.patience_s * 1000))
+        waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
+        return Held("in_flight", "", until_ms) if waits else held
 
     def _hanging(self, workspace: str) -> hang.Hang:
         return self._lanes.hanging.get(workspace, hang.NOTHING)

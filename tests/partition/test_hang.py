@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
+import pytest
 
 from stream_app.core.messages import StatusEvent
 from stream_app.core.outcome import Accepted, Outcome, Uncertain
@@ -65,6 +67,48 @@ def test_a_clay_that_hangs_gets_no_more_leads_than_trip_the_breaker() -> None:
         lost = sum(event.status == "send_uncertain" for event in events(bench))
         assert lost <= TRIPS_AFTER + 2 + 3 * PROBES
         assert sum(event.status == "accepted" for event in events(bench)) == 200 - lost
+        assert bench.alarms == []
+
+    run(main())
+
+
+class Stalling(SlowClay):
+    """Answers within 0.2 s, but for a stall that ends at `until_s` of the loop's time."""
+
+    until_s = 0.0
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        takes_s = max(0.2, self.until_s - asyncio.get_running_loop().time())
+        await asyncio.sleep(takes_s)
+        return Accepted(200, int(takes_s * 1000))
+
+
+@pytest.mark.parametrize("setup", [Setup(hold="degrade"), Setup(shared=True)], ids=["degrade", "shared"])
+def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Setup) -> None:
+    async def main() -> None:
+        bench = Bench(replace(setup, rate_per_s=8.0, burst=2, max_in_flight=100, callbacks=False))
+        for name, here in bench.plan.workspaces.items():
+            slow = msgspec.structs.replace(here.breaker, open_s=30.0)
+            bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=slow)
+        patient = msgspec.structs.replace(bench.plan.line, patience_s=5.0)
+        bench.plan = msgspec.structs.replace(bench.plan, line=patient)
+        bench.clay = clay = Stalling()
+        bench.begin_anew()
+        for number in range(300):
+            bench.publish(f"id{number}", f"p{number}")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        clay.until_s = asyncio.get_running_loop().time() + 2.5
+        await asyncio.sleep(5.0)
+        assert "deferred" not in bench.states()
+        sent = len(clay.bodies)
+        clay.until_s = asyncio.get_running_loop().time() + 10.0
+        await asyncio.sleep(4.8)
+        assert "deferred" not in bench.states()
+        await asyncio.sleep(0.4)
+        assert {event.reason for event in events(bench) if event.status == "deferred"} == {"no_answer"}
+        assert len(clay.bodies) - sent < 20
         assert bench.alarms == []
 
     run(main())
