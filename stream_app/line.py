@@ -182,7 +182,10 @@ class Line:
         if verdict == "decide" and not await self._decide(walk, story):
             return
         if verdict == "return":
-            story.come_back(case.envelope, now_ms, self._charge(story))
+            spent = self._charge(story)
+            story.come_back(case.envelope, now_ms, spent)
+            if spent is not None:  # its row has to say so before the lane is committed with another lead's step
+                await self._desk.commit(story.step())
         if (enough := story.too_often(self._plan.replay)) is not None:
             await self._park(walk, story, enough)
             return

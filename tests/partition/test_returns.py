@@ -10,10 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.budget import BudgetPolicy
+from stream_app.core.budget import Budget, BudgetPolicy, reserve
+from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.lane import Lane
 from stream_app.core.lead import digest
 from stream_app.core.outcome import Outcome, Refused, Uncertain
+from stream_app.core.rate import Rate
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import redriven, returning
 from stream_app.core.story import Step
@@ -187,6 +190,38 @@ def test_copies_of_another_programs_forced_letter_are_one_lead(refused: bool) ->
         other = bench.letters(topic)[-1]
         await bench.come_back(other, returning(read_envelope(other), other.place))
         assert Counter(bench.states())["accepted"] == 2, "another letter is another lead"
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_what_is_still_reserved_for_a_lead_that_comes_back_is_booked_once_however_often_it_is_walked() -> None:
+    """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
+
+    async def main() -> None:
+        bench = LeadBench()
+        topics, there = bench.plan.topics, bench.plan.destinations["acme-main"]
+        held = reserve(BudgetPolicy(), Budget(), there.ceiling, there.ceiling, now_ms())
+        assert isinstance(held, tuple)
+        lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
+        row = Delivery(*(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t"), sends=1, reservation=held[1])
+        bench.kafka.produce(0, Record(topics.state, lane_key("acme"), msgspec.json.encode(lane)))
+        key = delivery_key("acme", "acme-main", "id0")
+        bench.kafka.produce(0, Record(topics.state, key, msgspec.json.encode(row)))
+        back = Envelope(origin="leads/0/77", seq=5, way="redriven", lead_id="id0", destination="acme-main", replay=1)
+        bench.kafka.produce(0, Record(topics.retry, b"acme", _lead(), back.to_headers()))
+        await bench.partition.take_over()
+        for _ in range(3):
+            inlet = MemoryInlet(bench.kafka, "g", 0, topics.retry, 0)
+            serving = asyncio.create_task(bench.partition.serve(inlet, "retry"))
+            await asyncio.sleep(5)
+            inlet.suspend()
+            await inlet.drained()
+            await inlet.end()
+            await serving
+        spent = bench.partition._lanes["acme"].budget.days[-1]
+        assert (spent.credits_spent, spent.credits_reserved) == (there.ceiling.credits, 0)
+        assert bench.states() == ["replayed"]
         assert bench.alarms == []
 
     run(main())
