@@ -82,7 +82,7 @@ class Overdue:
 
     async def tell(self, keys: Sequence[bytes]) -> None:
         """The deadline of these leads has passed: each is told of once."""
-        named = Counter(lead_of(key)[:2] for key in keys)
+        named = Counter((there.workspace, there.alias) for _, _, there in self._still(keys, WAITING))
         trouble = ""
         if any(self._expects_silence(*name, more) for name, more in named.items()):
             trouble = await self._reach()
@@ -135,7 +135,7 @@ class Overdue:
         now_ms = self._clock.now_ms()
         found: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
-            row, there = self._desk.find(key), self._plan.destinations.get(lead_of(key)[1])
+            row, there = self._desk.find(key), self._plan.destination(*lead_of(key)[:2])
             if row is None or row.final or there is None or row.state not in states:
                 continue
             if due_ms(row, there, self._desk.lane(there.workspace)) <= now_ms:

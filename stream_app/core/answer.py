@@ -30,8 +30,7 @@ def read_callback(plan: Plan, taken: Taken) -> Callback | Why:
         callback = _decoder.decode(taken.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Why("unreadable", "no callback as the gateway writes them: see schemas/callback.v1.json")
-    there = plan.destinations.get(callback.destination)
-    if callback.workspace not in plan.workspaces or there is None or there.workspace != callback.workspace:
+    if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
         return Why("unknown_destination", "its workspace has no such destination in this configuration")
     home = home_partition(callback.workspace, plan.partitions, plan.pins)
     if home != taken.partition:

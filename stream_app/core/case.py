@@ -71,8 +71,9 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
     if workspace is None:
         return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive")
     # One that comes back stays where it was going, whatever the default has become.
-    destination = plan.destinations.get(lead.destination or envelope.destination or workspace.default_destination)
-    if destination is None or destination.workspace != workspace.name:
+    alias = lead.destination or envelope.destination or workspace.default_destination
+    destination = plan.destination(workspace.name, alias)
+    if destination is None:
         return Unreadable("unknown_destination", "its workspace has no such destination: add it, then redrive")
     who = identify(lead)
     if who is None:
@@ -85,7 +86,7 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
     place, people = (workspace.name, destination.alias), who.people
-    alias = None if lead.force else who.person
+    person = None if lead.force else who.person
     # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
     return Case(
         taken=taken,
@@ -94,8 +95,8 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         lead_id=who.lead_id,
         destination=destination,
         key=delivery_key(*place, who.lead_id, forced_origin),
-        person=person_key(*place, alias) if alias else None,
-        known=tuple(known_key(*place, each) for each in people[:2] if each and each != alias),
+        person=person_key(*place, person) if person else None,
+        known=tuple(known_key(*place, each) for each in people[:2] if each and each != person),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
         people=people,
@@ -138,9 +139,7 @@ def whose(
     key = next((key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin), None)
     if key is None and envelope.way not in RETURNS:
         return None
-    destination = plan.destinations.get(alias)
-    if destination is None or destination.workspace != workspace:
-        destination = Destination(alias, workspace, ())
+    destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
     return Subject(taken, envelope, lead_id, destination, key or plain, None)
 
 

@@ -142,6 +142,11 @@ class Plan(msgspec.Struct, frozen=True):
     callback_keys: Keys | None = None
     cache: CachePolicy = CachePolicy()
 
+    def destination(self, workspace: str, alias: str) -> Destination | None:
+        """None where the workspace has none of that name (any more); another one may."""
+        there = self.destinations.get(alias)
+        return there if there is not None and there.workspace == workspace else None
+
     def destinations_of(self, workspace: str) -> list[Destination]:
         """In the order of the configuration."""
         return [there for there in self.destinations.values() if there.workspace == workspace]

@@ -28,13 +28,13 @@ _STATES: Final = {state.encode() for state in _KINDS}
 
 
 class Awaiting:
-    """The keys of rows in one of the states above, by (destination, whether they are overdue)."""
+    """The keys of rows in one of the states above, by (workspace, destination, whether they are overdue)."""
 
     def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:
         self._plan = plan
         self._rows = rows
         self._lanes = lanes
-        self._queues: dict[tuple[str, bool], deque[bytes]] = {}
+        self._queues: dict[tuple[str, str, bool], deque[bytes]] = {}
         self._again: deque[tuple[int, bytes]] = deque()
 
     def clear(self) -> None:
@@ -44,7 +44,7 @@ class Awaiting:
 
     async def load(self) -> None:
         """Find those among the rows that wait, a slice at a time; whoever comes meanwhile stands behind them."""
-        found: dict[tuple[str, bool], list[tuple[int, bytes]]] = {}
+        found: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
         for number, key in enumerate(self._rows.leads()):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
@@ -55,14 +55,14 @@ class Awaiting:
             with suppress(RowUnreadable):  # told once somebody asks for that lead: no reason to stop all others
                 row = read_delivery(key, raw)
                 if not row.final:
-                    found.setdefault((lead_of(key)[1], _KINDS[row.state]), []).append((row.at_ms, key))
+                    found.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append((row.at_ms, key))
         for name, keys in found.items():
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
 
     def add(self, key: bytes, state: Status) -> bool:
         """A lead has just come into one of the states. Whether its queue was empty."""
-        queue = self._queues.setdefault((lead_of(key)[1], _KINDS[state]), deque())
+        queue = self._queues.setdefault((*lead_of(key)[:2], _KINDS[state]), deque())
         queue.append(key)
         return len(queue) == 1
 
@@ -72,8 +72,8 @@ class Awaiting:
 
     def workspaces(self) -> set[str]:
         """Whose leads wait."""
-        names = {name for (name, _), queue in self._queues.items() if queue}
-        return {there.workspace for alias, there in self._plan.destinations.items() if alias in names}
+        names = {(workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue}
+        return {workspace for workspace, alias in names if self._plan.destination(workspace, alias)}
 
     def next_ms(self) -> int | None:
         """When the first of them is due; None: nobody waits."""
@@ -115,7 +115,7 @@ class Awaiting:
 
     def _due_ms(self, key: bytes) -> int | None:
         """None: it waits no more, or the configuration knows its destination no more."""
-        row, there = self._rows.delivery(key), self._plan.destinations.get(lead_of(key)[1])
+        row, there = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
         if row is None or there is None or row.final or row.state not in _KINDS:
             return None
         return due_ms(row, there, self._lanes[there.workspace])

@@ -128,7 +128,7 @@ class WayBack:
         last = step.events[-1]
         waits = last.status in OVERDUE
         if last.status in WAITING:
-            there = self._plan.destinations.get(last.destination)
+            there = self._plan.destination(last.workspace, last.destination)
             waits = there is not None and there.callbacks
         if waits and self._awaiting.add(step.rows[0][0], last.status):
             self._sooner.set()

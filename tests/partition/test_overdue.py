@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.delivery import delivery_key
+from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key
 from stream_app.core.envelope import read_envelope
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.outcome import Refused
@@ -322,6 +322,22 @@ def test_only_open_rows_wait(state: Any) -> None:
         await asyncio.sleep(1.0)
         awaiting: Awaiting = bench.partition._way_back._awaiting
         assert len(awaiting) == (state != "enriched")
+
+    run(main())
+
+
+@pytest.mark.parametrize("state", ["accepted", "callback_overdue"])
+def test_a_lead_of_a_workspace_that_was_renamed_waits_for_the_name_it_had(state: Any) -> None:
+    async def main() -> None:
+        bench = Bench()
+        row = msgspec.json.encode(Delivery(ROW_VERSION, state, "leads/0/7", 3, now_ms(), now_ms(), "t", webhook_id="w"))
+        key = delivery_key("before", "acme-main", "id0")
+        bench.kafka.produce(0, Record(bench.plan.topics.state, key, row))
+        await bench.serve()
+        await asyncio.sleep(10_000.0)
+        assert bench.alarms == []
+        assert bench.states() == []
+        assert bench.partition._rows.get(key) == row
 
     run(main())
 
