@@ -66,16 +66,16 @@ class Load:
         began = loop.time()
         while True:
             while self.count < (loop.time() - began) * self._per_s:
-                record = self._draw()
+                kind = self._kind()
+                record = self._draw(kind)
                 self.count += 1
                 sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
+                self.kinds[kind] += 1  # the load may end while the producer has no room for it yet
                 self._sent.add(sent)
                 sent.add_done_callback(self._sent.discard)
             await asyncio.sleep(_TICK_S)
 
-    def _draw(self) -> Record:
-        kind = self._kind()
-        self.kinds[kind] += 1
+    def _draw(self, kind: str) -> Record:
         names = self._line.names
         number = self.count
         if kind in ("duplicate", "same_person") and self._numbers:
