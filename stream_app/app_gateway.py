@@ -31,6 +31,7 @@ from stream_app.gateway.read_model import Sources
 from stream_app.gateway.read_queries import Queries
 from stream_app.gateway.receiver import Limits, Receiver, Table
 from stream_app.gateway.result_fetcher import ResultFetcher
+from stream_app.partition.ended import cancel
 from stream_app.settings import Settings
 
 _GRACE_S: Final = 10.0
@@ -113,8 +114,7 @@ async def look_up(
     try:
         yield lookup.routes()
     finally:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+        await cancel([feeding])
         await results.close()
 
 

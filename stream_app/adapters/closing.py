@@ -22,6 +22,11 @@ async def close_admin(admin: Any) -> None:
     await _closed(admin.close(), admin._client)
 
 
+async def close_client(client: Any) -> None:
+    """The same of an AIOKafkaClient."""
+    await _closed(client.close(), client)
+
+
 async def _closed(closing: Awaitable[None], client: Any) -> None:
     """Cancelled when whoever closes is cancelled meanwhile, and only then (aiokafka 0.14).
 

@@ -32,7 +32,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_thread import SafeConsumerThread
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.partition.begun import rest_of
-from stream_app.partition.ended import died_of
+from stream_app.partition.ended import cancel, died_of
 
 log = logging.getLogger(__name__)
 _COMMIT_S = 5.0
@@ -249,9 +249,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     async def interrupt(self) -> None:
         """Stop taking up, and return when it has stopped."""
-        if self._taking_up is not None and self.taking_up:
-            self._taking_up.cancel()
-            await asyncio.wait({self._taking_up})
+        await cancel([self._taking_up])
 
     @property
     def taking_up(self) -> bool:

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, NodeNotReadyError
 
+from stream_app.adapters.closing import close_client
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_fixes import SafeApp
 from stream_app.core.errors import BrokerUnavailable
-from stream_app.partition.ended import died_of
+from stream_app.partition.ended import cancel, died_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ async def wait_for_broker(connection: KafkaConnection, wait_s: float) -> None:
         else:
             return
         finally:
-            await client.close()
+            await close_client(client)
 
 
 async def run_app(
@@ -95,9 +96,7 @@ async def run_app(
         if app.started:
             await app.stop()
             await app.gaps.close()
-        for other in others:
-            other.cancel()
-        await asyncio.gather(asking, running, *others, return_exceptions=True)
+        await cancel([asking, running, *others])
     if app.crash_reason is not None:
         raise app.crash_reason
 

@@ -26,6 +26,7 @@ from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Record
 from stream_app.core.replay import Begin, Came, begin
 from stream_app.core.topics import TopicNames
+from stream_app.partition.ended import cancel
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,7 @@ class ReplayState:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [task for task in (self._following, self._recording) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([self._following, self._recording])
         await stop_consumer(self._consumer)
         await close_admin(self._admin)
 

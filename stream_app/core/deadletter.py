@@ -63,6 +63,11 @@ def read_place(text: str) -> tuple[str, int, int] | None:
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
+def read_number(text: str) -> int:
+    """The number in a header, 0 where it is none, or one of more digits than any of ours has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
 def spring_headers(origin: str, origin_ms: int, group: str, reason: str, text: str) -> Headers:
     """The headers that Spring Kafka would have written; those of the origin and the group only where it is known."""
     failure: Headers = (

@@ -13,7 +13,7 @@ from typing import Final, Literal, cast, get_args
 
 import msgspec
 
-from stream_app.core.deadletter import read_place, spring_headers
+from stream_app.core.deadletter import read_number, read_place, spring_headers
 from stream_app.core.lead import is_plain_id
 from stream_app.core.record import Headers, Taken
 
@@ -129,7 +129,7 @@ def read_envelope(taken: Taken) -> Envelope:
     values: dict[str, object] = {}
     for field, name in HEADERS.items():
         if (text := texts.get(name)) is not None and (field not in _FIT or _FIT[field](text)):
-            values[field] = _number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
+            values[field] = read_number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
     if "origin" not in values:
         # Without an origin that can be read it is an input like any other: what it claims about itself counts for
         # nothing, but that it was a letter before.
@@ -137,10 +137,6 @@ def read_envelope(taken: Taken) -> Envelope:
         trace_id, letter = trace.group(1) if trace else "", cast("str", values.get("redriven_from", ""))
         return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, letter=letter, trace_id=trace_id)
     return msgspec.convert(values, Envelope)
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 _EMPTY = Envelope()

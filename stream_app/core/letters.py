@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from stream_app.core.deadletter import read_place
+from stream_app.core.deadletter import read_number, read_place
 from stream_app.core.envelope import Disposition
 from stream_app.core.lead import plain_id
 
@@ -130,8 +130,7 @@ def text(headers: Headers, name: str) -> str:
 
 def number(headers: Headers, name: str) -> int:
     """A header as a number, 0 where it is none."""
-    said = headers.get(name, b"")
-    return int(said) if said.isdigit() and len(said) < 16 else 0
+    return read_number(text(headers, name))
 
 
 def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:

@@ -20,12 +20,12 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
     return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled, and nobody did it")
 
 
-async def cancel(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     """Return when all have ended. One whose cancellation foreign code has swallowed is cancelled again."""
-    left = {task for task in tasks if task is not None and not task.done()}
-    while left:
+    known = [task for task in tasks if task is not None]
+    while left := [task for task in known if not task.done()]:
         for task in left:
             task.cancel()
-        ended, left = await asyncio.wait(left, timeout=_AGAIN_S)
-        for task in ended:
-            died_of(task)  # or asyncio reports that nobody looked
+        await asyncio.wait(left, timeout=_AGAIN_S)
+    for task in known:
+        died_of(task)  # or asyncio reports that nobody looked

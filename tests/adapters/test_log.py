@@ -87,36 +87,24 @@ def test_an_exception_tells_where_and_what_kind_and_nothing_of_its_data(form: lo
 
 
 def test_what_our_own_lines_say_is_kept() -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", "from tests.adapters import test_log; test_log.two_lines()"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    ).stderr
+    said = written("json", "two_lines")
     one, two = (json.loads(line) for line in said.splitlines())
     assert (one["event"], one["process"], one["lead_id"]) == ("sent", "worker", "crm-17")
     assert two["event"] == "no Kafka at 127.0.0.1:9092 yet"
 
 
-def two_lines() -> None:
-    log.configure("json")
+def two_lines(form: log.Format) -> None:
+    log.configure(form)
     log.get("worker").info("sent", lead_id="crm-17")
     logging.getLogger("stream_app.adapters.faust_run").warning("no Kafka at %s yet", "127.0.0.1:9092")
 
 
 def test_a_connection_that_aiokafka_forgot_and_closed_is_no_news() -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", "from tests.adapters import test_log; test_log.of_asyncio()"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    ).stderr
+    said = written("json", "of_asyncio")
     assert [json.loads(line)["event"] for line in said.splitlines()] == ["Unclosed client session"]
 
 
-def of_asyncio() -> None:
-    log.configure("json")
+def of_asyncio(form: log.Format) -> None:
+    log.configure(form)
     for what in ("Unclosed AIOKafkaConnection\nconn: <AIOKafkaConnection host=here port=1>", "Unclosed client session"):
         logging.getLogger("asyncio").error(what)

@@ -19,7 +19,7 @@ from stream_app.adapters.ledger import KafkaLedger
 from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from tests.adapters.support import committed, create_topics, publish, until
-from tests.upstream.apps import Ack, Build, ours, rebalance, running, stock
+from tests.upstream.apps import Ack, Build, Work, ours, rebalance, running, stock
 
 
 @pytest.fixture
@@ -105,11 +105,8 @@ async def test_596_a_rebalance_loses_nothing_of_ours(kafka: Broker, namespace: s
     assert await lost_after_a_slow_seek(kafka, namespace, ours) == []
 
 
-@pytest.mark.parametrize(("build", "deliveries"), [(stock, 15), (ours, 10)])
-async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
-    kafka: Broker, namespace: str, topics: None, build: Build, deliveries: int
-) -> None:
-    """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again."""
+def by_hand() -> tuple[list[int], dict[int, Ack], Work]:
+    """What was seen, the acks of the first ten events, and work that leaves these to the test and acks what follows."""
     seen: list[int] = []
     acks: dict[int, Ack] = {}
 
@@ -119,6 +116,15 @@ async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
         if len(seen) > 10:
             await ack()
 
+    return seen, acks, work
+
+
+@pytest.mark.parametrize(("build", "deliveries"), [(stock, 15), (ours, 10)])
+async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
+    kafka: Broker, namespace: str, topics: None, build: Build, deliveries: int
+) -> None:
+    """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again."""
+    seen, acks, work = by_hand()
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)
     async with running(app):
@@ -227,15 +233,7 @@ async def test_the_last_commit_before_a_rebalance_is_left_out_while_another_runs
     kafka: Broker, namespace: str, topics: None, build: Build, deliveries: int
 ) -> None:
     """Five events are being committed, five more are done meanwhile, the group rebalances: these come again."""
-    seen: list[int] = []
-    acks: dict[int, Ack] = {}
-
-    async def work(offset: int, ack: Ack) -> None:
-        seen.append(offset)
-        acks[offset] = ack
-        if len(seen) > 10:
-            await ack()
-
+    seen, acks, work = by_hand()
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)
     app.conf.stream_wait_empty = True

@@ -1,0 +1,175 @@
+"""A lead that comes back and cannot be sent as things are: it waits for a human, and its story is told once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.core.envelope import read_envelope
+from stream_app.core.lead import digest
+from stream_app.core.outcome import Refused, Uncertain
+from stream_app.core.record import Record, Taken
+from stream_app.core.replay import redriven, returning
+from stream_app.core.story import Step
+from stream_app.core.suppression import Suppression, erased_row, person_row
+from tests.partition.test_callbacks import Bench as CallbackBench
+from tests.partition.test_desk import Bench as LeadBench
+from tests.partition.test_returns import _lead
+from tests.partition.virtual import now_ms, run
+from tests.simulation.schedule import Setup
+
+OVERSIZE = _lead(fields={"email": "a@example.com", "note": "x" * 9_000})
+
+
+async def _failed(setup: Setup | None = None) -> tuple[LeadBench, Taken]:
+    """A lead that Clay has just refused for the last time, and its dead letter."""
+    bench = LeadBench(setup or Setup(callbacks=False))
+    bench.clay.first = [Refused("http_503", 1)] * bench.plan.line.max_attempts
+    bench.publish("id0", "a")
+    await bench.serve()
+    await asyncio.sleep(10.0)
+    [letter] = bench.letters(bench.plan.topics.dlq)
+    return bench, letter
+
+
+def _waits(bench: LeadBench, reason: str) -> Taken:
+    """The lead's letter for a human, the one there is: good to be sent back."""
+    [letter] = bench.letters(bench.plan.topics.parked)
+    envelope = read_envelope(letter)
+    assert (envelope.reason, envelope.disposition, envelope.lead_id) == (reason, "failed", "id0")
+    assert (envelope.origin, envelope.seq) == ("leads/0/0", len(bench.states()))
+    assert bench.states()[-2:] == ["replayed", "parked"]
+    assert bench.alarms == []
+    return letter
+
+
+@pytest.mark.parametrize("operator", [False, True])
+def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(operator: bool) -> None:
+    async def main() -> None:
+        bench, letter = await _failed()
+        back = (redriven if operator else returning)(read_envelope(letter), letter.place)
+        sent = len(bench.clay.bodies)
+        for _ in range(2):
+            await bench.come_back(msgspec.structs.replace(letter, value=OVERSIZE), back)
+        parked = _waits(bench, "cell_oversize")
+        assert bench.letters(bench.plan.topics.dlq) == [letter], "no dead letter of a dead letter"
+        assert len(bench.clay.bodies) == sent
+        mended = msgspec.structs.replace(parked, value=letter.value)
+        await bench.come_back(mended, redriven(read_envelope(parked), parked.place))
+        assert bench.states()[-2:] == ["sending", "accepted"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("gone", ["destination", "workspace"])
+def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: str) -> None:
+    async def main() -> None:
+        bench, letter = await _failed()
+        there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
+        if gone == "workspace":
+            del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
+        for _ in range(2):
+            await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        parked = _waits(bench, f"unknown_{gone}")
+        bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = there, here, 0
+        await bench.come_back(parked, redriven(read_envelope(parked), parked.place))
+        assert bench.states()[-2:] == ["sending", "accepted"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("row", [erased_row("acme", "id0"), person_row(digest("email", "a@example.com"))])
+def test_what_waits_then_holds_nothing_of_a_lead_that_was_erased(row: bytes) -> None:
+    async def main() -> None:
+        bench, letter = await _failed()
+        reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
+        said = Suppression(reason, now_ms(), "c1", "jane")
+        await bench.partition.commit(Step([(row, msgspec.json.encode(said))], [], []))
+        del bench.plan.destinations["acme-main"]
+        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        assert _waits(bench, "unknown_destination").value is None
+
+    run(main())
+
+
+def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_now() -> None:
+    async def main() -> None:
+        bench, letter = await _failed()
+        main = bench.plan.destinations["acme-main"]
+        bench.plan.destinations["other"] = msgspec.structs.replace(main, alias="other")
+        acme = bench.plan.workspaces["acme"]
+        bench.plan.workspaces["acme"] = msgspec.structs.replace(acme, default_destination="other")
+        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        assert bench.states()[-3:] == ["replayed", "sending", "accepted"]
+        event = json.loads(bench.letters(bench.plan.topics.status)[-1].value or b"")
+        assert event["destination"] == "acme-main"
+
+    run(main())
+
+
+def test_a_letter_without_a_value_goes_back_to_those_who_wait() -> None:
+    async def main() -> None:
+        bench, letter = await _failed()
+        back = redriven(read_envelope(letter), letter.place)
+        await bench.come_back(msgspec.structs.replace(letter, value=None), back)
+        _waits(bench, "tombstone")
+
+    run(main())
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_one_that_may_be_at_clay_and_whose_destination_is_gone_keeps_what_it_reserves_until_a_human_decides(
+    force: bool,
+) -> None:
+    """Neither its lane nor its row forgets the cost, and both say the same."""
+
+    async def main() -> None:
+        bench = CallbackBench()
+        bench.clay.first = [Uncertain("read_timeout", 1)]
+        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", _lead(force=force)))
+        await bench.serve()
+        await asyncio.sleep(5.0)
+        [copy] = bench.letters(bench.plan.topics.wait(60))
+        there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
+        for _ in range(2):
+            await bench.come_back(copy, read_envelope(copy))
+        assert bench.states()[-2:] == ["send_uncertain", "parked"]
+        [parked] = bench.letters(bench.plan.topics.parked)
+        assert bench.day().credits_reserved == there.ceiling.credits
+        bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = there, here
+        await bench.come_back(parked, returning(read_envelope(parked), parked.place, 9))
+        assert len(bench.clay.bodies) == 1, "no rewind sends it"
+        await bench.come_back(parked, redriven(read_envelope(parked), parked.place))
+        assert len(bench.clay.bodies) == 2
+        day = bench.day()
+        assert (day.credits_spent, day.credits_reserved) == (there.ceiling.credits, there.ceiling.credits)
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_now_is_uncertain() -> None:
+    async def main() -> None:
+        bench = LeadBench(clay_takes_s=100.0)
+        bench.publish("id0", "a")
+        await bench.serve()
+        await asyncio.sleep(1.0)
+        await bench.partition.close()
+        bench.plan.destinations["acme-main"] = msgspec.structs.replace(
+            bench.plan.destinations["acme-main"], columns={"phone": "Phone"}
+        )
+        bench.begin_anew()
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert bench.states() == ["received", "sending", "send_uncertain"]
+        [copy] = bench.letters(bench.plan.topics.wait(60))
+        await bench.come_back(copy, read_envelope(copy))
+        assert bench.states()[3:] == ["parked"]
+        assert len(bench.clay.bodies) == 1
+        assert bench.alarms == []
+
+    run(main())
