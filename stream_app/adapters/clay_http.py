@@ -1,10 +1,9 @@
 """The Clay client: one POST, one outcome. What is not certainly unsent is uncertain.
 
-httpx's types, aiohttp's connections. `httpx.AsyncClient` is left out (it costs several times as much, for
-cookies, redirects and logged URLs), and so are the ready-made transports: httpx-aiohttp and pyreqwest
-report a connection that broke *after* the request was sent as `ConnectTimeout` or `ConnectError`; to
-believe that is to pay twice. aiohttp retries no POST (`IDEMPOTENT_METHODS` in its client.py), and a test
-counts the requests.
+httpx's types, a transport of our own on aiohttp's connections. `httpx.AsyncClient` is left out (it costs several
+times as much, for cookies, redirects and logged URLs), and so are the ready-made transports: httpx-aiohttp and
+pyreqwest report a connection that broke *after* the request was sent as `ConnectTimeout` or `ConnectError`; to
+believe that is to pay twice. Nothing here sends a request twice, and a test counts them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -22,8 +20,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx
 import msgspec
-import yarl
 
+from stream_app.adapters.clay_transport import AiohttpTransport, AnswerStream, Target
 from stream_app.core.outcome import Accepted, Outcome, Refused, Uncertain, UncertainReason, UnsentReason, classify
 from stream_app.core.webhook import MALFORMED, token_problem
 
@@ -80,7 +78,7 @@ class ClayClient:
         self._connections = asyncio.Semaphore(max_connections)
         self._given_transport = transport
         self._transport: httpx.AsyncBaseTransport
-        self._targets: dict[tuple[str, str | None], _Target] = {}
+        self._targets: dict[tuple[str, str | None], Target] = {}
 
     async def __aenter__(self) -> Self:
         self._transport = self._given_transport or AiohttpTransport(
@@ -128,10 +126,7 @@ class ClayClient:
         target = self._targets.get((webhook_url, token))
         if target is None:
             target = self._targets[webhook_url, token] = _target(webhook_url, token)
-        # `stream` adds no headers (the transport does): half of what a Request costs.
-        return httpx.Request(
-            "POST", target.url, headers=target.headers, stream=httpx.ByteStream(body), extensions=target.extensions
-        )
+        return target.request(body)
 
     async def _exchange(self, request: httpx.Request, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
         """The outcome of a request that may go now. A status decides, whatever becomes of the body."""
@@ -143,7 +138,7 @@ class ClayClient:
             async with asyncio.timeout_at(give_up_at) as limit:
                 response = await self._transport.handle_async_request(request)
                 answered = now()
-                if not (isinstance(response.stream, _AnswerStream) and response.stream.is_whole):
+                if not (isinstance(response.stream, AnswerStream) and response.stream.is_whole):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
                 await self._read(response, excerpt)
         except (httpx.RequestError, TimeoutError) as exc:
@@ -174,98 +169,7 @@ class ClayClient:
             await stream.aclose()
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """An httpx transport on aiohttp whose errors keep their promise.
-
-    `ConnectError` and `ConnectTimeout` come only from aiohttp's connector: not one byte of the request
-    was sent. All else is `ReadError` or `RemoteProtocolError`. No redirects, cookies, proxies, netrc,
-    decompression or retries; certificates are always verified. Must be made inside a running event loop.
-    Requests bring URL and headers in aiohttp's own types, too (`_Target`): they are the same for each lead.
-    """
-
-    def __init__(
-        self,
-        *,
-        connect_timeout_s: float,
-        keepalive_s: float,
-        read_buffer_bytes: int,
-        ca_file: str | None = None,
-    ) -> None:
-        if ca_file is None:
-            tls = httpx.create_ssl_context(trust_env=False)
-        else:
-            tls = ssl.create_default_context(cafile=ca_file)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=tls),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("accept", "accept-encoding", "user-agent"),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=read_buffer_bytes,
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.ByteStream)
-        url, headers = request.extensions["aiohttp"]
-        try:
-            answer = await self._session.request(
-                request.method,
-                url,
-                headers=headers,
-                data=b"".join(request.stream),
-                allow_redirects=False,
-            )
-        except aiohttp.ClientConnectorError as exc:
-            raise httpx.ConnectError("no connection") from exc
-        except aiohttp.ConnectionTimeoutError as exc:
-            raise httpx.ConnectTimeout("no connection in time") from exc
-        except (aiohttp.ClientConnectionError, OSError) as exc:
-            raise httpx.ReadError("the connection broke") from exc
-        except Exception as exc:  # whatever a bad answer breaks in the parser: the request was sent
-            raise httpx.RemoteProtocolError("not an HTTP answer") from exc
-        return httpx.Response(answer.status, headers=answer.raw_headers, stream=_AnswerStream(answer))
-
-    async def aclose(self) -> None:
-        await self._session.close()
-
-
-class _AnswerStream(httpx.AsyncByteStream):
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-
-    @property
-    def is_whole(self) -> bool:
-        """All of it has come: to read it takes no time, and no time limit, which costs as much as the reading."""
-        return self._answer.content.is_eof()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            chunk = await self._answer.content.readany()
-        except Exception as exc:  # as above: whatever a bad body breaks
-            raise httpx.ReadError("the answer broke off") from exc
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
-
-    async def aclose(self) -> None:
-        """Ends the connection, unless the answer was read to its end and the pool has the connection back."""
-        self._answer.close()
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Target:
-    """What is the same in all requests to a webhook."""
-
-    url: httpx.URL
-    headers: httpx.Headers
-    extensions: dict[str, object]
-
-
-def _target(webhook_url: str, token: str | None) -> _Target:
+def _target(webhook_url: str, token: str | None) -> Target:
     headers = {
         "content-type": "application/json",
         "accept-encoding": "identity",
@@ -280,8 +184,7 @@ def _target(webhook_url: str, token: str | None) -> _Target:
         url = httpx.URL(webhook_url)
     except (ValueError, httpx.InvalidURL):
         raise ValueError(MALFORMED) from None
-    aiohttps = (yarl.URL(str(url), encoded=True), headers)
-    return _Target(url, httpx.Headers(headers), {"aiohttp": aiohttps})
+    return Target.of(url, headers)
 
 
 def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int) -> Outcome:

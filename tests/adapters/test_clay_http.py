@@ -284,6 +284,26 @@ async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[S
         assert server.connections == 1
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+async def test_an_answer_that_nobody_asked_for_is_not_the_next_leads(pause_s: float) -> None:
+    unasked = b"HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n"
+    async with serve(READ, OK, pause_s, unasked, READ, HANG) as server, client() as clay:
+        assert isinstance(await clay.send(server.url, None, b'{"n":1}'), Accepted)
+        await asyncio.sleep(0.1)
+        assert not isinstance(await clay.send(server.url, None, b'{"n":2}'), Poison)
+        assert isinstance(await clay.send(server.url, None, b'{"n":3}'), Accepted)
+        assert server.connections > 1
+
+
+async def test_a_connection_is_not_used_again_while_its_last_request_still_leaves() -> None:
+    """An answer can overtake its request; what follows on that connection would be read as the rest of it."""
+    too_large = b"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n"
+    async with serve(SKIM, too_large, HANG) as server, client() as clay:
+        outcomes = [await clay.send(server.url, None, b'"' + b"x" * 20_000_000 + b'"') for _ in range(2)]
+        assert [type(outcome) for outcome in outcomes] == [Poison, Poison]
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize("script", [[READ, OK], [READ, OK, RESET]])
 async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(script: list[Step]) -> None:
     outcomes = {}

@@ -1,0 +1,157 @@
+"""An httpx transport on aiohttp's connections that knows whether the first byte of a request was handed over.
+
+Until `write` nothing was sent, whatever went wrong; from `write` on nothing is proof. aiohttp's connector makes, keeps
+and checks the connections, and its parser reads the answers; `ClientSession` is left out: half of what a request costs
+is its requests, cookies, redirects and a task to write each body. pyproject.toml bounds aiohttp to the version whose
+connections and protocol were read for this; tests/adapters/test_clay_http.py breaks them in every way known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import aiohttp
+import httpx
+import yarl
+
+_TARGET: Final = "stream_app.target"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Target:
+    """What is the same in all requests to a webhook: for httpx, for aiohttp's connector, and as bytes.
+
+    `head` ends where the body's length has to follow. Must be made inside the running event loop of its transport.
+    """
+
+    url: httpx.URL
+    headers: httpx.Headers
+    address: aiohttp.ClientRequest
+    head: bytes
+
+    @classmethod
+    def of(cls, url: httpx.URL, headers: Mapping[str, str]) -> Target:
+        """Raises ValueError for a URL or a header that HTTP/1.1 has no bytes for."""
+        fields = {"host": url.netloc.decode("ascii"), **headers}
+        if any(set("\r\n\0") & set(value) for value in fields.values()):
+            raise ValueError("a header's value has a line break in it")
+        lines = [f"POST {url.raw_path.decode('ascii')} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        address = aiohttp.ClientRequest("POST", yarl.URL(str(url), encoded=True), loop=asyncio.get_running_loop())
+        return cls(url, httpx.Headers(headers), address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
+
+    def request(self, body: bytes) -> httpx.Request:
+        """`stream` adds no headers, which are written as they are in `head`: half of what a Request costs."""
+        return httpx.Request(
+            "POST", self.url, headers=self.headers, stream=httpx.ByteStream(body), extensions={_TARGET: self}
+        )
+
+
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """Sends what `Target.request` gives.
+
+    `ConnectError` and `ConnectTimeout`: not one byte of the request was handed to the operating system. All else is
+    `ReadError` or `RemoteProtocolError`. No redirects, cookies, proxies, netrc, decompression or retries; certificates
+    are always verified. Must be made inside a running event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float,
+        keepalive_s: float,
+        read_buffer_bytes: int,
+        ca_file: str | None = None,
+    ) -> None:
+        if ca_file is None:
+            tls = httpx.create_ssl_context(trust_env=False)
+        else:
+            tls = ssl.create_default_context(cafile=ca_file)
+        self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=tls)
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
+        self._read_buffer_bytes = read_buffer_bytes
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.ByteStream)
+        target: Target = request.extensions[_TARGET]
+        connection = await self._connect(target.address)
+        try:
+            message, body = await self._exchange(connection, target.head, b"".join(request.stream))
+        except (aiohttp.ClientConnectionError, OSError) as exc:
+            connection.close()
+            raise httpx.ReadError("the connection broke") from exc
+        except Exception as exc:  # whatever a bad answer breaks in the parser: the request was sent
+            connection.close()
+            raise httpx.RemoteProtocolError("not an HTTP answer") from exc
+        except BaseException:
+            connection.close()
+            raise
+        return httpx.Response(message.code, headers=message.raw_headers, stream=AnswerStream(connection, body))
+
+    async def aclose(self) -> None:
+        await self._connector.close()
+
+    async def _connect(self, address: aiohttp.ClientRequest) -> Any:
+        """A connection that was made or kept, with nothing of this request on it."""
+        try:
+            connection: Any = await self._connector.connect(address, [], self._timeout)
+        except TimeoutError as exc:
+            raise httpx.ConnectTimeout("no connection in time") from exc
+        except Exception as exc:  # whatever it is: nothing was written yet
+            raise httpx.ConnectError("no connection") from exc
+        if connection.closed or connection.protocol.should_close:  # it has ended, or said something unasked
+            connection.close()
+            raise httpx.ConnectError("the connection was of no use before anything was written")
+        return connection
+
+    async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
+        """Write the request, read the head of its answer. Raises what aiohttp's parser and connections do."""
+        protocol = connection.protocol
+        protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_buffer_bytes)
+        connection.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        while True:
+            message, answer = await protocol.read()
+            if message.code == 101 or not 100 <= message.code <= 199:
+                return message, answer
+
+
+class AnswerStream(httpx.AsyncByteStream):
+    """The body of an answer. When all of it has come, the pool has the connection back."""
+
+    def __init__(self, connection: Any, body: Any) -> None:
+        self._connection = connection
+        self._body = body
+        body.on_eof(self._end)
+
+    @property
+    def is_whole(self) -> bool:
+        """All of it has come: to read it takes no time, and no time limit, which costs as much as the reading."""
+        whole: bool = self._body.is_eof()
+        return whole
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk: bytes = await self._body.readany()
+        except Exception as exc:  # whatever a bad body breaks in the parser
+            raise httpx.ReadError("the answer broke off") from exc
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Ends the connection, unless the pool has it back."""
+        self._connection.close()
+
+    def _end(self) -> None:
+        transport = self._connection.transport
+        if transport is not None and transport.get_write_buffer_size():  # the answer has overtaken its request
+            self._connection.close()
+        else:
+            self._connection.release()
