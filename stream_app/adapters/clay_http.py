@@ -138,9 +138,9 @@ class ClayClient:
             async with asyncio.timeout_at(give_up_at) as limit:
                 response = await self._transport.handle_async_request(request)
                 answered = now()
-                if not (isinstance(response.stream, AnswerStream) and response.stream.is_whole):
+                if not (response.is_success and isinstance(response.stream, AnswerStream) and response.stream.is_whole):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
-                await self._read(response, excerpt)
+                    await self._read(response, excerpt)
         except (httpx.RequestError, TimeoutError) as exc:
             if response is None:
                 return _failure(exc, _since_ms(begun))

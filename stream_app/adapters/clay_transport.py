@@ -129,7 +129,7 @@ class AnswerStream(httpx.AsyncByteStream):
 
     @property
     def is_whole(self) -> bool:
-        """All of it has come: to read it takes no time, and no time limit, which costs as much as the reading."""
+        """All of it has come, and the pool has the connection back: whoever needs no word of it need not read it."""
         whole: bool = self._body.is_eof()
         return whole
 

@@ -1,55 +1,53 @@
-"""Every await is a crash point: all counted schedules, and as many drawn ones as make 10,000."""
+"""Every await is a crash point: 10,000 schedules. `python -m tests.simulation` runs all that are counted, and more."""
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Iterator
 from itertools import chain, count, islice
+from random import Random
+from typing import Final
 
 import pytest
 
 from tests.simulation.all_mutants import MUTANTS
 from tests.simulation.bases import bases
-from tests.simulation.campaign import counted, explain, run, run_all
+from tests.simulation.campaign import counted, explain, run
 from tests.simulation.mutant import caught
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import simulate
 
-SCHEDULES = 16_000
-CPU_S_OF_10_000 = 120
-LEAST_DRAWN = 2_000
+SCHEDULES: Final = 10_000
+CPU_S: Final = 240.0
+"""Two minutes of the two cores for which they are."""
+LEAST_DRAWN: Final = 1_000
+_SOME: Final = ("freeze", "stop", "rebalance")
+
+
+def chosen() -> Iterator[Schedule]:
+    """Of those that are counted: a crash at every await, each request to the broker lost, and some of the rest."""
+    chance = Random(7)
+    for schedule in counted():
+        if not schedule.name.partition("/")[2].startswith(_SOME) or chance.random() < 1 / 3:
+            yield schedule
 
 
 @pytest.mark.timeout(480)  # what it may take is judged at its end, in CPU
 def test_no_schedule_breaks_a_promise() -> None:
-    ran = 0
-
-    def done(finished: int) -> None:
-        nonlocal ran
-        ran += finished
-
-    cores, before_s, began_s = os.cpu_count() or 1, _cpu_s(), time.monotonic()
-    schedules = islice(chain(counted(), map(drawn, count())), SCHEDULES)
-    failures = run_all(schedules, cores, done)
+    schedules = list(islice(chain(chosen(), map(drawn, count())), SCHEDULES))
+    assert len(schedules) == SCHEDULES
+    began_s = time.process_time()
+    failures = run(schedules)
     if failures:
         pytest.fail(
             f"{len(failures)} schedules failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False
         )
-    assert ran == SCHEDULES
-    each_s = (_cpu_s() - before_s) / cores
-    took = f"{ran} schedules took {time.monotonic() - began_s:.0f} s, and {each_s:.0f} s of each of {cores} cores"
-    print(took)  # noqa: T201 - shown with -s
-    assert each_s < CPU_S_OF_10_000 * ran / 10_000, took
-
-
-def _cpu_s() -> float:
-    """Of the processes that ran for this one: other work on the machine does not count."""
-    used = os.times()
-    return used.children_user + used.children_system
+    took_s = time.process_time() - began_s
+    assert took_s < CPU_S, f"{SCHEDULES} schedules took {took_s:.0f} s of CPU"
 
 
 def test_the_drawn_ones_are_not_crowded_out() -> None:
-    assert sum(1 for _ in counted()) <= SCHEDULES - LEAST_DRAWN
+    assert sum(1 for _ in chosen()) <= SCHEDULES - LEAST_DRAWN
 
 
 @pytest.mark.parametrize("base", bases(), ids=lambda base: base.name)
