@@ -80,6 +80,13 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
             if self._consumer is not None:
                 await self._consumer._client.close()
 
+    def _stopped_set(self) -> None:
+        """Upstream raises when the thread has ended by itself, as it may when the app has crashed."""
+        try:
+            super()._stopped_set()
+        except RuntimeError:  # its loop is closed
+            self._stopped.set()
+
     async def pause_fetching(self, partitions: set[Any]) -> None:
         """Never fetch these, whatever Faust asks for: the changelog's, that Faust is not to read."""
 

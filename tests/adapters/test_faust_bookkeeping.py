@@ -96,3 +96,11 @@ async def test_an_offset_that_the_group_refused_is_not_believed_committed(
     monkeypatch.setattr(consumer.app.producer, "flush", flush)
     assert await consumer._commit_offsets({LEADS: 9}) == taken_by_the_group
     assert consumer._committed_offset[LEADS] == (9 if taken_by_the_group else 5)
+
+
+async def test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash() -> None:
+    """As when the app has crashed: its own loop is closed then, and upstream's stop logs a traceback."""
+    thread = consumer_with([])._new_consumer_thread()
+    thread.thread_loop.close()
+    thread._stopped_set()
+    assert thread.should_stop
