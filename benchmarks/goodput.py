@@ -5,8 +5,8 @@ namespace and a simulator of its own; all run at once, each with more leads wait
 
 Outage: a lane at 8 a second, burst 10; `around_s` of health, then every call is answered 503, then `around_s` of health
 again. Goodput is what Clay took, in percent of 8 a second over the healthy time. `quick probes` has the breaker open
-for 1 to 4 s and is judged; `default breaker` (5 s to a minute) trades a later return for fewer calls; `no breaker` is the
-worker with its breaker in `shadow` and no flood guard, as a client that only retries.
+for 1 to 4 s and is judged; `default breaker` (5 s to a minute) trades a later return for fewer calls; `no breaker` is
+the worker with its breaker in `shadow` and no flood guard, as a client that only retries.
 
 At quota: a lane that may send 10 a second, to a Clay that takes 8 (burst 20) and answers 429 without Retry-After. After
 a minute of finding its rate the share of 429 is measured. `fixed rate` never cuts its rate; what no setting takes away
