@@ -59,8 +59,12 @@ def configure(form: Format, level: int = logging.INFO) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """aiokafka forgets a connection when its `bootstrap` is cancelled, and closes it the moment it is forgotten."""
-    return not record.getMessage().startswith("Unclosed AIOKafkaConnection")
+    """aiokafka forgets a connection when its `bootstrap` is cancelled, and closes it the moment it is forgotten; and
+    it shields its commits, so nobody hears how one ended whose caller was cancelled.
+    """
+    said, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+    forgotten = said.startswith("Task exception was never retrieved") and type(error).__module__ == "aiokafka.errors"
+    return not (forgotten or said.startswith("Unclosed AIOKafkaConnection"))
 
 
 _stacks = ExceptionDictTransformer(show_locals=False)

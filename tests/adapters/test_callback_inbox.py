@@ -45,6 +45,7 @@ async def until_kept(inbox: CallbackInbox, first: int) -> set[int]:
     raise AssertionError("never kept")
 
 
+@pytest.mark.long
 async def test_kafka_stands_still_then_dies_then_is_back() -> None:
     async with LocalKafka() as kafka:
         await create_topics(kafka.bootstrap, TOPIC)

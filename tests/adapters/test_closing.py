@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -21,11 +21,17 @@ from tests.proxy import ProxiedKafka, Proxy
 FAILED_A_MOMENT_AGO_S = 0.05  # half of aiokafka's pause behind a fetch that failed
 
 
+@pytest.fixture(scope="module")
+def own() -> Iterator[ProxiedKafka]:
+    with ProxiedKafka() as broker:
+        yield broker
+
+
 @pytest.fixture
-async def proxy(namespace: str) -> AsyncIterator[Proxy]:
+async def proxy(own: ProxiedKafka, namespace: str) -> AsyncIterator[Proxy]:
     """The way to a broker that has a topic of the namespace's name."""
-    async with ProxiedKafka() as kafka, kafka.proxy() as way:
-        await create_topics(kafka.bootstrap, namespace)
+    await create_topics(own.bootstrap, namespace)
+    async with own.proxy() as way:
         yield way
 
 

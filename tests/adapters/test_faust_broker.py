@@ -53,6 +53,7 @@ async def test_a_broker_that_goes_while_the_app_starts_is_waited_for(
             await runs
 
 
+@pytest.mark.long
 async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
     seen = Recorder(owner := Owner())
     async with LocalKafka() as kafka:

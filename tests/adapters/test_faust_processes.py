@@ -7,6 +7,8 @@ import random
 import signal
 from collections import Counter
 
+import pytest
+
 from stream_app.dev.kafka import Broker
 from tests.adapters.processes import WorkerProcess, workers
 from tests.adapters.support import committed, create_topics, publish, read_committed
@@ -62,6 +64,7 @@ async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: Broker,
     }
 
 
+@pytest.mark.long
 async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(kafka: Broker, namespace: str) -> None:
     """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
     await make_topics(kafka, namespace)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from aiokafka.errors import UnknownMemberIdError
 
 from stream_app.adapters import log
 
@@ -99,12 +100,15 @@ def two_lines(form: log.Format) -> None:
     logging.getLogger("stream_app.adapters.faust_run").warning("no Kafka at %s yet", "127.0.0.1:9092")
 
 
-def test_a_connection_that_aiokafka_forgot_and_closed_is_no_news() -> None:
-    said = written("json", "of_asyncio")
-    assert [json.loads(line)["event"] for line in said.splitlines()] == ["Unclosed client session"]
+def test_what_aiokafka_forgot_is_no_news() -> None:
+    said = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
+    assert [line["event"] for line in said] == ["Unclosed client session", "Task exception was never retrieved"]
+    assert "ValueError: ours" in said[1]["exception"]
 
 
 def of_asyncio(form: log.Format) -> None:
     log.configure(form)
     for what in ("Unclosed AIOKafkaConnection\nconn: <AIOKafkaConnection host=here port=1>", "Unclosed client session"):
         logging.getLogger("asyncio").error(what)
+    for error in (UnknownMemberIdError("of a commit that was cancelled"), ValueError("ours")):
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)

@@ -78,6 +78,7 @@ def test_a_frozen_broker_is_silent_until_it_thaws(own: LocalKafka) -> None:
     port = port_of(own.bootstrap)
     own.freeze()
     try:
+        assert eventually(lambda: not broker_answers(port)), "a signal takes its time"
         assert not broker_answers(port)
     finally:
         own.thaw()

@@ -61,6 +61,7 @@ async def test_a_restart(broker: ProxiedKafka, namespace: str) -> None:
         await asyncio.to_thread(broker.restart)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
     """Nobody can take over meanwhile, but whoever is told to stop can."""
@@ -84,6 +85,7 @@ async def test_connections_are_cut_again_and_again(broker: ProxiedKafka, namespa
             await goes_on(line, 20)
 
 
+@pytest.mark.long
 async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
     """NOT_ENOUGH_REPLICAS: the events' topic has a replica on a broker that is gone, and wants both."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
@@ -96,6 +98,7 @@ async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: 
         await alter(line, status, "min.insync.replicas", was)
 
 
+@pytest.mark.long
 async def test_records_are_too_large(broker: ProxiedKafka, namespace: str) -> None:
     """MESSAGE_TOO_LARGE, for whatever the line says: it tries again, and ever more rarely."""
     async with loaded(broker, namespace, says="did not take it: MessageSizeTooLargeError") as line:
@@ -105,6 +108,7 @@ async def test_records_are_too_large(broker: ProxiedKafka, namespace: str) -> No
         await alter(line, status, "max.message.bytes", was)
 
 
+@pytest.mark.long
 async def test_a_full_disk(broker: ProxiedKafka, namespace: str) -> None:
     """A broker that cannot write ends. One worker waits for it, another is started meanwhile."""
     async with loaded(broker, namespace) as line:
@@ -118,6 +122,7 @@ async def test_a_full_disk(broker: ProxiedKafka, namespace: str) -> None:
         await line.spread(line.members, 30)
 
 
+@pytest.mark.long
 async def test_a_transaction_that_kafka_forgot_to_end(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
     """Its partition has no leader while it is committed: Kafka says that it is, and hides it from all for ever."""
     second = second_broker(broker, tmp_path / "second")

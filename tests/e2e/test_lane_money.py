@@ -17,6 +17,7 @@ LEAD = "estimate_credits = 20\nceiling_credits = 20"
 """What a lead costs is certain, so that a budget is a number of leads."""
 
 
+@pytest.mark.long
 async def test_the_day_turns_at_midnight_under_load(kafka: Broker, namespace: str) -> None:
     """60 leads a day, 150 are there, 6 a second go out: a day's are spent while the next one begins."""
     budget = "budget = { credits_per_day = 1200 }"

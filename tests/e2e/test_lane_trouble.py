@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(180)
 BREAKER = "breaker = { consecutive_failures = 5, open_s = 1, open_cap_s = 4, jitter = 0.2, probes = 2 }"
 
 
+@pytest.mark.long
 async def test_an_outage_wastes_few_calls_and_no_lead(kafka: Broker, namespace: str) -> None:
     """12 s of 503 at 8 a second: the breaker opens 4 to 6 times for 0.8 to 4 s, with at most 2 probes each."""
     async with Fleet(

@@ -69,6 +69,7 @@ share = 0.25
 """
 
 
+@pytest.mark.long
 async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 5, config=SOON, lane=UNBROKEN, script=FAULTS, partitions=8) as line:
         await line.publish(line.leads(10_000))

@@ -181,7 +181,7 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
         await line.books_balance()
 
 
-@pytest.mark.parametrize("cause", ["credits", "auto-run"])
+@pytest.mark.parametrize("cause", ["credits", pytest.param("auto-run", marks=pytest.mark.long)])
 async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace: str, cause: str) -> None:
     """The credits are used up, or auto-run is off: Clay says 2xx to every lead, and calls back about none. Once that is
     mended, all goes on.

@@ -85,6 +85,7 @@ async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_s
         assert await line.stop(successor.process) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["cut", "stall"])
 async def test_a_worker_without_its_broker_sends_nothing_that_its_successor_sends(
     how: str, own: ProxiedKafka, namespace: str
@@ -108,6 +109,7 @@ async def test_a_worker_without_its_broker_sends_nothing_that_its_successor_send
         assert await line.stop(other.process) == 0
 
 
+@pytest.mark.long
 async def test_the_log_cleaner_takes_nothing_that_a_guarantee_needs(own: ProxiedKafka, namespace: str) -> None:
     """Forced while leads are uncertain, and again when all is done: the same leads are duplicates for ever after."""
     async with Fleet(own.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:

@@ -44,6 +44,7 @@ def pipeline(kafka: Broker, namespace: str, workspaces: int = 2) -> Pipeline:
     return Pipeline(kafka.bootstrap, namespace, workspaces, config=CONFIG, lane=LANE)
 
 
+@pytest.mark.long
 async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(kafka: Broker, namespace: str) -> None:
     async with pipeline(kafka, namespace) as line:
         line.control("POST", "/control/faults", {**DOWN, "share": 0.75})

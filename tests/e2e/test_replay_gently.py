@@ -58,6 +58,7 @@ open_cap_s = 1
         assert set(line.summary()["leads"].values()) == {1}
 
 
+@pytest.mark.long
 async def test_replays_leave_the_lane_to_hot_leads(kafka: Broker, namespace: str) -> None:
     """A lane of 20 a second, 160 dead letters that are all due, 10 hot leads a second: these do not wait."""
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE, rate_per_s=20) as line:
@@ -86,6 +87,7 @@ async def test_replays_leave_the_lane_to_hot_leads(kafka: Broker, namespace: str
         line.check_stories()
 
 
+@pytest.mark.long
 async def test_several_replay_processes_come_die_and_go_under_load(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 4, config=CONFIG, lane=LANE, rate_per_s=40) as line:
         line.control("POST", "/control/faults", DOWN)

@@ -183,6 +183,7 @@ async def test_old_stories_are_forgotten(kafka: Broker, namespace: str, path: Pa
         assert it.ask.lead("new") is not None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> None:
     async with LocalKafka() as kafka:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tests.simulation.all_mutants import MUTANTS
+from tests.simulation.bases import rare
 from tests.simulation.campaign import counted, explain, named, run_all, told
 from tests.simulation.money import budgeted
 from tests.simulation.mutant import run_mutant
@@ -54,7 +55,9 @@ def main() -> int:
         task = progress.add_task("schedules", total=None)
         seeds = range(args.first, args.first + args.drawn)
         budgets = range(args.first, args.first + args.budgets)
-        failures = run_all(chain(counted(), map(drawn, seeds), map(budgeted, budgets)), args.processes, done)
+        rarely = chain.from_iterable(counted(base.name) for base in rare())
+        schedules = chain(counted(), rarely, map(drawn, seeds), map(budgeted, budgets))
+        failures = run_all(schedules, args.processes, done)
     console.print(f"{ran} schedules in {time.monotonic() - started:.0f} s, {len(failures)} broken")
     for name, problem in failures[:20]:
         console.print(f"{name}: {problem}", markup=False)

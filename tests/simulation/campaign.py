@@ -23,11 +23,10 @@ _COLLECT_EVERY = 50
 def counted(only: str = "") -> Iterator[Schedule]:
     """Every small schedule with one fault at every turn of a process, and one loss at every request to the broker.
 
-    Two of them also with a crash at every turn, and one or two preemptions around it.
+    Two of them also with a crash at every turn, and one or two preemptions around it. `only` those of one base; the
+    rare ones come when they are asked for.
     """
-    for base in [*bases(), *rare()] if only else bases():
-        if only not in ("", base.name):
-            continue
+    for base in bases() if not only else [base for base in (*bases(), *rare()) if base.name == only]:
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
