@@ -19,6 +19,7 @@ from tests.e2e.pipeline import Pipeline
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.long
 async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(kafka: Broker, namespace: str) -> None:
     """Redis loses everything in the middle of it, and then itself: that costs nothing but hits."""
     with LocalRedis() as server:

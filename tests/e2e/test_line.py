@@ -94,6 +94,7 @@ async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafk
         assert code == 0, said
 
 
+@pytest.mark.long
 async def test_kill_9_in_the_middle_loses_nothing_and_posts_nothing_twice(kafka: Broker, namespace: str) -> None:
     slow = """
 [[fault]]
