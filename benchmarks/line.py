@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import http.client
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -325,6 +326,7 @@ def main() -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics this new have no leader for a moment
     console = Console(stderr=True)
     rows: dict[str, dict[str, float]] = {}
     children = ChildProcesses("bench")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import mmap
 import os
 import struct
@@ -176,6 +177,7 @@ def main() -> int:
         case, config, directory = arguments.child
         _child(case, Path(config), _Counter(Path(directory) / f"{case}.count"))
         return 0
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics this new have no leader for a moment
     console = Console(stderr=True)
     rows = _compare(arguments, console.print)
     cost = {case: row["cpu_us_per_lead"] for case, row in rows.items()}
