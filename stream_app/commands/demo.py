@@ -85,7 +85,8 @@ def _show(outcome: Outcome) -> None:
         )
     tell(
         f"{outcome.dead_letters} dead letters were written and {outcome.replays} replayed; "
-        f"{count.get('rejected_invalid', 0)} bad records were rejected, each with its reason, and stopped nothing."
+        f"{count.get('rejected_invalid', 0)} bad records were rejected, each with its reason, and stopped nothing; "
+        f"{count.get('expired', 0)} leads had become too old to be worth paying for."
     )
     for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
         if leads:
