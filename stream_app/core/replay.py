@@ -161,7 +161,7 @@ class Pace:
 
     rates_per_s  by workspace, each above 0; they may change meanwhile.
 
-    A key that names no workspace goes at the highest of the rates: the line refuses it without any cost.
+    A letter whose key names no workspace may be any one's, as its value says to the line: it goes at the lowest rate.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
@@ -173,7 +173,7 @@ class Pace:
         """When the next one may go: epoch ms, not after now when it may go at once. It is taken to go then."""
         rate_per_s = self._rates_per_s.get(workspace)
         if rate_per_s is None:
-            workspace, rate_per_s = "", max(self._rates_per_s.values(), default=10.0)
+            workspace, rate_per_s = "", min(self._rates_per_s.values(), default=10.0)
         turn_ms = max(self._next_ms.get(workspace, 0.0), now_ms - _BURST_MS)
         self._next_ms[workspace] = turn_ms + 1000 / (rate_per_s * self._share)
         return int(turn_ms)

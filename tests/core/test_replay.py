@@ -100,6 +100,11 @@ def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
     assert pace.turn_ms("who", 60_000) == 59_000, "an unknown workspace has its own turn"
 
 
+def test_a_letter_that_may_be_any_workspaces_goes_at_the_lowest_of_their_rates() -> None:
+    pace = Pace({"acme": 4.0, "beta": 2.0})
+    assert [pace.turn_ms("", 10_000) for _ in range(3)] == [9000, 9500, 10_000]
+
+
 def test_the_pace_follows_the_rate() -> None:
     rates_per_s = {"acme": 8.0}
     pace = Pace(rates_per_s, share=0.5)
