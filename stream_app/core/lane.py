@@ -108,7 +108,7 @@ class Report(msgspec.Struct, frozen=True):
     """What a settled POST means for its lead.
 
     counts  its failure may be the lead's (an attempt): the breaker is neither open nor probing.
-    run     how often the lane has failed in a row, with this one.
+    run     how often the lane has failed in a row, with this one. alone: no other lead of the lane waits or is sent.
     wait_until_ms  the lane sends nothing before. text: words for the lead's event. spent: what was booked for it.
     """
 
@@ -117,11 +117,15 @@ class Report(msgspec.Struct, frozen=True):
     text: str = ""
     spent: budget.Reservation | None = None
     run: int = 0
+    alone: bool = True
 
     def attempts(self, before: int) -> int:
-        """The lead's failed attempts with this one. One in a run of others' failures is the beginning of an outage,
-        and no outage makes dead letters."""
-        return before + (self.counts and self.run <= before + 1)
+        """The lead's failed attempts with this one.
+
+        No outage makes dead letters: a failure in a run of others' is the beginning of one, and a failure in a run of
+        the lead's own may be, as long as others are there to tell.
+        """
+        return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
 
 
 def admit(
@@ -194,10 +198,11 @@ def settle(
     now_ms: int,
     rand: float,
     in_flight: int = 0,
+    others_wait: bool = False,
 ) -> tuple[Lane, Report]:
     """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost.
 
-    `in_flight`: POSTs of the lane that were under way, with this one.
+    `in_flight`: POSTs of the lane that were under way, with this one. `others_wait`: more leads of it want to be sent.
     """
     policy = in_force(policy, lane.changes)
     if isinstance(outcome, Accepted | Uncertain):
@@ -219,7 +224,8 @@ def settle(
             lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
             return _released_stop(lane, entry, now_ms), Report(True, now_ms)
         case Refused():
-            return _refused(policy, lane, entry, outcome, now_ms, rand)
+            alone = in_flight <= 1 and not others_wait
+            return _refused(policy, lane, entry, outcome, now_ms, rand, alone)
         case RateLimited():
             lane = _untouched(lane, entry, now_ms)
             after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
@@ -344,7 +350,7 @@ def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
 
 
 def _refused(
-    policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float
+    policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float, alone: bool
 ) -> tuple[Lane, Report]:
     free = mode_of(policy, lane) == "shadow"
     was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, entry.permit))
@@ -357,7 +363,8 @@ def _refused(
         blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
         lane = msgspec.structs.replace(lane, rate=blocked)
     counts = was_closed and (free or lane.breaker.phase == "closed")
-    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms), run=0 if free else lane.breaker.consecutive)
+    run = 0 if free else lane.breaker.consecutive
+    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
 
 
 def _with_verdict(

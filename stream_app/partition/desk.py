@@ -20,7 +20,7 @@ from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, letter, settle
-from stream_app.core.outcome import Outcome
+from stream_app.core.outcome import Outcome, Refused
 from stream_app.core.policy import Plan
 from stream_app.core.record import Taken
 from stream_app.core.story import Step
@@ -236,7 +236,8 @@ class Partition:
         policy, lane = self._plan.workspaces[name], self._lanes[name]
         now_ms, rand = self._clock.now_ms(), self._clock.rand()
         under_way = self._gate.in_flight_of(name)
-        self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way)
+        others_wait = isinstance(outcome, Refused) and self._gate.waits_for(name)
+        self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way, others_wait)
         if has_slot:
             self._gate.leave(entry, outcome)
         if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.

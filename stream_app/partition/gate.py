@@ -100,6 +100,10 @@ class Gate:
         """Somebody waits here."""
         return bool(self._waiters)
 
+    def waits_for(self, workspace: str) -> bool:
+        """Somebody waits here for this lane."""
+        return any(waiter.ask.destination.workspace == workspace for waiter in self._waiters)
+
     @property
     def in_flight(self) -> int:
         """POSTs under way in this partition."""

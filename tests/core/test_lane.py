@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -246,6 +248,19 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
     for report in reports[1:]:
         beside = report.attempts(beside)
     assert (alone, beside) == (3, 0)
+
+
+@pytest.mark.parametrize("others", [{"others_wait": True}, {"in_flight": 2}])
+def test_a_run_of_a_leads_own_failures_is_one_attempt_while_others_are_there_to_tell(others: dict[str, Any]) -> None:
+    """One that is retried before anybody else is sent could use up its attempts in the first moment of an outage."""
+    refused = Refused("http_503", 50, http_status=503)
+    lane, attempts = LANE, list[int]()
+    for outcome in (refused, refused, OK, refused):
+        lane, entry = _entry(lane)
+        lane, report = settle(POLICY, lane, entry, outcome, NOW_MS, 0.5, **others)
+        if outcome is refused:
+            attempts.append(report.attempts(attempts[-1] if attempts else 0))
+    assert attempts == [1, 1, 2]
 
 
 def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
