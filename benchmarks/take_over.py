@@ -1,12 +1,12 @@
 """What taking a partition over costs: time and memory until the first lead may be taken, by the number of rows.
 
-`python -m benchmarks.take_over [--rows 1000000] [--awaiting] [--json]`. Real Kafka; half of the rows are leads, half
-the aliases that lead to them by the person, as for leads with ids of their own. It is the partition's own take-over,
-from the fence to the first record that may be taken; each size is a process of its own. With `--awaiting` all rows are
-leads that wait for their callback: the CPU that it takes to set their clock, beside the first leads, and each look at
-it. Exits with 1 when up to 1,000,000 rows (more in proportion) take 5 s or 400 MB of process; with `--awaiting` when
-their clock takes 40 MB, or a look at it 100 us. The baseline to think of is Faust's own recovery of a table: 82 us a
-row (faust-hazards).
+`python -m benchmarks.take_over [--rows 1000000] [--awaiting] [--json]`. Real Kafka; half of the rows are leads whose
+results have come, half the aliases that lead to them by the person, as for leads with ids of their own. It is the
+partition's own take-over, from the fence to the first record that may be taken; each size is a process of its own. With
+`--awaiting` all rows are leads that wait for their callback: the CPU that it takes to set their clock, beside the first
+leads, and each look at it. Exits with 1 when up to 1,000,000 rows (more in proportion) take 5 s or 400 MB of process;
+with `--awaiting` when their clock takes 40 MB, or a look at it 100 us. The baseline to think of is Faust's own recovery
+of a table: 82 us a row (faust-hazards).
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
     now_ms = time.time_ns() // 1_000_000
     for number in range(rows if awaiting else rows // 2):
         key = delivery_key("acme", "people", f"crm-{number:08d}")
+        person = f"{number:022d}"
         row = Delivery(
             version=1,
-            state="accepted",
+            state="accepted" if awaiting else "enriched",
             origin=f"leads/0/{number}",
             seq=3,
             at_ms=now_ms + number,
@@ -68,10 +69,14 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
             webhook_id="a1b2c3d4e5f6",
             final=not awaiting,
             reservation=Reservation("2026-11-24", "2026-11", 20, 5) if awaiting else None,
+            results=0 if awaiting else 1,
+            person=person,
+            company=f"{number % 5_000:022d}",
+            people=("", person, ""),
         )
         await producer.send(topic, msgspec.json.encode(row), key, partition=0)
         if not awaiting:
-            await producer.send(topic, key, person_key("acme", "people", f"{number:022d}"), partition=0)
+            await producer.send(topic, key, person_key("acme", "people", person), partition=0)
     await producer.stop()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks import dead_letters, waiting
+from benchmarks import dead_letters, line, waiting
 from benchmarks.dead_letters import Counted
 from benchmarks.waiting import Figures
 
@@ -47,3 +47,20 @@ def test_letters_that_wait(changes: dict[str, object], words: list[str]) -> None
     found = waiting.missed(msgspec.structs.replace(WAITED, **changes))
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cpu_us", "bare_us", "fresh_mb", "words"),
+    [
+        (349.0, 88.0, 110.0, ""),
+        (351.0, 88.0, 110.0, "costs the worker 351 us, the goal is 350 here"),
+        (351.0, 60.0, 110.0, "the goal is 350 here"),
+        (469.0, 118.0, 110.0, ""),
+        (349.0, 88.0, 94.0, "16 MB more than a fresh one"),
+    ],
+)
+def test_what_a_lead_costs(cpu_us: float, bare_us: float, fresh_mb: float, words: str) -> None:
+    worker = {"cpu_us_per_lead": cpu_us, "rss_mb_at_100_percent": 110.0, "rss_mb_of_a_fresh_one": fresh_mb}
+    found = line.missed({"bare": {"cpu_us_per_lead": bare_us}, "worker": worker})
+    assert words in found
+    assert bool(found) is bool(words)
