@@ -200,7 +200,8 @@ class _Bench:
                 "stock": [sys.executable, "-m", "benchmarks.line", "--stock", self._bootstrap, topic, url],
             }[case]
             log = (directory / f"{case}.log").open("wb")
-            process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+            environment = {**os.environ, **environment}
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
                 found = measure(process, lambda: _count(port), leads)
                 rows = _rows(metrics) if case in WORKERS else 0
@@ -208,7 +209,7 @@ class _Bench:
                 process.terminate()
                 process.wait(60)
             if case in WORKERS:
-                found["rss_mb_of_a_fresh_one"] = _fresh_mb(command, {**os.environ, **environment}, metrics, rows)
+                found["rss_mb_of_a_fresh_one"] = _fresh_mb(command, environment, metrics, rows)
             return found
         finally:
             target.kill()
@@ -365,8 +366,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         Console().print_json(data=rows)
     else:
         _show(rows, arguments.in_flight)
-    if goal := missed(rows):
-        raise SystemExit(goal)
+    if problem := missed(rows):
+        raise SystemExit(problem)
 
 
 def missed(rows: dict[str, dict[str, float]]) -> str:

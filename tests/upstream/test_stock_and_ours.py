@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -123,7 +124,9 @@ def by_hand() -> tuple[list[int], dict[int, Ack], Work]:
 async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
     kafka: Broker, namespace: str, topics: None, build: Build, again: bool
 ) -> None:
-    """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again."""
+    """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again, or most
+    of them: on a busy machine four of the five were seen once.
+    """
     seen, acks, work = by_hand()
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)
@@ -137,7 +140,10 @@ async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
         await rebalance(app)
         await publish(kafka.bootstrap, namespace + "leads", [b"last"])
         await until(lambda: 10 in seen, what="the event after the rebalance")
-    assert (len(seen) > 10 + 1) is again
+    twice = [offset for offset, times in Counter(seen).items() if times == 2]
+    assert len(seen) == 11 + len(twice)
+    assert set(twice) <= set(range(5, 10))
+    assert bool(twice) is again
 
 
 @pytest.mark.parametrize(("build", "rebalances", "all_came"), [(stock, 40, False), (ours, 8, True)])
