@@ -4,9 +4,9 @@
 namespace and a simulator of its own; all run at once, each with more leads waiting than it can send.
 
 Outage: a lane at 8 a second, burst 10; `around_s` of health, then every call is answered 503, then `around_s` of health
-again. Goodput is what Clay took, in percent of 8 a second over the healthy time. `quick probes` has the breaker open
-for 1 to 4 s and is judged; `default breaker` (5 s to a minute) trades a later return for fewer calls; `no breaker` is
-the worker with its breaker in `shadow` and no flood guard, as a client that only retries.
+again. Goodput is what Clay took, in percent of 8 a second over the healthy time; above 100 the lane sent in a burst
+what had waited. `breaker` is the worker as it comes, and is judged; `no breaker` has its breaker in `shadow` and no
+flood guard, as a client that only retries.
 
 At quota: a lane that may send 10 a second, to a Clay that takes 8 (burst 20) and answers 429 without Retry-After. After
 a minute of finding its rate the share of 429 is measured. `fixed rate` never cuts its rate; what no setting takes away
@@ -45,12 +45,11 @@ _MORE_LEADS = 200  # than it can send, so that there is always one that waits
 NO_GUARD = "flood = { run = 1000000, share = 1.0, min_leads = 1000000 }"
 FIXED = f"floor_per_s = {TOO_FAST_PER_S}\nbackoff_cap_s = 1\nretry_after_min_s = 0.1"
 BREAKERS = {
-    "quick probes": BreakerPolicy(open_s=1, open_cap_s=4),
-    "default breaker": BreakerPolicy(),
+    "breaker": BreakerPolicy(),
     "no breaker": BreakerPolicy(mode="shadow"),
 }
 RATES = {"AIMD": "", "fixed rate": FIXED}
-JUDGED_OUTAGE, JUDGED_QUOTA = "quick probes", "AIMD"
+JUDGED_OUTAGE, JUDGED_QUOTA = "breaker", "AIMD"
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -90,11 +89,15 @@ def bounds(policy: BreakerPolicy, outage_s: float) -> tuple[int, float]:
     """
     at_s, half_opens = 0.0, 0
     while True:
-        open_s = min(policy.open_cap_s, policy.open_s * policy.open_factor**half_opens)
-        at_s += open_s * (1 - policy.jitter)
+        at_s += _open_s(policy, at_s) * (1 - policy.jitter)
         if at_s >= outage_s:
-            return policy.consecutive_failures + policy.probes * half_opens, open_s
+            return policy.consecutive_failures + policy.probes * half_opens, _open_s(policy, outage_s)
         half_opens += 1
+
+
+def _open_s(policy: BreakerPolicy, outage_s: float) -> float:
+    """How long it is open after so much of an outage, without jitter."""
+    return min(policy.open_cap_s, max(policy.open_s, policy.open_share * outage_s))
 
 
 async def begin(bootstrap: str, name: str, setup: Setup, stack: AsyncExitStack) -> Fleet:
@@ -187,8 +190,7 @@ async def measure(
 
 
 def _workspace(policy: BreakerPolicy) -> str:
-    breaker = f'breaker = {{ mode = "{policy.mode}", open_s = {policy.open_s}, open_cap_s = {policy.open_cap_s} }}'
-    return breaker if policy.mode == "auto" else f"{breaker}\n{NO_GUARD}"
+    return "" if policy.mode == "auto" else f'breaker = {{ mode = "{policy.mode}" }}\n{NO_GUARD}'
 
 
 def missed(outages: Mapping[str, Outage], quotas: Mapping[str, Steady]) -> list[str]:

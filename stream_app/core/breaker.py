@@ -21,7 +21,6 @@ Verdict = Literal["ok", "failure", "slow"]
 Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
 Mode = Literal["auto", "open", "closed", "shadow"]
 
-_MAX_LEVEL = 32  # far beyond any cap; keeps factor ** level a finite float
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 
 
@@ -29,10 +28,11 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
     """When to trip, for how long, and how to try again.
 
     `failure_rate`, `slow_rate`: 0 to 1 of the window's calls, judged from `min_calls` on; `slow_call_s`: an
-    ok answer that took longer is slow. Open time: `open_s` times `open_factor` for each trip in a row, up
-    to `open_cap_s`, shortened by up to `jitter` of itself; each `healthy_s` closed takes one such trip
-    back. `probe_lease_s` must be longer than the longest request, or a probe under way is taken for lost.
-    `mode`: `shadow` decides and reports, and holds nothing.
+    ok answer that took longer is slow. Open time: `open_share` of the outage so far, from `open_s` to
+    `open_cap_s`, shortened by up to `jitter` of itself: so an outage lasts longer by that share at most, and costs few
+    calls however long it is. An outage is over when the breaker was closed for `healthy_s`. `probe_lease_s` must be
+    longer than the longest request, or a probe under way is taken for lost. `mode`: `shadow` decides and reports, and
+    holds nothing.
     """
 
     mode: Literal["auto", "shadow"] = "auto"
@@ -41,8 +41,8 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
     slow_call_s: float = 10.0
     min_calls: int = 20
     consecutive_failures: int = 5
-    open_s: float = 5.0
-    open_factor: float = 2.0
+    open_s: float = 3.0
+    open_share: float = 0.05
     open_cap_s: float = 60.0
     jitter: float = 0.2
     healthy_s: float = 300.0
@@ -66,8 +66,8 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`since_ms`: when the phase began; `until_ms`: when an open one lets probes through; `level`: trips in
-    a row.
+    """`since_ms`: when the phase began; `until_ms`: when an open one lets probes through; `outage_ms`: when the outage
+    began, 0 before the first one.
     """
 
     phase: Phase = "closed"
@@ -75,7 +75,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     since_ms: int = 0
     until_ms: int = 0
     cause: Cause = ""
-    level: int = 0
+    outage_ms: int = 0
     consecutive: int = 0
     successes: int = 0
     leases: tuple[Lease, ...] = ()
@@ -92,7 +92,7 @@ def problems(policy: BreakerPolicy) -> list[str]:
         min_calls=(1, 1_000_000),
         consecutive_failures=(1, 1_000_000),
         open_s=(0.1, 86_400),
-        open_factor=(1, 10),
+        open_share=(0, 1),
         open_cap_s=(0.1, 86_400),
         jitter=(0, 0.9),
         healthy_s=(1, 86_400),
@@ -164,7 +164,7 @@ def release_probe(state: Breaker, permit: Permit) -> Breaker:
 def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
     """As an operator's word leaves it; calls under way are late, whatever they bring."""
     cause: Cause = "forced" if mode == "open" else ""
-    return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, state.level, next_lease=state.next_lease)
+    return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, now_ms, next_lease=state.next_lease)
 
 
 def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
@@ -178,7 +178,7 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
             state.epoch,
             now_ms,
             cause=state.cause,
-            level=state.level,
+            outage_ms=state.outage_ms,
             next_lease=state.next_lease,
         )
     return _probe(policy, state, now_ms)
@@ -210,7 +210,7 @@ def _after_probe(
     successes = state.successes + 1
     if successes < policy.successes_to_close:
         return msgspec.structs.replace(freed, successes=successes)
-    return Breaker("closed", state.epoch, now_ms, level=state.level, next_lease=state.next_lease)
+    return Breaker("closed", state.epoch, now_ms, outage_ms=state.outage_ms, next_lease=state.next_lease)
 
 
 def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
@@ -225,16 +225,9 @@ def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
 
 
 def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, rand: float) -> Breaker:
-    level = state.level
-    if state.phase == "closed":
-        level = max(0, level - max(0, now_ms - state.since_ms) // int(policy.healthy_s * 1000))
-    open_s = min(policy.open_cap_s, policy.open_s * policy.open_factor**level) * (1 - policy.jitter * rand)
-    return Breaker(
-        "open",
-        state.epoch + 1,
-        now_ms,
-        now_ms + int(open_s * 1000),
-        cause,
-        min(level + 1, _MAX_LEVEL),
-        next_lease=state.next_lease,
-    )
+    healthy = state.phase == "closed" and now_ms - state.since_ms >= policy.healthy_s * 1000
+    outage_ms = now_ms if healthy or not state.outage_ms else state.outage_ms
+    share_s = policy.open_share * (now_ms - outage_ms) / 1000
+    open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - policy.jitter * rand)
+    until_ms = now_ms + int(open_s * 1000)
+    return Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=state.next_lease)

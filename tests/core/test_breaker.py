@@ -12,8 +12,8 @@ from stream_app.core.breaker import Breaker, BreakerPolicy, Mode, Permit
 from stream_app.core.window import Totals
 
 POLICY = BreakerPolicy(
-    min_calls=10, consecutive_failures=3, open_s=5, open_cap_s=40, jitter=0.2, healthy_s=60, probes=2,
-    probe_lease_s=30, successes_to_close=3,
+    min_calls=10, consecutive_failures=3, open_s=5, open_share=0.5, open_cap_s=40, jitter=0.2, healthy_s=60,
+    probes=2, probe_lease_s=30, successes_to_close=3,
 )  # fmt: skip
 NOW_MS = 1_795_500_000_000
 QUIET = Totals(success=1)
@@ -50,6 +50,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.calls: list[Permit] = []
         self.leases: dict[int, int] = {}
         self.opened = 0
+        self.outage_ms: int | None = None
+        self.closed_ms = 0
         self.failures_in_a_row = 0
         self.probe_successes = 0
         self.mode: Mode = "auto"
@@ -62,6 +64,7 @@ class BreakerMachine(RuleBasedStateMachine):
             self.state = breaker.forced(before, "open" if mode == "open" else "closed", self.now_ms)
             assert self.state.phase == mode
             self._phase_changes(before)
+            self.outage_ms = self.closed_ms = self.now_ms
             self.failures_in_a_row = self.probe_successes = 0
 
     def _phase_changes(self, before: Breaker) -> None:
@@ -70,6 +73,18 @@ class BreakerMachine(RuleBasedStateMachine):
             self.leases.clear()
         if self.state.phase != before.phase:
             self.failures_in_a_row = self.probe_successes = 0
+            if self.state.phase == "closed":
+                self.closed_ms = self.now_ms
+            elif self.state.phase == "open" and self.mode in ("auto", "shadow"):
+                self._opens(before)
+
+    def _opens(self, before: Breaker) -> None:
+        long_closed = before.phase == "closed" and self.now_ms - self.closed_ms >= POLICY.healthy_s * 1000
+        if self.outage_ms is None or long_closed:
+            self.outage_ms = self.now_ms
+        share_ms = POLICY.open_share * (self.now_ms - self.outage_ms)
+        longest_ms = min(POLICY.open_cap_s * 1000, max(POLICY.open_s * 1000, share_ms))
+        assert 0.8 * longest_ms - 1 <= self.state.until_ms - self.now_ms <= longest_ms
 
     @precondition(lambda self: self.state.phase == "closed" and self.mode in ("auto", "shadow"))
     @rule()
@@ -160,9 +175,6 @@ class BreakerMachine(RuleBasedStateMachine):
                 self.probe_successes += 1
             enough = self.probe_successes == POLICY.successes_to_close
             assert self.state.phase == ("closed" if enough else "half_open")
-        if self.state.phase == "open":
-            longest_ms = min(POLICY.open_cap_s, POLICY.open_s * 2 ** (self.state.level - 1)) * 1000
-            assert 0.8 * longest_ms - 1 <= self.state.until_ms - self.now_ms <= longest_ms
         self._phase_changes(before)
 
     @precondition(lambda self: self.calls)
@@ -220,21 +232,31 @@ def test_trips_on_rates_from_the_minimum_of_calls_on(
     assert (state.phase, state.cause) == (("open", cause) if cause else ("closed", ""))
 
 
-def test_open_time_doubles_to_its_cap_and_decays_with_health() -> None:
+def test_it_is_open_for_a_share_of_the_outage_so_far_up_to_its_cap() -> None:
     state, now_ms, waits = _fail(Breaker()), NOW_MS, []
-    for _ in range(5):
+    for _ in range(8):
         waits.append(state.until_ms - now_ms)
         now_ms = state.until_ms
         state, probe = _probe(state, now_ms)
         state = breaker.on_result(POLICY, state, probe, "failure", QUIET, now_ms, 0.0)
-    assert waits == [5_000, 10_000, 20_000, 40_000, 40_000]
-    now_ms = state.until_ms
-    state = _closed_again(state, now_ms)
-    assert state.level == 6
-    later_ms = now_ms + 4 * 60_000
-    assert _fail(state, later_ms).until_ms - later_ms == 20_000
-    long_after_ms = now_ms + 86_400_000
-    assert _fail(state, long_after_ms).until_ms - long_after_ms == 5_000
+    assert waits == [5_000, 5_000, 5_000, 7_500, 11_250, 16_875, 25_312, 37_968]
+    assert state.until_ms - now_ms == 40_000
+
+
+def test_an_outage_goes_on_until_it_was_closed_for_long_enough() -> None:
+    state = _fail(_closed_again(_fail(Breaker()), NOW_MS + 30_000), NOW_MS + 80_000)
+    assert state.until_ms == NOW_MS + 80_000 + 40_000
+    healthy_ms = state.until_ms + 60_000
+    before_ms = healthy_ms - 1
+    closed = _closed_again(state, state.until_ms)
+    assert _fail(closed, before_ms).until_ms == before_ms + 40_000
+    assert _fail(closed, healthy_ms).until_ms == healthy_ms + 5_000
+
+
+def test_an_operator_ends_an_outage_and_so_does_a_row_that_does_not_know_its_beginning() -> None:
+    long_after_ms = NOW_MS + 50_000
+    for state in (breaker.forced(_fail(Breaker()), "closed", long_after_ms), Breaker(since_ms=long_after_ms)):
+        assert _fail(state, long_after_ms + 1_000).until_ms == long_after_ms + 6_000
 
 
 def test_a_lost_lease_neither_jams_nor_floods() -> None:

@@ -31,8 +31,6 @@ tiers_s = [1, 600]
 [workspaces.{name}.breaker]
 consecutive_failures = 4
 open_s = 1
-open_factor = 1
-open_cap_s = 1
 """
     async with Pipeline(kafka.bootstrap, namespace, 1, config=config, lane=lane) as line:
         names = line.settings.names

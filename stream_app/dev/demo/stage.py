@@ -64,11 +64,6 @@ _LANE: Final = """
 [workspaces.{name}]
 partition = {number}
 
-[workspaces.{name}.breaker]
-open_s = 2
-open_factor = 1.5
-open_cap_s = 4
-
 [destinations.{name}-people]
 workspace = "{name}"
 webhooks_env = ["DEMO_WEBHOOK_{number}"]
