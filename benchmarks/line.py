@@ -24,11 +24,9 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
@@ -39,7 +37,7 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, free_port
 
 PARTITIONS = 4
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+LANE_PER_S = 1_000
 TIME_LIMIT_S = 300.0
 FRESH_WITHIN_S = 60.0
 BEYOND_ROWS_MB = 15.0
@@ -64,8 +62,8 @@ LANE = """
 [workspaces.w{n}]
 partition = {n}
 [workspaces.w{n}.rate]
-rate_per_s = 1000
-burst = 1000
+rate_per_s = {per_s}
+burst = {per_s}
 [workspaces.w{n}.quota]
 warn_at = 49000
 rotate_at = 50000
@@ -75,86 +73,6 @@ webhooks_env = ["BENCH_WEBHOOKS_{n}"]
 callbacks = false
 allowed_hosts = ["127.0.0.1"]
 """
-
-
-class _Target(asyncio.Protocol):
-    """Answers each request at once and counts; `GET /count` tells."""
-
-    count = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while b"\r\n\r\n" in self._received:
-            head, _, rest = self._received.partition(b"\r\n\r\n")
-            if head.startswith(b"GET"):
-                body = str(_Target.count).encode()
-                answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-                self._transport.write(answer)
-                self._received = rest
-                continue
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-            if len(rest) < length:
-                return
-            self._received = rest[length:]
-            _Target.count += 1
-            self._transport.write(ANSWER)
-
-
-async def _serve_target() -> None:
-    server = await asyncio.get_running_loop().create_server(_Target, "127.0.0.1", 0)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.read)
-
-
-async def _bare(bootstrap: str, topic: str, url: str, in_flight: int) -> None:
-    import aiohttp
-    from aiokafka import AIOKafkaConsumer
-
-    consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, group_id=f"{topic}-bare", auto_offset_reset="earliest"
-    )
-    await consumer.start()
-    slots = asyncio.Semaphore(in_flight)
-    connector = aiohttp.TCPConnector(limit=in_flight)
-    async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
-
-        async def post(value: bytes) -> None:
-            async with session.post(url, data=value, headers={"content-type": "application/json"}) as answer:
-                await answer.read()
-            slots.release()
-
-        async for record in consumer:
-            await slots.acquire()
-            tasks.create_task(post(record.value or b""))
-
-
-def _stock(bootstrap: str, topic: str, url: str) -> None:
-    import faust
-    import httpx
-
-    app = faust.App(
-        f"{topic}-stock",
-        broker=f"kafka://{bootstrap}",
-        web_enabled=False,
-        topic_disable_leader=True,
-        store="memory://",
-        datadir=tempfile.mkdtemp(),
-    )
-    source = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
-
-    async def agent(stream: Any) -> None:
-        async with httpx.AsyncClient() as client:
-            async for value in stream:
-                await client.post(url, content=value, headers={"content-type": "application/json"})
-
-    app.agent(source)(agent)
-    faust.Worker(app, loglevel="WARNING").execute_from_commandline()
 
 
 class _Bench:
@@ -169,12 +87,8 @@ class _Bench:
     def run(self, case: str, leads: int) -> dict[str, float]:
         """Publish, start the case's process, and measure it from the first tenth to the end."""
         directory = self._children.directory
-        target = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.line", "--target"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        peers = [sys.executable, "-m", "benchmarks.peers"]
+        target = subprocess.Popen([*peers, "target"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             assert target.stdout is not None
             port = int(target.stdout.readline())
@@ -187,17 +101,8 @@ class _Bench:
             command = {
                 "worker": [sys.executable, "-m", "stream_app", *arguments],
                 "slow-loop": [sys.executable, "-c", WITHOUT_UVLOOP, *arguments],
-                "bare": [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.line",
-                    "--bare",
-                    self._bootstrap,
-                    topic,
-                    url,
-                    str(self._in_flight),
-                ],
-                "stock": [sys.executable, "-m", "benchmarks.line", "--stock", self._bootstrap, topic, url],
+                "bare": [*peers, "bare", self._bootstrap, topic, url, str(self._in_flight)],
+                "stock": [*peers, "stock", self._bootstrap, topic, url],
             }[case]
             log = (directory / f"{case}.log").open("wb")
             environment = {**os.environ, **environment}
@@ -229,7 +134,7 @@ def configure(
         port=metrics,
         port2=free_port(),
     )
-    config.write_text(head + "".join(LANE.format(n=n) for n in range(PARTITIONS)))
+    config.write_text(head + "".join(LANE.format(n=n, per_s=LANE_PER_S) for n in range(PARTITIONS)))
     return config, {f"BENCH_WEBHOOKS_{n}": f"{url}w{n}" for n in range(PARTITIONS)}, metrics
 
 
@@ -327,29 +232,13 @@ def measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: i
 
 
 def main() -> None:
-    """Run all cases, or the part of one that is a process of its own."""
+    """Run all cases, print a table or JSON, and exit with 1 when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.line", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--leads", type=int, default=20_000, help="leads for each case (stock gets a tenth)")
     parser.add_argument("--in-flight", type=int, default=100)
     parser.add_argument("--only", choices=CASES, help="one case alone")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--target", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--bare", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--stock", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.target:
-        asyncio.run(_serve_target())
-    elif arguments.bare:
-        bootstrap, topic, url, in_flight = arguments.bare
-        asyncio.run(_bare(bootstrap, topic, url, int(in_flight)))
-    elif arguments.stock:
-        sys.argv = sys.argv[:1]
-        _stock(*arguments.stock)
-    else:
-        _compare(arguments)
-
-
-def _compare(arguments: argparse.Namespace) -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics this new have no leader for a moment
     console = Console(stderr=True)
     rows: dict[str, dict[str, float]] = {}
