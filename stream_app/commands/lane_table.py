@@ -10,10 +10,11 @@ from zoneinfo import ZoneInfo
 from stream_app.commands.base import console, harmless
 
 if TYPE_CHECKING:
-    from stream_app.core.budget import Meter, MeterName
+    from stream_app.core.budget import MeterName
     from stream_app.core.explain import LaneFacts
     from stream_app.core.forecast import Forecast
     from stream_app.core.messages import LaneView
+    from stream_app.core.meters import Meter
 
 Forecasts = Mapping[str, "Mapping[str, Forecast]"]
 """Workspace -> meter -> how fast it is used."""

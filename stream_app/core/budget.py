@@ -22,7 +22,6 @@ _ASK_AGAIN_MS = 3_600_000
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
 Reason = MeterName | Literal["clock"]
 
-
 CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
 """The keys of the policy that limit a meter."""
 
@@ -103,31 +102,6 @@ class Reservation(msgspec.Struct, frozen=True):
     actions: int
 
 
-class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One meter in its present day or month, which ends at `ends_ms`; `cap` None: no limit.
-
-    `elsewhere`: the opening balance and corrections. `warned`: the highest soft limit reached, in percent.
-    """
-
-    period: str
-    ends_ms: int
-    cap: int | None = None
-    spent: int = 0
-    reserved: int = 0
-    elsewhere: int = 0
-    warned: int = 0
-
-    @property
-    def used(self) -> int:
-        """All that counts against the cap."""
-        return self.spent + self.reserved + self.elsewhere
-
-    @property
-    def left(self) -> int | None:
-        """What may still be reserved; None: no limit."""
-        return None if self.cap is None else max(0, self.cap - self.used)
-
-
 class Refused(msgspec.Struct, frozen=True):
     """No room, or a clock that is behind the books ("clock"); `until_ms`: when it is worth asking again."""
 
@@ -166,12 +140,19 @@ def problems(policy: BudgetPolicy) -> list[str]:
 
 
 def reserve(
-    policy: BudgetPolicy, state: Budget, estimate: Cost, ceiling: Cost, now_ms: int, hot: bool = True
+    policy: BudgetPolicy,
+    state: Budget,
+    estimate: Cost,
+    ceiling: Cost,
+    now_ms: int,
+    hot: bool = True,
+    settled_ms: int | None = None,
 ) -> tuple[Budget, Reservation] | Refused:
     """Reserves `estimate` if all that is used and `ceiling` stay within every cap of this day and month.
 
     Only a reservation of the ceiling itself (`estimate` = `ceiling`) makes a cap hard with many leads under
     way: each one open at a lower estimate may still cost up to its ceiling. `hot`: it may have the hot share.
+    `settled_ms`: when all that is reserved now will be settled; if only that is in the way, it is worth asking then.
     """
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     day, month = _newest(state.days, now.day), _newest(state.months, now.month)
@@ -183,7 +164,9 @@ def reserve(
         return Refused("clock", now_ms + _ASK_AGAIN_MS)
     refused = _refusal(policy, day, month, ceiling, now, hot)
     if refused is not None and not policy.shadow:
-        return refused
+        spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
+        until_ms = refused.until_ms if spent or settled_ms is None else min(refused.until_ms, settled_ms)
+        return Refused(refused.reason, until_ms)
     day = _with_reserved(policy, day, estimate, policy.credits_per_day, policy.actions_per_day)
     if refused is not None:
         day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)
@@ -234,30 +217,6 @@ def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
         for each in state.months
     )
     return msgspec.structs.replace(state, days=tuple(days), months=tuple(months))
-
-
-def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:
-    """The four meters as they stand now."""
-    now = periods.at(policy.tz, policy.billing_day, now_ms)
-    day = next((period for period in state.days if period.id == now.day), Period(now.day))
-    month = next((period for period in state.months if period.id == now.month), Period(now.month))
-    opens = month.id == policy.opening_month
-    found: dict[MeterName, Meter] = {}
-    rows: tuple[tuple[MeterName, int | None, Period, int, int], ...] = (
-        ("credits_day", policy.credits_per_day, day, now.day_end_ms, 0),
-        ("actions_day", policy.actions_per_day, day, now.day_end_ms, 0),
-        ("credits_month", policy.credits_per_month, month, now.month_end_ms, policy.opening_credits * opens),
-        ("actions_month", policy.actions_per_month, month, now.month_end_ms, policy.opening_actions * opens),
-    )
-    for name, cap, period, ends_ms, opening in rows:
-        sums = (
-            (period.credits_spent, period.credits_reserved, period.credits_elsewhere, period.credits_warned)
-            if name.startswith("credits")
-            else (period.actions_spent, period.actions_reserved, period.actions_elsewhere, period.actions_warned)
-        )
-        spent, reserved, elsewhere, warned = sums
-        found[name] = Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening, warned)
-    return found
 
 
 def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost) -> Settled:
@@ -350,6 +309,10 @@ def _with_reserved(
         level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
         period.shadowed,
     )
+
+
+def _unreserved(period: Period) -> Period:
+    return msgspec.structs.replace(period, credits_reserved=0, actions_reserved=0)
 
 
 def _with_elsewhere(period: Period, cost: Cost) -> Period:

@@ -16,6 +16,7 @@ from stream_app.core import breaker, budget, quota, rate, window
 from stream_app.core.budget import Cost, MeterName
 from stream_app.core.lane import Forced, Lane, lifted
 from stream_app.core.messages import By, Change
+from stream_app.core.meters import meters
 from stream_app.core.policy import Workspace, in_force
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
@@ -213,7 +214,7 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
     corrected = budget.correct(rules, lane.budget, cost, now_ms, order.period == "day")
     if isinstance(corrected, budget.Refused):
         return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)
-    after = budget.meters(rules, corrected, now_ms)
+    after = meters(rules, corrected, now_ms)
     names: tuple[MeterName, ...] = ("credits_day", "credits_month", "actions_day", "actions_month")
     sums = ", ".join(f"{name} {after[name].elsewhere}" for name in names if after[name].elsewhere)
     return Answer(msgspec.structs.replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")

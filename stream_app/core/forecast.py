@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from stream_app.core.budget import Meter
+from stream_app.core.meters import Meter
 
 _LEAST_MS = 60_000  # a shorter time says nothing: reservations come and go
 

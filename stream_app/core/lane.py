@@ -171,7 +171,9 @@ def admit(
     silent = hang.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
     if silent is not None and mode == "auto":
         return lane, Held(silent.reason, silent.text, silent.until_ms, "held_outage" if silent.text else None)
-    reserved = budget.reserve(policy.budget, lane.budget, destination.ceiling, destination.ceiling, now_ms, hot)
+    cost = destination.ceiling
+    open_s = destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
+    reserved = budget.reserve(policy.budget, lane.budget, cost, cost, now_ms, hot, now_ms + int(open_s * 1000))
     if isinstance(reserved, budget.Refused):
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
@@ -334,13 +336,12 @@ def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str,
 def _no_room(
     policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
 ) -> Held:
-    cost = destination.ceiling
-    share = policy.budget.hot_share and not hot
+    cost, share, reason = destination.ceiling, policy.budget.hot_share and not hot, f"budget_{refused.reason}"
     if share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused):
         text = f"the part of the budget {refused.reason} that hot_share leaves to bulk is used up"
-        return Held(f"budget_{refused.reason}", text, refused.until_ms, "held_budget", bulk_only=True)
+        return Held(reason, text, refused.until_ms, "held_budget", bulk_only=True)
     text = f"the budget {refused.reason} has no room for a lead of {cost.credits} credits"
-    return Held(f"budget_{refused.reason}", text, refused.until_ms, "held_budget")
+    return Held(reason, text, refused.until_ms, "held_budget")
 
 
 def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:

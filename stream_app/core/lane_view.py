@@ -7,11 +7,12 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import budget, concurrency, estimate, quota, rate, window
+from stream_app.core import concurrency, estimate, quota, rate, window
 from stream_app.core.controls import told_by
 from stream_app.core.hang import NOTHING, REASON, Hang
 from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
 from stream_app.core.messages import By, LaneView, News, PartHold
+from stream_app.core.meters import meters
 from stream_app.core.policy import Destination, Workspace, in_force
 from stream_app.core.quota import QuotaPolicy
 
@@ -45,8 +46,8 @@ def view(
     policy = in_force(policy, lane.changes)
     counts = window.totals(policy.window, lane.window, now_ms)
     latency = window.latency(policy.window, lane.window, now_ms) or window.Latency(0, 0, 0)
-    meters = budget.meters(policy.budget, lane.budget, now_ms)
-    day, month = meters["credits_day"], meters["credits_month"]
+    shown = meters(policy.budget, lane.budget, now_ms)
+    day, month = shown["credits_day"], shown["credits_month"]
     answers = {there.alias: _answer(policy, lane, there, now_ms, hanging) for there in destinations}
     held = _held(policy, lane, answers)
     seen = LaneView(
@@ -73,7 +74,7 @@ def view(
         mode_by=lane.forced.by if lane.forced else None,
         paused_by=lane.pause,
         changes=lane.changes,
-        meters=meters,
+        meters=shown,
         estimates={
             there.alias: lane.estimates.get(there.alias) or estimate.first(there.estimate) for there in destinations
         },

@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.core.budget import Meter, MeterName
+from stream_app.core.budget import MeterName
 from stream_app.core.estimate import Estimate
+from stream_app.core.meters import Meter
 from stream_app.core.quota import Webhook
 
 Scalar = str | int | float | bool | None

@@ -10,11 +10,12 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core import rate
-from stream_app.core.budget import Budget, BudgetPolicy, Cost, meters
+from stream_app.core.budget import Budget, BudgetPolicy, Cost
 from stream_app.core.delivery import Delivery
 from stream_app.core.estimate import Estimate
 from stream_app.core.lane import Lane
 from stream_app.core.letters import Kind
+from stream_app.core.meters import meters
 from stream_app.core.policy import Workspace, in_force
 
 Fate = Literal[

@@ -6,10 +6,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import budget, silence, stop
+from stream_app.core import silence, stop
 from stream_app.core.delivery import Delivery
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status
+from stream_app.core.meters import meters
 from stream_app.core.policy import Destination, Workspace, in_force
 from stream_app.core.silence import Evidence
 
@@ -43,7 +44,7 @@ def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -
 
 def evidence(policy: Workspace, lane: Lane, there: Destination, callback_url: str, now_ms: int) -> Evidence:
     """What is known when a silence begins. `callback_url`: '' when it answers, else what came instead."""
-    month = budget.meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
+    month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in there.webhook_ids if name in lane.quota.webhooks}
     ear = silence.ear(lane.hearing, there.alias)
     others = sorted(name for name, other in lane.hearing.of.items() if other.heard_ms > ear.oldest_ms)

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 
 from stream_app.adapters import log
 from stream_app.adapters.lane_metrics import LaneMetrics
-from stream_app.core.budget import Meter
 from stream_app.core.messages import LaneView, News
+from stream_app.core.meters import Meter
 
 VIEW = LaneView(
     "acme",

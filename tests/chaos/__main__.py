@@ -29,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--seconds", type=float, help="how long in all (default 60)")
+    goal.add_argument("--seconds", type=float, help="how long, at least (default 60)")
     goal.add_argument("--kills", type=int, help="until so many workers were killed with -9")
     parser.add_argument("--resend", action="store_true", help="the policy for uncertain leads: resend, not park")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="leave the logs of all processes there")

@@ -15,6 +15,8 @@ from tests.e2e.fleet import Fleet
 
 CREDITS_A_LEAD = 6
 """A destination's default estimate: what an accepted lead costs here."""
+CEILING = 20
+"""A destination's default ceiling: what a budget must have room for."""
 
 _lead = msgspec.json.Decoder(Lead)
 _event = msgspec.json.Decoder(StatusEvent)
@@ -40,7 +42,6 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
                     people[_place(record)] = who
             if record.offset >= passed.get((topic, record.partition), 0):
                 coming.add(origin or _place(record))
-    states = await line.read(names.state)
     return Evidence(
         inputs=inputs,
         people=people,
@@ -51,19 +52,32 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
         coming=coming,
         poison=Counter(_header(record, "origin") or "" for record in returns[names.dlq]),
         parked=Counter(_header(record, "origin") or "" for record in await line.read(names.parked)),
-        lanes=[_lane.decode(record.value) for record in states if record.key.startswith(b"l/") and record.value],
+        lanes=await read_lanes(line),
         caps=caps,
         credits_a_lead=CREDITS_A_LEAD,
+        ceiling=CEILING,
         may_wait=may_wait(line, inputs, caps),
         resend=resend,
     )
 
 
-def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> set[str]:
-    """Inputs whose lane may have no budget left, and those behind such ones in a partition of their own."""
+def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> dict[str, str]:
+    """Inputs whose lane may have no budget left, and those behind such ones in a partition of their own, each with the
+    workspace whose budget it is.
+    """
     homes = Counter(line.settings.home(name) for name in line.names)
-    shut = {line.settings.home(name) for name in caps if homes[line.settings.home(name)] == 1}
-    return {place for place, workspace in inputs.items() if workspace in caps or int(place.split("/")[-2]) in shut}
+    shut = {line.settings.home(name): name for name in caps if homes[line.settings.home(name)] == 1}
+    found = {place: workspace for place, workspace in inputs.items() if workspace in caps}
+    for place in inputs.keys() - found.keys():
+        if (workspace := shut.get(int(place.split("/")[-2]))) is not None:
+            found[place] = workspace
+    return found
+
+
+async def read_lanes(line: Fleet) -> list[Lane]:
+    """Every committed row of every lane, in order."""
+    states = await line.read(line.settings.names.state)
+    return [_lane.decode(record.value) for record in states if record.key.startswith(b"l/") and record.value]
 
 
 async def _passed(line: Fleet) -> dict[tuple[str, int], int]:

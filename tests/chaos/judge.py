@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from stream_app.core.delivery import NEXT
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
 from tests.e2e.fleet import Request
 from tests.e2e.pipeline import OVER
+from tests.legal import follows
 
 Place = tuple[str, int, int]
 REST: Final = OVER - {"rerouted"}
@@ -38,7 +38,8 @@ class Evidence(msgspec.Struct):
     """All that was read at the end.
 
     inputs       records of the lead topics that are inputs: place -> its workspace ('' where it cannot be read).
-    people       whose lead it is, by place: its id and its person (a record that is not here is no lead).
+    people       whose lead it is, by place: its id and its person, each behind its workspace (a record that is not here
+                 is no lead).
     published    what was published, by kind (`tests.e2e.load`).
     max_replays  how often a dead letter comes back before it is parked.
     events       of `leads.status`, in the order of each partition.
@@ -46,7 +47,8 @@ class Evidence(msgspec.Struct):
     coming       places of inputs that a group has not passed, or of which a copy is still on its way.
     letters      how many dead letters of poison, and how many parked records there are, by place of the input.
     lanes        every committed row of every lane, in order. caps: credits a day by workspace.
-    may_wait     places of inputs that may be held for good: their lane's budget is used up.
+    ceiling      credits for which a budget must have room, or no lead of its lane is sent.
+    may_wait     inputs that may be held for good, by place: the workspace whose budget has to be used up then.
     resend       the policy for uncertain leads is `resend`.
     """
 
@@ -62,7 +64,8 @@ class Evidence(msgspec.Struct):
     lanes: Iterable[Lane]
     caps: Mapping[str, int]
     credits_a_lead: int
-    may_wait: Collection[str]
+    ceiling: int
+    may_wait: Mapping[str, str]
     resend: bool = False
 
 
@@ -82,6 +85,25 @@ class Verdict(msgspec.Struct):
         return sum(finding.promise == promise for finding in self.findings)
 
 
+def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set[str]:
+    """Workspaces whose budget has no room for one more lead, by the last of their lanes' rows."""
+    last = {lane.workspace: lane.budget.days[-1] for lane in lanes if lane.budget.days}
+    return {
+        name
+        for name, cap in caps.items()
+        if name in last and last[name].credits_spent + last[name].credits_reserved + ceiling > cap
+    }
+
+
+def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
+    """Each name of a lead with one that stands for its person: whoever shares a name is the same."""
+    found: dict[str, str] = {}
+    for names in people:
+        one = next((found[name] for name in sorted(names) if name in found), min(names))
+        found |= dict.fromkeys(names, one)
+    return found
+
+
 class Judge:
     """`verdict()` of one body of evidence; `tell` has all that is known of a lead, for a person."""
 
@@ -90,6 +112,7 @@ class Judge:
         self._stories: dict[str, list[StatusEvent]] = defaultdict(list)
         self._events_of: dict[str, list[StatusEvent]] = defaultdict(list)
         self._requests: dict[str, list[Request]] = defaultdict(list)
+        self._requests_of_person: dict[str, list[Request]] = defaultdict(list)
         for event in evidence.events:
             story = self._stories[event.origin]
             # A stray's first event is in the partition that it strayed to, all others are in its home.
@@ -99,9 +122,13 @@ class Judge:
         for place, names in evidence.people.items():
             for name in names:
                 self._places[name].append(place)
+        person = _persons(evidence.people.values())
         for request in evidence.requests:
             if request.lead_id is not None:
                 self._requests[request.lead_id].append(request)
+                name = f"{request.workspace} {request.lead_id}"
+                self._requests_of_person[person.get(name, name)].append(request)
+        self._used_up = used_up(evidence.lanes, evidence.caps, evidence.ceiling)
         self._verdict = Verdict(leads=len(evidence.inputs), findings=[])
 
     def verdict(self) -> Verdict:
@@ -110,8 +137,8 @@ class Judge:
             self._record(place)
         for origin, story in self._stories.items():
             self._story(origin, story)
-        for lead_id, requests in self._requests.items():
-            self._lead(lead_id, requests)
+        for requests in self._requests_of_person.values():
+            self._person(requests)
         self._money()
         return self._verdict
 
@@ -142,8 +169,8 @@ class Judge:
             return
         if place not in self._evidence.coming:
             self._found("lost", place, f"it stands at {status}, and nothing of it is on its way")
-        elif place not in self._evidence.may_wait:
-            self._found("stuck", place, f"it still stands at {status}")
+        elif self._evidence.may_wait.get(place) not in self._used_up:
+            self._found("stuck", place, f"it still stands at {status}, and no budget that is used up holds it")
         else:
             self._verdict.held += 1
 
@@ -176,7 +203,7 @@ class Judge:
         before: Status | None = None
         letters = 0
         for event in story:
-            if event.status not in NEXT.get(before, frozenset()):
+            if not follows(before, event.status):
                 self._found("illegal", origin, f"{before} -> {event.status}")
             if event.status == "parked" and before != "send_uncertain" and letters < self._evidence.max_replays:
                 self._found("lost", origin, f"parked after {before} and {letters} dead letters: for no reason")
@@ -197,15 +224,17 @@ class Judge:
             if not any(request.accepted for request in self._requests.get(last.lead_id, ())):
                 self._found("lost", last.lead_id, "its story says accepted, and Clay never got it")
 
-    def _lead(self, lead_id: str, requests: list[Request]) -> None:
-        """Sent once, unless the one before was refused, or the policy sent it again and said so."""
+    def _person(self, requests: list[Request]) -> None:
+        """Sent once, under whatever ids, unless the one before was refused, or the policy sent it again and said so."""
+        lead_ids = {request.lead_id or "": request for request in requests}
         unanswered = sum(not request.refused for request in requests[:-1])
         if unanswered:
-            told = sum(event.reason == "resend" for event in self._events_of.get(lead_id, ()))
+            told = sum(event.reason == "resend" for lead_id in lead_ids for event in self._events_of.get(lead_id, ()))
             self._verdict.doubles += sum(request.accepted for request in requests) > 1
             if not self._evidence.resend or told < unanswered:
-                self._found("double", lead_id, f"{len(requests)} POSTs, {told} told as sent again")
-        if lead_id not in self._events_of:
+                what = f"{len(requests)} POSTs as {' and '.join(lead_ids)}, {told} told as sent again"
+                self._found("double", requests[-1].lead_id or "", what)
+        for lead_id in lead_ids.keys() - self._events_of.keys():
             self._found("illegal", lead_id, "Clay got it, and no event tells of it")
 
     def _money(self) -> None:

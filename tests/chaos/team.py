@@ -45,11 +45,8 @@ class Team:
         self._watching = asyncio.create_task(self._watch())
 
     async def settle(self) -> None:
-        """Everything is mended, and whoever ended is started again."""
-        for task in self._lasting:
-            task.cancel()
-        await asyncio.gather(*self._lasting, return_exceptions=True)
-        self._proxy.mend()
+        """What lasts comes to its end, everything is mended, and whoever ended is started again."""
+        await asyncio.gather(*self._lasting)
         self._line.control("DELETE", "/control/faults")
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The quick form of `python -m tests.chaos`: a minute of everything at once, on a real Kafka."""
+"""The quick forms of `python -m tests.chaos`: a minute of everything at once, on a real Kafka."""
 
 from __future__ import annotations
 
@@ -7,14 +7,30 @@ import os
 import pytest
 
 from tests.chaos.__main__ import complaints, table
-from tests.chaos.campaign import Goal, run_campaign
+from tests.chaos.campaign import Goal, Result, run_campaign
+from tests.chaos.schedule import MEANING
 
 
 @pytest.mark.timeout(240)
 async def test_a_minute_of_chaos_loses_nothing_and_pays_nothing_twice() -> None:
+    result = await _run(resend=False)
+    assert result.held_by_budget > 0, "two budgets were used up"
+    assert not result.resent
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_a_minute_of_chaos_where_uncertain_leads_are_sent_again_counts_each_of_them() -> None:
+    result = await _run(resend=True)
+    assert result.resent > 0
+
+
+async def _run(*, resend: bool) -> Result:
     seed = int(os.environ.get("CHAOS_SEED", "1"))
-    result = await run_campaign(Goal(seconds=60), seed, resend=False, progress=lambda _, __: None)
+    result = await run_campaign(Goal(seconds=60), seed, resend=resend, progress=lambda _, __: None)
     assert result.passed, "\n".join([table(result), *complaints(result)])
+    assert result.faults.keys() == MEANING.keys()
     assert result.kills > 0
     assert result.accepted > 500, "most of the load went through"
     assert result.uncertain > 0, "leads were hit at the worst of moments"
+    return result

@@ -19,8 +19,12 @@ def event(origin: str, seq: int, status: Status, reason: str = "") -> StatusEven
     return StatusEvent(f"{origin}#{seq}", "lead-1", status, seq, seq, origin, reason=reason)
 
 
-def request(seq: int, status: int | str = 200, accepted: int = 1) -> Request:
-    return Request(seq, seq, status, accepted, "w0", "lead-1")
+def request(seq: int, status: int | str = 200, accepted: int = 1, lead_id: str = "lead-1") -> Request:
+    return Request(seq, seq, status, accepted, "w0", lead_id)
+
+
+def lane(spent: int, reserved: int = 0) -> Lane:
+    return Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", spent, reserved),)))
 
 
 A, B = "leads/0/0", "leads/0/1"
@@ -30,7 +34,7 @@ UNCERTAIN = [*STORY[:2], event(A, 3, "send_uncertain")]
 RESENT = [*UNCERTAIN, event(A, 4, "replayed", "resend"), event(A, 5, "sending"), event(A, 6, "accepted")]
 CLEAN = Evidence(
     inputs={A: "w0", B: "w0"},
-    people={A: {"lead-1", "ada@example.com"}, B: {"again-1", "ada@example.com"}},
+    people={A: {"w0 lead-1", "w0 ada@example.com"}, B: {"w0 again-1", "w0 ada@example.com"}},
     published={"lead": 1, "same_person": 1},
     max_replays=3,
     events=[*STORY, *AGAIN],
@@ -38,10 +42,11 @@ CLEAN = Evidence(
     coming=(),
     poison=Counter(),
     parked=Counter(),
-    lanes=[Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", 6, 0),)))],
+    lanes=[lane(6)],
     caps={"w0": 30},
     credits_a_lead=6,
-    may_wait=(),
+    ceiling=20,
+    may_wait={},
 )
 
 
@@ -61,6 +66,8 @@ def test_a_clean_record_is_not_accused() -> None:
         ({"events": [*STORY[:1], *AGAIN], "coming": {A}}, "stuck"),  # one that should have gone on
         ({"requests": []}, "lost"),  # accepted, it says, and Clay never saw it
         ({"requests": [request(1), request(2)]}, "double"),
+        ({"requests": [request(1), request(2, lead_id="again-1")]}, "double"),  # one person, two ids
+        ({"requests": [request(1), request(2, lead_id="who")]}, "illegal"),  # told of by nobody
         ({"requests": [request(1, "hang", 1), request(2)]}, "double"),  # it was uncertain, not refused
         ({"requests": [request(1, 500, 0), request(2)]}, "double"),  # the same, though Clay did not take it
         ({"events": [*STORY, STORY[2], *AGAIN]}, "illegal"),  # told twice
@@ -68,15 +75,15 @@ def test_a_clean_record_is_not_accused() -> None:
         ({"events": [STORY[0], event(A, 2, "accepted"), *AGAIN]}, "illegal"),  # never sent
         ({"events": [*UNCERTAIN, event(A, 4, "parked"), *AGAIN]}, "illegal"),  # parked, and not there
         ({"events": [event(A, 1, "rejected_invalid"), *AGAIN]}, "lost"),  # a good lead
-        ({"people": {A: {"lead-1"}}}, "lost"),  # no lead, and yet a duplicate
+        ({"people": {A: {"w0 lead-1"}}}, "lost"),  # no lead, and yet a duplicate
         ({"events": [*STORY[:1], event(A, 2, "expired"), *AGAIN]}, "lost"),
         ({"events": [*STORY[:1], event(A, 2, "suppressed"), *AGAIN]}, "lost"),
         ({"events": [event(A, 1, "duplicate"), *AGAIN]}, "lost"),  # each of the other, and Clay has none
-        ({"people": {A: {"lead-1"}, B: {"lead-2"}}}, "lost"),  # a duplicate of somebody else
+        ({"people": {A: {"w0 lead-1"}, B: {"w0 lead-2"}}}, "lost"),  # a duplicate of somebody else
         ({"events": [*STORY[:1], event(A, 2, "parked"), *AGAIN], "parked": Counter([A])}, "lost"),  # nothing was tried
         ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),  # one that never reached Kafka
         ({"inputs": {A: "w0"}}, "illegal"),  # a story from nowhere
-        ({"lanes": [Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", 12, 20),)))]}, "overspend"),
+        ({"lanes": [lane(12, 20)]}, "overspend"),
         ({"caps": {"w0": 5}, "lanes": []}, "overspend"),  # by Clay's own count
     ],
 )
@@ -94,9 +101,12 @@ def test_a_double_is_forgiven_where_the_policy_sent_it_again_and_said_so() -> No
 
 def test_a_lead_that_its_budget_holds_is_not_lost() -> None:
     held = [*STORY[:1], event(A, 2, "held_budget"), *AGAIN]
-    evidence = msgspec.structs.replace(CLEAN, events=held, coming={A}, may_wait={A}, requests=[])
+    evidence = msgspec.structs.replace(CLEAN, events=held, coming={A}, may_wait={A: "w0"}, lanes=[lane(6), lane(12)])
     assert not promises(evidence)
     assert "lost" in promises(msgspec.structs.replace(evidence, coming=()))
+    for lanes in ([], [lane(12), lane(6)], [lane(6, 4)]):
+        assert "stuck" in promises(msgspec.structs.replace(evidence, lanes=lanes)), "there is room for one more"
+    assert "stuck" in promises(msgspec.structs.replace(evidence, may_wait={A: "another"}))
 
 
 def test_a_lead_is_parked_when_it_is_uncertain_or_was_replayed_often_enough() -> None:

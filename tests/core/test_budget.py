@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stream_app.core import budget, periods
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Refused, Reservation
+from stream_app.core.meters import meters
 
 ONE = Cost(6, 1)
 HOUR_MS = 3_600_000
@@ -167,7 +168,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def meters_say_what_the_sums_say(self) -> None:
         now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
         kept = {window.id for window in (*self.state.days, *self.state.months)}
-        for name, meter in budget.meters(self.policy, self.state, self.now_ms).items():
+        for name, meter in meters(self.policy, self.state, self.now_ms).items():
             index, period = name.startswith("actions"), now.day if name.endswith("day") else now.month
             assert meter.period == period
             if period in kept:
@@ -202,6 +203,21 @@ def test_the_ceiling_must_fit_and_the_estimate_is_reserved() -> None:
     assert (state.days[0].credits_reserved, reservation.credits) == (6, 6)
     assert budget.reserve(policy, state, Cost(6), Cost(15), now_ms) == Refused("credits_day", _ms("2026-11-25T00:00"))
     assert not isinstance(budget.reserve(policy, state, Cost(6), Cost(14), now_ms), Refused)
+
+
+def test_where_only_reservations_are_in_the_way_it_is_worth_asking_once_they_are_settled() -> None:
+    now_ms, day_ms, month_ms = _ms("2026-11-24T15:00"), _ms("2026-11-25T00:00"), _ms("2026-12-01T00:00")
+    soon_ms = now_ms + 60_000
+    for policy, at_the_end in (
+        (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
+        (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
+    ):
+        soon = msgspec.structs.replace(at_the_end, until_ms=soon_ms)
+        state, reservation = _reserved(policy, Budget(), now_ms)
+        for settled_ms, refused in ((soon_ms, soon), (month_ms + 1, at_the_end), (None, at_the_end)):
+            assert budget.reserve(policy, state, ONE, ONE, now_ms, settled_ms=settled_ms) == refused
+        spent = budget.settle(state, reservation, ONE, ONE).state
+        assert budget.reserve(policy, spent, ONE, ONE, now_ms, settled_ms=soon_ms) == at_the_end
 
 
 @pytest.mark.parametrize(

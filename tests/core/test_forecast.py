@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stream_app.core.budget import Meter
 from stream_app.core.forecast import Forecast, Sample, forecast
+from stream_app.core.meters import Meter
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS

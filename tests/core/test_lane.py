@@ -13,7 +13,7 @@ from stream_app.core.budget import BudgetPolicy, Cost
 from stream_app.core.cost import actual
 from stream_app.core.estimate import Estimate
 from stream_app.core.flood import FloodPolicy
-from stream_app.core.lane import Entry, Held, Lane, admit, settle
+from stream_app.core.lane import Entry, Held, Lane, admit, charge, settle
 from stream_app.core.lane_owner import reconfigured
 from stream_app.core.lane_view import view
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
@@ -144,6 +144,18 @@ def test_the_hot_share_is_kept_from_bulk() -> None:
     assert bulk.reason == "budget_credits_day"
     lane = _call(lane, OK, OK, OK, policy=policy)
     assert _held(lane, policy).reason == "budget_credits_day"
+
+
+def test_a_lead_that_only_reservations_hold_asks_again_once_they_are_settled() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
+    noon_ms = NOW_MS - 12 * 3_600_000
+    lane, entry = _entry(LANE, policy, noon_ms)
+    assert _held(lane, policy, noon_ms).until_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
+    _, held = admit(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
+    assert isinstance(held, Held)
+    assert held.until_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
+    lane = charge(lane, entry.reservation)
+    assert _held(lane, policy, noon_ms).until_ms == NOW_MS + 60_000, "it is spent: the next day"
 
 
 def test_soft_limits_are_told_once_each_and_again_only_after_a_real_fall() -> None:

@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaProducer
 from stream_app.adapters.topics import create_topics
 from stream_app.cli import main
 from stream_app.commands.lane_table import show_lanes
-from stream_app.core.budget import Meter
 from stream_app.core.explain import LaneFacts
 from stream_app.core.forecast import Forecast
 from stream_app.core.messages import By, Change, CommandAnswer, LaneView, PartHold
+from stream_app.core.meters import Meter
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.lanes.look import look

@@ -13,7 +13,6 @@ import msgspec
 from stream_app.adapters.memory_cache import MemoryCache
 from stream_app.core.budget import BudgetPolicy
 from stream_app.core.cached import DAY_MS, Entry, Field, company_slot, person_slot
-from stream_app.core.delivery import NEXT
 from stream_app.core.envelope import read_envelope
 from stream_app.core.lead import company, people
 from stream_app.core.messages import Callback, Command, Result, Scalar, StatusEvent
@@ -24,6 +23,7 @@ from stream_app.core.replay import returning
 from stream_app.fallback import Known
 from stream_app.partition.desk import Partition
 from stream_app.partition.walk import Source
+from tests.legal import follows
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import _member
 from tests.partition.virtual import VirtualClock, now_ms, run
@@ -113,7 +113,7 @@ class Bench:
     def story(self, lead_id: str) -> list[str]:
         told = [event for event in self.events() if event.lead_id == lead_id]
         for before, after in pairwise(told):
-            assert before.origin != after.origin or after.status in NEXT[before.status]
+            assert before.origin != after.origin or follows(before.status, after.status)
         return [event.status for event in told]
 
     def results(self, lead_id: str) -> list[Result]:

@@ -14,12 +14,13 @@ from typing import Final
 import msgspec
 
 from stream_app.core.budget import Period
-from stream_app.core.delivery import NEXT, Delivery
+from stream_app.core.delivery import Delivery
 from stream_app.core.envelope import read_envelope
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
 from stream_app.core.policy import Plan, in_force
 from stream_app.core.record import Taken
+from tests.legal import follows
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, Story
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
@@ -121,7 +122,7 @@ class Checker:
             self._problem(f"2: {event.id} is told of a record that was never committed")
         if event.id != f"{event.origin}#{event.seq}" or event.seq != (last.seq + 1 if last else 1):
             self._problem(f"6: {event.id} follows #{last.seq if last else 0}: out of sequence")
-        if event.status not in NEXT.get(last.status if last else None, frozenset()):
+        if not follows(last.status if last else None, event.status):
             self._problem(f"6: {event.id} {event.status} follows {last.status if last else 'nothing'}: illegal")
         if last is not None and event.destination in self._plan.destinations:
             self.answers.check_overdue(event, last)
