@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -17,6 +16,7 @@ from tests.proxy import ProxiedKafka, Proxy
 WORKERS: Final = 3
 _LOOK_S: Final = 0.2
 _TERM_S: Final = 40.0
+_UP_S: Final = 30.0
 _MAY_END: Final = {"later owner": "fenced", "no Kafka at": "no broker", "is kafka.bootstrap right": "no broker"}
 """What a worker's last words may be under these faults, and in short; every other end is a bug."""
 
@@ -34,20 +34,26 @@ class Team:
         self._proxy = proxy
         self._rng = random.Random(seed)
         self._slots: list[Member] = []
-        self._replay: subprocess.Popen[bytes] | None = None
+        self._replay: Member | None = None
         self._expected: set[Member] = set()
         self._lasting: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._slots = [self._join(slot) for slot in range(WORKERS)]
-        self._replay = self._line.start("replay")
+        self._replay = self._line.member(self._line.start("replay"))
         self._watching = asyncio.create_task(self._watch())
 
     async def settle(self) -> None:
-        """What lasts comes to its end, everything is mended, and whoever ended is started again."""
+        """What lasts comes to its end, everything is mended, and whoever ended is started again and up."""
         await asyncio.gather(*self._lasting)
         self._line.control("DELETE", "/control/faults")
+        deadline = time.monotonic() + _UP_S
+        while not await asyncio.to_thread(self._all_up):
+            if time.monotonic() > deadline:
+                self.untidy.append(f"not all processes are up within {_UP_S:.0f} s")
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def stop(self) -> None:
         """SIGTERM for all: each must end well."""
@@ -55,8 +61,8 @@ class Team:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         self._expected |= set(self._slots)
-        processes = [member.process for member in self._slots if member.alive]
-        processes += [self._replay] if self._replay is not None else []
+        members = self._slots + ([self._replay] if self._replay is not None else [])
+        processes = [member.process for member in members if member.alive]
         codes = await asyncio.gather(*(self._line.stop(process, _TERM_S) for process in processes))
         self.untidy += [f"ended with {code} after SIGTERM" for code in codes if code]
         for member in self._line.members:
@@ -83,7 +89,7 @@ class Team:
                 self._line.control("POST", "/control/faults", {"kind": kind, "share": 0.5, "for_s": fault.lasts_s})
             case "replay":
                 if self._replay is not None:
-                    self._replay.kill()
+                    await asyncio.to_thread(self._replay.kill)
 
     # ------------------------------------------------------------------------------------------------------ faults
 
@@ -135,6 +141,11 @@ class Team:
         """The one that is meant, or the next one that is up."""
         return next(iter(self._up(fault)), self._slots[fault.who])
 
+    def _all_up(self) -> bool:
+        """They answer, so they also hear SIGTERM."""
+        members = self._slots + ([self._replay] if self._replay is not None else [])
+        return all(member.alive and member.answers() for member in members)
+
     def _up(self, fault: Fault) -> list[Member]:
         """Those that are not down or frozen, from the one that is meant on."""
         order = [self._slots[(fault.who + step) % WORKERS] for step in range(WORKERS)]
@@ -158,8 +169,8 @@ class Team:
                     await asyncio.sleep(self._rng.uniform(0, 1))
                     self._count_end(member)
                     self._slots[slot] = self._join(slot)
-            if self._replay is not None and self._replay.poll() is not None:
-                self._replay = self._line.start("replay")
+            if self._replay is not None and not self._replay.alive:
+                self._replay = self._line.member(self._line.start("replay"))
             await asyncio.sleep(_LOOK_S)
 
     def _count_end(self, member: Member) -> None:

@@ -121,9 +121,12 @@ class Fleet(Pipeline):
 
     def join(self, *, bootstrap: str = "", program: Sequence[str] = ("-m", "stream_app")) -> Member:
         """One more worker."""
-        process = self.start("worker", bootstrap=bootstrap, program=program)
-        self.members.append(Member(process, self.ports[process.pid], self.logs[process.pid]))
+        self.members.append(self.member(self.start("worker", bootstrap=bootstrap, program=program)))
         return self.members[-1]
+
+    def member(self, process: subprocess.Popen[bytes]) -> Member:
+        """A process that was started here."""
+        return Member(process, self.ports[process.pid], self.logs[process.pid])
 
     async def owners(self, within_s: float = 10) -> dict[str, Member]:
         """Who sends the leads of each workspace: whoever's count rises. All workspaces must have a load."""
