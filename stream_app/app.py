@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from stream_app import __version__
 from stream_app.adapters import log
 from stream_app.adapters.archive import KafkaArchive
-from stream_app.adapters.assigned import assigned, resuming, waiting
+from stream_app.adapters.assigned import assigned, membership, waiting
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
@@ -195,7 +195,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         registry.register(ParkedLeads(lambda: [one.parked for one in list(owned.values())]))
         watchdog = Watchdog(
             longest_step_s(settings),
-            lambda: resuming(app) | worker.under_way(assigned(app)),
+            lambda: membership(app) | worker.under_way(assigned(app)),
             StandingStill(registry, logger),
         )
         port = await stack.enter_async_context(

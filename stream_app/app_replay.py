@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stream_app import __version__
 from stream_app.adapters import log
-from stream_app.adapters.assigned import assigned, resuming
+from stream_app.adapters.assigned import assigned, membership
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.faust_app import Handler, build_app
 from stream_app.adapters.faust_run import run_app, wait_for_broker
@@ -70,7 +70,7 @@ async def run_replay(settings: Settings) -> None:
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),
-            lambda: resuming(app) | replay.under_way(assigned(app)),
+            lambda: membership(app) | replay.under_way(assigned(app)),
             StandingStill(registry, logger),
         )
         port = await stack.enter_async_context(

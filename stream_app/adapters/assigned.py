@@ -23,14 +23,18 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
     }
 
 
-def resuming(app: SafeApp) -> dict[str, int]:
-    """What has to end by itself after a rebalance, with its generation; nothing else shows a partition that was kept.
+def membership(app: SafeApp) -> dict[str, int]:
+    """What has to move by itself for the group, whatever is assigned, with a number that changes when it does.
 
-    Its records are not fetched until then, so none seem to wait.
+    The taking up after a rebalance, with its generation: nothing else shows a partition that was kept, for its records
+    are not fetched until then, so none seem to wait. And heartbeats: nothing else shows an idle process without Kafka.
     """
-    if not app.started or not app.tables.recovery.taking_up:
+    if not app.started:
         return {}
-    return {"no records are taken since the last rebalance": app.consumer_generation_id}
+    found = {"Kafka has taken no heartbeat of this process": app.consumer._thread.heartbeats_taken}
+    if app.tables.recovery.taking_up:
+        found["no records are taken since the last rebalance"] = app.consumer_generation_id
+    return found
 
 
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:

@@ -36,6 +36,7 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
     """The group's aiokafka consumer: read_committed, and always Faust's own co-partitioning assignor."""
 
     Worker = _Thread
+    heartbeats_taken = 0
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         conf = self.app.conf
@@ -65,10 +66,22 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
             try:
                 await super().on_start()
                 there = True
+                self._count_heartbeats()
             except KafkaConnectionError as error:
                 log.warning("Kafka has gone again: %s; next try in %.0f s", error, _BROKER_AWAY_S)
                 await stop_consumer(self._consumer)
                 await self.sleep(_BROKER_AWAY_S)
+
+    def _count_heartbeats(self) -> None:
+        coordinator = self._consumer._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def counted() -> bool:
+            taken = bool(await beat())
+            self.heartbeats_taken += taken
+            return taken
+
+        coordinator._do_heartbeat = counted
 
     async def on_thread_stop(self) -> None:
         """Upstream waits for ever when the broker is gone or a rebalance is under way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from stream_app.adapters.assigned import assigned, resuming
+from stream_app.adapters.assigned import assigned, membership
 from stream_app.dev.kafka import Broker
 from tests.adapters.bench import Owner, Recorder, make_bench, running
 from tests.adapters.support import publish, until
@@ -15,6 +15,7 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
     kafka: Broker, namespace: str
 ) -> None:
     bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
+    resuming = "no records are taken since the last rebalance"
     app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
 
     async def hang() -> None:
@@ -24,12 +25,12 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
     async with running(app):
         await publish(kafka.bootstrap, bench.leads, [b"first"])
         await until(lambda: recorder.taken)
-        assert not resuming(app)
+        assert resuming not in membership(app)
         app.consumer.perform_seek = hang
         await rebalance(app)
         async with asyncio.timeout(10):
             await hangs.wait()
         await publish(kafka.bootstrap, bench.leads, [b"second"])
         assert owner.owned == {0, 1, 2, 3}
-        assert resuming(app) == {"no records are taken since the last rebalance": app.consumer_generation_id}
+        assert membership(app)[resuming] == app.consumer_generation_id
         assert not any(assigned(app).values()), "nothing else shows it"

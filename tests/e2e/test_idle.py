@@ -1,0 +1,82 @@
+"""Processes that have nothing to do: they complain of nothing, and they notice that Kafka is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import StartError
+from tests.e2e.fleet import Fleet, Member
+from tests.proxy import ProxiedKafka
+
+pytestmark = pytest.mark.timeout(120)
+QUICK = """
+[line]
+request_timeout_s = 3
+connect_timeout_s = 1
+max_request_start_age_s = 2
+commit_timeout_s = 2
+uncertain_grace_s = 6
+"""
+STANDS_STILL_S = 2 + 3 + 2 * 2
+FAUST_LOOKS_S = 1.25
+
+
+@pytest.fixture
+def broker() -> Iterator[ProxiedKafka]:
+    try:
+        with ProxiedKafka() as own:
+            yield own
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+async def test_nothing_is_wrong_where_nothing_comes(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust looks for partitions of which nothing was fetched, after five minutes: those of the rows, which it is not
+    to read, are such for ever. Here after a second.
+    """
+    monkeypatch.setenv("STREAM_PROCESSING_TIMEOUT", "1")
+    async with Fleet(kafka.bootstrap, namespace, 1) as line:
+        members = [line.join(), line.member(line.start("replay"))]
+        for member in members:
+            await member.joined(40)
+        await asyncio.sleep(1 + 2 * FAUST_LOOKS_S)
+        for member in members:
+            assert not [said for said in logged(member) if said["level"] in ("warning", "error")]
+            assert not member.last_words()
+
+
+@pytest.mark.long
+async def test_that_kafka_is_gone_is_noticed_without_any_lead(broker: ProxiedKafka, namespace: str) -> None:
+    async with Fleet(broker.bootstrap, namespace, 1, config=QUICK) as line:
+        members = [line.join(), line.member(line.start("replay"))]
+        for member in members:
+            await member.joined(40)
+        await asyncio.sleep(2)  # rows are read
+        broker.freeze()
+        try:
+            await until(members, ready=False, within_s=STANDS_STILL_S + 5)
+        finally:
+            broker.thaw()
+        await until(members, ready=True, within_s=20)
+        for member in members:
+            still = [said["what"] for said in logged(member) if said["event"] == "stands_still"]
+            assert still == [["Kafka has taken no heartbeat of this process"]], member.said()
+
+
+async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
+        assert time.monotonic() < deadline, [member.said()[-3:] for member in members]
+        await asyncio.sleep(0.2)
+
+
+def logged(member: Member) -> list[dict[str, object]]:
+    return [json.loads(line) for line in member.said() if line.startswith("{")]
