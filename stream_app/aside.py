@@ -13,7 +13,7 @@ import msgspec
 from stream_app.core.case import Subject
 from stream_app.core.envelope import Envelope
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held
-from stream_app.core.lead import Unreadable, home_partition
+from stream_app.core.lead import Unreadable, home_partition, identify
 from stream_app.core.messages import Lead, Status
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
@@ -67,10 +67,10 @@ class Aside:
         workspace = self._lane_of(walk.taken, lead)
         if not workspace:
             walk.let_next()
-            await self._desk.commit(self._rejection(walk, envelope, bad, None))
+            await self._desk.commit(self._rejection(walk, envelope, lead, bad, None))
             return
         ask = Ask(Destination("", workspace, ()), patient=True, letter=True)
-        while (await self._desk.admit(walk, ask, lambda by: self._rejection(walk, envelope, bad, by))) is ASK_AGAIN:
+        while await self._desk.admit(walk, ask, lambda by: self._rejection(walk, envelope, lead, bad, by)) is ASK_AGAIN:
             pass
 
     def _lane_of(self, taken: Taken, lead: Lead | Unreadable) -> str:
@@ -80,13 +80,15 @@ class Aside:
             return ""
         return name if home_partition(name, self._plan.partitions, self._plan.pins) == taken.partition else ""
 
-    def _rejection(self, walk: Walk, envelope: Envelope, bad: Unreadable, by: Entry | None) -> Step:
+    def _rejection(
+        self, walk: Walk, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, by: Entry | None
+    ) -> Step:
         taken, now_ms = walk.taken, self._clock.now_ms()
         if (mark := self._desk.marked(taken.place, envelope.origin)) is not None:
             return Step([(mark, b"1")], [], [])
         letter = rejected(self._plan, taken, envelope, bad, now_ms)
         why = Why(bad.reason, bad.text)
-        step = brief(self._plan, taken, envelope, "rejected_invalid", now_ms, why, "", letter)
+        step = brief(self._plan, taken, envelope, "rejected_invalid", now_ms, why, _id_of(lead), letter)
         if by is None:
             return step
         self._desk.letter(by, bad.reason)
@@ -97,17 +99,16 @@ class Aside:
         lost = stray.envelope.hops > 0
         why = Why("wrong_partition", f"its workspace lives in partition {home}: check the pins and the producer's key")
         onward = strayed(self._plan, stray, home, lost, self._clock.now_ms(), why)
-        await self.tell(walk, stray.envelope, "parked" if lost else "rerouted", why, stray.lead_id, onward)
+        await self.tell(walk, stray, "parked" if lost else "rerouted", why, onward)
 
-    async def tell(
-        self, walk: Walk, envelope: Envelope, status: Status, why: Why, lead_id: str, *records: Record
-    ) -> None:
+    async def tell(self, walk: Walk, who: Subject, status: Status, why: Why, *records: Record) -> None:
         """Its one event, with what is written for it; unless it is concluded."""
         walk.let_next()
-        if await self.is_concluded(walk.taken, envelope):
+        if await self.is_concluded(walk.taken, who.envelope):
             return
-        now_ms = self._clock.now_ms()
-        await self._desk.commit(brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, *records))
+        now_ms, there = self._clock.now_ms(), who.destination
+        told = brief(self._plan, walk.taken, who.envelope, status, now_ms, why, who.lead_id, *records, there=there)
+        await self._desk.commit(told)
 
     async def is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
         """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
@@ -115,3 +116,11 @@ class Aside:
         if mark is not None:
             await self._desk.confirm(mark)
         return mark is not None
+
+
+def _id_of(lead: Lead | Unreadable) -> str:
+    """By which its sender may look for it; '' where none can be read."""
+    if isinstance(lead, Unreadable):
+        return lead.lead_id
+    who = identify(lead)
+    return who.lead_id if who is not None else ""

@@ -160,7 +160,7 @@ class Line:
             return
         if verdict == "duplicate":
             if why.reason != "same_person" or not await self._fallback.again(walk, case, row):
-                await self._aside.tell(walk, case.envelope, "duplicate", why, case.lead_id)
+                await self._aside.tell(walk, case, "duplicate", why)
             return
         if row is None or verdict == "fresh":
             story = Story(self._plan, case, case.begin(now_ms), replaced=row)

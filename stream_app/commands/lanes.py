@@ -107,7 +107,8 @@ def _order(actions: Any, name: str, says: str, example: str) -> argparse.Argumen
 
 
 def add_who(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--why", required=True, metavar="TEXT", help="for the audit, and for those who wonder")
+    why = "for the audit, and for those who wonder; without addresses and long numbers"
+    parser.add_argument("--why", required=True, metavar="TEXT", help=why)
     parser.add_argument("--who", metavar="NAME", help="for the audit (default: the login name)")
 
 

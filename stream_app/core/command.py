@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.messages import Command, CommandAnswer
+from stream_app.core.outcome import scrub
 from stream_app.core.record import Taken
 
 TO_ALL: Final = frozenset({"reload", "suppress", "unsuppress"})
@@ -48,7 +49,8 @@ def read_command(taken: Taken) -> Command | CommandAnswer:
         return _unreadable(taken, str(error))
     if not 0 < len(command.id) <= _MAX_ID:
         return _unreadable(taken, f"its id must have 1 to {_MAX_ID} characters")
-    who, why, workspace = command.who[:_MAX_ID], command.why[:_MAX_TEXT], command.workspace[:_MAX_ID]
+    # Why it is asked is told wherever the lane is, in the log, too.
+    who, why, workspace = command.who[:_MAX_ID], scrub(command.why, _MAX_TEXT), command.workspace[:_MAX_ID]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 
 

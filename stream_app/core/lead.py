@@ -31,11 +31,13 @@ class Unreadable(msgspec.Struct, frozen=True):
     """Why a record is no lead. `text` is for people and never repeats anything of the input.
 
     workspace  whose it would be, where the record says so itself; else its key may.
+    lead_id    by which its sender may look for it, where that can be read.
     """
 
     reason: str
     text: str
     workspace: str = ""
+    lead_id: str = ""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -66,19 +68,21 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     except msgspec.ValidationError as exc:
         # msgspec names the place and the types, never the value; a field's own name shows as [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {exc}")
-    workspace = lead.workspace or _text(key)
+    workspace, told_id = lead.workspace or _text(key), plain_id(lead.lead_id.strip()) if lead.lead_id else ""
     if not workspace:
-        return Unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key")
+        text = "No workspace: neither in the lead nor as the record's key"
+        return Unreadable("no_workspace", text, lead_id=told_id)
     if not _WORKSPACE.fullmatch(workspace):
-        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
+        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=told_id)
     if not all(_fits(value) for value in (*lead.fields.values(), lead.not_after_ms)):
-        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace)
+        return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace, told_id)
     lead = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not _says_who(lead):
         return Unreadable(
             "no_identity",
             "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
             workspace,
+            told_id,
         )
     return lead
 

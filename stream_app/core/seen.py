@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stream_app.core.case import Case
-from stream_app.core.delivery import Delivery, Verdict, judge
+from stream_app.core.delivery import Delivery, Verdict, judge, lead_of
 from stream_app.core.story import Why
 
 
@@ -22,5 +22,6 @@ def seen(
     if verdict == "fresh" and case.person is not None:
         other = alias(case.person)
         if other is not None and judge(find(other), case.envelope, now_ms, freshness_ms) == "duplicate":
-            return row, "duplicate", Why("same_person", "this person came before, under another id")
+            text = f"this person came before, as lead {lead_of(other)[2]}"
+            return row, "duplicate", Why("same_person", text)
     return row, verdict, Why("same_lead_id", "a lead of this id was taken before")
