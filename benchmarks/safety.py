@@ -186,20 +186,27 @@ def main() -> int:
     console = Console(stderr=True)
     rows = _compare(arguments, console.print)
     cost = {case: row["cpu_us_per_lead"] for case, row in rows.items()}
-    price_us = cost["safe"] - cost["unsafe"]
-    on_top = price_us / cost["unsafe"]
+    on_top, problem = cost["safe"] / cost["unsafe"] - 1, missed(cost)
     if arguments.json:
         ratios = {f"safe_to_{case}": round(cost["safe"] / cost[case], 3) for case in ("unsafe", "agent")}
-        goal = {"most_on_top": MOST_ON_TOP, "on_top": round(on_top, 3), "met": on_top <= MOST_ON_TOP}
+        goal = {"most_on_top": MOST_ON_TOP, "on_top": round(on_top, 3), "met": not problem}
         Console().print_json(data={"cases": rows, **ratios, "goal": goal})
     else:
         _show(rows, cost, arguments.in_flight)
+        price_us = cost["safe"] - cost["unsafe"]
         of_agent = price_us / cost["agent"]
         Console().print(f"safety costs {price_us:.0f} us: {on_top:.0%} on top of unsafe, {of_agent:.0%} of an agent")
-    if on_top > MOST_ON_TOP:
-        console.print(f"safe costs {on_top:.0%} more than unsafe: the goal is at most {MOST_ON_TOP:.0%}")
-        return 1
-    return 0
+    if problem:
+        console.print(problem)
+    return 1 if problem else 0
+
+
+def missed(cost: dict[str, float]) -> str:
+    """Which goal was missed, in words; "" if none."""
+    on_top = cost["safe"] / cost["unsafe"] - 1
+    if on_top <= MOST_ON_TOP:
+        return ""
+    return f"safe costs {on_top:.0%} more than unsafe: the goal is at most {MOST_ON_TOP:.0%}"
 
 
 def _show(rows: dict[str, dict[str, float]], cost: dict[str, float], in_flight: int) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks import dead_letters, line, waiting
+from benchmarks import dead_letters, failover, goodput, line, safety, waiting
 from benchmarks.dead_letters import Counted
+from benchmarks.goodput import Outage, Steady
 from benchmarks.waiting import Figures
 
 MB = 2**20
 COUNTED = Counted(1_000_000, 29.0, 28.0, 100 * MB, 110 * MB)
+OUTAGE = Outage(47, 55, 0.4, 3.5, 0.98, 0)
+STEADY = Steady(1_000, 4, 0.004, 0.98)
 WAITED = Figures(60.0, [3, 120, 1_900], 147 * MB, 150 * MB, 150 * MB, 1.0, 0)
 
 
@@ -64,3 +67,31 @@ def test_what_a_lead_costs(cpu_us: float, bare_us: float, fresh_mb: float, words
     found = line.missed({"bare": {"cpu_us_per_lead": bare_us}, "worker": worker})
     assert words in found
     assert bool(found) is bool(words)
+
+
+@pytest.mark.parametrize(
+    ("outage", "steady", "words"),
+    [
+        ({}, {}, []),
+        ({"failed_calls": 56}, {}, ["56 calls failed"]),
+        ({"recovery_s": 3.6}, {}, ["back after 3.60 s"]),
+        ({"goodput": 0.969}, {}, ["goodput 96.9%"]),
+        ({"dead_letters": 1}, {}, ["1 dead letters"]),
+        ({}, {"limited_share": 0.006}, ["0.60% of the calls"]),
+    ],
+)
+def test_what_an_outage_costs(outage: dict[str, object], steady: dict[str, object], words: list[str]) -> None:
+    seen = msgspec.structs.replace(OUTAGE, **outage), msgspec.structs.replace(STEADY, **steady)
+    found = goodput.missed({goodput.JUDGED_OUTAGE: seen[0]}, {goodput.JUDGED_QUOTA: seen[1]})
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_what_safety_costs() -> None:
+    assert not safety.missed({"safe": 159.0, "unsafe": 100.0})
+    assert "61% more" in safety.missed({"safe": 161.0, "unsafe": 100.0})
+
+
+def test_how_long_a_lane_stands_still() -> None:
+    assert not failover.missed([[6.0, 7.0], [9.9]])
+    assert "for 10.1 s" in failover.missed([[6.0, 10.1], [7.0]])

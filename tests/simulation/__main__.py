@@ -55,8 +55,8 @@ def main() -> int:
         task = progress.add_task("schedules", total=None)
         seeds = range(args.first, args.first + args.drawn)
         budgets = range(args.first, args.first + args.budgets)
-        rarely = chain.from_iterable(counted(base.name) for base in rare())
-        schedules = chain(counted(), rarely, map(drawn, seeds), map(budgeted, budgets))
+        rarely = chain.from_iterable(counted(base.name, thorough=True) for base in rare())
+        schedules = chain(counted(thorough=True), rarely, map(drawn, seeds), map(budgeted, budgets))
         failures = run_all(schedules, args.processes, done)
     console.print(f"{ran} schedules in {time.monotonic() - started:.0f} s, {len(failures)} broken")
     for name, problem in failures[:20]:

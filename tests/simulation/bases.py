@@ -166,20 +166,24 @@ def rare() -> list[Schedule]:
 
 
 PREEMPTED: Final = ("fine", "unsure")
+PREEMPTED_EVERYWHERE: Final = "fine"
 _NEAR_TURNS: Final = 30
 
 
-def preempted(base: Schedule, turns: int) -> list[Schedule]:
-    """`base` with a crash at every turn, and one or two turns before or after it that go to whoever is next."""
+def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[Schedule]:
+    """`base` with a crash at every turn, and one or two turns before or after it that go to whoever is next.
+
+    They are drawn, one and two for each crash; everywhere: with every single one that is near.
+    """
     found: list[Schedule] = []
     for step in range(1, turns + 1):
         rng = Random(f"{base.name} {step}")
         near = range(max(1, step - _NEAR_TURNS), step + _NEAR_TURNS)
-        for number in (1, 2):
-            at = tuple(sorted(rng.sample(near, number)))
+        one, two = rng.sample(near, 1), sorted(rng.sample(near, 2))
+        for at in [*([turn] for turn in (near if everywhere else one)), two]:
             name = f"{base.name}/crash@{step}, preempted at {' and '.join(map(str, at))}"
             fault = Fault(step, "crash")
-            found.append(replace(base, name=name, faults=(fault,), preempted=at, drop_in_flight=number == 1))
+            found.append(replace(base, name=name, faults=(fault,), preempted=tuple(at), drop_in_flight=len(at) == 1))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 
-from tests.simulation.bases import PREEMPTED, bases, broken_once, preempted, rare
+from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
 from tests.simulation.money import budgeted
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
@@ -20,18 +20,19 @@ _CHUNK = 250
 _COLLECT_EVERY = 50
 
 
-def counted(only: str = "") -> Iterator[Schedule]:
+def counted(only: str = "", *, thorough: bool = False) -> Iterator[Schedule]:
     """Every small schedule with one fault at every turn of a process, and one loss at every request to the broker.
 
-    Two of them also with a crash at every turn, and one or two preemptions around it. `only` those of one base; the
-    rare ones come when they are asked for.
+    Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all of them, and one
+    with every single preemption near each crash. `only` those of one base; the rare ones come when they are asked for.
     """
     for base in bases() if not only else [base for base in (*bases(), *rare()) if base.name == only]:
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
-        if base.name in PREEMPTED:
-            yield from preempted(base, outcome.turns)
+        if thorough or base.name in PREEMPTED:
+            everywhere = thorough and base.name == PREEMPTED_EVERYWHERE
+            yield from preempted(base, outcome.turns, everywhere=everywhere)
 
 
 def named(name: str) -> Schedule:
@@ -40,7 +41,8 @@ def named(name: str) -> Schedule:
         return drawn(int(name))
     if name.startswith("b") and name[1:].isdigit():
         return budgeted(int(name[1:]))
-    wanted = next((schedule for schedule in counted(name.partition("/")[0]) if schedule.name == name), None)
+    found = counted(name.partition("/")[0], thorough=True)
+    wanted = next((schedule for schedule in found if schedule.name == name), None)
     if wanted is None:
         raise LookupError(f"no schedule is called {name}: a number, or a base and a fault such as fine/crash@57")
     return wanted
