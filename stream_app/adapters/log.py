@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ _LEVELS = {
 
 
 _MAX_FOREIGN = 1_000  # characters of what a library says
+_AGAIN_S = 60.0
 
 
 def configure(form: Format, level: int = logging.INFO) -> None:
@@ -56,6 +58,28 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(of_library)
     logging.getLogger("asyncio").addFilter(_is_news)
     sys.excepthook = _crashed
+
+
+class Sparing:
+    """Tells what goes wrong again and again once, and once a minute as long as it does, or when it is something else.
+
+    `tell` is given the text; `now_s` never goes back.
+    """
+
+    def __init__(self, tell: Callable[[str], object], now_s: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._now_s = now_s
+        self._told: tuple[str, float] | None = None
+
+    def __call__(self, text: str) -> None:
+        now_s = self._now_s()
+        if self._told is None or self._told[0] != text or now_s - self._told[1] >= _AGAIN_S:
+            self._told = text, now_s
+            self._tell(text)
+
+    def over(self) -> None:
+        """It went well: the next trouble is news."""
+        self._told = None
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.log import Sparing
 from stream_app.adapters.publisher import KafkaPublisher
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.record import Record
@@ -118,12 +119,15 @@ class ReplayState:
         return {tp.partition: at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def _record_on(self) -> None:
+        told = Sparing(lambda why: log.warning("how far the replays have come is not recorded: %s", why))
         while True:
             await asyncio.sleep(_RECORD_EVERY_S)
             try:
                 await self.record()
             except (KafkaError, OSError) as error:  # a record that is late only makes a small rewind go unnoticed
-                log.warning("how far the replays have come is not recorded: %r", error)
+                told(repr(error))
+            else:
+                told.over()
 
     async def _record(self, partition: int, epoch: int, came: Came) -> None:
         self._came[partition][epoch] = came

@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.log import Logger
+from stream_app.adapters.log import Logger, Sparing
 from stream_app.core.errors import StreamAppError
 from stream_app.gateway.model_takers import Consumed
 from stream_app.gateway.read_model import Log, Position, ReadModel, Sources, discard, mark
@@ -65,11 +65,12 @@ class Feed:
 
     async def run(self) -> None:
         """Until cancelled."""
+        told = Sparing(lambda trouble: self._log.warning("read_model_stands_still", because=trouble))
         with ThreadPoolExecutor(1, "read-model") as thread:
             while True:
                 trouble = await self._keep_up(thread)
                 self.standing = msgspec.structs.replace(self.standing, trouble=trouble)
-                self._log.warning("read_model_stands_still", because=trouble)
+                told(trouble)
                 await asyncio.sleep(_AGAIN_S)
 
     async def _keep_up(self, thread: ThreadPoolExecutor) -> str:

@@ -112,3 +112,18 @@ def of_asyncio(form: log.Format) -> None:
         logging.getLogger("asyncio").error(what)
     for error in (UnknownMemberIdError("of a commit that was cancelled"), ValueError("ours")):
         logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+
+
+def test_what_goes_wrong_again_and_again_is_told_once_a_minute() -> None:
+    told: list[str] = []
+    times_s = iter([0.0, 1.0, 59.0, 60.0, 61.0, 62.0, 63.0, 64.0])
+    say = log.Sparing(told.append, lambda: next(times_s))
+    for _ in range(5):
+        say("gone")
+    assert told == ["gone"] * 2
+    say("full")
+    say("gone")
+    assert told[2:] == ["full", "gone"]
+    say.over()
+    say("gone")
+    assert told[4:] == ["gone"]
