@@ -251,15 +251,20 @@ def run_log(args: argparse.Namespace) -> int:
 
     import msgspec
 
+    from stream_app.core.command import TO_ALL
     from stream_app.lanes.look import log
 
-    found = asyncio.run(log(settings_of(args, clay=False), args.workspace, args.limit))
+    settings = settings_of(args, clay=False)
+    found = asyncio.run(log(settings, args.workspace, args.limit))
     if args.json:
-        tell_json(msgspec.to_builtins(found))
+        tell_json([msgspec.to_builtins(answer) for alike in found for answer in alike])
         return OK
-    for answer in found:
+    for alike in found:
+        answer = alike[0]
         why = f" ({answer.why})" if answer.why else ""
-        tell(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {_told(answer)}")
+        number, all_of_them = len({each.partition for each in alike}), settings.kafka.partitions
+        where = f" (by {number} of {all_of_them} partitions)" if answer.kind in TO_ALL and number < all_of_them else ""
+        tell(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {_told(answer)}{where}")
     if not found:
         tell("nothing was asked, as far as the audit is kept")
     return OK

@@ -57,14 +57,20 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
 
-async def log(settings: Settings, workspace: str | None, limit: int) -> list[CommandAnswer]:
-    """The last answers to commands, oldest first. Raises BrokerUnavailable."""
+async def log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
+    """The last answers to commands, oldest first; what several partitions said alike of one is one entry.
+
+    Raises BrokerUnavailable.
+    """
     found: list[CommandAnswer] = []
     async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
         async for records in reader.read(settings.names.audit):
             found += [_answer.decode(record.value) for record in records]
-    wanted = [answer for answer in found if workspace in (None, answer.workspace)]
-    return sorted(wanted, key=lambda answer: answer.at_ms)[-limit:]
+    alike: dict[tuple[str, bool, str], list[CommandAnswer]] = {}
+    for answer in sorted(found, key=lambda answer: answer.at_ms):
+        if workspace in (None, answer.workspace):
+            alike.setdefault((answer.id, answer.applied, answer.text), []).append(answer)
+    return list(alike.values())[-limit:]
 
 
 async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -91,6 +92,38 @@ async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
     assert "credits_day" not in seen.forecasts.get("quiet", {})
     assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
     assert seen.facts.replay_paused == By("jane", "w", 1)
+
+
+async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    same = CommandAnswer("c1", True, 1_000, 0, "reload", who="jane", why="w", text="nothing is new")
+    answers = [
+        same,
+        msgspec.structs.replace(same, at_ms=1_001, partition=1),
+        msgspec.structs.replace(same, id="c2", at_ms=2_000),
+        msgspec.structs.replace(same, id="c2", at_ms=2_001, partition=1, applied=False, text="a URL is wrong"),
+        CommandAnswer("c3", True, 3_000, 0, "pause", "busy", "jane", "w", text="is paused"),
+    ]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for answer in answers:
+            await producer.send_and_wait(settings.names.audit, msgspec.json.encode(answer), b"", answer.partition)
+
+    async def shown(*more: str) -> str:
+        argv = ["lanes", "--config", str(tmp_path / "stream_app.toml"), "log", *more]
+        assert await asyncio.to_thread(main, argv) == 0
+        return capsys.readouterr().out
+
+    assert [line.partition("  ")[2] for line in (await shown()).splitlines()] == [
+        "jane reload (w)  all: nothing is new",
+        "jane reload (w)  all: nothing is new (by 1 of 2 partitions)",
+        "jane reload (w)  all: NOT APPLIED, a URL is wrong (by 1 of 2 partitions)",
+        "jane pause (w)  busy: is paused",
+    ]
+    assert len((await shown("--limit", "4")).splitlines()) == 4
+    assert len((await shown("--limit", "1")).splitlines()) == 1
 
 
 def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
