@@ -39,6 +39,7 @@ PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml")
 RULES = [
     rule for group in yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
+COMMENTED = ["publish", "status", "results", "doctor"]
 WITH_CONFIG = ("topics", "worker", "replay", "gateway")
 ANSWERS = {
     answer.code
@@ -64,7 +65,13 @@ def environment(service: str) -> dict[str, str]:
 
 
 def settings(service: str) -> Settings:
-    return load_settings(CONFIG, environment(service), clay=service == "worker", gateway=service == "gateway")
+    return load_settings(
+        CONFIG,
+        environment(service),
+        clay=service == "worker",
+        gateway=service == "gateway",
+        api=service in ("gateway", "topics"),  # whoever looks a lead up runs as `topics`
+    )
 
 
 def kafka_properties() -> dict[str, str]:
@@ -120,8 +127,9 @@ def test_each_command_exists(name: str) -> None:
 
 def test_the_commands_in_the_comments_exist() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    (publish,) = re.findall(r"run --rm -T topics (publish .*) <", text)
-    assert build_parser().parse_args(publish.split()).command == "publish"
+    found = [line.split() for line in re.findall(r"compose run --rm (?:-T )?(.*?)(?: [<>] .*)?$", text, re.MULTILINE)]
+    assert [build_parser().parse_args(command).command for _, *command in found] == COMMENTED
+    assert {service for service, *_ in found} <= set(OURS)
 
 
 @pytest.mark.parametrize("name", WITH_CONFIG)
@@ -137,12 +145,13 @@ def test_the_config_loads_with_what_the_service_is_given(name: str) -> None:
 def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     used = {name for service in SERVICES for name in SERVICES[service].get("environment") or {}}
     clay = {name for name in used if name.startswith("CLAY_")}
-    secret = clay | {"CALLBACK_KEY"}
+    secret = clay | {"CALLBACK_KEY", "API_TOKEN"}
     asked = {found[0] for found in _VARIABLE.findall((ROOT / "docker-compose.yml").read_text())}
     example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert secret == asked == set(example)
     assert not any(example.values())
-    for name in ("kafka", "redis", "topics", "sim", "prometheus"):
+    assert secret & set(environment("topics")) == {"API_TOKEN"}, "it looks leads up"
+    for name in ("kafka", "redis", "sim", "prometheus"):
         assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
     assert not clay & set(environment("gateway")), "it needs no webhook"
 
@@ -163,6 +172,8 @@ def test_every_host_and_port_is_that_of_a_service() -> None:
             assert urlsplit(value).netloc == f"sim:{sim.port}"
     assert urlsplit(environment("worker")["REDIS_URL"]).netloc == "redis:6379"
     assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
+    for url in (loaded.gateway.public_url, loaded.api_url):
+        assert url == f"http://gateway:{loaded.http.gateway_port}"
 
 
 def test_what_is_published_is_for_this_machine_only() -> None:

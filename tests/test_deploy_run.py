@@ -130,6 +130,12 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
         return any('status="enriched"' in name and value for name, value in found.items())
 
     wait_for_answer("worker", started["worker"], called_back, log=worker_log, timeout_s=90)
+    for command in (("status", "p0@example.com"), ("results",)):
+        asked = stack.run("topics", *command)
+        assert asked.returncode == 0, asked.stderr
+    checked = stack.run("worker", "doctor")
+    failed = [line.split()[1] for line in checked.stdout.splitlines() if line.startswith("FAILED")]
+    assert failed == ["redis:"], "none runs here: " + checked.stdout + checked.stderr
     shown = stack.metrics("worker") | stack.metrics("gateway")
     alerting = {name for rule in RULES for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
