@@ -35,7 +35,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(%(default)s)")
     parser.add_argument(
-        "--join", type=Path, metavar="INPUT.csv", help="a CSV that was published: all its rows, each with its result"
+        "--join", type=Path, metavar="INPUT.csv", help="a CSV that was published: its readable rows, with results"
     )
     parser.add_argument(
         "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as given to `publish`; for --join"
