@@ -102,6 +102,32 @@ def test_wrong_configuration_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "results --workspace nobody",
+        "results --destination nobody",
+        "status x --workspace nobody",
+        "erase x --why y --workspace nobody",
+        "explain --workspace nobody",
+        "lanes log nobody",
+        "lanes pause nobody --why x",
+        "dlq --workspace nobody",
+        "replay plan --destination nobody",
+    ],
+)
+def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
+    typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stream_app.toml"
+    path.write_text("[destinations.people]\nworkspace = 'acme'\nwebhooks_env = ['X']\ncallbacks = false\n")
+    name, *more = typed.split()
+    assert main([name, *more, "--config", str(path)]) == 2
+    word, known = ("destination", "people") if "--destination" in typed else ("workspace", "acme")
+    said = f"there is no {word} nobody in the configuration; there are: {known}\n"
+    assert capsys.readouterr().err == said
+
+
 def test_no_kafka_is_4_and_says_that_it_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "stream_app.toml"
     path.write_text(f"[kafka]\nbootstrap = '127.0.0.1:{free_port()}'\nbroker_wait_s = 1\n")

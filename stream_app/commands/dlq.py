@@ -23,7 +23,7 @@ from stream_app.commands.letter_options import (
     SOURCES,
     add_action,
     add_filter_options,
-    confirmed,
+    confirm,
     filter_of,
     iso,
     reading,
@@ -176,12 +176,15 @@ def _letter(shown: Shown, *, value: bool) -> dict[str, object]:
 def run_export(args: argparse.Namespace) -> int:
     import asyncio
 
+    from stream_app.core.errors import SettingsError
     from stream_app.replays.inspect import export
 
     settings = settings_of(args, clay=False)
+    if args.json and str(args.file) == "-":
+        raise SettingsError(["--json tells of the file that is written; letters on stdout are JSON Lines without it"])
     with private_file(args.file) as file, reading("exporting letters") as progress:
         lines, left_out = asyncio.run(export(settings, args.source, filter_of(args), file, progress))
-    if args.json and str(args.file) != "-":
+    if args.json:
         tell_json({"letters": lines, "suppressed": left_out, "file": str(args.file)})
     else:
         say(f"{lines} letters exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
@@ -214,8 +217,8 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
                 show_prices(plan)
         if not affordable(args, [price for plan, _ in plans.values() for price in plan.prices]):
             return NO
-        if go and not args.yes and not confirmed(f"send {go} letters back"):
-            return NO
+        if go and not args.yes:
+            confirm(f"send {go} letters back")
         total = Sent()
         for source, (plan, chosen) in plans.items():
             with reading("sending back") as progress:

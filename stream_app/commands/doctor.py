@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final
 
-from stream_app.commands.base import NO, OK, USAGE, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
 
 if TYPE_CHECKING:
     from stream_app.core.messages import StatusEvent
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     import msgspec
 
-    from stream_app.commands.letter_options import confirmed
+    from stream_app.commands.letter_options import confirm
     from stream_app.doctor.round_trip import price
 
     settings = settings_of(args, clay=True, gateway=True)
@@ -43,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
     code = NO if any(check.verdict == "failed" for check in checks) else OK
     if args.round_trip and code == NO:
         say("no test lead is sent before what failed is right")
-    elif args.round_trip and not (args.yes or confirmed(cost)):
-        code = USAGE
     elif args.round_trip:
-        say(cost)
+        if args.yes:
+            say(cost)
+        else:
+            confirm(cost)
         went = asyncio.run(_round_trip(settings, args))
         report["round_trip"] = msgspec.to_builtins(went)
         code = OK if went.ok else NO

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
 from stream_app.commands.lanes import WAIT_S, add_who, login_name
-from stream_app.commands.letter_options import confirmed, reading
+from stream_app.commands.letter_options import confirm, reading
 
 if TYPE_CHECKING:
     from stream_app.lanes.ask import Asked
@@ -35,8 +35,10 @@ def run(args: argparse.Namespace) -> int:
 
     from stream_app.lanes.erase import find_held
     from stream_app.lanes.suppress import hashes_of
+    from stream_app.settings import check_known
 
     settings = settings_of(args, clay=False)
+    check_known(settings, workspace=args.workspace)
     is_person = "@" in args.who_is or "linkedin.com/" in args.who_is.lower()
     persons = hashes_of([args.who_is]) if is_person else []
     with reading("what is held") as progress:
@@ -45,10 +47,14 @@ def run(args: argparse.Namespace) -> int:
     persons = sorted({*persons, *(person for each in held for person in each.people)})
     if not held and not persons:
         say("nothing is held of such a lead: no row, no result")
+        if args.json:
+            tell_json({"by_hand": [], "queued": [], "refused": []})
         return NO
-    what = f"erase {len(held)} leads, and never send this person again"
-    if not args.yes and not confirmed(what):
-        return NO
+    for lead in held:
+        check_known(settings, workspace=lead.workspace)  # before anything is erased: it would be half of it
+    if not args.yes:
+        leads = "1 lead" if len(held) == 1 else f"{len(held)} leads"
+        confirm(f"erase {leads}, and never send this person again")
     return asyncio.run(_erase(args, settings, held, persons))
 
 
@@ -60,9 +66,6 @@ async def _erase(args: argparse.Namespace, settings: Settings, held: list[Held],
     if persons:  # first: nothing of him comes in behind what is erased
         asked.append(await ask(settings, "suppress", "", {"people": persons}, who, args.why, wait_s=WAIT_S, say=say))
     for lead in held:
-        if lead.workspace not in settings.workspaces:
-            say(f"workspace {lead.workspace} of lead {lead.lead_id} is not in the configuration: add it, and try again")
-            return NO
         what = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
         asked.append(await ask(settings, "erase", lead.workspace, what, who, args.why, wait_s=WAIT_S, say=say))
     return _show(args, settings, held, asked)

@@ -29,12 +29,11 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from stream_app.core.explain import explain
-    from stream_app.lanes.ask import check_workspace
     from stream_app.lanes.look import look
+    from stream_app.settings import check_known
 
     settings = settings_of(args, clay=False)
-    if args.workspace is not None:
-        check_workspace(settings, args.workspace)
+    check_known(settings, workspace=args.workspace)
     facts = asyncio.run(look(settings, say)).facts
     if args.workspace is not None:
         facts = msgspec.structs.replace(facts, lanes=[each for each in facts.lanes if each.workspace == args.workspace])

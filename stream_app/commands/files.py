@@ -1,4 +1,4 @@
-"""Files that commands write."""
+"""Files that commands read and write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
+
+
+def format_of(file: Path) -> Literal["csv", "jsonl"]:
+    """What a file's name says of what is in it."""
+    return "jsonl" if file.suffix in (".jsonl", ".ndjson", ".json") else "csv"
 
 
 @contextmanager

@@ -253,8 +253,10 @@ def run_log(args: argparse.Namespace) -> int:
 
     from stream_app.core.command import TO_ALL
     from stream_app.lanes.look import log
+    from stream_app.settings import check_known
 
     settings = settings_of(args, clay=False)
+    check_known(settings, workspace=args.workspace)
     found = asyncio.run(log(settings, args.workspace, args.limit))
     if args.json:
         tell_json([msgspec.to_builtins(answer) for alike in found for answer in alike])

@@ -60,13 +60,15 @@ def add_action(actions: Any, name: str, run: Run, says: str, example: str) -> ar
     return parser
 
 
-def confirmed(what: str) -> bool:
-    """Whether the person at the terminal says yes; without one only --yes does."""
+def confirm(what: str) -> None:
+    """Ask the person at the terminal for a yes; without one only --yes is. Raises SettingsError, StreamAppError."""
+    from stream_app.core.errors import SettingsError, StreamAppError
+
     if not sys.stdin.isatty():
-        say(f"say --yes to {what} without being asked")
-        return False
+        raise SettingsError([f"nobody can be asked here, so --yes must be said to {what}"])
     say(f"{what}? [y/N]")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise StreamAppError("nothing was done")
 
 
 def filter_of(args: argparse.Namespace) -> Filter:

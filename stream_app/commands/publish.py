@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.files import format_of
 
 if TYPE_CHECKING:
     from stream_app.publish import Refusal, Summary
     from stream_app.publish.rows import Row
 
 _REJECTED = ".rejected.jsonl"
+_SAID_ROWS = 20
 
 
 def add(subparsers: Subparsers) -> None:
@@ -41,7 +43,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--import-id", help="a name for this batch, for people")
     parser.add_argument("--bulk", action="store_true", help="into leads.bulk: a share of the rate, no hurry")
     parser.add_argument("--force", action="store_true", help="pay again for leads that were sent before")
-    parser.add_argument("--dry-run", action="store_true", help="check every row, publish nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check every row, publish and write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +54,11 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     wishes = Wishes(args.workspace, args.destination, args.import_id, args.bulk, args.force)
-    with _source(args.file) as source, _rejects(args.file) as rejects, _progress(source) as on_progress:
+    with (
+        _source(args.file) as source,
+        _rejects(args.file, dry_run=args.dry_run) as rejects,
+        _progress(source) as on_progress,
+    ):
         try:
             rows = _rows(args, source)
         except ValueError as exc:
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         )
         with _ctrl_c_at_once():
             summary = asyncio.run(work)
-    _report(args, summary, rejects.path)
+    _report(args, summary, rejects)
     return NO if summary.refused else OK
 
 
@@ -76,14 +82,15 @@ def _rows(args: argparse.Namespace, source: IO[bytes]) -> Iterator[Row]:
     """The file's rows. Raises ValueError for a mapping or a header that cannot be used."""
     from stream_app.publish.rows import read_csv, read_jsonl
 
-    is_json = args.format == "jsonl" or (
-        args.format is None and (args.file == "-" or Path(args.file).suffix in (".jsonl", ".ndjson", ".json"))
-    )
-    if is_json:
+    if (args.format or _usual_format(args.file)) == "jsonl":
         if args.map:
             raise ValueError("--map is for CSV")
         return read_jsonl(source)
     return read_csv(source, mapping_of(args.map))
+
+
+def _usual_format(file: str) -> str:
+    return "jsonl" if file == "-" else format_of(Path(file))
 
 
 def mapping_of(pairs: list[str]) -> dict[str, str]:
@@ -94,8 +101,14 @@ def mapping_of(pairs: list[str]) -> dict[str, str]:
     return {field: column for field, _, column in split}
 
 
-def _report(args: argparse.Namespace, summary: Summary, rejected: Path) -> None:
-    where = str(rejected) if summary.refused else None
+def _report(args: argparse.Namespace, summary: Summary, rejects: _Rejects) -> None:
+    where = str(rejects.path) if summary.refused and not args.dry_run else None
+    for refusal in rejects.kept:
+        say(f"line {refusal.line}: {refusal.reason}: {refusal.text}")
+    if args.dry_run and summary.refused > len(rejects.kept):
+        say(f"and {summary.refused - len(rejects.kept)} more")
+    if args.file == "-" and args.format is None and summary.reasons["not_json"] == summary.rows > 0:
+        say("no line is JSON: if it is CSV, say --format csv")
     if args.json:
         tell_json(
             {
@@ -134,17 +147,27 @@ def _source(file: str) -> Iterator[IO[bytes]]:
 
 
 class _Rejects:
-    """Refused rows as JSON Lines. The file is written when there is one to write, and an older one is removed."""
+    """Refused rows as JSON Lines. The file is written when there is one to write, and an older one is removed.
 
-    def __init__(self, path: Path) -> None:
+    A dry run touches no file: its first refused rows are `kept`, to be said.
+    """
+
+    def __init__(self, path: Path, *, dry_run: bool) -> None:
         self.path = path
+        self.kept: list[Refusal] = []
+        self._dry_run = dry_run
         self._file: IO[bytes] | None = None
-        with self._explained():
-            path.unlink(missing_ok=True)
+        if not dry_run:
+            with self._explained():
+                path.unlink(missing_ok=True)
 
     def add(self, refusal: Refusal) -> None:
         import msgspec
 
+        if self._dry_run:
+            if len(self.kept) < _SAID_ROWS:
+                self.kept.append(refusal)
+            return
         with self._explained():
             if self._file is None:
                 self._file = self.path.open("wb")
@@ -165,8 +188,8 @@ class _Rejects:
 
 
 @contextmanager
-def _rejects(file: str) -> Iterator[_Rejects]:
-    rejects = _Rejects(Path("stdin" + _REJECTED if file == "-" else file + _REJECTED))
+def _rejects(file: str, *, dry_run: bool) -> Iterator[_Rejects]:
+    rejects = _Rejects(Path(("stdin" if file == "-" else file) + _REJECTED), dry_run=dry_run)
     try:
         yield rejects
     finally:

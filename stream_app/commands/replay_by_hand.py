@@ -12,7 +12,7 @@ from stream_app.commands.letter_options import (
     SOURCES,
     add_action,
     add_filter_options,
-    confirmed,
+    confirm,
     filter_of,
     iso,
     reading,
@@ -128,8 +128,8 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
         if not affordable(args, plan.prices):
             return NO
         mend = await _mend(args, settings, transform, chosen)
-        if not args.yes and not confirmed(f"send {plan.go} letters back"):
-            return NO
+        if not args.yes:
+            confirm(f"send {plan.go} letters back")
         sent = await _send(args, settings, operator, chosen, plan.paces, mend)
     if args.json:
         tell_json({"sent": sent.letters, "refused": sent.refused})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell_json
-from stream_app.commands.files import private_file
+from stream_app.commands.files import format_of, private_file
 from stream_app.commands.letter_options import reading, when_ms
 from stream_app.commands.publish import mapping_of
 
@@ -33,7 +33,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--since", type=when_ms, default=0, metavar="TIME", help="published at or after, e.g. 2026-11-24T08:00 (UTC)"
     )
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(%(default)s)")
+    parser.add_argument("--format", choices=("csv", "jsonl"), help="default: by the file's name; stdout is CSV")
     parser.add_argument(
         "--join", type=Path, metavar="INPUT.csv", help="a CSV that was published: its readable rows, with results"
     )
@@ -48,12 +48,18 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     import asyncio
 
+    from stream_app.core.errors import SettingsError
     from stream_app.results import Wanted, export
+    from stream_app.settings import check_known
 
     settings = settings_of(args, clay=False)
+    if args.json and args.output == _STDOUT:
+        raise SettingsError(["--json tells of the file that -o names; results on stdout as JSON Lines: --format jsonl"])
+    check_known(settings, workspace=args.workspace, destination=args.destination)
     wanted = Wanted(args.workspace, args.destination, args.since)
+    form = args.format or format_of(args.output)
     with _joined(args) as join, private_file(args.output) as out:
-        done = asyncio.run(export(settings, wanted, out, args.format, join, reading, say))
+        done = asyncio.run(export(settings, wanted, out, form, join, reading, say))
     _report(args, done)
     return OK if done.results else NO
 
@@ -84,10 +90,9 @@ def _joined(args: argparse.Namespace) -> Iterator[Joined | None]:
 
 
 def _report(args: argparse.Namespace, done: Export) -> None:
-    """On stderr, or as JSON on stdout where the results are not there."""
     import msgspec
 
-    if args.json and args.output != _STDOUT:
+    if args.json:
         tell_json(msgspec.to_builtins(done) | {"file": str(args.output)})
         return
     if done.broken_count:

@@ -26,9 +26,12 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from stream_app.settings import check_known
     from stream_app.where import find
 
-    found = find(settings_of(args, clay=False, api=True), args.who, args.workspace)
+    settings = settings_of(args, clay=False, api=True)
+    check_known(settings, workspace=args.workspace)
+    found = find(settings, args.who, args.workspace)
     if args.json:
         tell_json(_document(found, result=args.result))
     else:

@@ -67,6 +67,7 @@ def run_change(args: argparse.Namespace) -> int:
 
 
 async def _change(args: argparse.Namespace, settings: Settings, people: list[str]) -> int:
+    from stream_app.core.errors import StreamAppError
     from stream_app.lanes.ask import ask
     from stream_app.operate import MOST_PEOPLE
 
@@ -78,8 +79,7 @@ async def _change(args: argparse.Namespace, settings: Settings, people: list[str
         asked = await ask(settings, kind, "", {"people": some}, who, args.why, wait_s=WAIT_S, say=say)
         heard = [answer for answer in asked.answers.values() if answer is not None]
         if refused := next((answer for answer in heard if not answer.applied), None):
-            say(f"NOT APPLIED, {refused.text}")
-            return NO
+            raise StreamAppError(f"NOT APPLIED, {refused.text}")
         if len(heard) < len(asked.answers):
             queued.append(asked.command.id)
     done = "on the suppression list" if kind == "suppress" else "off the suppression list"

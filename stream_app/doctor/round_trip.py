@@ -13,7 +13,7 @@ from stream_app.app import connection_of
 from stream_app.core.errors import SettingsError, StreamAppError
 from stream_app.core.messages import Lead, Status, StatusEvent
 from stream_app.publish import publish
-from stream_app.settings import Settings
+from stream_app.settings import Settings, check_known
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """It came back: whatever Clay found, the callback was received and matched."""
@@ -49,10 +49,8 @@ def probe_lead(alias: str, workspace: str, number: int) -> Lead:
 
 def price(settings: Settings, alias: str) -> str:
     """What one costs, in words. Raises SettingsError: no such destination, or nothing comes back from it."""
-    there = settings.destinations.get(alias)
-    if there is None:
-        known = ", ".join(settings.destinations) or "none is configured"
-        raise SettingsError([f"there is no [destinations.{alias}]; there are: {known}"])
+    check_known(settings, destination=alias)
+    there = settings.destinations[alias]
     if not there.callbacks:
         raise SettingsError([f"destinations.{alias}.callbacks is false: nothing comes back that could be waited for"])
     return (

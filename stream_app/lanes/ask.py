@@ -15,11 +15,11 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.publisher import kafka_publisher
 from stream_app.adapters.topics import check_topics
 from stream_app.core.command import TO_ALL
-from stream_app.core.errors import BrokerUnavailable, SettingsError
+from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import Command, CommandAnswer, CommandKind
 from stream_app.core.record import Record
 from stream_app.core.topics import MAX_INPUT_BYTES
-from stream_app.settings import Settings, client_options
+from stream_app.settings import Settings, check_known, client_options
 
 _json: Final = msgspec.json.Encoder()
 BROKER_WAIT_S: Final = 10.0
@@ -38,13 +38,6 @@ def connection_of(settings: Settings) -> KafkaConnection:
     return KafkaConnection(client.pop("bootstrap_servers"), client)
 
 
-def check_workspace(settings: Settings, workspace: str) -> None:
-    """Raises SettingsError for one that the configuration does not have."""
-    if workspace not in settings.workspaces:
-        known = ", ".join(settings.workspaces) or "none"
-        raise SettingsError([f"there is no workspace {workspace} in the configuration; there are: {known}"])
-
-
 async def ask(
     settings: Settings,
     kind: CommandKind,
@@ -61,7 +54,7 @@ async def ask(
     Raises SettingsError, TopicsError, BrokerUnavailable.
     """
     if kind not in TO_ALL:
-        check_workspace(settings, workspace)
+        check_known(settings, workspace=workspace)
     command = Command(f"c-{uuid.uuid4().hex}", kind, workspace, SystemClock().now_ms(), who, why, args)
     everywhere = range(settings.kafka.partitions)
     partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]

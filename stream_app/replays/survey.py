@@ -24,7 +24,7 @@ from stream_app.core.policy import Workspace
 from stream_app.core.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.core.sent_back import SentBack
 from stream_app.core.suppression import SuppressionList
-from stream_app.settings import Settings, client_options
+from stream_app.settings import Settings, client_options, unknown
 
 Source = Literal["dlq", "parked", "deferred"]
 Chosen = dict[int, set[int]]
@@ -67,11 +67,7 @@ def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
         found.append(f"--disposition deferred: there are none in {source}, use --from deferred")
     if wanted.kinds and "deferred" not in wanted.kinds and source == "deferred":
         found.append("--from deferred has no letters of another --disposition: leave it out")
-    for word, asked, known in (
-        ("workspace", wanted.workspaces, settings.workspaces),
-        ("destination", wanted.destinations, settings.destinations),
-    ):
-        found += [f"there is no {word} {name}; there are {', '.join(known)}" for name in sorted(asked - known.keys())]
+    found += unknown(settings, wanted.workspaces, wanted.destinations)
     homes = {settings.destinations[name].workspace for name in wanted.destinations & settings.destinations.keys()}
     if not found and wanted.workspaces and homes and not homes & wanted.workspaces:
         found.append("no destination of --destination belongs to a workspace of --workspace")

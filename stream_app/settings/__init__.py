@@ -1,6 +1,7 @@
 """The configuration: one TOML file plus secrets from the environment, read once and frozen."""
 
 from stream_app.settings.client import client_options
+from stream_app.settings.known import check_known, unknown
 from stream_app.settings.load import load_settings
 from stream_app.settings.model import (
     Destination,
@@ -30,6 +31,8 @@ __all__ = [
     "Settings",
     "Shares",
     "Workspace",
+    "check_known",
     "client_options",
     "load_settings",
+    "unknown",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from stream_app.cli import build_parser, main
 from stream_app.commands import letter_options
-from stream_app.commands.letter_options import confirmed, filter_of, reading
+from stream_app.commands.letter_options import confirm, filter_of, reading
+from stream_app.core.errors import SettingsError, StreamAppError
 from stream_app.core.letters import Tally
 
 HOUR_MS = 3_600_000
@@ -58,16 +60,15 @@ def test_only_a_yes_is_a_yes(
     typed: str, yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(typed))
-    assert confirmed("send 7 letters back") == yes
+    with nullcontext() if yes else pytest.raises(StreamAppError, match="nothing was done"):
+        confirm("send 7 letters back")
     assert capsys.readouterr().err == "send 7 letters back? [y/N]\n"
 
 
-def test_without_a_terminal_nobody_is_asked(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_terminal_nobody_is_asked_and_a_missing_yes_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    assert not confirmed("send 7 letters back")
-    assert "say --yes to send 7 letters back" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match=r"nobody can be asked here, so --yes must be said to send 7 letters back$"):
+        confirm("send 7 letters back")
 
 
 def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(

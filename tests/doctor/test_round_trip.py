@@ -129,7 +129,7 @@ async def test_the_command_asks_before_it_spends(
             assert [check["name"] for check in report["checks"] if check["verdict"] == "failed"] == ["clay"]
             code, report, said = await doctor(at)
             assert code == 2
-            assert "say --yes to send one test lead to Clay through people: about 6 credits" in said
+            assert "--yes must be said to send one test lead to Clay through people: about 6 credits" in said
             assert took == []
             code, report, said = await doctor(at, "--yes")
             assert (code, report["round_trip"]["ok"], len(took)) == (0, True, 1)

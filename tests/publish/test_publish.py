@@ -168,5 +168,5 @@ def test_the_command_from_a_csv_with_everything_wrong_in_it(
         (6, "no_identity"),
     ]
     Path("leads.csv").write_bytes(b"email\na@acme.example\n")
-    assert main(["publish", "leads.csv", "--dry-run"]) == 0
+    assert main(["publish", "leads.csv"]) == 0
     assert not Path("leads.csv.rejected.jsonl").exists()
