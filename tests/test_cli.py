@@ -137,6 +137,20 @@ def test_no_kafka_is_4_and_says_that_it_waits(tmp_path: Path, capsys: pytest.Cap
     assert "did not answer within 1 s" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    "typed", ["dlq", "suppress list", "erase x --why y", "replay plan", "replay rewind --to-earliest", "lanes log"]
+)
+def test_no_kafka_is_told_without_the_words_of_a_library(
+    typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    path = tmp_path / "stream_app.toml"
+    path.write_text(f"[kafka]\nbootstrap = '{where}'\nbroker_wait_s = 1\n")
+    assert main([*typed.split(), "--config", str(path)]) == 4
+    said = f"Kafka at {where} does not answer. Is it running, and is kafka.bootstrap right?\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     code = "import sys; from stream_app.cli import main; sys.exit(main(['schemas', sys.argv[1], '--json']))"
     done = subprocess.run(

@@ -32,8 +32,9 @@ async def test_missing_topics_are_created_as_planned_and_only_once(kafka: Broker
     said: list[str] = []
     with pytest.raises(TopicsError) as caught:
         await check_topics(client(kafka), topics, WAIT_S, said.append)
-    assert len(caught.value.problems) == len(topics)
-    assert "create it with: stream-app topics" in caught.value.problems[0]
+    (line,) = caught.value.problems
+    assert line.startswith(f"{len(topics)} topics, each: there is no such topic; create it with: stream-app topics (")
+    assert all(topic.name in line for topic in topics)
     first = await create_topics(client(kafka), topics, WAIT_S, said.append)
     assert first.created == [topic.name for topic in topics]
     assert first.problems == []
@@ -45,11 +46,15 @@ async def test_missing_topics_are_created_as_planned_and_only_once(kafka: Broker
 
 async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, namespace: str) -> None:
     await create_topics(client(kafka), small(namespace, leads_days=3), WAIT_S, print)
+    every = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace, leads_days=3)]
+    (line,) = (await create_topics(client(kafka), every, WAIT_S, print)).problems
+    assert line.startswith(f"{len(every)} topics, each: has 2 partitions, the config says 5. Partitions never")
     wanted = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace)[:1]]
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     assert len(report.problems) == 2
     assert report.problems[0].startswith(f"{namespace}leads: has 2 partitions, the config says 5. Partitions never")
     assert "retention.ms is 259200000, the plan says 604800000" in report.problems[1]
+    assert f"--entity-name {namespace}leads --add-config" in report.problems[1]
     with pytest.raises(TopicsError) as caught:
         await check_topics(client(kafka), wanted, WAIT_S, print)
     assert caught.value.problems == report.problems
@@ -58,13 +63,18 @@ async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, n
 async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:
     admin = AIOKafkaAdminClient(**client(kafka))
     await admin.start()
-    await admin.create_topics([NewTopic(f"{namespace}leads", 2, 1)])
+    (config,) = [topic.config for topic in small(namespace) if topic.name == f"{namespace}leads"]
+    await admin.create_topics([NewTopic(f"{namespace}leads", 2, 1, topic_configs=config)])
     await admin.close()
-    wanted = plan(TopicNames(namespace), 2, 3, Retention(), (2,))[:2]
+    wanted = plan(TopicNames(namespace), 2, 3, Retention(), (2,))[:3]
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     assert report.created == []
-    assert any("has replication 1, the config says 3" in line for line in report.problems)
-    assert any(f"{namespace}leads.retry: could not be created: " in line for line in report.problems)
+    assert report.problems == [
+        "2 topics, each: could not be created with kafka.replication = 3: there is one broker; set kafka.replication "
+        f"= 1, or start more brokers ({namespace}leads.retry, {namespace}leads.bulk)",
+        f"{namespace}leads: has replication 1, the config says 3; set kafka.replication = 1, or change the topic with "
+        "kafka-reassign-partitions.sh",
+    ], "and no min.insync.replicas that one broker can never have"
 
 
 async def test_a_broker_that_is_away_is_waited_for_and_then_given_up() -> None:

@@ -12,7 +12,6 @@ from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import CommandAnswer
 
 _decoder: Final = msgspec.json.Decoder(CommandAnswer)
@@ -40,7 +39,7 @@ class Answers:
                 self._consumer.seek(place, end)
         except (KafkaError, OSError) as error:
             await stop_consumer(self._consumer)
-            raise BrokerUnavailable(f"Kafka at {self._connection.bootstrap} did not answer: {error!r}") from error
+            raise self._connection.lost(error) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:

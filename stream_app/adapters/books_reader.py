@@ -88,8 +88,7 @@ class BooksReader:
                 report = audit(books, now_ms())
                 return await self._with_lead_ids(consumer, report, begins, ends)
         except KafkaError as error:
-            where = self._connection.bootstrap
-            raise BrokerUnavailable(f"Kafka at {where} did not let the books be read: {error!r}; try again") from error
+            raise self._connection.lost(error) from error
 
     # ------------------------------------------------------------------------------------------------- the moment
 

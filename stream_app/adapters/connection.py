@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from aiokafka.errors import KafkaConnectionError
+
+from stream_app.core.errors import BrokerUnavailable
+
+LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +27,13 @@ class KafkaConnection:
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of an aiokafka client."""
         return {"bootstrap_servers": self.bootstrap, **self.security}
+
+    def lost(self, error: Exception) -> BrokerUnavailable:
+        """What a person is told when that ended the work."""
+        return lost(self.bootstrap, error)
+
+
+def lost(bootstrap: str, error: Exception) -> BrokerUnavailable:
+    """The same, for who has only the address."""
+    what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
+    return BrokerUnavailable(f"Kafka at {bootstrap}{what}. {LOOK}")

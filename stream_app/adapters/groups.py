@@ -12,7 +12,6 @@ from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import close_admin
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.explain import Group
 
 _PATIENCE_S: Final = 10.0
@@ -37,7 +36,7 @@ async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[st
                     raise
             await asyncio.sleep(_RETRY_S)
     except KafkaError as error:
-        raise BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer: {error!r}; try again") from error
+        raise connection.lost(error) from error
     finally:
         await close_admin(admin)
 

@@ -11,7 +11,6 @@ from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import StatusEvent
 
 _events = msgspec.json.Decoder(StatusEvent)
@@ -21,7 +20,7 @@ class StatusFollower:
     """A context manager: what is committed after its block began is followed. Raises BrokerUnavailable."""
 
     def __init__(self, connection: KafkaConnection, topic: str, partition: int) -> None:
-        self._bootstrap = connection.bootstrap
+        self._connection = connection
         self._place = TopicPartition(topic, partition)
         self._consumer = AIOKafkaConsumer(
             **connection.settings(), group_id=None, enable_auto_commit=False, isolation_level="read_committed"
@@ -35,7 +34,7 @@ class StatusFollower:
             self._consumer.seek(self._place, ends[self._place])
         except KafkaError as error:
             await stop_consumer(self._consumer)
-            raise self._lost(error) from error
+            raise self._connection.lost(error) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -48,10 +47,7 @@ class StatusFollower:
             try:
                 got = await self._consumer.getmany(self._place, timeout_ms=500)
             except KafkaError as error:
-                raise self._lost(error) from error
+                raise self._connection.lost(error) from error
             for record in got.get(self._place, ()):
                 if record.key == key:
                     yield _events.decode(record.value)
-
-    def _lost(self, error: BaseException) -> BrokerUnavailable:
-        return BrokerUnavailable(f"Kafka at {self._bootstrap} did not answer: {error!r}; try again")

@@ -43,7 +43,7 @@ class TopicReader:
             await self._consumer.start()
         except KafkaError as error:
             await stop_consumer(self._consumer)
-            raise self._lost(error) from error
+            raise self._connection.lost(error) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -56,7 +56,7 @@ class TopicReader:
             begins = await self._consumer.beginning_offsets(places)
             ends = await self._consumer.end_offsets(places)
         except KafkaError as error:
-            raise self._lost(error) from error
+            raise self._connection.lost(error) from error
         return {place.partition: (begins[place], ends[place]) for place in places}
 
     async def offsets_at(self, topic: str, time_ms: int) -> dict[int, int | None]:
@@ -65,7 +65,7 @@ class TopicReader:
         try:
             found = await self._consumer.offsets_for_times(places)
         except KafkaError as error:
-            raise self._lost(error) from error
+            raise self._connection.lost(error) from error
         return {place.partition: at.offset if at else None for place, at in found.items()}
 
     async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]] | None = None) -> AsyncIterator[list[Any]]:
@@ -103,7 +103,4 @@ class TopicReader:
                 if time.monotonic() - heard_s > _SILENT_S:
                     raise BrokerUnavailable(f"{topic} gave nothing for {_SILENT_S:.0f} s: is its broker up?")
         except KafkaError as error:
-            raise self._lost(error) from error
-
-    def _lost(self, error: BaseException) -> BrokerUnavailable:
-        return BrokerUnavailable(f"Kafka at {self._connection.bootstrap} did not answer: {error!r}; try again")
+            raise self._connection.lost(error) from error

@@ -10,9 +10,10 @@ from typing import Any, Final
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError, for_code
 
 from stream_app.adapters.closing import close_admin
+from stream_app.adapters.connection import LOOK, lost
 from stream_app.core.errors import BrokerUnavailable, TopicsError
 from stream_app.core.topics import TopicPlan
 
@@ -63,7 +64,7 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
             await asyncio.sleep(_VISIBLE_POLL_S)
             seen = await _look(admin, there)
         unchanged = [topic.name for topic in there if topic.name not in created]
-        return TopicReport(created, unchanged, [*failed.values(), *differences(there, seen)])
+        return TopicReport(created, unchanged, [*_lines(list(failed.items())), *differences(there, seen)])
 
 
 async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
@@ -74,29 +75,47 @@ async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wai
 
 
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, Seen]) -> list[str]:
-    """One line for each way in which a topic is not as planned, with what to do."""
-    lines = []
+    """One line for each way in which topics are not as planned, with what to do."""
+    found = []
     for topic in plan:
         there = seen.get(topic.name)
         if there is None:
-            lines.append(f"{topic.name}: there is no such topic; create it with: stream-app topics")
+            found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
             continue
         if there.partitions != topic.partitions:
-            lines.append(
-                f"{topic.name}: has {there.partitions} partitions, the config says {topic.partitions}. {_MIGRATE}"
-            )
+            text = f"has {there.partitions} partitions, the config says {topic.partitions}. {_MIGRATE}"
+            found.append((topic.name, text))
         if there.replication != topic.replication:
-            lines.append(
-                f"{topic.name}: has replication {there.replication}, the config says {topic.replication}; "
-                "change kafka.replication, or the topic with kafka-reassign-partitions.sh"
+            text = (
+                f"has replication {there.replication}, the config says {topic.replication}; set kafka.replication = "
+                f"{there.replication}, or change the topic with kafka-reassign-partitions.sh"
             )
-        lines += [
-            f"{topic.name}: {key} is {there.config.get(key)}, the plan says {wanted}; kafka-configs.sh --alter "
-            f"--entity-type topics --entity-name {topic.name} --add-config {key}={wanted}"
+            found.append((topic.name, text))
+        found += [
+            (
+                topic.name,
+                f"{key} is {there.config.get(key)}, the plan says {wanted}; kafka-configs.sh --alter "
+                f"--entity-type topics --entity-name TOPIC --add-config {key}={wanted}",
+            )
             for key, wanted in topic.config.items()
             if there.config.get(key) != wanted
+            # With fewer replicas than planned it would have every write refused.
+            and (key != "min.insync.replicas" or there.replication == topic.replication)
         ]
-    return lines
+    return _lines(found)
+
+
+def _lines(found: Sequence[tuple[str, str]]) -> list[str]:
+    """One line for each text, with the names of all topics that it is true of."""
+    names: dict[str, list[str]] = {}
+    for name, text in found:
+        names.setdefault(text, []).append(name)
+    return [
+        f"{those[0]}: {text.replace('TOPIC', those[0])}"
+        if len(those) == 1
+        else f"{len(those)} topics, each: {text} ({', '.join(those)})"
+        for text, those in names.items()
+    ]
 
 
 @asynccontextmanager
@@ -109,14 +128,11 @@ async def _admin(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIte
             await _start(admin, where, say)
             yield admin
     except TimeoutError as exc:
-        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {_LOOK}") from exc
+        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {LOOK}") from exc
     except KafkaError as exc:
-        raise BrokerUnavailable(f"Kafka at {where}: {exc}. {_LOOK}") from exc
+        raise lost(where, exc) from exc
     finally:
         await close_admin(admin)
-
-
-_LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 
 async def _start(admin: Any, where: str, say: Say) -> None:
@@ -156,7 +172,7 @@ async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:
 
 
 async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], dict[str, str]]:
-    """(names created, name -> a line for each that failed); neither holds what existed already."""
+    """(names created, name -> why, for each that failed); neither holds what existed already."""
     if not missing:
         return [], {}
     wanted = [
@@ -167,6 +183,17 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
         error = for_code(code)
         if not code:
             created.append(name)
+        elif error is InvalidReplicationFactorError:
+            failed[name] = await _too_few_brokers(admin, missing[0].replication)
         elif error is not TopicAlreadyExistsError:
-            failed[name] = f"{name}: could not be created: {message or error.__name__}"
+            failed[name] = f"could not be created: {message or error.__name__}"
     return created, failed
+
+
+async def _too_few_brokers(admin: Any, replication: int) -> str:
+    brokers = len((await admin.describe_cluster())["brokers"])
+    there = "there is one broker" if brokers == 1 else f"there are {brokers} brokers"
+    return (
+        f"could not be created with kafka.replication = {replication}: {there}; set kafka.replication = {brokers}, "
+        "or start more brokers"
+    )

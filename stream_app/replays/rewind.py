@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import Progress
-from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
+from stream_app.core.errors import SettingsError, StreamAppError
 from stream_app.replays.survey import reader_of
 from stream_app.settings import Settings, client_options
 
@@ -111,7 +111,7 @@ async def _ask(settings: Settings, question: Any) -> Any:
         await admin.start()
         return await question(admin)
     except KafkaError as error:
-        raise BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer: {error!r}; try again") from error
+        raise connection.lost(error) from error
     finally:
         await close_admin(admin)
 
