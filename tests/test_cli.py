@@ -128,6 +128,26 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     assert capsys.readouterr().err == said
 
 
+def test_an_address_of_the_demos_kafka_that_is_none_is_told_as_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--bootstrap", "nohost"]) == 2
+    assert capsys.readouterr().err == "--bootstrap nohost: must be host:port, several with commas\n"
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "h:99999")
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "KAFKA_BOOTSTRAP h:99999: must be host:port, several with commas\n"
+
+
+@pytest.mark.parametrize("place", ["foo", "leads/0/1", "leads.dlq/8/1"])
+def test_a_place_that_can_be_none_of_a_letter_is_wrong_usage(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stream_app.toml"
+    path.write_text("")
+    assert main(["dlq", "show", place, "--config", str(path)]) == 2
+    assert place in capsys.readouterr().err
+
+
 def test_no_kafka_is_4_and_says_that_it_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "stream_app.toml"
     path.write_text(f"[kafka]\nbootstrap = '127.0.0.1:{free_port()}'\nbroker_wait_s = 1\n")

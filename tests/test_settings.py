@@ -109,9 +109,11 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
     assert found[0].startswith("surprise: unknown key")
     assert "kafka.partitions: Expected int, got str" in found
     assert "line.request_timeout_ms: unknown key; did you mean request_timeout_s?" in found
-    assert any(line.startswith("workspaces.acme.hold: Invalid enum value") for line in found)
+    assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in found)
     assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in found
     assert "destinations.people.webhooks_env: missing" in found
+    (line,) = problems(tmp_path, '[workspaces.acme]\nfallback = ["cash"]')
+    assert line == "workspaces.acme.fallback: Invalid enum value 'cash' - at $[0]; there are: cache, stale, local"
 
 
 def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
@@ -119,6 +121,33 @@ def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
         "environment variable CLAY_WEBHOOK_PEOPLE is not set; destinations.people.webhooks_env names it",
         "environment variable TOK is not set; destinations.people.token_env names it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("redis://:s3cret@127.0.0.1:6379/0", True),
+        ("rediss://me:s3cret@redis.example.com", True),
+        ("http://s3cret", False),
+        ("redis://:s3cret@127.0.0.1:abc/0", False),
+        ("redis://:s3cret@127.0.0.1:6379/0?s3cret=1", False),
+        ("redis://h?socket_timeout=s3cret", False),
+        ("s3cret", False),
+    ],
+)
+def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path, url: str, right: bool) -> None:
+    """Seen: the worker ended with a traceback, which had the password in it."""
+    text, environ = '[redis]\nurl_env = "CACHE_URL"', {"CACHE_URL": url}
+    if right:
+        assert load(tmp_path, text, environ).secrets["CACHE_URL"] == url
+    else:
+        told = "environment variable CACHE_URL: must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+        assert problems(tmp_path, text, environ) == [told]
+
+
+def test_any_free_port_is_for_processes_that_nobody_looks_up(tmp_path: Path) -> None:
+    http = load(tmp_path, "[http]\nworker_port = 0\nreplay_port = 0").http
+    assert (http.worker_port, http.replay_port) == (0, 0)
 
 
 def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
@@ -147,6 +176,7 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[replay]\ntiers_s = [3600, 864000]", "topics.wait_days: must be at least twice"),
         ("[shares]\nbulk = 0.6\nretry = 0.5", "shares: bulk + retry must stay below 1"),
         ("[http]\nworker_port = 9102", "http: worker_port, replay_port and gateway_port must differ"),
+        ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 8", "workspaces.acme.partition = 8: must be from 0 to 7"),
         ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
         ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: is set by"),

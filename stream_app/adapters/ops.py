@@ -37,7 +37,8 @@ async def serve_ops(
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise StreamAppError(
-                f"cannot serve /metrics on {host}:{port} ({error.strerror}): set another port under [http]"
+                f"cannot serve /metrics on {host}:{port} ({error.strerror}): set another port under [http], "
+                "or 0 for any free one"
             ) from error
         yield runner.addresses[0][1]
     finally:

@@ -106,15 +106,18 @@ def tls_options(url: str, ca_file: str | None) -> dict[str, str]:
     return {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
 
 
-@asynccontextmanager
-async def redis_link(
-    url: str, read_timeout_s: float, ca_file: str | None = None, told: Told = lambda _: None
-) -> AsyncIterator[RedisLink]:
-    """A link to the Redis at a URL (a secret: it holds the password). Nothing is connected before the first call.
+def redis_problem(url: str) -> str | None:
+    """What is wrong with a URL, without repeating it."""
+    try:
+        pool = _pool(url, None)
+        pool.connection_class(**pool.connection_kwargs)  # connects nothing, and takes no option that there is not
+    except (ValueError, TypeError):
+        return "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+    return None
 
-    ca_file  the authority of a `rediss://` server's certificate, where it is not one of the system's.
-    """
-    pool = BlockingConnectionPool.from_url(
+
+def _pool(url: str, ca_file: str | None) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
         timeout=WRITE_TIMEOUT_S,
@@ -123,6 +126,17 @@ async def redis_link(
         retry=Retry(NoBackoff(), 0),  # what is worth trying again is tried with the next lead
         **tls_options(url, ca_file),
     )
+
+
+@asynccontextmanager
+async def redis_link(
+    url: str, read_timeout_s: float, ca_file: str | None = None, told: Told = lambda _: None
+) -> AsyncIterator[RedisLink]:
+    """A link to the Redis at a URL (a secret: it holds the password). Nothing is connected before the first call.
+
+    ca_file  the authority of a `rediss://` server's certificate, where it is not one of the system's.
+    """
+    pool = _pool(url, ca_file)
     client = Redis(connection_pool=pool)
     try:
         yield RedisLink(client, read_timeout_s, told)

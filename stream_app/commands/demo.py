@@ -43,13 +43,18 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from stream_app.commands.demo_screen import Screen
+    from stream_app.core.errors import SettingsError
     from stream_app.dev.demo import play
     from stream_app.dev.kafka import bootstrap_from_environment
     from stream_app.dev.process import StartError
+    from stream_app.settings.rules import bootstrap_problem
 
+    bootstrap = args.bootstrap or bootstrap_from_environment()
+    if bootstrap and (problem := bootstrap_problem(bootstrap)):
+        raise SettingsError([f"{'--bootstrap' if args.bootstrap else 'KAFKA_BOOTSTRAP'} {bootstrap}: {problem}"])
     try:
         with Screen() as screen:
-            outcome = asyncio.run(play(args.bootstrap or bootstrap_from_environment(), screen))
+            outcome = asyncio.run(play(bootstrap, screen))
     except StartError as error:
         if args.json:
             tell_json({"error": [str(error)], "exit_code": NO})

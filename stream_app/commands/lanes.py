@@ -66,7 +66,8 @@ def add(subparsers: Subparsers) -> None:
         actions,
         "quota",
         "Take a webhook out of use or back into it, or set how many submissions it has had.",
-        'stream-app lanes quota acme --webhook 3f9a1c2b7d80 --count 12000 --why "used by hand before"',
+        "stream-app lanes --json                # it has the ID of each webhook\n"
+        '  stream-app lanes quota acme --webhook ID --count 12000 --why "used by hand before"',
     )
     quota.add_argument("--webhook", required=True, type=_webhook, metavar="ID", help="as `lanes --json` shows it")
     use = quota.add_mutually_exclusive_group()

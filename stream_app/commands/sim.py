@@ -14,7 +14,7 @@ def add(subparsers: Subparsers) -> None:
         "sim",
         run,
         says="Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, a ledger of it all.",
-        example="stream-app sim --port 8700 --script faults.toml --ledger ledger.jsonl",
+        example="stream-app sim --port 8700 --ledger ledger.jsonl",
     )
     # The simulator is a program of its own and declares the same; a test keeps the two alike.
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

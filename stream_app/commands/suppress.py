@@ -22,7 +22,7 @@ def add(subparsers: Subparsers) -> None:
         "suppress",
         run_list,
         says="Keep people from being sent to Clay: add, remove or list them. They are hashed before they go anywhere.",
-        example='stream-app suppress add --file objections.txt --why "GDPR objections of March"',
+        example='stream-app suppress add ada@example.com --why "GDPR objection of March"',
     )
     parser.set_defaults(who_is=[])
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
@@ -39,7 +39,7 @@ def add(subparsers: Subparsers) -> None:
             f"{who}, or a hash as `suppress list` shows it",
         ),
     ):
-        action = add_action(actions, name, run_change, says, f"stream-app suppress {name} --file people.txt --why ...")
+        action = add_action(actions, name, run_change, says, f'stream-app suppress {name} ada@example.com --why "..."')
         action.add_argument("who_is", nargs="*", metavar="PERSON", help=who_is)
         action.add_argument("--file", type=Path, metavar="FILE", help="one person a line; - is stdin")
         add_who(action)

@@ -65,16 +65,19 @@ class Case(Subject, frozen=True, kw_only=True):
         return begin(self.envelope, now_ms, self.identity, self.company, self.people)
 
 
+_THEN: Final = "add it, then: stream-app replay select --disposition policy --reason"
+
+
 def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
     """The lead with its destination and its identity, or why this configuration knows none for it."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
-        return Unreadable("unknown_workspace", "its workspace is not configured: add it, then redrive")
+        return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
     # One that comes back stays where it was going, whatever the default has become.
     alias = lead.destination or envelope.destination or workspace.default_destination
     destination = plan.destination(workspace.name, alias)
     if destination is None:
-        return Unreadable("unknown_destination", "its workspace has no such destination: add it, then redrive")
+        return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
     who = identify(lead)
     if who is None:
         return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")

@@ -299,6 +299,8 @@ def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stream_app.dev.kafka", description=__doc__)
     parser.add_argument("--port", type=int, help="port on loopback (default: a free one)")
     port = parser.parse_args().port
+    if port is not None and not 1 <= port <= 65_535:
+        parser.error(f"--port {port}: must be from 1 to 65535")
     notes = Console(stderr=True)
     try:
         with LocalKafka(port=port, progress=notes.print) as kafka:

@@ -77,7 +77,9 @@ async def _on_the_list(reader: TopicReader, state: str, partition: int | None = 
 
 
 async def show(settings: Settings, place: str, progress: Progress) -> Shown:
-    """The letter at topic/partition/offset. Raises StreamAppError when there is none, BrokerUnavailable."""
+    """The letter at topic/partition/offset. Raises SettingsError for what is no such place, StreamAppError
+    when there is none, BrokerUnavailable.
+    """
     topic, partition, offset = _place_of(settings, place)
     async with reader_of(settings, progress) as reader:
         found: list[Taken] = []
@@ -171,9 +173,9 @@ def line_of(letter: Taken, headers: dict[str, bytes]) -> str:
 def _place_of(settings: Settings, place: str) -> tuple[str, int, int]:
     found, names = read_place(place), settings.names
     if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
-        raise StreamAppError(f"{place} is no place of a letter, such as {names.dlq}/0/17")
+        raise SettingsError([f"{place} is no place of a letter, such as {names.dlq}/0/17"])
     if found[1] >= settings.kafka.partitions:
-        raise StreamAppError(f"{place}: there are partitions 0 to {settings.kafka.partitions - 1}")
+        raise SettingsError([f"{place}: there are partitions 0 to {settings.kafka.partitions - 1}"])
     return found
 
 

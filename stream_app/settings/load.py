@@ -43,7 +43,7 @@ def load_settings(
         found += _missing(named, environ, tables.secrets_dir)
     if clay and reader.knows("allowed_hosts"):
         found += _webhook_problems(tables, environ)
-    found += _guessable(tables, environ)
+    found += [*_guessable(tables, environ), *_redis_problems(tables, environ)]
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
@@ -118,6 +118,15 @@ def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
         for name in dict.fromkeys(names)
         if 0 < len(environ.get(name, "")) < MIN_SECRET_CHARACTERS
     ]
+
+
+def _redis_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    if not (url := environ.get(tables.redis.url_env or "")):
+        return []
+    from stream_app.adapters.redis_cache import redis_problem  # which most commands do without
+
+    problem = redis_problem(url)
+    return [f"environment variable {tables.redis.url_env}: {problem}"] if problem else []
 
 
 def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:

@@ -190,7 +190,10 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class Http(msgspec.Struct, frozen=True):
-    """Where each process serves /metrics, /healthz and /readyz."""
+    """Where each process serves /metrics, /healthz and /readyz.
+
+    worker_port, replay_port  0: any free one, told in the log, so that several run on one machine.
+    """
 
     host: str = "127.0.0.1"
     worker_port: int = 9101

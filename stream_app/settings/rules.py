@@ -47,10 +47,8 @@ def _kafka(tables: Tables) -> Iterator[str]:
             broker_wait_s=(1, 3_600),
         ),
     )
-    for place in kafka.bootstrap.split(","):
-        host, colon, port = place.strip().rpartition(":")
-        if not (host and colon and port.isdecimal()):
-            yield "kafka.bootstrap: must be host:port, several with commas"
+    if problem := bootstrap_problem(kafka.bootstrap):
+        yield f"kafka.bootstrap: {problem}"
     if not _NAMESPACE.fullmatch(kafka.namespace):
         yield "kafka.namespace: at most 32 of A-Z a-z 0-9 . _ -"
     security = kafka.security
@@ -63,6 +61,15 @@ def _kafka(tables: Tables) -> Iterator[str]:
     for key in ("password_env", "key_password_env"):
         yield from _env_name(f"kafka.security.{key}", getattr(security, key))
     yield from _env_name("redis.url_env", tables.redis.url_env)
+
+
+def bootstrap_problem(bootstrap: str) -> str | None:
+    """What is wrong with the address of a Kafka."""
+    for place in bootstrap.split(","):
+        host, _, port = place.strip().rpartition(":")
+        if not (host and port.isdecimal() and 1 <= int(port) <= 65_535):
+            return "must be host:port, several with commas"
+    return None
 
 
 def _line(tables: Tables) -> Iterator[str]:
@@ -160,9 +167,11 @@ def _retention(tables: Tables) -> Iterator[str]:
 
 
 def _http(tables: Tables) -> Iterator[str]:
-    ports = ("worker_port", "replay_port", "gateway_port")
-    yield from _under("http", out_of_range(tables.http, **dict.fromkeys(ports, (1, 65_535))))
-    if len({getattr(tables.http, port) for port in ports}) < len(ports):
+    http = tables.http
+    free, named = (0, 65_535), (1, 65_535)
+    yield from _under("http", out_of_range(http, worker_port=free, replay_port=free, gateway_port=named))
+    ports = [port for port in (http.worker_port, http.replay_port, http.gateway_port) if port]
+    if len(set(ports)) < len(ports):
         yield "http: worker_port, replay_port and gateway_port must differ"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -54,12 +54,20 @@ class TableReader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:
-            self._wrong(f"{place}: {str(exc).replace('`', '')}", key)
+            said, words = str(exc).replace("`", ""), _words(kind)
+            self._wrong(f"{place}: {said}" + (f"; there are: {', '.join(words)}" if words else ""), key)
             return msgspec.UNSET
 
     def _wrong(self, line: str, *unread: str) -> None:
         self.problems.append(line)
         self._unread.update(unread)
+
+
+def _words(kind: Any) -> list[str]:
+    """Those that a value may be made of, where it is no free text."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for each in get_args(kind) for word in _words(each)]
 
 
 def _is_struct(kind: Any) -> bool:

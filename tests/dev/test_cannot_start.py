@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.dev import java
 from stream_app.dev.java import class_path, find_java
-from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.kafka import LocalKafka, _main
 from stream_app.dev.process import StartError
 from stream_app.dev.redis import LocalRedis
 
@@ -48,6 +48,16 @@ def test_port_taken() -> None:
         assert start_error(LocalKafka(port=port)) == (
             f"port {port} on 127.0.0.1 is taken: end what listens there, or take another"
         )
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "0"])
+def test_what_is_no_port(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen: an OverflowError out of the socket."""
+    monkeypatch.setattr(sys, "argv", ["kafka", f"--port={port}"])
+    with pytest.raises(SystemExit) as caught:
+        _main()
+    assert caught.value.code == 2
+    assert f"--port {port}: must be from 1 to 65535" in capsys.readouterr().err
 
 
 def test_offline(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:

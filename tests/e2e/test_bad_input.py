@@ -92,6 +92,10 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
         assert set(line.summary()["leads"].values()) == {1}
         _check_log(line.logs[worker.pid].read_text(), ends)
         await _check_letters(line, origins, ends)
+        for reason in ("unknown_workspace", "unknown_destination"):
+            told = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")
+            code, said = await line.run(*told.split(), "--json")
+            assert (code, json.loads(said)["fates"]) == (0, {"as_input": 1}), "the words name the command that works"
 
 
 def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:

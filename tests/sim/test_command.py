@@ -70,11 +70,31 @@ async def test_a_bad_script_is_one_line_a_problem_and_exit_2(tmp_path: Path) -> 
 
 async def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
     server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
-    async with server, program("--port", str(server.sockets[0].getsockname()[1])) as process:
+    port = server.sockets[0].getsockname()[1]
+    async with server, program("--port", str(port)) as process:
         _, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
     assert process.returncode == 1
     assert err.count(b"\n") == 1
     assert b"cannot start" in err
+    assert b"'127.0.0.1:%d'" % port in err
+
+
+@pytest.mark.parametrize("option", ["--port=99999", "--port=-1", "--control-port=70000"])
+async def test_what_is_no_port_is_one_line_and_exit_2(option: str) -> None:
+    """Seen: an OverflowError out of the socket."""
+    async with program(option) as process:
+        _, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    told = f"{option.replace('=', ' ')}: must be from 1 to 65535, or 0 for any free one\n"
+    assert (process.returncode, err.decode()) == (2, told)
+
+
+async def test_a_script_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    async with program("--script", str(tmp_path / "none.toml")) as process:
+        _, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    assert (process.returncode, err.decode()) == (
+        2,
+        f"{tmp_path / 'none.toml'}: cannot be read: No such file or directory\n",
+    )
 
 
 async def test_help_documents_control_and_script() -> None:

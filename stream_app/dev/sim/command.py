@@ -19,7 +19,7 @@ from stream_app.dev.sim.server import Simulator
 
 EXIT_OK = 0
 EXIT_CANNOT_LISTEN = 1
-EXIT_BAD_SCRIPT = 2
+EXIT_USAGE = 2
 
 _log = logging.getLogger("stream_app.dev.sim")
 
@@ -32,7 +32,7 @@ _EPILOG = f"""\
 When it listens it prints one JSON line on stdout: url, control_url (the control API on a port that the
 fault `refuse` leaves open), pid and ledger. Logs go to stderr. SIGTERM and SIGINT end it with
 the ledger complete.
-Exit codes: 0 ended by a signal; 1 cannot listen or write the ledger; 2 the script is wrong (a line each).
+Exit codes: 0 ended by a signal; 1 cannot listen or write the ledger; 2 the script (a line each) or a port is wrong.
 
 example script:
 
@@ -85,11 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(namespace: argparse.Namespace) -> int:
     """Runs a simulator until a signal; returns the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for option, port in (("--port", namespace.port), ("--control-port", namespace.control_port)):
+        if not 0 <= port <= 65_535:
+            sys.stderr.write(f"{option} {port}: must be from 1 to 65535, or 0 for any free one\n")
+            return EXIT_USAGE
     try:
         script = load_script(namespace.script) if namespace.script else Script()
     except ScriptError as error:
         sys.stderr.writelines(f"{namespace.script}: {problem}\n" for problem in error.problems)
-        return EXIT_BAD_SCRIPT
+        return EXIT_USAGE
     if namespace.seed is not None:
         script = msgspec.structs.replace(script, seed=namespace.seed)
     return asyncio.run(_run(script, namespace))

@@ -26,8 +26,10 @@ def load_script(path: Path) -> Script:
     """Reads a script file (TOML, UTF-8). Raises ScriptError, also when the file cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScriptError([f"{path}: cannot be read ({error})"]) from error
+    except OSError as error:
+        raise ScriptError([f"cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ScriptError(["cannot be read: it is not UTF-8"]) from error
     return parse_script(text)
 
 

@@ -174,9 +174,9 @@ class _Listener:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((self._host, self._port))
-        except OSError:
+        except OSError as error:
             bound.close()
-            raise
+            raise OSError(error.errno, error.strerror, f"{self._host}:{self._port}") from None
         return bound
 
 
