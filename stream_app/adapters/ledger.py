@@ -26,6 +26,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced
 from stream_app.adapters.waiting import waiting
@@ -84,6 +85,7 @@ class KafkaLedger:
         self._limits = limits or LedgerLimits()
         self._known = known or KnownTopics()
         self._producer: AIOKafkaProducer | None = None
+        self._refusals = Refusals()
         self._endings: set[asyncio.Task[None]] = set()
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
@@ -111,11 +113,15 @@ class KafkaLedger:
                 ) from refused
             except TimeoutError as late:
                 self._drop()
-                raise BrokerUnavailable(
-                    f"{self._place} was not taken over within {asyncio.get_running_loop().time() - began:.0f} s "
-                    f"(last: {last or 'no answer'}): is {self._connection.bootstrap} up, does the topic exist, "
-                    "and does no other transaction hold it open?"
-                ) from (last or late)
+                after_s = asyncio.get_running_loop().time() - began
+                where = self._connection.bootstrap
+                why = self._refusals.text() or (
+                    f"{last or 'no answer'}: is {where} up, does the topic exist, and does no other "
+                    "transaction hold it open?"
+                )
+                raise BrokerUnavailable(f"{self._place} was not taken over within {after_s:.0f} s: {why}") from (
+                    last or late
+                )
             except (KafkaError, OSError) as error:
                 last = error
                 self._drop()
@@ -151,6 +157,7 @@ class KafkaLedger:
         try:
             await asyncio.wait({attempt}, timeout=self._limits.transact_s)
             if attempt.done() and attempt.exception() is None:
+                self._refusals.committed(batches)
                 return
             error = await self._settle(producer, attempt)
         except BaseException:
@@ -162,7 +169,7 @@ class KafkaLedger:
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
             raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
-        reason = f"no answer within {self._limits.transact_s:g} s"
+        reason = self._refusals.text(batches) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
             reason = str(error) if isinstance(error, KafkaError) else repr(error)
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
@@ -188,6 +195,7 @@ class KafkaLedger:
         )
         # Before it is started, so that _drop also ends one whose start failed half way.
         self._producer = producer
+        self._refusals.watch(producer.client)
         try:
             await producer.start()
         except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it

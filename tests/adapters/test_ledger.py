@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
 import pytest
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import (
+    BrokerResponseError,
+    ConcurrentTransactions,
+    GroupLoadInProgressError,
+    NotEnoughReplicasError,
+)
+from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v0
+from aiokafka.protocol.transaction import (
+    AddPartitionsToTxnRequest,
+    AddPartitionsToTxnResponse_v0,
+    EndTxnRequest,
+    EndTxnResponse_v0,
+    InitProducerIdRequest,
+    InitProducerIdResponse_v0,
+)
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
@@ -236,6 +252,50 @@ async def test_a_topic_that_does_not_exist_aborts_in_bounded_time(on_kafka: Kafk
     assert await ledger.take_over() == {}
 
 
+async def test_a_refusal_that_aiokafka_hides_is_told_until_the_same_is_taken(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries again by itself and tells nobody, so that a refusal looks like a broker that is away."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=1))
+    await ledger.take_over()
+    refusing[ProduceRequest] = lambda: _refused(on_kafka.events, NotEnoughReplicasError)
+    where = rf"{on_kafka.events}/0 did not take it: NotEnoughReplicasError, .*min\.insync\.replicas"
+    with pytest.raises(Aborted, match=where):
+        await ledger.transact([Record(on_kafka.events, b"a", b"1")])
+    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, ConcurrentTransactions.errno, -1, -1)
+    with pytest.raises(BrokerUnavailable, match=rf"not ended .* transaction .*{where}"):
+        await ledger.take_over()
+    with pytest.raises(BrokerUnavailable, match=r"not ended .* transaction .*one of them takes no records"):
+        await on_kafka.ledger(limits=replace(on_kafka.limits, take_over_s=1)).take_over()
+    refusing.clear()
+    await ledger.take_over()
+    refusing[ProduceRequest] = lambda: _refused(on_kafka.events, NotEnoughReplicasError)
+    asyncio.get_running_loop().call_later(0.3, refusing.clear)
+    await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+    assert await on_kafka.seen(on_kafka.events) == [(b"a", b"2")]
+    refusing[EndTxnRequest] = lambda: EndTxnResponse_v0(0, GroupLoadInProgressError.errno)
+    with pytest.raises(Aborted, match=r"\(the end of the transaction: GroupLoadInProgressError\)"):
+        await ledger.transact([Record(on_kafka.events, b"a", b"3")])
+
+
+async def test_what_kafka_does_not_get_to_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a transaction that waits for a topic to be written, and a partition whose only broker is away."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
+    await ledger.take_over()
+    await ledger.transact([Record(on_kafka.events, b"a", b"1"), Record(on_kafka.rows, b"a", b"1")])
+    waits = [(on_kafka.rows, [(0, ConcurrentTransactions.errno)])]
+    refusing[AddPartitionsToTxnRequest] = lambda: AddPartitionsToTxnResponse_v0(0, waits)
+    with pytest.raises(Aborted, match=f"not ended .* one of {on_kafka.events}, {on_kafka.rows} takes no records"):
+        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    refusing.clear()
+    await ledger.take_over()
+    monkeypatch.setattr(ClusterMetadata, "leader_for_partition", lambda *_: -1)
+    with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at"):
+        await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+
+
 async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
     ledger = on_kafka.ledger()
     await ledger.take_over()
@@ -298,3 +358,19 @@ async def test_a_broker_that_names_no_broker_yet_is_waited_for(
     monkeypatch.setattr(AIOKafkaClient, "get_random_node", none_at_first)
     assert await on_kafka.ledger().take_over() == {}
     assert asked > 1
+
+
+def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:
+    """Requests of the kinds that are put in here do not reach the broker: they are answered from here."""
+    send, answers = AIOKafkaClient.send, dict[type, Callable[[], object]]()
+
+    async def instead(self: AIOKafkaClient, node_id: int, request: object, **how: object) -> object:
+        answer = answers.get(type(request))
+        return await send(self, node_id, request, **how) if answer is None else answer()
+
+    monkeypatch.setattr(AIOKafkaClient, "send", instead)
+    return answers
+
+
+def _refused(topic: str, error: type[BrokerResponseError]) -> ProduceResponse_v0:
+    return ProduceResponse_v0([(topic, [(0, error.errno, -1)])])

@@ -1,0 +1,100 @@
+"""What Kafka refuses a producer that tries again by itself: aiokafka tells nobody, and so a refusal looks like silence.
+
+Knows that all requests of aiokafka 0.14.0's sender go through its client's `send`: tests/adapters/test_faust_pins.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    DuplicateSequenceNumber,
+    KafkaStorageError,
+    NoError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    for_code,
+)
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+
+from stream_app.adapters.transaction import Batch
+
+_TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
+_WHAT_TO_DO = {
+    NotEnoughReplicasError: _TOO_FEW,
+    NotEnoughReplicasAfterAppendError: _TOO_FEW,
+    KafkaStorageError: ", its log cannot be written: look at its broker's disk, and restart that when there is room",
+}
+_NO_LEADER = "has no leader: look at the brokers that have it, and at their disks"
+_LOOK = "takes no records: look at its brokers, at their disks, and for too few replicas in sync"
+_OF_THE_WHOLE = {
+    FindCoordinatorRequest: "the search for the coordinator",
+    InitProducerIdRequest: "the fence",
+    EndTxnRequest: "the end of the transaction",
+}
+
+
+class Refusals:
+    """Of one ledger: what is refused and was not taken since. Looks at answers, a few a transaction, at no record."""
+
+    def __init__(self) -> None:
+        self._client: Any = None
+        self._last: dict[str, type[Exception]] = {}
+        self._held_by = f"one of them {_LOOK}"
+
+    def watch(self, client: Any) -> None:
+        """From now on those of this client, and of no earlier one."""
+        last: dict[str, type[Exception]] = {}
+        send = client.send
+
+        async def watched(node_id: int, request: Any, **how: Any) -> Any:
+            answer = await send(node_id, request, **how)
+            for what, code in _codes(request, answer):
+                error = for_code(code)
+                if error in (NoError, DuplicateSequenceNumber):  # that it has it already
+                    last.pop(what, None)
+                else:
+                    last[what] = error
+            return answer
+
+        client.send = watched
+        self._client, self._last = client, last
+
+    def committed(self, batches: Iterable[Batch]) -> None:
+        """The next transaction begins when Kafka has written the end of this one to all its topics."""
+        self._held_by = f"one of {', '.join({topic: 0 for _, topic, _ in batches})} {_LOOK}"
+
+    def text(self, batches: Iterable[Batch] = ()) -> str:
+        """Why nothing comes of these, or of the fence; empty when Kafka did not refuse."""
+        if ConcurrentTransactions in self._last.values():
+            return (
+                "Kafka has not ended the transaction before (ConcurrentTransactions): the end must be written to "
+                f"each topic of it, and {self._held_by}"
+            )
+        told = [f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}" for what, error in self._last.items()]
+        if not told:
+            places = {TopicPartition(topic, partition) for _, topic, partition in batches}
+            lost = [place for place in places if self._client.cluster.leader_for_partition(place) in (None, -1)]
+            told = [f"{place.topic}/{place.partition} {_NO_LEADER}" for place in sorted(lost)]
+        if told:
+            self._held_by = "; ".join(told)
+        return "; ".join(told)
+
+
+def _codes(request: Any, answer: Any) -> Iterator[tuple[str, int]]:
+    """What was asked for, in words, and the code of the answer."""
+    if isinstance(request, ProduceRequest):
+        for topic, partitions in answer.topics:
+            for partition, code, *_ in partitions:
+                yield f"{topic}/{partition} did not take it", code
+    elif isinstance(request, AddPartitionsToTxnRequest):
+        for topic, partitions in answer.errors:
+            for partition, code in partitions:
+                yield f"{topic}/{partition} did not join the transaction", code
+    elif type(request) in _OF_THE_WHOLE:
+        yield _OF_THE_WHOLE[type(request)], answer.error_code
