@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from aiokafka import TopicPartition
 from aiokafka.errors import (
     ConcurrentTransactions,
     DuplicateSequenceNumber,
@@ -22,7 +21,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.adapters.transaction import Batch
+from stream_app.adapters.transaction import Batch, without_leader
 
 _TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
 _WHAT_TO_DO = {
@@ -78,9 +77,7 @@ class Refusals:
             )
         told = [f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}" for what, error in self._last.items()]
         if not told:
-            places = {TopicPartition(topic, partition) for _, topic, partition in batches}
-            lost = [place for place in places if self._client.cluster.leader_for_partition(place) in (None, -1)]
-            told = [f"{place.topic}/{place.partition} {_NO_LEADER}" for place in sorted(lost)]
+            told = [f"{place} {_NO_LEADER}" for place in without_leader(self._client, batches)]
         if told:
             self._held_by = "; ".join(told)
         return "; ".join(told)

@@ -291,9 +291,13 @@ async def test_what_kafka_does_not_get_to_is_told(on_kafka: KafkaHarness, monkey
         await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
     refusing.clear()
     await ledger.take_over()
-    monkeypatch.setattr(ClusterMetadata, "leader_for_partition", lambda *_: -1)
-    with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at"):
-        await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+    with monkeypatch.context() as away:
+        away.setattr(ClusterMetadata, "leader_for_partition", lambda *_: -1)
+        joined: list[object] = []
+        refusing[AddPartitionsToTxnRequest] = lambda: joined.append("a transaction was begun")
+        with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at"):
+            await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+        assert joined == [], "its abort would take with it what Kafka left open there, although it was committed"
 
 
 async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:

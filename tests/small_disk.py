@@ -1,0 +1,69 @@
+"""A disk so small that a test can fill it: a tmpfs that a process mounts for itself alone, without being root.
+
+All reach it through that process, by a path below /proc. It needs user namespaces: Linux, where they are allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stream_app.dev.process import ChildProcesses, last_words
+
+_MOUNT = "mount -t tmpfs -o size=20m tmpfs disk && exec sleep infinity"
+_BLOCK = bytes(4096)
+
+
+class NoSmallDiskError(RuntimeError):
+    """This machine allows none; it says why."""
+
+
+class SmallDisk:
+    """20 MB at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room at all."""
+        with self._ballast.open("wb", buffering=0) as ballast:
+            try:
+                while True:
+                    ballast.write(_BLOCK)
+            except OSError:  # ENOSPC
+                return
+
+    def make_room(self) -> None:
+        """Take away what filled it."""
+        self._ballast.unlink()
+
+
+@contextmanager
+def small_disk() -> Iterator[SmallDisk]:
+    """Gone with what is on it when this ends. Raises NoSmallDiskError."""
+    children = ChildProcesses("stream-app-disk")
+    try:
+        (children.directory / "disk").mkdir()
+        log = children.directory / "log"
+        try:
+            mounter = children.spawn(["unshare", "-rm", "sh", "-c", _MOUNT], log=log)
+        except FileNotFoundError as error:
+            raise NoSmallDiskError(str(error)) from None
+        path = Path(f"/proc/{mounter.pid}/root{children.directory}/disk")
+        _wait_for(mounter, path, log)
+        yield SmallDisk(path)
+    finally:
+        children.close()
+
+
+def _wait_for(mounter: subprocess.Popen[bytes], path: Path, log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not os.path.ismount(path):
+        if mounter.poll() is not None or time.monotonic() > deadline:
+            raise NoSmallDiskError(last_words(log))
+        time.sleep(0.01)
