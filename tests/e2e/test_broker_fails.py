@@ -132,7 +132,9 @@ async def test_a_full_disk(broker: ProxiedKafka, namespace: str, tmp_path: Path)
             async with LocalKafka(data_dir=large, overrides=disks) as own, loaded(own, namespace, says=told) as line:
                 await keep_apart(line, own, status, disk.path, large)
                 await asyncio.to_thread(disk.fill)
-                await line.until(lambda: any(status in each for each in recoveries(line.members[0])), 20, "it is told")
+                await line.until(
+                    lambda: any(re.search(told, each) for each in recoveries(line.members[0])), 20, "it is told"
+                )
                 await nothing_is_acked(line)
                 line.join()
                 disk.make_room()
@@ -214,7 +216,8 @@ async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says
 
 async def no_write_succeeds(kafka: LocalKafka, namespace: str) -> None:
     """All of the broker's fail, as on a full disk (EFBIG instead of ENOSPC), until it is started again."""
-    async with loaded(kafka, namespace) as line:
+    told = r"the transaction failed \((no answer within 2 s|.*: look at)"
+    async with loaded(kafka, namespace, says=told) as line:
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(kafka.pid, resource.RLIMIT_FSIZE, (1, most))
         await asyncio.wait_for(asyncio.to_thread(kafka.wait), 20)
