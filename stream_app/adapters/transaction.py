@@ -85,6 +85,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
         while not sender.done():  # each cancel ends one of the requests that it waits for on its way out
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience_s / 10)
+        _look_at(sender)  # it died of what the broker answered at its end, perhaps
     try:
         async with asyncio.timeout(patience_s):
             await producer.stop()
