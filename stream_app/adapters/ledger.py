@@ -28,7 +28,7 @@ from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
-from stream_app.adapters.transaction import Batch, commit, end, is_fenced
+from stream_app.adapters.transaction import Batch, commit, end, is_fenced, told
 from stream_app.adapters.waiting import waiting
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
 from stream_app.core.record import Record, Taken
@@ -171,7 +171,7 @@ class KafkaLedger:
             raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
         reason = self._refusals.text(batches) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
-            reason = str(error) if isinstance(error, KafkaError) else repr(error)
+            reason = told(producer, error)
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
 
     async def close(self) -> None:

@@ -58,15 +58,27 @@ def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
     The sender too, for aiokafka wraps what that died of, and hands out copies that lost their cause. An unknown
     producer id counts: it comes when the id expired, and then another may have taken it.
     """
-    sender = producer._sender.sender_task
-    died_of = sender.exception() if sender is not None and sender.done() and not sender.cancelled() else None
-    for start in (error, died_of):
+    for start in (error, _died_of(producer)):
         link = start
         while link is not None:
             if isinstance(link, _FENCED):
                 return True
             link = link.__cause__ or link.__context__
     return False
+
+
+def told(producer: AIOKafkaProducer, error: BaseException) -> str:
+    """What went wrong, for people. aiokafka's sender says of each surprise that it was one, and hides what it was."""
+    died_of = _died_of(producer)
+    if died_of is not None:
+        why = died_of.__cause__ or died_of
+        return f"aiokafka's producer ended with {why!r}: look at the brokers, and at their logs"
+    return str(error) if isinstance(error, KafkaError) else repr(error)
+
+
+def _died_of(producer: AIOKafkaProducer) -> BaseException | None:
+    sender = producer._sender.sender_task
+    return sender.exception() if sender is not None and sender.done() and not sender.cancelled() else None
 
 
 async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, patience_s: float) -> None:

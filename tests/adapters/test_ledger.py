@@ -279,6 +279,22 @@ async def test_a_refusal_that_aiokafka_hides_is_told_until_the_same_is_taken(
         await ledger.transact([Record(on_kafka.events, b"a", b"3")])
 
 
+async def test_what_a_producer_died_of_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka says of it that it was unexpected."""
+
+    def bug() -> object:
+        raise OSError("no such answer")
+
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    refusing[AddPartitionsToTxnRequest] = bug
+    with pytest.raises(Aborted, match=r"ended with OSError\('no such answer'\): look at the brokers"):
+        await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
+    refusing.clear()
+    assert await ledger.take_over() == {}
+
+
 async def test_what_kafka_does_not_get_to_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a transaction that waits for a topic to be written, and a partition whose only broker is away."""
     refusing = _answer_for_the_broker(monkeypatch)
