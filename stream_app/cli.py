@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _mute_libraries()
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
     except StreamAppError as exc:
         return _failed(args, exc)
     except KeyboardInterrupt:

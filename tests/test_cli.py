@@ -172,7 +172,10 @@ def test_no_kafka_is_told_without_the_words_of_a_library(
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    code = "import sys; from stream_app.cli import main; sys.exit(main(['schemas', sys.argv[1], '--json']))"
+    code = (
+        "import sys, time; from stream_app.cli import main; time.sleep(0.5);"  # until it has left
+        "sys.exit(main(['schemas', sys.argv[1], '--json']))"
+    )
     done = subprocess.run(
         ["/bin/sh", "-c", '"$0" -c "$1" "$2" | true', sys.executable, code, str(tmp_path)],
         capture_output=True,
