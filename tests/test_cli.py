@@ -171,13 +171,15 @@ def test_no_kafka_is_told_without_the_words_of_a_library(
     assert capsys.readouterr().err == said
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("reader", "before_s", "after_s"), [("true", 0.5, 0), ("sleep 0.5", 0, 1)])
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s: float, after_s: float) -> None:
+    """Before anything is written, or when all is, and before Python itself would write it at its end."""
     code = (
-        "import sys, time; from stream_app.cli import main; time.sleep(0.5);"  # until it has left
-        "sys.exit(main(['schemas', sys.argv[1], '--json']))"
+        f"import sys, time; from stream_app.cli import main; time.sleep({before_s});"
+        f"code = main(['schemas', sys.argv[1], '--json']); time.sleep({after_s}); sys.exit(code)"
     )
     done = subprocess.run(
-        ["/bin/sh", "-c", '"$0" -c "$1" "$2" | true', sys.executable, code, str(tmp_path)],
+        ["/bin/sh", "-c", f'"$0" -c "$1" "$2" | {reader}', sys.executable, code, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=30,
