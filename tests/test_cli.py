@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -180,6 +181,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
     )
     done = subprocess.run(
         ["/bin/sh", "-c", f'"$0" -c "$1" "$2" | {reader}', sys.executable, code, str(tmp_path)],
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
         timeout=30,
