@@ -243,7 +243,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
             error = died_of(self._taking_up)  # of nothing, too, when the next rebalance had begun, or the worker stops
             if isinstance(error, IllegalStateError):
                 continue  # a partition was lost between the assignment and the seek: the next rebalance comes
-            if error is not None:
+            if error is not None and not self.app.should_stop:  # else it is what the end did to it
                 raise error
 
     _restart_recovery = Service.task(_run)

@@ -1,4 +1,4 @@
-"""What is said of assigned partitions, on real Kafka."""
+"""What is said of assigned partitions, on real Kafka, and of their taking up when the process is on its way out."""
 
 from __future__ import annotations
 
@@ -34,3 +34,29 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
         assert owner.owned == {0, 1, 2, 3}
         assert membership(app)[resuming] == app.consumer_generation_id
         assert not any(assigned(app).values()), "nothing else shows it"
+
+
+async def test_a_process_that_ends_says_why_and_not_what_its_end_did_to_the_taking_up(
+    kafka: Broker, namespace: str
+) -> None:
+    """The consumer's thread goes first, and calls that it answers no more are cancelled by nobody."""
+    bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
+    app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def hang() -> None:
+        hangs.set()
+        await answer
+
+    async with running(app):
+        await publish(kafka.bootstrap, bench.leads, [b"first"])
+        await until(lambda: recorder.taken)
+        app.consumer.perform_seek = hang
+        await rebalance(app)
+        async with asyncio.timeout(10):
+            await hangs.wait()
+        why = RuntimeError("the topic was made anew")
+        await app.crash(why)
+        answer.cancel()
+        await asyncio.sleep(0.2)
+        assert app.crash_reason is why
