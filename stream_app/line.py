@@ -314,7 +314,7 @@ class Line:
         if meanwhile is None:
             return False
         now_ms = self._clock.now_ms()
-        due_ms = max(held.until_ms, now_ms + int(self._plan.line.patience_s * 1000))
+        due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.line.patience_s * 1000))
         why = Why(held.reason, held.text, due_at_ms=due_ms)
         story.go("deferred", now_ms, why)
         copy = story.copy(self._plan.topics.deferred, now_ms, why, way="deferred")

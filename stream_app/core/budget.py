@@ -103,10 +103,15 @@ class Reservation(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """No room, or a clock that is behind the books ("clock"); `until_ms`: when it is worth asking again."""
+    """No room, or a clock that is behind the books ("clock"); `until_ms`: when it is worth asking again.
+
+    `back_ms`: when it is for a lead that is away meanwhile, where that is sooner: only reservations are in its way, and
+    whoever waits here asks again as each is settled.
+    """
 
     reason: Reason
     until_ms: int
+    back_ms: int = 0
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -152,7 +157,7 @@ def reserve(
 
     Only a reservation of the ceiling itself (`estimate` = `ceiling`) makes a cap hard with many leads under
     way: each one open at a lower estimate may still cost up to its ceiling. `hot`: it may have the hot share.
-    `settled_ms`: when all that is reserved now will be settled; if only that is in the way, it is worth asking then.
+    `settled_ms`: when all that is reserved now will be settled.
     """
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     day, month = _newest(state.days, now.day), _newest(state.months, now.month)
@@ -165,8 +170,9 @@ def reserve(
     refused = _refusal(policy, day, month, ceiling, now, hot)
     if refused is not None and not policy.shadow:
         spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
-        until_ms = refused.until_ms if spent or settled_ms is None else min(refused.until_ms, settled_ms)
-        return Refused(refused.reason, until_ms)
+        if spent is not None or settled_ms is None or settled_ms >= refused.until_ms:
+            return refused
+        return Refused(refused.reason, refused.until_ms, settled_ms)
     day = _with_reserved(policy, day, estimate, policy.credits_per_day, policy.actions_per_day)
     if refused is not None:
         day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)

@@ -88,8 +88,8 @@ class Held(msgspec.Struct, frozen=True):
     """Not now. `status` is the event to tell where the lane as a whole stands still (or the lead has become too old),
     None for a mere wait for a token.
 
-    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here; `bulk_only`: a hot lead of the
-    same destination would go.
+    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here, and is to come back then, or at
+    `back_ms` if that is given; `bulk_only`: a hot lead of the same destination would go.
     """
 
     reason: str
@@ -98,6 +98,7 @@ class Held(msgspec.Struct, frozen=True):
     status: Status | None = None
     defer: bool = False
     bulk_only: bool = False
+    back_ms: int = 0
 
 
 ASK_AGAIN: Final = Held("asked_again", "", 0)
@@ -278,9 +279,7 @@ def lifted(lane: Lane) -> Lane:
 
 
 def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
-    """The lane after the probe of its stop has shown that this destination is well: without it, unless others are
-    silent.
-    """
+    """After the probe of its stop has shown that this destination is well: without it, unless others are silent."""
     silent = silence.others(lane.hearing, destination)
     if lane.stop is None or lane.stop.reason != silence.REASON or not silent:
         return lifted(lane)
@@ -336,12 +335,13 @@ def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str,
 def _no_room(
     policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
 ) -> Held:
-    cost, share, reason = destination.ceiling, policy.budget.hot_share and not hot, f"budget_{refused.reason}"
-    if share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused):
-        text = f"the part of the budget {refused.reason} that hot_share leaves to bulk is used up"
-        return Held(reason, text, refused.until_ms, "held_budget", bulk_only=True)
-    text = f"the budget {refused.reason} has no room for a lead of {cost.credits} credits"
-    return Held(reason, text, refused.until_ms, "held_budget")
+    cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
+    hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused)
+    text = f"the budget {name} has no room for a lead of {cost.credits} credits"
+    if hot_goes:
+        text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
+    held = Held(f"budget_{name}", text, refused.until_ms, "held_budget", bulk_only=bool(hot_goes))
+    return msgspec.structs.replace(held, back_ms=refused.back_ms)
 
 
 def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:

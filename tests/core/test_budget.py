@@ -205,14 +205,14 @@ def test_the_ceiling_must_fit_and_the_estimate_is_reserved() -> None:
     assert not isinstance(budget.reserve(policy, state, Cost(6), Cost(14), now_ms), Refused)
 
 
-def test_where_only_reservations_are_in_the_way_it_is_worth_asking_once_they_are_settled() -> None:
+def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_they_are_settled() -> None:
     now_ms, day_ms, month_ms = _ms("2026-11-24T15:00"), _ms("2026-11-25T00:00"), _ms("2026-12-01T00:00")
     soon_ms = now_ms + 60_000
     for policy, at_the_end in (
         (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
         (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
     ):
-        soon = msgspec.structs.replace(at_the_end, until_ms=soon_ms)
+        soon = msgspec.structs.replace(at_the_end, back_ms=soon_ms)
         state, reservation = _reserved(policy, Budget(), now_ms)
         for settled_ms, refused in ((soon_ms, soon), (month_ms + 1, at_the_end), (None, at_the_end)):
             assert budget.reserve(policy, state, ONE, ONE, now_ms, settled_ms=settled_ms) == refused

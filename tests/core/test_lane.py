@@ -146,16 +146,19 @@ def test_the_hot_share_is_kept_from_bulk() -> None:
     assert _held(lane, policy).reason == "budget_credits_day"
 
 
-def test_a_lead_that_only_reservations_hold_asks_again_once_they_are_settled() -> None:
+def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
     noon_ms = NOW_MS - 12 * 3_600_000
     lane, entry = _entry(LANE, policy, noon_ms)
-    assert _held(lane, policy, noon_ms).until_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
-    _, held = admit(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
-    assert isinstance(held, Held)
-    assert held.until_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
+    held = _held(lane, policy, noon_ms)
+    assert held.until_ms == NOW_MS + 60_000, "who waits here is told of the next day"
+    assert held.back_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
+    _, without = admit(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
+    assert isinstance(without, Held)
+    assert without.back_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
     lane = charge(lane, entry.reservation)
-    assert _held(lane, policy, noon_ms).until_ms == NOW_MS + 60_000, "it is spent: the next day"
+    spent = _held(lane, policy, noon_ms)
+    assert (spent.until_ms, spent.back_ms) == (NOW_MS + 60_000, 0)
 
 
 def test_soft_limits_are_told_once_each_and_again_only_after_a_real_fall() -> None:
