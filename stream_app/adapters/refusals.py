@@ -21,7 +21,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.adapters.transaction import Batch, without_leader
+from stream_app.adapters.transaction import NO_LEADER, Batch, without_leader
 
 _TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
 _WHAT_TO_DO = {
@@ -29,7 +29,6 @@ _WHAT_TO_DO = {
     NotEnoughReplicasAfterAppendError: _TOO_FEW,
     KafkaStorageError: ", its log cannot be written: look at its broker's disk, and restart that when there is room",
 }
-_NO_LEADER = "has no leader: look at the brokers that have it, and at their disks"
 _LOOK = "takes no records: look at its brokers, at their disks, and for too few replicas in sync"
 _OF_THE_WHOLE = {
     FindCoordinatorRequest: "the search for the coordinator",
@@ -77,7 +76,7 @@ class Refusals:
             )
         told = [f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}" for what, error in self._last.items()]
         if not told:
-            told = [f"{place} {_NO_LEADER}" for place in without_leader(self._client, batches)]
+            told = [f"{place} {NO_LEADER}" for place in without_leader(self._client, batches)]
         if told:
             self._held_by = "; ".join(told)
         return "; ".join(told)

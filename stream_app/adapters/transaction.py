@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
 
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
-_LOOK_AGAIN_S = 0.1
+NO_LEADER = "has no leader: look at the brokers that have it, and at their disks"
 
 Batch = tuple[Any, str, int]
 """What `create_batch` gave and was filled, with its topic and partition."""
@@ -23,14 +23,16 @@ Batch = tuple[Any, str, int]
 async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     """Begin, send all, commit. Raises what any of the three came to; then nothing of it is committed by this call.
 
-    Not begun before all partitions have a leader. KRaft (Kafka 4.3.1) skips the end marker of one that has none, so the
+    Not begun where a partition has no leader. KRaft (Kafka 4.3.1) skips the end marker of one that has none, so the
     transaction before may still be open there, although it was committed: were this one aborted, that would be, too.
+    Nor is a leader waited for: what is begun late in its time is likely to be aborted.
     """
     for topic in {topic for _, topic, _ in batches}:
         await producer.partitions_for(topic)
-    while without_leader(producer.client, batches):
+    if without_leader(producer.client, batches):
         await producer.client.force_metadata_update()
-        await asyncio.sleep(_LOOK_AGAIN_S)
+    if lost := without_leader(producer.client, batches):
+        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
     for builder, topic, partition in batches:

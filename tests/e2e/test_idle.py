@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from stream_app.dev.kafka import Broker
-from stream_app.dev.process import StartError
 from tests.e2e.fleet import Fleet, Member
 from tests.proxy import ProxiedKafka
 
@@ -25,15 +23,6 @@ uncertain_grace_s = 6
 """
 STANDS_STILL_S = 2 + 3 + 2 * 2
 FAUST_LOOKS_S = 1.25
-
-
-@pytest.fixture
-def broker() -> Iterator[ProxiedKafka]:
-    try:
-        with ProxiedKafka() as own:
-            yield own
-    except StartError as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 async def test_nothing_is_wrong_where_nothing_comes(

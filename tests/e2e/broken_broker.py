@@ -1,0 +1,151 @@
+"""A worker under load while its broker fails, and what must be true afterwards; and brokers that can be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import LOOPBACK, free_port
+from tests.adapters.support import committed
+from tests.e2e.fleet import Fleet, Member
+from tests.e2e.load import Load
+
+PER_S = 60
+CONFIG = """
+[line]
+request_timeout_s = 7
+connect_timeout_s = 1
+max_request_start_age_s = 4
+commit_timeout_s = 2
+uncertain_grace_s = 12
+"""
+SLOW = """
+[[fault]]
+kind = "slow"
+delay_s = 0.05
+"""
+
+
+@asynccontextmanager
+async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says: str = "") -> AsyncIterator[Fleet]:
+    """A worker under load while the block runs; then it must go on by itself, and everything must be in order.
+
+    says: a pattern of what a worker must have told as the reason of its trouble.
+    """
+    async with Fleet(kafka.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
+        worker = line.join(bootstrap=bootstrap)
+        async with Load(line, PER_S) as load:
+            await line.until(lambda: line.last()["accepted"] >= PER_S, 30, "it runs")
+            yield line
+            await goes_on(line, 30)
+        await line.until_rest(load.count, 30)
+        assert worker.alive, worker.said()[-5:]
+        for member in line.members:
+            if member.alive:
+                assert await line.stop(member.process) == 0, member.said()[-5:]
+                tells(member)
+        told = [because for member in line.members for because in recoveries(member)]
+        assert any(re.search(says, because) for because in told) or not says, told
+        code, said = await line.run("books", "--json")
+        assert code == 0, said
+        for account in json.loads(said[: said.rindex("}") + 1])["accounts"]:
+            assert account["reserved"] == 0, account
+            assert account["spent"] == account["spent_by_events"], account
+
+
+async def goes_on(line: Fleet, within_s: float) -> None:
+    """Leads of each workspace reach Clay that did not before."""
+    seen = line.last()["accepted"]
+    await line.until(lambda: line.last()["accepted"] >= seen + PER_S, within_s, "it goes on")
+
+
+async def nothing_is_acked(line: Fleet) -> None:
+    """Once what was under way has come to rest, no lead passes any more, in Kafka's books or in Clay's."""
+    await asyncio.sleep(1.5)
+    group = line.settings.names.worker_app
+    acked, sent = await committed(line.bootstrap, group), len(line.requests())
+    await asyncio.sleep(3)
+    assert await committed(line.bootstrap, group) == acked
+    assert len(line.requests()) == sent, "no POST without its committed row"
+
+
+def tells(member: Member) -> None:
+    """All that it said of its trouble are a few lines of warning."""
+    assert not member.last_words()
+    assert not [line for line in logged(member) if line["level"] == "error"]
+    assert len(recoveries(member)) <= 12, recoveries(member)
+
+
+def logged(member: Member) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in member.said() if line.startswith("{")]
+
+
+def recoveries(member: Member) -> list[str]:
+    """Why it took a partition over again."""
+    return [line["because"] for line in logged(member) if line["event"] == "partition_taken_over_again"]
+
+
+async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
+    """Change one setting of a running topic; returns what the plan says of it."""
+    config = next(plan.config for plan in line.settings.topic_plan() if plan.name == topic)
+    async with admin(line.bootstrap) as client:
+        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {**config, key: value})])
+    return config[key]
+
+
+@asynccontextmanager
+async def admin(bootstrap: str) -> AsyncIterator[Any]:
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[int]) -> None:
+    """Say which brokers have a running topic."""
+    numbers = range(line.settings.kafka.partitions)
+    await reassign(
+        line, kafka, [{"topic": topic, "partition": number, "replicas": replicas} for number in numbers], "--additional"
+    )
+    async with admin(kafka.bootstrap) as client, asyncio.timeout(10):
+        while True:
+            there = (await client.describe_topics([topic]))[0]["partitions"]
+            if all(set(each["replicas"]) == set(each["isr"]) == set(replicas) for each in there):
+                return
+            await asyncio.sleep(0.05)
+
+
+def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
+    """Another broker of the same cluster; once it was started, it can be a topic's replica, gone or not."""
+    listener = f"PLAINTEXT://{LOOPBACK}:{free_port()}"
+    overrides = {
+        "process.roles": "broker",
+        "node.id": "2",
+        "listeners": listener,
+        "advertised.listeners": listener,
+    }
+    same = ("controller.quorum.voters", "listener.security.protocol.map", "inter.broker.listener.name")
+    overrides |= {key: first.properties[key] for key in same}
+    written = (Path(first.properties["log.dirs"]) / "meta.properties").read_text().splitlines()
+    kept = [line for line in written if line.startswith(("version", "cluster.id"))]
+    directory.mkdir()
+    (directory / "meta.properties").write_text("\n".join([*kept, "node.id=2", ""]))
+    return LocalKafka(port=int(listener.rpartition(":")[2]), overrides=overrides, data_dir=directory)
+
+
+async def reassign(line: Fleet, kafka: LocalKafka, partitions: list[dict[str, Any]], *options: str) -> None:
+    file = line.directory / "replicas.json"
+    file.write_text(json.dumps({"version": 1, "partitions": partitions}))
+    tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
+    await asyncio.to_thread(kafka.run_tool, tool, "--reassignment-json-file", str(file), "--execute", *options)

@@ -1,0 +1,19 @@
+"""A broker that tests may break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from stream_app.dev.process import StartError
+from tests.proxy import ProxiedKafka
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[ProxiedKafka]:
+    try:
+        with ProxiedKafka() as own:
+            yield own
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
