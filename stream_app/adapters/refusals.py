@@ -65,7 +65,7 @@ class Refusals:
 
     def committed(self, batches: Iterable[Batch]) -> None:
         """The next transaction begins when Kafka has written the end of this one to all its topics."""
-        self._held_by = f"one of {', '.join({topic: 0 for _, topic, _ in batches})} {_LOOK}"
+        self._held_by = f"one of {', '.join(dict.fromkeys(topic for _, topic, _ in batches))} {_LOOK}"
 
     def text(self, batches: Iterable[Batch] = ()) -> str:
         """Why nothing comes of these, or of the fence; empty when Kafka did not refuse."""

@@ -31,8 +31,8 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         await producer.partitions_for(topic)
     if without_leader(producer.client, batches):
         await producer.client.force_metadata_update()
-    if lost := without_leader(producer.client, batches):
-        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
+        if lost := without_leader(producer.client, batches):
+            raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
     for builder, topic, partition in batches:

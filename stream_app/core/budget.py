@@ -169,10 +169,10 @@ def reserve(
         return Refused("clock", now_ms + _ASK_AGAIN_MS)
     refused = _refusal(policy, day, month, ceiling, now, hot)
     if refused is not None and not policy.shadow:
-        spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
-        if spent is not None or settled_ms is None or settled_ms >= refused.until_ms:
+        if settled_ms is None or settled_ms >= refused.until_ms:
             return refused
-        return Refused(refused.reason, refused.until_ms, settled_ms)
+        spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
+        return refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
     day = _with_reserved(policy, day, estimate, policy.credits_per_day, policy.actions_per_day)
     if refused is not None:
         day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -17,49 +19,44 @@ async def until(true: Callable[[], object], within_s: float = 15.0, what: str = 
         await asyncio.sleep(0.01)
 
 
-async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
+@asynccontextmanager
+async def admin(bootstrap: str) -> AsyncIterator[Any]:
+    """A client that asks and changes what a cluster has."""
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
     try:
-        made = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
-        assert not [error for error in made.topic_errors if error[1]], made
+        yield client
     finally:
-        await admin.close()
+        await client.close()
+
+
+async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
+    async with admin(bootstrap) as client:
+        made = await client.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
+        assert not [error for error in made.topic_errors if error[1]], made
 
 
 async def delete_topic(bootstrap: str, name: str) -> None:
     """It is gone when this returns."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.delete_topics([name])
+    async with admin(bootstrap) as client:
+        await client.delete_topics([name])
         async with asyncio.timeout(20):
             while True:
-                if name not in await admin.list_topics():
+                if name not in await client.list_topics():
                     return
                 await asyncio.sleep(0.05)
-    finally:
-        await admin.close()
 
 
 async def topic_names(bootstrap: str, prefix: str) -> set[str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        return {name for name in await admin.list_topics() if name.startswith(prefix)}
-    finally:
-        await admin.close()
+    async with admin(bootstrap) as client:
+        return {name for name in await client.list_topics() if name.startswith(prefix)}
 
 
 async def committed(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
     """The group's committed offsets."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        offsets = await admin.list_consumer_group_offsets(group)
+    async with admin(bootstrap) as client:
+        offsets = await client.list_consumer_group_offsets(group)
         return {(tp.topic, tp.partition): at.offset for tp, at in offsets.items()}
-    finally:
-        await admin.close()
 
 
 async def publish(bootstrap: str, topic: str, values: Iterable[bytes], partitions: int = 1) -> None:

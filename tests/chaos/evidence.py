@@ -6,10 +6,10 @@ from collections import Counter
 from typing import Any
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Lead, StatusEvent
+from tests.adapters.support import committed
 from tests.chaos.judge import Evidence
 from tests.e2e.fleet import Fleet
 
@@ -26,7 +26,7 @@ _lane = msgspec.json.Decoder(Lane)
 async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, int], *, resend: bool) -> Evidence:
     """published: records by kind. caps: credits a day, by workspace, of those whose budget is meant to bind."""
     names = line.settings.names
-    passed = await _passed(line)
+    passed = await committed(line.bootstrap, names.worker_app) | await committed(line.bootstrap, names.replay_app)
     tiers = [names.wait(tier) for tier in line.settings.replay.tiers_s]
     records = {topic: await line.read(topic) for topic in (names.leads, names.bulk, names.retry)}
     returns = {topic: await line.read(topic) for topic in (names.dlq, names.deferred, *tiers)}
@@ -78,19 +78,6 @@ async def read_lanes(line: Fleet) -> list[Lane]:
     """Every committed row of every lane, in order."""
     states = await line.read(line.settings.names.state)
     return [_lane.decode(record.value) for record in states if record.key.startswith(b"l/") and record.value]
-
-
-async def _passed(line: Fleet) -> dict[tuple[str, int], int]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=line.bootstrap)
-    await admin.start()
-    try:
-        found: dict[tuple[str, int], int] = {}
-        for group in (line.settings.names.worker_app, line.settings.names.replay_app):
-            offsets = await admin.list_consumer_group_offsets(group)
-            found |= {(tp.topic, tp.partition): at.offset for tp, at in offsets.items()}
-        return found
-    finally:
-        await admin.close()
 
 
 def _place(record: Any) -> str:

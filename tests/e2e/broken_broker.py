@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
-from tests.adapters.support import committed
+from tests.adapters.support import admin, committed
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
 
@@ -81,17 +80,13 @@ async def nothing_is_acked(line: Fleet) -> None:
 def tells(member: Member) -> None:
     """All that it said of its trouble are a few lines of warning."""
     assert not member.last_words()
-    assert not [line for line in logged(member) if line["level"] == "error"]
+    assert not [line for line in member.logged() if line["level"] == "error"]
     assert len(recoveries(member)) <= 12, recoveries(member)
-
-
-def logged(member: Member) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in member.said() if line.startswith("{")]
 
 
 def recoveries(member: Member) -> list[str]:
     """Why it took a partition over again."""
-    return [line["because"] for line in logged(member) if line["event"] == "partition_taken_over_again"]
+    return [line["because"] for line in member.logged() if line["event"] == "partition_taken_over_again"]
 
 
 async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
@@ -100,16 +95,6 @@ async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
     async with admin(line.bootstrap) as client:
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {**config, key: value})])
     return config[key]
-
-
-@asynccontextmanager
-async def admin(bootstrap: str) -> AsyncIterator[Any]:
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -76,6 +77,10 @@ class Member:
     def said(self) -> list[str]:
         """What it wrote to stderr, line by line."""
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Its log: what it said, without what was for people."""
+        return [json.loads(line) for line in self.said() if line.startswith("{")]
 
     def last_words(self) -> list[str]:
         """What it said for people; the log is JSON, a line an event."""

@@ -20,8 +20,8 @@ from stream_app.core.errors import Aborted
 from stream_app.core.record import Record
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
-from tests.adapters.support import read_committed
-from tests.e2e.broken_broker import admin, loaded, nothing_is_acked, reassign, recoveries, second_broker
+from tests.adapters.support import admin, read_committed
+from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, second_broker
 from tests.e2e.fleet import Fleet
 from tests.proxy import ProxiedKafka
 from tests.small_disk import NoSmallDiskError, small_disk

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 
 import pytest
@@ -38,7 +37,7 @@ async def test_nothing_is_wrong_where_nothing_comes(
             await member.joined(40)
         await asyncio.sleep(1 + 2 * FAUST_LOOKS_S)
         for member in members:
-            assert not [said for said in logged(member) if said["level"] in ("warning", "error")]
+            assert not [said for said in member.logged() if said["level"] in ("warning", "error")]
             assert not member.last_words()
 
 
@@ -56,7 +55,7 @@ async def test_that_kafka_is_gone_is_noticed_without_any_lead(broker: ProxiedKaf
             broker.thaw()
         await until(members, ready=True, within_s=20)
         for member in members:
-            still = [said["what"] for said in logged(member) if said["event"] == "stands_still"]
+            still = [said["what"] for said in member.logged() if said["event"] == "stands_still"]
             assert still == [["Kafka has taken no heartbeat of this process"]], member.said()
 
 
@@ -65,7 +64,3 @@ async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
     while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
         assert time.monotonic() < deadline, [member.said()[-3:] for member in members]
         await asyncio.sleep(0.2)
-
-
-def logged(member: Member) -> list[dict[str, object]]:
-    return [json.loads(line) for line in member.said() if line.startswith("{")]

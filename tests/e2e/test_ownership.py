@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream_app.adapters.connection import KafkaConnection
@@ -18,6 +17,7 @@ from stream_app.adapters.ledger import KafkaLedger
 from stream_app.core.record import Record
 from stream_app.core.topics import COMPACTED
 from stream_app.dev.kafka import Broker
+from tests.adapters.support import admin
 from tests.e2e import freezing
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.freezing import STATIONS
@@ -156,15 +156,11 @@ async def _force_cleaner(line: Fleet) -> None:
 
 
 async def _configure(line: Fleet, config: dict[str, str]) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=line.bootstrap)
-    await admin.start()
-    try:
+    async with admin(line.bootstrap) as client:
         safe = {"min.insync.replicas": "1"}
-        await admin.alter_configs(
+        await client.alter_configs(
             [ConfigResource(ConfigResourceType.TOPIC, line.settings.names.state, configs=config | safe)]
         )
-    finally:
-        await admin.close()
 
 
 async def _end_of(member: Member, within_s: float) -> int | None:

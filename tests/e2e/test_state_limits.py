@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
@@ -22,7 +20,7 @@ from stream_app.core.lane import LANE_VERSION, Lane
 from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK
-from tests.adapters.support import committed, create_topics, delete_topic
+from tests.adapters.support import admin, committed, create_topics, delete_topic
 from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
 
@@ -219,8 +217,7 @@ async def until(true: Callable[[], Awaitable[bool]], within_s: float) -> None:
 
 def told(member: Member, event: str) -> list[dict[str, Any]]:
     """What it logged under that name."""
-    said = [json.loads(line) for line in member.said() if line.startswith("{")]
-    return [line for line in said if line["event"] == event]
+    return [line for line in member.logged() if line["event"] == event]
 
 
 def lost(member: Member) -> list[tuple[str, int, int, int]]:
@@ -251,13 +248,3 @@ def get(member: Member, path: str) -> str:
     except urllib.error.HTTPError as error:
         with error:
             return f"{error.code} {error.read().decode()}"
-
-
-@asynccontextmanager
-async def admin(bootstrap: str) -> AsyncIterator[Any]:
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
