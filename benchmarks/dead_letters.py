@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -114,7 +115,10 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
 
 async def write(settings: Settings, letters: Iterator[Record]) -> None:
     """All of them, in transactions of 20,000."""
-    ledger = KafkaLedger(connection_of(settings), "benchmark", settings.names.replay_state, 0, LedgerLimits(60, 60))
+    ledger = KafkaLedger(
+        *(connection_of(settings), "benchmark", settings.names.replay_state, 0, LedgerLimits(60, 60)),
+        writes_to=product((topic.name for topic in settings.topic_plan()), range(PARTITIONS)),
+    )
     await ledger.take_over()
     batch: list[Record] = []
     for record in letters:

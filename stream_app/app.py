@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from itertools import product
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -159,7 +160,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             if (told := configuration.reload()) is not NOTHING_NEW:
                 logger.info("configuration", text=told.text)
             ledger = KafkaLedger(
-                connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings), topics
+                *(connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)),
+                known=topics,
+                writes_to=_written(settings, number),
             )
             member = app.consumer.still_member
             return Partition(
@@ -263,13 +266,24 @@ def _endpoints(settings: Settings) -> dict[str, Endpoint]:
 
 
 def _limits(settings: Settings) -> LedgerLimits:
-    names = settings.names
-    carried = (names.retry, names.dlq, names.deferred, names.parked)
-    waits = tuple(names.wait(tier) for tier in settings.replay.tiers_s)
     return LedgerLimits(
         transact_s=settings.line.commit_timeout_s,
-        topic_max_record_bytes=dict.fromkeys((*carried, *waits), MAX_CARRIED_BYTES - 1024),
+        topic_max_record_bytes=dict.fromkeys((settings.names.retry, *_carrying(settings)), MAX_CARRIED_BYTES - 1024),
     )
+
+
+def _written(settings: Settings, number: int) -> set[tuple[str, int]]:
+    """All that the owner of a partition writes to, besides its rows."""
+    names = settings.names
+    own = {names.status, names.enriched, names.lanes, names.audit, *_carrying(settings)}
+    strays = product((names.leads, names.retry, names.bulk), range(settings.kafka.partitions))  # each goes home
+    return {(topic, number) for topic in own} | set(strays)
+
+
+def _carrying(settings: Settings) -> list[str]:
+    """Those topics that a partition's owner writes its own leads to, as it got them."""
+    names = settings.names
+    return [names.dlq, names.deferred, names.parked, *(names.wait(tier) for tier in settings.replay.tiers_s)]
 
 
 def faust_options(

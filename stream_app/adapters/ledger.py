@@ -10,12 +10,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    IncompatibleBrokerVersion,
     InvalidTransactionTimeout,
     KafkaError,
     NodeNotReadyError,
@@ -26,6 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced, told
@@ -35,10 +37,14 @@ from stream_app.core.record import Record, Taken
 
 log = logging.getLogger(__name__)
 
-_REFUSED = (TransactionalIdAuthorizationFailed, TopicAuthorizationFailedError, InvalidTransactionTimeout)
+_REFUSED = (
+    IncompatibleBrokerVersion,
+    InvalidTransactionTimeout,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
-_STUCK_S = 1.0
 _FETCH_BYTES = 4 * 2**20  # of small rows: 50 ms of this core, so that a reload holds up no other partition
 _BATCH_BYTES = 256 * 2**10
 
@@ -77,13 +83,17 @@ class KafkaLedger:
         partition: int,
         limits: LedgerLimits | None = None,
         known: KnownTopics | None = None,
+        writes_to: Iterable[tuple[str, int]] = (),
     ) -> None:
+        """`writes_to`: the topics and partitions that records go to, besides the rows' own."""
         self.transactional_id = transactional_id
         self.partition = partition
         self._connection = connection
         self._rows_at = TopicPartition(state_topic, partition)
         self._limits = limits or LedgerLimits()
         self._known = known or KnownTopics()
+        self._places = {self._rows_at, *(TopicPartition(*place) for place in writes_to)}
+        self._before: set[TopicPartition] = set()
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
         self._endings: set[asyncio.Task[None]] = set()
@@ -109,7 +119,8 @@ class KafkaLedger:
                 self._drop()
                 raise LedgerError(
                     f"Kafka refuses the ledger {self.transactional_id} on {self._rows_at.topic}: {refused}: the "
-                    "worker needs Write and Describe on its transactional ids and Read on that topic"
+                    "worker needs Kafka 3.0 or newer, Write and Describe on its transactional ids, and Read and Write "
+                    "on all topics that it writes to"
                 ) from refused
             except TimeoutError as late:
                 self._drop()
@@ -140,10 +151,10 @@ class KafkaLedger:
     async def transact(self, records: Sequence[Record]) -> None:
         """Write all of `records` in one transaction; they are committed when this returns.
 
-        Raises ValueError before anything is begun when a record is too large. Raises Fenced when a later owner
-        exists, or may exist since this process stood still: nothing more is to be written here. Raises Aborted
-        otherwise, within `transact_s` + 2 x `abort_s`: the records are not known to be committed, and only
-        `take_over` tells what is.
+        Raises ValueError before anything is begun when a record is too large, or goes where `writes_to` does not say.
+        Raises Fenced when a later owner exists, or may exist since this process stood still: nothing more is to be
+        written here. Raises Aborted otherwise, within `transact_s` + 2 x `abort_s`: the records are not known to be
+        committed, and only `take_over` tells what is.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -153,11 +164,13 @@ class KafkaLedger:
         batches = self._pack(producer, records)
         if not batches:
             return
-        attempt = asyncio.create_task(commit(producer, batches))
+        places = {TopicPartition(topic, partition) for _, topic, partition in batches}
+        attempt = asyncio.create_task(commit(producer, batches, self._before))
         try:
             await asyncio.wait({attempt}, timeout=self._limits.transact_s)
             if attempt.done() and attempt.exception() is None:
-                self._refusals.committed(batches)
+                self._refusals.committed()
+                self._before = places
                 return
             error = await self._settle(producer, attempt)
         except BaseException:
@@ -169,7 +182,7 @@ class KafkaLedger:
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
             raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
-        reason = self._refusals.text(batches) or f"no answer within {self._limits.transact_s:g} s"
+        reason = self._refusals.text(places | self._before) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
             reason = told(producer, error)
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
@@ -194,12 +207,32 @@ class KafkaLedger:
             max_batch_size=_BATCH_BYTES,
         )
         # Before it is started, so that _drop also ends one whose start failed half way.
-        self._producer = producer
-        self._refusals.watch(producer.client)
+        self._producer, self._before = producer, set()
+        client = producer.client
+        self._refusals.watch(client)
         try:
+            await client.bootstrap()
+            await client.set_topics({place.topic for place in self._places})
+            last = await last_transaction(client, self.transactional_id)
+            if last is not None:
+                # The fence aborts what is under way, and would leave it open where there is no leader.
+                await open_at(client, last.producer_id, self._places)
             await producer.start()
         except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
+        await client.force_metadata_update()  # the start has made it forget the leaders
+        if last is not None and (left := await open_at(client, producer_id(producer), self._places)):
+            await self._end_what_kafka_left_open(producer, left, last.committed)
+
+    async def _end_what_kafka_left_open(
+        self, producer: AIOKafkaProducer, left: list[TopicPartition], committed: bool
+    ) -> None:
+        where = ", ".join(f"{place.topic}/{place.partition}" for place in left)
+        log.warning(
+            "%s: Kafka forgot to end its last transaction in %s; ending it there as %s, as elsewhere",
+            *(self._place, where, "committed" if committed else "aborted"),
+        )
+        await end_left_open(producer, left, committed)
 
     async def _load(self) -> dict[bytes, bytes]:
         consumer = AIOKafkaConsumer(
@@ -219,8 +252,6 @@ class KafkaLedger:
             consumer.assign([self._rows_at])
             # ListOffsets is refused by a leader that does not know its high water mark yet; a fetch is not.
             end = (await consumer.end_offsets([self._rows_at]))[self._rows_at]
-            loop = asyncio.get_running_loop()
-            stuck_at = loop.time() + _STUCK_S
             while not await self._at_end(consumer, end):
                 for records in (await consumer.getmany(self._rows_at, timeout_ms=100)).values():
                     for record in records:
@@ -228,29 +259,11 @@ class KafkaLedger:
                             rows.pop(record.key, None)
                         else:
                             rows[record.key] = record.value
-                stable = consumer.last_stable_offset(self._rows_at)
-                if stable is None or await consumer.position(self._rows_at) < stable:
-                    stuck_at = loop.time() + _STUCK_S
-                elif loop.time() > stuck_at:
-                    await self._close_what_kafka_left_open()
-                    stuck_at = math.inf  # if that was not it, somebody else's is open
             leader = consumer._client.cluster.leader_for_partition(self._rows_at)
             await self._known.check(consumer._client, [self._rows_at.topic], leader)
         finally:
             await stop_consumer(consumer)
         return rows
-
-    async def _close_what_kafka_left_open(self) -> None:
-        """End a transaction of this id that Kafka calls ended and yet left open in this partition, for ever.
-
-        A KRaft broker skips the end marker of a partition that has no leader at that moment, as when its only replica
-        shuts down (KRaftMetadataCache.getPartitionLeaderEndpoint, Kafka 4.3.1). The id's next marker ends it. As
-        committed: most likely its owner was told so, and a POST may have followed; were it aborted, one would follow.
-        """
-        assert self._producer is not None  # _fence has just made it
-        log.warning("%s: Kafka left a transaction open there; ending it as committed", self._place)
-        nothing = Record(self._rows_at.topic, b"-", None)
-        await commit(self._producer, self._pack(self._producer, [nothing]))
 
     async def _at_end(self, consumer: AIOKafkaConsumer, end: int) -> bool:
         """Whether everything was read, markers and aborted records included.
@@ -271,6 +284,8 @@ class KafkaLedger:
             self._check_size(record, headers)
             partition = self.partition if record.partition is None else record.partition
             where = (record.topic, partition)
+            if where not in self._places:
+                raise ValueError(f"{self._place} writes nothing to {record.topic}/{partition}: name it in writes_to")
             builder = newest.get(where)
             while builder is None or not builder.append(
                 timestamp=now_ms, key=record.key, value=record.value, headers=headers

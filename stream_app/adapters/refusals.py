@@ -5,9 +5,11 @@ Knows that all requests of aiokafka 0.14.0's sender go through its client's `sen
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from aiokafka import TopicPartition
 from aiokafka.errors import (
     ConcurrentTransactions,
     DuplicateSequenceNumber,
@@ -21,8 +23,10 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.adapters.transaction import NO_LEADER, Batch, without_leader
+from stream_app.adapters.endings import NO_LEADER, without_leader
+from stream_app.adapters.transaction_requests import DescribeProducers
 
+_SILENT_S = 0.5  # a broker that only refuses is asked again much sooner
 _TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
 _WHAT_TO_DO = {
     NotEnoughReplicasError: _TOO_FEW,
@@ -43,15 +47,29 @@ class Refusals:
     def __init__(self) -> None:
         self._client: Any = None
         self._last: dict[str, type[Exception]] = {}
-        self._held_by = f"one of them {_LOOK}"
+        self._unanswered: dict[object, float] = {}
+        self._open: set[TopicPartition] = set()
+        self._held_by = ""
 
     def watch(self, client: Any) -> None:
         """From now on those of this client, and of no earlier one."""
         last: dict[str, type[Exception]] = {}
-        send = client.send
+        unanswered: dict[object, float] = {}
+        still_open: set[TopicPartition] = set()
+        now, send = asyncio.get_running_loop().time, client.send
 
         async def watched(node_id: int, request: Any, **how: Any) -> Any:
-            answer = await send(node_id, request, **how)
+            mark = object()
+            unanswered[mark] = now()  # and stays there when whoever asked has no patience any more
+            try:
+                answer = await send(node_id, request, **how)
+            except Exception:
+                del unanswered[mark]
+                raise
+            del unanswered[mark]
+            if isinstance(request, DescribeProducers):
+                for place, _, is_open in request.read(answer):
+                    (still_open.add if is_open else still_open.discard)(place)
             for what, code in _codes(request, answer):
                 error = for_code(code)
                 if error in (NoError, DuplicateSequenceNumber):  # that it has it already
@@ -61,24 +79,31 @@ class Refusals:
             return answer
 
         client.send = watched
-        self._client, self._last = client, last
+        self._client, self._last, self._unanswered, self._open = client, last, unanswered, still_open
 
-    def committed(self, batches: Iterable[Batch]) -> None:
-        """The next transaction begins when Kafka has written the end of this one to all its topics."""
-        self._held_by = f"one of {', '.join(dict.fromkeys(topic for _, topic, _ in batches))} {_LOOK}"
+    def committed(self) -> None:
+        """What was refused before is over."""
+        self._held_by = ""
 
-    def text(self, batches: Iterable[Batch] = ()) -> str:
-        """Why nothing comes of these, or of the fence; empty when Kafka did not refuse."""
-        if ConcurrentTransactions in self._last.values():
-            return (
-                "Kafka has not ended the transaction before (ConcurrentTransactions): the end must be written to "
-                f"each topic of it, and {self._held_by}"
-            )
-        told = [f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}" for what, error in self._last.items()]
-        if not told:
-            told = [f"{place} {NO_LEADER}" for place in without_leader(self._client, batches)]
+    def text(self, places: Iterable[TopicPartition] = ()) -> str:
+        """Why nothing comes of a transaction there, or of the fence; empty when Kafka says nothing at all."""
+        silent_since = asyncio.get_running_loop().time() - _SILENT_S
+        if any(asked_at < silent_since for asked_at in self._unanswered.values()):
+            return ""
+        told = [
+            f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}"
+            for what, error in self._last.items()
+            if error is not ConcurrentTransactions
+        ] or [f"{place} {NO_LEADER}" for place in without_leader(self._client, places)]
         if told:
             self._held_by = "; ".join(told)
+        elif self._open or self._last:
+            where = ", ".join(f"{place.topic}/{place.partition}" for place in sorted(self._open))
+            held_by = self._held_by or f"{where or 'one of them'} {_LOOK}"
+            return (
+                "Kafka has not ended the transaction before (ConcurrentTransactions): the end must be written to "
+                f"each topic of it, and {held_by}"
+            )
         return "; ".join(told)
 
 

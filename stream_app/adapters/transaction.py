@@ -6,33 +6,27 @@ Knows what aiokafka 0.14.0 does inside: tests/adapters/test_faust_pins.py fails 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
 
+from stream_app.adapters.endings import ended, producer_id
+
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
-NO_LEADER = "has no leader: look at the brokers that have it, and at their disks"
 
 Batch = tuple[Any, str, int]
 """What `create_batch` gave and was filled, with its topic and partition."""
 
 
-async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
+async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch], before: Collection[TopicPartition]) -> None:
     """Begin, send all, commit. Raises what any of the three came to; then nothing of it is committed by this call.
 
-    Not begun where a partition has no leader. KRaft (Kafka 4.3.1) skips the end marker of one that has none, so the
-    transaction before may still be open there, although it was committed: were this one aborted, that would be, too.
-    Nor is a leader waited for: what is begun late in its time is likely to be aborted.
+    before  where the transaction before wrote: its end is seen there first, for the abort of this one would end it too.
     """
-    for topic in {topic for _, topic, _ in batches}:
-        await producer.partitions_for(topic)
-    if without_leader(producer.client, batches):
-        await producer.client.force_metadata_update()
-        if lost := without_leader(producer.client, batches):
-            raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
+    await ended(producer.client, producer_id(producer), before)
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
     for builder, topic, partition in batches:
@@ -45,13 +39,6 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         if (error := future.exception()) is not None:
             raise KafkaError(f"{sent[future]} did not take it: {error!r}") from error
     await producer.commit_transaction()
-
-
-def without_leader(client: Any, batches: Iterable[Batch]) -> list[str]:
-    """Those places of the batches that no broker leads, as far as the client knows."""
-    places = {TopicPartition(topic, partition) for _, topic, partition in batches}
-    leader = client.cluster.leader_for_partition
-    return [f"{place.topic}/{place.partition}" for place in sorted(places) if leader(place) in (None, -1)]
 
 
 def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:

@@ -54,7 +54,10 @@ class Operator:
         names = settings.names
         connection = KafkaConnection(client.pop("bootstrap_servers"), client)
         limits = LedgerLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
-        self._ledger = KafkaLedger(connection, f"{names.replay_app}-operator", names.replay_state, 0, limits)
+        everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
+        self._ledger = KafkaLedger(
+            connection, f"{names.replay_app}-operator", names.replay_state, 0, limits, writes_to=everywhere
+        )
         self._retry, self._state = names.retry, names.replay_state
         kept = settings.topics
         # A segment goes as a whole, a day after its last record's time at most, and the broker looks now and then.

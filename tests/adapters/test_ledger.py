@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
@@ -15,7 +16,9 @@ from aiokafka.errors import (
     BrokerResponseError,
     ConcurrentTransactions,
     GroupLoadInProgressError,
+    IncompatibleBrokerVersion,
     NotEnoughReplicasError,
+    NotLeaderForPartitionError,
 )
 from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v0
 from aiokafka.protocol.transaction import (
@@ -28,8 +31,10 @@ from aiokafka.protocol.transaction import (
 )
 
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.endings import producer_id
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
-from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.adapters.transaction_requests import DescribeProducers, DescribeTransactions
+from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
 from stream_app.core.record import Record, Taken
 from stream_app.dev.kafka import Broker, LocalKafka
 from tests.adapters.support import create_topics, read_committed
@@ -61,13 +66,14 @@ class KafkaHarness:
 
     def __init__(self, bootstrap: str, namespace: str) -> None:
         self.bootstrap = bootstrap
-        self.rows, self.events = namespace + "state", namespace + "events"
+        self.rows, self.events, self.tight = namespace + "state", namespace + "events", namespace + "tight"
         self.made: list[KafkaLedger] = []
 
     def ledger(self, partition: int = 0, limits: LedgerLimits | None = None) -> KafkaLedger:
         connection = KafkaConnection(self.bootstrap)
         name = f"{self.rows}-{partition}"
-        self.made.append(KafkaLedger(connection, name, self.rows, partition, limits or self.limits))
+        events = [(self.events, 0), (self.events, 1), (self.tight, partition)]
+        self.made.append(KafkaLedger(connection, name, self.rows, partition, limits or self.limits, writes_to=events))
         return self.made[-1]
 
     async def seen(self, topic: str, partition: int = 0) -> Seen:
@@ -84,6 +90,7 @@ async def on_kafka(kafka: Broker, namespace: str) -> AsyncIterator[KafkaHarness]
 async def _on(kafka: Broker, namespace: str) -> AsyncIterator[KafkaHarness]:
     harness = KafkaHarness(kafka.bootstrap, namespace)
     await create_topics(kafka.bootstrap, harness.rows, harness.events, partitions=2)
+    await create_topics(kafka.bootstrap, harness.tight, partitions=2, config={"max.message.bytes": "1000"})
     yield harness
     await asyncio.gather(*(ledger.close() for ledger in harness.made))
 
@@ -230,12 +237,10 @@ async def test_an_open_transaction_of_the_earlier_owner_is_aborted_and_the_load_
 
 async def test_a_batch_that_the_broker_refuses_takes_the_whole_transaction_with_it(on_kafka: KafkaHarness) -> None:
     """aiokafka itself commits what is left."""
-    tight = on_kafka.events + ".tight"
-    await create_topics(on_kafka.bootstrap, tight, config={"max.message.bytes": "1000"})
     ledger = on_kafka.ledger()
     await ledger.take_over()
     with pytest.raises(Aborted, match="MessageSizeTooLarge"):
-        await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(tight, b"a", b"x" * 2000)])
+        await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.tight, b"a", b"x" * 2000)])
     with pytest.raises(Aborted, match="take_over"):
         await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
     assert await ledger.take_over() == {}
@@ -244,12 +249,24 @@ async def test_a_batch_that_the_broker_refuses_takes_the_whole_transaction_with_
 
 
 async def test_a_topic_that_does_not_exist_aborts_in_bounded_time(on_kafka: KafkaHarness) -> None:
-    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
+    on_kafka.events += ".no"
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
     await ledger.take_over()
     async with asyncio.timeout(5):
-        with pytest.raises(Aborted):
-            await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events + ".no", b"a", b"1")])
+        with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at whether it exists"):
+            await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
+    with pytest.raises(BrokerUnavailable, match=rf"{on_kafka.events}/0, .* has no leader"):
+        await ledger.take_over()
+    await create_topics(on_kafka.bootstrap, on_kafka.events, partitions=2)
     assert await ledger.take_over() == {}
+
+
+async def test_nothing_goes_where_no_successor_would_look_for_what_was_left_open(on_kafka: KafkaHarness) -> None:
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    for record in (Record("elsewhere", b"a", b"1"), Record(on_kafka.rows, b"a", b"1", partition=1)):
+        with pytest.raises(ValueError, match="name it in writes_to"):
+            await ledger.transact([record])
 
 
 async def test_a_refusal_that_aiokafka_hides_is_told_until_the_same_is_taken(
@@ -295,25 +312,68 @@ async def test_what_a_producer_died_of_is_told(on_kafka: KafkaHarness, monkeypat
     assert await ledger.take_over() == {}
 
 
-async def test_what_kafka_does_not_get_to_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of a transaction that waits for a topic to be written, and a partition whose only broker is away."""
+async def test_no_transaction_is_begun_before_the_end_of_the_one_before_is_seen(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Kafka forgot to end, the end of the next one ends: an abort would take with it what was committed."""
     refusing = _answer_for_the_broker(monkeypatch)
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
     await ledger.take_over()
     await ledger.transact([Record(on_kafka.events, b"a", b"1"), Record(on_kafka.rows, b"a", b"1")])
-    waits = [(on_kafka.rows, [(0, ConcurrentTransactions.errno)])]
-    refusing[AddPartitionsToTxnRequest] = lambda: AddPartitionsToTxnResponse_v0(0, waits)
-    with pytest.raises(Aborted, match=f"not ended .* one of {on_kafka.events}, {on_kafka.rows} takes no records"):
+    assert ledger._producer is not None
+    no_tags = dict[int, bytes]()
+    is_open = (producer_id(ledger._producer), 0, 0, 0, 0, 7, no_tags)
+    active: dict[str, list[object]] = {on_kafka.events: [is_open], on_kafka.rows: []}
+    places = [(topic, [(0, 0, None, producers, no_tags)], no_tags) for topic, producers in active.items()]
+    begun: list[object] = []
+    refusing[DescribeProducers] = lambda: SimpleNamespace(topics=places)
+    refusing[AddPartitionsToTxnRequest] = lambda: begun.append("a transaction was begun")
+    with pytest.raises(Aborted, match=f"not ended the transaction before .* {on_kafka.events}/0 takes no records"):
         await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
     refusing.clear()
+    assert (await ledger.take_over(), begun) == ({b"a": b"1"}, [])
+    refusing[DescribeProducers] = lambda: SimpleNamespace(
+        topics=[(on_kafka.events, [(0, NotLeaderForPartitionError.errno, None, [], no_tags)], no_tags)]
+    )
+    asyncio.get_running_loop().call_later(0.3, refusing.clear)
+    for value in (b"2", b"3"):
+        await ledger.transact([Record(on_kafka.rows, b"a", value)])
+    assert await on_kafka.ledger().take_over() == {b"a": b"3"}
+
+
+async def test_a_partition_without_a_leader_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
     await ledger.take_over()
     with monkeypatch.context() as away:
         away.setattr(ClusterMetadata, "leader_for_partition", lambda *_: -1)
-        joined: list[object] = []
-        refusing[AddPartitionsToTxnRequest] = lambda: joined.append("a transaction was begun")
         with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at"):
             await ledger.transact([Record(on_kafka.events, b"a", b"2")])
-        assert joined == [], "its abort would take with it what Kafka left open there, although it was committed"
+    assert await ledger.take_over() == {}
+
+
+async def test_a_refusal_that_silence_followed_is_not_told(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that freezes while it ends a transaction has refused the next one just before."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, abort_s=0.5))
+    await ledger.take_over()
+    waits = [(on_kafka.rows, [(0, ConcurrentTransactions.errno)])]
+    answers = iter([AddPartitionsToTxnResponse_v0(0, waits), asyncio.Event().wait()])
+    refusing[AddPartitionsToTxnRequest] = lambda: next(answers)
+    with pytest.raises(Aborted, match=r"\(no answer within 1 s\)"):
+        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+
+
+async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_old() -> object:
+        raise IncompatibleBrokerVersion("DescribeTransactions cannot be used")
+
+    _answer_for_the_broker(monkeypatch)[DescribeTransactions] = too_old
+    with pytest.raises(LedgerError, match=r"needs Kafka 3\.0 or newer"):
+        await on_kafka.ledger().take_over()
 
 
 async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
@@ -385,8 +445,10 @@ def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callab
     send, answers = AIOKafkaClient.send, dict[type, Callable[[], object]]()
 
     async def instead(self: AIOKafkaClient, node_id: int, request: object, **how: object) -> object:
-        answer = answers.get(type(request))
-        return await send(self, node_id, request, **how) if answer is None else answer()
+        if (answer := answers.get(type(request))) is None:
+            return await send(self, node_id, request, **how)
+        given = answer()
+        return await given if asyncio.iscoroutine(given) else given
 
     monkeypatch.setattr(AIOKafkaClient, "send", instead)
     return answers

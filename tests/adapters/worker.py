@@ -41,9 +41,14 @@ class Worker:
 
     async def assigned(self, partitions: set[int]) -> None:
         for partition in partitions:
-            name = f"{self.namespace}worker-{partition}"
-            state = self.namespace + "state"
-            ledger = KafkaLedger(self.connection, name, state, partition, LedgerLimits(transact_s=2.5, abort_s=0.5))
+            ledger = KafkaLedger(
+                self.connection,
+                f"{self.namespace}worker-{partition}",
+                f"{self.namespace}state",
+                partition,
+                LedgerLimits(transact_s=2.5, abort_s=0.5),
+                writes_to=[(f"{self.namespace}events", partition)],
+            )
             self.rows[partition] = await ledger.take_over()
             self.ledgers[partition] = ledger
             self.locks[partition] = asyncio.Lock()

@@ -16,7 +16,8 @@ from aiokafka.admin import NewTopic
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
-from stream_app.core.errors import Aborted
+from stream_app.adapters.transaction import end as end_producer
+from stream_app.core.errors import Aborted, BrokerUnavailable
 from stream_app.core.record import Record
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
@@ -65,32 +66,62 @@ async def test_the_only_disk_is_full(broker: ProxiedKafka, namespace: str) -> No
 
 
 @pytest.mark.long
-async def test_a_transaction_that_kafka_forgot_to_end(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
-    """Its partition has no leader while it is committed: Kafka says that it is, and hides it from all for ever."""
-    topic = f"{namespace}state"
-    async with to_lose(broker, tmp_path / "second") as second:
-        ledger = await forgotten(broker, second, topic, topic)
+@pytest.mark.parametrize("how", ["committed", "aborted", "open"])
+async def test_what_kafka_forgot_to_end_is_ended_as_the_rest(
+    broker: ProxiedKafka, namespace: str, tmp_path: Path, how: str
+) -> None:
+    """Its partitions have no leader when it ends: Kafka calls it ended, and hides all that is there for ever.
+
+    One that is still open is not fenced meanwhile, for Kafka would forget the same of that.
+    """
+    state, events = f"{namespace}state", f"{namespace}events"
+    async with to_lose(broker, tmp_path / "second", state, events) as second:
+        producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"{state}-0")
+        await producer.start()
+        await producer.begin_transaction()
+        for topic in (state, events):
+            await producer.send_and_wait(topic, b"row", b"lead", partition=0)
+        await asyncio.to_thread(end, second._process, grace_s=20)
+        if how != "open":
+            await (producer.commit_transaction() if how == "committed" else producer.abort_transaction())
+        await end_producer(producer, None, 1)
+        with pytest.raises(BrokerUnavailable, match=f"{events}/0, {state}/0 has no leader"):
+            await ledger_of(broker, state, events, take_over_s=2).take_over()
         await asyncio.to_thread(second.restart)
+        ledger = ledger_of(broker, state, events)
         try:
-            assert await ledger.take_over() == {b"lead": b"row"}
-            await ledger.transact([Record(topic, b"lead", None)])
-            assert await ledger.take_over() == {}
+            before = [(b"lead", b"row")] if how == "committed" else []
+            assert await ledger.take_over() == dict(before)
+            await ledger.transact([Record(events, b"lead", b"later")])
+            assert await read_committed(broker.bootstrap, events) == [*before, (b"lead", b"later")]
         finally:
             await ledger.close()
 
 
 @pytest.mark.long
 async def test_what_kafka_forgot_to_end_is_not_aborted(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
-    """The end of the next transaction of its owner ends it, too: there is none before its partition is back."""
+    """A worker whose next transaction would be aborted, and take with it what Kafka told it was committed."""
     state, events = f"{namespace}state", f"{namespace}events"
-    async with to_lose(broker, tmp_path / "second") as second:
-        ledger = await forgotten(broker, second, state, events)
+    async with to_lose(broker, tmp_path / "second", events) as second:
+        async with admin(broker.bootstrap) as client:
+            await client.create_topics([NewTopic(state, -1, -1, replica_assignments={0: [1]})])
+        ledger = ledger_of(broker, state, events)
         try:
             await ledger.take_over()
+            producer = ledger._producer
+            assert producer is not None
+            commit = producer.commit_transaction
+
+            async def without_the_second() -> None:
+                await asyncio.to_thread(end, second._process, grace_s=20)
+                await commit()
+
+            producer.commit_transaction = without_the_second
+            await ledger.transact([Record(state, b"lead", b"row"), Record(events, b"lead", b"row")])
             with pytest.raises(Aborted, match=f"{events}/0 has no leader"):
-                await ledger.transact([Record(events, b"lead", b"later")])
+                await ledger.transact([Record(state, b"lead", b"later"), Record(events, b"lead", b"later")])
             await asyncio.to_thread(second.restart)
-            await ledger.take_over()
+            assert await ledger.take_over() == {b"lead": b"row"}
             await ledger.transact([Record(events, b"lead", b"later")])
             assert await read_committed(broker.bootstrap, events) == [(b"lead", b"row"), (b"lead", b"later")]
         finally:
@@ -129,27 +160,18 @@ async def keep_apart(line: Fleet, kafka: LocalKafka, topic: str, disk: Path, oth
 
 
 @asynccontextmanager
-async def to_lose(first: LocalKafka, directory: Path) -> AsyncIterator[LocalKafka]:
-    """A second broker that has nothing of Kafka's own: the topic of the transactions is made before it is there."""
+async def to_lose(first: LocalKafka, directory: Path, *topics: str) -> AsyncIterator[LocalKafka]:
+    """A second broker with these topics, and nothing of Kafka's own: that is made before it is there."""
     async with AIOKafkaProducer(bootstrap_servers=first.bootstrap, transactional_id="first"):
         pass
-    async with second_broker(first, directory) as second:
+    async with second_broker(first, directory) as second, admin(first.bootstrap) as client:
+        await client.create_topics([NewTopic(name, -1, -1, replica_assignments={0: [2]}) for name in topics])
         yield second
 
 
-async def forgotten(kafka: LocalKafka, second: LocalKafka, state: str, topic: str) -> KafkaLedger:
-    """The ledger of a transaction that was committed after its topic's only broker, `second`, had ended."""
-    async with admin(kafka.bootstrap) as client:
-        on = {state: [1], topic: [2]}
-        await client.create_topics([NewTopic(name, -1, -1, replica_assignments={0: it}) for name, it in on.items()])
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{state}-0")
-    async with producer:
-        await producer.begin_transaction()
-        await producer.send_and_wait(topic, b"row", b"lead", partition=0)
-        await asyncio.to_thread(end, second._process, grace_s=20)
-        await producer.commit_transaction()
-    limits = LedgerLimits(take_over_s=20, transact_s=3, abort_s=0.5)
-    return KafkaLedger(KafkaConnection(kafka.bootstrap), f"{state}-0", state, 0, limits)
+def ledger_of(kafka: LocalKafka, state: str, events: str, take_over_s: float = 20) -> KafkaLedger:
+    limits = LedgerLimits(take_over_s=take_over_s, transact_s=3, abort_s=0.5)
+    return KafkaLedger(KafkaConnection(kafka.bootstrap), f"{state}-0", state, 0, limits, writes_to=[(events, 0)])
 
 
 def logs_on(disk: Path) -> set[str]:
