@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+_given: set[int] = set()
 
 
 class StartError(RuntimeError):
@@ -100,9 +101,13 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A free TCP port below those of outgoing connections, so that a restarted server finds it still free."""
+    """A free TCP port below those of outgoing connections, so that a restarted server finds it still free.
+
+    No other call of this process has given or will give it: it is to be used a while later.
+    """
     for port in random.sample(range(15_000, 32_000), 100):
-        if port_is_free(port):
+        if port not in _given and port_is_free(port):
+            _given.add(port)
             return port
     raise StartError(f"no free port found on {LOOPBACK} between 15000 and 32000: end what listens there")
 

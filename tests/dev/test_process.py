@@ -120,6 +120,12 @@ def test_last_words_without_errors_are_the_last_lines(tmp_path: Path) -> None:
     assert last_words(log) == "two | three | four"
 
 
+def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of one configuration were the same, once in a hundred runs of the tests."""
+    monkeypatch.setattr("random.sample", lambda ports, most: list(ports)[:most])
+    assert len({free_port() for _ in range(5)}) == 5
+
+
 def test_a_port_with_a_listener_is_not_free() -> None:
     port = free_port()
     assert port_is_free(port)
