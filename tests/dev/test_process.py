@@ -121,7 +121,7 @@ def test_last_words_without_errors_are_the_last_lines(tmp_path: Path) -> None:
 
 
 def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of one configuration were the same, once in a hundred runs of the tests."""
+    """Two of one configuration were the same, and its worker did not start."""
     monkeypatch.setattr("random.sample", lambda ports, most: list(ports)[:most])
     assert len({free_port() for _ in range(5)}) == 5
 
