@@ -124,9 +124,7 @@ def by_hand() -> tuple[list[int], dict[int, Ack], Work]:
 async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
     kafka: Broker, namespace: str, topics: None, build: Build, again: bool
 ) -> None:
-    """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again, or most
-    of them: on a busy machine four of the five were seen once.
-    """
+    """Ten events are done, five of them committed, the group rebalances: stock Faust delivers the others again."""
     seen, acks, work = by_hand()
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)
@@ -140,10 +138,20 @@ async def test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance(
         await rebalance(app)
         await publish(kafka.bootstrap, namespace + "leads", [b"last"])
         await until(lambda: 10 in seen, what="the event after the rebalance")
-    twice = [offset for offset, times in Counter(seen).items() if times == 2]
+    assert bool(came_again(seen)) is again
+
+
+def came_again(seen: list[int]) -> set[int]:
+    """Of eleven events, five of them committed before a rebalance, those that came a second time.
+
+    Stock Faust delivers all five others again, and in one run of some hundreds but four: why is not known.
+    """
+    counted = Counter(seen)
+    twice = {offset for offset, times in counted.items() if times == 2}
+    assert counted.keys() == set(range(11))
     assert len(seen) == 11 + len(twice)
-    assert set(twice) <= set(range(5, 10))
-    assert bool(twice) is again
+    assert twice <= set(range(5, 10))
+    return twice
 
 
 @pytest.mark.parametrize(("build", "rebalances", "all_came"), [(stock, 40, False), (ours, 8, True)])
@@ -234,9 +242,9 @@ async def test_commits_starve_while_rows_are_written(
     assert found.get((namespace + "leads", 0)) == committed_to
 
 
-@pytest.mark.parametrize(("build", "deliveries"), [(stock, 15), (ours, 10)])
+@pytest.mark.parametrize(("build", "again"), [(stock, True), (ours, False)])
 async def test_the_last_commit_before_a_rebalance_is_left_out_while_another_runs(
-    kafka: Broker, namespace: str, topics: None, build: Build, deliveries: int
+    kafka: Broker, namespace: str, topics: None, build: Build, again: bool
 ) -> None:
     """Five events are being committed, five more are done meanwhile, the group rebalances: these come again."""
     seen, acks, work = by_hand()
@@ -269,4 +277,4 @@ async def test_the_last_commit_before_a_rebalance_is_left_out_while_another_runs
         await committing
         await publish(kafka.bootstrap, namespace + "leads", [b"last"])
         await until(lambda: 10 in seen, what="the event after the rebalance")
-    assert len(seen) == deliveries + 1
+    assert bool(came_again(seen)) is again
