@@ -3,8 +3,8 @@
 KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
 (KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction ended, and in that partition it
 stays open, hidden from every reader, until its producer's next end marker, which decides over it, too: an abort takes
-with it what was committed. So no transaction is begun before the end of the one before was seen everywhere, and who
-takes over ends what was left open in the way in which its coordinator ended the rest.
+with it what was committed. So a transaction is over when its end was seen everywhere, no other is begun before, and
+who takes over ends what was left open in the way in which its coordinator ended the rest.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ async def open_at(client: Any, producer_id: int, places: Collection[TopicPartiti
 async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
     """Return once the producer's transaction is open nowhere there. Raises KafkaError where that can never be seen."""
     pause_s = _FIRST_PAUSE_S
-    while places:
+    while True:
+        await asyncio.sleep(pause_s)  # the markers are written behind the coordinator's answer
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
             if not await open_at(client, producer_id, places):
                 return
@@ -78,8 +80,6 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
             raise
         except KafkaError:
             await client.force_metadata_update()
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 async def end_left_open(producer: AIOKafkaProducer, places: Collection[TopicPartition], committed: bool) -> None:

@@ -30,7 +30,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
-from stream_app.adapters.transaction import Batch, commit, end, is_fenced, told
+from stream_app.adapters.transaction import Batch, commit, end, is_fenced, places, told
 from stream_app.adapters.waiting import waiting
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
 from stream_app.core.record import Record, Taken
@@ -93,7 +93,6 @@ class KafkaLedger:
         self._limits = limits or LedgerLimits()
         self._known = known or KnownTopics()
         self._places = {self._rows_at, *(TopicPartition(*place) for place in writes_to)}
-        self._before: set[TopicPartition] = set()
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
         self._endings: set[asyncio.Task[None]] = set()
@@ -149,7 +148,7 @@ class KafkaLedger:
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
     async def transact(self, records: Sequence[Record]) -> None:
-        """Write all of `records` in one transaction; they are committed when this returns.
+        """Write all of `records` in one transaction; they are committed, and to be read, when this returns.
 
         Raises ValueError before anything is begun when a record is too large, or goes where `writes_to` does not say.
         Raises Fenced when a later owner exists, or may exist since this process stood still: nothing more is to be
@@ -164,13 +163,11 @@ class KafkaLedger:
         batches = self._pack(producer, records)
         if not batches:
             return
-        places = {TopicPartition(topic, partition) for _, topic, partition in batches}
-        attempt = asyncio.create_task(commit(producer, batches, self._before))
+        attempt = asyncio.create_task(commit(producer, batches))
         try:
             await asyncio.wait({attempt}, timeout=self._limits.transact_s)
             if attempt.done() and attempt.exception() is None:
                 self._refusals.committed()
-                self._before = places
                 return
             error = await self._settle(producer, attempt)
         except BaseException:
@@ -182,7 +179,7 @@ class KafkaLedger:
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
             raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
-        reason = self._refusals.text(places | self._before) or f"no answer within {self._limits.transact_s:g} s"
+        reason = self._refusals.text(places(batches)) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
             reason = told(producer, error)
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
@@ -207,7 +204,7 @@ class KafkaLedger:
             max_batch_size=_BATCH_BYTES,
         )
         # Before it is started, so that _drop also ends one whose start failed half way.
-        self._producer, self._before = producer, set()
+        self._producer = producer
         client = producer.client
         self._refusals.watch(client)
         try:

@@ -101,8 +101,8 @@ class Refusals:
             where = ", ".join(f"{place.topic}/{place.partition}" for place in sorted(self._open))
             held_by = self._held_by or f"{where or 'one of them'} {_LOOK}"
             return (
-                "Kafka has not ended the transaction before (ConcurrentTransactions): the end must be written to "
-                f"each topic of it, and {held_by}"
+                "Kafka has not ended the last transaction (ConcurrentTransactions): the end must be written to each "
+                f"topic of it, and {held_by}"
             )
         return "; ".join(told)
 

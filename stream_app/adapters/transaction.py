@@ -6,7 +6,7 @@ Knows what aiokafka 0.14.0 does inside: tests/adapters/test_faust_pins.py fails 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -21,12 +21,11 @@ Batch = tuple[Any, str, int]
 """What `create_batch` gave and was filled, with its topic and partition."""
 
 
-async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch], before: Collection[TopicPartition]) -> None:
-    """Begin, send all, commit. Raises what any of the three came to; then nothing of it is committed by this call.
+async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
+    """Begin, send all, commit, and see its end everywhere: an abort of the next one would undo it where it is open.
 
-    before  where the transaction before wrote: its end is seen there first, for the abort of this one would end it too.
+    Raises what any of it came to; then it is not known whether it is committed.
     """
-    await ended(producer.client, producer_id(producer), before)
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
     for builder, topic, partition in batches:
@@ -39,6 +38,12 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch], before: C
         if (error := future.exception()) is not None:
             raise KafkaError(f"{sent[future]} did not take it: {error!r}") from error
     await producer.commit_transaction()
+    await ended(producer.client, producer_id(producer), places(batches))
+
+
+def places(batches: Iterable[Batch]) -> set[TopicPartition]:
+    """Where these go."""
+    return {TopicPartition(topic, partition) for _, topic, partition in batches}
 
 
 def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
