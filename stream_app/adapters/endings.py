@@ -22,7 +22,7 @@ from stream_app.adapters.transaction_requests import DescribeProducers, Describe
 
 NO_LEADER: Final = "has no leader: look at whether it exists, at the brokers that have it, and at their disks"
 _LASTING: Final = (TopicAuthorizationFailedError, IncompatibleBrokerVersion)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.1
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 _NEVER_SEEN: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
 _ABORTED: Final = {"Ongoing", "PrepareAbort", "CompleteAbort", "PrepareEpochFence"}
 
