@@ -50,6 +50,9 @@ class Desk(Protocol):
 
     def marked(self, *places: str) -> bytes | None: ...
 
+    def passed(self, taken: Taken) -> bool:
+        """Whether it is concluded, and its mark is no longer needed."""
+
     def row(self, key: bytes) -> bytes | None: ...
 
     def lane(self, workspace: str) -> Lane: ...
@@ -106,6 +109,8 @@ class Operations:
         mark = self._desk.marked(taken.place)
         if mark is not None:
             await self._desk.confirm(mark)
+            return
+        if self._desk.passed(taken):  # while it waited its turn in what was read at the take-over
             return
         # No await from here to the commit: what is asked of the rows and the lane still holds when it is written.
         now_ms = self._clock.now_ms()

@@ -9,6 +9,7 @@ from stream_app.core.lane import Lane
 from stream_app.core.lead import home_partition
 from stream_app.core.messages import CommandAnswer, LaneView
 from stream_app.core.policy import Plan
+from stream_app.core.record import Taken
 from stream_app.core.story import Step
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
@@ -20,6 +21,8 @@ class Desk(Protocol):
     """What the line's desk does for operations, too."""
 
     def marked(self, *places: str) -> bytes | None: ...
+
+    def passed(self, taken: Taken) -> bool: ...
 
     async def commit(self, step: Step) -> None: ...
 
@@ -39,6 +42,7 @@ class Console:
         self._gate = gate
         self._observer = observer
         self.marked: Callable[..., bytes | None] = desk.marked
+        self.passed: Callable[[Taken], bool] = desk.passed
         self.commit: Callable[[Step], Coroutine[Any, Any, None]] = desk.commit
         self.confirm: Callable[[bytes], Coroutine[Any, Any, None]] = desk.confirm
 

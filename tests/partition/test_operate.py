@@ -19,6 +19,7 @@ from stream_app.core.record import Record, Taken
 from stream_app.operate import MOST_PEOPLE, Told
 from stream_app.partition.desk import Partition
 from stream_app.partition.ports import Observer
+from stream_app.partition.walk import Walk
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run
@@ -161,6 +162,24 @@ def test_commands_from_when_nobody_was_here_are_applied_before_the_first_lead() 
         await asyncio.sleep(60.0)
         assert bench.clay.bodies == []
         assert [answer.applied for answer in bench.answers()] == [True]
+
+    run(main())
+
+
+def test_what_catches_up_answers_no_command_that_was_passed_meanwhile() -> None:
+    """Faust delivers the same commands: the one ahead drops the mark by which the other one would know."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.start()
+        first = bench.command("pause", "c1")
+        await asyncio.sleep(5.0)  # its offset is committed
+        bench.command("resume", "c2")
+        await asyncio.sleep(1.0)
+        assert bench.partition.marked(first.place) is None
+        await bench.partition._takers["command"](Walk(first, "command", asyncio.Event()))
+        await asyncio.sleep(1.0)
+        assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 
     run(main())
 
