@@ -206,18 +206,10 @@ async def write_to_a_ledger(app: Any) -> None:
         await ledger.close()
 
 
-@pytest.mark.parametrize(
-    ("build", "write", "committed_to"), [(stock, write_to_a_table, None), (ours, write_to_a_ledger, 10)]
-)
-async def test_commits_starve_while_rows_are_written(
-    kafka: Broker,
-    namespace: str,
-    topics: None,
-    build: Build,
-    write: Callable[[Any], Coroutine[Any, Any, None]],
-    committed_to: int | None,
-) -> None:
-    """Stock Faust commits when nothing is left to be sent: a table that is written to all the time forbids it."""
+async def committed_while_rows_are_written(
+    kafka: Broker, namespace: str, build: Build, write: Callable[[Any], Coroutine[Any, Any, None]]
+) -> int | None:
+    """The group's offset, 3 s after ten events were acked: it commits every 0.1 s."""
     writing: list[asyncio.Task[None]] = []
     kept: list[Ack] = []  # and with it the event, whose context the writing needs
     acked = asyncio.Event()
@@ -241,7 +233,24 @@ async def test_commits_starve_while_rows_are_written(
         assert not writing[0].done()
         writing[0].cancel()
         await asyncio.wait(writing)
-    assert found.get((namespace + "leads", 0)) == committed_to
+    return found.get((namespace + "leads", 0))
+
+
+async def test_commits_of_stock_faust_starve_while_rows_are_written(kafka: Broker, namespace: str) -> None:
+    """It commits when nothing is left to be sent, which a table forbids that is written to all the time.
+
+    Or when 0.1 s have gone by in which nothing was sent, as on a busy machine.
+    """
+    for attempt in range(4):
+        mine = f"{namespace}{attempt}."
+        await create_topics(kafka.bootstrap, mine + "leads", mine + "stock-counts-changelog")
+        if await committed_while_rows_are_written(kafka, mine, stock, write_to_a_table) is None:
+            return
+    pytest.fail("stock Faust committed each time")
+
+
+async def test_commits_wait_for_no_rows(kafka: Broker, namespace: str, topics: None) -> None:
+    assert await committed_while_rows_are_written(kafka, namespace, ours, write_to_a_ledger) == 10
 
 
 @pytest.mark.parametrize(("build", "again"), [(stock, True), (ours, False)])
