@@ -27,6 +27,15 @@ async def close_client(client: Any) -> None:
     await _closed(client.close(), client)
 
 
+def forget_dead(client: Any) -> None:
+    """The task that reads metadata dies of a connection that uvloop has closed under it, and `close` raises that."""
+    task = client._sync_task
+    if task is not None and task.done():
+        if not task.cancelled():
+            task.exception()
+        client._sync_task = None
+
+
 async def _closed(closing: Awaitable[None], client: Any) -> None:
     """Cancelled when whoever closes is cancelled meanwhile, and only then (aiokafka 0.14).
 
@@ -37,6 +46,7 @@ async def _closed(closing: Awaitable[None], client: Any) -> None:
     task = asyncio.current_task()
     assert task is not None
     asked = task.cancelling()
+    forget_dead(client)
     try:
         await closing
     except asyncio.CancelledError:

@@ -16,7 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup, CoordinationType
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from stream_app.adapters.transaction_requests import DescribeProducers, DescribeTransactions
 
@@ -79,7 +85,15 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
         except _LASTING:
             raise
         except KafkaError:
-            await client.force_metadata_update()
+            client.force_metadata_update()
+
+
+async def refresh(client: Any) -> None:
+    """Read the metadata anew. Raises KafkaError where aiokafka's task for that has died, which it tells nobody."""
+    update = client.force_metadata_update()
+    await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
+    if not update.done():
+        raise KafkaConnectionError("no metadata could be read")
 
 
 async def end_left_open(producer: AIOKafkaProducer, places: Collection[TopicPartition], committed: bool) -> None:

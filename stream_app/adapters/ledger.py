@@ -27,7 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id
+from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id, refresh
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced, places, told
@@ -209,7 +209,8 @@ class KafkaLedger:
         self._refusals.watch(client)
         try:
             await client.bootstrap()
-            await client.set_topics({place.topic for place in self._places})
+            client.set_topics({place.topic for place in self._places})
+            await refresh(client)
             last = await last_transaction(client, self.transactional_id)
             if last is not None:
                 # The fence aborts what is under way, and would leave it open where there is no leader.
@@ -217,7 +218,7 @@ class KafkaLedger:
             await producer.start()
         except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
-        await client.force_metadata_update()  # the start has made it forget the leaders
+        await refresh(client)  # the start has made it forget the leaders
         if last is not None and (left := await open_at(client, producer_id(producer), self._places)):
             await self._end_what_kafka_left_open(producer, left, last.committed)
 

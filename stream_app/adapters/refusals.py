@@ -13,6 +13,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import (
     ConcurrentTransactions,
     DuplicateSequenceNumber,
+    KafkaConnectionError,
+    KafkaError,
     KafkaStorageError,
     NoError,
     NotEnoughReplicasAfterAppendError,
@@ -63,9 +65,12 @@ class Refusals:
             unanswered[mark] = now()  # and stays there when whoever asked has no patience any more
             try:
                 answer = await send(node_id, request, **how)
-            except Exception:
+            except KafkaError:
                 del unanswered[mark]
                 raise
+            except RuntimeError as closed:  # uvloop's, of a connection that was closed under it
+                del unanswered[mark]
+                raise KafkaConnectionError(str(closed)) from closed
             del unanswered[mark]
             if isinstance(request, DescribeProducers):
                 for place, _, is_open in request.read(answer):

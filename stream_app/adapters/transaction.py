@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
 
+from stream_app.adapters.closing import forget_dead
 from stream_app.adapters.endings import ended, producer_id
 
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
@@ -92,6 +93,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience_s / 10)
         _look_at(sender)  # it died of what the broker answered at its end, perhaps
+    forget_dead(producer.client)
     try:
         async with asyncio.timeout(patience_s):
             await producer.stop()

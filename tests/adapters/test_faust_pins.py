@@ -54,8 +54,11 @@ OVERRIDDEN = {
 }
 
 RELIED_UPON = {
+    "aiokafka.client.AIOKafkaClient._md_synchronizer": "e0421bffa9a7735a",
     "aiokafka.client.AIOKafkaClient.bootstrap": "198943b004e55849",
+    "aiokafka.client.AIOKafkaClient.close": "02119d4d618ae493",
     "aiokafka.client.AIOKafkaClient.coordinator_lookup": "19cc69fb75f8d667",
+    "aiokafka.client.AIOKafkaClient.force_metadata_update": "cb7befef21c8f3f9",
     "aiokafka.client.AIOKafkaClient.send": "246b277687d7b687",
     "aiokafka.client.AIOKafkaClient.set_topics": "9f9b55d6d8997834",
     "aiokafka.consumer.consumer.AIOKafkaConsumer.seek_to_committed": "f6cd85c8b70a4ccf",

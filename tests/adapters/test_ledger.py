@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -359,6 +360,33 @@ async def test_a_refusal_that_silence_followed_is_not_told(
     refusing[AddPartitionsToTxnRequest] = lambda: next(answers)
     with pytest.raises(Aborted, match=r"\(no answer within 1 s\)"):
         await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+
+
+@pytest.mark.parametrize("asked", ["_metadata_update", "send"])
+async def test_a_connection_that_closes_under_a_request_is_only_a_connection(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
+) -> None:
+    """uvloop raises RuntimeError then: aiokafka's metadata task dies of it, and who waits for that waits for ever."""
+    real, fails = getattr(AIOKafkaClient, asked), False
+
+    async def closed(self: AIOKafkaClient, *args: object, **how: object) -> object:
+        nonlocal fails
+        if fails:
+            fails = False
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        return await real(self, *args, **how)
+
+    monkeypatch.setattr(AIOKafkaClient, asked, closed)
+    ledger = on_kafka.ledger()
+    for value in (b"1", b"2"):
+        fails = True
+        async with asyncio.timeout(5):
+            await ledger.take_over()
+        assert not fails
+        await ledger.transact([Record(on_kafka.rows, b"a", value)])
+    await ledger.close()
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
