@@ -14,8 +14,9 @@ from aiokafka import AIOKafkaProducer
 from stream_app.adapters import log
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topics import create_topics
-from stream_app.core.topics import plan
+from stream_app.core.topics import Retention, TopicNames, plan
 from stream_app.gateway.feed import Feed
+from stream_app.gateway.read_model import Sources
 from stream_app.gateway.read_queries import Queries
 from tests.adapters.support import until
 from tests.gateway.model_records import PARTITIONS, Made, sources
@@ -48,8 +49,11 @@ async def write(bootstrap: str, records: Iterable[Made]) -> None:
 
 
 @asynccontextmanager
-async def fed(bootstrap: str, namespace: str, path: Path) -> AsyncIterator[Fed]:
-    feed = Feed(KafkaConnection(bootstrap), sources(namespace), path, log.get("test"))
+async def fed(bootstrap: str, namespace: str, path: Path, status_days: int = 3_650) -> AsyncIterator[Fed]:
+    """The records are of a day long ago, and the feed's clock is real: with fewer days it forgets them in a second."""
+    kept = Retention(status_days=status_days, dlq_days=3_650, parked_days=3_650)
+    lasting = Sources(TopicNames(namespace), PARTITIONS, kept)
+    feed = Feed(KafkaConnection(bootstrap), lasting, path, log.get("test"))
     task = asyncio.create_task(feed.run())
     try:
         yield Fed(feed, Queries(path, set()))

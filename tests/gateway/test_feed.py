@@ -177,7 +177,7 @@ async def test_old_stories_are_forgotten(kafka: Broker, namespace: str, path: Pa
     await write(
         kafka.bootstrap, [*old, *story(names, "new", "received", offset=1, at_ms=long_ago_ms + 39 * 86_400_000)]
     )
-    async with fed(kafka.bootstrap, namespace, path) as it:
+    async with fed(kafka.bootstrap, namespace, path, status_days=30) as it:
         await it.up_to_date()
         await until(lambda: it.ask.lead("old") is None, 10, "forgetting")
         assert it.ask.lead("new") is not None
