@@ -215,10 +215,9 @@ class KafkaLedger:
             if last is not None:
                 # The fence aborts what is under way, and would leave it open where there is no leader.
                 await open_at(client, last.producer_id, self._places)
-            await producer.start()
+            await producer._sender.start()  # as `start()`, which would connect once more and forget the leaders
         except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
-        await refresh(client)  # the start has made it forget the leaders
         if last is not None and (left := await open_at(client, producer_id(producer), self._places)):
             await self._end_what_kafka_left_open(producer, left, last.committed)
 
@@ -282,12 +281,12 @@ class KafkaLedger:
             self._check_size(record, headers)
             partition = self.partition if record.partition is None else record.partition
             where = (record.topic, partition)
-            if where not in self._places:
-                raise ValueError(f"{self._place} writes nothing to {record.topic}/{partition}: name it in writes_to")
             builder = newest.get(where)
             while builder is None or not builder.append(
                 timestamp=now_ms, key=record.key, value=record.value, headers=headers
             ):
+                if where not in self._places:
+                    raise ValueError(f"{self._place} writes nothing to {record.topic}/{partition}: see writes_to")
                 builder = newest[where] = producer.create_batch()
                 batches.append((builder, record.topic, partition))
         return batches

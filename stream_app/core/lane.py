@@ -340,8 +340,8 @@ def _no_room(
     text = f"the budget {name} has no room for a lead of {cost.credits} credits"
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
-    held = Held(f"budget_{name}", text, refused.until_ms, "held_budget", bulk_only=bool(hot_goes))
-    return msgspec.structs.replace(held, back_ms=refused.back_ms)
+    kind, until_ms, back_ms = f"budget_{name}", refused.until_ms, refused.back_ms
+    return Held(kind, text, until_ms, "held_budget", bulk_only=bool(hot_goes), back_ms=back_ms)
 
 
 def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
