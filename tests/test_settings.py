@@ -334,6 +334,11 @@ def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
         load_settings(path, {"API_TOKEN": "guess"}, clay=False, api=True)
 
 
+def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) -> None:
+    rules = "[workspaces.acme]\nbudget = { credits_per_day = 200, hot_share = 0.9 }\n"
+    assert load(tmp_path, rules + PEOPLE).workspaces["acme"].budget.hot_share == 0.9
+
+
 @pytest.mark.parametrize(
     ("lane", "line"),
     [

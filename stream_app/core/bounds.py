@@ -1,4 +1,7 @@
-"""What the lane's parts share: a wait, limits on waits when the clock steps, and range checks of policies."""
+"""What the lane's parts share: a wait, limits on waits when the clock steps, exact shares, range checks of policies."""
+
+from fractions import Fraction
+from functools import lru_cache
 
 import msgspec
 
@@ -30,3 +33,12 @@ def out_of_order(policy: msgspec.Struct, low: str, high: str) -> list[str]:
     """One line if key `low` of `policy` is above key `high`."""
     low_value, high_value = getattr(policy, low), getattr(policy, high)
     return [f"{low} = {low_value!r}: must not be above {high} = {high_value!r}"] if low_value > high_value else []
+
+
+@lru_cache(maxsize=1_024)
+def exact(share: float) -> Fraction:
+    """The decimal that an operator wrote: 0.9 is nine tenths, not the float next to it.
+
+    A product with a float may miss a whole number: `10 * (1 - 0.9)` is below 1.
+    """
+    return Fraction(repr(share))

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from stream_app.core.bounds import Wait, no_later, out_of_order, out_of_range
+from stream_app.core.bounds import Wait, exact, no_later, out_of_order, out_of_range
 from stream_app.core.window import Totals
 
 Phase = Literal["closed", "open", "half_open"]
@@ -219,9 +219,9 @@ def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
     calls = totals.calls
     if calls < policy.min_calls:
         return ""
-    if totals.failure >= policy.failure_rate * calls:
+    if totals.failure >= exact(policy.failure_rate) * calls:
         return "failure_rate"
-    return "slow_rate" if totals.slow >= policy.slow_rate * calls else ""
+    return "slow_rate" if totals.slow >= exact(policy.slow_rate) * calls else ""
 
 
 def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, rand: float) -> Breaker:

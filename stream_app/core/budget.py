@@ -5,13 +5,15 @@ Earlier windows keep their sums for a while, so a clock that steps back over mid
 not a fresh budget.
 """
 
+from functools import lru_cache
+from math import floor
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from stream_app.core import periods
-from stream_app.core.bounds import out_of_order, out_of_range
+from stream_app.core.bounds import exact, out_of_order, out_of_range
 from stream_app.core.soft_limits import level
 
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
@@ -248,6 +250,12 @@ def unbook(state: Budget, booked: Reservation) -> Budget:
     return Budget(days, months, state.days_folded, state.months_folded)
 
 
+@lru_cache(maxsize=1_024)
+def bulk_part(cap: int, hot_share: float) -> int:
+    """The whole units of a cap that a hot share leaves to bulk."""
+    return floor(cap * (1 - exact(hot_share)))
+
+
 def _is_month(text: str) -> bool:
     year, dash, month = text.partition("-")
     return len(text) == 7 and dash == "-" and year.isdigit() and month.isdigit() and 1 <= int(month) <= 12
@@ -278,16 +286,17 @@ def _refusal(
     policy: BudgetPolicy, day: Period, month: Period, ceiling: Cost, now: periods.Periods, hot: bool
 ) -> Refused | None:
     opens = month.id == policy.opening_month
-    share = 1.0 if hot else 1.0 - policy.hot_share
+    kept = 0.0 if hot else policy.hot_share
     credits_month = month.credits_used + (policy.opening_credits if opens else 0) + ceiling.credits
-    if policy.credits_per_month is not None and credits_month > policy.credits_per_month * share:
+    if policy.credits_per_month is not None and credits_month > bulk_part(policy.credits_per_month, kept):
         return Refused("credits_month", now.month_end_ms)
     actions_month = month.actions_used + (policy.opening_actions if opens else 0) + ceiling.actions
-    if policy.actions_per_month is not None and actions_month > policy.actions_per_month * share:
+    if policy.actions_per_month is not None and actions_month > bulk_part(policy.actions_per_month, kept):
         return Refused("actions_month", now.month_end_ms)
-    if policy.credits_per_day is not None and day.credits_used + ceiling.credits > policy.credits_per_day * share:
+    credits_day, actions_day = day.credits_used + ceiling.credits, day.actions_used + ceiling.actions
+    if policy.credits_per_day is not None and credits_day > bulk_part(policy.credits_per_day, kept):
         return Refused("credits_day", now.day_end_ms)
-    if policy.actions_per_day is not None and day.actions_used + ceiling.actions > policy.actions_per_day * share:
+    if policy.actions_per_day is not None and actions_day > bulk_part(policy.actions_per_day, kept):
         return Refused("actions_day", now.day_end_ms)
     return None
 

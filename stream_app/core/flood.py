@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.bounds import out_of_range
+from stream_app.core.bounds import exact, out_of_range
 from stream_app.core.window import Totals
 
 REASON: Final = "flood"
@@ -47,6 +47,6 @@ def verdict(policy: FloodPolicy, state: Flood, totals: Totals) -> str:
     if state.run >= policy.run:
         return f"{state.run} leads in a row became dead letters for one cause ({state.cause})"
     ended = totals.success + totals.letters
-    if ended >= policy.min_leads and totals.letters > policy.share * ended:
+    if ended >= policy.min_leads and totals.letters > exact(policy.share) * ended:
         return f"{totals.letters} of the last {ended} leads became dead letters (the last: {state.cause})"
     return ""

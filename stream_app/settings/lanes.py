@@ -69,8 +69,8 @@ def _never(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
             most = getattr(there, ceiling)
             if cap is not None and most > cap:
                 yield f".budget.{key} = {cap}: below destinations.{alias}.{ceiling} = {most}: no lead could be sent"
-            elif cap is not None and most > cap * (1 - rules.hot_share):
+            elif cap is not None and most > (bulk := budget.bulk_part(cap, rules.hot_share)):
                 yield (
-                    f".budget.hot_share = {rules.hot_share:g}: leaves bulk {cap * (1 - rules.hot_share):g} of {key}, "
+                    f".budget.hot_share = {rules.hot_share:g}: leaves bulk {bulk} of {key}, "
                     f"less than destinations.{alias}.{ceiling} = {most}: no bulk lead could be sent"
                 )

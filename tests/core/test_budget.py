@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -332,6 +332,26 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
         assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms + day * DAY_MS), Refused)
         state = budget.settle(state, reservation, ONE, ONE).state
     assert len(state.days) <= 3
+
+
+@settings(deadline=None)
+@given(
+    cap=st.integers(1, 10**12),
+    tenths_of_a_percent=st.integers(0, 900),
+    key=st.sampled_from(budget.CAPS),
+)
+@example(cap=10, tenths_of_a_percent=900, key="credits_per_day")
+@example(cap=100, tenths_of_a_percent=410, key="actions_per_month")
+def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_percent: int, key: str) -> None:
+    policy = msgspec.structs.replace(BudgetPolicy(hot_share=tenths_of_a_percent / 1000), **{key: cap})
+    now_ms, part = _ms("2026-11-24T15:00"), cap * (1000 - tenths_of_a_percent) // 1000
+
+    def is_refused(units: int, hot: bool) -> bool:
+        cost = Cost(units) if key.startswith("credits") else Cost(0, units)
+        return isinstance(budget.reserve(policy, Budget(), cost, cost, now_ms, hot), Refused)
+
+    assert [is_refused(units, hot=False) for units in (part, part + 1)] == [False, True]
+    assert [is_refused(units, hot=True) for units in (cap, cap + 1)] == [False, True]
 
 
 def test_without_caps_nothing_is_refused() -> None:
