@@ -35,6 +35,7 @@ def settings_for(folder: Path, bootstrap: str, namespace: str) -> tuple[Path, Se
     """A configuration of the benchmark's workspaces."""
     config = folder / "stream_app.toml"
     tables = "".join(
+        f"[workspaces.w{number}]\n"
         f'[destinations.people{number}]\nworkspace = "w{number}"\nwebhooks_env = ["NONE"]\ncallbacks = false\n'
         for number in range(PARTITIONS)
     )

@@ -17,6 +17,9 @@ CONFIG = """
 [gateway]
 public_url = "https://leads.example.com"
 token_keys_env = ["CALLBACK_KEY"]
+[workspaces]
+acme = {}
+beta = {}
 [destinations.people]
 workspace = "acme"
 webhooks_env = ["CLAY_WEBHOOK", "CLAY_WEBHOOK_2"]

@@ -121,7 +121,9 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "stream_app.toml"
-    path.write_text("[destinations.people]\nworkspace = 'acme'\nwebhooks_env = ['X']\ncallbacks = false\n")
+    path.write_text(
+        "[workspaces.acme]\n[destinations.people]\nworkspace = 'acme'\nwebhooks_env = ['X']\ncallbacks = false\n"
+    )
     name, *more = typed.split()
     assert main([name, *more, "--config", str(path)]) == 2
     word, known = ("destination", "people") if "--destination" in typed else ("workspace", "acme")

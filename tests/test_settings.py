@@ -19,6 +19,7 @@ KEY = "s3cret-key-of-callback-tokens-32-characters"
 SECRETS = {"CLAY_WEBHOOK_PEOPLE": URL, "CLAY_TOKEN_PEOPLE": "s3cret-token", "CALLBACK_KEY": KEY}
 
 PEOPLE = """
+[workspaces.acme]
 [destinations.people]
 workspace = "acme"
 webhooks_env = ["CLAY_WEBHOOK_PEOPLE"]
@@ -112,7 +113,7 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
     assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in found)
     assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in found
     assert "destinations.people.webhooks_env: missing" in found
-    (line,) = problems(tmp_path, '[workspaces.acme]\nfallback = ["cash"]')
+    (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\nfallback = ["cash"]'))
     assert line == "workspaces.acme.fallback: Invalid enum value 'cash' - at $[0]; there are: cache, stale, local"
 
 
@@ -202,7 +203,9 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
     ],
 )
 def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected: str) -> None:
-    found = problems(tmp_path, PEOPLE + text)
+    table = "[workspaces.acme]"
+    whole = PEOPLE.replace(table, text) if table in text else PEOPLE + text
+    found = problems(tmp_path, whole)
     assert any(line.startswith(expected) for line in found), found
 
 
@@ -234,21 +237,21 @@ def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
     more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\n'
-    other = '[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\ncallbacks = false\n'
-    default = '[workspaces.acme]\ndefault_destination = "more"\n'
+    other = '[workspaces.beta]\n[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\ncallbacks = false\n'
     one = load(tmp_path, PEOPLE + other, clay=False)
     assert sorted(one.workspaces) == ["acme", "beta"]
     assert one.destination_of("acme", None) == "people"
     assert one.destination_of("acme", "other") is None
     assert one.destination_of("nobody", None) is None
     assert load(tmp_path, PEOPLE + more, clay=False).destination_of("acme", None) is None
-    both = load(tmp_path, PEOPLE + more + default, clay=False)
+    default = PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\ndefault_destination = "more"')
+    both = load(tmp_path, default + more, clay=False)
     assert both.destination_of("acme", None) == "more"
     assert both.destination_of("acme", "people") == "people"
 
 
 def test_the_namespace_and_pins(tmp_path: Path) -> None:
-    text = PEOPLE + '[kafka]\nnamespace = "t1."\n[workspaces.acme]\npartition = 5'
+    text = PEOPLE.replace("[workspaces.acme]", "[workspaces.acme]\npartition = 5") + '[kafka]\nnamespace = "t1."'
     settings = load(tmp_path, text)
     assert settings.home("acme") == 5
     assert settings.names.leads == "t1.leads"
@@ -375,7 +378,76 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
     ],
 )
 def test_a_lane_that_contradicts_itself_is_told_so_in_one_line(tmp_path: Path, lane: str, line: str) -> None:
-    found = problems(tmp_path, f"[workspaces.acme]\n{lane}\n{PEOPLE}")
+    found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
     assert len(found) == 1
     assert found[0].startswith("workspaces.acme")
     assert line in found[0]
+
+
+# ------------------------------------------------------------------------------------------------ whose policies count
+
+
+def test_a_misspelt_workspace_does_not_switch_its_budget_off(tmp_path: Path) -> None:
+    text = PEOPLE.replace("[workspaces.acme]", "[workspaces.acm.budget]\ncredits_per_day = 10")
+    line = "destinations.people.workspace = acme: there is no [workspaces.acme]; did you mean acm?"
+    assert problems(tmp_path, text) == [line]
+
+
+def test_a_workspace_that_a_destination_names_has_its_table(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", ""))
+    assert line == "destinations.people.workspace = acme: there is no [workspaces.acme]; add it, an empty one will do"
+    more = '[workspaces.beta]\n[destinations.more]\nworkspace = "bta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+    (line,) = problems(tmp_path, PEOPLE + more, {**SECRETS, "B": URL + "2"})
+    assert line == "destinations.more.workspace = bta: there is no [workspaces.bta]; did you mean beta?"
+
+
+def test_a_table_that_no_destination_names_is_refused(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, PEOPLE + "[workspaces.acm.budget]\ncredits_per_day = 100")
+    assert line.startswith("workspaces.acm: no destination names this workspace, so the table has no effect; did you")
+    (line,) = problems(tmp_path, PEOPLE + "[workspaces.other]")
+    assert line.endswith("; remove it, or add its destination")
+
+
+def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
+    defaults = """
+        [workspace_defaults]
+        hold = "degrade"
+        time_zone = "Europe/Berlin"
+        budget = { credits_per_day = 500, soft_limits = [90] }
+        rate.burst = 5
+        [workspaces.beta]
+        time_zone = "America/New_York"
+        budget.credits_per_day = 40
+        [destinations.more]
+        workspace = "beta"
+        webhooks_env = ["B"]
+        callbacks = false
+    """
+    settings = load(tmp_path, PEOPLE + defaults, clay=False)
+    acme, beta = settings.workspaces["acme"], settings.workspaces["beta"]
+    assert (acme.hold, acme.rate.burst, acme.rate.rate_per_s) == ("degrade", 5, Workspace().rate.rate_per_s)
+    assert (acme.budget.credits_per_day, acme.budget.soft_limits, acme.budget.tz) == (500, (90,), "Europe/Berlin")
+    assert (beta.hold, beta.rate.burst) == ("degrade", 5)
+    assert (beta.budget.credits_per_day, beta.budget.soft_limits, beta.budget.tz) == (40, (90,), "America/New_York")
+
+
+def test_a_mistake_in_the_defaults_is_reported_once(tmp_path: Path) -> None:
+    more = '[workspaces.beta]\n[destinations.more]\nworkspace = "beta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+    wrong = "[workspace_defaults]\nrate.rate_per_s = 0\nbugdet = {}\nhold = 'stop'\npartition = 3\n"
+    found = problems(tmp_path, wrong + PEOPLE + more, {**SECRETS, "B": URL + "2"})
+    assert [line.partition(" ")[0].rstrip(":") for line in found] == [
+        "workspace_defaults.bugdet",
+        "workspace_defaults.partition",
+        "workspace_defaults.hold",
+        "workspace_defaults.rate.rate_per_s",
+        "workspace_defaults.rate.floor_per_s",
+    ]
+    assert "did you mean budget?" in found[0]
+
+
+def test_workspaces_that_are_no_tables_are_said_so_once(tmp_path: Path) -> None:
+    assert problems(tmp_path, "workspaces = 3\n" + PEOPLE.replace("[workspaces.acme]", "")) == [
+        "workspaces: must be a table"
+    ]
+    found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"))
+    assert found == ["workspaces.acme: must be a table"]

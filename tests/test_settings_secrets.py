@@ -8,7 +8,7 @@ import pytest
 
 from tests.test_settings import PEOPLE, SECRETS, URL, load, problems
 
-HERE = "destinations.x = {workspace = 'a', webhooks_env = ['N'], callbacks = false}"
+HERE = "workspaces.a = {}\ndestinations.x = {workspace = 'a', webhooks_env = ['N'], callbacks = false}"
 
 
 def test_keys_rules_and_secrets_are_all_told_at_once(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_keys_rules_and_secrets_are_all_told_at_once(tmp_path: Path) -> None:
     [
         ("[line]\nconnect_timeout_s = 20\nrequest_timeout_s = '60'", "line.request_timeout_s: Expected float"),
         ("[line]\nconnect_timeout_s = 31\nrequest_timeout = 60", "line.request_timeout: unknown key; did you mean"),
-        ("workspaces = 3", "workspaces: Expected object"),
+        ("workspaces = 3", "workspaces: must be a table"),
         ("kafka = 3", "kafka: must be a table"),
         (PEOPLE.replace('"acme"', "3"), "destinations.people.workspace: Expected str"),
         (PEOPLE + "allowed_hosts = 'relay.example'", "destinations.people.allowed_hosts: Expected array"),

@@ -18,7 +18,7 @@ from stream_app.settings import Settings
 
 Derived = tuple[Plan, dict[str, Endpoint]]
 NOTHING_NEW: Final = Told("nothing in the configuration is new")
-_LOOKED_UP: Final = frozenset({"workspaces", "destinations", "secrets"})
+_LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets"})
 
 
 class Configuration:

@@ -1,20 +1,55 @@
-"""The rules of a workspace's table: ranges of its lane's policies, and what must hold between them and other tables."""
+"""The rules of workspaces: their names, the ranges of their lanes' policies, and what other tables say of them."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 from stream_app.core import breaker, budget, concurrency, flood, quota, rate, silence, stop, window
 from stream_app.core.concurrency import ConcurrencyPolicy
-from stream_app.settings.model import Tables, Workspace
+from stream_app.settings.model import Tables, Workspace, WorkspaceDefaults
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def problems(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
-    """What is wrong with the table `[workspaces.<name>]`, one line each; a line begins behind the name."""
+def problems(tables: Tables) -> Iterator[str]:
+    """What is wrong with `[workspaces.*]`, one line each; what all have from `[workspace_defaults]`, only once."""
+    inherited = set(_policies(tables, tables.workspace_defaults))
+    found: dict[str, None] = {}
+    for name, workspace in tables.workspaces.items():
+        place = f"workspaces.{name}"
+        lines = [f"{place}{line}" for line in (*_place(tables, name, workspace), *_never(tables, name, workspace))]
+        lines += (
+            f"{'workspace_defaults' if line in inherited else place}{line}" for line in _policies(tables, workspace)
+        )
+        found.update(dict.fromkeys(lines))
+    yield from found
+    yield from _strangers(tables)
+
+
+def _strangers(tables: Tables) -> Iterator[str]:
+    """Workspaces of destinations that have no table, and tables that no destination names.
+
+    Either may be a misspelt name, and the policies of the other would not count: among them its budget.
+    """
+    named, meant = {there.workspace for there in tables.destinations.values()}, set[str]()
+    for alias, there in tables.destinations.items():
+        if there.workspace not in tables.workspaces:
+            near = difflib.get_close_matches(there.workspace, tables.workspaces.keys() - named, n=1)
+            meant.update(near)
+            hint = f"did you mean {near[0]}?" if near else "add it, an empty one will do"
+            place = f"destinations.{alias}.workspace = {there.workspace}"
+            yield f"{place}: there is no [workspaces.{there.workspace}]; {hint}"
+    for name in tables.workspaces:
+        if name not in named | meant:
+            near = difflib.get_close_matches(name, named, n=1)
+            hint = f"did you mean {near[0]}?" if near else "remove it, or add its destination"
+            yield f"workspaces.{name}: no destination names this workspace, so the table has no effect; {hint}"
+
+
+def _place(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
     if not _NAME.fullmatch(name):
         yield ": a workspace's name is 1 to 64 of A-Z a-z 0-9 . _ -"
     pin, partitions = workspace.partition, tables.kafka.partitions
@@ -27,6 +62,9 @@ def problems(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
             yield f".default_destination = {default}: there is no [destinations.{default}]"
         elif there.workspace != name:
             yield f".default_destination = {default}: it belongs to workspace {there.workspace}"
+
+
+def _policies(tables: Tables, workspace: WorkspaceDefaults) -> Iterator[str]:
     try:
         ZoneInfo(workspace.time_zone)
     except (OSError, ValueError, KeyError):
@@ -54,13 +92,13 @@ def problems(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
             )
     if workspace.concurrency.most != ConcurrencyPolicy().most:
         yield ".concurrency.most: is set by line.max_in_flight"
-    if not budget.problems(workspace.budget):
-        yield from _never(tables, name, workspace)
 
 
 def _never(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
     """What contradicts itself so that nothing could ever be sent."""
     rules = workspace.budget
+    if budget.problems(rules):
+        return
     for alias, there in tables.destinations.items():
         if there.workspace != name or rules.shadow:
             continue

@@ -32,7 +32,7 @@ def load_settings(
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
     reader = TableReader()
-    tables = reader.read(Tables, _parse(path))
+    tables = _read(reader, _parse(path))
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(tables)))]
     named = list(_named(tables, clay=clay, gateway=gateway, api=api))
     every = (name for _, name in _named(tables, clay=True, gateway=True, api=True))
@@ -48,7 +48,7 @@ def load_settings(
         raise SettingsError(found)
     names = {name for _, name in named}
     shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
-    shallow["workspaces"] = _workspaces(tables)
+    shallow["workspaces"] = {name: _in_its_zone(here) for name, here in sorted(tables.workspaces.items())}
     return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}))
 
 
@@ -64,15 +64,17 @@ def _parse(path: Path) -> dict[str, object]:
         raise SettingsError([f"{path}: is not TOML: {exc}"]) from exc
 
 
-def _workspaces(tables: Tables) -> dict[str, Workspace]:
-    """Each workspace that a table or a destination names, its budget in its time zone."""
-    named = {there.workspace: Workspace() for there in tables.destinations.values()} | tables.workspaces
-    return {
-        name: msgspec.structs.replace(
-            workspace, budget=msgspec.structs.replace(workspace.budget, tz=workspace.time_zone)
-        )
-        for name, workspace in sorted(named.items())
-    }
+def _read(reader: TableReader, document: dict[str, object]) -> Tables:
+    """The file's tables, each workspace over `[workspace_defaults]`, key by key."""
+    rest = {name: table for name, table in document.items() if name != "workspaces"}
+    tables = reader.read(Tables, rest)
+    defaults = tables.workspace_defaults
+    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", defaults)
+    return msgspec.structs.replace(tables, workspaces=workspaces)
+
+
+def _in_its_zone(workspace: Workspace) -> Workspace:
+    return msgspec.structs.replace(workspace, budget=msgspec.structs.replace(workspace.budget, tz=workspace.time_zone))
 
 
 def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[tuple[str, str]]:

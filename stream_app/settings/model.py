@@ -124,16 +124,13 @@ class Shares(msgspec.Struct, frozen=True):
     retry: float = 0.2
 
 
-class Workspace(msgspec.Struct, frozen=True):
-    """A Clay workspace: its lane's policies.
+class WorkspaceDefaults(msgspec.Struct, frozen=True):
+    """The policies of a lane. `[workspace_defaults]` sets them for each workspace whose table does not.
 
-    `partition` pins it; absent: the key's hash. `hold`: held leads stay in Kafka (pause), or (degrade) are answered
-    with what `fallback` allows, or deferred. `time_zone` is where the budget's days begin. `concurrency.most` is
-    line.max_in_flight.
+    `hold`: held leads stay in Kafka (pause), or (degrade) are answered with what `fallback` allows, or deferred.
+    `time_zone` is where the budget's days begin. `concurrency.most` is line.max_in_flight.
     """
 
-    partition: int | None = None
-    default_destination: str | None = None
     hold: Literal["pause", "degrade"] = "pause"
     fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
     time_zone: str = "UTC"
@@ -146,6 +143,16 @@ class Workspace(msgspec.Struct, frozen=True):
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
     flood: FloodPolicy = FloodPolicy()
     silence: SilencePolicy = SilencePolicy()
+
+
+class Workspace(WorkspaceDefaults, frozen=True):
+    """A Clay workspace: its lane's policies, and what no other workspace shares.
+
+    `partition` pins it; absent: the key's hash. `default_destination`: where a lead goes that names none.
+    """
+
+    partition: int | None = None
+    default_destination: str | None = None
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -249,6 +256,7 @@ class Tables(msgspec.Struct, frozen=True):
     line: Line = Line()
     replay: Replay = Replay()
     shares: Shares = Shares()
+    workspace_defaults: WorkspaceDefaults = WorkspaceDefaults()
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
     http: Http = Http()
@@ -256,7 +264,7 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 class Settings(Tables, frozen=True):
-    """The whole configuration. `workspaces` has an entry for each workspace that a destination names.
+    """The whole configuration. `workspaces` has an entry for each workspace that a destination names, and no other.
 
     secrets  values of the environment variables that the file names:
              `settings.secrets[destination.token_env]`.

@@ -22,8 +22,7 @@ def problems(tables: Tables) -> list[str]:
     """What is wrong with a configuration that was read, one line each."""
     found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
     found += [*_gateway(tables), *_cache(tables)]
-    for name, workspace in tables.workspaces.items():
-        found += [f"workspaces.{name}{line}" for line in lanes.problems(tables, name, workspace)]
+    found += lanes.problems(tables)
     for alias, destination in tables.destinations.items():
         found += [f"destinations.{alias}{line}" for line in _destination(alias, destination)]
         found += [f"destinations.{alias}{line}" for line in _callbacks(tables, destination)]

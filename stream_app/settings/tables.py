@@ -18,10 +18,11 @@ class TableReader:
         self.problems: list[str] = []
         self._unread: set[str] = set()
 
-    def read(self, kind: type[S], table: object, where: str = "") -> S:
+    def read(self, kind: type[S], table: object, where: str = "", base: msgspec.Struct | None = None) -> S:
         """A table as its Struct; a key that cannot be read is at its default, or empty where it has none.
 
         where  the table's name as the file spells it, "" for the whole file.
+        base   holds the default of each of its fields, instead of the Struct's own.
         """
         types = get_type_hints(kind)
         if not isinstance(table, dict):
@@ -32,7 +33,12 @@ class TableReader:
                 near = difflib.get_close_matches(key, types, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
                 self._wrong(f"{_at(where, key)}: unknown key; {hint}", *near)
-        values = {name: self._value(types[name], table[name], where, name) for name in types if name in table}
+        values = {} if base is None else {name: getattr(base, name) for name in base.__struct_fields__}
+        for name in types:
+            if name in table:
+                read = self._value(types[name], table[name], where, name, values.get(name))
+                if read is not msgspec.UNSET or name not in values:
+                    values[name] = read
         for field in _required(kind):
             if field.name not in table:
                 self._wrong(f"{_at(where, field.name)}: missing", field.name)
@@ -44,13 +50,20 @@ class TableReader:
         """Whether all keys that a rule's line speaks of were read: else it would judge what nobody wrote."""
         return self._unread.isdisjoint(re.findall(r"\w+", line))
 
-    def _value(self, kind: Any, value: object, where: str, key: str) -> Any:
+    def read_each(self, kind: type[S], tables: object, where: str, base: msgspec.Struct | None = None) -> dict[str, S]:
+        """A table of tables, each as `read` has it; `{}` where it is none."""
+        if not isinstance(tables, dict):
+            self._wrong(f"{where}: must be a table", where)
+            return {}
+        return {name: self.read(kind, each, _at(where, name), base) for name, each in tables.items()}
+
+    def _value(self, kind: Any, value: object, where: str, key: str, base: Any) -> Any:
         """UNSET: it cannot be read."""
         place = _at(where, key)
         if _is_struct(kind):
-            return self.read(kind, value, place)
-        if get_origin(kind) is dict and _is_struct(kind.__args__[1]) and isinstance(value, dict):
-            return {name: self.read(kind.__args__[1], each, _at(place, name)) for name, each in value.items()}
+            return self.read(kind, value, place, base)
+        if get_origin(kind) is dict and _is_struct(kind.__args__[1]):
+            return self.read_each(kind.__args__[1], value, place)
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:

@@ -95,6 +95,12 @@ callbacks = false
     assert plan.workspaces["beta"].default_destination == "firms"
 
 
+def test_defaults_of_all_workspaces_are_adopted(files: Files) -> None:
+    files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
+    assert files.configuration.reload().text == "adopted: workspace acme"
+    assert files.configuration.plan.workspaces["acme"].budget.credits_per_day == 700
+
+
 def test_what_needs_a_restart_is_named_and_left_alone(files: Files) -> None:
     files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
     told = files.configuration.reload()

@@ -21,7 +21,9 @@ NOW_MS = 1_790_000_000_000
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     path = tmp_path / "stream_app.toml"
-    path.write_text('[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n')
+    path.write_text(
+        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
+    )
     return str(path)
 
 

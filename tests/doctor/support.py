@@ -42,5 +42,5 @@ allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
 {more}
 """
     )
-    environ = {"WEBHOOK": webhook, "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
+    environ = {"WEBHOOK": webhook, "FIRMS": f"{webhook}-firms", "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
     return load_settings(path, environ, gateway=True)

@@ -87,8 +87,19 @@ async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
     assert "Nothing is lost without it" in lines["redis"][0][1]
 
 
+BETA = """
+[workspaces.beta]
+partition = 2
+[destinations.firms]
+workspace = "beta"
+webhooks_env = ["FIRMS"]
+allowed_hosts = ["127.0.0.1"]
+callbacks = false
+"""
+
+
 async def test_topics_that_are_missing_and_workspaces_that_share(kafka: Broker, namespace: str, tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, kafka.bootstrap, namespace, more="[workspaces.beta]\npartition = 2")
+    settings = settings_for(tmp_path, kafka.bootstrap, namespace, more=BETA)
     lines = await found(settings)
     assert [verdict for verdict, _ in lines["partitions"]] == ["advice"]
     assert "shared by acme, beta" in lines["partitions"][0][1]

@@ -195,6 +195,7 @@ async def _status(settings: Settings, request: bytes) -> int:
 
 def _settings(children: ChildProcesses, bootstrap: str) -> Settings:
     tables = "".join(
+        f"[workspaces.w{number}]\n"
         f'[destinations.w{number}-crm]\nworkspace = "w{number}"\nwebhooks_env = ["NOT_NEEDED"]\n'
         for number in range(WORKSPACES)
     )

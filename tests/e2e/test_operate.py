@@ -212,7 +212,9 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         (tmp_path / "OTHER").write_text(url.replace("w0--crm", "new--crm"))
         path = next(line.directory.glob("worker-*.toml"))
         toml = path.read_text().replace('["WEBHOOK_0"]', '["WEBHOOK_0", "SECOND"]')
-        path.write_text(toml + '[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n' + _SIMULATED)
+        path.write_text(
+            toml + '[workspaces.new]\n[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n' + _SIMULATED
+        )
         code, said = await line.run("lanes", "reload", "--why", "a second webhook")
         assert (code, "adopted: " in said) == (0, True), said
         assert "destination w0-crm with 2 webhooks" in said

@@ -41,6 +41,10 @@ partition = 0
 partition = 1
 [workspaces.beside]
 partition = 1
+[destinations]
+busy = {{ workspace = "busy", webhooks_env = ["A"], callbacks = false }}
+quiet = {{ workspace = "quiet", webhooks_env = ["B"], callbacks = false }}
+beside = {{ workspace = "beside", webhooks_env = ["C"], callbacks = false }}
 """
     )
     return load_settings(config, {}, clay=False)

@@ -132,6 +132,7 @@ def test_the_command_from_a_csv_with_everything_wrong_in_it(
         namespace = "{namespace}"
         partitions = 2
         replication = 1
+        [workspaces.acme]
         [destinations.people]
         workspace = "acme"
         webhooks_env = ["NOT_SET"]

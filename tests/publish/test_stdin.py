@@ -22,7 +22,7 @@ COMMAND = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    config = '[destinations.p]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
+    config = '[workspaces.acme]\n[destinations.p]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
     (tmp_path / "stream_app.toml").write_text(config)
     return tmp_path
 
