@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from stream_app.core.safe_text import for_json, for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,9 +33,6 @@ EXIT_CODES: Final = """exit codes:
   4    Kafka does not answer
   5    the gateway does not answer
   130  interrupted (Ctrl-C)"""
-
-# Control characters, what turns the direction of writing round, and halves of characters, which no terminal takes.
-_OBEYED: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Run = Callable[[argparse.Namespace], int]
 # argparse's own class, whose name it does not export.
@@ -83,7 +81,7 @@ def tell(line: str) -> None:
 
 def tell_json(document: object) -> None:
     """The answer on stdout, when it is for a machine."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(for_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -93,10 +91,5 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def harmless(text: str) -> str:
-    """Text of others without what a terminal would obey: only line ends and tabs are left."""
-    return _OBEYED.sub("\ufffd", text)
-
-
 def _write(line: str, *, stderr: bool) -> None:
-    console(stderr=stderr).print(harmless(line), soft_wrap=True)
+    console(stderr=stderr).print(for_terminal(line), soft_wrap=True)

@@ -12,7 +12,6 @@ from stream_app.commands.base import (
     Subparsers,
     command,
     console,
-    harmless,
     say,
     settings_of,
     tell,
@@ -29,6 +28,7 @@ from stream_app.commands.letter_options import (
     reading,
 )
 from stream_app.commands.price import add_over_budget, affordable, show_prices
+from stream_app.core.safe_text import for_terminal
 
 if TYPE_CHECKING:
     from stream_app.core.letters import Tally
@@ -117,12 +117,12 @@ def _show_tally(source: str, tally: Tally) -> None:
         table.add_row(
             str(group.count),
             group.kind,
-            harmless(group.reason),
-            harmless(group.destination or group.workspace),
+            for_terminal(group.reason),
+            for_terminal(group.destination or group.workspace),
             iso(group.first_ms),
             iso(group.last_ms),
             f"{group.last_hour} ({group.trend})",
-            harmless(said[0][0]) if said else "",
+            for_terminal(said[0][0]) if said else "",
         )
     if tally.count:
         console().print(table)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from tempfile import mkstemp
+from typing import IO, Literal, TypeVar, cast
+
+from stream_app.core.safe_text import for_terminal
+
+_T = TypeVar("_T")
 
 
 def format_of(file: Path) -> Literal["csv", "jsonl"]:
@@ -17,34 +22,44 @@ def format_of(file: Path) -> Literal["csv", "jsonl"]:
 
 @contextmanager
 def private_file(path: Path) -> Iterator[IO[str]]:
-    """To write to, `-` is stdout; nobody else is to read it: it holds personal data.
+    """A file for personal data: only its owner can read it. `-` is stdout, made safe where that is a terminal.
 
-    A file is written beside its name and takes it at the end, so that one that was there is not lost to an error.
+    The text goes to a new file with a random name in the same directory, which takes the name `path` at the end. So an
+    error leaves an older file as it was, and a link that somebody planted at `path` is replaced and not followed.
     Raises SettingsError.
     """
     if str(path) == "-":
-        yield sys.stdout
+        yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout
         return
     if path.exists() and not path.is_file():  # such as a pipe
-        with _opened(path, path) as file:
+        with open(_explained(path, lambda: os.open(path, os.O_WRONLY)), "w", encoding="utf-8") as file:
             yield file
         return
-    whole = path.resolve()
-    part = whole.with_name(f"{whole.name}.part")
+    descriptor, name = _explained(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
+    part = Path(name)
     try:
-        with _opened(part, path) as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             yield file
-        part.replace(whole)
+        _explained(path, lambda: part.replace(path))
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
-def _opened(path: Path, named: Path) -> IO[str]:
+class _Terminal:
+    """A terminal that gets no control characters."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        return self._out.write(for_terminal(text))
+
+
+def _explained(path: Path, do: Callable[[], _T]) -> _T:
     from stream_app.core.errors import SettingsError
 
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        return do()
     except OSError as error:
-        raise SettingsError([f"{named}: cannot be written: {error.strerror}"]) from None
-    return open(descriptor, "w", encoding="utf-8")
+        raise SettingsError([f"{path}: cannot be written: {error.strerror}"]) from None

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
-from stream_app.commands.base import console, harmless
+from stream_app.commands.base import console
+from stream_app.core.safe_text import for_terminal
 
 if TYPE_CHECKING:
     from stream_app.core.budget import MeterName
@@ -42,7 +43,7 @@ def show_lanes(lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str,
     stands = _table("lane", "now", "breaker", "health", "per second", "waiting")
     stands.columns[4].justify = stands.columns[5].justify = "right"
     for lane in lanes:
-        stands.add_row(*map(harmless, _stands(lane, now_ms, zones.get(lane.workspace, "UTC"))))
+        stands.add_row(*map(for_terminal, _stands(lane, now_ms, zones.get(lane.workspace, "UTC"))))
     out.print(stands)
     budgets = _table("lane", "budget", "used", "of", "", "at this rate")
     budgets.columns[2].justify = budgets.columns[3].justify = "right"
@@ -56,7 +57,7 @@ def show_lanes(lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str,
         for change in view.changes:
             at = clock(change.by.at_ms, now_ms, zone)
             words = (f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
-            changed.add_row(view.workspace, *map(harmless, words))
+            changed.add_row(view.workspace, *map(for_terminal, words))
     if changed.rows:
         out.print(changed)
 

@@ -41,6 +41,9 @@ def add(subparsers: Subparsers) -> None:
         "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as given to `publish`; for --join"
     )
     parser.add_argument(
+        "--raw", action="store_true", help="CSV cells as they came: without the ' that keeps formulas from running"
+    )
+    parser.add_argument(
         "-o", "--output", type=Path, default=_STDOUT, metavar="FILE", help="to be written (default: stdout)"
     )
 
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = Wanted(args.workspace, args.destination, args.since)
     form = args.format or format_of(args.output)
     with _joined(args) as join, private_file(args.output) as out:
-        done = asyncio.run(export(settings, wanted, out, form, join, reading, say))
+        done = asyncio.run(export(settings, wanted, out, form, join, reading, say, raw=args.raw))
     _report(args, done)
     return OK if done.results else NO
 

@@ -97,8 +97,12 @@ async def export(
     join: Joined | None,
     stage: Stage,
     say: Callable[[str], None],
+    *,
+    raw: bool = False,
 ) -> Export:
     """Write the results to `out`. `join`: write all rows of that file, each with its result, if it has one.
+
+    raw: CSV cells that a spreadsheet would take for formulas stay as they came.
 
     Raises SettingsError (the file's header cannot be used), TopicsError, BrokerUnavailable, StreamAppError (no room).
     """
@@ -107,7 +111,7 @@ async def export(
     await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
     with closing(ResultStore()) as store:
         await _read(settings, wanted, store, stage, people=join is not None)
-        work = _Export(wanted.since_ms, store, Lines(out, form), stage)
+        work = _Export(wanted.since_ms, store, Lines(out, form, raw=raw), stage)
         if join is None:
             work.alone()
         else:

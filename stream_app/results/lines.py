@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import IO, Final, Literal
 
@@ -11,6 +12,7 @@ import msgspec
 
 from stream_app.core.errors import StreamAppError
 from stream_app.core.messages import Result, Scalar
+from stream_app.core.safe_text import for_json, for_spreadsheet
 
 Format = Literal["csv", "jsonl"]
 
@@ -22,14 +24,16 @@ _json: Final = msgspec.json.Encoder()
 
 
 class Lines:
-    """`learn` of all results first, then `begin`, then `write` each line.
+    """Call `learn` with every result, then `begin`, then `write` once for each line.
 
-    CSV: the row's own columns, then what is known of the result, then its fields; a name that is taken already gets
-    `result_` in front. JSON Lines: the result as it is on Kafka; with a row, an object of `row` and `result`.
+    CSV: the row's own columns, then what is known of the result, then its fields. A name that is taken already gets
+    `result_` in front. No title or value of a result can run as a formula in a spreadsheet, unless `raw`; the row's own
+    columns stay as they were. JSON Lines: the result as it is on Kafka; with a row, an object of `row` and `result`.
     """
 
-    def __init__(self, out: IO[str], form: Format) -> None:
+    def __init__(self, out: IO[str], form: Format, *, raw: bool = False) -> None:
         self._out = out
+        self._safe: Callable[[str], str] = str if raw else for_spreadsheet
         self._form = form
         self._csv = csv.writer(out, lineterminator="\n")
         self._fields: dict[str, None] = {}
@@ -50,7 +54,7 @@ class Lines:
             for name in (*_META, *self._fields):
                 while name in names:
                     name = f"result_{name}"
-                names.append(name)
+                names.append(self._safe(name))
             self._csv.writerow(names)
 
     def write(self, cells: tuple[str, ...], result: Result | None) -> None:
@@ -63,20 +67,19 @@ class Lines:
         line: object = result
         if self._titles:
             line = {"row": dict(zip(self._titles, own, strict=True)), "result": result}
-        self._out.write(_json.encode(line).decode() + "\n")
+        self._out.write(for_json(_json.encode(line).decode()) + "\n")
 
     def _result_cells(self, result: Result | None) -> list[str]:
         if result is None:
             return [""] * (len(_META) + len(self._fields))
         at = datetime.fromtimestamp(result.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
         known = (result.lead_id, result.workspace, result.destination, result.source, result.version, at, result.age_s)
-        return [_cell(value) for value in (*known, *map(result.fields.get, self._fields))]
+        return [self._cell(value) for value in (*known, *map(result.fields.get, self._fields))]
 
-
-def _cell(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value)
+    def _cell(self, value: Scalar) -> str:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return "" if value is None else self._safe(str(value))
 
 
 def _clean(text: str) -> str:

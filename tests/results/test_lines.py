@@ -85,3 +85,27 @@ def test_too_many_fields_for_a_table() -> None:
     with pytest.raises(StreamAppError, match="use --format jsonl"):
         written("csv", ((), result(**fields)))
     written("jsonl", ((), result(**fields)))
+
+
+def test_no_cell_or_title_from_outside_is_a_formula_unless_asked_for() -> None:
+    harmful = Result(
+        "=1", "acme", "people", "clay", 1, 0, 0, {"=HYPERLINK(1)": "@SUM(A1)", "Phone": "+49 30 1", "n": -1.5}
+    )
+    own = ("-own", "=own")
+    rows = table(written("csv", (own, harmful), titles=["a", "=b"]))
+    assert rows[0][-3:] == ["'=HYPERLINK(1)", "Phone", "n"]
+    assert rows[1][-3:] == ["'@SUM(A1)", "+49 30 1", "-1.5"]
+    assert rows[1][2] == "'=1"
+    assert rows[1][:2] == list(own), "the user's own columns stay as they were"
+    out = io.StringIO()
+    raw = Lines(out, "csv", raw=True)
+    raw.learn(harmful)
+    raw.begin([])
+    raw.write((), harmful)
+    assert table(out.getvalue())[1][-3:] == ["@SUM(A1)", "+49 30 1", "-1.5"]
+
+
+def test_json_lines_hold_no_control_characters() -> None:
+    text = written("jsonl", ((), result(a="x\x9b31m\u202e")))
+    assert "\x9b" not in text
+    assert json.loads(text)["fields"] == {"a": "x\x9b31m\u202e"}
