@@ -12,11 +12,14 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 import aiohttp
 import httpx
 import yarl
+
+from stream_app.adapters.clay_protocol import ClayProtocol
 
 _TARGET: Final = "stream_app.target"
 
@@ -69,6 +72,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         else:
             tls = ssl.create_default_context(cafile=ca_file)
         self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=tls)
+        # aiohttp has no option for the protocol of its connections.
+        self._connector._factory = partial(ClayProtocol, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
         self._read_buffer_bytes = read_buffer_bytes
 
@@ -89,16 +94,19 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def _connect(self, address: aiohttp.ClientRequest) -> Any:
         """A connection that was made or kept, with nothing of this request on it."""
-        try:
-            connection: Any = await self._connector.connect(address, [], self._timeout)
-        except TimeoutError as exc:
-            raise httpx.ConnectTimeout("no connection in time") from exc
-        except Exception as exc:  # whatever it is: nothing was written yet
-            raise httpx.ConnectError("no connection") from exc
-        if connection.closed or connection.protocol.should_close:  # it has ended, or said something unasked
+        while True:
+            try:
+                connection: Any = await self._connector.connect(address, [], self._timeout)
+            except TimeoutError as exc:
+                raise httpx.ConnectTimeout("no connection in time") from exc
+            except Exception as exc:  # whatever it is: nothing was written yet
+                raise httpx.ConnectError("no connection") from exc
+            protocol: ClayProtocol = connection.protocol
+            if not (connection.closed or protocol.should_close or (protocol.was_used and protocol.has_unread)):
+                return connection
             connection.close()
-            raise httpx.ConnectError("the connection was of no use before anything was written")
-        return connection
+            if not protocol.was_used:
+                raise httpx.ConnectError("the new connection ended, or spoke first, before anything was written")
 
     async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
         """Write the request, read the head of its answer. Raises what aiohttp's parser and connections do, and ends the
@@ -106,9 +114,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """
         protocol = connection.protocol
         try:
-            protocol.set_response_params(
-                read_until_eof=True, auto_decompress=False, read_bufsize=self._read_buffer_bytes
-            )
+            protocol.expect_answer(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_buffer_bytes)
             connection.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
             while True:
                 message, answer = await protocol.read()
@@ -154,4 +160,5 @@ class AnswerStream(httpx.AsyncByteStream):
         if transport is not None and transport.get_write_buffer_size():  # the answer has overtaken its request
             self._connection.close()
         else:
+            self._connection.protocol.rest()
             self._connection.release()

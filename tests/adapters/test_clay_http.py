@@ -8,9 +8,10 @@ import logging
 import socket
 import ssl
 import struct
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -203,6 +204,9 @@ async def test_all_connections_busy_until_a_cancellation_passes_through_and_free
         pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", HANG], id="body never comes"),
         pytest.param([b"HTTP/1.1 200 OK\r\n\r\nto the end"], id="body without a length"),
         pytest.param([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", 0.05, b"zz\r\n"], id="bad chunk"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"], id="bad first chunk"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n\0junk", HANG], id="more than its length"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nx: y\r", 0.05, b"\n\r\njunk\r\n\r\n"], id="head in two packets"),
         pytest.param([b"HTTP/1.1 299 ?\r\nx: \xff\r\ncontent-length: 1\r\n\r\n\xff"], id="odd bytes"),
     ],
 )
@@ -210,6 +214,15 @@ async def test_a_2xx_is_accepted_whatever_follows(script: list[Step], monkeypatc
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
     async with serve(READ, *script) as server:
         assert isinstance(await send_once(server.url), Accepted)
+
+
+@pytest.mark.parametrize(("http_status", "kind"), [(422, Poison), (429, RateLimited), (503, Refused), (500, Uncertain)])
+async def test_a_status_decides_when_its_body_is_broken_in_the_first_packet(
+    http_status: int, kind: type[Outcome]
+) -> None:
+    async with serve(READ, b"HTTP/1.1 %d X\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n" % http_status) as server:
+        outcome = await send_once(server.url)
+        assert (type(outcome), outcome.http_status) == (kind, http_status)
 
 
 async def test_a_dripping_body_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,15 +297,77 @@ async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[S
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.05])
-async def test_an_answer_that_nobody_asked_for_is_not_the_next_leads(pause_s: float) -> None:
-    unasked = b"HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n"
-    async with serve(READ, OK, pause_s, unasked, READ, HANG) as server, client() as clay:
-        assert isinstance(await clay.send(server.url, None, b'{"n":1}'), Accepted)
-        await asyncio.sleep(0.1)
-        assert not isinstance(await clay.send(server.url, None, b'{"n":2}'), Poison)
-        assert isinstance(await clay.send(server.url, None, b'{"n":3}'), Accepted)
-        assert server.connections > 1
+TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbye"
+
+
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        pytest.param([TIMED_OUT], id="408, then closed"),
+        pytest.param([TIMED_OUT, READ, HANG], id="408, left open"),
+        pytest.param([0.05, TIMED_OUT, READ, HANG], id="408 after a while"),
+        pytest.param([0.05, TIMED_OUT[:20], READ, HANG], id="the beginning of a 408"),
+        pytest.param([0.05, TIMED_OUT[:-1], READ, HANG], id="all but the end of a 408"),
+        pytest.param([0.05, b"\r\n", READ, HANG], id="an empty line"),
+        pytest.param([0.05, b"HTTP/1.1 102 Processing\r\n\r\n", READ, HANG], id="a 102"),
+        pytest.param([0.05, b"\0garbage", READ, HANG], id="garbage"),
+        pytest.param([0.05, b"HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n", READ, HANG], id="400"),
+    ],
+)
+async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Step]) -> None:
+    async with serve(READ, OK, *unasked) as server, client() as clay:
+        for n in range(3):
+            assert isinstance(await clay.send(server.url, None, b'{"n":%d}' % n), Accepted)
+            await asyncio.sleep(0.1)
+        assert [body for _, body in server.requests] == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("unasked", [TIMED_OUT, b""], ids=["408", "closed"])
+async def test_what_the_event_loop_has_not_read_yet_counts_too(tmp_path: Path, is_tls: bool, unasked: bytes) -> None:
+    """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
+    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    speak, spoke, arrived = threading.Event(), threading.Event(), []
+
+    def answer(conn: socket.socket, *, is_first: bool) -> None:
+        with tls.wrap_socket(conn, server_side=True) if is_tls else conn as peer:
+            arrived.append(peer.recv(65_536))
+            peer.sendall(OK)
+            if is_first:
+                speak.wait(10)
+                if unasked:
+                    peer.sendall(unasked)
+                else:
+                    peer.shutdown(socket.SHUT_RDWR)
+                spoke.set()
+            with suppress(ConnectionError):
+                peer.recv(65_536)
+
+    def play(listening: socket.socket) -> None:
+        first, _ = listening.accept()
+        other = threading.Thread(target=answer, args=(first,), kwargs={"is_first": True})
+        other.start()
+        second, _ = listening.accept()
+        answer(second, is_first=False)
+        other.join(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        server = threading.Thread(target=play, args=(listening,))
+        server.start()
+        scheme = "https" if is_tls else "http"
+        url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}{WEBHOOK_PATH}{SLUG}"
+        patient = ClayClient(ca_file=str(tmp_path / "authority.pem"))
+        async with patient as clay:
+            assert isinstance(await clay.send(url, None, b'{"n":1}'), Accepted)
+            speak.set()
+            spoke.wait(10)  # blocks the event loop, as many events in one turn do
+            assert isinstance(await clay.send(url, None, b'{"n":2}'), Accepted)
+        server.join(10)
+    assert [request.rpartition(b"\r\n")[2] for request in arrived] == [b'{"n":1}', b'{"n":2}']
 
 
 async def test_a_connection_is_not_used_again_while_its_last_request_still_leaves() -> None:
