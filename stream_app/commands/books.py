@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from stream_app.core.books import Report
 
 _SAY_EVERY_S: Final = 5.0
+_NOT_LEADS: Final[dict[str, str]] = {
+    "callback_duplicate": "a callback about a lead that already had its answer",
+    "callback_unmatched": "a callback about a lead that did not wait for one",
+    "erased": "an erasure; the lead itself is in its column",
+}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -53,6 +58,8 @@ def show(report: Report) -> None:
         tell(
             f"{report.copies} more records are copies of these that come or came back: replays, deferred leads, strays"
         )
+    for status, count in sorted(report.not_leads.items()):
+        tell(f"{status}: {count}; {_NOT_LEADS[status]}")
     for workspace, credits_ in sorted(report.saved.items()):
         tell(f"{workspace} saved {credits_} credits: earlier results answered instead of Clay")
     if report.provisional:

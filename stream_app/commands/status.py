@@ -82,7 +82,9 @@ def _show_story(story: Story) -> None:
     for event in story.events:
         tell(f"    {_step(event, before_ms)}")
         before_ms = event.at_ms
-    meaning = {str(column): says for column, says in MEANING.items()}.get(story.column, "a newer version knows")
+    words = {str(column): says for column, says in MEANING.items()}
+    words[""] = "a callback or a command about the lead; the books do not count it"
+    meaning = words.get(story.column, "a newer version knows")
     tell(f"    stands at {story.status}: {meaning}")
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from stream_app.core import shelf
 from stream_app.core.accounts import LaneAccount
 from stream_app.core.books import CODE, STATUSES, Books, Report, Stand
-from stream_app.core.columns import COLUMNS, Column, column
+from stream_app.core.columns import COLUMNS, NOT_LEADS, Column, column
 from stream_app.core.delivery import RESUMABLE, SETTLED
 from stream_app.core.messages import Status
 from stream_app.core.shelf import Page, Shelf
@@ -19,14 +19,11 @@ _AWAY: Final = frozenset({CODE["rerouted"], CODE["deferred"], CODE["dead_lettere
 """A copy of the record must be on its way back."""
 
 _ROWLESS: Final[frozenset[Status]] = frozenset(
-    {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "erased", "served_locally"}
+    {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "served_locally"}
 )
 """Ended without a row, or with one that another record of the lead may have taken over since."""
 
-_OF_CALLBACKS: Final = frozenset({CODE["callback_duplicate"], CODE["callback_unmatched"]})
-"""Of a callback that settled nothing: no story of a lead."""
-
-_ERASED: Final = CODE["erased"]
+_NOT_LEADS: Final = frozenset(CODE[status] for status in NOT_LEADS)
 _SETTLED: Final = frozenset(CODE[status] for status in SETTLED)
 _NEEDS_ROW: Final = frozenset(code for status, code in CODE.items() if status not in _ROWLESS)
 _PARKED: Final = CODE["parked"]
@@ -48,8 +45,7 @@ class _Audit:
         self._stands: dict[Status, Stand] = {}
         self._outlived = 0
         self._moving = 0
-        self._callbacks: dict[Status, int] = {}
-        self._erased = 0
+        self._not_leads: dict[Status, int] = {}
 
     def run(self) -> Report:
         books = self._books
@@ -71,11 +67,10 @@ class _Audit:
             accounts=accounts,
             problems=books.problems.named,
             problem_count=books.problems.count,
-            callbacks=self._callbacks,
+            not_leads=self._not_leads,
             saved=books.saved,
             provisional=books.provisional,
             possible_doubles=books.possible_doubles,
-            erased=self._erased,
         )
 
     def _lanes(self, number: int) -> list[LaneAccount]:
@@ -91,12 +86,9 @@ class _Audit:
         flags = page.flags[i]
         code = page.status[i] or (_REROUTED if flags & shelf.REROUTED else 0)
         gone = here.begin is not None and offset < here.begin
-        if code == _ERASED and not flags & shelf.IN:  # told of the command: the lead's own story stays as it is
-            self._erased += 1
-            return
-        if code in _OF_CALLBACKS:
+        if code in _NOT_LEADS and not flags & shelf.IN:
             status = STATUSES[code - 1]
-            self._callbacks[status] = self._callbacks.get(status, 0) + 1
+            self._not_leads[status] = self._not_leads.get(status, 0) + 1
             return
         if flags & shelf.IN:
             self._count(page, i, code, flags)
@@ -110,10 +102,9 @@ class _Audit:
         if code:
             status = STATUSES[code - 1]
             same = bool(flags & shelf.ROW) and page.row_status[i] == code
-            for stand in (
-                self._columns[column(status, final=bool(flags & shelf.FINAL))],
-                self._stands.setdefault(status, Stand()),
-            ):
+            name = column(status, final=bool(flags & shelf.FINAL))
+            stands = [self._stands.setdefault(status, Stand()), *([self._columns[name]] if name else [])]
+            for stand in stands:
                 stand.stories += 1
                 stand.rows += same
         elif not flags & shelf.PASSED:

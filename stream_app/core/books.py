@@ -289,11 +289,10 @@ class Report(msgspec.Struct, frozen=True):
     copies    records that came back to a lead topic or are on their way to it.
     outlived  stories whose record retention has removed; they are checked, and not counted in.
     moving    stories that could not be compared with their rows, because the line was at work on them.
-    callbacks how many of Clay's callbacks settled no lead, by what was told of them.
+    not_leads stories of callbacks that settled no lead, and of erasures, by status: no column counts them.
     saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
     provisional  leads that were answered locally while their lane was held, and go on.
     possible_doubles  by workspace, how often a lead was sent again by policy though it may have reached Clay.
-    erased    erasures of leads; what became of these leads themselves is in the columns.
     """
 
     balanced: bool
@@ -308,11 +307,10 @@ class Report(msgspec.Struct, frozen=True):
     accounts: list[LaneAccount]
     problems: list[Problem]
     problem_count: int
-    callbacks: dict[Status, int] = {}
+    not_leads: dict[Status, int] = {}
     saved: dict[str, int] = {}
     provisional: int = 0
     possible_doubles: dict[str, int] = {}
-    erased: int = 0
 
 
 def _word(code: int) -> str:

@@ -1,4 +1,4 @@
-"""The one table that says where each status stands in the books (design section 7, invariant 1)."""
+"""Where each status stands in the books: one table for `stream-app books` and for the gateway's `GET /books`."""
 
 from __future__ import annotations
 
@@ -56,17 +56,20 @@ COLUMN: Final[dict[Status, Column]] = {
     "no_data": "enriched",
     "enrich_error": "enriched",
     "credits_exhausted_suspected": "under_way",
-    "callback_duplicate": "enriched",
-    "callback_unmatched": "under_way",
     "served_from_cache": "served_from_cache",
     "served_locally": "served_locally",
     "dead_lettered": "under_way",
     "replayed": "under_way",
     "parked": "parked",
-    "erased": "rejected",
 }
 
+NOT_LEADS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched", "erased"})
+"""Statuses of stories that begin with a callback or a command, not with an input record: no column counts them."""
 
-def column(status: Status, *, final: bool) -> Column:
-    """Where a story with this last status stands. `final`: its destination has no callbacks, so accepted is the end."""
-    return "accepted_final" if final and status == "accepted" else COLUMN[status]
+
+def column(status: Status, *, final: bool) -> Column | None:
+    """Where a story with this last status stands; None for one that is not of a lead.
+
+    final  its destination has no callbacks, so `accepted` is the end.
+    """
+    return "accepted_final" if final and status == "accepted" else COLUMN.get(status)

@@ -135,10 +135,19 @@ class Lookup:
     async def _books(self, _: Request, standing: Standing) -> BooksAnswer:
         stands = await asyncio.to_thread(self._queries.stands)
         columns: Counter[str] = Counter(dict.fromkeys(COLUMNS[:-1], 0))  # the last one is `waiting`
+        not_leads: Counter[str] = Counter()
         for stand in stands:
-            columns[stand.column] += stand.stories
-        waiting = await self._backlog()
-        return BooksAnswer(**msgspec.structs.asdict(standing), columns=dict(columns), stands=stands, waiting=waiting)
+            if stand.column:
+                columns[stand.column] += stand.stories
+            else:
+                not_leads[stand.status] += stand.stories
+        return BooksAnswer(
+            **msgspec.structs.asdict(standing),
+            columns=dict(columns),
+            stands=stands,
+            not_leads=dict(not_leads),
+            waiting=await self._backlog(),
+        )
 
     async def _letters(self, _: Request, standing: Standing) -> DeadLettersAnswer:
         dlq = await asyncio.to_thread(self._queries.letters, self._dlq)

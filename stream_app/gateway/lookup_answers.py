@@ -40,7 +40,7 @@ class Story(msgspec.Struct, frozen=True):
     """The life of one record that came in.
 
     origin  its place, `topic/partition/offset`. `workspace` and `destination` are empty where no event names them.
-    status  of the last event, at `at_ms`; `column`: where the books count it.
+    status  of the last event, at `at_ms`; `column`: where the books count it, '' where it is of no lead.
     """
 
     origin: str
@@ -112,12 +112,16 @@ class Stand(msgspec.Struct, frozen=True):
 class BooksAnswer(Answer, frozen=True, kw_only=True):
     """`GET /books`: counted from the events that Kafka keeps. What proves them is `stream-app books`.
 
-    columns   stories by column; `stands`: the same by workspace, destination and status.
+    columns   stories by column, as `stream-app books` has them; `stands`: the same by workspace, destination and
+              status.
+    not_leads stories of callbacks that settled no lead, and of erasures, by status: no column counts them, and in
+              `stands` their column is ''.
     waiting   by lead topic: offsets that the worker's group has not passed, at most so many leads; null: not known.
     """
 
     columns: dict[str, int]
     stands: list[Stand]
+    not_leads: dict[str, int]
     waiting: dict[str, int] | None
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from stream_app.core.columns import COLUMN, column
+from stream_app.core.columns import COLUMN, NOT_LEADS, column
 from stream_app.core.messages import LaneView
 from stream_app.gateway.lookup_answers import Cause, Event, FoundLead, FoundResult, Letters, Stand, Story
 from stream_app.gateway.model_takers import place_of
@@ -126,8 +126,10 @@ class Queries:
         return Story(place_of(db, story), workspace, destination, status, stands, at_ms, trace_id, steps)
 
     def _column(self, status: str, destination: str) -> str:
-        """Where the books count it; a status that only a newer version knows is `unknown`."""
-        return column(status, final=destination in self._final) if status in COLUMN else "unknown"
+        """Where the books count it: '' for no lead; a status that only a newer version knows is `unknown`."""
+        if status in COLUMN:
+            return column(status, final=destination in self._final) or ""
+        return "" if status in NOT_LEADS else "unknown"
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

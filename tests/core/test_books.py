@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from stream_app.core.books import STATUSES, Report, Stand
-from stream_app.core.columns import COLUMN, COLUMNS, MEANING, column
-from stream_app.core.delivery import Delivery
+from stream_app.core.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, column
+from stream_app.core.delivery import NEXT, Delivery
 from stream_app.core.lane import Lane
 from stream_app.core.messages import RESEND, Status
 from stream_app.core.record import Headers, Taken
@@ -35,10 +35,18 @@ def wrong(report: Report) -> list[str]:
 
 
 def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
-    assert set(COLUMN) == set(STATUSES) == set(get_args(Status))
+    assert set(COLUMN) | NOT_LEADS == set(STATUSES) == set(get_args(Status))
+    assert not set(COLUMN) & NOT_LEADS
     assert set(COLUMNS) == set(MEANING) == set(COLUMN.values()) | {"accepted_final", "waiting"}
     assert column("accepted", final=True) == "accepted_final"
     assert column("accepted", final=False) == "under_way"
+
+
+def test_only_stories_that_begin_with_an_input_record_are_leads() -> None:
+    """A callback or a command may begin a story, too, and nothing follows it."""
+    of_leads = {after for before, afters in NEXT.items() if before for after in afters}
+    assert {each for each in NEXT[None] if each not in NEXT and each not in of_leads} == NOT_LEADS
+    assert [column(each, final=False) for each in NOT_LEADS] == [None] * len(NOT_LEADS)
 
 
 # ------------------------------------------------------------------------------------- runs in which all is right

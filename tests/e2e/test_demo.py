@@ -67,7 +67,7 @@ def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment
     assert books["statuses"]["enriched"]["stories"] > 200
     assert books["statuses"]["no_data"]["stories"] > 0
     assert ledger["charged"] == ledger["booked"] > 200 * 2
-    assert books["callbacks"].get("callback_unmatched", 0) == 0
+    assert books["not_leads"].get("callback_unmatched", 0) == 0
     assert ledger["doubles"] == ledger["missing"] == ledger["unknown"] == []
     assert outcome["dead_letters"] >= 5
     assert outcome["replays"] == outcome["dead_letters"]

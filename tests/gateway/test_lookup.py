@@ -216,6 +216,21 @@ async def test_lanes_books_and_letters(api: Api) -> None:
     assert letters["dlq"]["causes"][0]["reason"] == "http_503"
 
 
+async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api, model: ReadModel) -> None:
+    before = (await api.get("/books")).json()
+    take(
+        model,
+        event(NAMES, "crm-1", "callback_duplicate", 1, origin=f"{NAMES.callbacks}/0/1"),
+        event(NAMES, "crm-1", "callback_duplicate", 1, origin=f"{NAMES.callbacks}/0/2"),
+        event(NAMES, "crm-9", "callback_unmatched", 1, origin=f"{NAMES.callbacks}/0/3"),
+        event(NAMES, "crm-1", "erased", 1, origin=f"{NAMES.commands}/0/0"),
+    )
+    books = (await api.get("/books")).json()
+    assert books["columns"] == before["columns"]
+    assert books["not_leads"] == {"callback_duplicate": 2, "callback_unmatched": 1, "erased": 1}
+    assert sum(books["columns"].values()) == sum(each["stories"] for each in books["stands"] if each["column"])
+
+
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
     api = Api(tmp_path / "nothing.sqlite")
     api.standing = Standing(trouble="Kafka does not answer")
