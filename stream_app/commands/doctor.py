@@ -72,9 +72,11 @@ async def _examine(settings: Settings, *, show: bool) -> list[Check]:
 async def _round_trip(settings: Settings, args: argparse.Namespace) -> RoundTrip:
     import time
 
+    from stream_app.commands.lanes import login_name
     from stream_app.doctor import round_trip
 
     def on_event(event: StatusEvent) -> None:
         say(f"{event.status} {event.text or event.reason}".rstrip())
 
-    return await round_trip(settings, args.round_trip, time.time_ns() // 1_000_000, args.within, on_event)
+    number, who = time.time_ns() // 1_000_000, login_name()
+    return await round_trip(settings, args.round_trip, number, args.within, who, on_event=on_event, say=say)

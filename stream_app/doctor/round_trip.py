@@ -8,10 +8,12 @@ from typing import Final
 
 import msgspec
 
+from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.status_follower import StatusFollower
 from stream_app.app import connection_of
-from stream_app.core.errors import SettingsError, StreamAppError
+from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.lanes.ask import ask
 from stream_app.publish import publish
 from stream_app.settings import Settings, check_known
 
@@ -20,6 +22,13 @@ BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error
 
 OVER: Final = frozenset[Status]({"rejected_invalid", "suppressed", "duplicate", "expired", "dead_lettered", "parked"})
 """It will not come back by itself."""
+
+AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected"})
+"""Clay took it: nothing can be cancelled any more."""
+
+_CANCELLED_WITHIN_S: Final = 5.0
+_MARGIN_S: Final = 60.0
+"""So long after its time the test lead expires, if a killed `doctor` could not cancel it."""
 
 
 class RoundTrip(msgspec.Struct, frozen=True):
@@ -30,8 +39,8 @@ class RoundTrip(msgspec.Struct, frozen=True):
     text: str
 
 
-def probe_lead(alias: str, workspace: str, number: int) -> Lead:
-    """A lead that nobody ever was: `number` makes it another one each time."""
+def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Lead:
+    """A lead of an invented person: `number` makes it another one each time. After `not_after_ms` it is not sent."""
     fields: dict[str, str | int | float | bool | None] = {
         "email": f"doctor-{number}@example.com",
         "first_name": "Test",
@@ -44,7 +53,14 @@ def probe_lead(alias: str, workspace: str, number: int) -> Lead:
         "phone": "+1 555 0100",
         "country": "US",
     }
-    return Lead(fields, lead_id=f"doctor-{number}", workspace=workspace, destination=alias, source="doctor")
+    return Lead(
+        fields,
+        lead_id=f"doctor-{number}",
+        workspace=workspace,
+        destination=alias,
+        not_after_ms=not_after_ms,
+        source="doctor",
+    )
 
 
 def price(settings: Settings, alias: str) -> str:
@@ -61,34 +77,94 @@ def price(settings: Settings, alias: str) -> str:
 
 
 async def round_trip(
-    settings: Settings, alias: str, number: int, within_s: float, on_event: Callable[[StatusEvent], None]
+    settings: Settings,
+    alias: str,
+    number: int,
+    within_s: float,
+    who: str,
+    *,
+    on_event: Callable[[StatusEvent], None],
+    say: Callable[[str], None],
 ) -> RoundTrip:
-    """Publish it and follow it until its callback was matched, or it can be told that none will be.
+    """Publish a test lead and follow it until its callback was matched, or it is clear that none will come.
 
-    Raises TopicsError, BrokerUnavailable, SettingsError.
+    A lead that did not come back is cancelled, unless Clay has it: nothing is sent or paid for after this returns.
+
+    Args:
+        settings: The configuration.
+        alias: The destination.
+        number: Makes the lead another person each time.
+        within_s: Seconds to wait for its callback.
+        who: The name in the audit if the lead is cancelled.
+        on_event: Gets each step of the lead.
+        say: Gets a line for people on stderr.
+
+    Raises:
+        TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be published or followed.
     """
-    lead = probe_lead(alias, settings.destinations[alias].workspace, number)
-    lead_id = lead.lead_id or ""
-    partition = settings.home(lead.workspace or "")
-    async with StatusFollower(connection_of(settings), settings.names.status, partition) as follower:
-        refused: list[str] = []
-        await publish([lead], settings, on_refused=lambda refusal: refused.append(refusal.text))
-        if refused:
-            raise StreamAppError(f"the test lead was refused: {refused[0]}")
-        last: StatusEvent | None = None
+    workspace = settings.destinations[alias].workspace
+    lead = probe_lead(alias, workspace, number, SystemClock().now_ms() + int((within_s + _MARGIN_S) * 1000))
+    trip = _Trip(lead.lead_id or "", on_event)
+    async with StatusFollower(connection_of(settings), settings.names.status, settings.home(workspace)) as follower:
+        try:
+            refused: list[str] = []
+            await publish([lead], settings, on_refused=lambda refusal: refused.append(refusal.text))
+            if refused:
+                raise StreamAppError(f"the test lead was refused: {refused[0]}")
+            went = await trip.follow(follower, within_s)
+        except (BrokerUnavailable, asyncio.CancelledError):
+            if not trip.is_over:
+                say(await _cancelled(settings, workspace, trip.lead_id, who))
+            raise
+    if went.ok or trip.is_over:
+        return went
+    note = await _cancelled(settings, workspace, trip.lead_id, who)
+    return RoundTrip(went.lead_id, ok=False, text=f"{went.text}. {note}")
+
+
+class _Trip:
+    """The way of the test lead so far."""
+
+    def __init__(self, lead_id: str, on_event: Callable[[StatusEvent], None]) -> None:
+        self.lead_id = lead_id
+        self._on_event = on_event
+        self._last: StatusEvent | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to cancel."""
+        ended = (BACK | OVER | AT_CLAY) - {"dead_lettered", "parked"}  # these two can be sent again
+        return self._last is not None and self._last.status in ended
+
+    async def follow(self, follower: StatusFollower, within_s: float) -> RoundTrip:
         try:
             async with asyncio.timeout(within_s):
-                async for event in follower.events(lead_id):
-                    on_event(event)
-                    last = event
+                async for event in follower.events(self.lead_id):
+                    self._on_event(event)
+                    self._last = event
                     if event.status in BACK:
-                        return RoundTrip(lead_id, ok=True, text=f"it came back as {event.status}")
+                        return RoundTrip(self.lead_id, ok=True, text=f"it came back as {event.status}")
                     if event.status in OVER:
                         why = event.text or event.reason or "no reason is given"
-                        return RoundTrip(lead_id, ok=False, text=f"it ended as {event.status}: {why}")
+                        return RoundTrip(self.lead_id, ok=False, text=f"it ended as {event.status}: {why}")
         except TimeoutError:
             pass
-    return RoundTrip(lead_id, ok=False, text=_silence(last, within_s))
+        return RoundTrip(self.lead_id, ok=False, text=_silence(self._last, within_s))
+
+
+async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str) -> str:
+    """Cancel the lead, and say what came of it."""
+    why, args = "its round trip failed", {"lead_id": lead_id}
+    try:
+        asked = await ask(
+            settings, "cancel_lead", workspace, args, who, why, wait_s=_CANCELLED_WITHIN_S, say=lambda _: None
+        )
+    except StreamAppError as error:
+        by_hand = f'stream-app lanes cancel {workspace} --lead {lead_id} --why "{why}"'
+        return f"It could not be cancelled ({error}). Cancel it with: {by_hand}"
+    if any(answer is not None and answer.applied for answer in asked.answers.values()):
+        return "The test lead is cancelled: it will not be sent"
+    return "The test lead is cancelled before a worker sends it: no worker has confirmed the command yet"
 
 
 def _silence(last: StatusEvent | None, within_s: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from stream_app.adapters.http_server import serve_http
 from stream_app.adapters.topics import create_topics
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import read_lead
-from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.core.messages import Command, Lead, Status, StatusEvent
 from stream_app.dev.kafka import Broker
 from stream_app.doctor import round_trip
-from stream_app.doctor.round_trip import price, probe_lead
+from stream_app.doctor.round_trip import RoundTrip, price, probe_lead
 from stream_app.settings import Settings, client_options
 from tests.doctor.support import settings_for
+from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 
 
@@ -70,6 +71,7 @@ async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
         ([("rejected_invalid", "no column")], False, "ended as rejected_invalid: no column"),
         ([("accepted", "")], False, "what does the cell of the HTTP column say?"),
         ([("held_budget", "the day's budget is spent")], False, "held_budget (the day's budget is spent)"),
+        ([("sending", ""), ("dead_lettered", "refused")], False, "ended as dead_lettered: refused"),
         ([], False, "does `stream-app worker` run?"),
     ],
 )
@@ -80,15 +82,47 @@ async def test_what_becomes_of_it(
     seen: list[Status] = []
     async with worker_that_tells(settings, told) as took:
         within_s = 20 if ok or "ended" in says else 3
-        went = await round_trip(settings, "people", 17, within_s, lambda event: seen.append(event.status))
+        went = await trip(settings, 17, within_s, lambda event: seen.append(event.status))
     assert (went.ok, went.lead_id) == (ok, "doctor-17")
     assert says in went.text
     assert seen == [status for status, _ in told]
     assert [(lead.lead_id, lead.destination, lead.force) for lead in took] == [("doctor-17", "people", False)]
+    cancelled = await commands_of(settings)
+    if told and told[-1][0] in ("enriched", "no_data", "rejected_invalid", "accepted"):
+        assert cancelled == [], "nothing is left to cancel"
+    else:
+        assert [(each.kind, each.workspace, each.args) for each in cancelled] == [
+            ("cancel_lead", "acme", {"lead_id": "doctor-17"})
+        ]
+        assert "The test lead is cancelled" in went.text
+    assert took[0].not_after_ms is not None, "a test that was killed leaves no lead that is sent hours later"
+
+
+async def trip(
+    settings: Settings, number: int, within_s: float, on_event: Callable[[StatusEvent], None] = lambda _: None
+) -> RoundTrip:
+    return await round_trip(settings, "people", number, within_s, "tests", on_event=on_event, say=lambda _: None)
+
+
+async def commands_of(settings: Settings) -> list[Command]:
+    records = await read_topic(settings.kafka.bootstrap, settings.names.commands, settings.kafka.partitions)
+    return [msgspec.json.decode(record.value or b"", type=Command) for record in records]
+
+
+async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    settings = await with_topics(kafka, namespace, tmp_path)
+    held = asyncio.Event()
+    async with worker_that_tells(settings, [("held_paused", "")]):
+        went = asyncio.create_task(trip(settings, 18, 60, lambda _: held.set()))
+        await asyncio.wait_for(held.wait(), 30)
+        went.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await went
+    assert [each.args for each in await commands_of(settings)] == [{"lead_id": "doctor-18"}]
 
 
 async def test_each_is_another_person() -> None:
-    one, other = probe_lead("people", "acme", 1), probe_lead("people", "acme", 2)
+    one, other = (probe_lead("people", "acme", number, 0) for number in (1, 2))
     for name in ("email", "linkedin_url"):
         assert one.fields[name] != other.fields[name]
 
