@@ -26,6 +26,7 @@ from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
 from stream_app.core.policy import Destination
 from stream_app.core.record import Taken
+from stream_app.core.topics import TopicNames
 
 PARTITIONS = 8
 NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"
@@ -75,7 +76,7 @@ def measure(leads: int) -> tuple[Report, float, int]:
         f"people-{n}": Destination(f"people-{n}", name, (), callbacks=False, estimate=Cost(CREDITS, ACTIONS))
         for n, name in enumerate(names)
     }
-    books = Books(Terms(dict.fromkeys(names, BudgetPolicy()), destinations, 30 * 86_400_000))
+    books = Books(Terms(dict.fromkeys(names, BudgetPolicy()), destinations, 30 * 86_400_000, TopicNames()))
     each, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
     for partition in range(PARTITIONS):
         rows = books.rows_of(partition, exact=True, kept=True)
@@ -92,7 +93,7 @@ def measure(leads: int) -> tuple[Report, float, int]:
         for number in range(each):
             taken = Taken("leads", partition, number, None, None)
             began = clock()
-            books.record(taken, passed=True, lead_topic=True)
+            books.record(taken, passed=True)
             seconds += clock() - began
         books.begins("leads", partition, 0)
     began = clock()

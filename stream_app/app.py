@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from itertools import product
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -276,8 +275,8 @@ def _written(settings: Settings, number: int) -> set[tuple[str, int]]:
     """All that the owner of a partition writes to, besides its rows."""
     names = settings.names
     own = {names.status, names.enriched, names.lanes, names.audit, *_carrying(settings)}
-    strays = product((names.leads, names.retry, names.bulk), range(settings.kafka.partitions))  # each goes home
-    return {(topic, number) for topic in own} | set(strays)
+    strays = {(names.retry, home) for home in range(settings.kafka.partitions)}  # each goes home
+    return {(topic, number) for topic in own} | strays
 
 
 def _carrying(settings: Settings) -> list[str]:

@@ -47,4 +47,5 @@ def terms_of(settings: Settings) -> Terms:
             for alias, there in settings.destinations.items()
         },
         freshness_ms=settings.line.freshness_days * _DAY_MS,
+        topics=settings.names,
     )

@@ -21,7 +21,7 @@ from stream_app.aside import Aside
 from stream_app.core.budget import Reservation
 from stream_app.core.case import Case, Subject, case_of, whose
 from stream_app.core.delivery import Delivery, begin, judge
-from stream_app.core.envelope import Disposition, Envelope, read_envelope
+from stream_app.core.envelope import Disposition, Envelope, lead_envelope
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, Report
 from stream_app.core.lead import Unreadable, home_partition, read_lead
 from stream_app.core.messages import RESEND, Lead, Status
@@ -119,12 +119,13 @@ class Line:
         self._clock = clock
         self._fallback = Fallback(plan, desk, clock, known)
         self._aside = Aside(plan, desk, clock)
+        self._inputs = plan.topics.inputs
         self._freshness_ms = int(plan.line.freshness_days * 86_400_000)
 
     async def take(self, walk: Walk) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
         taken = walk.taken
-        envelope = read_envelope(taken)
+        envelope = lead_envelope(taken, self._inputs)
         lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
         case = lead if isinstance(lead, Unreadable) else case_of(self._plan, taken, envelope, lead)
         if isinstance(case, Unreadable):

@@ -17,7 +17,7 @@ from stream_app.core.budget import Reservation
 from stream_app.core.case import Subject
 from stream_app.core.deadletter import read_place
 from stream_app.core.delivery import Delivery, lead_of
-from stream_app.core.envelope import Envelope, read_envelope
+from stream_app.core.envelope import Envelope, lead_envelope
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status
 from stream_app.core.policy import Destination, Plan
@@ -122,7 +122,8 @@ class Overdue:
         elif taken is None:
             text = f"{text}; its record is gone from Kafka: publish the lead anew"
         why = Why("no_callback", text)
-        envelope = read_envelope(taken) if taken is not None else Envelope(origin=row.origin)
+        inputs = self._plan.topics.inputs
+        envelope = lead_envelope(taken, inputs) if taken is not None else Envelope(origin=row.origin)
         story = Story(self._plan, Subject(taken or _nothing_of(row), envelope, lead_id, there, key, None), row)
         held = row.reservation
         if held is not None:

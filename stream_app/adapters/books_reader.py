@@ -150,10 +150,9 @@ class BooksReader:
     async def _records(
         self, consumer: Any, books: Books, tp: TopicPartition, passed: int, begin: int, end: int
     ) -> None:
-        lead_topic = tp.topic in self._lead_topics
         async for record in self._each(consumer, tp, begin, end):
             taken = Taken(tp.topic, tp.partition, record.offset, None, None, record.headers)
-            books.record(taken, passed=record.offset < passed, lead_topic=lead_topic)
+            books.record(taken, passed=record.offset < passed)
 
     async def _each(self, consumer: Any, tp: TopicPartition, begin: int, end: int) -> AsyncIterator[Any]:
         """The committed records of a partition from `begin` to before `end`."""

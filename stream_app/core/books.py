@@ -20,12 +20,13 @@ from stream_app.core.accounts import Accounts, LaneAccount
 from stream_app.core.budget import BudgetPolicy, Reservation
 from stream_app.core.columns import Column
 from stream_app.core.delivery import NEXT, Delivery
-from stream_app.core.envelope import read_envelope
+from stream_app.core.envelope import lead_envelope, read_envelope
 from stream_app.core.lane import Lane
 from stream_app.core.messages import RESEND, Status
 from stream_app.core.policy import Destination
 from stream_app.core.record import Taken
 from stream_app.core.shelf import Page, Shelves
+from stream_app.core.topics import TopicNames
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 CODE: Final[dict[Status, int]] = {status: number for number, status in enumerate(STATUSES, 1)}
@@ -47,11 +48,12 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the operator decided that the books need: budgets by workspace, destinations by alias, the freshness."""
+    """What the books need of the configuration: budgets by workspace, destinations by alias, freshness, topics."""
 
     workspaces: Mapping[str, BudgetPolicy]
     destinations: Mapping[str, Destination]
     freshness_ms: int
+    topics: TopicNames
 
 
 class Problems:
@@ -120,6 +122,7 @@ class Books:
         self.saved: dict[str, int] = {}
         self.provisional = 0
         self.possible_doubles: dict[str, int] = {}
+        self._inputs = terms.topics.inputs
         self._final = {alias for alias, there in terms.destinations.items() if not there.callbacks}
 
     # ------------------------------------------------------------------------------------------------- records
@@ -128,12 +131,13 @@ class Books:
         """The first offset that a lead topic's partition still has; stories from before outlived their records."""
         self.shelves.get(f"{topic}/{partition}").begin = begin
 
-    def record(self, taken: Taken, *, passed: bool, lead_topic: bool) -> None:
+    def record(self, taken: Taken, *, passed: bool) -> None:
         """A record of a lead topic, or (dead letter, deferred, waiting) a copy on its way back.
 
         passed  whether the committed offset of the group that reads the topic is beyond it.
         """
-        envelope = read_envelope(taken)
+        lead_topic = taken.topic in self._inputs or taken.topic == self.terms.topics.retry
+        envelope = lead_envelope(taken, self._inputs) if lead_topic else read_envelope(taken)
         if lead_topic and not envelope.way and envelope.origin == taken.place:
             self.records += 1
             page, i = self.shelves.get(f"{taken.topic}/{taken.partition}").at(taken.offset)

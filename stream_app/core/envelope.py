@@ -2,7 +2,10 @@
 
 The value of such a record is the raw bytes of the input, so everything known about it stands in headers, each as
 text. Nothing personal, no token and no URL is ever among them; a user's own headers are not carried on for that
-reason (a W3C `traceparent` gives its trace id). Decoding is tolerant: any program may write to these topics.
+reason (a W3C `traceparent` gives its trace id).
+
+The names of these headers begin with `stream-app-`. They are read only on topics that our own processes alone write
+to. On `leads` and `leads.bulk` every header is the producer's, whatever its name, and changes nothing.
 """
 
 from __future__ import annotations
@@ -27,32 +30,38 @@ RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", 
 Disposition = Literal["", "poison", "failed", "policy"]
 """poison: never replayed by itself; failed: replayed; policy: refused by configuration, waits for a human."""
 
+PREFIX: Final = "stream-app-"
+"""How the names of all our headers begin."""
+
 HEADERS: Final[dict[str, str]] = {
-    "origin": "origin",
-    "origin_ms": "origin-timestamp-ms",
-    "seq": "origin-seq",
-    "way": "way",
-    "lead_id": "lead-id",
-    "destination": "destination",
-    "disposition": "disposition",
-    "reason": "reason",
-    "text": "reason-text",
-    "http_status": "http-status",
-    "excerpt": "answer-excerpt",
-    "attempt": "attempt",
-    "replay": "replay-count",
-    "epoch": "rewind-epoch",
-    "returns": "returns",
-    "hops": "hops",
-    "cut_bytes": "cut-bytes",
-    "cut_key_bytes": "cut-key-bytes",
-    "first_failure_ms": "first-failure-ms",
-    "last_failure_ms": "last-failure-ms",
-    "not_before_ms": "not-before-ms",
-    "redriven_from": "redriven-from",
-    "letter": "letter",
-    "trace_id": "trace-id",
-    "app": "app-version",
+    field: PREFIX + name
+    for field, name in (
+        ("origin", "origin"),
+        ("origin_ms", "origin-timestamp-ms"),
+        ("seq", "origin-seq"),
+        ("way", "way"),
+        ("lead_id", "lead-id"),
+        ("destination", "destination"),
+        ("disposition", "disposition"),
+        ("reason", "reason"),
+        ("text", "reason-text"),
+        ("http_status", "http-status"),
+        ("excerpt", "answer-excerpt"),
+        ("attempt", "attempt"),
+        ("replay", "replay-count"),
+        ("epoch", "rewind-epoch"),
+        ("returns", "returns"),
+        ("hops", "hops"),
+        ("cut_bytes", "cut-bytes"),
+        ("cut_key_bytes", "cut-key-bytes"),
+        ("first_failure_ms", "first-failure-ms"),
+        ("last_failure_ms", "last-failure-ms"),
+        ("not_before_ms", "not-before-ms"),
+        ("redriven_from", "redriven-from"),
+        ("letter", "letter"),
+        ("trace_id", "trace-id"),
+        ("app", "app-version"),
+    )
 }
 """Field of `Envelope` -> header name on the wire; what each means: core/deadletter.py."""
 
@@ -64,7 +73,7 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
     "way": get_args(Way).__contains__,
     "disposition": get_args(Disposition).__contains__,
 }
-"""Field -> whether a text may stand in it. Anybody may have written it, and it goes on into headers and events."""
+"""Field -> whether a text may stand in it. It goes on into headers and events."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -121,22 +130,47 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         return headers + spring_headers(self.origin, self.origin_ms, group, self.reason, self.text[:_MAX_TEXT])
 
 
+def input_envelope(taken: Taken) -> Envelope:
+    """The envelope of an input record: its origin is its own place. Of its headers only `traceparent` counts."""
+    traceparent = taken.header("traceparent") if taken.headers else None
+    trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, trace_id=trace.group(1) if trace else "")
+
+
 def read_envelope(taken: Taken) -> Envelope:
-    """The envelope of a record. An input has none: its origin is its own place, its trace id from `traceparent`."""
-    if not taken.headers:
-        return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms)
-    texts = {name: value.decode("utf-8", "replace") for name, value in taken.headers if isinstance(value, bytes)}
+    """The envelope of a record on a topic that only our own processes write to.
+
+    A record without a readable origin is an input. Of its headers only the dead letter that it was before counts.
+    """
     values: dict[str, object] = {}
-    for field, name in HEADERS.items():
-        if (text := texts.get(name)) is not None and (field not in _FIT or _FIT[field](text)):
+    for name, value in taken.headers:
+        if (field := _FIELDS.get(name)) is None or not isinstance(value, bytes):
+            continue
+        text = value.decode("utf-8", "replace")
+        if field not in _FIT or _FIT[field](text):
             values[field] = read_number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
+        else:
+            values.pop(field, None)
     if "origin" not in values:
-        # Without an origin that can be read it is an input like any other: what it claims about itself counts for
-        # nothing, but that it was a letter before.
-        trace = _TRACEPARENT.fullmatch(texts.get("traceparent", ""))
-        trace_id, letter = trace.group(1) if trace else "", cast("str", values.get("redriven_from", ""))
-        return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, letter=letter, trace_id=trace_id)
+        return msgspec.structs.replace(input_envelope(taken), letter=cast("str", values.get("redriven_from", "")))
     return msgspec.convert(values, Envelope)
 
 
-_EMPTY = Envelope()
+def lead_envelope(taken: Taken, inputs: frozenset[str]) -> Envelope:
+    """The envelope of a record on a lead topic.
+
+    Our processes put every record that they publish there on `leads.retry`, and name its `way`. Anything else is an
+    input, such as a dead letter that another program copied there with its headers.
+
+    Args:
+        taken: The record.
+        inputs: The topics to which producers publish (`TopicNames.inputs`).
+    """
+    if taken.topic in inputs:
+        return input_envelope(taken)
+    envelope = read_envelope(taken)
+    return envelope if envelope.way or envelope.letter else input_envelope(taken)
+
+
+_EMPTY: Final = Envelope()
+_FIELDS: Final = {name: field for field, name in HEADERS.items()}

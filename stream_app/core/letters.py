@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 
 from stream_app.core.deadletter import read_number, read_place
-from stream_app.core.envelope import Disposition
+from stream_app.core.envelope import HEADERS, Disposition
 from stream_app.core.lead import plain_id
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
@@ -22,6 +22,7 @@ _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000
 _MOST_TEXTS: Final = 50
 _MOST_GROUPS: Final = 10_000
+_CAUSE: Final = tuple(HEADERS[field] for field in ("disposition", "reason", "http_status", "destination"))
 _DISPOSITIONS: Final = frozenset(word.encode() for word in get_args(Disposition) if word)
 
 Headers = dict[str, bytes]
@@ -57,11 +58,11 @@ class Filter(msgspec.Struct, frozen=True):
         if self.until_ms is not None and at_ms >= self.until_ms:
             return False
         return (
-            _in(headers.get("reason", b""), self.reasons)
-            and _in(headers.get("http-status", b""), self.statuses)
-            and _in(headers.get("destination", b""), self.destinations)
+            _in(headers.get(HEADERS["reason"], b""), self.reasons)
+            and _in(headers.get(HEADERS["http_status"], b""), self.statuses)
+            and _in(headers.get(HEADERS["destination"], b""), self.destinations)
             and _in(key or b"", self.workspaces)
-            and _in(headers.get("lead-id", b""), self.leads)
+            and _in(headers.get(HEADERS["lead_id"], b""), self.leads)
             and (not self.kinds or kind_of(headers) in self.kinds)
         )
 
@@ -73,10 +74,10 @@ def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
 
 def kind_of(headers: Headers) -> Kind:
     """What a letter is, by its headers."""
-    disposition = headers.get("disposition", b"")
+    disposition = headers.get(HEADERS["disposition"], b"")
     if disposition in _DISPOSITIONS:
         return disposition.decode()  # type: ignore[return-value]  # one of the words, by the line above
-    if headers.get("way") == b"deferred" and read_place(text(headers, "origin")):
+    if headers.get(HEADERS["way"]) == b"deferred" and read_place(text(headers, HEADERS["origin"])):
         return "deferred"
     return "foreign"
 
@@ -99,14 +100,14 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
     """
     workspace = (key or b"").decode("utf-8", "replace")
     if kind_of(headers) in ("failed", "deferred"):
-        return workspace, text(headers, "destination")
+        return workspace, text(headers, HEADERS["destination"])
     named = _read(value)
     return _said(named.workspace) or workspace, _said(named.destination)
 
 
 def lead_id_of(headers: Headers, value: bytes | None) -> str:
     """The id of a letter's lead as rows have it; '' where it has none, or one that is made from its person."""
-    if lead_id := text(headers, "lead-id"):
+    if lead_id := text(headers, HEADERS["lead_id"]):
         return lead_id
     given = _said(_read(value).lead_id).strip()
     return plain_id(given) if given else ""
@@ -172,9 +173,8 @@ class Tally:
 
     def add(self, headers: Headers, key: bytes | None, at_ms: int) -> None:
         """One more."""
-        get = headers.get
-        what = (get("disposition", b""), get("reason", b""), get("http-status", b""))
-        cause = (*what, key or b"", get("destination", b""))
+        disposition, reason, status, destination = (headers.get(name, b"") for name in _CAUSE)
+        cause = (disposition, reason, status, key or b"", destination)
         group = self.groups.get(cause)
         if group is None:
             group = self._new(cause, headers)
@@ -190,7 +190,7 @@ class Tally:
         elif age_ms < 2 * _HOUR_MS:
             group.hour_before += 1
         self.ages[_age(age_ms)] += 1
-        said = text(headers, "reason-text")
+        said = text(headers, HEADERS["text"])
         group.texts[said if said in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
 
     def sorted(self) -> list[Group]:

@@ -27,7 +27,7 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
         """The last header of that name as text, or None; undecodable bytes are replaced, never raised."""
         for key, value in reversed(self.headers):
             if key == name:
-                return value.decode("utf-8", "replace")
+                return (value or b"").decode("utf-8", "replace")
         return None
 
 

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.deadletter import read_place
+from stream_app.core.envelope import HEADERS
 from stream_app.core.letters import Headers, Kind
 from stream_app.core.record import Taken
 from stream_app.core.replay import Came
@@ -57,7 +58,7 @@ class SentBack:
 
     def hear_retry(self, headers: Headers) -> None:
         """A record of `leads.retry`."""
-        if (place := headers.get("redriven-from")) is not None:
+        if (place := headers.get(HEADERS["redriven_from"])) is not None:
             self._places.add(place.decode("utf-8", "replace"))
 
     def has(self, place: str, kind: Kind) -> bool:

@@ -248,7 +248,10 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
 
 
 def strayed(plan: Plan, case: Subject, home: int, lost: bool, now_ms: int, why: Why) -> Record:
-    """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human."""
+    """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human.
+
+    It goes by `leads.retry`: no headers are believed on the topic of an input.
+    """
     failed_ms = now_ms if lost else 0
     onward = case.envelope.onward(
         way=case.envelope.way or "rerouted",
@@ -261,7 +264,7 @@ def strayed(plan: Plan, case: Subject, home: int, lost: bool, now_ms: int, why: 
         last_failure_ms=failed_ms or case.envelope.last_failure_ms,
         app=plan.app,
     )
-    topic, partition = (plan.topics.parked, None) if lost else (case.taken.topic, home)
+    topic, partition = (plan.topics.parked, None) if lost else (plan.topics.retry, home)
     headers = onward.to_headers(plan.topics.worker_app)
     return Record(topic, case.destination.workspace.encode(), case.taken.value, headers, partition)
 

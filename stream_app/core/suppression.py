@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core.case import Case, Subject
+from stream_app.core.envelope import HEADERS
 from stream_app.core.lead import people_in, plain_id
 from stream_app.core.letters import Headers, addressed_to, lead_id_of, number
 from stream_app.core.story import Why
@@ -90,7 +91,7 @@ class SuppressionList:
             return False
         workspace, _ = addressed_to(headers, key, value)
         until_ms = self._erased.get(erased_row(workspace, lead_id_of(headers, value)))
-        return until_ms is not None and (number(headers, "origin-timestamp-ms") or at_ms) <= until_ms
+        return until_ms is not None and (number(headers, HEADERS["origin_ms"]) or at_ms) <= until_ms
 
 
 def lead_row(workspace: str, lead_id: str) -> bytes:

@@ -78,6 +78,11 @@ class TopicNames(msgspec.Struct, frozen=True):
         return self._name("leads.bulk")
 
     @property
+    def inputs(self) -> frozenset[str]:
+        """The topics to which producers publish leads. Only our own processes write to the others that carry leads."""
+        return frozenset((self.leads, self.bulk))
+
+    @property
     def dlq(self) -> str:
         return self._name("leads.dlq")
 

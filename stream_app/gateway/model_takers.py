@@ -9,6 +9,7 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
+from stream_app.core.envelope import HEADERS
 from stream_app.core.letters import headers_of, kind_of, text
 from stream_app.core.topics import TopicNames
 
@@ -16,6 +17,7 @@ DAY_MS: Final = 86_400_000
 
 _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
+_WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _MOST_CAUSES: Final = 10_000
 _PEOPLE: Final = (b"a/", b"p/")
 
@@ -189,7 +191,7 @@ class Takers:
         counts: Counter[tuple[object, ...]] = Counter()
         for record in records:
             headers = headers_of(record.headers)
-            words = [text(headers, name)[:100] for name in ("reason", "http-status", "destination")]
+            words = [text(headers, name)[:100] for name in _WORDS]
             workspace = (record.key or b"").decode("utf-8", "replace")[:100]
             cause = (record.topic, record.timestamp // DAY_MS, kind_of(headers), workspace, *words)
             if cause[2:] not in self._causes:

@@ -88,7 +88,7 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
         if not found:
             raise StreamAppError(f"there is no letter at {place}: it was never there, or is no longer kept")
         headers = dict(found[0].headers)
-        history = await _history(reader, settings.names.status, partition, headers.get("origin", b""))
+        history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
     shown = {name: _shown(value) for name, value in headers.items()}
     letter = found[0]

@@ -17,6 +17,7 @@ from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core import estimate
 from stream_app.core.budget import Cost
 from stream_app.core.delivery import Delivery
+from stream_app.core.envelope import HEADERS
 from stream_app.core.errors import SettingsError
 from stream_app.core.lane import Lane
 from stream_app.core.letters import Filter, Kind, addressed_to, headers_of, kind_of, number, text
@@ -168,14 +169,14 @@ async def _letters(
                 continue
             value = record.value if mended is None else mended[record.partition, record.offset]
             workspace, alias = _address(settings, *addressed_to(headers, record.key, value))
-            reason, kind = text(headers, "reason"), kind_of(headers)
+            reason, kind = text(headers, HEADERS["reason"]), kind_of(headers)
             found.append(
                 _Found(
                     record.partition,
                     record.offset,
                     kind,
-                    number(headers, "origin-seq"),
-                    text(headers, "origin"),
+                    number(headers, HEADERS["seq"]),
+                    text(headers, HEADERS["origin"]),
                     workspace,
                     alias,
                     reason or "without a reason",

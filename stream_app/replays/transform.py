@@ -11,6 +11,7 @@ from typing import Any
 import jsonpatch
 
 from stream_app.core.case import body_of
+from stream_app.core.envelope import HEADERS
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import Unreadable, identify, read_lead
 from stream_app.core.messages import Lead
@@ -103,7 +104,7 @@ def check(mended: bytes, letter: Taken, why_not: WhyNot, *, same_lead: bool) -> 
     old = read_lead(letter.value, letter.key)
     if same_lead and not isinstance(old, Unreadable) and _who(old) != _who(lead):
         raise CannotMend("it would be another lead: publish that as a new one")
-    if why := why_not(lead, (letter.header("destination") or "") if same_lead else ""):
+    if why := why_not(lead, (letter.header(HEADERS["destination"]) or "") if same_lead else ""):
         raise CannotMend(f"it could not be sent: {why}")
 
 

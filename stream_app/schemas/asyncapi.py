@@ -15,13 +15,14 @@ _COMMITTED: Final = (
     "Read with isolation.level=read_committed: then each is there exactly once, and none whose transaction was aborted."
 )
 
+_HEADERS: Final = "Headers are ignored, except traceparent (W3C)."
 _WORKSPACE: Final = "The Clay workspace."
 _LEAD_ID: Final = "The lead's id (lead_id)."
 
 # Channel -> address, payload (a schema's name, None for raw bytes), what the key is, what it is for.
 _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
-    "leads": (_TOPICS.leads, "lead.v1", _WORKSPACE, "Leads to enrich, first in right of way."),
-    "leadsBulk": (_TOPICS.bulk, "lead.v1", _WORKSPACE, "Leads without hurry: a share of the rate, no delay."),
+    "leads": (_TOPICS.leads, "lead.v1", _WORKSPACE, f"Leads to enrich, first in right of way. {_HEADERS}"),
+    "leadsBulk": (_TOPICS.bulk, "lead.v1", _WORKSPACE, f"Leads without hurry: a share of the rate. {_HEADERS}"),
     "status": (_TOPICS.status, "status-event.v1", _LEAD_ID, f"Every step of every lead. {_COMMITTED}"),
     "enriched": (
         _TOPICS.enriched,

@@ -89,7 +89,7 @@ def test_in_a_new_epoch_all_letters_of_older_ones_are_its_first_and_due_at_once(
         await bench.serve()
         assert bench.memory.topics == ["leads.retry"]
         headers = dict(bench.memory.published[0][1].headers)
-        assert (headers["rewind-epoch"], headers["replay-count"]) == (b"2", b"1")
+        assert (headers["stream-app-rewind-epoch"], headers["stream-app-replay-count"]) == (b"2", b"1")
 
     run(main())
 
@@ -101,8 +101,8 @@ def test_another_programs_letter_is_an_input_and_only_once() -> None:
         assert bench.inlet.acked == [4, 5, 6]
         records = [record for _, record in bench.memory.published]
         assert [(record.key, record.value, record.headers) for record in records] == [
-            (None, b"{}", (("redriven-from", b"leads.dlq/0/5"),)),
-            (b"", None, (("redriven-from", b"leads.dlq/0/6"),)),
+            (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"),)),
+            (b"", None, (("stream-app-redriven-from", b"leads.dlq/0/6"),)),
         ]
 
     run(main())

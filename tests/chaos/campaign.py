@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from stream_app import __version__
+from stream_app.core.envelope import HEADERS
 from stream_app.dev.kafka import KAFKA_VERSION
 from tests.chaos.evidence import CEILING, CREDITS_A_LEAD, may_wait, read_evidence, read_lanes
 from tests.chaos.judge import REST, Finding, Judge, used_up
@@ -189,7 +190,7 @@ async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
     inputs = {
         f"{record.topic}/{record.partition}/{record.offset}": (record.key or b"").decode()
         for record in records
-        if not any(name == "origin" for name, _ in record.headers)
+        if record.topic in names.inputs or not any(name == HEADERS["way"] for name, _ in record.headers)
     }
     waiting = may_wait(line, inputs, caps)
     deadline, quiet_since, before = time.monotonic() + SETTLE_S, time.monotonic(), -1

@@ -35,7 +35,7 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
     coming: set[str] = set()
     for topic, found in (records | returns).items():
         for record in found:
-            origin = _header(record, "origin")
+            origin = _header(record, "stream-app-origin")
             if origin is None:
                 inputs[_place(record)] = _workspace(record)
                 if who := _people(record):
@@ -50,8 +50,8 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
         events=[_event.decode(record.value) for record in await line.read(names.status)],
         requests=line.requests(),
         coming=coming,
-        poison=Counter(_header(record, "origin") or "" for record in returns[names.dlq]),
-        parked=Counter(_header(record, "origin") or "" for record in await line.read(names.parked)),
+        poison=Counter(_header(record, "stream-app-origin") or "" for record in returns[names.dlq]),
+        parked=Counter(_header(record, "stream-app-origin") or "" for record in await line.read(names.parked)),
         lanes=await read_lanes(line),
         caps=caps,
         credits_a_lead=CREDITS_A_LEAD,

@@ -34,7 +34,11 @@ def test_the_table_shows_what_others_wrote_as_text(
     monkeypatch.setenv("COLUMNS", "200")
     tally = Tally(2_000)
     said = b"scrubbed: [email] [/x] :smile: \x1b]0;gone\x07"
-    tally.add({"reason": b"[/x]", "disposition": b"failed", "reason-text": said}, b"[red]acme", 1_000)
+    tally.add(
+        {"stream-app-reason": b"[/x]", "stream-app-disposition": b"failed", "stream-app-reason-text": said},
+        b"[red]acme",
+        1_000,
+    )
 
     async def count(*_: object) -> Tally:
         return tally

@@ -185,7 +185,7 @@ def test_records_that_nobody_took_yet_wait(tape: Tape) -> None:
 
 
 def test_a_record_that_only_claims_to_be_a_copy_of_nothing_readable_is_an_input(tape: Tape) -> None:
-    junk: Headers = (("origin", b"\xff/nowhere"), ("way", b"replayed"))
+    junk: Headers = (("stream-app-origin", b"\xff/nowhere"), ("stream-app-way", b"replayed"))
     topic = tape.plan.topics.leads
     tape.log(topic, 0).append(Taken(topic, 0, 5_000_000, b"acme", b"{}", junk))
     assert tape.close().columns["waiting"].stories == 1

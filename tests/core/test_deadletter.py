@@ -66,7 +66,7 @@ people = st.sampled_from(PEOPLE)
 
 @given(st.lists(st.tuples(names, st.one_of(values, places, people)), max_size=30), st.one_of(places, values))
 def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, bytes]], origin: bytes) -> None:
-    came = taken((*headers, ("origin", origin)))
+    came = taken((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     assert read_place(envelope.origin) is not None
     written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers
@@ -81,7 +81,7 @@ def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, b
     places.filter(lambda one: read_place(one.decode())),
 )
 def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
-    came = taken((*headers, ("origin", origin)))
+    came = taken((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     stray = Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"", None)
     onward = [

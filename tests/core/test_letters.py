@@ -22,18 +22,25 @@ from stream_app.core.suppression import Suppression, SuppressionList, erased_row
 HOUR_MS = 3_600_000
 NOW_MS = 1_700_000_000_000
 FAILED = {
-    "disposition": b"failed",
-    "reason": b"http_503",
-    "http-status": b"503",
-    "destination": b"people",
-    "lead-id": b"lead-1",
-    "reason-text": b"Something went wrong.",
+    "stream-app-disposition": b"failed",
+    "stream-app-reason": b"http_503",
+    "stream-app-http-status": b"503",
+    "stream-app-destination": b"people",
+    "stream-app-lead-id": b"lead-1",
+    "stream-app-reason-text": b"Something went wrong.",
 }
 
 
 def test_headers_without_a_value_stop_no_count() -> None:
     """Seen: `stream-app dlq` ended with a traceback at a letter of another program."""
-    headers = headers_of([("reason", None), ("reason-text", None), ("disposition", None), ("way", b"x")])
+    headers = headers_of(
+        [
+            ("stream-app-reason", None),
+            ("stream-app-reason-text", None),
+            ("stream-app-disposition", None),
+            ("stream-app-way", b"x"),
+        ]
+    )
     tally = Tally(NOW_MS)
     tally.add(headers, None, NOW_MS)
     assert [(group.kind, group.reason) for group in tally.sorted()] == [("foreign", "")]
@@ -72,9 +79,9 @@ def test_contradictions_are_named() -> None:
 
 def test_kinds() -> None:
     assert kind_of(FAILED) == "failed"
-    assert kind_of({"disposition": b"poison"}) == "poison"
-    assert kind_of({"way": b"deferred", "origin": b"leads/0/1"}) == "deferred"
-    assert kind_of({"disposition": b"nonsense"}) == "foreign"
+    assert kind_of({"stream-app-disposition": b"poison"}) == "poison"
+    assert kind_of({"stream-app-way": b"deferred", "stream-app-origin": b"leads/0/1"}) == "deferred"
+    assert kind_of({"stream-app-disposition": b"nonsense"}) == "foreign"
     assert kind_of({}) == "foreign"
 
 
@@ -96,7 +103,9 @@ def test_the_tally_has_causes_ages_and_a_trend() -> None:
 def test_the_tally_stays_small_whatever_others_write() -> None:
     tally = Tally(NOW_MS)
     for number in range(20_000):
-        tally.add({"reason": str(number).encode(), "reason-text": str(number).encode()}, b"k", NOW_MS)
+        tally.add(
+            {"stream-app-reason": str(number).encode(), "stream-app-reason-text": str(number).encode()}, b"k", NOW_MS
+        )
     assert len(tally.groups) <= 10_001
     assert sum(group.count for group in tally.groups.values()) == 20_000
     assert max(len(group.texts) for group in tally.groups.values()) <= 51
@@ -200,8 +209,13 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
         (FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
         ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
         ({}, b"acme", b'{"fields": {}}', ("acme", "")),
-        ({"disposition": b"poison", "destination": b"people"}, b"acme", b'{"workspace": 5}', ("acme", "")),
-        ({"disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
+        (
+            {"stream-app-disposition": b"poison", "stream-app-destination": b"people"},
+            b"acme",
+            b'{"workspace": 5}',
+            ("acme", ""),
+        ),
+        ({"stream-app-disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
         ({}, b"\xff", b"\xff", ("\ufffd", "")),
         ({}, None, None, ("", "")),
     ],
@@ -247,11 +261,16 @@ def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: byte
 @pytest.mark.parametrize(
     ("headers", "key", "value", "there"),
     [
-        ({**FAILED, "origin-timestamp-ms": b"5000"}, b"acme", b"\xff", True),
-        ({**FAILED, "origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
-        ({**FAILED, "lead-id": b"lead-2"}, b"acme", b"{}", False),
+        ({**FAILED, "stream-app-origin-timestamp-ms": b"5000"}, b"acme", b"\xff", True),
+        ({**FAILED, "stream-app-origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
+        ({**FAILED, "stream-app-lead-id": b"lead-2"}, b"acme", b"{}", False),
         (FAILED, b"beta", b"{}", False),
-        ({"disposition": b"poison", "origin-timestamp-ms": b"9" * 5_000}, b"acme", b'{"lead_id": " lead-1"}', True),
+        (
+            {"stream-app-disposition": b"poison", "stream-app-origin-timestamp-ms": b"9" * 5_000},
+            b"acme",
+            b'{"lead_id": " lead-1"}',
+            True,
+        ),
         ({}, None, b'{"lead_id": "lead-1", "workspace": "acme"}', True),
         ({}, None, b'{"lead_id": 1, "workspace": ["acme"]}', False),
         ({}, b"acme", b"[" * 100_000, False),

@@ -14,7 +14,7 @@ def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() ->
     sent_back.hear_state(*sent_row(LETTER))
     assert sent_back.has(LETTER.place, "poison")
     assert not sent_back.has("t.leads.dlq/3/18", "poison")
-    sent_back.hear_retry({"redriven-from": b"t.leads.dlq/3/18"})
+    sent_back.hear_retry({"stream-app-redriven-from": b"t.leads.dlq/3/18"})
     assert sent_back.has("t.leads.dlq/3/18", "failed")
 
 

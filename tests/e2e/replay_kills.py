@@ -125,7 +125,7 @@ async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
         total = GOOD + 150
         await line.until(lambda: len(line.stories) == total and not line.last()["sending"], 120, "all taken")
         letters = await line.read(line.settings.names.dlq)
-        causes = Counter(dict(letter.headers)["reason"].decode() for letter in letters)
+        causes = Counter(dict(letter.headers)["stream-app-reason"].decode() for letter in letters)
         say(f"{len(letters)} dead letters: {dict(causes)}")
         assert len(letters) >= 5_000
         assert len(causes) >= 6

@@ -62,7 +62,13 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
             records[0], headers=(("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode()),)
         )
         records.append(
-            Record(topic, b"w0", line.lead(7, "w0").value, (("origin", b"\xfe/x/-1"), ("way", b"?"), *junk), home)
+            Record(
+                topic,
+                b"w0",
+                line.lead(7, "w0").value,
+                (("stream-app-origin", b"\xfe/x/-1"), ("stream-app-way", b"?"), *junk),
+                home,
+            )
         )
         origins["junk_headers"] = f"{topic}/{home}/{len(CASES)}"
         astray = (home + 1) % 4
@@ -112,21 +118,24 @@ def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
 async def _check_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:
     """Each rejected record is one dead letter: its raw bytes (cut where they are too many), all else in headers."""
     rejected = {name for name, event in ends.items() if event.status == "rejected_invalid"}
-    letters = {dict(record.headers)["origin"].decode(): record for record in await line.read(line.settings.names.dlq)}
+    letters = {
+        dict(record.headers)["stream-app-origin"].decode(): record
+        for record in await line.read(line.settings.names.dlq)
+    }
     assert set(letters) == {origins[name] for name in rejected}
     for name in rejected & CASES.keys():
         headers = dict(letters[origins[name]].headers)
         assert letters[origins[name]].value == CASES[name][1]
-        assert headers["reason"].decode() == ends[name].reason
-        assert headers["disposition"] == (b"policy" if "unknown_" in ends[name].reason else b"poison")
-        assert int(headers["last-failure-ms"]) >= int(headers["first-failure-ms"]) > 0
+        assert headers["stream-app-reason"].decode() == ends[name].reason
+        assert headers["stream-app-disposition"] == (b"policy" if "unknown_" in ends[name].reason else b"poison")
+        assert int(headers["stream-app-last-failure-ms"]) >= int(headers["stream-app-first-failure-ms"]) > 0
         assert b"example.com" not in b"".join(headers.values()), "no personal data in headers"
     cut = letters[origins["compressed"]]
-    assert int(dict(cut.headers)["cut-bytes"]) > 1_900_000
+    assert int(dict(cut.headers)["stream-app-cut-bytes"]) > 1_900_000
     assert cut.value.startswith(b'{"fields":{"email":"xxx')
     long_key, nothing = letters[origins["long_key"]], letters[origins["nothing"]]
-    assert (len(long_key.key), dict(long_key.headers)["cut-key-bytes"]) == (4096, b"5904")
-    assert (nothing.key, nothing.value, dict(nothing.headers)["reason"]) == (None, None, b"tombstone")
+    assert (len(long_key.key), dict(long_key.headers)["stream-app-cut-key-bytes"]) == (4096, b"5904")
+    assert (nothing.key, nothing.value, dict(nothing.headers)["stream-app-reason"]) == (None, None, b"tombstone")
     assert dict(nothing.headers)["kafka_dlt-original-topic"].decode() == line.settings.names.leads
 
 

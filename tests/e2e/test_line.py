@@ -87,7 +87,7 @@ async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafk
             assert steps["dead_lettered"] <= 2
             assert steps["parked"] <= 1
         parked = await line.read(line.settings.names.parked)
-        origins = [dict(record.headers)["origin"] for record in parked]
+        origins = [dict(record.headers)["stream-app-origin"] for record in parked]
         assert len(origins) == len(set(origins)) == states["parked"]
         assert set(line.summary()["leads"].values()) == {1}, "none that was accepted was sent again"
         code, said = await line.run("books", "--json")
@@ -124,7 +124,7 @@ delay_s = 0.03
         assert {lead_id for lead_id, status in ends.items() if status == "accepted"} <= sent.keys()
         assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, "each poison is told once"
         assert any(event.replay for story in line.stories.values() for event in story if event.status == "accepted")
-        parked = [dict(record.headers)["origin"] for record in await line.read(line.settings.names.parked)]
+        parked = [dict(record.headers)["stream-app-origin"] for record in await line.read(line.settings.names.parked)]
         assert len(parked) == len(set(parked)) == states["parked"]
         code, said = await line.run("books", "--json")
         assert code == 0, said

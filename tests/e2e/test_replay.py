@@ -128,7 +128,7 @@ async def test_letters_of_other_programs_go_down_the_line_as_leads_once(kafka: B
         await line.stop(worker)
         line.check_stories()
         assert line.last() == {"accepted": 4, "rejected_invalid": 2}
-        letters = [dict(record.headers).get("reason") for record in await line.read(names.dlq)]
+        letters = [dict(record.headers).get("stream-app-reason") for record in await line.read(names.dlq)]
         assert letters == [None] * 4 + [b"not_json", b"tombstone", None], "each poison has one letter with the reason"
         code, said = await line.run("books", "--json")
         assert code == 0, said

@@ -61,7 +61,9 @@ async def test_selections_interrupted_and_two_at_once_send_each_letter_once(kafk
         assert (code, sent) == (1, {"sent": 0, "refused": {}})
 
         line.check_stories()
-        places = Counter(dict(record.headers)["redriven-from"] for record in await line.read(line.settings.names.retry))
+        places = Counter(
+            dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
+        )
         assert sorted(places.values()) == [1] * LEADS, "each letter went back once"
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(LEADS)}
         await rewind_past_what_is_kept(kafka, line)

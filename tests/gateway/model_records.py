@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from stream_app.core.envelope import HEADERS
 from stream_app.core.messages import LaneView, Result, Status, StatusEvent
 from stream_app.core.topics import Retention, TopicNames
 from stream_app.gateway.read_model import Position, ReadModel, Sources
@@ -64,7 +65,11 @@ def person(names: TopicNames, hashed: str, lead_id: str | None, kind: str = "p")
 def letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, **headers: str) -> Made:
     named = {"disposition": "failed", "reason": reason, "destination": "people", **headers}
     return Made(
-        topic, b"acme", b"{}", headers=tuple((name, text.encode()) for name, text in named.items()), timestamp=timestamp
+        topic,
+        b"acme",
+        b"{}",
+        headers=tuple((HEADERS[field], text.encode()) for field, text in named.items()),
+        timestamp=timestamp,
     )
 
 

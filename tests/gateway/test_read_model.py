@@ -225,7 +225,7 @@ def test_lanes_as_last_told(model: ReadModel, ask: Queries) -> None:
 
 def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
     take(model, *[letter(NAMES.dlq)] * 3, letter(NAMES.dlq, "not_json", disposition="poison"), letter(NAMES.parked))
-    take(model, letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("reason", None),)))
+    take(model, letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("stream-app-reason", None),)))
     dlq = ask.letters(NAMES.dlq)
     assert dlq.letters == 6
     assert [(each.reason, each.kind, each.letters) for each in dlq.causes] == [

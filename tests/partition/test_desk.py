@@ -83,11 +83,14 @@ class Bench:
     async def come_back(self, letter: Taken, envelope: Envelope | None) -> None:
         """What the replay app, or an operator, publishes for a letter is taken."""
         assert envelope is not None
+        self.serve_retry()
+        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
+        await asyncio.sleep(10.0)
+
+    def serve_retry(self) -> None:
         if self.retrying is None:
             retry = MemoryInlet(self.kafka, "g", 0, self.plan.topics.retry, 0)
             self.retrying = asyncio.create_task(self.partition.serve(retry, "retry"))
-        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
-        await asyncio.sleep(10.0)
 
     async def serve(self) -> asyncio.Task[None]:
         await self.partition.take_over()

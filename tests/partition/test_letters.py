@@ -36,7 +36,7 @@ def headers_of(letter: Taken, *left_out: str) -> dict[str, bytes]:
     return {name: value for name, value in headers.items() if name not in left_out}
 
 
-TIMES = ("first-failure-ms", "last-failure-ms", "not-before-ms")
+TIMES = ("stream-app-first-failure-ms", "stream-app-last-failure-ms", "stream-app-not-before-ms")
 
 
 def test_a_failed_one_that_was_replayed() -> None:
@@ -52,21 +52,21 @@ def test_a_failed_one_that_was_replayed() -> None:
         assert letter.offset > first.offset
         assert (letter.key, letter.value) == (b"acme", first.value)
         assert headers_of(letter, *TIMES) == {
-            "origin": b"leads/0/0",
-            "origin-timestamp-ms": b"%d" % began_ms,
-            "origin-seq": b"14",
-            "lead-id": b"id0",
-            "destination": b"acme-main",
-            "disposition": b"failed",
-            "reason": b"http_503",
-            "reason-text": told,
-            "http-status": b"503",
-            "answer-excerpt": SCRUBBED,
-            "attempt": b"3",
-            "replay-count": b"1",
-            "returns": b"1",
-            "trace-id": headers_of(first)["trace-id"],
-            "app-version": b"simulation",
+            "stream-app-origin": b"leads/0/0",
+            "stream-app-origin-timestamp-ms": b"%d" % began_ms,
+            "stream-app-origin-seq": b"14",
+            "stream-app-lead-id": b"id0",
+            "stream-app-destination": b"acme-main",
+            "stream-app-disposition": b"failed",
+            "stream-app-reason": b"http_503",
+            "stream-app-reason-text": told,
+            "stream-app-http-status": b"503",
+            "stream-app-answer-excerpt": SCRUBBED,
+            "stream-app-attempt": b"3",
+            "stream-app-replay-count": b"1",
+            "stream-app-returns": b"1",
+            "stream-app-trace-id": headers_of(first)["stream-app-trace-id"],
+            "stream-app-app-version": b"simulation",
             "kafka_dlt-original-topic": b"leads",
             "kafka_dlt-original-partition": struct.pack(">i", 0),
             "kafka_dlt-original-offset": struct.pack(">q", 0),
@@ -94,19 +94,19 @@ def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quo
         began_ms = now_ms()
         _, letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
         told = b"HTTP 422: Clay refuses this row for what is in it" + quote
-        excerpt = {"answer-excerpt": SCRUBBED} if said else {}
+        excerpt = {"stream-app-answer-excerpt": SCRUBBED} if said else {}
         spring = {name for name, _ in letter.headers if name.startswith("kafka_dlt-")}
-        assert headers_of(letter, "trace-id", *TIMES, *spring) == excerpt | {
-            "origin": b"leads/0/0",
-            "origin-timestamp-ms": b"%d" % began_ms,
-            "origin-seq": b"3",
-            "lead-id": b"id0",
-            "destination": b"acme-main",
-            "disposition": b"poison",
-            "reason": b"http_422",
-            "reason-text": told,
-            "http-status": b"422",
-            "app-version": b"simulation",
+        assert headers_of(letter, "stream-app-trace-id", *TIMES, *spring) == excerpt | {
+            "stream-app-origin": b"leads/0/0",
+            "stream-app-origin-timestamp-ms": b"%d" % began_ms,
+            "stream-app-origin-seq": b"3",
+            "stream-app-lead-id": b"id0",
+            "stream-app-destination": b"acme-main",
+            "stream-app-disposition": b"poison",
+            "stream-app-reason": b"http_422",
+            "stream-app-reason-text": told,
+            "stream-app-http-status": b"422",
+            "stream-app-app-version": b"simulation",
         }
         assert headers_of(letter)["kafka_dlt-exception-message"] == told
         envelope = read_envelope(letter)
@@ -134,11 +134,12 @@ def test_a_stray_that_missed_its_home_again_says_why_and_since_when() -> None:
         beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'
         bench.kafka.produce(0, Record("leads", b"beta", beta))
         await bench.serve()
+        bench.serve_retry()
         await asyncio.sleep(1)
-        (onward,) = bench.kafka.log("leads", 1).committed()
+        (onward,) = bench.kafka.log("leads.retry", 1).committed()
         assert read_envelope(onward).last_failure_ms == 0, "to have come astray is no failure yet"
         came = Envelope(origin="leads/1/7", way="rerouted", hops=1)  # a worker of other pins sent it here
-        bench.kafka.produce(0, Record("leads", b"beta", beta, came.to_headers()))
+        bench.kafka.produce(0, Record("leads.retry", b"beta", beta, came.to_headers()))
         await asyncio.sleep(1)
         letter = bench.letters("leads.parked")[-1]
         envelope = read_envelope(letter)

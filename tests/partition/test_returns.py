@@ -229,15 +229,16 @@ def test_a_stray_that_strays_again_waits_for_a_human() -> None:
         bench = LeadBench()
         value = _lead(workspace="beta")
         sent_here = Envelope(origin="leads/1/7", seq=1, way="rerouted", hops=1).to_headers()
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"beta", value, sent_here))
+        bench.kafka.produce(0, Record(bench.plan.topics.retry, b"beta", value, sent_here))
         await bench.serve()
+        bench.serve_retry()
         await asyncio.sleep(1.0)
         assert bench.states() == ["parked"]
         [letter] = bench.letters(bench.plan.topics.parked)
         envelope = read_envelope(letter)
         assert (envelope.reason, envelope.disposition, envelope.origin) == ("wrong_partition", "policy", "leads/1/7")
         assert letter.value == value
-        assert bench.kafka.log(bench.plan.topics.leads, 1).committed() == []
+        assert bench.kafka.log(bench.plan.topics.retry, 1).committed() == []
         assert bench.clay.bodies == []
         assert bench.alarms == []
 

@@ -25,7 +25,9 @@ HOSTILE = [
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_letter_that_is_no_json_is_exported_as_it_is(value: bytes, tmp_path: Path) -> None:
     """Seen: half a character in one letter ended the whole export."""
-    letter = Taken("leads.dlq", 0, 7, b"\xff", value, (("reason", b"\xff"), ("disposition", b"poison")))
+    letter = Taken(
+        "leads.dlq", 0, 7, b"\xff", value, (("stream-app-reason", b"\xff"), ("stream-app-disposition", b"poison"))
+    )
     line = line_of(letter, dict(letter.headers))
     assert "value_base64" in json.loads(line)
     file = tmp_path / "letters.jsonl"

@@ -41,7 +41,7 @@ def patch(tmp_path: Path, operations: Any) -> Path:
 
 def mend(apply: Transform, value: bytes, *, same_lead: bool) -> bytes:
     """Of a letter of acme's `people`."""
-    letter = Taken("leads.parked", 0, 7, b"acme", value, (("destination", b"people"),))
+    letter = Taken("leads.parked", 0, 7, b"acme", value, (("stream-app-destination", b"people"),))
     return transformed(apply, letter, sendable(SETTINGS), same_lead=same_lead)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from stream_app.core.budget import Period
 from stream_app.core.delivery import Delivery
-from stream_app.core.envelope import read_envelope
+from stream_app.core.envelope import lead_envelope, read_envelope
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
 from stream_app.core.policy import Plan, in_force
@@ -258,7 +258,7 @@ class Checker:
             before = taken.offset + 1
             if self.answers.acked(taken.place):
                 continue
-            envelope = read_envelope(taken)
+            envelope = lead_envelope(taken, self._plan.topics.inputs)
             if taken.topic == self._plan.topics.commands:
                 self.orders.on_acked(taken)
             elif self.stories[envelope.origin].concluded_seq <= envelope.seq:

@@ -37,6 +37,11 @@ from tests.simulation.mutant import Patch, family, lettered_again, mutant, shuff
 # ------------------------------------------------------------------------------------------- the order of things
 
 
+@mutant("2", "6")
+def headers_of_producers_are_believed() -> Patch:
+    return patch.object(line_module, "lead_envelope", lambda taken, inputs: read_envelope(taken))
+
+
 @mutant("2")
 def ack_before_the_commit() -> Patch:
     async def commit(self: Partition, step: Step) -> None:

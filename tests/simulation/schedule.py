@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 from typing import Final, Literal
 
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.core.envelope import Envelope
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.rate import RatePolicy
+from stream_app.core.record import Headers
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.silence import SilencePolicy
 from stream_app.core.topics import TopicNames
@@ -26,7 +28,7 @@ CEILING: Final = Cost(credits=20, actions=2)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A record that a user publishes. `topic`: leads or bulk; `away`: in the wrong partition."""
+    """A record that a user publishes. `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's."""
 
     at_s: float
     workspace: str
@@ -37,6 +39,7 @@ class Arrival:
     force: bool = False
     not_after_s: float | None = None
     how: How = ""
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ def drawn(seed: int) -> Schedule:
         name=str(seed),
         seed=seed,
         setup=setup,
-        arrivals=tuple(_arrival(rng, setup) for _ in range(leads)),
+        arrivals=_with_headers(Random(f"headers {seed}"), [_arrival(rng, setup) for _ in range(leads)]),
         fates=tuple(rng.choices(_FATES, mix, k=rng.choice((3, 6, 12)))),
         faults=tuple(_fault(rng, turns) for _ in range(rng.choice((0, 1, 1, 2, 3)))),
         losses=_losses(rng),
@@ -229,6 +232,29 @@ def _arrival(rng: Random, setup: Setup) -> Arrival:
         not_after_s=rng.choice((2.0, 30.0)) if rng.random() < 0.15 else None,
         how=how,
     )
+
+
+def _with_headers(rng: Random, arrivals: list[Arrival]) -> tuple[Arrival, ...]:
+    """Some records carry headers, as other programs may write them: ours among them, copied from any record."""
+    return tuple(replace(each, headers=foreign_headers(rng)) if rng.random() < 0.3 else each for each in arrivals)
+
+
+def foreign_headers(rng: Random) -> Headers:
+    """Headers as our own processes write them, about any record."""
+    topic = rng.choice(("leads", "leads.bulk", "leads.retry", "elsewhere"))
+    envelope = Envelope(
+        origin=f"{topic}/{rng.randrange(3)}/{rng.randrange(4)}",
+        seq=rng.randrange(5),
+        way=rng.choice(("", "rerouted", "replayed", "redriven", "deferred", "uncertain")),
+        lead_id=f"id{rng.randrange(4)}",
+        destination=rng.choice(("", "acme-main", "beta-main", "nowhere")),
+        disposition=rng.choice(("", "failed", "poison", "policy")),
+        replay=rng.randrange(4),
+        epoch=rng.randrange(2),
+        hops=rng.randrange(3),
+        redriven_from=rng.choice(("", f"leads.dlq/0/{rng.randrange(3)}")),
+    )
+    return envelope.to_headers()
 
 
 def _losses(rng: Random) -> tuple[tuple[int, Loss], ...]:

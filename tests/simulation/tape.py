@@ -48,7 +48,7 @@ class Tape:
         plan, names = self.plan, self.plan.topics
         freshness_ms = int(plan.line.freshness_days * 86_400_000)
         budgets = {name: here.budget for name, here in plan.workspaces.items()}
-        books = Books(Terms(budgets, plan.destinations, freshness_ms), limit=limit)
+        books = Books(Terms(budgets, plan.destinations, freshness_ms, names), limit=limit)
         for number in range(plan.partitions):
             rows = books.rows_of(number, exact=exact, kept=self.kept)
             for row in self.log(names.state, number):
@@ -59,7 +59,7 @@ class Tape:
             for topic in (*self.lead_topics, *self.away_topics):
                 for taken in self.log(topic, number):
                     passed = taken.offset < self.passed.get((topic, number), 0)
-                    books.record(taken, passed=passed, lead_topic=topic in self.lead_topics)
+                    books.record(taken, passed=passed)
             for topic in self.lead_topics:
                 books.begins(topic, number, self.begins.get((topic, number), 0))
         return audit(books, self.now_ms)

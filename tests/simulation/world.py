@@ -210,7 +210,8 @@ class World:
             document["not_after_ms"] = not_after_ms
         junk = arrival.how == "junk"
         value = b"\xff\xfe" if junk else json.dumps(document).encode()
-        record = Record(names.bulk if arrival.topic == "bulk" else names.leads, arrival.workspace.encode(), value)
+        topic = names.bulk if arrival.topic == "bulk" else names.leads
+        record = Record(topic, arrival.workspace.encode(), value, arrival.headers)
         what = Input(serial, "" if junk else f"{arrival.workspace}/{arrival.person}", arrival.force, not_after_ms)
         if arrival.how in ("aborted", "slow_transaction"):
             self._user_transactions += 1
