@@ -1,8 +1,8 @@
 # One image for every process: `docker run stream-app worker`. Built in two stages, so that neither pip's cache nor a
 # package installer of ours is in it. 3.11 is the Python that the tests run on.
-ARG PYTHON=3.11
+ARG BASE=python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 
-FROM python:${PYTHON}-slim AS build
+FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY stream_app stream_app
@@ -10,7 +10,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/stream-app \
     && pip --python /opt/stream-app/bin/python install --disable-pip-version-check .
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 RUN groupadd --gid 10001 app \
     && useradd --uid 10001 --gid app --no-create-home --shell /usr/sbin/nologin app \
     && install --directory --owner=app --group=app /var/lib/stream-app
@@ -21,7 +21,7 @@ ENV PATH=/opt/stream-app/bin:$PATH \
 WORKDIR /var/lib/stream-app
 # A number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-# worker, replay, gateway, the simulator and its control
-EXPOSE 9101 9102 9103 8700 8701
+# worker, replay, gateway, the gateway's metrics, the simulator and its control
+EXPOSE 9101 9102 9103 9104 8700 8701
 ENTRYPOINT ["stream-app"]
 CMD ["--help"]

@@ -200,14 +200,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             lambda: membership(app) | worker.under_way(assigned(app)),
             StandingStill(registry, logger),
         )
-        port = await stack.enter_async_context(
-            serve_ops(
-                settings.http.host,
-                settings.http.worker_port,
-                registry,
-                lambda: "; ".join(watchdog.still) or (None if worker.partitions else "no partition is assigned yet"),
-            )
-        )
+
+        async def not_ready() -> str | None:
+            return "; ".join(watchdog.still) or (None if worker.partitions else "no partition is assigned yet")
+
+        http = settings.http
+        port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))
         app.gaps.on_expired = metrics.expired
         watch = TopicWatch(connection, topics, [*sources, names.state], plan.partitions)
         remembering = memory.tasks(connection, lambda: list(owned), clock.now_ms)

@@ -22,6 +22,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.gateway_metrics import GatewayMetrics
 from stream_app.adapters.http_server import serve_http
+from stream_app.adapters.ops import serve_ops
 from stream_app.app import check_kafka, connection_of, tame_garbage_collector
 from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
@@ -72,7 +73,7 @@ async def run_gateway(settings: Settings) -> None:
                 metrics,
             )
             routes = await stack.enter_async_context(look_up(settings, connection, registry, logger))
-            app = build_asgi(receiver, registry, inbox.not_ready, metrics.responded, routes)
+            app = build_asgi(receiver, inbox.not_ready, metrics.responded, routes)
             port = await stack.enter_async_context(
                 serve_http(
                     app,
@@ -82,7 +83,11 @@ async def run_gateway(settings: Settings) -> None:
                     grace_s=_GRACE_S,
                 )
             )
-            logger.info("gateway_started", version=__version__, port=port, tables=len(tables))
+            http = settings.http
+            ops = await stack.enter_async_context(
+                serve_ops(http.host, http.gateway_ops_port, registry, inbox.not_ready)
+            )
+            logger.info("gateway_started", version=__version__, port=port, metrics_port=ops, tables=len(tables))
             tame_garbage_collector()
             await stop.wait()
         logger.info("gateway_stopped")

@@ -73,14 +73,12 @@ async def run_replay(settings: Settings) -> None:
             lambda: membership(app) | replay.under_way(assigned(app)),
             StandingStill(registry, logger),
         )
-        port = await stack.enter_async_context(
-            serve_ops(
-                settings.http.host,
-                settings.http.replay_port,
-                registry,
-                lambda: "; ".join(watchdog.still) or (None if app.started else "not joined to the group yet"),
-            )
-        )
+
+        async def not_ready() -> str | None:
+            return "; ".join(watchdog.still) or (None if app.started else "not joined to the group yet")
+
+        http = settings.http
+        port = await stack.enter_async_context(serve_ops(http.host, http.replay_port, registry, not_ready))
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
         if state.pause:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")

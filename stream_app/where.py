@@ -11,9 +11,9 @@ import httpx
 import msgspec
 
 from stream_app.core.errors import GatewayUnavailable, SettingsError, StreamAppError
+from stream_app.core.hosts import is_loopback
 from stream_app.core.lead import clean_email, clean_linkedin, identify
 from stream_app.core.messages import Lead
-from stream_app.gateway.access import is_loopback
 from stream_app.gateway.lookup_answers import Answer, FoundLead, LeadAnswer, LeadsAnswer, Refusal
 from stream_app.settings import Settings
 

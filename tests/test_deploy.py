@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import tomllib
 from fnmatch import fnmatch
 from importlib.resources import files
@@ -55,13 +56,18 @@ PLACES = {
 }
 """Broker properties that say where the broker is: they cannot be the same here and there."""
 SAFETY = {"auto.create.topics.enable", "message.max.bytes", "process.roles", "controller.listener.names"}
-_VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+DEMANDED = {name: secrets.token_hex(32) for name in ("CALLBACK_KEY", "API_TOKEN", "REDIS_PASSWORD")}
+"""What .env has to have, as the comment at the top of docker-compose.yml makes it."""
+_VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
 
 
 def environment(service: str) -> dict[str, str]:
-    """What `docker compose` gives to a service where .env sets nothing."""
+    """What `docker compose` gives to a service where .env has what it must have, and nothing more."""
     given = SERVICES[service].get("environment") or {}
-    return {name: _VARIABLE.sub(lambda found: found[2], str(value)) for name, value in given.items()}
+    return {
+        name: _VARIABLE.sub(lambda found: DEMANDED[found[1]] if found[2] == "?" else found[3], str(value))
+        for name, value in given.items()
+    }
 
 
 def settings(service: str) -> Settings:
@@ -116,7 +122,9 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
 def test_the_services_that_there_should_be() -> None:
     assert set(SERVICES) == {"kafka", "redis", "topics", "worker", "replay", "gateway", "sim", "prometheus"}
     assert set(OURS) == {"topics", "worker", "replay", "gateway", "sim"}
-    assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}", "the one that the tests run"
+    assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), "the one that the tests run"
+    for name in SERVICES.keys() - OURS.keys():
+        assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), f"{name}: by its digest"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -145,13 +153,17 @@ def test_the_config_loads_with_what_the_service_is_given(name: str) -> None:
 def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     used = {name for service in SERVICES for name in SERVICES[service].get("environment") or {}}
     clay = {name for name in used if name.startswith("CLAY_")}
-    secret = clay | {"CALLBACK_KEY", "API_TOKEN"}
-    asked = {found[0] for found in _VARIABLE.findall((ROOT / "docker-compose.yml").read_text())}
+    secret = clay | DEMANDED.keys()
+    text = (ROOT / "docker-compose.yml").read_text()
+    asked = {found[0] for found in _VARIABLE.findall(text)}
+    assert {found[0] for found in _VARIABLE.findall(text) if found[1] == "?"} == DEMANDED.keys(), "no known default"
+    assert f"for name in {' '.join(DEMANDED)}; do" in text, "its first lines make them"
     example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert secret == asked == set(example)
     assert not any(example.values())
     assert secret & set(environment("topics")) == {"API_TOKEN"}, "it looks leads up"
-    for name in ("kafka", "redis", "sim", "prometheus"):
+    assert secret & set(environment("redis")) == {"REDIS_PASSWORD"}
+    for name in ("kafka", "sim", "prometheus"):
         assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
     assert not clay & set(environment("gateway")), "it needs no webhook"
 
@@ -170,7 +182,8 @@ def test_every_host_and_port_is_that_of_a_service() -> None:
     for name, value in environment("worker").items():
         if name.startswith("CLAY_WEBHOOK"):
             assert urlsplit(value).netloc == f"sim:{sim.port}"
-    assert urlsplit(environment("worker")["REDIS_URL"]).netloc == "redis:6379"
+    assert urlsplit(environment("worker")["REDIS_URL"]).netloc == f":{DEMANDED['REDIS_PASSWORD']}@redis:6379"
+    assert "--port 6379 " in SERVICES["redis"]["command"][-1]
     assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
     for url in (loaded.gateway.public_url, loaded.api_url):
         assert url == f"http://gateway:{loaded.http.gateway_port}"
@@ -188,7 +201,7 @@ def test_health_checks_ask_what_exists() -> None:
     asked = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in SERVICES if name != "topics"}
     assert f"http://127.0.0.1:{http.worker_port}/readyz" in asked["worker"]
     assert f"http://127.0.0.1:{http.replay_port}/readyz" in asked["replay"]
-    assert f"http://127.0.0.1:{http.gateway_port}/readyz" in asked["gateway"]
+    assert f"http://127.0.0.1:{http.gateway_ops_port}/readyz" in asked["gateway"]
     assert f"http://127.0.0.1:{sim.control_port}/control'" in asked["sim"]
 
 
@@ -200,10 +213,12 @@ def test_who_stops_is_started_again_and_has_time_to_stop() -> None:
     assert seconds(OURS["worker"]["stop_grace_period"]) > longest_s + 10
 
 
-def test_our_services_may_do_little() -> None:
-    for name, service in OURS.items():
-        assert service["read_only"], name
+def test_services_may_do_little() -> None:
+    for name, service in SERVICES.items():
         assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("read_only") or name == "kafka", "Kafka's image writes its configuration beside its program"
+    for service in OURS.values():
         last = dict(end_image())
         uid, gid = last["USER"].split(":")
         own = [f"{last['WORKDIR']}:uid={uid},gid={gid},mode=0700", f"sim-ledger:{last['WORKDIR']}"]
@@ -234,11 +249,13 @@ def test_kafka_has_the_settings_that_the_tests_run_on() -> None:
 
 def test_the_image_has_a_python_that_the_package_allows() -> None:
     allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
-    (version,) = [rest.removeprefix("PYTHON=") for word, rest in dockerfile() if word == "ARG"]
-    assert version in allowed
+    (base,) = [rest.removeprefix("BASE=") for word, rest in dockerfile() if word == "ARG"]
+    found = re.fullmatch(r"python:(\d+\.\d+)-slim@sha256:[0-9a-f]{64}", base)
+    assert found, base
+    assert found[1] in allowed
     for word, rest in dockerfile():
         if word == "FROM":
-            assert rest.startswith("python:${PYTHON}-slim"), rest
+            assert rest.startswith("${BASE}"), rest
 
 
 def test_the_image_is_small_and_does_not_run_as_root() -> None:
@@ -257,7 +274,14 @@ def test_the_image_is_small_and_does_not_run_as_root() -> None:
 def test_the_image_shows_the_ports_that_are_served() -> None:
     http, sim = settings("worker").http, build_parser().parse_args(OURS["sim"]["command"])
     shown = {int(port) for port in dict(end_image())["EXPOSE"].split()}
-    assert shown == {http.worker_port, http.replay_port, http.gateway_port, sim.port, sim.control_port}
+    assert shown == {
+        http.worker_port,
+        http.replay_port,
+        http.gateway_port,
+        http.gateway_ops_port,
+        sim.port,
+        sim.control_port,
+    }
 
 
 def test_the_builder_is_sent_what_it_copies_and_little_else() -> None:
@@ -303,7 +327,7 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
     assert seen == {
         "worker": (["worker"], "A", http.worker_port),
         "replay": (["replay"], "A", http.replay_port),
-        "gateway": (["gateway"], "A", http.gateway_port),
+        "gateway": (["gateway"], "A", http.gateway_ops_port),
     }
     mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
     assert {

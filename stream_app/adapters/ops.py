@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -14,7 +14,7 @@ from stream_app.core.errors import StreamAppError
 
 @asynccontextmanager
 async def serve_ops(
-    host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str | None]
+    host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]
 ) -> AsyncIterator[int]:
     """Serve until the block ends; yields the port. `not_ready` gives the reason, or None when all is well."""
 
@@ -25,7 +25,7 @@ async def serve_ops(
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        reason = not_ready()
+        reason = await not_ready()
         return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
     app = web.Application()

@@ -23,7 +23,6 @@ import msgspec
 TokenProblem = Literal["malformed", "unknown_key", "mismatch"]
 """Why a token is not good: it is none, its key is none of ours (any more), or it is not for this lead."""
 
-MIN_SECRET_CHARACTERS: Final = 32
 _MAX_TOKEN_CHARACTERS: Final = 1_024
 
 

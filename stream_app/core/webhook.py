@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from stream_app.core.hosts import is_local
 
 WEBHOOK_PATH: Final = "/v3/sources/webhook/"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
@@ -24,7 +25,7 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return MALFORMED
-    if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not _is_local(host)):
+    if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not is_local(host)):
         return "the webhook's URL must begin with https:// (http:// only for this machine and for names without a dot)"
     if "@" in parts.netloc or "?" in url or parts.fragment:
         return "the webhook's URL must have no user, password, ?query or #fragment: the token has its own setting"
@@ -32,6 +33,8 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
         return f"the webhook's host must be one of allowed_hosts ({', '.join(allowed_hosts)})"
     if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
         return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
+    if any(step in (".", "..") for step in unquote(unquote(parts.path)).replace("\\", "/").split("/")):
+        return f"the webhook's path must have no . or .. step: they lead away from {WEBHOOK_PATH}"
     return None
 
 
@@ -40,10 +43,3 @@ def token_problem(token: str) -> str | None:
     if token and token.isascii() and token.isprintable() and token == token.strip():
         return None
     return "the webhook's token must be printable ASCII without spaces around it: copy it from Clay again"
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return "." not in host

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hmac
-from ipaddress import ip_address
+import re
 from typing import Final
 
 from starlette.requests import Request
 
-_FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+from stream_app.core.hosts import is_loopback
+
+_HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+_FORWARDED: Final = (
+    *("forwarded", "via", "x-forwarded", "x-real-ip", "x-original", "x-client-ip", "x-cluster-client-ip"),
+    *("true-client-ip", "cf-", "fastly-", "x-envoy", "x-appengine", "x-azure", "x-amzn", "x-vercel", "fly-"),
+)
+"""How headers begin that proxies and tunnels add."""
 
 
 class Refused(Exception):
@@ -37,7 +44,7 @@ class Access:
         elif not self._loopback:
             text = "The gateway listens on a public address, and has no gateway.api_token_env: it serves nothing so"
             raise Refused(403, "token_not_set", text)
-        elif not is_loopback(_host_of(request)) or any(name in request.headers for name in _FORWARDED):
+        elif not is_loopback(_host_of(request)) or _is_forwarded(request):
             # A tunnel or proxy on this machine, or a page in a browser that has its own name lead here.
             text = "Without gateway.api_token_env only requests to http://127.0.0.1 are answered, not forwarded ones"
             raise Refused(403, "not_loopback", text)
@@ -45,16 +52,12 @@ class Access:
             raise Refused(405, "read_only", "The look-up API only reads: use GET")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that host name or address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _host_of(request: Request) -> str:
-    try:
-        return request.url.hostname or ""
-    except ValueError:
-        return ""
+    """The host that the request names, without its port; "" unless there is exactly one Host header and it is valid."""
+    hosts = [value for name, value in request.scope["headers"] if name == b"host"]
+    found = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+    return (found[1] or found[2]) if found else ""
+
+
+def _is_forwarded(request: Request) -> bool:
+    return any(name.startswith(_FORWARDED) for name in request.headers)

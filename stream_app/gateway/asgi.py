@@ -1,11 +1,12 @@
-"""The gateway as an ASGI app: callbacks, health and metrics, and whatever routes are put beside them."""
+"""The gateway's public ASGI app: callbacks, health, and the routes that are put beside them.
+
+It gives no name of a customer away: metrics and the reasons of /readyz are on the port for operations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -21,22 +22,17 @@ Why = Callable[[], Awaitable[str | None]]
 
 def build_asgi(
     receiver: ASGIApp,
-    registry: CollectorRegistry,
     not_ready: Why,
     on_response: Callable[[int], None],
     routes: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
     """The whole of it. `on_response` is told the status of each answer. `routes`: others, such as the look-up API."""
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
-
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        reason = await not_ready()
-        return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
+        return PlainTextResponse("not ready\n", 503) if await not_ready() else PlainTextResponse("ok\n")
 
     async def crashed(_: Request, __: Exception) -> Response:
         return PlainTextResponse(f"{CRASHED.text}\n", CRASHED.status, CRASHED.headers)
@@ -46,7 +42,6 @@ def build_asgi(
             Route(f"{PREFIX}{{address:path}}", receiver),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Route("/metrics", metrics),
             *routes,
         ],
         exception_handlers={Exception: crashed},

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from stream_app.core.callback_token import MIN_SECRET_CHARACTERS
 from stream_app.core.errors import SettingsError
+from stream_app.core.hosts import is_local
+from stream_app.core.secret_strength import HOW_TO_MAKE, is_public, secret_problem
 from stream_app.core.webhook import token_problem, webhook_problem
 from stream_app.settings import rules
 from stream_app.settings.model import Secrets, Settings, Tables, Workspace
@@ -110,16 +111,25 @@ def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory
 
 
 def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    """Secrets of ours that somebody could guess, whether this process needs them or not."""
+    """Secrets of ours that others know or can guess, whether this process needs them or not."""
     names = [*tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
     for there in tables.destinations.values():
         names += there.callback_secrets_env
-    return [
-        f"environment variable {name}: must have at least {MIN_SECRET_CHARACTERS} characters; "
-        'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
-        for name in dict.fromkeys(names)
-        if 0 < len(environ.get(name, "")) < MIN_SECRET_CHARACTERS
-    ]
+    found: list[str] = []
+    seen: dict[str, str] = {}
+    hosts = {host.partition(":")[0] for there in tables.destinations.values() for host in there.allowed_hosts}
+    simulated = all(map(is_local, hosts))
+    for name in dict.fromkeys(names):
+        if not (secret := environ.get(name)):
+            continue
+        problem = secret_problem(secret)
+        if problem is None and is_public(secret) and not simulated:
+            problem = f"is an example that everybody can read in this project's files; {HOW_TO_MAKE}"
+        if problem is None and seen.setdefault(secret, name) != name:
+            problem = f"is the same as {seen[secret]}: who knows one knows both; {HOW_TO_MAKE}"
+        if problem is not None:
+            found.append(f"environment variable {name}: {problem}")
+    return found
 
 
 def _redis_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:

@@ -197,15 +197,18 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class Http(msgspec.Struct, frozen=True):
-    """Where each process serves /metrics, /healthz and /readyz.
+    """Where each process listens.
 
-    worker_port, replay_port  0: any free one, told in the log, so that several run on one machine.
+    worker_port, replay_port, gateway_ops_port  /metrics, /healthz and /readyz, which name customers: for operators
+                 only. 0: any free port, which the log names, so that several run on one machine.
+    gateway_port callbacks, the look-up API and /healthz.
     """
 
     host: str = "127.0.0.1"
     worker_port: int = 9101
     replay_port: int = 9102
     gateway_port: int = 9103
+    gateway_ops_port: int = 9104
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -214,8 +217,8 @@ class Gateway(msgspec.Struct, frozen=True):
     public_url      how Clay reaches the gateway, e.g. https://leads.example.com; `/callbacks/...` is put behind it.
     token_keys_env  names of the variables with the secrets of callback tokens: the first signs, all verify.
     max_body_bytes, read_timeout_s  one callback: its size, and the time until it has come in whole.
-    api_token_env   name of the variable with the bearer token of the look-up API; without it the API answers only
-                    requests to a loopback address.
+    api_token_env   name of the variable with the bearer token of the look-up API. Without it the API answers only
+                    requests to a loopback address, and public_url must be one.
     api_url         where `stream-app status` finds the API; absent: on this machine, at http.gateway_port.
     read_model_path the SQLite file of the read model, one for each gateway; absent: in the user's state folder.
     """

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from stream_app.core import cached, topics
 from stream_app.core.bounds import out_of_range
+from stream_app.core.hosts import is_loopback
 from stream_app.core.topics import MAX_INPUT_BYTES
 from stream_app.settings import lanes
 from stream_app.settings.model import Destination, Tables
@@ -168,10 +169,11 @@ def _retention(tables: Tables) -> Iterator[str]:
 def _http(tables: Tables) -> Iterator[str]:
     http = tables.http
     free, named = (0, 65_535), (1, 65_535)
-    yield from _under("http", out_of_range(http, worker_port=free, replay_port=free, gateway_port=named))
-    ports = [port for port in (http.worker_port, http.replay_port, http.gateway_port) if port]
+    ranges = {"worker_port": free, "replay_port": free, "gateway_port": named, "gateway_ops_port": free}
+    yield from _under("http", out_of_range(http, **ranges))
+    ports = [port for name in ranges if (port := getattr(http, name))]
     if len(set(ports)) < len(ports):
-        yield "http: worker_port, replay_port and gateway_port must differ"
+        yield "http: worker_port, replay_port, gateway_port and gateway_ops_port must differ"
 
 
 def _cache(tables: Tables) -> Iterator[str]:
@@ -186,6 +188,11 @@ def _gateway(tables: Tables) -> Iterator[str]:
     )
     if gateway.public_url is not None and not _is_base(gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
+    elif gateway.public_url is not None and gateway.api_token_env is None and not _is_loopback(gateway.public_url):
+        yield (
+            "gateway.api_token_env: is needed with a public_url: a proxy in front of the gateway would open the "
+            "look-up API to everybody; name an environment variable with a token"
+        )
     yield from _env_names("gateway.token_keys_env", gateway.token_keys_env)
     yield from _env_name("gateway.api_token_env", gateway.api_token_env)
     if gateway.api_url is not None and not _is_base(gateway.api_url):
@@ -202,6 +209,10 @@ def _is_base(url: str) -> bool:
         return False
     plain = parts.scheme in ("http", "https") and parts.hostname and parts.netloc.isascii() and not url.endswith("?")
     return bool(plain) and not (parts.username or parts.query or parts.fragment)
+
+
+def _is_loopback(url: str) -> bool:
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def _callbacks(tables: Tables, destination: Destination) -> Iterator[str]:

@@ -31,6 +31,7 @@ broker_wait_s = 20
 worker_port = {}
 replay_port = {}
 gateway_port = {}
+gateway_ops_port = 0
 """
 
 

@@ -36,6 +36,10 @@ def test_a_good_webhook(host: str, slug: str) -> None:
         *(("one of", f"http{host}{WEBHOOK_PATH}x") for host in ("://sim:8001", "s://a.b", "s://api.clay.com.a.b")),
         *(("https://", f"{host}{WEBHOOK_PATH}x") for host in ("http://api.clay.com", "ftp://api.clay.com", "a", "")),
         *(("https://", f"http://{host}{WEBHOOK_PATH}x") for host in ("relay.example", "127.evil.example")),
+        *(
+            ("no . or ..", f"{CLAY}{WEBHOOK_PATH}{path}")
+            for path in ("../../v1/admin", "a/..", "%2e%2e/x", ".", "a/%252E%252e/x", "a%2f..%2fb", "..%5cx")
+        ),
         *(("no user", f"{CLAY}{rest}") for rest in (f"@evil.example{WEBHOOK_PATH}x", f"{WEBHOOK_PATH}x#f")),
         *(("?query", f"{CLAY}{WEBHOOK_PATH}x{query}") for query in ("?a=b", "?")),
         *(("<slug>", f"{CLAY}{path}") for path in (WEBHOOK_PATH, "/webhook/x", "/", "")),

@@ -209,6 +209,7 @@ partitions = {WORKSPACES}
 replication = 1
 [http]
 gateway_port = {port}
+gateway_ops_port = 0
 [gateway]
 public_url = "http://127.0.0.1:{port}/"
 token_keys_env = ["STORM_KEY"]

@@ -162,8 +162,9 @@ read_model_path = "{self.directory}/model.sqlite"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         port = free_port()
-        mine, other = ("replay", "worker") if command == "replay" else ("worker", "replay")
-        ports = f"{mine}_port = {port}\n{other}_port = {free_port()}\ngateway_port = {self.gateway_port}"
+        names = {"worker": "worker_port", "replay": "replay_port", "gateway": "gateway_ops_port"}
+        free = {name: port if name == names[command] else free_port() for name in names.values()}
+        ports = "\n".join(f"{name} = {value}" for name, value in (free | {"gateway_port": self.gateway_port}).items())
         config.write_text(f"{toml}\n[http]\n{ports}\n")
         argv = [sys.executable, *program, command, "--config", str(config)]
         log = self._log(f"{command}-{number}")
@@ -177,7 +178,7 @@ read_model_path = "{self.directory}/model.sqlite"
         return process.returncode
 
     async def get(self, process: subprocess.Popen[bytes], path: str) -> str:
-        """What a worker or replay answers over HTTP. Raises OSError for anything but 200."""
+        """What a process answers on its port for operations. Raises OSError for anything but 200."""
 
         def ask() -> str:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[process.pid]}{path}", timeout=10) as answer:

@@ -27,7 +27,7 @@ async def test_callbacks_are_on_kafka_before_they_are_answered(kafka: Broker, na
                 answer = await client.post(f"/callbacks/{name}/{name}-crm", json=body)
                 assert answer.text == f"Received: lead {lead_id}, enriched. Nothing to do.\n"
             assert (await client.post(f"/callbacks/{name}/{name}-crm", json=body | {"lead_id": "x"})).status_code == 403
-            metrics = (await client.get("/metrics")).text
+            metrics = await line.get(gateway, "/metrics")
             assert 'stream_app_callbacks_total{answer="enriched",destination="w0-crm"} 10.0' in metrics
             assert 'stream_app_callbacks_total{answer="wrong_token",destination="w1-crm"} 1.0' in metrics
         records = await line.read(line.settings.names.callbacks)
@@ -63,7 +63,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
             assert code == 0, said
             assert "round trip of doctor-" in said
             assert "it came back as " in said
-            metrics = (await client.get("/metrics")).text
+            metrics = await line.get(processes[1], "/metrics")
         received = [row for row in metrics.splitlines() if row.startswith("stream_app_callbacks_total")]
         assert len([row for row in received if '"wrong_token"' in row]) == 2, "the doctor's own, of both tables"
         assert len([row for row in received if '"w0-crm"' in row and "token" not in row]) == 1, received

@@ -42,7 +42,7 @@ async def test_where_is_my_lead(kafka: Broker, namespace: str) -> None:
             assert (await client.get("/dlq")).json()["dlq"]["letters"] == 1
             assert {each["workspace"] for each in (await client.get("/lanes")).json()["lanes"]} == {"w0", "w1"}
             assert sum((await client.get("/books")).json()["waiting"].values()) == 0
-            assert "stream_app_read_model_lag 0.0" in (await client.get("/metrics")).text
+            assert "stream_app_read_model_lag 0.0" in await line.get(gateway, "/metrics")
         await at_the_command_line(line)
         assert await line.stop(gateway) == 0
         log = line.logs[gateway.pid].read_text()

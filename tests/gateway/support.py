@@ -57,8 +57,8 @@ class Gateway:
         self.registry = CollectorRegistry()
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
-        receiver = Receiver(TABLES, keys, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
-        self.app = build_asgi(receiver, self.registry, self.shelf.not_ready, metrics.responded)
+        self.receiver = Receiver(TABLES, keys, "leads.callbacks", self.shelf, lambda: AT_MS, limits, metrics)
+        self.app = build_asgi(self.receiver, self.shelf.not_ready, metrics.responded)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")

@@ -15,6 +15,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
 from stream_app.gateway.access import Access
 from stream_app.gateway.feed import Standing
@@ -62,7 +63,15 @@ class Api:
         lookup = Lookup(queries, lambda: self.standing, Shelf(), backlog, access, NAMES.dlq, NAMES.parked)
         base_url = more.pop("base_url", "http://127.0.0.1:9103")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
-        transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
+        app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
+
+        async def with_hosts(scope: Scope, receive: Receive, send: Send) -> None:
+            if hosts is not None:
+                others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+                scope = {**scope, "headers": [*others, *((b"host", each.encode()) for each in hosts)]}
+            await app(scope, receive, send)
+
+        transport = httpx.ASGITransport(with_hosts)
         async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
             return await client.request(more.pop("method", "GET"), url, headers=headers, **more)
 
@@ -103,7 +112,27 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
         ({"base_url": "http://[::1]:9103", "host": "::1"}, 200, None),
         ({"base_url": "http://leads.example.com"}, 403, "not_loopback"),
         ({"headers": {"x-forwarded-for": "203.0.113.9"}}, 403, "not_loopback"),
-        ({"headers": {"forwarded": "for=203.0.113.9"}}, 403, "not_loopback"),
+        *(
+            ({"headers": {name: "203.0.113.9"}}, 403, "not_loopback")
+            for name in ("forwarded", "via", "cf-connecting-ip", "true-client-ip", "x-forwarded-proto", "fly-client-ip")
+        ),
+        *(
+            ({"hosts": hosts}, 403, "not_loopback")
+            for hosts in (
+                (),
+                ("127.0.0.1", "127.0.0.1"),
+                ("127.0.0.1:9103", "leads.example.com"),
+                ("evil.com/@127.0.0.1",),
+                ("127.0.0.1#evil.com",),
+                ("127.0.0.1?",),
+                ("a@127.0.0.1",),
+                ("127.0.0.1:port",),
+                ("127.0.0.1 ",),
+                ("[::1",),
+                ("",),
+            )
+        ),
+        ({"hosts": ("[::1]:9103",)}, 200, None),
         ({"host": "0.0.0.0"}, 403, "token_not_set"),
         ({"host": "10.0.0.7"}, 403, "token_not_set"),
         ({"token": TOKEN}, 401, "no_token"),

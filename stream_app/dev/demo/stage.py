@@ -54,6 +54,7 @@ tiers_s = [1, 3, 10]
 worker_port = {worker_port}
 replay_port = {replay_port}
 gateway_port = {gateway_port}
+gateway_ops_port = 0
 
 [gateway]
 public_url = "http://{host}:{gateway_port}"
