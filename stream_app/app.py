@@ -16,6 +16,7 @@ from stream_app.adapters.assigned import assigned, membership, waiting
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.egress import Egress
 from stream_app.adapters.faust_app import FaustOptions, build_app
 from stream_app.adapters.faust_run import alarm_of, run_app, wait_for_broker
 from stream_app.adapters.lag import ParkedLeads, WaitingRecords
@@ -33,6 +34,7 @@ from stream_app.agents.watchdog import Watchdog
 from stream_app.agents.worker import Worker
 from stream_app.app_cache import remember
 from stream_app.core.budget import Cost
+from stream_app.core.errors import SettingsError
 from stream_app.core.lane import Lane
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.replay import ReplayPolicy
@@ -134,6 +136,18 @@ def connection_of(settings: Settings) -> KafkaConnection:
     return KafkaConnection(options.pop("bootstrap_servers"), options)
 
 
+def egress_of(settings: Settings) -> Egress:
+    """How to reach hosts outside, where the configuration was read with Clay's secrets.
+
+    Raises SettingsError when `egress.ca_file` cannot be read.
+    """
+    file, proxy = settings.egress.ca_file, settings.egress.proxy_env
+    try:
+        return Egress.of(file, settings.secrets[proxy] if proxy else None)
+    except OSError as exc:
+        raise SettingsError([f"egress.ca_file = {file!r}: cannot be used as a PEM file: {exc}"]) from exc
+
+
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """`stream-app worker`: until SIGTERM or SIGINT. Raises what ended it otherwise.
 
@@ -141,16 +155,16 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """
     logger = log.get("worker")
     configuration = Configuration(settings, _derived(settings), read, _derived)
-    plan, connection = configuration.plan, connection_of(settings)
+    plan, connection, egress = configuration.plan, connection_of(settings), egress_of(settings)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
         await check_kafka(settings, connection, logger)
-        client = await stack.enter_async_context(clay_client(settings))
+        client = await stack.enter_async_context(clay_client(settings, egress))
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
         memory = await stack.enter_async_context(remember(settings, registry, metrics))
         clock, known = SystemClock(), Known(memory.cache, local_facts)
-        outside = Outside(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url))
+        outside = Outside(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
         heard: dict[str, Lane] = {}
         topics = KnownTopics()
 
@@ -240,7 +254,7 @@ async def check_kafka(settings: Settings, connection: KafkaConnection, logger: l
     )
 
 
-def clay_client(settings: Settings) -> ClayClient:
+def clay_client(settings: Settings, egress: Egress) -> ClayClient:
     """The one client of a worker, with room for all that may be in flight."""
     line = settings.line
     return ClayClient(
@@ -248,6 +262,8 @@ def clay_client(settings: Settings) -> ClayClient:
         connect_timeout_s=line.connect_timeout_s,
         pool_timeout_s=min(5.0, (line.request_timeout_s - line.connect_timeout_s) / 2),
         max_connections=line.max_in_flight * settings.kafka.partitions,
+        keepalive_s=settings.egress.keepalive_s,
+        egress=egress,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.app import build_plan, clay_client
+from stream_app.app import build_plan, clay_client, egress_of
 from stream_app.core.errors import SettingsError
 from stream_app.settings import load_settings
 
@@ -18,7 +18,8 @@ async def test_every_pair_of_time_outs_that_is_allowed_makes_a_client(
     config = tmp_path / "stream_app.toml"
     line = f"connect_timeout_s = {connect_s}\nrequest_timeout_s = {request_s}\nuncertain_grace_s = 3000"
     config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[line]\n{line}")
-    clay_client(load_settings(config, {}))
+    settings = load_settings(config, {})
+    clay_client(settings, egress_of(settings))
 
 
 def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
@@ -42,3 +43,14 @@ def test_connecting_takes_only_a_part_of_a_request(tmp_path: Path) -> None:
     config.write_text("[line]\nconnect_timeout_s = 5\nrequest_timeout_s = 5")
     with pytest.raises(SettingsError, match=r"line\.connect_timeout_s: is part of a request"):
         load_settings(config, {})
+
+
+def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) -> None:
+    config, pem = tmp_path / "stream_app.toml", tmp_path / "company.pem"
+    config.write_text(f'[egress]\nca_file = "{pem}"\n')
+    settings = load_settings(config, {})
+    for text in (None, "no PEM"):
+        if text is not None:
+            pem.write_text(text)
+        with pytest.raises(SettingsError, match=r"^egress\.ca_file = '.*company\.pem': cannot be used as a PEM file: "):
+            egress_of(settings)

@@ -21,7 +21,8 @@ import aiohttp
 import httpx
 import msgspec
 
-from stream_app.adapters.clay_transport import AiohttpTransport, AnswerStream, Target
+from stream_app.adapters.clay_transport import AiohttpTransport, AnswerStream, ProxyRefused, Target
+from stream_app.adapters.egress import Egress
 from stream_app.core.outcome import Accepted, Outcome, Refused, Uncertain, UncertainReason, UnsentReason, classify
 from stream_app.core.webhook import MALFORMED, token_problem
 
@@ -34,6 +35,7 @@ _UNSENT_TEXT: dict[UnsentReason, str] = {
     "connect_failed": "nothing was sent: no connection to the webhook's host",
     "connect_timeout": "nothing was sent: the webhook's host did not take the connection in time",
     "tls": "nothing was sent: TLS with the webhook's host failed",
+    "proxy": "nothing was sent: the egress proxy",
     "pool_timeout": "nothing was sent: all connections were busy",
 }
 _UNCERTAIN_TEXT: dict[UncertainReason, str] = {
@@ -51,7 +53,7 @@ class ClayClient:
     covers DNS, TCP and TLS, `pool_timeout_s` the wait for one of `max_connections`. These two together
     must be shorter, so that the whole's limit is never met while nothing was sent yet. `keepalive_s`
     should be shorter than the server's, or a request meets a connection that is just being closed and is
-    uncertain. `ca_file` (PEM) replaces the public authorities. `transport` is for tests and must keep
+    uncertain. `egress`: whom to trust, and through which proxy to go. `transport` is for tests and must keep
     httpx's meaning of `ConnectError`, `ConnectTimeout` and `PoolTimeout`: nothing was sent.
     """
 
@@ -64,7 +66,7 @@ class ClayClient:
         max_connections: int = 100,
         keepalive_s: float = 15.0,
         max_answer_bytes: int = 4096,
-        ca_file: str | None = None,
+        egress: Egress | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if connect_timeout_s + pool_timeout_s >= request_timeout_s:
@@ -74,7 +76,7 @@ class ClayClient:
         self._pool_timeout_s = pool_timeout_s
         self._keepalive_s = keepalive_s
         self._max_answer_bytes = max_answer_bytes
-        self._ca_file = ca_file
+        self._egress = egress or Egress.of()
         self._connections = asyncio.Semaphore(max_connections)
         self._given_transport = transport
         self._transport: httpx.AsyncBaseTransport
@@ -85,7 +87,7 @@ class ClayClient:
             connect_timeout_s=self._connect_timeout_s,
             keepalive_s=self._keepalive_s,
             read_buffer_bytes=self._max_answer_bytes,
-            ca_file=self._ca_file,
+            egress=self._egress,
         )
         return self
 
@@ -112,6 +114,18 @@ class ClayClient:
         finally:
             self._connections.release()
 
+    async def reach(self, webhook_url: str) -> Refused | None:
+        """Connects to a webhook's host as `send` would, and sends nothing. Returns why there is no connection."""
+        assert isinstance(self._transport, AiohttpTransport)
+        started = asyncio.get_running_loop().time()
+        try:
+            await self._transport.reach(_target(webhook_url, None, self._egress))
+        except httpx.ConnectTimeout:
+            return _unsent("connect_timeout", _since_ms(started))
+        except httpx.ConnectError as exc:
+            return _connect_failure(exc, _since_ms(started), self._egress)
+        return None
+
     async def _has_connection(self) -> bool:
         """Whether one became free in time; it is taken then."""
         if not self._connections.locked():  # a time-out costs more than the semaphore
@@ -125,7 +139,7 @@ class ClayClient:
     def _request(self, webhook_url: str, token: str | None, body: bytes) -> httpx.Request:
         target = self._targets.get((webhook_url, token))
         if target is None:
-            target = self._targets[webhook_url, token] = _target(webhook_url, token)
+            target = self._targets[webhook_url, token] = _target(webhook_url, token, self._egress)
         return target.request(body)
 
     async def _exchange(self, request: httpx.Request, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
@@ -143,7 +157,7 @@ class ClayClient:
                     await self._read(response, excerpt)
         except (httpx.RequestError, TimeoutError) as exc:
             if response is None:
-                return _failure(exc, _since_ms(begun))
+                return _failure(exc, _since_ms(begun), self._egress)
         latency_ms = round((answered - begun) * 1000)
         if response.is_success:
             return Accepted(response.status_code, latency_ms)  # as classify says, without a look at what else came
@@ -169,7 +183,7 @@ class ClayClient:
             await stream.aclose()
 
 
-def _target(webhook_url: str, token: str | None) -> Target:
+def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
     headers = {
         "content-type": "application/json",
         "accept-encoding": "identity",
@@ -184,10 +198,10 @@ def _target(webhook_url: str, token: str | None) -> Target:
         url = httpx.URL(webhook_url)
     except (ValueError, httpx.InvalidURL):
         raise ValueError(MALFORMED) from None
-    return Target.of(url, headers)
+    return Target.of(url, headers, egress)
 
 
-def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int) -> Outcome:
+def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
     """No status came. Only httpx's three errors from before the sending are proof; anything else is not."""
     match exc:
         case httpx.ConnectTimeout():
@@ -195,7 +209,7 @@ def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int) -> Outcome
         case httpx.PoolTimeout():
             return _unsent("pool_timeout", latency_ms)
         case httpx.ConnectError():
-            return _connect_failure(exc, latency_ms)
+            return _connect_failure(exc, latency_ms, egress)
         case httpx.TimeoutException():
             return _uncertain("read_timeout", latency_ms)
         case TimeoutError():
@@ -206,8 +220,14 @@ def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int) -> Outcome
             return _uncertain("broken_answer", latency_ms)
 
 
-def _connect_failure(exc: httpx.ConnectError, latency_ms: int) -> Refused:
+def _connect_failure(exc: httpx.ConnectError, latency_ms: int, egress: Egress) -> Refused:
     for cause in _causes(exc):
+        if isinstance(cause, ProxyRefused):
+            return _unsent("proxy", latency_ms, f" refused (HTTP {cause.status})")
+        if isinstance(cause, aiohttp.ClientProxyConnectionError):
+            return _unsent("proxy", latency_ms, " cannot be reached")
+        if isinstance(cause, aiohttp.ClientConnectorDNSError) and egress.proxy_url is not None:
+            return _unsent("proxy", latency_ms, "'s host name cannot be resolved")
         if isinstance(cause, socket.gaierror):
             return _unsent("dns", latency_ms)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
@@ -240,7 +260,8 @@ def _sent_values(request: httpx.Request) -> list[str]:
         lead = None
     fields = lead.values() if isinstance(lead, dict) else ()
     url = str(request.url)
-    secrets = (request.headers.get("x-clay-webhook-auth", ""), url, url.rpartition("/")[2])
+    proxy = request.headers.get("proxy-authorization", "").rpartition(" ")[2]
+    secrets = (request.headers.get("x-clay-webhook-auth", ""), proxy, url, url.rpartition("/")[2])
     return [str(value) for value in (*fields, *secrets) if isinstance(value, str | int | float)]
 
 

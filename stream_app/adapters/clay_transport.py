@@ -3,13 +3,12 @@
 Until `write` nothing was sent, whatever went wrong; from `write` on nothing is proof. aiohttp's connector makes, keeps
 and checks the connections, and its parser reads the answers; `ClientSession` is left out: a third of what a request
 costs is its requests, cookies, redirects and a task to write each body. pyproject.toml bounds aiohttp to the version
-whose connections and protocol were read for this; tests/adapters/test_clay_http.py breaks them in every way known.
+whose connections and protocol were read for this; tests/adapters/test_clay_*.py break them in every way known.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,17 @@ import httpx
 import yarl
 
 from stream_app.adapters.clay_protocol import ClayProtocol
+from stream_app.adapters.egress import Egress
 
 _TARGET: Final = "stream_app.target"
+
+
+class ProxyRefused(Exception):
+    """The egress proxy passed nothing on, and answered `status`."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,12 +45,33 @@ class Target:
     head: bytes
 
     @classmethod
-    def of(cls, url: httpx.URL, headers: Mapping[str, str]) -> Target:
-        """The headers' values are printable ASCII, which core/webhook.py sees to; of the URL httpx does."""
-        lines = [f"POST {url.raw_path.decode('ascii')} HTTP/1.1", f"host: {url.netloc.decode('ascii')}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        address = aiohttp.ClientRequest("POST", yarl.URL(str(url), encoded=True), loop=asyncio.get_running_loop())
+    def of(cls, url: httpx.URL, headers: Mapping[str, str], egress: Egress) -> Target:
+        """The headers' values are printable ASCII, which core/webhook.py sees to; of the URL httpx does.
+
+        TLS goes through a tunnel that the connector asks the proxy for. Without TLS the proxy gets the request itself.
+        """
+        proxy, login = egress.proxy, egress.proxy_headers
+        path, host = url.raw_path.decode("ascii"), url.netloc.decode("ascii")
+        if proxy is not None and url.scheme == "http":
+            path = f"http://{host}{path}"
+            headers = {**headers, **login}
+        lines = [f"POST {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+        address = aiohttp.ClientRequest(
+            "POST",
+            yarl.URL(str(url), encoded=True),
+            loop=asyncio.get_running_loop(),
+            proxy=proxy,
+            proxy_headers=login,
+        )
+        if address.proxy_headers is not None:
+            # The connector adds this at the first connection. The key of the pool would be another one from then on.
+            address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
         return cls(url, httpx.Headers(headers), address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
+
+    @property
+    def is_for_proxy(self) -> bool:
+        """True if a proxy reads the request itself: there is no TLS."""
+        return self.address.proxy is not None and self.url.scheme == "http"
 
     def request(self, body: bytes) -> httpx.Request:
         """`stream` adds no headers, which are written as they are in `head`: half of what a Request costs."""
@@ -54,9 +83,10 @@ class Target:
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends what `Target.request` gives.
 
-    `ConnectError` and `ConnectTimeout`: not one byte of the request was handed to the operating system. All else is
-    `ReadError` or `RemoteProtocolError`. No redirects, cookies, proxies, netrc, decompression or retries; certificates
-    are always verified. Must be made inside a running event loop.
+    `ConnectError` and `ConnectTimeout`: not one byte of the request was handed to the operating system, or (without
+    TLS) the proxy answered 407, which it does instead of passing the request on. All else is `ReadError` or
+    `RemoteProtocolError`. No redirects, cookies, netrc, decompression or retries; certificates are always verified.
+    Must be made inside a running event loop.
     """
 
     def __init__(
@@ -65,13 +95,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connect_timeout_s: float,
         keepalive_s: float,
         read_buffer_bytes: int,
-        ca_file: str | None = None,
+        egress: Egress,
     ) -> None:
-        if ca_file is None:
-            tls = httpx.create_ssl_context(trust_env=False)
-        else:
-            tls = ssl.create_default_context(cafile=ca_file)
-        self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=tls)
+        self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=egress.tls)
         # aiohttp has no option for the protocol of its connections.
         self._connector._factory = partial(ClayProtocol, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
@@ -87,7 +113,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise httpx.ReadError("the connection broke") from exc
         except Exception as exc:  # whatever a bad answer breaks in the parser: the request was sent
             raise httpx.RemoteProtocolError("not an HTTP answer") from exc
+        if message.code == 407 and target.is_for_proxy:
+            connection.close()
+            raise httpx.ConnectError("the proxy passed nothing on") from ProxyRefused(407)
         return httpx.Response(message.code, headers=message.raw_headers, stream=AnswerStream(connection, body))
+
+    async def reach(self, target: Target) -> None:
+        """Connect as a request would, and send nothing. Raises ConnectError, ConnectTimeout."""
+        (await self._connect(target.address)).close()
 
     async def aclose(self) -> None:
         await self._connector.close()
@@ -99,6 +132,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 connection: Any = await self._connector.connect(address, [], self._timeout)
             except TimeoutError as exc:
                 raise httpx.ConnectTimeout("no connection in time") from exc
+            except aiohttp.ClientHttpProxyError as exc:
+                raise httpx.ConnectError("the proxy made no tunnel") from ProxyRefused(exc.status)
             except Exception as exc:  # whatever it is: nothing was written yet
                 raise httpx.ConnectError("no connection") from exc
             protocol: ClayProtocol = connection.protocol

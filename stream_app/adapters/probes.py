@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import Final
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
 
+from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.egress import Egress
 from stream_app.adapters.redis_cache import tls_options
 from stream_app.core.errors import StreamAppError
 
@@ -85,22 +87,33 @@ async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -
     return "Redis answers"
 
 
-async def host_answers(host: str, port: int, *, tls: bool, within_s: float) -> str:
-    """It takes a connection, with TLS and a certificate that we trust. Nothing is sent, so nothing is paid for."""
-    where = f"{host}:{port}"
-    try:
-        async with asyncio.timeout(within_s):
-            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context() if tls else None)
-            writer.close()
-    except ssl.SSLError as error:
+async def host_answers(url: str, egress: Egress, within_s: float) -> str:
+    """The host of a webhook takes a connection, as the worker's client makes it. Nothing is sent, nothing is paid for.
+
+    url  scheme, host and port; its path is not used.
+    """
+    where = urlsplit(url).netloc
+    way = " through the proxy" if egress.proxy_url else ""
+    async with ClayClient(
+        request_timeout_s=within_s + 2, connect_timeout_s=within_s, pool_timeout_s=1, egress=egress
+    ) as client:
+        refused = await client.reach(url)
+    if refused is None:
+        return f"{where} takes connections{way}"
+    if refused.reason == "tls":
         raise ProbeFailed(
-            f"{where} has no certificate that is trusted here ({_name(error)}): is a proxy between?"
-        ) from error
-    except (OSError, TimeoutError) as error:
+            f"{where} has no certificate that is trusted here ({refused.text}): if this network inspects TLS, name its "
+            "authority's PEM file in egress.ca_file"
+        )
+    if refused.reason == "proxy":
         raise ProbeFailed(
-            f"{where} cannot be reached ({_name(error)}): does a firewall let this machine out, and is DNS right?"
-        ) from error
-    return f"{where} takes connections"
+            f"{where} cannot be reached ({refused.text}): are address, user and password in the variable that "
+            "egress.proxy_env names right, and does the proxy allow this host?"
+        )
+    raise ProbeFailed(
+        f"{where} cannot be reached{way} ({refused.text}): does a firewall let this machine out, is DNS right, or is "
+        "there a proxy to be named in egress.proxy_env?"
+    )
 
 
 async def _offsets(admin: AIOKafkaAdminClient, group: str) -> None:

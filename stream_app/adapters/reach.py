@@ -6,7 +6,7 @@ from typing import Final
 
 import aiohttp
 
-from stream_app.core.outcome import scrub
+from stream_app.adapters.egress import Egress
 
 _WITHIN_S: Final = 5.0
 
@@ -14,7 +14,8 @@ _WITHIN_S: Final = 5.0
 class CallbackUrl:
     """`overdue.Reach`. `public_url`: as in the configuration; None where no table calls back."""
 
-    def __init__(self, public_url: str | None) -> None:
+    def __init__(self, public_url: str | None, egress: Egress) -> None:
+        self._egress = egress
         self._url = f"{public_url.rstrip('/')}/healthz" if public_url else ""
 
     async def __call__(self) -> str:
@@ -24,8 +25,14 @@ class CallbackUrl:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S)) as session,
-                session.get(self._url, allow_redirects=False) as answer,
+                session.get(
+                    self._url,
+                    allow_redirects=False,
+                    ssl=self._egress.tls,
+                    proxy=self._egress.proxy,
+                    proxy_headers=self._egress.proxy_headers,
+                ) as answer,
             ):
                 return "" if answer.status == 200 else f"/healthz answers HTTP {answer.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return scrub(f"{type(error).__name__} within {_WITHIN_S:g} s")
+            return f"{type(error).__name__} within {_WITHIN_S:g} s"

@@ -31,6 +31,7 @@ class Configuration:
         self, settings: Settings, derived: Derived, read: Callable[[], Settings], derive: Callable[[Settings], Derived]
     ) -> None:
         self._settings = settings
+        self._proxy_url = settings.secrets[settings.egress.proxy_env] if settings.egress.proxy_env else None
         self.plan, self.endpoints = derived
         self._read = read
         self._derive = derive
@@ -78,6 +79,8 @@ class Configuration:
         for name in Settings.__struct_fields__:
             if name not in _LOOKED_UP and getattr(settings, name) != getattr(self._settings, name):
                 yield name
+        if (proxy := settings.egress.proxy_env) and settings.secrets[proxy] != self._proxy_url:
+            yield f"the proxy's URL in {proxy}"
         for name in mine.workspaces:
             if name not in plan.workspaces:
                 yield f"workspace {name} is gone"

@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "pool_timeout"]
+UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "proxy", "pool_timeout"]
 """Why no byte of the request can have left: all of these end before there is a connection to write to."""
 
 UNREACHABLE: Final = frozenset[str](get_args(UnsentReason)) - {"pool_timeout"}

@@ -43,3 +43,18 @@ def token_problem(token: str) -> str | None:
     if token and token.isascii() and token.isprintable() and token == token.strip():
         return None
     return "the webhook's token must be printable ASCII without spaces around it: copy it from Clay again"
+
+
+def proxy_problem(url: str) -> str | None:
+    """What is wrong with the URL of an egress proxy, or None. It may hold a password."""
+    wanted = "the proxy's URL must be like http://user:password@proxy.example.com:3128"
+    try:
+        parts = urlsplit(url)
+        complete = parts.hostname and parts.port
+    except ValueError:
+        return f"{wanted}; write special characters of user and password as %XX"
+    if not url.isascii() or not url.isprintable() or " " in url or not complete:
+        return f"{wanted}; write special characters of user and password as %XX"
+    if parts.scheme != "http":
+        return f"{wanted}: an HTTP proxy, which passes TLS on by CONNECT"
+    return None if parts.path in ("", "/") and not (parts.query or parts.fragment) else wanted

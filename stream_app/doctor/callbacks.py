@@ -6,6 +6,7 @@ from typing import Final
 
 import httpx
 
+from stream_app.adapters.egress import Egress
 from stream_app.adapters.probes import ProbeFailed
 from stream_app.core.callback_token import sign
 from stream_app.gateway.answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
@@ -14,14 +15,16 @@ from stream_app.settings import Settings
 _NOBODY: Final = "doctor"
 
 
-async def callbacks_come_in(settings: Settings, alias: str, within_s: float) -> str:
+async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
     """The gateway is behind the public URL, knows this table, and has the same first key. Nothing is written.
 
     A callback is sent about one lead with the token of another: only a gateway with our key can tell that it is
     another's. Raises ProbeFailed.
     """
     base, url = (settings.gateway.public_url or "").rstrip("/"), settings.callback_url(alias)
-    async with httpx.AsyncClient(timeout=within_s) as client:
+    async with httpx.AsyncClient(
+        timeout=within_s, verify=egress.tls, proxy=egress.proxy_url, trust_env=False
+    ) as client:
         health = await _ask(client, "GET", f"{base}/healthz")
         if health.status_code != 200 or health.text.strip() != "ok":
             raise ProbeFailed(
@@ -52,6 +55,6 @@ async def _ask(client: httpx.AsyncClient, method: str, url: str, *, json: object
         return await client.request(method, url, json=json)
     except httpx.HTTPError as error:
         raise ProbeFailed(
-            f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, and does the "
-            "gateway run?"
+            f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "
+            "gateway run, and are [egress]'s proxy and authority right?"
         ) from error

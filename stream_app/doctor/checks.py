@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stream_app.adapters.egress import Egress
 from stream_app.adapters.probes import ProbeFailed, host_answers, kafka_answers, may_join, may_transact, redis_answers
 from stream_app.adapters.topics import check_topics
-from stream_app.app import connection_of
+from stream_app.app import connection_of, egress_of
 from stream_app.core.errors import BrokerUnavailable, TopicsError
 from stream_app.core.topics import shared_partitions
 from stream_app.doctor.callbacks import callbacks_come_in
 from stream_app.settings import Settings, client_options
 
 _WITHIN_S: Final = 10.0
-_PORTS: Final = {"http": 80, "https": 443}
 
 Verdict = Literal["ok", "advice", "failed", "skipped"]
 
@@ -31,7 +31,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings) -> AsyncIterator[Check]:
-    """Each check as soon as it is done."""
+    """Each check as soon as it is done. Raises SettingsError: egress.ca_file cannot be read."""
+    egress = egress_of(settings)
     connection, names = connection_of(settings), settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
@@ -51,9 +52,9 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     else:
         url = settings.secrets[settings.redis.url_env]
         yield await _probe("redis", redis_answers(url, _WITHIN_S, settings.redis.ca_file))
-    for host, port, tls in _webhook_hosts(settings):
-        yield await _probe("clay", host_answers(host, port, tls=tls, within_s=_WITHIN_S))
-    async for check in _callbacks(settings):
+    for url in _webhook_hosts(settings):
+        yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
+    async for check in _callbacks(settings, egress):
         yield check
 
 
@@ -77,17 +78,17 @@ async def _topics(settings: Settings) -> AsyncIterator[Check]:
         yield Check("topics", "ok", f"{len(plan)} topics are as planned")
 
 
-def _webhook_hosts(settings: Settings) -> list[tuple[str, int, bool]]:
-    """(host, port, TLS) of each place that webhooks are at."""
+def _webhook_hosts(settings: Settings) -> list[str]:
+    """Each place that webhooks are at, as a URL without the path, which is a secret."""
     found = set()
     for there in settings.destinations.values():
         for name in there.webhooks_env:
             parts = urlsplit(settings.secrets[name])
-            found.add((parts.hostname or "", parts.port or _PORTS[parts.scheme], parts.scheme == "https"))
+            found.add(f"{parts.scheme}://{parts.netloc}")
     return sorted(found)
 
 
-async def _callbacks(settings: Settings) -> AsyncIterator[Check]:
+async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
     waiting = [alias for alias, there in settings.destinations.items() if there.callbacks]
     if not waiting:
         yield Check("callbacks", "skipped", "no destination waits for any (callbacks = false)")
@@ -95,4 +96,4 @@ async def _callbacks(settings: Settings) -> AsyncIterator[Check]:
     if urlsplit(settings.gateway.public_url or "").scheme == "http":
         yield Check("callbacks", "advice", "gateway.public_url is http: results and tokens travel readable; use https")
     for alias in waiting:
-        yield await _probe("callbacks", callbacks_come_in(settings, alias, _WITHIN_S))
+        yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))

@@ -11,7 +11,7 @@ import msgspec
 from stream_app.core.errors import SettingsError
 from stream_app.core.hosts import is_local
 from stream_app.core.secret_strength import HOW_TO_MAKE, is_public, secret_problem
-from stream_app.core.webhook import token_problem, webhook_problem
+from stream_app.core.webhook import proxy_problem, token_problem, webhook_problem
 from stream_app.settings import rules
 from stream_app.settings.model import Secrets, Settings, Tables, Workspace
 from stream_app.settings.secret_files import with_files
@@ -88,6 +88,8 @@ def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[
     ]
     if api:
         optional.append(("gateway.api_token_env", tables.gateway.api_token_env))
+    if clay:
+        optional.append(("egress.proxy_env", tables.egress.proxy_env))
     if clay or gateway:
         optional += [("gateway.token_keys_env", name) for name in tables.gateway.token_keys_env]
     for alias, there in tables.destinations.items():
@@ -142,8 +144,10 @@ def _redis_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
 
 
 def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    """What is wrong with the webhooks' URLs and tokens; never the value itself, which is a secret."""
+    """What is wrong with the URLs of webhooks and proxy, and with tokens; never the value itself, which is a secret."""
     found = []
+    if (url := environ.get(tables.egress.proxy_env or "")) and (problem := proxy_problem(url)):
+        found.append(f"environment variable {tables.egress.proxy_env}: {problem}")
     seen: dict[str, str] = {}
     for there in tables.destinations.values():
         for name in there.webhooks_env:

@@ -196,6 +196,19 @@ class Destination(msgspec.Struct, frozen=True):
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
 
 
+class Egress(msgspec.Struct, frozen=True):
+    """How the worker and `doctor` reach hosts outside: Clay's webhooks and gateway.public_url (docs/network.md).
+
+    keepalive_s  a connection to Clay that was idle for longer is not used again; keep it below the server's own limit.
+    ca_file      PEM file with the authorities to trust, in place of the public ones: for a network that inspects TLS.
+    proxy_env    the environment variable with the URL of an HTTP proxy (`http://user:password@proxy.example.com:3128`).
+    """
+
+    keepalive_s: float = 15.0
+    ca_file: str | None = None
+    proxy_env: str | None = None
+
+
 class Http(msgspec.Struct, frozen=True):
     """Where each process listens.
 
@@ -262,6 +275,7 @@ class Tables(msgspec.Struct, frozen=True):
     workspace_defaults: WorkspaceDefaults = WorkspaceDefaults()
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
+    egress: Egress = Egress()
     http: Http = Http()
     gateway: Gateway = Gateway()
 

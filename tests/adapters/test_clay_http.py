@@ -7,13 +7,7 @@ import gzip
 import logging
 import socket
 import ssl
-import struct
-import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import httpx
@@ -24,91 +18,24 @@ from hypothesis import strategies as st
 
 from stream_app.adapters import clay_http
 from stream_app.adapters.clay_http import ClayClient
+from stream_app.adapters.egress import Egress
 from stream_app.core.outcome import Accepted, Denied, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.webhook import WEBHOOK_PATH
-
-SLUG, TOKEN = "secret-slug", "secret-token"
-LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-READ, SKIM, RESET, HANG = "read a whole request", "read some bytes", "reset the connection", "wait for ever"
-Step = str | bytes | float | Callable[["RawServer"], bytes]
-"""What a server does: one of the words above, bytes to write (or what gives them), seconds to wait."""
-
-
-class RawServer:
-    """Plays `script` on every connection and then closes it. `requests` (head, body) are those that came whole."""
-
-    def __init__(self, script: tuple[Step, ...]) -> None:
-        self._script = script
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.url = ""
-        self.requests: list[tuple[bytes, bytes]] = []
-        self.connections = self.written_bytes = 0
-        self.arrived, self.ended = asyncio.Event(), asyncio.Event()
-
-    def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.tasks.add(asyncio.create_task(self._play(reader, writer)))
-
-    async def _play(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            for step in self._script:
-                await self._do(step, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            self.ended.set()
-
-    async def _do(self, step: Step, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if step is READ:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
-            self.requests.append((head, await reader.readexactly(length)))
-            self.arrived.set()
-        elif step is SKIM:
-            await reader.read(10)
-        elif step is RESET:
-            await asyncio.sleep(0.02)  # a reset throws away what has not left yet
-            linger = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            writer.transport.abort()
-        elif step is HANG:
-            await asyncio.Event().wait()
-        elif isinstance(step, float):
-            await asyncio.sleep(step)
-        elif not isinstance(step, str):
-            data = step if isinstance(step, bytes) else step(self)
-            writer.write(data)
-            await writer.drain()
-            self.written_bytes += len(data)
-
-
-@asynccontextmanager
-async def serve(*script: Step, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
-    server = RawServer(script)
-    listening = await asyncio.start_server(server.connect, "127.0.0.1", 0, ssl=tls)
-    port = listening.sockets[0].getsockname()[1]
-    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{WEBHOOK_PATH}{SLUG}"
-    try:
-        yield server
-    finally:
-        listening.close()
-        for task in server.tasks:
-            task.cancel()
-        ended = await asyncio.gather(*server.tasks, return_exceptions=True)  # cancelled before it began, perhaps
-        assert not [error for error in ended if isinstance(error, Exception)]
-
-
-def client(transport: httpx.AsyncBaseTransport | None = None, **settings: Any) -> ClayClient:
-    quick = {"request_timeout_s": 0.6, "connect_timeout_s": 0.3, "pool_timeout_s": 0.2}
-    return ClayClient(transport=transport, **(quick | settings))
-
-
-async def send_once(url: str, clay: ClayClient | None = None) -> Outcome:
-    async with clay or client() as sender:
-        return await sender.send(url, TOKEN, LEAD)
+from tests.adapters.raw_server import (
+    HANG,
+    LEAD,
+    OK,
+    READ,
+    RESET,
+    SKIM,
+    SLUG,
+    TOKEN,
+    RawServer,
+    Step,
+    client,
+    send_once,
+    serve,
+)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +104,9 @@ async def test_certificates_are_verified(tmp_path: Path) -> None:
         unknown = await send_once(server.url)
         assert (type(unknown), unknown.reason, server.requests) == (Refused, "tls", [])
         assert "CERTIFICATE_VERIFY_FAILED" in repr(unknown)
-        other_name = await send_once(server.url.replace("127.0.0.1", "localhost"), client(ca_file=known))
+        other_name = await send_once(server.url.replace("127.0.0.1", "localhost"), client(egress=Egress.of(known)))
         assert isinstance(other_name, Refused)
-        assert isinstance(await send_once(server.url, client(ca_file=known)), Accepted)
+        assert isinstance(await send_once(server.url, client(egress=Egress.of(known))), Accepted)
 
 
 async def test_all_connections_busy_until_a_cancellation_passes_through_and_frees_one() -> None:
@@ -286,112 +213,6 @@ async def test_retry_after_is_read_and_bounded(header: bytes, found: str | None)
     async with serve(READ, b"HTTP/1.1 429 X\r\nretry-after: %s\r\ncontent-length: 0\r\n\r\n" % header) as server:
         outcome = await send_once(server.url)
         assert outcome == RateLimited(429, outcome.latency_ms, found)
-
-
-@pytest.mark.parametrize("script", [[READ, OK, READ], [READ, OK, READ, RESET]])
-async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[Step]) -> None:
-    async with serve(*script) as server, client() as clay:
-        assert isinstance(await clay.send(server.url, None, b'{"n":1}'), Accepted)
-        assert isinstance(await clay.send(server.url, None, b'{"n":2}'), Uncertain)
-        assert [body for _, body in server.requests] == [b'{"n":1}', b'{"n":2}']
-        assert server.connections == 1
-
-
-TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbye"
-
-
-@pytest.mark.parametrize(
-    "unasked",
-    [
-        pytest.param([TIMED_OUT], id="408, then closed"),
-        pytest.param([TIMED_OUT, READ, HANG], id="408, left open"),
-        pytest.param([0.05, TIMED_OUT, READ, HANG], id="408 after a while"),
-        pytest.param([0.05, TIMED_OUT[:20], READ, HANG], id="the beginning of a 408"),
-        pytest.param([0.05, TIMED_OUT[:-1], READ, HANG], id="all but the end of a 408"),
-        pytest.param([0.05, b"\r\n", READ, HANG], id="an empty line"),
-        pytest.param([0.05, b"HTTP/1.1 102 Processing\r\n\r\n", READ, HANG], id="a 102"),
-        pytest.param([0.05, b"\0garbage", READ, HANG], id="garbage"),
-        pytest.param([0.05, b"HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n", READ, HANG], id="400"),
-    ],
-)
-async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Step]) -> None:
-    async with serve(READ, OK, *unasked) as server, client() as clay:
-        for n in range(3):
-            assert isinstance(await clay.send(server.url, None, b'{"n":%d}' % n), Accepted)
-            await asyncio.sleep(0.1)
-        assert [body for _, body in server.requests] == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
-        assert server.connections == 3
-
-
-@pytest.mark.parametrize("is_tls", [False, True])
-@pytest.mark.parametrize("unasked", [TIMED_OUT, b""], ids=["408", "closed"])
-async def test_what_the_event_loop_has_not_read_yet_counts_too(tmp_path: Path, is_tls: bool, unasked: bytes) -> None:
-    """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
-    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
-    speak, spoke, arrived = threading.Event(), threading.Event(), []
-
-    def answer(conn: socket.socket, *, is_first: bool) -> None:
-        with tls.wrap_socket(conn, server_side=True) if is_tls else conn as peer:
-            arrived.append(peer.recv(65_536))
-            peer.sendall(OK)
-            if is_first:
-                speak.wait(10)
-                if unasked:
-                    peer.sendall(unasked)
-                else:
-                    peer.shutdown(socket.SHUT_RDWR)
-                spoke.set()
-            with suppress(ConnectionError):
-                peer.recv(65_536)
-
-    def play(listening: socket.socket) -> None:
-        first, _ = listening.accept()
-        other = threading.Thread(target=answer, args=(first,), kwargs={"is_first": True})
-        other.start()
-        second, _ = listening.accept()
-        answer(second, is_first=False)
-        other.join(10)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(10)
-        server = threading.Thread(target=play, args=(listening,))
-        server.start()
-        scheme = "https" if is_tls else "http"
-        url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}{WEBHOOK_PATH}{SLUG}"
-        patient = ClayClient(ca_file=str(tmp_path / "authority.pem"))
-        async with patient as clay:
-            assert isinstance(await clay.send(url, None, b'{"n":1}'), Accepted)
-            speak.set()
-            spoke.wait(10)  # blocks the event loop, as many events in one turn do
-            assert isinstance(await clay.send(url, None, b'{"n":2}'), Accepted)
-        server.join(10)
-    assert [request.rpartition(b"\r\n")[2] for request in arrived] == [b'{"n":1}', b'{"n":2}']
-
-
-async def test_a_connection_is_not_used_again_while_its_last_request_still_leaves() -> None:
-    """An answer can overtake its request; what follows on that connection would be read as the rest of it."""
-    too_large = b"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n"
-    async with serve(SKIM, too_large, HANG) as server, client() as clay:
-        outcomes = [await clay.send(server.url, None, b'"' + b"x" * 20_000_000 + b'"') for _ in range(2)]
-        assert [type(outcome) for outcome in outcomes] == [Poison, Poison]
-        assert server.connections == 2
-
-
-@pytest.mark.parametrize("script", [[READ, OK], [READ, OK, RESET]])
-async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(script: list[Step]) -> None:
-    outcomes = {}
-    async with serve(*script) as server, client() as clay:
-        for n in range(40):
-            body = b'{"n":%d}' % n
-            outcomes[body] = await clay.send(server.url, None, body)
-            await asyncio.sleep(0.001 * (n % 3))
-        arrived = Counter(body for _, body in server.requests)
-    assert max(arrived.values()) == 1
-    for body, outcome in outcomes.items():
-        assert isinstance(outcome, Accepted | Uncertain)
-        assert body in arrived or isinstance(outcome, Uncertain)
 
 
 @settings(max_examples=60, deadline=None)

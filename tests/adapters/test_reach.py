@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
+from stream_app.adapters.egress import Egress
 from stream_app.adapters.reach import CallbackUrl
 from stream_app.dev.process import free_port
 
@@ -27,7 +28,7 @@ async def _serving(status: int) -> tuple[web.AppRunner, str]:
 async def test_what_it_answers(status: int, says: str) -> None:
     runner, url = await _serving(status)
     try:
-        told = await CallbackUrl(url)()
+        told = await CallbackUrl(url, Egress.of())()
     finally:
         await runner.cleanup()
     assert says in told
@@ -36,10 +37,10 @@ async def test_what_it_answers(status: int, says: str) -> None:
 
 async def test_nothing_answers() -> None:
     port = free_port()
-    told = await CallbackUrl(f"http://127.0.0.1:{port}")()
+    told = await CallbackUrl(f"http://127.0.0.1:{port}", Egress.of())()
     assert told
     assert str(port) not in told
 
 
 async def test_no_table_calls_back() -> None:
-    assert await CallbackUrl(None)() == ""
+    assert await CallbackUrl(None, Egress.of())() == ""

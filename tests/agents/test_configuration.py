@@ -133,3 +133,13 @@ def test_secret_files_are_told_apart_from_what_is_missing(files: Files) -> None:
     (files.secrets / "FIRST").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="the file FIRST cannot be read"):
         files.read()
+
+
+def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) -> None:
+    files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
+    files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
+    assert files.configuration.reload().text == "only at a restart: egress, the proxy's URL in PROXY"
+    configuration = Configuration(files.read(), _derived(files.read()), files.read, _derived)
+    assert configuration.reload() is NOTHING_NEW
+    files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
+    assert configuration.reload().text == "only at a restart: the proxy's URL in PROXY"

@@ -18,9 +18,12 @@ def settings_for(
     redis_url: str = "",
     key: str = NEW_KEY,
     more: str = "",
+    proxy: str = "",
 ) -> Settings:
     """Workspace acme with the destination people, as tests.gateway.support has it."""
     redis = '[redis]\nurl_env = "REDIS"' if redis_url else ""
+    if proxy:
+        more += '\n[egress]\nproxy_env = "PROXY"\n'
     path = folder / "stream_app.toml"
     path.write_text(
         f"""
@@ -43,4 +46,5 @@ allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
 """
     )
     environ = {"WEBHOOK": webhook, "FIRMS": f"{webhook}-firms", "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
+    environ["PROXY"] = proxy
     return load_settings(path, environ, gateway=True)

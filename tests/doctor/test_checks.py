@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.egress import Egress
 from stream_app.adapters.http_server import serve_http
 from stream_app.adapters.probes import ProbeFailed, host_answers, may_join, may_transact
 from stream_app.adapters.topics import create_topics
@@ -19,6 +20,7 @@ from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
 from stream_app.doctor import examine
 from stream_app.settings import Settings, client_options
+from tests.adapters.forward_proxy import forward_proxy
 from tests.doctor.support import settings_for
 from tests.gateway.support import GONE_KEY, Gateway
 
@@ -85,6 +87,23 @@ async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
     }
     assert nowhere in lines["kafka"][0][1]
     assert "Nothing is lost without it" in lines["redis"][0][1]
+
+
+async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: Path) -> None:
+    gateway = Gateway()
+    async with (
+        serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port,
+        forward_proxy(f"ada:{PASSWORD}") as (proxy, place),
+    ):
+        at = f"http://127.0.0.1:{port}"
+        url = f"http://ada:{PASSWORD}@{place}"
+        webhook = "https://127.0.0.1:1/v3/sources/webhook/x"
+        settings = settings_for(tmp_path, "127.0.0.1:1", "x.", webhook=webhook, public_url=at, proxy=url)
+        lines = await found(settings)
+    assert lines["clay"][0][0] == "failed"
+    assert lines["callbacks"][-1][0] == "ok"
+    asked = [what.partition("?")[0] for what, status in proxy.asked if status == 200]
+    assert asked == ["CONNECT 127.0.0.1:1", f"GET {at}/healthz"], "its connection then serves the callback, too"
 
 
 BETA = """
@@ -181,7 +200,7 @@ async def test_a_certificate_that_nobody_trusts() -> None:
     async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ProbeFailed, match="no certificate that is trusted"):
-            await host_answers("localhost", port, tls=True, within_s=10)
+            await host_answers(f"https://localhost:{port}", Egress.of(), 10)
 
 
 async def test_a_host_that_says_nothing_costs_a_bounded_time() -> None:
@@ -191,5 +210,5 @@ async def test_a_host_that_says_nothing_costs_a_bounded_time() -> None:
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ProbeFailed, match="cannot be reached"):
-            await host_answers("127.0.0.1", port, tls=True, within_s=0.5)
+            await host_answers(f"https://127.0.0.1:{port}", Egress.of(), 0.5)
         server.close()
