@@ -30,7 +30,7 @@ def measure(bootstrap: str, rows: int) -> dict[str, float]:
         asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60, lambda _: None))
         file = Path(name) / "leads.csv"
         write_leads(file, rows)
-        done, seconds, used = run("publish", str(file), "--config", str(config))
+        done, seconds, used = run("publish", str(file), "--config", str(config), "--yes")
     return {
         "rows": done["rows"],
         "published": done["published"],

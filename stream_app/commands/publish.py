@@ -12,13 +12,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
 from stream_app.commands.files import format_of
+from stream_app.commands.publish_files import SAID_ROWS, Rejects, write_ids
 
 if TYPE_CHECKING:
-    from stream_app.publish import Refusal, Summary
-    from stream_app.publish.rows import Row
-
-_REJECTED = ".rejected.jsonl"
-_SAID_ROWS = 20
+    from stream_app.core.quote import Quote
+    from stream_app.publish import Batch, Summary, Wishes
+    from stream_app.publish.rows import Sheet
+    from stream_app.settings import Settings
 
 
 def add(subparsers: Subparsers) -> None:
@@ -26,7 +26,8 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "publish",
         run,
-        says="Publish leads from CSV or JSON Lines. Refused rows go to FILE.rejected.jsonl; exit code 1 then.",
+        says="Publish leads from CSV or JSON Lines, and say before what that costs. Refused rows go to "
+        "FILE.rejected.jsonl; exit code 1 then.",
         example='stream-app publish leads.csv --workspace acme --map email="E-Mail" --dry-run',
     )
     parser.add_argument("file", metavar="FILE", help="CSV or .jsonl file, or - for stdin, read to its end")
@@ -43,50 +44,98 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--import-id", help="a name for this batch, for people")
     parser.add_argument("--bulk", action="store_true", help="into leads.bulk: a share of the rate, no hurry")
     parser.add_argument("--force", action="store_true", help="pay again for leads that were sent before")
-    parser.add_argument("--dry-run", action="store_true", help="check every row, publish and write nothing")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the id of each published lead with its line; CSV or .jsonl"
+    )
+    parser.add_argument("--yes", action="store_true", help="publish without asking, whatever it costs")
+    parser.add_argument("--dry-run", action="store_true", help="check every row, say what it costs, and write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    import asyncio
-
     from stream_app.core.errors import SettingsError
-    from stream_app.publish import Wishes, publish_rows
+    from stream_app.publish import Batch, Wishes
 
+    if args.dry_run and args.out:
+        raise SettingsError(["--out: a dry run writes nothing; leave one of the two out"])
     settings = settings_of(args, clay=False)
     wishes = Wishes(args.workspace, args.destination, args.import_id, args.bulk, args.force)
-    with (
-        _source(args.file) as source,
-        _rejects(args.file, dry_run=args.dry_run) as rejects,
-        _progress(source) as on_progress,
-    ):
-        try:
-            rows = _rows(args, source)
-        except ValueError as exc:
-            raise SettingsError([f"{args.file}: {exc}"]) from None
-        work = publish_rows(
-            rows,
-            settings,
-            wishes,
-            dry_run=args.dry_run,
-            on_refused=rejects.add,
-            on_progress=on_progress,
-            say=say,
-        )
-        with _ctrl_c_at_once():
-            summary = asyncio.run(work)
-    _report(args, summary, rejects)
+    with Batch() as batch, _ctrl_c_at_once():
+        return _publish(args, settings, wishes, batch)
+
+
+def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch: Batch) -> int:
+    """Check all rows, show what they cost, ask, send."""
+    import asyncio
+
+    from stream_app.commands.publish_quote import ask, quotes_of, show_columns, show_quotes
+    from stream_app.lanes.look import last_views
+    from stream_app.publish import check_topic, send_batch
+
+    if not args.dry_run:
+        asyncio.run(check_topic(settings, wishes, say))
+    sheet, summary, rejects = _check(args, settings, wishes, batch)
+    rejects.show()
+    quotes = []
+    if summary.ready:
+        show_columns(settings, sheet.titles, sheet.names, summary)
+        quotes = quotes_of(settings, summary, {} if args.dry_run else asyncio.run(last_views(settings)))
+        if not args.json:
+            show_quotes(quotes)
+    if not args.dry_run:
+        ask(quotes, yes=args.yes)
+        summary.published = asyncio.run(send_batch(batch, settings, wishes))
+        if args.out:
+            write_ids(args.out, batch)
+    _report(args, summary, sheet, quotes, rejects)
     return NO if summary.refused else OK
 
 
-def _rows(args: argparse.Namespace, source: IO[bytes]) -> Iterator[Row]:
-    """The file's rows. Raises ValueError for a mapping or a header that cannot be used."""
-    from stream_app.publish.rows import read_csv, read_jsonl
+def _check(
+    args: argparse.Namespace, settings: Settings, wishes: Wishes, batch: Batch
+) -> tuple[Sheet, Summary, Rejects]:
+    """Check all rows: good ones go into the batch, refused ones into their file."""
+    import asyncio
+
+    from stream_app.core.errors import SettingsError
+    from stream_app.publish import Ready, check_rows
+    from stream_app.publish.check import Checker
+
+    changed: list[Ready] = []
+
+    def on_ready(lead: Ready) -> None:
+        if lead.is_changed and len(changed) < SAID_ROWS:
+            changed.append(lead)
+        if not args.dry_run:
+            batch.add(lead)
+
+    with (
+        _source(args.file) as source,
+        Rejects(args.file, dry_run=args.dry_run) as rejects,
+        _progress(source) as on_progress,
+    ):
+        try:
+            sheet = _sheet(args, source)
+        except ValueError as exc:
+            raise SettingsError([f"{args.file}: {exc}"]) from None
+        checker = Checker(settings, wishes, ids=args.out is not None)
+        work = check_rows(sheet.rows, checker, on_ready, on_refused=rejects.add, on_progress=on_progress)
+        summary = asyncio.run(work)
+    for lead in changed:
+        say(f"line {lead.line}: the lead id cannot be used as it stands; the lead has the id {lead.lead_id}")
+    if summary.changed > len(changed):
+        say(f"and {summary.changed - len(changed)} more ids were changed; --out FILE has all of them")
+    return sheet, summary, rejects
+
+
+def _sheet(args: argparse.Namespace, source: IO[bytes]) -> Sheet:
+    """The file's rows; JSON Lines have no titles. Raises ValueError for a mapping or a header that cannot be used."""
+    from stream_app.publish.rows import Sheet, open_csv, read_jsonl
 
     if (args.format or _usual_format(args.file)) == "jsonl":
         if args.map:
             raise ValueError("--map is for CSV")
-        return read_jsonl(source)
-    return read_csv(source, mapping_of(args.map))
+        return Sheet([], [], read_jsonl(source))
+    return open_csv(source, mapping_of(args.map))
 
 
 def _usual_format(file: str) -> str:
@@ -101,12 +150,10 @@ def mapping_of(pairs: list[str]) -> dict[str, str]:
     return {field: column for field, _, column in split}
 
 
-def _report(args: argparse.Namespace, summary: Summary, rejects: _Rejects) -> None:
+def _report(args: argparse.Namespace, summary: Summary, sheet: Sheet, quotes: list[Quote], rejects: Rejects) -> None:
+    import msgspec
+
     where = str(rejects.path) if summary.refused and not args.dry_run else None
-    for refusal in rejects.kept:
-        say(f"line {refusal.line}: {refusal.reason}: {refusal.text}")
-    if args.dry_run and summary.refused > len(rejects.kept):
-        say(f"and {summary.refused - len(rejects.kept)} more")
     if args.file == "-" and args.format is None and summary.reasons["not_json"] == summary.rows > 0:
         say("no line is JSON: if it is CSV, say --format csv")
     if args.json:
@@ -118,13 +165,15 @@ def _report(args: argparse.Namespace, summary: Summary, rejects: _Rejects) -> No
                 "refused": summary.refused,
                 "reasons": dict(summary.reasons),
                 "workspaces": dict(summary.workspaces),
+                "columns": dict(zip(sheet.titles, sheet.names, strict=True)),
+                "ids_changed": summary.changed,
+                "quotes": msgspec.to_builtins(quotes),
                 "rejected_file": where,
+                "ids_file": None if args.out is None else str(args.out),
                 "dry_run": args.dry_run,
             }
         )
         return
-    for workspace, rows in sorted(summary.workspaces.items()):
-        tell(f"{workspace}: {rows} leads")
     for reason, rows in summary.reasons.most_common():
         tell(f"refused, {reason}: {rows}")
     done = f"{summary.ready} would be published" if args.dry_run else f"{summary.published} published"
@@ -144,56 +193,6 @@ def _source(file: str) -> Iterator[IO[bytes]]:
         raise SettingsError([f"{file}: cannot be read: {exc.strerror}"]) from exc
     with source:
         yield source
-
-
-class _Rejects:
-    """Refused rows as JSON Lines. The file is written when there is one to write, and an older one is removed.
-
-    A dry run touches no file: its first refused rows are `kept`, to be said.
-    """
-
-    def __init__(self, path: Path, *, dry_run: bool) -> None:
-        self.path = path
-        self.kept: list[Refusal] = []
-        self._dry_run = dry_run
-        self._file: IO[bytes] | None = None
-        if not dry_run:
-            with self._explained():
-                path.unlink(missing_ok=True)
-
-    def add(self, refusal: Refusal) -> None:
-        import msgspec
-
-        if self._dry_run:
-            if len(self.kept) < _SAID_ROWS:
-                self.kept.append(refusal)
-            return
-        with self._explained():
-            if self._file is None:
-                self._file = self.path.open("wb")
-            self._file.write(msgspec.json.encode(refusal) + b"\n")
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        from stream_app.core.errors import StreamAppError
-
-        try:
-            yield
-        except OSError as exc:
-            raise StreamAppError(f"{self.path}: refused rows cannot be written: {exc.strerror}") from exc
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-@contextmanager
-def _rejects(file: str, *, dry_run: bool) -> Iterator[_Rejects]:
-    rejects = _Rejects(Path(("stdin" if file == "-" else file) + _REJECTED), dry_run=dry_run)
-    try:
-        yield rejects
-    finally:
-        rejects.close()
 
 
 @contextmanager

@@ -57,6 +57,17 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
 
+async def last_views(settings: Settings) -> dict[str, LaneView]:
+    """What each lane last published, by workspace; a lane that never published anything is absent.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
+        found = await _views(reader, settings, SystemClock().now_ms())
+    return {name: views[-1] for name, views in found.items()}
+
+
 async def log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
     """The last answers to commands, oldest first; what several partitions said alike of one is one entry.
 

@@ -1,37 +1,64 @@
-"""Publishing leads: `await publish(leads, settings)` for Python users, `publish_rows` for files."""
+"""Publishing leads: `await publish(leads, settings)` for Python users, `check_rows` and `send_batch` for files."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from stream_app.adapters.topics import check_topics
+from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Lead
-from stream_app.publish.check import Checker, Refusal, Wishes
+from stream_app.publish.batch import Batch
+from stream_app.publish.check import Checker, Ready, Refusal, Wishes
 from stream_app.publish.rows import Row, flat_draft
 from stream_app.publish.send import Sender
 from stream_app.settings import Settings, client_options
 
-__all__ = ["Refusal", "Summary", "Wishes", "publish", "publish_rows"]
+__all__ = [
+    "Batch",
+    "Ready",
+    "Refusal",
+    "Summary",
+    "Wishes",
+    "check_rows",
+    "check_topic",
+    "publish",
+    "publish_rows",
+    "send_batch",
+]
 
 _ROWS_A_TURN: Final = 500
+_MOST_FIELDS: Final = 200
 _NO_WISHES: Final = Wishes()
 
 
 class Summary(msgspec.Struct):
-    """What became of the rows, so far or in the end: rows = ready + refused; `published` are safe on Kafka."""
+    """What became of the rows, so far or in the end: rows = ready + refused; `published` are safe on Kafka.
+
+    going    leads by workspace and destination. fields: names of all their fields, the first 200.
+    changed  leads whose id is not the one that their row says.
+    """
 
     rows: int = 0
     ready: int = 0
     published: int = 0
     refused: int = 0
+    changed: int = 0
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
-    workspaces: Counter[str] = msgspec.field(default_factory=Counter)
+    going: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    fields: dict[str, None] = msgspec.field(default_factory=dict)
+
+    @property
+    def workspaces(self) -> Counter[str]:
+        """Leads by workspace."""
+        found: Counter[str] = Counter()
+        for (workspace, _), leads in self.going.items():
+            found[workspace] += leads
+        return found
 
 
 def _nothing(_: object) -> None:
@@ -47,7 +74,10 @@ async def publish(
 ) -> Summary:
     """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
 
-    A lead that is refused is reported and stops nothing. Raises TopicsError, BrokerUnavailable.
+    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
+
+    Raises:
+        TopicsError, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
     rows = (
         Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else flat_draft(lead))
@@ -61,47 +91,74 @@ async def publish_rows(
     settings: Settings,
     wishes: Wishes,
     *,
-    dry_run: bool = False,
     on_refused: Callable[[Refusal], None] = _nothing,
-    on_progress: Callable[[Summary], None] = _nothing,
-    say: Callable[[str], None] = _nothing,
 ) -> Summary:
-    """Check all rows and publish those that are good, unless `dry_run`, which needs no Kafka.
+    """Check all rows, then publish those that are good.
 
-    on_progress  gets the same growing Summary every few hundred rows. say: a line while waiting for the broker.
-
-    Raises TopicsError, BrokerUnavailable.
+    Raises:
+        TopicsError, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
-    checker, summary = Checker(settings, wishes), Summary()
-    async with _sender(settings, wishes, say) if not dry_run else nullcontext() as sender:
-        for row in rows:
-            answer = checker.check(row)
-            summary.rows += 1
-            if isinstance(answer, Refusal):
-                summary.refused += 1
-                summary.reasons[answer.reason] += 1
-                on_refused(answer)
-            else:
-                summary.ready += 1
-                summary.workspaces[answer.workspace] += 1
-                if sender is not None:
-                    await sender.put(answer.partition, answer.workspace.encode(), answer.value)
-                    summary.published = sender.acknowledged
-            if summary.rows % _ROWS_A_TURN == 0:
-                on_progress(summary)
-                await asyncio.sleep(0)
-        if sender is not None:
-            await sender.flush()
-            summary.published = sender.acknowledged
+    await check_topic(settings, wishes, _nothing)
+    with Batch() as batch:
+        summary = await check_rows(rows, Checker(settings, wishes), batch.add, on_refused=on_refused)
+        summary.published = await send_batch(batch, settings, wishes)
     return summary
 
 
-@asynccontextmanager
-async def _sender(settings: Settings, wishes: Wishes, say: Callable[[str], None]) -> AsyncIterator[Sender]:
-    """A sender to the topic that the leads are for, when that topic is as planned."""
-    topic = settings.names.bulk if wishes.bulk else settings.names.leads
+async def check_topic(settings: Settings, wishes: Wishes, say: Callable[[str], None]) -> None:
+    """Check that the topic for the leads is there as planned. `say`: a line while waiting for Kafka.
+
+    Raises:
+        TopicsError, BrokerUnavailable: It is not, or Kafka does not answer.
+    """
+    topic = _topic_of(settings, wishes)
     plan = [each for each in settings.topic_plan() if each.name == topic]
+    await check_topics(client_options(settings), plan, settings.kafka.broker_wait_s, say)
+
+
+async def check_rows(
+    rows: Iterable[Row],
+    checker: Checker,
+    on_ready: Callable[[Ready], None],
+    *,
+    on_refused: Callable[[Refusal], None] = _nothing,
+    on_progress: Callable[[Summary], None] = _nothing,
+) -> Summary:
+    """Check all rows. `on_progress` gets the same growing Summary every few hundred rows."""
+    summary = Summary()
+    for row in rows:
+        answer = checker.check(row)
+        summary.rows += 1
+        if isinstance(answer, Refusal):
+            summary.refused += 1
+            summary.reasons[answer.reason] += 1
+            on_refused(answer)
+        else:
+            summary.ready += 1
+            summary.going[answer.workspace, answer.destination] += 1
+            summary.changed += answer.is_changed
+            if not isinstance(row.draft, Unreadable) and len(summary.fields) < _MOST_FIELDS:
+                summary.fields.update(dict.fromkeys(row.draft["fields"]))
+            on_ready(answer)
+        if summary.rows % _ROWS_A_TURN == 0:
+            on_progress(summary)
+            await asyncio.sleep(0)
+    return summary
+
+
+async def send_batch(batch: Iterable[Ready], settings: Settings, wishes: Wishes) -> int:
+    """Send checked leads to the topic that they are for; return how many are safe on Kafka.
+
+    Raises:
+        BrokerUnavailable: Not all of them are.
+    """
     client, wait_s = client_options(settings), settings.kafka.broker_wait_s
-    await check_topics(client, plan, wait_s, say)
-    async with Sender(client, topic, wait_s) as sender:
-        yield sender
+    async with Sender(client, _topic_of(settings, wishes), wait_s) as sender:
+        for lead in batch:
+            await sender.put(lead.partition, lead.workspace.encode(), lead.value)
+        await sender.flush()
+        return sender.acknowledged
+
+
+def _topic_of(settings: Settings, wishes: Wishes) -> str:
+    return settings.names.bulk if wishes.bulk else settings.names.leads

@@ -32,6 +32,12 @@ _USUAL: Final = {spelling: field for field, spellings in _SPELLINGS.items() for 
 }
 
 
+USUAL_FIELDS: Final = {name: field for name, field in _USUAL.items() if field not in LEAD_LEVEL} | {
+    field: field for field in _SPELLINGS if field not in LEAD_LEVEL
+}
+"""Usual names of fields, and the field that each one means."""
+
+
 def delimiter_of(header: str) -> str:
     """The delimiter that is most frequent in the header line outside quotes; a comma when there is none."""
     bare = re.sub(r'"[^"]*"', "", header)

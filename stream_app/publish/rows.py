@@ -26,17 +26,28 @@ Draft = dict[str, Any]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One row: `line` is where it begins in the file, from 1; `cells` are those of a CSV as they stand there."""
+    """One row: `line` is where it begins in the file, from 1; `cells` are those of a CSV as they stand there.
+
+    raw  the row's own bytes or text; a line that is too long has none.
+    """
 
     line: int
     draft: Draft | Unreadable
     cells: tuple[str, ...] = ()
+    raw: bytes | str = b""
+
+    @property
+    def text(self) -> str:
+        """The row itself, as text."""
+        raw = self.raw.encode("utf-8", "surrogateescape") if isinstance(self.raw, str) else self.raw
+        return raw.decode("utf-8", "replace").rstrip("\r\n")
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A CSV: the titles of its columns, and the rows after them."""
+    """A CSV: the titles of its columns, the name that each column's cells go under ('': left out), and the rows."""
 
     titles: list[str]
+    names: list[str]
     rows: Iterator[Row]
 
 
@@ -50,7 +61,7 @@ def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
         if raw is None:
             yield Row(line, _TOO_LONG)
         elif raw.strip(b" \t\r\n\xef\xbb\xbf"):
-            yield Row(line, _draft_of_json(raw.removeprefix(b"\xef\xbb\xbf")))
+            yield Row(line, _draft_of_json(raw.removeprefix(b"\xef\xbb\xbf")), raw=raw)
 
 
 def read_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Iterator[Row]:
@@ -66,7 +77,7 @@ def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
     feed = _Feed(source)
     first = feed.take()
     if first is None:
-        return Sheet([], iter(()))
+        return Sheet([], [], iter(()))
     if "\0" in first or _NOT_UTF8.search(first):
         raise ValueError("the header is not UTF-8; save the file as CSV UTF-8")
     header = first.removeprefix("\ufeff")
@@ -77,7 +88,7 @@ def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
         names = name_columns(titles, mapping)
     except (csv.Error, _Unclosed, StopIteration):
         raise ValueError("the header cannot be read as CSV") from None
-    return Sheet(titles, _records(feed, reader, names))
+    return Sheet(titles, names, _records(feed, reader, names))
 
 
 def flat_draft(values: Mapping[str, Any]) -> Draft:
@@ -107,16 +118,17 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
             return
         except (csv.Error, _Unclosed):
             # Only its first line is given up: what follows may be good rows.
-            yield Row(feed.rewind(), _BROKEN)
+            line, text = feed.rewind()
+            yield Row(line, _BROKEN, raw=text)
             continue
         if feed.too_long:
             yield Row(feed.row_line, _TOO_LONG)
         elif len(cells) > len(names) and any(cells[len(names) :]):
             text = f"The row has {len(cells)} cells, the header {len(names)}"
-            yield Row(feed.row_line, Unreadable("too_many_cells", text))
+            yield Row(feed.row_line, Unreadable("too_many_cells", text), raw=feed.row_text)
         elif any(cells):
             named = {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
-            yield Row(feed.row_line, flat_draft(named), tuple(cells))
+            yield Row(feed.row_line, flat_draft(named), tuple(cells), feed.row_text)
 
 
 class _Feed:
@@ -154,15 +166,19 @@ class _Feed:
         """A row begins with the next line."""
         self._row.clear()
 
-    def rewind(self) -> int:
-        """Give the present row's lines again, but not its first, whose number is returned."""
-        line = self.row_line
+    def rewind(self) -> tuple[int, str]:
+        """Give the present row's lines again, but not its first, whose number and text are returned."""
+        line, text = self._row[0]
         self._again.extend(reversed(self._row[1:]))
-        return line
+        return line, text or ""
 
     @property
     def row_line(self) -> int:
         return self._row[0][0]
+
+    @property
+    def row_text(self) -> str:
+        return "".join(text or "" for _, text in self._row)
 
     @property
     def too_long(self) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.adapters.topics import create_topics
 from stream_app.cli import main
 from stream_app.core.errors import BrokerUnavailable, TopicsError
-from stream_app.core.messages import Lead
+from stream_app.core.lead import plain_id
+from stream_app.core.messages import LaneView, Lead
+from stream_app.core.meters import Meter
 from stream_app.dev.kafka import Broker, LocalKafka
-from stream_app.publish import Refusal, Wishes, publish, send
+from stream_app.publish import Ready, Refusal, Wishes, publish, send, send_batch
 from stream_app.settings import Destination, Kafka, Settings, Workspace, client_options, load_settings
 
 WAIT_S = 20.0
@@ -69,7 +73,7 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
     ]
     summary = await publish(leads, settings, Wishes(import_id="b1"), on_refused=refused.append)
     assert (summary.rows, summary.ready, summary.published, summary.refused) == (3_002, 3_001, 3_001, 1)
-    assert [(each.line, each.reason) for each in refused] == [(2, "no_identity")]
+    assert [(each.line, each.reason) for each in refused] == [(2, "bad_email")]
     found = await records(settings, settings.names.leads)
     acme = [record for record in found if record.partition == 2]
     beta = [record for record in found if record.partition == 0]
@@ -112,11 +116,11 @@ async def test_a_broker_that_stops_answering_ends_it_in_time_with_what_was_taken
             for n in range(200_000):
                 if n == 20_000:
                     broker.freeze()
-                yield {"email": f"p{n}@acme.example", "notes": "x" * 500}
+                yield Ready("acme", "people", 2, b"x" * 500, n, "", "")
 
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match=r"took \d+ records, then no more"):
-            await publish(leads(), settings, Wishes("acme"))
+            await send_batch(leads(), settings, Wishes("acme"))
         assert time.monotonic() - began < 20
         broker.thaw()
 
@@ -166,8 +170,71 @@ def test_the_command_from_a_csv_with_everything_wrong_in_it(
         (3, "bad_csv"),
         (4, "not_utf8"),
         (5, "bad_csv"),
-        (6, "no_identity"),
+        (6, "bad_email"),
     ]
+    assert [each["row"][:22] for each in refused] == [
+        'b@acme.example,"broken',
+        "c@acme.example,caf\ufffd",
+        "d@acme.example,xxxxxxx",
+        "not an address,",
+    ]
+    assert Path("leads.csv.rejected.jsonl").stat().st_mode & 0o077 == 0, "it has personal data"
     Path("leads.csv").write_bytes(b"email\na@acme.example\n")
     assert main(["publish", "leads.csv"]) == 0
     assert not Path("leads.csv.rejected.jsonl").exists()
+
+
+def test_many_credits_are_asked_for_against_what_is_left(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stream_app.toml").write_text(
+        f"""
+        [kafka]
+        bootstrap = "{kafka.bootstrap}"
+        namespace = "{namespace}"
+        partitions = 2
+        replication = 1
+        [workspaces.acme.budget]
+        credits_per_day = 6000
+        [destinations.people]
+        workspace = "acme"
+        webhooks_env = ["NOT_SET"]
+        callbacks = false
+        """
+    )
+    assert main(["topics"]) == 0
+    settings = load_settings(Path("stream_app.toml"), {}, clay=False)
+    meter = Meter("2026-11-26", 4_000_000_000_000, 6_000, 4_880)
+    view = LaneView("acme", 0, 1, "closed", "healthy", 100.0, 4.0, meters={"credits_day": meter})
+    asyncio.run(tell_lane(settings, view))
+    rows = "".join(f"p{n}@acme.example,\n" for n in range(199)) + "ada@acme.example,crm 1\n"
+    Path("leads.csv").write_text("email,lead_id\n" + rows)
+    capsys.readouterr()
+
+    assert main(["publish", "leads.csv", "--out", "ids.csv"]) == 2
+    said = capsys.readouterr()
+    assert "acme: 1,120 credits of today are left; about 50 s at the lane's rate" in said.out.splitlines()
+    assert "--yes must be said to publish 200 leads for about 1,200 credits" in said.err
+    assert asyncio.run(records(settings, settings.names.leads)) == []
+    assert not Path("ids.csv").exists()
+
+    assert main(["publish", "leads.csv", "--out", "ids.csv", "--yes"]) == 0
+    assert len(asyncio.run(records(settings, settings.names.leads))) == 200
+    with Path("ids.csv").open(newline="") as file:
+        ids = list(csv.DictReader(file))
+    assert len(ids) == 200
+    assert ids[0]["lead_id"].startswith("p-")
+    assert (ids[-1]["line"], ids[-1]["given_id"], ids[-1]["destination"]) == ("201", "crm 1", "people")
+    assert ids[-1]["lead_id"] == plain_id("crm 1")
+    assert Path("ids.csv").stat().st_mode & 0o077 == 0, "an id may be personal data"
+
+    Path("leads.csv").write_text("email\n" + "".join(f"q{n}@acme.example\n" for n in range(166)))
+    assert main(["publish", "leads.csv"]) == 0, "996 credits are not asked for"
+
+
+async def tell_lane(settings: Settings, view: LaneView) -> None:
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
+        home = settings.home(view.workspace)
+        value = msgspec.json.encode(view)
+        await producer.send_and_wait(settings.names.lanes, value, view.workspace.encode(), partition=home)

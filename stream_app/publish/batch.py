@@ -1,0 +1,58 @@
+"""Checked leads that wait to be published: in memory, and above 16 MiB in an unnamed file in TMPDIR."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from stream_app.core.errors import StreamAppError
+from stream_app.publish.check import Ready
+
+_IN_MEMORY_BYTES: Final = 16 * 2**20
+_LENGTH_BYTES: Final = 4
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Ready).decode
+
+
+class Batch:
+    """A context manager. Everything raises StreamAppError when the temporary folder has no room."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, lead: Ready) -> None:
+        """Keep a lead, behind those that are there."""
+        raw = _encode(lead)
+        with _room():
+            self._file.write(len(raw).to_bytes(_LENGTH_BYTES) + raw)
+
+    def __iter__(self) -> Iterator[Ready]:
+        """All leads, in order."""
+        with _room():
+            self._file.seek(0)
+            while length := self._file.read(_LENGTH_BYTES):
+                yield _decode(self._file.read(int.from_bytes(length)))
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StreamAppError(
+            f"no room for the leads in the temporary folder ({error.strerror}): set TMPDIR to a larger one"
+        ) from error
