@@ -72,7 +72,7 @@ class _Counter:
 
 def _yes(counter: _Counter) -> type[Any]:
     class Yes:
-        """`line.Clay` that takes everything."""
+        """`ports.Clay` that takes everything."""
 
         def __init__(self, *_: object) -> None: ...
 

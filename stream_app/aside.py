@@ -17,22 +17,12 @@ from stream_app.core.lead import Unreadable, home_partition, identify
 from stream_app.core.messages import Lead, Status
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
-from stream_app.core.story import Posted, Step, Why, brief, rejected, strayed
-
-
-class Walk(Protocol):
-    """The walk of a record; see `line.Walk`."""
-
-    posted: Posted | None
-
-    @property
-    def taken(self) -> Taken: ...
-
-    def let_next(self) -> None: ...
+from stream_app.core.story import Step, Why, brief, rejected, strayed
+from stream_app.ports import Walk
 
 
 class Desk(Protocol):
-    """A partition as it is seen here; see `line.Desk`."""
+    """A partition as it is seen here; see `ports.Desk`."""
 
     def marked(self, *places: str) -> bytes | None: ...
 
@@ -40,9 +30,9 @@ class Desk(Protocol):
 
     def letter(self, entry: Entry, reason: str) -> None: ...
 
-    async def commit(self, step: Step) -> None: ...
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
 
-    async def confirm(self, key: bytes) -> None: ...
+    async def confirm(self, walk: Walk, key: bytes) -> None: ...
 
 
 class Clock(Protocol):
@@ -67,7 +57,7 @@ class Aside:
         workspace = self._lane_of(walk.taken, lead)
         if not workspace:
             walk.let_next()
-            await self._desk.commit(self._rejection(walk, envelope, lead, bad, None))
+            await self._desk.conclude(walk, self._rejection(walk, envelope, lead, bad, None))
             return
         ask = Ask(Destination("", workspace, ()), patient=True, letter=True)
         while await self._desk.admit(walk, ask, lambda by: self._rejection(walk, envelope, lead, bad, by)) is ASK_AGAIN:
@@ -104,17 +94,17 @@ class Aside:
     async def tell(self, walk: Walk, who: Subject, status: Status, why: Why, *records: Record) -> None:
         """Its one event, with what is written for it; unless it is concluded."""
         walk.let_next()
-        if await self.is_concluded(walk.taken, who.envelope):
+        if await self.is_concluded(walk, who.envelope):
             return
         now_ms, there = self._clock.now_ms(), who.destination
         told = brief(self._plan, walk.taken, who.envelope, status, now_ms, why, who.lead_id, *records, there=there)
-        await self._desk.commit(told)
+        await self._desk.conclude(walk, told)
 
-    async def is_concluded(self, taken: Taken, envelope: Envelope) -> bool:
+    async def is_concluded(self, walk: Walk, envelope: Envelope) -> bool:
         """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
-        mark = self._desk.marked(taken.place, envelope.origin)
+        mark = self._desk.marked(walk.taken.place, envelope.origin)
         if mark is not None:
-            await self._desk.confirm(mark)
+            await self._desk.confirm(walk, mark)
         return mark is not None
 
 

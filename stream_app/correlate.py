@@ -9,6 +9,7 @@ settled. When `take` returns, the callback is concluded and may be acked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -41,7 +42,7 @@ class Walk(Protocol):
 
 
 class Desk(Protocol):
-    """A partition as a callback sees it; see `line.Desk`."""
+    """A partition as a callback sees it; see `ports.Desk`."""
 
     def find(self, key: bytes) -> Delivery | None: ...
 
@@ -54,15 +55,15 @@ class Desk(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
-    def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
-        """Nobody else works on the lead inside. One that is being sent is waited for, one at the gate called back."""
+    def alone(self, walk: Walk, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
+        """Hold an exclusive lock on these keys. It waits for a lead that is sent, and recalls one at the gate."""
 
     def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
         """Settle what a lead did cost with its lane. Belongs to the step committed next."""
 
-    async def commit(self, step: Step) -> None: ...
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
 
-    async def confirm(self, key: bytes) -> None: ...
+    async def confirm(self, walk: Walk, key: bytes) -> None: ...
 
 
 class Clock(Protocol):
@@ -90,7 +91,7 @@ class Correlation:
         row = self._desk.find(key)
         # Most of what settles nothing shows at once: then no lead is waited for or called back.
         if row is not None and meet(row, callback.outcome) == "settles":
-            async with self._desk.alone(walk, (key,)):
+            async with self._desk.alone(walk, lambda: (key,)):
                 row = self._desk.find(key)
                 if row is not None and meet(row, callback.outcome) == "settles":
                     await self._settle(walk, callback, key, row)
@@ -129,7 +130,7 @@ class Correlation:
         step.rows.append((mark_key(walk.taken.place), b"1"))
         if callback.forced_origin:
             step.rows.append((forced_key(there.workspace, there.alias, callback.lead_id), key))
-        await self._desk.commit(step)
+        await self._desk.conclude(walk, step)
 
     def _version(self, callback: Callback, row: Delivery) -> int:
         lead = (callback.workspace, callback.destination, callback.lead_id)
@@ -146,13 +147,14 @@ class Correlation:
         envelope = Envelope(origin=walk.taken.place, trace_id=row.trace_id if row else "")
         lead_id, there = (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
         now_ms = self._clock.now_ms()
-        await self._desk.commit(brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, there=there))
+        told = brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, there=there)
+        await self._desk.conclude(walk, told)
 
     async def _is_concluded(self, walk: Walk) -> bool:
         """Whether it was taken before. To be asked right before a step, after any await."""
         mark = self._desk.marked(walk.taken.place)
         if mark is not None:
-            await self._desk.confirm(mark)
+            await self._desk.confirm(walk, mark)
         return mark is not None or self._desk.passed(walk.taken)
 
 

@@ -26,6 +26,7 @@ from stream_app.core.policy import Plan
 from stream_app.core.record import Record
 from stream_app.core.story import Step, Story, Why
 from stream_app.core.suppression import Suppression, why_not
+from stream_app.ports import Walk
 
 _json: Final = msgspec.json.Encoder()
 
@@ -63,14 +64,8 @@ class Known(msgspec.Struct, frozen=True):
 NOTHING_KNOWN: Final = Known()
 
 
-class Walk(Protocol):
-    """The walk of a lead; see `line.Walk`."""
-
-    def let_next(self) -> None: ...
-
-
 class Desk(Protocol):
-    """A partition as it is seen here; see `line.Desk`."""
+    """A partition as it is seen here; see `ports.Desk`."""
 
     def find(self, key: bytes) -> Delivery | None: ...
 
@@ -83,7 +78,7 @@ class Desk(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
-    async def commit(self, step: Step) -> None: ...
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
 
 
 class Clock(Protocol):
@@ -193,7 +188,7 @@ class Fallback:
         )
         story.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
         result = self._result(case, story.row, found.source, found.age_s, found.fields, found.provenance)
-        await self._desk.commit(story.step(self._record(result)))
+        await self._desk.conclude(walk, story.step(self._record(result)))
 
     def _version(self, case: Case, row: Delivery) -> int:
         there = case.destination

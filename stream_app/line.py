@@ -11,102 +11,28 @@ row that says it is uncertain. When `take` returns, the lead is concluded and ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from stream_app.aside import Aside
 from stream_app.core.budget import Reservation
 from stream_app.core.case import Case, Subject, case_of, whose
-from stream_app.core.delivery import Delivery, begin, judge
+from stream_app.core.delivery import begin, judge
 from stream_app.core.envelope import Disposition, Envelope, lead_envelope
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, Report
 from stream_app.core.lead import Unreadable, home_partition, read_lead
 from stream_app.core.messages import RESEND, Lead, Status
-from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.core.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Plan
-from stream_app.core.record import Taken
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.seen import seen
 from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, failure
-from stream_app.core.suppression import Suppression, is_unwanted, why_not
+from stream_app.core.suppression import is_unwanted, why_not
 from stream_app.fallback import NOTHING_KNOWN, Fallback, Known
+from stream_app.ports import Clay, Clock, Desk, Walk
 
 _DIED: Final = Why("worker_died", "its worker ended between the write-ahead and the outcome")
-
-
-class Walk(Protocol):
-    """One taken record on its way down the line."""
-
-    posted: Posted | None
-    """What is known of its last POST, from the write-ahead on and except while it is under way; outlives a `take`."""
-
-    @property
-    def taken(self) -> Taken: ...
-
-    def let_next(self) -> None:
-        """This lead no longer needs its turn at the gate: the next record of its topic may be taken."""
-
-
-class Desk(Protocol):
-    """A partition as the line sees it: its rows, its lanes, its transactions. One desk, one partition, one owner."""
-
-    def find(self, key: bytes) -> Delivery | None: ...
-
-    def alias(self, key: bytes) -> bytes | None: ...
-
-    def marked(self, *places: str) -> bytes | None:
-        """The row that says that one of these records was concluded, where no delivery row says it (any more)."""
-
-    @property
-    def suppressing(self) -> bool:
-        """Whether anybody at all is not to be sent."""
-
-    def suppression(self, key: bytes) -> Suppression | None: ...
-
-    def alone(self, walk: Walk, keys: tuple[bytes, ...]) -> AbstractAsyncContextManager[None]:
-        """Only one walk at a time for a lead and for a person: a second copy waits here for the first."""
-
-    async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
-        """Wait for this lead's turn. Go: the lane's change and `write_ahead` are one committed step when it returns."""
-
-    def settle(self, entry: Entry, outcome: Outcome | None, *, has_slot: bool) -> Report:
-        """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next.
-
-        has_slot: the partition has not been taken over again since it was admitted.
-        """
-
-    def letter(self, entry: Entry, reason: str) -> None:
-        """The lead of an entry becomes a dead letter. Belongs to the step committed next."""
-
-    def charge(self, workspace: str, reservation: Reservation) -> None:
-        """Book a reservation as spent. Belongs to the step committed next."""
-
-    async def commit(self, step: Step) -> None:
-        """One transaction (shared with other steps): when it returns, all of the step is in Kafka."""
-
-    async def confirm(self, key: bytes) -> None:
-        """Commit this row as it is: only what the partition's owner has read may be acked without a step."""
-
-
-class Clay(Protocol):
-    """Sends one row to a destination's webhook; never raises for trouble of the network."""
-
-    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome: ...
-
-
-class Clock(Protocol):
-    """Time and chance, as arguments."""
-
-    def now_ms(self) -> int: ...
-
-    def boot_ms(self) -> int:
-        """Milliseconds of a clock that never steps and runs on while the machine or process is suspended."""
-
-    def rand(self) -> float:
-        """From 0 to 1."""
 
 
 class Line:
@@ -136,7 +62,7 @@ class Line:
             await self._aside.reroute(walk, case, home)
             return
         keys = (case.key, case.person) if case.person else (case.key,)
-        async with self._desk.alone(walk, keys):
+        async with self._desk.alone(walk, lambda: keys):
             await self._seen(walk, case)
 
     async def _unsendable(self, walk: Walk, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
@@ -145,19 +71,19 @@ class Line:
         if who is None:
             await self._aside.reject(walk, envelope, lead, bad)
             return
-        async with self._desk.alone(walk, (who.key,)):
+        async with self._desk.alone(walk, lambda: (who.key,)):
             await self._stuck(walk, who, bad)
 
     # ---------------------------------------------------------------------------------------------------- seen?
 
     async def _seen(self, walk: Walk, case: Case) -> None:
-        if await self._aside.is_concluded(walk.taken, case.envelope):
+        if await self._aside.is_concluded(walk, case.envelope):
             return
         now_ms = self._clock.now_ms()
         row, verdict, why = seen(case, self._desk.find, self._desk.alias, now_ms, self._freshness_ms)
         if verdict == "done":
             walk.let_next()
-            await self._desk.confirm(case.key)
+            await self._desk.confirm(walk, case.key)
             return
         if verdict == "duplicate":
             if why.reason != "same_person" or not await self._fallback.again(walk, case, row):
@@ -194,12 +120,12 @@ class Line:
 
     async def _stuck(self, walk: Walk, who: Subject, bad: Unreadable) -> None:
         """Its story is at the point where it would be sent, and it cannot be: a human has to look."""
-        if await self._aside.is_concluded(walk.taken, who.envelope):
+        if await self._aside.is_concluded(walk, who.envelope):
             return
         now_ms, row = self._clock.now_ms(), self._desk.find(who.key)
         verdict = judge(row, who.envelope, now_ms, self._freshness_ms)
         if verdict == "done":
-            await self._desk.confirm(who.key)
+            await self._desk.confirm(walk, who.key)
             return
         row = row or begin(who.envelope, now_ms)
         if self._desk.suppressing and is_unwanted(who, row.first_at_ms, self._desk.suppression):
@@ -272,21 +198,21 @@ class Line:
                 await self._conclude(walk, story, "rejected_invalid", failure(outcome), letter="poison")
                 return None
             case Refused():
-                return await self._refused(story, entry, outcome, report)
+                return await self._refused(walk, story, entry, outcome, report)
             case RateLimited() | Denied() | Gone():
                 why = Why(outcome.reason, report.text, outcome.http_status, report.wait_until_ms)
             case None:
                 why = Why("started_too_late", "not sent: its turn was too long ago", due_at_ms=report.wait_until_ms)
         return await self._refuse(story, why, report.wait_until_ms)
 
-    async def _refused(self, story: Story, entry: Entry, outcome: Refused, report: Report) -> int | None:
+    async def _refused(self, walk: Walk, story: Story, entry: Entry, outcome: Refused, report: Report) -> int | None:
         """Clay provably did not take it: another try, or a dead letter. A failure of the whole lane is no attempt."""
         now_ms, policy = self._clock.now_ms(), self._plan.line
         attempt = report.attempts(story.row.attempt)
         first_ms = story.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
             self._desk.letter(entry, outcome.reason)
-            await self._fail(story, failure(outcome), attempt=attempt, failed_at_ms=first_ms)
+            await self._fail(walk, story, failure(outcome), attempt=attempt, failed_at_ms=first_ms)
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
         due_ms = max(report.wait_until_ms, now_ms + int(delay_s * 1000))
@@ -319,7 +245,7 @@ class Line:
         why = Why(held.reason, held.text, due_at_ms=due_ms)
         story.go("deferred", now_ms, why)
         copy = story.copy(self._plan.topics.deferred, now_ms, why, way="deferred")
-        await self._desk.commit(story.step(copy, *meanwhile))
+        await self._desk.conclude(walk, story.step(copy, *meanwhile))
         return False
 
     async def _uncertain(self, walk: Walk, story: Story, why: Why) -> None:
@@ -335,7 +261,7 @@ class Line:
             await self._park(walk, story, msgspec.structs.replace(why, reason="uncertain", text=told, due_at_ms=None))
             return
         topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
-        await self._desk.commit(story.step(story.copy(topic, now_ms, why, way="uncertain")))
+        await self._desk.conclude(walk, story.step(story.copy(topic, now_ms, why, way="uncertain")))
 
     async def _decide(self, walk: Walk, story: Story) -> bool:
         """The grace of an uncertain send is over and no callback came. True: policy says that it is sent again."""
@@ -349,7 +275,7 @@ class Line:
         await self._desk.commit(story.step())
         return True
 
-    async def _fail(self, story: Story, why: Why, **changes: object) -> None:
+    async def _fail(self, walk: Walk, story: Story, why: Why, **changes: object) -> None:
         """A dead letter that is replayed, or parked at once when its replays are used up."""
         now_ms, replay = self._clock.now_ms(), self._plan.replay
         row, topics = story.row, self._plan.topics
@@ -361,7 +287,7 @@ class Line:
             why = msgspec.structs.replace(why, due_at_ms=due_ms)
             story.go("dead_lettered", now_ms, why, **story.freed(), **changes)
             letter = story.copy(topics.dlq, now_ms, why, disposition="failed")
-        await self._desk.commit(story.step(letter))
+        await self._desk.conclude(walk, story.step(letter))
 
     async def _park(self, walk: Walk, story: Story, why: Why) -> None:
         """It waits for a human. What it may have cost is booked as spent."""
@@ -370,7 +296,7 @@ class Line:
         spent = self._charge(story)
         story.go("parked", now_ms, why, spent, **(story.freed(spent) if spent else {}))
         letter = story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
-        await self._desk.commit(story.step(letter))
+        await self._desk.conclude(walk, story.step(letter))
 
     def _charge(self, story: Story) -> Reservation | None:
         """Book what is still reserved for it: nothing says that it cost less. None: nothing is, or its lane is gone."""
@@ -396,4 +322,4 @@ class Line:
         now_ms = self._clock.now_ms()
         story.go(state, now_ms, why, spent, final=final, **(story.freed(spent) if final else {}))
         letters = [story.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
-        await self._desk.commit(story.step(*letters))
+        await self._desk.conclude(walk, story.step(*letters))

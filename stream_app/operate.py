@@ -46,7 +46,7 @@ class Clock(Protocol):
 
 
 class Desk(Protocol):
-    """A partition as operations see it. See `line.Desk` for `marked`, `confirm` and `commit`."""
+    """A partition as operations see it. See `ports.Desk` for `marked`, `confirm` and `conclude`."""
 
     def marked(self, *places: str) -> bytes | None: ...
 
@@ -65,9 +65,9 @@ class Desk(Protocol):
     def in_flight(self, workspace: str) -> int:
         """Requests to Clay under way."""
 
-    async def commit(self, step: Step) -> None: ...
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
 
-    async def confirm(self, key: bytes) -> None: ...
+    async def confirm(self, walk: Walk, key: bytes) -> None: ...
 
     def ask_again(self) -> None:
         """Let the leads that wait look at themselves, and ask their lane, anew."""
@@ -108,7 +108,7 @@ class Operations:
         taken = walk.taken
         mark = self._desk.marked(taken.place)
         if mark is not None:
-            await self._desk.confirm(mark)
+            await self._desk.confirm(walk, mark)
             return
         if self._desk.passed(taken):  # while it waited its turn in what was read at the take-over
             return
@@ -124,7 +124,7 @@ class Operations:
         rows: Rows = [(mark_key(taken.place), b"1"), *told.rows]
         if answer.kind in _FORBIDS:  # at once: a lead that goes before the answer would be sent after the commit
             self._desk.ask_again()
-        await self._desk.commit(Step(rows, [record, *told.records], told.events, workspace))
+        await self._desk.conclude(walk, Step(rows, [record, *told.records], told.events, workspace))
         self._desk.answered(answer)
 
     def _decide(self, command: Command, taken: Taken, now_ms: int) -> tuple[CommandAnswer, Told]:

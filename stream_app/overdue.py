@@ -29,7 +29,7 @@ from stream_app.core.unanswered import OVERDUE, WAITING, due_ms, evidence, expec
 
 
 class Desk(Protocol):
-    """A partition as a lead without an answer sees it; see `line.Desk`.
+    """A partition as a lead without an answer sees it; see `ports.Desk`.
 
     No await lies between a look at a row in one of these states and its next step, here and in correlate.py: so neither
     has to wait for the other.

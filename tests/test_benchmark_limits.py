@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks import dead_letters, failover, goodput, line, safety, waiting
+from benchmarks import copies, dead_letters, failover, goodput, line, safety, waiting
 from benchmarks.dead_letters import Counted
 from benchmarks.goodput import Outage, Steady
 from benchmarks.waiting import Figures
@@ -95,3 +95,14 @@ def test_what_safety_costs() -> None:
 def test_how_long_a_lane_stands_still() -> None:
     assert not failover.missed([[6.0, 7.0], [9.9]])
     assert "for 10.1 s" in failover.missed([[6.0, 10.1], [7.0]])
+
+
+@pytest.mark.parametrize(
+    ("copies_per_s", "persons_per_s", "words"),
+    [(501.0, 900.0, ""), (499.0, 900.0, "499/s, not 500"), (301.0, 300.0, ""), (299.0, 300.0, "299/s, not 300")],
+)
+def test_how_fast_copies_are_decided(copies_per_s: float, persons_per_s: float, words: str) -> None:
+    paces = {"copies": copies_per_s, "persons": persons_per_s}
+    found = copies.missed({name: copies.Row(3_000, 1, 3_000 / pace, pace) for name, pace in paces.items()})
+    assert words in found
+    assert bool(words) == bool(found)

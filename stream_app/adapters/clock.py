@@ -9,7 +9,7 @@ _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs on through
 
 
 class SystemClock:
-    """`line.Clock`."""
+    """`ports.Clock`."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000

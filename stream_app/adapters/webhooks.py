@@ -30,7 +30,7 @@ class Endpoint:
 
 
 class Webhooks:
-    """`line.Clay` over HTTP. `posted` is told of each POST that ended."""
+    """`ports.Clay` over HTTP. `posted` is told of each POST that ended."""
 
     def __init__(
         self, client: ClayClient, endpoints: Mapping[str, Endpoint], posted: Callable[[str, Outcome], None]

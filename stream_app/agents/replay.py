@@ -21,8 +21,8 @@ from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import Begin, Pace, ReplayPolicy, returning, tier_s
 from stream_app.core.topics import TopicNames
-from stream_app.line import Clock
 from stream_app.partition.ports import Inlet
+from stream_app.ports import Clock
 
 _ON_THEIR_WAY: Final = 500  # records published and not acknowledged yet, for each topic-partition
 

@@ -16,7 +16,7 @@ def seen(
     now_ms: int,
     freshness_ms: int,
 ) -> tuple[Delivery | None, Verdict, Why]:
-    """The row of the lead, the verdict, and for a duplicate what it is one of. `find`, `alias`: see `line.Desk`."""
+    """The row of the lead, the verdict, and for a duplicate what it is one of. `find`, `alias`: see `ports.Desk`."""
     row = find(case.key)
     verdict = judge(row, case.envelope, now_ms, freshness_ms)
     if verdict == "fresh" and case.person is not None:

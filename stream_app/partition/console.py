@@ -24,9 +24,9 @@ class Desk(Protocol):
 
     def passed(self, taken: Taken) -> bool: ...
 
-    async def commit(self, step: Step) -> None: ...
+    async def conclude(self, walk: object, step: Step) -> None: ...
 
-    async def confirm(self, key: bytes) -> None: ...
+    async def confirm(self, walk: object, key: bytes) -> None: ...
 
 
 class Console:
@@ -43,8 +43,8 @@ class Console:
         self._observer = observer
         self.marked: Callable[..., bytes | None] = desk.marked
         self.passed: Callable[[Taken], bool] = desk.passed
-        self.commit: Callable[[Step], Coroutine[Any, Any, None]] = desk.commit
-        self.confirm: Callable[[bytes], Coroutine[Any, Any, None]] = desk.confirm
+        self.conclude: Callable[[object, Step], Coroutine[Any, Any, None]] = desk.conclude
+        self.confirm: Callable[[object, bytes], Coroutine[Any, Any, None]] = desk.confirm
 
     def row(self, key: bytes) -> bytes | None:
         return self._rows.get(key)

@@ -28,8 +28,7 @@ from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation
 from stream_app.correlate import Walk as AnyWalk
 from stream_app.fallback import NOTHING_KNOWN, Known
-from stream_app.line import Clay, Clock, Line
-from stream_app.line import Walk as LineWalk
+from stream_app.line import Line
 from stream_app.operate import Operations, Reload, Told
 from stream_app.partition.begun import rest_of
 from stream_app.partition.catch_up import CatchUp
@@ -42,9 +41,11 @@ from stream_app.partition.marks import Marks
 from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
 from stream_app.partition.prefix import Prefix
 from stream_app.partition.rows import Rows
-from stream_app.partition.turns import Turn, Turns, end_or_give_up
+from stream_app.partition.turns import Keys, Turn, Turns
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Recalled, Room, Source, Walk
 from stream_app.partition.way_back import NOTHING_OUTSIDE, Outside, WayBack
+from stream_app.ports import Clay, Clock
+from stream_app.ports import Walk as LineWalk
 
 Taker = Callable[[LineWalk], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion: the line, for leads."""
@@ -60,7 +61,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 
 class Partition:
-    """The line's desk (`line.Desk`) for one partition, and the owner of everything in it.
+    """The line's desk (`ports.Desk`) for one partition, and the owner of everything in it.
 
     known   what leads may be answered with when it is not Clay that answers.
     reload  how the configuration is read anew; it changes the plan in place.
@@ -97,7 +98,7 @@ class Partition:
         self._inlets: dict[str, Inlet] = {}
         self._taken: dict[str, int] = {}
         self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
-        self._turns = Turns(self._gate.recall)
+        self._turns = Turns(self._gate.recall, lambda walk: self._rooms[walk.source])
         console = Console(number, plan, self, self._rows, self._lanes, self._gate, observer)
         trouble = partial(observer.recovering, number)
         beside = (self._rows, self._lanes, self._gate, clock, self._submit)
@@ -222,7 +223,7 @@ class Partition:
     def passed(self, taken: Taken) -> bool:
         return self._marks.is_passed(taken)
 
-    def alone(self, walk: AnyWalk, keys: tuple[bytes, ...]) -> Turn:
+    def alone(self, walk: AnyWalk, keys: Keys) -> Turn:
         assert isinstance(walk, Walk)
         return self._turns.of(walk, keys)
 
@@ -254,8 +255,13 @@ class Partition:
     async def commit(self, step: Step) -> None:
         await self._submit(step)
 
-    async def confirm(self, key: bytes) -> None:
-        await self._submit(Step([(key, self._rows.get(key))], [], []))
+    async def conclude(self, walk: object, step: Step) -> None:
+        committed = self._submit(step)
+        self._turns.release(walk)
+        await committed
+
+    async def confirm(self, walk: object, key: bytes) -> None:
+        await self.conclude(walk, Step([(key, self._rows.get(key))], [], []))
 
     @property
     def suppressing(self) -> bool:
@@ -292,11 +298,9 @@ class Partition:
             walk.let_next()
 
     async def _take_again(self, walk: Walk) -> None:
-        """Behind the callback that it was called back for."""
-        while walk.news is not None:
-            news, walk.news = walk.news, None
-            with walk.waiting():
-                await end_or_give_up(news, walk)
+        """Behind the callback that waits for it, and still before later copies of its lead."""
+        while walk.recalled:
+            walk.recalled = False
             with suppress(Recalled):  # by another one
                 await self._takers[walk.source](walk)
 

@@ -21,10 +21,10 @@ from stream_app.core.outcome import Outcome
 from stream_app.core.policy import Plan, Workspace
 from stream_app.core.story import Step
 from stream_app.core.unsent import let_by
-from stream_app.line import Clock
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
 from stream_app.partition.walk import RIGHT_OF_WAY, GiveUp, Recalled, Source, Walk
+from stream_app.ports import Clock
 
 _LONGEST_TIMER_S = 60.0  # the wall clock may step while the loop's clock does not
 _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
@@ -129,10 +129,10 @@ class Gate:
         self._alarm(bug)
 
     async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
-        """Wait for this lead's turn; see `line.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
+        """Wait for this lead's turn; see `ports.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
         if walk.suspended.is_set():
             raise GiveUp
-        if walk.news is not None:
+        if walk.recalled:
             raise Recalled
         self._numbers += 1
         waiter = Waiter(walk, ask, write_ahead, self._numbers)
@@ -204,9 +204,9 @@ class Gate:
         for waiter in [waiter for waiter in self._in_turn() if waiter.walk.suspended is suspended]:
             self._answer(waiter, GiveUp())
 
-    def recall(self, walk: Walk, news: asyncio.Future[None]) -> None:
-        """Have a lead walked again once `news` is done, unless it is sent and concluded before it comes (back) here."""
-        walk.news = news
+    def recall(self, walk: Walk) -> None:
+        """Have a lead walked again, unless it is sent and concluded before it comes (back) here."""
+        walk.recalled = True
         for waiter in [waiter for waiter in self._in_turn() if waiter.walk is walk]:
             self._answer(waiter, Recalled())
 

@@ -24,9 +24,9 @@ from stream_app.core.policy import Plan
 from stream_app.core.record import Record
 from stream_app.core.silence import listening
 from stream_app.core.story import Step
-from stream_app.line import Clock
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import RowUnreadable, read_lane
+from stream_app.ports import Clock
 
 _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000

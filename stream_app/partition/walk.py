@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 from stream_app.core.record import Taken
@@ -17,18 +19,22 @@ class GiveUp(Exception):
 
 
 class Recalled(Exception):
-    """A callback has news of this lead, which was not sent (again) yet: it is walked once more behind that."""
+    """A callback waits for this lead, which was not sent (again) yet: it is walked once more behind the callback."""
 
 
 class Walk:
     """A taken record with its turn. `passed` is set once the next record of its topic may be taken.
 
     waits  it is before the gate, or behind another copy of its lead. turns: how often it was let through.
-    news   of its lead: done once the callback that brings them is through.
+    ticket  its place among the walks that ask for the same locks; 0 until it asks for any.
+    recalled  a callback waits for it.
     posted  what is known of its last POST: the walk outlives a take-over, and then tells it once more.
     """
 
-    __slots__ = ("finished", "news", "passed", "posted", "source", "suspended", "taken", "task", "turns", "waits")
+    __slots__ = (
+        *("finished", "passed", "posted", "recalled", "source"),
+        *("suspended", "taken", "task", "ticket", "turns", "waits"),
+    )
 
     def __init__(self, taken: Taken, source: Source, suspended: asyncio.Event) -> None:
         self.taken = taken
@@ -38,7 +44,8 @@ class Walk:
         self.finished = False
         self.waits = False
         self.turns = 0
-        self.news: asyncio.Future[None] | None = None
+        self.ticket = 0
+        self.recalled = False
         self.posted: Posted | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -66,24 +73,44 @@ class _Waiting:
         self._walk.turns += 1
 
 
+_ASIDE: Final = 10  # walks that wait behind a copy, for each place
+
+
 class Room:
-    """For so many walks at once; who takes the last place has the next one wait."""
+    """For so many walks at once; who takes the last place has the next one wait.
+
+    A walk that waits behind a copy of its lead steps aside meanwhile: only very many of those have the next one wait.
+    """
 
     def __init__(self, places: int) -> None:
         self._left = places
+        self._left_aside = places * _ASIDE
         self._some = asyncio.Event()
         self._some.set()
 
     def enter(self) -> None:
-        self._left -= 1
-        if self._left <= 0:
-            self._some.clear()
+        self._count(-1, 0)
 
     def leave(self) -> None:
-        self._left += 1
-        if self._left > 0:
-            self._some.set()
+        self._count(1, 0)
 
     async def wait(self) -> None:
         """Until there is a place."""
         await self._some.wait()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A walk that has entered steps aside inside the `with` block."""
+        self._count(1, -1)
+        try:
+            yield
+        finally:
+            self._count(-1, 1)
+
+    def _count(self, places: int, aside: int) -> None:
+        self._left += places
+        self._left_aside += aside
+        if self._left > 0 and self._left_aside > 0:
+            self._some.set()
+        else:
+            self._some.clear()

@@ -18,13 +18,13 @@ from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.core.unanswered import OVERDUE, WAITING
 from stream_app.correlate import Walk as CallbackWalk
-from stream_app.line import Clock
 from stream_app.overdue import Archive, Overdue, Reach
 from stream_app.partition.awaiting import Awaiting
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
-from stream_app.partition.turns import Turn
+from stream_app.partition.turns import Keys, Turn
+from stream_app.ports import Clock
 
 _AT_ONCE: Final = 200
 _LOOK_AGAIN_S: Final = 60.0  # at the latest: the wall clock may step; and so often a lane is known to be listened to
@@ -55,11 +55,11 @@ class Desk(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
-    def alone(self, walk: CallbackWalk, keys: tuple[bytes, ...]) -> Turn: ...
+    def alone(self, walk: CallbackWalk, keys: Keys) -> Turn: ...
 
-    async def commit(self, step: Step) -> None: ...
+    async def conclude(self, walk: object, step: Step) -> None: ...
 
-    async def confirm(self, key: bytes) -> None: ...
+    async def confirm(self, walk: object, key: bytes) -> None: ...
 
     def charge(self, workspace: str, reservation: Reservation) -> None: ...
 
@@ -92,8 +92,8 @@ class WayBack:
         self.passed = desk.passed
         self.suppression = desk.suppression
         self.alone = desk.alone
-        self.commit: Callable[[Step], Coroutine[Any, Any, None]] = desk.commit
-        self.confirm: Callable[[bytes], Coroutine[Any, Any, None]] = desk.confirm
+        self.conclude: Callable[[object, Step], Coroutine[Any, Any, None]] = desk.conclude
+        self.confirm: Callable[[object, bytes], Coroutine[Any, Any, None]] = desk.confirm
         self.charge = desk.charge
         self.submit = submit
         self._plan = plan

@@ -30,7 +30,7 @@ MEMBER_S: Final = 5.0
 
 
 class SlowClay:
-    """`line.Clay`: takes everything, after a while, once it has given the `first` answers."""
+    """`ports.Clay`: takes everything, after a while, once it has given the `first` answers."""
 
     def __init__(self, takes_s: float = 1.0) -> None:
         self.bodies: list[bytes] = []

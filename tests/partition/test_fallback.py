@@ -37,7 +37,7 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 class Clay:
-    """`line.Clay`: takes everything, or refuses it."""
+    """`ports.Clay`: takes everything, or refuses it."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []

@@ -28,7 +28,7 @@ from tests.simulation.schedule import Setup, plan_of
 
 
 class NeverClay:
-    """`line.Clay`: takes nothing."""
+    """`ports.Clay`: takes nothing."""
 
     def __init__(self) -> None:
         self.sent = 0

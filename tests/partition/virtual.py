@@ -30,7 +30,7 @@ def now_ms() -> int:
 
 
 class VirtualClock:
-    """`line.Clock` on the loop's time."""
+    """`ports.Clock` on the loop's time."""
 
     def now_ms(self) -> int:
         return now_ms()

@@ -107,6 +107,14 @@ _BASES: Final = (
 
 _RARE: Final = (
     Schedule(
+        # More leads than there are places, of different persons: none of them steps aside for another.
+        "queue",
+        setup=Setup(callbacks=False, max_in_flight=1),
+        arrivals=tuple(Arrival(0.5, "acme", f"a{number}", f"p{number}") for number in range(5)),
+        fates=("slow",),
+        losses=tuple((number, "lost") for number in range(8, 14)),
+    ),
+    Schedule(
         "ordered",
         setup=Setup(callbacks=False, partitions=1),
         arrivals=(

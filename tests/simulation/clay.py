@@ -166,7 +166,7 @@ class FakeClay:
 
 
 class ProcessClay:
-    """`line.Clay` for one process."""
+    """`ports.Clay` for one process."""
 
     def __init__(self, clay: FakeClay, loop: SimLoop, process: Process) -> None:
         self._clay = clay

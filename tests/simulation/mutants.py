@@ -21,7 +21,7 @@ from stream_app.core.delivery import Delivery, Verdict
 from stream_app.core.envelope import Envelope, read_envelope
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.lane import Entry
-from stream_app.core.record import Record, Taken
+from stream_app.core.record import Record
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.story import Posted, Step, Story
 from stream_app.line import Line
@@ -29,6 +29,7 @@ from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
 from stream_app.partition.marks import Marks
 from stream_app.partition.prefix import Prefix
+from stream_app.partition.turns import Keys
 from stream_app.partition.walk import Walk
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
@@ -44,10 +45,10 @@ def headers_of_producers_are_believed() -> Patch:
 
 @mutant("2")
 def ack_before_the_commit() -> Patch:
-    async def commit(self: Partition, step: Step) -> None:
+    async def conclude(self: Partition, walk: Walk, step: Step) -> None:
         self._submit(step)
 
-    return patch.object(Partition, "commit", commit)
+    return patch.object(Partition, "conclude", conclude)
 
 
 @mutant("3", "4")
@@ -140,7 +141,7 @@ def read_before_fence() -> Patch:
 @mutant("3", "6")
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
-    async def alone(self: Partition, walk: Walk, keys: tuple[bytes, ...]) -> Any:
+    async def alone(self: Partition, walk: Walk, keys: Keys) -> Any:
         yield
 
     return patch.object(Partition, "alone", alone)
@@ -158,7 +159,7 @@ def memory_kept_after_an_aborted_commit() -> Patch:
 
 @mutant("2", hunt=family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
-    async def confirm(self: Partition, key: bytes) -> None: ...
+    async def confirm(self: Partition, walk: Walk, key: bytes) -> None: ...
 
     return patch.object(Partition, "confirm", confirm)
 
@@ -257,10 +258,10 @@ def marks_are_asked_for_before_waiting() -> Patch:
         early[walk.taken.place] = self._desk.marked(walk.taken.place, read_envelope(walk.taken).origin)
         await real(self, walk)
 
-    async def is_concluded(self: Aside, taken: Taken, envelope: Envelope) -> bool:
-        mark = early[taken.place]
+    async def is_concluded(self: Aside, walk: Walk, envelope: Envelope) -> bool:
+        mark = early[walk.taken.place]
         if mark is not None:
-            await self._desk.confirm(mark)
+            await self._desk.confirm(walk, mark)
         return mark is not None
 
     stack = ExitStack()
@@ -294,7 +295,7 @@ def person_known_only_once_sent() -> Patch:
 # --------------------------------------------------------------------------------------------------------- waiting
 
 
-@mutant("rest", hunt=family("crowd", "rebalance"))
+@mutant("rest", hunt=family("queue", "rebalance"))
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: Partition) -> None:
         for walk, kept in list(self._walks.items()):

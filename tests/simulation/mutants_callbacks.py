@@ -22,6 +22,7 @@ from stream_app.partition.awaiting import Awaiting
 from stream_app.partition.catch_up import CatchUp
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
+from stream_app.partition.turns import Keys
 from stream_app.partition.walk import Source, Walk
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
@@ -33,7 +34,7 @@ def callback_beside_its_lead() -> Patch:
     real = Partition.alone
 
     @asynccontextmanager
-    async def alone(self: Partition, walk: Walk, keys: tuple[bytes, ...]) -> Any:
+    async def alone(self: Partition, walk: Walk, keys: Keys) -> Any:
         if walk.source == "callback":
             yield
         else:
@@ -45,18 +46,18 @@ def callback_beside_its_lead() -> Patch:
 
 @mutant("3", hunt=bases)
 def lead_at_the_gate_not_called_back() -> Patch:
-    return patch.object(Gate, "recall", lambda self, walk, news: None)
+    return patch.object(Gate, "recall", lambda self, walk: None)
 
 
 @mutant("6", hunt=family("answered", "crash"))
 def callback_leaves_no_mark() -> Patch:
-    real = Partition.commit
+    real = Partition.conclude
 
-    async def commit(self: Partition, step: Step) -> None:
+    async def conclude(self: Partition, walk: Walk, step: Step) -> None:
         kept = [(key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")]
-        await real(self, Step(kept, step.records, step.events, step.workspace))
+        await real(self, walk, Step(kept, step.records, step.events, step.workspace))
 
-    return patch.object(Partition, "commit", commit)
+    return patch.object(Partition, "conclude", conclude)
 
 
 @mutant("6")

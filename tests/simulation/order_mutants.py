@@ -12,6 +12,7 @@ from stream_app.core.story import Step
 from stream_app.partition.console import Console
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
+from stream_app.partition.walk import Walk
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup
@@ -36,25 +37,25 @@ def no_memory_of_commands() -> Patch:
 
 @mutant("2", hunt=family("ordered", "crash"))
 def answered_in_a_step_of_its_own() -> Patch:
-    commit = Partition.commit
+    conclude = Partition.conclude
 
-    async def in_two(self: Partition, step: Step) -> None:
+    async def in_two(self: Partition, walk: Walk, step: Step) -> None:
         if _answers(step):
-            await commit(self, Step(step.rows, [], [], step.workspace))
+            await self.commit(Step(step.rows, [], [], step.workspace))
             step = Step([], step.records, [], "")
-        await commit(self, step)
+        await conclude(self, walk, step)
 
-    return patch.object(Partition, "commit", in_two)
+    return patch.object(Partition, "conclude", in_two)
 
 
 @mutant("8", hunt=family("ordered", "crash"))
 def answered_before_the_lane_is_written() -> Patch:
-    commit = Partition.commit
+    conclude = Partition.conclude
 
-    async def without(self: Partition, step: Step) -> None:
-        await commit(self, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
+    async def without(self: Partition, walk: Walk, step: Step) -> None:
+        await conclude(self, walk, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
 
-    return patch.object(Partition, "commit", without)
+    return patch.object(Partition, "conclude", without)
 
 
 @mutant("8", hunt=suppressed_while_it_waits)

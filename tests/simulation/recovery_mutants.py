@@ -11,7 +11,8 @@ import msgspec
 from stream_app.core import lane_owner
 from stream_app.core.case import Case
 from stream_app.core.story import Posted
-from stream_app.line import Line, Walk
+from stream_app.line import Line
+from stream_app.ports import Walk
 from tests.simulation.bases import bases
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.schedule import Fault, Schedule

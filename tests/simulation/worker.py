@@ -107,7 +107,7 @@ def _fail(answer: asyncio.Future[T], error: Exception) -> None:
 
 
 class SimClock:
-    """`line.Clock` on virtual time; chance is the schedule's."""
+    """`ports.Clock` on virtual time; chance is the schedule's."""
 
     def __init__(self, now_ms: Callable[[], int], rng: Random) -> None:
         self.now_ms = now_ms
