@@ -22,7 +22,7 @@ from stream_app.core.messages import Result
 from stream_app.fallback import Cache
 
 MOST_RESULTS: Final = 200_000
-"""Of a partition: older ones than so many are not read again into a cache that is empty."""
+"""Of a partition: older results than so many do not go into the cache. Older tombstones are always obeyed."""
 
 _PIECE: Final = 50
 _PAUSE_S: Final = 0.02  # 2,500 results a second at most
@@ -77,14 +77,16 @@ class CacheFiller:
                 return  # the cache does not answer: there is no use in reading
             if filled_to > end:  # of a topic that was made anew
                 filled_to = 0
-            begin = max(begin, filled_to, end - MOST_RESULTS)
+            begin = max(begin, filled_to)
             if begin < end:
                 ranges[number] = (begin, end)
         if not ranges:
             return
         async for records in reader.read(self._topic, ranges):
-            for first in range(0, len(records), _PIECE):
-                if not await self.take(records[first : first + _PIECE]):
+            oldest = {number: end - MOST_RESULTS for number, (_, end) in ranges.items()}
+            wanted = [each for each in records if each.value is None or each.offset >= oldest[each.partition]]
+            for first in range(0, len(wanted), _PIECE):
+                if not await self.take(wanted[first : first + _PIECE]):
                     return
                 await asyncio.sleep(_PAUSE_S)
         for number, (_, end) in ranges.items():  # markers of transactions are offsets, too

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
 from stream_app.commands.lanes import WAIT_S, add_who, login_name
 from stream_app.commands.letter_options import confirm, reading
 
 if TYPE_CHECKING:
+    from stream_app.core.messages import CommandKind
     from stream_app.lanes.ask import Asked
     from stream_app.lanes.erase import Held
     from stream_app.settings import Settings
@@ -62,30 +63,33 @@ async def _erase(args: argparse.Namespace, settings: Settings, held: list[Held],
     from stream_app.lanes.ask import ask
 
     who = args.who or login_name()
-    asked: list[Asked] = []
-    if persons:  # first: nothing of him comes in behind what is erased
-        asked.append(await ask(settings, "suppress", "", {"people": persons}, who, args.why, wait_s=WAIT_S, say=say))
+
+    async def tell_lanes(kind: CommandKind, workspace: str, what: dict[str, Any]) -> Asked:
+        return await ask(settings, kind, workspace, what, who, args.why, wait_s=WAIT_S, say=say, known=[args.who_is])
+
+    # The person first: nothing of it may come in behind what is erased.
+    asked = [await tell_lanes("suppress", "", {"people": persons})] if persons else []
     for lead in held:
         what = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
-        asked.append(await ask(settings, "erase", lead.workspace, what, who, args.why, wait_s=WAIT_S, say=say))
+        asked.append(await tell_lanes("erase", lead.workspace, what))
     return _show(args, settings, held, asked)
 
 
 def _show(args: argparse.Namespace, settings: Settings, held: list[Held], asked: list[Asked]) -> int:
+    import msgspec
+
+    from stream_app.lanes.erase import remains
+
     answers = [answer for each in asked for answer in each.answers.values()]
     refused = [answer.text for answer in answers if answer is not None and not answer.applied]
     queued = [each.command.id for each in asked if None in each.answers.values()]
     by_hand = [
         {"workspace": lead.workspace, "destinations": list(lead.destinations), "lead_id": lead.lead_id} for lead in held
     ]
-    topics = settings.topics
-    stays = (
-        f"Records that Kafka keeps by time go by themselves: leads {max(topics.leads_days, topics.bulk_days)} days, "
-        f"callbacks {topics.callbacks_days}, dead letters {topics.dlq_days}, parked {topics.parked_days}; none of them "
-        "is sent. Rows and events stay as ids and hashes."
-    )
+    stays = remains(settings)
     if args.json:
-        tell_json({"by_hand": by_hand, "queued": queued, "refused": refused, "stays": stays})
+        rest = [msgspec.to_builtins(each) for each in stays]
+        tell_json({"by_hand": by_hand, "queued": queued, "refused": refused, "stays": rest})
     else:
         for lead in held:
             tables = ", ".join(lead.destinations)
@@ -94,7 +98,10 @@ def _show(args: argparse.Namespace, settings: Settings, held: list[Held], asked:
             say(f"NOT APPLIED, {text}")
         for each in queued:
             tell(f"queued {each}")
-        say(stays)
+        say("What stays, and for how long. None of it is sent to Clay.")
+        for place in stays:
+            until = "no end" if place.days is None else f"{place.days} days"
+            say(f"  {place.place:<24} {until:>8}  {place.what}")
         if queued:
             say("what is queued is done once its partition has a worker; this holds for 24 hours")
     return NO if refused else QUEUED if queued else OK

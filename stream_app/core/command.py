@@ -15,7 +15,7 @@ TO_ALL: Final = frozenset({"reload", "suppress", "unsuppress"})
 
 _MAX_AGE_MS: Final = 24 * 3_600_000
 _MAX_ID: Final = 128
-_MAX_TEXT: Final = 400
+MAX_TEXT: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
 
 
@@ -50,7 +50,7 @@ def read_command(taken: Taken) -> Command | CommandAnswer:
     if not 0 < len(command.id) <= _MAX_ID:
         return _unreadable(taken, f"its id must have 1 to {_MAX_ID} characters")
     # Why it is asked is told wherever the lane is, in the log, too.
-    who, why, workspace = command.who[:_MAX_ID], scrub(command.why, _MAX_TEXT), command.workspace[:_MAX_ID]
+    who, why, workspace = command.who[:_MAX_ID], scrub(command.why, MAX_TEXT), command.workspace[:_MAX_ID]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 
 

@@ -16,6 +16,11 @@ def tombstone(topic: str, workspace: str, destination: str, lead_id: str, people
     return Record(topic, f"{workspace}/{destination}/{lead_id}".encode(), None, headers)
 
 
+def seal(topic: str, workspace: str) -> Record:
+    """A tombstone of no lead: it makes the broker start a new segment, so that those before it are compacted."""
+    return Record(topic, f"{workspace}//".encode(), None)
+
+
 def erased_by(key: bytes | None, headers: Headers) -> tuple[str, str, list[str]] | None:
     """Workspace, destination and people of a tombstone; None where it names nobody."""
     people = next((value for name, value in headers if name == PEOPLE_HEADER), b"").decode("utf-8", "replace")

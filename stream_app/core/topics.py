@@ -32,6 +32,12 @@ COMPACTED: Final = {
 }
 """Compacted early and in small segments: a take-over reads the whole of it."""
 
+ERASED_LAG_MS: Final = _DAY_MS
+RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "delete.retention.ms": str(30 * _DAY_MS)}
+"""Of `leads.enriched`: a result that a tombstone deletes leaves the disk within two days (partition/erasures.py), and
+the tombstone stays for 30 days, so that a cache whose worker was down for long still reads it.
+"""
+
 
 class Retention(msgspec.Struct, frozen=True):
     """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted."""
@@ -169,7 +175,7 @@ def plan(
         names.callbacks: _timed(retention.callbacks_days, MAX_INPUT_BYTES),
         names.commands: _timed(retention.commands_days, MAX_INPUT_BYTES),
         names.audit: _timed(retention.audit_days, MAX_INPUT_BYTES),
-        names.enriched: COMPACTED,
+        names.enriched: RESULTS,
         names.lanes: COMPACTED,
         names.state: COMPACTED,
         names.replay_state: COMPACTED,

@@ -14,9 +14,10 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.publisher import kafka_publisher
 from stream_app.adapters.topics import check_topics
-from stream_app.core.command import TO_ALL
+from stream_app.core.command import MAX_TEXT, TO_ALL
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import Command, CommandAnswer, CommandKind
+from stream_app.core.outcome import scrub
 from stream_app.core.record import Record
 from stream_app.core.topics import MAX_INPUT_BYTES
 from stream_app.settings import Settings, check_known, client_options
@@ -48,14 +49,19 @@ async def ask(
     *,
     wait_s: float,
     say: Callable[[str], None],
+    known: Sequence[str] = (),
 ) -> Asked:
     """One command, to the workspace's lane or (kinds for all) to every partition.
+
+    why: what looks like personal data is taken out before it goes to Kafka, and each text of `known` with it.
 
     Raises SettingsError, TopicsError, BrokerUnavailable.
     """
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
-    command = Command(f"c-{uuid.uuid4().hex}", kind, workspace, SystemClock().now_ms(), who, why, args)
+    command = Command(
+        f"c-{uuid.uuid4().hex}", kind, workspace, SystemClock().now_ms(), who, scrub(why, MAX_TEXT, known), args
+    )
     everywhere = range(settings.kafka.partitions)
     partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]
     names, connection = settings.names, connection_of(settings)

@@ -28,6 +28,44 @@ class Held(msgspec.Struct, frozen=True):
     people: tuple[str, ...]
 
 
+class Remains(msgspec.Struct, frozen=True):
+    """A place where something of an erased person stays. `days`: at most so long from now; None: it has no end.
+
+    what  whether it can be read as personal data, or is ids and hashes only.
+    """
+
+    place: str
+    days: int | None
+    what: str
+
+
+def remains(settings: Settings) -> list[Remains]:
+    """Every place where something stays after an erasure, and until when. A partition may keep a day more than its
+    topic says: Kafka deletes whole segments.
+    """
+    names, topics = settings.names, settings.topics
+    raw, answer, ids = "the lead as it was published", "Clay's answer", "ids and hashes"
+    kept = [
+        (names.leads, topics.leads_days, raw),
+        (names.bulk, topics.bulk_days, raw),
+        (names.retry, topics.retry_days, raw),
+        (names.deferred, topics.deferred_days, raw),
+        *((names.wait(tier_s), topics.wait_days, raw) for tier_s in settings.replay.tiers_s),
+        (names.dlq, topics.dlq_days, raw),
+        (names.parked, topics.parked_days, raw),
+        (names.callbacks, topics.callbacks_days, answer),
+        (names.commands, topics.commands_days, ids),
+        (names.audit, topics.audit_days, ids),
+        (names.status, topics.status_days, ids),
+    ]
+    return [
+        *(Remains(place, days + 1, what) for place, days, what in kept),
+        Remains(names.enriched, 2, f"{answer}, until Kafka compacts it behind the tombstone"),
+        Remains(names.state, None, f"{ids}, by which the person is never sent again"),
+        Remains("Clay", None, "its row, until somebody deletes it there"),
+    ]
+
+
 class _Found:
     """Leads, destinations and people that belong together, as far as what was read says so."""
 

@@ -35,6 +35,7 @@ from stream_app.partition.catch_up import CatchUp
 from stream_app.partition.committer import Committer
 from stream_app.partition.console import Console, is_shared
 from stream_app.partition.ended import cancel, died_of
+from stream_app.partition.erasures import Erasures
 from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.marks import Marks
@@ -104,6 +105,7 @@ class Partition:
         beside = (self._rows, self._lanes, self._gate, clock, self._submit)
         self._way_back = WayBack(plan, self, *beside, outside, trouble)
         self._takers["callback"] = Correlation(plan, self._way_back, clock).take
+        self._erasures = Erasures(plan, self._rows, clock, self._submit)
         self._reload = reload
         self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
         self._committer = Committer(ledger, plan.topics.state, spacing_s, self._lanes, observer, self._commit_failed)
@@ -135,7 +137,7 @@ class Partition:
         """From then on leads are sent, and clocks run: for those that nobody calls back about, for what is shown."""
         if await self._waiting.run():
             self._gate.open()
-            await asyncio.gather(self._way_back.run(), self._lanes.keep_shown(self._submit))
+            await asyncio.gather(self._way_back.run(), self._lanes.keep_shown(self._submit), self._erasures.run())
 
     async def serve(self, inlet: Inlet, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""

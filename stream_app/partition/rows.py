@@ -7,6 +7,7 @@ Nothing is ever scanned: keys stand in a queue in the order in which they came, 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
 from typing import Final, TypeVar
 
 import msgspec
@@ -52,6 +53,7 @@ class Rows:
     def __init__(self, freshness_ms: int) -> None:
         self.suppressing = 0
         self.parked: Counter[str] = Counter()
+        self._erased: set[bytes] = set()
         self._freshness_ms = freshness_ms
         self._values: dict[bytes, bytes] = {}
         self._aging: deque[bytes] = deque()
@@ -63,6 +65,7 @@ class Rows:
         self._aging = deque(key for key in values if key[:2] in _AGING)
         self._look_again_ms = 0
         self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
+        self._erased = {key for key in values if key[:2] == b"e/"}
         self.parked = Counter(lead_of(key)[0] for key, value in values.items() if _is_parked(key, value))
 
     def __len__(self) -> int:
@@ -89,6 +92,11 @@ class Rows:
         raw = self._values.get(key)
         return None if raw is None else _read(_suppression_decoder, key, raw)
 
+    def erasures(self) -> Iterator[tuple[str, int]]:
+        """Workspace and time (epoch ms) of each erased lead."""
+        for key in self._erased:
+            yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
+
     def apply(self, changes: Changes) -> None:
         """What a step changes."""
         values = self._values
@@ -102,6 +110,10 @@ class Rows:
                 values[key] = value
                 if before is None and kind in _AGING:
                     self._aging.append(key)
+            if kind == b"e/":
+                self._erased -= {key}
+                if value is not None:
+                    self._erased.add(key)
             if kind in _SUPPRESSING:
                 self.suppressing += (value is not None) - (before is not None)
 

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 import redis.asyncio
 from aiokafka import AIOKafkaProducer
 
+from stream_app.adapters import cache_filler
 from stream_app.adapters.cache_filler import CacheFiller
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.memory_cache import MemoryCache
@@ -92,6 +94,25 @@ async def test_a_flushed_redis_is_filled_again_and_a_new_process_goes_on(
         async with filling(kafka.bootstrap, topic, cache) as (filler, reader):
             await filler.look(reader)
         assert await cache.find([ADA_SLOT]) == [NOTHING], "it was read before: the mark is in Redis"
+
+
+@pytest.mark.parametrize("mark_is_lost", [False, True])
+async def test_a_tombstone_is_obeyed_however_far_behind_the_cache_is(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, *, mark_is_lost: bool
+) -> None:
+    monkeypatch.setattr(cache_filler, "MOST_RESULTS", 3)
+    topic, cache = f"{namespace}enriched", MemoryCache()
+    await create_topics(kafka.bootstrap, topic, partitions=2)
+    await publish(kafka.bootstrap, topic, result(ADA, "CEO"))
+    async with filling(kafka.bootstrap, topic, cache) as (filler, reader):
+        await filler.look(reader)
+        assert await titles(cache) == [Field("CEO", NOW_MS, "people"), None]
+        if mark_is_lost:  # Redis makes room by forgetting any key
+            assert await cache.set_filled_to(1, 0)
+        others = [result(BOB, f"CTO {number}") for number in range(10)]
+        await publish(kafka.bootstrap, topic, tombstone(topic, "acme", "people", ADA, [ADA]), *others)
+        await filler.look(reader)
+        assert await titles(cache) == [None, Field("CTO 9", NOW_MS, "people")]
 
 
 async def test_a_redis_that_is_away_is_filled_once_it_is_back(kafka: Broker, namespace: str, redis_url: str) -> None:

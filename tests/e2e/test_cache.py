@@ -102,11 +102,12 @@ async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_
 
         code, said = await line.run("erase", email, "--why", "asked for it")
         assert (code, "--yes must be said to erase 1 lead, and never send" in said) == (2, True), said
-        code, said = await line.run("erase", email, "--yes", "--why", "asked for it", "--json")
+        code, said = await line.run("erase", email, "--yes", "--why", f"{email} asked for it", "--json")
         assert code == 0, said
-        assert json.loads(said[said.index("{") : said.rindex("}") + 1])["by_hand"] == [
-            {"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}
-        ]
+        told = json.loads(said[said.index("{") : said.rindex("}") + 1])
+        assert told["by_hand"] == [{"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}]
+        everywhere = {topic.name for topic in line.settings.topic_plan()} - {line.settings.names.lanes}
+        assert everywhere - {each["place"] for each in told["stays"]} == {line.settings.names.replay_state}
 
         await gone(line, redis_url, 3)
         await looked_up(line, "lead-2", 0)
@@ -124,7 +125,9 @@ async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_
         assert (code, json.loads(said[: said.rindex("}") + 1])["by_hand"]) == (1, []), said
         code, said = await line.run("books", "--json")
         assert code == 0, said
-        assert json.loads(said)["erased"] == 3, "the second time with the lead that came in between"
+        assert json.loads(said)["not_leads"]["erased"] == 3, "the second time with the lead that came in between"
+        asked = await line.read(line.settings.names.commands)
+        assert not [record for record in asked if email.encode() in record.value], "it is taken out of the reason"
         for process in processes:
             assert await line.stop(process) == 0
         logs = "".join(log.read_text(errors="replace") for log in line.logs.values())

@@ -1,0 +1,54 @@
+"""Makes Kafka compact erased results away, also where a partition of `leads.enriched` gets no other record.
+
+A broker compacts only segments that it appends to no more, and starts a new segment only when something is appended.
+So a tombstone in an idle partition would keep the erased result on disk for ever. Some time after an erasure one more
+record, the seal, is appended: it starts a new segment, and the one with the tombstone is compacted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from stream_app.core.erased import seal
+from stream_app.core.policy import Plan
+from stream_app.core.story import Step
+from stream_app.core.topics import ERASED_LAG_MS
+from stream_app.partition.rows import Rows
+
+_LOOK_EVERY_S: Final = 600.0
+_SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000
+_FORGET_AFTER_MS: Final = 7 * 86_400_000
+"""A seal that no worker could write for so long is not written any more: other results have come, or no worker runs."""
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int: ...
+
+
+class Erasures:
+    """Writes the seals of one partition. A process that takes the partition over may write one again."""
+
+    def __init__(self, plan: Plan, rows: Rows, clock: Clock, submit: Callable[[Step], asyncio.Future[None]]) -> None:
+        self._plan = plan
+        self._rows = rows
+        self._clock = clock
+        self._submit = submit
+        self._sealed_until_ms = 0
+
+    async def run(self) -> None:
+        """Look every ten minutes, until cancelled."""
+        while True:
+            self._seal(self._clock.now_ms())
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _seal(self, now_ms: int) -> None:
+        due_ms = now_ms - _SEAL_AFTER_MS
+        since_ms = max(self._sealed_until_ms, now_ms - _FORGET_AFTER_MS)
+        workspaces = {name for name, erased_ms in self._rows.erasures() if since_ms < erased_ms <= due_ms}
+        if workspaces:
+            self._submit(Step([], [seal(self._plan.topics.enriched, min(workspaces))], []))
+        self._sealed_until_ms = due_ms
