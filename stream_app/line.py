@@ -20,13 +20,14 @@ from stream_app.core.budget import Reservation
 from stream_app.core.case import Case, Subject, case_of, whose
 from stream_app.core.delivery import begin, judge
 from stream_app.core.envelope import Disposition, Envelope, lead_envelope
-from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, Report
+from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held
 from stream_app.core.lead import Unreadable, home_partition, read_lead
 from stream_app.core.messages import RESEND, Lead, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Plan
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.seen import seen
+from stream_app.core.settlement import Report
 from stream_app.core.story import NO_REASON, Posted, Step, Story, Why, failure
 from stream_app.core.suppression import is_unwanted, why_not
 from stream_app.fallback import NOTHING_KNOWN, Fallback, Known

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import Delivery
-from stream_app.core.lane import Ask, Entry, Held, Report
+from stream_app.core.lane import Ask, Entry, Held
 from stream_app.core.outcome import Outcome
 from stream_app.core.record import Taken
+from stream_app.core.settlement import Report
 from stream_app.core.story import Posted, Step
 from stream_app.core.suppression import Suppression
 

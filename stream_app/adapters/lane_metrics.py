@@ -14,7 +14,7 @@ _BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 _MODES: Final = ("auto", "shadow", "closed", "open")
 _GOOD: Final = frozenset(
     {"resumed", "moves", "changed", "mode", "breaker_closed", "health_healthy", "health_insufficient_data"}
-    | {"budget_new_period"}
+    | {"budget_new_period", "webhook_back"}
 )
 Labels = tuple[str, ...]
 

@@ -28,7 +28,7 @@ class Pause(msgspec.Struct, frozen=True, tag="pause"):
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
-    """Lift the pause and, where Clay turned the lane away, the stop."""
+    """Lift the pause and, where Clay turned the lane or a webhook of it away, the stops."""
 
 
 class Trip(msgspec.Struct, frozen=True, tag="trip"):
@@ -139,9 +139,11 @@ def _pause(lane: Lane, by: By) -> Answer:
 def _resume(lane: Lane) -> Answer:
     gone = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
     gone += [f"the stop ({lane.stop.reason})"] if lane.stop else []
+    gone += [f"the stop of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
     if not gone:
         return Answer(lane, "was neither paused nor stopped")
-    return Answer(msgspec.structs.replace(lifted(lane), pause=None), f"resumed: lifted {' and '.join(gone)}")
+    lane = msgspec.structs.replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
+    return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
 
 
 _MODE: Final[Mapping[breaker.Mode, str]] = {
@@ -167,7 +169,8 @@ def _force(lane: Lane, mode: breaker.Mode, by: By) -> Answer:
 
 def _reset(lane: Lane, now_ms: int) -> Answer:
     fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
-    lane = msgspec.structs.replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None)
+    hooks = quota.resumed(lane.quota)
+    lane = msgspec.structs.replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=hooks)
     rest = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""
@@ -235,7 +238,7 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: By)
     if order.count is not None:
         state = quota.set_count(state, webhook_id, order.count)
     there = state.webhooks[webhook_id]
-    use = f"out of use ({there.dead})" if there.dead else "in use"
+    use = f"out of use ({there.dead})" if there.dead else "suspended (404)" if there.stop else "in use"
     told = f"webhook {webhook_id}: {there.count} submissions, {use}"
     return Answer(msgspec.structs.replace(lane, quota=state), told)
 

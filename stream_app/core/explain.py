@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
+from stream_app.core.lane import WEBHOOK_GONE
 from stream_app.core.messages import By, LaneView, PartHold
 from stream_app.core.topics import TopicNames
 
@@ -15,7 +16,8 @@ _RESUME: Final = (
 )
 _LIFTS: Final = {
     "paused": 'stream-app lanes resume {} --why "..."',
-    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload",
+    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
+    'back: stream-app lanes quota {} --webhook ID --use --why "..."',
     "rate_limited": "time: Clay said when",
     "breaker_open": 'probes at the time above; at once: stream-app lanes reset {} --why "..."',
     "no_answer": "the next answer; where none comes, the circuit breaker, once the requests have timed out",
@@ -118,9 +120,11 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
         yield Finding(code, view.text, lane.workspace, True, view.since_ms, until_ms, _lifts(code, view), waiting)
         yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
+        yield from _suspended_webhooks(lane, view, (view.text, *(part.text for part in view.partly)))
         return
     parts = _parts(view, facts.at_ms)
     yield from (_in_part(part, lane, view) for part in parts)
+    yield from _suspended_webhooks(lane, view, [part.text for part in parts])
     what = f"moves at up to {view.rate_per_s:g} a second"
     going = waiting - (_of_bulk(lane) if parts else 0)
     if going and all(part.bulk for part in parts):
@@ -143,6 +147,15 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
         what, waiting = f"bulk leads of {names}: {part.text}", _of_bulk(lane)
     lifts = _lifts(part.holds, view)
     return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, lifts, waiting)
+
+
+def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:
+    """Those that answer 404 while others of their pool take the leads; the rest is named where it holds some."""
+    for webhook_id, webhook in view.webhooks.items():
+        if webhook.stop is None or any(webhook_id in text for text in named_in):
+            continue
+        since_ms, until_ms, lifts = webhook.stop.since_ms, webhook.stop.probe_at_ms, _lifts(WEBHOOK_GONE, view)
+        yield Finding(WEBHOOK_GONE, webhook.stop.text, lane.workspace, False, since_ms, until_ms, lifts)
 
 
 def _of_bulk(lane: LaneFacts) -> int:

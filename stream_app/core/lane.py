@@ -10,14 +10,29 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import breaker, budget, concurrency, estimate, flood, hang, quota, rate, silence, stop, window
+from stream_app.core import (
+    breaker,
+    budget,
+    concurrency,
+    estimate,
+    flood,
+    hang,
+    lane_text,
+    quota,
+    rate,
+    silence,
+    stop,
+    window,
+)
 from stream_app.core.bounds import Wait
 from stream_app.core.messages import By, Change, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Destination, Workspace, in_force
+from stream_app.core.settlement import Report
 
 LANE_VERSION: Final = 1
 OVER_CEILING: Final = "over_ceiling"
+WEBHOOK_GONE: Final = "webhook_gone"
 LIFTED_BY_CALLBACK: Final = frozenset({silence.REASON, OVER_CEILING})
 """Reasons of stops about which a 2xx says nothing: only what the probe's callback says counts."""
 
@@ -74,7 +89,10 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """Leave for one POST: what it holds of the lane. `at_boot_ms`: when it was given, on the clock that never steps."""
+    """Leave for one POST: what it holds of the lane. `at_boot_ms`: when it was given, on the clock that never steps.
+
+    probe  of the lane's stop. webhook_probe: of the suspended webhook that it goes to.
+    """
 
     destination: Destination
     reservation: budget.Reservation
@@ -82,6 +100,7 @@ class Entry(msgspec.Struct, frozen=True):
     permit: breaker.Permit
     probe: stop.Probe | None
     at_boot_ms: int
+    webhook_probe: stop.Probe | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -105,30 +124,6 @@ ASK_AGAIN: Final = Held("asked_again", "", 0)
 """The answer to a lead that waits, when an operator has changed what it asked about."""
 
 
-class Report(msgspec.Struct, frozen=True):
-    """What a settled POST means for its lead.
-
-    counts  its failure may be the lead's (an attempt): the breaker is neither open nor probing.
-    run     how often the lane has failed in a row, with this one. alone: no other lead of the lane waits or is sent.
-    wait_until_ms  the lane sends nothing before. text: words for the lead's event. spent: what was booked for it.
-    """
-
-    counts: bool
-    wait_until_ms: int
-    text: str = ""
-    spent: budget.Reservation | None = None
-    run: int = 0
-    alone: bool = True
-
-    def attempts(self, before: int) -> int:
-        """The lead's failed attempts with this one.
-
-        No outage makes dead letters: a failure in a run of others' is the beginning of one, and a failure in a run of
-        the lead's own may be, as long as others are there to tell.
-        """
-        return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
-
-
 def admit(
     policy: Workspace,
     lane: Lane,
@@ -145,15 +140,12 @@ def admit(
     """
     policy = in_force(policy, lane.changes)
     if lane.pause is not None:
-        return lane, Held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
-    webhook_id = quota.pick(policy.quota, lane.quota, destination.webhook_ids)
-    if webhook_id is None:
-        ends = quota.used_up(lane.quota, destination.webhook_ids)
-        text = (
-            f"destination {destination.alias} has no webhook left ({ends}): "
-            "make a new one on its table in Clay, add it to webhooks_env, then `stream-app lanes reload`"
-        )
-        return lane, Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
+        return lane, Held("paused", lane_text.paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
+    hooks, picked = quota.pick(policy.quota, policy.stop, lane.quota, destination.webhook_ids, now_ms)
+    if not isinstance(picked, quota.Picked):
+        if picked is not None:
+            lane = msgspec.structs.replace(lane, quota=hooks)
+        return lane, without_webhook(lane, destination, picked, now_ms)
     stopped, probe = lane.stop, None
     if stopped is not None and stop.holds(stopped, destination.alias):
         stopped, answer = stop.permit(policy.stop, stopped, now_ms)
@@ -167,7 +159,7 @@ def admit(
         until_ms = permit.until_ms
         if tripped.phase == "half_open":  # its probes may answer at any moment: their lease is only the last one
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
-        held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
+        held = Held("breaker_open", lane_text.why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
     silent = hang.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
     if silent is not None and mode == "auto":
@@ -180,7 +172,7 @@ def admit(
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
         return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
-    counted = quota.count(lane.quota, webhook_id)
+    counted = quota.count(hooks, picked.webhook_id)
     taken = msgspec.structs.replace(
         lane,
         breaker=tripped,
@@ -190,7 +182,7 @@ def admit(
         stop=stopped,
         shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )
-    return taken, Entry(destination, reserved[1], webhook_id, permit, probe, boot_ms)
+    return taken, Entry(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
 
 
 def settle(
@@ -211,6 +203,10 @@ def settle(
     if isinstance(outcome, Accepted | Uncertain):
         limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight)
         lane = msgspec.structs.replace(lane, concurrency=limit)
+    if entry.webhook_probe is not None and not isinstance(outcome, Gone):
+        accepted = isinstance(outcome, Accepted)
+        hooks = quota.probed(lane.quota, entry.webhook_id, entry.webhook_probe, accepted, now_ms)
+        lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
             lane = _with_verdict(policy, lane, entry, True, outcome.latency_ms, now_ms, rand)
@@ -235,13 +231,15 @@ def settle(
             limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
             return msgspec.structs.replace(lane, rate=limited), Report(False, limited.blocked_until_ms)
         case Denied():
-            text = _turned_away(lane, entry, outcome)
+            text = lane_text.turned_away(lane, entry, outcome)
             lane = _untouched(lane, entry, now_ms, keep_stop=True)
             return _halted(policy, lane, entry, outcome.reason, text, now_ms), Report(False, now_ms, text)
         case Gone():
-            text = f"the webhook {entry.webhook_id} of {entry.destination.alias} is gone (404)"
-            dead = quota.mark_dead(lane.quota, entry.webhook_id, "404")
-            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=dead), Report(False, now_ms, text)
+            there = entry.destination
+            text = f"the webhook {entry.webhook_id} of {there.alias} is gone (404): a probe tries it again now and then"
+            fresh = stop.begin(policy.stop, outcome.reason, text, now_ms, there.alias, there.setup_id)
+            hooks = quota.gone(policy.stop, lane.quota, entry.webhook_id, fresh, entry.webhook_probe)
+            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Report(False, now_ms, text)
         case Poison():
             lane = _untouched(lane, entry, now_ms, keep_stop=True)
             lane = letter(policy, lane, entry, outcome.reason, now_ms)
@@ -306,30 +304,18 @@ def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
     return lane.forced.mode if lane.forced is not None else policy.breaker.mode
 
 
-def _paused(by: By) -> str:
-    return f"paused by {by.who}" + (f": {by.why}" if by.why else "")
-
-
-def why_open(lane: Lane) -> str:
-    """Why the breaker holds the lane, in words."""
-    if lane.forced is not None and lane.forced.mode == "open":
-        return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
-    return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
-
-
-def _turned_away(lane: Lane, entry: Entry, outcome: Denied) -> str:
-    """Whose token and webhook it was, before what the answer means."""
-    there = entry.destination
-    token = f" (token: {there.token_name})" if there.token_name else " (no token)"
-    webhook = lane.quota.webhooks.get(entry.webhook_id, quota.Webhook())
-    sent = f", webhook {entry.webhook_id} after {webhook.count} submissions" if outcome.http_status == 403 else ""
-    return f"destination {there.alias}{token}{sent}: {outcome.text}"
-
-
 def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str, now_ms: int) -> Lane:
     there = entry.destination
     fresh = stop.begin(policy.stop, reason, text, now_ms, there.alias, there.setup_id)
     return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
+
+
+def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
+    """No webhook of the destination's pool takes a lead. `suspended`: until the first probe of those that gave 404."""
+    text = lane_text.no_webhook(lane.quota, destination)
+    if suspended is None:
+        return Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
+    return Held(WEBHOOK_GONE, text, suspended.until_ms, "held_paused")
 
 
 def _no_room(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from stream_app.core import budget, rate, silence, stop
+from stream_app.core import budget, quota, rate, silence, stop
 from stream_app.core.lane import Lane
 from stream_app.core.policy import Destination, Workspace, in_force
 
@@ -26,7 +26,8 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
 def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
     """The lane under a configuration that may be new: where it mends what stopped the lane, a probe may go at once."""
     reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
-    lane = msgspec.structs.replace(lane, budget=reviewed)
+    setups = {alias: there.setup_id for alias, there in destinations.items()}
+    lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.set_up_anew(lane.quota, setups, now_ms))
     stopped = lane.stop
     there = destinations.get(stopped.destination) if stopped is not None else None
     if stopped is None or there is None or there.setup_id == stopped.setup_id:

@@ -8,9 +8,11 @@ from typing import Final
 import msgspec
 
 from stream_app.core import concurrency, estimate, quota, rate, window
+from stream_app.core.bounds import Wait
 from stream_app.core.controls import told_by
 from stream_app.core.hang import NOTHING, REASON, Hang
-from stream_app.core.lane import Held, Lane, admit, mode_of, why_open
+from stream_app.core.lane import WEBHOOK_GONE, Entry, Held, Lane, admit, mode_of, without_webhook
+from stream_app.core.lane_text import why_open
 from stream_app.core.messages import By, LaneView, News, PartHold
 from stream_app.core.meters import meters
 from stream_app.core.policy import Destination, Workspace, in_force
@@ -18,7 +20,8 @@ from stream_app.core.quota import QuotaPolicy
 
 _LIFTS: Final = {
     "paused": "stream-app lanes resume",
-    "no_webhook": "a new webhook in the destination's pool, then stream-app lanes reload",
+    "no_webhook": "a new webhook in the pool, then stream-app lanes reload; or stream-app lanes quota --use",
+    WEBHOOK_GONE: "a probe that Clay takes, a new webhook in the pool, or stream-app lanes resume",
     "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
     "silence": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
     "over_ceiling": "a probe's callback that tells of less, or (after mending the cause) stream-app lanes resume",
@@ -99,6 +102,12 @@ def _answer(
 ) -> Held | None:
     """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
     _, answer = admit(policy, lane, there, now_ms, 0, hot, hanging)
+    if (
+        isinstance(answer, Entry)
+        and answer.webhook_probe is not None
+        and not quota.has_one_in_use(policy.quota, lane.quota, there.webhook_ids)
+    ):
+        return without_webhook(lane, there, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
     return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
 
 
@@ -151,6 +160,8 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
         return lane.stop.since_ms
     if held.reason == REASON:
         return hanging.since_ms
+    if held.reason == WEBHOOK_GONE:
+        return min(stopped.since_ms for stopped in quota.suspended(lane.quota).values())
     if held.reason == "breaker_open":
         return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms
     return before.since_ms if before is not None and before.holds == held.reason else now_ms
@@ -185,6 +196,9 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]
         was = before.webhooks.get(webhook_id)
         if webhook.dead and not (was and was.dead):
             yield News("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
+        if bool(webhook.stop) != bool(was and was.stop):
+            text = webhook.stop.text if webhook.stop else f"webhook {webhook_id} is in use again"
+            yield News(WEBHOOK_GONE if webhook.stop else "webhook_back", text)
         if webhook.count >= rules.warn_at > (was.count if was else 0):
             left = rules.rotate_at - webhook.count
             yield News("quota_warning", f"webhook {webhook_id} is left after {left} more submissions: add a new one")

@@ -54,7 +54,7 @@ class Denied(_Answered, frozen=True, gc=False):
 
 
 class Gone(_Answered, frozen=True, gc=False):
-    """404: the webhook is dead. Rotate to the next of the pool, else the lane stops."""
+    """404: there is no such webhook. It is suspended and probed; the next one of its pool takes the leads."""
 
 
 class Poison(_Answered, frozen=True, gc=False):

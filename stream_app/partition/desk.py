@@ -19,10 +19,11 @@ from typing import Any, Final
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
-from stream_app.core.lane import Ask, Entry, Held, Lane, Report, charge, letter, settle
+from stream_app.core.lane import Ask, Entry, Held, Lane, charge, letter, settle
 from stream_app.core.outcome import Outcome, Refused
 from stream_app.core.policy import Plan
 from stream_app.core.record import Taken
+from stream_app.core.settlement import Report
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation

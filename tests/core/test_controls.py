@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from stream_app.core import controls
+from stream_app.core import controls, quota, stop
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.core.controls import Answer, Order, obey
 from stream_app.core.cost import actual
@@ -172,6 +172,27 @@ def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
     entry = _ask(_done(lane, controls.ChangeQuota("hook1", use=True)))
     assert isinstance(entry, Entry)
     assert entry.webhook_id == "hook1"
+
+
+@pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])
+def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
+    fresh = stop.begin(POLICY.stop, "http_404", "gone", NOW_MS, "people")
+    lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.stop, LANE.quota, "hook1", fresh, None))
+    entry = _ask(lane)
+    assert isinstance(entry, Entry)
+    assert entry.webhook_id == "hook2"
+    answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
+    entry = _ask(answer.lane)
+    assert isinstance(entry, Entry)
+    assert (entry.webhook_id, entry.webhook_probe) == ("hook1", None)
+    if isinstance(order, controls.Resume):
+        assert answer.told == "resumed: lifted the stop of webhook hook1 (404)"
+
+
+def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> None:
+    lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
+    assert _done(lane, controls.Reset()).quota == lane.quota
+    assert obey(POLICY, lane, controls.Resume(), BY, PEOPLE.webhook_ids).lane.quota == lane.quota
 
 
 @pytest.mark.parametrize(

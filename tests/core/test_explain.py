@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.core import quota, stop
 from stream_app.core.budget import BudgetPolicy, Cost, reserve
 from stream_app.core.explain import Facts, Finding, Group, LaneFacts, explain
 from stream_app.core.lane import Lane
@@ -41,7 +42,8 @@ def only(found: list[Finding]) -> Finding:
         (held("http_401"), "http_401", "stream-app lanes resume acme", NOW_MS + 60_000),
         (held("breaker_open", breaker="open"), "breaker_open", "stream-app lanes reset acme", NOW_MS + 60_000),
         (held("breaker_open", breaker="open", mode="open"), "forced_open", "stream-app lanes auto acme", 0),
-        (held("no_webhook"), "no_webhook", "stream-app lanes reload", 0),
+        (held("no_webhook"), "no_webhook", "stream-app lanes quota acme --webhook ID --use", 0),
+        (held("webhook_gone"), "webhook_gone", "stream-app lanes resume acme", NOW_MS + 60_000),
         (held("rate_limited"), "rate_limited", "Clay said when", NOW_MS + 60_000),
         (held("budget_credits_day"), "budget_credits_day", "lanes budget acme --credits-per-day N", NOW_MS + 60_000),
         (held("budget_actions_month"), "budget_actions_month", "--actions-per-month N", NOW_MS + 60_000),
@@ -128,3 +130,21 @@ def test_bulk_that_the_hot_share_holds_is_named_and_no_part_of_what_takes_so_lon
     assert "takes about 10 minutes" in moves.what
     tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
     assert [finding.code for finding in explain(tomorrow)] == ["moves"]
+
+
+def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
+    there = Destination("people", "acme", ("hook1", "hook2"))
+    policy, lane = Workspace("acme", "people"), Lane("acme", 3)
+    for _ in range(2):
+        fresh = stop.begin(policy.stop, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS, "people")
+        lane = msgspec.structs.replace(lane, quota=quota.gone(policy.stop, lane.quota, "hook1", fresh, None))
+    found = explain(facts(view_of(policy, lane, [there], NOW_MS), 12))
+    assert [(finding.code, finding.holds) for finding in found] == [("webhook_gone", False), ("moves", False)]
+    gone = found[0]
+    assert "hook1 of people is gone" in gone.what
+    assert (gone.since_ms, gone.until_ms) == (NOW_MS, NOW_MS + int(policy.stop.probe_s * 1_000))
+    assert "stream-app lanes resume acme" in gone.lifts
+
+    alone = msgspec.structs.replace(there, webhook_ids=("hook1",))
+    held_up = only(explain(facts(view_of(policy, lane, [alone], NOW_MS), 12)))
+    assert (held_up.code, held_up.holds, held_up.waiting) == ("webhook_gone", True, 12)

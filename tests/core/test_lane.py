@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from benchmarks import lane as lane_benchmark
+from stream_app.core import quota
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.budget import BudgetPolicy, Cost
 from stream_app.core.cost import actual
@@ -18,7 +19,7 @@ from stream_app.core.lane_owner import reconfigured
 from stream_app.core.lane_view import view
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.core.policy import Destination, Workspace
-from stream_app.core.quota import QuotaPolicy
+from stream_app.core.quota import Quota, QuotaPolicy, Webhook
 from stream_app.core.rate import RatePolicy
 
 NOW_MS = 1_796_083_140_000
@@ -129,8 +130,79 @@ def test_the_pool_rotates_and_its_end_is_told_in_words() -> None:
     assert lane.quota.webhooks["hook2"].count == 1
     lane = _call(lane, Gone(404, 50), policy=policy)
     held = _held(lane, policy)
-    assert held.reason == "no_webhook"
+    assert held.reason == "webhook_gone"
     assert held.text.startswith("destination people has no webhook left (hook1: 3 submissions, hook2: 404)")
+    lane = msgspec.structs.replace(lane, quota=Quota({"hook1": Webhook(3), "hook2": Webhook(3)}))
+    held = _held(lane, policy)
+    assert (held.reason, held.until_ms) == ("no_webhook", NOW_MS + 60_000)
+    assert held.text.startswith("destination people has no webhook left (hook1: 3 submissions, hook2: 3 submissions)")
+
+
+GONE = Gone(404, 50)
+
+
+def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> None:
+    lane = _call(LANE, GONE)
+    probe_s = POLICY.stop.probe_s
+    lane, entry = _entry(lane)
+    assert (entry.webhook_id, entry.webhook_probe) == ("hook2", None), "the next of the pool takes its leads"
+    lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
+
+    due_ms = NOW_MS + int(probe_s * 1_000)
+    lane, probe = _entry(lane, now_ms=due_ms)
+    assert (probe.webhook_id, probe.webhook_probe is not None) == ("hook1", True)
+    lane, other = _entry(lane, now_ms=due_ms)
+    assert other.webhook_id == "hook2", "one probe at a time"
+    lane, report = settle(POLICY, lane, probe, GONE, due_ms, 0.5)
+    assert "hook1 of people is gone (404)" in report.text
+    assert _entry(lane, now_ms=due_ms + int(probe_s * 1_000))[1].webhook_id == "hook2", "the next after twice the time"
+
+    due_ms += int(2 * probe_s * 1_000)
+    lane, probe = _entry(lane, now_ms=due_ms)
+    lane, _ = settle(POLICY, lane, probe, Refused("dns", 5), due_ms, 0.5)
+    assert quota.suspended(lane.quota), "that proved nothing"
+    lane, probe = _entry(lane, now_ms=due_ms + int(2 * probe_s * 1_000))
+    lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
+    assert not quota.suspended(lane.quota)
+    assert [_entry(lane, now_ms=due_ms)[1].webhook_id for _ in range(2)] == ["hook1", "hook1"]
+    assert lane.stop is None
+    assert sum(day.credits_reserved for day in lane.budget.days) == 60, "a 404 costs nothing"
+
+
+def test_a_destination_whose_webhooks_all_give_404_waits_for_a_probe_and_says_so() -> None:
+    lane = _call(_call(LANE, GONE), GONE)
+    due_ms = NOW_MS + int(POLICY.stop.probe_s * 1_000)
+    held = _held(lane)
+    assert (held.reason, held.status, held.until_ms) == ("webhook_gone", "held_paused", due_ms)
+    before = view(POLICY, LANE, [PEOPLE], NOW_MS)
+    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 5, before)
+    assert (seen.holds, seen.since_ms, seen.until_ms) == ("webhook_gone", NOW_MS, due_ms)
+    assert "lanes resume" in seen.lifts
+    assert [news.kind for news in seen.news].count("webhook_gone") == 2
+    late = view(POLICY, lane, [PEOPLE], due_ms + 5)
+    assert late.holds == "webhook_gone", "the next lead goes, and only as a probe"
+    lane, probe = _entry(lane, now_ms=due_ms)
+    lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
+    after = view(POLICY, lane, [PEOPLE], due_ms, seen)
+    assert after.holds == ""
+    assert "webhook_back" in [news.kind for news in after.news]
+
+
+def test_a_suspended_webhook_is_probed_at_once_when_its_destination_is_set_up_anew() -> None:
+    lane = _call(LANE, GONE)
+    assert reconfigured(POLICY, lane, {"people": PEOPLE}, NOW_MS + 5) == lane
+    lane = reconfigured(POLICY, lane, {"people": msgspec.structs.replace(PEOPLE, setup_id="two")}, NOW_MS + 5)
+    assert _entry(lane, now_ms=NOW_MS + 5)[1].webhook_id == "hook1"
+
+
+def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
+    lane = _call(_call(LANE, GONE), GONE)
+    due_ms = NOW_MS + int(POLICY.stop.probe_s * 1_000)
+    poor = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=19))
+    lane, answer = admit(poor, lane, PEOPLE, due_ms, 0)
+    assert isinstance(answer, Held)
+    assert answer.reason == "budget_credits_day"
+    assert _entry(lane, now_ms=due_ms)[1].webhook_probe is not None
 
 
 # -------------------------------------------------------------------------------------------------------- the money

@@ -128,10 +128,35 @@ def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() 
         assert (bench.told(first)[-1], bench.told(second)[-1]) == ("accepted", "accepted")
         assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
         hooks = bench.lane().quota.webhooks
-        assert {name: (hook.count, hook.dead) for name, hook in hooks.items()} == {
-            "acme-0": (1, "404"),
-            "acme-1": (2, ""),
+        assert {name: (hook.count, hook.stop is not None) for name, hook in hooks.items()} == {
+            "acme-0": (1, True),
+            "acme-1": (2, False),
         }
+        assert bench.alarms == []
+
+    run(main())
+
+
+def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_probe_or_an_operator_brings_it_back() -> None:
+    async def main() -> None:
+        bench = Bench(Setup(webhooks=1))
+        bench.clay.acme = [Gone(404, 5)] * 2
+        await bench.start()
+        leads = [bench.lead("acme") for _ in range(3)]
+        await asyncio.sleep(SOON_S)
+        assert bench.told(leads[0])[-1] == "held_paused"
+        assert len(bench.clay.sent) == 1
+        await asyncio.sleep(310)
+        assert len(bench.clay.sent) == 2, "one probe, which gave 404 again"
+        await asyncio.sleep(610)
+        assert [bench.told(lead)[-1] for lead in leads] == ["accepted"] * 3
+        bench.clay.acme = [Gone(404, 5)]
+        last = bench.lead("acme")
+        await asyncio.sleep(SOON_S)
+        assert bench.told(last)[-1] == "held_paused"
+        bench.command("resume", "mended")
+        await asyncio.sleep(SOON_S)
+        assert bench.told(last)[-1] == "accepted"
         assert bench.alarms == []
 
     run(main())

@@ -8,10 +8,11 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.core import breaker, budget, lane, rate
-from stream_app.core.lane import Entry, Report
+from stream_app.core.lane import Entry
 from stream_app.core.outcome import Outcome as PostOutcome
 from stream_app.core.outcome import Refused
 from stream_app.core.record import Record
+from stream_app.core.settlement import Report
 from stream_app.core.story import Step, Story
 from stream_app.partition.desk import Partition
 from stream_app.partition.gate import Gate
