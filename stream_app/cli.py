@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "erase",
     "dlq",
     "books",
+    "skip",
     "schemas",
 )
 """Modules of stream_app.commands, in the order in which the help shows them."""

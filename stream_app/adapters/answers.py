@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Final, Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.core.messages import CommandAnswer
 
 _decoder: Final = msgspec.json.Decoder(CommandAnswer)
@@ -25,7 +26,7 @@ class Answers:
         self._places = [TopicPartition(topic, number) for number in partitions]
 
     async def __aenter__(self) -> Self:
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = Consumer(
             **self._connection.settings(),
             group_id=None,
             enable_auto_commit=False,

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.core.deadletter import read_place
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.core.record import Taken
 
 _WITHIN_S: Final = 30.0
@@ -28,14 +29,14 @@ class KafkaArchive:
         self._connection = connection
 
     async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
-        """By place, those that are committed and still kept. Raises BrokerUnavailable."""
+        """By place, those that are committed, still kept, and can be read. Raises BrokerUnavailable."""
         wanted: defaultdict[TopicPartition, set[int]] = defaultdict(set)
         for place in places:
             if (found := read_place(place)) is not None:
                 wanted[TopicPartition(found[0], found[1])].add(found[2])
         if not wanted:
             return {}
-        consumer = AIOKafkaConsumer(
+        consumer = Consumer(
             **self._connection.settings(),
             group_id=None,
             enable_auto_commit=False,
@@ -70,7 +71,12 @@ async def _read(consumer: Any, where: TopicPartition, offsets: list[int], taken:
     while left:
         if not position <= left[0] < position + _MOST_RECORDS:
             consumer.seek(where, left[0])
-        for records in (await consumer.getmany(where, timeout_ms=200, max_records=_MOST_RECORDS)).values():
+        try:
+            got = await consumer.getmany(where, timeout_ms=200, max_records=_MOST_RECORDS)
+        except UnreadableBatch as batch:
+            consumer.skip(batch)
+            got = {}
+        for records in got.values():
             for each in records:
                 if left and each.offset == left[0]:
                     made = _taken(each)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stream_app.adapters.faust_fixes import SafeApp
+from stream_app.core.errors import UnreadableBatch
 
 
 def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
@@ -16,8 +17,11 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
     Reads what belongs to the consumer's thread, so it may be a moment old.
     """
     fetched = {message.tp for message in tuple(app.consumer._unacked_messages)}
+    stopped = unreadable(app)
     return {
-        (tp.topic, tp.partition): (state.has_valid_position and (state.highwater or 0) > state.position)
+        (tp.topic, tp.partition): (
+            state.has_valid_position and (state.highwater or 0) > state.position and tp not in stopped
+        )
         or tp in fetched
         for tp, state in _states(app)
     }
@@ -28,13 +32,20 @@ def membership(app: SafeApp) -> dict[str, int]:
 
     The taking up after a rebalance, with its generation: nothing else shows a partition that was kept, for its records
     are not fetched until then, so none seem to wait. And heartbeats: nothing else shows an idle process without Kafka.
+    What cannot be read does not move until an operator acts.
     """
     if not app.started:
         return {}
     found = {"Kafka has taken no heartbeat of this process": app.consumer._thread.heartbeats_taken}
     if app.tables.recovery.taking_up:
         found["no records are taken since the last rebalance"] = app.consumer_generation_id
-    return found
+    return found | {str(batch): 0 for batch in unreadable(app).values()}
+
+
+def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
+    """By topic and partition, what has stopped it: a batch that cannot be read."""
+    consumer = app.consumer._thread._consumer if app.started else None
+    return consumer.unreadable if consumer is not None else {}
 
 
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:

@@ -16,15 +16,16 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.core.audit import audit
 from stream_app.core.books import Books, Problem, Report
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.core.record import Taken
 from stream_app.core.topics import TopicNames
 
@@ -150,19 +151,41 @@ class BooksReader:
     async def _records(
         self, consumer: Any, books: Books, tp: TopicPartition, passed: int, begin: int, end: int
     ) -> None:
-        async for record in self._each(consumer, tp, begin, end):
+        def unreadable(batch: UnreadableBatch) -> None:
+            what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
+            books.problems.add(f"{batch.topic}/{batch.partition}/{batch.first}", what)
+
+        async for record in self._each(consumer, tp, begin, end, unreadable):
             taken = Taken(tp.topic, tp.partition, record.offset, None, None, record.headers)
             books.record(taken, passed=record.offset < passed)
 
-    async def _each(self, consumer: Any, tp: TopicPartition, begin: int, end: int) -> AsyncIterator[Any]:
-        """The committed records of a partition from `begin` to before `end`."""
+    async def _each(
+        self,
+        consumer: Consumer,
+        tp: TopicPartition,
+        begin: int,
+        end: int,
+        unreadable: Callable[[UnreadableBatch], None] | None = None,
+    ) -> AsyncIterator[Any]:
+        """The committed records of a partition from `begin` to before `end`.
+
+        `unreadable` is told of a batch that is left out. Without it UnreadableBatch is raised.
+        """
         if begin >= end:
             return
         consumer.assign([tp])
         consumer.seek(tp, begin)
         position, heard_s = begin, time.monotonic()
         while position < end:
-            for records in (await consumer.getmany(tp, timeout_ms=200, max_records=_MOST_RECORDS)).values():
+            try:
+                got = await consumer.getmany(tp, timeout_ms=200, max_records=_MOST_RECORDS)
+            except UnreadableBatch as batch:
+                if unreadable is None:
+                    raise
+                unreadable(batch)
+                consumer.skip(batch)
+                got = {}
+            for records in got.values():
                 for record in records:
                     if record.offset < end:
                         yield record
@@ -201,7 +224,7 @@ class BooksReader:
 
     @asynccontextmanager
     async def _consumer(self, isolation: str) -> AsyncIterator[Any]:
-        consumer = AIOKafkaConsumer(
+        consumer = Consumer(
             **self._connection.settings(),
             group_id=None,
             enable_auto_commit=False,

@@ -17,7 +17,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import TopicReader
 from stream_app.core.cached import DAY_MS, CachePolicy, Entry, entry_of, of_company, person_slot, slots_of
 from stream_app.core.erased import erased_by
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.core.messages import Result
 from stream_app.fallback import Cache
 
@@ -60,7 +60,7 @@ class CacheFiller:
                     while True:
                         await self.look(reader)
                         await asyncio.sleep(_LOOK_EVERY_S)
-            except BrokerUnavailable:
+            except (BrokerUnavailable, UnreadableBatch):
                 await asyncio.sleep(_TRY_AGAIN_S)
 
     async def look(self, reader: TopicReader) -> None:

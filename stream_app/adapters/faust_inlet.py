@@ -7,11 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import BrokerResponseError, KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.core.errors import StreamAppError
 from stream_app.core.record import Taken
 
@@ -209,7 +210,7 @@ class GapCheck:
         self.empty = 0
         self.on_expired: Callable[[str, int, int, int], None] = _log_expired
         self._connection = connection
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: Consumer | None = None
         self._lock = asyncio.Lock()
         self._seen: dict[TopicPartition, tuple[int, int, frozenset[int]]] = {}
 
@@ -243,7 +244,7 @@ class GapCheck:
                 await self.close()
                 await asyncio.sleep(_BROKER_AWAY_S)
 
-    async def _read(self, consumer: AIOKafkaConsumer, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
+    async def _read(self, consumer: Consumer, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
         where = TopicPartition(tp.topic, tp.partition)
         begin = (await consumer.beginning_offsets([where]))[where]
         consumer.assign([where])
@@ -258,10 +259,10 @@ class GapCheck:
             self.on_expired(tp.topic, tp.partition, first, min(begin, end))
         return first, position, frozenset(offsets)
 
-    async def _started(self) -> AIOKafkaConsumer:
+    async def _started(self) -> Consumer:
         if self._consumer is not None:
             return self._consumer
-        consumer = AIOKafkaConsumer(
+        consumer = Consumer(
             **self._connection.settings(),
             group_id=None,
             enable_auto_commit=False,

@@ -10,12 +10,13 @@ import contextlib
 import logging
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, AIOKafkaConsumerThread
 from mode.threads import WorkerThread
 
 from stream_app.adapters.closing import stop_consumer
+from stream_app.adapters.consumer import Consumer
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
     Worker = _Thread
     heartbeats_taken = 0
 
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+    def _create_worker_consumer(self, transport: Any) -> Consumer:
         conf = self.app.conf
         self._assignor = self.app.assignor
-        return AIOKafkaConsumer(
+        return Consumer(
             **self.app.connection.settings(),
             client_id=conf.broker_client_id,
             group_id=conf.id,
@@ -126,7 +127,7 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
             return bool(await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S))
         return False
 
-    async def _fetch_records(self, consumer: AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
+    async def _fetch_records(self, consumer: Consumer, *args: Any, **kwargs: Any) -> Any:
         """Take turns: else a partition's whole fetch of 1 MB is delivered before another one's first record."""
         records = await super()._fetch_records(consumer, *args, **kwargs)
         waiting = consumer._fetcher._records

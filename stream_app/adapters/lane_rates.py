@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
+from stream_app.core.errors import UnreadableBatch
 
 _PAUSE_S: Final = 5.0
 
@@ -35,7 +38,7 @@ class LaneRates:
     async def follow(self) -> None:
         """From the first view that is kept on, until cancelled. A broker that is away is waited for."""
         while True:
-            consumer = AIOKafkaConsumer(
+            consumer = Consumer(
                 **self._connection.settings(),
                 group_id=None,
                 enable_auto_commit=False,
@@ -46,9 +49,10 @@ class LaneRates:
                 await consumer.start()
                 consumer.assign(self._places)
                 while True:
-                    for records in (await consumer.getmany(timeout_ms=1_000)).values():
-                        for key, value in {record.key: record.value for record in records}.items():
-                            self.hear(key, value)
+                    with suppress(UnreadableBatch):  # the other partitions go on
+                        for records in (await consumer.getmany(timeout_ms=1_000)).values():
+                            for key, value in {record.key: record.value for record in records}.items():
+                                self.hear(key, value)
             except (KafkaError, OSError):
                 await asyncio.sleep(_PAUSE_S)
             finally:

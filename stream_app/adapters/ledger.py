@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
     InvalidTransactionTimeout,
@@ -27,6 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id, refresh
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
@@ -232,7 +233,7 @@ class KafkaLedger:
         await end_left_open(producer, left, committed)
 
     async def _load(self) -> dict[bytes, bytes]:
-        consumer = AIOKafkaConsumer(
+        consumer = Consumer(
             **self._connection.settings(),
             client_id=f"{self.transactional_id}-load",
             group_id=None,
@@ -262,7 +263,7 @@ class KafkaLedger:
             await stop_consumer(consumer)
         return rows
 
-    async def _at_end(self, consumer: AIOKafkaConsumer, end: int) -> bool:
+    async def _at_end(self, consumer: Consumer, end: int) -> bool:
         """Whether everything was read, markers and aborted records included.
 
         The high water mark counts, not the last stable offset: were somebody else's transaction still open there,

@@ -15,12 +15,13 @@ from collections import defaultdict
 from typing import Any, Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.log import Sparing
 from stream_app.adapters.publisher import KafkaPublisher
 from stream_app.core.errors import BrokerUnavailable
@@ -66,7 +67,7 @@ class ReplayState:
         self._heard = asyncio.Condition()
 
     async def __aenter__(self) -> ReplayState:
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = Consumer(
             **self._connection.settings(), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
         )
         self._admin = AIOKafkaAdminClient(**self._connection.settings())

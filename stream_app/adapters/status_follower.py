@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.core.messages import StatusEvent
 
 _events = msgspec.json.Decoder(StatusEvent)
@@ -22,7 +23,7 @@ class StatusFollower:
     def __init__(self, connection: KafkaConnection, topic: str, partition: int) -> None:
         self._connection = connection
         self._place = TopicPartition(topic, partition)
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = Consumer(
             **connection.settings(), group_id=None, enable_auto_commit=False, isolation_level="read_committed"
         )
 

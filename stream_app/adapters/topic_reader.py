@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.core.errors import BrokerUnavailable
 
 _FETCH_BYTES: Final = 1 * 2**20
@@ -30,7 +31,7 @@ class TopicReader:
         self._progress = progress
 
     async def __aenter__(self) -> Self:
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = Consumer(
             **self._connection.settings(),
             group_id=None,
             enable_auto_commit=False,

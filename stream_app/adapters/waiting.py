@@ -1,16 +1,20 @@
-"""Reads what waits in one topic-partition, in no group: its committed records from an offset to the present end."""
+"""Reads what waits in one topic-partition, in no group: its committed records from an offset to the present end.
+
+It ends before a batch that cannot be read.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.adapters.consumer import Consumer
+from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.core.record import Taken
 
 _RETRY_S: Final = 0.5
@@ -37,7 +41,7 @@ async def waiting(
 
 
 async def _read(connection: KafkaConnection, place: TopicPartition, offset: int, most: int) -> list[Taken]:
-    consumer = AIOKafkaConsumer(
+    consumer = Consumer(
         **connection.settings(),
         group_id=None,
         enable_auto_commit=False,
@@ -54,7 +58,10 @@ async def _read(connection: KafkaConnection, place: TopicPartition, offset: int,
         begin = (await consumer.beginning_offsets([place]))[place] if offset and offset > end else offset
         consumer.seek(place, begin)
         while len(found) < most and await consumer.position(place) < end:
-            more = await consumer.getmany(place, timeout_ms=100, max_records=most - len(found))
+            try:
+                more = await consumer.getmany(place, timeout_ms=100, max_records=most - len(found))
+            except UnreadableBatch:  # the group stops there, too, and tells of it
+                break
             for records in more.values():
                 found += [
                     Taken(

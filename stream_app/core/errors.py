@@ -5,6 +5,7 @@ StreamAppError
 ├── TopicsError          topics are missing or differ from the plan
 ├── BrokerUnavailable    Kafka did not answer within the time allowed
 ├── GatewayUnavailable   the gateway did not answer
+├── UnreadableBatch      records on Kafka that cannot be decoded: their partition stops before them
 └── LedgerError          a step could not be committed
     ├── Fenced           another worker owns the partition: stop, never write again
     └── Aborted          the transaction failed: nothing of it happened; forget memory, fence, load, go on
@@ -39,6 +40,18 @@ class BrokerUnavailable(StreamAppError):
 
 class GatewayUnavailable(StreamAppError):
     """The gateway did not answer, or what answered is none."""
+
+
+class UnreadableBatch(StreamAppError):
+    """A batch of records on Kafka cannot be decoded. `first` and `last` are its offsets that cannot be read."""
+
+    def __init__(self, topic: str, partition: int, first: int, last: int, cause: str) -> None:
+        self.topic, self.partition, self.first, self.last, self.cause = topic, partition, first, last, cause
+        where = f"offset {first}" if first == last else f"offsets {first} to {last}"
+        super().__init__(
+            f"{topic}/{partition} cannot be read at {where}: {cause}. Restore a sound copy of its log, or lose these "
+            f"records: stream-app skip {topic}/{partition}/{first}"
+        )
 
 
 class LedgerError(StreamAppError):

@@ -11,19 +11,21 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.log import Logger, Sparing
-from stream_app.core.errors import StreamAppError
+from stream_app.core.errors import StreamAppError, UnreadableBatch
 from stream_app.gateway.model_takers import Consumed
 from stream_app.gateway.read_model import Log, Position, ReadModel, Sources, discard, mark
 
@@ -60,17 +62,17 @@ class Feed:
         self._sources = sources
         self._path = path
         self._log = log
+        self._say = Sparing(lambda trouble: self._log.warning("read_model_stands_still", because=trouble))
         self._clock = SystemClock()
         self._logs = [TopicPartition(topic, number) for topic in sources.topics for number in range(sources.partitions)]
 
     async def run(self) -> None:
         """Until cancelled."""
-        told = Sparing(lambda trouble: self._log.warning("read_model_stands_still", because=trouble))
         with ThreadPoolExecutor(1, "read-model") as thread:
             while True:
                 trouble = await self._keep_up(thread)
                 self.standing = msgspec.structs.replace(self.standing, trouble=trouble)
-                told(trouble)
+                self._say(trouble)
                 await asyncio.sleep(_AGAIN_S)
 
     async def _keep_up(self, thread: ThreadPoolExecutor) -> str:
@@ -105,7 +107,7 @@ class Feed:
                 thread.submit(model.close)  # after what is being written
 
     async def _follow(self, model: ReadModel, write: Callable[..., Any]) -> None:
-        consumer = AIOKafkaConsumer(
+        consumer = Consumer(
             **self._connection.settings(),
             group_id=None,
             enable_auto_commit=False,
@@ -125,7 +127,9 @@ class Feed:
                 if moved:
                     await write(partial(model.apply, batch, moved, reading.as_of_ms))
                 reading.done(moved)
-                self.standing = Standing(reading.as_of_ms, reading.lag)
+                self.standing = Standing(reading.as_of_ms, reading.lag, reading.trouble)
+                if reading.trouble:
+                    self._say(reading.trouble)
                 if time.monotonic() - looked_s >= _LOOK_EVERY_S:
                     if not self._path.exists():
                         raise sqlite3.DatabaseError("it is not there any more")
@@ -178,7 +182,9 @@ class _Reading:
 
     async def more(self) -> tuple[dict[str, list[Consumed]], dict[Any, Position]]:
         """The next records by topic, and how far the logs come with them."""
-        got = await self._consumer.getmany(timeout_ms=200, max_records=_MOST_RECORDS)
+        got: Mapping[Any, list[Any]] = {}
+        with suppress(UnreadableBatch):  # the other partitions go on
+            got = await self._consumer.getmany(timeout_ms=200, max_records=_MOST_RECORDS)
         batch: dict[str, list[Consumed]] = {}
         moved: dict[Any, Position] = {}
         for log, records in got.items():
@@ -206,6 +212,11 @@ class _Reading:
     def lag(self) -> int:
         """Offsets to read; some of them hold no record."""
         return sum(max(0, end - self._at[log].next) for log, end in self._ends.items())
+
+    @property
+    def trouble(self) -> str:
+        """What stands still although Kafka answers."""
+        return "; ".join(map(str, self._consumer.unreadable.values()))
 
     def _prove(self, log: Any, at: Position, records: list[Any]) -> None:
         """Take the record away that was read before. It may be gone (compacted), but none other may be in its place."""

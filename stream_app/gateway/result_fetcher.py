@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import TopicReader
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.core.messages import Result
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_queries import FoundPlace
@@ -45,6 +45,8 @@ class ResultFetcher:
         except (BrokerUnavailable, TimeoutError):
             await self.close()
             return msgspec.structs.replace(here, problem="Kafka did not answer: ask again")
+        except UnreadableBatch as batch:
+            return msgspec.structs.replace(here, problem=str(batch))
         if raw is None:
             return msgspec.structs.replace(here, problem=_MOVED)
         try:

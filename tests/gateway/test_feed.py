@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.gateway.read_model import ReadModel
 from tests.adapters.support import until
+from tests.adapters.tampering import bad_checksum, tampered
 from tests.gateway.feeding import fed, make_topics, write
 from tests.gateway.model_records import (
     event,
@@ -261,3 +262,19 @@ async def delete_records(kafka: Broker, topic: str, before: int) -> None:
         await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=before)})
     finally:
         await admin.close()
+
+
+async def test_what_cannot_be_read_is_named_and_the_other_partitions_are_followed(
+    kafka: Broker, namespace: str, path: Path
+) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, [event(names, "crm-1", "received", 1)])
+    with tampered({(TopicPartition(names.status, 0), 0): bad_checksum}):
+        async with fed(kafka.bootstrap, namespace, path) as it:
+            says = f"{names.status}/0 cannot be read at offset 0: its checksum does not match"
+            await until(lambda: says in it.feed.standing.trouble, 15, "the cause")
+            await write(kafka.bootstrap, [lane(names)])
+            await until(lambda: it.ask.lanes()[0], 15, "a record of another topic")
+            assert it.feed.standing.as_of_ms is None
+            assert it.ask.lead("crm-1") is None

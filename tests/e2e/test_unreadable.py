@@ -1,0 +1,95 @@
+"""A batch that is damaged on the broker's disk stops its partition, by name, until an operator gives it up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.core.record import Record
+from stream_app.dev.kafka import Broker, LocalKafka
+from tests.e2e.pipeline import Pipeline
+
+
+async def produce(bootstrap: str, records: list[Record], codec: str | None = None) -> None:
+    """As one batch a record."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
+        for record in records:
+            await producer.send_and_wait(record.topic, record.value, record.key, partition=record.partition)
+
+
+def damage(kafka: LocalKafka, topic: str, partition: int, text: bytes) -> None:
+    """Change one byte of the log, under a broker that runs: as a disk would."""
+    (log,) = Path(kafka.properties["log.dirs"]).glob(f"{topic}-{partition}/*.log")
+    with log.open("r+b") as file:
+        at = file.read().index(text)
+        file.seek(at)
+        file.write(bytes([text[0] ^ 0xFF]))
+
+
+@pytest.mark.timeout(180)
+async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(namespace: str) -> None:
+    async with LocalKafka() as kafka, Pipeline(kafka.bootstrap, namespace, 2) as line:
+        topic = line.settings.names.leads
+        partition, other = (line.settings.home(name) for name in ("w0", "w1"))
+        assert partition != other
+        await produce(kafka.bootstrap, [line.lead(number, "w0") for number in range(6)])
+        await produce(kafka.bootstrap, [line.lead(number, "w1") for number in range(10, 16)])
+        damage(kafka, topic, partition, b"person3@example.com")
+        place = f"{topic}/{partition}/3"
+        says = f"{topic}/{partition} cannot be read at offset 3: its checksum does not match"
+
+        worker = line.start("worker")
+        await line.until_over(9, 40)
+        await produce(kafka.bootstrap, [line.lead(16, "w1")])
+        await line.until_over(10, 20)
+        assert line.last() == {"accepted": 10}, "what is sound before it, and all of the other partition"
+        assert says in line.logs[worker.pid].read_text()
+        code, said = await line.run("skip", place, "--yes")
+        assert (code, "is at work" in said) == (1, True)
+        await line.stop(worker)
+
+        code, said = await line.run("books", "--json")
+        books = json.loads(said)
+        assert (code, books["records"], books["columns"]["waiting"]["stories"]) == (1, 12, 2)
+        assert [(problem["place"], "cannot be read" in problem["what"]) for problem in books["problems"]] == [
+            (place, True)
+        ]
+        for wrong, why in ((f"{topic}/{partition}/4", says), (f"{topic}/{other}/3", "can be read")):
+            code, said = await line.run("skip", wrong, "--yes")
+            assert (code, why in said) == (1, True), said
+        code, said = await line.run("skip", place)
+        assert (code, "--yes" in said) == (2, True)
+        code, said = await line.run("skip", place, "--yes")
+        assert (code, said) == (0, f"skipped {topic}/{partition}, offsets 3 to 3; the next start goes on at 4\n")
+
+        worker = line.start("worker")
+        await line.until_over(12, 40)
+        await line.stop(worker)
+        assert line.last() == {"accepted": 12}
+        assert set(line.summary()["leads"].values()) == {1}
+
+
+async def test_the_last_record_before_it_must_be_finished_first(namespace: str) -> None:
+    async with LocalKafka() as kafka, Pipeline(kafka.bootstrap, namespace, 1) as line:
+        topic, home = line.settings.names.leads, line.settings.home("w0")
+        await produce(kafka.bootstrap, [line.lead(number, "w0") for number in range(2)])
+        damage(kafka, topic, home, b"person1@example.com")
+        code, said = await line.run("skip", f"{topic}/{home}/1", "--yes")
+        assert (code, "the record at offset 0 can be read, and is not finished" in said) == (1, True)
+
+
+@pytest.mark.timeout(90)
+async def test_leads_of_every_codec_go_through(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1) as line:
+        codecs = (None, "gzip", "snappy", "lz4", "zstd")
+        for number, codec in enumerate(codecs):
+            await produce(kafka.bootstrap, [line.lead(number, "w0")], codec)
+        worker = line.start("worker")
+        await line.until_over(len(codecs), 40)
+        await line.stop(worker)
+        assert line.last() == {"accepted": len(codecs)}
+        code, said = await line.run("books")
+        assert (code, f"The books balance: {len(codecs)} in" in said) == (0, True)
