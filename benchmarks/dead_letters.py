@@ -26,13 +26,13 @@ from rich.console import Console
 
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.topics import create_topics
-from stream_app.app import connection_of
 from stream_app.core.envelope import Envelope
 from stream_app.core.lead import people
 from stream_app.core.record import Record
 from stream_app.core.suppression import Suppression, person_row
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import free_port
+from stream_app.kafka_access import connection_of
 from stream_app.settings import Settings, client_options, load_settings
 
 PARTITIONS = 4

@@ -45,6 +45,7 @@ from stream_app.core.record import Record
 from stream_app.core.story import Step
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
+from stream_app.kafka_access import connection_of
 from stream_app.partition.gate import Gate
 from stream_app.settings import Settings, load_settings
 
@@ -125,7 +126,7 @@ async def _agent(settings: Settings, counter: _Counter) -> None:
             counter.add()
             await inlet.ack(taken)
 
-    options = product.faust_options(settings, product.connection_of(settings), settings.names.worker_app, None)
+    options = product.faust_options(settings, connection_of(settings), settings.names.worker_app, None)
     await run_app(build_app(options, {settings.names.leads: handler}))
 
 

@@ -18,7 +18,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.faust_app import FaustOptions, build_app
-from stream_app.adapters.faust_run import alarm_of, run_app, wait_for_broker
+from stream_app.adapters.faust_run import alarm_of, run_app
 from stream_app.adapters.lag import ParkedLeads, WaitingRecords
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.local_facts import local_facts
@@ -40,6 +40,7 @@ from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.core.replay import ReplayPolicy
 from stream_app.core.topics import MAX_CARRIED_BYTES
 from stream_app.fallback import Known
+from stream_app.kafka_access import connection_of, kafka_ready
 from stream_app.partition.desk import Partition
 from stream_app.partition.walk import Source
 from stream_app.partition.way_back import Outside
@@ -130,12 +131,6 @@ def replay_policy(settings: Settings) -> ReplayPolicy:
     )
 
 
-def connection_of(settings: Settings) -> KafkaConnection:
-    """Where Kafka is, and how to speak to it."""
-    options = client_options(settings)
-    return KafkaConnection(options.pop("bootstrap_servers"), options)
-
-
 def egress_of(settings: Settings) -> Egress:
     """How to reach hosts outside, where the configuration was read with Clay's secrets.
 
@@ -159,7 +154,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
-        await check_kafka(settings, connection, logger)
+        await check_kafka(settings, "worker", logger)
         client = await stack.enter_async_context(clay_client(settings, egress))
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
         memory = await stack.enter_async_context(remember(settings, registry, metrics))
@@ -243,15 +238,14 @@ def tame_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def check_kafka(settings: Settings, connection: KafkaConnection, logger: log.Logger) -> None:
-    """Kafka is there and its topics are as they should be, or the process does not start."""
-    await wait_for_broker(connection, settings.kafka.broker_wait_s)
-    await check_topics(
-        connection.settings(),
-        settings.topic_plan(),
-        settings.kafka.broker_wait_s,
-        lambda text: logger.warning("waiting_for_kafka", text=text),
-    )
+async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
+    """Kafka is there, allows the process its work, and has its topics as they should be, or it does not start."""
+
+    def say(text: str) -> None:
+        logger.warning("waiting_for_kafka", text=text)
+
+    await kafka_ready(settings, process, say)
+    await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
 
 
 def clay_client(settings: Settings, egress: Egress) -> ClayClient:

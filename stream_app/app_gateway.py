@@ -23,7 +23,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.gateway_metrics import GatewayMetrics
 from stream_app.adapters.http_server import serve_http
 from stream_app.adapters.ops import serve_ops
-from stream_app.app import check_kafka, connection_of, tame_garbage_collector
+from stream_app.app import check_kafka, tame_garbage_collector
 from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.feed import Feed
@@ -32,6 +32,7 @@ from stream_app.gateway.read_model import Sources
 from stream_app.gateway.read_queries import Queries
 from stream_app.gateway.receiver import Limits, Receiver, Table
 from stream_app.gateway.result_fetcher import ResultFetcher
+from stream_app.kafka_access import connection_of
 from stream_app.partition.ended import cancel
 from stream_app.settings import Settings
 
@@ -59,7 +60,7 @@ async def run_gateway(settings: Settings) -> None:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry, logger)
     tables = tables_of(settings)
-    await check_kafka(settings, connection, logger)  # whoever asks it to stop while it waits ends it at once
+    await check_kafka(settings, "gateway", logger)  # whoever asks it to stop while it waits ends it at once
     with asked_to_stop() as stop:
         async with AsyncExitStack() as stack:
             inbox = await stack.enter_async_context(callback_inbox(connection))

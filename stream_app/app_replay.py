@@ -13,7 +13,7 @@ from stream_app.adapters import log
 from stream_app.adapters.assigned import assigned, membership
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.faust_app import Handler, build_app
-from stream_app.adapters.faust_run import run_app, wait_for_broker
+from stream_app.adapters.faust_run import run_app
 from stream_app.adapters.lane_rates import LaneRates
 from stream_app.adapters.metrics import ExpiredRecords, StandingStill
 from stream_app.adapters.ops import serve_ops
@@ -23,10 +23,11 @@ from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.topic_watch import TopicWatch
 from stream_app.agents.replay import Replay
 from stream_app.agents.watchdog import Watchdog
-from stream_app.app import check_kafka, connection_of, faust_options, longest_step_s, replay_policy
+from stream_app.app import check_kafka, faust_options, longest_step_s, replay_policy
 from stream_app.core.envelope import Envelope
 from stream_app.core.replay import Begin
 from stream_app.core.topics import MAX_CARRIED_BYTES
+from stream_app.kafka_access import connection_of
 from stream_app.settings import Settings
 
 _BUFFERED: Final = 1_000
@@ -56,7 +57,7 @@ async def run_replay(settings: Settings) -> None:
             logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
 
     async with AsyncExitStack() as stack:
-        await check_kafka(settings, connection, logger)
+        await check_kafka(settings, "replay", logger)
         publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
         await stack.enter_async_context(state)
@@ -93,7 +94,6 @@ async def run_replay(settings: Settings) -> None:
 async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
     """Pause all replays, or (`by` None) let them go on. Returns the pause that was there. Raises BrokerUnavailable."""
     connection, topics = connection_of(settings), settings.names
-    await wait_for_broker(connection, settings.kafka.broker_wait_s)
     async with (
         kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
         ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from stream_app.adapters.books_reader import BooksReader, Progress
 from stream_app.adapters.clock import SystemClock
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.topics import check_topics
 from stream_app.core.books import Books, Report, Terms
 from stream_app.core.budget import Cost
 from stream_app.core.policy import Destination
-from stream_app.settings import Settings, client_options
+from stream_app.kafka_access import connection_of, kafka_ready
+from stream_app.settings import Settings
 
 _DAY_MS = 86_400_000
 
@@ -22,12 +21,12 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
     limit     how many problems are named; all are counted.
     progress  told offsets read and offsets to read, often. say: a line while waiting for the broker.
 
-    Raises TopicsError, BrokerUnavailable.
+    Raises TopicsError, KafkaRefused, BrokerUnavailable.
     """
-    client = client_options(settings)
-    await check_topics(client, settings.topic_plan(), settings.kafka.broker_wait_s, say)
-    connection = KafkaConnection(client.pop("bootstrap_servers"), client)
-    reader = BooksReader(connection, settings.names, settings.kafka.partitions, settings.replay.tiers_s, progress)
+    await kafka_ready(settings, "books", say)
+    reader = BooksReader(
+        connection_of(settings), settings.names, settings.kafka.partitions, settings.replay.tiers_s, progress
+    )
     return await reader.read(Books(terms_of(settings), limit=limit), SystemClock().now_ms)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from stream_app.commands.base import EXIT_CODES, INTERRUPTED, NO, NO_GATEWAY, NO_KAFKA, USAGE, say, tell_json
-from stream_app.core.errors import BrokerUnavailable, GatewayUnavailable, SettingsError, StreamAppError
+from stream_app.commands.base import EXIT_CODES, INTERRUPTED, NO, NO_GATEWAY, NO_KAFKA, REFUSED, USAGE, say, tell_json
+from stream_app.core.errors import BrokerUnavailable, GatewayUnavailable, KafkaRefused, SettingsError, StreamAppError
 
 COMMANDS: Final = (
     "demo",
@@ -70,7 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _failed(args: argparse.Namespace, exc: StreamAppError) -> int:
-    codes = {SettingsError: USAGE, BrokerUnavailable: NO_KAFKA, GatewayUnavailable: NO_GATEWAY}
+    codes = {
+        SettingsError: USAGE,
+        BrokerUnavailable: NO_KAFKA,
+        GatewayUnavailable: NO_GATEWAY,
+        KafkaRefused: REFUSED,
+    }
     code = codes.get(type(exc), NO)
     if args.json:
         tell_json({"error": str(exc).split("\n"), "exit_code": code})

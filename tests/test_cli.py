@@ -14,7 +14,7 @@ import pytest
 
 from stream_app import cli
 from stream_app.cli import COMMANDS, build_parser, main
-from stream_app.core.errors import BrokerUnavailable, Fenced, SettingsError, StreamAppError, TopicsError
+from stream_app.core.errors import BrokerUnavailable, Fenced, KafkaRefused, SettingsError, StreamAppError, TopicsError
 from stream_app.dev.process import free_port
 
 
@@ -36,7 +36,7 @@ def test_every_command_has_help_with_an_example_and_the_common_options() -> None
 
 def test_the_help_documents_the_exit_codes() -> None:
     text = build_parser().format_help()
-    for code in (0, 1, 2, 3, 4, 130):
+    for code in (0, 1, 2, 3, 4, 5, 6, 130):
         assert f"\n  {code} " in text
 
 
@@ -63,6 +63,7 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
         (SettingsError(["a", "b"]), 2),
         (TopicsError(["a", "b"]), 1),
         (BrokerUnavailable("a\nb"), 4),
+        (KafkaRefused("a\nb"), 6),
         (Fenced("a\nb"), 1),
         (StreamAppError("a\nb"), 1),
     ],
@@ -170,8 +171,12 @@ def test_no_kafka_is_told_without_the_words_of_a_library(
     path = tmp_path / "stream_app.toml"
     path.write_text(f"[kafka]\nbootstrap = '{where}'\nbroker_wait_s = 1\n")
     assert main([*typed.split(), "--config", str(path)]) == 4
-    said = f"Kafka at {where} does not answer. Is it running, and is kafka.bootstrap right?\n"
-    assert capsys.readouterr().err == said
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == f"Kafka at {where} does not answer ({where}: connection refused); trying again in 0.5 s"
+    assert last == (
+        f"Kafka at {where} did not answer within 1 s ({where}: connection refused). Is it running, and is "
+        "kafka.bootstrap right?"
+    )
 
 
 @pytest.mark.parametrize(("reader", "before_s", "after_s"), [("true", 0.5, 0), ("sleep 0.5", 0, 1)])

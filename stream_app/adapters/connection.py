@@ -6,10 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.core.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 
+_NOT_ALLOWED: Final = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 
@@ -28,12 +42,16 @@ class KafkaConnection:
         """The keyword arguments of an aiokafka client."""
         return {"bootstrap_servers": self.bootstrap, **self.security}
 
-    def lost(self, error: Exception) -> BrokerUnavailable:
+    def lost(self, error: Exception) -> StreamAppError:
         """What a person is told when that ended the work."""
         return lost(self.bootstrap, error)
 
 
-def lost(bootstrap: str, error: Exception) -> BrokerUnavailable:
+def lost(bootstrap: str, error: Exception) -> StreamAppError:
     """The same, for who has only the address."""
+    if isinstance(error, _NOT_ALLOWED):
+        return KafkaRefused(
+            f"Kafka at {bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"
+        )
     what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
     return BrokerUnavailable(f"Kafka at {bootstrap}{what}. {LOOK}")

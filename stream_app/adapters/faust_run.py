@@ -9,13 +9,8 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NodeNotReadyError
-
-from stream_app.adapters.closing import close_client
-from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.access import wait_for_kafka
 from stream_app.adapters.faust_fixes import SafeApp
-from stream_app.core.errors import BrokerUnavailable
 from stream_app.partition.ended import cancel, died_of
 
 log = logging.getLogger(__name__)
@@ -34,40 +29,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-async def wait_for_broker(connection: KafkaConnection, wait_s: float) -> None:
-    """Return when Kafka answers; raise BrokerUnavailable when it has not after `wait_s`. Logs one line a try."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
-    pause_s = 0.5
-    while True:
-        client = AIOKafkaClient(**connection.settings(), request_timeout_ms=5000)
-        try:
-            await client.bootstrap()
-            if not client.cluster.brokers():
-                raise NodeNotReadyError("it names no broker yet")
-        except (KafkaError, OSError) as error:
-            left_s = deadline - loop.time()
-            if left_s <= 0:
-                raise BrokerUnavailable(
-                    f"no Kafka at {connection.bootstrap} within {wait_s:.0f} s ({error}): is it started, are host, "
-                    "port, TLS and SASL settings right, and does a firewall let this machine through?"
-                ) from error
-            pause_s = min(pause_s * 2, 10, left_s)
-            log.warning("no Kafka at %s yet, %.0f s left, next try in %.1f s", connection.bootstrap, left_s, pause_s)
-            await asyncio.sleep(pause_s)
-        else:
-            return
-        finally:
-            await close_client(client)
-
-
 async def run_app(
     app: SafeApp, *, broker_wait_s: float = 60.0, beside: Iterable[Coroutine[Any, Any, None]] = ()
 ) -> None:
     """Run until SIGTERM, SIGINT or a crash, then stop: events in flight are waited for, and acks committed.
 
     beside  runs as long as the app does, and crashes it when it fails.
-    Raises BrokerUnavailable when Kafka is not there at the start, and whatever crashed the app.
+    Raises as `wait_for_kafka` when Kafka is not there at the start, and whatever crashed the app.
     """
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
@@ -108,6 +76,6 @@ def alarm_of(app: SafeApp) -> Callable[[BaseException], None]:
 
 
 async def _run(app: SafeApp, broker_wait_s: float) -> None:
-    await wait_for_broker(app.connection, broker_wait_s)
+    await wait_for_kafka(app.connection.settings(), broker_wait_s, log.warning)
     await app.start()
     await app.wait_until_stopped()

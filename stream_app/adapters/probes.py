@@ -11,12 +11,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
 
+from stream_app.adapters.access import admin_of
 from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.redis_cache import tls_options
-from stream_app.core.errors import StreamAppError
+from stream_app.core.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 
 _PAUSE_S: Final = 0.5
 
@@ -27,18 +28,13 @@ class ProbeFailed(StreamAppError):
 
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
     """A broker is there, and takes our TLS and SASL settings."""
-    admin = AIOKafkaAdminClient(**connection.settings())
     try:
-        async with asyncio.timeout(within_s):
-            await admin.start()
+        async with admin_of(connection.settings(), within_s, lambda _: None) as admin:
             cluster = await admin.describe_cluster()
-    except (KafkaError, OSError, TimeoutError, ValueError) as error:
-        raise ProbeFailed(
-            f"Kafka at {connection.bootstrap} does not answer ({_name(error)}): is it started, are kafka.bootstrap, "
-            "TLS and SASL settings right, and does a firewall let this machine through?"
-        ) from error
-    finally:
-        await close_admin(admin)
+    except KafkaRefused as refused:
+        raise ProbeFailed(str(refused)) from refused
+    except BrokerUnavailable as error:
+        raise ProbeFailed(f"{error} Does a firewall let this machine through?") from error
     return f"{len(cluster['brokers'])} brokers answer at {connection.bootstrap}"
 
 

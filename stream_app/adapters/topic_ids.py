@@ -45,7 +45,7 @@ class KnownTopics:
         """
         if node is None and (node := client.get_random_node()) is None:
             raise NodeNotReadyError("no broker is known yet")
-        answer = await client.send(node, _Metadata(topics))
+        answer = await client.send(node, Metadata(topics))
         missing = set(topics)
         for topic in answer.to_object()["topics"]:
             if topic["error_code"]:
@@ -130,15 +130,16 @@ class _Question(RequestStruct):  # type: ignore[misc]  # aiokafka is not followe
     )
 
 
-class _Metadata(Request[MetadataRequest_v5 | _Question]):  # type: ignore[misc]  # aiokafka is not followed
-    """Of these topics; none is created by asking."""
+class Metadata(Request[MetadataRequest_v5 | _Question]):  # type: ignore[misc]  # aiokafka is not followed
+    """Of these topics; none is created by asking. `operations`: with what we may do there, where the broker says it."""
 
     API_KEY = 3
 
-    def __init__(self, topics: Iterable[str]) -> None:
+    def __init__(self, topics: Iterable[str], *, operations: bool = False) -> None:
         self._topics = list(topics)
+        self._operations = operations
 
     def build(self, request_struct_class: Any) -> Any:
         if request_struct_class is MetadataRequest_v5:
             return MetadataRequest_v5(self._topics, False)
-        return _Question([(_NO_ID, topic, {}) for topic in self._topics], False, False, False, {})
+        return _Question([(_NO_ID, topic, {}) for topic in self._topics], False, False, self._operations, {})

@@ -8,16 +8,21 @@ again; a log that ends before where it ended has lost records, which is no bette
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.access import refusal_or_silence
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.log import Sparing
 from stream_app.adapters.topic_ids import WHAT_NOW, KnownTopics
-from stream_app.core.errors import TopicsError
+from stream_app.core.errors import KafkaRefused, TopicsError
+
+log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
 _MISSING_S = 10.0  # so long: a broker that has just started may know no topics yet
@@ -41,6 +46,7 @@ class TopicWatch:
         self._every_s = every_s
         self._ends: dict[TopicPartition, int] = {}
         self._missing_since_s: float | None = None
+        self._refused = Sparing(lambda why: log.error("Kafka refuses this process: %s", why))
 
     async def run(self) -> None:
         """Look until cancelled. Raises TopicsError with one line; a broker that is away is waited for."""
@@ -52,9 +58,19 @@ class TopicWatch:
                     await self.look(consumer)
                     await asyncio.sleep(self._every_s)
             except (KafkaError, OSError):
+                await self._say_refusal()
                 await asyncio.sleep(self._every_s)
             finally:
                 await stop_consumer(consumer)
+
+    async def _say_refusal(self) -> None:
+        """Log why Kafka refuses us, if it does: the process goes on, since its other brokers may take it."""
+        try:
+            await refusal_or_silence(self._connection.settings())
+        except KafkaRefused as refused:
+            self._refused(str(refused))
+        else:
+            self._refused.over()
 
     async def look(self, consumer: Any) -> None:
         """Once. Raises TopicsError, KafkaError."""

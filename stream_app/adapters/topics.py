@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
-from stream_app.adapters.closing import close_admin
-from stream_app.adapters.connection import LOOK, lost
-from stream_app.core.errors import BrokerUnavailable, TopicsError
+from stream_app.adapters.access import Say, admin_of
+from stream_app.core.errors import TopicsError
 from stream_app.core.topics import TopicPlan
 
-Say = Callable[[str], None]
-
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 5.0
 _VISIBLE_POLL_S: Final = 0.05
 
 _MIGRATE: Final = (
@@ -52,9 +46,9 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
     client  aiokafka's arguments (`settings.client_options`). wait_s: how long to wait for the broker.
     say     takes a line for a person while it waits.
 
-    Raises BrokerUnavailable.
+    Raises BrokerUnavailable, KafkaRefused.
     """
-    async with _admin(client, wait_s, say) as admin:
+    async with admin_of(client, wait_s, say) as admin:
         seen = await _look(admin, plan)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
@@ -68,8 +62,9 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
 
 
 async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
-    """Nothing, when all topics are as planned. Raises TopicsError with a line a difference, BrokerUnavailable."""
-    async with _admin(client, wait_s, say) as admin:
+    """Nothing, when all topics are as planned. Raises TopicsError with a line a difference, and as
+    `admin_of`."""
+    async with admin_of(client, wait_s, say) as admin:
         if problems := differences(plan, await _look(admin, plan)):
             raise TopicsError(problems)
 
@@ -116,36 +111,6 @@ def _lines(found: Sequence[tuple[str, str]]) -> list[str]:
         else f"{len(those)} topics, each: {text} ({', '.join(those)})"
         for text, those in names.items()
     ]
-
-
-@asynccontextmanager
-async def _admin(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIterator[Any]:
-    """An admin client of a broker that answers. Raises BrokerUnavailable after `wait_s`, also from its body."""
-    where = client["bootstrap_servers"]
-    admin = AIOKafkaAdminClient(**client)
-    try:
-        async with asyncio.timeout(wait_s):
-            await _start(admin, where, say)
-            yield admin
-    except TimeoutError as exc:
-        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {LOOK}") from exc
-    except KafkaError as exc:
-        raise lost(where, exc) from exc
-    finally:
-        await close_admin(admin)
-
-
-async def _start(admin: Any, where: str, say: Say) -> None:
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            await admin.start()
-        except KafkaError:
-            say(f"Kafka at {where} does not answer; trying again in {pause_s:g} s")
-        else:
-            return
-        await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
 async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:

@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stream_app.core.safe_text import for_json, for_terminal
 
@@ -23,6 +23,7 @@ USAGE: Final = 2
 QUEUED: Final = 3
 NO_KAFKA: Final = 4
 NO_GATEWAY: Final = 5
+REFUSED: Final = 6
 INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = """exit codes:
@@ -32,7 +33,10 @@ EXIT_CODES: Final = """exit codes:
   3    queued, but not answered yet
   4    Kafka does not answer
   5    the gateway does not answer
+  6    Kafka refuses us: credentials, certificate, protocol or rights
   130  interrupted (Ctrl-C)"""
+
+T = TypeVar("T")
 
 Run = Callable[[argparse.Namespace], int]
 # argparse's own class, whose name it does not export.
@@ -67,6 +71,32 @@ def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False, 
     from stream_app.settings import load_settings
 
     return load_settings(args.config, os.environ, clay=clay, gateway=gateway, api=api)
+
+
+def on_kafka(settings: Settings, program: str, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` in a loop of its own once Kafka is ready for `program`.
+
+    Args:
+        settings: The configuration.
+        program: A key of `core.rights.rights_of`.
+        work: What to run; it is closed unrun where Kafka is not ready.
+
+    Raises:
+        KafkaRefused, TopicsError, BrokerUnavailable: As `kafka_ready`, within a moment unless Kafka does not answer.
+    """
+    import asyncio
+
+    from stream_app.kafka_access import kafka_ready
+
+    async def run() -> T:
+        try:
+            await kafka_ready(settings, program, say)
+        except BaseException:
+            work.close()
+            raise
+        return await work
+
+    return asyncio.run(run())
 
 
 def say(line: str) -> None:

@@ -12,6 +12,7 @@ from stream_app.commands.base import (
     Subparsers,
     command,
     console,
+    on_kafka,
     say,
     settings_of,
     tell,
@@ -84,13 +85,13 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run_count(args: argparse.Namespace) -> int:
-    import asyncio
-
     from stream_app.replays.inspect import count
+    from stream_app.replays.survey import check_filter
 
     settings = settings_of(args, clay=False)
+    check_filter(settings, args.source, filter_of(args))
     with reading("counting letters") as progress:
-        tally = asyncio.run(count(settings, args.source, filter_of(args), progress))
+        tally = on_kafka(settings, "dlq", count(settings, args.source, filter_of(args), progress))
     if args.json:
         tell_json(_tally(tally))
     else:
@@ -133,13 +134,12 @@ def _show_tally(source: str, tally: Tally) -> None:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    import asyncio
-
-    from stream_app.replays.inspect import show
+    from stream_app.replays.inspect import place_of, show
 
     settings = settings_of(args, clay=False)
+    place_of(settings, args.place)
     with reading("looking for its history") as progress:
-        shown = asyncio.run(show(settings, args.place, progress))
+        shown = on_kafka(settings, "dlq show", show(settings, args.place, progress))
     if args.json:
         tell_json(_letter(shown, value=args.value))
         return OK
@@ -174,16 +174,17 @@ def _letter(shown: Shown, *, value: bool) -> dict[str, object]:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    import asyncio
-
     from stream_app.core.errors import SettingsError
     from stream_app.replays.inspect import export
+    from stream_app.replays.survey import check_filter
 
     settings = settings_of(args, clay=False)
     if args.json and str(args.file) == "-":
         raise SettingsError(["--json tells of the file that is written; letters on stdout are JSON Lines without it"])
+    check_filter(settings, args.source, filter_of(args))
     with private_file(args.file) as file, reading("exporting letters") as progress:
-        lines, left_out = asyncio.run(export(settings, args.source, filter_of(args), file, progress))
+        work = export(settings, args.source, filter_of(args), file, progress)
+        lines, left_out = on_kafka(settings, "dlq export", work)
     if args.json:
         tell_json({"letters": lines, "suppressed": left_out, "file": str(args.file)})
     else:
@@ -192,13 +193,11 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def run_import(args: argparse.Namespace) -> int:
-    import asyncio
-
     from stream_app.replays.inspect import read_export
 
     settings = settings_of(args, clay=False)
     mended = list(read_export(settings, args.file))
-    return asyncio.run(_import(args, settings, mended))
+    return on_kafka(settings, "dlq import", _import(args, settings, mended))
 
 
 async def _import(args: argparse.Namespace, settings: Settings, mended: list[Mended]) -> int:

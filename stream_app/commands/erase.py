@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.lanes import WAIT_S, add_who, login_name
 from stream_app.commands.letter_options import confirm, reading
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     persons = hashes_of([args.who_is]) if is_person else []
     with reading("what is held") as progress:
         lead_id = None if is_person else args.who_is
-        held = asyncio.run(find_held(settings, persons, lead_id, args.workspace, progress))
+        held = on_kafka(settings, "erase", find_held(settings, persons, lead_id, args.workspace, progress))
     persons = sorted({*persons, *(person for each in held for person in each.people)})
     if not held and not persons:
         say("nothing is held of such a lead: no row, no result")

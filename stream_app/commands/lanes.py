@@ -6,7 +6,7 @@ import argparse
 import getpass
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.letter_options import add_action, iso
 
 if TYPE_CHECKING:
@@ -248,8 +248,6 @@ def _webhook(text: str) -> str:
 
 
 def run_log(args: argparse.Namespace) -> int:
-    import asyncio
-
     import msgspec
 
     from stream_app.core.command import TO_ALL
@@ -258,7 +256,7 @@ def run_log(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     check_known(settings, workspace=args.workspace)
-    found = asyncio.run(log(settings, args.workspace, args.limit))
+    found = on_kafka(settings, "lanes log", log(settings, args.workspace, args.limit))
     if args.json:
         tell_json([msgspec.to_builtins(answer) for alike in found for answer in alike])
         return OK

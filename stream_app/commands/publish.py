@@ -68,11 +68,12 @@ def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch
     import asyncio
 
     from stream_app.commands.publish_quote import ask, quotes_of, show_columns, show_quotes
+    from stream_app.kafka_access import kafka_ready
     from stream_app.lanes.look import last_views
-    from stream_app.publish import check_topic, send_batch
+    from stream_app.publish import send_batch
 
     if not args.dry_run:
-        asyncio.run(check_topic(settings, wishes, say))
+        asyncio.run(kafka_ready(settings, "publish --bulk" if wishes.bulk else "publish", say))
     sheet, summary, rejects = _check(args, settings, wishes, batch)
     rejects.show()
     quotes = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stream_app.commands.base import NO, OK, Run, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, Run, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.letter_options import (
     SOURCES,
     add_action,
@@ -101,18 +101,21 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    import asyncio
+    from stream_app.replays.survey import check_filter
 
     settings = settings_of(args, clay=False)
-    plan, _ = asyncio.run(_survey(args, settings))
+    check_filter(settings, args.source, filter_of(args))
+    plan, _ = on_kafka(settings, "replay plan", _survey(args, settings))
     _show(args, plan)
     return OK if plan.go else NO
 
 
 def run_select(args: argparse.Namespace) -> int:
-    import asyncio
+    from stream_app.replays.survey import check_filter
 
-    return asyncio.run(_select(args, settings_of(args, clay=False)))
+    settings = settings_of(args, clay=False)
+    check_filter(settings, args.source, filter_of(args))
+    return on_kafka(settings, f"replay {args.action}", _select(args, settings))
 
 
 async def _select(args: argparse.Namespace, settings: Settings) -> int:
@@ -231,14 +234,13 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
 
 
 def run_rewind(args: argparse.Namespace) -> int:
-    import asyncio
-
     from stream_app.core.letters import Filter
-    from stream_app.replays.rewind import To, moves, rewind
+    from stream_app.replays.rewind import To, check_partition, moves, rewind
     from stream_app.replays.survey import survey
 
     settings = settings_of(args, clay=False)
     to = To(time_ms=args.to_datetime, offset=args.to_offset, partition=args.partition)
+    check_partition(settings, to)
 
     async def work() -> int:
         with reading("reading letters and rows") as progress:
@@ -261,7 +263,7 @@ def run_rewind(args: argparse.Namespace) -> int:
             tell(_said(bool(planned), args.dry_run))
         return OK if planned else NO
 
-    return asyncio.run(work())
+    return on_kafka(settings, "replay rewind", work())
 
 
 def _said(planned: bool, dry_run: bool) -> str:
@@ -273,7 +275,6 @@ def _said(planned: bool, dry_run: bool) -> str:
 
 
 def run_pause(args: argparse.Namespace) -> int:
-    import asyncio
     import getpass
     import time
 
@@ -283,7 +284,8 @@ def run_pause(args: argparse.Namespace) -> int:
     pausing = args.action == "pause"
     who = getpass.getuser()
     at_ms = time.time_ns() // 1_000_000 if pausing else 0
-    before = asyncio.run(set_replay_pause(settings, who if pausing else None, args.why if pausing else "", at_ms))
+    work = set_replay_pause(settings, who if pausing else None, args.why if pausing else "", at_ms)
+    before = on_kafka(settings, f"replay {args.action}", work)
     if args.json:
         tell_json({"paused": pausing, "was_paused_by": before.by if before else None})
     else:

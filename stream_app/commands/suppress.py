@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.lanes import WAIT_S, add_who, login_name
 from stream_app.commands.letter_options import add_action, iso, reading
 
@@ -95,8 +95,6 @@ async def _change(args: argparse.Namespace, settings: Settings, people: list[str
 
 
 def run_list(args: argparse.Namespace) -> int:
-    import asyncio
-
     import msgspec
 
     from stream_app.lanes.suppress import hashes_of, on_the_list
@@ -104,7 +102,7 @@ def run_list(args: argparse.Namespace) -> int:
     settings = settings_of(args, clay=False)
     wanted = hashes_of(args.who_is)
     with reading("the rows") as progress:
-        found = asyncio.run(on_the_list(settings, progress))
+        found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
         found = [each for each in found if each.person in wanted]
     if args.json:

@@ -4,6 +4,7 @@ StreamAppError
 ├── SettingsError        the configuration is wrong: one line a problem, all of them at once
 ├── TopicsError          topics are missing or differ from the plan
 ├── BrokerUnavailable    Kafka did not answer within the time allowed
+├── KafkaRefused         Kafka answers and refuses us: credentials, certificate, protocol or rights
 ├── GatewayUnavailable   the gateway did not answer
 ├── UnreadableBatch      records on Kafka that cannot be decoded: their partition stops before them
 └── LedgerError          a step could not be committed
@@ -36,6 +37,10 @@ class TopicsError(StreamAppError):
 
 class BrokerUnavailable(StreamAppError):
     """Kafka did not answer in the time allowed."""
+
+
+class KafkaRefused(StreamAppError):
+    """Kafka answers and refuses us, so waiting does not help: credentials, certificate, protocol or rights."""
 
 
 class GatewayUnavailable(StreamAppError):

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,7 @@ KAFKA_VERSION = "4.3.1"
 
 # Without a logger behind slf4j Kafka dies in silence.
 _BROKER_JARS = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
-_TOOLS_JARS = f"{_BROKER_JARS}+org.apache.kafka:kafka-tools:{KAFKA_VERSION}"
+TOOLS_JARS = f"{_BROKER_JARS}+org.apache.kafka:kafka-tools:{KAFKA_VERSION}"
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 _MIN_FREE_BYTES = 512 * 2**20
 
@@ -89,7 +89,7 @@ class Broker:
         `--bootstrap-server` is added where `args` have none. Raises StartError when it fails or takes longer.
         """
         where = [] if "--bootstrap-server" in args else ["--bootstrap-server", self.bootstrap]
-        argv = [find_java(), *_JVM, "-cp", class_path(_TOOLS_JARS, _silent), class_name, *where, *args]
+        argv = [find_java(), *_JVM, "-cp", class_path(TOOLS_JARS, _silent), class_name, *where, *args]
         name = class_name.rpartition(".")[2]
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -107,10 +107,10 @@ class LocalKafka(Broker):
     """One Kafka broker as a child process; a context manager, plain or async. It ends when this process ends.
 
     port: where it listens on loopback; None is a free one. overrides: server.properties that win over
-    `broker_properties`. data_dir: where its data is and stays; None is a temporary directory, removed.
-    progress: is told a line when something takes long. Failures are StartError, and each wait for the broker
-    is bounded by `start_timeout_s`. `properties`: its server.properties, once started. The methods block: in a
-    coroutine use `asyncio.to_thread`.
+    `broker_properties`. format_options: for `kafka-storage format`, such as "--add-scram=...". data_dir: where its
+    data is and stays; None is a temporary directory, removed. progress: is told a line when something takes long.
+    Failures are StartError, and each wait for the broker is bounded by `start_timeout_s`. `properties`: its
+    server.properties, once started. The methods block: in a coroutine use `asyncio.to_thread`.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class LocalKafka(Broker):
         *,
         port: int | None = None,
         overrides: Mapping[str, str] | None = None,
+        format_options: Sequence[str] = (),
         data_dir: Path | None = None,
         progress: Progress | None = None,
         start_timeout_s: float = 60,
@@ -126,6 +127,7 @@ class LocalKafka(Broker):
         self._port = port or free_port()
         super().__init__(f"{LOOPBACK}:{self._port}")
         self._overrides = dict(overrides or {})
+        self._format_options = format_options
         self._data_dir = data_dir
         self._progress = progress or _silent
         self._start_timeout_s = start_timeout_s
@@ -211,7 +213,7 @@ class LocalKafka(Broker):
     def _format(self) -> None:
         cluster_id = self._cluster_id() or urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         options = ["--ignore-formatted", f"--cluster-id={cluster_id}", "--config=server.properties"]
-        tool, log = self._java("kafka.tools.StorageTool", "format", *options)
+        tool, log = self._java("kafka.tools.StorageTool", "format", *options, *self._format_options)
         if tool.wait(self._start_timeout_s) != 0:
             raise StartError(f"Kafka cannot format its storage: {last_words(log)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -11,10 +12,11 @@ import msgspec
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.probes import ProbeFailed, host_answers, kafka_answers, may_join, may_transact, redis_answers
 from stream_app.adapters.topics import check_topics
-from stream_app.app import connection_of, egress_of
-from stream_app.core.errors import BrokerUnavailable, TopicsError
+from stream_app.app import egress_of
+from stream_app.core.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.core.topics import shared_partitions
 from stream_app.doctor.callbacks import callbacks_come_in
+from stream_app.kafka_access import connection_of, kafka_ready
 from stream_app.settings import Settings, client_options
 
 _WITHIN_S: Final = 10.0
@@ -44,7 +46,7 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
             yield await _probe("group", may_join(connection, group, _WITHIN_S))
     else:
         for name in ("topics", "transactions", "group"):
-            yield Check(name, "skipped", "Kafka does not answer")
+            yield Check(name, "skipped", "it needs Kafka")
     for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
         yield Check("partitions", "advice", line)
     if settings.redis.url_env is None:
@@ -68,12 +70,15 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
 async def _topics(settings: Settings) -> AsyncIterator[Check]:
     plan = settings.topic_plan()
     try:
+        with suppress(TopicsError):
+            await kafka_ready(settings, "doctor", lambda _: None)
         await check_topics(client_options(settings), plan, _WITHIN_S, lambda _: None)
     except TopicsError as error:
         for line in error.problems:
             yield Check("topics", "failed", line)
-    except BrokerUnavailable as error:
-        yield Check("topics", "failed", str(error))
+    except (BrokerUnavailable, KafkaRefused) as error:
+        for line in str(error).split("\n"):
+            yield Check("topics", "failed", line)
     else:
         yield Check("topics", "ok", f"{len(plan)} topics are as planned")
 

@@ -10,9 +10,9 @@ import msgspec
 
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.status_follower import StatusFollower
-from stream_app.app import connection_of
 from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.kafka_access import connection_of
 from stream_app.lanes.ask import ask
 from stream_app.publish import publish
 from stream_app.settings import Settings, check_known

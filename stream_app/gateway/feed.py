@@ -20,12 +20,13 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.access import refusal_or_silence
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.log import Logger, Sparing
-from stream_app.core.errors import StreamAppError, UnreadableBatch
+from stream_app.core.errors import KafkaRefused, StreamAppError, UnreadableBatch
 from stream_app.gateway.model_takers import Consumed
 from stream_app.gateway.read_model import Log, Position, ReadModel, Sources, discard, mark
 
@@ -92,7 +93,7 @@ class Feed:
                     await write(model.wipe)
                     self.standing = Standing()
         except (KafkaError, TimeoutError) as error:
-            return f"Kafka at {self._connection.bootstrap} does not answer: {error!r}"
+            return await self._silence(error)
         except StreamAppError as error:
             return str(error)
         except sqlite3.OperationalError as error:
@@ -105,6 +106,14 @@ class Feed:
         finally:
             if model is not None:
                 thread.submit(model.close)  # after what is being written
+
+    async def _silence(self, error: Exception) -> str:
+        """Why Kafka gives nothing: it refuses us, or does not answer."""
+        try:
+            await refusal_or_silence(self._connection.settings())
+        except KafkaRefused as refused:
+            return str(refused)
+        return f"Kafka at {self._connection.bootstrap} does not answer: {error!r}"
 
     async def _follow(self, model: ReadModel, write: Callable[..., Any]) -> None:
         consumer = Consumer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,17 +13,17 @@ from stream_app.adapters.answers import Answers
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.publisher import kafka_publisher
-from stream_app.adapters.topics import check_topics
 from stream_app.core.command import MAX_TEXT, TO_ALL
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import Command, CommandAnswer, CommandKind
 from stream_app.core.outcome import scrub
 from stream_app.core.record import Record
 from stream_app.core.topics import MAX_INPUT_BYTES
-from stream_app.settings import Settings, check_known, client_options
+from stream_app.kafka_access import connection_of, kafka_ready
+from stream_app.settings import Settings, check_known
 
 _json: Final = msgspec.json.Encoder()
-BROKER_WAIT_S: Final = 10.0
+_PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -31,12 +31,6 @@ class Asked(msgspec.Struct, frozen=True):
 
     command: Command
     answers: dict[int, CommandAnswer | None]
-
-
-def connection_of(settings: Settings) -> KafkaConnection:
-    """Where Kafka is."""
-    client = client_options(settings)
-    return KafkaConnection(client.pop("bootstrap_servers"), client)
 
 
 async def ask(
@@ -55,7 +49,7 @@ async def ask(
 
     why: what looks like personal data is taken out before it goes to Kafka, and each text of `known` with it.
 
-    Raises SettingsError, TopicsError, BrokerUnavailable.
+    Raises SettingsError, TopicsError, KafkaRefused, BrokerUnavailable.
     """
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
@@ -65,8 +59,7 @@ async def ask(
     everywhere = range(settings.kafka.partitions)
     partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]
     names, connection = settings.names, connection_of(settings)
-    plan = [topic for topic in settings.topic_plan() if topic.name in (names.commands, names.audit)]
-    await check_topics(client_options(settings), plan, min(settings.kafka.broker_wait_s, BROKER_WAIT_S), say)
+    await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Answers(connection, names.audit, partitions) as answers:
         value = _json.encode(command)
         await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])

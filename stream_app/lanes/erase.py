@@ -12,7 +12,7 @@ from stream_app.core.delivery import Delivery
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import hashes, plain_id
 from stream_app.core.messages import Result
-from stream_app.lanes.ask import connection_of
+from stream_app.kafka_access import connection_of
 from stream_app.settings import Settings
 
 _row: Final = msgspec.json.Decoder(Delivery)

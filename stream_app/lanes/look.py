@@ -17,7 +17,7 @@ from stream_app.core.errors import TopicsError
 from stream_app.core.explain import Facts, LaneFacts
 from stream_app.core.forecast import Forecast, Sample, forecast
 from stream_app.core.messages import By, CommandAnswer, LaneView
-from stream_app.lanes.ask import BROKER_WAIT_S, connection_of
+from stream_app.kafka_access import connection_of, kafka_ready
 from stream_app.settings import Settings, client_options
 
 _SAMPLED_MS: Final = 15 * 60_000
@@ -41,6 +41,7 @@ class Seen(msgspec.Struct, frozen=True):
 async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     """Everything at one time. Raises BrokerUnavailable, or TopicsError when topics are missing that it reads."""
     names, connection = settings.names, connection_of(settings)
+    await kafka_ready(settings, "lanes", say)
     wrong = await _wrong_topics(settings, say)
     groups = await look_at(connection, (names.worker_app, names.replay_app))
     (worker, taken), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
@@ -85,12 +86,9 @@ async def log(settings: Settings, workspace: str | None, limit: int) -> list[lis
 
 
 async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[str]:
-    wait_s = min(settings.kafka.broker_wait_s, BROKER_WAIT_S)
     try:
-        await check_topics(client_options(settings), settings.topic_plan(), wait_s, say)
+        await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
     except TopicsError as error:
-        if any("there is no such topic" in problem for problem in error.problems):
-            raise
         return error.problems
     return []
 

@@ -12,7 +12,7 @@ from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import clean_email, clean_linkedin, people
 from stream_app.core.suppression import Suppression, suppressed_person
-from stream_app.lanes.ask import connection_of
+from stream_app.kafka_access import connection_of
 from stream_app.settings import Settings
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.adapters.topics import check_topics
 from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Lead
+from stream_app.kafka_access import kafka_ready
 from stream_app.publish.batch import Batch
 from stream_app.publish.check import Checker, Ready, Refusal, Wishes
 from stream_app.publish.rows import Row, flat_draft
@@ -25,7 +25,6 @@ __all__ = [
     "Summary",
     "Wishes",
     "check_rows",
-    "check_topic",
     "publish",
     "publish_rows",
     "send_batch",
@@ -77,7 +76,7 @@ async def publish(
     A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
 
     Raises:
-        TopicsError, BrokerUnavailable, StreamAppError: Not all leads were published.
+        TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
     rows = (
         Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else flat_draft(lead))
@@ -96,24 +95,13 @@ async def publish_rows(
     """Check all rows, then publish those that are good.
 
     Raises:
-        TopicsError, BrokerUnavailable, StreamAppError: Not all leads were published.
+        TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
-    await check_topic(settings, wishes, _nothing)
+    await kafka_ready(settings, "publish() bulk" if wishes.bulk else "publish()", _nothing)
     with Batch() as batch:
         summary = await check_rows(rows, Checker(settings, wishes), batch.add, on_refused=on_refused)
         summary.published = await send_batch(batch, settings, wishes)
     return summary
-
-
-async def check_topic(settings: Settings, wishes: Wishes, say: Callable[[str], None]) -> None:
-    """Check that the topic for the leads is there as planned. `say`: a line while waiting for Kafka.
-
-    Raises:
-        TopicsError, BrokerUnavailable: It is not, or Kafka does not answer.
-    """
-    topic = _topic_of(settings, wishes)
-    plan = [each for each in settings.topic_plan() if each.name == topic]
-    await check_topics(client_options(settings), plan, settings.kafka.broker_wait_s, say)
 
 
 async def check_rows(

@@ -80,7 +80,7 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
     """The letter at topic/partition/offset. Raises SettingsError for what is no such place, StreamAppError
     when there is none, BrokerUnavailable.
     """
-    topic, partition, offset = _place_of(settings, place)
+    topic, partition, offset = place_of(settings, place)
     async with reader_of(settings, progress) as reader:
         found: list[Taken] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
@@ -147,7 +147,7 @@ def read_export(settings: Settings, path: Path) -> Iterator[Mended]:
 
 def _mended(settings: Settings, number: int, line: str) -> Mended:
     document = read_document(line.encode())
-    topic, partition, offset = _place_of(settings, document["place"])
+    topic, partition, offset = place_of(settings, document["place"])
     if "lead" in document:
         value = write_document(document["lead"])
     elif "value_base64" in document:
@@ -170,7 +170,8 @@ def line_of(letter: Taken, headers: dict[str, bytes]) -> str:
         return write_document({**line, "value_base64": base64.b64encode(letter.value or b"").decode()}).decode()
 
 
-def _place_of(settings: Settings, place: str) -> tuple[str, int, int]:
+def place_of(settings: Settings, place: str) -> tuple[str, int, int]:
+    """Topic, partition and offset of a letter. Raises SettingsError for what is no such place."""
     found, names = read_place(place), settings.names
     if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
         raise SettingsError([f"{place} is no place of a letter, such as {names.dlq}/0/17"])

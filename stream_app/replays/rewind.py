@@ -14,11 +14,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import close_admin, stop_consumer
-from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import Progress
 from stream_app.core.errors import SettingsError, StreamAppError
+from stream_app.kafka_access import connection_of
 from stream_app.replays.survey import reader_of
-from stream_app.settings import Settings, client_options
+from stream_app.settings import Settings
 
 
 class To(msgspec.Struct, frozen=True):
@@ -41,14 +41,19 @@ class Move(msgspec.Struct, frozen=True):
     expired: bool = False
 
 
+def check_partition(settings: Settings, to: To) -> None:
+    """Raises SettingsError when there is no such partition."""
+    partitions = settings.kafka.partitions
+    if to.partition is not None and not 0 <= to.partition < partitions:
+        raise SettingsError([f"--partition {to.partition}: there are 0 to {partitions - 1}"])
+
+
 async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
     """Where each partition would be set back to; none that stands there or before already.
 
     Raises SettingsError (there is no such partition), BrokerUnavailable.
     """
-    partitions = settings.kafka.partitions
-    if to.partition is not None and not 0 <= to.partition < partitions:
-        raise SettingsError([f"--partition {to.partition}: there are 0 to {partitions - 1}"])
+    check_partition(settings, to)
     dlq = settings.names.dlq
     committed = await _committed(settings)
     async with reader_of(settings, progress) as reader:
@@ -71,7 +76,7 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
 async def rewind(settings: Settings, planned: list[Move]) -> None:
     """Set the group back. Raises StreamAppError when a replay process is at work, BrokerUnavailable."""
     await _check_empty(settings)
-    connection, names = _connection(settings), settings.names
+    connection, names = connection_of(settings), settings.names
     consumer = AIOKafkaConsumer(**connection.settings(), group_id=names.replay_app, enable_auto_commit=False)
     try:
         await consumer.start()
@@ -105,7 +110,7 @@ async def _committed(settings: Settings) -> dict[int, int]:
 
 
 async def _ask(settings: Settings, question: Any) -> Any:
-    connection = _connection(settings)
+    connection = connection_of(settings)
     admin = AIOKafkaAdminClient(**connection.settings())
     try:
         await admin.start()
@@ -114,8 +119,3 @@ async def _ask(settings: Settings, question: Any) -> Any:
         raise connection.lost(error) from error
     finally:
         await close_admin(admin)
-
-
-def _connection(settings: Settings) -> KafkaConnection:
-    client = client_options(settings)
-    return KafkaConnection(client.pop("bootstrap_servers"), client)

@@ -13,7 +13,6 @@ from typing import Any, Final, Self
 import msgspec
 
 from stream_app.adapters.clock import SystemClock
-from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.topic_reader import TopicReader
 from stream_app.core.envelope import read_envelope
@@ -23,8 +22,9 @@ from stream_app.core.record import Record, Taken
 from stream_app.core.replay import Pace, goes_on, redriven
 from stream_app.core.sent_back import outlived, sent_row
 from stream_app.core.topics import MAX_CARRIED_BYTES
+from stream_app.kafka_access import connection_of
 from stream_app.replays.survey import Chosen
-from stream_app.settings import Settings, client_options
+from stream_app.settings import Settings
 
 _MOST_AT_ONCE: Final = 500
 
@@ -50,9 +50,7 @@ class Operator:
     """The one who sends letters back, from `async with` on."""
 
     def __init__(self, settings: Settings) -> None:
-        client = client_options(settings)
-        names = settings.names
-        connection = KafkaConnection(client.pop("bootstrap_servers"), client)
+        names, connection = settings.names, connection_of(settings)
         limits = LedgerLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
         everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
         self._ledger = KafkaLedger(

@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from stream_app.adapters.clock import SystemClock
-from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core import estimate
 from stream_app.core.budget import Cost
@@ -25,7 +24,8 @@ from stream_app.core.policy import Workspace
 from stream_app.core.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.core.sent_back import SentBack
 from stream_app.core.suppression import SuppressionList
-from stream_app.settings import Settings, client_options, unknown
+from stream_app.kafka_access import connection_of
+from stream_app.settings import Settings, unknown
 
 Source = Literal["dlq", "parked", "deferred"]
 Chosen = dict[int, set[int]]
@@ -57,8 +57,7 @@ def topic_of(settings: Settings, source: Source) -> str:
 
 def reader_of(settings: Settings, progress: Progress) -> TopicReader:
     """A reader of this system's topics."""
-    client = client_options(settings)
-    return TopicReader(KafkaConnection(client.pop("bootstrap_servers"), client), settings.kafka.partitions, progress)
+    return TopicReader(connection_of(settings), settings.kafka.partitions, progress)
 
 
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:

@@ -17,17 +17,17 @@ from typing import IO, Final
 import msgspec
 
 from stream_app.adapters.topic_reader import Progress
-from stream_app.adapters.topics import check_topics
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Result
+from stream_app.kafka_access import kafka_ready
 from stream_app.publish import Wishes
 from stream_app.publish.rows import Row, Sheet, open_csv
 from stream_app.replays.survey import reader_of
 from stream_app.results.lines import Format, Lines
 from stream_app.results.matching import Matcher
 from stream_app.results.store import ResultStore
-from stream_app.settings import Settings, client_options
+from stream_app.settings import Settings
 
 Stage = Callable[[str, str], AbstractContextManager[Progress]]
 """Told what is being done and in which unit, gives who is told how much of it is done."""
@@ -108,7 +108,7 @@ async def export(
     """
     if join is not None:
         join.open()  # what is wrong with it is told at once
-    await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+    await kafka_ready(settings, "results" if join is None else "results --join", say)
     with closing(ResultStore()) as store:
         await _read(settings, wanted, store, stage, people=join is not None)
         work = _Export(wanted.since_ms, store, Lines(out, form, raw=raw), stage)

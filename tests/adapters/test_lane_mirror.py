@@ -22,7 +22,7 @@ from stream_app.app_cache import remember
 from stream_app.core.lane_mirror import LaneMirror
 from stream_app.core.messages import By, LaneView
 from stream_app.core.meters import Meter
-from stream_app.lanes.ask import connection_of
+from stream_app.kafka_access import connection_of
 from stream_app.settings import load_settings
 from tests.adapters.test_cache import PATIENT_S, eventually
 

@@ -17,7 +17,7 @@ WORKERS: Final = 3
 _LOOK_S: Final = 0.2
 _TERM_S: Final = 40.0
 _UP_S: Final = 30.0
-_MAY_END: Final = {"later owner": "fenced", "no Kafka at": "no broker", "is kafka.bootstrap right": "no broker"}
+_MAY_END: Final = {"later owner": "fenced", "is kafka.bootstrap right": "no broker"}
 """What a worker's last words may be under these faults, and in short; every other end is a bug."""
 
 

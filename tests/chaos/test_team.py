@@ -19,8 +19,10 @@ NOTHING: Any = None
     ("words", "why"),
     [
         ("partition 1 has a later owner: this process must stop", "fenced"),
-        ("no Kafka at 127.0.0.1:1 within 30 s (nothing): is it started", "no broker"),
-        ("Kafka at 127.0.0.1:1 did not answer within 30 s. Is it running, and is kafka.bootstrap right?", "no broker"),
+        (
+            "Kafka at 127.0.0.1:1 did not answer within 30 s (no answer). Is it running, and is kafka.bootstrap right?",
+            "no broker",
+        ),
         ("the row l/w0 of the state topic cannot be read", None),
         ("partition 0 of Kafka's state was not taken over within 60 s", None),
         ("", None),

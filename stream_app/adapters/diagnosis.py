@@ -1,0 +1,232 @@
+"""Why no client of ours can talk to Kafka: a broker that refuses us is told apart from one that does not answer.
+
+aiokafka's `bootstrap` hides the cause. So a failed one is followed by one connection to each address, whose error is
+explained. Where Kafka only closes the connection, a probe finds out whether the listener speaks TLS or wants SASL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+_WITHIN_S: Final = 5.0
+_HOSTNAME_MISMATCH: Final = (62, 64)
+_API_VERSIONS: Final = struct.pack(">hhih", 18, 0, 1, -1)
+_NO_SUCH_MECHANISM: Final = b"?"
+_SASL_HANDSHAKE: Final = struct.pack(">hhihh", 17, 1, 1, -1, len(_NO_SUCH_MECHANISM)) + _NO_SUCH_MECHANISM
+_UNSUPPORTED_MECHANISM: Final = 33
+
+
+class Diagnosis(NamedTuple):
+    """What stands between us and Kafka. `refused`: it is there and refuses us, so waiting does not help."""
+
+    text: str
+    refused: bool
+
+
+async def diagnose(
+    security: Mapping[str, Any], addresses: Iterable[tuple[str, int]], within_s: float = _WITHIN_S
+) -> Diagnosis | None:
+    """None as soon as one of these addresses answers, else the first refusal, else the last failure.
+
+    Args:
+        security: aiokafka's TLS and SASL arguments.
+        addresses: Host and port of each.
+        within_s: Seconds for each address.
+    """
+    found: list[Diagnosis] = []
+    for host, port in addresses:
+        failure = await _diagnose_one(security, host, port, within_s)
+        if failure is None:
+            return None
+        found.append(failure)
+    return next((each for each in found if each.refused), found[-1] if found else None)
+
+
+async def _diagnose_one(security: Mapping[str, Any], host: str, port: int, within_s: float) -> Diagnosis | None:
+    try:
+        connection = await create_conn(host, port, request_timeout_ms=int(1000 * within_s), **security)
+        try:
+            brokers = (await connection.send(MetadataRequest([]))).brokers
+        finally:
+            connection.close()
+    except (KafkaError, OSError, TimeoutError) as error:
+        refusal = await _refusal(error, security, host, port, within_s)
+        if refusal is not None:
+            return Diagnosis(f"Kafka at {host}:{port} {refusal}", refused=True)
+        return Diagnosis(f"{host}:{port}: {_in_words(error)}", refused=False)
+    return None if brokers else Diagnosis(f"{host}:{port} names no broker yet", refused=False)
+
+
+async def _refusal(
+    error: BaseException, security: Mapping[str, Any], host: str, port: int, within_s: float
+) -> str | None:
+    """What Kafka refuses and what to change; None where it may be no refusal."""
+    protocol: str = security.get("security_protocol", "PLAINTEXT")
+    if isinstance(error, SaslAuthenticationFailed):
+        return (
+            f"refuses the user {security.get('sasl_plain_username')} ({security.get('sasl_mechanism')}): check "
+            "kafka.security.username, and the secret that kafka.security.password_env names"
+        )
+    listener = _Listener(host, port, within_s)
+    if isinstance(error, UnsupportedSaslMechanismError):
+        context = _any_certificate() if protocol == "SASL_SSL" else None
+        offered = await asyncio.to_thread(listener.mechanisms, context)
+        return (
+            f"has not enabled the mechanism {security.get('sasl_mechanism')}: set kafka.security.mechanism to "
+            f"{' or '.join(offered or ['one that its listener has'])}"
+        )
+    if isinstance(error, IllegalSaslStateError):
+        instead = "SSL" if protocol.endswith("SSL") else "PLAINTEXT"
+        return f'asks for no user: set kafka.security.protocol = "{instead}", or use the port of its SASL listener'
+    if (by_tls := _tls_refusal(error, host)) is not None:
+        return by_tls
+    if isinstance(error, TimeoutError | ConnectionRefusedError | socket.gaierror):
+        return None
+    return await asyncio.to_thread(_other_protocol, listener, protocol)
+
+
+def _tls_refusal(error: BaseException, host: str) -> str | None:
+    failure = next((each for each in (error, error.__cause__) if isinstance(each, ssl.SSLError)), None)
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        if failure.verify_code in _HOSTNAME_MISMATCH:
+            return (
+                f"has a certificate for another name than {host} ({failure.verify_message}): use the name that it is "
+                "for in kafka.bootstrap and in the broker's advertised.listeners"
+            )
+        return (
+            f"has a certificate that is not trusted ({failure.verify_message}): set kafka.security.ca_file to the "
+            "authority that signed it"
+        )
+    reason = (failure.reason or "") if failure is not None else ""
+    if "CERTIFICATE_REQUIRED" in reason:
+        return "wants a client certificate: set kafka.security.cert_file and key_file"
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return (
+            f"refuses our client certificate ({reason.lower().replace('_', ' ')}): set kafka.security.cert_file and "
+            "key_file to one that an authority in its truststore signed"
+        )
+    if "ALERT" in reason and ("PROTOCOL_VERSION" in reason or "HANDSHAKE_FAILURE" in reason):
+        return f"agrees on no TLS version or cipher with us ({reason.lower().replace('_', ' ')}): compare both"
+    return None
+
+
+def _other_protocol(listener: _Listener, protocol: str) -> str | None:
+    """Whether the listener speaks another protocol than we do. Blocks."""
+    if protocol.endswith("SSL"):
+        if listener.answers_plainly():
+            instead = protocol.replace("_SSL", "_PLAINTEXT") if protocol.startswith("SASL") else "PLAINTEXT"
+            return f'speaks no TLS: set kafka.security.protocol = "{instead}", or use the port of its TLS listener'
+    elif listener.speaks_tls():
+        instead = "SASL_SSL" if protocol.startswith("SASL") else "SSL or SASL_SSL"
+        return f"speaks TLS: set kafka.security.protocol to {instead}, or use the port of its plaintext listener"
+    if not protocol.startswith("SASL"):
+        offered = listener.mechanisms(_any_certificate() if protocol == "SSL" else None)
+        if offered:
+            return (
+                f'asks for a user: set kafka.security.protocol = "SASL_{protocol}", username, password_env and '
+                f"mechanism ({' or '.join(offered)})"
+            )
+    return None
+
+
+class _Listener:
+    """Asks a listener what it speaks, without credentials. Blocks for `within_s` at most, each time."""
+
+    def __init__(self, host: str, port: int, within_s: float) -> None:
+        self._address = (host, port)
+        self._within_s = within_s
+
+    def answers_plainly(self) -> bool:
+        """Whether it answers a request without TLS."""
+        with contextlib.suppress(OSError, EOFError):
+            with self._open(None) as connection:
+                _ask(connection, _API_VERSIONS)
+            return True
+        return False
+
+    def speaks_tls(self) -> bool:
+        """Whether it answers a TLS greeting, if only to refuse it."""
+        try:
+            self._open(_any_certificate()).close()
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")
+        except OSError:
+            return False
+        return True
+
+    def mechanisms(self, context: ssl.SSLContext | None) -> list[str]:
+        """The SASL mechanisms that it has enabled; none where it wants no SASL."""
+        with contextlib.suppress(OSError, EOFError, struct.error):
+            with self._open(context) as connection:
+                answer = _ask(connection, _SASL_HANDSHAKE)
+            code, count = struct.unpack_from(">hi", answer, 4)
+            return _strings(answer[10:], count) if code == _UNSUPPORTED_MECHANISM else []
+        return []
+
+    def _open(self, context: ssl.SSLContext | None) -> socket.socket:
+        connection = socket.create_connection(self._address, self._within_s)
+        if context is None:
+            return connection
+        try:
+            return context.wrap_socket(connection, server_hostname=self._address[0])
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _ask(connection: socket.socket, request: bytes) -> bytes:
+    """The answer to one request. Raises OSError, EOFError."""
+    connection.sendall(struct.pack(">i", len(request)) + request)
+    with connection.makefile("rb") as answers:
+        (size,) = struct.unpack(">i", _exactly(answers.read(4), 4))
+        if not 4 <= size <= 65_536:
+            raise EOFError("no answer of Kafka's")
+        return _exactly(answers.read(size), size)
+
+
+def _exactly(read: bytes, size: int) -> bytes:
+    if len(read) < size:
+        raise EOFError("the connection was closed")
+    return read
+
+
+def _strings(encoded: bytes, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        (size,) = struct.unpack_from(">h", encoded)
+        found.append(encoded[2 : 2 + size].decode())
+        encoded = encoded[2 + size :]
+    return found
+
+
+def _any_certificate() -> ssl.SSLContext:
+    """For questions that hold no secret."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return str(error) or type(error).__name__

@@ -1,0 +1,48 @@
+"""How each process and command that talks to Kafka is typed, by its name in `core.rights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+PROCESSES: Final = ("worker", "replay", "gateway")
+
+COMMANDS: Final[dict[str, str]] = {
+    "publish": "publish {leads} --yes",
+    "publish --bulk": "publish {leads} --bulk --yes",
+    "results": "results -o {folder}/results.csv",
+    "results --join": "results --join {leads} -o {folder}/joined.csv",
+    "books": "books",
+    "lanes": "lanes",
+    "lanes log": "lanes log",
+    "lanes ORDER": "lanes pause w0 --why test",
+    "explain": "explain",
+    "suppress list": "suppress list",
+    "suppress add": "suppress add ada@example.com --why test",
+    "suppress remove": "suppress remove ada@example.com --why test",
+    "erase": "erase grace@example.com --yes --why test",
+    "dlq": "dlq",
+    "dlq show": "dlq show {namespace}leads.dlq/0/0",
+    "dlq export": "dlq export {folder}/letters.jsonl",
+    "dlq import": "dlq import {letters} --yes",
+    "replay plan": "replay plan",
+    "replay select": "replay select --yes",
+    "replay redrive": "replay redrive --yes",
+    "replay rewind": "replay rewind --to-earliest",
+    "replay pause": "replay pause --why test",
+    "replay resume": "replay resume",
+}
+
+
+def typed(program: str, folder: Path, namespace: str = "") -> list[str]:
+    """Its arguments; the files that it reads are written to `folder`."""
+    leads, letters = folder / "leads.csv", folder / "edited.jsonl"
+    leads.write_text("lead_id,email,first_name,workspace\ncrm-1,ada@example.com,Ada,w0\n")
+    letters.write_text(f'{{"place": "{namespace}leads.dlq/0/0", "lead": {{"fields": {{"email": "a@example.com"}}}}}}\n')
+    text = COMMANDS[program].format(leads=leads, letters=letters, folder=folder, namespace=namespace)
+    return text.split()
+
+
+def on_its_own(argv: list[str], config: Path) -> list[str]:
+    """The same with its configuration, which comes behind the command's first word."""
+    return [argv[0], "--config", str(config), *argv[1:]]

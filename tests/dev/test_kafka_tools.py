@@ -1,0 +1,71 @@
+"""Kafka's own tools with the Kafka that pip brings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from stream_app.dev.java import class_path
+from stream_app.dev.kafka import TOOLS_JARS, Broker
+from stream_app.dev.kafka_tools import TOOLS, main
+
+REPLAY_PAGE = Path(__file__).parents[2] / "docs" / "replay.md"
+
+
+def test_a_tool_that_there_is_not_is_told_with_those_that_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["kafka-nothing"]) == 2
+    assert "kafka-consumer-groups" in capfd.readouterr().err
+
+
+def test_the_class_of_each_tool_is_in_kafkas_jars() -> None:
+    found: set[str] = set()
+    for jar in class_path(TOOLS_JARS, lambda _: None).split(os.pathsep):
+        with ZipFile(jar) as archive:
+            found.update(archive.namelist())
+    assert {f"{name.replace('.', '/')}.class" for name in TOOLS.values()} <= found
+
+
+def documented(kafka: Broker, namespace: str) -> list[str]:
+    """The page's command for this broker and namespace."""
+    (text,) = re.findall(r"^    (python -m stream_app\.dev\.kafka_tools .*\\\n.*)$", REPLAY_PAGE.read_text(), re.M)
+    words = shlex.split(text.replace("\\\n", " "))
+    ours = {
+        "python": sys.executable,
+        "127.0.0.1:9092": kafka.bootstrap,
+        "stream-app-replay": f"{namespace}stream-app-replay",
+        "leads.dlq": f"{namespace}leads.dlq",
+    }
+    assert ours.keys() <= set(words)
+    return [ours.get(word, word) for word in words]
+
+
+async def test_the_documented_reset_moves_the_replay_group(kafka: Broker, namespace: str) -> None:
+    topic, group = f"{namespace}leads.dlq", f"{namespace}stream-app-replay"
+    place = TopicPartition(topic, 0)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+            await producer.send_and_wait(topic, b"a letter", partition=0)
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+        async with consumer:
+            consumer.assign([place])
+            await consumer.commit({place: 1})
+        ran = await asyncio.to_thread(
+            subprocess.run, documented(kafka, namespace), capture_output=True, text=True, timeout=100, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert (await admin.list_consumer_group_offsets(group))[place].offset == 0, ran.stdout
+    finally:
+        await admin.close()

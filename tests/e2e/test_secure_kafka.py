@@ -1,0 +1,297 @@
+"""A Kafka as it is run in production: what it refuses is said at once, and the rights that the docs list are enough."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1
+from aiokafka.protocol.api import Request
+
+from stream_app.adapters.diagnosis import diagnose
+from stream_app.cli import main
+from stream_app.core.record import Record
+from stream_app.core.rights import BITS, Acl, rights_of
+from stream_app.core.topics import TopicNames
+from stream_app.dev.process import StartError
+from tests.commands.every import COMMANDS, PROCESSES, on_its_own, typed
+from tests.e2e.pipeline import Pipeline
+from tests.secure import MECHANISM, SecureKafka, secure_kafka
+
+pytestmark = pytest.mark.timeout(300)
+
+PASSWORD: Final = "correct-horse"
+TIERS_S: Final = (2, 10, 60, 600, 3_600)
+PROGRAMS: Final = tuple(rights_of(TopicNames(), TIERS_S))
+
+
+def user_of(program: str) -> str:
+    """The SCRAM user that has the rights of this process or command, and no other."""
+    return program.replace(" ", "_").replace("()", "_function")
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    try:
+        with secure_kafka(tmp_path_factory.mktemp("pem"), {user_of(each): PASSWORD for each in PROGRAMS}) as kafka:
+            yield kafka
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+# --------------------------------------------------------------------------------------------- what Kafka refuses
+
+
+def scram(**changes: str) -> dict[str, Any]:
+    options = {"mechanism": MECHANISM, "plain_username": "worker", "plain_password": PASSWORD, **changes}
+    return {f"sasl_{name}": value for name, value in options.items()}
+
+
+def tls(authority: Path, certificate: Path | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority))
+    if certificate is not None:
+        context.load_cert_chain(certificate)
+    return context
+
+
+async def said(kafka: SecureKafka, listener: str, protocol: str, **security: Any) -> str:
+    """What is said of a client with these settings; empty when Kafka takes it."""
+    host, _, port = kafka.addresses[listener].rpartition(":")
+    found = await diagnose({"security_protocol": protocol, **security}, [(host, int(port))])
+    if found is None:
+        return ""
+    assert found.refused
+    assert PASSWORD not in found.text
+    return found.text.removeprefix(f"Kafka at {host}:{port} ")
+
+
+async def test_each_way_in_which_kafka_refuses_is_told_from_the_others(secure: SecureKafka) -> None:
+    ours, others = tls(secure.ca_pem), tls(secure.other_ca_pem)
+    assert await said(secure, "PLAINTEXT", "PLAINTEXT") == ""
+    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram()) == ""
+    assert await said(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **scram()) == ""
+    assert await said(secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.client_pem)) == ""
+
+    wrong = scram(plain_password="wrong")
+    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **wrong) == (
+        "refuses the user worker (SCRAM-SHA-512): check kafka.security.username, and the secret that "
+        "kafka.security.password_env names"
+    )
+    unknown = scram(plain_username="nobody")
+    assert "refuses the user nobody" in await said(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **unknown)
+    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram(mechanism="PLAIN")) == (
+        "has not enabled the mechanism PLAIN: set kafka.security.mechanism to SCRAM-SHA-512"
+    )
+    assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=others, **scram()) == (
+        "has a certificate that is not trusted (unable to get local issuer certificate): set kafka.security.ca_file to "
+        "the authority that signed it"
+    )
+    assert await said(secure, "SSL", "SSL", ssl_context=ours) == (
+        "wants a client certificate: set kafka.security.cert_file and key_file"
+    )
+    assert "refuses our client certificate (" in await said(
+        secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.stranger_pem)
+    )
+
+
+async def test_a_protocol_that_the_listener_does_not_speak_is_named_with_the_one_it_does(secure: SecureKafka) -> None:
+    ours = tls(secure.ca_pem)
+    for listener in ("SASL_SSL", "SSL"):
+        assert "speaks TLS: set kafka.security.protocol to SSL or SASL_SSL" in await said(secure, listener, "PLAINTEXT")
+    assert "set kafka.security.protocol to SASL_SSL" in await said(secure, "SASL_SSL", "SASL_PLAINTEXT", **scram())
+    assert 'speaks no TLS: set kafka.security.protocol = "PLAINTEXT"' in await said(
+        secure, "PLAINTEXT", "SSL", ssl_context=ours
+    )
+    assert 'speaks no TLS: set kafka.security.protocol = "SASL_PLAINTEXT"' in await said(
+        secure, "SASL_PLAINTEXT", "SASL_SSL", ssl_context=ours, **scram()
+    )
+    assert 'asks for no user: set kafka.security.protocol = "PLAINTEXT"' in await said(
+        secure, "PLAINTEXT", "SASL_PLAINTEXT", **scram()
+    )
+    for listener, protocol, context in (
+        ("SASL_PLAINTEXT", "PLAINTEXT", {}),
+        ("SASL_SSL", "SSL", {"ssl_context": ours}),
+    ):
+        assert await said(secure, listener, protocol, **context) == (
+            f'asks for a user: set kafka.security.protocol = "{listener}", username, password_env and mechanism '
+            "(SCRAM-SHA-512)"
+        )
+
+
+async def test_a_certificate_for_another_name_is_told(secure: SecureKafka) -> None:
+    port = int(secure.addresses["SASL_SSL"].rpartition(":")[2])
+    security = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram()}
+    found = await diagnose(security, [("localhost", port)])
+    assert found is not None
+    assert found.text.startswith(f"Kafka at localhost:{port} has a certificate for another name than localhost (")
+
+
+CONFIG: Final = """
+[kafka]
+bootstrap = "{bootstrap}"
+partitions = 2
+replication = 1
+security = {{ protocol = "SASL_SSL", username = "worker", password_env = "KAFKA_PASSWORD", ca_file = "{ca}" }}
+[workspaces.w0]
+[destinations.people]
+workspace = "w0"
+webhooks_env = ["WEBHOOK"]
+callbacks = false
+"""
+
+
+@pytest.mark.parametrize("program", [*COMMANDS, "topics", "doctor", *PROCESSES])
+def test_each_process_and_command_says_a_refusal_at_once(
+    program: str,
+    secure: SecureKafka,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=secure.addresses["SASL_SSL"], ca=secure.ca_pem))
+    environment = {"KAFKA_PASSWORD": "wrong", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    argv = on_its_own(typed(program, tmp_path) if program in COMMANDS else [program], config)
+    if program in PROCESSES:  # they set up signals and logs
+        ran = subprocess.run(
+            [sys.executable, "-m", "stream_app", *argv], capture_output=True, text=True, timeout=60, check=False
+        )
+        code, text = ran.returncode, ran.stderr
+    else:
+        code = main(argv)
+        text = "".join(capsys.readouterr())
+    assert code == (1 if program == "doctor" else 6)
+    assert "refuses the user worker (SCRAM-SHA-512)" in text
+    assert "trying again" not in text
+    assert "Traceback" not in text
+
+
+# ------------------------------------------------------------------------------------------------------- the rights
+
+_RESOURCES: Final = {"Topic": 2, "Group": 3, "TransactionalId": 5}
+_PREFIXED, _LITERAL, _ALLOW = 4, 3, 3
+
+
+async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
+    """These rights to these users."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.broker.bootstrap)
+    await admin.start()
+    try:
+        entries = [
+            (
+                _RESOURCES[acl.resource],
+                acl.name,
+                _PREFIXED if acl.prefixed else _LITERAL,
+                f"User:{user}",
+                "*",
+                BITS[acl.operation],
+                _ALLOW,
+            )
+            for user, its in acls.items()
+            for acl in its
+        ]
+        answer = await admin._send_to_controller(_CreateAcls(entries))
+        assert not any(code for code, _ in answer.creation_responses)
+    finally:
+        await admin.close()
+
+
+class _CreateAcls(Request[CreateAclsRequest_v0 | CreateAclsRequest_v1]):  # type: ignore[misc]  # aiokafka is not followed
+    API_KEY = CreateAclsRequest_v1.API_KEY
+
+    def __init__(self, entries: list[tuple[Any, ...]]) -> None:
+        self._entries = entries
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(self._entries)
+
+
+class Secured(Pipeline):
+    """A pipeline whose processes and commands connect with TLS, each as its own user."""
+
+    def __init__(self, kafka: SecureKafka, namespace: str) -> None:
+        super().__init__(kafka.broker.bootstrap, namespace, 1, partitions=2)
+        self._kafka = kafka
+
+    def config_of(self, program: str) -> Path:
+        """The configuration of one program."""
+        config = self.directory / f"{user_of(program)}.toml"
+        toml = self._toml.replace(self.bootstrap, self._kafka.addresses["SASL_SSL"])
+        config.write_text(
+            f"""{toml}
+[kafka.security]
+protocol = "SASL_SSL"
+username = "{user_of(program)}"
+password_env = "KAFKA_PASSWORD"
+ca_file = "{self._kafka.ca_pem}"
+[http]
+worker_port = 0
+replay_port = 0
+gateway_port = {self.gateway_port}
+"""
+        )
+        return config
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "stream_app", name, "--config", str(self.config_of(name))]
+        log = self._log(name)
+        started = self.children.spawn(argv, log=log)
+        self.logs[started.pid] = log
+        return started
+
+    async def command(self, program: str, argv: list[str]) -> tuple[int, str]:
+        """Its exit code and what it printed."""
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "stream_app", *on_its_own(argv, self.config_of(program))],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=self.directory,
+        )
+        return ran.returncode, ran.stdout + ran.stderr
+
+
+async def test_the_rights_that_the_docs_list_are_enough_for_each_process_and_command(
+    secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    rights = rights_of(TopicNames(namespace), TIERS_S)
+    async with Secured(secure, namespace) as line:
+        await grant(secure, {user_of(program): its.acls for program, its in rights.items()})
+        processes = {name: line.process(name) for name in PROCESSES}
+        poison = Record(line.settings.names.leads, b"w0", b"no JSON", (), 0)
+        await line.publish([poison, *line.leads(3)])
+        await line.until_over(4, 90)
+
+        async def done(program: str, *expected: int) -> None:
+            code, text = await line.command(program, typed(program, line.directory, namespace))
+            assert code in expected, (program, code, text)
+            assert "not allow" not in text, (program, text)
+            assert "Traceback" not in text, (program, text)
+
+        await done("publish", 0)
+        await done("publish --bulk", 0)
+        await line.until_over(6, 90)
+        looking = ("results", "results --join", "books", "lanes", "explain", "suppress list", "dlq", "dlq show")
+        for program in (*looking, "dlq export", "replay plan", "lanes log"):
+            await done(program, 0, 1)
+        for program in ("dlq import", "lanes ORDER", "suppress add", "suppress remove", "erase", "replay resume"):
+            await done(program, 0, 1)
+        for program in ("replay pause", "replay select", "replay redrive"):
+            await done(program, 0, 1)
+        code, text = await line.command("doctor", ["doctor"])
+        assert (code, "FAILED" in text) == (0, False), text
+        for name, process in processes.items():
+            assert await line.stop(process) == 0, name
+        await done("replay rewind", 0, 1)
