@@ -51,15 +51,18 @@ def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:
     """Source and partition -> records from the group's offset to the end that Kafka last told of.
 
-    sources  topic -> its name in the metric. Markers of transactions count, so a few may be none.
+    sources  topic -> its name in the metric. The ends of transactions count among records that wait, but not alone.
     """
     waits = {}
+    taken = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()
     for tp, state in _states(app):
         offset = app.consumer._committed_offset.get(tp)
         if offset is None and state.has_valid_position:
             offset = state.position
-        if offset is not None and tp.topic in sources:
-            waits[sources[tp.topic], tp.partition] = max(0, (state.highwater or 0) - offset)
+        if offset is None or tp.topic not in sources:
+            continue
+        passed_all = state.has_valid_position and state.position >= (state.highwater or 0) and tp not in taken
+        waits[sources[tp.topic], tp.partition] = 0 if passed_all else max(0, (state.highwater or 0) - offset)
     return waits
 
 

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.counting import count_records
 
 _FRESH_S: Final = 5.0
 _WITHIN_S: Final = 5.0
@@ -31,7 +32,7 @@ class Backlog:
         self._known_s = -_FRESH_S
 
     async def read(self) -> dict[str, int] | None:
-        """Offsets by topic; some may hold no record, so there are at most so many. None: Kafka does not answer."""
+        """Records by topic; where many wait, at most so many (`count_records`). None: Kafka does not answer."""
         async with self._turn:
             if time.monotonic() - self._known_s >= _FRESH_S:
                 try:
@@ -52,10 +53,12 @@ class Backlog:
             passed = {log: at.offset for log, at in (await admin.list_consumer_group_offsets(self._group)).items()}
             begins = await consumer.beginning_offsets(self._logs)
             ends = await consumer.end_offsets(self._logs)
+            spans = {log: (max(begins[log], passed.get(log, 0)), ends[log]) for log in self._logs}
+            waiting = await count_records(consumer, spans)
         finally:
             await stop_consumer(consumer)
             await close_admin(admin)
         left = dict.fromkeys(self._topics, 0)
-        for log in self._logs:
-            left[log.topic] += max(0, ends[log] - max(begins[log], passed.get(log, 0)))
+        for log, records in waiting.items():
+            left[log.topic] += records
         return left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 from aiokafka import TopicPartition
@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
+from stream_app.adapters.counting import count_records
 from stream_app.core.errors import BrokerUnavailable
 
 _FETCH_BYTES: Final = 1 * 2**20
@@ -68,6 +69,22 @@ class TopicReader:
         except KafkaError as error:
             raise self._connection.lost(error) from error
         return {place.partition: at.offset if at else None for place, at in found.items()}
+
+    async def count(self, topics: Iterable[str], passed: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+        """By topic and partition, the records from an offset (the first one that is kept without) to the end.
+
+        Where many wait it is at most so many: see `count_records`.
+        """
+        spans = {
+            TopicPartition(topic, number): (max(begin, passed.get((topic, number), 0)), end)
+            for topic in topics
+            for number, (begin, end) in (await self.bounds(topic)).items()
+        }
+        try:
+            counted = await count_records(self._consumer, spans)
+        except KafkaError as error:
+            raise self._connection.lost(error) from error
+        return {(place.topic, place.partition): records for place, records in counted.items()}
 
     async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]] | None = None) -> AsyncIterator[list[Any]]:
         """aiokafka's records in batches, in the order of each partition; `ranges`: first offset and the one behind the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -48,13 +48,13 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     now_ms = SystemClock().now_ms()
     async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
         views = await _views(reader, settings, now_ms)
-        lag = {topic: await _lag(reader, topic, taken) for topic in (names.leads, names.retry, names.bulk)}
+        waiting = await reader.count((names.leads, names.retry, names.bulk), taken)
         asked = await _unanswered(reader, settings, taken)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
-        coming_back = [sum((await _lag(reader, topic, moved)).values()) for topic in back]
+        coming_back = await reader.count(back, moved)
         paused = await _pause(reader, names.replay_state)
-    lanes = [_lane(settings, name, views.get(name, []), lag, asked) for name in settings.workspaces]
-    facts = Facts(now_ms, worker, replay, lanes, sum(coming_back), paused, wrong)
+    lanes = [_lane(settings, name, views.get(name, []), waiting, asked) for name in settings.workspaces]
+    facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
     return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
 
@@ -118,14 +118,6 @@ async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[i
     return found
 
 
-async def _lag(reader: TopicReader, topic: str, committed: Offsets) -> dict[int, int]:
-    """By partition, how many offsets the group has before it: records, and now and then a marker."""
-    bounds = await reader.bounds(topic)
-    return {
-        number: max(0, end - max(begin, committed.get((topic, number), 0))) for number, (begin, end) in bounds.items()
-    }
-
-
 async def _pause(reader: TopicReader, topic: str) -> By | None:
     found: Any = None
     async for records in reader.read(topic):
@@ -163,11 +155,11 @@ async def _unanswered(reader: TopicReader, settings: Settings, committed: Offset
 
 
 def _lane(
-    settings: Settings, name: str, views: list[LaneView], lag: dict[str, dict[int, int]], asked: Counter[int]
+    settings: Settings, name: str, views: list[LaneView], records: Mapping[tuple[str, int], int], asked: Counter[int]
 ) -> LaneFacts:
     names, home = settings.names, settings.home(name)
     waiting = {
-        topic.removeprefix(names.namespace): lag[topic][home] for topic in (names.leads, names.retry, names.bulk)
+        topic.removeprefix(names.namespace): records[topic, home] for topic in (names.leads, names.retry, names.bulk)
     }
     others = tuple(other for other in settings.workspaces if other != name and settings.home(other) == home)
     return LaneFacts(name, home, views[-1] if views else None, waiting, others, asked[home])

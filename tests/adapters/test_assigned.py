@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from stream_app.adapters.assigned import assigned, membership
+from aiokafka import TopicPartition
+
+from stream_app.adapters.assigned import assigned, membership, waiting
 from stream_app.dev.kafka import Broker
 from tests.adapters.bench import Owner, Recorder, make_bench, running
-from tests.adapters.support import publish, until
+from tests.adapters.support import publish, publish_transactions, until
 from tests.upstream.apps import rebalance
 
 
@@ -34,6 +36,23 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
         assert owner.owned == {0, 1, 2, 3}
         assert membership(app)[resuming] == app.consumer_generation_id
         assert not any(assigned(app).values()), "nothing else shows it"
+
+
+async def test_the_end_of_a_transaction_does_not_wait(kafka: Broker, namespace: str) -> None:
+    """It is the last offset, behind all that was acked: no record is there, and none is counted."""
+    bench, recorder = await make_bench(kafka, namespace), Recorder()
+    app = bench.app({bench.leads: recorder})
+    sources = {bench.leads: "hot"}
+    async with running(app):
+        await publish_transactions(kafka.bootstrap, bench.leads, [(True, [b"0", b"1"]), (True, [b"2"])])
+        await until(lambda: len(recorder.taken) == 3)
+        await until(
+            lambda: waiting(app, sources) == {("hot", number): 0 for number in range(4)}, what="nothing waiting"
+        )
+        state = app.consumer._thread._consumer._subscription.subscription.assignment.state_value(
+            TopicPartition(bench.leads, 0)
+        )
+        assert state.highwater == 5
 
 
 async def test_a_process_that_ends_says_why_and_not_what_its_end_did_to_the_taking_up(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from stream_app.adapters.backlog import Backlog
 from stream_app.adapters.topics import create_topics
 from stream_app.cli import main
 from stream_app.commands.lane_table import show_lanes
@@ -19,6 +20,7 @@ from stream_app.core.messages import By, Change, CommandAnswer, LaneView, PartHo
 from stream_app.core.meters import Meter
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
+from stream_app.kafka_access import connection_of
 from stream_app.lanes.look import look
 from stream_app.settings import Settings, client_options, load_settings
 
@@ -128,6 +130,30 @@ async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
     ]
     assert len((await shown("--limit", "4")).splitlines()) == 4
     assert len((await shown("--limit", "1")).splitlines()) == 1
+
+
+async def test_markers_of_transactions_do_not_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    """A worker has passed all records, and behind them lies the marker of a transaction, which holds no record."""
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    names = settings.names
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    topics = (names.retry, names.dlq)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}markers") as producer:
+        for _ in range(2):
+            async with producer.transaction():
+                for topic in topics:
+                    await producer.send(topic, b"{}", b"busy", 0)
+    for group, topic, passed in ((names.worker_app, names.retry, 3), (names.replay_app, names.dlq, 1)):
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+        async with consumer:
+            consumer.assign([TopicPartition(topic, 0)])
+            await consumer.commit({TopicPartition(topic, 0): passed})
+    seen = await look(settings, lambda _: None)
+    lanes = {lane.workspace: lane for lane in seen.facts.lanes}
+    assert lanes["busy"].waiting["leads.retry"] == 0, "the group stands at 3, the marker at 3 is the last offset"
+    assert seen.facts.coming_back == 1, "a record and two markers"
+    backlog = Backlog(connection_of(settings), names.worker_app, (names.leads, names.retry), 2)
+    assert await backlog.read() == {names.leads: 0, names.retry: 0}
 
 
 def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
