@@ -11,10 +11,10 @@ from stream_app.cli import COMMANDS
 from tests.simulation.all_mutants import MUTANTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_names_is_there(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
@@ -28,7 +28,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
         assert at.with_suffix(".py").exists() or (at / "__main__.py").exists(), module
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_command_that_a_document_shows_is_one(document: Path) -> None:
     named = set(re.findall(r"stream-app ([a-z-]+)", document.read_text(encoding="utf-8")))
     assert named <= set(COMMANDS), named - set(COMMANDS)
