@@ -32,6 +32,7 @@ from stream_app.gateway.read_model import Sources
 from stream_app.gateway.read_queries import Queries
 from stream_app.gateway.receiver import Limits, Receiver, Table
 from stream_app.gateway.result_fetcher import ResultFetcher
+from stream_app.gateway.waiting_leads import WaitingLeads
 from stream_app.kafka_access import connection_of
 from stream_app.partition.ended import cancel
 from stream_app.settings import Settings
@@ -115,6 +116,7 @@ async def look_up(
         Access(settings.api_token, settings.http.host),
         names.dlq,
         names.parked,
+        WaitingLeads(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions),
     )
     feeding = asyncio.create_task(feed.run())
     try:

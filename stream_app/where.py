@@ -5,7 +5,9 @@ An e-mail or LinkedIn URL is hashed here, before it goes anywhere; only the hash
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlsplit
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 import msgspec
@@ -14,16 +16,22 @@ from stream_app.core.errors import GatewayUnavailable, SettingsError, StreamAppE
 from stream_app.core.hosts import is_loopback
 from stream_app.core.lead import clean_email, clean_linkedin, identify
 from stream_app.core.messages import Lead
-from stream_app.gateway.lookup_answers import Answer, FoundLead, LeadAnswer, LeadsAnswer, Refusal
+from stream_app.gateway.lookup_answers import Answer, FoundLead, LeadAnswer, LeadsAnswer, Refusal, WaitingAnswer
 from stream_app.settings import Settings
 
-_WITHIN_S = 15.0
+_WITHIN_S = 30.0
+
+T = TypeVar("T")
 
 
 class Found(Answer, frozen=True, kw_only=True):
-    """The leads that were meant; none: nothing is known of them."""
+    """The leads that were meant; none: no worker has taken one of them yet.
+
+    waiting  what a search among the records that wait came to; None where it was not needed.
+    """
 
     leads: list[FoundLead]
+    waiting: WaitingAnswer | None = None
 
 
 def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
@@ -39,8 +47,8 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
             found = _ask(client, path, url)
             leads = [mine for lead in found.leads if (mine := _of_workspace(lead, workspace)) is not None]
             if leads:
-                break
-    return msgspec.structs.replace(found, leads=leads)
+                return msgspec.structs.replace(found, leads=leads)
+        return msgspec.structs.replace(found, leads=[], waiting=_waiting(client, url, who, workspace))
 
 
 def paths_of(who: str) -> list[str]:
@@ -48,22 +56,49 @@ def paths_of(who: str) -> list[str]:
     text = who.strip()
     if text.startswith("record:"):
         return [f"/leads/{quote(text, safe='/:')}"]  # a record that was no lead is named by its place
-    fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
-    known = identify(Lead({name: value for name, value in fields.items() if value}))
-    paths = [f"/leads?person={known.person}"] if known is not None else []
-    if by_id := identify(Lead({"any": "thing"}, lead_id=text)):
-        paths.append(f"/leads/{quote(by_id.lead_id, safe=':')}")
+    person, lead_id = _hashed(text)
+    paths = [f"/leads?person={person}"] if person else []
+    if lead_id:
+        paths.append(f"/leads/{quote(lead_id, safe=':')}")
     if not paths:
         raise SettingsError(["nobody is asked for: give a lead's id, an e-mail or a LinkedIn URL"])
     return paths
 
 
+def _hashed(text: str) -> tuple[str, str]:
+    """The hash of the person, and the lead id, that a text may mean; '' where it can mean none."""
+    fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
+    known = identify(Lead({name: value for name, value in fields.items() if value}))
+    by_id = identify(Lead({"any": "thing"}, lead_id=text))
+    return (known.person or "" if known is not None else ""), (by_id.lead_id if by_id is not None else "")
+
+
+def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) -> WaitingAnswer | None:
+    """Search among the records that no worker has taken. An e-mail or a URL is taken for a person."""
+    text = who.strip()
+    if text.startswith("record:"):
+        return None
+    person, lead_id = _hashed(text)
+    asked = {"person": person} if person else {"lead_id": lead_id}
+    if workspace is not None:
+        asked["workspace"] = workspace
+    return _answer(client, f"/waiting?{urlencode(asked)}", url, lambda answer: _decode(answer, WaitingAnswer))
+
+
 def _ask(client: httpx.Client, path: str, url: str) -> Found:
+    return _answer(client, path, url, lambda answer: _read(path, answer))
+
+
+def _decode(answer: httpx.Response, kind: type[T]) -> T:
+    return msgspec.json.decode(answer.content, type=kind)
+
+
+def _answer(client: httpx.Client, path: str, url: str, read: Callable[[httpx.Response], T]) -> T:
     try:
         answer = client.get(path)
         if answer.status_code == 404 or answer.is_success:
-            return _read(path, answer)
-        refusal = msgspec.json.decode(answer.content, type=Refusal)
+            return read(answer)
+        refusal = _decode(answer, Refusal)
     except httpx.HTTPError as error:
         raise GatewayUnavailable(
             f"the gateway at {url} does not answer ({type(error).__name__}): start it with: stream-app gateway; "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
 
 if TYPE_CHECKING:
-    from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, Story
+    from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, Story, WaitingAnswer, WaitingLead
     from stream_app.where import Found
 
 
@@ -37,10 +37,37 @@ def run(args: argparse.Namespace) -> int:
     else:
         for lead in found.leads:
             _show(lead, result=args.result)
-        if not found.leads:
-            say("Nothing is known of that lead")
+        for each in found.waiting.leads if found.waiting else []:
+            _show_waiting(each)
+        if not _is_known(found):
+            say(_unknown(found.waiting))
     _say_how_far(found)
-    return OK if found.leads else NO
+    return OK if _is_known(found) else NO
+
+
+def _is_known(found: Found) -> bool:
+    return bool(found.leads or (found.waiting and found.waiting.leads))
+
+
+def _unknown(search: WaitingAnswer | None) -> str:
+    if search is None or not (search.left or search.problem):
+        return "Nothing is known of that lead, and no record of it waits on Kafka"
+    why = f" ({search.problem})" if search.problem else ""
+    return (
+        "Nothing is known of that lead yet. It may still wait on Kafka: "
+        f"{search.searched} waiting records were searched, {search.left} were not{why}"
+    )
+
+
+def _show_waiting(lead: WaitingLead) -> None:
+    from stream_app.commands.letter_options import iso
+
+    tell(lead.lead_id)
+    since = f"since {iso(lead.since_ms)}"
+    tell(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {lead.ahead} records before it")
+    for finding in lead.findings:
+        lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
+        tell(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
 
 
 def _document(found: Found, *, result: bool) -> object:

@@ -19,7 +19,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_app import __version__
+from stream_app.adapters.clock import SystemClock
 from stream_app.core.columns import COLUMNS
+from stream_app.core.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.core.messages import LaneView
 from stream_app.gateway.access import Access, Refused
 from stream_app.gateway.feed import Standing
 from stream_app.gateway.lookup_answers import (
@@ -31,9 +34,12 @@ from stream_app.gateway.lookup_answers import (
     LeadAnswer,
     LeadsAnswer,
     Refusal,
+    WaitingAnswer,
+    WaitingLead,
 )
 from stream_app.gateway.openapi import document
 from stream_app.gateway.read_queries import FoundPlace, Queries
+from stream_app.gateway.waiting_leads import FoundRecord, Search
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300
@@ -44,6 +50,13 @@ class Results(Protocol):
 
     async def fill(self, found: FoundPlace) -> FoundResult:
         """The result with its data, or with the problem in words. Never raises."""
+
+
+class Waiting(Protocol):
+    """Where leads are searched for that no worker has taken yet."""
+
+    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
+        """Search for a lead id or the hash of a person, in one workspace or (empty) in all. Never raises."""
 
 
 class Lookup:
@@ -58,6 +71,7 @@ class Lookup:
         access: Access,
         dlq: str,
         parked: str,
+        waiting: Waiting,
     ) -> None:
         self._queries = queries
         self._standing = standing
@@ -66,6 +80,7 @@ class Lookup:
         self._access = access
         self._dlq = dlq
         self._parked = parked
+        self._waiting = waiting
         self._document = msgspec.json.encode(document(__version__))
 
     def routes(self) -> list[Route]:
@@ -73,6 +88,7 @@ class Lookup:
         return [
             Route("/leads/{lead_id:path}", _Endpoint(self, self._lead)),
             Route("/leads", _Endpoint(self, self._leads)),
+            Route("/waiting", _Endpoint(self, self._still_waiting)),
             Route("/lanes", _Endpoint(self, self._lanes)),
             Route("/books", _Endpoint(self, self._books)),
             Route("/dlq", _Endpoint(self, self._letters)),
@@ -100,12 +116,7 @@ class Lookup:
         return Response(raw, status, headers, "application/json")
 
     async def _lead(self, request: Request, standing: Standing) -> LeadAnswer:
-        lead_id = str(request.path_params["lead_id"])
-        if "@" in lead_id or len(lead_id) > _LONGEST_ID:
-            text = (
-                "That is no lead's id. Ask for an e-mail with `stream-app status`: it hashes it, no URL has to hold it"
-            )
-            raise Refused(400, "no_id", text)
+        lead_id = _id(str(request.path_params["lead_id"]))
         lead = await self._found(lead_id)
         if lead is None:
             behind = f", but {standing.lag} records are still to be read" if standing.lag else ""
@@ -113,10 +124,7 @@ class Lookup:
         return LeadAnswer(**msgspec.structs.asdict(standing), lead=lead)
 
     async def _leads(self, request: Request, standing: Standing) -> LeadsAnswer:
-        person = request.query_params.get("person", "")
-        if not _PERSON.fullmatch(person):
-            text = "Say whose: /leads?person=<22 characters, the hash by which `stream-app status` asks for an e-mail>"
-            raise Refused(400, "no_person", text)
+        person = _person(request.query_params.get("person", ""))
         ids = await asyncio.to_thread(self._queries.leads_of, person)
         found = [await self._found(lead_id) for lead_id in ids]
         return LeadsAnswer(**msgspec.structs.asdict(standing), leads=[lead for lead in found if lead is not None])
@@ -127,6 +135,21 @@ class Lookup:
             return None
         places = await asyncio.to_thread(self._queries.results, lead_id)
         return msgspec.structs.replace(lead, results=[await self._results.fill(place) for place in places])
+
+    async def _still_waiting(self, request: Request, standing: Standing) -> WaitingAnswer:
+        asked = request.query_params
+        lead_id = _id(asked.get("lead_id", ""))
+        person = "" if lead_id else _person(asked.get("person", ""))
+        search = await self._waiting.find(lead_id, person, asked.get("workspace", ""))
+        lanes, _ = await asyncio.to_thread(self._queries.lanes)
+        views = {view.workspace: view for view in lanes}
+        return WaitingAnswer(
+            **msgspec.structs.asdict(standing),
+            leads=[waiting_lead(search, each, views.get(each.workspace)) for each in search.found],
+            searched=search.searched,
+            left=search.left,
+            problem=search.problem,
+        )
 
     async def _lanes(self, _: Request, standing: Standing) -> LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self._queries.lanes)
@@ -156,6 +179,31 @@ class Lookup:
 
     async def _openapi(self, _: Request, __: Standing) -> bytes:
         return self._document
+
+
+def _id(lead_id: str) -> str:
+    if "@" in lead_id or len(lead_id) > _LONGEST_ID:
+        text = "That is no lead's id. Ask for an e-mail with `stream-app status`: it hashes it, no URL has to hold it"
+        raise Refused(400, "no_id", text)
+    return lead_id
+
+
+def _person(person: str) -> str:
+    if not _PERSON.fullmatch(person):
+        text = "Say whose: ?person=<22 characters, the hash by which `stream-app status` asks for an e-mail>"
+        raise Refused(400, "no_person", text)
+    return person
+
+
+def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None) -> WaitingLead:
+    """A waiting record with what holds it."""
+    waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == found.partition}
+    lane = LaneFacts(found.workspace, view.partition if view else found.partition, view, waiting)
+    findings = explain(Facts(SystemClock().now_ms(), search.worker, Group("", 1), [lane]))
+    if found.blocked is not None:
+        findings.insert(0, Finding("unreadable", str(found.blocked), found.workspace))
+    origin = f"{found.topic}/{found.partition}/{found.offset}"
+    return WaitingLead(found.lead_id, found.workspace, origin, found.since_ms, found.ahead, findings)
 
 
 class _Endpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from stream_app.core.explain import Finding
 from stream_app.core.messages import LaneView, Scalar
 
 
@@ -90,6 +91,35 @@ class LeadsAnswer(Answer, frozen=True, kw_only=True):
     """`GET /leads?person=`: every lead that counts for that person, or was made from that person."""
 
     leads: list[FoundLead]
+
+
+class WaitingLead(msgspec.Struct, frozen=True):
+    """A record on a lead topic that no worker has taken yet.
+
+    origin    its place, `topic/partition/offset`. `since_ms`: when it was appended, epoch ms.
+    ahead     records before it in its topic and partition, at most.
+    findings  what holds its partition or its lane, as `stream-app explain` has it.
+    """
+
+    lead_id: str
+    workspace: str
+    origin: str
+    since_ms: int
+    ahead: int
+    findings: list[Finding]
+
+
+class WaitingAnswer(Answer, frozen=True, kw_only=True):
+    """`GET /waiting`: the search ends with the first records that are found, and after a few seconds.
+
+    searched  waiting records that were looked at. `left`: those that were not, at most.
+    problem   why the search is not complete, in words; empty when it is.
+    """
+
+    leads: list[WaitingLead]
+    searched: int
+    left: int
+    problem: str
 
 
 class LanesAnswer(Answer, frozen=True, kw_only=True):

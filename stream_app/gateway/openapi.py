@@ -13,6 +13,7 @@ from stream_app.gateway.lookup_answers import (
     LeadAnswer,
     LeadsAnswer,
     Refusal,
+    WaitingAnswer,
 )
 
 _REFUSALS: Final = {
@@ -40,6 +41,15 @@ _PERSON: Final = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
 }
 
+_WAITING_ID: Final = {**_LEAD_ID, "in": "query", "required": False}
+_WORKSPACE: Final = {
+    "name": "workspace",
+    "in": "query",
+    "required": False,
+    "description": "Only leads of this workspace.",
+    "schema": {"type": "string"},
+}
+
 
 class _Operation(msgspec.Struct, frozen=True):
     path: str
@@ -55,6 +65,14 @@ _OPERATIONS: Final = (
         "/leads/{lead_id}", "getLead", "Where a lead is: its timeline and results", LeadAnswer, (_LEAD_ID,), (400, 404)
     ),
     _Operation("/leads", "findLeads", "The leads of a person", LeadsAnswer, (_PERSON,), (400,)),
+    _Operation(
+        "/waiting",
+        "findWaiting",
+        "A lead that no worker has taken yet, by lead_id or person: where it waits, and what holds it",
+        WaitingAnswer,
+        (_WAITING_ID, {**_PERSON, "required": False}, _WORKSPACE),
+        (400,),
+    ),
     _Operation("/lanes", "getLanes", "The state of every lane", LanesAnswer),
     _Operation("/books", "getBooks", "How many leads stand where", BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", DeadLettersAnswer),

@@ -67,7 +67,7 @@ async def at_the_command_line(line: Pipeline) -> None:
     assert lead["stories"][0]["status"] == "duplicate"
     for argv in (["nobody"], ["nobody@example.com"], ["lead-0", "--workspace", "w1"]):
         code, said = await line.run("status", *argv)
-        assert (code, "Nothing is known" in said) == (1, True)
+        assert (code, "Nothing is known of that lead, and no record of it waits on Kafka" in said) == (1, True)
         assert "nobody@" not in said
     code, said = await line.run("status", " ")
     assert (code, "nobody is asked for" in said) == (2, True)
@@ -79,3 +79,28 @@ async def up_to_date(client: httpx.AsyncClient) -> None:
     while ((await client.get("/lanes")).json()["as_of_ms"] or 0) < now_ms:
         assert time.monotonic() < deadline, "the model is not up to date"
         await asyncio.sleep(0.1)
+
+
+async def test_a_lead_that_waits_on_kafka_is_found_with_what_holds_it(kafka: Broker, namespace: str) -> None:
+    """Without a worker, and behind a lane that an operator has paused."""
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2) as line:
+        line.start("gateway")
+        home = line.settings.home("w0")
+        await line.publish(line.leads(30))
+        async with httpx.AsyncClient(base_url=line.settings.api_url, timeout=20) as client:
+            await until_ready(client)
+        code, said = await line.run("status", "lead-20")
+        assert code == 0, said
+        assert f"w0, waits on Kafka as {namespace}leads/{home}/20, since " in said
+        assert "with about 20 records before it" in said
+        assert "HELD, no worker is in the group; lifted by: stream-app worker" in said
+        code, said = await line.run("lanes", "pause", "w0", "--why", "table is rebuilt")
+        assert code == 3, said
+        line.start("worker")
+        await line.until(lambda: "held_paused" in line.last(), 30, "a lead that is held")
+        code, said = await line.run("status", "PERSON29@example.com", "--json")
+        assert code == 0, said
+        (lead,) = json.loads(said)["waiting"]["leads"]
+        assert (lead["lead_id"], lead["origin"]) == ("lead-29", f"{namespace}leads/{home}/29")
+        assert [(each["code"], each["workspace"]) for each in lead["findings"]] == [("paused", "w0")]
+        assert "table is rebuilt" in lead["findings"][0]["what"]

@@ -17,12 +17,15 @@ from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from stream_app.core.errors import UnreadableBatch
+from stream_app.core.explain import Group
 from stream_app.gateway.access import Access
 from stream_app.gateway.feed import Standing
 from stream_app.gateway.lookup import Lookup
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model import ReadModel
 from stream_app.gateway.read_queries import FoundPlace, Queries
+from stream_app.gateway.waiting_leads import FoundRecord, Search
 from tests.gateway.model_records import NOW_MS, event, lane, letter, person, result, sources, story, take
 
 TOKEN = "a token that nobody guesses, for tests"
@@ -37,6 +40,18 @@ class Shelf:
         return msgspec.structs.replace(found.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
 
 
+class Waiting:
+    """`lookup.Waiting` in memory: gives `search`, and writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.search = Search()
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
+        self.asked.append((lead_id, person, workspace))
+        return self.search
+
+
 class Api:
     """The API over a model of its own."""
 
@@ -44,6 +59,7 @@ class Api:
         self.path = path
         self.standing = Standing(NOW_MS, 7)
         self.waiting: dict[str, int] | None = {"leads": 12}
+        self.records = Waiting()
 
     async def get(
         self,
@@ -60,7 +76,7 @@ class Api:
             return self.waiting
 
         queries, access = Queries(self.path, {"firms"}), Access(token, host)
-        lookup = Lookup(queries, lambda: self.standing, Shelf(), backlog, access, NAMES.dlq, NAMES.parked)
+        lookup = Lookup(queries, lambda: self.standing, Shelf(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
         base_url = more.pop("base_url", "http://127.0.0.1:9103")
         headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
         app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
@@ -146,7 +162,15 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
     ],
 )
 async def test_who_may_ask(api: Api, how: dict[str, Any], status: int, error: str | None) -> None:
-    for url in ("/leads/crm-1", f"/leads?person={HASH}", "/lanes", "/books", "/dlq", "/openapi.json"):
+    for url in (
+        "/leads/crm-1",
+        f"/leads?person={HASH}",
+        "/waiting?lead_id=crm-1",
+        "/lanes",
+        "/books",
+        "/dlq",
+        "/openapi.json",
+    ):
         answer = await api.get(url, **how)
         assert answer.status_code == status, answer.text
         assert answer.json().get("error") == error
@@ -223,6 +247,25 @@ async def test_the_leads_of_a_person(api: Api) -> None:
         assert (answer.status_code, answer.json()["error"]) == (400, "no_person")
 
 
+async def test_a_lead_that_waits_is_told_with_what_holds_it(api: Api) -> None:
+    blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
+    here = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
+    api.records.search = Search([here], Group("Empty", 0), {("leads", 0): 1300, ("leads", 1): 5}, 1250, 50, "some text")
+    answer = (await api.get("/waiting?lead_id=crm-9&workspace=acme")).json()
+    assert api.records.asked == [("crm-9", "", "acme")]
+    assert (answer["searched"], answer["left"], answer["problem"]) == (1250, 50, "some text")
+    (lead,) = answer["leads"]
+    assert (lead["lead_id"], lead["workspace"], lead["origin"]) == ("crm-9", "acme", "leads/0/1234")
+    assert (lead["since_ms"], lead["ahead"]) == (NOW_MS, 1200)
+    findings = [(each["code"], each.get("waiting", 0)) for each in lead["findings"]]
+    assert findings == [("unreadable", 0), ("no_worker", 1300), ("budget", 1300)]
+    assert "leads/0 cannot be read at offsets 1 to 2" in lead["findings"][0]["what"]
+    assert lead["findings"][2]["what"] == "The day's budget is spent"
+    api.records.search = Search()
+    answer = (await api.get(f"/waiting?person={HASH}")).json()
+    assert (answer["leads"], api.records.asked[-1]) == ([], ("", HASH, ""))
+
+
 async def test_lanes_books_and_letters(api: Api) -> None:
     lanes = (await api.get("/lanes")).json()
     assert [(each["workspace"], each["holds"], each["text"]) for each in lanes["lanes"]] == [
@@ -296,6 +339,10 @@ async def test_the_document_is_valid(api: Api) -> None:
         ("/leads/a@b", "/leads/{lead_id}", 400),
         (f"/leads?person={HASH}", "/leads", 200),
         ("/leads", "/leads", 400),
+        ("/waiting?lead_id=crm-1", "/waiting", 200),
+        ("/waiting?lead_id=a@b", "/waiting", 400),
+        ("/waiting?person=a@b", "/waiting", 400),
+        ("/waiting", "/waiting", 400),
         ("/lanes", "/lanes", 200),
         ("/books", "/books", 200),
         ("/dlq", "/dlq", 200),

@@ -24,13 +24,14 @@ from stream_app.gateway.read_queries import Queries
 from tests.gateway.model_records import NOW_MS, sources
 from tests.gateway.support import URL, Gateway, good
 from tests.gateway.test_lookup import Shelf as Results
+from tests.gateway.test_lookup import Waiting
 
 TOKEN: Final = "a token of the look-up API, for tests"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 HOSTS: Final = {"loopback": "127.0.0.1:9103", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
 ROLES: Final = {"nobody": None, "wrong token": "Bearer guessed", "token": f"Bearer {TOKEN}"}
 OPEN: Final = ("/healthz", "/readyz")
-LOOK_UP: Final = ("/leads/{lead_id:path}", "/leads", "/lanes", "/books", "/dlq", "/openapi.json")
+LOOK_UP: Final = ("/leads/{lead_id:path}", "/leads", "/waiting", "/lanes", "/books", "/dlq", "/openapi.json")
 CALLBACKS: Final = "/callbacks/{address:path}"
 
 
@@ -78,7 +79,8 @@ async def test_each_route_answers_who_may_ask_and_no_one_else(model: Path) -> No
     for has_token in (True, False):
         access = Access(TOKEN if has_token else None, "127.0.0.1")
         queries = Queries(model, set())
-        lookup = Lookup(queries, lambda: Standing(NOW_MS, 0), Results(), backlog, access, names.dlq, names.parked)
+        topics = (names.dlq, names.parked)
+        lookup = Lookup(queries, lambda: Standing(NOW_MS, 0), Results(), backlog, access, *topics, Waiting())
         app = build_asgi(gateway.receiver, gateway.shelf.not_ready, lambda _: None, lookup.routes())
         paths = [route.path for route in routes_of(app)]
         assert set(paths) == {*OPEN, *LOOK_UP, CALLBACKS}

@@ -1,0 +1,154 @@
+"""Searches the lead topics for a lead that no worker has taken yet. Bounded in records and seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.closing import stop_consumer
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
+from stream_app.adapters.groups import look_at
+from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.core.explain import Group
+from stream_app.core.lead import Unreadable, identify, read_lead
+
+_MOST_RECORDS: Final = 200_000
+_MOST_AT_ONCE: Final = 1_000
+_WITHIN_S: Final = 5.0
+_BUSY_S: Final = 5.0
+_NO_ANSWER: Final = "Kafka did not answer: ask again"
+
+
+class FoundRecord(msgspec.Struct, frozen=True):
+    """A waiting record of the lead. `blocked`: the batch before it that no worker can read."""
+
+    lead_id: str
+    workspace: str
+    topic: str
+    partition: int
+    offset: int
+    since_ms: int
+    ahead: int
+    blocked: UnreadableBatch | None = None
+
+
+class Search(msgspec.Struct):
+    """What a search came to. `lag`: by topic and partition, offsets that the workers' group has before it."""
+
+    found: list[FoundRecord] = []
+    worker: Group = Group("", 0)
+    lag: dict[tuple[str, int], int] = {}
+    searched: int = 0
+    left: int = 0
+    problem: str = ""
+
+
+class WaitingLeads:
+    """One search at a time.
+
+    Args:
+        connection: Where Kafka is.
+        group: The workers' consumer group.
+        topics: The lead topics.
+        partitions: How many partitions each of them has.
+    """
+
+    def __init__(self, connection: KafkaConnection, group: str, topics: Iterable[str], partitions: int) -> None:
+        self._connection = connection
+        self._group = group
+        self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+        self._turn = asyncio.Lock()
+
+    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
+        """Search for a lead id or, if that is empty, the hash of a person; never raises.
+
+        Args:
+            lead_id: As on `leads.status`.
+            person: A hash of `stream_app.core.lead.hashes`.
+            workspace: Only leads of this one; empty for all.
+        """
+        search = Search()
+        try:
+            async with asyncio.timeout(_BUSY_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            search.problem = "another search is under way: ask again"
+            return search
+        try:
+            async with asyncio.timeout(2 * _WITHIN_S):
+                await self._search(search, _matcher(lead_id, person, workspace))
+        except (KafkaError, OSError, BrokerUnavailable, TimeoutError):
+            search.problem = _NO_ANSWER
+        finally:
+            self._turn.release()
+        return search
+
+    async def _search(self, search: Search, match: Callable[[Any], tuple[str, str] | None]) -> None:
+        search.worker, offsets = (await look_at(self._connection, [self._group]))[self._group]
+        consumer = Consumer(
+            **self._connection.settings(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=50,
+        )
+        try:
+            await consumer.start()
+            begins, ends = await consumer.beginning_offsets(self._logs), await consumer.end_offsets(self._logs)
+            stands = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
+            search.lag = {(log.topic, log.partition): max(0, ends[log] - at) for log, at in stands.items()}
+            left = {log: ends[log] for log, at in stands.items() if at < ends[log]}
+            consumer.assign(list(left))
+            for log in left:
+                consumer.seek(log, stands[log])
+            blocked: dict[TopicPartition, UnreadableBatch] = {}
+            deadline = time.monotonic() + _WITHIN_S
+            while left and not search.found and search.searched < _MOST_RECORDS and time.monotonic() < deadline:
+                got: dict[TopicPartition, list[Any]] = {}
+                try:
+                    got = await consumer.getmany(*left, timeout_ms=200, max_records=_MOST_AT_ONCE)
+                except UnreadableBatch as batch:
+                    blocked.setdefault(TopicPartition(batch.topic, batch.partition), batch)
+                    search.problem = str(batch)
+                    consumer.skip(batch)
+                for log, records in got.items():
+                    search.searched += len(records)
+                    for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
+                        where = (log.topic, log.partition, record.offset, record.timestamp)
+                        ahead = record.offset - stands[log]
+                        search.found.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
+                left = {log: end for log, end in left.items() if await consumer.position(log) < end}
+            search.left = sum([end - await consumer.position(log) for log, end in left.items()])
+        finally:
+            await stop_consumer(consumer)
+
+
+def _matching(records: list[Any], match: Callable[[Any], tuple[str, str] | None]) -> list[tuple[Any, tuple[str, str]]]:
+    return [(record, found) for record in records if (found := match(record)) is not None]
+
+
+def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple[str, str] | None]:
+    """Gives the lead id and workspace of a record that is meant."""
+    # Made ids are nowhere in the text, and JSON may write a given one with escapes.
+    text = b"" if lead_id.startswith(("p-", "h-")) else lead_id.encode()
+
+    def match(record: Any) -> tuple[str, str] | None:
+        value = record.value
+        if not value or (text and text not in value and b"\\" not in value):
+            return None
+        lead = read_lead(value, record.key)
+        who = None if isinstance(lead, Unreadable) else identify(lead)
+        if who is None or isinstance(lead, Unreadable):
+            return None
+        meant = who.lead_id == lead_id if lead_id else person in who.people
+        return (who.lead_id, lead.workspace or "") if meant and workspace in ("", lead.workspace) else None
+
+    return match
