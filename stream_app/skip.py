@@ -14,7 +14,8 @@ from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.groups import look_at
 from stream_app.core.deadletter import read_place
 from stream_app.core.errors import SettingsError, StreamAppError, UnreadableBatch
-from stream_app.settings import Settings, client_options
+from stream_app.kafka_access import connection_of
+from stream_app.settings import Settings
 
 
 async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
@@ -27,7 +28,7 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
     """
     topic, partition, offset = _address(settings, place)
     name, process = _reader_of(settings, topic)
-    connection = _connection(settings)
+    connection = connection_of(settings)
     group, offsets = (await look_at(connection, [name]))[name]
     if group.state not in ("Empty", "Dead"):
         raise StreamAppError(
@@ -54,7 +55,7 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
 async def skip(settings: Settings, batch: UnreadableBatch) -> None:
     """Have the group go on behind the batch. Raises StreamAppError when Kafka refuses, BrokerUnavailable."""
     name, process = _reader_of(settings, batch.topic)
-    consumer = AIOKafkaConsumer(**_connection(settings).settings(), group_id=name, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**connection_of(settings).settings(), group_id=name, enable_auto_commit=False)
     place = TopicPartition(batch.topic, batch.partition)
     try:
         await consumer.start()
@@ -105,8 +106,3 @@ def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:
     if topic in (names.dlq, names.deferred, *(names.wait(tier) for tier in settings.replay.tiers_s)):
         return names.replay_app, "replay"
     raise SettingsError([f"{topic}: no worker and no replay process reads it, so there is nothing to skip"])
-
-
-def _connection(settings: Settings) -> KafkaConnection:
-    client = client_options(settings)
-    return KafkaConnection(client.pop("bootstrap_servers"), client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stream_app.commands.base import OK, Subparsers, command, settings_of, tell, tell_json
+from stream_app.commands.base import OK, Subparsers, command, on_kafka, settings_of, tell, tell_json
 
 
 def add(subparsers: Subparsers) -> None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from stream_app.skip import find_unreadable, skip
 
     settings = settings_of(args, clay=False)
-    batch = asyncio.run(find_unreadable(settings, args.place))
+    batch = on_kafka(settings, "skip", find_unreadable(settings, args.place))
     where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
     if not args.yes:
         confirm(f"lose the records at {where} ({batch.cause})")

@@ -98,7 +98,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     return {
         "worker": Rights(
             read=every - {names.replay_state},
-            write=leads | letters | own | waits,
+            write=letters | own | waits | {names.retry},
             configs=every,
             join_groups=frozenset({names.worker_app}),
             transactional_id=f"{names.worker_app}-",
@@ -150,4 +150,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "replay rewind": Rights(read=frozenset({names.dlq, names.state}), join_groups=frozenset({names.replay_app})),
         "replay pause": pause,
         "replay resume": pause,
+        "skip": Rights(
+            read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred}, join_groups=groups
+        ),
     }

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, str]] = {
     "replay rewind": "replay rewind --to-earliest",
     "replay pause": "replay pause --why test",
     "replay resume": "replay resume",
+    "skip": "skip {namespace}leads/0/0 --yes",
 }
 
 

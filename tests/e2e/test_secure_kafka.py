@@ -295,3 +295,4 @@ async def test_the_rights_that_the_docs_list_are_enough_for_each_process_and_com
         for name, process in processes.items():
             assert await line.stop(process) == 0, name
         await done("replay rewind", 0, 1)
+        await done("skip", 1)
