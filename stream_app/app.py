@@ -19,6 +19,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.faust_app import FaustOptions, build_app
 from stream_app.adapters.faust_run import alarm_of, run_app
+from stream_app.adapters.kafka_clock import KafkaClock, say_at_start
 from stream_app.adapters.lag import ParkedLeads, WaitingRecords
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.local_facts import local_facts
@@ -162,6 +163,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         outside = Outside(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
         heard: dict[str, Lane] = {}
         topics = KnownTopics()
+        kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
 
         def build_partition(number: int) -> Partition:
             # Its last owner may have been told of something new while this process had no partition to be told by.
@@ -171,6 +173,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 *(connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)),
                 known=topics,
                 writes_to=_written(settings, number),
+                clock=kafka_clock,
             )
             member = app.consumer.still_member
             return Partition(
@@ -220,7 +223,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         remembering = memory.tasks(connection, lambda: list(owned), clock.now_ms)
         logger.info("worker_started", version=__version__, metrics_port=port, group=plan.topics.worker_app)
         tame_garbage_collector()
-        beside = (watchdog.run(), watch.run(), *remembering)
+        first_look = say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock)
+        beside = (watchdog.run(), watch.run(), first_look, *remembering)
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
         logger.info("worker_stopped")
 

@@ -14,6 +14,7 @@ from stream_app.adapters.assigned import assigned, membership
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.faust_app import Handler, build_app
 from stream_app.adapters.faust_run import run_app
+from stream_app.adapters.kafka_clock import KafkaClock
 from stream_app.adapters.lane_rates import LaneRates
 from stream_app.adapters.metrics import ExpiredRecords, StandingStill
 from stream_app.adapters.ops import serve_ops
@@ -58,7 +59,8 @@ async def run_replay(settings: Settings) -> None:
 
     async with AsyncExitStack() as stack:
         await check_kafka(settings, "replay", logger)
-        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES))
+        kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
         state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
         await stack.enter_async_context(state)
         configured_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}

@@ -29,6 +29,7 @@ from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id, refresh
+from stream_app.adapters.kafka_clock import KafkaClock
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced, places, told
@@ -85,8 +86,12 @@ class KafkaLedger:
         limits: LedgerLimits | None = None,
         known: KnownTopics | None = None,
         writes_to: Iterable[tuple[str, int]] = (),
+        clock: KafkaClock | None = None,
     ) -> None:
-        """`writes_to`: the topics and partitions that records go to, besides the rows' own."""
+        """`writes_to`: the topics and partitions that records go to, besides the rows' own.
+
+        `clock` compares Kafka's clock with ours at each transaction.
+        """
         self.transactional_id = transactional_id
         self.partition = partition
         self._connection = connection
@@ -96,6 +101,7 @@ class KafkaLedger:
         self._places = {self._rows_at, *(TopicPartition(*place) for place in writes_to)}
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
+        self._clock = clock
         self._endings: set[asyncio.Task[None]] = set()
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
@@ -183,6 +189,8 @@ class KafkaLedger:
         reason = self._refusals.text(places(batches)) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
             reason = told(producer, error)
+        if self._clock is not None and self._clock.text:
+            reason = f"{reason}; {self._clock.text}"
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
 
     async def close(self) -> None:
@@ -208,6 +216,8 @@ class KafkaLedger:
         self._producer = producer
         client = producer.client
         self._refusals.watch(client)
+        if self._clock is not None:
+            self._clock.watch(client)
         try:
             await client.bootstrap()
             client.set_topics({place.topic for place in self._places})

@@ -16,6 +16,7 @@ from stream_app.adapters.clay_http import ClayClient
 from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
+from stream_app.adapters.kafka_clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.adapters.redis_cache import tls_options
 from stream_app.core.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 
@@ -52,6 +53,18 @@ async def may_transact(connection: KafkaConnection, transactional_id: str, withi
     finally:
         await stop_producer(producer)
     return "transactions are allowed"
+
+
+async def clocks_agree(connection: KafkaConnection, transactional_id: str, topic: str, within_s: float) -> str:
+    """This machine's clock is Kafka's, but for seconds. Appends to `topic` in a transaction that is aborted."""
+    clock = KafkaClock(lambda _: None)
+    try:
+        await ask_kafka_for_its_time(connection, transactional_id, topic, clock, within_s)
+    except (KafkaError, TimeoutError) as error:
+        raise ProbeFailed(f"Kafka does not tell its time ({_name(error)}): allow Write on {topic}") from error
+    if clock.text:
+        raise ProbeFailed(clock.text)
+    return "this machine's clock agrees with Kafka's"
 
 
 async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:

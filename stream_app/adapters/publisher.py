@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.adapters.closing import stop_producer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.kafka_clock import KafkaClock
 from stream_app.core.record import Record
 
 
@@ -27,11 +28,15 @@ class KafkaPublisher:
 
 
 @asynccontextmanager
-async def kafka_publisher(connection: KafkaConnection, max_request_bytes: int) -> AsyncIterator[KafkaPublisher]:
-    """A publisher for the time of the block."""
+async def kafka_publisher(
+    connection: KafkaConnection, max_request_bytes: int, clock: KafkaClock | None = None
+) -> AsyncIterator[KafkaPublisher]:
+    """A publisher for the time of the block. `clock` compares Kafka's clock with ours at each request."""
     producer = AIOKafkaProducer(
         **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
     )
+    if clock is not None:
+        clock.watch(producer.client)
     await producer.start()
     try:
         yield KafkaPublisher(producer)

@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stream_app.adapters.egress import Egress
-from stream_app.adapters.probes import ProbeFailed, host_answers, kafka_answers, may_join, may_transact, redis_answers
+from stream_app.adapters.probes import (
+    ProbeFailed,
+    clocks_agree,
+    host_answers,
+    kafka_answers,
+    may_join,
+    may_transact,
+    redis_answers,
+)
 from stream_app.adapters.topics import check_topics
 from stream_app.app import egress_of
 from stream_app.core.errors import BrokerUnavailable, KafkaRefused, TopicsError
@@ -42,10 +50,11 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
         async for check in _topics(settings):
             yield check
         yield await _probe("transactions", may_transact(connection, f"{names.worker_app}-doctor", _WITHIN_S))
+        yield await _probe("clock", clocks_agree(connection, f"{names.worker_app}-doctor", names.audit, _WITHIN_S))
         for group in (names.worker_app, names.replay_app):
             yield await _probe("group", may_join(connection, group, _WITHIN_S))
     else:
-        for name in ("topics", "transactions", "group"):
+        for name in ("topics", "transactions", "clock", "group"):
             yield Check(name, "skipped", "it needs Kafka")
     for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
         yield Check("partitions", "advice", line)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import trustme
+from aiokafka import AIOKafkaConsumer
 
+from stream_app.adapters import kafka_clock
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.http_server import serve_http
-from stream_app.adapters.probes import ProbeFailed, host_answers, may_join, may_transact
+from stream_app.adapters.probes import ProbeFailed, clocks_agree, host_answers, may_join, may_transact
 from stream_app.adapters.topics import create_topics
 from stream_app.core.callback_token import Keys
 from stream_app.dev.kafka import Broker, LocalKafka
@@ -21,6 +23,7 @@ from stream_app.dev.process import free_port
 from stream_app.doctor import examine
 from stream_app.settings import Settings, client_options
 from tests.adapters.forward_proxy import forward_proxy
+from tests.adapters.support import create_topics as create_topic
 from tests.doctor.support import settings_for
 from tests.gateway.support import GONE_KEY, Gateway
 
@@ -55,6 +58,7 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
         "kafka": ["ok"],
         "topics": ["ok"],
         "transactions": ["ok"],
+        "clock": ["ok"],
         "group": ["ok", "ok"],
         "redis": ["ok"],
         "clay": ["ok"],
@@ -63,6 +67,21 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
     assert "http" in lines["callbacks"][0][1]
     assert not gateway.shelf.records, "nothing was written"
     assert gateway.counted() == {"wrong_token": 1}
+
+
+async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = f"{namespace}audit"
+    await create_topic(kafka.bootstrap, topic, config={"message.timestamp.type": "LogAppendTime"})
+    connection, transactional_id = KafkaConnection(kafka.bootstrap), f"{namespace}doctor"
+    right = kafka_clock._now_ms
+    assert await clocks_agree(connection, transactional_id, topic, 20) == "this machine's clock agrees with Kafka's"
+    monkeypatch.setattr(kafka_clock, "_now_ms", lambda: right() - 3_600_000)
+    with pytest.raises(ProbeFailed, match=r"^this machine's clock is 60 min behind Kafka's: set it right"):
+        await clocks_agree(connection, transactional_id, topic, 20)
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka.bootstrap, isolation_level="read_committed")
+    async with consumer:
+        await consumer.seek_to_beginning()
+        assert not await consumer.getmany(timeout_ms=1_000), "nothing is left for others to read"
 
 
 async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
@@ -80,6 +99,7 @@ async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
         "kafka": "failed",
         "topics": "skipped",
         "transactions": "skipped",
+        "clock": "skipped",
         "group": "skipped",
         "redis": "failed",
         "clay": "failed",
