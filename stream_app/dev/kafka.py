@@ -109,8 +109,9 @@ class LocalKafka(Broker):
     port: where it listens on loopback; None is a free one. overrides: server.properties that win over
     `broker_properties`. format_options: for `kafka-storage format`, such as "--add-scram=...". data_dir: where its
     data is and stays; None is a temporary directory, removed. progress: is told a line when something takes long.
-    Failures are StartError, and each wait for the broker is bounded by `start_timeout_s`. `properties`: its
-    server.properties, once started. The methods block: in a coroutine use `asyncio.to_thread`.
+    Failures are StartError, and each wait for the broker is bounded by `start_timeout_s`. cluster_id: that of the
+    other brokers (`dev.cluster`); None is a new one. `properties`: its server.properties, once started. The methods
+    block: in a coroutine use `asyncio.to_thread`.
     """
 
     def __init__(
@@ -122,6 +123,8 @@ class LocalKafka(Broker):
         data_dir: Path | None = None,
         progress: Progress | None = None,
         start_timeout_s: float = 60,
+        cluster_id: str | None = None,
+        heap_mb: int = 512,
     ) -> None:
         self.properties: dict[str, str] = {}
         self._port = port or free_port()
@@ -131,8 +134,15 @@ class LocalKafka(Broker):
         self._data_dir = data_dir
         self._progress = progress or _silent
         self._start_timeout_s = start_timeout_s
+        self._own_cluster_id = cluster_id
+        self._heap_mb = heap_mb
         self._children: ChildProcesses | None = None
         self._broker: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Download what is missing: Java and Kafka. `start` does, too. Raises StartError."""
+        find_java()
+        class_path(_BROKER_JARS, self._progress)
 
     def start(self) -> None:
         """Return when the broker answers. Raises StartError: no Java, offline, no room, port taken, died."""
@@ -158,6 +168,10 @@ class LocalKafka(Broker):
         """End the broker with SIGKILL, as a crash would; `restart()` brings it back."""
         self._process.kill()
         self._process.wait(10)
+
+    def terminate(self) -> None:
+        """End the broker in order, as an operator would; `restart()` brings it back."""
+        end(self._process, grace_s=30)
 
     def restart(self) -> None:
         """Start again with the same data and port; a broker that still runs is ended in order first."""
@@ -206,12 +220,12 @@ class LocalKafka(Broker):
         if self._children is None:
             raise StartError("this Kafka is not started: call start() first")
         jars = class_path(_BROKER_JARS, self._progress)
-        argv = [find_java(), "-Xmx512m", *_JVM, "-cp", jars, class_name, *args]
+        argv = [find_java(), f"-Xmx{self._heap_mb}m", *_JVM, "-cp", jars, class_name, *args]
         log = self._children.directory / "kafka.log"
         return self._children.spawn(argv, log=log), log
 
     def _format(self) -> None:
-        cluster_id = self._cluster_id() or urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = self._cluster_id() or self._own_cluster_id or new_cluster_id()
         options = ["--ignore-formatted", f"--cluster-id={cluster_id}", "--config=server.properties"]
         tool, log = self._java("kafka.tools.StorageTool", "format", *options, *self._format_options)
         if tool.wait(self._start_timeout_s) != 0:
@@ -262,6 +276,11 @@ def kafka_for(progress: Progress) -> Iterator[Broker]:
     else:
         _require_listener(named)
         yield Broker(named)
+
+
+def new_cluster_id() -> str:
+    """As Kafka makes it: 22 characters."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def unused(name: str) -> str:

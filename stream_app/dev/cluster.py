@@ -1,0 +1,81 @@
+"""Three real Kafka brokers on this machine, of which any one may be killed, stopped or frozen.
+
+Each process is a broker and a controller: two of three controllers are a quorum, so no single process is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from stream_app.dev.java import Progress
+from stream_app.dev.kafka import Broker, LocalKafka, broker_properties, new_cluster_id
+from stream_app.dev.process import LOOPBACK, free_port
+
+BROKERS = 3
+_HEAP_MB = 256
+
+
+class LocalCluster(Broker):
+    """A context manager. `brokers`: the three, each a `LocalKafka`, by node id less 1.
+
+    All internal topics have replication 3 and min.insync.replicas 2; so should topics that are created here.
+    `overrides`: server.properties of all three that win over the cluster's own. Failures are StartError.
+    """
+
+    def __init__(self, *, overrides: Mapping[str, str] | None = None, progress: Progress | None = None) -> None:
+        ports = [(free_port(), free_port()) for _ in range(BROKERS)]
+        voters = ",".join(f"{node}@{LOOPBACK}:{control}" for node, (_, control) in enumerate(ports, 1))
+        cluster_id = new_cluster_id()
+        self.brokers = [
+            LocalKafka(
+                port=port,
+                overrides=_properties(node, port, control, voters) | dict(overrides or {}),
+                progress=progress,
+                cluster_id=cluster_id,
+                heap_mb=_HEAP_MB,
+                start_timeout_s=120,
+            )
+            for node, (port, control) in enumerate(ports, 1)
+        ]
+        super().__init__(",".join(broker.bootstrap for broker in self.brokers))
+
+    def start(self) -> None:
+        """Return when all three answer: the first one does not before the second one is there."""
+        self.brokers[0].prepare()  # downloads, at most once
+        try:
+            with ThreadPoolExecutor(BROKERS) as threads:
+                list(threads.map(LocalKafka.start, self.brokers))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all three and remove what they left. May be called twice."""
+        with ThreadPoolExecutor(BROKERS) as threads:
+            list(threads.map(LocalKafka.stop, self.brokers))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+
+def _properties(node: int, port: int, controller_port: int, voters: str) -> dict[str, str]:
+    """What a broker of the cluster has beside, or instead of, the properties of a single one."""
+    return broker_properties(listen=LOOPBACK, port=port, controller_port=controller_port) | {
+        "node.id": str(node),
+        "controller.quorum.voters": voters,
+        "offsets.topic.replication.factor": str(BROKERS),
+        "transaction.state.log.replication.factor": str(BROKERS),
+        "transaction.state.log.min.isr": "2",
+        "default.replication.factor": str(BROKERS),
+        "min.insync.replicas": "2",
+        # As Kafka comes: so long a broker that is frozen still counts as alive.
+        "broker.session.timeout.ms": "9000",
+        "broker.heartbeat.interval.ms": "2000",
+    }
