@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from stream_app.adapters.access import admin_of
+from stream_app.adapters.clients import repeated
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.rights import check_access
 from stream_app.core.rights import rights_of
@@ -33,4 +35,4 @@ async def kafka_ready(settings: Settings, program: str, say: Callable[[str], Non
     rights = rights_of(settings.names, settings.replay.tiers_s)[program]
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]
     async with admin_of(client_options(settings), settings.kafka.broker_wait_s, say) as admin:
-        await check_access(admin, program, rights, plan)
+        await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)

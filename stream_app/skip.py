@@ -5,7 +5,7 @@ Nothing else is passed over: the group must stand right before the batch, with a
 
 from __future__ import annotations
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.closing import stop_consumer
@@ -55,7 +55,7 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
 async def skip(settings: Settings, batch: UnreadableBatch) -> None:
     """Have the group go on behind the batch. Raises StreamAppError when Kafka refuses, BrokerUnavailable."""
     name, process = _reader_of(settings, batch.topic)
-    consumer = AIOKafkaConsumer(**connection_of(settings).settings(), group_id=name, enable_auto_commit=False)
+    consumer = Consumer(**connection_of(settings).settings(), group_id=name, enable_auto_commit=False)
     place = TopicPartition(batch.topic, batch.partition)
     try:
         await consumer.start()

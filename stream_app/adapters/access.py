@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 
+from stream_app.adapters.clients import kafka_admin
 from stream_app.adapters.closing import close_admin
 from stream_app.adapters.connection import LOOK, lost
 from stream_app.adapters.diagnosis import Diagnosis, diagnose
@@ -64,7 +64,7 @@ async def admin_of(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncI
     deadline = loop.time() + wait_s
     await wait_for_kafka(client, wait_s, say)
     where = client["bootstrap_servers"]
-    admin = AIOKafkaAdminClient(**client)
+    admin = kafka_admin(**client)
     try:
         async with asyncio.timeout_at(deadline):
             await admin.start()

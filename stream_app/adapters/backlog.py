@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_admin
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.counting import count_records
 
 _FRESH_S: Final = 5.0
@@ -45,8 +46,8 @@ class Backlog:
 
     async def _ask(self) -> dict[str, int]:
         settings = self._connection.settings()
-        admin = AIOKafkaAdminClient(**settings)
-        consumer = AIOKafkaConsumer(**settings, group_id=None, isolation_level="read_committed")
+        admin = kafka_admin(**settings)
+        consumer = Consumer(**settings, group_id=None, isolation_level="read_committed")
         try:
             await admin.start()
             await consumer.start()

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_admin, repeated
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
@@ -36,9 +36,6 @@ _SILENT_S: Final = 30.0
 
 Progress = Callable[[int, int], None]
 """Told offsets read and offsets to read."""
-
-
-T = TypeVar("T")
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -95,12 +92,12 @@ class BooksReader:
 
     async def _passed(self) -> dict[TopicPartition, int]:
         """The committed offsets of both groups."""
-        admin = AIOKafkaAdminClient(**self._connection.settings())
+        admin = kafka_admin(**self._connection.settings())
         try:
             await admin.start()
             found: dict[TopicPartition, int] = {}
             for group in (self._names.worker_app, self._names.replay_app):
-                offsets = await _soon(partial(admin.list_consumer_group_offsets, group))
+                offsets = await repeated(partial(admin.list_consumer_group_offsets, group), _SILENT_S)
                 found.update({tp: at.offset for tp, at in offsets.items()})
             return found
         finally:
@@ -238,15 +235,3 @@ class BooksReader:
             yield consumer
         finally:
             await stop_consumer(consumer)
-
-
-async def _soon(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer, asked for again while the broker says "not yet": a new one has no group coordinator at first."""
-    deadline = time.monotonic() + _SILENT_S
-    while True:
-        try:
-            return await ask()
-        except KafkaError as error:
-            if not error.retriable or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.2)

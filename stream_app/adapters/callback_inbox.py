@@ -10,6 +10,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_producer, repeated
 from stream_app.adapters.closing import stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.errors import BrokerUnavailable
@@ -19,6 +20,7 @@ from stream_app.core.topics import MAX_INPUT_BYTES
 _GIVEN_UP_S: Final = 4.0
 _ANSWER_WITHIN_S: Final = 5.0
 _READY_WITHIN_S: Final = 2.0
+_START_WITHIN_S: Final = 30.0
 _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 """All that waits for a full batch wakes up for each that is sent: thousands at once must fit into a few."""
 
@@ -55,7 +57,7 @@ async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackI
     Its producer is not idempotent on purpose: that one retries for ever, keeps what nobody waits for any more, and is
     of no use after one refusal. This one gives up; what is then there twice has one id.
     """
-    producer = AIOKafkaProducer(
+    producer = kafka_producer(
         **connection.settings(),
         acks="all",
         linger_ms=2,
@@ -63,8 +65,8 @@ async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackI
         request_timeout_ms=int(1000 * _GIVEN_UP_S),
         max_request_size=MAX_INPUT_BYTES,
     )
-    await producer.start()
     try:
+        await repeated(producer.start, _START_WITHIN_S)
         yield CallbackInbox(producer)
     finally:
         await stop_producer(producer)

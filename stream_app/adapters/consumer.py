@@ -23,6 +23,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
+from stream_app.adapters.bounded import bind
 from stream_app.core.errors import UnreadableBatch
 
 log = logging.getLogger(__name__)
@@ -35,12 +36,16 @@ _CORRUPT: Final = CorruptRecordException.errno
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
-    """An AIOKafkaConsumer. `getmany` raises UnreadableBatch, once it has nothing else to return.
+    """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch, once it has nothing else to return.
 
     The consumer of a group goes on with its other partitions: it logs the error.
     """
 
     _guard: _Guard | None = None
+
+    def __init__(self, *topics: str, **options: Any) -> None:
+        super().__init__(*topics, **options)
+        bind(self._client)
 
     async def start(self) -> None:
         await super().start()

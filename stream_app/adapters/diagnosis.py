@@ -43,17 +43,22 @@ async def diagnose(
 ) -> Diagnosis | None:
     """None as soon as one of these addresses answers, else the first refusal, else the last failure.
 
+    All are asked at a time: a broker that hangs takes `within_s`, and the others need not wait for that.
+
     Args:
         security: aiokafka's TLS and SASL arguments.
         addresses: Host and port of each.
         within_s: Seconds for each address.
     """
-    found: list[Diagnosis] = []
-    for host, port in addresses:
-        failure = await _diagnose_one(security, host, port, within_s)
-        if failure is None:
-            return None
-        found.append(failure)
+    asked = [asyncio.create_task(_diagnose_one(security, host, port, within_s)) for host, port in addresses]
+    try:
+        for answer in asyncio.as_completed(asked):
+            if await answer is None:
+                return None
+    finally:
+        for task in asked:
+            task.cancel()
+    found = [failure for task in asked if (failure := task.result()) is not None]
     return next((each for each in found if each.refused), found[-1] if found else None)
 
 

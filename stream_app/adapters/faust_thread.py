@@ -73,6 +73,11 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
                 await stop_consumer(self._consumer)
                 await self.sleep(_BROKER_AWAY_S)
 
+    @property
+    def knows_coordinator(self) -> bool:
+        """False from when the group's coordinator has failed to answer until the next one was found."""
+        return self._consumer is not None and self._consumer._coordinator.coordinator_id is not None
+
     def _count_heartbeats(self) -> None:
         coordinator = self._consumer._coordinator
         beat = coordinator._do_heartbeat

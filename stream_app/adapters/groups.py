@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_admin, repeated
 from stream_app.adapters.closing import close_admin
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.core.explain import Group
 
-_PATIENCE_S: Final = 10.0
-_RETRY_S: Final = 0.2
+_PATIENCE_S: Final = 20.0
+"""Longer than a broker that hangs counts as alive: only then does its group get another coordinator."""
 
 Offsets = dict[tuple[str, int], int]
 """Topic and partition -> the committed offset."""
@@ -23,18 +23,10 @@ Offsets = dict[tuple[str, int], int]
 
 async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[str, tuple[Group, Offsets]]:
     """Each group with its offsets; one that never was has none. Raises BrokerUnavailable."""
-    admin = AIOKafkaAdminClient(**connection.settings())
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _PATIENCE_S
+    admin = kafka_admin(**connection.settings())
     try:
         await admin.start()
-        while True:
-            try:
-                return {name: await _look_at(admin, name) for name in groups}
-            except KafkaError as error:  # a new broker has no coordinator at first
-                if not error.retriable or loop.time() > deadline:
-                    raise
-            await asyncio.sleep(_RETRY_S)
+        return {name: await repeated(partial(_look_at, admin, name), _PATIENCE_S) for name in groups}
     except KafkaError as error:
         raise connection.lost(error) from error
     finally:

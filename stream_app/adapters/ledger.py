@@ -25,6 +25,7 @@ from aiokafka.errors import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from stream_app.adapters.clients import kafka_producer
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
@@ -204,7 +205,7 @@ class KafkaLedger:
         return f"partition {self.partition} of {self._rows_at.topic} ({self.transactional_id})"
 
     async def _fence(self) -> None:
-        producer = AIOKafkaProducer(
+        producer = kafka_producer(
             **self._connection.settings(),
             client_id=f"{self.transactional_id}-ledger",
             transactional_id=self.transactional_id,

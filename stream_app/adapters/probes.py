@@ -7,12 +7,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import redis.asyncio
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TransactionalIdAuthorizationFailed
 
 from stream_app.adapters.access import admin_of
 from stream_app.adapters.clay_http import ClayClient
+from stream_app.adapters.clients import kafka_admin, kafka_producer
 from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
@@ -41,7 +41,7 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
 
 async def may_transact(connection: KafkaConnection, transactional_id: str, within_s: float) -> str:
     """A transactional id like those of the worker is given to us. Use one that no worker has: it would be fenced."""
-    producer = AIOKafkaProducer(**connection.settings(), transactional_id=transactional_id)
+    producer = kafka_producer(**connection.settings(), transactional_id=transactional_id)
     allow = f"allow Write and Describe on transactional ids that begin with {transactional_id.rpartition('-')[0]}-"
     try:
         async with asyncio.timeout(within_s):
@@ -69,7 +69,7 @@ async def clocks_agree(connection: KafkaConnection, transactional_id: str, topic
 
 async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:
     """The offsets of a group are shown to us: without that right nobody may join it."""
-    admin = AIOKafkaAdminClient(**connection.settings())
+    admin = kafka_admin(**connection.settings())
     try:
         async with asyncio.timeout(within_s):
             await admin.start()

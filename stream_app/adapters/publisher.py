@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
+from stream_app.adapters.clients import kafka_producer, repeated
 from stream_app.adapters.closing import stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.kafka_clock import KafkaClock
 from stream_app.core.record import Record
+
+_START_WITHIN_S: Final = 30.0
 
 
 class KafkaPublisher:
@@ -31,14 +35,17 @@ class KafkaPublisher:
 async def kafka_publisher(
     connection: KafkaConnection, max_request_bytes: int, clock: KafkaClock | None = None
 ) -> AsyncIterator[KafkaPublisher]:
-    """A publisher for the time of the block. `clock` compares Kafka's clock with ours at each request."""
-    producer = AIOKafkaProducer(
+    """A publisher for the time of the block. `clock` compares Kafka's clock with ours at each request.
+
+    Raises KafkaError when no broker answers.
+    """
+    producer = kafka_producer(
         **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
     )
     if clock is not None:
         clock.watch(producer.client)
-    await producer.start()
     try:
+        await repeated(producer.start, _START_WITHIN_S)
         yield KafkaPublisher(producer)
     finally:
         await stop_producer(producer)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_admin, repeated
 from stream_app.adapters.closing import close_admin, stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
@@ -70,13 +71,17 @@ class ReplayState:
         self._consumer = Consumer(
             **self._connection.settings(), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
         )
-        self._admin = AIOKafkaAdminClient(**self._connection.settings())
-        await self._admin.start()
-        await self._consumer.start()
-        self._consumer.assign(self._places)
-        await self._consumer.seek_to_beginning(*self._places)
-        self._following = asyncio.create_task(self._follow())
-        await self._current(self._places)
+        self._admin = kafka_admin(**self._connection.settings())
+        try:
+            await repeated(self._admin.start, _CURRENT_WITHIN_S)
+            await repeated(self._consumer.start, _CURRENT_WITHIN_S)
+            self._consumer.assign(self._places)
+            await self._consumer.seek_to_beginning(*self._places)
+            self._following = asyncio.create_task(self._follow())
+            await self._current(self._places)
+        except BaseException:
+            await self.__aexit__()
+            raise
         self._recording = asyncio.create_task(self._record_on())
         return self
 
@@ -116,7 +121,8 @@ class ReplayState:
     async def committed(self) -> dict[int, int]:
         """The group's committed offsets on leads.dlq, for the partitions that have one."""
         places = [TopicPartition(self._names.dlq, place.partition) for place in self._places]
-        found = await self._admin.list_consumer_group_offsets(self._names.replay_app, partitions=places)
+        ask = partial(self._admin.list_consumer_group_offsets, self._names.replay_app, partitions=places)
+        found = await repeated(ask, _CURRENT_WITHIN_S)
         return {tp.partition: at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def _record_on(self) -> None:

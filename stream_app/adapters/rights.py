@@ -8,7 +8,6 @@ from typing import Any, Final
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
-    NodeNotReadyError,
     TopicAuthorizationFailedError,
     for_code,
 )
@@ -59,15 +58,13 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
 
 async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl]]:
     """The number of partitions of each topic that is there, and the rights that are missing."""
-    if (node := client.get_random_node()) is None:
-        raise NodeNotReadyError("no broker is known yet")
     needed: dict[str, set[Acl]] = {name: set() for name in rights.topics}
     for acl in rights.acls:
         if acl.resource == "Topic":
             needed[acl.name].add(acl)
     there: dict[str, int] = {}
     lacking: list[Acl] = []
-    for topic in (await client.send(node, Metadata(sorted(needed), operations=True))).to_object()["topics"]:
+    for topic in (await client.ask_any(Metadata(sorted(needed), operations=True))).to_object()["topics"]:
         name = topic["topic"]
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             lacking += needed[name]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.protocol.types import (
@@ -41,11 +40,10 @@ class KnownTopics:
     async def check(self, client: Any, topics: Iterable[str], node: int | None = None) -> set[str]:
         """Those that are missing. Raises TopicsError with one line when another one is in a topic's place, KafkaError.
 
-        client  an AIOKafkaClient. node: the broker to ask; whoever read a log asks its leader, which surely knows.
+        client  a BoundedClient. node: the broker to ask; whoever read a log asks its leader, which surely knows.
         """
-        if node is None and (node := client.get_random_node()) is None:
-            raise NodeNotReadyError("no broker is known yet")
-        answer = await client.send(node, Metadata(topics))
+        request = Metadata(topics)
+        answer = await (client.ask_any(request) if node is None else client.send(node, request))
         missing = set(topics)
         for topic in answer.to_object()["topics"]:
             if topic["error_code"]:

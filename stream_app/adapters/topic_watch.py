@@ -12,12 +12,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.adapters.access import refusal_or_silence
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.log import Sparing
 from stream_app.adapters.topic_ids import WHAT_NOW, KnownTopics
 from stream_app.core.errors import KafkaRefused, TopicsError
@@ -51,7 +52,7 @@ class TopicWatch:
     async def run(self) -> None:
         """Look until cancelled. Raises TopicsError with one line; a broker that is away is waited for."""
         while True:
-            consumer = AIOKafkaConsumer(**self._connection.settings(), group_id=None, enable_auto_commit=False)
+            consumer = Consumer(**self._connection.settings(), group_id=None, enable_auto_commit=False)
             try:
                 await consumer.start()
                 while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
 from stream_app.adapters.access import Say, admin_of
+from stream_app.adapters.clients import repeated
 from stream_app.core.errors import TopicsError
 from stream_app.core.topics import TopicPlan
 
@@ -49,7 +51,7 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
     Raises BrokerUnavailable, KafkaRefused.
     """
     async with admin_of(client, wait_s, say) as admin:
-        seen = await _look(admin, plan)
+        seen = await repeated(partial(_look, admin, plan), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
         there = [topic for topic in plan if topic.name not in failed]
@@ -65,7 +67,7 @@ async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wai
     """Nothing, when all topics are as planned. Raises TopicsError with a line a difference, and as
     `admin_of`."""
     async with admin_of(client, wait_s, say) as admin:
-        if problems := differences(plan, await _look(admin, plan)):
+        if problems := differences(plan, await repeated(partial(_look, admin, plan), wait_s)):
             raise TopicsError(problems)
 
 

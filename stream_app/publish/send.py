@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_producer
 from stream_app.core.errors import BrokerUnavailable
 
 BATCH_BYTES: Final = 262_144
@@ -38,9 +38,7 @@ class Sender:
         self.acknowledged = 0
 
     async def __aenter__(self) -> Self:
-        self._producer = AIOKafkaProducer(
-            **self._client, enable_idempotence=True, acks="all", max_batch_size=BATCH_BYTES
-        )
+        self._producer = kafka_producer(**self._client, enable_idempotence=True, acks="all", max_batch_size=BATCH_BYTES)
         try:
             async with asyncio.timeout(self._wait_s):
                 await self._producer.start()

@@ -6,19 +6,24 @@ start, and a new epoch begins.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from functools import partial
+from typing import Any, Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream_app.adapters.clients import kafka_admin, repeated
 from stream_app.adapters.closing import close_admin, stop_consumer
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.topic_reader import Progress
 from stream_app.core.errors import SettingsError, StreamAppError
 from stream_app.kafka_access import connection_of
 from stream_app.replays.survey import reader_of
 from stream_app.settings import Settings
+
+_PATIENCE_S: Final = 20.0
 
 
 class To(msgspec.Struct, frozen=True):
@@ -77,12 +82,15 @@ async def rewind(settings: Settings, planned: list[Move]) -> None:
     """Set the group back. Raises StreamAppError when a replay process is at work, BrokerUnavailable."""
     await _check_empty(settings)
     connection, names = connection_of(settings), settings.names
-    consumer = AIOKafkaConsumer(**connection.settings(), group_id=names.replay_app, enable_auto_commit=False)
+    consumer = Consumer(**connection.settings(), group_id=names.replay_app, enable_auto_commit=False)
     try:
         await consumer.start()
         places = {TopicPartition(names.dlq, move.partition): move.target for move in planned}
         consumer.assign(list(places))
-        await consumer.commit(places)
+        async with asyncio.timeout(_PATIENCE_S):
+            await consumer.commit(places)
+    except TimeoutError as error:
+        raise connection.lost(error) from error
     except KafkaError as error:
         raise StreamAppError(
             f"Kafka refused to set {names.replay_app} back ({type(error).__name__}): {_STOP_FIRST}"
@@ -111,10 +119,10 @@ async def _committed(settings: Settings) -> dict[int, int]:
 
 async def _ask(settings: Settings, question: Any) -> Any:
     connection = connection_of(settings)
-    admin = AIOKafkaAdminClient(**connection.settings())
+    admin = kafka_admin(**connection.settings())
     try:
         await admin.start()
-        return await question(admin)
+        return await repeated(partial(question, admin), _PATIENCE_S)
     except KafkaError as error:
         raise connection.lost(error) from error
     finally:

@@ -1,4 +1,4 @@
-"""The libraries that adapters/faust_fixes.py, faust_thread.py and consumer.py rely on are the ones that were read.
+"""The libraries that five adapters override (bounded, clients, consumer, faust_fixes, faust_thread) did not change.
 
 When this fails, a library changed: read the change of each named function, and shared/faust-hazards.md, decide
 whether the override or the reliance still holds, run tests/upstream, and only then put the new hash here.
@@ -17,6 +17,14 @@ import pytest
 PINNED = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0", "mode-streaming": "0.7.1"}
 
 OVERRIDDEN = {
+    "aiokafka.admin.client.AIOKafkaAdminClient._send_request": "1ed126f126dd917a",
+    "aiokafka.admin.client.AIOKafkaAdminClient._send_to_controller": "97f54b5c85645a79",
+    "aiokafka.client.AIOKafkaClient._get_conn": "68ce5d8391719d33",
+    "aiokafka.client.AIOKafkaClient._metadata_update": "06dc51ed3e0d38b8",
+    "aiokafka.client.AIOKafkaClient.bootstrap": "198943b004e55849",
+    "aiokafka.client.AIOKafkaClient.close": "02119d4d618ae493",
+    "aiokafka.client.AIOKafkaClient.coordinator_lookup": "19cc69fb75f8d667",
+    "aiokafka.client.AIOKafkaClient.send": "246b277687d7b687",
     "faust.app.base.App._create_directories": "a9f571c3b04abec3",
     "faust.app.base.App._new_producer_transport": "eb3b4aa6a8961275",
     "faust.app.base.App._new_transport": "42db531312dd776f",
@@ -54,12 +62,19 @@ OVERRIDDEN = {
 }
 
 RELIED_UPON = {
+    "aiokafka.admin.client.AIOKafkaAdminClient.list_consumer_group_offsets": "63aad3c2197d4867",
+    "aiokafka.client.AIOKafkaClient._on_connection_closed": "36f8c06a62fe343a",
+    "aiokafka.client.AIOKafkaClient.ready": "79d9637f40fc070e",
+    "aiokafka.conn.AIOKafkaConnection.close": "28f164aa1e4f0bbc",
+    "aiokafka.conn.AIOKafkaConnection.connect": "b0f9ba7f0cf6b432",
+    "aiokafka.conn.AIOKafkaConnection.send": "5909ea32f4efca49",
+    "aiokafka.conn.create_conn": "673276cbddb4dc7c",
+    "aiokafka.consumer.group_coordinator.GroupCoordinator._do_fetch_commit_offsets": "b0f3598132715552",
+    "aiokafka.consumer.group_coordinator.GroupCoordinator._send_req": "fa4b12e914ce9fcf",
+    "aiokafka.consumer.group_coordinator.GroupCoordinator.ensure_coordinator_known": "4dfb9ccd877aba5d",
+    "aiokafka.producer.sender.Sender._find_coordinator": "33001a36bf6a0ae0",
     "aiokafka.client.AIOKafkaClient._md_synchronizer": "e0421bffa9a7735a",
-    "aiokafka.client.AIOKafkaClient.bootstrap": "198943b004e55849",
-    "aiokafka.client.AIOKafkaClient.close": "02119d4d618ae493",
-    "aiokafka.client.AIOKafkaClient.coordinator_lookup": "19cc69fb75f8d667",
     "aiokafka.client.AIOKafkaClient.force_metadata_update": "cb7befef21c8f3f9",
-    "aiokafka.client.AIOKafkaClient.send": "246b277687d7b687",
     "aiokafka.client.AIOKafkaClient.set_topics": "9f9b55d6d8997834",
     "aiokafka.consumer.consumer.AIOKafkaConsumer.getmany": "bc6d248e42a4e9d9",
     "aiokafka.consumer.consumer.AIOKafkaConsumer.seek_to_committed": "f6cd85c8b70a4ccf",

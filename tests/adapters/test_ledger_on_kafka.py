@@ -9,7 +9,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     BrokerResponseError,
@@ -29,6 +28,7 @@ from aiokafka.protocol.transaction import (
     InitProducerIdResponse_v0,
 )
 
+from stream_app.adapters.bounded import BoundedClient
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.endings import producer_id
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
@@ -186,16 +186,16 @@ async def test_a_connection_that_closes_under_a_request_is_only_a_connection(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
 ) -> None:
     """uvloop raises RuntimeError then: aiokafka's metadata task dies of it, and who waits for that waits for ever."""
-    real, fails = getattr(AIOKafkaClient, asked), False
+    real, fails = getattr(BoundedClient, asked), False
 
-    async def closed(self: AIOKafkaClient, *args: object, **how: object) -> object:
+    async def closed(self: BoundedClient, *args: object, **how: object) -> object:
         nonlocal fails
         if fails:
             fails = False
             raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
         return await real(self, *args, **how)
 
-    monkeypatch.setattr(AIOKafkaClient, asked, closed)
+    monkeypatch.setattr(BoundedClient, asked, closed)
     ledger = on_kafka.ledger()
     for value in (b"1", b"2"):
         fails = True
@@ -270,30 +270,30 @@ async def test_no_broker_at_all(namespace: str) -> None:
 async def test_a_broker_that_names_no_broker_yet_is_waited_for(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even itself: so answers one that was frozen for long. aiokafka asserts then that it was never asked."""
-    known, asked = AIOKafkaClient.get_random_node, 0
+    """Not even itself: so answers one that was frozen for long."""
+    known, asked = ClusterMetadata.brokers, 0
 
-    def none_at_first(self: AIOKafkaClient) -> object:
+    def none_at_first(self: ClusterMetadata) -> object:
         nonlocal asked
         asked += 1
-        return known(self) if asked > 1 else None
+        return known(self) if asked > 3 else set()
 
-    monkeypatch.setattr(AIOKafkaClient, "get_random_node", none_at_first)
+    monkeypatch.setattr(ClusterMetadata, "brokers", none_at_first)
     assert await on_kafka.ledger().take_over() == {}
-    assert asked > 1
+    assert asked > 3
 
 
 def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:
     """Requests of the kinds that are put in here do not reach the broker: they are answered from here."""
-    send, answers = AIOKafkaClient.send, dict[type, Callable[[], object]]()
+    send, answers = BoundedClient.send, dict[type, Callable[[], object]]()
 
-    async def instead(self: AIOKafkaClient, node_id: int, request: object, **how: object) -> object:
+    async def instead(self: BoundedClient, node_id: int, request: object, **how: object) -> object:
         if (answer := answers.get(type(request))) is None:
             return await send(self, node_id, request, **how)
         given = answer()
         return await given if asyncio.iscoroutine(given) else given
 
-    monkeypatch.setattr(AIOKafkaClient, "send", instead)
+    monkeypatch.setattr(BoundedClient, "send", instead)
     return answers
 
 

@@ -26,10 +26,7 @@ class OldKafka:
         self.end, self.error = 50, 0
         self._client = self
 
-    def get_random_node(self) -> int:
-        return 1
-
-    async def send(self, _node: int, _request: Any) -> Any:
+    async def ask_any(self, _request: Any) -> Any:
         return self
 
     def to_object(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ async def test_its_producer_repeats_nothing_and_waits_for_all_replicas(monkeypat
         asked.update(options)
         raise StopAsyncIteration
 
-    monkeypatch.setattr(send, "AIOKafkaProducer", producer)
+    monkeypatch.setattr(send, "kafka_producer", producer)
     with pytest.raises(StopAsyncIteration):
         await send.Sender({"bootstrap_servers": "127.0.0.1:9"}, "leads", WAIT_S).__aenter__()
     assert (asked["enable_idempotence"], asked["acks"]) == (True, "all")
