@@ -244,7 +244,8 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
             if isinstance(error, IllegalStateError):
                 continue  # a partition was lost between the assignment and the seek: the next rebalance comes
             if error is not None and not self.app.should_stop:  # else it is what the end did to it
-                raise error
+                await self.app.crash(error)  # raised here, Faust would log it with a traceback; `run_app` raises it
+                return
 
     _restart_recovery = Service.task(_run)
 
@@ -271,11 +272,19 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
         await self._resume_streams(generation)
 
     async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109  # upstream's signature
-        """Upstream takes a time-out for a stop, and then never resumes."""
+        """Upstream takes a time-out for a stop, and then never resumes.
+
+        While no coordinator of the group answers there is nothing to do but wait, as a process does that starts then.
+        """
+        waited_for = asyncio.ensure_future(coro)
         try:
-            await asyncio.wait_for(coro, timeout)
-        except TimeoutError:
-            raise BrokerUnavailable(f"Kafka did not give the committed offsets within {timeout:.0f} s") from None
+            while not (await asyncio.wait({waited_for}, timeout=timeout))[0]:
+                if self.app.consumer._thread.knows_coordinator:
+                    raise BrokerUnavailable(f"Kafka did not give the committed offsets within {timeout:.0f} s")
+                log.warning("Kafka has no coordinator for the group since %.0f s: waiting for it", timeout)
+            waited_for.result()
+        finally:
+            await cancel([waited_for])
 
 
 class SafeTableManager(TableManager):  # type: ignore[misc]  # faust ships no types

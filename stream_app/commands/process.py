@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from stream_app.commands.base import OK
+from stream_app.core.errors import BrokerUnavailable
 
 
 def add_log_option(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +23,17 @@ def add_log_option(parser: argparse.ArgumentParser) -> None:
 
 def run_process(args: argparse.Namespace, main: Coroutine[Any, Any, None]) -> int:
     """Run it in a loop of its own; what ends it otherwise than by a signal comes out."""
+    from aiokafka.errors import KafkaError
+
     from stream_app.adapters import log
+    from stream_app.adapters.connection import LOOK
     from stream_app.adapters.faust_run import run
 
     log.configure(args.log)
-    run(main)
+    try:
+        run(main)
+    except KafkaError as error:  # of a request that a broker did not answer, although it was there at the start
+        if not error.retriable:
+            raise
+        raise BrokerUnavailable(f"Kafka has stopped answering ({error}). {LOOK}") from error
     return OK

@@ -193,8 +193,10 @@ async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
     ],
 )
 async def test_an_exception_of_the_owner_ends_the_app(
-    bench: Bench, error: BaseException, kind: type[Exception], says: str
+    bench: Bench, caplog: pytest.LogCaptureFixture, error: BaseException, kind: type[Exception], says: str
 ) -> None:
+    """It is raised, and so told once: no traceback is logged beside it."""
+
     class Fails(Owner):
         async def assigned(self, partitions: set[int]) -> None:
             raise error
@@ -205,6 +207,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
         with pytest.raises(kind, match=says):
             await run_app(bench.app({bench.leads: seen}, Fails()))
     assert not seen.taken
+    assert not [each.getMessage() for each in caplog.records if each.exc_info and each.exc_info[0]]
 
 
 async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None:

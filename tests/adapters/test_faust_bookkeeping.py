@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.faust_app import FaustOptions, build_app
+from stream_app.adapters.faust_fixes import SafeRecovery
+from stream_app.core.errors import BrokerUnavailable
 
 LEADS = TP("leads", 0)
 
@@ -104,3 +108,18 @@ async def test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash() -> None
     thread.thread_loop.close()
     thread._stopped_set()
     assert thread.should_stop
+
+
+async def test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator() -> None:
+    """A coordinator that is known and gives none is another matter: then the process ends, and its next start heals."""
+    thread = SimpleNamespace(knows_coordinator=False)
+    recovery: Any = SimpleNamespace(app=SimpleNamespace(consumer=SimpleNamespace(_thread=thread)))
+    given = asyncio.Event()
+    waiting = asyncio.create_task(SafeRecovery._wait(recovery, given.wait(), 0.01))
+    await asyncio.wait({waiting}, timeout=0.1)
+    assert not waiting.done()
+    given.set()
+    await waiting
+    thread.knows_coordinator = True
+    with pytest.raises(BrokerUnavailable, match="did not give the committed offsets"):
+        await SafeRecovery._wait(recovery, asyncio.Event().wait(), 0.01)
