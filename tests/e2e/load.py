@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from aiokafka import AIOKafkaProducer
 
+from stream_app.adapters.clients import kafka_producer
 from stream_app.core.messages import Lead
 from stream_app.core.record import Record
 from tests.e2e.pipeline import Pipeline
@@ -40,7 +40,7 @@ class Load:
         self._sent: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> Self:
-        self._producer = AIOKafkaProducer(
+        self._producer = kafka_producer(
             bootstrap_servers=self._line.bootstrap, enable_idempotence=True, request_timeout_ms=_DELIVERY_MS
         )
         await self._producer.start()

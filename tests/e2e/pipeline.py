@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from stream_app.adapters.clients import kafka_consumer, kafka_producer
 from stream_app.adapters.topics import create_topics
 from stream_app.core.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.core.record import Record
@@ -60,6 +61,8 @@ class Pipeline:
         destination: str = "",
         rate_per_s: int = 1000,
         burst: int | None = None,
+        replication: int = 1,
+        session_timeout_s: int = 6,
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -99,8 +102,8 @@ allowed_hosts = ["127.0.0.1"]
 bootstrap = "{bootstrap}"
 namespace = "{namespace}"
 partitions = {partitions}
-replication = 1
-session_timeout_s = 6
+replication = {replication}
+session_timeout_s = {session_timeout_s}
 broker_wait_s = 30
 [gateway]
 public_url = "http://127.0.0.1:{self.gateway_port}"
@@ -203,9 +206,7 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def publish(self, records: Iterable[Record]) -> None:
         """Raw records, each to the partition that it names."""
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap, enable_idempotence=True, max_request_size=4 * 2**20
-        )
+        producer = kafka_producer(bootstrap_servers=self.bootstrap, enable_idempotence=True, max_request_size=4 * 2**20)
         await producer.start()
         try:
             for record in records:
@@ -343,7 +344,7 @@ async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
 
 
 def _consumer(bootstrap: str) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest")
+    return kafka_consumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest")
 
 
 def _lines(log: Path) -> list[str]:

@@ -1,0 +1,59 @@
+"""What tests ask a cluster of brokers, and how long a lane stood still while one of them was broken."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from aiokafka.client import CoordinationType
+from aiokafka.errors import KafkaError
+
+from stream_app.adapters.clients import kafka_admin, kafka_client, repeated
+from tests.e2e.fleet import Request
+
+
+async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = CoordinationType.GROUP) -> int:
+    """The node id of the coordinator of a group, or of a transactional id."""
+    client = kafka_client(bootstrap_servers=bootstrap)
+    try:
+        await client.bootstrap()
+        return int(await repeated(lambda: client.coordinator_lookup(kind, key), 30))  # the first one makes the topic
+    finally:
+        await client.close()
+
+
+async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) -> None:
+    """Return when each partition of these topics has a leader, and all its replicas are in sync."""
+    deadline, left = time.monotonic() + within_s, ["no answer"]
+    admin = kafka_admin(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+        while left:
+            assert time.monotonic() < deadline, f"not in sync within {within_s} s: {left[:3]}"
+            await asyncio.sleep(0.5)
+            try:
+                left = [
+                    f"{topic['topic']}/{each['partition']}"
+                    for topic in await admin.describe_topics(topics)
+                    for each in topic["partitions"]
+                    if each["leader"] < 0 or len(each["isr"]) < len(each["replicas"])
+                ]
+            except KafkaError as error:
+                left = [repr(error)]
+    finally:
+        await admin.close()
+
+
+def stands(requests: Iterable[Request], lanes: Collection[str], from_ms: int, to_ms: int) -> dict[str, float]:
+    """By lane: the longest time in seconds without a request, of lanes that have leads to send all that time."""
+    marks: dict[str, list[int]] = defaultdict(lambda: [from_ms])
+    for request in requests:
+        if request.workspace in lanes and from_ms <= request.at_ms <= to_ms:
+            marks[request.workspace or ""].append(request.at_ms)
+    return {
+        lane: max(after - before for before, after in zip(times, [*times[1:], to_ms], strict=True)) / 1000
+        for lane in lanes
+        for times in [sorted(marks[lane])]
+    }

@@ -1,0 +1,116 @@
+"""Three brokers, one of which goes, comes or hangs: every lane goes on within the session timeout and 10 s.
+
+All leads are on Kafka before the first fault, so a lane that POSTs nothing stands. Nothing is lost or sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+import pytest
+
+from stream_app.dev.cluster import LocalCluster
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import StartError
+from tests.cluster import all_in_sync, coordinator_of, stands
+from tests.e2e.fleet import Fleet, now_ms
+
+SESSION_S: Final = 15
+BOUND_S: Final = SESSION_S + 10
+FAULT_S: Final = 30
+"""Longer than the bound: the lanes go on without the broker."""
+PER_S: Final = 3
+LANES: Final = 4
+LEADS: Final = 2_400
+CONFIG: Final = """
+[line]
+request_timeout_s = 7
+connect_timeout_s = 1
+max_request_start_age_s = 3
+commit_timeout_s = 8
+uncertain_grace_s = 11
+"""
+
+Fault = Callable[[LocalKafka], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    try:
+        with LocalCluster() as own:
+            yield own
+    except StartError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+async def kill(broker: LocalKafka) -> None:
+    await asyncio.to_thread(broker.kill)
+    await asyncio.sleep(FAULT_S)
+    await asyncio.to_thread(broker.restart)
+
+
+async def stop(broker: LocalKafka) -> None:
+    await asyncio.to_thread(broker.terminate)
+    await asyncio.sleep(FAULT_S)
+    await asyncio.to_thread(broker.restart)
+
+
+async def freeze(broker: LocalKafka) -> None:
+    broker.freeze()
+    try:
+        await asyncio.sleep(FAULT_S)
+    finally:
+        broker.thaw()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", [kill, stop, freeze])
+async def test_each_broker_in_turn(cluster: LocalCluster, namespace: str, fault: Fault) -> None:
+    async with Fleet(
+        cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S
+    ) as line:
+        names = line.settings.names
+        workers = [line.join(), line.join()]
+        replay = line.member(line.start("replay"))
+        await line.publish(line.leads(LEADS))
+        await line.spread(workers, 60)
+        # The one that coordinates the worker's group comes first, then those that are left.
+        first = await coordinator_of(cluster.bootstrap, names.worker_app)
+        for broker in sorted(cluster.brokers, key=lambda each: cluster.brokers.index(each) != first - 1):
+            began_ms = now_ms()
+            await fault(broker)
+            await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
+            await asyncio.sleep(2)
+            longest = stands(line.requests(), line.names, began_ms, now_ms())
+            assert max(longest.values()) < BOUND_S, longest
+        assert all(member.alive for member in (*workers, replay))
+        await line.until_rest(LEADS, LEADS / PER_S / LANES + 60)
+        assert [await line.stop(member.process) for member in (*workers, replay)] == [0, 0, 0]
+        for member in (*workers, replay):
+            assert not [text for text in member.said() if "Traceback" in text]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_what_starts_while_a_broker_hangs(cluster: LocalCluster, namespace: str) -> None:
+    """Processes and commands alike: the coordinator of the worker's group hangs, and stays so."""
+    async with Fleet(
+        cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S
+    ) as line:
+        await line.publish(line.leads(40))
+        broker = cluster.brokers[await coordinator_of(cluster.bootstrap, line.settings.names.worker_app) - 1]
+        broker.freeze()
+        try:
+            worker, replay = line.join(), line.member(line.start("replay"))
+            asked = await asyncio.gather(line.run("lanes", "--json"), line.run("dlq", "--json"))
+            assert [code for code, _ in asked] == [0, 0], asked
+            await asyncio.gather(worker.joined(60), replay.joined(60))
+            assert (await line.run("books", "--json"))[0] == 0
+            await line.until_rest(40, 60)
+        finally:
+            broker.thaw()
+        assert [await line.stop(member.process) for member in (worker, replay)] == [0, 0]
+        await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
