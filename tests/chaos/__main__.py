@@ -3,6 +3,7 @@
 python -m tests.chaos --seconds 60                the quick form
 python -m tests.chaos --kills 200 --seed 7        a campaign
 python -m tests.chaos --seconds 120 --resend      uncertain leads are sent again instead of parked
+python -m tests.chaos --seconds 600 --brokers 3   on a cluster: each broker is killed, stopped and frozen
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from tests.chaos.brokers import BOUND_S
+from tests.chaos.brokers import MEANING as BROKER_MEANING
 from tests.chaos.campaign import Goal, Result, run_campaign
 from tests.chaos.schedule import MEANING
 
@@ -32,6 +35,7 @@ def main() -> int:
     goal.add_argument("--seconds", type=float, help="how long, at least (default 60)")
     goal.add_argument("--kills", type=int, help="until so many workers were killed with -9")
     parser.add_argument("--resend", action="store_true", help="the policy for uncertain leads: resend, not park")
+    parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="how many Kafka has (default 1)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="leave the logs of all processes there")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args()
@@ -56,6 +60,7 @@ def main() -> int:
                 args.seed,
                 resend=args.resend,
                 logs=args.logs,
+                brokers=args.brokers,
                 progress=progress,
             )
         )
@@ -71,7 +76,8 @@ def main() -> int:
 
 def table(result: Result) -> str:
     """As Markdown, for a terminal and for the docs."""
-    faults = [f"{MEANING[kind]}: {result.faults[kind]}" for kind in MEANING if kind in result.faults]
+    meaning = MEANING | BROKER_MEANING
+    faults = [f"{meaning[kind]}: {result.faults[kind]}" for kind in meaning if kind in result.faults]
     rows = {
         "seed, policy, date": f"{result.seed}, {result.policy}, {result.date}",
         "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
@@ -91,6 +97,8 @@ def table(result: Result) -> str:
         "workers that ended by themselves": ", ".join(f"{n} {why}" for why, n in result.ends.items()) or 0,
         "books": "balance" if result.books == "balance" else "do not balance",
     }
+    if result.longest_stand_s is not None:
+        rows["longest stand of a lane (one broker broken)"] = f"{result.longest_stand_s:.1f} s, of {BOUND_S:.0f}"
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 

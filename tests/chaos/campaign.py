@@ -8,7 +8,8 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -17,23 +18,25 @@ import msgspec
 
 from stream_app import __version__
 from stream_app.core.envelope import HEADERS
+from stream_app.dev.cluster import LocalCluster
 from stream_app.dev.kafka import KAFKA_VERSION
+from tests.chaos.brokers import BUDGETED, read_stands, too_long
+from tests.chaos.brokers import MEANING as BROKER_MEANING
+from tests.chaos.brokers import SESSION_S as CLUSTER_SESSION_S
+from tests.chaos.brokers import draw as draw_for_brokers
 from tests.chaos.evidence import CEILING, CREDITS_A_LEAD, may_wait, read_evidence, read_lanes
 from tests.chaos.judge import REST, Finding, Judge, used_up
-from tests.chaos.schedule import MEANING, draw
+from tests.chaos.schedule import MEANING, SESSION_S, draw
 from tests.chaos.team import Team
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import Load
-from tests.proxy import ProxiedKafka
+from tests.proxy import ProxiedKafka, Proxy
 
 WORKSPACES: Final = 6
 PER_S: Final = 60.0
 SETTLE_S: Final = 90.0
 CLOSING_S: Final = 20.0
 """What is kept of a run's seconds for settling and the verdict."""
-
-_BUDGETED: Final = ("w3", "w5")
-"""Alone in its partition, so that its leads wait in Kafka; and beside w1, so that they are deferred."""
 
 _CONFIG: Final = """
 [line]
@@ -102,21 +105,26 @@ class Result(msgspec.Struct):
     findings: list[Finding]
     untidy: list[str]
     told: dict[str, str]
+    longest_stand_s: float | None = None
+    """Of a lane with leads waiting, while one of three brokers was broken and all else was well."""
 
     @property
     def passed(self) -> bool:
         return not self.findings and not self.untidy and self.books == "balance"
 
 
-async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progress, logs: Path | None = None) -> Result:
-    """Run one on a broker of its own. `logs`: where to leave what the processes said, and Clay's ledger."""
+async def run_campaign(
+    goal: Goal, seed: int, *, resend: bool, progress: Progress, logs: Path | None = None, brokers: int = 1
+) -> Result:
+    """Run one on a broker, or on a cluster, of its own.
+
+    logs: where to leave what the processes said, and Clay's ledger. brokers: 1, or 3 of which each is broken in turn.
+    """
     began = time.monotonic()
     expected_s = goal.seconds or goal.kills * 5.0
-    caps = {name: int(CREDITS_A_LEAD * PER_S / WORKSPACES * expected_s * 0.4) for name in _BUDGETED}
-    kafka = ProxiedKafka()
+    caps = {name: int(CREDITS_A_LEAD * PER_S / WORKSPACES * expected_s * 0.4) for name in BUDGETED}
     async with (
-        kafka,
-        kafka.proxy() as proxy,
+        _kafka(brokers) as (kafka, proxy),
         Fleet(
             kafka.bootstrap,
             f"chaos{seed}.",
@@ -125,6 +133,8 @@ async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progres
             lane=_LANE,
             script=_SCRIPT,
             uncertain="resend" if resend else "park",
+            replication=brokers,
+            session_timeout_s=int(SESSION_S) if brokers == 1 else CLUSTER_SESSION_S,
         ) as line,
     ):
         team = Team(line, kafka, proxy, seed)
@@ -141,6 +151,7 @@ async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progres
         progress(1.0, "reading the evidence")
         judge = Judge(await read_evidence(line, dict(load.kinds), caps, resend=resend))
         verdict = judge.verdict()
+        stands = await read_stands(line, team.brokers.windows) if team.brokers is not None else []
         code, said = await line.run("books", "--json")
         return Result(
             seed=seed,
@@ -164,18 +175,37 @@ async def run_campaign(goal: Goal, seed: int, *, resend: bool, progress: Progres
             ends=dict(team.ends),
             books=said[-2_000:] if code else _books(said, verdict.resent),
             findings=verdict.findings,
-            untidy=team.untidy + unsettled,
+            untidy=team.untidy + unsettled + too_long(stands),
             told={finding.about: judge.tell(finding.about) for finding in verdict.findings[:10]},
+            longest_stand_s=max((stand.seconds for stand in stands), default=None),
         )
 
 
+@asynccontextmanager
+async def _kafka(brokers: int) -> AsyncIterator[tuple[ProxiedKafka | LocalCluster, Proxy | None]]:
+    if brokers == 1:
+        async with ProxiedKafka() as kafka, kafka.proxy() as proxy:
+            yield kafka, proxy
+    else:
+        cluster = LocalCluster()
+        await asyncio.to_thread(cluster.start)
+        try:
+            yield cluster, None
+        finally:
+            await asyncio.to_thread(cluster.stop)
+
+
 async def _break(goal: Goal, seed: int, team: Team, line: Fleet, progress: Progress, began: float) -> None:
-    for fault in draw(seed, mostly_kills=goal.kills > 0):
+    if team.brokers is None:
+        faults, kinds = draw(seed, mostly_kills=goal.kills > 0), MEANING.keys()
+    else:
+        faults, kinds = draw_for_brokers(seed), BROKER_MEANING.keys()
+    for fault in faults:
         if goal.kills:
             done = team.kills / goal.kills
         else:
             done = (time.monotonic() - began + fault.after_s) / (goal.seconds - CLOSING_S)
-        if done >= 1 and team.faults.keys() >= MEANING.keys():
+        if done >= 1 and team.faults.keys() >= kinds:
             return
         counts = line.last()
         progress(min(done, 1.0), f"{fault.kind} next; {sum(counts.values())} records, {counts['accepted']} accepted")

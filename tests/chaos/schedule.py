@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["kill", "term", "stop", "join", "broker", "cut", "stall", "hang", "reset", "replay"]
+OfBrokers = Literal["broker_kill", "broker_stop", "broker_freeze"]
+Kind = Literal["kill", "term", "stop", "join", "broker", "cut", "stall", "hang", "reset", "replay"] | OfBrokers
 
 MEANING: Final[dict[Kind, str]] = {
     "kill": "kill -9 of a worker",

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from stream_app.dev.cluster import LocalCluster
+from tests.chaos.brokers import BrokerFaults
 from tests.chaos.schedule import Fault
 from tests.e2e.fleet import Fleet, Member
 from tests.proxy import ProxiedKafka, Proxy
@@ -24,7 +26,8 @@ _MAY_END: Final = {"later owner": "fenced", "is kafka.bootstrap right": "no brok
 class Team:
     """Three workers, the first one behind the proxy; more while a fault lasts. `faults` counts what was done."""
 
-    def __init__(self, line: Fleet, kafka: ProxiedKafka, proxy: Proxy, seed: int) -> None:
+    def __init__(self, line: Fleet, kafka: ProxiedKafka | LocalCluster, proxy: Proxy | None, seed: int) -> None:
+        """`proxy`: before a single broker; a cluster has none."""
         self.faults: Counter[str] = Counter()
         self.kills = 0
         self.ends: Counter[str] = Counter()
@@ -32,6 +35,7 @@ class Team:
         self._line = line
         self._kafka = kafka
         self._proxy = proxy
+        self.brokers = BrokerFaults(line, kafka, self.settle) if isinstance(kafka, LocalCluster) else None
         self._rng = random.Random(seed)
         self._slots: list[Member] = []
         self._replay: Member | None = None
@@ -80,6 +84,9 @@ class Team:
                 self._last(self._freeze(self._victim(fault), fault.lasts_s))
             case "join":
                 self._last(self._guest(fault.lasts_s))
+            case "broker_kill" | "broker_stop" | "broker_freeze":
+                assert self.brokers is not None
+                await self.brokers.hit(fault)
             case "broker":
                 await self._restart_broker(hard=fault.hard)
             case "cut" | "stall":
@@ -123,11 +130,13 @@ class Team:
             await self._line.stop(member.process, _TERM_S)
 
     async def _restart_broker(self, *, hard: bool) -> None:
+        assert isinstance(self._kafka, ProxiedKafka)
         if hard:
             await asyncio.to_thread(self._kafka.kill)
         await asyncio.to_thread(self._kafka.restart)
 
     async def _break_connection(self, fault: Fault) -> None:
+        assert self._proxy is not None
         if fault.kind == "cut":
             self._proxy.cut()
         else:
@@ -159,7 +168,7 @@ class Team:
     # ------------------------------------------------------------------------------------------------ the supervisor
 
     def _join(self, slot: int) -> Member:
-        return self._line.join(bootstrap=self._proxy.address if slot == 0 else "")
+        return self._line.join(bootstrap=self._proxy.address if self._proxy is not None and slot == 0 else "")
 
     async def _watch(self) -> None:
         """Start again whoever ended, a little later, as a supervisor does."""

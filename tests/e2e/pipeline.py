@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
-from stream_app.adapters.clients import kafka_consumer, kafka_producer
+from stream_app.adapters.clients import kafka_producer
+from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.topics import create_topics
 from stream_app.core.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.core.record import Record
@@ -343,8 +344,8 @@ async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
         await consumer.stop()
 
 
-def _consumer(bootstrap: str) -> AIOKafkaConsumer:
-    return kafka_consumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest")
+def _consumer(bootstrap: str) -> Consumer:
+    return Consumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest")
 
 
 def _lines(log: Path) -> list[str]:

@@ -1,0 +1,162 @@
+"""The part of a campaign with three brokers: one of them at a time is killed, stopped or frozen, and nothing else is.
+
+    python -m tests.chaos --brokers 3 --seconds 300
+
+Before such a fault everything is well, so what a lane stands then is the broker's doing, and it is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from stream_app.dev.cluster import LocalCluster
+from tests.chaos.schedule import Fault, Kind
+from tests.cluster import all_in_sync
+from tests.e2e.fleet import Fleet, now_ms
+
+SESSION_S: Final = 15
+BOUND_S: Final = SESSION_S + 10.0
+"""What any one broker may cost a lane."""
+
+BUDGETED: Final = ("w3", "w5")
+"""Alone in its partition, so that its leads wait in Kafka; and beside w1, so that they are deferred."""
+
+MEANING: Final[dict[Kind, str]] = {
+    "broker_kill": "kill -9 of one of three brokers",
+    "broker_stop": "SIGTERM and restart of one of three brokers",
+    "broker_freeze": "SIGSTOP of one of three brokers, and SIGCONT",
+}
+_LASTS_S: Final = {"broker_kill": (1.0, 20.0), "broker_stop": (1.0, 20.0), "broker_freeze": (2.0, 30.0)}
+_OTHERS: Final[tuple[Kind, ...]] = ("kill", "kill", "term", "stop", "join", "replay", "hang", "reset")
+_OTHERS_LAST_S: Final = {
+    "stop": (SESSION_S + 1.0, SESSION_S + 6.0),
+    "join": (5.0, 10.0),
+    "hang": (1.0, 3.0),
+    "reset": (1.0, 3.0),
+}
+_IN_SYNC_S: Final = 90.0
+_AFTERWARDS_S: Final = 3.0
+
+
+class Window(NamedTuple):
+    """The time in which one broker was broken, and until all was well again."""
+
+    kind: Kind
+    node: int
+    begin_ms: int
+    end_ms: int
+
+
+def draw(seed: int) -> Iterator[Fault]:
+    """Faults without end: each broker fault twice a round, and those of workers, of the replay and of Clay between."""
+    rng = random.Random(seed)
+    while True:
+        deck = [*MEANING, *MEANING, *_OTHERS]
+        rng.shuffle(deck)
+        for kind in deck:
+            lasts_s = rng.uniform(*(_LASTS_S | _OTHERS_LAST_S).get(kind, (0.0, 0.0)))
+            yield Fault(rng.uniform(1, 3), kind, rng.randrange(3), lasts_s, rng.random() < 0.5)
+
+
+class BrokerFaults:
+    """Breaks one broker when `quiet` has returned, and returns when all is well again. `windows`: when that was."""
+
+    def __init__(self, line: Fleet, cluster: LocalCluster, quiet: Callable[[], Awaitable[None]]) -> None:
+        self.windows: list[Window] = []
+        self._lanes = [name for name in line.names if name not in BUDGETED]
+        self._line = line
+        self._cluster = cluster
+        self._quiet = quiet
+
+    async def hit(self, fault: Fault) -> None:
+        await self._quiet()
+        # A worker that was killed just now leaves its lanes to nobody until its session has ended.
+        await self._line.first_request(self._lanes, now_ms(), SESSION_S + 30)
+        broker = self._cluster.brokers[fault.who]
+        began_ms = now_ms()
+        match fault.kind:
+            case "broker_freeze":
+                broker.freeze()
+                try:
+                    await asyncio.sleep(fault.lasts_s)
+                finally:
+                    broker.thaw()
+            case _:
+                await asyncio.to_thread(broker.kill if fault.kind == "broker_kill" else broker.terminate)
+                await asyncio.sleep(fault.lasts_s)
+                await asyncio.to_thread(broker.restart)
+        topics = [topic.name for topic in self._line.settings.topic_plan()]
+        await all_in_sync(self._cluster.bootstrap, topics, _IN_SYNC_S)
+        await asyncio.sleep(_AFTERWARDS_S)
+        self.windows.append(Window(fault.kind, fault.who + 1, began_ms, now_ms()))
+
+
+class Stand(NamedTuple):
+    """How long a lane that had leads waiting POSTed nothing, in one window."""
+
+    seconds: float
+    lane: str
+    window: Window
+
+
+async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[Stand]:
+    """The longest stand of each lane in each window, without the lanes whose budget makes them stand."""
+    waits: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    never_ms = now_ms()
+    for topic in (line.settings.names.leads, line.settings.names.bulk):
+        for record in await line.read(topic):
+            story = line.stories.get(f"{record.topic}/{record.partition}/{record.offset}")
+            waits[_workspace(record)].append((record.timestamp, story[0].at_ms if story else never_ms))
+    posts: dict[str, list[int]] = defaultdict(list)
+    for request in line.requests():
+        posts[request.workspace or ""].append(request.at_ms)
+    lanes = [name for name in line.names if name not in BUDGETED]
+    return [
+        Stand(longest_stand_s(waits[lane], posts[lane], window.begin_ms, window.end_ms), lane, window)
+        for window in windows
+        for lane in lanes
+    ]
+
+
+def longest_stand_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begin_ms: int, end_ms: int) -> float:
+    """The longest time without a POST in which some lead waited all the time: seconds.
+
+    waits: of each lead, from when to when it waited. posts: when the lane POSTed. Both in ms, in any order.
+    """
+    times = sorted(posts)
+    longest_ms = 0
+    for first_ms, last_ms in _merged(waits):
+        first_ms, last_ms = max(first_ms, begin_ms), min(last_ms, end_ms)
+        if first_ms < last_ms:
+            edges = [first_ms, *times[bisect_left(times, first_ms) : bisect_right(times, last_ms)], last_ms]
+            longest_ms = max(longest_ms, *(after - before for before, after in pairwise(edges)))
+    return longest_ms / 1000
+
+
+def too_long(stands: Iterable[Stand]) -> list[str]:
+    """Those above the bound, in words."""
+    return [
+        f"lane {lane} stood {seconds:.1f} s (at most {BOUND_S:.0f}): {MEANING[window.kind]}, broker {window.node}"
+        for seconds, lane, window in stands
+        if seconds >= BOUND_S
+    ]
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
+
+
+def _workspace(record: Any) -> str:
+    return (record.key or b"").decode("utf-8", "replace")

@@ -1,0 +1,42 @@
+"""How long a lane stood is counted right: only while a lead waited, and from POST to POST."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.chaos.brokers import BOUND_S, MEANING, Stand, Window, draw, longest_stand_s, too_long
+
+ALL = (0, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("waits", "posts", "stood_s"),
+    [
+        ([], [], 0),
+        ([], [10_000, 90_000], 0),  # no lead waited
+        ([(0, 100_000)], [], 100),
+        ([(0, 100_000)], [30_000, 40_000], 60),
+        ([(20_000, 30_000)], [5_000, 90_000], 10),  # taken without a POST: a duplicate
+        ([(20_000, 30_000), (29_000, 45_000)], [5_000, 90_000], 25),  # one lead after the other
+        ([(20_000, 30_000), (31_000, 45_000)], [5_000, 90_000], 14),  # and a time without any
+        ([(-50_000, 200_000)], [-1, 50_000], 50),  # the window is what counts
+        ([(0, 100_000)], [0, 100_000], 100),
+    ],
+)
+def test_the_longest_stand(waits: list[tuple[int, int]], posts: list[int], stood_s: float) -> None:
+    assert longest_stand_s(reversed(waits), reversed(posts), *ALL) == stood_s
+
+
+def test_only_a_stand_above_the_bound_is_told() -> None:
+    window = Window("broker_freeze", 2, *ALL)
+    assert too_long([Stand(BOUND_S - 0.1, "w0", window)]) == []
+    (text,) = too_long([Stand(BOUND_S, "w1", window)])
+    assert text.startswith("lane w1 stood 25.0 s")
+    assert "broker 2" in text
+
+
+def test_every_kind_of_broker_fault_comes_to_every_broker() -> None:
+    drawn = {(fault.kind, fault.who) for fault in itertools.islice(draw(1), 400)}
+    assert {(kind, who) for kind in MEANING for who in range(3)} <= drawn
