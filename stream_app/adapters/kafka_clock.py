@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.produce import ProduceRequest
 
+from stream_app.adapters.clients import kafka_producer
 from stream_app.adapters.closing import stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.log import Sparing
@@ -72,7 +72,7 @@ async def ask_kafka_for_its_time(
     Raises:
         KafkaError, TimeoutError: There was no answer.
     """
-    producer = AIOKafkaProducer(**connection.settings(), transactional_id=transactional_id)
+    producer = kafka_producer(**connection.settings(), transactional_id=transactional_id)
     clock.watch(producer.client)
     try:
         async with asyncio.timeout(within_s):

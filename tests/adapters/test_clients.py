@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import JoinGroupRequest
 
+import stream_app
 from stream_app.adapters import bounded
 from stream_app.adapters.clients import kafka_admin, kafka_client, repeated
 from tests.adapters.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
@@ -211,3 +214,15 @@ async def test_metadata_that_no_broker_gives_are_missed_and_asked_for_again(
     cluster.brokers[2].hangs = False
     assert await client.force_metadata_update()
     assert cluster.brokers[2].asked[METADATA]
+
+
+def test_all_that_speaks_to_kafka_is_bounded() -> None:
+    """aiokafka's own classes are used where they are bounded, and by what only developers run."""
+    package = Path(stream_app.__file__).parent
+    made = re.compile(r"\bAIOKafka(Consumer|Producer|AdminClient|Client)\(\*?\*?\w")
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if made.search(file.read_text()) and "dev" not in file.relative_to(package).parts
+    }
+    assert found == {"adapters/clients.py"}
