@@ -62,18 +62,36 @@ def sign(keys: Keys, workspace: str, destination: str, lead_id: str, forced_orig
     return _token(keys.first, keys.get(keys.first) or b"", (workspace, destination, lead_id, forced_origin))
 
 
+class _Parts(msgspec.Struct, frozen=True):
+    key_id: str
+    secret: bytes
+    origin: str
+
+
+def problem_of(keys: Keys, token: str) -> TokenProblem | None:
+    """Why it is the token of no lead at all, as far as that shows before the lead is known."""
+    parts = _parts(keys, token)
+    return parts if isinstance(parts, str) else None
+
+
 def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: str) -> Verified | TokenProblem:
     """Whether it is the token of that lead. The comparison takes the same time whatever is wrong with the MAC."""
+    parts = _parts(keys, token)
+    if isinstance(parts, str):
+        return parts
+    key_id, secret, origin = parts.key_id, parts.secret, parts.origin
+    wanted = _token(key_id, secret, (workspace, destination, lead_id, origin))
+    return Verified(key_id, origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
+
+
+def _parts(keys: Keys, token: str) -> _Parts | TokenProblem:
     key_id, _, rest = token.partition(".")
     mac, forced, encoded = rest.partition(".")
     origin = _decoded(encoded) if forced else ""
     if len(token) > _MAX_TOKEN_CHARACTERS or not mac or origin is None:
         return "malformed"
     secret = keys.get(key_id)
-    if secret is None:
-        return "unknown_key"
-    wanted = _token(key_id, secret, (workspace, destination, lead_id, origin))
-    return Verified(key_id, origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
+    return "unknown_key" if secret is None else _Parts(key_id, secret, origin)
 
 
 def _token(key_id: str, secret: bytes, said: tuple[str, str, str, str]) -> str:

@@ -1,78 +1,100 @@
-"""Reading the body of a request: never more than so many bytes, never longer than so many seconds."""
+"""Reading the body of a request: within a number of bytes and seconds, and within the memory for all bodies."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
+from stream_app.core.fair_share import Holders, peer_of
 from stream_app.gateway.answers import BUSY, TOO_LARGE, TOO_SLOW, Answer
-
-_READ_AND_DROPPED_BYTES: Final = 16 * 2**20
-"""So much of a body that is too large is read all the same: who has not sent all of it does not see the answer."""
 
 
 class Room:
-    """Memory for bodies that are under way, of all requests together."""
+    """Memory for the bodies of all requests together.
+
+    When it is full, the peer whose unfinished bodies hold most of it gives way: its oldest one is dropped. A body that
+    stalls therefore loses against one that arrives, and a peer that stalls many against every other peer.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
+        self.unfinished: Holders[Share] = Holders()
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """A request's share, given back at the end of the block."""
-        share = Share(self)
+    def share(self, host: str) -> Iterator[Share]:
+        """The share of one request from that host, given back at the end of the block."""
+        share = Share(self, peer_of(host))
         try:
             yield share
         finally:
-            self._held_bytes -= share.held_bytes
+            share.give_back()
 
-    def take(self, count: int) -> bool:
-        """Whether there is room for so many bytes more."""
-        if self._held_bytes + count > self._max_bytes:
+    def take(self, share: Share, count: int) -> bool:
+        """Whether there is room for so many bytes more of this share."""
+        if count > self._max_bytes:
             return False
-        self._held_bytes += count
+        while self.held_bytes + count > self._max_bytes:
+            other = self.unfinished.gives_way()
+            if other is None or other is share:
+                return False
+            other.drop()
+        self.held_bytes += count
         return True
 
 
 class Share:
     """What one request holds of the room."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self.held_bytes = 0
+    def __init__(self, room: Room, peer: str) -> None:
+        self._room, self._peer = room, peer
+        self._body = bytearray()
+        self._held_bytes = 0
+        self._reading: asyncio.Timeout | None = None
+        self._dropped = False
 
-    def take(self, count: int) -> bool:
-        """Whether there is room for so many bytes more."""
-        taken = self._room.take(count)
-        self.held_bytes += count if taken else 0
-        return taken
+    async def read(self, request: Request, max_bytes: int, within_s: float) -> bytes | Answer | None:
+        """The body, or why it is not taken. None: the peer is gone."""
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
+            return TOO_LARGE
+        try:
+            async with asyncio.timeout(within_s) as self._reading:
+                async for chunk in request.stream():
+                    if len(self._body) + len(chunk) > max_bytes:
+                        return TOO_LARGE
+                    if self._dropped or not self._take(chunk):
+                        return BUSY
+        except TimeoutError:
+            return BUSY if self._dropped else TOO_SLOW
+        except ClientDisconnect:
+            return None
+        self._room.unfinished.remove(self._peer, self)
+        return BUSY if self._dropped else bytes(self._body)
 
+    def _take(self, chunk: bytes) -> bool:
+        if not chunk:
+            return True
+        if not self._room.take(self, len(chunk)):
+            return False
+        self._held_bytes += len(chunk)
+        self._room.unfinished.add(self._peer, self, len(chunk))
+        self._body += chunk
+        return True
 
-async def read_within(request: Request, share: Share, max_bytes: int, within_s: float) -> bytes | Answer | None:
-    """The body, or why it is not taken; None: whoever sent it is gone."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > _READ_AND_DROPPED_BYTES):
-        return TOO_LARGE
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(within_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > _READ_AND_DROPPED_BYTES:
-                    break
-                if size > max_bytes:
-                    body.clear()
-                elif share.take(len(chunk)):
-                    body += chunk
-                else:
-                    return BUSY
-    except TimeoutError:
-        return TOO_SLOW
-    except ClientDisconnect:
-        return None
-    return TOO_LARGE if size > max_bytes else bytes(body)
+    def drop(self) -> None:
+        """Give way: free what is held, and stop reading."""
+        self._dropped = True
+        self.give_back()
+        if self._reading is not None:
+            self._reading.reschedule(0)
+
+    def give_back(self) -> None:
+        """Free what is held."""
+        self._room.unfinished.remove(self._peer, self)
+        self._room.held_bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._body.clear()

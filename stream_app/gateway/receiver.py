@@ -1,11 +1,13 @@
 """Receives Clay's callbacks: reads them within bounds, verifies whose they are, has them safe on Kafka, then answers.
 
-`POST /callbacks/<workspace>/<destination>`, top to bottom in `_answer`. A callback that comes twice, late or in the
-wrong order is taken like any other: what it still means is the worker's to decide.
+`POST /callbacks/<workspace>/<destination>`, top to bottom in `_answer`. What the head shows is checked before the body
+is read, and the token before the body is decoded: a request without proof costs little memory and CPU. A callback that
+comes twice, late or in the wrong order is taken like any other: what it still means is the worker's to decide.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable, Iterable
@@ -18,14 +20,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from stream_app.core.callback_body import BadBody, Body, callback_of, read_body
-from stream_app.core.callback_token import Keys, Verified, verify
+from stream_app.core.callback_token import Keys, Verified, problem_of, verify
 from stream_app.core.errors import BrokerUnavailable
 from stream_app.core.messages import Callback
 from stream_app.core.record import Record
 from stream_app.core.topics import MAX_INPUT_BYTES
 from stream_app.gateway import answers
 from stream_app.gateway.answers import Answer
-from stream_app.gateway.reading import Room, Share, read_within
+from stream_app.gateway.reading import Room, Share
 
 PREFIX: Final = "/callbacks/"
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
@@ -89,13 +91,14 @@ class Receiver:
         self._limits = limits
         self._observer = observer
         self._room = Room(limits.max_bytes_under_way)
+        self._decoding = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         table = self._tables.get(scope["path"])
         answer: Answer | None = answers.CRASHED
         try:
-            with self._room.share() as share:
+            with self._room.share((scope.get("client") or ("",))[0]) as share:
                 answer = await self._answer(Request(scope, receive), table, share)
         finally:
             self._observer.answered(
@@ -111,41 +114,54 @@ class Receiver:
         """None: nobody is there any more to be answered."""
         if request.method != "POST":
             return answers.NOT_POST
-        raw = await read_within(request, share, self._limits.max_body_bytes, self._limits.read_timeout_s)
-        if not isinstance(raw, bytes):
-            return raw
         if table is None:
             return answers.NOT_HERE
         if request.headers.get("content-encoding", "identity") not in ("", "identity"):
             return answers.ENCODED
         if not _is_json(request.headers.get("content-type", "application/json")):
             return answers.WRONG_TYPE
+        problem = self._problem(request, table)
+        if problem is not None:
+            return problem
+        raw = await share.read(request, self._limits.max_body_bytes, self._limits.read_timeout_s)
+        if not isinstance(raw, bytes):
+            return raw
         body = read_body(raw)
         if isinstance(body, BadBody):
             return answers.refused(body)
         origin = self._verify(request, table, body)
         if isinstance(origin, Answer):
             return origin
-        callback = callback_of(body, table.workspace, table.destination, self._now_ms(), origin)
+        callback = await self._callback(body, table, origin)
         if isinstance(callback, BadBody):
             return answers.refused(callback)
         return await self._keep(callback, table)
 
-    def _verify(self, request: Request, table: Table, body: Body) -> str | Answer:
-        """The origin of the forced lead that it is about, else ""; or why it is not believed."""
-        token = request.headers.get("x-callback-token", "").strip() or body.token
+    def _problem(self, request: Request, table: Table) -> Answer | None:
+        """Why a request is refused by its head alone."""
+        token = _header_token(request)
         if "{{" in token:
             return answers.TEMPLATE
+        if self._keys is None:
+            return _problem_of_secret(request, table)
+        problem = problem_of(self._keys, token) if token else None
+        return answers.REFUSED_TOKEN[problem] if problem else None
+
+    def _verify(self, request: Request, table: Table, body: Body) -> str | Answer:
+        """The origin of the forced lead that it is about, else ""; or why it is not believed."""
+        token = _header_token(request) or body.token
         if token and self._keys is not None:
             verdict = verify(self._keys, token, table.workspace, table.destination, body.lead_id)
             return verdict.forced_origin if isinstance(verdict, Verified) else answers.REFUSED_TOKEN[verdict]
-        if not table.secrets:
-            return answers.NO_TOKEN
-        secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the bytes as they came
-        if not secret:
-            return answers.NO_SECRET
-        good = [hmac.compare_digest(secret, each) for each in table.secrets]
-        return "" if any(good) else answers.BAD_SECRET
+        return "" if self._keys is None else _problem_of_secret(request, table) or ""
+
+    async def _callback(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
+        """What a proven body says. A costly one is decoded in a thread, one at a time."""
+        said = (body, table.workspace, table.destination, self._now_ms(), origin)
+        if not body.costly:
+            return callback_of(*said)
+        async with self._decoding:
+            return await asyncio.to_thread(callback_of, *said)
 
     async def _keep(self, callback: Callback, table: Table) -> Answer:
         value = _json.encode(callback)
@@ -159,6 +175,21 @@ class Receiver:
         if callback.repaired:
             self._observer.repaired(table.destination)
         return answers.received(callback)
+
+
+def _header_token(request: Request) -> str:
+    return request.headers.get("x-callback-token", "").strip()
+
+
+def _problem_of_secret(request: Request, table: Table) -> Answer | None:
+    """Why the table's secret does not prove the request."""
+    if not table.secrets:
+        return answers.NO_TOKEN
+    secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the bytes as they came
+    if not secret:
+        return answers.NO_SECRET
+    good = [hmac.compare_digest(secret, each) for each in table.secrets]
+    return None if any(good) else answers.BAD_SECRET
 
 
 def _is_json(content_type: str) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.core.callback_body import RESERVED, BadBody, Body, callback_of, read_body
+from stream_app.core import callback_body
+from stream_app.core.callback_body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body
 from stream_app.core.messages import Callback
 
 AT_MS = 1_790_000_000_000
@@ -183,6 +184,77 @@ def test_what_is_refused(body: str | bytes, code: str, says: str) -> None:
     assert isinstance(found, BadBody)
     assert found.code == code
     assert says in found.text
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_callback_has_a_bounded_number_of_fields(nested: bool) -> None:
+    def with_fields(count: int) -> dict[str, Any]:
+        many = {f"f{number}": number for number in range(count)}
+        return {"lead_id": "crm-17", **({"fields": many} if nested else many)}
+
+    assert len(good(with_fields(MOST_FIELDS - 1)).fields) == MOST_FIELDS - 1
+    for count in (MOST_FIELDS, 5_001):
+        refused = callback(with_fields(count))
+        assert isinstance(refused, BadBody)
+        assert refused.code == "too_many_fields"
+
+
+def test_who_a_body_is_about_is_read_without_the_rest_of_it() -> None:
+    rest = {"fields": [[]] * 1_000, "n": 10**30, "text": "x" * 1_000}
+    body = read_body(json.dumps(GOOD | rest).encode())
+    assert isinstance(body, Body)
+    assert (body.lead_id, body.token, body.broken) == ("crm-17", "t", False)
+    assert not body.costly
+    long = read_body(json.dumps(GOOD | {"text": "x" * 20_000}).encode())
+    assert isinstance(long, Body)
+    assert long.costly
+
+
+def test_of_two_members_of_one_name_the_one_that_is_verified_counts() -> None:
+    twice = '{"lead_id": "crm-1", "lead_id": "crm-2", "callback_token": "a", "callback_token": "b"}'
+    body = read_body(twice.encode())
+    assert isinstance(body, Body)
+    assert (body.lead_id, body.token) == ("crm-2", "b")
+    assert good(twice).lead_id == "crm-2"
+
+
+def test_broken_json_says_who_it_is_about_or_is_refused() -> None:
+    body = read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}')
+    assert isinstance(body, Body)
+    assert (body.lead_id, body.token, body.broken, body.costly) == ("crm-17", "t", True, True)
+    for start, code in (
+        ('"lead_id": "crm-17", "lead_id": "crm-18"', "not_json"),
+        ('"lead": "crm-17"', "not_json"),
+        ('"lead_id": {{lead_id}}', "template"),
+        ('"lead_id": "{{lead_id}}"', "template"),
+        ('"lead_id": "crm-17", "callback_token": "{{t}}"', "template"),
+        ('"lead_id": ', "no_lead_id"),
+        ('"lead_id": null', "no_lead_id"),
+        ('"lead_id": "ada@example.com"', "bad_lead_id"),
+    ):
+        refused = read_body(f'{{{start}, "note": "a "b" c"}}'.encode())
+        assert isinstance(refused, BadBody)
+        assert refused.code == code, start
+
+
+@pytest.mark.parametrize("lead_id", ["17", '"17"'])
+def test_a_mended_body_is_about_the_lead_that_was_verified(lead_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = f'{{"lead_id": {lead_id}, "note": "a "b" c"}}'
+    assert good(broken).lead_id == "17"
+    monkeypatch.setattr(callback_body, "mend", lambda _: '{"lead_id": "18"}')
+    refused = callback(broken)
+    assert isinstance(refused, BadBody)
+    assert refused.code == "not_json"
+
+
+def test_large_broken_json_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(callback_body, "mend", lambda text: sizes.append(len(text)))
+    for size in (1_000, 65_000, 70_000, 250_000):
+        refused = callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)
+        assert isinstance(refused, BadBody)
+        assert refused.code == "not_json"
+    assert len(sizes) == 2
 
 
 def test_merge_tags_in_a_text_are_no_template() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.core.callback_token import Keys, Verified, sign, verify
+from stream_app.core.callback_token import Keys, Verified, problem_of, sign, verify
 
 OLD, NEW = "the-old-secret-of-32-characters!", "the-new-secret-of-32-characters!"
 KEYS = Keys([NEW, OLD])
@@ -51,6 +51,14 @@ def test_keys_are_rotated() -> None:
 @pytest.mark.parametrize("token", ["", ".", "x", "x.", "..", "x" * 5000, ".".join("abcd"), "{{callback_token}}"])
 def test_what_is_no_token(token: str) -> None:
     assert verify(KEYS, token, *LEAD) in ("malformed", "unknown_key")
+
+
+def test_the_token_of_no_lead_shows_before_the_lead_is_known() -> None:
+    assert problem_of(KEYS, sign(KEYS, *LEAD)) is None
+    assert problem_of(KEYS, sign(KEYS, "another", "table", "lead")) is None, "that shows with the lead only"
+    assert problem_of(Keys([NEW]), sign(Keys([OLD]), *LEAD)) == "unknown_key"
+    for token in ("", "x", "x.", "x" * 5000, f"{sign(KEYS, *LEAD)}.é"):
+        assert problem_of(KEYS, token) == verify(KEYS, token, *LEAD)
 
 
 @pytest.mark.parametrize("origin", ["!", "a", "_w", "é", "\ud800"])
