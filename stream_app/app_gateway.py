@@ -83,6 +83,7 @@ async def run_gateway(settings: Settings) -> None:
                     settings.http.gateway_port,
                     head_within_s=gateway.read_timeout_s,
                     grace_s=_GRACE_S,
+                    on_cut=metrics.connection_cut,
                 )
             )
             http = settings.http

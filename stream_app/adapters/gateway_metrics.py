@@ -42,6 +42,13 @@ class GatewayMetrics:
             "stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",), registry=registry
         )
 
+        self._cut = Counter(
+            "stream_app_gateway_connections_cut",
+            "Connections that broke a bound of the gateway's HTTP server.",
+            ("because",),
+            registry=registry,
+        )
+
     def answered(self, destination: str, code: str, seconds: float) -> None:
         """A callback has ended. What is not received is logged, but no oftener than once a minute of a kind."""
         self._callbacks.labels(destination, code).inc()
@@ -65,6 +72,11 @@ class GatewayMetrics:
             return
         self._said[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
         self._log.warning(event, destination=destination, because=because, more_before=more)
+
+    def connection_cut(self, because: str) -> None:
+        """The server cut a connection. It is logged no oftener than once a minute for each reason."""
+        self._cut.labels(because).inc()
+        self._say("connection_cut", "", because)
 
     def responded(self, status: int) -> None:
         """The gateway answered a request, whatever it was."""

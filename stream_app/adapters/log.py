@@ -21,7 +21,6 @@ _LEVELS = {
     "mode": logging.CRITICAL,  # it logs a crash with a traceback beside the line that says what to do
     "aiohttp": logging.WARNING,
     "asyncio": logging.WARNING,
-    "uvicorn": logging.ERROR,  # it warns of each request that is none, as often as anybody likes
 }
 
 

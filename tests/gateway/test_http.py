@@ -6,11 +6,12 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 
 import psutil
 import pytest
+import uvloop
 
 from stream_app.adapters.http_server import serve_http
 from stream_app.core.errors import StreamAppError
@@ -219,3 +220,21 @@ async def test_a_port_that_is_taken_is_one_line() -> None:
         with pytest.raises(StreamAppError, match=f"cannot serve on 127.0.0.1:{port} .*set another port under"):
             async with serve_http(Gateway().app, "127.0.0.1", port, head_within_s=1, grace_s=1):
                 pass
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_callback_whole_in_pieces_and_in_chunks,
+        test_one_connection_serves_many,
+        test_slow_loris_in_the_body,
+        test_chunked_without_end,
+        test_ten_megabytes,
+        test_who_hangs_up_in_the_middle_is_counted,
+        test_requests_under_way_end_before_the_server_does,
+    ],
+)
+def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    """The gateway runs on uvloop, whose transports differ from asyncio's in details."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())

@@ -1,0 +1,40 @@
+"""The bytes of an HTTP/1.1 answer's head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+
+
+def head_of(status: int, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> tuple[bytes, bool]:
+    """The head, and whether the connection ends with the answer.
+
+    It ends if it is the last one, if the app says `connection: close`, or if the app does not say how long the body is.
+    Raises ValueError for a header that would break the head.
+    """
+    lines, ends, sized = [_STATUS_LINES[status], b"date: " + formatdate(time.time(), usegmt=True).encode()], last, False
+    bodiless = status in (204, 304)
+    for name, value in headers:
+        if b"\n" in name + value or b"\r" in name + value:
+            raise ValueError("a header of the answer holds a line break")
+        if name == b"connection":
+            ends = ends or value == b"close"
+            continue
+        sized = sized or name == b"content-length"
+        lines.append(b"\r\n" + name + b": " + value)
+    ends = ends or not (sized or bodiless)
+    lines.append(b"\r\nconnection: close\r\n\r\n" if ends else b"\r\n\r\n")
+    return b"".join(lines), ends
+
+
+def bad_request() -> bytes:
+    """An answer to bytes that are not HTTP. The connection ends with it."""
+    text = b"The request is not valid HTTP/1.1.\n"
+    head, _ = head_of(400, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], last=True)
+    return head + text

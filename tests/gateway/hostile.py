@@ -1,0 +1,281 @@
+"""Attacks without a token, one by one and all together, while good callbacks come: all of these must be taken.
+
+    python -m tests.gateway.hostile                        each attack alone, then all, 10 s and 10 MB/s each
+    python -m tests.gateway.hostile --only trailers all
+    python -m tests.gateway.hostile --one-address          all peers have one address, as behind a proxy
+
+A real gateway as a process and a real Kafka, on loopback. Good callbacks come 20 times a second, each on a connection
+of its own. The goals: all are taken, p99 < 2 s, the gateway's memory stays under 300 MB, and SIGTERM ends it within
+15 s in the middle of all attacks. The first line of the table is the same load without an attack. The column "no CPU"
+is the share of the time in which the gateway could have run, and something else on the machine did. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from stream_app.adapters.topics import create_topics
+from stream_app.core.callback_token import sign
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import ChildProcesses, free_port
+from stream_app.settings import Settings, client_options, load_settings
+from tests.gateway.attacks import ATTACKS, post
+
+GOOD_PER_S = 20.0
+MOST_P99_S = 2.0
+MOST_MB = 300.0
+ENDS_WITHIN_S = 15.0
+_KEY = "f2c7a4e1d85b3096-a key of callback tokens"
+_ANSWER_WITHIN_S = 20.0
+_BEFORE_S = 1.0
+
+
+@dataclass
+class Figures:
+    """What was seen during one attack. Times in seconds."""
+
+    name: str
+    about: str
+    good: list[float] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
+    most_mb: float = 0.0
+    cpu: float = 0.0
+    held_up: float = 0.0
+    sent_mb: float = 0.0
+    connections: int = 0
+
+    @property
+    def faults(self) -> list[str]:
+        """Which goals were missed."""
+        missed = list(self.bad)
+        if p99(self.good) >= MOST_P99_S:
+            missed.append(f"p99 {p99(self.good):.2f} s")
+        if self.most_mb >= MOST_MB:
+            missed.append(f"{self.most_mb:.0f} MB")
+        return missed
+
+
+def p99(times: list[float]) -> float:
+    """The time within which 99 of 100 were."""
+    return sorted(times)[math.ceil(0.99 * len(times)) - 1] if times else math.inf
+
+
+class Target:
+    """A gateway under attack."""
+
+    def __init__(self, settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.port = settings.http.gateway_port
+        self.process = psutil.Process(process.pid)
+        self.popen = process
+        self._keys = settings.callback_keys
+        self.log = log
+        self._sent = 0
+
+    async def good(self) -> tuple[float, str]:
+        """Seconds and answer of one callback that must be taken."""
+        self._sent += 1
+        lead_id = f"lead-{self._sent}"
+        token = sign(self._keys, "acme", "people", lead_id)
+        body = json.dumps({"lead_id": lead_id, "callback_token": token, "title": "CEO", "note": "x" * 400}).encode()
+        return await self._ask(post("/callbacks/acme/people", "connection: close", length=len(body)) + body)
+
+    async def health(self) -> tuple[float, str]:
+        """Seconds and answer of /healthz."""
+        return await self._ask(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n")
+
+    async def _ask(self, request: bytes) -> tuple[float, str]:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                try:
+                    writer.write(request)
+                    answer = await reader.read()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            return time.monotonic() - began, type(error).__name__
+        return time.monotonic() - began, answer[9:12].decode() or "no answer"
+
+    def ran_and_waited_s(self) -> tuple[float, float]:
+        """Seconds that the gateway's event loop ran, and that it could have run and had no CPU."""
+        ran_ns, waited_ns, _ = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
+        return int(ran_ns) / 1e9, int(waited_ns) / 1e9
+
+    @contextmanager
+    def under(
+        self, names: list[str], seconds: float, mb_per_s: float, *, one_address: bool
+    ) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """These attacks run, each from an address of its own."""
+        running = []
+        for number, name in enumerate(names):
+            address = "127.0.0.1" if one_address else f"127.0.0.{number + 2}"
+            argv = [sys.executable, "-m", "tests.gateway.attacks", name, "--port", str(self.port), "--address", address]
+            argv += ["--seconds", str(seconds), "--mb-per-s", str(mb_per_s / len(names))]
+            running.append(subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0))
+        try:
+            yield running
+        finally:
+            for each in running:
+                each.kill()
+                each.wait(10)
+
+
+async def attacked(target: Target, name: str, names: list[str], args: argparse.Namespace) -> Figures:
+    """The figures of an attack."""
+    figures = Figures(name, ATTACKS[name].about if name in ATTACKS else f"{len(names)} attacks at once")
+    with target.under(names, args.seconds, args.mb_per_s, one_address=args.one_address) as running:
+        await asyncio.sleep(_BEFORE_S)
+        before, began = target.ran_and_waited_s(), time.monotonic()
+        watching = asyncio.create_task(_watch(target, figures))
+        asking = []
+        for number in range(int(GOOD_PER_S * args.seconds)):
+            await asyncio.sleep(max(0.0, began + number / GOOD_PER_S - time.monotonic()))
+            asking.append(asyncio.create_task(target.good()))
+        for seconds, answer in await asyncio.gather(*asking):
+            figures.good.append(seconds)
+            if answer != "200":
+                figures.bad.append(answer)
+        after, took_s = target.ran_and_waited_s(), time.monotonic() - began
+        figures.cpu, figures.held_up = ((after[n] - before[n]) / took_s for n in range(2))
+        for each in running:
+            out, _ = await asyncio.to_thread(each.communicate, timeout=60)
+            done = json.loads(out)
+            figures.sent_mb += done["sent_bytes"] / 1e6
+            figures.connections += done["connections"]
+        watching.cancel()
+    return figures
+
+
+async def _watch(target: Target, figures: Figures) -> None:
+    while True:
+        figures.most_mb = max(figures.most_mb, target.process.memory_info().rss / 1e6)
+        figures.health.append((await target.health())[0])
+        await asyncio.sleep(0.2)
+
+
+async def ended_by_sigterm(target: Target, args: argparse.Namespace) -> tuple[float, int | None]:
+    """Seconds that the gateway takes to end in the middle of all attacks, and its exit code."""
+    with target.under(list(ATTACKS), args.seconds, args.mb_per_s, one_address=args.one_address):
+        await asyncio.sleep(min(5.0, args.seconds / 2))
+        began = time.monotonic()
+        target.popen.terminate()
+        code = await asyncio.to_thread(target.popen.wait, 60)
+        return time.monotonic() - began, code
+
+
+async def siege(args: argparse.Namespace) -> tuple[list[Figures], tuple[float, int | None], str]:
+    """All the figures, how it ended, and its log."""
+    children, kafka, found = ChildProcesses("hostile"), LocalKafka(), []
+    try:
+        await asyncio.to_thread(kafka.start)
+        settings = _settings(children, kafka.bootstrap)
+        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        target = Target(settings, _gateway(children), children.directory / "gateway.log")
+        await _until_ready(target)
+        await asyncio.sleep(2)
+        for name in ["none", *(args.only or [*ATTACKS, "all"])]:
+            names = {"none": [], "all": list(ATTACKS)}.get(name, [name])
+            found.append(await attacked(target, name, names, args))
+            await asyncio.sleep(1)
+        end = await ended_by_sigterm(target, args)
+        return found, end, await asyncio.to_thread(target.log.read_text)
+    finally:
+        kafka.stop()
+        children.close()
+
+
+async def _until_ready(target: Target) -> None:
+    started = time.monotonic()
+    while (await target.good())[1] != "200":
+        running = target.popen.poll() is None and time.monotonic() - started < 60
+        assert running, f"the gateway is not ready: see {target.log}"
+        await asyncio.sleep(0.2)
+
+
+def _settings(children: ChildProcesses, bootstrap: str) -> Settings:
+    port = free_port()
+    config = children.directory / "stream_app.toml"
+    config.write_text(
+        f"""
+[kafka]
+bootstrap = "{bootstrap}"
+partitions = 2
+replication = 1
+[http]
+gateway_port = {port}
+gateway_ops_port = 0
+[gateway]
+public_url = "http://127.0.0.1:{port}/"
+token_keys_env = ["HOSTILE_KEY"]
+read_model_path = "{children.directory / "model.sqlite"}"
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["NOT_NEEDED"]
+[workspaces.acme]
+"""
+    )
+    return load_settings(config, {"HOSTILE_KEY": _KEY}, clay=False, gateway=True)
+
+
+def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
+    program = f"import os, sys; os.environ['HOSTILE_KEY'] = {_KEY!r}; from stream_app.cli import main; sys.exit(main())"
+    config = str(children.directory / "stream_app.toml")
+    argv = [sys.executable, "-c", program, "gateway", "--config", config]
+    return children.spawn(argv, log=children.directory / "gateway.log")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.gateway.hostile", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=[*ATTACKS, "all"], help="these, in this order")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each attack, at most 60")
+    parser.add_argument("--mb-per-s", type=float, default=10.0, help="of each attack, and of all together")
+    parser.add_argument("--one-address", action="store_true")
+    args = parser.parse_args()
+    args.seconds = min(args.seconds, 60.0)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    found, (seconds, code), log = asyncio.run(siege(args))
+    table = Table(
+        "attack", "sent MB", "connections", "good", "p99 s", "/healthz p99 s", "RSS MB", "CPU", "no CPU", "missed"
+    )
+    for each in found:
+        table.add_row(
+            f"{each.name}: {each.about}",
+            f"{each.sent_mb:.0f}",
+            str(each.connections),
+            f"{len(each.good) - len(each.bad)} of {len(each.good)}",
+            f"{p99(each.good):.2f}",
+            f"{p99(each.health):.2f}",
+            f"{each.most_mb:.0f}",
+            f"{each.cpu:.0%}",
+            f"{each.held_up:.0%}",
+            ", ".join(sorted(set(each.faults))),
+        )
+    out = Console(width=170)
+    out.print(table)
+    lines = log.splitlines()
+    out.print(f"SIGTERM under all attacks: exit code {code} after {seconds:.1f} s; {len(lines)} lines of log")
+    if "Traceback" in log or "traceback" in log or code != 0 or seconds > ENDS_WITHIN_S:
+        out.print("\n".join(lines[-20:]), markup=False)
+        return 1
+    return 1 if any(each.faults for each in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
