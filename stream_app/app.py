@@ -62,7 +62,6 @@ def build_plan(settings: Settings) -> Plan:
                 fallback=here.fallback,
                 breaker=here.breaker,
                 window=here.window,
-                health=here.health,
                 rate=here.rate,
                 budget=here.budget,
                 quota=here.quota,

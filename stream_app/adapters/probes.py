@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.kafka_clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.adapters.redis_cache import tls_options
+from stream_app.adapters.rights import allowed
 from stream_app.core.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 
 _PAUSE_S: Final = 0.5
@@ -37,6 +39,31 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
     except BrokerUnavailable as error:
         raise ProbeFailed(f"{error} Does a firewall let this machine through?") from error
     return f"{len(cluster['brokers'])} brokers answer at {connection.bootstrap}"
+
+
+async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:
+    """Kafka keeps a client that proves nothing about itself from writing to these topics. Nothing is written.
+
+    Args:
+        stranger: A connection without a user or certificate.
+        topics: Topics whose records are obeyed without a token.
+        within_s: How long to wait for a broker.
+
+    Raises:
+        ProbeFailed: Any client that reaches Kafka may write there.
+    """
+    try:
+        async with admin_of(stranger.settings(), within_s, lambda _: None) as admin:
+            open_to_all = await allowed(admin, "Write", topics)
+    except (KafkaRefused, BrokerUnavailable, KafkaError) as error:
+        return f"Kafka takes no client without credentials ({_name(error)})"
+    if open_to_all:
+        raise ProbeFailed(
+            f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, where records are obeyed "
+            "without a token: set up authentication and the rights of docs/kafka-rights.md, or keep Kafka's port on a "
+            "network that you trust"
+        )
+    return f"only clients with credentials may write to {', '.join(sorted(topics))}"
 
 
 async def may_transact(connection: KafkaConnection, transactional_id: str, within_s: float) -> str:

@@ -17,7 +17,7 @@ from aiokafka.protocol.api import Request
 from stream_app.adapters.topic_ids import Metadata
 from stream_app.adapters.topics import Seen, differences
 from stream_app.core.errors import KafkaRefused, TopicsError
-from stream_app.core.rights import BITS, Acl, Rights
+from stream_app.core.rights import BITS, Acl, Operation, Rights
 from stream_app.core.topics import TopicPlan
 
 _UNKNOWN: Final = -(2**31)
@@ -54,6 +54,17 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
         )
     ):
         raise TopicsError(problems)
+
+
+async def allowed(admin: Any, operation: Operation, topics: Collection[str]) -> set[str]:
+    """Those of the topics on which Kafka allows us an operation; it counts as allowed where Kafka does not say."""
+    wanted = [Acl(operation, "Topic", "")]
+    answer = (await admin._client.ask_any(Metadata(topics, operations=True))).to_object()
+    return {
+        topic["topic"]
+        for topic in answer["topics"]
+        if not topic["error_code"] and not _not_in(topic.get("authorized_operations", _UNKNOWN), wanted)
+    }
 
 
 async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl]]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
 from stream_app.adapters.probes import (
     ProbeFailed,
@@ -18,6 +19,7 @@ from stream_app.adapters.probes import (
     may_join,
     may_transact,
     redis_answers,
+    strangers_may_not_write,
 )
 from stream_app.adapters.topics import check_topics
 from stream_app.app import egress_of
@@ -25,7 +27,7 @@ from stream_app.core.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.core.topics import shared_partitions
 from stream_app.doctor.callbacks import callbacks_come_in
 from stream_app.kafka_access import connection_of, kafka_ready
-from stream_app.settings import Settings, client_options
+from stream_app.settings import Settings, client_options, stranger_options
 
 _WITHIN_S: Final = 10.0
 
@@ -49,12 +51,13 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     if kafka.verdict == "ok":
         async for check in _topics(settings):
             yield check
+        yield await _strangers(settings)
         yield await _probe("transactions", may_transact(connection, f"{names.worker_app}-doctor", _WITHIN_S))
         yield await _probe("clock", clocks_agree(connection, f"{names.worker_app}-doctor", names.audit, _WITHIN_S))
         for group in (names.worker_app, names.replay_app):
             yield await _probe("group", may_join(connection, group, _WITHIN_S))
     else:
-        for name in ("topics", "transactions", "clock", "group"):
+        for name in ("topics", "strangers", "transactions", "clock", "group"):
             yield Check(name, "skipped", "it needs Kafka")
     for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
         yield Check("partitions", "advice", line)
@@ -74,6 +77,15 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
         return Check(name, "ok", await asked)
     except ProbeFailed as error:
         return Check(name, "failed", str(error))
+
+
+async def _strangers(settings: Settings) -> Check:
+    """Advice, not a failure: a network may be closed enough, and `doctor` cannot see it."""
+    options = stranger_options(settings)
+    stranger = KafkaConnection(options.pop("bootstrap_servers"), options)
+    names = settings.names
+    check = await _probe("strangers", strangers_may_not_write(stranger, [names.commands, names.callbacks], _WITHIN_S))
+    return msgspec.structs.replace(check, verdict="advice") if check.verdict == "failed" else check
 
 
 async def _topics(settings: Settings) -> AsyncIterator[Check]:

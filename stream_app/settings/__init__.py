@@ -1,6 +1,6 @@
 """The configuration: one TOML file plus secrets from the environment, read once and frozen."""
 
-from stream_app.settings.client import client_options
+from stream_app.settings.client import client_options, stranger_options
 from stream_app.settings.known import check_known, unknown
 from stream_app.settings.load import load_settings
 from stream_app.settings.model import (
@@ -34,5 +34,6 @@ __all__ = [
     "check_known",
     "client_options",
     "load_settings",
+    "stranger_options",
     "unknown",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from stream_app.core.errors import SettingsError
 from stream_app.settings.model import Security, Settings
@@ -26,6 +28,14 @@ def client_options(settings: Settings) -> dict[str, Any]:
         options["sasl_plain_username"] = security.username
         options["sasl_plain_password"] = settings.secrets[security.password_env or ""]
     return options
+
+
+def stranger_options(settings: Settings) -> dict[str, Any]:
+    """The arguments of a client that proves nothing about itself: no user, no certificate, else the same."""
+    security = settings.kafka.security
+    protocol: Literal["PLAINTEXT", "SSL"] = "SSL" if security.protocol.endswith("SSL") else "PLAINTEXT"
+    kafka = msgspec.structs.replace(settings.kafka, security=Security(protocol=protocol, ca_file=security.ca_file))
+    return client_options(msgspec.structs.replace(settings, kafka=kafka))
 
 
 def _ssl_context(security: Security, settings: Settings) -> ssl.SSLContext:

@@ -57,6 +57,7 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
     assert {name: [verdict for verdict, _ in said] for name, said in lines.items()} == {
         "kafka": ["ok"],
         "topics": ["ok"],
+        "strangers": ["advice"],
         "transactions": ["ok"],
         "clock": ["ok"],
         "group": ["ok", "ok"],
@@ -65,6 +66,8 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
         "callbacks": ["advice", "ok"],
     }
     assert "http" in lines["callbacks"][0][1]
+    ((_, strangers),) = lines["strangers"]
+    assert f"any client that reaches Kafka may write to {namespace}leads.callbacks, {namespace}leads.comm" in strangers
     assert not gateway.shelf.records, "nothing was written"
     assert gateway.counted() == {"wrong_token": 1}
 
@@ -98,6 +101,7 @@ async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
     assert {name: said[-1][0] for name, said in lines.items()} == {
         "kafka": "failed",
         "topics": "skipped",
+        "strangers": "skipped",
         "transactions": "skipped",
         "clock": "skipped",
         "group": "skipped",
@@ -157,8 +161,13 @@ async def callbacks(settings: Settings) -> tuple[str, str]:
     ("gateway", "path", "key", "says"),
     [
         (Gateway(), "/other", GONE_KEY, "healthz answers 404"),
-        (Gateway(keys=Keys([GONE_KEY])), "", "k" * 32, "the same gateway.token_keys_env"),
-        (Gateway(keys=None), "", "k" * 32, "the same gateway.token_keys_env"),
+        (
+            Gateway(keys=Keys([GONE_KEY])),
+            "",
+            "another key, not to be guessed: 7f3",
+            "the same gateway.token_keys_env",
+        ),
+        (Gateway(keys=None), "", "another key, not to be guessed: 7f3", "the same gateway.token_keys_env"),
     ],
 )
 async def test_a_gateway_that_is_another(gateway: Gateway, path: str, key: str, says: str, tmp_path: Path) -> None:

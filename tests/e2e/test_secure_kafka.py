@@ -15,12 +15,15 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1
 from aiokafka.protocol.api import Request
 
+from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.diagnosis import diagnose
+from stream_app.adapters.probes import ProbeFailed, strangers_may_not_write
 from stream_app.cli import main
 from stream_app.core.record import Record
 from stream_app.core.rights import BITS, Acl, rights_of
 from stream_app.core.topics import TopicNames
 from stream_app.dev.process import StartError
+from tests.adapters.support import create_topics
 from tests.commands.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.e2e.pipeline import Pipeline
 from tests.secure import MECHANISM, SecureKafka, secure_kafka
@@ -99,6 +102,20 @@ async def test_each_way_in_which_kafka_refuses_is_told_from_the_others(secure: S
     assert "refuses our client certificate (" in await said(
         secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.stranger_pem)
     )
+
+
+async def test_a_stranger_may_not_write_where_records_are_obeyed(secure: SecureKafka) -> None:
+    topics = ["leads.commands", "leads.callbacks"]
+    await create_topics(secure.addresses["PLAINTEXT"], *topics)
+
+    def stranger(listener: str, **security: Any) -> KafkaConnection:
+        return KafkaConnection(secure.addresses[listener], security)
+
+    through = stranger("SASL_SSL", security_protocol="SSL", ssl_context=tls(secure.ca_pem))
+    assert "takes no client without credentials" in await strangers_may_not_write(through, topics, 10)
+    with pytest.raises(ProbeFailed, match="any client that reaches Kafka may write to"):
+        # On this listener the one who proves nothing may do everything.
+        await strangers_may_not_write(stranger("PLAINTEXT", security_protocol="PLAINTEXT"), topics, 10)
 
 
 async def test_a_protocol_that_the_listener_does_not_speak_is_named_with_the_one_it_does(secure: SecureKafka) -> None:
