@@ -89,7 +89,7 @@ async def run_replay(settings: Settings) -> None:
         await run_app(
             app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run(), rates.follow())
         )
-        await state.record()
+        await state.record_last()
         logger.info("replay_stopped")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
+from stream_app.core.errors import StreamAppError
 from stream_app.core.outcome import scrub
 
 Format = Literal["json", "console"]
@@ -50,6 +51,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_is_no_last_line)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
@@ -79,6 +81,12 @@ class Sparing:
     def over(self) -> None:
         """It went well: the next trouble is news."""
         self._told = None
+
+
+def _is_no_last_line(record: logging.LogRecord) -> bool:
+    """mode logs what ends one of our services with a traceback. An error of ours is the process's last line anyway."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, StreamAppError) and "Crashed reason=" in record.getMessage())
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _PAUSE_KEY: Final = b"pause"
 _CURRENT_WITHIN_S: Final = 30.0
 _RECORD_EVERY_S: Final = 1.0
+_LAST_WITHIN_S: Final = 3.0
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -112,6 +113,14 @@ class ReplayState:
             came = epochs.get(epoch, Came(0))
             if offset > came.offset:
                 await self._record(partition, epoch, msgspec.structs.replace(came, offset=offset))
+
+    async def record_last(self) -> None:
+        """Record once more at the end. Without Kafka the process ends all the same, as after `kill -9`."""
+        try:
+            async with asyncio.timeout(_LAST_WITHIN_S):
+                await self.record()
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("could not save the replay checkpoint at the end: %r", error)
 
     async def set_pause(self, pause: Pause | None) -> None:
         """Stop all replays, or (None) let them go on."""
