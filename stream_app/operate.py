@@ -20,6 +20,7 @@ from stream_app.core.delivery import known_key, mark_key, person_key
 from stream_app.core.erased import tombstone
 from stream_app.core.lane import Lane
 from stream_app.core.lead import home_partition, plain_id
+from stream_app.core.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.core.messages import By, Command, CommandAnswer, LaneView, StatusEvent
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
@@ -54,6 +55,9 @@ class Desk(Protocol):
         """Whether it is concluded, and its mark is no longer needed."""
 
     def row(self, key: bytes) -> bytes | None: ...
+
+    def is_free(self, keys: tuple[bytes, ...]) -> bool:
+        """Whether nothing is at work on the leads of these rows: its next step would undo a change to them."""
 
     def lane(self, workspace: str) -> Lane: ...
 
@@ -166,6 +170,8 @@ class Operations:
         home = self._home(command.workspace)
         if home != taken.partition:
             return Told(f"its workspace lives in partition {home}: publish it there", False, "wrong_partition")
+        if not self._desk.is_free(cost_rows(self._plan, self._desk.row, command)):
+            return Told("this lead is on its way just now: submit the command again in a moment", False, "busy")
         return None
 
     def _home(self, workspace: str) -> int:
@@ -188,6 +194,8 @@ class Operations:
                 case "cancel_import":
                     row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
                     return self._cancel(command, row, "this import", taken.timestamp_ms or now_ms)
+                case "correct" if "lead_id" in command.args:
+                    return self._settle(command, msgspec.convert(command.args, LeadCost), taken, now_ms)
                 case _:
                     return self._order(command, now_ms)
         except msgspec.ValidationError as error:
@@ -242,6 +250,18 @@ class Operations:
             app=self._plan.app,
         )
         return Told(f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event])
+
+    def _settle(self, command: Command, what: LeadCost, taken: Taken, now_ms: int) -> Told:
+        """Book what one lead did cost."""
+        name = command.workspace
+        policy, lane = self._plan.workspaces[name], self._desk.lane(name)
+        answer = settle_lead(self._plan, policy, lane, self._desk.row, command, what, taken, now_ms)
+        if isinstance(answer, str):
+            return Told(answer, False, "refused")
+        self._desk.keep(answer.lane)
+        return Told(
+            answer.text, rows=[answer.row], records=[event_record(self._plan, answer.event)], events=[answer.event]
+        )
 
     def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> Told:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))

@@ -25,7 +25,7 @@ _ANSWERED: Final = _all("enriched", "partial", "no_data", "enrich_error")
 LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
     None: _all(
         "received", "rejected_invalid", "duplicate", "rerouted", "parked",
-        "callback_duplicate", "callback_unmatched", "erased",
+        "callback_duplicate", "callback_unmatched", "erased", "cost_corrected",
     ),
     "rerouted": _all("received", "rejected_invalid", "duplicate", "parked"),
     "received": _AT_THE_GATE,

@@ -18,6 +18,7 @@ _NOT_LEADS: Final[dict[str, str]] = {
     "callback_duplicate": "a callback about a lead that already had its answer",
     "callback_unmatched": "a callback about a lead that did not wait for one",
     "erased": "an erasure; the lead itself is in its column",
+    "cost_corrected": "an operator said what a lead did cost",
 }
 
 
@@ -64,6 +65,7 @@ def show(report: Report) -> None:
         tell(f"{workspace} saved {credits_} credits: earlier results answered instead of Clay")
     if report.provisional:
         tell(f"{report.provisional} leads were given a provisional result while their lane was held")
+    _show_open_costs(report)
     for workspace, count in sorted(report.possible_doubles.items()):
         tell(f"{workspace} sent {count} times again what may have reached Clay: possible double spends")
     if report.outlived:
@@ -79,6 +81,21 @@ def show(report: Report) -> None:
         tell(f"The books balance: {report.records} in, {accounted} accounted for.")
     else:
         say(f"The books do NOT balance: {report.records} in, {accounted} accounted for; see above.")
+
+
+def _show_open_costs(report: Report) -> None:
+    """The leads that were booked at their ceiling for want of a callback, and how to settle them."""
+    if not report.open_cost_count:
+        return
+    tell(
+        f"{report.open_cost_count} leads are booked at their ceiling, not known: Clay did not say what they cost. "
+        "Where you know it: stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT"
+    )
+    for each in report.open_costs:
+        booked = f"{each.booked.credits} credits and {each.booked.actions} actions on {each.booked.day}"
+        tell(f"  {each.workspace}/{each.destination} {each.lead_id}: {booked}")
+    if report.open_cost_count > len(report.open_costs):
+        tell(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
 
 
 def _table(report: Report) -> object:
@@ -100,6 +117,8 @@ def _money(report: Report) -> object:
     from rich.table import Table
 
     table = Table("lane", "period", "meter", "reserved", "by its rows", "spent", "by its leads", title="Money")
+    table.add_column("not known")
+    table.add_column("elsewhere")
     table.title_justify = "left"
     for account in report.accounts:
         told = "?" if account.spent_by_events is None else str(account.spent_by_events)
@@ -111,6 +130,8 @@ def _money(report: Report) -> object:
             str(account.reserved_by_rows),
             str(account.spent),
             told,
+            str(account.unknown),
+            str(account.elsewhere),
         )
     return table
 

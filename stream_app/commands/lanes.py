@@ -51,11 +51,15 @@ def add(subparsers: Subparsers) -> None:
     correct = _order(
         actions,
         "correct",
-        "Book what was spent elsewhere, or (below 0) what Clay gave back.",
-        'stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"',
+        "Book what was spent elsewhere, or (below 0) what Clay gave back; with --lead: what one lead did cost that was "
+        "booked at its ceiling.",
+        'stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"\n'
+        '  stream-app lanes correct acme --lead crm-17 --credits 4 --why "its row in Clay says so"',
     )
     for meter in ("credits", "actions"):
-        correct.add_argument(f"--{meter}", type=int, default=0, metavar="N")
+        correct.add_argument(f"--{meter}", type=int, metavar="N")
+    correct.add_argument("--lead", metavar="ID", help="the lead's id, as `books` and `status` have it")
+    correct.add_argument("--destination", metavar="ALIAS", help="with --lead: where it went, if to several")
     correct.add_argument("--period", choices=("day", "month"), default="day", help="today too, or only this month")
     rate = _order(
         actions, "rate", "Change the rate live.", 'stream-app lanes rate acme --per-second 4 --why "Clay is slow"'
@@ -207,7 +211,7 @@ def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
             caps = {cap: given[cap] for cap in _CAPS if cap in given}
             return "budget", {"caps": caps, "shadow": args.shadow}
         case "correct":
-            return "correct", {key: given[key] for key in ("credits", "actions", "period")}
+            return "correct", _correction(args)
         case "rate":
             return "rate", {"rate_per_s": args.per_second, "burst": args.burst}
         case "quota":
@@ -218,6 +222,20 @@ def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
             return "cancel_import", {"import_id": args.import_id}
         case action:
             return action, {}
+
+
+def _correction(args: argparse.Namespace) -> dict[str, Any]:
+    from stream_app.core.errors import SettingsError
+
+    if args.lead is None:
+        if args.destination is not None:
+            raise SettingsError(["--destination goes with --lead"])
+        return {"credits": args.credits or 0, "actions": args.actions or 0, "period": args.period}
+    amounts = {"credits": args.credits, "actions": args.actions}
+    given = {meter: amount for meter, amount in amounts.items() if amount is not None}
+    if not given or min(given.values()) < 0:
+        raise SettingsError(["--lead: say what the lead did cost, by --credits, --actions or both, 0 or more"])
+    return {"lead_id": args.lead, "destination": args.destination or "", **given}
 
 
 def _cap(text: str) -> int | str | None:

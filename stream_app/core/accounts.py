@@ -24,6 +24,8 @@ class LaneAccount(msgspec.Struct, frozen=True):
 
     spent_by_events  None where it cannot be told: the line was moving, the events of that time are not all kept any
                      more, or the workspace is not in the configuration.
+    unknown    the part of `spent` that was booked at its ceiling, since Clay did not say what the leads cost.
+    elsewhere  what operators booked beside the leads: spent by hand, or (below 0) given back by Clay.
     """
 
     workspace: str
@@ -33,6 +35,17 @@ class LaneAccount(msgspec.Struct, frozen=True):
     reserved_by_rows: int
     spent: int
     spent_by_events: int | None
+    unknown: int = 0
+    elsewhere: int = 0
+
+
+class OpenCost(msgspec.Struct, frozen=True):
+    """A lead whose cost is not known: so much was booked, and neither Clay nor an operator has said otherwise."""
+
+    workspace: str
+    destination: str
+    lead_id: str
+    booked: Reservation
 
 
 class Accounts:
@@ -51,12 +64,13 @@ class Accounts:
         self,
         lanes: Iterable[Lane],
         reservations: Iterable[tuple[str, Reservation]],
+        open_costs: Iterable[OpenCost],
         known_from_ms: int | None,
         say: Callable[[str, str], None],
     ) -> list[LaneAccount]:
         """Compare the lanes of a partition with its rows' reservations and its events.
 
-        reservations   (workspace, what a row holds), of all rows there are.
+        reservations   (workspace, what a row holds), of all rows there are. open_costs: of all rows, too.
         known_from_ms  events are complete from then on (0: from the beginning); None: they and the rows are not of
                        the same moment.
         say            takes (workspace, what is wrong).
@@ -65,12 +79,17 @@ class Accounts:
         for workspace, held in reservations:
             for period_id in (held.day, held.month):
                 _add(reserved[workspace], period_id, Cost(held.credits, held.actions))
+        unknown: defaultdict[str, Sums] = defaultdict(dict)
+        for lead in open_costs:
+            for period_id in (lead.booked.day, lead.booked.month):
+                _add(unknown[lead.workspace], period_id, Cost(lead.booked.credits, lead.booked.actions))
         accounts: list[LaneAccount] = []
         for lane in lanes:
             by_rows = reserved.pop(lane.workspace, {})
             for period in (*lane.budget.days, *lane.budget.months):
                 told = self._told(lane.workspace, period, known_from_ms)
-                accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), told)
+                guessed = unknown[lane.workspace].get(period.id, [0, 0])
+                accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), told, guessed)
             for period_id, (credits_, _) in by_rows.items():
                 say(lane.workspace, f"rows reserve {credits_} credits in {period_id}, of which the lane knows nothing")
         for workspace in reserved:
@@ -106,9 +125,31 @@ def _add(sums: Sums, period_id: str, cost: Cost) -> None:
     both[1] += cost.actions
 
 
-def _both_meters(workspace: str, now: Period, by_rows: list[int], told: list[int] | None) -> list[LaneAccount]:
+def _both_meters(
+    workspace: str, now: Period, by_rows: list[int], told: list[int] | None, guessed: list[int]
+) -> list[LaneAccount]:
     credits_, actions = told or (None, None)
     return [
-        LaneAccount(workspace, now.id, "credits", now.credits_reserved, by_rows[0], now.credits_spent, credits_),
-        LaneAccount(workspace, now.id, "actions", now.actions_reserved, by_rows[1], now.actions_spent, actions),
+        LaneAccount(
+            workspace,
+            now.id,
+            "credits",
+            now.credits_reserved,
+            by_rows[0],
+            now.credits_spent,
+            credits_,
+            guessed[0],
+            now.credits_elsewhere,
+        ),
+        LaneAccount(
+            workspace,
+            now.id,
+            "actions",
+            now.actions_reserved,
+            by_rows[1],
+            now.actions_spent,
+            actions,
+            guessed[1],
+            now.actions_elsewhere,
+        ),
     ]

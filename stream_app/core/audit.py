@@ -53,6 +53,7 @@ class _Audit:
             for offset, page, i in here.entries():
                 self._entry(here, offset, page, i)
         accounts = [account for number in sorted(books.partitions) for account in self._lanes(number)]
+        open_costs = [each for number in sorted(books.open_costs) for each in books.open_costs[number]]
         accounted = sum(stand.stories for stand in self._columns.values())
         return Report(
             balanced=books.problems.count == 0 and accounted == books.records,
@@ -71,13 +72,19 @@ class _Audit:
             saved=books.saved,
             provisional=books.provisional,
             possible_doubles=books.possible_doubles,
+            open_costs=open_costs[: books.problems.limit],
+            open_cost_count=len(open_costs),
         )
 
     def _lanes(self, number: int) -> list[LaneAccount]:
         books, state = self._books, self._books.partitions[number]
         known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
         return books.accounts.lanes(
-            books.lane_rows[number], books.reservations[number], known_from_ms, books.problems.add
+            books.lane_rows[number],
+            books.reservations[number],
+            books.open_costs[number],
+            known_from_ms,
+            books.problems.add,
         )
 
     # ---------------------------------------------------------------------------------------------- one story

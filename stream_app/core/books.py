@@ -16,12 +16,13 @@ from typing import Final, get_args
 import msgspec
 
 from stream_app.core import shelf
-from stream_app.core.accounts import Accounts, LaneAccount
+from stream_app.core.accounts import Accounts, LaneAccount, OpenCost
 from stream_app.core.budget import BudgetPolicy, Reservation
 from stream_app.core.columns import Column
 from stream_app.core.delivery import NEXT, Delivery
 from stream_app.core.envelope import lead_envelope, read_envelope
 from stream_app.core.lane import Lane
+from stream_app.core.lead_cost import is_open
 from stream_app.core.messages import RESEND, Status
 from stream_app.core.policy import Destination
 from stream_app.core.record import Taken
@@ -62,11 +63,11 @@ class Problems:
     def __init__(self, limit: int) -> None:
         self.named: list[Problem] = []
         self.count = 0
-        self._limit = limit
+        self.limit = limit
 
     def add(self, place: str, what: str, lead_id: str = "") -> None:
         self.count += 1
-        if len(self.named) < self._limit:
+        if len(self.named) < self.limit:
             self.named.append(Problem(place, what, lead_id))
 
 
@@ -117,6 +118,7 @@ class Books:
         self.copies = 0
         self.events = 0
         self.reservations: dict[int, list[tuple[str, Reservation]]] = {}
+        self.open_costs: dict[int, list[OpenCost]] = {}
         self.lane_rows: dict[int, list[Lane]] = {}
         self.accounts = Accounts(terms.workspaces)
         self.saved: dict[str, int] = {}
@@ -217,6 +219,7 @@ class Rows:
         self._partition = partition
         self._origins: dict[int, int] = {}
         self._held: dict[int, tuple[str, Reservation]] = {}
+        self._open: dict[int, OpenCost] = {}
         self._lanes: dict[bytes, bytes] = {}
         self._shared: dict[tuple[str, Reservation], tuple[str, Reservation]] = {}
 
@@ -239,6 +242,7 @@ class Rows:
                 self._books.problems.add(_text(key[2:]), f"the lane's row cannot be read: {error}")
         self._books.lane_rows[self._partition] = lanes
         self._books.reservations[self._partition] = list(self._held.values())
+        self._books.open_costs[self._partition] = list(self._open.values())
 
     def _delivery(self, key: bytes, value: bytes | None) -> None:
         name = int.from_bytes(blake2b(key, digest_size=8).digest())
@@ -248,9 +252,10 @@ class Rows:
                 self._clear(old)
                 del self._origins[name]
             self._held.pop(name, None)
+            self._open.pop(name, None)
             return
         shelves = self._books.shelves
-        workspace, _, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
+        workspace, destination, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
         try:
             row = _row.decode(value)
             here, offset = shelves.find(row.origin)
@@ -266,6 +271,9 @@ class Rows:
         self._origins[name] = packed
         page.flags[i] |= shelf.ROW
         page.row_seq[i], page.row_status[i] = row.seq, CODE[row.state]
+        self._open.pop(name, None)
+        if row.booked is not None and is_open(row):
+            self._open[name] = OpenCost(workspace, destination, lead_id.partition("!")[0], row.booked)
         if row.reservation is None:
             self._held.pop(name, None)
         else:
@@ -296,6 +304,8 @@ class Report(msgspec.Struct, frozen=True):
     not_leads stories of callbacks that settled no lead, and of erasures, by status: no column counts them.
     saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
     provisional  leads that were answered locally while their lane was held, and go on.
+    open_costs  leads that were booked at their ceiling, since neither Clay nor an operator has said what they cost: the
+              first ones, and how many there are.
     possible_doubles  by workspace, how often a lead was sent again by policy though it may have reached Clay.
     """
 
@@ -314,6 +324,8 @@ class Report(msgspec.Struct, frozen=True):
     not_leads: dict[Status, int] = {}
     saved: dict[str, int] = {}
     provisional: int = 0
+    open_costs: list[OpenCost] = []
+    open_cost_count: int = 0
     possible_doubles: dict[str, int] = {}
 
 

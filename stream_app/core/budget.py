@@ -95,13 +95,17 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
     months_folded: str = ""
 
 
-class Reservation(msgspec.Struct, frozen=True):
-    """What was reserved for one lead, and in which windows; it lives in the lead's row."""
+class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was reserved for one lead, and in which windows; it lives in the lead's row.
+
+    known  of what was booked instead: an operator has said that the lead did cost this.
+    """
 
     day: str
     month: str
     credits: int
     actions: int
+    known: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -63,7 +63,9 @@ COLUMN: Final[dict[Status, Column]] = {
     "parked": "parked",
 }
 
-NOT_LEADS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched", "erased"})
+NOT_LEADS: Final[frozenset[Status]] = frozenset(
+    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
+)
 """Statuses of stories that begin with a callback or a command, not with an input record: no column counts them."""
 
 

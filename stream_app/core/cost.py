@@ -9,6 +9,21 @@ from stream_app.core.lane import OVER_CEILING, Lane
 from stream_app.core.policy import Destination, Workspace, in_force
 
 
+def corrected(
+    policy: Workspace, lane: Lane, booked: budget.Reservation, cost: budget.Cost, now_ms: int
+) -> tuple[Lane, budget.Reservation, budget.Reservation]:
+    """Book what a lead did cost, by an operator's word, instead of what was booked for want of a callback.
+
+    Returns:
+        The lane, what is booked for the lead now, and how much more or less that is than before.
+    """
+    now = msgspec.structs.replace(booked, credits=cost.credits, actions=cost.actions, known=True)
+    more = budget.Reservation(booked.day, booked.month, cost.credits - booked.credits, cost.actions - booked.actions)
+    after = budget.unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
+    after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    return msgspec.structs.replace(lane, budget=after), now, more
+
+
 def actual(
     policy: Workspace,
     lane: Lane,

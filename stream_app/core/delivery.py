@@ -33,7 +33,7 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
         {
             *("received", "rejected_invalid", "duplicate", "rerouted", "parked"),
-            *("callback_duplicate", "callback_unmatched", "erased"),
+            *("callback_duplicate", "callback_unmatched", "erased", "cost_corrected"),
         }
     ),
     "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "parked"}),

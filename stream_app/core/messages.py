@@ -47,9 +47,11 @@ Status = Literal[
     "replayed",
     "parked",
     "erased",
+    "cost_corrected",
 ]
-"""Status words (clay-facts), plus three: `refused` (Clay provably did not take it, another try follows),
-`expired` (`not_after` passed before it was sent), `rerouted` (it came in a partition that is not its workspace's)."""
+"""Status words (clay-facts), plus four: `refused` (Clay provably did not take it, another try follows),
+`expired` (`not_after` passed before it was sent), `rerouted` (it came in a partition that is not its workspace's),
+`cost_corrected` (an operator said what the lead did cost)."""
 
 RESEND: Final = "resend"
 """The reason of `replayed` when the policy sends a lead again that may have reached Clay: a possible double spend."""
@@ -278,9 +280,10 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     at_ms   when it was asked; after 24 hours it is refused.
     who, why  for the audit on `leads.audit`, where its answer comes, too.
     args    by kind: budget `caps` (by name: a number, null for no limit, "configured"), `shadow`; correct `credits`,
-            `actions`, `period`; rate `rate_per_s`, `burst`; quota `webhook_id`, `use`, `count`; cancel_lead `lead_id`;
-            cancel_import `import_id`; suppress, unsuppress `people` (hashes; no workspace, to every partition); erase
-            `lead_id`, `destinations`, `people` (hashes). The others have none.
+            `actions`, `period`, or of one lead `lead_id`, `credits`, `actions`, `destination`; rate
+            `rate_per_s`, `burst`; quota `webhook_id`, `use`, `count`; cancel_lead `lead_id`; cancel_import
+            `import_id`; suppress, unsuppress `people` (hashes; no workspace, to every partition); erase `lead_id`,
+            `destinations`, `people` (hashes). The others have none.
     """
 
     id: str

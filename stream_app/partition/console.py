@@ -15,6 +15,7 @@ from stream_app.partition.gate import Gate
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
+from stream_app.partition.turns import Turns
 
 
 class Desk(Protocol):
@@ -33,7 +34,15 @@ class Console:
     """The rows, lanes and gate of partition `number`, changed in place; steps go through its desk."""
 
     def __init__(
-        self, number: int, plan: Plan, desk: Desk, rows: Rows, lanes: Lanes, gate: Gate, observer: Observer
+        self,
+        number: int,
+        plan: Plan,
+        desk: Desk,
+        rows: Rows,
+        lanes: Lanes,
+        gate: Gate,
+        turns: Turns,
+        observer: Observer,
     ) -> None:
         self._number = number
         self._plan = plan
@@ -43,6 +52,7 @@ class Console:
         self._observer = observer
         self.marked: Callable[..., bytes | None] = desk.marked
         self.passed: Callable[[Taken], bool] = desk.passed
+        self.is_free = turns.is_free
         self.conclude: Callable[[object, Step], Coroutine[Any, Any, None]] = desk.conclude
         self.confirm: Callable[[object, bytes], Coroutine[Any, Any, None]] = desk.confirm
 

@@ -101,7 +101,7 @@ class Partition:
         self._taken: dict[str, int] = {}
         self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
         self._turns = Turns(self._gate.recall, lambda walk: self._rooms[walk.source])
-        console = Console(number, plan, self, self._rows, self._lanes, self._gate, observer)
+        console = Console(number, plan, self, self._rows, self._lanes, self._gate, self._turns, observer)
         trouble = partial(observer.recovering, number)
         beside = (self._rows, self._lanes, self._gate, clock, self._submit)
         self._way_back = WayBack(plan, self, *beside, outside, trouble)

@@ -44,6 +44,10 @@ class Turns:
         turn = self._turns[walk] = Turn(self, walk, keys)
         return turn
 
+    def is_free(self, keys: tuple[bytes, ...]) -> bool:
+        """Whether no walk holds any of these keys, so that none has their rows in hand."""
+        return self._holders.keys().isdisjoint(keys)
+
     def release(self, walk: object) -> None:
         """Unlock what this walk holds, if anything, before its `async with` ends."""
         if (turn := self._turns.get(walk)) is not None:

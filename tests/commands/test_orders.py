@@ -8,9 +8,16 @@ import msgspec
 import pytest
 
 from stream_app.cli import build_parser
+from stream_app.commands.books import show
 from stream_app.commands.lanes import _command_of
 from stream_app.core import controls
+from stream_app.core.accounts import LaneAccount, OpenCost
+from stream_app.core.books import Report, Stand
+from stream_app.core.budget import Reservation
+from stream_app.core.columns import COLUMNS
 from stream_app.core.controls import Order
+from stream_app.core.errors import SettingsError
+from stream_app.core.lead_cost import LeadCost
 from stream_app.core.messages import CommandKind
 
 
@@ -44,3 +51,52 @@ def test_an_order_is_what_was_typed(typed: str, order: Order) -> None:
     assert kind in get_args(CommandKind)
     taken: Any = msgspec.convert({**arguments, "type": kind}, Order)
     assert taken == order
+
+
+@pytest.mark.parametrize(
+    ("typed", "arguments"),
+    [
+        ("--lead crm-17 --credits 4", {"lead_id": "crm-17", "destination": "", "credits": 4}),
+        (
+            "--lead crm-17 --credits 0 --actions 1 --destination people",
+            {"lead_id": "crm-17", "destination": "people", "credits": 0, "actions": 1},
+        ),
+    ],
+)
+def test_the_cost_of_one_lead_is_what_was_typed(typed: str, arguments: dict[str, Any]) -> None:
+    args = build_parser().parse_args(["lanes", "correct", "acme", *typed.split(), "--why", "because"])
+    assert _command_of(args) == ("correct", arguments)
+    msgspec.convert(arguments, LeadCost)
+
+
+@pytest.mark.parametrize("typed", ["--lead crm-17", "--lead crm-17 --credits -4", "--credits 4 --destination people"])
+def test_a_cost_that_says_too_little_is_wrong_usage(typed: str) -> None:
+    args = build_parser().parse_args(["lanes", "correct", "acme", *typed.split(), "--why", "because"])
+    with pytest.raises(SettingsError):
+        _command_of(args)
+
+
+def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    booked = Reservation("2026-11-24", "2026-11", 20, 5)
+    report = Report(
+        balanced=True,
+        records=2,
+        accounted=2,
+        columns={name: Stand() for name in COLUMNS},
+        statuses={},
+        copies=0,
+        events=4,
+        outlived=0,
+        moving=0,
+        accounts=[LaneAccount("acme", "2026-11", "credits", 0, 0, 26, 26, 20, -5)],
+        problems=[],
+        problem_count=0,
+        open_costs=[OpenCost("acme", "people", "crm-17", booked)],
+        open_cost_count=2,
+    )
+    show(report)
+    said = capsys.readouterr().out
+    assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in said
+    assert "stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT" in said
+    assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in said
+    assert "  and 1 more; --limit names more of them" in said

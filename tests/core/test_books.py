@@ -18,13 +18,16 @@ from stream_app.core.messages import RESEND, Status
 from stream_app.core.record import Headers, Taken
 from tests.core.damages import DAMAGES, lag_the_row, one, rows, with_value
 from tests.core.tape import simulated, taped
-from tests.simulation.bases import bases
+from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape
 from tests.simulation.world import World
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
+
+
+CORRECTED: Final = next(base for base in rare() if base.name == "corrected")
 
 
 def wrong(report: Report) -> list[str]:
@@ -52,7 +55,7 @@ def test_only_stories_that_begin_with_an_input_record_are_leads() -> None:
 # ------------------------------------------------------------------------------------- runs in which all is right
 
 
-@pytest.mark.parametrize("schedule", [*bases(), *map(drawn, range(24))], ids=lambda schedule: schedule.name)
+@pytest.mark.parametrize("schedule", [*bases(), CORRECTED, *map(drawn, range(24))], ids=lambda schedule: schedule.name)
 def test_they_balance_at_every_moment(schedule: Schedule) -> None:
     """Also in the middle of crashes, freezes and rebalances."""
     world = World(schedule)
@@ -73,6 +76,15 @@ def test_they_balance_at_every_moment(schedule: Schedule) -> None:
     assert report.records == report.accounted == sum(stand.stories for stand in report.columns.values()) > 0
     assert report.columns["waiting"].stories == 0
     assert report.accounts
+
+
+def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
+    report = simulated(CORRECTED).close()
+    assert report.not_leads == {"cost_corrected": 3}
+    assert report.open_costs == []
+    (day,) = [each for each in report.accounts if len(each.period) == 10 and each.meter == "credits"]
+    assert day.spent == day.spent_by_events
+    assert (day.spent, day.unknown) == (33, 0), "30 as the operator says, 3 as the late callback says"
 
 
 def test_the_two_counts_are_the_same_where_stories_have_rows() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -159,8 +160,8 @@ class Answers:
                 self._problem(f"6: the result {taken.place} of {result.lead_id} has version {result.version}")
             self._versions[taken.key or b""] = result.version
 
-    def at_rest(self) -> None:
-        """Whatever Clay called back about has its answer, and what is booked for it is what it cost."""
+    def at_rest(self, corrections: Collection[StatusEvent]) -> None:
+        """What Clay called back about has its answer, and its cost is booked; `corrections` are by operators."""
         for called in self._called.values():
             origin, story = called.origin, self._stories[called.origin]
             last = story.events[-1]
@@ -168,16 +169,17 @@ class Answers:
                 self._problem(f"6: {origin} was called back about, and is left at {last.status}")
             pairs = zip(story.events, [*story.events[1:], None], strict=True)
             sent = sum(a.status == "sending" and not (b and b.status in REFUSALS) for a, b in pairs)
-            booked = sum(event.credits or 0 for event in story.events)
+            corrected = [event for event in corrections if event.lead_id == last.lead_id]
+            booked = sum(event.credits or 0 for event in (*story.events, *corrected))
             if sent == 1 and booked != called.post.cost:
                 self._problem(f"4: {origin} is booked at {booked}, and Clay charged {called.post.cost}")
 
-    def check_spent(self, lanes: Iterable[Lane]) -> None:
+    def check_spent(self, lanes: Iterable[Lane], corrections: Iterable[StatusEvent]) -> None:
         """What lanes have spent is what the events say, day by day."""
         told: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for story in self._stories.values():
-            for event in story.events:
-                told[event.workspace, event.day] += event.credits or 0
+        events = chain(corrections, *(story.events for story in self._stories.values()))
+        for event in events:
+            told[event.workspace, event.day] += event.credits or 0
         for lane in lanes:
             for day in lane.budget.days:
                 if day.credits_spent != (said := told[lane.workspace, day.id]):

@@ -142,6 +142,19 @@ _RARE: Final = (
         answers=("late", "partial"),
     ),
     Schedule(
+        # Nobody calls back about the first lead; an operator says twice what it did cost. The second is answered late.
+        "corrected",
+        setup=Setup(partitions=1),
+        arrivals=(Arrival(0.0, "acme", "a", "p1"), Arrival(0.0, "acme", "b", "p2")),
+        fates=("lost_after",),
+        answers=("lost", "late"),
+        orders=(
+            Order(130.0, "acme", "correct", "a=4", 2),
+            Order(131.0, "acme", "correct", "b=3"),
+            Order(150.0, "acme", "correct", "a=30"),
+        ),
+    ),
+    Schedule(
         # Two stories end and their rows are taken by the next one, while their records are not acked yet.
         "replaced",
         arrivals=(

@@ -103,7 +103,7 @@ class Checker:
                 letters.append(taken)
         self.orders.before_commit(records)
         for event in events:
-            if not self.answers.told(event):
+            if not (self.answers.told(event) or self.orders.told(event)):
                 self._check_step(event)
         self.answers.on_commit(events, results, rows)
         self.orders.on_commit(records)
@@ -311,8 +311,8 @@ class Checker:
         self._check_paid()
         self.submissions.at_rest(self._lanes.values(), self.answers.calm)
         self.orders.at_rest(self._lanes.values())
-        self.answers.at_rest()
-        self.answers.check_spent(self._lanes.values())
+        self.answers.at_rest(self.orders.corrections.values())
+        self.answers.check_spent(self._lanes.values(), self.orders.corrections.values())
 
     def _is_final(self, event: StatusEvent) -> bool:
         return event.status == "accepted" and not self._plan.destinations[event.destination].callbacks

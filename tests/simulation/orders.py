@@ -24,7 +24,10 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A command that an operator publishes, `times` times. `what`: the person, lead or amount that it is about."""
+    """A command that an operator publishes, `times` times.
+
+    what  the person, lead or amount that it is about; of a lead's cost both, as in `a=4`.
+    """
 
     at_s: float
     workspace: str
@@ -73,6 +76,9 @@ def _arguments(order: Order) -> dict[str, Any]:
             return {"people": [hash_of(order.what)]}
         case "cancel_lead":
             return {"lead_id": order.what}
+        case "correct" if "=" in order.what:
+            lead_id, _, credits_ = order.what.partition("=")
+            return {"lead_id": lead_id, "credits": int(credits_)}
         case "correct":
             return {"credits": int(order.what)}
         case "budget":
@@ -94,6 +100,17 @@ class OrdersJudge:
         self._corrected: defaultdict[str, int] = defaultdict(int)
         self._unsendable: set[tuple[int, bytes]] = set()
         self._just_ordered: set[str] = set()
+        self._of_leads: set[str] = set()  # commands about one lead's cost
+        self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
+
+    def told(self, event: StatusEvent) -> bool:
+        """Whether an event is of a command that corrects the cost of a lead, and judged here."""
+        if event.status != "cost_corrected":
+            return False
+        if event.id != f"{event.origin}#1" or event.origin in self.corrections:
+            self._problem(f"8: {event.id} comes again, or out of sequence")
+        self.corrections[event.origin] = event
+        return True
 
     def before_commit(self, records: Sequence[Taken]) -> None:
         """A command and the first lead that it lets through may share a transaction: see on_sending."""
@@ -101,7 +118,10 @@ class OrdersJudge:
         self._just_ordered = {answer.workspace for answer in answers if answer.applied}
 
     def asked(self, partition: int, record: Record) -> None:
-        self._asked[partition, json.loads(record.value or b"")["id"]] += 1
+        command = json.loads(record.value or b"")
+        self._asked[partition, command["id"]] += 1
+        if command["kind"] == "correct" and "lead_id" in command["args"]:
+            self._of_leads.add(command["id"])
 
     def on_commit(self, records: Sequence[Taken]) -> None:
         for taken in records:
@@ -121,7 +141,7 @@ class OrdersJudge:
             self._problem(f"8: {answer.id} is applied twice")
         if self._answers[which] > self._asked[which]:
             self._problem(f"8: {answer.id} is answered more often than it was asked")
-        if answer.kind == "correct" and answer.applied:
+        if answer.kind == "correct" and answer.applied and answer.id not in self._of_leads:
             self._corrected[answer.workspace] += 1
 
     def on_sending(self, event: StatusEvent, person: str, lane: Lane | None) -> None:
@@ -146,8 +166,10 @@ class OrdersJudge:
         for which, times in self._asked.items():
             if self._answers[which] != times:
                 self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")
-            if not self._applied[which]:
+            if not self._applied[which] and which[1] not in self._of_leads:  # its lead may not have been parked yet
                 self._problem(f"8: {which[1]} was never applied")
+        if len(self.corrections) != sum(self._applied[which] for which in self._asked if which[1] in self._of_leads):
+            self._problem("8: not every corrected cost has its event")
         for lane in lanes:
             booked = sum(month.credits_elsewhere for month in lane.budget.months)
             if booked != self._corrected[lane.workspace]:

@@ -1,0 +1,179 @@
+"""`lanes correct --lead`: what a lead did cost reaches its row, its lane and the books in one step, and only once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.core.books import Report
+from stream_app.core.delivery import Delivery, delivery_key
+from stream_app.core.messages import CommandAnswer
+from stream_app.core.record import Record
+from tests.partition.test_callbacks import HELD
+from tests.partition.test_overdue import Bench as OverdueBench
+from tests.partition.virtual import now_ms, run
+from tests.simulation.client import MemoryInlet
+from tests.simulation.tape import tape_of
+
+PARKED_S = 160.0
+_answer = msgspec.json.Decoder(CommandAnswer)
+_row = msgspec.json.Decoder(Delivery)
+
+
+class Bench(OverdueBench):
+    """Commands are served, too."""
+
+    async def serve(self) -> asyncio.Task[None]:
+        served = await super().serve()
+        inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.commands, 0)
+        self.commands = asyncio.create_task(self.partition.serve(inlet, "command"))
+        return served
+
+    async def park(self) -> None:
+        """One lead that Clay took and did not call back about."""
+        self.publish("id0", "p0")
+        await self.serve()
+        await asyncio.sleep(PARKED_S)
+        assert self.states()[-1] == "parked"
+
+    async def correct(self, name: str = "c1", **args: Any) -> CommandAnswer:
+        args = {"lead_id": "id0", **args}
+        command = {"id": name, "kind": "correct", "workspace": "acme", "at_ms": now_ms(), "who": "jane", "args": args}
+        self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", json.dumps(command).encode()))
+        await asyncio.sleep(1.0)
+        return _answer.decode(self.kafka.log("leads.audit", 0).committed()[-1].value or b"")
+
+    def books(self) -> Report:
+        report = tape_of(self.plan, self.kafka, now_ms()).close()
+        assert report.balanced, report.problems
+        return report
+
+    def lead(self) -> Delivery:
+        rows = [each for each in self.kafka.log(self.plan.topics.state, 0).committed() if each.key == self.key]
+        return _row.decode(rows[-1].value or b"")
+
+
+def money(report: Report) -> dict[tuple[str, str], tuple[int, int | None, int]]:
+    return {(each.period, each.meter): (each.spent, each.spent_by_events, each.unknown) for each in report.accounts}
+
+
+def test_a_lead_that_was_parked_is_booked_at_its_ceiling_until_somebody_knows_better() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.park()
+        before = bench.books()
+        assert money(before)["2026-11-30", "credits"] == (20, 20, 20)
+        assert money(before)["2026-11", "actions"] == (2, 2, 2)
+        [lead] = before.open_costs
+        assert (lead.workspace, lead.destination, lead.lead_id, lead.booked) == ("acme", "acme-main", "id0", HELD)
+        answer = await bench.correct(credits=4)
+        assert answer.applied
+        assert answer.text == (
+            "id0: 20 credits and 2 actions were booked, now it is 4 and 2, in the budget of 2026-11-30"
+        )
+        [event] = bench.events("leads.commands/0/0")
+        assert (event.status, event.credits, event.actions, event.lead_id) == ("cost_corrected", -16, 0, "id0")
+        assert bench.lead().state == "parked", "nothing else of the lead changes"
+        after = bench.books()
+        assert money(after)["2026-11-30", "credits"] == (4, 4, 0)
+        assert (after.open_costs, after.open_cost_count) == ([], 0)
+        assert after.not_leads == {"cost_corrected": 1}
+        assert after.columns == before.columns
+        assert bench.alarms == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("credits_", [0, 7, 45])
+def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.park()
+        assert (await bench.correct(credits=credits_, actions=0)).applied
+        assert money(bench.books())["2026-11-30", "credits"] == (credits_, credits_, 0)
+        bench.call_back(credits=9, actions=3)
+        await asyncio.sleep(1.0)
+        assert bench.states()[-1] == "enriched"
+        assert money(bench.books())["2026-11-30", "credits"] == (9, 9, 0)
+        assert money(bench.books())["2026-11-30", "actions"] == (3, 3, 0)
+
+    run(main())
+
+
+def test_it_may_be_corrected_again() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.park()
+        assert (await bench.correct("c1", credits=4)).applied
+        assert (await bench.correct("c2", credits=6, actions=1)).applied
+        assert not (await bench.correct("c2", credits=9)).applied, "one id is one command"
+        assert money(bench.books())["2026-11-30", "credits"] == (6, 6, 0)
+        assert (bench.day().credits_spent, bench.day().actions_spent) == (6, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ({"lead_id": "other", "credits": 1}, "no such lead is known here"),
+        ({"destination": "none", "credits": 1}, "no such lead is known here"),
+        ({}, "nothing to correct was named"),
+        ({"credits": -1}, "its arguments do not fit"),
+        ({"credits": 4, "lead_id": ""}, "its arguments do not fit"),
+        ({"credits": "four"}, "its arguments do not fit"),
+    ],
+)
+def test_what_cannot_be_corrected_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.park()
+        before = money(bench.books())
+        answer = await bench.correct(**args)
+        assert not answer.applied
+        assert text in answer.text
+        assert money(bench.books()) == before
+
+    run(main())
+
+
+def test_a_lead_that_still_waits_or_was_answered_has_no_ceiling_to_settle() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(2.0)
+        answer = await bench.correct("c1", credits=4)
+        assert (answer.applied, answer.text) == (
+            False,
+            "Clay may still call back about this lead: what it did cost is booked then",
+        )
+        bench.call_back()
+        await asyncio.sleep(1.0)
+        answer = await bench.correct("c2", credits=4)
+        assert not answer.applied
+        assert "what this lead did cost is known" in answer.text
+        assert money(bench.books())["2026-11-30", "credits"] == (7, 7, 0)
+
+    run(main())
+
+
+def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
+    """Its next step would write the row as it was before the correction, and book the difference twice."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.park()
+        holders: dict[bytes, object] = bench.partition._turns._holders  # type: ignore[assignment]  # any holder will do
+        key = delivery_key("acme", "acme-main", "id0")
+        holders[key] = object()
+        answer = await bench.correct("c1", credits=4)
+        assert (answer.applied, answer.reason) == (False, "busy")
+        del holders[key]
+        assert (await bench.correct("c2", credits=4)).applied
+
+    run(main())
