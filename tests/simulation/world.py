@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import msgspec
 from stream_app.core.messages import Callback
 from stream_app.core.record import Record, Taken
 from stream_app.partition import gate, lanes
+from stream_app.partition.erasures import Erasures
 from tests.simulation.checker import Checker, Input
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
@@ -92,8 +94,12 @@ class World:
         ).start(self.now_ms())
         for number in range(schedule.workers):
             self._start(f"w{number + 1}")
-        # The simulation's clock never steps, and it is to come to rest: nobody looks at it each minute of a day.
-        with patch.object(gate, "_LONGEST_TIMER_S", 1e9), patch.object(lanes, "_LOOK_EVERY_S", None):
+        # The simulation's clock never steps, and it is to come to rest: no timer looks at it again and again.
+        with (
+            patch.object(gate, "_LONGEST_TIMER_S", 1e9),
+            patch.object(lanes, "_LOOK_EVERY_S", None),
+            patch.object(Erasures, "run", lambda _: asyncio.get_running_loop().create_future()),
+        ):
             loop.run()
         if loop.limit_reached:
             self.problem("rest: it does not come to rest")
