@@ -62,6 +62,7 @@ def build_plan(settings: Settings) -> Plan:
                 fallback=here.fallback,
                 breaker=here.breaker,
                 window=here.window,
+                health=here.health,
                 rate=here.rate,
                 budget=here.budget,
                 quota=here.quota,

@@ -65,7 +65,7 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
         defaults = getattr(Settings(), table)
         assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
     acme, default = settings.workspaces["acme"], Workspace()
-    for table in ("rate", "budget", "breaker", "window", "quota", "stop", "concurrency", "flood", "silence"):
+    for table in ("rate", "budget", "breaker", "window", "health", "quota", "stop", "concurrency", "flood", "silence"):
         keys = text.partition(f"[workspaces.acme.{table}]")[2].partition("\n[")[0]
         for key, value in msgspec.structs.asdict(getattr(acme, table)).items():
             assert f"\n{key} = " in keys or key in ("tz", "most", "opening_month"), f"{table}.{key}"
@@ -414,7 +414,7 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ('breaker.mode = "open"', ".breaker.mode: Invalid enum value 'open'"),
         ("stop.probe_lease_s = 40", ".stop.probe_lease_s: must be above line.max_request_start_age_s"),
         ("stop = { probe_s = 60, probe_cap_s = 30 }", ".stop.probe_s = 60.0: must not be above probe_cap_s = 30.0"),
-        ("window.healthy_above = 70", ".window.degraded_above = 80.0: must not be above healthy_above = 70.0"),
+        ("health.healthy_above = 70", ".health.degraded_above = 80.0: must not be above healthy_above = 70.0"),
         ("quota = { warn_at = 46000 }", ".quota.warn_at = 46000: must not be above rotate_at = 45000"),
         ("quota.rotate_at = 50001", ".quota.rotate_at = 50001: must be from 1 to 50000"),
         ("concurrency.least = 101", ".concurrency.least = 101: must not be above"),

@@ -31,9 +31,9 @@ class LaneMetrics:
 
         self._breaker = gauge("breaker", "0 closed, 1 half open, 2 open.")
         self._mode = gauge("breaker_mode", "1 for the breaker's mode: auto, shadow, or forced closed or open.", "mode")
-        self._score = gauge("score", "Health of the sliding window, 0 to 100.")
-        self._calls = gauge("window_calls", "Calls in the sliding window.")
-        self._latency = gauge("latency_seconds", "Clay's latency in the sliding window.", "quantile")
+        self._score = gauge("score", "Health of the last five minutes, 0 to 100.")
+        self._calls = gauge("window_calls", "Calls in the last five minutes.")
+        self._latency = gauge("latency_seconds", "Clay's latency in the last five minutes.", "quantile")
         self._holds = gauge("holds", "1 while the lane as a whole stands still, by reason.", "reason")
         self._rate = gauge("rate_per_second", "Present rate limit.")
         self._slots = gauge("concurrency", "POSTs that may be under way at once.")

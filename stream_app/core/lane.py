@@ -50,6 +50,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added.
 
     pause, forced, changes  an operator's orders (core/controls.py).
+    window      of the breaker and the flood guard. health: what people are shown.
     estimates   what leads cost, by destination. shadowed: leads that a shadow breaker let through.
     """
 
@@ -57,6 +58,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     partition: int
     version: int = LANE_VERSION
     breaker: breaker.Breaker = breaker.Breaker()
+    health: window.Window = window.Window()
     window: window.Window = window.Window()
     rate: rate.Rate = rate.Rate()
     budget: budget.Budget = budget.Budget()
@@ -183,6 +185,16 @@ def admit(
         shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )
     return taken, Entry(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
+
+
+def stands_still(
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: hang.Hang
+) -> bool:
+    """True if such a lead would not go now for more than a token, or only as a probe. Nothing is taken."""
+    _, answer = admit(policy, lane, destination, now_ms, 0, hot, hanging)
+    if isinstance(answer, Held):
+        return answer.status is not None
+    return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
 
 
 def settle(
@@ -357,16 +369,17 @@ def _refused(
 def _with_verdict(
     policy: Workspace, lane: Lane, entry: Entry, ok: bool, latency_ms: int, now_ms: int, rand: float
 ) -> Lane:
-    """Breaker and window hear of it, unless the call is from before the breaker last opened."""
-    if breaker.is_late(lane.breaker, entry.permit):
-        return lane
+    """The health counts each call. The breaker and its window ignore one from before the breaker last opened."""
     verdict = breaker.verdict(policy.breaker, ok, latency_ms)
-    seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow", latency_ms)
+    health = window.record(policy.health, lane.health, now_ms, ok, verdict == "slow", latency_ms)
+    if breaker.is_late(lane.breaker, entry.permit):
+        return msgspec.structs.replace(lane, health=health)
+    seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow")
     totals = window.totals(policy.window, seen, now_ms)
     mode = mode_of(policy, lane)
     after = breaker.on_result(policy.breaker, lane.breaker, entry.permit, verdict, totals, now_ms, rand, mode)
     closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
-    return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen)
+    return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen, health=health)
 
 
 def _untouched(lane: Lane, entry: Entry, now_ms: int, keep_stop: bool = False) -> Lane:

@@ -47,8 +47,8 @@ def view(
     `hanging`: its requests that go unanswered.
     """
     policy = in_force(policy, lane.changes)
-    counts = window.totals(policy.window, lane.window, now_ms)
-    latency = window.latency(policy.window, lane.window, now_ms) or window.Latency(0, 0, 0)
+    counts = window.totals(policy.health, lane.health, now_ms)
+    latency = window.latency(policy.health, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown = meters(policy.budget, lane.budget, now_ms)
     day, month = shown["credits_day"], shown["credits_month"]
     answers = {there.alias: _answer(policy, lane, there, now_ms, hanging) for there in destinations}
@@ -58,7 +58,7 @@ def view(
         partition=lane.partition,
         at_ms=now_ms,
         breaker=lane.breaker.phase,
-        health=window.status(policy.window, counts),
+        health=window.status(policy.health, counts),
         score=round(window.score(counts), 1),
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",

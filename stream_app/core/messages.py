@@ -199,7 +199,7 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A lane's state for people and other programs, on `leads.lanes`, keyed by workspace (compacted), on change.
 
-    breaker     `closed`, `open` or `half_open`; `health` of the sliding window, `score` from 0 to 100.
+    breaker     `closed`, `open` or `half_open`; `health` and `score` (0 to 100) of the last five minutes.
     holds       why nothing is admitted now (a code, '' when it moves), `text` in words, `since_ms`, `until_ms` when it
                 may go on, and `lifts`: what makes it go on.
     rate_per_s  present rate of the token bucket. Credits are of the present day and month, reservations apart.
@@ -209,7 +209,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     meters      `credits_day`, `credits_month`, `actions_day`, `actions_month` (the credits_* fields repeat two).
     estimates   what a lead of a destination has come to cost, learned from callbacks; what the config says until then.
     webhooks    by id: submissions so far, and why it is out of use. submissions_left: of each destination's pool.
-    calls, p*_ms  of the sliding window. concurrency: POSTs that may be under way at once.
+    calls, p*_ms  of the last five minutes, as `health`. concurrency: POSTs that may be under way at once.
     shadow_*    leads that a shadow breaker or budget let through, and would have held.
     partly      what holds some of its leads only, beside `holds`.
     """

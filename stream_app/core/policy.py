@@ -19,7 +19,7 @@ from stream_app.core.replay import ReplayPolicy
 from stream_app.core.silence import SilencePolicy
 from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import TopicNames
-from stream_app.core.window import WindowPolicy
+from stream_app.core.window import HealthPolicy, WindowPolicy
 
 MAX_PAYLOAD_BYTES: Final = 100_000
 """What Clay takes in one request."""
@@ -72,6 +72,7 @@ class Workspace(msgspec.Struct, frozen=True):
     fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
+    health: HealthPolicy = HealthPolicy()
     stop: StopPolicy = StopPolicy()
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()

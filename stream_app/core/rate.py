@@ -13,6 +13,7 @@ _SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _LONGEST_HEADER = 64
 _STEP_BACK_MS = 5_000  # a smaller step of the clock is waited out, a larger one is followed
 _BACKOFF_FORGOTTEN_MS = 60_000
+_SPARED_AFTER_MS = 600_000
 _MAX_RUN = 16
 _NEAR = 0.9  # of the rate that was too much: Clay's own bucket has let some of it through
 _FLAT = 0.2
@@ -22,13 +23,14 @@ _EVER_MORE = 0.03
 
 class RatePolicy(msgspec.Struct, frozen=True):
     """`rate_per_s` and `burst` at best. A 429 multiplies the rate by `decrease` (never below
-    `floor_per_s`). Each quiet second adds `recover_per_s`, a fifth of that once the rate is near the one
-    that was too much, and ever more after a minute of that. Retry-After is kept between `retry_after_min_s`
-    and `retry_after_max_s`; without a usable one the wait doubles from 1 s to `backoff_cap_s`.
+    `floor_per_s`), but not where the rate was at its best and there was none for ten minutes: then a burst was
+    too much, and the wait is enough. Each quiet second adds `recover_per_s`, a fifth of that once the rate is near
+    the one that was too much, and ever more after a minute of that. Retry-After is kept between
+    `retry_after_min_s` and `retry_after_max_s`; without a usable one the wait doubles from 1 s to `backoff_cap_s`.
     """
 
-    rate_per_s: float = 8.0
-    burst: int = 10
+    rate_per_s: float = 10.0
+    burst: int = 20
     floor_per_s: float = 0.5
     decrease: float = 0.75
     recover_per_s: float = 0.05
@@ -125,7 +127,8 @@ def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | N
     else:
         wait_ms = max(1_000, min(policy.backoff_cap_s, 2.0**run) * (0.5 + 0.5 * rand) * 1000)
     rate_per_s = current(policy, state)
-    kept_per_s = rate_per_s if blocked else max(policy.floor_per_s, rate_per_s * policy.decrease)
+    spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
+    kept_per_s = rate_per_s if blocked or spared else max(policy.floor_per_s, rate_per_s * policy.decrease)
     until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
     too_much_per_s = state.too_much_per_s if blocked else rate_per_s
     return Rate(0.0, state.at_ms, policy.rate_per_s - kept_per_s, until_ms, run, too_much_per_s)

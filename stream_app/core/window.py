@@ -1,4 +1,6 @@
-"""The sliding window: what the last minute of calls was like, as a ring of time buckets in the lane's row.
+"""Sliding windows: what the last calls were like, as a ring of time buckets in the lane's row.
+
+A lane has two: the breaker and the flood guard judge the last minute, people are shown the health of five.
 
 A bucket is named by its slot, the number of whole bucket lengths since the epoch; buckets without calls are
 not kept. When the clock steps back, the ring is moved back with it, so that nothing is forgotten and
@@ -41,12 +43,18 @@ Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
 
 
 class WindowPolicy(msgspec.Struct, frozen=True):
-    """`min_calls`: below this many calls in the window there is no status. `healthy_above`,
-    `degraded_above`: scores.
-    """
+    """The window that breaker and flood guard judge: `buckets` of `bucket_s` each."""
 
     buckets: int = 10
     bucket_s: float = 6.0
+
+
+class HealthPolicy(WindowPolicy, frozen=True):
+    """The window that is shown. `min_calls`: below this many calls in it there is no status. `healthy_above`,
+    `degraded_above`: scores.
+    """
+
+    bucket_s: float = 30.0
     min_calls: int = 20
     healthy_above: float = 95.0
     degraded_above: float = 80.0
@@ -96,18 +104,17 @@ class Latency(msgspec.Struct, frozen=True):
 
 def problems(policy: WindowPolicy) -> list[str]:
     """What is wrong with the policy, one line a key."""
-    return out_of_range(
-        policy,
-        buckets=(1, 60),
-        bucket_s=(0.1, 3_600),
-        min_calls=(1, 1_000_000),
-        healthy_above=(0, 100),
-        degraded_above=(0, 100),
-    ) + out_of_order(policy, "degraded_above", "healthy_above")
+    found = out_of_range(policy, buckets=(1, 60), bucket_s=(0.1, 3_600))
+    if isinstance(policy, HealthPolicy):
+        found += out_of_range(policy, min_calls=(1, 1_000_000), healthy_above=(0, 100), degraded_above=(0, 100))
+        found += out_of_order(policy, "degraded_above", "healthy_above")
+    return found
 
 
-def record(policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int) -> Window:
-    """The window with one more finished call; `latency_ms` from sending to the answer or failure."""
+def record(
+    policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None
+) -> Window:
+    """The window with one more finished call; `latency_ms` from sending to the answer or failure, None: not kept."""
     before, bucket = _present(policy, state, now_ms)
     return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))
 
@@ -136,7 +143,7 @@ def score(counts: Totals) -> float:
     return 100.0 * (counts.success - counts.slow / 2) / counts.calls
 
 
-def status(policy: WindowPolicy, counts: Totals) -> Status:
+def status(policy: HealthPolicy, counts: Totals) -> Status:
     """The score in a word, or that there are too few calls to say."""
     if counts.calls < policy.min_calls:
         return "insufficient_data"
@@ -179,11 +186,12 @@ def _moved_back(buckets: tuple[Bucket, ...], slots: int) -> tuple[Bucket, ...]:
     return tuple(msgspec.structs.replace(bucket, slot=bucket.slot - slots) for bucket in buckets)
 
 
-def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int) -> Bucket:
-    cell = bisect_left(LATENCY_BOUNDS_MS, latency_ms)
+def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int | None) -> Bucket:
     # A row of an older version may have other cells: its latencies mean something else and are dropped.
-    old = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
-    latencies = (*old[:cell], old[cell] + 1, *old[cell + 1 :])
+    latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
+    if latency_ms is not None:
+        cell = bisect_left(LATENCY_BOUNDS_MS, latency_ms)
+        latencies = (*latencies[:cell], latencies[cell] + 1, *latencies[cell + 1 :])
     return Bucket(
         bucket.slot,
         bucket.success + ok,

@@ -74,6 +74,7 @@ def _policies(tables: Tables, workspace: WorkspaceDefaults) -> Iterator[str]:
     for table, lines in (
         ("breaker", breaker.problems(workspace.breaker)),
         ("window", window.problems(workspace.window)),
+        ("health", window.problems(workspace.health)),
         ("rate", rate.problems(workspace.rate)),
         ("budget", budget.problems(workspace.budget)),
         ("quota", quota.problems(workspace.quota)),

@@ -22,7 +22,7 @@ from stream_app.core.rate import RatePolicy
 from stream_app.core.silence import SilencePolicy
 from stream_app.core.stop import StopPolicy
 from stream_app.core.topics import Retention, TopicNames, TopicPlan, plan
-from stream_app.core.window import WindowPolicy
+from stream_app.core.window import HealthPolicy, WindowPolicy
 
 
 class Security(msgspec.Struct, frozen=True):
@@ -136,6 +136,7 @@ class WorkspaceDefaults(msgspec.Struct, frozen=True):
     time_zone: str = "UTC"
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
+    health: HealthPolicy = HealthPolicy()
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()

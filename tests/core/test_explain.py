@@ -110,7 +110,7 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
-    assert (moves.code, moves.what) == ("moves", "moves at up to 8 a second"), "nobody knows how many are of people"
+    assert (moves.code, moves.what) == ("moves", "moves at up to 10 a second"), "nobody knows how many are of people"
     whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
     assert (whole.holds, whole.partly) == ("no_webhook", ())
 
@@ -127,7 +127,7 @@ def test_bulk_that_the_hot_share_holds_is_named_and_no_part_of_what_takes_so_lon
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("budget_credits_day", True, end_ms, 9_000)
     assert held.what.startswith("bulk leads of firms: the part of the budget credits_day that hot_share leaves")
     assert "lanes budget acme --credits-per-day N" in held.lifts
-    assert "takes about 10 minutes" in moves.what
+    assert "takes about 8 minutes" in moves.what
     tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
     assert [finding.code for finding in explain(tomorrow)] == ["moves"]
 

@@ -362,6 +362,31 @@ def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
     assert view(POLICY, lane, [PEOPLE], NOW_MS).meters["credits_day"].reserved == 0
 
 
+def test_health_is_that_of_five_minutes_and_outlives_what_the_breaker_forgets() -> None:
+    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(consecutive_failures=30, min_calls=1_000))
+    lane = _call(LANE, *[Refused("dns", 40)] * 30, policy=policy)
+    assert lane.breaker.phase == "open"
+    after_ms = NOW_MS + int(policy.breaker.open_cap_s * 1_000)
+    for _ in range(policy.breaker.successes_to_close):
+        lane, probe = _entry(lane, policy, after_ms)
+        lane, _ = settle(policy, lane, probe, OK, after_ms, 0.5)
+    assert (lane.breaker.phase, lane.window.buckets) == ("closed", ())
+    seen = view(policy, lane, [PEOPLE], after_ms)
+    assert (seen.calls, seen.health, seen.score) == (33, "unhealthy", 9.1)
+    assert view(policy, lane, [PEOPLE], NOW_MS + 270_000).calls == 33
+    assert view(policy, lane, [PEOPLE], NOW_MS + 330_000).calls == 3, "the last five minutes, by buckets of 30 s"
+
+
+def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:
+    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(consecutive_failures=5))
+    lane, late = _entry(LANE, policy)
+    lane = _call(lane, *[Refused("dns", 40)] * 5, policy=policy)
+    before = lane
+    lane, _ = settle(policy, lane, late, Refused("dns", 40), NOW_MS, 0.5)
+    assert (lane.breaker, lane.window) == (before.breaker, before.window)
+    assert view(policy, lane, [PEOPLE], NOW_MS).calls == 6
+
+
 def test_the_latency_of_the_window_and_a_turn_of_its_health_are_told() -> None:
     policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(mode="shadow"))  # it would forget the window
     before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE

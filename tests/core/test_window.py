@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.core import window
-from stream_app.core.window import Totals, Window, WindowPolicy
+from stream_app.core.window import HealthPolicy, Totals, Window
 
-POLICY = WindowPolicy(buckets=10, bucket_s=6.0, min_calls=4)
+POLICY = HealthPolicy(buckets=10, bucket_s=6.0, min_calls=4)
 NOW_MS = 1_795_500_000_000
 SPAN_MS = 60_000
 
 
-def _recorded(calls: list[tuple[int, bool, bool]], policy: WindowPolicy = POLICY) -> Window:
+def _recorded(calls: list[tuple[int, bool, bool]], policy: HealthPolicy = POLICY) -> Window:
     state = Window()
     for at_ms, ok, slow in calls:
         state = window.record(policy, state, at_ms, ok, slow, 100)
@@ -103,8 +103,8 @@ def test_rows_of_other_versions_are_read() -> None:
 
 
 def test_problems_name_the_key() -> None:
-    assert window.problems(WindowPolicy()) == []
-    wrong = WindowPolicy(buckets=0, bucket_s=float("nan"), degraded_above=97)
+    assert window.problems(HealthPolicy()) == []
+    wrong = HealthPolicy(buckets=0, bucket_s=float("nan"), degraded_above=97)
     assert [line.split(" ")[0] for line in window.problems(wrong)] == [
         "buckets",
         "bucket_s",
