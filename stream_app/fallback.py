@@ -2,6 +2,7 @@
 
     cache_first, before the lane is asked:  a fresh result of that person          -> served_from_cache, nothing is paid
     hold = "degrade", when the lane holds:  a fresh result -> a stale one          -> served_from_cache
+                                            (also for a person who came before under another id)
                                             what its own fields and others of its company say, provisionally
                                                                                    -> served_locally, then deferred
 
@@ -22,7 +23,7 @@ from stream_app.core.cached import NOTHING, Entry, Found, answer, company_slot, 
 from stream_app.core.case import Case
 from stream_app.core.delivery import Delivery
 from stream_app.core.messages import FieldOrigin, Result, Scalar
-from stream_app.core.policy import Plan
+from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record
 from stream_app.core.story import Step, Story, Why
 from stream_app.core.suppression import Suppression, why_not
@@ -78,6 +79,8 @@ class Desk(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
+    def stands_still(self, destination: Destination, *, bulk: bool) -> bool: ...
+
     async def conclude(self, walk: Walk, step: Step) -> None: ...
 
 
@@ -107,14 +110,25 @@ class Fallback:
         return True
 
     async def again(self, walk: Walk, case: Case, replaced: Delivery | None) -> bool:
-        """The same for a person who came before, under another id: if not True, it is a duplicate."""
-        if not self._plan.destinations[case.destination.alias].cache_first:
+        """Serve a person who came before under another id: by `cache_first`, or by `hold = "degrade"` while the lane
+        stands still. False: nothing was served, and the lead is a duplicate.
+        """
+        there = self._plan.destinations[case.destination.alias]
+        workspace = self._plan.workspaces[there.workspace]
+        degrades = workspace.hold == "degrade" and self._desk.stands_still(there, bulk=case.bulk)
+        if not (there.cache_first or degrades):
             return False
         row = case.begin(self._clock.now_ms())
         # The alias stays with the lead that was bought: this one says nothing of when to buy anew.
         story = Story(self._plan, msgspec.structs.replace(case, person=None, known=()), row, replaced=replaced)
         story.tell()
-        return await self.first(walk, case, story)
+        if await self.first(walk, case, story):
+            return True
+        found, _, _ = await self._ask(case) if degrades else (None, NOTHING, NOTHING)
+        if found is None or found.source not in workspace.fallback or not self._may(case, row):
+            return False
+        await self._serve(walk, case, story, found, found.source)
+        return True
 
     async def meanwhile(self, walk: Walk, case: Case, story: Story) -> list[Record] | None:
         """For a lead that its lane holds and that may not wait. None: it is concluded; else what to defer it with."""

@@ -10,6 +10,7 @@ from stream_app.core.budget import Reservation
 from stream_app.core.delivery import Delivery
 from stream_app.core.lane import Ask, Entry, Held
 from stream_app.core.outcome import Outcome
+from stream_app.core.policy import Destination
 from stream_app.core.record import Taken
 from stream_app.core.settlement import Report
 from stream_app.core.story import Posted, Step
@@ -50,6 +51,9 @@ class Desk(Protocol):
 
         The lock ends with the block, or in it with `conclude` or `confirm`.
         """
+
+    def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
+        """True if the lane holds such a lead now, or would only let it go as a probe. Nothing is taken."""
 
     async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         """Wait for this lead's turn. Go: the lane's change and `write_ahead` are one committed step when it returns."""

@@ -21,7 +21,7 @@ from stream_app.core.delivery import KINDS, Delivery, mark_key
 from stream_app.core.errors import Aborted, BrokerUnavailable, LedgerError
 from stream_app.core.lane import Ask, Entry, Held, Lane, charge, letter, settle
 from stream_app.core.outcome import Outcome, Refused
-from stream_app.core.policy import Plan
+from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Taken
 from stream_app.core.settlement import Report
 from stream_app.core.story import Step
@@ -87,10 +87,8 @@ class Partition:
         heard: dict[str, Lane] | None = None,
         outside: Outside = NOTHING_OUTSIDE,
     ) -> None:
-        self.number = number
-        self._plan, self._ledger, self._clock, self._observer = plan, ledger, clock, observer
-        self._alarm = alarm
-        self._still_member = still_member
+        self.number, self._plan, self._ledger, self._clock, self._observer = number, plan, ledger, clock, observer
+        self._alarm, self._still_member = alarm, still_member
         line = Line(plan, self, clay, clock, known)
         self._takers: dict[Source, Taker] = {"hot": line.take, "retry": line.take, "bulk": line.take}
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
@@ -114,8 +112,7 @@ class Partition:
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
-        self._take_overs = 0
-        self._ready = asyncio.Event()
+        self._take_overs, self._ready = 0, asyncio.Event()
         # Apart: leads that wait for a callback must not take the room that it needs.
         leads, others = (Room(plan.line.max_in_flight * _UNFINISHED) for _ in range(2))
         self._rooms = {source: leads if source in RIGHT_OF_WAY else others for source in self._takers}
@@ -230,6 +227,9 @@ class Partition:
         assert isinstance(walk, Walk)
         return self._turns.of(walk, keys)
 
+    def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
+        return self._gate.stands_still(destination, bulk=bulk)
+
     async def admit(self, walk: LineWalk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
         assert isinstance(walk, Walk)
         with walk.waiting():
@@ -238,8 +238,7 @@ class Partition:
     def settle(self, entry: Entry, outcome: Outcome | None, *, has_slot: bool) -> Report:
         name = entry.destination.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
-        now_ms, rand = self._clock.now_ms(), self._clock.rand()
-        under_way = self._gate.in_flight_of(name)
+        now_ms, rand, under_way = self._clock.now_ms(), self._clock.rand(), self._gate.in_flight_of(name)
         others_wait = isinstance(outcome, Refused) and self._gate.waits_for(name)
         self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way, others_wait)
         if has_slot:

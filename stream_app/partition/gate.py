@@ -16,9 +16,9 @@ from contextlib import suppress
 import msgspec
 
 from stream_app.core import concurrency, hang
-from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit
+from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held, admit, stands_still
 from stream_app.core.outcome import Outcome
-from stream_app.core.policy import Plan, Workspace
+from stream_app.core.policy import Destination, Plan, Workspace
 from stream_app.core.story import Step
 from stream_app.core.unsent import let_by
 from stream_app.partition.lanes import Lanes
@@ -193,6 +193,12 @@ class Gate:
             if until_ms:
                 next_ms = _earlier(next_ms, until_ms)
         self._set_timer(next_ms, now_ms)
+
+    def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
+        """Whether such a lead would be held now; see `ports.Desk.stands_still`."""
+        name, now_ms = destination.workspace, self._clock.now_ms()
+        policy, lane, hanging = self._plan.workspaces[name], self._lanes[name], self._hanging(name)
+        return stands_still(policy, lane, destination, now_ms, not bulk, hanging)
 
     def ask_again(self) -> None:
         """An operator has changed what the leads here asked about: each looks at itself anew."""

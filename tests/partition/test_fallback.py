@@ -256,6 +256,62 @@ def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
     run(main())
 
 
+def test_a_known_person_under_another_id_is_served_while_the_lane_stands_still() -> None:
+    """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the first id."""
+
+    async def main() -> None:
+        bench = Bench(budget=BudgetPolicy())
+        await bench.begin()
+        await bench.lead("1", ADA)
+        await bench.call_back("1", title="CEO")
+        await bench.remember(ADA, days=40, title="CEO")
+        assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
+        bench.change(budget=BudgetPolicy(credits_per_day=0))
+        assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
+        ((result,), (event,)) = bench.results("3"), [each for each in bench.events() if each.lead_id == "3"][1:]
+        assert (result.source, result.fields["title"], event.reason) == ("stale", "CEO", "stale")
+        assert await bench.lead("3", ADA) == ["received", "served_from_cache", "duplicate"], "once"
+        bench.change(fallback=("cache", "local"))
+        assert await bench.lead("4", ADA) == ["duplicate"], "an old result is not wanted"
+        bench.change(fallback=("cache", "stale"), hold="pause")
+        assert await bench.lead("5", ADA) == ["duplicate"], "leads wait here, and are not answered otherwise"
+        bench.change(hold="degrade", budget=BudgetPolicy())
+        assert await bench.lead("6", ADA) == ["duplicate"]
+        assert bench.clay.sent == ["1"]
+
+    run(main())
+
+
+def test_a_person_under_another_id_is_served_through_a_whole_outage_whatever_a_probe_may_do() -> None:
+    async def main() -> None:
+        bench = Bench(budget=BudgetPolicy())
+        await bench.begin()
+        await bench.lead("1", ADA)
+        await bench.call_back("1", title="CEO")
+        await bench.remember(ADA, days=2, title="CEO")
+        bench.clay.refuses = True
+        for number in range(8):
+            await bench.lead(f"x{number}", f"x{number}@other.example")
+        ids = [f"a{number}" for number in range(40)]
+        for lead_id in ids:
+            await bench.lead(lead_id, ADA)
+        assert {tuple(bench.story(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
+        assert not set(ids) & set(bench.clay.sent)
+
+    run(main())
+
+
+def test_a_person_of_whom_nothing_is_known_stays_a_duplicate_in_an_outage() -> None:
+    async def main() -> None:
+        bench = Bench(budget=BudgetPolicy())
+        await bench.begin()
+        await bench.lead("1", ADA)
+        bench.change(budget=BudgetPolicy(credits_per_day=0))
+        assert await bench.lead("2", ADA) == ["duplicate"]
+
+    run(main())
+
+
 def test_a_forced_lead_is_bought_whatever_is_known() -> None:
     async def main() -> None:
         bench = Bench(cache_first=True, budget=BudgetPolicy())
