@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 
+from stream_app.core.errors import UnreadableBatch
+
 _EXACT: Final = 100
 _WITHIN_S: Final = 5.0
 
@@ -18,10 +20,12 @@ Span = tuple[int, int]
 async def count_records(consumer: Any, spans: Mapping[TopicPartition, Span]) -> dict[TopicPartition, int]:
     """The committed records in each span.
 
-    A span of more than 100 offsets is not read: its number of offsets is at most a little more.
+    A span of more than 100 offsets, or with a batch that cannot be read, is not read: its number of offsets is at most
+    a little more.
 
     Args:
-        consumer: A started consumer in no group, with `isolation_level="read_committed"`. Its assignment is replaced.
+        consumer: A started `adapters.consumer.Consumer` in no group, with `isolation_level="read_committed"`. Its
+            assignment is replaced.
         spans: By partition.
 
     Raises:
@@ -37,7 +41,12 @@ async def count_records(consumer: Any, spans: Mapping[TopicPartition, Span]) -> 
     read = dict.fromkeys(left, 0)
     deadline = asyncio.get_running_loop().time() + _WITHIN_S
     while left and asyncio.get_running_loop().time() < deadline:
-        for place, records in (await consumer.getmany(*left, timeout_ms=50)).items():
+        try:
+            got = await consumer.getmany(*left, timeout_ms=50)
+        except UnreadableBatch as batch:
+            del left[TopicPartition(batch.topic, batch.partition)]
+            continue
+        for place, records in got.items():
             read[place] += sum(record.offset < left[place][1] for record in records)
         for place, (_, end) in list(left.items()):
             if await consumer.position(place) >= end:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 
 from stream_app.adapters.clients import kafka_admin, repeated
 from stream_app.adapters.closing import close_admin
@@ -35,7 +35,9 @@ async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[st
 
 async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:
     (described,) = await admin.describe_consumer_groups([name])
-    _, _, state, _, _, members, *_ = described.groups[0]
+    code, _, state, _, _, members, *_ = described.groups[0]
+    if code:
+        raise for_code(code)(f"{name} cannot be described")
     offsets: dict[TopicPartition, Any] = await admin.list_consumer_group_offsets(name)
     committed = {(place.topic, place.partition): at.offset for place, at in offsets.items() if at.offset >= 0}
     return Group(state, len(members)), committed

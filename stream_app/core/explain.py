@@ -39,7 +39,7 @@ class Group(msgspec.Struct, frozen=True):
 class LaneFacts(msgspec.Struct, frozen=True):
     """A workspace: the partition it lives in, and who else does; its last view; records that wait there, by topic.
 
-    asked  commands that are not answered yet.
+    asked  commands that are not answered yet. unreadable: the batch before which the partition has stopped, in words.
     """
 
     workspace: str
@@ -48,6 +48,7 @@ class LaneFacts(msgspec.Struct, frozen=True):
     waiting: dict[str, int]
     shared_with: tuple[str, ...] = ()
     asked: int = 0
+    unreadable: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -104,6 +105,8 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
 
 def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     view, waiting = lane.view, _behind(lane)
+    if lane.unreadable:
+        yield Finding("unreadable", lane.unreadable, lane.workspace, waiting=waiting)
     if lane.asked:
         what = f"{lane.asked} commands for partition {lane.partition} are not answered yet"
         yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)

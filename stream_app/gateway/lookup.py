@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from stream_app import __version__
 from stream_app.adapters.clock import SystemClock
 from stream_app.core.columns import COLUMNS
-from stream_app.core.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.core.explain import Facts, Group, LaneFacts, explain
 from stream_app.core.messages import LaneView
 from stream_app.gateway.access import Access, Refused
 from stream_app.gateway.feed import Standing
@@ -198,10 +198,10 @@ def _person(person: str) -> str:
 def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None) -> WaitingLead:
     """A waiting record with what holds it."""
     waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == found.partition}
-    lane = LaneFacts(found.workspace, view.partition if view else found.partition, view, waiting)
+    blocked = "" if found.blocked is None else str(found.blocked)
+    partition = view.partition if view else found.partition
+    lane = LaneFacts(found.workspace, partition, view, waiting, unreadable=blocked)
     findings = explain(Facts(SystemClock().now_ms(), search.worker, Group("", 1), [lane]))
-    if found.blocked is not None:
-        findings.insert(0, Finding("unreadable", str(found.blocked), found.workspace))
     origin = f"{found.topic}/{found.partition}/{found.offset}"
     return WaitingLead(found.lead_id, found.workspace, origin, found.since_ms, found.ahead, findings)
 

@@ -13,7 +13,7 @@ from stream_app.adapters.groups import Offsets, look_at
 from stream_app.adapters.topic_reader import TopicReader
 from stream_app.adapters.topics import check_topics
 from stream_app.core.command import command_id
-from stream_app.core.errors import TopicsError
+from stream_app.core.errors import TopicsError, UnreadableBatch
 from stream_app.core.explain import Facts, LaneFacts
 from stream_app.core.forecast import Forecast, Sample, forecast
 from stream_app.core.messages import By, CommandAnswer, LaneView
@@ -49,11 +49,12 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
         views = await _views(reader, settings, now_ms)
         waiting = await reader.count((names.leads, names.retry, names.bulk), taken)
+        blocked = await _unreadable(reader, waiting, taken)
         asked = await _unanswered(reader, settings, taken)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
         coming_back = await reader.count(back, moved)
         paused = await _pause(reader, names.replay_state)
-    lanes = [_lane(settings, name, views.get(name, []), waiting, asked) for name in settings.workspaces]
+    lanes = [_lane(settings, name, views.get(name, []), waiting, asked, blocked) for name in settings.workspaces]
     facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
     return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
@@ -118,6 +119,28 @@ async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[i
     return found
 
 
+async def _unreadable(
+    reader: TopicReader, waiting: Mapping[tuple[str, int], int], committed: Offsets
+) -> dict[int, str]:
+    """By partition, the batch that cannot be read before which the group stands."""
+    found: dict[int, str] = {}
+    for topic in {topic for topic, _ in waiting}:
+        stands = {
+            number: committed.get((topic, number), 0)
+            for (each, number), left in waiting.items()
+            if each == topic and left
+        }
+        while stands:
+            try:
+                async for _ in reader.read(topic, {number: (at, at + 1) for number, at in stands.items()}):
+                    pass
+                break
+            except UnreadableBatch as batch:
+                found[batch.partition] = str(batch)
+                del stands[batch.partition]
+    return found
+
+
 async def _pause(reader: TopicReader, topic: str) -> By | None:
     found: Any = None
     async for records in reader.read(topic):
@@ -155,14 +178,20 @@ async def _unanswered(reader: TopicReader, settings: Settings, committed: Offset
 
 
 def _lane(
-    settings: Settings, name: str, views: list[LaneView], records: Mapping[tuple[str, int], int], asked: Counter[int]
+    settings: Settings,
+    name: str,
+    views: list[LaneView],
+    records: Mapping[tuple[str, int], int],
+    asked: Counter[int],
+    blocked: Mapping[int, str],
 ) -> LaneFacts:
     names, home = settings.names, settings.home(name)
     waiting = {
         topic.removeprefix(names.namespace): records[topic, home] for topic in (names.leads, names.retry, names.bulk)
     }
     others = tuple(other for other in settings.workspaces if other != name and settings.home(other) == home)
-    return LaneFacts(name, home, views[-1] if views else None, waiting, others, asked[home])
+    view, unreadable = views[-1] if views else None, blocked.get(home, "")
+    return LaneFacts(name, home, view, waiting, others, asked[home], unreadable)
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:

@@ -238,3 +238,13 @@ async def test_a_lanes_rate_is_followed_in_the_other_partitions(kafka: Broker, n
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
     assert rates.per_s["acme"] == 7.0
+
+
+async def test_records_behind_it_are_counted_by_their_offsets(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic, partitions=2)
+    await produce(kafka.bootstrap, topic, 0, 2)
+    await produce(kafka.bootstrap, topic, 1, 2)
+    with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
+        async with TopicReader(KafkaConnection(kafka.bootstrap), 2, lambda done, total: None) as reader:
+            assert await reader.count([topic], {(topic, 1): 4}) == {(topic, 0): 6, (topic, 1): 2}

@@ -35,7 +35,7 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
     coming: set[str] = set()
     for topic, found in (records | returns).items():
         for record in found:
-            origin = _header(record, "stream-app-origin")
+            origin = None if topic in names.inputs else _header(record, "stream-app-origin")
             if origin is None:
                 inputs[_place(record)] = _workspace(record)
                 if who := _people(record):

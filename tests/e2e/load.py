@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -14,17 +14,22 @@ from stream_app.adapters.clients import kafka_producer
 from stream_app.core.messages import Lead
 from stream_app.core.record import Record
 from tests.e2e.pipeline import Pipeline
+from tests.simulation.schedule import foreign_headers
 
 _TICK_S = 0.05
 _DELIVERY_MS = 120_000
 MIXED = {"duplicate": 0.04, "same_person": 0.03, "stray": 0.03, "poison": 0.02, "bulk": 0.1}
 """Shares of what is not simply a new lead on `leads`."""
 
+_FOREIGN: Final = 0.1
+_CODECS: Final = (None, None, None, None, "gzip", "snappy", "lz4", "zstd")
+
 
 class Load:
     """`async with Load(...)`: publishes until the block ends; then all of it is on Kafka.
 
-    per_s: records a second, over all workspaces. mixed: the shares of `MIXED` are among them.
+    per_s: records a second, over all workspaces. mixed: the shares of `MIXED` are among them; some records have headers
+    as other programs may write them, and batches are compressed with every codec of Kafka.
     """
 
     def __init__(self, line: Pipeline, per_s: float, *, mixed: bool = False, seed: int = 1) -> None:
@@ -34,16 +39,23 @@ class Load:
         self._per_s = per_s
         self._shares = MIXED if mixed else {}
         self._rng = random.Random(seed)
+        self._outer = random.Random(f"headers and codecs {seed}")
+        self._codecs = _CODECS if mixed else (None,)
+        self._foreign = _FOREIGN if mixed else 0.0
         self._numbers: list[int] = []
         self._task: asyncio.Task[None] | None = None
-        self._producer: Any = None
+        self._producers: dict[str | None, Any] = {}
         self._sent: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> Self:
-        self._producer = kafka_producer(
-            bootstrap_servers=self._line.bootstrap, enable_idempotence=True, request_timeout_ms=_DELIVERY_MS
-        )
-        await self._producer.start()
+        for codec in dict.fromkeys(self._codecs):
+            self._producers[codec] = kafka_producer(
+                bootstrap_servers=self._line.bootstrap,
+                enable_idempotence=True,
+                request_timeout_ms=_DELIVERY_MS,
+                compression_type=codec,
+            )
+            await self._producers[codec].start()
         self._task = asyncio.create_task(self._publish())
         return self
 
@@ -57,7 +69,8 @@ class Load:
             if error is None:
                 await asyncio.gather(*self._sent)
         finally:
-            await self._producer.stop()
+            for producer in self._producers.values():
+                await producer.stop()
         if error is None and not self._task.cancelled() and (failure := self._task.exception()) is not None:
             raise failure
 
@@ -69,7 +82,12 @@ class Load:
                 kind = self._kind()
                 record = self._draw(kind)
                 self.count += 1
-                sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
+                foreign = self._outer.random() < self._foreign
+                headers = list(foreign_headers(self._outer)) if foreign else None
+                producer = self._producers[self._outer.choice(self._codecs)]
+                sent = await producer.send(
+                    record.topic, record.value, record.key, partition=record.partition, headers=headers
+                )
                 self.kinds[kind] += 1  # the load may end while the producer has no room for it yet
                 self._sent.add(sent)
                 sent.add_done_callback(self._sent.discard)

@@ -47,6 +47,8 @@ async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(names
         await line.until_over(10, 20)
         assert line.last() == {"accepted": 10}, "what is sound before it, and all of the other partition"
         assert says in line.logs[worker.pid].read_text()
+        code, said = await line.run("explain", "--workspace", "w0")
+        assert (code, f"w0: HELD, {says}" in said) == (1, True), said
         code, said = await line.run("skip", place, "--yes")
         assert (code, "is at work" in said) == (1, True)
         await line.stop(worker)
@@ -78,7 +80,7 @@ async def test_the_last_record_before_it_must_be_finished_first(namespace: str) 
         await produce(kafka.bootstrap, [line.lead(number, "w0") for number in range(2)])
         damage(kafka, topic, home, b"person1@example.com")
         code, said = await line.run("skip", f"{topic}/{home}/1", "--yes")
-        assert (code, "the record at offset 0 can be read, and is not finished" in said) == (1, True)
+        assert (code, "the record at offset 0 can be read, and is not finished" in said) == (1, True), said
 
 
 @pytest.mark.timeout(90)

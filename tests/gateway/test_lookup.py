@@ -258,8 +258,8 @@ async def test_a_lead_that_waits_is_told_with_what_holds_it(api: Api) -> None:
     assert (lead["lead_id"], lead["workspace"], lead["origin"]) == ("crm-9", "acme", "leads/0/1234")
     assert (lead["since_ms"], lead["ahead"]) == (NOW_MS, 1200)
     findings = [(each["code"], each.get("waiting", 0)) for each in lead["findings"]]
-    assert findings == [("unreadable", 0), ("no_worker", 1300), ("budget", 1300)]
-    assert "leads/0 cannot be read at offsets 1 to 2" in lead["findings"][0]["what"]
+    assert findings == [("no_worker", 1300), ("unreadable", 1300), ("budget", 1300)]
+    assert "leads/0 cannot be read at offsets 1 to 2" in lead["findings"][1]["what"]
     assert lead["findings"][2]["what"] == "The day's budget is spent"
     api.records.search = Search()
     answer = (await api.get(f"/waiting?person={HASH}")).json()
