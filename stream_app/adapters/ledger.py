@@ -31,6 +31,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
 from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id, refresh
 from stream_app.adapters.kafka_clock import KafkaClock
+from stream_app.adapters.leaders import require_leader
 from stream_app.adapters.refusals import Refusals
 from stream_app.adapters.topic_ids import KnownTopics
 from stream_app.adapters.transaction import Batch, commit, end, is_fenced, places, told
@@ -270,6 +271,7 @@ class KafkaLedger:
                             rows[record.key] = record.value
             leader = consumer._client.cluster.leader_for_partition(self._rows_at)
             await self._known.check(consumer._client, [self._rows_at.topic], leader)
+            await require_leader(consumer._client, self._rows_at, leader)
         finally:
             await stop_consumer(consumer)
         return rows

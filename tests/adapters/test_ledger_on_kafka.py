@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     BrokerResponseError,
@@ -28,6 +29,7 @@ from aiokafka.protocol.transaction import (
     InitProducerIdResponse_v0,
 )
 
+from stream_app.adapters import ledger as ledger_module
 from stream_app.adapters.bounded import BoundedClient
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.endings import producer_id
@@ -281,6 +283,21 @@ async def test_a_broker_that_names_no_broker_yet_is_waited_for(
     monkeypatch.setattr(ClusterMetadata, "brokers", none_at_first)
     assert await on_kafka.ledger().take_over() == {}
     assert asked > 3
+
+
+async def test_rows_of_a_broker_that_leads_no_longer_are_read_again(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[TopicPartition, int]] = []
+
+    async def once(_: object, place: TopicPartition, node: int) -> None:
+        asked.append((place, node))
+        if len(asked) == 1:
+            raise NotLeaderForPartitionError
+
+    monkeypatch.setattr(ledger_module, "require_leader", once)
+    assert await on_kafka.ledger().take_over() == {}
+    assert asked == [(TopicPartition(on_kafka.rows, 0), 1)] * 2
 
 
 def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:

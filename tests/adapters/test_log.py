@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from aiokafka.errors import UnknownMemberIdError
+from aiokafka.errors import ProducerFenced, UnknownMemberIdError
 
 from stream_app.adapters import log
 
@@ -112,6 +112,8 @@ def of_asyncio(form: log.Format) -> None:
         logging.getLogger("asyncio").error(what)
     for error in (UnknownMemberIdError("of a commit that was cancelled"), ValueError("ours")):
         logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    of_a_batch = ProducerFenced("of a batch that failed with its producer")
+    logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=of_a_batch)
 
 
 def test_what_goes_wrong_again_and_again_is_told_once_a_minute() -> None:

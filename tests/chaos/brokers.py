@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.groups import look_at
+from stream_app.core.explain import Group
 from stream_app.dev.cluster import LocalCluster
 from tests.chaos.schedule import Fault, Kind
 from tests.cluster import all_in_sync
@@ -67,16 +71,17 @@ def draw(seed: int) -> Iterator[Fault]:
 class BrokerFaults:
     """Breaks one broker when `quiet` has returned, and returns when all is well again. `windows`: when that was."""
 
-    def __init__(self, line: Fleet, cluster: LocalCluster, quiet: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, line: Fleet, cluster: LocalCluster, workers: int, quiet: Callable[[], Awaitable[None]]) -> None:
         self.windows: list[Window] = []
         self._lanes = [name for name in line.names if name not in BUDGETED]
         self._line = line
         self._cluster = cluster
+        self._workers = workers
         self._quiet = quiet
 
     async def hit(self, fault: Fault) -> None:
         await self._quiet()
-        # A worker that was killed just now leaves its lanes to nobody until its session has ended.
+        await self._steady()
         await self._line.first_request(self._lanes, now_ms(), SESSION_S + 30)
         broker = self._cluster.brokers[fault.who]
         began_ms = now_ms()
@@ -95,6 +100,14 @@ class BrokerFaults:
         await all_in_sync(self._cluster.bootstrap, topics, _IN_SYNC_S)
         await asyncio.sleep(_AFTERWARDS_S)
         self.windows.append(Window(fault.kind, fault.who + 1, began_ms, now_ms()))
+
+    async def _steady(self) -> None:
+        """Return when the group has these workers and no other: one that was killed is in it until its session ends."""
+        name = self._line.settings.names.worker_app
+        deadline, wanted = time.monotonic() + _IN_SYNC_S, Group("Stable", self._workers)
+        while (seen := (await look_at(KafkaConnection(self._line.bootstrap), [name]))[name][0]) != wanted:
+            assert time.monotonic() < deadline, f"the group is {seen}, within {_IN_SYNC_S:.0f} s"
+            await asyncio.sleep(0.5)
 
 
 class Stand(NamedTuple):

@@ -18,7 +18,7 @@ from tests.proxy import ProxiedKafka, Proxy
 WORKERS: Final = 3
 _LOOK_S: Final = 0.2
 _TERM_S: Final = 40.0
-_UP_S: Final = 30.0
+_UP_S: Final = 60.0
 _MAY_END: Final = {"later owner": "fenced", "is kafka.bootstrap right": "no broker"}
 """What a worker's last words may be under these faults, and in short; every other end is a bug."""
 
@@ -35,7 +35,7 @@ class Team:
         self._line = line
         self._kafka = kafka
         self._proxy = proxy
-        self.brokers = BrokerFaults(line, kafka, self.settle) if isinstance(kafka, LocalCluster) else None
+        self.brokers = BrokerFaults(line, kafka, WORKERS, self.settle) if isinstance(kafka, LocalCluster) else None
         self._rng = random.Random(seed)
         self._slots: list[Member] = []
         self._replay: Member | None = None
