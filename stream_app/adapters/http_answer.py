@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -18,7 +19,7 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]], *, last: bool) 
     It ends if it is the last one, if the app says `connection: close`, or if the app does not say how long the body is.
     Raises ValueError for a header that would break the head.
     """
-    lines, ends, sized = [_STATUS_LINES[status], b"date: " + formatdate(time.time(), usegmt=True).encode()], last, False
+    lines, ends, sized = [_STATUS_LINES[status], b"date: " + _date(int(time.time()))], last, False
     bodiless = status in (204, 304)
     for name, value in headers:
         if b"\n" in name + value or b"\r" in name + value:
@@ -38,3 +39,8 @@ def bad_request() -> bytes:
     text = b"The request is not valid HTTP/1.1.\n"
     head, _ = head_of(400, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], last=True)
     return head + text
+
+
+@lru_cache(maxsize=1)
+def _date(now_s: int) -> bytes:
+    return formatdate(now_s, usegmt=True).encode()

@@ -6,6 +6,7 @@ A peer is a network address. An IPv6 peer is its /64 prefix, because one host ca
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Generic, TypeVar
 
@@ -14,6 +15,7 @@ T = TypeVar("T")
 _SUBNET: Final = ~(2**64 - 1)
 
 
+@lru_cache(maxsize=4_096)
 def peer_of(host: str) -> str:
     """The peer that a host's address belongs to. Text that is no address is its own peer."""
     try:
