@@ -22,7 +22,8 @@ streams = st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)
 
 def parsed(pieces: list[bytes]) -> list[Any]:
     """What comes out: (method, path, body) of each whole request, then the error, if there is one."""
-    requests, found, body = Requests(BOUNDS), [], b""
+    requests, body = Requests(BOUNDS), b""
+    found: list[Any] = []
     try:
         for piece in pieces:
             requests.add(piece)
