@@ -116,23 +116,14 @@ def _table(report: Report) -> object:
 def _money(report: Report) -> object:
     from rich.table import Table
 
-    table = Table("lane", "period", "meter", "reserved", "by its rows", "spent", "by its leads", title="Money")
-    table.add_column("not known")
-    table.add_column("elsewhere")
-    table.title_justify = "left"
+    columns = ["lane", "period", "meter", "reserved", "by its rows", "spent", "by its leads"]
+    more = any(account.unknown or account.elsewhere for account in report.accounts)
+    table = Table(*columns, *(["not known", "elsewhere"] if more else []), title="Money", title_justify="left")
     for account in report.accounts:
         told = "?" if account.spent_by_events is None else str(account.spent_by_events)
-        table.add_row(
-            account.workspace,
-            account.period,
-            account.meter,
-            str(account.reserved),
-            str(account.reserved_by_rows),
-            str(account.spent),
-            told,
-            str(account.unknown),
-            str(account.elsewhere),
-        )
+        amounts = [account.reserved, account.reserved_by_rows, account.spent]
+        extra = [account.unknown, account.elsewhere] if more else []
+        table.add_row(account.workspace, account.period, account.meter, *map(str, amounts), told, *map(str, extra))
     return table
 
 
