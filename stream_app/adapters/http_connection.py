@@ -40,13 +40,13 @@ class Host(Protocol):
         """It waits for its peer: it may be cut in favour of others."""
 
     def works(self, connection: Connection) -> None:
-        """It no longer waits for its peer."""
+        """It has a whole request: it must not be cut in favour of others."""
 
     def cut(self, because: str) -> None:
         """A connection is ended for this reason."""
 
     def lost(self, connection: Connection) -> None:
-        """It is no more."""
+        """It has ended."""
 
 
 class _Phase(Enum):
@@ -67,7 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._request = Requests(host.bounds)
         self._phase = _Phase.OPENING
-        self._news = asyncio.Event()  # of the peer: more of the body, more room for the answer, or it is gone
+        self._news = asyncio.Event()  # more of the body, more room for the answer, or the connection is lost
         self._due: asyncio.TimerHandle | None = None
         self._reading = True
         self._write_paused = False
@@ -107,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
         self._parse()
 
     def eof_received(self) -> bool:
-        return False  # the transport closes itself: a peer that sends no more is not answered
+        return False  # the transport closes itself
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
         idle = self._phase is _Phase.HEAD and not self._request.rest_bytes
         ended = self._phase is _Phase.CLOSING and not self._transport.get_write_buffer_size()
         if idle or ended:
-            self.abort()  # nothing is lost
+            self.abort()  # no request and no answer is lost
         else:
             self.cut(because)
 
@@ -184,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._host.ready(self)
 
     def _refuse(self) -> None:
-        """It is not HTTP."""
+        """Answer bytes that are not HTTP."""
         if not self._status:
             self._transport.write(bad_request())
         self._close(lingers=True)
@@ -205,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         self._method = scope["method"]
         try:
             await self._host.app(scope, self._receive, self._send)
-        except Exception:  # noqa: BLE001 - of the app, which has answered it as far as it could
+        except Exception:  # noqa: BLE001 - a crash of the app ends one request, not the server
             log.get("http").exception("request_crashed")
         if self._phase is not _Phase.REQUEST:
             return

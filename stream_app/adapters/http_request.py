@@ -21,7 +21,7 @@ class Bounds:
 
     within_s       seconds for a head to arrive, for an answer to be read, and for a closed connection to end
     head_bytes, head_lines
-    framing_bytes  of a request: chunk sizes, chunk extensions and trailers; all that comes with a body and is none
+    framing_bytes  of a request: chunk sizes, chunk extensions and trailers, which come with a body and are not data
     read_bytes     of one read
     unread_bytes   of an answer in memory before the app waits for the peer
     dropped_bytes  of a body that comes after its answer; without reading it the peer would not see the answer
@@ -83,7 +83,7 @@ class Requests:
         self._rest += data
 
     def drop(self) -> None:
-        """What came and is not parsed never will be."""
+        """Drop what came and is not parsed."""
         self._rest.clear()
 
     def parse_head(self) -> None:
@@ -146,11 +146,11 @@ class Requests:
         try:
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            self.last = True  # no other protocol is spoken here: it is answered as it is, unless it has a body
+            self.last = True  # an upgrade is ignored; a body behind one cannot be told from the other protocol
             if self._left != 0:
                 raise NotHttpError from None
         except httptools.HttpParserError:
-            # Behind a whole chunked body another request may begin, and where is not known: its sender sends it again.
+            # Another request may begin behind a whole chunked body. The parser does not say where, so it is dropped.
             self.last = True
             if not self.whole:
                 raise NotHttpError from None
@@ -164,7 +164,7 @@ class Requests:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head_done:
-            return  # a trailer: none means anything to us
+            return  # trailers are ignored
         name = name.lower()
         self._headers.append((name, value))
         if name == b"content-length":

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server for an ASGI app, for the time of a block, that strangers cannot exhaust.
+"""An HTTP/1.1 server for an ASGI app, for the time of a block. Its peers cannot exhaust it.
 
 `http_connection.py` bounds each connection. This module bounds all of them: how many there are, how many are accepted
 and how many requests start in one turn of the event loop, peer by peer in turn, and how long the end takes.

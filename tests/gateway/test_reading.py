@@ -158,7 +158,7 @@ async def test_a_body_that_is_whole_never_gives_way() -> None:
     whole = [Sender(gateway) for _ in range(3)]
     for each in whole:
         await each.send(body, last=True)
-    assert await whole[2].answer() == 503, "there is no room, and nobody gives way"
+    assert await whole[2].answer() == 503, "there is no room, and a whole body does not give way"
     go_on.set()
     assert [await each.answer() for each in whole[:2]] == [200, 200]
     again = Sender(gateway)
