@@ -21,9 +21,10 @@ from rich.console import Console
 from stream_app.core.audit import audit
 from stream_app.core.books import Books, Report, Terms
 from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period, Reservation
-from stream_app.core.delivery import Delivery, delivery_key, lane_key, person_key
+from stream_app.core.delivery import Delivery, delivery_key, lane_key
 from stream_app.core.lane import Lane
 from stream_app.core.messages import Status, StatusEvent
+from stream_app.core.person import person_key
 from stream_app.core.policy import Destination
 from stream_app.core.record import Taken
 from stream_app.core.topics import TopicNames

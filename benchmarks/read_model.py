@@ -29,8 +29,9 @@ from stream_app.adapters import log
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.topics import create_topics
 from stream_app.core.case import trace_of
-from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.delivery import Delivery, delivery_key
 from stream_app.core.messages import Result, Status, StatusEvent
+from stream_app.core.person import person_key
 from stream_app.core.topics import Retention, TopicNames, plan
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.gateway.feed import Feed

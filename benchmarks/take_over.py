@@ -33,8 +33,9 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.ledger import KafkaLedger
 from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.core.budget import Reservation
-from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.delivery import Delivery, delivery_key
 from stream_app.core.outcome import Outcome
+from stream_app.core.person import person_key
 from stream_app.core.policy import Destination, Plan, Workspace
 from stream_app.core.topics import TopicNames
 from stream_app.dev.kafka import kafka_for, unused

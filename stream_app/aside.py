@@ -17,7 +17,7 @@ from stream_app.core.lead import Unreadable, home_partition, identify
 from stream_app.core.messages import Lead, Status
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record, Taken
-from stream_app.core.story import Step, Why, brief, rejected, strayed
+from stream_app.core.story import Rows, Step, Why, brief, rejected, strayed
 from stream_app.ports import Walk
 
 
@@ -91,13 +91,16 @@ class Aside:
         onward = strayed(self._plan, stray, home, lost, self._clock.now_ms(), why)
         await self.tell(walk, stray, "parked" if lost else "rerouted", why, onward)
 
-    async def tell(self, walk: Walk, who: Subject, status: Status, why: Why, *records: Record) -> None:
+    async def tell(
+        self, walk: Walk, who: Subject, status: Status, why: Why, *records: Record, rows: Rows | None = None
+    ) -> None:
         """Its one event, with what is written for it; unless it is concluded."""
         walk.let_next()
         if await self.is_concluded(walk, who.envelope):
             return
         now_ms, there = self._clock.now_ms(), who.destination
-        told = brief(self._plan, walk.taken, who.envelope, status, now_ms, why, who.lead_id, *records, there=there)
+        about = self._plan, walk.taken, who.envelope, status
+        told = brief(*about, now_ms, why, who.lead_id, *records, there=there, rows=rows)
         await self._desk.conclude(walk, told)
 
     async def is_concluded(self, walk: Walk, envelope: Envelope) -> bool:

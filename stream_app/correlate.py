@@ -108,7 +108,7 @@ class Correlation:
         if await self._is_concluded(walk):
             return
         there = self._plan.destinations[callback.destination]
-        subject = Subject(walk.taken, Envelope(origin=row.origin), callback.lead_id, there, key, None)
+        subject = Subject(walk.taken, Envelope(origin=row.origin), callback.lead_id, there, key)
         story = Story(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             story.go("accepted", now_ms, _SHOWN)

@@ -23,9 +23,10 @@ from stream_app.core.cached import NOTHING, Entry, Found, answer, company_slot, 
 from stream_app.core.case import Case
 from stream_app.core.delivery import Delivery
 from stream_app.core.messages import FieldOrigin, Result, Scalar
+from stream_app.core.person import identifiers
 from stream_app.core.policy import Destination, Plan
 from stream_app.core.record import Record
-from stream_app.core.story import Step, Story, Why
+from stream_app.core.story import Rows, Step, Story, Why
 from stream_app.core.suppression import Suppression, why_not
 from stream_app.ports import Walk
 
@@ -109,9 +110,12 @@ class Fallback:
         await self._serve(walk, case, story, found, "cache_first")
         return True
 
-    async def again(self, walk: Walk, case: Case, replaced: Delivery | None) -> bool:
+    async def again(self, walk: Walk, case: Case, replaced: Delivery | None, links: Rows) -> bool:
         """Serve a person who came before under another id: by `cache_first`, or by `hold = "degrade"` while the lane
         stands still. False: nothing was served, and the lead is a duplicate.
+
+        links  alias rows to write with it. The person's aliases stay with the lead that was bought: this one says
+               nothing of when to buy again.
         """
         there = self._plan.destinations[case.destination.alias]
         workspace = self._plan.workspaces[there.workspace]
@@ -119,8 +123,7 @@ class Fallback:
         if not (there.cache_first or degrades):
             return False
         row = case.begin(self._clock.now_ms())
-        # The alias stays with the lead that was bought: this one says nothing of when to buy anew.
-        story = Story(self._plan, msgspec.structs.replace(case, person=None, known=()), row, replaced=replaced)
+        story = Story(self._plan, case, row, replaced=replaced, aliases=links)
         story.tell()
         if await self.first(walk, case, story):
             return True
@@ -178,7 +181,7 @@ class Fallback:
         if self._known.cache is None:
             return None, NOTHING, NOTHING
         place = case.destination.workspace, case.destination.alias
-        names = dict.fromkeys(filter(None, [case.identity, *case.people]))
+        names = dict.fromkeys([*identifiers(case.people), *case.also]) or filter(None, [case.identity])
         slots = [person_slot(*place, name) for name in names]
         if case.company:
             slots.append(company_slot(place[0], case.company))

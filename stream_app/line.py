@@ -11,6 +11,7 @@ row that says it is uncertain. When `take` returns, the lead is concluded and ma
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -24,6 +25,7 @@ from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held
 from stream_app.core.lead import Unreadable, home_partition, read_lead
 from stream_app.core.messages import RESEND, Lead, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
+from stream_app.core.person import claimed, linked, person_of
 from stream_app.core.policy import Plan
 from stream_app.core.replay import replay_due_ms, tier_s
 from stream_app.core.seen import seen
@@ -62,9 +64,12 @@ class Line:
         if home != taken.partition:
             await self._aside.reroute(walk, case, home)
             return
-        keys = (case.key, case.person) if case.person else (case.key,)
-        async with self._desk.alone(walk, lambda: keys):
+        async with self._desk.alone(walk, partial(self._keys, case)):
             await self._seen(walk, case)
+
+    def _keys(self, case: Case) -> tuple[bytes, ...]:
+        """What a lead is decided by: its row, and the aliases of all that its person is known by."""
+        return (case.key, *person_of(case.aliases, self._desk.alias).aliases)
 
     async def _unsendable(self, walk: Walk, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
         """No lead, or none that can be sent as things are: rejected, unless it belongs to a story that goes on."""
@@ -81,17 +86,21 @@ class Line:
         if await self._aside.is_concluded(walk, case.envelope):
             return
         now_ms = self._clock.now_ms()
-        row, verdict, why = seen(case, self._desk.find, self._desk.alias, now_ms, self._freshness_ms)
+        person = person_of(case.aliases, self._desk.alias)
+        row, verdict, why = seen(case, person.rows, self._desk.find, now_ms, self._freshness_ms)
+        case = case.of(person)
         if verdict == "done":
             walk.let_next()
             await self._desk.confirm(walk, case.key)
             return
         if verdict == "duplicate":
-            if why.reason != "same_person" or not await self._fallback.again(walk, case, row):
-                await self._aside.tell(walk, case, "duplicate", why)
+            links = linked(person, self._desk.alias)
+            if why.reason != "same_person" or not await self._fallback.again(walk, case, row, links):
+                await self._aside.tell(walk, case, "duplicate", why, rows=links)
             return
         if row is None or verdict == "fresh":
-            story = Story(self._plan, case, case.begin(now_ms), replaced=row)
+            aliases = [] if case.lead.force else claimed(person, case.aliases, case.key)
+            story = Story(self._plan, case, case.begin(now_ms), replaced=row, aliases=aliases)
             if verdict == "fresh":
                 story.tell()
         else:
@@ -129,7 +138,7 @@ class Line:
             await self._desk.confirm(walk, who.key)
             return
         row = row or begin(who.envelope, now_ms)
-        if self._desk.suppressing and is_unwanted(who, row.first_at_ms, self._desk.suppression):
+        if self._desk.suppressing and is_unwanted(who, row.first_at_ms, self._desk.suppression, self._desk.alias):
             who = msgspec.structs.replace(who, taken=msgspec.structs.replace(who.taken, value=None))
         story = Story(self._plan, who, row)
         if verdict == "uncertain":

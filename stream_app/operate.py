@@ -16,12 +16,13 @@ import msgspec
 from stream_app.core.case import trace_of
 from stream_app.core.command import TO_ALL, Answered, command_row, is_stale, read_command
 from stream_app.core.controls import Order, obey
-from stream_app.core.delivery import known_key, mark_key, person_key
+from stream_app.core.delivery import mark_key
 from stream_app.core.erased import tombstone
 from stream_app.core.lane import Lane
 from stream_app.core.lead import home_partition, plain_id
 from stream_app.core.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.core.messages import By, Command, CommandAnswer, LaneView, StatusEvent
+from stream_app.core.person import hash_of, person_key, person_of
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.story import Rows, Step, event_record
@@ -230,10 +231,13 @@ class Operations:
         rows: Rows = [(erased_row(name, lead_id), value)]
         mine = [there.alias for there in self._plan.destinations_of(name)]
         destinations = sorted({*mine, *what.destinations})
-        ways = [(key_of, person) for key_of in (person_key, known_key) for person in what.people]
-        keys = [key_of(name, alias, person) for alias in destinations for key_of, person in ways]
-        rows += [(key, None) for key in keys if self._desk.row(key) is not None]
-        gone = [tombstone(self._plan.topics.enriched, name, alias, lead_id, what.people) for alias in destinations]
+        gone: list[Record] = []
+        for alias in destinations:
+            own = tuple(person_key(name, alias, each) for each in what.people)
+            keys = person_of(own, self._desk.row).aliases
+            rows += [(key, None) for key in keys if self._desk.row(key) is not None]
+            people = map(hash_of, keys)
+            gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(what.destinations or mine)}"
         event = StatusEvent(
             id=f"{taken.place}#1",

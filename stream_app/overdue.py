@@ -94,7 +94,7 @@ class Overdue:
 
     def _tell(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
-        subject = Subject(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key, None)
+        subject = Subject(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
         story = Story(self._plan, subject, row)
         text = f"Clay took it and did not call back within {there.callback_deadline_s:g} s"
         story.go("callback_overdue", now_ms, Why("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s)))
@@ -124,7 +124,7 @@ class Overdue:
         why = Why("no_callback", text)
         inputs = self._plan.topics.inputs
         envelope = lead_envelope(taken, inputs) if taken is not None else Envelope(origin=row.origin)
-        story = Story(self._plan, Subject(taken or _nothing_of(row), envelope, lead_id, there, key, None), row)
+        story = Story(self._plan, Subject(taken or _nothing_of(row), envelope, lead_id, there, key), row)
         held = row.reservation
         if held is not None:
             self._desk.charge(there.workspace, held)

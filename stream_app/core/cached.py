@@ -12,8 +12,9 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core.bounds import out_of_order, out_of_range
-from stream_app.core.lead import company, digest, people
+from stream_app.core.lead import company, digest, hashes
 from stream_app.core.messages import FieldOrigin, Result, Scalar
+from stream_app.core.person import strong
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
@@ -97,8 +98,11 @@ def company_slot(workspace: str, company: str) -> str:
 
 
 def slots_of(result: Result) -> tuple[list[str], str | None]:
-    """The keys that a result is remembered under: of all that its person is known by, and of its company."""
-    names = dict.fromkeys([*filter(None, [result.person]), *people(result.fields)])
+    """The keys that a result is remembered under: of all that its person is known by, and of its company.
+
+    By a name only where the lead had nothing better: two of one name may work at one company.
+    """
+    names = dict.fromkeys([*filter(None, [result.person]), *strong(result.people), *strong(hashes(result.fields))])
     persons = [person_slot(result.workspace, result.destination, name) for name in names]
     firm = result.company or company(result.fields)
     return persons, company_slot(result.workspace, firm) if firm else None

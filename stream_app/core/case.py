@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.callback_token import sign
-from stream_app.core.delivery import Delivery, begin, delivery_key, known_key, person_key
+from stream_app.core.delivery import Delivery, begin, delivery_key
 from stream_app.core.envelope import RETURNS, Envelope
 from stream_app.core.lead import (
     Identity,
@@ -22,6 +22,7 @@ from stream_app.core.lead import (
     is_plain_id,
 )
 from stream_app.core.messages import Lead
+from stream_app.core.person import Person, hash_of, identifiers, person_key
 from stream_app.core.policy import MAX_PAYLOAD_BYTES, Destination, Plan
 from stream_app.core.record import Taken
 
@@ -32,8 +33,7 @@ class Subject(msgspec.Struct, frozen=True):
     """Whom a story is about.
 
     taken   the record that brings it on, with its `envelope`.
-    key     of its row; `person` of the alias row of the person it is, None where that must not answer for it; `known`
-            of the rows by which it is looked up, too.
+    key     of its row; `aliases` of the alias rows of its own identifiers.
     """
 
     taken: Taken
@@ -41,8 +41,7 @@ class Subject(msgspec.Struct, frozen=True):
     lead_id: str
     destination: Destination
     key: bytes
-    person: bytes | None
-    known: tuple[bytes, ...] = ()
+    aliases: tuple[bytes, ...] = ()
 
 
 class Case(Subject, frozen=True, kw_only=True):
@@ -50,7 +49,7 @@ class Case(Subject, frozen=True, kw_only=True):
 
     bulk     whether it came in as bulk, by whatever topic it comes now.
     identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
-    people  core.lead.hashes of who it is.
+    people  core.lead.hashes of who it is; `also` hashes of what else the person is known by here.
     """
 
     lead: Lead
@@ -59,6 +58,13 @@ class Case(Subject, frozen=True, kw_only=True):
     identity: str = ""
     company: str = ""
     people: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+    def of(self, person: Person) -> Case:
+        """The same lead with what is known of its person."""
+        if len(person.aliases) == len(self.aliases):
+            return self
+        return msgspec.structs.replace(self, also=tuple(map(hash_of, person.aliases[len(self.aliases) :])))
 
     def begin(self, now_ms: int) -> Delivery:
         """A row for its story."""
@@ -88,9 +94,9 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         return body
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    place, people = (workspace.name, destination.alias), who.people
-    person = None if lead.force else who.person
-    # A forced lead is a delivery of its own, once for each record: no row of this person may answer for it.
+    place = workspace.name, destination.alias
+    identity, firm = _known_by(destination, lead, who)
+    # A forced lead is a delivery of its own, once for each record: no row of this lead may answer for it.
     return Case(
         taken=taken,
         envelope=envelope,
@@ -98,12 +104,12 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
         lead_id=who.lead_id,
         destination=destination,
         key=delivery_key(*place, who.lead_id, forced_origin),
-        person=person_key(*place, person) if person else None,
-        known=tuple(known_key(*place, each) for each in people[:2] if each and each != person),
+        aliases=tuple(person_key(*place, each) for each in identifiers(who.people)),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
-        people=people,
-        **_known_by(destination, lead, who),
+        identity=identity,
+        company=firm,
+        people=who.people,
     )
 
 
@@ -143,13 +149,13 @@ def whose(
     if key is None and envelope.way not in RETURNS:
         return None
     destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
-    return Subject(taken, envelope, lead_id, destination, key or plain, None)
+    return Subject(taken, envelope, lead_id, destination, key or plain)
 
 
-def _known_by(destination: Destination, lead: Lead, who: Identity) -> dict[str, str]:
+def _known_by(destination: Destination, lead: Lead, who: Identity) -> tuple[str, str]:
     if not destination.callbacks:
-        return {}
-    return {"identity": who.person or digest("lead", who.lead_id), "company": company(lead.fields)}
+        return "", ""
+    return who.person or digest("lead", who.lead_id), company(lead.fields)
 
 
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:

@@ -111,8 +111,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     people: tuple[str, ...] = ()
 
 
-KINDS: Final = frozenset({b"a/", b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
-"""How the keys of rows begin; k/ is core/command.py's, e/, s/ and x/ are core/suppression.py's."""
+KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
+"""How the keys of rows begin; k/ is core/command.py's, p/ core/person.py's, e/, s/ and x/ core/suppression.py's."""
 
 
 def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> bytes:
@@ -125,18 +125,6 @@ def lead_of(key: bytes) -> tuple[str, str, str]:
     """Workspace, destination and lead id of a lead's row key."""
     workspace, destination, lead_id = key[2:].decode().split("/", 2)
     return workspace, destination, lead_id.partition("!")[0]
-
-
-def person_key(workspace: str, destination: str, person: str) -> bytes:
-    """Row key of the alias that leads from a person (a hash) to the row that counts; its value is that row's key."""
-    return f"p/{workspace}/{destination}/{person}".encode()
-
-
-def known_key(workspace: str, destination: str, person: str) -> bytes:
-    """Row key of what leads from another hash of the person (of an e-mail, where `person_key` has a LinkedIn URL's) to
-    the row: by it a lead is looked up, never taken for a duplicate.
-    """
-    return f"a/{workspace}/{destination}/{person}".encode()
 
 
 def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:

@@ -136,7 +136,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
     source      `clay`, `cache`, `stale` or `local`; `age_s` is the age of the data in seconds; `version` grows by one
                 with every result of the same lead. partial: Clay found something, and not all.
-    person      hash of the person, `company` of the company's domain; the same in each of their results.
+    person      hash of the person's LinkedIn URL, else e-mail, else name with domain, as the lead had them.
+    company     hash of the company's domain.
     provenance  of each field, where the result is not straight from Clay.
     people      hashes of the person's LinkedIn URL, e-mail, and name with domain, as the lead had them, '' for what it
                 had not; absent where `person` is all that there is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from stream_app.core.case import Case
 from stream_app.core.delivery import Delivery, Verdict, judge, lead_of
@@ -11,17 +11,20 @@ from stream_app.core.story import Why
 
 def seen(
     case: Case,
+    others: Iterable[bytes],
     find: Callable[[bytes], Delivery | None],
-    alias: Callable[[bytes], bytes | None],
     now_ms: int,
     freshness_ms: int,
 ) -> tuple[Delivery | None, Verdict, Why]:
-    """The row of the lead, the verdict, and for a duplicate what it is one of. `find`, `alias`: see `ports.Desk`."""
+    """The row of the lead, the verdict, and for a duplicate what it is one of.
+
+    others  keys of the rows of the person's leads. `find`: see `ports.Desk`.
+    """
     row = find(case.key)
     verdict = judge(row, case.envelope, now_ms, freshness_ms)
-    if verdict == "fresh" and case.person is not None:
-        other = alias(case.person)
-        if other is not None and judge(find(other), case.envelope, now_ms, freshness_ms) == "duplicate":
-            text = f"this person came before, as lead {lead_of(other)[2]}"
-            return row, "duplicate", Why("same_person", text)
+    if verdict == "fresh" and not case.lead.force:
+        for other in others:
+            if judge(find(other), case.envelope, now_ms, freshness_ms) == "duplicate":
+                text = f"this person came before, as lead {lead_of(other)[2]}"
+                return row, "duplicate", Why("same_person", text)
     return row, verdict, Why("same_lead_id", "a lead of this id was taken before")

@@ -74,17 +74,17 @@ class Story:
 
     replaced  the ended row of an earlier story whose place this one takes: a mark keeps a redelivery from telling that
               one again.
+    aliases   alias rows to write with the first step.
     """
 
-    def __init__(self, plan: Plan, case: Subject, row: Delivery, replaced: Delivery | None = None) -> None:
+    def __init__(
+        self, plan: Plan, case: Subject, row: Delivery, replaced: Delivery | None = None, aliases: Rows | None = None
+    ) -> None:
         self.case = case
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
-        self._once: Rows = []
-        if case.person is not None:
-            self._once.append((case.person, case.key))
-        self._once += [(known, case.key) for known in case.known]
+        self._once: Rows = list(aliases or [])
         if replaced is not None:
             self._once.append((mark_key(replaced.origin), b"1"))
             self.row = msgspec.structs.replace(row, results=replaced.results)
@@ -152,7 +152,7 @@ class Story:
         )
 
     def step(self, *records: Record) -> Step:
-        """The row as it is now, its events so far and `records`, to commit as one; the first time its person's rows."""
+        """The row as it is now, its events so far and `records`, to commit as one; the first time its aliases."""
         events, self._events = self._events, []
         once, self._once = self._once, []
         rows: Rows = [(self.case.key, _json.encode(self.row)), *once]
@@ -201,10 +201,11 @@ def brief(
     lead_id: str,
     *records: Record,
     there: Destination | None = None,
+    rows: Rows | None = None,
 ) -> Step:
     """The one event of a record that gets no row; a mark by its place keeps a redelivery from telling it twice.
 
-    there   where its lead goes, if that is to be told.
+    there   where its lead goes, if that is to be told. rows: other rows that change with it.
     """
     event = StatusEvent(
         id=f"{envelope.origin}#{envelope.seq + 1}",
@@ -222,7 +223,7 @@ def brief(
         trace_id=envelope.trace_id or trace_of(envelope.origin),
         app=plan.app,
     )
-    return Step([(mark_key(taken.place), b"1")], [event_record(plan, event), *records], [event])
+    return Step([(mark_key(taken.place), b"1"), *(rows or [])], [event_record(plan, event), *records], [event])
 
 
 def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:

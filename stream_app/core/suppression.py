@@ -16,6 +16,7 @@ from stream_app.core.case import Case, Subject
 from stream_app.core.envelope import HEADERS
 from stream_app.core.lead import people_in, plain_id
 from stream_app.core.letters import Headers, addressed_to, lead_id_of, number
+from stream_app.core.person import Alias, hash_of, person_key, person_of
 from stream_app.core.story import Why
 
 _TEXT: Final = {
@@ -109,11 +110,13 @@ def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
     return found is not None and first_at_ms <= found.at_ms
 
 
-def is_unwanted(who: Subject, first_at_ms: int, find: Callable[[bytes], Suppression | None]) -> bool:
+def is_unwanted(who: Subject, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
     """Whether nothing of this record may be written once more: its lead was erased, or its person is on the list."""
-    if is_erased(find(erased_row(who.destination.workspace, who.lead_id)), first_at_ms):
+    there = who.destination
+    if is_erased(find(erased_row(there.workspace, who.lead_id)), first_at_ms):
         return True
-    return any(find(person_row(person)) is not None for person in people_in(who.taken.value))
+    own = tuple(person_key(there.workspace, there.alias, each) for each in people_in(who.taken.value))
+    return any(find(person_row(hash_of(key))) is not None for key in person_of(own, alias).aliases)
 
 
 def import_row(workspace: str, import_id: str) -> bytes:
@@ -131,7 +134,7 @@ def why_not(case: Case, find: Callable[[bytes], Suppression | None]) -> Why | No
 
 
 def _rows_about(case: Case) -> Iterator[bytes]:
-    yield from map(person_row, filter(None, case.people))
+    yield from map(person_row, filter(None, (*case.people, *case.also)))
     yield lead_row(case.destination.workspace, case.lead_id)
     yield erased_row(case.destination.workspace, case.lead_id)
     if case.lead.import_id:

@@ -11,6 +11,7 @@ import msgspec
 
 from stream_app.core.envelope import HEADERS
 from stream_app.core.letters import headers_of, kind_of, text
+from stream_app.core.person import rows_of
 from stream_app.core.topics import TopicNames
 
 DAY_MS: Final = 86_400_000
@@ -19,7 +20,7 @@ _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _MOST_CAUSES: Final = 10_000
-_PEOPLE: Final = (b"a/", b"p/")
+_PEOPLE: Final = b"p/"
 
 
 class Consumed(Protocol):
@@ -156,15 +157,17 @@ class Takers:
         self._keep_last("lanes", ("workspace",), records, lambda record: (record.value,))
 
     def _take_people(self, records: Iterable[Consumed]) -> None:
-        """Of the state's rows only those that lead from a person to the row of the lead that counts for it, or from
-        something else that the person is known by (core/delivery.py).
-        """
+        """Of the state's rows only those that lead from an identifier to the person's leads (core/person.py)."""
 
-        def lead(record: Consumed) -> tuple[object, ...]:
-            return (_split(record.value or b"", 4)[3].partition("!")[0],)
+        def leads(record: Consumed) -> tuple[object, ...]:
+            ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]
+            if not ids:
+                raise ValueError("it leads to no lead")
+            return (" ".join(dict.fromkeys(ids)),)
 
-        names = ("kind", "workspace", "destination", "person")
-        self._keep_last("people", names, (each for each in records if (each.key or b"")[:2] in _PEOPLE), lead)
+        names = ("workspace", "destination", "person")
+        found = (each for each in records if (each.key or b"").startswith(_PEOPLE))
+        self._keep_last("people", names, found, leads, begin=len(_PEOPLE))
 
     def _keep_last(
         self,
@@ -172,12 +175,16 @@ class Takers:
         names: tuple[str, ...],
         records: Iterable[Consumed],
         rest: Callable[[Consumed], tuple[object, ...]],
+        begin: int = 0,
     ) -> None:
-        """A table as a compacted topic would be: the last value of a key, whose parts are the columns `names`."""
+        """A table as a compacted topic would be: the last value of a key, whose parts are the columns `names`.
+
+        begin   where in the key its first part is.
+        """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
             try:
-                name = _split(record.key or b"", len(names))
+                name = _split((record.key or b"")[begin:], len(names))
                 last[name] = None if record.value is None else rest(record)
             except ValueError:  # what msgspec raises is one too
                 self._unreadable(record.topic)

@@ -54,10 +54,10 @@ class Queries:
             return FoundLead(lead_id, [self._story(db, *row) for row in rows], count, [])
 
     def leads_of(self, person: str) -> list[str]:
-        """Ids of the leads that count for a person (a hash), or whose id was made from that person."""
+        """Ids of the leads that count for the person of an identifier (a hash), or whose id was made from it."""
         with self._reading() as db:
-            ids = db.execute("SELECT DISTINCT lead_id FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
-            return sorted({lead_id for (lead_id,) in ids} | {f"p-{person}"})
+            found = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
+            return sorted({lead_id for (ids,) in found for lead_id in ids.split()} | {f"p-{person}"})
 
     def results(self, lead_id: str) -> list[FoundPlace]:
         """The last result of a lead for each destination, its data still missing."""

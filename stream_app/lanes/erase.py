@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from typing import Final
 
 import msgspec
 
 from stream_app.adapters.topic_reader import Progress, TopicReader
-from stream_app.core.delivery import Delivery
+from stream_app.core.delivery import Delivery, lead_of
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import hashes, plain_id
 from stream_app.core.messages import Result
+from stream_app.core.person import identifiers_of, rows_of, strong
 from stream_app.kafka_access import connection_of
 from stream_app.settings import Settings
 
+_KEY_SLASHES: Final = 3
 _row: Final = msgspec.json.Decoder(Delivery)
 _result: Final = msgspec.json.Decoder(Result)
 
@@ -78,11 +80,18 @@ class _Found:
 
     def hear(self, workspace: str, destination: str, lead_id: str, person: str, others: Sequence[str] = ()) -> None:
         """Of a row or a result: whose it is. `others`: core.lead.hashes, of which a name may be another one's, too."""
+        persons = {person, *others} - {""}
+        self._hear(workspace, destination, lead_id, {person, *strong(others)} - {""} or persons, persons)
+
+    def hear_alias(self, workspace: str, destination: str, lead_ids: Sequence[str], persons: Set[str]) -> None:
+        """Of an alias row: leads of one person, and all that the person is known by."""
+        for lead_id in lead_ids:
+            self._hear(workspace, destination, lead_id, persons, persons)
+
+    def _hear(self, workspace: str, destination: str, lead_id: str, sure: Set[str], persons: Set[str]) -> None:
         named = lead_id == self._lead_id and self._workspace in (None, workspace)
         if named:
             self.named_in.add(workspace)
-        persons = {person, *others} - {""}
-        sure = {person, *others[:2]} - {""} or persons
         if named or not self.people.isdisjoint(sure):
             self.leads.setdefault((workspace, lead_id), set()).add(destination)
             self.people.update(persons)
@@ -126,10 +135,9 @@ def _hear_row(found: _Found, key: bytes, value: bytes) -> None:
     if len(parts) < 3:
         return
     workspace, destination, name = parts
-    if kind in (b"a/", b"p/"):  # a person's row leads to that of his lead
-        lead = value.decode("utf-8", "replace").split("/", 3)
-        if len(lead) == 4:
-            found.hear(workspace, destination, lead[3].partition("!")[0], name)
+    if kind == b"p/":
+        leads = [lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES]
+        found.hear_alias(workspace, destination, leads, set(identifiers_of(key, value)))
     elif kind == b"d/":
         try:
             row = _row.decode(value)

@@ -27,7 +27,6 @@ from stream_app.core.settlement import Report
 from stream_app.core.story import Step
 from stream_app.core.suppression import Suppression
 from stream_app.correlate import Correlation
-from stream_app.correlate import Walk as AnyWalk
 from stream_app.fallback import NOTHING_KNOWN, Known
 from stream_app.line import Line
 from stream_app.operate import Operations, Reload, Told
@@ -223,7 +222,7 @@ class Partition:
     def passed(self, taken: Taken) -> bool:
         return self._marks.is_passed(taken)
 
-    def alone(self, walk: AnyWalk, keys: Keys) -> Turn:
+    def alone(self, walk: object, keys: Keys) -> Turn:
         assert isinstance(walk, Walk)
         return self._turns.of(walk, keys)
 

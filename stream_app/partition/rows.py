@@ -1,6 +1,6 @@
 """The rows of one partition in memory, as bytes, and the end of those that no longer count.
 
-A final row counts for the freshness window and is then deleted, with the alias that leads to it; an open one never is.
+A final row counts for the freshness window and is then deleted, with the aliases that lead to it; an open one never is.
 Nothing is ever scanned: keys stand in a queue in the order in which they came, and each step looks at its head.
 """
 
@@ -15,6 +15,7 @@ import msgspec
 from stream_app.core.delivery import ROW_VERSION, Delivery, lead_of
 from stream_app.core.errors import StreamAppError
 from stream_app.core.lane import LANE_VERSION, Lane
+from stream_app.core.person import rows_of
 from stream_app.core.story import Rows as Changes
 from stream_app.core.suppression import Suppression
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
-_ALIASES: Final = (b"a/", b"f/", b"p/")
+_ALIASES: Final = (b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
 _SUPPRESSING: Final = (b"e/", b"s/", b"x/")
@@ -144,10 +145,13 @@ class Rows:
         """Since when the row of an aging key is final; None while it is open."""
         if key[:2] in (b"k/", b"x/"):
             return _read(_dated, key, self._values[key]).at_ms
-        row = self.delivery(self._values[key] if key[:2] in _ALIASES else key)
-        if row is None:
-            return _LONG_AGO_MS
-        return row.at_ms if row.final else None
+        since_ms = _LONG_AGO_MS
+        for each in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
+            if (row := self.delivery(each)) is not None:
+                if not row.final:
+                    return None
+                since_ms = max(since_ms, row.at_ms)
+        return since_ms
 
 
 def _is_parked(key: bytes, value: bytes | None) -> bool:

@@ -20,6 +20,7 @@ from stream_app.adapters.topic_reader import Progress
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import Unreadable
 from stream_app.core.messages import Result
+from stream_app.core.person import rows_of
 from stream_app.kafka_access import kafka_ready
 from stream_app.publish import Wishes
 from stream_app.publish.rows import Row, Sheet, open_csv
@@ -132,7 +133,7 @@ async def _read(settings: Settings, wanted: Wanted, store: ResultStore, stage: S
         async with reader_of(settings, progress) as reader:
             async for records in reader.read(names.state):
                 store.know(
-                    (record.key, None if record.value is None else record.value.removeprefix(b"d/"))
+                    (record.key, [row.removeprefix(b"d/") for row in rows_of(record.value or b"")])
                     for record in records
                     if record.key and record.key.startswith(b"p/")
                 )

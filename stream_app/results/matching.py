@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stream_app.core.delivery import person_key
 from stream_app.core.lead import Unreadable, identify
+from stream_app.core.person import identifiers, person_key
 from stream_app.publish import Wishes
 from stream_app.publish.check import Checker
 from stream_app.publish.rows import Row
@@ -22,7 +22,7 @@ class Matcher:
     def match(self, row: Row) -> int:
         """The number of the row's result in the store, 0 without one.
 
-        By the row's lead id; else by the lead that counts for its person (another row of the same person may have
+        By the row's lead id; else by a lead that counts for its person (another row of the same person may have
         been the one that was sent); else by the id that is made of the person.
         """
         read = row.draft if isinstance(row.draft, Unreadable) else self._checker.read(row.draft)
@@ -35,8 +35,9 @@ class Matcher:
             return 0
         place = f"{workspace}/{destination}"
         found = store.of_lead(f"{place}/{who.lead_id}".encode())
-        if found or who.person is None:
-            return found
-        return store.of_person(person_key(workspace, destination, who.person)) or store.of_lead(
-            f"{place}/p-{who.person}".encode()
-        )
+        known_by = identifiers(who.people)
+        for each in known_by:
+            found = found or store.of_person(person_key(workspace, destination, each))
+        for each in known_by:
+            found = found or store.of_lead(f"{place}/p-{each}".encode())
+        return found

@@ -27,7 +27,7 @@ class ResultStore:
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
             "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)",
-            "CREATE TABLE people (key BLOB PRIMARY KEY, lead BLOB NOT NULL) WITHOUT ROWID",
+            "CREATE TABLE people (key BLOB, lead BLOB, PRIMARY KEY (key, lead)) WITHOUT ROWID",
         ):
             self._db.execute(statement)
 
@@ -37,23 +37,26 @@ class ResultStore:
 
     def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Results by the key of `leads.enriched`, in the order of the topic; None: there is none any more."""
-        self._keep_last("results (key, value)", "value", results)
-
-    def know(self, people: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """By a person's key, the key of the result of the lead that counts for that person."""
-        self._keep_last(
-            "people (key, lead)", "lead", ((key, None if lead is None else _hash(lead)) for key, lead in people)
-        )
-
-    def _keep_last(self, table: str, column: str, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
-        last = {_hash(key): value for key, value in rows}
-        name = table.partition(" ")[0]
+        last = {_hash(key): value for key, value in results}
         with _room():
             self._db.execute("BEGIN")
-            self._db.executemany(f"DELETE FROM {name} WHERE key = ?", [(key,) for key, v in last.items() if v is None])
+            gone = [(key,) for key, value in last.items() if value is None]
+            self._db.executemany("DELETE FROM results WHERE key = ?", gone)
             self._db.executemany(
-                f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET {column} = excluded.{column}",
+                "INSERT INTO results (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 [(key, value) for key, value in last.items() if value is not None],
+            )
+            self._db.execute("COMMIT")
+
+    def know(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
+        """By the alias key of a person, the keys of the results of the leads that count for that person."""
+        last = {_hash(key): leads for key, leads in people}
+        with _room():
+            self._db.execute("BEGIN")
+            self._db.executemany("DELETE FROM people WHERE key = ?", [(key,) for key in last])
+            self._db.executemany(
+                "INSERT OR IGNORE INTO people VALUES (?, ?)",
+                [(key, _hash(lead)) for key, leads in last.items() for lead in leads],
             )
             self._db.execute("COMMIT")
 
@@ -62,8 +65,9 @@ class ResultStore:
         return self._number("SELECT id FROM results WHERE key = ?", key)
 
     def of_person(self, key: bytes) -> int:
-        """The number of the result of the lead that counts for that person; 0: there is none."""
-        return self._number("SELECT id FROM results WHERE key = (SELECT lead FROM people WHERE key = ?)", key)
+        """The number of the result of a lead that counts for that person, the last that came; 0: there is none."""
+        of_leads = "SELECT lead FROM people WHERE key = ?"
+        return self._number(f"SELECT id FROM results WHERE key IN ({of_leads}) ORDER BY id DESC LIMIT 1", key)
 
     def value(self, number: int) -> bytes:
         """The result of that number."""

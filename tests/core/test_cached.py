@@ -134,6 +134,22 @@ def test_a_result_is_remembered_under_all_that_its_person_is_known_by() -> None:
     assert firm == company_slot("acme", company({"domain": "ACME.example"}))
 
 
+def test_a_result_is_remembered_by_every_identifier_and_by_the_name_where_there_is_nothing_better() -> None:
+    name: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
+    sure: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada", "email": "ada@home.example"}
+    linkedin, email, by_name = people({**sure, **name})
+    (found,) = people({"email": "ada@acme.example"})
+
+    def slots(person: str, *hashes: str) -> list[str]:
+        persons, _ = slots_of(result(person=person, people=hashes, fields={"email": "ada@acme.example", **name}))
+        return persons
+
+    assert slots(linkedin, linkedin, email, by_name) == [
+        person_slot("acme", "people", each) for each in (linkedin, email, found)
+    ]
+    assert slots(by_name) == [person_slot("acme", "people", each) for each in (by_name, found)]
+
+
 @given(st.emails(), st.sampled_from(["acme", "w-1"]))
 def test_keys_hold_no_personal_data_and_are_of_one_slot_a_workspace(email: str, workspace: str) -> None:
     given: dict[str, Scalar] = {"email": email, "domain": "rossi.example"}

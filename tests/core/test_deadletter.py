@@ -83,7 +83,7 @@ def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, b
 def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
     came = taken((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
-    stray = Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"", None)
+    stray = Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"")
     onward = [
         rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers,
         strayed(PLAN, stray, 0, False, 1, NO_REASON).headers,

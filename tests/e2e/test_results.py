@@ -16,10 +16,11 @@ import msgspec
 import pytest
 
 from stream_app.adapters.topic_reader import Progress
-from stream_app.core.delivery import delivery_key, person_key
+from stream_app.core.delivery import delivery_key
 from stream_app.core.errors import SettingsError
 from stream_app.core.lead import identify
 from stream_app.core.messages import Lead, Result, Scalar
+from stream_app.core.person import person_key
 from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from stream_app.results import Export, Joined, Wanted, export

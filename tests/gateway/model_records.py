@@ -57,9 +57,10 @@ def lane(names: TopicNames, workspace: str = "acme", **more: Any) -> Made:
     return Made(names.lanes, workspace.encode(), msgspec.json.encode(view))
 
 
-def person(names: TopicNames, hashed: str, lead_id: str | None, kind: str = "p") -> Made:
-    value = None if lead_id is None else f"d/acme/people/{lead_id}".encode()
-    return Made(names.state, f"{kind}/acme/people/{hashed}".encode(), value)
+def person(names: TopicNames, hashed: str, lead_id: str | None, *more: str) -> Made:
+    """`more`: keys of further rows, and other identifiers."""
+    value = None if lead_id is None else " ".join([f"d/acme/people/{lead_id}", *more]).encode()
+    return Made(names.state, f"p/acme/people/{hashed}".encode(), value)
 
 
 def letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, **headers: str) -> Made:

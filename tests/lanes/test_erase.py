@@ -112,3 +112,19 @@ def test_what_leads_from_one_lead_to_another_is_followed_to_the_end() -> None:
         assert [each.lead_id for each in await held(last)] == ["0", "1", "1-too", "2", "2-too"]
 
     run(main())
+
+
+def test_what_a_duplicate_has_linked_is_found_from_either_side() -> None:
+    """The row of the first has only its own identifiers, and the second has no row."""
+
+    async def main() -> None:
+        bench = await bench_of()
+        other: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
+        await bench.lead("1", ADA, fields=WHOLE)
+        await bench.lead("2", ADA, fields={"email": ADA, **other})
+        (linked,) = people(other)
+        everybody = tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME, linked]))
+        for asked in (BY_LINKEDIN, BY_EMAIL, linked):
+            assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
+
+    run(main())

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from stream_app.core.command import command_row
-from stream_app.core.delivery import Delivery, delivery_key, person_key
+from stream_app.core.delivery import Delivery, delivery_key
 from stream_app.core.messages import Status
+from stream_app.core.person import person_key
 from stream_app.core.suppression import Suppression, lead_row, person_row
 from stream_app.partition.rows import Rows, RowUnreadable
 
@@ -66,6 +67,18 @@ def test_an_alias_without_its_row_goes() -> None:
     rows = Rows(FRESH_MS)
     rows.load({person_key("acme", "crm", "hash"): key(9)})
     assert work_off(rows, 0, 1) == [person_key("acme", "crm", "hash")]
+
+
+def test_an_alias_of_several_rows_stays_as_long_as_any_of_them() -> None:
+    rows = Rows(FRESH_MS)
+    alias = person_key("acme", "crm", "hash")
+    rows.apply([(key(1), row(0)), (key(2), row(DAY_MS)), (alias, key(1) + b" " + key(2) + b" other")])
+    assert work_off(rows, FRESH_MS + 1, 10) == [key(1)]
+    assert work_off(rows, FRESH_MS + DAY_MS + 1, 10) == [key(2), alias]
+    open_row = row(0, final=False, state="parked")
+    rows.apply([(key(3), row(0)), (key(4), open_row), (alias, key(3) + b" " + key(4))])
+    assert work_off(rows, 100 * FRESH_MS, 10) == [key(3)]
+    assert alias in rows
 
 
 def test_a_row_of_a_newer_version_or_of_no_sense_is_refused() -> None:

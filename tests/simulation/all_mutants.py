@@ -7,6 +7,7 @@ from tests.simulation import (  # noqa: F401 - see above
     mutants,
     mutants_callbacks,
     order_mutants,
+    person_mutants,
     quota_mutants,
     recovery_mutants,
 )

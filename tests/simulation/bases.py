@@ -107,6 +107,78 @@ _BASES: Final = (
 
 _RARE: Final = (
     Schedule(
+        # Copies in one batch, each with other identifiers: the fourth one's are known together only by the others.
+        "mixed",
+        setup=Setup(callbacks=False),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", known_by="el"),
+            Arrival(0.0, "acme", "b", "p1", known_by="e"),
+            Arrival(0.0, "acme", "c", "p1", known_by="em"),
+            Arrival(0.0, "acme", "d", "p1", known_by="m"),
+            Arrival(0.0, "acme", "e", "p1", known_by="fl"),
+            Arrival(0.5, "acme", "f", "p1", known_by="f"),
+            Arrival(0.5, "acme", "g", "p2"),
+        ),
+    ),
+    Schedule(
+        # The first two are never sent, and still say that the others, which share no identifier, are of one person.
+        "linked",
+        setup=Setup(callbacks=False),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", known_by="el", not_after_s=-1.0),
+            Arrival(0.3, "acme", "b", "p1", known_by="e", not_after_s=-1.0),
+            Arrival(0.5, "acme", "c", "p1", known_by="l"),
+            Arrival(0.6, "acme", "d", "p1", known_by="e"),
+        ),
+        fates=("limited", "lost_before"),
+    ),
+    Schedule(
+        # As before, but the second waits at the gate while the third comes, by a topic that goes first.
+        "apart",
+        setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", known_by="el", not_after_s=-1.0),
+            Arrival(0.4, "acme", "z", "p2"),
+            Arrival(0.5, "acme", "b", "p1", topic="bulk", known_by="e"),
+            Arrival(0.6, "acme", "c", "p1", known_by="l"),
+        ),
+    ),
+    Schedule(
+        # Two wait for the first, which ends unsent: only then do they see that they are of one person.
+        "grown",
+        setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
+        arrivals=(
+            Arrival(0.4, "acme", "z", "p2"),
+            Arrival(0.5, "acme", "a", "p1", topic="bulk", known_by="el"),
+            Arrival(0.6, "acme", "b", "p1", known_by="e"),
+            Arrival(0.7, "acme", "c", "p1", known_by="l"),
+        ),
+        fates=("accepted", "poison"),
+    ),
+    Schedule(
+        # Two persons turn out to be one, after both were sent.
+        "merged",
+        setup=Setup(callbacks=False),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1", known_by="e"),
+            Arrival(0.0, "acme", "b", "p1", known_by="l"),
+            Arrival(0.5, "acme", "c", "p1", known_by="el"),
+            Arrival(1.0, "acme", "d", "p1", known_by="em"),
+            Arrival(1.5, "acme", "e", "p1", known_by="m"),
+        ),
+        fates=("poison",),
+    ),
+    Schedule(
+        # The second waits for the first; the third shares only its id with the second.
+        "overtaken",
+        setup=Setup(callbacks=False),
+        arrivals=(
+            Arrival(0.0, "acme", "a", "p1"),
+            Arrival(0.0, "acme", "b", "p1"),
+            Arrival(0.0, "acme", "b", "p2"),
+        ),
+    ),
+    Schedule(
         # More leads than there are places, of different persons: none of them steps aside for another.
         "queue",
         setup=Setup(callbacks=False, max_in_flight=1),

@@ -6,9 +6,8 @@ Design section 7; the numbers in the messages are those of its list.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -26,6 +25,7 @@ from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyJudge
 from tests.simulation.orders import OrdersJudge
+from tests.simulation.persons import Input, PersonsJudge
 from tests.simulation.submissions import SubmissionsJudge
 from tests.simulation.worker import sources
 
@@ -42,16 +42,6 @@ _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
 
 
-@dataclass(slots=True)
-class Input:
-    """A record that a user published. `person`: who it is, as the test knows it; '' if it is no lead at all."""
-
-    serial: int
-    person: str
-    force: bool = False
-    not_after_ms: int | None = None
-
-
 class Checker:
     """`problem` is told each broken promise in one line."""
 
@@ -63,6 +53,7 @@ class Checker:
         self.orders = OrdersJudge(plan, problem)
         self.money = MoneyJudge(plan, problem)
         self.submissions = SubmissionsJudge(problem)
+        self.persons = PersonsJudge(self.stories, problem)
         self._plan = plan
         self._now_ms = now_ms
         self._problem = problem
@@ -127,6 +118,8 @@ class Checker:
         if last is not None and event.destination in self._plan.destinations:
             self.answers.check_overdue(event, last)
             self.answers.check_silence(event)
+        if last is None or last.status == "rerouted":
+            self._check_person(event)
         story.events.append(event)
         if event.status not in UNDER_WAY:
             story.concluded_seq = event.seq
@@ -145,6 +138,11 @@ class Checker:
             self._check_sending(event)
         elif event.status in REFUSALS and last is not None and (post := story.posts.get(last.seq)) is not None:
             self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
+
+    def _check_person(self, event: StatusEvent) -> None:
+        what = self._inputs.get(event.origin)
+        if what is not None:
+            self.persons.on_first(event, what)
 
     def _has_grace(self, event: StatusEvent) -> bool:
         destination = self._plan.destinations.get(event.destination)
@@ -169,7 +167,7 @@ class Checker:
         if tokens < -0.01:
             self._problem(f"5: {event.id} goes out of an empty bucket")
         what = self._inputs.get(event.origin)
-        self.orders.on_sending(event, what.person if what is not None else "", lane)
+        self.orders.on_sending(event, self.persons.person(what.identifiers) if what is not None else (), lane)
         if what is not None and what.not_after_ms is not None and at_ms > what.not_after_ms:
             self._problem(f"5: {event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
 
@@ -318,26 +316,23 @@ class Checker:
         return event.status == "accepted" and not self._plan.destinations[event.destination].callbacks
 
     def _check_paid(self) -> None:
-        allowed: defaultdict[str, int] = defaultdict(int)
-        unrefused: defaultdict[str, int] = defaultdict(int)
-        taken: defaultdict[str, int] = defaultdict(int)
+        """Of each identifier, whichever leads it was in."""
+        allowed, unrefused, taken = Counter[str](), Counter[str](), Counter[str]()
         plain: set[str] = set()
         for origin, what in self._inputs.items():
-            if not what.person:
-                continue
             if what.force:
-                allowed[what.person] += 1
+                allowed.update(what.identifiers)
             else:
-                plain.add(what.person)
+                plain |= what.identifiers
             story = self.stories[origin]
             after: dict[int, Status] = {event.seq - 1: event.status for event in story.events}
             for event in story.events:
                 if event.status == "sending" and after.get(event.seq) not in REFUSALS:
-                    unrefused[what.person] += 1
+                    unrefused.update(what.identifiers)
                 if event.status == "replayed" and event.reason == "resend":
-                    allowed[what.person] += 1
+                    allowed.update(what.identifiers)
             for seq, post in story.posts.items():
-                taken[what.person] += post.took
+                taken.update(what.identifiers if post.took else ())
                 if post.took and after.get(seq) in REFUSALS:
                     self._problem(f"3: {origin}#{seq} is told as refused, but Clay has it")
         for person in unrefused:

@@ -286,7 +286,7 @@ def person_known_only_once_sent() -> Patch:
 
     def step(self: Story, *records: Record) -> Step:
         if self.row.state != "sending":
-            self._once = [(key, value) for key, value in self._once if key != self.case.person]
+            self._once = [(key, value) for key, value in self._once if key not in self.case.aliases]
         return real(self, *records)
 
     return patch.object(Story, "step", step)

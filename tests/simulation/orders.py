@@ -144,8 +144,8 @@ class OrdersJudge:
         if answer.kind == "correct" and answer.applied and answer.id not in self._of_leads:
             self._corrected[answer.workspace] += 1
 
-    def on_sending(self, event: StatusEvent, person: str, lane: Lane | None) -> None:
-        """A lead is let through; `lane` as it was committed before."""
+    def on_sending(self, event: StatusEvent, identifiers: Iterable[str], lane: Lane | None) -> None:
+        """A lead is let through; `lane` as it was committed before. `identifiers`: all that its person is known by."""
         if event.workspace in self._just_ordered:
             lane = None
         if lane is not None and lane.pause is not None:
@@ -153,7 +153,8 @@ class OrdersJudge:
         if lane is not None and lane.forced is not None and lane.forced.mode == "open":
             self._problem(f"8: {event.id} goes out through a breaker that is forced open")
         home = self._plan.pins[event.workspace]
-        if person and (home, person_row(hash_of(person.partition("/")[2]))) in self._unsendable:
+        persons = (each.rpartition(":")[2] for each in identifiers if "/e:" in each)
+        if any((home, person_row(hash_of(person))) in self._unsendable for person in persons):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
 
     def on_acked(self, taken: Taken) -> None:

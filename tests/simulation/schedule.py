@@ -28,7 +28,10 @@ CEILING: Final = Cost(credits=20, actions=2)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A record that a user publishes. `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's."""
+    """A record that a user publishes. `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's.
+
+    known_by  the identifiers that it has of its person, by kind: see persons.py.
+    """
 
     at_s: float
     workspace: str
@@ -40,6 +43,7 @@ class Arrival:
     not_after_s: float | None = None
     how: How = ""
     headers: Headers = ()
+    known_by: str = "e"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,10 @@ def drawn(seed: int) -> Schedule:
         name=str(seed),
         seed=seed,
         setup=setup,
-        arrivals=_with_headers(Random(f"headers {seed}"), [_arrival(rng, setup) for _ in range(leads)]),
+        arrivals=_with_identifiers(
+            Random(f"identifiers {seed}"),
+            _with_headers(Random(f"headers {seed}"), [_arrival(rng, setup) for _ in range(leads)]),
+        ),
         fates=tuple(rng.choices(_FATES, mix, k=rng.choice((3, 6, 12)))),
         faults=tuple(_fault(rng, turns) for _ in range(rng.choice((0, 1, 1, 2, 3)))),
         losses=_losses(rng),
@@ -232,6 +239,12 @@ def _arrival(rng: Random, setup: Setup) -> Arrival:
         not_after_s=rng.choice((2.0, 30.0)) if rng.random() < 0.15 else None,
         how=how,
     )
+
+
+def _with_identifiers(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Arrival, ...]:
+    """In half of the schedules, leads of one person name the person in different ways."""
+    kinds = rng.choice((("e",), ("e", "l", "el", "em", "fl")))
+    return tuple(replace(each, known_by=rng.choice(kinds)) for each in arrivals)
 
 
 def _with_headers(rng: Random, arrivals: list[Arrival]) -> tuple[Arrival, ...]:

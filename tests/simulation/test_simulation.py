@@ -77,6 +77,12 @@ def test_costs_are_corrected_once_wherever_a_process_breaks() -> None:
     assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
 
 
+@pytest.mark.parametrize("base", ["mixed", "linked", "apart", "grown", "merged"])
+def test_nobody_is_paid_for_twice_under_whatever_identifier_wherever_a_process_breaks(base: str) -> None:
+    failures = run(list(counted(base))[::5])
+    assert not failures, f"{len(failures)} failed; the first: {failures[0]}\n{explain(failures[0][0])}"
+
+
 @pytest.mark.parametrize("seed", [3, 14, 202])
 def test_a_seed_replays_the_very_same_run(seed: int) -> None:
     first, second = simulate(drawn(seed), trace=True), simulate(drawn(seed), trace=True)

@@ -16,12 +16,13 @@ from stream_app.core.messages import Callback
 from stream_app.core.record import Record, Taken
 from stream_app.partition import gate, lanes
 from stream_app.partition.erasures import Erasures
-from tests.simulation.checker import Checker, Input
+from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post
 from tests.simulation.group import Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.orders import Order, records_of
+from tests.simulation.persons import Input, fields_of, identifiers_of
 from tests.simulation.replayer import Replayer
 from tests.simulation.schedule import Arrival, Schedule, plan_of
 from tests.simulation.tape import tape_of
@@ -207,7 +208,7 @@ class World:
         partition = (home + 1) % plan.partitions if arrival.away else home
         not_after_ms = None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
         document: dict[str, object] = {
-            "fields": {"email": f"{arrival.person}@example.com", "serial": serial},
+            "fields": {**fields_of(arrival.known_by, arrival.person), "serial": serial},
             "lead_id": arrival.lead_id,
             "force": arrival.force,
             "workspace": arrival.workspace,
@@ -218,7 +219,12 @@ class World:
         value = b"\xff\xfe" if junk else json.dumps(document).encode()
         topic = names.bulk if arrival.topic == "bulk" else names.leads
         record = Record(topic, arrival.workspace.encode(), value, arrival.headers)
-        what = Input(serial, "" if junk else f"{arrival.workspace}/{arrival.person}", arrival.force, not_after_ms)
+        kinds = "" if junk else arrival.known_by
+        what = Input(
+            serial,
+            identifiers_of(arrival.workspace, kinds, arrival.person),
+            *(arrival.lead_id, arrival.force, not_after_ms, not arrival.away),
+        )
         if arrival.how in ("aborted", "slow_transaction"):
             self._user_transactions += 1
             user = f"user-{self._user_transactions}"

@@ -1,0 +1,172 @@
+"""Leads of one person that name the person in different ways, down the line: a partition in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from stream_app.core.budget import BudgetPolicy
+from stream_app.core.cached import Entry, Field, person_slot
+from stream_app.core.lead import people
+from stream_app.core.messages import Command, Scalar
+from stream_app.core.person import person_key
+from stream_app.core.record import Record
+from tests.partition.test_fallback import ADA, Bench
+from tests.partition.virtual import now_ms, run
+
+LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
+OTHER: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
+NAME: Final[dict[str, Scalar]] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
+BOTH: Final = {"email": ADA, **LINKEDIN}
+SENT: Final = ["received", "sending", "accepted"]
+
+
+async def opened(*, cache_first: bool = False) -> Bench:
+    bench = Bench(cache_first=cache_first, budget=BudgetPolicy())
+    await bench.begin()
+    return bench
+
+
+async def lead(bench: Bench, lead_id: str, fields: dict[str, Scalar], **more: object) -> list[str]:
+    return await bench.lead(lead_id, "", **{"fields": fields, **more})
+
+
+async def suppress(bench: Bench, fields: dict[str, Scalar]) -> None:
+    command = Command("c1", "suppress", "", now_ms(), "operator", args={"people": people(fields)})
+    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
+    await asyncio.sleep(1)
+
+
+def told(bench: Bench, lead_id: str) -> str:
+    return next(event.text for event in bench.events() if event.lead_id == lead_id)
+
+
+def test_every_identifier_of_a_lead_leads_to_it() -> None:
+    async def main() -> None:
+        bench = await opened()
+        assert await lead(bench, "1", BOTH) == SENT
+        assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
+        assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
+        assert told(bench, "3") == "this person came before, as lead 1"
+        assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
+        assert bench.clay.sent == ["1", "4"]
+
+    run(main())
+
+
+def test_a_duplicate_makes_its_other_identifiers_known() -> None:
+    async def main() -> None:
+        bench = await opened()
+        await lead(bench, "1", BOTH)
+        assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["duplicate"]
+        assert await lead(bench, "3", OTHER) == ["duplicate"]
+        assert bench.clay.sent == ["1"]
+
+    run(main())
+
+
+def test_the_duplicate_of_a_lead_id_says_nothing_of_a_person() -> None:
+    """Files that number their rows use each id again for somebody else."""
+
+    async def main() -> None:
+        bench = await opened()
+        await lead(bench, "1", {"email": ADA})
+        assert await lead(bench, "1", {"email": "bob@acme.example"}) == [*SENT, "duplicate"]
+        assert await lead(bench, "2", {"email": "bob@acme.example"}) == SENT
+
+    run(main())
+
+
+def test_a_name_identifies_only_a_lead_that_has_nothing_better() -> None:
+    async def main() -> None:
+        bench = await opened()
+        assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
+        assert await lead(bench, "2", {"email": "ada.king@acme.example", **NAME}) == SENT, "of one name, at one company"
+        assert await lead(bench, "3", NAME) == SENT
+        assert await lead(bench, "4", NAME) == ["duplicate"]
+
+    run(main())
+
+
+def test_a_lead_is_answered_from_the_cache_by_whatever_its_person_is_known_by() -> None:
+    """The third has neither of the two identifiers that the result is remembered under."""
+
+    async def main() -> None:
+        bench = await opened(cache_first=True)
+        await lead(bench, "1", BOTH)
+        await lead(bench, "2", {"email": ADA, **OTHER})
+        (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
+        await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
+        assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
+        assert bench.clay.sent == ["1"]
+        assert bench.results("3")[0].fields == {"title": "CEO"}
+        assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], "the first still counts"
+
+    run(main())
+
+
+def test_what_is_known_of_one_of_a_name_is_not_served_for_another() -> None:
+    async def main() -> None:
+        bench = await opened(cache_first=True)
+        (slot,) = (person_slot("acme", "acme-main", each) for each in people(NAME))
+        await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
+        assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
+        assert await lead(bench, "2", NAME) == ["received", "served_from_cache"]
+
+    run(main())
+
+
+def test_a_person_on_the_suppression_list_is_suppressed_by_whatever_the_lead_has() -> None:
+    async def main() -> None:
+        bench = await opened(cache_first=True)
+        (slot,) = (person_slot("acme", "acme-main", each) for each in people(LINKEDIN))
+        await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
+        assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == ["received", "expired"]
+        await suppress(bench, {"email": ADA})
+        assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
+        assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]
+        assert await lead(bench, "4", OTHER) == SENT
+        assert bench.clay.sent == ["4"]
+
+    run(main())
+
+
+def test_an_erasure_forgets_every_identifier_even_one_that_it_does_not_name() -> None:
+    async def main() -> None:
+        bench = await opened()
+        await lead(bench, "1", BOTH)
+        await lead(bench, "2", {"email": ADA, **OTHER})
+        args = {"lead_id": "1", "destinations": ["acme-main"], "people": people(LINKEDIN)}
+        command = Command("c1", "erase", "acme", now_ms(), "operator", args=args)
+        bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+        await asyncio.sleep(5)
+        everybody = {*people(BOTH), *people(OTHER)}
+        assert all(bench.partition.alias(person_key("acme", "acme-main", each)) is None for each in everybody)
+        tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]
+        assert set(dict(tombstone.headers)["people"].decode().split(",")) == everybody
+
+    run(main())
+
+
+def test_forced_leads_of_a_person_are_each_sent_and_make_nobody_known() -> None:
+    async def main() -> None:
+        bench = await opened()
+        assert await lead(bench, "1", BOTH, force=True) == SENT
+        assert await lead(bench, "2", {"email": ADA}, force=True) == SENT
+        assert await lead(bench, "3", LINKEDIN) == SENT
+
+    run(main())
+
+
+def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
+    async def main() -> None:
+        bench = await opened()
+        for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, OTHER)):
+            value = msgspec.json.encode({"lead_id": str(number), "fields": fields})
+            bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+        await asyncio.sleep(10)
+        assert [bench.story(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]
+
+    run(main())

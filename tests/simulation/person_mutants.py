@@ -1,0 +1,68 @@
+"""The person behind a lead, mistaken on purpose: each mutant takes away one thing that it rests on (see mutants.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from unittest.mock import patch
+
+from stream_app import line as line_module
+from stream_app.core import case
+from stream_app.core.case import Case
+from stream_app.core.person import Person, claimed, identifiers
+from stream_app.line import Line
+from stream_app.partition.turns import Turn, Turns
+from tests.simulation.bases import rare
+from tests.simulation.mutant import Patch, mutant
+from tests.simulation.orders import Order
+from tests.simulation.schedule import Arrival, Schedule, Setup
+
+
+def suppressed_by_another_name() -> Iterable[Schedule]:
+    """The e-mail is suppressed, the lead to be sent has the LinkedIn URL that came with it before."""
+    first = Arrival(0.0, "acme", "a", "p1", known_by="el", not_after_s=-1.0)
+    then = Arrival(5.0, "acme", "b", "p1", known_by="l")
+    orders = (Order(2.0, "", "suppress", "p1"),)
+    return [Schedule("by another name", setup=Setup(callbacks=False), arrivals=(first, then), orders=orders)]
+
+
+@mutant("3", hunt=rare)
+def only_the_first_identifier_counts() -> Patch:
+    return patch.object(case, "identifiers", lambda hashes: identifiers(hashes)[:1])
+
+
+@mutant("3", hunt=rare)
+def duplicates_link_nothing() -> Patch:
+    return patch.object(line_module, "linked", lambda person, alias: [])
+
+
+@mutant("3", hunt=rare)
+def a_new_lead_claims_its_own_identifiers_only() -> Patch:
+    def own(person: Person, own: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes | None]]:
+        return claimed(Person(own), own, row)
+
+    return patch.object(line_module, "claimed", own)
+
+
+@mutant("3", hunt=rare)
+def only_own_identifiers_are_locked() -> Patch:
+    return patch.object(Line, "_keys", lambda self, case: (case.key, *case.aliases))
+
+
+@mutant("3", hunt=rare)
+def locks_are_not_asked_for_again_after_a_wait() -> Patch:
+    async def enter(self: Turn) -> None:
+        if not self._turns.take(self):
+            self.walk.let_next()
+            await self.granted
+
+    return patch.object(Turn, "__aenter__", enter)
+
+
+@mutant("order", hunt=rare)
+def a_later_record_overtakes() -> Patch:
+    return patch.object(Turns, "_is_free", lambda self, turn: self._holders.keys().isdisjoint(turn.keys))
+
+
+@mutant("8", hunt=suppressed_by_another_name)
+def suppressed_by_own_identifiers_only() -> Patch:
+    return patch.object(Case, "of", lambda self, person: self)

@@ -1,0 +1,94 @@
+"""Judges what becomes of the leads of one person: nobody is paid for twice, whichever identifier a lead comes with.
+
+An identifier is `workspace/kind:person`. Leads that were decided have made their identifiers known; those of one lead
+belong to one person, and so do those that are linked by others. A lead is new only if no lead of its person counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from stream_app.core.messages import StatusEvent
+from tests.simulation.answers import Story
+
+FIELDS: Final = {
+    "e": ("email", "{}@example.com"),
+    "f": ("email", "{}@other.example.com"),
+    "l": ("linkedin_url", "https://www.linkedin.com/in/{}"),
+    "m": ("linkedin_url", "https://www.linkedin.com/in/{}-2"),
+}
+"""By kind: the field of a lead, and what is in it."""
+
+_NEVER_SENT: Final = frozenset({"rejected_invalid", "expired", "suppressed"})
+
+
+def fields_of(kinds: str, person: str) -> dict[str, object]:
+    """The fields of a lead that names its person in these ways."""
+    return {name: value.format(person) for name, value in map(FIELDS.__getitem__, kinds)}
+
+
+def identifiers_of(workspace: str, kinds: str, person: str) -> frozenset[str]:
+    return frozenset(f"{workspace}/{kind}:{person}" for kind in kinds)
+
+
+@dataclass(slots=True)
+class Input:
+    """A record that a user published. `identifiers`: of whom, as the test knows it; none if it is no lead at all.
+
+    straight  it came to the partition of its workspace.
+    """
+
+    serial: int
+    identifiers: frozenset[str]
+    lead_id: str = ""
+    force: bool = False
+    not_after_ms: int | None = None
+    straight: bool = True
+
+
+class PersonsJudge:
+    """Told of the first event of each story. `problem` is told each broken promise."""
+
+    def __init__(self, stories: Mapping[str, Story], problem: Callable[[str], None]) -> None:
+        self._stories = stories
+        self._problem = problem
+        self._known: dict[str, frozenset[str]] = {}  # identifier -> all of its person
+        self._leads: dict[str, str] = {}  # origin -> one identifier of a lead that was taken as new
+        self._decided: dict[tuple[str, str], int] = {}
+
+    def person(self, identifiers: frozenset[str]) -> frozenset[str]:
+        """All that is known of who has these."""
+        return identifiers.union(*(self._known.get(each, frozenset()) for each in identifiers))
+
+    def on_first(self, event: StatusEvent, what: Input) -> None:
+        """The first event of its story."""
+        if what.force or not what.identifiers or event.status == "rerouted":
+            return
+        if what.straight:
+            self._check_order(event, what)
+        person = self.person(what.identifiers)
+        if event.status == "received":
+            others = [origin for origin, each in self._leads.items() if each in person and self._counts(origin)]
+            if others and event.origin not in self._leads:
+                self._problem(f"3: {event.origin} is taken as new, though its person came as {others[0]}")
+            self._leads[event.origin] = min(what.identifiers)
+        elif self._known.keys().isdisjoint(what.identifiers):
+            return  # the duplicate of a lead id: it says nothing of a person
+        self._known |= dict.fromkeys(person, person)
+
+    def _counts(self, origin: str) -> bool:
+        """Whether it is at Clay, may be, or may come there."""
+        events = self._stories[origin].events
+        ended = bool(events) and events[-1].status in _NEVER_SENT
+        return not ended or any(event.status == "send_uncertain" for event in events)
+
+    def _check_order(self, event: StatusEvent, what: Input) -> None:
+        log, _, digits = event.origin.rpartition("/")
+        workspace = min(what.identifiers).partition("/")[0]
+        for name in (*what.identifiers, f"{workspace}/id:{what.lead_id}"):
+            last = self._decided.get((log, name), -1)
+            if int(digits) < last:
+                self._problem(f"order: {event.origin} is decided behind {log}/{last}, which shares {name}")
+            self._decided[log, name] = max(last, int(digits))
