@@ -1,10 +1,9 @@
-"""Whether Kafka has ended a producer's transactions in each partition, and the ending of those that it left open.
+"""Where a producer's transactions are open, as the leaders of the partitions say.
 
 KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
-(KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction ended, and in that partition it
-stays open, hidden from every reader, until its producer's next end marker, which decides over it, too: an abort takes
-with it what was committed. So a transaction is over when its end was seen everywhere, no other is begun before, and
-who takes over ends what was left open in the way in which its coordinator ended the rest.
+(KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction complete, and in that partition
+it stays open until its producer's next end marker, which decides over it, too. So a transaction is over when its end
+was seen everywhere, and no other is begun before. core/stranded.py has how a take-over ends what was left open.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
     KafkaConnectionError,
@@ -24,52 +22,33 @@ from aiokafka.errors import (
     for_code,
 )
 
-from stream_app.adapters.transaction_requests import DescribeProducers, DescribeTransactions
+from stream_app.adapters.transaction_requests import DescribeProducers
 
 NO_LEADER: Final = "has no leader: look at whether it exists, at the brokers that have it, and at their disks"
 _LASTING: Final = (TopicAuthorizationFailedError, IncompatibleBrokerVersion)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
-_NEVER_SEEN: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
-_ABORTED: Final = {"Ongoing", "PrepareAbort", "CompleteAbort", "PrepareEpochFence"}
 
 
-class Last(NamedTuple):
-    """The last transaction of a transactional id. `committed`: not aborted, and not still under way."""
+async def open_at(
+    client: Any, producer_id: int | None, places: Collection[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Where the producer (None: any) has an open transaction, and the offset of its first record there.
 
-    producer_id: int
-    committed: bool
-
-
-async def last_transaction(client: Any, transactional_id: str) -> Last | None:
-    """As its coordinator knows it until the next fence; None for an id that was never used. Raises KafkaError.
-
-    An id that was fenced and not used since counts as committed: who fenced it has ended what was left open.
+    Raises KafkaError where a leader does not say.
     """
-    node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
-    answer = await client.send(node, DescribeTransactions(transactional_id), group=ConnectionGroup.COORDINATION)
-    ((code, _, state, _, _, producer_id, *_),) = answer.transactions
-    if code == _NEVER_SEEN:
-        return None
-    if code:
-        raise for_code(code)(f"the last transaction of {transactional_id}")
-    return Last(producer_id, state not in _ABORTED)
-
-
-async def open_at(client: Any, producer_id: int, places: Collection[TopicPartition]) -> list[TopicPartition]:
-    """Where the producer's transaction is open, as the leaders say now. Raises KafkaError where one does not say."""
     if lost := without_leader(client, places):
         raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
     asked: dict[int, list[TopicPartition]] = defaultdict(list)
     for place in places:
         asked[client.cluster.leader_for_partition(place)].append(place)
-    found: list[TopicPartition] = []
+    found: dict[TopicPartition, int] = {}
     for node, its in asked.items():
         request = DescribeProducers(producer_id, its)
-        for place, code, is_open in request.read(await client.send(node, request)):
+        for place, code, first_open in request.read(await client.send(node, request)):
             if code:
                 raise for_code(code)(f"{place.topic}/{place.partition}")
-            if is_open:
-                found.append(place)
+            if first_open is not None:
+                found[place] = first_open
     return found
 
 
@@ -94,15 +73,6 @@ async def refresh(client: Any) -> None:
     await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
     if not update.done():
         raise KafkaConnectionError("no metadata could be read")
-
-
-async def end_left_open(producer: AIOKafkaProducer, places: Collection[TopicPartition], committed: bool) -> None:
-    """End there, with markers and nothing else, what Kafka forgot. Raises KafkaError."""
-    await producer.begin_transaction()
-    for place in places:
-        producer._txn_manager.maybe_add_partition_to_txn(place)
-    await (producer.commit_transaction() if committed else producer.abort_transaction())
-    await ended(producer.client, producer_id(producer), places)
 
 
 def producer_id(producer: AIOKafkaProducer) -> int:

@@ -7,7 +7,6 @@ owner, and every earlier owner's writes fail from then on. So `take_over` fences
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
     InvalidTransactionTimeout,
@@ -29,7 +29,8 @@ from stream_app.adapters.clients import kafka_producer
 from stream_app.adapters.closing import stop_consumer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
-from stream_app.adapters.endings import end_left_open, last_transaction, open_at, producer_id, refresh
+from stream_app.adapters.endings import refresh
+from stream_app.adapters.fencing import KafkaTransactions
 from stream_app.adapters.kafka_clock import KafkaClock
 from stream_app.adapters.leaders import require_leader
 from stream_app.adapters.refusals import Refusals
@@ -38,8 +39,7 @@ from stream_app.adapters.transaction import Batch, commit, end, is_fenced, place
 from stream_app.adapters.waiting import waiting
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
 from stream_app.core.record import Record, Taken
-
-log = logging.getLogger(__name__)
+from stream_app.partition.takeover import take_over
 
 _REFUSED = (
     IncompatibleBrokerVersion,
@@ -127,8 +127,8 @@ class KafkaLedger:
                 self._drop()
                 raise LedgerError(
                     f"Kafka refuses the ledger {self.transactional_id} on {self._rows_at.topic}: {refused}: the "
-                    "worker needs Kafka 3.0 or newer, Write and Describe on its transactional ids, and Read and Write "
-                    "on all topics that it writes to"
+                    "worker needs Kafka 3.0 or newer, Write and Describe on its transactional ids, Read and Write "
+                    "on all topics that it writes to, and transaction.max.timeout.ms of at least 601000"
                 ) from refused
             except TimeoutError as late:
                 self._drop()
@@ -224,25 +224,15 @@ class KafkaLedger:
             await client.bootstrap()
             client.set_topics({place.topic for place in self._places})
             await refresh(client)
-            last = await last_transaction(client, self.transactional_id)
-            if last is not None:
-                # The fence aborts what is under way, and would leave it open where there is no leader.
-                await open_at(client, last.producer_id, self._places)
-            await producer._sender.start()  # as `start()`, which would connect once more and forget the leaders
+            name = self.transactional_id
+            node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
         except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
-        if last is not None and (left := await open_at(client, producer_id(producer), self._places)):
-            await self._end_what_kafka_left_open(producer, left, last.committed)
-
-    async def _end_what_kafka_left_open(
-        self, producer: AIOKafkaProducer, left: list[TopicPartition], committed: bool
-    ) -> None:
-        where = ", ".join(f"{place.topic}/{place.partition}" for place in left)
-        log.warning(
-            "%s: Kafka forgot to end its last transaction in %s; ending it there as %s, as elsewhere",
-            *(self._place, where, "committed" if committed else "aborted"),
-        )
-        await end_left_open(producer, left, committed)
+        transactions = KafkaTransactions(client, node, name, self._places, self._rows_at)
+        fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
+        producer._txn_manager.set_pid_and_epoch(*fenced)
+        # As `start()`, which would connect and fence once more.
+        await producer._sender.start()
 
     async def _load(self) -> dict[bytes, bytes]:
         consumer = Consumer(

@@ -65,11 +65,11 @@ class _ProducersQuestion(RequestStruct):  # type: ignore[misc]  # aiokafka is no
 
 
 class DescribeProducers(Request[_ProducersQuestion]):  # type: ignore[misc]  # aiokafka is not followed
-    """What the leader of these places knows of the transactions there; one producer's are looked for."""
+    """What the leader of these places knows of the transactions there: of one producer, or (None) of any."""
 
     API_KEY = 61
 
-    def __init__(self, producer_id: int, places: Iterable[TopicPartition]) -> None:
+    def __init__(self, producer_id: int | None, places: Iterable[TopicPartition]) -> None:
         self._producer_id = producer_id
         self._topics: dict[str, list[int]] = defaultdict(list)
         for place in places:
@@ -78,12 +78,12 @@ class DescribeProducers(Request[_ProducersQuestion]):  # type: ignore[misc]  # a
     def build(self, request_struct_class: Any) -> Any:
         return request_struct_class([(topic, numbers, {}) for topic, numbers in self._topics.items()], {})
 
-    def read(self, answer: Any) -> Iterator[tuple[TopicPartition, int, bool]]:
-        """Each place with its error code, and whether the producer's transaction is open there."""
+    def read(self, answer: Any) -> Iterator[tuple[TopicPartition, int, int | None]]:
+        """Each place with its error code, and the first offset of the open transaction there, None without one."""
         for topic, partitions, _ in answer.topics:
             for number, code, _, producers, _ in partitions:
-                is_open = any(it[0] == self._producer_id and it[5] >= 0 for it in producers)
-                yield TopicPartition(topic, number), code, is_open
+                begins = [it[5] for it in producers if it[5] >= 0 and self._producer_id in (None, it[0])]
+                yield TopicPartition(topic, number), code, min(begins, default=None)
 
 
 class _Transactions(Response):  # type: ignore[misc]  # aiokafka is not followed

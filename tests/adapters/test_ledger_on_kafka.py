@@ -9,13 +9,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     BrokerResponseError,
     ConcurrentTransactions,
     GroupLoadInProgressError,
     IncompatibleBrokerVersion,
+    InvalidTransactionTimeout,
     NotEnoughReplicasError,
     NotLeaderForPartitionError,
 )
@@ -221,6 +222,47 @@ async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
         await on_kafka.ledger().take_over()
 
 
+async def test_a_kafka_that_allows_no_time_out_of_ten_minutes_is_refused(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verdict on what Kafka left open is such a time-out."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, InvalidTransactionTimeout.errno, -1, -1)
+    with pytest.raises(LedgerError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
+        await on_kafka.ledger().take_over()
+
+
+async def test_rows_behind_a_transaction_of_a_forgotten_id_are_refused(on_kafka: KafkaHarness) -> None:
+    """Kafka forgets an id that was idle for days, with how its last transaction ended. Nobody else writes rows."""
+    async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
+        await other.begin_transaction()
+        await other.send_and_wait(on_kafka.rows, b"1", b"a", partition=0)
+        with pytest.raises(LedgerError, match=f"{on_kafka.rows}/0 from offset 0, and does not know any more"):
+            await on_kafka.ledger().take_over()
+        await other.commit_transaction()
+        assert await on_kafka.ledger().take_over() == {b"a": b"1"}
+
+
+async def test_a_transaction_asks_once_whether_it_has_ended(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else about the last transaction is asked when the partition is taken over."""
+    asked = list[str]()
+    real = BoundedClient.send
+
+    async def send(self: BoundedClient, node: int, request: object, **how: object) -> object:
+        asked.append(type(request).__name__)
+        return await real(self, node, request, **how)
+
+    monkeypatch.setattr(BoundedClient, "send", send)
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    assert "DescribeTransactions" in asked
+    asked.clear()
+    await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
+    assert set(asked) == {"AddPartitionsToTxnRequest", "ProduceRequest", "EndTxnRequest", "DescribeProducers"}
+
+
 async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
     ledger = on_kafka.ledger()
     await ledger.take_over()
@@ -242,9 +284,10 @@ async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(na
 
 async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
     limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
-    ledger, idle = on_kafka.ledger(limits=limits), on_kafka.ledger(partition=1, limits=limits)
+    ledger, idle = on_kafka.ledger(), on_kafka.ledger(partition=1, limits=limits)
     await ledger.take_over()
     await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
+    ledger._limits = limits  # before it froze, the broker may take longer
     kafka.freeze()
     try:
         async with asyncio.timeout(3):

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream_app.dev.kafka import LocalKafka
@@ -127,6 +129,17 @@ def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
     directory.mkdir()
     (directory / "meta.properties").write_text("\n".join([*kept, "node.id=2", ""]))
     return LocalKafka(port=int(listener.rpartition(":")[2]), overrides=overrides, data_dir=directory)
+
+
+@asynccontextmanager
+async def to_lose(first: LocalKafka, directory: Path, *topics: str, partitions: int = 1) -> AsyncIterator[LocalKafka]:
+    """A second broker with these topics, and nothing of Kafka's own: that is made before it is there."""
+    async with AIOKafkaProducer(bootstrap_servers=first.bootstrap, transactional_id="first"):
+        pass
+    async with second_broker(first, directory) as second, admin(first.bootstrap) as client:
+        only_there = {number: [2] for number in range(partitions)}
+        await client.create_topics([NewTopic(name, -1, -1, replica_assignments=only_there) for name in topics])
+        yield second
 
 
 async def reassign(line: Fleet, kafka: LocalKafka, partitions: list[dict[str, Any]], *options: str) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import re
 import resource
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ from stream_app.core.record import Record
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
 from tests.adapters.support import admin, read_committed
-from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, second_broker
+from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, to_lose
 from tests.e2e.fleet import Fleet
 from tests.proxy import ProxiedKafka
 from tests.small_disk import NoSmallDiskError, small_disk
@@ -156,16 +154,6 @@ async def keep_apart(line: Fleet, kafka: LocalKafka, topic: str, disk: Path, oth
     await reassign(line, kafka, partitions)
     its = {f"{topic}-{number}" for number in range(line.settings.kafka.partitions)}
     await line.until(lambda: logs_on(disk) == its, 20, "it is alone there")
-
-
-@asynccontextmanager
-async def to_lose(first: LocalKafka, directory: Path, *topics: str) -> AsyncIterator[LocalKafka]:
-    """A second broker with these topics, and nothing of Kafka's own: that is made before it is there."""
-    async with AIOKafkaProducer(bootstrap_servers=first.bootstrap, transactional_id="first"):
-        pass
-    async with second_broker(first, directory) as second, admin(first.bootstrap) as client:
-        await client.create_topics([NewTopic(name, -1, -1, replica_assignments={0: [2]}) for name in topics])
-        yield second
 
 
 def ledger_of(kafka: LocalKafka, state: str, events: str, take_over_s: float = 20) -> KafkaLedger:

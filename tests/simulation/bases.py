@@ -67,13 +67,13 @@ _BASES: Final = (
         setup=Setup(callbacks=False, max_in_flight=1),
         arrivals=tuple(Arrival(0.5, "acme", "a", "p1") for _ in range(5)),
         fates=("slow",),
-        losses=tuple((number, "lost") for number in range(8, 14)),
+        losses=tuple((number, "lost") for number in range(12, 18)),
     ),
     Schedule(
         "late",
         arrivals=(Arrival(0.5, "acme", "a", "p1"), Arrival(0.5, "acme", "a", "p1")),
         answers=("lost",),
-        losses=((8, "refused"),),
+        losses=((12, "refused"),),
     ),
     Schedule(
         # The first callback is there before its POST has ended, the second comes twice.
@@ -184,7 +184,7 @@ _RARE: Final = (
         setup=Setup(callbacks=False, max_in_flight=1),
         arrivals=tuple(Arrival(0.5, "acme", f"a{number}", f"p{number}") for number in range(5)),
         fates=("slow",),
-        losses=tuple((number, "lost") for number in range(8, 14)),
+        losses=tuple((number, "lost") for number in range(12, 18)),
     ),
     Schedule(
         "ordered",

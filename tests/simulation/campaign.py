@@ -10,6 +10,7 @@ from itertools import islice
 
 from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
 from tests.simulation.money import budgeted
+from tests.simulation.recoveries import recovered
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
 
@@ -41,6 +42,8 @@ def named(name: str) -> Schedule:
         return drawn(int(name))
     if name.startswith("b") and name[1:].isdigit():
         return budgeted(int(name[1:]))
+    if name.startswith("r") and name[1:].isdigit():
+        return recovered(int(name[1:]))
     found = counted(name.partition("/")[0], thorough=True)
     wanted = next((schedule for schedule in found if schedule.name == name), None)
     if wanted is None:

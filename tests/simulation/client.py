@@ -9,11 +9,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from contextlib import suppress
+from typing import Final, Protocol, TypeVar
 
 from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
 from stream_app.core.record import Record, Taken
-from tests.simulation.kafka import MemoryKafka, ProducerFenced, StaleGeneration
+from stream_app.core.stranded import LastTransaction, Stranded
+from stream_app.partition.takeover import Producer, take_over
+from tests.simulation.kafka import (
+    ORDINARY_TIMEOUT_MS,
+    ConcurrentTransactions,
+    InvalidState,
+    MemoryKafka,
+    NoLeader,
+    ProducerFenced,
+    StaleGeneration,
+)
+
+_LOOKS: Final = 3
+_LOOK_EVERY_S: Final = 0.1
 
 T = TypeVar("T")
 
@@ -35,6 +49,58 @@ class PlainLink:
     async def ask(self, what: str, request: Callable[[], T]) -> T:
         await asyncio.sleep(0)
         return request()
+
+
+class MemoryTransactions:
+    """`partition.takeover.Transactions` in memory: the twin of `adapters.fencing.KafkaTransactions`."""
+
+    def __init__(self, kafka: MemoryKafka, transactional_id: str, link: Link) -> None:
+        self.transactional_id = transactional_id
+        self._kafka = kafka
+        self._link = link
+
+    async def look(self) -> tuple[LastTransaction, Stranded]:
+        return await self._link.ask("look", self._look)
+
+    async def open_places(self, producer_id: int) -> Stranded:
+        return await self._link.ask("open", lambda: self._kafka.open_places(self.transactional_id))
+
+    async def fence(self, timeout_ms: int) -> Producer | None:
+        return await self._link.ask("fence", lambda: self._fence(timeout_ms))
+
+    async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
+        await self._link.ask("end", Repair(self._kafka, self.transactional_id, last.epoch, stranded, committed))
+
+    def _look(self) -> tuple[LastTransaction, Stranded]:
+        last = self._kafka.describe(self.transactional_id)
+        return last, {} if last.is_decided else self._kafka.open_places(self.transactional_id)
+
+    def _fence(self, timeout_ms: int) -> Producer | None:
+        try:
+            return Producer(1, self._kafka.init_producer(self.transactional_id, timeout_ms))
+        except ConcurrentTransactions:
+            return None
+
+
+class Repair:
+    """Two requests that are sent together. `half` is the first of them alone."""
+
+    def __init__(
+        self, kafka: MemoryKafka, transactional_id: str, epoch: int, stranded: Stranded, committed: bool
+    ) -> None:
+        self._kafka = kafka
+        self._producer = transactional_id, epoch
+        self._logs = [kafka.log(*place) for place in stranded]
+        self._committed = committed
+
+    def __call__(self) -> None:
+        with suppress(ConcurrentTransactions):
+            self.half()
+            self._kafka.end(*self._producer, self._committed)
+
+    def half(self) -> None:
+        if self._logs:
+            self._kafka.add(*self._producer, self._logs)
 
 
 class MemoryLedger:
@@ -61,9 +127,9 @@ class MemoryLedger:
         self._epoch = None
         try:
             async with asyncio.timeout(None if fence_within_s == math.inf else fence_within_s):
-                self._epoch = await self._link.ask("fence", self._fence)
+                self._epoch = await self._fence()
             return await self._link.ask("load", self._load)
-        except (NoAnswer, TimeoutError):
+        except (NoAnswer, NoLeader, ProducerFenced, InvalidState, TimeoutError):
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
 
@@ -93,11 +159,18 @@ class MemoryLedger:
             await self._link.ask(
                 "send", lambda: self._kafka.send(self.transactional_id, epoch, self.partition, records)
             )
-            await self._link.ask("commit", lambda: self._kafka.end(self.transactional_id, epoch, commit=True))
+            left = await self._link.ask("commit", lambda: self._commit(epoch))
+            for _ in range(_LOOKS):
+                if not left:
+                    break
+                await asyncio.sleep(_LOOK_EVERY_S)
+                left = await self._link.ask("ended", lambda: self._kafka.open_places(self.transactional_id))
+            if left:
+                raise Aborted(f"{self.transactional_id}: its end was not seen everywhere in time")
             done = True
         except ProducerFenced:
             raise Fenced(f"{self.transactional_id} has a later owner") from None
-        except NoAnswer:
+        except (NoAnswer, NoLeader, ConcurrentTransactions, InvalidState):
             raise Aborted(f"{self.transactional_id}: no answer in time") from None
         finally:
             if not done:
@@ -106,8 +179,14 @@ class MemoryLedger:
     async def close(self) -> None:
         self._epoch = None
 
-    def _fence(self) -> int:
-        return self._kafka.init_producer(self.transactional_id)
+    async def _fence(self) -> int:
+        transactions = MemoryTransactions(self._kafka, self.transactional_id, self._link)
+        return (await take_over(transactions, ORDINARY_TIMEOUT_MS)).epoch
+
+    def _commit(self, epoch: int) -> dict[tuple[str, int], int]:
+        """The end, and a look at whether it was written everywhere: two requests to a real Kafka."""
+        self._kafka.end(self.transactional_id, epoch, commit=True)
+        return self._kafka.open_places(self.transactional_id)
 
     def _load(self) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}

@@ -2,15 +2,21 @@
 
 It answers at once and never fails; what lies between it and a process (delay, loss, a frozen client) is the caller's.
 Readers see what `read_committed` shows: nothing at or behind the first open transaction, nothing aborted, no markers.
+
+A transaction's coordinator has the states of Kafka's own. Like KRaft's it writes no end marker where a partition has
+no leader, and calls the transaction complete; there the producer's next marker decides over what is open.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
 
 from stream_app.core.record import Record, Taken
+from stream_app.core.stranded import LastTransaction
+
+ORDINARY_TIMEOUT_MS: Final = 60_000
 
 
 class ProducerFenced(Exception):
@@ -21,18 +27,43 @@ class StaleGeneration(Exception):
     """The member is not (or no longer) in this generation of the group."""
 
 
+class ConcurrentTransactions(Exception):
+    """The coordinator is still ending the last transaction: ask again."""
+
+
+class InvalidState(Exception):
+    """There is no transaction to end, or it ends in the other way."""
+
+
+class NoLeader(Exception):
+    """A partition has no leader."""
+
+
 class Transaction:
-    __slots__ = ("logs", "records", "state")
+    """One transaction as its coordinator sees it. `decided`: whether it was committed; None while it is ongoing."""
+
+    __slots__ = ("decided", "logs", "records")
 
     def __init__(self) -> None:
-        self.state = "open"
+        self.decided: bool | None = None
         self.logs: dict[Log, None] = {}
         self.records: list[Taken] = []
 
 
+class Stretch:
+    """What a producer has open in one log up to its next marker: several transactions, where a marker was missed."""
+
+    __slots__ = ("begins", "state", "transactions")
+
+    def __init__(self, begins: int) -> None:
+        self.begins = begins
+        self.state = "open"
+        self.transactions: dict[Transaction, None] = {}
+
+
 class Stored(NamedTuple):
     taken: Taken | None  # None: a marker
-    transaction: Transaction | None
+    stretch: Stretch | None
 
 
 class Log:
@@ -42,7 +73,7 @@ class Log:
         self.topic = topic
         self.partition = partition
         self.entries: list[Stored] = []
-        self.open: dict[Transaction, int] = {}
+        self.open: dict[str, Stretch] = {}  # by transactional id
         self.readers: list[Callable[[], None]] = []
 
     @property
@@ -51,7 +82,7 @@ class Log:
 
     @property
     def last_stable(self) -> int:
-        return next(iter(self.open.values())) if self.open else len(self.entries)
+        return min((stretch.begins for stretch in self.open.values()), default=len(self.entries))
 
     def peek(self, record: Record, timestamp_ms: int) -> Taken:
         """The record as it would be if it were appended now."""
@@ -59,19 +90,28 @@ class Log:
             self.topic, self.partition, len(self.entries), record.key, record.value, record.headers, timestamp_ms
         )
 
-    def append(self, record: Record, timestamp_ms: int, transaction: Transaction | None) -> Taken:
+    def append(self, record: Record, timestamp_ms: int, transactional_id: str | None) -> Taken:
         taken = self.peek(record, timestamp_ms)
-        self.entries.append(Stored(taken, transaction))
-        if transaction is not None:
-            self.open.setdefault(transaction, taken.offset)
+        stretch = None
+        if transactional_id is not None:
+            stretch = self.open.setdefault(transactional_id, Stretch(taken.offset))
+        self.entries.append(Stored(taken, stretch))
         return taken
+
+    def mark(self, transactional_id: str, committed: bool) -> Stretch | None:
+        """The end marker of a producer, and what it has ended."""
+        stretch = self.open.pop(transactional_id, None)
+        self.entries.append(Stored(None, None))
+        if stretch is not None:
+            stretch.state = "committed" if committed else "aborted"
+        return stretch
 
     def read(self, position: int) -> Taken | None:
         """The first visible record at or after `position`."""
         stable = self.last_stable
         while position < stable:
-            taken, transaction = self.entries[position]
-            if taken is not None and (transaction is None or transaction.state == "committed"):
+            taken, stretch = self.entries[position]
+            if taken is not None and (stretch is None or stretch.state == "committed"):
                 return taken
             position += 1
         return None
@@ -80,8 +120,8 @@ class Log:
         """All that a `read_committed` consumer can read."""
         return [
             taken
-            for taken, transaction in self.entries[: self.last_stable]
-            if taken is not None and (transaction is None or transaction.state == "committed")
+            for taken, stretch in self.entries[: self.last_stable]
+            if taken is not None and (stretch is None or stretch.state == "committed")
         ]
 
     def changed(self) -> None:
@@ -91,15 +131,25 @@ class Log:
 
 
 class _Producer:
-    __slots__ = ("epoch", "transaction")
+    """What the coordinator knows of a transactional id."""
+
+    __slots__ = ("epoch", "state", "timeout_ms", "transaction")
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.state = ""
+        self.timeout_ms = 0
         self.transaction: Transaction | None = None
 
 
 class MemoryKafka:
-    """`now_ms`: append time. `on_commit` is told the records of each transaction, and each single record written."""
+    """`now_ms`: append time. `on_commit` is told the records of each transaction, and each single record written.
+
+    leaderless     partitions that have no leader now.
+    on_end         called when the end of a transaction was decided, before its markers are written.
+    write_markers  when the markers are written: it calls what it is given, at once or later.
+    on_betrayal    told when a partition of a transaction ends in another way than was decided.
+    """
 
     def __init__(self, now_ms: Callable[[], int] = lambda: 0) -> None:
         self._now_ms = now_ms
@@ -107,6 +157,10 @@ class MemoryKafka:
         self._producers: defaultdict[str, _Producer] = defaultdict(_Producer)
         self._offsets: dict[tuple[str, str, int], int] = {}
         self._generations: defaultdict[str, int] = defaultdict(int)
+        self.leaderless: set[tuple[str, int]] = set()
+        self.on_end: Callable[[str], None] = lambda transactional_id: None
+        self.write_markers: Callable[[Callable[[], None]], object] = lambda write: write()
+        self.on_betrayal: Callable[[str], None] = lambda text: None
         self.on_fence: Callable[[str], None] = lambda transactional_id: None
         self.on_commit: Callable[[Sequence[Taken]], None] = lambda records: None
         self.on_offset: Callable[[str, Log, int, int], None] = lambda group, log, before, after: None
@@ -116,6 +170,10 @@ class MemoryKafka:
         if log is None:
             log = self._logs[topic, partition] = Log(topic, partition)
         return log
+
+    @property
+    def logs(self) -> list[Log]:
+        return list(self._logs.values())
 
     # ------------------------------------------------------------------------------------------------- producers
 
@@ -127,53 +185,108 @@ class MemoryKafka:
         log.changed()
         return taken
 
-    def init_producer(self, transactional_id: str) -> int:
-        """Fence all earlier holders of the id, abort what they left open; returns the new epoch."""
+    def init_producer(self, transactional_id: str, timeout_ms: int = ORDINARY_TIMEOUT_MS) -> int:
+        """Fence all earlier holders of the id; returns the new epoch. Aborts an ongoing transaction: then ask again."""
         producer = self._producers[transactional_id]
-        producer.epoch += 1
+        if producer.state.startswith("Prepare"):
+            raise ConcurrentTransactions
         self.on_fence(transactional_id)
-        self._end(producer, "aborted")
+        if producer.state == "Ongoing":
+            producer.epoch += 1
+            self._end(transactional_id, producer, committed=False)
+            raise ConcurrentTransactions
+        producer.epoch += 1
+        producer.state, producer.timeout_ms = "Empty", timeout_ms
         return producer.epoch
 
     def send(self, transactional_id: str, epoch: int, partition: int, records: Sequence[Record]) -> list[Taken]:
         """Append records to the producer's transaction, which begins with them if none is open."""
-        producer = self._checked(transactional_id, epoch)
-        if producer.transaction is None:
-            producer.transaction = Transaction()
-        transaction = producer.transaction
+        logs = [
+            self.log(record.topic, partition if record.partition is None else record.partition) for record in records
+        ]
+        transaction = self.add(transactional_id, epoch, logs)
+        self._refuse_leaderless(logs)
         sent: list[Taken] = []
-        for record in records:
-            log = self.log(record.topic, partition if record.partition is None else record.partition)
-            sent.append(log.append(record, self._now_ms(), transaction))
-            transaction.logs[log] = None
+        for record, log in zip(records, logs, strict=True):
+            sent.append(log.append(record, self._now_ms(), transactional_id))
+            log.open[transactional_id].transactions[transaction] = None
         transaction.records.extend(sent)
         return sent
 
+    def add(self, transactional_id: str, epoch: int, logs: Iterable[Log]) -> Transaction:
+        """Add partitions to the producer's transaction, which begins with them if none is open."""
+        producer = self._checked(transactional_id, epoch)
+        if producer.transaction is None:
+            producer.transaction = Transaction()
+        producer.state = "Ongoing"
+        for log in logs:
+            producer.transaction.logs[log] = None
+        return producer.transaction
+
+    def describe(self, transactional_id: str) -> LastTransaction:
+        """What the coordinator knows of the last transaction. The producer's id and its start are left out."""
+        if transactional_id not in self._producers:
+            return LastTransaction()
+        producer = self._producers[transactional_id]
+        return LastTransaction(producer.state, 1, producer.epoch, producer.timeout_ms)
+
+    def open_places(self, transactional_id: str) -> dict[tuple[str, int], int]:
+        """Where the producer has something open, and from which offset on."""
+        self._refuse_leaderless(self._logs.values())
+        return {
+            place: log.open[transactional_id].begins
+            for place, log in self._logs.items()
+            if transactional_id in log.open
+        }
+
     @property
     def open_transactions(self) -> list[str]:
-        return [name for name, producer in self._producers.items() if producer.transaction is not None]
+        return sorted({name for log in self._logs.values() for name in log.open})
 
     def end(self, transactional_id: str, epoch: int, commit: bool) -> None:
-        """Write the commit or abort markers."""
-        self._end(self._checked(transactional_id, epoch), "committed" if commit else "aborted")
+        """Decide how the transaction ends, and write its markers."""
+        producer = self._checked(transactional_id, epoch)
+        if producer.state == "Ongoing":
+            self._end(transactional_id, producer, commit)
+        elif producer.state != ("CompleteCommit" if commit else "CompleteAbort"):
+            raise InvalidState(transactional_id)
 
     def _checked(self, transactional_id: str, epoch: int) -> _Producer:
         producer = self._producers[transactional_id]
         if producer.epoch != epoch:
             raise ProducerFenced(transactional_id)
+        if producer.state.startswith("Prepare"):
+            raise ConcurrentTransactions
         return producer
 
-    def _end(self, producer: _Producer, state: str) -> None:
+    def _refuse_leaderless(self, logs: Iterable[Log]) -> None:
+        if lost := self.leaderless & {(log.topic, log.partition) for log in logs}:
+            raise NoLeader(", ".join(f"{topic}/{partition}" for topic, partition in sorted(lost)))
+
+    def _end(self, transactional_id: str, producer: _Producer, committed: bool) -> None:
         transaction, producer.transaction = producer.transaction, None
-        if transaction is None:
-            return
-        transaction.state = state
-        for log in transaction.logs:
-            log.entries.append(Stored(None, None))
-            del log.open[transaction]
-        if state == "committed":
+        assert transaction is not None
+        transaction.decided = committed
+        producer.state = "PrepareCommit" if committed else "PrepareAbort"
+        self.on_end(transactional_id)
+        if committed and transaction.records:
             self.on_commit(transaction.records)
-        for log in transaction.logs:
+        self.write_markers(lambda: self._complete(transactional_id, producer, transaction))
+
+    def _complete(self, transactional_id: str, producer: _Producer, transaction: Transaction) -> None:
+        producer.state = "CompleteCommit" if transaction.decided else "CompleteAbort"
+        marked = [log for log in transaction.logs if (log.topic, log.partition) not in self.leaderless]
+        for log in marked:
+            stretch = log.mark(transactional_id, bool(transaction.decided))
+            if stretch is None:
+                continue
+            for each in stretch.transactions:
+                if each.decided is not transaction.decided:
+                    was = "committed" if each.decided else "aborted"
+                    self.on_betrayal(
+                        f"a transaction of {transactional_id} that was {was} is {stretch.state} in {log.topic}"
+                    )
+        for log in marked:
             log.changed()
 
     # ---------------------------------------------------------------------------------------------------- groups

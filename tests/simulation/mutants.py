@@ -114,13 +114,11 @@ def given_up_is_acked() -> Patch:
 
 @mutant("2", "3", "6")
 def no_fence() -> Patch:
-    def fence(self: MemoryLedger) -> int:
-        return max(1, self._kafka._producers[self.transactional_id].epoch)
-
     real = MemoryLedger._fence
 
-    def first_only(self: MemoryLedger) -> int:
-        return real(self) if not self._kafka._producers[self.transactional_id].epoch else fence(self)
+    async def first_only(self: MemoryLedger) -> int:
+        epoch = self._kafka._producers[self.transactional_id].epoch
+        return await self._link.ask("fence", lambda: epoch) if epoch else await real(self)
 
     return patch.object(MemoryLedger, "_fence", first_only)
 
@@ -130,7 +128,7 @@ def read_before_fence() -> Patch:
     async def take_over(self: MemoryLedger, _: float) -> dict[bytes, bytes]:
         try:
             rows = await self._link.ask("load", self._load)
-            self._epoch = await self._link.ask("fence", self._fence)
+            self._epoch = await self._fence()
         except NoAnswer:
             raise BrokerUnavailable("no answer") from None
         return rows

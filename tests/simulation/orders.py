@@ -116,6 +116,8 @@ class OrdersJudge:
         """A command and the first lead that it lets through may share a transaction: see on_sending."""
         answers = (_answer.decode(taken.value or b"") for taken in records if taken.topic == self._plan.topics.audit)
         self._just_ordered = {answer.workspace for answer in answers if answer.applied}
+        lifted = (taken for taken in records if taken.topic == self._plan.topics.state and taken.value is None)
+        self._unsendable -= {(taken.partition, taken.key or b"") for taken in lifted}
 
     def asked(self, partition: int, record: Record) -> None:
         command = json.loads(record.value or b"")

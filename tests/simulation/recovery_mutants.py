@@ -1,20 +1,27 @@
-"""A recovery, broken on purpose: what a walk knows of its POST may be told once more, and no more than that."""
+"""A recovery, broken on purpose: what a walk knows of its POST may be told once more, and no more than that.
+
+And a take-over, broken on purpose: every transaction that Kafka left open must stay what it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import lane_owner
+from stream_app.core import lane_owner, stranded
 from stream_app.core.case import Case
 from stream_app.core.story import Posted
+from stream_app.core.stranded import LastTransaction, Step, Stranded
 from stream_app.line import Line
 from stream_app.ports import Walk
 from tests.simulation.bases import bases
+from tests.simulation.client import MemoryTransactions
+from tests.simulation.kafka import ORDINARY_TIMEOUT_MS
 from tests.simulation.mutant import Patch, family, mutant
+from tests.simulation.recoveries import aborted, interrupted, missed_once
 from tests.simulation.schedule import Fault, Schedule
 
 
@@ -35,8 +42,8 @@ def heard_and_given_up() -> Iterable[Schedule]:
     limited = replace(refused, fates=("limited", "limited", "limited", "accepted", "accepted"))
     return [
         replace(limited, losses=((request, "refused"),), faults=(Fault(step, "rebalance"),))
-        for request in range(14, 20)
-        for step in range(70, 100)
+        for request in range(18, 24)
+        for step in range(70, 110)
     ]
 
 
@@ -45,3 +52,50 @@ def retry_after_forgotten_with_memory() -> Patch:
     return patch(
         "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane_owner.take_over(state, now_ms)
     )
+
+
+# ------------------------------------------------------------------------------------------- stranded transactions
+
+
+def _stepping(change: Callable[[LastTransaction, bool, Step], Step]) -> Patch:
+    def next_step(last: LastTransaction, *, stranded: bool) -> Step:
+        return change(last, stranded, real(last, stranded=stranded))
+
+    real = stranded.next_step
+    return patch("stream_app.partition.takeover.next_step", next_step)
+
+
+@mutant("refused", hunt=missed_once)
+def verdict_not_durable() -> Patch:
+    """The fence makes Kafka forget it, and says nothing of it."""
+    return patch("stream_app.partition.takeover.timeout_with_verdict", lambda *_, **__: ORDINARY_TIMEOUT_MS)
+
+
+@mutant("refused", hunt=missed_once)
+def verdict_lost_in_process() -> Patch:
+    """It was read from Kafka, and the fence makes Kafka forget it."""
+    return _stepping(lambda _, __, step: Step("fence") if step.do == "fence_verdict" else step)
+
+
+@mutant("whole", hunt=aborted)
+def empty_counts_as_committed() -> Patch:
+    return _stepping(lambda last, stranded, step: Step("end", True) if last.state == "Empty" and stranded else step)
+
+
+@mutant("whole", hunt=lambda: interrupted(missed_once(), ("half",)))
+def repair_aborted_by_the_successor() -> Patch:
+    """An ongoing transaction is aborted by the next fence, whatever it ends."""
+    return _stepping(lambda last, _, step: Step("fence") if last.state == "Ongoing" else step)
+
+
+@mutant("whole", hunt=aborted)
+def what_is_stranded_is_not_looked_for() -> Patch:
+    """The next transaction of the producer ends it, in whatever way that one ends."""
+
+    async def nowhere(self: MemoryTransactions, _: int) -> Stranded:
+        return {}
+
+    def look(self: MemoryTransactions) -> tuple[LastTransaction, Stranded]:
+        return self._kafka.describe(self.transactional_id), {}
+
+    return patch.multiple(MemoryTransactions, open_places=nowhere, _look=look)

@@ -22,6 +22,8 @@ from tests.simulation.orders import Order, drawn_orders
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
 Loss = Literal["lost", "unknown", "refused"]
 LOSSES: Final[tuple[Loss, ...]] = ("lost", "unknown", "refused")
+Break = Literal["lost", "unknown", "refused", "half", "crash", "crash_before", "freeze", "evicted"]
+BREAKS: Final[tuple[Break, ...]] = ("lost", "unknown", "refused", "half", "crash", "crash_before", "freeze", "evicted")
 How = Literal["", "junk", "aborted", "slow_transaction"]
 CEILING: Final = Cost(credits=20, actions=2)
 
@@ -59,6 +61,19 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """No marker is written in these topics when the ledgers' transaction number `at_end` ends: they have no leader.
+
+    rows   the state topic; others: all the rest.
+    for_s  for how long.
+    """
+
+    at_end: int
+    where: Literal["rows", "others", "all"] = "all"
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """What the plan of a run is made from."""
 
@@ -84,6 +99,9 @@ class Schedule:
 
     preempted     turns of processes that go to whoever is next, by number.
     judges_money  one workspace whose caps nobody changes: see money.py.
+    missed        end markers that Kafka does not write.
+    recovery      what happens to requests of take-overs, by their number since the first missed marker.
+    markers_s     how long after the end of a transaction its markers are written.
     """
 
     name: str
@@ -105,6 +123,9 @@ class Schedule:
     jitter_s: float = 0.0
     spacing_s: float = 0.005
     judges_money: bool = False
+    missed: tuple[Missed, ...] = ()
+    recovery: tuple[tuple[int, Break], ...] = ()
+    markers_s: float = 0.0
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol, TypeVar
 
-from stream_app.core.errors import BrokerUnavailable, Fenced
+from stream_app.core.errors import BrokerUnavailable, Fenced, LedgerError
 from stream_app.core.lane import Lane
 from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.core.policy import Plan
@@ -19,7 +19,7 @@ from stream_app.partition.desk import Partition
 from stream_app.partition.walk import Source
 from stream_app.partition.way_back import Outside
 from tests.simulation.clay import FakeClay
-from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer
+from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
@@ -48,8 +48,11 @@ class Surroundings(Protocol):
 
     def latency_s(self) -> float: ...
 
-    def fate_of(self, what: str) -> str:
-        """'' or, for a request to the broker, 'lost' (it never arrives), 'unknown' (its answer does not), 'refused'."""
+    def fate_of(self, what: str, process: Process) -> str:
+        """'' or, for a request to the broker, 'lost' (it never arrives), 'unknown' (its answer does not), 'refused'.
+
+        'half': half of it arrives, and no answer.
+        """
 
     def ended(self, worker: Worker, error: BaseException | None) -> None: ...
 
@@ -78,8 +81,10 @@ class SimLink:
         world = self._world
         if self._process.dead and world.drop_in_flight:
             return
-        fate = world.fate_of(what)
-        if fate in ("lost", "refused"):
+        fate = world.fate_of(what, self._process)
+        if fate == "half" and isinstance(request, Repair):
+            request.half()
+        if fate in ("lost", "refused", "half"):
             world.say(self._process, f"{what} is {fate}")
             world.loop.outside(0.0 if fate == "refused" else ANSWER_TIMEOUT_S, _fail, answer, NoAnswer(what))
             return
@@ -248,6 +253,9 @@ class Worker:
                 await partition.take_over()
             except BrokerUnavailable:
                 await asyncio.sleep(0.5)
+            except LedgerError as error:
+                world.problem(f"refused: {error}")
+                await asyncio.Event().wait()
             else:
                 world.say(self.process, f"has taken over partition {number}")
                 return partition
@@ -288,7 +296,8 @@ class Worker:
     def _alarm(self, error: BaseException) -> None:
         self._world.say(self.process, f"must stop: {error}")
         if not isinstance(error, Fenced):
-            self._world.problem(f"{self.member}: alarm {error!r}")
+            is_refusal = isinstance(error, LedgerError)
+            self._world.problem(f"refused: {error}" if is_refusal else f"{self.member}: alarm {error!r}")
         self._world.ended(self, error)
 
 

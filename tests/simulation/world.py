@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Final
 from unittest.mock import patch
@@ -24,12 +25,15 @@ from tests.simulation.loop import Process, SimLoop
 from tests.simulation.orders import Order, records_of
 from tests.simulation.persons import Input, fields_of, identifiers_of
 from tests.simulation.replayer import Replayer
-from tests.simulation.schedule import Arrival, Schedule, plan_of
+from tests.simulation.schedule import Arrival, Break, Schedule, plan_of
 from tests.simulation.tape import tape_of
 from tests.simulation.worker import Worker
 
 T0_MS: Final = 1_796_083_140_000
 """2026-11-30T23:59:00Z: a minute before a day and a month turn, so that a budget that binds soon has room again."""
+
+TAKE_OVER: Final = {"look", "fence", "open", "end"}
+"""The requests of a take-over; the rows are read behind it."""
 
 SESSION_S: Final = 6.0
 _HEARTBEAT_S: Final = 0.3
@@ -37,13 +41,21 @@ _HEARTBEAT_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`problems`: broken promises, the first one first; `turns` and `requests`: how many there were to break at."""
+    """`problems`: broken promises, the first one first; `turns` and `requests`: how many there were to break at.
+
+    ends               how many transactions of the workers ended.
+    commits            the numbers of the requests that were to commit a transaction.
+    recovery_requests  how many requests take-overs sent since the first missed marker.
+    """
 
     problems: list[str]
     turns: int
     requests: int
     posts: int
     trace: list[str]
+    ends: int
+    commits: list[int]
+    recovery_requests: int
 
 
 class World:
@@ -65,18 +77,27 @@ class World:
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
         self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.judges_money)
-        self.checker.answers.calm = not schedule.faults and not schedule.losses
+        self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
         self._faults = {fault.at_step: fault for fault in schedule.faults}
         self._losses = dict(schedule.losses)
         self._requests = 0
+        self._recovery = dict(schedule.recovery)
+        self._recovery_requests = 0
+        self._ends = 0
+        self._commits: list[int] = []
+        self._missed_one = False
         self._user_transactions = 0
 
     def run(self) -> Outcome:
         schedule, loop = self.schedule, self.loop
         self.kafka.on_commit = self._on_commit
+        self.kafka.on_end = self._on_end
+        self.kafka.on_betrayal = lambda text: self.problem(f"whole: {text}")
+        if schedule.markers_s:
+            self.kafka.write_markers = partial(self.loop.outside, schedule.markers_s)
         self.kafka.on_offset = self.checker.on_offset
         self.kafka.on_fence = self.checker.answers.taken_over
         self.clay.on_post = self._on_post
@@ -109,7 +130,8 @@ class World:
             self._close_the_books()
         loop.end()
         self.problems.extend(loop.errors)
-        return Outcome(self.problems, loop.turns, self._requests, len(self.clay.posts), self.trace or [])
+        told = self.problems, loop.turns, self._requests, len(self.clay.posts), self.trace or []
+        return Outcome(*told, self._ends, self._commits, self._recovery_requests)
 
     # -------------------------------------------------------------------------------------- what the workers need
 
@@ -128,9 +150,27 @@ class World:
     def latency_s(self) -> float:
         return 0.002 + self._rng.random() * self.schedule.jitter_s
 
-    def fate_of(self, what: str) -> str:
+    def fate_of(self, what: str, process: Process) -> str:
+        if what == "commit":
+            self._commits.append(self._requests)
         self._requests += 1
+        if self._missed_one and what in TAKE_OVER:
+            self._recovery_requests += 1
+            if (breaks := self._recovery.get(self._recovery_requests)) is not None:
+                return self._break(breaks, self._workers[process])
         return self._losses.get(self._requests - 1, "")
+
+    def _break(self, how: Break, worker: Worker) -> str:
+        """What happens to a request of a take-over, or to the process that waits for its answer."""
+        match how:
+            case "crash" | "crash_before":
+                self._crash(worker)
+                return "lost" if how == "crash_before" else ""
+            case "freeze" | "evicted":
+                self._freeze(worker, 3.0 if how == "freeze" else 12.0)
+                return ""
+            case _:
+                return how
 
     def ended(self, worker: Worker, error: BaseException | None) -> None:
         """It stopped in good order, or must stop: then it is gone in a moment, whatever it does until then."""
@@ -267,6 +307,21 @@ class World:
         taken = self.kafka.produce(self.plan.pins[there.workspace], record)
         self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {taken.place}")
         self.checker.answers.called_back(taken, origin, post)
+
+    def _on_end(self, transactional_id: str) -> None:
+        """Kafka ends a transaction; perhaps some of its partitions have no leader just then."""
+        names = self.plan.topics
+        if not transactional_id.startswith(names.worker_app):
+            return
+        self._ends += 1
+        for missed in self.schedule.missed:
+            if missed.at_end == self._ends:
+                topics = {log.topic for log in self.kafka.logs} - {names.leads, names.bulk}  # users write there, too
+                lost = {"rows": {names.state}, "others": topics - {names.state}, "all": topics}[missed.where]
+                self.say(None, f"Kafka ends a transaction of {transactional_id}, {missed.where} have no leader")
+                self._missed_one = True
+                self.kafka.leaderless = {(log.topic, log.partition) for log in self.kafka.logs if log.topic in lost}
+                self.loop.outside(missed.for_s + self.schedule.markers_s, self.kafka.leaderless.clear)
 
     def _on_commit(self, records: Sequence[Taken]) -> None:
         if self.trace is not None:

@@ -1,0 +1,236 @@
+"""Transactions that Kafka left open, and take-overs that are interrupted at each of their requests.
+
+One broker goes while many transactions are open in partitions that only it has. Then the coordinator ends them, and
+writes no marker. Each is taken over once the broker is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+
+from stream_app.adapters.bounded import BoundedClient
+from stream_app.adapters.connection import KafkaConnection
+from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
+from stream_app.adapters.transaction import end as end_producer
+from stream_app.adapters.transaction_requests import DescribeProducers, DescribeTransactions
+from stream_app.core.errors import LedgerError
+from stream_app.core.record import Record
+from stream_app.core.stranded import timeout_with_verdict
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import end
+from tests.adapters.support import read_committed
+from tests.e2e.broken_broker import to_lose
+from tests.proxy import ProxiedKafka
+
+Ending = Literal["committed", "aborted", "open"]
+Kind = Literal["lost", "unanswered", "cancelled"]
+ENDINGS: Final[tuple[Ending, ...]] = ("open", "committed", "aborted")
+KINDS: Final[tuple[Kind, ...]] = ("lost", "unanswered", "cancelled")
+EACH: Final = 64
+COUNTED: Final = (
+    DescribeTransactions,
+    DescribeProducers,
+    InitProducerIdRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+)
+LIMITS: Final = LedgerLimits(take_over_s=200, transact_s=60)
+
+
+class Partition(NamedTuple):
+    """One partition of the topics, with its transactional id and what its last transaction came to."""
+
+    broker: LocalKafka
+    state: str
+    events: str
+    number: int
+    ending: Ending
+
+    @property
+    def transactional_id(self) -> str:
+        return f"{self.state}-{self.number}"
+
+    def ledger(self) -> KafkaLedger:
+        connection = KafkaConnection(self.broker.bootstrap)
+        own = (connection, self.transactional_id, self.state, self.number, LIMITS)
+        return KafkaLedger(*own, writes_to=[(self.events, self.number)])
+
+    async def check(self, rows: dict[bytes, bytes]) -> None:
+        """The transaction is what it was, and the next ones change nothing about it."""
+        before = [(b"lead", b"row")] if self.ending == "committed" else []
+        assert rows == dict(before), self
+        ledger = self.ledger()
+        try:
+            assert await ledger.take_over() == dict(before), self
+            await ledger.transact([Record(self.events, b"lead", b"later")])
+        finally:
+            await ledger.close()
+        seen = await read_committed(self.broker.bootstrap, self.events, self.number)
+        assert seen == [*before, (b"lead", b"later")], self
+
+
+class Interruptions:
+    """Breaks take-overs at their n-th request to Kafka, counted over all attempts of one transactional id."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.requests: dict[str, list[str]] = {}
+        self._at: dict[str, tuple[Kind, frozenset[int]]] = {}
+        self._task: dict[str, asyncio.Task[dict[bytes, bytes]]] = {}
+        real = BoundedClient.send
+        interrupted = self
+
+        async def send(self: BoundedClient, node: int, request: object, **how: Any) -> Any:
+            name = str(self._client_id).removesuffix("-ledger")
+            if not isinstance(request, COUNTED) or name not in interrupted._at:
+                return await real(self, node, request, **how)
+            requests = interrupted.requests.setdefault(name, [])
+            requests.append(type(request).__name__)
+            kind, numbers = interrupted._at[name]
+            breaks = len(requests) in numbers
+            if breaks and kind == "lost":
+                raise KafkaError("this request is lost")
+            if breaks and kind == "cancelled":
+                interrupted._task[name].cancel()
+                return await asyncio.shield(real(self, node, request, **how))  # it is on its way all the same
+            answer = await real(self, node, request, **how)
+            if breaks and kind == "unanswered":
+                raise KafkaError("this answer is lost")
+            return answer
+
+        monkeypatch.setattr(BoundedClient, "send", send)
+
+    async def take_over(self, partition: Partition, kind: Kind = "lost", at: Sequence[int] = ()) -> dict[bytes, bytes]:
+        """With interruptions at these requests. Another process takes over after each cancelled attempt."""
+        name = partition.transactional_id
+        self._at[name] = kind, frozenset(at)
+        ledgers: list[KafkaLedger] = []
+        try:
+            while True:
+                ledgers.append(partition.ledger())
+                attempt = self._task[name] = asyncio.create_task(ledgers[-1].take_over())
+                await asyncio.wait({attempt})
+                if not attempt.cancelled():
+                    return attempt.result()
+        finally:
+            del self._at[name]
+            await asyncio.gather(*(ledger.close() for ledger in ledgers))
+
+
+@asynccontextmanager
+async def stranded(
+    broker: LocalKafka, namespace: str, directory: Path, each: int
+) -> AsyncIterator[dict[Ending, list[Partition]]]:
+    """So many partitions of each ending. "open": its owner is gone, and nothing was decided."""
+    state, events = f"{namespace}state", f"{namespace}events"
+    endings = [ending for ending in ENDINGS for _ in range(each)]
+    async with to_lose(broker, directory, state, events, partitions=len(endings)) as second:
+        partitions = [Partition(broker, state, events, *numbered) for numbered in enumerate(endings)]
+        producers = list(await asyncio.gather(*map(begun, partitions)))
+        await asyncio.to_thread(end, second._process, grace_s=20)
+        for partition, producer in zip(partitions, producers, strict=True):
+            if partition.ending == "committed":
+                await producer.commit_transaction()
+            elif partition.ending == "aborted":
+                await producer.abort_transaction()
+            await end_producer(producer, None, 1)
+        await asyncio.to_thread(second.restart)
+        yield {ending: [each for each in partitions if each.ending == ending] for ending in ENDINGS}
+
+
+async def begun(partition: Partition) -> AIOKafkaProducer:
+    """The partition's producer, with a transaction that has a record in each of its topics."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=partition.broker.bootstrap,
+        transactional_id=partition.transactional_id,
+        transaction_timeout_ms=500_000,  # longer than the test: Kafka itself aborts none
+    )
+    await producer.start()
+    await producer.begin_transaction()
+    for topic in (partition.state, partition.events):
+        await producer.send_and_wait(topic, b"row", b"lead", partition=partition.number)
+    return producer
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_a_transaction_stays_what_it_was_wherever_its_take_overs_are_interrupted(
+    broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request of a take-over is lost, its answer is, or the take-over is cancelled while it is on its way."""
+    interrupted = Interruptions(monkeypatch)
+    async with stranded(broker, namespace, tmp_path / "second", EACH) as partitions:
+        for ending, free in partitions.items():
+            for whole in (free.pop(), free.pop()):  # the first one waits for the leaders
+                await whole.check(await interrupted.take_over(whole))
+                requests = interrupted.requests[whole.transactional_id]
+            assert ("EndTxnRequest" in requests) == (ending != "open")
+            plans = [(kind, [number]) for kind in KINDS for number in range(1, len(requests) + 1)]
+            # Attempt n is broken at its request n: 1, 1 + 2, 1 + 2 + 3, ...
+            plans += [(kind, [number * (number + 1) // 2 for number in range(1, 9)]) for kind in KINDS]
+            assert len(plans) <= len(free), f"{len(plans)} interruptions, {len(free)} partitions"
+            running = [
+                one_interruption(interrupted, partition, kind, at)
+                for partition, (kind, at) in zip(free, plans, strict=False)
+            ]
+            await asyncio.gather(*running)
+
+
+async def one_interruption(interrupted: Interruptions, partition: Partition, kind: Kind, at: Sequence[int]) -> None:
+    try:
+        rows = await interrupted.take_over(partition, kind, at)
+        await partition.check(rows)
+    except BaseException as error:
+        requests = interrupted.requests.get(partition.transactional_id)
+        raise AssertionError(f"{partition.ending}, {kind} at {at}: {requests}") from error
+
+
+@pytest.mark.long
+@pytest.mark.timeout(200)
+async def test_what_an_operator_has_to_decide_stops_the_take_over_until_it_is_decided(
+    broker: ProxiedKafka, namespace: str, tmp_path: Path
+) -> None:
+    """Kafka's own tool does what the errors say."""
+    tool = "org.apache.kafka.tools.TransactionsCommand"
+    async with stranded(broker, namespace, tmp_path / "second", 1) as partitions:
+        (unknown,), (other,) = partitions["committed"], partitions["aborted"]
+        foreign = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=unknown.transactional_id)
+        await foreign.start()  # the verdict is gone
+        await foreign.stop()
+        ledger = unknown.ledger()
+        lost = f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0, and does not know"
+        for _ in range(2):
+            with pytest.raises(LedgerError, match=lost):
+                await ledger.take_over()
+        for topic in (unknown.state, unknown.events):
+            where = ("--topic", topic, "--partition", "1", "--start-offset", "0")
+            await asyncio.to_thread(broker.run_tool, tool, "abort", *where)
+        assert await ledger.take_over() == {}
+        await ledger.close()
+
+        repairing = AIOKafkaProducer(
+            bootstrap_servers=broker.bootstrap,
+            transactional_id=other.transactional_id,
+            transaction_timeout_ms=timeout_with_verdict(1, committed=True),
+        )
+        await repairing.start()
+        await repairing.begin_transaction()
+        repairing._txn_manager.maybe_add_partition_to_txn(TopicPartition(other.events, other.number))
+        await repairing.abort_transaction()
+        await repairing.stop()
+        ledger = other.ledger()
+        with pytest.raises(LedgerError, match="Kafka aborted the repair"):
+            await ledger.take_over()
+        forced = ("forceTerminateTransaction", "--transactionalId", other.transactional_id)
+        await asyncio.to_thread(broker.run_tool, tool, *forced)
+        with pytest.raises(LedgerError, match=f"open in {other.state}/{other.number} from offset 0"):
+            await ledger.take_over()
+        await ledger.close()
