@@ -96,9 +96,13 @@ def _workspace(record: Any) -> str:
 
 
 def _people(record: Any) -> set[str]:
-    """Its lead's id and e-mail address, each with the workspace; nothing of what is no lead."""
+    """The id and the strong identifiers of its lead, each with the workspace; an empty set where it is no lead."""
     try:
         lead = _lead.decode(record.value)
     except msgspec.DecodeError:
         return set()
-    return {f"{lead.workspace} {name}" for name in (lead.lead_id, lead.fields.get("email")) if name}
+    return {
+        f"{lead.workspace} {name}"
+        for name in (lead.lead_id, lead.fields.get("email"), lead.fields.get("linkedin_url"))
+        if name
+    }

@@ -38,8 +38,8 @@ class Evidence(msgspec.Struct):
     """All that was read at the end.
 
     inputs       records of the lead topics that are inputs: place -> its workspace ('' where it cannot be read).
-    people       whose lead it is, by place: its id and its person, each behind its workspace (a record that is not here
-                 is no lead).
+    people       whose lead it is, by place: its id and its strong identifiers, each behind its workspace (a record that
+                 is not here is no lead).
     published    what was published, by kind (`tests.e2e.load`).
     max_replays  how often a dead letter comes back before it is parked.
     events       of `leads.status`, in the order of each partition.
@@ -96,12 +96,19 @@ def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set
 
 
 def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
-    """Each name of a lead with one that stands for its person: whoever shares a name is the same."""
-    found: dict[str, str] = {}
+    """Each identifier of a lead -> one that stands for its person. Leads that share any identifier are one person."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
     for names in people:
-        one = next((found[name] for name in sorted(names) if name in found), min(names))
-        found |= dict.fromkeys(names, one)
-    return found
+        one = root(min(names))
+        for name in names:
+            parent[root(name)] = one
+    return {name: root(name) for name in list(parent)}
 
 
 class Judge:

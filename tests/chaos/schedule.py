@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 OfBrokers = Literal["broker_kill", "broker_stop", "broker_freeze"]
-Kind = Literal["kill", "term", "stop", "join", "broker", "cut", "stall", "hang", "reset", "replay"] | OfBrokers
+OfWorkers = Literal["kill", "term", "stop", "join", "recovery"]
+Kind = OfWorkers | OfBrokers | Literal["broker", "cut", "stall", "hang", "reset", "replay"]
 
 MEANING: Final[dict[Kind, str]] = {
     "kill": "kill -9 of a worker",
@@ -20,6 +21,7 @@ MEANING: Final[dict[Kind, str]] = {
     "hang": "Clay reads and never answers",
     "reset": "Clay reads and resets",
     "replay": "kill -9 of replay",
+    "recovery": "three kill -9 in a row, each in the take-over that the one before caused",
 }
 SESSION_S: Final = 6.0
 _LASTS_S: Final[dict[Kind, tuple[float, float]]] = {
@@ -30,7 +32,7 @@ _LASTS_S: Final[dict[Kind, tuple[float, float]]] = {
     "hang": (1, 3),
     "reset": (1, 3),
 }
-_ONCE: Final[tuple[Kind, ...]] = ("broker", "cut", "stall", "hang", "reset", "replay", "join")
+_ONCE: Final[tuple[Kind, ...]] = ("broker", "cut", "stall", "hang", "reset", "replay", "join", "recovery")
 _MIXED: Final[tuple[Kind, ...]] = (*_ONCE, "kill", "kill", "kill", "term", "term", "stop", "stop")
 _KILL: Final[tuple[Kind, ...]] = ("kill",)
 _KILLS: Final[tuple[Kind, ...]] = (*_ONCE, "term", "stop", *_KILL * 10)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from stream_app.dev.cluster import LocalCluster
 from tests.chaos.brokers import BrokerFaults
-from tests.chaos.schedule import Fault
+from tests.chaos.schedule import SESSION_S, Fault
 from tests.e2e.fleet import Fleet, Member
 from tests.proxy import ProxiedKafka, Proxy
 
@@ -19,6 +19,9 @@ WORKERS: Final = 3
 _LOOK_S: Final = 0.2
 _TERM_S: Final = 40.0
 _UP_S: Final = 60.0
+_RECOVERIES: Final = 3
+_IN_RECOVERY_S: Final = (0.8, SESSION_S + 2)
+"""From the start of a worker to the end of its take-over: the group waits for the session of the killed one to end."""
 _MAY_END: Final = {"later owner": "fenced", "is kafka.bootstrap right": "no broker"}
 """What a worker's last words may be under these faults, and in short; every other end is a bug."""
 
@@ -94,6 +97,8 @@ class Team:
             case "hang" | "reset":
                 kind = f"{fault.kind}_after_read"
                 self._line.control("POST", "/control/faults", {"kind": kind, "share": 0.5, "for_s": fault.lasts_s})
+            case "recovery":
+                self._last(self._kill_in_recovery(fault))
             case "replay":
                 if self._replay is not None:
                     await asyncio.to_thread(self._replay.kill)
@@ -106,6 +111,22 @@ class Team:
                 self._expected.add(member)
                 await asyncio.to_thread(member.kill)
                 self.kills += 1
+
+    async def _kill_in_recovery(self, fault: Fault) -> None:
+        """Kill a worker, then twice the one in its place, at a random moment of its start and take-over."""
+        slot = self._slots.index(self._victim(fault))
+        for _ in range(_RECOVERIES):
+            member = self._slots[slot]
+            if member.alive and not member.frozen:
+                self._expected.add(member)
+                await asyncio.to_thread(member.kill)
+                self.kills += 1
+            deadline = time.monotonic() + _UP_S
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                if self._slots[slot] is not member or time.monotonic() > deadline:
+                    break
+            await asyncio.sleep(self._rng.uniform(*_IN_RECOVERY_S))
 
     async def _terminate(self, member: Member) -> None:
         self._expected.add(member)

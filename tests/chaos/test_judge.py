@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -89,6 +90,15 @@ def test_a_clean_record_is_not_accused() -> None:
 )
 def test_a_broken_promise_is_found(broken: dict[str, Any], promise: str) -> None:
     assert promise in promises(msgspec.structs.replace(CLEAN, **broken))
+
+
+def test_leads_that_share_any_identifier_are_one_person() -> None:
+    email, linkedin = "w0 ada@example.com", "w0 https://www.linkedin.com/in/ada"
+    leads = ({"w0 again-1", email}, {"w0 again-2", linkedin}, {"w0 lead-1", email, linkedin})
+    for order in itertools.permutations(leads):
+        people = dict(zip(("leads/0/0", "leads/0/1", "leads/0/2"), order, strict=True))
+        requests = [request(1, lead_id="again-1"), request(2, lead_id="again-2")]
+        assert "double" in promises(msgspec.structs.replace(CLEAN, people=people, requests=requests))
 
 
 def test_a_double_is_forgiven_where_the_policy_sent_it_again_and_said_so() -> None:

@@ -11,16 +11,18 @@ from typing import Any, Final, Self
 import msgspec
 
 from stream_app.adapters.clients import kafka_producer
-from stream_app.core.messages import Lead
+from stream_app.core.messages import Lead, Scalar
 from stream_app.core.record import Record
 from tests.e2e.pipeline import Pipeline
 from tests.simulation.schedule import foreign_headers
 
 _TICK_S = 0.05
 _DELIVERY_MS = 120_000
-MIXED = {"duplicate": 0.04, "same_person": 0.03, "stray": 0.03, "poison": 0.02, "bulk": 0.1}
+MIXED = {"duplicate": 0.04, "same_person": 0.06, "stray": 0.03, "poison": 0.02, "bulk": 0.1}
 """Shares of what is not simply a new lead on `leads`."""
 
+_LINKED_EVERY: Final = 3
+"""One new lead in so many of a mixed load has a LinkedIn URL beside its e-mail address."""
 _FOREIGN: Final = 0.1
 _CODECS: Final = (None, None, None, None, "gzip", "snappy", "lz4", "zstd")
 
@@ -99,14 +101,12 @@ class Load:
         if kind in ("duplicate", "same_person") and self._numbers:
             number = self._rng.choice(self._numbers[-2_000:])
         workspace = names[number % len(names)]
-        record = self._line.lead(number, workspace)
+        record = self._lead(number, workspace)
         match kind:
             case "poison":
                 return msgspec.structs.replace(record, value=b"\xff{ no lead")
             case "same_person":
-                lead = msgspec.json.decode(record.value or b"", type=Lead)
-                again = msgspec.structs.replace(lead, lead_id=f"again-{self.count}")
-                return msgspec.structs.replace(record, value=msgspec.json.encode(again))
+                return self._same_person(record)
             case "stray":
                 home = self._line.settings.home(workspace)
                 return msgspec.structs.replace(record, partition=(home + 1) % self._line.settings.kafka.partitions)
@@ -115,6 +115,26 @@ class Load:
         if kind != "duplicate":
             self._numbers.append(number)
         return record
+
+    def _lead(self, number: int, workspace: str) -> Record:
+        """A good lead. In a mixed load some have two strong identifiers."""
+        if not self._shares or number % _LINKED_EVERY:
+            return self._line.lead(number, workspace)
+        fields: dict[str, Scalar] = {
+            "email": f"person{number}@example.com",
+            "linkedin_url": f"https://www.linkedin.com/in/person{number}",
+            "first_name": "Ada",
+        }
+        return self._line.lead(number, workspace, fields=fields)
+
+    def _same_person(self, record: Record) -> Record:
+        """The person of a record under a new id, known by any non-empty choice of the strong identifiers."""
+        lead = msgspec.json.decode(record.value or b"", type=Lead)
+        strong = [name for name in ("email", "linkedin_url") if name in lead.fields]
+        kept = self._rng.sample(strong, self._rng.randint(1, len(strong)))
+        fields = {name: value for name, value in lead.fields.items() if name in kept or name not in strong}
+        again = msgspec.structs.replace(lead, lead_id=f"again-{self.count}", fields=fields)
+        return msgspec.structs.replace(record, value=msgspec.json.encode(again))
 
     def _kind(self) -> str:
         drawn = self._rng.random()
