@@ -86,8 +86,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
     if sender is not None:
         futures = _futures(producer)  # a batch that fails is in the producer's books no longer
         accumulator = producer._message_accumulator
-        # A batch that waits to be tried again is not in these, and yet aiokafka removes it when it fails: KeyError.
-        accumulator._pending_batches.update(chain(*accumulator._batches.values()))
+        accumulator._pending_batches = _Pending(accumulator._pending_batches)
         accumulator.fail_all(KafkaError("this producer was dropped"))
         while not sender.done():  # each cancel ends one of the requests that it waits for on its way out
             sender.cancel()
@@ -102,6 +101,17 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
     for future in (*futures, *_futures(producer)):
         if future is not None and future.done():
             _look_at(future)
+
+
+class _Pending(set[Any]):
+    """Batches under way.
+
+    aiokafka removes one that waits to be tried again when it fails, and one that has failed when its request ends later
+    than the sender, as where one of several brokers hangs. Each is a KeyError.
+    """
+
+    def remove(self, batch: Any) -> None:
+        self.discard(batch)
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:
