@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
+from aiokafka.errors import KafkaError
 
-from stream_app.adapters.clients import kafka_admin
+from stream_app.adapters.clients import kafka_admin, repeated
 from stream_app.adapters.closing import close_admin
 from stream_app.adapters.connection import LOOK, lost
 from stream_app.adapters.diagnosis import Diagnosis, diagnose
@@ -67,31 +67,14 @@ async def admin_of(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncI
     admin = kafka_admin(**client)
     try:
         async with asyncio.timeout_at(deadline):
-            await admin.start()
+            await repeated(admin.start, wait_s)
             yield admin
     except TimeoutError as late:
         raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {LOOK}") from late
     except KafkaError as error:
-        await _explain_broker(client, admin, error)
         raise lost(where, error) from error
     finally:
         await close_admin(admin)
-
-
-async def _explain_broker(client: Mapping[str, Any], admin: Any, error: KafkaError) -> None:
-    """Raises where kafka.bootstrap answers, but the addresses that it names for its brokers do not."""
-    if not isinstance(error, KafkaConnectionError | NodeNotReadyError):
-        return
-    brokers = [(broker.host, broker.port) for broker in admin._client.cluster.brokers()]
-    failure = await diagnose(_security(client), brokers)
-    if failure is None:
-        return
-    if failure.refused:
-        raise KafkaRefused(failure.text) from error
-    raise BrokerUnavailable(
-        f"Kafka at {client['bootstrap_servers']} answers, but a broker that it names does not ({failure.text}): is its "
-        "advertised.listeners an address that this machine reaches?"
-    ) from error
 
 
 def _security(client: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,9 @@ _NO_SUCH_MECHANISM: Final = b"?"
 _SASL_HANDSHAKE: Final = struct.pack(">hhihh", 17, 1, 1, -1, len(_NO_SUCH_MECHANISM)) + _NO_SUCH_MECHANISM
 _UNSUPPORTED_MECHANISM: Final = 33
 
+Address = tuple[str, int]
+"""Host and port."""
+
 
 class Diagnosis(NamedTuple):
     """What stands between us and Kafka. `refused`: it is there and refuses us, so waiting does not help."""
@@ -39,30 +42,53 @@ class Diagnosis(NamedTuple):
 
 
 async def diagnose(
-    security: Mapping[str, Any], addresses: Iterable[tuple[str, int]], within_s: float = _WITHIN_S
+    security: Mapping[str, Any], addresses: Iterable[Address], within_s: float = _WITHIN_S
 ) -> Diagnosis | None:
-    """None as soon as one of these addresses answers, else the first refusal, else the last failure.
-
-    All are asked at a time: a broker that hangs takes `within_s`, and the others need not wait for that.
+    """None as soon as one of these addresses leads to a broker, else the first refusal, else the last failure.
 
     Args:
         security: aiokafka's TLS and SASL arguments.
         addresses: Host and port of each.
         within_s: Seconds for each address.
     """
-    asked = [asyncio.create_task(_diagnose_one(security, host, port, within_s)) for host, port in addresses]
+    asked = list(addresses)
+    answer = await _first(security, asked, within_s)
+    if isinstance(answer, Diagnosis):
+        return answer
+    if not answer.isdisjoint(asked):
+        return None
+    # Clients leave the address that they begin with for those that the brokers advertise.
+    behind = await _first(security, sorted(answer), within_s)
+    if not isinstance(behind, Diagnosis) or behind.refused:
+        return behind if isinstance(behind, Diagnosis) else None
+    return Diagnosis(
+        f"none of the brokers that it names does, {behind.text}; are their advertised.listeners addresses that this "
+        "machine reaches?",
+        refused=False,
+    )
+
+
+async def _first(security: Mapping[str, Any], addresses: list[Address], within_s: float) -> set[Address] | Diagnosis:
+    """The first answer of any of them.
+
+    All are asked at a time: a broker that hangs takes `within_s`, and the others need not wait for that.
+    """
+    asked = [asyncio.create_task(_try(security, host, port, within_s)) for host, port in addresses]
+    failures: list[Diagnosis] = []
     try:
-        for answer in asyncio.as_completed(asked):
-            if await answer is None:
-                return None
+        for coming in asyncio.as_completed(asked):
+            answer = await coming
+            if not isinstance(answer, Diagnosis):
+                return answer
+            failures.append(answer)
     finally:
         for task in asked:
             task.cancel()
-    found = [failure for task in asked if (failure := task.result()) is not None]
-    return next((each for each in found if each.refused), found[-1] if found else None)
+    return next((each for each in failures if each.refused), failures[-1])
 
 
-async def _diagnose_one(security: Mapping[str, Any], host: str, port: int, within_s: float) -> Diagnosis | None:
+async def _try(security: Mapping[str, Any], host: str, port: int, within_s: float) -> set[Address] | Diagnosis:
+    """The addresses of all brokers as this one names them, or why it does not."""
     try:
         connection = await create_conn(host, port, request_timeout_ms=int(1000 * within_s), **security)
         try:
@@ -74,7 +100,8 @@ async def _diagnose_one(security: Mapping[str, Any], host: str, port: int, withi
         if refusal is not None:
             return Diagnosis(f"Kafka at {host}:{port} {refusal}", refused=True)
         return Diagnosis(f"{host}:{port}: {_in_words(error)}", refused=False)
-    return None if brokers else Diagnosis(f"{host}:{port} names no broker yet", refused=False)
+    named = {(broker_host, broker_port) for _, broker_host, broker_port, *_ in brokers}
+    return named or Diagnosis(f"{host}:{port} names no broker yet", refused=False)
 
 
 async def _refusal(

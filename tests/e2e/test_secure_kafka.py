@@ -287,6 +287,23 @@ def test_rights_that_are_missing_are_named(
     assert capsys.readouterr().err.splitlines() == said
 
 
+def test_a_client_that_is_known_by_its_certificate(
+    secure: SecureKafka, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(grant(secure, {"app": rights_of(TopicNames(namespace), TIERS_S)["topics"].acls}))
+    config, pem = tmp_path / "stream_app.toml", secure.client_pem
+    config.write_text(
+        f"""
+[kafka]
+bootstrap = "{secure.addresses["SSL"]}"
+namespace = "{namespace}"
+replication = 1
+security = {{ protocol = "SSL", ca_file = "{secure.ca_pem}", cert_file = "{pem}", key_file = "{pem}" }}
+"""
+    )
+    assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err
+
+
 class Secured(Pipeline):
     """A pipeline whose processes and commands connect with TLS, each as its own user."""
 
