@@ -178,7 +178,7 @@ def main() -> int:
     args = parser.parse_args()
     log.configure("console")
     now_ms = time.time_ns() // 1_000_000
-    sources = Sources(TopicNames(unused("read-model")), PARTITIONS, Retention())
+    sources = Sources(TopicNames(unused("read-model")), PARTITIONS, Retention(), frozenset({"acme"}))
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="read-model-"))
         path = Path(folder) / "model.sqlite"

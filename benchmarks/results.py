@@ -94,7 +94,7 @@ def main() -> int:
         folder = Path(name)
         config, settings = settings_for(folder, kafka.bootstrap, namespace)
         asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60, lambda _: None))
-        sources = Sources(TopicNames(namespace), PARTITIONS, Retention())
+        sources = Sources(TopicNames(namespace), PARTITIONS, Retention(), frozenset({"acme"}))
         asyncio.run(fill(kafka.bootstrap, sources, args.leads, time.time_ns() // 1_000_000))
         write_leads(folder / "leads.csv", args.leads)
         figures = {

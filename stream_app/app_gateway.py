@@ -103,7 +103,7 @@ async def look_up(
     """The look-up API's routes; for the time of the block its read model keeps up with Kafka."""
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
-    feed = Feed(connection, Sources(names, partitions, settings.topics), path, logger)
+    feed = Feed(connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger)
     lag = Gauge("stream_app_read_model_lag", "Offsets that the read model is behind, at most.", registry=registry)
     lag.set_function(lambda: feed.standing.lag)
     as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)

@@ -201,6 +201,7 @@ def run_import(args: argparse.Namespace) -> int:
 
 
 async def _import(args: argparse.Namespace, settings: Settings, mended: list[Mended]) -> int:
+    from stream_app.core.deadletter import WorkspaceKeys
     from stream_app.replays.send import Operator, Sent, letters_at
     from stream_app.replays.survey import reader_of, topic_of
 
@@ -222,7 +223,7 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
         for source, (plan, chosen) in plans.items():
             with reading("sending back") as progress:
                 async with reader_of(settings, progress) as reader:
-                    letters = letters_at(reader, topic_of(settings, source), chosen)
+                    letters = letters_at(reader, topic_of(settings, source), chosen, WorkspaceKeys(settings.workspaces))
                     sent = await operator.send(letters, plan.paces, lambda _: None, _mend(settings, values[source]))
             total.letters += sent.letters
             total.refused.update(sent.refused)

@@ -153,6 +153,7 @@ async def _send(
 ) -> Sent:
     import asyncio
 
+    from stream_app.core.deadletter import WorkspaceKeys
     from stream_app.replays.send import Sent, letters_at
     from stream_app.replays.survey import reader_of, topic_of
 
@@ -164,7 +165,7 @@ async def _send(
 
     with reading("sending back") as progress:
         async with reader_of(settings, progress) as reader:
-            letters = letters_at(reader, topic_of(settings, args.source), chosen)
+            letters = letters_at(reader, topic_of(settings, args.source), chosen, WorkspaceKeys(settings.workspaces))
             try:
                 return await operator.send(letters, paces, note, mend)
             except asyncio.CancelledError:
@@ -200,6 +201,7 @@ def _transform(args: argparse.Namespace) -> Transform | None:
 
 async def _mend(args: argparse.Namespace, settings: Settings, transform: Transform | None, chosen: Chosen) -> Mend:
     """How each letter is mended; the first few are shown, and what cannot be mended is said before anything goes."""
+    from stream_app.core.deadletter import WorkspaceKeys
     from stream_app.core.envelope import read_envelope
     from stream_app.core.replay import goes_on
     from stream_app.replays.send import as_it_is, letters_at
@@ -213,9 +215,9 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
     def mend(letter: Taken, same_lead: bool) -> bytes:
         return transformed(transform, letter, why_not, same_lead=same_lead)
 
-    shown = bad = 0
+    shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
     async with reader_of(settings, lambda done, total: None) as reader:
-        async for letter in letters_at(reader, topic_of(settings, args.source), chosen):
+        async for letter in letters_at(reader, topic_of(settings, args.source), chosen, keys):
             try:
                 mended = mend(letter, goes_on(read_envelope(letter)))
             except CannotMend as error:

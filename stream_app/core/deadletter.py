@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Container, Iterable
 from typing import Final
 
+from stream_app.core.lead import digest
 from stream_app.core.record import Headers
 
 MEANING: Final[dict[str, str]] = {
@@ -31,7 +33,6 @@ MEANING: Final[dict[str, str]] = {
     "stream-app-returns": "how often the lead has come back in all, over all epochs",
     "stream-app-hops": "re-publications to a home partition",
     "stream-app-cut-bytes": "how many bytes of the value are missing, because the topic takes no larger record",
-    "stream-app-cut-key-bytes": "how many bytes of the key are missing, for the same reason",
     "stream-app-first-failure-ms": "epoch ms",
     "stream-app-last-failure-ms": "epoch ms",
     "stream-app-not-before-ms": "when it is due to come back, epoch ms",
@@ -53,6 +54,35 @@ SPRING: Final[dict[str, str]] = {
     "kafka_dlt-exception-message": "`stream-app-reason-text`, UTF-8",
 }
 """Spring Kafka's header -> our counterpart, with its encoding (org.springframework.kafka.support.KafkaHeaders)."""
+
+_HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
+
+
+def pseudonymous_key(key: bytes | None, workspaces: Container[str]) -> bytes | None:
+    """The key of a record as a dead letter has it: a configured workspace's name stays, any other key is hashed.
+
+    A producer may key its records by an e-mail address or a phone number. Applying it twice changes nothing.
+    """
+    if not key or _HASHED_KEY.fullmatch(key):
+        return key
+    name = key.decode("utf-8", "surrogateescape")
+    return key if name in workspaces else f"key-{digest('key', name)}".encode()
+
+
+class WorkspaceKeys:
+    """Finds the workspace behind the hashed key of a dead letter, once that workspace is configured.
+
+    A lead may name its workspace by its record's key only. If that workspace was unknown, the letter has the hash.
+    """
+
+    def __init__(self, workspaces: Iterable[str]) -> None:
+        names = [name.encode() for name in workspaces]
+        self._names = {pseudonymous_key(name, ()): name for name in names}
+
+    def restore(self, key: bytes | None) -> bytes | None:
+        """The name of the configured workspace that this key is the hash of; else the key."""
+        return self._names.get(key, key)
+
 
 _PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)
 

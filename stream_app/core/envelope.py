@@ -53,7 +53,6 @@ HEADERS: Final[dict[str, str]] = {
         ("returns", "returns"),
         ("hops", "hops"),
         ("cut_bytes", "cut-bytes"),
-        ("cut_key_bytes", "cut-key-bytes"),
         ("first_failure_ms", "first-failure-ms"),
         ("last_failure_ms", "last-failure-ms"),
         ("not_before_ms", "not-before-ms"),
@@ -81,7 +80,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     seq is the sequence number of the story's last event when the record was written. `replay` counts how often this
     lead was replayed in rewind `epoch`, the coming time included. `hops` counts re-publications to a home partition.
-    cut_bytes, cut_key_bytes: how much of the value and key is missing, where it was too large for the topic.
+    cut_bytes: how much of the value is missing, where it was too large for the topic.
     letter: the dead letter that an input was before, in no story or in one that had ended.
     """
 
@@ -102,7 +101,6 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     returns: int = 0
     hops: int = 0
     cut_bytes: int = 0
-    cut_key_bytes: int = 0
     first_failure_ms: int = 0
     last_failure_ms: int = 0
     not_before_ms: int = 0

@@ -8,6 +8,7 @@ import msgspec
 
 from stream_app.core.budget import Reservation
 from stream_app.core.case import Subject, trace_of
+from stream_app.core.deadletter import pseudonymous_key
 from stream_app.core.delivery import Delivery, mark_key, step
 from stream_app.core.envelope import Disposition, Envelope, Way
 from stream_app.core.lane import Entry
@@ -19,7 +20,6 @@ from stream_app.core.record import Record, Taken
 from stream_app.core.replay import ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
-_MOST_KEY_BYTES: Final = 4_096
 Rows = list[tuple[bytes, bytes | None]]
 
 
@@ -230,11 +230,10 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
     """The dead letter of what is no lead, or not one that this configuration knows."""
     value, most = taken.value, plan.line.max_letter_bytes
     # A compressed batch may hold more than the dead letters' topic takes.
-    cut_bytes, cut_key_bytes = max(0, len(value or b"") - most), max(0, len(taken.key or b"") - _MOST_KEY_BYTES)
+    cut_bytes = max(0, len(value or b"") - most)
     letter = envelope.onward(
         way="",
         cut_bytes=cut_bytes,
-        cut_key_bytes=cut_key_bytes,
         seq=envelope.seq + 1,
         disposition="policy" if bad.reason.startswith("unknown_") else "poison",
         reason=bad.reason,
@@ -244,7 +243,7 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
         app=plan.app,
     )
     headers = letter.to_headers(plan.topics.worker_app)
-    key = taken.key[:_MOST_KEY_BYTES] if taken.key and cut_key_bytes else taken.key
+    key = pseudonymous_key(taken.key, plan.workspaces)
     return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
 
 

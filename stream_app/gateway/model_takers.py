@@ -9,6 +9,7 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
+from stream_app.core.deadletter import pseudonymous_key
 from stream_app.core.envelope import HEADERS
 from stream_app.core.letters import headers_of, kind_of, text
 from stream_app.core.person import rows_of
@@ -82,8 +83,9 @@ _result: Final = msgspec.json.Decoder(_Result)
 class Takers:
     """Writes into `db`, in the transaction that is open there."""
 
-    def __init__(self, db: sqlite3.Connection, names: TopicNames) -> None:
+    def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str]) -> None:
         self._db = db
+        self._workspaces = workspaces
         self._takers: dict[str, Callable[[Iterable[Consumed]], None]] = {
             names.status: self._take_events,
             names.enriched: self._take_results,
@@ -199,7 +201,7 @@ class Takers:
         for record in records:
             headers = headers_of(record.headers)
             words = [text(headers, name)[:100] for name in _WORDS]
-            workspace = (record.key or b"").decode("utf-8", "replace")[:100]
+            workspace = (pseudonymous_key(record.key, self._workspaces) or b"").decode()
             cause = (record.topic, record.timestamp // DAY_MS, kind_of(headers), workspace, *words)
             if cause[2:] not in self._causes:
                 if len(self._causes) >= _MOST_CAUSES:  # keys and reasons of other programs may be of any number

@@ -36,11 +36,14 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """The topics that it is made from, their number of partitions, and how many days Kafka keeps some of them."""
+    """The topics that it is made from, their number of partitions, how many days Kafka keeps some of them, and the
+    configured workspaces.
+    """
 
     names: TopicNames
     partitions: int
     kept: Retention
+    workspaces: frozenset[str]
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ class ReadModel:
         self._own = _own(path)
         try:
             self._db = _open(path)
-            self._takers = Takers(self._db, sources.names)
+            self._takers = Takers(self._db, sources.names, sources.workspaces)
             if self._fact("made_of") == self._made_of:
                 self._takers.load()
             else:

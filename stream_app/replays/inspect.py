@@ -11,7 +11,7 @@ import msgspec
 
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.topic_reader import Progress, TopicReader
-from stream_app.core.deadletter import read_place
+from stream_app.core.deadletter import WorkspaceKeys, pseudonymous_key, read_place
 from stream_app.core.envelope import HEADERS
 from stream_app.core.errors import SettingsError, StreamAppError
 from stream_app.core.letters import Filter, Tally, headers_of, text
@@ -55,13 +55,14 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
     check_filter(settings, source, wanted)
     tally = Tally(SystemClock().now_ms())
     matches = None if wanted == Filter() else wanted.matches
+    keys = WorkspaceKeys(settings.workspaces)
     async with reader_of(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
             for record in records:
-                headers, key, at_ms = headers_of(record.headers), record.key, record.timestamp
+                headers, key, at_ms = headers_of(record.headers), keys.restore(record.key), record.timestamp
                 if matches is None or matches(headers, key, at_ms):
-                    tally.add(headers, key, at_ms)
+                    tally.add(headers, pseudonymous_key(key, settings.workspaces), at_ms)
                     tally.suppressed += on_list.names(headers, key, record.value, at_ms)
     return tally
 
@@ -84,7 +85,7 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
     async with reader_of(settings, progress) as reader:
         found: list[Taken] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
-            found += taken_from(records)
+            found += taken_from(records, WorkspaceKeys(settings.workspaces))
         if not found:
             raise StreamAppError(f"there is no letter at {place}: it was never there, or is no longer kept")
         headers = dict(found[0].headers)
@@ -117,10 +118,11 @@ async def export(
     """
     check_filter(settings, source, wanted)
     lines = left_out = 0
+    keys = WorkspaceKeys(settings.workspaces)
     async with reader_of(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
-            for letter in taken_from(records):
+            for letter in taken_from(records, keys):
                 headers = dict(letter.headers)
                 if not wanted.matches(headers, letter.key, letter.timestamp_ms):
                     continue

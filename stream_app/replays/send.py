@@ -15,6 +15,7 @@ import msgspec
 from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
 from stream_app.adapters.topic_reader import TopicReader
+from stream_app.core.deadletter import WorkspaceKeys
 from stream_app.core.envelope import read_envelope
 from stream_app.core.errors import Fenced, StreamAppError
 from stream_app.core.letters import addressed_to
@@ -119,19 +120,20 @@ class Operator:
             waiting.clear()
 
 
-async def letters_at(reader: TopicReader, topic: str, chosen: Chosen) -> AsyncIterator[Taken]:
+async def letters_at(reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys) -> AsyncIterator[Taken]:
     """The letters at these places, read again."""
     ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
     if not ranges:
         return
     async for records in reader.read(topic, ranges):
-        for letter in taken_from(records):
+        for letter in taken_from(records, keys):
             if letter.offset in chosen[letter.partition]:
                 yield letter
 
 
-def taken_from(records: Iterable[Any]) -> Iterable[Taken]:
-    """aiokafka's records as ours."""
+def taken_from(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[Taken]:
+    """aiokafka's records as ours, each keyed by its workspace if that is configured."""
     for record in records:
         headers = tuple((name, value or b"") for name, value in record.headers)
-        yield Taken(record.topic, record.partition, record.offset, record.key, record.value, headers, record.timestamp)
+        place = (record.topic, record.partition, record.offset)
+        yield Taken(*place, keys.restore(record.key), record.value, headers, record.timestamp)

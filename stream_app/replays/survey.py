@@ -15,6 +15,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core import estimate
 from stream_app.core.budget import Cost
+from stream_app.core.deadletter import WorkspaceKeys
 from stream_app.core.delivery import Delivery
 from stream_app.core.envelope import HEADERS
 from stream_app.core.errors import SettingsError
@@ -158,16 +159,16 @@ async def _letters(
     mended: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
-    topic = topic_of(settings, source)
+    topic, keys = topic_of(settings, source), WorkspaceKeys(settings.workspaces)
     async for records in reader.read(topic, ranges):
         for record in records:
-            headers = headers_of(record.headers)
+            headers, key = headers_of(record.headers), keys.restore(record.key)
             if mended is not None and (record.partition, record.offset) not in mended:
                 continue
-            if not wanted.matches(headers, record.key, record.timestamp):
+            if not wanted.matches(headers, key, record.timestamp):
                 continue
             value = record.value if mended is None else mended[record.partition, record.offset]
-            workspace, alias = _address(settings, *addressed_to(headers, record.key, value))
+            workspace, alias = _address(settings, *addressed_to(headers, key, value))
             reason, kind = text(headers, HEADERS["reason"]), kind_of(headers)
             found.append(
                 _Found(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.core.case import Subject
-from stream_app.core.deadletter import read_place
+from stream_app.core.deadletter import WorkspaceKeys, pseudonymous_key, read_place
 from stream_app.core.envelope import HEADERS, Envelope, read_envelope
 from stream_app.core.lead import Unreadable, is_plain_id
 from stream_app.core.record import Taken
 from stream_app.core.replay import redriven, returning
 from stream_app.core.story import NO_REASON, brief, rejected, strayed
+from stream_app.replays.send import taken_from
+from tests.gateway.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
 
 PLAN = plan_of(Setup())
@@ -94,3 +98,30 @@ def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tupl
     assert not any(person in said for person in PEOPLE)
     [event] = brief(PLAN, came, envelope, "rejected_invalid", 1, NO_REASON, "").events
     assert is_plain_id(event.trace_id)
+
+
+KEYS = [b"ada@example.com", b"+4479460000", b"4479460000", b"ada.lovelace", b"\xff\xfe", b"k" * 9_999]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None:
+    came = Taken("t.leads", 3, 7, key, b"{", (), 1)
+    hidden = rejected(PLAN, came, Envelope(origin=came.place), Unreadable("not_json", "in words"), 1).key
+    assert hidden is not None
+    assert re.fullmatch(rb"key-[A-Za-z0-9_-]{22}", hidden)
+    assert pseudonymous_key(hidden, PLAN.workspaces) == hidden
+    assert hidden == pseudonymous_key(key, PLAN.workspaces) != pseudonymous_key(key + b"x", PLAN.workspaces)
+
+
+@pytest.mark.parametrize("key", [b"acme", b"", None])
+def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
+    came = Taken("t.leads", 3, 7, key, b"{", (), 1)
+    assert rejected(PLAN, came, Envelope(origin=came.place), Unreadable("not_json", "in words"), 1).key == key
+
+
+def test_a_letter_of_an_unknown_workspace_finds_it_once_it_is_configured() -> None:
+    record = Made("leads.dlq", pseudonymous_key(b"newco", {"acme"}), b"{}")
+    [before] = taken_from([record], WorkspaceKeys(["acme"]))
+    [after] = taken_from([record], WorkspaceKeys(["acme", "newco"]))
+    assert before.key == record.key
+    assert after.key == b"newco"

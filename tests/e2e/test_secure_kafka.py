@@ -206,7 +206,7 @@ async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
     options = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram(plain_password="wrong")}
     connection = KafkaConnection(secure.addresses["SASL_SSL"], options)
     names = TopicNames("x.")
-    feed = Feed(connection, Sources(names, 1, Retention()), tmp_path / "model.sqlite", log.get("test"))
+    feed = Feed(connection, Sources(names, 1, Retention(), frozenset()), tmp_path / "model.sqlite", log.get("test"))
     running = [
         asyncio.create_task(TopicWatch(connection, KnownTopics(), [names.leads], 1).run()),
         asyncio.create_task(feed.run()),

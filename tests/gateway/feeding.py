@@ -52,7 +52,7 @@ async def write(bootstrap: str, records: Iterable[Made]) -> None:
 async def fed(bootstrap: str, namespace: str, path: Path, status_days: int = 3_650) -> AsyncIterator[Fed]:
     """The records are of a day long ago, and the feed's clock is real: with fewer days it forgets them in a second."""
     kept = Retention(status_days=status_days, dlq_days=3_650, parked_days=3_650)
-    lasting = Sources(TopicNames(namespace), PARTITIONS, kept)
+    lasting = Sources(TopicNames(namespace), PARTITIONS, kept, frozenset({"acme"}))
     feed = Feed(KafkaConnection(bootstrap), lasting, path, log.get("test"))
     task = asyncio.create_task(feed.run())
     try:

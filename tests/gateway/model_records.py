@@ -30,7 +30,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def sources(namespace: str = "") -> Sources:
-    return Sources(TopicNames(namespace), PARTITIONS, Retention())
+    return Sources(TopicNames(namespace), PARTITIONS, Retention(), frozenset({"acme"}))
 
 
 def event(names: TopicNames, lead_id: str, status: Status, seq: int, offset: int = 0, **more: Any) -> Made:

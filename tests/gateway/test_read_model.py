@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stream_app.core.deadletter import pseudonymous_key
 from stream_app.core.errors import StreamAppError
 from stream_app.core.messages import StatusEvent
 from stream_app.gateway.read_model import Position, ReadModel
@@ -234,6 +235,13 @@ def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
         ("not_json", "poison", 1),
     ]
     assert ask.letters(NAMES.parked).letters == 1
+
+
+def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
+    take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), letter(NAMES.dlq))
+    workspaces = {each.workspace for each in ask.letters(NAMES.dlq).causes}
+    assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
+    assert b"ada@example.com" not in b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
 
 
 def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
