@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from stream_app.commands.base import NO, OK, Subparsers, command, console, say, settings_of, tell, tell_json
+from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
+    from stream_app.commands.tables import Table
     from stream_app.core.books import Report
 
 _SAY_EVERY_S: Final = 5.0
@@ -54,24 +56,32 @@ def run(args: argparse.Namespace) -> int:
 
 def show(report: Report) -> None:
     """The books for people: the table on stdout, what does not add up on stderr."""
-    console().print(_table(report), _money(report))
+    from stream_app.commands.tables import show as show_table
+
+    show_table(books_table(report))
+    tell("")
+    show_table(money_table(report))
     if report.copies:
         tell(
-            f"{report.copies} more records are copies of these that come or came back: replays, deferred leads, strays"
+            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these that come or came "
+            "back: replays, deferred leads, strays"
         )
-    for status, count in sorted(report.not_leads.items()):
-        tell(f"{status}: {count}; {_NOT_LEADS[status]}")
+    for status, events in sorted(report.not_leads.items()):
+        tell(f"{status}: {events:,}; {_NOT_LEADS[status]}")
     for workspace, credits_ in sorted(report.saved.items()):
-        tell(f"{workspace} saved {credits_} credits: earlier results answered instead of Clay")
+        tell(f"{workspace} saved {count(credits_, 'credit')}: earlier results answered instead of Clay")
     if report.provisional:
-        tell(f"{report.provisional} leads were given a provisional result while their lane was held")
+        leads = count(report.provisional, "lead was", "leads were")
+        tell(f"{leads} given a provisional result while the lane was held")
     _show_open_costs(report)
-    for workspace, count in sorted(report.possible_doubles.items()):
-        tell(f"{workspace} sent {count} times again what may have reached Clay: possible double spends")
+    for workspace, times in sorted(report.possible_doubles.items()):
+        tell(f"{workspace} sent {count(times, 'time')} again what may have reached Clay: possible double spends")
     if report.outlived:
-        tell(f"{report.outlived} stories have outlived their records, which retention removed: checked, not counted")
+        stories = count(report.outlived, "story has outlived its records", "stories have outlived their records")
+        tell(f"{stories}, which retention removed: checked, not counted")
     if report.moving:
-        tell(f"{report.moving} leads were at work just then and could not be compared with their rows: look again")
+        leads = count(report.moving, "lead was", "leads were")
+        tell(f"{leads} at work just then and could not be compared with the rows: look again")
     for problem in report.problems:
         say(f"{problem.place}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
     if report.problem_count > len(report.problems):
@@ -87,43 +97,61 @@ def _show_open_costs(report: Report) -> None:
     """The leads that were booked at their ceiling for want of a callback, and how to settle them."""
     if not report.open_cost_count:
         return
+    leads = count(report.open_cost_count, "lead is booked at its", "leads are booked at their")
     tell(
-        f"{report.open_cost_count} leads are booked at their ceiling, not known: Clay did not say what they cost. "
+        f"{leads} ceiling, not known: Clay did not say what they cost. "
         "Where you know it: stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT"
     )
     for each in report.open_costs:
-        booked = f"{each.booked.credits} credits and {each.booked.actions} actions on {each.booked.day}"
+        booked = (
+            f"{count(each.booked.credits, 'credit')} and {count(each.booked.actions, 'action')} on {each.booked.day}"
+        )
         tell(f"  {each.workspace}/{each.destination} {each.lead_id}: {booked}")
     if report.open_cost_count > len(report.open_costs):
         tell(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
 
 
-def _table(report: Report) -> object:
-    from rich.table import Table
-
+def books_table(report: Report) -> Table:
+    """How many leads stand where."""
+    from stream_app.commands.tables import Column, Table
     from stream_app.core.columns import COLUMNS, MEANING
 
-    table = Table("", "leads", "of these have a row", "which means", title="The books", title_justify="left")
-    for number in (1, 2):
-        table.columns[number].justify = "right"
-    table.add_row("in", str(report.records), "", "records on leads, leads.retry and leads.bulk", style="bold")
+    table = Table(
+        Column(""),
+        Column("leads", right=True),
+        Column("of these have a row", rank=2, right=True),
+        Column("which means", rank=1, prose=True),
+        title="The books",
+    )
+    table.add("in", report.records, "", "records on leads, leads.retry and leads.bulk")
     for name in COLUMNS:
         stand = report.columns[name]
-        table.add_row(name.replace("_", " "), str(stand.stories), str(stand.rows), MEANING[name])
+        table.add(name.replace("_", " "), stand.stories, stand.rows, MEANING[name])
     return table
 
 
-def _money(report: Report) -> object:
-    from rich.table import Table
+def money_table(report: Report) -> Table:
+    """What each lane reserved and spent, by its own account, by its rows and by the events of its leads."""
+    from stream_app.commands.tables import Column, Table
 
-    columns = ["lane", "period", "meter", "reserved", "by its rows", "spent", "by its leads"]
     more = any(account.unknown or account.elsewhere for account in report.accounts)
-    table = Table(*columns, *(["not known", "elsewhere"] if more else []), title="Money", title_justify="left")
+    extra_columns = [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)] if more else []
+    table = Table(
+        Column("lane"),
+        Column("period"),
+        Column("meter", rank=1),
+        Column("reserved", rank=2, right=True),
+        Column("by its rows", rank=6, right=True),
+        Column("spent", right=True),
+        Column("by its leads", rank=3, right=True),
+        *extra_columns,
+        title="Money",
+    )
     for account in report.accounts:
         told = "?" if account.spent_by_events is None else str(account.spent_by_events)
         amounts = [account.reserved, account.reserved_by_rows, account.spent]
         extra = [account.unknown, account.elsewhere] if more else []
-        table.add_row(account.workspace, account.period, account.meter, *map(str, amounts), told, *map(str, extra))
+        table.add(account.workspace, account.period, account.meter, *amounts, told, *extra)
     return table
 
 

@@ -11,7 +11,6 @@ from stream_app.commands.base import (
     OK,
     Subparsers,
     command,
-    console,
     on_kafka,
     say,
     settings_of,
@@ -26,10 +25,11 @@ from stream_app.commands.letter_options import (
     confirm,
     filter_of,
     iso,
+    positive,
     reading,
 )
 from stream_app.commands.price import add_over_budget, affordable, show_prices
-from stream_app.core.safe_text import for_terminal
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.letters import Tally
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     Values = dict[tuple[int, int], bytes]
 
 _ON_THE_LIST = "of people on the suppression list (erased, or they objected)"
+_MOST_GROUPS = 30
 
 
 def add(subparsers: Subparsers) -> None:
@@ -56,6 +57,16 @@ def add(subparsers: Subparsers) -> None:
     add_filter_options(parser)
     parser.add_argument("--from", dest="source", choices=SOURCES, default="dlq", help="which topic (%(default)s)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    lists = add_action(
+        actions,
+        "list",
+        run_list,
+        "List the newest letters one by one, each with the place that `show` takes.",
+        "stream-app dlq list --reason http_503",
+    )
+    add_filter_options(lists, nested=True)
+    lists.add_argument("--from", dest="source", choices=SOURCES, default=argparse.SUPPRESS, help="which topic")
+    lists.add_argument("--limit", type=positive, default=20, metavar="N", help="no more than so many (%(default)s)")
     shows = add_action(
         actions, "show", run_show, "Show one letter with its headers and history.", "stream-app dlq show leads.dlq/0/17"
     )
@@ -85,13 +96,13 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run_count(args: argparse.Namespace) -> int:
-    from stream_app.replays.inspect import count
+    from stream_app.replays.inspect import count as count_letters
     from stream_app.replays.survey import check_filter
 
     settings = settings_of(args, clay=False)
     check_filter(settings, args.source, filter_of(args))
     with reading("counting letters") as progress:
-        tally = on_kafka(settings, "dlq", count(settings, args.source, filter_of(args), progress))
+        tally = on_kafka(settings, "dlq", count_letters(settings, args.source, filter_of(args), progress))
     if args.json:
         tell_json(_tally(tally))
     else:
@@ -110,27 +121,43 @@ def _tally(tally: Tally) -> dict[str, object]:
 
 
 def _show_tally(source: str, tally: Tally) -> None:
-    from rich.table import Table
+    from stream_app.commands.letter_tables import tally_table
+    from stream_app.commands.tables import show
 
-    table = Table("letters", "disposition", "reason", "destination", "first", "last", "last hour", "says")
-    for group in tally.sorted()[:30]:
-        said = group.texts.most_common(1)
-        table.add_row(
-            str(group.count),
-            group.kind,
-            for_terminal(group.reason),
-            for_terminal(group.destination or group.workspace),
-            iso(group.first_ms),
-            iso(group.last_ms),
-            f"{group.last_hour} ({group.trend})",
-            for_terminal(said[0][0]) if said else "",
-        )
-    if tally.count:
-        console().print(table)
-    ages = ", ".join(f"{count} {name}" for name, count in tally.ages.most_common())
-    tell(f"{tally.count} letters in {source}" + (f" ({ages})" if ages else ""))
+    groups = tally.sorted()
+    if groups:
+        show(tally_table(groups[:_MOST_GROUPS]))
+    if len(groups) > _MOST_GROUPS:
+        tell(f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them")
+    ages = ", ".join(f"{number:,} {name}" for name, number in tally.ages.most_common())
+    tell(f"{count(tally.count, 'letter')} in {source}" + (f" ({ages})" if ages else ""))
     if tally.suppressed:
-        tell(f"{tally.suppressed} of them are {_ON_THE_LIST}: they never go, and are not exported")
+        tell(f"{tally.suppressed:,} of them {_ON_THE_LIST}: never sent, and not exported")
+
+
+def run_list(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from stream_app.replays.inspect import newest
+    from stream_app.replays.survey import check_filter
+
+    settings = settings_of(args, clay=False)
+    check_filter(settings, args.source, filter_of(args))
+    with reading("reading letters") as progress:
+        found, matching = on_kafka(
+            settings, "dlq", newest(settings, args.source, filter_of(args), args.limit, progress)
+        )
+    if args.json:
+        tell_json({"letters": msgspec.to_builtins(found), "matching": matching})
+        return OK
+    if found:
+        from stream_app.commands.letter_tables import list_table
+        from stream_app.commands.tables import show
+
+        show(list_table(found))
+    more = f"; --limit {matching} shows all" if matching > len(found) else ""
+    tell(f"{len(found):,} of {count(matching, 'letter')} in {args.source}{more}")
+    return OK
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -144,14 +171,14 @@ def run_show(args: argparse.Namespace) -> int:
         tell_json(_letter(shown, value=args.value))
         return OK
     letter = shown.letter
-    tell(f"{letter.place}, written {iso(letter.timestamp_ms)}, {len(letter.value or b'')} bytes")
+    tell(f"{letter.place}, written {iso(letter.timestamp_ms)}, {count(len(letter.value or b''), 'byte')}")
     for name, value in shown.headers.items():
         tell(f"  {name}: {value}")
     for event in shown.history:
         words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
         tell(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
     if shown.suppressed:
-        tell(f"it is {_ON_THE_LIST}: it never goes, and its value is not shown")
+        tell(f"it is {_ON_THE_LIST}: it is never sent, and its value is not shown")
     elif args.value:
         tell((letter.value or b"").decode("utf-8", "backslashreplace"))
     return OK
@@ -188,7 +215,7 @@ def run_export(args: argparse.Namespace) -> int:
     if args.json:
         tell_json({"letters": lines, "suppressed": left_out, "file": str(args.file)})
     else:
-        say(f"{lines} letters exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
+        say(f"{count(lines, 'letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
     return OK if lines else NO
 
 
@@ -218,7 +245,7 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Men
         if not affordable(args, [price for plan, _ in plans.values() for price in plan.prices]):
             return NO
         if go and not args.yes:
-            confirm(f"send {go} letters back")
+            confirm(f"send {count(go, 'letter')} back")
         total = Sent()
         for source, (plan, chosen) in plans.items():
             with reading("sending back") as progress:
@@ -264,7 +291,7 @@ def _imported(args: argparse.Namespace, sent: Sent, kept: int, never: int) -> in
         for place, why in sent.refused.items():
             say(f"{place} did not go: {why}")
         tell(
-            f"{sent.letters} letters were sent back, {len(sent.refused)} refused, "
-            f"{kept} need it no more or are not kept" + (f", {never} are {_ON_THE_LIST}" if never else "")
+            f"{count(sent.letters, 'letter was', 'letters were')} sent back, {len(sent.refused)} refused, "
+            f"{kept} no longer to be sent or not kept" + (f", {never} {_ON_THE_LIST}" if never else "")
         )
     return NO if sent.refused or not sent.letters else OK

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
-from stream_app.commands.base import console
-from stream_app.core.safe_text import for_terminal
+from stream_app.commands.base import tell
+from stream_app.commands.tables import Column, Table, show
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.budget import MeterName
@@ -36,55 +37,75 @@ def clock(at_ms: int, now_ms: int, tz: str) -> str:
     return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
-def show_lanes(lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int) -> None:
-    """Print them."""
-    known = [(lane, lane.view, zones.get(lane.workspace, "UTC")) for lane in lanes if lane.view is not None]
-    out = console()
-    stands = _table("lane", "now", "breaker", "health", "per second", "waiting")
-    stands.columns[4].justify = stands.columns[5].justify = "right"
+def show_lanes(
+    lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
+) -> None:
+    """Print them. `works`: whether a worker runs; without one no lane moves."""
+    for number, table in enumerate(lane_tables(lanes, forecasts, zones, now_ms, works=works)):
+        if number:
+            tell("")
+        show(table)
+
+
+def lane_tables(
+    lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
+) -> list[Table]:
+    """How the lanes stand; then their budgets and what was changed live, where there is any."""
+    known = [(view, zones.get(lane.workspace, "UTC")) for lane in lanes if (view := lane.view) is not None]
+    stands = Table(
+        Column("lane"),
+        Column("now", prose=True),
+        Column("breaker", rank=3),
+        Column("health", rank=4),
+        Column("per second", rank=2, right=True),
+        Column("waiting", rank=1, right=True),
+    )
     for lane in lanes:
-        stands.add_row(*map(for_terminal, _stands(lane, now_ms, zones.get(lane.workspace, "UTC"))))
-    out.print(stands)
-    budgets = _table("lane", "budget", "used", "of", "", "at this rate")
-    budgets.columns[2].justify = budgets.columns[3].justify = "right"
-    for _, view, zone in known:
+        stands.add(*_stands(lane, now_ms, zones.get(lane.workspace, "UTC"), works=works))
+    budgets = Table(
+        Column("lane"),
+        Column("budget"),
+        Column("used", right=True),
+        Column("of", rank=1, right=True),
+        Column("", rank=3),
+        Column("at this rate", rank=2, prose=True),
+    )
+    for view, zone in known:
         for row in _budgets(view, forecasts.get(view.workspace, {}), now_ms, zone):
-            budgets.add_row(view.workspace, *row)
-    if budgets.rows:
-        out.print(budgets)
-    changed = _table("lane", "changed live", "by", "at", "why")
-    for _, view, zone in known:
+            budgets.add(view.workspace, *row)
+    changed = Table(
+        Column("lane"), Column("changed live"), Column("by", rank=2), Column("at", rank=3), Column("why", 1, prose=True)
+    )
+    for view, zone in known:
         for change in view.changes:
             at = clock(change.by.at_ms, now_ms, zone)
-            words = (f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
-            changed.add_row(view.workspace, *map(for_terminal, words))
-    if changed.rows:
-        out.print(changed)
+            changed.add(view.workspace, f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
+    return [stands, *(table for table in (budgets, changed) if table.rows)]
 
 
-def _table(*columns: str) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-
-
-def _stands(lane: LaneFacts, now_ms: int, zone: str) -> list[str]:
+def _stands(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
     view, waiting = lane.view, f"{sum(lane.waiting.values()):,}" if lane.waiting else ""
     if view is None:
         return [lane.workspace, "nothing was ever sent for it", "", "", "", waiting]
     forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")
     health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
     if view.health == "insufficient_data":
-        health = f"{view.calls} calls: too few"
+        health = f"{count(view.calls, 'call')}: too few"
     breaker = view.breaker.replace("_", " ") + forced
-    return [lane.workspace, _now(lane, view, now_ms, zone), breaker, health, f"{view.rate_per_s:g}", waiting]
+    return [
+        lane.workspace,
+        _now(lane, view, now_ms, zone, works=works),
+        breaker,
+        health,
+        f"{view.rate_per_s:g}",
+        waiting,
+    ]
 
 
-def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str) -> str:
+def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
     shared = f", beside {', '.join(lane.shared_with)}" if lane.shared_with else ""
     if not view.holds:
-        return f"moves{_but(view, now_ms)}{shared}"
+        return f"{'moves' if works else 'no worker runs'}{_but(view, now_ms)}{shared}"
     if view.paused_by is not None:
         return f"paused since {clock(view.since_ms, now_ms, zone)} by {view.paused_by.who}: {view.paused_by.why}"
     if view.until_ms > now_ms and view.mode != "open":

@@ -143,9 +143,9 @@ def run(args: argparse.Namespace) -> int:
     from stream_app.commands.lane_table import show_lanes
 
     facts = seen.facts
-    show_lanes(facts.lanes, seen.forecasts, _zones(settings), facts.at_ms)
+    show_lanes(facts.lanes, seen.forecasts, _zones(settings), facts.at_ms, works=facts.worker.members > 0)
     if not facts.worker.members:
-        say("no worker is in the group: this is what the lanes last published")
+        say("no worker runs, so no lane moves: this is what the lanes last published. Start one: stream-app worker")
     return OK
 
 

@@ -107,6 +107,13 @@ def duration_s(text: str) -> int:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def iso(at_ms: int) -> str:
     """Epoch ms for people, in UTC."""
     from datetime import UTC, datetime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -14,7 +15,7 @@ from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core.deadletter import WorkspaceKeys, pseudonymous_key, read_place
 from stream_app.core.envelope import HEADERS
 from stream_app.core.errors import SettingsError, StreamAppError
-from stream_app.core.letters import Filter, Tally, headers_of, text
+from stream_app.core.letters import Filter, Kind, Tally, headers_of, kind_of, text
 from stream_app.core.messages import StatusEvent
 from stream_app.core.record import Taken
 from stream_app.core.suppression import SuppressionList
@@ -35,6 +36,19 @@ class Shown(msgspec.Struct):
     headers: dict[str, str]
     history: list[StatusEvent]
     suppressed: bool
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One letter by its headers alone. `place`: topic/partition/offset, as `show` takes it."""
+
+    place: str
+    at_ms: int
+    kind: Kind
+    reason: str
+    workspace: str
+    destination: str
+    lead_id: str
+    text: str
 
 
 class Mended(msgspec.Struct, frozen=True):
@@ -65,6 +79,46 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
                     tally.add(headers, pseudonymous_key(key, settings.workspaces), at_ms)
                     tally.suppressed += on_list.names(headers, key, record.value, at_ms)
     return tally
+
+
+async def newest(
+    settings: Settings, source: Source, wanted: Filter, limit: int, progress: Progress
+) -> tuple[list[Listed], int]:
+    """The newest letters that match, newest first, and how many match in all.
+
+    Raises:
+        SettingsError: The filter contradicts itself, or names what the configuration does not have.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    check_filter(settings, source, wanted)
+    topic, matching = topic_of(settings, source), 0
+    kept: list[tuple[int, int, int, Listed]] = []  # a heap: the oldest of the newest first
+    async with reader_of(settings, progress) as reader:
+        async for records in reader.read(topic):
+            for record in records:
+                headers = headers_of(record.headers)
+                if not wanted.matches(headers, record.key, record.timestamp):
+                    continue
+                matching += 1
+                order = (record.timestamp, record.partition, record.offset)
+                if len(kept) < limit:
+                    heapq.heappush(kept, (*order, _listed(topic, record, headers)))
+                elif order > kept[0][:3]:
+                    heapq.heapreplace(kept, (*order, _listed(topic, record, headers)))
+    return [listed for *_, listed in sorted(kept, key=lambda each: each[:3], reverse=True)], matching
+
+
+def _listed(topic: str, record: Any, headers: dict[str, bytes]) -> Listed:
+    return Listed(
+        f"{topic}/{record.partition}/{record.offset}",
+        record.timestamp,
+        kind_of(headers),
+        text(headers, HEADERS["reason"]),
+        (record.key or b"").decode("utf-8", "replace"),
+        text(headers, HEADERS["destination"]),
+        text(headers, HEADERS["lead_id"]),
+        text(headers, HEADERS["text"]),
+    )
 
 
 async def _on_the_list(reader: TopicReader, state: str, partition: int | None = None) -> SuppressionList:

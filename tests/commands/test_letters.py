@@ -43,10 +43,13 @@ def test_the_table_shows_what_others_wrote_as_text(
     async def count(*_: object) -> Tally:
         return tally
 
+    async def ready(*_: object) -> None: ...
+
     monkeypatch.setattr("stream_app.replays.inspect.count", count)
+    monkeypatch.setattr("stream_app.kafka_access.kafka_ready", ready)
     assert main(["dlq", "--config", config]) == 0
     out = capsys.readouterr().out
-    for text in ("scrubbed: [email] [/x] :smile:", "│ [/x] ", "│ [red]acme "):
+    for text in ("scrubbed: [email] [/x] :smile:", "  [/x]  ", "  [red]acme  "):
         assert text in out
     assert "\x1b" not in out
     assert "\x07" not in out
