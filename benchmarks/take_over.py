@@ -1,7 +1,7 @@
 """What taking a partition over costs: time and memory until the first lead may be taken, by the number of rows.
 
-`python -m benchmarks.take_over [--rows 1000000] [--awaiting] [--json]`. Real Kafka; half of the rows are leads whose
-results have come, half the aliases that lead to them by the person, as for leads with ids of their own. It is the
+`python -m benchmarks.take_over [--rows 1000000] [--awaiting] [--json]`. Real Kafka; a third of the rows are leads whose
+results have come, the rest the aliases that lead to them by e-mail address and LinkedIn URL. It is the
 partition's own take-over, from the fence to the first record that may be taken; each size is a process of its own. With
 `--awaiting` all rows are leads that wait for their callback: the CPU that it takes to set their clock, beside the first
 leads, and each look at it. Exits with 1 when up to 1,000,000 rows (more in proportion) take 5 s or 400 MB of process;
@@ -35,7 +35,7 @@ from stream_app.adapters.metrics import WorkerMetrics
 from stream_app.core.budget import Reservation
 from stream_app.core.delivery import Delivery, delivery_key
 from stream_app.core.outcome import Outcome
-from stream_app.core.person import person_key
+from stream_app.core.person import Person, claimed, person_key
 from stream_app.core.policy import Destination, Plan, Workspace
 from stream_app.core.topics import TopicNames
 from stream_app.dev.kafka import kafka_for, unused
@@ -56,9 +56,9 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
     await producer.start()
     now_ms = time.time_ns() // 1_000_000
-    for number in range(rows if awaiting else rows // 2):
+    for number in range(rows if awaiting else rows // 3):
         key = delivery_key("acme", "people", f"crm-{number:08d}")
-        person = f"{number:022d}"
+        person, email = f"{number:022d}", f"e{number:021d}"
         row = Delivery(
             version=1,
             state="accepted" if awaiting else "enriched",
@@ -73,11 +73,13 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
             results=0 if awaiting else 1,
             person=person,
             company=f"{number % 5_000:022d}",
-            people=("", person, ""),
+            people=(person, email, ""),
         )
         await producer.send(topic, msgspec.json.encode(row), key, partition=0)
         if not awaiting:
-            await producer.send(topic, key, person_key("acme", "people", person), partition=0)
+            aliases = tuple(person_key("acme", "people", each) for each in (person, email))
+            for alias, value in claimed(Person(aliases), aliases, key):
+                await producer.send(topic, value, alias, partition=0)
     await producer.stop()
 
 
