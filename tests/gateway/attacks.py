@@ -202,7 +202,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--mb-per-s", type=float, default=10)
     args = parser.parse_args()
-    os.nice(10)  # an attacker has a machine of its own: here it shall not take the gateway's CPU
+    os.nice(10)  # a real attacker has its own machine: here it must not take the gateway's CPU
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     done = asyncio.run(run(ATTACKS[args.name], args.port, args.address, min(args.seconds, 120), args.mb_per_s * 1e6))
     sys.stdout.write(json.dumps(vars(done)) + "\n")
     return 0
