@@ -26,6 +26,7 @@ from stream_app.adapters.ops import serve_ops
 from stream_app.app import check_kafka, tame_garbage_collector
 from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
+from stream_app.gateway.erased_leads import ErasedLeads
 from stream_app.gateway.feed import Feed
 from stream_app.gateway.lookup import Lookup
 from stream_app.gateway.read_model import Sources
@@ -65,6 +66,7 @@ async def run_gateway(settings: Settings) -> None:
     with asked_to_stop() as stop:
         async with AsyncExitStack() as stack:
             inbox = await stack.enter_async_context(callback_inbox(connection))
+            routes, erasures = await stack.enter_async_context(look_up(settings, connection, registry, logger))
             receiver = Receiver(
                 tables,
                 settings.callback_keys if gateway.token_keys_env else None,
@@ -73,8 +75,8 @@ async def run_gateway(settings: Settings) -> None:
                 SystemClock().now_ms,
                 Limits(gateway.max_body_bytes, gateway.read_timeout_s),
                 metrics,
+                erasures,
             )
-            routes = await stack.enter_async_context(look_up(settings, connection, registry, logger))
             app = build_asgi(receiver, inbox.not_ready, metrics.responded, routes)
             port = await stack.enter_async_context(
                 serve_http(
@@ -99,8 +101,8 @@ async def run_gateway(settings: Settings) -> None:
 @asynccontextmanager
 async def look_up(
     settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
-) -> AsyncIterator[list[Route]]:
-    """The look-up API's routes; for the time of the block its read model keeps up with Kafka."""
+) -> AsyncIterator[tuple[list[Route], ErasedLeads]]:
+    """The look-up API's routes, and which leads are erased. During the block the read model keeps up with Kafka."""
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
     feed = Feed(connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger)
@@ -109,8 +111,9 @@ async def look_up(
     as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)
     as_of.set_function(lambda: (feed.standing.as_of_ms or 0) / 1000)
     results = ResultFetcher(connection, names.enriched, partitions)
+    queries = Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
     lookup = Lookup(
-        Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks}),
+        queries,
         lambda: feed.standing,
         results,
         Backlog(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions).read,
@@ -121,7 +124,7 @@ async def look_up(
     )
     feeding = asyncio.create_task(feed.run())
     try:
-        yield lookup.routes()
+        yield lookup.routes(), ErasedLeads(queries, lambda: feed.standing, settings.topics.status_days)
     finally:
         await cancel([feeding])
         await results.close()

@@ -3,6 +3,7 @@
 stories   one a record that came in: `id` is its place, `status` and `seq` are those of its last event.
 events    its steps, together and in order.
 people    hash of an identifier -> ids of the person's leads, with spaces between; by workspace and destination.
+erased    until when (epoch ms) what was published of a lead is erased.
 results   where the last result of a lead stands on Kafka; the result itself is personal data, and is not here.
 standing  how many stories stand where, kept by triggers: in step with `stories` whatever is done to these.
 letters   how many dead letters of one cause came on a day (of epoch), by topic.
@@ -30,6 +31,8 @@ TABLES: Final = (
     """CREATE TABLE people (
         workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,
         PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
+    """CREATE TABLE erased (
+        workspace TEXT, lead_id TEXT, until_ms INTEGER NOT NULL, PRIMARY KEY (lead_id, workspace)) WITHOUT ROWID""",
     """CREATE TABLE results (
         workspace TEXT, destination TEXT, lead_id TEXT, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
         source TEXT NOT NULL, version INTEGER NOT NULL, at_ms INTEGER NOT NULL,

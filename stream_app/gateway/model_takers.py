@@ -13,6 +13,7 @@ from stream_app.core.deadletter import pseudonymous_key
 from stream_app.core.envelope import HEADERS
 from stream_app.core.letters import headers_of, kind_of, text
 from stream_app.core.person import rows_of
+from stream_app.core.suppression import Suppression
 from stream_app.core.topics import TopicNames
 
 DAY_MS: Final = 86_400_000
@@ -21,6 +22,7 @@ _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _MOST_CAUSES: Final = 10_000
+_ERASED: Final = b"e/"
 _PEOPLE: Final = b"p/"
 
 
@@ -80,6 +82,9 @@ _event: Final = msgspec.json.Decoder(_Event)
 _result: Final = msgspec.json.Decoder(_Result)
 
 
+_suppression: Final = msgspec.json.Decoder(Suppression)
+
+
 class Takers:
     """Writes into `db`, in the transaction that is open there."""
 
@@ -90,7 +95,7 @@ class Takers:
             names.status: self._take_events,
             names.enriched: self._take_results,
             names.lanes: self._take_lanes,
-            names.state: self._take_people,
+            names.state: self._take_state,
             names.dlq: self._take_letters,
             names.parked: self._take_letters,
         }
@@ -158,8 +163,22 @@ class Takers:
     def _take_lanes(self, records: Iterable[Consumed]) -> None:
         self._keep_last("lanes", ("workspace",), records, lambda record: (record.value,))
 
+    def _take_state(self, records: Iterable[Consumed]) -> None:
+        """Of the state's rows only those of people and of erased leads."""
+        found = list(records)
+        self._take_people(found)
+        self._take_erased(each for each in found if (each.key or b"").startswith(_ERASED))
+
+    def _take_erased(self, records: Iterable[Consumed]) -> None:
+        """The rows by which a lead is erased (core/suppression.py)."""
+
+        def until(record: Consumed) -> tuple[object, ...]:
+            return (_suppression.decode(record.value or b"").at_ms,)
+
+        self._keep_last("erased", ("workspace", "lead_id"), records, until, begin=len(_ERASED))
+
     def _take_people(self, records: Iterable[Consumed]) -> None:
-        """Of the state's rows only those that lead from an identifier to the person's leads (core/person.py)."""
+        """Those that lead from an identifier to the person's leads (core/person.py)."""
 
         def leads(record: Consumed) -> tuple[object, ...]:
             ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]

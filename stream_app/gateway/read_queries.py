@@ -53,6 +53,29 @@ class Queries:
                 return None
             return FoundLead(lead_id, [self._story(db, *row) for row in rows], count, [])
 
+    def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
+        """Whether this lead was erased, and was not sent in a story that began after its erasure.
+
+        Args:
+            workspace: The lead's workspace.
+            lead_id: The lead's id, as in rows and events.
+            since_ms: An erasure before that time does not count: stories may have been swept since. Epoch ms.
+        """
+        with self._reading() as db:
+            found = db.execute(
+                "SELECT until_ms FROM erased WHERE lead_id = ? AND workspace = ? AND until_ms >= ?",
+                (lead_id, workspace, since_ms),
+            ).fetchone()
+            if found is None:
+                return False
+            began_later = db.execute(
+                """SELECT 1 FROM stories JOIN events ON events.story = stories.id
+                   WHERE stories.lead_id = ? AND stories.workspace = ? GROUP BY stories.id
+                   HAVING min(events.at_ms) > ? AND max(events.status IN ('sending', 'send_uncertain')) LIMIT 1""",
+                (lead_id, workspace, *found),
+            ).fetchone()
+            return began_later is None
+
     def leads_of(self, person: str) -> list[str]:
         """Ids of the leads that count for the person of an identifier (a hash), or whose id was made from it."""
         with self._reading() as db:

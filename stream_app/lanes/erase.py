@@ -47,6 +47,7 @@ def remains(settings: Settings) -> list[Remains]:
     """
     names, topics = settings.names, settings.topics
     raw, answer, ids = "the lead as it was published", "Clay's answer", "ids and hashes"
+    callbacks = f"{answer}, if it came before the erasure or while the gateway's read model was behind"
     kept = [
         (names.leads, topics.leads_days, raw),
         (names.bulk, topics.bulk_days, raw),
@@ -55,7 +56,7 @@ def remains(settings: Settings) -> list[Remains]:
         *((names.wait(tier_s), topics.wait_days, raw) for tier_s in settings.replay.tiers_s),
         (names.dlq, topics.dlq_days, raw),
         (names.parked, topics.parked_days, raw),
-        (names.callbacks, topics.callbacks_days, answer),
+        (names.callbacks, topics.callbacks_days, callbacks),
         (names.commands, topics.commands_days, ids),
         (names.audit, topics.audit_days, ids),
         (names.status, topics.status_days, ids),

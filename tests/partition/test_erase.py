@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from stream_app.core.budget import BudgetPolicy
 from stream_app.core.erased import erased_by
@@ -71,13 +72,14 @@ def test_a_lead_is_looked_up_by_email_and_linkedin_url_and_by_neither_once_it_is
     run(main())
 
 
-def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing() -> None:
+@pytest.mark.parametrize("fields", [{"title": "CEO"}, {}], ids=["as_it_came", "without_its_fields"])
+def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fields: dict[str, str]) -> None:
     async def main() -> None:
         bench = Bench(budget=BudgetPolicy(credits_per_day=100))
         await bench.begin()
         await bench.lead("1", ADA)
         await erase(bench, "1")
-        await bench.call_back("1", title="CEO")
+        await bench.call_back("1", **fields)
         assert bench.story("1") == ["received", "sending", "accepted", "erased", "enriched"]
         assert [each.value for each in enriched(bench)] == [None]
         lanes = [each for each in bench.kafka.log(bench.plan.topics.state, 0).committed() if each.key == b"l/acme"]

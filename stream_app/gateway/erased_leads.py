@@ -1,0 +1,57 @@
+"""Says of a callback whether its lead was erased, so that what it found is not written to Kafka once more."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Final
+
+from stream_app.gateway.feed import Standing
+from stream_app.gateway.model_takers import DAY_MS
+from stream_app.gateway.read_queries import Queries
+
+_WITHIN_S: Final = 4.0
+_AGAIN_S: Final = 0.1
+
+
+class ErasedLeads:
+    """Asks the read model.
+
+    Args:
+        queries: The questions to the read model.
+        standing: How far the read model is.
+        status_days: For how many days the read model keeps the events of a lead.
+    """
+
+    def __init__(self, queries: Queries, standing: Callable[[], Standing], status_days: int) -> None:
+        self._queries = queries
+        self._standing = standing
+        self._kept_ms = status_days * DAY_MS
+
+    async def is_forgotten(self, workspace: str, lead_id: str, at_ms: int) -> bool:
+        """Whether a lead was erased and not sent again since. Never raises.
+
+        An erased lead may have been published again a moment ago. So the answer is only True when the read model holds
+        everything that was on Kafka when the callback came; a callback of an erased lead waits some seconds for that.
+
+        Args:
+            workspace: The lead's workspace.
+            lead_id: The lead's id.
+            at_ms: When the callback came, epoch ms.
+        """
+        deadline = time.monotonic() + _WITHIN_S
+        while await self._ask(workspace, lead_id, at_ms - self._kept_ms):
+            if (self._standing().as_of_ms or 0) >= at_ms:
+                return await self._ask(workspace, lead_id, at_ms - self._kept_ms)
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_AGAIN_S)
+        return False
+
+    async def _ask(self, workspace: str, lead_id: str, since_ms: int) -> bool:
+        try:
+            return await asyncio.to_thread(self._queries.is_forgotten, workspace, lead_id, since_ms)
+        except sqlite3.Error:
+            return False  # it is made anew; `Feed` says what is wrong
