@@ -22,6 +22,7 @@ from stream_app.core.case import Case, Subject, case_of, whose
 from stream_app.core.delivery import begin, judge
 from stream_app.core.envelope import Disposition, Envelope, lead_envelope
 from stream_app.core.lane import ASK_AGAIN, Ask, Entry, Held
+from stream_app.core.lane_view import may_end_ms
 from stream_app.core.lead import Unreadable, home_partition, read_lead
 from stream_app.core.messages import RESEND, Lead, Status
 from stream_app.core.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
@@ -243,7 +244,9 @@ class Line:
             await self._conclude(walk, story, "expired", Why(held.reason, held.text))
             return False
         if not held.defer:
-            story.go(held.status or "held_paused", now_ms, Why(held.reason, held.text, due_at_ms=held.until_ms))
+            story.go(
+                held.status or "held_paused", now_ms, Why(held.reason, held.text, due_at_ms=may_end_ms(held) or None)
+            )
             await self._desk.commit(story.step())
             return True
         walk.let_next()

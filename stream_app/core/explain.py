@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
+from stream_app.core import outage
 from stream_app.core.lane import WEBHOOK_GONE
 from stream_app.core.messages import By, LaneView, PartHold
+from stream_app.core.plural import count
 from stream_app.core.topics import TopicNames
 
 _RESUME: Final = (
@@ -19,12 +22,15 @@ _LIFTS: Final = {
     "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
     'back: stream-app lanes quota {} --webhook ID --use --why "..."',
     "rate_limited": "time: Clay said when",
-    "breaker_open": 'probes at the time above; at once: stream-app lanes reset {} --why "..."',
+    "breaker_open": "next, a few leads go as probes, at the time above; the lane moves again when Clay takes them. "
+    'At once: stream-app lanes reset {} --why "..."',
     "no_answer": "the next answer; where none comes, the circuit breaker, once the requests have timed out",
     "forced_open": 'stream-app lanes auto {} --why "..."',
     "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
 }
 _BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
+_OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
+_PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _START_WORKER: Final = "stream-app worker"
 _BULK: Final = TopicNames().bulk
 
@@ -89,7 +95,7 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     if facts.topics:
         yield Finding("wrong_topics", "; ".join(facts.topics), lifts="stream-app topics", waiting=waiting)
     if not facts.worker.members:
-        yield Finding("no_worker", "no worker is in the group", lifts=_START_WORKER, waiting=waiting)
+        yield Finding("no_worker", "no worker runs: nothing is sent", lifts=_START_WORKER, waiting=waiting)
     elif facts.worker.state != "Stable":
         what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
         yield Finding("rebalancing", what, lifts="it ends within kafka.rebalance_timeout_s", waiting=waiting)
@@ -99,7 +105,7 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
         lifts = "stream-app replay resume"
         yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=lifts, waiting=facts.coming_back)
     if not facts.replay.members and facts.coming_back:
-        what = "nobody brings back dead letters and deferred leads: no replay process is in its group"
+        what = "no replay process runs: dead letters and deferred leads do not come back"
         yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)
 
 
@@ -108,7 +114,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if lane.unreadable:
         yield Finding("unreadable", lane.unreadable, lane.workspace, waiting=waiting)
     if lane.asked:
-        what = f"{lane.asked} commands for partition {lane.partition} are not answered yet"
+        what = f"{count(lane.asked, 'command')} for partition {lane.partition} not answered yet"
         yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)
     if view is None:
         yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)
@@ -121,20 +127,47 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if view.holds and not _is_over(view, facts.at_ms):
         code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
         until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
-        yield Finding(code, view.text, lane.workspace, True, view.since_ms, until_ms, _lifts(code, view), waiting)
+        what, since_ms = view.text, view.since_ms
+        if code in _OUTAGE and view.outage is not None:
+            what, since_ms = f"{outage.text(view.outage)}; {view.text}", view.outage.since_ms
+        yield Finding(code, what, lane.workspace, True, since_ms, until_ms, _lifts(code, view), waiting)
         yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
         yield from _suspended_webhooks(lane, view, (view.text, *(part.text for part in view.partly)))
         return
     parts = _parts(view, facts.at_ms)
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, [part.text for part in parts])
-    what = f"moves at up to {view.rate_per_s:g} a second"
+    works = facts.worker.members > 0
+    what = f"{'moves' if works else 'would move'} at up to {view.rate_per_s:g} a second"
     going = waiting - (_of_bulk(lane) if parts else 0)
     if going and all(part.bulk for part in parts):
-        what += f"; what waits takes about {_duration(going / max(view.rate_per_s, 0.01))}"
+        what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
     if lane.shared_with:
         what += f"; shares partition {lane.partition} with {', '.join(lane.shared_with)}"
-    yield Finding("moves", what, lane.workspace, holds=False, waiting=waiting)
+    yield Finding("moves" if works else "would_move", what, lane.workspace, holds=False, waiting=waiting)
+
+
+def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
+    """How long so many leads take, at the lane's rate and with what its budgets leave to them."""
+    slowest_s, because = leads / max(view.rate_per_s, 0.01), ""
+    for name, meter in view.meters.items():
+        kind, _, period = name.partition("_")
+        each = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
+        cost = sum(each) / len(each) if each else 0.0
+        if meter.cap is None or not cost:
+            continue
+        over = now_ms >= meter.ends_ms  # a new day or month has begun, and the lane has published nothing in it
+        now, later = int((meter.cap if over else meter.left or 0) / cost), int(meter.cap / cost)
+        if leads <= now:
+            continue
+        if not later:
+            return f"for ever: the budget {name} is too small for one lead"
+        length_s = _PERIODS_S[period]
+        rest_s = length_s if over else (meter.ends_ms - now_ms) / 1000
+        takes_s = rest_s + (math.ceil((leads - now) / later) - 1) * length_s
+        if takes_s > slowest_s:
+            slowest_s, because = takes_s, f": the budget {name} has room for about {count(now, 'more lead')} now"
+    return _duration(slowest_s) + because
 
 
 def _parts(view: LaneView, now_ms: int) -> list[PartHold]:

@@ -26,6 +26,7 @@ from stream_app.core import (
 )
 from stream_app.core.bounds import Wait
 from stream_app.core.messages import By, Change, Status
+from stream_app.core.outage import Outage, failed
 from stream_app.core.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.core.policy import Destination, Workspace, in_force
 from stream_app.core.settlement import Report
@@ -51,7 +52,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
     pause, forced, changes  an operator's orders (core/controls.py).
     window      of the breaker and the flood guard. health: what people are shown.
-    estimates   what leads cost, by destination. shadowed: leads that a shadow breaker let through.
+    estimates   what leads cost, by destination. shadowed: leads that a shadow breaker let through. outage: failures.
     """
 
     workspace: str
@@ -72,6 +73,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     hearing: silence.Hearing = silence.Hearing()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood: flood.Flood = flood.Flood()
+    outage: Outage | None = None
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -221,7 +223,7 @@ def settle(
         lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
-            lane = _with_verdict(policy, lane, entry, True, outcome.latency_ms, now_ms, rand)
+            lane = _with_verdict(policy, lane, entry, "", outcome.latency_ms, now_ms, rand)
             lane = _taken_through(policy, lane, entry, now_ms)
             if lane.flood.run:
                 lane = msgspec.structs.replace(lane, flood=flood.Flood())
@@ -232,7 +234,7 @@ def settle(
             spent = msgspec.structs.replace(entry.reservation, credits=cost.credits, actions=cost.actions)
             return msgspec.structs.replace(lane, budget=settled.state), Report(True, now_ms, spent=spent)
         case Uncertain():
-            lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
+            lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
             return _released_stop(lane, entry, now_ms), Report(True, now_ms)
         case Refused():
             alone = in_flight <= 1 and not others_wait
@@ -253,8 +255,7 @@ def settle(
             hooks = quota.gone(policy.stop, lane.quota, entry.webhook_id, fresh, entry.webhook_probe)
             return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Report(False, now_ms, text)
         case Poison():
-            lane = _untouched(lane, entry, now_ms, keep_stop=True)
-            lane = letter(policy, lane, entry, outcome.reason, now_ms)
+            lane = letter(policy, _untouched(lane, entry, now_ms, keep_stop=True), entry, outcome.reason, now_ms)
             return _released_stop(lane, entry, now_ms), Report(False, now_ms)
         case None:
             return _untouched(lane, entry, now_ms), Report(False, now_ms)
@@ -317,8 +318,7 @@ def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
 
 
 def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str, now_ms: int) -> Lane:
-    there = entry.destination
-    fresh = stop.begin(policy.stop, reason, text, now_ms, there.alias, there.setup_id)
+    fresh = stop.begin(policy.stop, reason, text, now_ms, entry.destination.alias, entry.destination.setup_id)
     return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
 
 
@@ -338,8 +338,7 @@ def _no_room(
     text = f"the budget {name} has no room for a lead of {cost.credits} credits"
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
-    kind, until_ms, back_ms = f"budget_{name}", refused.until_ms, refused.back_ms
-    return Held(kind, text, until_ms, "held_budget", bulk_only=bool(hot_goes), back_ms=back_ms)
+    return Held(f"budget_{name}", text, refused.until_ms, "held_budget", False, bool(hot_goes), refused.back_ms)
 
 
 def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
@@ -353,7 +352,7 @@ def _refused(
 ) -> tuple[Lane, Report]:
     free = mode_of(policy, lane) == "shadow"
     was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, entry.permit))
-    lane = _with_verdict(policy, lane, entry, False, outcome.latency_ms, now_ms, rand)
+    lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
     lane = _released_stop(_refunded(lane, entry), entry, now_ms)
     after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
     if after_ms:
@@ -367,10 +366,12 @@ def _refused(
 
 
 def _with_verdict(
-    policy: Workspace, lane: Lane, entry: Entry, ok: bool, latency_ms: int, now_ms: int, rand: float
+    policy: Workspace, lane: Lane, entry: Entry, failure: str, latency_ms: int, now_ms: int, rand: float
 ) -> Lane:
     """The health counts each call. The breaker and its window ignore one from before the breaker last opened."""
-    verdict = breaker.verdict(policy.breaker, ok, latency_ms)
+    if failure:
+        lane = msgspec.structs.replace(lane, outage=failed(lane.outage, failure, lane.breaker.phase, now_ms))
+    ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
     health = window.record(policy.health, lane.health, now_ms, ok, verdict == "slow", latency_ms)
     if breaker.is_late(lane.breaker, entry.permit):
         return msgspec.structs.replace(lane, health=health)

@@ -63,7 +63,7 @@ def view(
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",
         text=held.text if held else "",
-        until_ms=_until_ms(held) if held else 0,
+        until_ms=may_end_ms(held) if held else 0,
         credits_spent_day=day.spent,
         credits_reserved_day=day.reserved,
         credits_spent_month=month.spent,
@@ -92,6 +92,7 @@ def view(
         submissions_left={
             there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
         },
+        outage=lane.outage if lane.breaker.phase != "closed" else None,
         partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, hanging)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
@@ -134,10 +135,10 @@ def _partly(
         if answer is not None and (whole is None or answer.reason != whole.reason):
             found.setdefault(answer, []).append(there.alias)
     for held, aliases in found.items():
-        yield PartHold(tuple(aliases), held.reason, held.text, _until_ms(held), held.bulk_only)
+        yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
 
 
-def _until_ms(held: Held) -> int:
+def may_end_ms(held: Held) -> int:
     """When it may end by itself; 0 where no time ends it."""
     return 0 if held.reason in _BY_HAND else held.until_ms
 

@@ -14,6 +14,7 @@ import msgspec
 from stream_app.core.budget import MeterName
 from stream_app.core.estimate import Estimate
 from stream_app.core.meters import Meter
+from stream_app.core.outage import Outage
 from stream_app.core.quota import Webhook
 
 Scalar = str | int | float | bool | None
@@ -213,6 +214,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     calls, p*_ms  of the last five minutes, as `health`. concurrency: POSTs that may be under way at once.
     shadow_*    leads that a shadow breaker or budget let through, and would have held.
     partly      what holds some of its leads only, beside `holds`.
+    outage      the calls that have failed, while the circuit breaker is not closed.
     """
 
     workspace: str
@@ -251,6 +253,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     shadow_budget: int = 0
     submissions_left: dict[str, int] = {}
     partly: tuple[PartHold, ...] = ()
+    outage: Outage | None = None
 
 
 CommandKind = Literal[

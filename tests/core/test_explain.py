@@ -9,10 +9,13 @@ import pytest
 
 from stream_app.core import quota, stop
 from stream_app.core.budget import BudgetPolicy, Cost, reserve
+from stream_app.core.estimate import Estimate
 from stream_app.core.explain import Facts, Finding, Group, LaneFacts, explain
-from stream_app.core.lane import Lane
+from stream_app.core.lane import Entry, Lane, admit, settle
 from stream_app.core.lane_view import view as view_of
 from stream_app.core.messages import By, LaneView
+from stream_app.core.meters import Meter
+from stream_app.core.outcome import Refused
 from stream_app.core.policy import Destination, Workspace
 
 NOW_MS = 1_790_000_000_000
@@ -73,10 +76,67 @@ def test_a_lane_that_moves_says_how_long_what_waits_takes() -> None:
     assert not finding.holds
 
 
+def test_time_left_knows_what_the_budgets_leave() -> None:
+    hour_ms = 3_600_000
+    meters: dict[Any, Meter] = {"credits_day": Meter("2026-09-21", NOW_MS + 10 * hour_ms, 600, 300)}
+    view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(6.0, 1.0)})
+
+    def left(waiting: int, at_ms: int = NOW_MS) -> str:
+        found = only(explain(facts(view, waiting, at_ms=at_ms)))
+        return found.what.partition("; what waits takes about ")[2]
+
+    assert left(50) == "6 s", "the budget has room for all of them"
+    assert left(51) == "10 hours: the budget credits_day has room for about 50 more leads now"
+    assert left(151).startswith("34 hours")
+    assert left(51, NOW_MS + 11 * hour_ms) == "6 s", "a new day has begun"
+    small = msgspec.structs.replace(view, meters={"credits_day": Meter("2026-09-21", NOW_MS + hour_ms, 5)})
+    assert "for ever: the budget credits_day is too small for one lead" in only(explain(facts(small, 1))).what
+
+
+def test_no_lane_moves_without_a_worker() -> None:
+    found = explain(facts(waiting=7, worker=Group("Empty", 0)))
+    assert "moves" not in " ".join(finding.what for finding in found)
+    assert found[1].what == "would move at up to 8 a second; what waits takes about 1 s"
+
+
+def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
+    """A lane after so many calls that failed, a second apart."""
+    policy, lane = Workspace("acme", "people"), Lane("acme", 3)
+    there = Destination("people", "acme", ("hook",))
+    for number in range(calls):
+        now_ms = NOW_MS + number * 1_000
+        lane, entry = admit(policy, lane, there, now_ms, 0)
+        assert isinstance(entry, Entry)
+        lane, _ = settle(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
+    return policy, lane
+
+
+def test_in_an_outage_it_says_what_clay_answers_since_when_and_what_comes_next() -> None:
+    policy, lane = outage(5, "http_503")
+    now_ms = NOW_MS + 4_500
+    view = view_of(policy, lane, [Destination("people", "acme", ("hook",))], now_ms)
+    finding = only(explain(facts(view, 40, at_ms=now_ms)))
+    assert finding.code == "breaker_open"
+    assert finding.what == ("Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures")
+    assert finding.since_ms == NOW_MS, "the first call that failed, not the last opening of the breaker"
+    assert finding.until_ms == lane.breaker.until_ms > now_ms
+    assert "next, a few leads go as probes, at the time above" in finding.lifts
+    _, other = outage(5, "http_503", "read_timeout")
+    view = view_of(policy, other, [Destination("people", "acme", ("hook",))], now_ms)
+    assert view.outage is not None
+    assert view.outage.calls == 5
+    assert "Clay answers 503" in only(explain(facts(view, at_ms=now_ms))).what
+
+
+def test_a_lane_whose_breaker_is_closed_has_no_outage() -> None:
+    policy, lane = outage(1, "connect_refused")
+    assert view_of(policy, lane, [PEOPLE], NOW_MS).outage is None
+
+
 @pytest.mark.parametrize(
     ("changes", "codes", "lifts"),
     [
-        ({"worker": Group("Empty", 0)}, ["no_worker", "moves"], "stream-app worker"),
+        ({"worker": Group("Empty", 0)}, ["no_worker", "would_move"], "stream-app worker"),
         ({"worker": Group("PreparingRebalance", 1)}, ["rebalancing", "moves"], "rebalance_timeout"),
         ({"topics": ["leads: has 4 partitions"]}, ["wrong_topics", "moves"], "stream-app topics"),
         ({"replay_paused": By("jane", "rebuild", 1)}, ["replay_paused", "moves"], "stream-app replay resume"),
@@ -127,7 +187,7 @@ def test_bulk_that_the_hot_share_holds_is_named_and_no_part_of_what_takes_so_lon
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("budget_credits_day", True, end_ms, 9_000)
     assert held.what.startswith("bulk leads of firms: the part of the budget credits_day that hot_share leaves")
     assert "lanes budget acme --credits-per-day N" in held.lifts
-    assert "takes about 8 minutes" in moves.what
+    assert "takes about 299 days: the budget credits_day has room for about 10 more leads now" in moves.what
     tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
     assert [finding.code for finding in explain(tomorrow)] == ["moves"]
 
