@@ -14,6 +14,7 @@ from aiokafka.errors import ConcurrentTransactions, GroupLoadInProgressError, No
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
 from stream_app.adapters.endings import open_at
+from stream_app.adapters.leaders import require_leaders
 from stream_app.adapters.transaction_requests import DescribeTransactions
 from stream_app.core.stranded import LastTransaction, Stranded
 from stream_app.partition.takeover import Producer
@@ -40,14 +41,20 @@ class KafkaTransactions:
         self._own = own
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
-        """Between two looks that are alike, no transaction can have begun that is open now."""
+        """Between two looks that are alike, no transaction can have begun that is open now.
+
+        A broker that was frozen does not know what has been open since, nor that another one leads.
+        """
         last = await self._last()
         while True:
             if last.is_decided:
                 return last, {}
             if not last.state:  # with the id Kafka has forgotten its producer, too
                 return last, await open_at(self._client, None, [self._own])
+            leader = self._client.cluster.leader_for_partition
+            asked = {place: leader(place) for place in self._places}
             stranded = await self.open_places(last.producer_id)
+            await require_leaders(self._client, asked)
             if not stranded or (again := await self._last()) == last:
                 return last, stranded
             last = again

@@ -8,6 +8,7 @@ sent. A write cannot go wrong like that: it needs the other replicas.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -19,38 +20,43 @@ _WITHIN_S: Final = 1.0
 
 
 async def require_leader(client: Any, place: TopicPartition, node: int) -> None:
-    """Return when no broker knows of a later leader of `place` than `node`.
+    """As `require_leaders`, of one partition."""
+    await require_leaders(client, {place: node})
+
+
+async def require_leaders(client: Any, nodes: Mapping[TopicPartition, int]) -> None:
+    """Return when no broker knows of later leaders than `nodes`.
 
     Brokers older than Kafka 2.8 do not say how new what they know is; then nothing is required.
 
     Args:
         client: A BoundedClient.
-        place: A partition.
-        node: The broker that it was read from.
+        nodes: Partitions, each with the broker that it was read from.
 
     Raises:
-        NotLeaderForPartitionError: Another broker leads it.
+        NotLeaderForPartitionError: Another broker leads one of them.
     """
-    asked = [
-        asyncio.create_task(client.send(broker.nodeId, Metadata([place.topic]))) for broker in client.cluster.brokers()
-    ]
+    request = Metadata(sorted({place.topic for place in nodes}))
+    asked = [asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()]
     try:
         done, _ = await asyncio.wait(asked, timeout=_WITHIN_S)
     finally:
         for task in asked:
             task.cancel()
-    known = [leader for task in done if task.exception() is None for leader in _leaders(task.result(), place)]
-    _, leader = max(known, default=(0, node))
-    if leader != node:
-        raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
+    known: dict[TopicPartition, tuple[int, int]] = {}
+    for task in done:
+        if task.exception() is None:
+            for place, leader in _leaders(task.result()):
+                known[place] = max(leader, known.get(place, leader))
+    for place, node in nodes.items():
+        if known.get(place, (0, node))[1] != node:
+            raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
 
 
-def _leaders(answer: Any, place: TopicPartition) -> list[tuple[int, int]]:
-    """The leader's epoch, and who it is, as one broker knows it."""
-    return [
-        (partition["leader_epoch"], partition["leader"])
-        for topic in answer.to_object()["topics"]
-        if topic["topic"] == place.topic
-        for partition in topic["partitions"]
-        if partition["partition"] == place.partition and "leader_epoch" in partition
-    ]
+def _leaders(answer: Any) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
+    """Each partition with its leader's epoch and who that is, as one broker knows it."""
+    for topic in answer.to_object()["topics"]:
+        for partition in topic["partitions"]:
+            if "leader_epoch" in partition:
+                place = TopicPartition(topic["topic"], partition["partition"])
+                yield place, (partition["leader_epoch"], partition["leader"])

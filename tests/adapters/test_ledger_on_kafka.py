@@ -30,6 +30,7 @@ from aiokafka.protocol.transaction import (
     InitProducerIdResponse_v0,
 )
 
+from stream_app.adapters import fencing
 from stream_app.adapters import ledger as ledger_module
 from stream_app.adapters.bounded import BoundedClient
 from stream_app.adapters.connection import KafkaConnection
@@ -341,6 +342,24 @@ async def test_rows_of_a_broker_that_leads_no_longer_are_read_again(
     monkeypatch.setattr(ledger_module, "require_leader", once)
     assert await on_kafka.ledger().take_over() == {}
     assert asked == [(TopicPartition(on_kafka.rows, 0), 1)] * 2
+
+
+async def test_a_broker_that_leads_no_longer_does_not_say_what_is_open(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[TopicPartition, int]] = []
+
+    async def once(_: object, nodes: dict[TopicPartition, int]) -> None:
+        asked.append(nodes)
+        if len(asked) == 1:
+            raise NotLeaderForPartitionError
+
+    await on_kafka.ledger().take_over()
+    monkeypatch.setattr(fencing, "require_leaders", once)
+    assert await on_kafka.ledger().take_over() == {}
+    first, second = asked
+    assert first == second
+    assert {TopicPartition(on_kafka.rows, 0), TopicPartition(on_kafka.events, 1)} < first.keys()
 
 
 def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:
