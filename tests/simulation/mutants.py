@@ -236,8 +236,8 @@ def mark_row_missing() -> Patch:
 
 @mutant("6", hunt=family("replaced", "freeze"))
 def mark_of_a_replaced_story_missing() -> Patch:
-    def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None) -> Story:
-        return Story(plan, case, row)
+    def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None, aliases: Any = None) -> Story:
+        return Story(plan, case, row, aliases=aliases)
 
     return patch.object(line_module, "Story", plain)
 
