@@ -22,7 +22,7 @@ from tests.simulation.client import MemoryTransactions
 from tests.simulation.kafka import ORDINARY_TIMEOUT_MS
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.recoveries import aborted, interrupted, missed_once
-from tests.simulation.schedule import Fault, Schedule
+from tests.simulation.schedule import Arrival, Fault, Schedule
 
 
 @mutant("3", hunt=family("crowd", "lost"))
@@ -37,13 +37,20 @@ def under_way_counts_as_not_started() -> Patch:
 
 
 def heard_and_given_up() -> Iterable[Schedule]:
-    """A long Retry-After is heard, its step is lost, and a rebalance takes the lead away that could tell of it."""
+    """A long Retry-After is heard, its step is lost, and a rebalance takes the lead away that could tell of it.
+
+    The lead of another workspace comes shortly before: at each of its steps a rebalance may begin in time.
+    """
     refused = next(base for base in bases() if base.name == "refused")
-    limited = replace(refused, fates=("limited", "limited", "limited", "accepted", "accepted"))
+    limited = replace(
+        refused,
+        arrivals=(*refused.arrivals, Arrival(3.4, "beta", "c", "p3")),
+        fates=("limited", "limited", "accepted", "limited", "accepted", "accepted"),
+    )
     return [
         replace(limited, losses=((request, "refused"),), faults=(Fault(step, "rebalance"),))
-        for request in range(18, 24)
-        for step in range(70, 110)
+        for request in range(14, 30)
+        for step in range(80, 110)
     ]
 
 
