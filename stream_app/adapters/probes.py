@@ -17,10 +17,12 @@ from stream_app.adapters.clients import kafka_admin, kafka_producer
 from stream_app.adapters.closing import close_admin, stop_producer
 from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.egress import Egress
+from stream_app.adapters.groups import look_at
 from stream_app.adapters.kafka_clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.adapters.redis_cache import tls_options
 from stream_app.adapters.rights import allowed
 from stream_app.core.errors import BrokerUnavailable, KafkaRefused, StreamAppError
+from stream_app.core.plural import count
 
 _PAUSE_S: Final = 0.5
 
@@ -108,6 +110,28 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
     finally:
         await close_admin(admin)
     return f"group {group} is open to us"
+
+
+async def runs(connection: KafkaConnection, process: str, group: str, within_s: float) -> str:
+    """At least one process is in its consumer group.
+
+    Args:
+        connection: Where Kafka is.
+        process: `worker` or `replay`.
+        group: Its consumer group.
+        within_s: How long to wait for Kafka, in seconds.
+
+    Raises:
+        ProbeFailed: None is, or Kafka does not say.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            members = (await look_at(connection, [group]))[group][0].members
+    except (BrokerUnavailable, KafkaError, TimeoutError) as error:
+        raise ProbeFailed(f"Kafka does not say who is in the group {group} ({_name(error)}): try again") from error
+    if not members:
+        raise ProbeFailed(f"no {process} process runs (group {group}): start one with `stream-app {process}`")
+    return f"{count(members, 'process runs', 'processes run')} (group {group})"
 
 
 async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -> str:

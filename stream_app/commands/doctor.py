@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stream_app.core.messages import StatusEvent
     from stream_app.doctor import Check, RoundTrip
     from stream_app.settings import Settings
@@ -61,12 +63,22 @@ def run(args: argparse.Namespace) -> int:
 async def _examine(settings: Settings, *, show: bool) -> list[Check]:
     from stream_app.doctor import examine
 
-    checks = []
+    checks: list[Check] = []
+    alike: list[Check] = []  # what says the same is one line
     async for check in examine(settings):
         checks.append(check)
-        if show:
-            tell(f"{_MARKS[check.verdict]}{check.name}: {check.text}")
+        if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
+            _show(alike, show=show)
+            alike = []
+        alike.append(check)
+    _show(alike, show=show)
     return checks
+
+
+def _show(alike: Sequence[Check], *, show: bool) -> None:
+    if show and alike:
+        names = ", ".join(dict.fromkeys(check.name for check in alike))
+        tell(f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}")
 
 
 async def _round_trip(settings: Settings, args: argparse.Namespace) -> RoundTrip:

@@ -15,22 +15,31 @@ from stream_app.settings import Settings
 _NOBODY: Final = "doctor"
 
 
+async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> str:
+    """The gateway is behind the public URL.
+
+    Raises:
+        ProbeFailed: Something else is there, or nothing.
+    """
+    base = (settings.gateway.public_url or "").rstrip("/")
+    async with _client(egress, within_s) as client:
+        health = await _ask(client, "GET", f"{base}/healthz")
+    if health.status_code != 200 or health.text.strip() != "ok":
+        raise ProbeFailed(
+            f"{base}/healthz answers {health.status_code}, not as our gateway does: is `stream-app gateway` behind "
+            "it, and does the proxy before it pass on /healthz and /callbacks/ ?"
+        )
+    return f"{base} answers"
+
+
 async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
-    """The gateway is behind the public URL, knows this table, and has the same first key. Nothing is written.
+    """The gateway knows this table, and has the same first key. Nothing is written.
 
     A callback is sent about one lead with the token of another: only a gateway with our key can tell that it is
     another's. Raises ProbeFailed.
     """
-    base, url = (settings.gateway.public_url or "").rstrip("/"), settings.callback_url(alias)
-    async with httpx.AsyncClient(
-        timeout=within_s, verify=egress.tls, proxy=egress.proxy_url, trust_env=False
-    ) as client:
-        health = await _ask(client, "GET", f"{base}/healthz")
-        if health.status_code != 200 or health.text.strip() != "ok":
-            raise ProbeFailed(
-                f"{base}/healthz answers {health.status_code}, not as our gateway does: is `stream-app gateway` behind "
-                "it, and does the proxy before it pass on /healthz and /callbacks/ ?"
-            )
+    url = settings.callback_url(alias)
+    async with _client(egress, within_s) as client:
         said = await _ask(client, "POST", url, json={"lead_id": _NOBODY, "callback_token": _token(settings, alias)})
     if said.status_code == 404:
         raise ProbeFailed(
@@ -42,6 +51,10 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     if text != (REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else NO_SECRET).text:
         raise ProbeFailed(f"{url} answers {said.status_code}, not as our gateway does: what is before it?")
     return f"{url} answers, and refuses what is forged"
+
+
+def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=within_s, verify=egress.tls, proxy=egress.proxy_url, trust_env=False)
 
 
 def _token(settings: Settings, alias: str) -> str:

@@ -19,13 +19,14 @@ from stream_app.adapters.probes import (
     may_join,
     may_transact,
     redis_answers,
+    runs,
     strangers_may_not_write,
 )
 from stream_app.adapters.topics import check_topics
 from stream_app.app import egress_of
 from stream_app.core.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.core.topics import shared_partitions
-from stream_app.doctor.callbacks import callbacks_come_in
+from stream_app.doctor.callbacks import callbacks_come_in, gateway_answers
 from stream_app.kafka_access import connection_of, kafka_ready
 from stream_app.settings import Settings, client_options, stranger_options
 
@@ -49,15 +50,29 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
     if kafka.verdict == "ok":
+        there = True
         async for check in _topics(settings):
+            there = there and check.verdict == "ok"
             yield check
-        yield await _strangers(settings)
+        if there:
+            yield await _strangers(settings)
+        else:
+            yield Check("strangers", "skipped", "it needs the topics")
         yield await _probe("transactions", may_transact(connection, f"{names.worker_app}-doctor", _WITHIN_S))
-        yield await _probe("clock", clocks_agree(connection, f"{names.worker_app}-doctor", names.audit, _WITHIN_S))
-        for group in (names.worker_app, names.replay_app):
-            yield await _probe("group", may_join(connection, group, _WITHIN_S))
+        if there:
+            agree = clocks_agree(connection, f"{names.worker_app}-doctor", names.audit, _WITHIN_S)
+            yield await _probe("clock", agree)
+        else:
+            yield Check("clock", "skipped", "it needs the topics")
+        for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
+            opened = await _probe("group", may_join(connection, group, _WITHIN_S))
+            yield opened
+            if opened.verdict == "ok":
+                yield await _probe(name, runs(connection, name, group, _WITHIN_S))
+            else:
+                yield Check(name, "skipped", f"it needs to see the group {group}")
     else:
-        for name in ("topics", "strangers", "transactions", "clock", "group"):
+        for name in ("topics", "strangers", "transactions", "clock", "group", "worker", "replay"):
             yield Check(name, "skipped", "it needs Kafka")
     for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
         yield Check("partitions", "advice", line)
@@ -121,5 +136,9 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
         return
     if urlsplit(settings.gateway.public_url or "").scheme == "http":
         yield Check("callbacks", "advice", "gateway.public_url is http: results and tokens travel readable; use https")
+    gateway = await _probe("callbacks", gateway_answers(settings, egress, _WITHIN_S))
+    if gateway.verdict != "ok":
+        yield gateway  # once, and not again for each destination
+        return
     for alias in waiting:
         yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))

@@ -12,6 +12,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.adapters.status_follower import StatusFollower
 from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.core.messages import Lead, Status, StatusEvent
+from stream_app.core.plural import count
 from stream_app.kafka_access import connection_of
 from stream_app.lanes.ask import ask
 from stream_app.publish import publish
@@ -70,9 +71,9 @@ def price(settings: Settings, alias: str) -> str:
     if not there.callbacks:
         raise SettingsError([f"destinations.{alias}.callbacks is false: nothing comes back that could be waited for"])
     return (
-        f"send one test lead to Clay through {alias}: about {there.estimate_credits} credits and "
-        f"{there.estimate_actions} actions, at most {there.ceiling_credits} and {there.ceiling_actions}, and one of "
-        "the webhook's 50,000 submissions; its row stays in the table"
+        f"send one test lead to Clay through {alias}: about {count(there.estimate_credits, 'credit')} and "
+        f"{count(there.estimate_actions, 'action')}, at most {there.ceiling_credits} and {there.ceiling_actions}, and "
+        "one of the webhook's 50,000 submissions; its row stays in the table"
     )
 
 

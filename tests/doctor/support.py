@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer
 
 from stream_app.settings import Settings, load_settings
 from tests.gateway.support import NEW_KEY, OLD_KEY
@@ -48,3 +53,19 @@ allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
     environ = {"WEBHOOK": webhook, "FIRMS": f"{webhook}-firms", "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
     environ["PROXY"] = proxy
     return load_settings(path, environ, gateway=True)
+
+
+@asynccontextmanager
+async def in_groups(settings: Settings) -> AsyncIterator[None]:
+    """A member in the group of the workers, and one in that of the replay processes."""
+    names = settings.names
+    async with AsyncExitStack() as stack:
+        for topic, group in ((names.leads, names.worker_app), (names.dlq, names.replay_app)):
+            consumer = AIOKafkaConsumer(
+                topic, bootstrap_servers=settings.kafka.bootstrap, group_id=group, enable_auto_commit=False
+            )
+            await stack.enter_async_context(consumer)
+            async with asyncio.timeout(30):
+                while not consumer.assignment():
+                    await consumer.getmany(timeout_ms=100)
+        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +17,16 @@ from stream_app.adapters.egress import Egress
 from stream_app.adapters.http_server import serve_http
 from stream_app.adapters.probes import ProbeFailed, clocks_agree, host_answers, may_join, may_transact
 from stream_app.adapters.topics import create_topics
+from stream_app.cli import main
 from stream_app.core.callback_token import Keys
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
-from stream_app.doctor import examine
+from stream_app.doctor import Check, examine
 from stream_app.settings import Settings, client_options
 from tests.adapters.forward_proxy import forward_proxy
 from tests.adapters.support import create_topics as create_topic
-from tests.doctor.support import settings_for
-from tests.gateway.support import GONE_KEY, Gateway
+from tests.doctor.support import in_groups, settings_for
+from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, Gateway
 
 PASSWORD = "s3cret"
 
@@ -53,7 +54,17 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
             redis_url=redis_url,
         )
         await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
-        lines = await found(settings)
+        idle = await found(settings)
+        async with in_groups(settings):
+            lines = await found(settings)
+    names = settings.names
+    assert idle["worker"] == [
+        ("failed", f"no worker process runs (group {names.worker_app}): start one with `stream-app worker`")
+    ]
+    assert idle["replay"] == [
+        ("failed", f"no replay process runs (group {names.replay_app}): start one with `stream-app replay`")
+    ]
+    assert lines["worker"] == [("ok", f"1 process runs (group {names.worker_app})")]
     assert {name: [verdict for verdict, _ in said] for name, said in lines.items()} == {
         "kafka": ["ok"],
         "topics": ["ok"],
@@ -61,6 +72,8 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
         "transactions": ["ok"],
         "clock": ["ok"],
         "group": ["ok", "ok"],
+        "worker": ["ok"],
+        "replay": ["ok"],
         "redis": ["ok"],
         "clay": ["ok"],
         "callbacks": ["advice", "ok"],
@@ -69,7 +82,7 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
     ((_, strangers),) = lines["strangers"]
     assert f"any client that reaches Kafka may write to {namespace}leads.callbacks, {namespace}leads.comm" in strangers
     assert not gateway.shelf.records, "nothing was written"
-    assert gateway.counted() == {"wrong_token": 1}
+    assert gateway.counted() == {"wrong_token": 2}, "one of each run"
 
 
 async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +118,8 @@ async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
         "transactions": "skipped",
         "clock": "skipped",
         "group": "skipped",
+        "worker": "skipped",
+        "replay": "skipped",
         "redis": "failed",
         "clay": "failed",
         "callbacks": "failed",
@@ -127,7 +142,7 @@ async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: P
     assert lines["clay"][0][0] == "failed"
     assert lines["callbacks"][-1][0] == "ok"
     asked = [what.partition("?")[0] for what, status in proxy.asked if status == 200]
-    assert asked == ["CONNECT 127.0.0.1:1", f"GET {at}/healthz"], "its connection then serves the callback, too"
+    assert asked == ["CONNECT 127.0.0.1:1", f"GET {at}/healthz", f"POST {at}/callbacks/acme/people"]
 
 
 BETA = """
@@ -148,6 +163,47 @@ async def test_topics_that_are_missing_and_workspaces_that_share(kafka: Broker, 
     assert "shared by acme, beta" in lines["partitions"][0][1]
     ((verdict, text),) = lines["topics"]
     assert (verdict, "stream-app topics" in text) == ("failed", True)
+    assert lines["clock"] == lines["strangers"] == [("skipped", "it needs the topics")], "the cause is said once"
+
+
+MORE = """
+[destinations.firms]
+workspace = "acme"
+webhooks_env = ["FIRMS"]
+allowed_hosts = ["127.0.0.1"]
+"""
+
+
+async def test_a_gateway_that_is_away_is_said_once_for_all_destinations(tmp_path: Path) -> None:
+    url = f"https://127.0.0.1:{free_port()}"
+    settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=url, more=MORE)
+    ((verdict, text),) = (await found(settings))["callbacks"]
+    assert (verdict, "cannot be reached from here" in text) == ("failed", True)
+
+
+def test_what_says_the_same_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def examine(_: Settings) -> AsyncIterator[Check]:
+        yield Check("kafka", "failed", "no answer")
+        for name in ("topics", "clock", "group", "group"):
+            yield Check(name, "skipped", "it needs Kafka")
+        yield Check("redis", "ok", "Redis answers")
+
+    settings_for(tmp_path, "127.0.0.1:1", "x.")
+    monkeypatch.setattr("stream_app.doctor.examine", examine)
+    for name, value in {
+        "WEBHOOK": "http://127.0.0.1:1/v3/sources/webhook/x",
+        "KEY": NEW_KEY,
+        "OLD_KEY": OLD_KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor", "--config", str(tmp_path / "stream_app.toml")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "FAILED  kafka: no answer",
+        "-       topics, clock, group: it needs Kafka",
+        "ok      redis: Redis answers",
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- callbacks

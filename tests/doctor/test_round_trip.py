@@ -23,7 +23,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.doctor import round_trip
 from stream_app.doctor.round_trip import RoundTrip, price, probe_lead
 from stream_app.settings import Settings, client_options
-from tests.doctor.support import settings_for
+from tests.doctor.support import in_groups, settings_for
 from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 
@@ -129,7 +129,7 @@ async def test_each_is_another_person() -> None:
 
 def test_what_it_costs_and_what_cannot_be_asked(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, "x:1", "x.")
-    assert "about 6 credits and 1 actions, at most 20 and 5" in price(settings, "people")
+    assert "about 6 credits and 1 action, at most 20 and 5" in price(settings, "people")
     with pytest.raises(SettingsError, match="there are: people"):
         price(settings, "none")
     quiet = msgspec.structs.replace(settings.destinations["people"], callbacks=False)
@@ -156,7 +156,7 @@ async def test_the_command_asks_before_it_spends(
             answer = said.out[said.out.index("{\n") :]  # behind what the gateway logs, which is in this process
             return code, json.loads(answer), said.err
 
-        async with worker_that_tells(settings, [("accepted", ""), ("enriched", "")]) as took:
+        async with in_groups(settings), worker_that_tells(settings, [("accepted", ""), ("enriched", "")]) as took:
             code, report, said = await doctor("http://127.0.0.1:1", "--yes")
             assert code == 1
             assert "no test lead is sent before what failed is right" in said

@@ -56,7 +56,7 @@ async def until_ready(client: httpx.AsyncClient, within_s: float = 30) -> None:
 async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: Broker, namespace: str) -> None:
     script = '[table.callback]\nrun_if = "always"\n'
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True, script=script) as line:
-        processes = [line.start("worker"), line.start("gateway")]
+        processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
         async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10) as client:
             await until_ready(client)
             code, said = await line.run("doctor", "--round-trip", "w0-crm", "--yes", "--within", "60")
@@ -75,7 +75,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
 async def test_a_round_trip_that_fails_leaves_nothing_that_is_paid_for_later(kafka: Broker, namespace: str) -> None:
     script = '[table.callback]\nrun_if = "always"\n'
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=script) as line:
-        processes = [line.start("worker"), line.start("gateway")]
+        processes = [line.start("worker"), line.start("gateway"), line.start("replay")]
         async with httpx.AsyncClient(base_url=line.settings.gateway.public_url or "", timeout=10) as client:
             await until_ready(client)
         code, said = await line.run("lanes", "pause", "w0", "--why", "a test")
