@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 
+from tests.chaos.__main__ import complaints, table
 from tests.chaos.brokers import BOUND_S, MEANING, Stand, Window, draw, longest_stand_s, too_long
+from tests.chaos.campaign import Goal, run_campaign
 
 ALL = (0, 100_000)
 
@@ -40,3 +43,14 @@ def test_only_a_stand_above_the_bound_is_told() -> None:
 def test_every_kind_of_broker_fault_comes_to_every_broker() -> None:
     drawn = {(fault.kind, fault.who) for fault in itertools.islice(draw(1), 400)}
     assert {(kind, who) for kind in MEANING for who in range(3)} <= drawn
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_broken_brokers_lose_nothing_and_hold_up_no_lane() -> None:
+    seed = int(os.environ.get("CHAOS_SEED", "1"))
+    result = await run_campaign(Goal(seconds=60), seed, resend=False, progress=lambda _, __: None, brokers=3)
+    assert result.passed, "\n".join([table(result), *complaints(result)])
+    assert result.faults.keys() >= MEANING.keys()
+    assert 0 < (result.longest_stand_s or 0) < BOUND_S
+    assert result.accepted > 500
