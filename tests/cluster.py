@@ -7,16 +7,17 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from aiokafka.client import CoordinationType
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.clients import kafka_admin, kafka_client, repeated
+from stream_app.adapters.bounded import bind
+from stream_app.adapters.clients import kafka_admin, repeated
 from tests.e2e.fleet import Request
 
 
 async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = CoordinationType.GROUP) -> int:
     """The node id of the coordinator of a group, or of a transactional id."""
-    client = kafka_client(bootstrap_servers=bootstrap)
+    client = bind(AIOKafkaClient(bootstrap_servers=bootstrap))
     try:
         await client.bootstrap()
         return int(await repeated(lambda: client.coordinator_lookup(kind, key), 30))  # the first one makes the topic

@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, NodeNotReadyError
 
 from stream_app.adapters.bounded import CREATE_S, bind
@@ -33,11 +32,6 @@ def kafka_admin(**options: Any) -> AIOKafkaAdminClient:
     admin = _Admin(**options)
     bind(admin._client)
     return admin
-
-
-def kafka_client(**options: Any) -> AIOKafkaClient:
-    """An `AIOKafkaClient`."""
-    return bind(AIOKafkaClient(**options))
 
 
 async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     GroupLoadInProgressError,
     KafkaConnectionError,
@@ -23,7 +23,7 @@ from aiokafka.protocol.group import JoinGroupRequest
 
 import stream_app
 from stream_app.adapters import bounded
-from stream_app.adapters.clients import kafka_admin, kafka_client, repeated
+from stream_app.adapters.clients import kafka_admin, repeated
 from tests.adapters.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
 
 pytestmark = pytest.mark.timeout(30)
@@ -40,10 +40,14 @@ async def cluster() -> AsyncIterator[FakeCluster]:
         yield three
 
 
+def client_of(**options: Any) -> Any:
+    return bounded.bind(AIOKafkaClient(**options))
+
+
 @pytest.fixture
 async def client(cluster: FakeCluster) -> AsyncIterator[Any]:
     """A client that knows the cluster and has no connection yet."""
-    client = kafka_client(bootstrap_servers=cluster.bootstrap)
+    client = client_of(bootstrap_servers=cluster.bootstrap)
     try:
         await client.bootstrap()
         yield client
@@ -65,7 +69,7 @@ async def test_a_client_begins_although_all_but_one_broker_hang(
     patience(monkeypatch, connect=NEVER_S, request=NEVER_S, next=0.05)
     for node in hung:
         cluster.brokers[node].hangs = True
-    client = kafka_client(bootstrap_servers=cluster.bootstrap)
+    client = client_of(bootstrap_servers=cluster.bootstrap)
     try:
         await client.bootstrap()
         assert {broker.nodeId for broker in client.cluster.brokers()} == {0, 1, 2}
@@ -78,7 +82,7 @@ async def test_a_client_begins_although_all_but_one_broker_hang(
 async def test_no_broker_at_all_is_said_with_its_cause(cluster: FakeCluster) -> None:
     for broker in cluster.brokers:
         broker.close()
-    client = kafka_client(bootstrap_servers=cluster.bootstrap)
+    client = client_of(bootstrap_servers=cluster.bootstrap)
     with pytest.raises(KafkaConnectionError, match="Refused") as caught:
         await client.bootstrap()
     assert caught.value.__cause__ is not None
