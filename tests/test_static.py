@@ -29,6 +29,7 @@ CORE_MAY_IMPORT = {
         "collections.abc",
         "datetime",
         "email.utils",
+        "fractions",
     ),
     *("functools", "hashlib", "hmac", "html", "ipaddress", "itertools", "math", "msgspec", "re", "struct", "typing"),
     *("unicodedata", "urllib.parse", "zoneinfo"),
