@@ -181,7 +181,8 @@ class Fallback:
         if self._known.cache is None:
             return None, NOTHING, NOTHING
         place = case.destination.workspace, case.destination.alias
-        names = dict.fromkeys([*identifiers(case.people), *case.also]) or filter(None, [case.identity])
+        former = (each for under in case.former for each in identifiers(under))
+        names = dict.fromkeys([*identifiers(case.people), *case.also, *former]) or filter(None, [case.identity])
         slots = [person_slot(*place, name) for name in names]
         if case.company:
             slots.append(company_slot(place[0], case.company))

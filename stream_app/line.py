@@ -57,7 +57,8 @@ class Line:
         taken = walk.taken
         envelope = lead_envelope(taken, self._inputs)
         lead = read_lead(taken.value, taken.key, self._plan.line.max_lead_bytes)
-        case = lead if isinstance(lead, Unreadable) else case_of(self._plan, taken, envelope, lead)
+        known = self._desk.find, self._desk.alias
+        case = lead if isinstance(lead, Unreadable) else case_of(self._plan, taken, envelope, lead, *known)
         if isinstance(case, Unreadable):
             await self._unsendable(walk, envelope, lead, case)
             return

@@ -19,7 +19,7 @@ from stream_app.core.controls import Order, obey
 from stream_app.core.delivery import mark_key
 from stream_app.core.erased import tombstone
 from stream_app.core.lane import Lane
-from stream_app.core.lead import home_partition, plain_id
+from stream_app.core.lead import home_partition, row_id
 from stream_app.core.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.core.messages import By, Command, CommandAnswer, LaneView, StatusEvent
 from stream_app.core.person import hash_of, person_key, person_of
@@ -225,7 +225,7 @@ class Operations:
 
     def _erase(self, command: Command, what: _Erased, taken: Taken, now_ms: int) -> Told:
         """Its results and what leads to it by its person; the row stays, by which nothing is bought or told twice."""
-        name, lead_id = command.workspace, plain_id(what.lead_id)
+        name, lead_id = command.workspace, row_id(what.lead_id)
         until_ms = taken.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
         rows: Rows = [(erased_row(name, lead_id), value)]

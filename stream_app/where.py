@@ -56,21 +56,21 @@ def paths_of(who: str) -> list[str]:
     text = who.strip()
     if text.startswith("record:"):
         return [f"/leads/{quote(text, safe='/:')}"]  # a record that was no lead is named by its place
-    person, lead_id = _hashed(text)
-    paths = [f"/leads?person={person}"] if person else []
-    if lead_id:
-        paths.append(f"/leads/{quote(lead_id, safe=':')}")
+    persons, lead_ids = _hashed(text)
+    paths = [f"/leads?person={person}" for person in persons]
+    paths += [f"/leads/{quote(lead_id, safe=':')}" for lead_id in lead_ids]
     if not paths:
         raise SettingsError(["nobody is asked for: give a lead's id, an e-mail or a LinkedIn URL"])
     return paths
 
 
-def _hashed(text: str) -> tuple[str, str]:
-    """The hash of the person, and the lead id, that a text may mean; '' where it can mean none."""
+def _hashed(text: str) -> tuple[list[str], list[str]]:
+    """The hashes of the person, and the lead ids, that a text may mean, those of former peppers last."""
     fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
     known = identify(Lead({name: value for name, value in fields.items() if value}))
+    persons = [] if known is None else [known.person or "", *(each for under in known.former for each in under)]
     by_id = identify(Lead({"any": "thing"}, lead_id=text))
-    return (known.person or "" if known is not None else ""), (by_id.lead_id if by_id is not None else "")
+    return list(filter(None, persons)), [] if by_id is None else [by_id.lead_id, *by_id.former_ids]
 
 
 def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) -> WaitingAnswer | None:
@@ -78,8 +78,8 @@ def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) ->
     text = who.strip()
     if text.startswith("record:"):
         return None
-    person, lead_id = _hashed(text)
-    asked = {"person": person} if person else {"lead_id": lead_id}
+    persons, lead_ids = _hashed(text)
+    asked = {"person": persons[0]} if persons else {"lead_id": lead_ids[0]}
     if workspace is not None:
         asked["workspace"] = workspace
     return _answer(client, f"/waiting?{urlencode(asked)}", url, lambda answer: _decode(answer, WaitingAnswer))

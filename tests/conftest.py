@@ -9,6 +9,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from stream_app.core.pseudonyms import Pseudonyms, current, use
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from tests.brokers import any_kafka, any_redis
@@ -87,3 +88,11 @@ def redis_url() -> Iterator[str]:
 def namespace() -> str:
     """A prefix for the topics, groups and Redis keys of one test, for example "t3f9a1c."."""
     return f"t{uuid.uuid4().hex[:6]}."
+
+
+@pytest.fixture(autouse=True)
+def _no_pepper() -> Iterator[None]:
+    """Hashes are made without a pepper again after each test."""
+    yield
+    if current() != Pseudonyms():
+        use(Pseudonyms())

@@ -12,13 +12,20 @@ import pytest
 import stream_app.settings
 from stream_app.core.callback_token import Keys, sign, verify
 from stream_app.core.errors import SettingsError
+from stream_app.core.lead import plain_id
 from stream_app.settings import Settings, client_options, load_settings
 from stream_app.settings.model import Workspace
 
 EXAMPLE = Path(stream_app.settings.__file__).with_name("stream_app.example.toml")
 URL = "https://api.clay.com/v3/sources/webhook/s3cret-slug"
 KEY = "s3cret-key-of-callback-tokens-32-characters"
-SECRETS = {"CLAY_WEBHOOK_PEOPLE": URL, "CLAY_TOKEN_PEOPLE": "s3cret-token", "CALLBACK_KEY": KEY}
+PEPPER = "s3cret-pepper-of-persons-32-characters"
+SECRETS = {
+    "CLAY_WEBHOOK_PEOPLE": URL,
+    "CLAY_TOKEN_PEOPLE": "s3cret-token",
+    "CALLBACK_KEY": KEY,
+    "PERSON_PEPPER": PEPPER,
+}
 
 PEOPLE = """
 [workspaces.acme]
@@ -497,3 +504,23 @@ def test_workspaces_that_are_no_tables_are_said_so_once(tmp_path: Path) -> None:
     ]
     found = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"))
     assert found == ["workspaces.acme: must be a table"]
+
+
+def test_peppers_key_the_hashes_of_the_process(tmp_path: Path) -> None:
+    plain = plain_id("Ada King")
+    load(tmp_path, "[privacy]\npepper_env = ['PERSON_PEPPER']\nhash_lead_ids = true")
+    assert plain_id("crm-1").startswith("h-")
+    assert plain_id("Ada King") != plain
+    load(tmp_path, "")
+    assert plain_id("Ada King") == plain
+    assert plain_id("crm-1") == "crm-1"
+
+
+def test_a_weak_pepper_is_refused(tmp_path: Path) -> None:
+    text = "[privacy]\npepper_env = ['PERSON_PEPPER']"
+    assert "at least 32 characters" in problems(tmp_path, text, {"PERSON_PEPPER": "salt"})[0]
+    assert problems(tmp_path, text, {}) == [
+        "environment variable PERSON_PEPPER is not set; privacy.pepper_env names it"
+    ]
+    text = "[privacy]\npepper_env = ['P', 'P']"
+    assert "privacy.pepper_env: must name each environment variable once" in problems(tmp_path, text, {"P": PEPPER})

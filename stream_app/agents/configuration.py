@@ -13,6 +13,7 @@ from typing import Final
 from stream_app.adapters.webhooks import Endpoint
 from stream_app.core.errors import SettingsError
 from stream_app.core.policy import Plan
+from stream_app.core.pseudonyms import current, use
 from stream_app.operate import Told
 from stream_app.settings import Settings
 
@@ -38,15 +39,20 @@ class Configuration:
 
     def reload(self) -> Told:
         """Read it anew and adopt what can be adopted; one that is wrong changes nothing."""
+        hashing = current()
         try:
             settings = self._read()
         except SettingsError as error:
             text = f"the configuration is wrong, nothing of it is adopted: {'; '.join(error.problems)}"
             return Told(text, False, "bad_configuration")
+        finally:
+            peppers_differ = current() != hashing
+            use(hashing)  # another pepper counts from a restart on
         plan, endpoints = self._derive(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
+        left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]
         told = [f"adopted: {', '.join(adopted)}"] if adopted else []
-        told += [f"only at a restart: {', '.join(left)}"] if (left := list(self._left(settings, plan))) else []
+        told += [f"only at a restart: {', '.join(left)}"] if left else []
         return Told("; ".join(told)) if told else NOTHING_NEW
 
     def _adopt_workspaces(self, plan: Plan) -> Iterator[str]:

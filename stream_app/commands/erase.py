@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     persons = hashes_of([args.who_is]) if is_person else []
     with reading("what is held") as progress:
         lead_id = None if is_person else args.who_is
-        held = on_kafka(settings, "erase", find_held(settings, persons, lead_id, args.workspace, progress))
+        known_by = hashes_of([args.who_is], former=True) if is_person else []
+        held = on_kafka(settings, "erase", find_held(settings, known_by, lead_id, args.workspace, progress))
     persons = sorted({*persons, *(person for each in held for person in each.people)})
     if not held and not persons:
         say("nothing is held of such a lead: no row, no result")

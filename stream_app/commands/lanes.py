@@ -205,6 +205,8 @@ def _show_lane(settings: Settings, answer: CommandAnswer) -> None:
 
 def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
     """The kind of the command that an action means, and its arguments."""
+    from stream_app.core.lead import plain_id
+
     given = vars(args)
     match args.action:
         case "budget":
@@ -217,7 +219,7 @@ def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
         case "quota":
             return "quota", {"webhook_id": args.webhook, "use": args.use, "count": args.count}
         case "cancel" if args.lead is not None:
-            return "cancel_lead", {"lead_id": args.lead}
+            return "cancel_lead", {"lead_id": plain_id(args.lead.strip())}
         case "cancel":
             return "cancel_import", {"import_id": args.import_id}
         case action:
@@ -226,6 +228,7 @@ def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
 
 def _correction(args: argparse.Namespace) -> dict[str, Any]:
     from stream_app.core.errors import SettingsError
+    from stream_app.core.lead import plain_id
 
     if args.lead is None:
         if args.destination is not None:
@@ -235,7 +238,7 @@ def _correction(args: argparse.Namespace) -> dict[str, Any]:
     given = {meter: amount for meter, amount in amounts.items() if amount is not None}
     if not given or min(given.values()) < 0:
         raise SettingsError(["--lead: say what the lead did cost, by --credits, --actions or both, 0 or more"])
-    return {"lead_id": args.lead, "destination": args.destination or "", **given}
+    return {"lead_id": plain_id(args.lead.strip()), "destination": args.destination or "", **given}
 
 
 def _cap(text: str) -> int | str | None:

@@ -60,7 +60,8 @@ def run_change(args: argparse.Namespace) -> int:
     from stream_app.lanes.suppress import hashes_of
 
     settings = settings_of(args, clay=False)
-    people = hashes_of([*args.who_is, *_lines(args.file)], hashed=args.action == "remove")
+    removes = args.action == "remove"
+    people = hashes_of([*args.who_is, *_lines(args.file)], hashed=removes, former=removes)
     if not people:
         raise SettingsError(["nobody is named: give e-mails or LinkedIn URLs, or --file"])
     return asyncio.run(_change(args, settings, people))
@@ -100,7 +101,8 @@ def run_list(args: argparse.Namespace) -> int:
     from stream_app.lanes.suppress import hashes_of, on_the_list
 
     settings = settings_of(args, clay=False)
-    wanted = hashes_of(args.who_is)
+    wanted = set(hashes_of(args.who_is, former=True))
+    persons = [set(hashes_of([each], former=True)) for each in args.who_is]
     with reading("the rows") as progress:
         found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
@@ -112,7 +114,8 @@ def run_list(args: argparse.Namespace) -> int:
             partly = "" if each.everywhere else "  not in every partition yet: a worker is missing"
             tell(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
         tell(f"{len(found)} people are on the suppression list")
-    return NO if len(found) < len(wanted) else OK
+    on_list = {each.person for each in found}
+    return NO if any(on_list.isdisjoint(each) for each in persons) else OK
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core.bounds import out_of_order, out_of_range
-from stream_app.core.lead import company, digest, hashes
+from stream_app.core.lead import company, hashes
 from stream_app.core.messages import FieldOrigin, Result, Scalar
 from stream_app.core.person import strong
+from stream_app.core.pseudonyms import plain_digest
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
@@ -89,7 +90,7 @@ class Found(msgspec.Struct, frozen=True):
 
 def person_slot(workspace: str, destination: str, person: str) -> str:
     """Key of a person's entry (a hash of core.lead.people). The workspace is a hash tag: one slot of a cluster."""
-    return f"{{{workspace}}}:person:{digest('cached', destination, person)}"
+    return f"{{{workspace}}}:person:{plain_digest('cached', destination, person)}"
 
 
 def company_slot(workspace: str, company: str) -> str:

@@ -12,18 +12,17 @@ from stream_app.core.callback_token import sign
 from stream_app.core.delivery import Delivery, begin, delivery_key
 from stream_app.core.envelope import RETURNS, Envelope
 from stream_app.core.lead import (
-    Identity,
     Unreadable,
     clay_row,
     company,
-    digest,
     home_partition,
     identify,
     is_plain_id,
 )
 from stream_app.core.messages import Lead
-from stream_app.core.person import Person, hash_of, identifiers, person_key
+from stream_app.core.person import Alias, Person, hash_of, identifiers, person_key
 from stream_app.core.policy import MAX_PAYLOAD_BYTES, Destination, Plan
+from stream_app.core.pseudonyms import plain_digest
 from stream_app.core.record import Taken
 
 _json: Final = msgspec.json.Encoder()
@@ -50,6 +49,7 @@ class Case(Subject, frozen=True, kw_only=True):
     bulk     whether it came in as bulk, by whatever topic it comes now.
     identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
     people  core.lead.hashes of who it is; `also` hashes of what else the person is known by here.
+    former  core.lead.former_hashes of who it is; `former_ids`: ids that it may have had under former peppers.
     """
 
     lead: Lead
@@ -59,6 +59,8 @@ class Case(Subject, frozen=True, kw_only=True):
     company: str = ""
     people: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    former: tuple[tuple[str, ...], ...] = ()
+    former_ids: tuple[str, ...] = ()
 
     def of(self, person: Person) -> Case:
         """The same lead with what is known of its person."""
@@ -74,8 +76,15 @@ class Case(Subject, frozen=True, kw_only=True):
 _THEN: Final = "add it, then: stream-app replay select --disposition policy --reason"
 
 
-def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | Unreadable:
-    """The lead with its destination and its identity, or why this configuration knows none for it."""
+Find = Callable[[bytes], Delivery | None]
+"""The row of a lead, by its key."""
+
+
+def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead, find: Find, linked: Alias) -> Case | Unreadable:
+    """The lead with its destination and its identity, or why this configuration knows none for it.
+
+    A lead that has a row under a former pepper keeps its id, and its person is found by the former identifiers, too.
+    """
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
@@ -88,28 +97,36 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead) -> Case | 
     if who is None:
         return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.letter or envelope.origin) if lead.force else ""
-    echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
+    place = workspace.name, destination.alias
+    known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
+    lead_id = next(known, who.lead_id)
+    echo = {"lead_id": lead_id, **_way_back(plan, destination, lead_id, forced_origin)}
     body = body_of(lead, destination.columns, echo, plan.line.max_payload_bytes)
     if isinstance(body, Unreadable):
         return body
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    place = workspace.name, destination.alias
-    identity, firm = _known_by(destination, lead, who)
+    identity, firm = _known_by(destination, lead, who.person, lead_id)
+    former = (person_key(*place, each) for under in who.former for each in identifiers(under))
     # A forced lead is a delivery of its own, once for each record: no row of this lead may answer for it.
     return Case(
         taken=taken,
         envelope=envelope,
         lead=lead,
-        lead_id=who.lead_id,
+        lead_id=lead_id,
         destination=destination,
-        key=delivery_key(*place, who.lead_id, forced_origin),
-        aliases=tuple(person_key(*place, each) for each in identifiers(who.people)),
+        key=delivery_key(*place, lead_id, forced_origin),
+        aliases=(
+            *(person_key(*place, each) for each in identifiers(who.people)),
+            *(key for key in former if linked(key) is not None),
+        ),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
         identity=identity,
         company=firm,
         people=who.people,
+        former=who.former,
+        former_ids=tuple(each for each in (who.lead_id, *who.former_ids) if each != lead_id) if who.former_ids else (),
     )
 
 
@@ -126,36 +143,40 @@ def body_of(
     return body
 
 
-def whose(
-    plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable, find: Callable[[bytes], Delivery | None]
-) -> Subject | None:
+def whose(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable, find: Find) -> Subject | None:
     """The story to which a record belongs that cannot be sent; None where it begins none and is to be rejected.
 
     By its headers, else by what can be read of it: a story has begun if there is a row of it, or if its record comes
     back. The configuration may have forgotten its destination. `find` gives the row of a lead by its key.
     """
     workspace, alias, lead_id = (taken.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
+    former_ids: tuple[str, ...] = ()
     if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead)) is not None:
         there = plan.workspaces.get(lead.workspace)
-        workspace, lead_id = lead.workspace, who.lead_id
+        workspace, lead_id, former_ids = lead.workspace, who.lead_id, who.former_ids
         alias = lead.destination or (there.default_destination if there else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None
     if workspace in plan.workspaces and home_partition(workspace, plan.partitions, plan.pins) != taken.partition:
         return None
     plain = delivery_key(workspace, alias, lead_id)
-    keys = delivery_key(workspace, alias, lead_id, envelope.letter or envelope.origin), plain
-    key = next((key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin), None)
+    forced_origin = envelope.letter or envelope.origin
+    ids = {
+        delivery_key(workspace, alias, each, origin): each
+        for each in (lead_id, *former_ids)
+        for origin in (forced_origin, "")
+    }
+    key = next((key for key in ids if (row := find(key)) is not None and row.origin == envelope.origin), None)
     if key is None and envelope.way not in RETURNS:
         return None
     destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
-    return Subject(taken, envelope, lead_id, destination, key or plain)
+    return Subject(taken, envelope, ids[key or plain], destination, key or plain)
 
 
-def _known_by(destination: Destination, lead: Lead, who: Identity) -> tuple[str, str]:
+def _known_by(destination: Destination, lead: Lead, person: str | None, lead_id: str) -> tuple[str, str]:
     if not destination.callbacks:
         return "", ""
-    return who.person or digest("lead", who.lead_id), company(lead.fields)
+    return person or plain_digest("lead", lead_id), company(lead.fields)
 
 
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:

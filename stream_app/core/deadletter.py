@@ -12,7 +12,7 @@ import struct
 from collections.abc import Container, Iterable
 from typing import Final
 
-from stream_app.core.lead import digest
+from stream_app.core.pseudonyms import digest, former_digests
 from stream_app.core.record import Headers
 
 MEANING: Final[dict[str, str]] = {
@@ -76,12 +76,15 @@ class WorkspaceKeys:
     """
 
     def __init__(self, workspaces: Iterable[str]) -> None:
-        names = [name.encode() for name in workspaces]
-        self._names = {pseudonymous_key(name, ()): name for name in names}
+        self._names = {
+            f"key-{hashed}".encode(): name.encode()
+            for name in workspaces
+            for hashed in (digest("key", name), *former_digests("key", name))
+        }
 
     def restore(self, key: bytes | None) -> bytes | None:
         """The name of the configured workspace that this key is the hash of; else the key."""
-        return self._names.get(key, key)
+        return self._names.get(key, key) if key else key
 
 
 _PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)

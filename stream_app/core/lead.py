@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -19,6 +17,8 @@ import msgspec
 
 from stream_app.core.free_mail import is_free_mail
 from stream_app.core.messages import Lead, Scalar
+from stream_app.core.murmur2 import murmur2
+from stream_app.core.pseudonyms import current, digest, former_digests
 
 MAX_LEAD_BYTES: Final = 102_400
 """What one payload to Clay may hold (clay-facts, inbound)."""
@@ -43,12 +43,16 @@ class Unreadable(msgspec.Struct, frozen=True):
 class Identity(msgspec.Struct, frozen=True):
     """Who a lead is: its id, and a hash of the person (None where only an id is known). No personal data.
 
-    people  `hashes` of the person.
+    people      `hashes` of the person.
+    former      the same under each former pepper, for look-ups.
+    former_ids  ids that the lead may have had under former peppers.
     """
 
     lead_id: str
     person: str | None
     people: tuple[str, ...] = ()
+    former: tuple[tuple[str, ...], ...] = ()
+    former_ids: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------------ read
@@ -229,17 +233,19 @@ _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
 def identify(lead: Lead) -> Identity | None:
     """Who the lead is, whether its fields were cleaned before or not; None: nobody that can be told apart.
 
-    The person is the first of linkedin_url, email, domain + first + last. An id that could hold personal data
-    (an address, a URL), or is no good as a key, is replaced by its hash.
+    The person is the first of linkedin_url, email, domain + first + last. The id is `plain_id`, or made of the person.
     """
-    people = hashes(lead.fields)
+    parts = _parts(lead.fields)
+    people = tuple(digest(*each) if each else "" for each in parts)
+    former = _former(parts)
     person = next(filter(None, people), None)
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:
-        return Identity(f"p-{person}", person, people) if person else None
+        former_ids = tuple(f"p-{next(filter(None, each))}" for each in former) if person else ()
+        return Identity(f"p-{person}", person, people, former, former_ids) if person else None
     if person is None and not _says_something(lead.fields):
         return None
-    return Identity(plain_id(lead_id), person, people)
+    return Identity(plain_id(lead_id), person, people, former, former_ids_of(lead_id))
 
 
 def _says_who(lead: Lead) -> bool:
@@ -257,8 +263,31 @@ def _says_something(fields: Mapping[str, Scalar]) -> bool:
 
 
 def plain_id(lead_id: str) -> str:
-    """The id as rows, keys and events have it: its hash where it could hold personal data, or is no good as a key."""
-    return lead_id if _PLAIN_ID.fullmatch(lead_id) else f"h-{digest('id', lead_id)}"
+    """The id as rows, keys and events have it. Applying it twice changes nothing.
+
+    It is the id's hash where the id could hold personal data (an address, a URL) or is no good as a key, or where every
+    id is to be hashed.
+    """
+    return f"h-{digest('id', lead_id)}" if _is_hashed(lead_id) else lead_id
+
+
+def former_ids_of(lead_id: str) -> tuple[str, ...]:
+    """What `plain_id` may have been under a former pepper, or before ids were hashed."""
+    if not _is_hashed(lead_id):
+        return ()
+    before = (lead_id,) if _PLAIN_ID.fullmatch(lead_id) else ()
+    return (*(f"h-{each}" for each in former_digests("id", lead_id)), *before)
+
+
+def row_id(lead_id: str) -> str:
+    """The id of a command as rows have it: it may be one already, even of a time when ids were not hashed."""
+    return lead_id if is_plain_id(lead_id) else plain_id(lead_id)
+
+
+def _is_hashed(lead_id: str) -> bool:
+    if current().hash_lead_ids:
+        return _MADE_ID.fullmatch(lead_id) is None
+    return _PLAIN_ID.fullmatch(lead_id) is None
 
 
 def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
@@ -271,22 +300,12 @@ def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
 
     Only the first two tell a person from everybody else: two of one name may work at one company.
     """
-    return tuple(way(fields) for way in _WAYS)
+    return tuple(digest(*each) if each else "" for each in _parts(fields))
 
 
-def people_in(value: bytes | None) -> tuple[str, ...]:
-    """The same of a record's bytes, whether they are a lead or not; () where nobody can be read in them."""
-    try:
-        return people(_named.decode(value or b"").fields)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ()
-
-
-class _Named(msgspec.Struct):
-    fields: dict[str, Any] = {}
-
-
-_named: Final = msgspec.json.Decoder(_Named)
+def former_hashes(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
+    """`hashes` as each former pepper made them."""
+    return _former(_parts(fields))
 
 
 def _cleaned(fields: Mapping[str, Scalar], name: str) -> str:
@@ -294,26 +313,25 @@ def _cleaned(fields: Mapping[str, Scalar], name: str) -> str:
     return _CLEANERS[name](value) if isinstance(value, str) else ""
 
 
-def _by_linkedin(fields: Mapping[str, Scalar]) -> str:
-    linkedin = _cleaned(fields, "linkedin_url")
-    return digest("linkedin", linkedin) if linkedin else ""
+def _parts(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
+    """What is hashed, by kind, the surest first; () for what is not there."""
+    linkedin, email = _cleaned(fields, "linkedin_url"), _cleaned(fields, "email")
+    return ("linkedin", linkedin) if linkedin else (), ("email", email) if email else (), _name(fields)
 
 
-def _by_email(fields: Mapping[str, Scalar]) -> str:
-    email = _cleaned(fields, "email")
-    return digest("email", email) if email else ""
-
-
-def _by_name(fields: Mapping[str, Scalar]) -> str:
+def _name(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
     domain = _cleaned(fields, "domain")
     if not domain:
-        return ""
+        return ()
     first, last = _cleaned(fields, "first_name").casefold(), _cleaned(fields, "last_name").casefold()
-    return digest("name", domain, first, last) if first and last else ""
+    return ("name", domain, first, last) if first and last else ()
 
 
-_WAYS: Final = (_by_linkedin, _by_email, _by_name)
-"""How a person is known, the surest first."""
+def _former(parts: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    number = len(current().keys) - 1
+    if not number:
+        return ()
+    return tuple(zip(*(former_digests(*each) if each else ("",) * number for each in parts), strict=True))
 
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:
@@ -331,14 +349,8 @@ def company(fields: Mapping[str, Scalar]) -> str:
     return digest("company", domain) if domain else ""
 
 
-@_remembered
-def digest(*parts: str) -> str:
-    """22 characters fit for a key: 128 bits of the parts."""
-    raw = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return urlsafe_b64encode(raw)[:22].decode("ascii")
-
-
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_MADE_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}|record:.*")
 
 
 def is_plain_id(text: str) -> bool:
@@ -353,22 +365,6 @@ def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> 
     """The partition a workspace lives in: its pin, else where Kafka's default partitioner puts its key."""
     pin = pins.get(workspace)
     return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
-
-
-@lru_cache(4096)
-def murmur2(key: bytes) -> int:
-    """Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
-    mix, mask = 0x5BD1E995, 0xFFFFFFFF
-    body = len(key) & ~3
-    value = 0x9747B28C ^ len(key)
-    for at in range(0, body, 4):
-        word = int.from_bytes(key[at : at + 4], "little") * mix & mask
-        word = (word ^ word >> 24) * mix & mask
-        value = value * mix & mask ^ word
-    if tail := key[body:]:
-        value = (value ^ int.from_bytes(tail, "little")) * mix & mask
-    value = (value ^ value >> 13) * mix & mask
-    return value ^ value >> 15
 
 
 # --------------------------------------------------------------------------------------------------- to Clay

@@ -12,7 +12,7 @@ from stream_app.core.case import trace_of
 from stream_app.core.cost import corrected
 from stream_app.core.delivery import SETTLED, Delivery, delivery_key, forced_key, lead_of
 from stream_app.core.lane import Lane
-from stream_app.core.lead import plain_id
+from stream_app.core.lead import row_id
 from stream_app.core.messages import Command, StatusEvent
 from stream_app.core.policy import Plan, Workspace
 from stream_app.core.record import Taken
@@ -60,7 +60,7 @@ def cost_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
         return ()
     name, keys = command.workspace, list[bytes]()
     for there in plan.destinations_of(name):
-        lead = (name, there.alias, plain_id(lead_id))
+        lead = (name, there.alias, row_id(lead_id))
         keys.append(delivery_key(*lead))
         forced = row(forced_key(*lead))
         keys += [forced] if forced is not None else []

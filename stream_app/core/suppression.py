@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Final, Literal
+from itertools import chain
+from typing import Any, Final, Literal
 
 import msgspec
 
 from stream_app.core.case import Case, Subject
 from stream_app.core.envelope import HEADERS
-from stream_app.core.lead import people_in, plain_id
+from stream_app.core.lead import former_hashes, people, row_id
 from stream_app.core.letters import Headers, addressed_to, lead_id_of, number
 from stream_app.core.person import Alias, hash_of, person_key, person_of
 from stream_app.core.story import Why
@@ -97,12 +98,12 @@ class SuppressionList:
 
 def lead_row(workspace: str, lead_id: str) -> bytes:
     """Row key of a cancelled lead, whatever its destination."""
-    return f"x/lead/{workspace}/{plain_id(lead_id)}".encode()
+    return f"x/lead/{workspace}/{row_id(lead_id)}".encode()
 
 
 def erased_row(workspace: str, lead_id: str) -> bytes:
     """Row key of an erased lead, whatever its destination; it stays."""
-    return f"e/{workspace}/{plain_id(lead_id)}".encode()
+    return f"e/{workspace}/{row_id(lead_id)}".encode()
 
 
 def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
@@ -117,6 +118,25 @@ def is_unwanted(who: Subject, first_at_ms: int, find: Callable[[bytes], Suppress
         return True
     own = tuple(person_key(there.workspace, there.alias, each) for each in people_in(who.taken.value))
     return any(find(person_row(hash_of(key))) is not None for key in person_of(own, alias).aliases)
+
+
+def people_in(value: bytes | None) -> tuple[str, ...]:
+    """All hashes, former ones included, by which the person of a record may be known, whether it is a lead or not.
+
+    () where nobody can be read in it.
+    """
+    try:
+        fields = _named.decode(value or b"").fields
+        return (*people(fields), *filter(None, chain(*former_hashes(fields))))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+
+
+class _Named(msgspec.Struct):
+    fields: dict[str, Any] = {}
+
+
+_named: Final = msgspec.json.Decoder(_Named)
 
 
 def import_row(workspace: str, import_id: str) -> bytes:
@@ -134,9 +154,10 @@ def why_not(case: Case, find: Callable[[bytes], Suppression | None]) -> Why | No
 
 
 def _rows_about(case: Case) -> Iterator[bytes]:
-    yield from map(person_row, filter(None, (*case.people, *case.also)))
-    yield lead_row(case.destination.workspace, case.lead_id)
-    yield erased_row(case.destination.workspace, case.lead_id)
+    yield from map(person_row, filter(None, (*case.people, *case.also, *chain(*case.former))))
+    for lead_id in (case.lead_id, *case.former_ids):
+        yield lead_row(case.destination.workspace, lead_id)
+        yield erased_row(case.destination.workspace, lead_id)
     if case.lead.import_id:
         yield import_row(case.destination.workspace, case.lead.import_id)
 

@@ -32,6 +32,10 @@ from stream_app.settings import Settings, client_options, stranger_options
 
 _WITHIN_S: Final = 10.0
 
+_NO_PEPPER: Final = (
+    "no pepper: a hash of a person can be found out from a list of addresses; set privacy.pepper_env (docs/privacy.md)"
+)
+
 Verdict = Literal["ok", "advice", "failed", "skipped"]
 
 
@@ -74,6 +78,8 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     else:
         for name in ("topics", "strangers", "transactions", "clock", "group", "worker", "replay"):
             yield Check(name, "skipped", "it needs Kafka")
+    if not settings.privacy.pepper_env:
+        yield Check("privacy", "advice", _NO_PEPPER)
     for line in shared_partitions(settings.workspaces, settings.kafka.partitions, settings.pins):
         yield Check("partitions", "advice", line)
     if settings.redis.url_env is None:

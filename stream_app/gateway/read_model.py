@@ -1,7 +1,7 @@
 """What the gateway knows of leads: a SQLite file made from Kafka, which may be deleted at any time.
 
 It holds every step of every story, who is known by which id, where each result stands on Kafka, the lanes, and the
-counts of dead letters. It holds no personal data: results stay on Kafka and are fetched when somebody asks.
+counts of dead letters. It holds ids and hashes only: results stay on Kafka and are fetched when somebody asks.
 What was read of Kafka and how far is one transaction, so a crash neither loses nor doubles anything.
 """
 

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core.delivery import Delivery, lead_of
 from stream_app.core.errors import SettingsError
-from stream_app.core.lead import hashes, plain_id
+from stream_app.core.lead import former_ids_of, hashes, plain_id
 from stream_app.core.messages import Result
 from stream_app.core.person import identifiers_of, rows_of, strong
 from stream_app.kafka_access import connection_of
@@ -72,10 +72,11 @@ def remains(settings: Settings) -> list[Remains]:
 class _Found:
     """Leads, destinations and people that belong together, as far as what was read says so."""
 
-    def __init__(self, persons: Collection[str], lead_id: str | None, workspace: str | None) -> None:
+    def __init__(self, persons: Collection[str], lead_ids: Collection[str], workspace: str | None) -> None:
         self.people = set(persons)
+        self.heard: set[str] = set()
         self.named_in: set[str] = set()
-        self._lead_id = lead_id
+        self._lead_ids = frozenset(lead_ids)
         self._workspace = workspace
         self.leads: dict[tuple[str, str], set[str]] = {}
 
@@ -90,12 +91,13 @@ class _Found:
             self._hear(workspace, destination, lead_id, persons, persons)
 
     def _hear(self, workspace: str, destination: str, lead_id: str, sure: Set[str], persons: Set[str]) -> None:
-        named = lead_id == self._lead_id and self._workspace in (None, workspace)
+        named = lead_id in self._lead_ids and self._workspace in (None, workspace)
         if named:
             self.named_in.add(workspace)
         if named or not self.people.isdisjoint(sure):
             self.leads.setdefault((workspace, lead_id), set()).add(destination)
             self.people.update(persons)
+            self.heard.update(persons)
 
 
 async def find_held(
@@ -107,7 +109,8 @@ async def find_held(
 
     Raises BrokerUnavailable, SettingsError.
     """
-    found = _Found(persons, None if lead_id is None else plain_id(lead_id), workspace)
+    ids = () if lead_id is None else (plain_id(lead_id), *former_ids_of(lead_id))
+    found = _Found(persons, ids, workspace)
     names, partitions = settings.names, settings.kafka.partitions
     async with TopicReader(connection_of(settings), partitions, progress) as reader:
         known = -1
@@ -124,7 +127,7 @@ async def find_held(
     if len(found.named_in) > 1 and not (lead_id or "").startswith("p-"):
         where = ", ".join(sorted(found.named_in))
         raise SettingsError([f"a lead of this id is in each of the workspaces {where}: say --workspace"])
-    everybody = tuple(sorted(found.people))
+    everybody = tuple(sorted(found.heard))
     return [
         Held(workspace, name, tuple(sorted(destinations)), everybody)
         for (workspace, name), destinations in sorted(found.leads.items())

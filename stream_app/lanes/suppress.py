@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 import msgspec
 
 from stream_app.adapters.topic_reader import Progress, TopicReader
 from stream_app.core.errors import SettingsError
-from stream_app.core.lead import clean_email, clean_linkedin, people
+from stream_app.core.lead import clean_email, clean_linkedin, former_hashes, people
+from stream_app.core.messages import Scalar
 from stream_app.core.suppression import Suppression, suppressed_person
 from stream_app.kafka_access import connection_of
 from stream_app.settings import Settings
@@ -29,9 +31,9 @@ class Suppressed(msgspec.Struct, frozen=True):
     everywhere: bool
 
 
-def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
+def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = False) -> list[str]:
     """The hashes of people, each named by an e-mail or a LinkedIn URL; blank lines are passed over. `hashed`: they may
-    be named by their hash, too.
+    be named by their hash, too. `former`: with the hashes under former peppers, for look-ups.
 
     Raises SettingsError with the numbers of lines that are neither; what they hold is not repeated.
     """
@@ -44,9 +46,10 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
             found[text] = None
             continue
         email, linkedin = clean_email(text), clean_linkedin(text)
-        known = people({"linkedin_url": linkedin} if linkedin else {"email": email} if email else {})
-        if known:
-            found[known[0]] = None
+        fields: dict[str, Scalar] = {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
+        if known := people(fields):
+            before = former_hashes(fields) if former else ()
+            found |= dict.fromkeys((known[0], *filter(None, chain(*before))))
         else:
             bad.append(f"number {number} is neither an e-mail nor a LinkedIn URL of a person")
     if bad:

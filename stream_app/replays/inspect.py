@@ -91,30 +91,31 @@ async def newest(
         BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
-    topic, matching = topic_of(settings, source), 0
+    topic, matching, keys = topic_of(settings, source), 0, WorkspaceKeys(settings.workspaces)
     kept: list[tuple[int, int, int, Listed]] = []  # a heap: the oldest of the newest first
     async with reader_of(settings, progress) as reader:
         async for records in reader.read(topic):
             for record in records:
-                headers = headers_of(record.headers)
-                if not wanted.matches(headers, record.key, record.timestamp):
+                headers, key = headers_of(record.headers), keys.restore(record.key)
+                if not wanted.matches(headers, key, record.timestamp):
                     continue
                 matching += 1
+                workspace = (pseudonymous_key(key, settings.workspaces) or b"").decode()
                 order = (record.timestamp, record.partition, record.offset)
                 if len(kept) < limit:
-                    heapq.heappush(kept, (*order, _listed(topic, record, headers)))
+                    heapq.heappush(kept, (*order, _listed(topic, record, headers, workspace)))
                 elif order > kept[0][:3]:
-                    heapq.heapreplace(kept, (*order, _listed(topic, record, headers)))
+                    heapq.heapreplace(kept, (*order, _listed(topic, record, headers, workspace)))
     return [listed for *_, listed in sorted(kept, key=lambda each: each[:3], reverse=True)], matching
 
 
-def _listed(topic: str, record: Any, headers: dict[str, bytes]) -> Listed:
+def _listed(topic: str, record: Any, headers: dict[str, bytes], workspace: str) -> Listed:
     return Listed(
         f"{topic}/{record.partition}/{record.offset}",
         record.timestamp,
         kind_of(headers),
         text(headers, HEADERS["reason"]),
-        (record.key or b"").decode("utf-8", "replace"),
+        workspace,
         text(headers, HEADERS["destination"]),
         text(headers, HEADERS["lead_id"]),
         text(headers, HEADERS["text"]),

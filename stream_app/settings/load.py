@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.core.errors import SettingsError
 from stream_app.core.hosts import is_local
+from stream_app.core.pseudonyms import pseudonyms_of, use
 from stream_app.core.secret_strength import HOW_TO_MAKE, is_public, secret_problem
 from stream_app.core.webhook import proxy_problem, token_problem, webhook_problem
 from stream_app.settings import rules
@@ -28,6 +29,8 @@ def load_settings(
     clay     whether the webhooks and tokens must be there: only a worker needs them.
     gateway  whether that by which callbacks are known must be there.
     api      whether the token of the look-up API must be there.
+
+    From then on this process hashes people and lead ids as the file says (core/pseudonyms.py).
 
     Raises SettingsError with every problem of the file and of the environment.
     """
@@ -50,6 +53,8 @@ def load_settings(
     names = {name for _, name in named}
     shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
     shallow["workspaces"] = {name: _in_its_zone(here) for name, here in sorted(tables.workspaces.items())}
+    peppers = [environ[name] for name in tables.privacy.pepper_env]
+    use(pseudonyms_of(peppers, tables.privacy.hash_lead_ids))
     return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}))
 
 
@@ -85,6 +90,7 @@ def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[
         ("kafka.security.password_env", security.password_env),
         ("kafka.security.key_password_env", security.key_password_env),
         ("redis.url_env", tables.redis.url_env),
+        *(("privacy.pepper_env", name) for name in tables.privacy.pepper_env),
     ]
     if api:
         optional.append(("gateway.api_token_env", tables.gateway.api_token_env))
@@ -114,7 +120,7 @@ def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory
 
 def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
     """Secrets of ours that others know or can guess, whether this process needs them or not."""
-    names = [*tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
+    names = [*tables.privacy.pepper_env, *tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
     for there in tables.destinations.values():
         names += there.callback_secrets_env
     found: list[str] = []

@@ -246,6 +246,17 @@ class Gateway(msgspec.Struct, frozen=True):
     read_model_path: str | None = None
 
 
+class Privacy(msgspec.Struct, frozen=True):
+    """How people and lead ids are hashed (docs/privacy.md).
+
+    pepper_env      names of the variables with the secrets that key the hashes: the first hashes, all are looked up.
+    hash_lead_ids   whether every lead id is replaced by its hash. Ids that look like an address or URL always are.
+    """
+
+    pepper_env: tuple[str, ...] = ()
+    hash_lead_ids: bool = False
+
+
 class Secrets:
     """Values of environment variables by name; they never show."""
 
@@ -279,6 +290,7 @@ class Tables(msgspec.Struct, frozen=True):
     egress: Egress = Egress()
     http: Http = Http()
     gateway: Gateway = Gateway()
+    privacy: Privacy = Privacy()
 
 
 class Settings(Tables, frozen=True):

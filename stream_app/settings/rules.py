@@ -22,7 +22,7 @@ _REBALANCE_MARGIN_S = 20.0  # faust-hazards: a lead's work ends so long before t
 def problems(tables: Tables) -> list[str]:
     """What is wrong with a configuration that was read, one line each."""
     found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
-    found += [*_gateway(tables), *_cache(tables), *_egress(tables)]
+    found += [*_gateway(tables), *_cache(tables), *_egress(tables), *_privacy(tables)]
     found += lanes.problems(tables)
     for alias, destination in tables.destinations.items():
         found += [f"destinations.{alias}{line}" for line in _destination(alias, destination)]
@@ -184,6 +184,10 @@ def _cache(tables: Tables) -> Iterator[str]:
 def _egress(tables: Tables) -> Iterator[str]:
     yield from _under("egress", out_of_range(tables.egress, keepalive_s=(0.1, 3_600)))
     yield from _env_name("egress.proxy_env", tables.egress.proxy_env)
+
+
+def _privacy(tables: Tables) -> Iterator[str]:
+    yield from _env_names("privacy.pepper_env", tables.privacy.pepper_env)
 
 
 def _gateway(tables: Tables) -> Iterator[str]:

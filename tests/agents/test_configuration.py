@@ -10,6 +10,7 @@ from stream_app.adapters.webhooks import webhook_id
 from stream_app.agents.configuration import NOTHING_NEW, Configuration
 from stream_app.app import _derived
 from stream_app.core.errors import SettingsError
+from stream_app.core.lead import plain_id
 from stream_app.settings import Settings, load_settings
 
 URL = "https://api.clay.com/v3/sources/webhook/"
@@ -110,6 +111,16 @@ def test_what_needs_a_restart_is_named_and_left_alone(files: Files) -> None:
     files.write(TOML[: TOML.index("[workspaces")])
     assert files.configuration.reload().text == "only at a restart: workspace acme is gone, destination people is gone"
     assert "people" in files.configuration.plan.destinations
+
+
+def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
+    before = plain_id("Ada King")
+    files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
+    files.write(TOML + '[privacy]\npepper_env = ["PEPPER"]\n')
+    assert files.configuration.reload().text == "only at a restart: privacy, the peppers of privacy.pepper_env"
+    assert plain_id("Ada King") == before
+    files.read()
+    assert plain_id("Ada King") != before
 
 
 def test_a_wrong_configuration_changes_nothing_and_tells_no_secret(files: Files) -> None:

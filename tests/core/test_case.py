@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from stream_app.core.callback_token import Keys, verify
 from stream_app.core.case import Case, case_of
-from stream_app.core.delivery import delivery_key
+from stream_app.core.delivery import Delivery, delivery_key
 from stream_app.core.envelope import Envelope
 from stream_app.core.lead import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
@@ -32,12 +34,18 @@ PLAN = Plan(
 ADA = {"email": " Ada@Example.com", "title": "CEO", "notes": "met in May"}
 
 
-def case(fields: dict[str, Any] = ADA, plan: Plan = PLAN, **lead: Any) -> Case | Unreadable:
+def case(
+    fields: dict[str, Any] = ADA,
+    plan: Plan = PLAN,
+    rows: Mapping[bytes, Delivery] = MappingProxyType({}),
+    aliases: Mapping[bytes, bytes] = MappingProxyType({}),
+    **lead: Any,
+) -> Case | Unreadable:
     value = json.dumps({"lead_id": "crm-1", "workspace": "acme", "fields": fields, **lead}).encode()
     read = read_lead(value, b"acme")
     assert not isinstance(read, Unreadable), read
     taken = Taken("leads", 0, 7, b"acme", value)
-    return case_of(plan, taken, Envelope(origin=taken.place), read)
+    return case_of(plan, taken, Envelope(origin=taken.place), read, rows.get, aliases.get)
 
 
 def sent(found: Case | Unreadable) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from stream_app.core.lead import (
     company,
     home_partition,
     identify,
-    murmur2,
     normalise,
     read_lead,
 )
 from stream_app.core.messages import Lead, Scalar
+from stream_app.core.murmur2 import murmur2
 
 BIG = b"9" * 30
 GOOD = b'{"fields":{"email":"jane@acme.example"}}'

@@ -26,7 +26,7 @@ def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) 
     envelope = msgspec.structs.replace(read_envelope(taken), origin_ms=published_ms, way=way)
     lead = read_lead(taken.value, taken.key)
     assert not isinstance(lead, Unreadable)
-    found = case_of(PLAN, taken, envelope, lead)
+    found = case_of(PLAN, taken, envelope, lead, lambda _: None, lambda _: None)
     assert isinstance(found, Case)
     return found
 

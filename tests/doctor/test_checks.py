@@ -77,6 +77,7 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
         "redis": ["ok"],
         "clay": ["ok"],
         "callbacks": ["advice", "ok"],
+        "privacy": ["advice"],
     }
     assert "http" in lines["callbacks"][0][1]
     ((_, strangers),) = lines["strangers"]
@@ -123,6 +124,7 @@ async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
         "redis": "failed",
         "clay": "failed",
         "callbacks": "failed",
+        "privacy": "advice",
     }
     assert nowhere in lines["kafka"][0][1]
     assert "Nothing is lost without it" in lines["redis"][0][1]

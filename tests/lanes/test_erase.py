@@ -11,9 +11,11 @@ import pytest
 from stream_app.core.budget import BudgetPolicy
 from stream_app.core.lead import people
 from stream_app.core.messages import Scalar
+from stream_app.core.pseudonyms import pseudonyms_of, use
 from stream_app.core.record import Taken
 from stream_app.lanes import erase
 from stream_app.lanes.erase import Held, find_held
+from stream_app.lanes.suppress import hashes_of
 from stream_app.settings import Settings
 from tests.lanes.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
@@ -126,5 +128,19 @@ def test_what_a_duplicate_has_linked_is_found_from_either_side() -> None:
         everybody = tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME, linked]))
         for asked in (BY_LINKEDIN, BY_EMAIL, linked):
             assert [(each.lead_id, each.people) for each in await held(asked)] == [("1", everybody)]
+
+    run(main())
+
+
+def test_rows_of_a_former_pepper_are_found_and_no_former_hash_is_made() -> None:
+    async def main() -> None:
+        bench = await bench_of()
+        await bench.lead("crm-1", ADA, fields=WHOLE)
+        use(pseudonyms_of(["one"], True))
+        asked = hashes_of([ADA], former=True)
+        (found,) = await held(*asked)
+        assert (found.lead_id, found.people) == ("crm-1", ALL.people)
+        assert [each.lead_id for each in await held(lead_id="crm-1")] == ["crm-1"]
+        assert await held(*hashes_of(["other@example.com"], former=True)) == []
 
     run(main())

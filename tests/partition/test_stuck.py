@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from stream_app.core.envelope import read_envelope
-from stream_app.core.lead import digest
 from stream_app.core.outcome import Refused, Uncertain
+from stream_app.core.pseudonyms import digest
 from stream_app.core.record import Record, Taken
 from stream_app.core.replay import redriven, returning
 from stream_app.core.story import Step
