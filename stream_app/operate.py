@@ -23,6 +23,7 @@ from stream_app.core.lead import home_partition, row_id
 from stream_app.core.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.core.messages import By, Command, CommandAnswer, LaneView, StatusEvent
 from stream_app.core.person import hash_of, person_key, person_of
+from stream_app.core.plural import count
 from stream_app.core.policy import Plan
 from stream_app.core.record import Record, Taken
 from stream_app.core.story import Rows, Step, event_record
@@ -90,6 +91,7 @@ class Told(msgspec.Struct, frozen=True):
     rows: Rows = []
     records: list[Record] = []
     events: list[StatusEvent] = []
+    people: int = 0
 
 
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
@@ -153,6 +155,7 @@ class Operations:
             text=told.text,
             under_way=self._desk.in_flight(command.workspace),
             lane=self._desk.lane_view(command.workspace) if here else None,
+            people=told.people,
         )
         return answer, told
 
@@ -217,11 +220,13 @@ class Operations:
         rows = [person_row(person) for person in people]
         if command.kind == "unsuppress":
             found = [row for row in rows if self._desk.row(row) is not None]
-            return Told(f"{len(found)} people are off the suppression list", rows=[(row, None) for row in found])
+            text = f"{count(len(found), 'person is', 'people are')} off the suppression list"
+            return Told(text, rows=[(row, None) for row in found], people=len(found))
         new = [row for row in rows if self._desk.row(row) is None]
         value = _json.encode(Suppression("suppressed", now_ms, command.id, command.who))
-        text = f"{len(new)} people are on the suppression list now, {len(rows) - len(new)} were already"
-        return Told(text, rows=[(row, value) for row in new])
+        text = f"{count(len(new), 'person is', 'people are')} on the suppression list now"
+        text += f", {count(len(rows) - len(new), 'was', 'were')} already"
+        return Told(text, rows=[(row, value) for row in new], people=len(new))
 
     def _erase(self, command: Command, what: _Erased, taken: Taken, now_ms: int) -> Told:
         """Its results and what leads to it by its person; the row stays, by which nothing is bought or told twice."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stream_app.core.safe_text import for_json, for_terminal
+from stream_app.core.wrap import wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,4 +123,5 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def _write(line: str, *, stderr: bool) -> None:
-    console(stderr=stderr).print(for_terminal(line), soft_wrap=True)
+    out, text = console(stderr=stderr), for_terminal(line)
+    out.print(wrapped(text, out.width) if out.is_terminal else text, soft_wrap=True)

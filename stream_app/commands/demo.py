@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, tell, tell_json
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.dev.demo import Outcome
@@ -72,16 +73,17 @@ def _show(outcome: Outcome) -> None:
 
     show(outcome.books)
     ledger, stands = outcome.ledger, outcome.books.statuses
-    count = {status: stand.stories for status, stand in stands.items()}
+    ended = {status: stand.stories for status, stand in stands.items()}
     tell("")
     tell(
-        f"{count.get('enriched', 0)} leads are enriched; for {count.get('no_data', 0)} Clay called back that it "
+        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay "
+        "called back that it "
         "found nothing. Every answer is on `leads.status`, every result on `leads.enriched`."
     )
     tell(
-        f"Clay's own ledger: {ledger.posts} POSTs, {ledger.accepted} leads taken, {len(ledger.doubles)} sent twice, "
-        f"{ledger.charged} credits for the answered ones ({ledger.booked} in the books); "
-        f"{'it agrees with the books.' if ledger.agrees else 'it does NOT agree with the books.'}"
+        f"Clay's own ledger: {count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} taken, "
+        f"{len(ledger.doubles)} sent twice, {count(ledger.charged, 'credit')} for the answered ones "
+        f"({ledger.booked} in the books); it {'agrees' if ledger.agrees else 'does NOT agree'} with the books."
     )
     if ledger.uncertain:
         tell(
@@ -89,9 +91,10 @@ def _show(outcome: Outcome) -> None:
             "send them again could pay twice."
         )
     tell(
-        f"{outcome.dead_letters} dead letters were written and {outcome.replays} replayed; "
-        f"{count.get('rejected_invalid', 0)} bad records were rejected, each with its reason, and stopped nothing; "
-        f"{count.get('expired', 0)} leads had become too old to be worth paying for."
+        f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written and {outcome.replays} "
+        f"replayed; {count(ended.get('rejected_invalid', 0), 'bad record was', 'bad records were')} rejected, each "
+        f"with its reason, and stopped nothing; {count(ended.get('expired', 0), 'lead', 'leads')} had become too old "
+        "to be worth paying for."
     )
     for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
         if leads:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
+
+from stream_app.commands.tables import Column, Table, lines_of
+from stream_app.core.plural import count
+from stream_app.core.wrap import wrapped
 
 if TYPE_CHECKING:
     from stream_app.core.messages import LaneView, Status
@@ -56,11 +60,13 @@ class Screen:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(Text.assemble((f"{self._elapsed_s:5.1f} s  ", "dim"), (line, "bold")), soft_wrap=True)
+        at, out = f"{self._elapsed_s:5.1f} s  ", self._console
+        text = wrapped(line, out.width - len(at)).replace("\n", "\n" + " " * len(at)) if out.is_terminal else line
+        out.print(Text.assemble((at, "dim"), (text, "bold")), soft_wrap=True)
 
     def show(self, scene: Scene) -> None:
         if self._console.is_terminal:
-            self._live.update(Group(_lanes(scene), _stands(scene)))
+            self._live.update(Group(*_shown(scene, self._console.width)))
         elif time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
             self._said_s = time.monotonic()
             self._console.print(f"{self._elapsed_s:5.1f} s  {_plain(scene)}", soft_wrap=True)
@@ -77,38 +83,59 @@ def _plain(scene: Scene) -> str:
         f"{scene.published - sum(stand.values())} not taken yet"
     ]
     parts += [
-        f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, {lane.credits_spent_day} credits"
+        f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
+        f"{count(lane.credits_spent_day, 'credit')}"
         for name, lane in sorted(scene.lanes.items())
     ]
     parts.append(f"dead letters {scene.steps['dead_lettered']}, replays {scene.steps['replayed']}")
     return "; ".join(parts)
 
 
+def _shown(scene: Scene, width: int) -> Iterator[Text]:
+    """The lanes, then where the records are."""
+    lanes, _ = lines_of(_lanes(scene), width)
+    yield Text(lanes[0], "bold")
+    for line in lanes[1:]:
+        text = Text(line)
+        for phase, colour in _COLOURS.items():
+            text.highlight_regex(rf"(?<!half ){phase.replace('_', ' ')}(?=  )", colour)
+        yield text
+    yield Text()
+    yield from (Text(wrapped(line, width, hang=4)) for line in _stands(scene))
+
+
 def _lanes(scene: Scene) -> Table:
-    table = Table("lane", "breaker", "health", "rate", "credits spent", "reserved", "why it waits", expand=True)
+    table = Table(
+        Column("lane"),
+        Column("breaker"),
+        Column("health", rank=2),
+        Column("rate", rank=4, right=True),
+        Column("credits spent", rank=3, right=True),
+        Column("reserved", rank=5, right=True),
+        Column("why it waits", rank=1, prose=True),
+    )
     for name, lane in sorted(scene.lanes.items()):
-        table.add_row(
+        table.add(
             name,
-            Text(lane.breaker.replace("_", " "), _COLOURS[lane.breaker]),
+            lane.breaker.replace("_", " "),
             _health(lane),
             f"{lane.rate_per_s:g}/s",
-            str(lane.credits_spent_day),
-            str(lane.credits_reserved_day),
+            lane.credits_spent_day,
+            lane.credits_reserved_day,
             lane.text.replace("_", " "),
         )
     return table
 
 
-def _stands(scene: Scene) -> Table:
+def _stands(scene: Scene) -> Iterator[str]:
     stand = scene.stand
-    table = Table.grid(padding=(0, 2))
-    table.add_row(Text(f"{scene.published - sum(stand.values()):4}", "dim"), "on Kafka, not taken yet")
+    yield f"{scene.published - sum(stand.values()):4}  on Kafka, not taken yet"
     for status, words in _WORDS.items():
         if stand[status]:
-            table.add_row(f"{stand[status]:4}", words)
-    table.add_row(f"{scene.steps['dead_lettered']:4}", "dead letters so far")
-    table.add_row(f"{scene.steps['replayed']:4}", "replays so far")
-    return table
+            yield f"{stand[status]:4}  {words}"
+    letters, replays = scene.steps["dead_lettered"], scene.steps["replayed"]
+    yield f"{letters:4}  {'dead letter' if letters == 1 else 'dead letters'} so far"
+    yield f"{replays:4}  {'replay' if replays == 1 else 'replays'} so far"
 
 
 def _health(lane: LaneView) -> str:

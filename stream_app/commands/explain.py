@@ -6,9 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.commands.watch import add_watch, watched
 
 if TYPE_CHECKING:
     from stream_app.core.explain import Finding
+    from stream_app.settings import Settings
 
 
 def add(subparsers: Subparsers) -> None:
@@ -21,22 +23,26 @@ def add(subparsers: Subparsers) -> None:
         example="stream-app explain --workspace acme",
     )
     parser.add_argument("--workspace", metavar="NAME", help="only this one")
+    add_watch(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from stream_app.settings import check_known
+
+    settings = settings_of(args, clay=False)
+    check_known(settings, workspace=args.workspace)
+    return watched(args, lambda: _explain(args, settings))
+
+
+def _explain(args: argparse.Namespace, settings: Settings) -> int:
     import asyncio
 
     import msgspec
 
     from stream_app.core.explain import explain
-    from stream_app.lanes.look import look
-    from stream_app.settings import check_known
+    from stream_app.lanes.look import look, only
 
-    settings = settings_of(args, clay=False)
-    check_known(settings, workspace=args.workspace)
-    facts = asyncio.run(look(settings, say)).facts
-    if args.workspace is not None:
-        facts = msgspec.structs.replace(facts, lanes=[each for each in facts.lanes if each.workspace == args.workspace])
+    facts = only(asyncio.run(look(settings, say)), args.workspace).facts
     findings = explain(facts)
     holds = any(finding.holds for finding in findings)
     if args.json:

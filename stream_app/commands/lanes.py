@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import getpass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.letter_options import add_action, iso
+from stream_app.commands.watch import add_watch, watched
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.messages import CommandAnswer, CommandKind
     from stream_app.lanes.ask import Asked
     from stream_app.settings import Settings
+
+T = TypeVar("T")
 
 WAIT_S: Final = 5.0
 _SIMPLE: Final = {
@@ -36,6 +41,8 @@ def add(subparsers: Subparsers) -> None:
         "operate one live.",
         example='stream-app lanes\n  stream-app lanes pause acme --why "table is being rebuilt"',
     )
+    parser.add_argument("--workspace", dest="only", metavar="NAME", help="only this one")
+    add_watch(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
     for name, says in _SIMPLE.items():
         _order(actions, name, says, f'stream-app lanes {name} acme --why "..."')
@@ -129,19 +136,25 @@ def login_name() -> str:
 
 
 def run(args: argparse.Namespace) -> int:
+    from stream_app.settings import check_known
+
+    settings = settings_of(args, clay=False)
+    check_known(settings, workspace=args.only)
+    return watched(args, lambda: _show_all(args, settings))
+
+
+def _show_all(args: argparse.Namespace, settings: Settings) -> int:
     import asyncio
 
     import msgspec
 
-    from stream_app.lanes.look import look
+    from stream_app.commands.lane_table import show_lanes
+    from stream_app.lanes.look import look, only
 
-    settings = settings_of(args, clay=False)
-    seen = asyncio.run(look(settings, say))
+    seen = only(asyncio.run(look(settings, say)), args.only)
     if args.json:
         tell_json(msgspec.to_builtins(seen))
         return OK
-    from stream_app.commands.lane_table import show_lanes
-
     facts = seen.facts
     show_lanes(facts.lanes, seen.forecasts, _zones(settings), facts.at_ms, works=facts.worker.members > 0)
     if not facts.worker.members:
@@ -190,7 +203,7 @@ def show_asked(args: argparse.Namespace, settings: Settings, asked: Asked) -> in
 
 def _told(answer: CommandAnswer) -> str:
     where = answer.workspace or "all"
-    under_way = f"; {answer.under_way} requests that had begun still end" if answer.under_way else ""
+    under_way = f"; {count(answer.under_way, 'request')} that had begun still end" if answer.under_way else ""
     return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{answer.text}{under_way}"
 
 
@@ -242,15 +255,22 @@ def _correction(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cap(text: str) -> int | str | None:
-    return None if text == "none" else text if text == "configured" else int(text)
+    return None if text == "none" else _as(int, text, "a whole number, none or configured")
 
 
 def _number(text: str) -> float | str:
-    return text if text == "configured" else float(text)
+    return _as(float, text, "a number or configured")
 
 
 def _whole(text: str) -> int | str:
-    return text if text == "configured" else int(text)
+    return _as(int, text, "a whole number or configured")
+
+
+def _as(kind: Callable[[str], T], text: str, expected: str) -> T | str:
+    try:
+        return text if text == "configured" else kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 
 
 def _switch(text: str) -> bool | str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stream_app.commands.base import say, tell, tell_json
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.pricing import Price, PricedPlan
@@ -35,10 +36,11 @@ def per_second(text: str) -> float:
 def show_prices(plan: PricedPlan) -> None:
     """A line for each destination."""
     for each in plan.prices:
+        where = f"{each.destination or 'no destination'} ({each.workspace or 'no workspace'})"
         tell(
-            f"{each.destination or 'no destination'} ({each.workspace or 'no workspace'}): {each.leads} leads, about "
-            f"{each.credits} credits (at most {each.credits_at_most}) of {_left(each.credits_left)}, about "
-            f"{each.actions} actions (at most {each.actions_at_most}) of {_left(each.actions_left)}, about "
+            f"{where}: {count(each.leads, 'lead')}, about "
+            f"{count(each.credits, 'credit')} (at most {each.credits_at_most:,}) of {_left(each.credits_left)}, about "
+            f"{count(each.actions, 'action')} (at most {each.actions_at_most:,}) of {_left(each.actions_left)}, about "
             f"{each.seconds:.0f} s"
         )
 
@@ -51,9 +53,10 @@ def affordable(args: argparse.Namespace, prices: Sequence[Price]) -> bool:
 
     dear = [] if args.over_budget else too_dear(prices)
     for each in dear:
+        cost = f"{count(each.credits, 'credit')} and {count(each.actions, 'action')}"
         say(
-            f"{each.workspace}: {each.leads} leads cost about {each.credits} credits and {each.actions} actions, there "
-            f"are {_left(each.credits_left)} and {_left(each.actions_left)}: send fewer, or use --over-budget to let "
+            f"{each.workspace}: {count(each.leads, 'lead costs', 'leads cost')} about {cost}, there are "
+            f"{_left(each.credits_left)} and {_left(each.actions_left)}: send fewer, or use --over-budget to let "
             "the rest wait for the next budget"
         )
     if dear and args.json:
@@ -62,4 +65,4 @@ def affordable(args: argparse.Namespace, prices: Sequence[Price]) -> bool:
 
 
 def _left(amount: int | None) -> str:
-    return "no limit" if amount is None else f"{amount} left"
+    return "no limit" if amount is None else f"{amount:,} left"

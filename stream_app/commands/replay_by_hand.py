@@ -19,6 +19,7 @@ from stream_app.commands.letter_options import (
     when_ms,
 )
 from stream_app.commands.price import add_over_budget, affordable, per_second, show_prices
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.pricing import PricedPlan
@@ -90,6 +91,7 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
     to.add_argument("--to-offset", type=int, metavar="N", help="from this offset on")
     rewind.add_argument("--partition", type=int, metavar="P", help="only this one")
     rewind.add_argument("--dry-run", action="store_true", help="only say what would happen")
+    rewind.add_argument("--yes", action="store_true", help="do it without asking")
     pause = action(
         "pause",
         run_pause,
@@ -123,7 +125,7 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
 
     transform = _transform(args)
     async with Operator(settings) as operator:
-        plan, chosen = await _survey(args, settings)
+        plan, chosen = await _survey(args, settings, edited=transform is not None)
         if not args.json:
             _show(args, plan)
         if not plan.go:
@@ -132,14 +134,15 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
             return NO
         mend = await _mend(args, settings, transform, chosen)
         if not args.yes:
-            confirm(f"send {plan.go} letters back")
+            confirm(f"send {count(plan.go, 'letter')} back")
         sent = await _send(args, settings, operator, chosen, plan.paces, mend)
     if args.json:
         tell_json({"sent": sent.letters, "refused": sent.refused})
     else:
         for place, why in list(sent.refused.items())[:20]:
             say(f"{place} did not go: {why}")
-        tell(f"{sent.letters} letters were sent back, {len(sent.refused)} refused")
+        sent_back = count(sent.letters, "letter was", "letters were")
+        tell(f"{sent_back} sent back, {len(sent.refused)} refused")
     return NO if sent.refused else OK
 
 
@@ -173,7 +176,7 @@ async def _send(
                 raise
 
 
-async def _survey(args: argparse.Namespace, settings: Settings) -> tuple[PricedPlan, Chosen]:
+async def _survey(args: argparse.Namespace, settings: Settings, *, edited: bool = False) -> tuple[PricedPlan, Chosen]:
     from stream_app.replays.survey import survey
 
     with reading("reading letters and rows") as progress:
@@ -182,6 +185,7 @@ async def _survey(args: argparse.Namespace, settings: Settings) -> tuple[PricedP
             uncertain=args.uncertain,
             limit=args.limit,
             rate_per_s=args.rate,
+            edited=edited,
         )
 
 
@@ -231,13 +235,13 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
                 for line in changes(letter.value, mended, values=args.value):
                     say(f"  {line}")
     if bad:
-        say(f"{bad} letters cannot be mended so and will not go")
+        say(f"{count(bad, 'letter')} cannot be mended so and will not go")
     return mend
 
 
 def run_rewind(args: argparse.Namespace) -> int:
     from stream_app.core.letters import Filter
-    from stream_app.replays.rewind import To, check_partition, moves, rewind
+    from stream_app.replays.rewind import To, check_partition, check_stopped, moves, rewind
     from stream_app.replays.survey import survey
 
     settings = settings_of(args, clay=False)
@@ -253,7 +257,11 @@ def run_rewind(args: argparse.Namespace) -> int:
             for move in planned:
                 first = ", the first letter that is still kept: what came before is gone" if move.expired else ""
                 tell(f"partition {move.partition}: {move.committed} -> {move.target}{first}")
+            _show(args, plan)
         if planned and not args.dry_run:
+            await check_stopped(settings)
+            if not args.yes:
+                confirm(f"set the replay group back by {count(sum(m.committed - m.target for m in planned), 'offset')}")
             await rewind(settings, planned)
         if args.json:
             moved = [
@@ -261,7 +269,6 @@ def run_rewind(args: argparse.Namespace) -> int:
             ]
             tell_json({"moves": moved, "done": bool(planned) and not args.dry_run, "plan": _document(plan)})
         else:
-            _show(args, plan)
             tell(_said(bool(planned), args.dry_run))
         return OK if planned else NO
 
@@ -306,11 +313,11 @@ def _show(args: argparse.Namespace, plan: PricedPlan) -> None:
     if args.json:
         tell_json(_document(plan))
         return
-    tell(f"{plan.letters} letters match")
-    for end, count in plan.fates.most_common():
-        tell(f"  {count} {MEANING[end]}")
-    for cause, count in plan.causes.most_common(20):
-        tell(f"  of those that would go, {count}: {cause}")
+    tell(count(plan.letters, "letter matches", "letters match"))
+    for end, number in plan.fates.most_common():
+        tell(f"  {number:,} {MEANING[end]}")
+    for cause, number in plan.causes.most_common(20):
+        tell(f"  of those that would go, {number:,}: {cause}")
     show_prices(plan)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.lanes import WAIT_S, add_who, login_name
 from stream_app.commands.letter_options import add_action, iso, reading
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.messages import CommandKind
     from stream_app.settings import Settings
+
+_PEOPLE: Final = ("person is", "people are")
 
 
 def add(subparsers: Subparsers) -> None:
@@ -61,13 +64,16 @@ def run_change(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     removes = args.action == "remove"
-    people = hashes_of([*args.who_is, *_lines(args.file)], hashed=removes, former=removes)
+    lines = [*args.who_is, *_lines(args.file)]
+    people = hashes_of(lines, hashed=removes, former=removes)
     if not people:
-        raise SettingsError(["nobody is named: give e-mails or LinkedIn URLs, or --file"])
-    return asyncio.run(_change(args, settings, people))
+        raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
+    named = len(hashes_of(lines, hashed=removes))
+    return asyncio.run(_change(args, settings, people, named))
 
 
-async def _change(args: argparse.Namespace, settings: Settings, people: list[str]) -> int:
+async def _change(args: argparse.Namespace, settings: Settings, people: list[str], named: int) -> int:
+    """`people`: all hashes of so many persons as are `named`; a person has more after a change of the pepper."""
     from stream_app.core.errors import StreamAppError
     from stream_app.lanes.ask import ask
     from stream_app.operate import MOST_PEOPLE
@@ -75,24 +81,29 @@ async def _change(args: argparse.Namespace, settings: Settings, people: list[str
     kind: CommandKind = "suppress" if args.action == "add" else "unsuppress"
     who = args.who or login_name()
     queued: list[str] = []
+    changed = 0
     for first in range(0, len(people), MOST_PEOPLE):
         some = people[first : first + MOST_PEOPLE]
         asked = await ask(settings, kind, "", {"people": some}, who, args.why, wait_s=WAIT_S, say=say)
         heard = [answer for answer in asked.answers.values() if answer is not None]
         if refused := next((answer for answer in heard if not answer.applied), None):
             raise StreamAppError(f"NOT APPLIED, {refused.text}")
+        changed += max((answer.people for answer in heard), default=0)
         if len(heard) < len(asked.answers):
             queued.append(asked.command.id)
     done = "on the suppression list" if kind == "suppress" else "off the suppression list"
+    absent = max(0, named - changed) if kind == "unsuppress" and not queued else 0
     if args.json:
-        tell_json({"people": len(people), "queued": queued})
+        tell_json({"people": named, "changed": changed, "queued": queued})
+    elif absent:
+        tell(f"{count(changed, *_PEOPLE)} {done}; {count(absent, 'person was', 'people were')} not on it")
     elif queued:
         for each in queued:
             tell(f"queued {each}")
-        say(f"{len(people)} people are {done} once every partition has a worker; this holds for 24 hours")
+        say(f"{count(named, *_PEOPLE)} {done} once every partition has a worker; this holds for 24 hours")
     else:
-        tell(f"{len(people)} people are {done}")
-    return QUEUED if queued else OK
+        tell(f"{count(named, *_PEOPLE)} {done}")
+    return QUEUED if queued else NO if absent == named else OK
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -113,7 +124,7 @@ def run_list(args: argparse.Namespace) -> int:
         for each in found:
             partly = "" if each.everywhere else "  not in every partition yet: a worker is missing"
             tell(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
-        tell(f"{len(found)} people are on the suppression list")
+        tell(f"{count(len(found), *_PEOPLE)} on the suppression list")
     on_list = {each.person for each in found}
     return NO if any(on_list.isdisjoint(each) for each in persons) else OK
 

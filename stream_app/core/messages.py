@@ -307,6 +307,7 @@ class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     asked_at_ms, at_ms  when it was asked, and when it was applied or refused.
     under_way   requests to Clay of that partition that had begun before, and still end.
     lane        the lane's state after it.
+    people      how many the suppression list has more or fewer in that partition.
     """
 
     id: str
@@ -322,6 +323,7 @@ class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str = ""
     under_way: int = 0
     lane: LaneView | None = None
+    people: int = 0
 
 
 class Callback(msgspec.Struct, frozen=True, omit_defaults=True):

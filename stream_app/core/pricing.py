@@ -30,6 +30,8 @@ Fate = Literal[
     "sent_back",  # an operator sent this letter back before
     "no_row",  # nothing is known of it any more: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
+    "cannot_go",  # its value is no lead that can be sent: unreadable, without an identity, too old, no destination
+    "same_lead",  # a rewind brings the lead back once, by another of its letters
     "over_limit",  # it would go, were it not for --limit
 ]
 
@@ -45,6 +47,8 @@ MEANING: Final[dict[Fate, str]] = {
     "sent_back": "were sent back before",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
+    "cannot_go": "can never be sent unless edited (no lead, no identity, too old, or no such destination)",
+    "same_lead": "are more letters of the same leads: a lead goes once",
     "over_limit": "would go, too, but for --limit",
 }
 

@@ -59,6 +59,15 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
 
+def only(seen: Seen, workspace: str | None) -> Seen:
+    """What was seen of one workspace; of all for None."""
+    if workspace is None:
+        return seen
+    lanes = [lane for lane in seen.facts.lanes if lane.workspace == workspace]
+    forecasts = {name: each for name, each in seen.forecasts.items() if name == workspace}
+    return Seen(msgspec.structs.replace(seen.facts, lanes=lanes), forecasts)
+
+
 async def last_views(settings: Settings) -> dict[str, LaneView]:
     """What each lane last published, by workspace; a lane that never published anything is absent.
 

@@ -80,7 +80,7 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
 
 async def rewind(settings: Settings, planned: list[Move]) -> None:
     """Set the group back. Raises StreamAppError when a replay process is at work, BrokerUnavailable."""
-    await _check_empty(settings)
+    await check_stopped(settings)
     connection, names = connection_of(settings), settings.names
     consumer = Consumer(**connection.settings(), group_id=names.replay_app, enable_auto_commit=False)
     try:
@@ -102,7 +102,8 @@ async def rewind(settings: Settings, planned: list[Move]) -> None:
 _STOP_FIRST = "stop every `stream-app replay` first (one that was killed counts until its session has timed out)"
 
 
-async def _check_empty(settings: Settings) -> None:
+async def check_stopped(settings: Settings) -> None:
+    """No replay process runs. Raises StreamAppError when one does, BrokerUnavailable."""
     group = settings.names.replay_app
     described = await _ask(settings, lambda admin: admin.describe_consumer_groups([group]))
     state = described[0].groups[0][2]

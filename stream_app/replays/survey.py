@@ -26,6 +26,7 @@ from stream_app.core.pricing import Fate, Price, PricedPlan, fate, pace, price
 from stream_app.core.sent_back import SentBack
 from stream_app.core.suppression import SuppressionList
 from stream_app.kafka_access import connection_of
+from stream_app.replays.transform import never_sent, sendable
 from stream_app.settings import Settings, unknown
 
 Source = Literal["dlq", "parked", "deferred"]
@@ -48,6 +49,7 @@ class _Found(msgspec.Struct, gc=False):
     destination: str
     cause: str
     sent_back: bool
+    sendable: bool
 
 
 def topic_of(settings: Settings, source: Source) -> str:
@@ -87,6 +89,7 @@ async def survey(
     rewind: Mapping[int, tuple[int, int]] | None = None,
     mended: Mapping[tuple[int, int], bytes] | None = None,
     rate_per_s: float | None = None,
+    edited: bool = False,
 ) -> tuple[PricedPlan, Chosen]:
     """What would become of the letters that `wanted` means, and which of them would go (the first `limit` of them).
 
@@ -94,6 +97,8 @@ async def survey(
 
     mended  only the letters at these partitions and offsets, whatever their disposition: somebody has looked at each,
             and this is the value that it is to have.
+
+    edited  the letters are edited before they go, and checked then: what cannot be sent now may be.
 
     rate_per_s  letters a second and workspace; None: replay.rate_share of what its lane takes, as it is set now.
 
@@ -115,12 +120,15 @@ async def survey(
     for each in found:
         if rewind is not None and each.kind == "failed":
             if each.origin in counted:
+                fates["same_lead"] += 1
                 continue
             counted.add(each.origin)
         asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or mended is not None
         end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind is not None)
         if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
             end = "suppressed"
+        if end in ("goes", "as_input") and not each.sendable and not edited and mended is None:
+            end = "cannot_go"
         if end in ("goes", "as_input"):
             if limit is not None and sum(going.values()) >= limit:
                 fates["over_limit"] += 1
@@ -159,6 +167,7 @@ async def _letters(
     mended: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
+    why_not, now_ms = sendable(settings), SystemClock().now_ms()
     topic, keys = topic_of(settings, source), WorkspaceKeys(settings.workspaces)
     async for records in reader.read(topic, ranges):
         for record in records:
@@ -181,6 +190,7 @@ async def _letters(
                     alias,
                     reason or "without a reason",
                     sent_back.has(f"{topic}/{record.partition}/{record.offset}", kind),
+                    never_sent(value, key, text(headers, HEADERS["destination"]), why_not, now_ms) == "",
                 )
             )
     return found

@@ -77,6 +77,26 @@ def sendable(settings: Settings) -> WhyNot:
     return why_not
 
 
+def never_sent(value: bytes | None, key: bytes | None, named: str, why_not: WhyNot, now_ms: int) -> str:
+    """Why a letter's value can never be sent without an edit; '' if it can.
+
+    Args:
+        value: The letter's value.
+        key: The letter's key.
+        named: The destination that the letter names, or ''.
+        why_not: As `sendable` gives it.
+        now_ms: The time, by which the lead may be too old.
+    """
+    lead = read_lead(value, key)
+    if isinstance(lead, Unreadable):
+        return lead.text
+    if identify(lead) is None:
+        return "it has no identity"
+    if lead.not_after_ms is not None and lead.not_after_ms <= now_ms:
+        return "it is too old to be sent"
+    return why_not(lead, named)
+
+
 def transformed(transform: Transform, letter: Taken, why_not: WhyNot, *, same_lead: bool) -> bytes:
     """The mended value, checked as the line will. Raises CannotMend with the reason where it is no good.
 

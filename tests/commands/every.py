@@ -28,7 +28,7 @@ COMMANDS: Final[dict[str, str]] = {
     "replay plan": "replay plan",
     "replay select": "replay select --yes",
     "replay redrive": "replay redrive --yes",
-    "replay rewind": "replay rewind --to-earliest",
+    "replay rewind": "replay rewind --to-earliest --yes",
     "replay pause": "replay pause --why test",
     "replay resume": "replay resume",
     "skip": "skip {namespace}leads/0/0 --yes",

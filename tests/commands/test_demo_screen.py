@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from stream_app.commands import demo_screen
-from stream_app.commands.demo_screen import Screen
+from stream_app.commands.demo_screen import Screen, _shown
 from stream_app.core.messages import LaneView, Status, StatusEvent
 from stream_app.dev.demo.scene import Scene
 
@@ -26,8 +27,8 @@ def scene() -> Scene:
     return seen
 
 
-def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> Console:
-    made = Console(file=io.StringIO(), record=True, force_terminal=terminal, width=120, highlight=False)
+def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, width: int = 120) -> Console:
+    made = Console(file=io.StringIO(), record=True, force_terminal=terminal, width=width, highlight=False)
     monkeypatch.setattr(demo_screen, "Console", lambda **_: made)
     return made
 
@@ -40,20 +41,27 @@ def test_a_terminal_shows_each_lane_and_where_every_record_is(monkeypatch: pytes
         shown._live.refresh()
     text = screen.export_text()
     assert "Clay goes down for 15 s." in text
-    lines = [" ".join(line.split()).strip("│ ") for line in text.splitlines()]
-    alder, birch = (next(line for line in lines if line.startswith(name)) for name in ("alder", "birch"))
-    assert [cell.strip() for cell in alder.split("│")] == [
-        *("alder", "half open", "too few calls to say", "4.5/s", "12", "0", "the circuit breaker is half open")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    rows = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    alder, birch = (next(row for row in rows if row[0] == name) for name in ("alder", "birch"))
+    assert alder == [
+        "alder",
+        "half open",
+        "too few calls to say",
+        "4.5/s",
+        "12",
+        "0",
+        "the circuit breaker is half open",
     ]
-    assert [cell.strip() for cell in birch.split("│")][:6] == ["birch", "closed", "healthy (99.5)", "8/s", "20", "40"]
+    assert birch == ["birch", "closed", "healthy (99.5)", "8/s", "20", "40"]
     for counted in (
         "1 on Kafka, not taken yet",
         "2 enriched",
         "1 at Clay, no answer yet",
         "1 replayed, on its way",
         "1 parked for a human",
-        "1 dead letters so far",
-        "1 replays so far",
+        "1 dead letter so far",
+        "1 replay so far",
     ):
         assert counted in lines, text
 
@@ -71,3 +79,20 @@ def test_elsewhere_it_is_a_plain_line_a_second(monkeypatch: pytest.MonkeyPatch) 
         "2 of 6 enriched, 1 at Clay, 1 not taken yet; alder: breaker half_open, too few calls to say, 4.5/s, "
         "12 credits; birch: breaker closed, healthy (99.5), 8/s, 20 credits; dead letters 1, replays 1"
     )
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_line_breaks_within_a_word(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = console(monkeypatch, terminal=True, width=width)
+    said = (
+        "Clay goes down for 15 s. A few leads fail and become dead letters; then the breaker opens, and the rest waits "
+        "in Kafka: nothing is lost, nothing is paid. What Clay has already goes on and comes back."
+    )
+    with Screen() as shown:
+        shown.say(said)
+    lines = screen.export_text().splitlines()
+    assert said in " ".join(" ".join(lines).split()), lines
+    lines += [line for text in _shown(scene(), width) for line in text.plain.split("\n")]
+    assert all(len(line) <= width for line in lines), lines
+    words = {word for line in lines for word in line.split()}
+    assert {"alder", "half", "breaker", "enriched", "human"} <= words

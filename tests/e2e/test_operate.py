@@ -181,11 +181,13 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert suppressed == {"lead-3": "suppressed", **cancelled}
         assert line.summary()["leads"].keys() == ended.keys() - suppressed.keys()
         code, said = await line.run("suppress", "list", "person3@example.com", "person4@example.com")
-        assert (code, "1 people are on the suppression list" in said) == (1, True), said
+        assert (code, "1 person is on the suppression list" in said) == (1, True), said
         assert "person3" not in said
         assert "a worker is missing" not in said
         code, said = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
         assert code == 0, said
+        code, said = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
+        assert (code, "0 people are off the suppression list; 1 person was not on it" in said) == (1, True), said
         await line.publish([line.lead(3, "w1")])
         await line.until(lambda: "lead-3" in line.summary()["leads"], 20, "it may be sent now")
         await line.until_over(32, 20)

@@ -90,7 +90,9 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
 
         # The rest by a rewind, which the pause holds back until it is lifted.
         assert await line.stop(replay) == 0
-        code, answer = await ask(line, "replay", "rewind", "--to-datetime", "2020-01-01", "--partition", str(home))
+        code, answer = await ask(
+            line, "replay", "rewind", "--to-datetime", "2020-01-01", "--partition", str(home), "--yes"
+        )
         assert (code, answer["done"], answer["plan"]["go"]) == (0, True, letters + 1 - done)
         replay = line.start("replay")
         await rewound(line)

@@ -314,8 +314,8 @@ def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off
         await asyncio.sleep(5.0)
         assert len(bench.clay.bodies) == 2
         assert [answer.text for answer in bench.answers()] == [
-            "1 people are on the suppression list now, 0 were already",
-            "1 people are off the suppression list",
+            "1 person is on the suppression list now, 0 were already",
+            "1 person is off the suppression list",
         ]
 
     run(main())

@@ -150,3 +150,34 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
     )
     assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
     assert f"{names.dlq}/0/30 will not go: its value is not JSON" in said
+
+
+def test_a_letter_that_can_never_be_sent_has_no_price(
+    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = there
+    old = {"fields": {"email": "old@example.com"}, "workspace": "w0", "not_after_ms": 1}
+    letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
+    write(settings, [(settings.names.dlq, b"w0", each) for each in letters])
+    assert main(["replay", "plan", "--disposition", "foreign", "--json", "--config", config]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
+    assert sum(plan["fates"].values()) == plan["letters"]
+    (price,) = plan["prices"]
+    assert (price["destination"], price["leads"]) == ("people", 2)
+
+
+def test_the_newest_letters_are_listed_each_with_the_place_that_show_takes(
+    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = there
+    topic = settings.names.dlq
+    write(settings, [(topic, b"w0", each) for each in foreign(3)])
+    assert main(["dlq", "list", "--limit", "2", "--config", config]) == 0
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["place", "reason"]
+    places = [row.split()[0] for row in rows]
+    assert places == [f"{topic}/0/2", f"{topic}/0/1"]
+    assert last == "2 of 3 letters in dlq; --limit 3 shows all"
+    assert main(["dlq", "show", places[0], "--config", config]) == 0
+    assert places[0] in capsys.readouterr().out

@@ -17,6 +17,7 @@ from stream_app.replays.transform import (
     changes,
     from_mapping,
     from_patch,
+    never_sent,
     sendable,
     transformed,
 )
@@ -153,3 +154,24 @@ def test_the_diff_shows_values_only_when_asked() -> None:
     assert "ada@" not in shown
     replaced = encoded({**LEAD, "fields": {"mail": "b@example.com"}})
     assert "b@example.com" in "\n".join(changes(encoded(LEAD), replaced, values=True))
+
+
+NOW_MS = 1_790_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("value", "named", "says"),
+    [
+        (encoded(LEAD), "people", ""),
+        (encoded({**LEAD, "not_after_ms": NOW_MS + 1}), "people", ""),
+        (encoded({**LEAD, "not_after_ms": NOW_MS}), "people", "too old"),
+        (b"no JSON", "people", "JSON"),
+        (encoded({"workspace": "acme", "fields": {}}), "people", "identity"),
+        (encoded({**LEAD, "destination": "gone"}), "", "no such workspace or destination"),
+        (encoded({**LEAD, "workspace": "gone"}), "", "no such workspace or destination"),
+    ],
+)
+def test_what_can_never_be_sent(value: bytes, named: str, says: str) -> None:
+    why = never_sent(value, b"acme", named, sendable(SETTINGS), NOW_MS)
+    assert says in why
+    assert bool(why) == bool(says)
