@@ -15,6 +15,7 @@ from stream_app.adapters.connection import KafkaConnection
 from stream_app.adapters.consumer import Consumer
 from stream_app.core.deadletter import read_place
 from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.core.plural import count
 from stream_app.core.record import Taken
 
 _WITHIN_S: Final = 30.0
@@ -56,7 +57,7 @@ class KafkaArchive:
                 return taken
         except (KafkaError, TimeoutError) as error:
             raise BrokerUnavailable(
-                f"Kafka at {self._connection.bootstrap} did not give {len(places)} records again: {error!r}"
+                f"Kafka at {self._connection.bootstrap} did not give {count(len(places), 'record')} again: {error!r}"
             ) from error
         finally:
             await stop_consumer(consumer)

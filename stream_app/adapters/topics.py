@@ -15,6 +15,7 @@ from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsErr
 from stream_app.adapters.access import Say, admin_of
 from stream_app.adapters.clients import repeated
 from stream_app.core.errors import TopicsError
+from stream_app.core.plural import count
 from stream_app.core.topics import TopicPlan
 
 _VISIBLE_POLL_S: Final = 0.05
@@ -80,7 +81,7 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, Seen]) -> list[str
             found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
             continue
         if there.partitions != topic.partitions:
-            text = f"has {there.partitions} partitions, the config says {topic.partitions}. {_MIGRATE}"
+            text = f"has {count(there.partitions, 'partition')}, the config says {topic.partitions}. {_MIGRATE}"
             found.append((topic.name, text))
         if there.replication != topic.replication:
             text = (

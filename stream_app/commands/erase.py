@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stream_app.commands.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
 from stream_app.commands.lanes import WAIT_S, add_who, login_name
 from stream_app.commands.letter_options import confirm, reading
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.messages import CommandKind
@@ -55,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for lead in held:
         check_known(settings, workspace=lead.workspace)  # before anything is erased: it would be half of it
     if not args.yes:
-        leads = "1 lead" if len(held) == 1 else f"{len(held)} leads"
-        confirm(f"erase {leads}, and never send this person again")
+        confirm(f"erase {count(len(held), 'lead')}, and never send this person again")
     return asyncio.run(_erase(args, settings, held, persons))
 
 

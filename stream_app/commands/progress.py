@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stream_app.commands.base import say
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.publish import Summary
@@ -55,7 +56,7 @@ class RowProgress:
             return
         self._said_s = now_s
         elapsed_s = max(now_s - self._began_s, 0.001)
-        text = f"{summary.rows} rows, {summary.rows / elapsed_s:.0f} rows/s, {summary.refused} refused"
+        text = f"{count(summary.rows, 'row')}, {summary.rows / elapsed_s:.0f} rows/s, {summary.refused} refused"
         if self._live:
             done = self._source.tell() if self._size_bytes else None
             self._bar.update(self._task, description=text, completed=done)

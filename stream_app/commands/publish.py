@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
 from stream_app.commands.files import format_of
 from stream_app.commands.publish_files import SAID_ROWS, Rejects, write_ids
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.quote import Quote
@@ -124,7 +125,8 @@ def _check(
     for lead in changed:
         say(f"line {lead.line}: the lead id cannot be used as it stands; the lead has the id {lead.lead_id}")
     if summary.changed > len(changed):
-        say(f"and {summary.changed - len(changed)} more ids were changed; --out FILE has all of them")
+        more = count(summary.changed - len(changed), "more id was", "more ids were")
+        say(f"and {more} changed; --out FILE has all of them")
     return sheet, summary, rejects
 
 
@@ -177,8 +179,8 @@ def _report(args: argparse.Namespace, summary: Summary, sheet: Sheet, quotes: li
         return
     for reason, rows in summary.reasons.most_common():
         tell(f"refused, {reason}: {rows}")
-    done = f"{summary.ready} would be published" if args.dry_run else f"{summary.published} published"
-    tell(f"{summary.rows} rows: {done}, {summary.refused} refused" + (f", see {where}" if where else ""))
+    done = f"{summary.ready:,} would be published" if args.dry_run else f"{summary.published:,} published"
+    tell(f"{count(summary.rows, 'row')}: {done}, {summary.refused:,} refused" + (f", see {where}" if where else ""))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from stream_app.commands.base import say, tell
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.core.budget import MeterName
@@ -50,8 +51,8 @@ def show_quotes(quotes: Sequence[Quote]) -> None:
     for each in quotes:
         for part in each.parts:
             tell(
-                f"{each.workspace}/{part.destination}: {part.leads:,} leads at about {part.credits_each:g} credits "
-                f"each: about {part.credits:,} credits and {part.actions:,} actions, at most "
+                f"{each.workspace}/{part.destination}: {count(part.leads, 'lead')} at about {part.credits_each:g} "
+                f"credits each: about {count(part.credits, 'credit')} and {count(part.actions, 'action')}, at most "
                 f"{part.credits_at_most:,} and {part.actions_at_most:,}"
             )
         left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in each.left.items())
@@ -69,7 +70,8 @@ def ask(quotes: Sequence[Quote], *, yes: bool) -> None:
 
     credits_, leads = sum(each.credits for each in quotes), sum(each.leads for each in quotes)
     if credits_ > ASK_ABOVE_CREDITS and not yes:
-        confirm(f"publish {leads:,} leads for about {credits_:,} credits (above {ASK_ABOVE_CREDITS:,} it asks)")
+        cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
+        confirm(f"publish {count(leads, 'lead')} for {cost}")
 
 
 def show_columns(settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary) -> None:

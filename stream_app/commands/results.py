@@ -12,6 +12,7 @@ from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_
 from stream_app.commands.files import format_of, private_file
 from stream_app.commands.letter_options import reading, when_ms
 from stream_app.commands.publish import mapping_of
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.results import Export, Joined
@@ -100,7 +101,7 @@ def _report(args: argparse.Namespace, done: Export) -> None:
         return
     if done.broken_count:
         numbers = ", ".join(map(str, done.broken)) + (" ..." if done.broken_count > len(done.broken) else "")
-        say(f"{args.join}: {done.broken_count} rows cannot be read and were left out, at the lines {numbers}")
+        say(f"{args.join}: {count(done.broken_count, 'row')} cannot be read and were left out, at the lines {numbers}")
     if done.unreadable:
-        say(f"{done.unreadable} results cannot be read by this version, and were left out")
-    say(f"{done.results} results" + (f" of {done.lines} rows" if args.join else ""))
+        say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")
+    say(count(done.results, "result") + (f" of {count(done.lines, 'row')}" if args.join else ""))

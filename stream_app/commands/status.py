@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from stream_app.commands.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.core.plural import count
 
 if TYPE_CHECKING:
     from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, Story, WaitingAnswer, WaitingLead
@@ -55,7 +56,7 @@ def _unknown(search: WaitingAnswer | None) -> str:
     why = f" ({search.problem})" if search.problem else ""
     return (
         "Nothing is known of that lead yet. It may still wait on Kafka: "
-        f"{search.searched} waiting records were searched, {search.left} were not{why}"
+        f"{count(search.searched, 'waiting record was', 'waiting records were')} searched, {search.left} were not{why}"
     )
 
 
@@ -64,7 +65,8 @@ def _show_waiting(lead: WaitingLead) -> None:
 
     tell(lead.lead_id)
     since = f"since {iso(lead.since_ms)}"
-    tell(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {lead.ahead} records before it")
+    ahead = count(lead.ahead, "record")
+    tell(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {ahead} before it")
     for finding in lead.findings:
         lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
         tell(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
@@ -84,10 +86,11 @@ def _say_how_far(found: Found) -> None:
 
     if found.trouble:
         say(f"The gateway cannot follow Kafka: {found.trouble}")
+    left = count(found.lag, "record is", "records are")
     if found.as_of_ms is None:
-        say(f"The gateway has not read all of Kafka yet: {found.lag} records are still to be read")
+        say(f"The gateway has not read all of Kafka yet: {left} still to be read")
     elif found.lag or found.trouble:
-        say(f"As of {iso(found.as_of_ms)}; {found.lag} records are still to be read")
+        say(f"As of {iso(found.as_of_ms)}; {left} still to be read")
 
 
 def _show(lead: FoundLead, *, result: bool) -> None:
@@ -95,7 +98,7 @@ def _show(lead: FoundLead, *, result: bool) -> None:
     for story in reversed(lead.stories):
         _show_story(story)
     if lead.story_count > len(lead.stories):
-        tell(f"  and {lead.story_count - len(lead.stories)} older stories")
+        tell(f"  and {count(lead.story_count - len(lead.stories), 'older story', 'older stories')}")
     for each in lead.results:
         _show_result(each, result=result)
 
@@ -125,7 +128,7 @@ def _step(event: Event, before_ms: int | None) -> str:
     if event.replay:
         line += f", replay {event.replay}"
     if event.credits is not None:
-        line += f", {event.credits} credits"
+        line += f", {count(event.credits, 'credit')}"
     return line + (f", goes on {iso(event.due_at_ms)}" if event.due_at_ms else "")
 
 
@@ -139,7 +142,7 @@ def _show_result(found: FoundResult, *, result: bool) -> None:
     if found.problem:
         line += f"; its data is missing: {found.problem}"
     elif not result:
-        line += f", {len(found.fields or {})} fields (--result shows them)"
+        line += f", {count(len(found.fields or {}), 'field')} (--result shows them)"
     tell(line)
     for name, value in (found.fields or {}).items() if result else ():
         tell(f"    {name}: {value}")

@@ -17,6 +17,7 @@ from stream_app.core.budget import Cost, MeterName
 from stream_app.core.lane import Forced, Lane, lifted
 from stream_app.core.messages import By, Change
 from stream_app.core.meters import meters
+from stream_app.core.plural import count
 from stream_app.core.policy import Workspace, in_force
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
@@ -239,7 +240,7 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: By)
         state = quota.set_count(state, webhook_id, order.count)
     there = state.webhooks[webhook_id]
     use = f"out of use ({there.dead})" if there.dead else "suspended (404)" if there.stop else "in use"
-    told = f"webhook {webhook_id}: {there.count} submissions, {use}"
+    told = f"webhook {webhook_id}: {count(there.count, 'submission')}, {use}"
     return Answer(msgspec.structs.replace(lane, quota=state), told)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from stream_app.core.bounds import exact, out_of_range
+from stream_app.core.plural import count
 from stream_app.core.window import Totals
 
 REASON: Final = "flood"
@@ -45,7 +46,7 @@ def letter(state: Flood, cause: str) -> Flood:
 def verdict(policy: FloodPolicy, state: Flood, totals: Totals) -> str:
     """Why the lane has to stop, in words; '' when it need not. `totals` of the window include the last letter."""
     if state.run >= policy.run:
-        return f"{state.run} leads in a row became dead letters for one cause ({state.cause})"
+        return f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"
     ended = totals.success + totals.letters
     if ended >= policy.min_leads and totals.letters > exact(policy.share) * ended:
         return f"{totals.letters} of the last {ended} leads became dead letters (the last: {state.cause})"

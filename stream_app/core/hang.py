@@ -12,6 +12,7 @@ from stream_app.core.bounds import Wait
 from stream_app.core.breaker import BreakerPolicy
 from stream_app.core.concurrency import Concurrency, ConcurrencyPolicy
 from stream_app.core.outcome import Outcome, Uncertain
+from stream_app.core.plural import count
 
 REASON: Final = "no_answer"
 """Why no more may go, where it is sure."""
@@ -60,7 +61,9 @@ def permit(
         return None
     if now_ms < suspicious_ms + _SURE_MS:
         return Unanswered(suspicious_ms + _SURE_MS, "in_flight")
-    text = f"{state.begun} requests went out and Clay has answered none of them: no more go before one has ended"
+    text = (
+        f"{count(state.begun, 'request')} went out and Clay has answered none of them: no more go before one has ended"
+    )
     return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), REASON, text)
 
 

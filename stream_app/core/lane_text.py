@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stream_app.core import quota
 from stream_app.core.messages import By
 from stream_app.core.outcome import Denied
+from stream_app.core.plural import count
 from stream_app.core.policy import Destination
 
 if TYPE_CHECKING:
@@ -37,5 +38,7 @@ def turned_away(lane: Lane, entry: Entry, outcome: Denied) -> str:
     there = entry.destination
     token = f" (token: {there.token_name})" if there.token_name else " (no token)"
     webhook = lane.quota.webhooks.get(entry.webhook_id, quota.Webhook())
-    sent = f", webhook {entry.webhook_id} after {webhook.count} submissions" if outcome.http_status == 403 else ""
+    sent = (
+        f", webhook {entry.webhook_id} after {count(webhook.count, 'submission')}" if outcome.http_status == 403 else ""
+    )
     return f"destination {there.alias}{token}{sent}: {outcome.text}"

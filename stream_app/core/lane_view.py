@@ -15,6 +15,7 @@ from stream_app.core.lane import WEBHOOK_GONE, Entry, Held, Lane, admit, mode_of
 from stream_app.core.lane_text import why_open
 from stream_app.core.messages import By, LaneView, News, PartHold
 from stream_app.core.meters import meters
+from stream_app.core.plural import count
 from stream_app.core.policy import Destination, Workspace, in_force
 from stream_app.core.quota import QuotaPolicy
 
@@ -189,7 +190,7 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]
     if now.breaker != before.breaker:
         yield News(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
     if now.health != before.health:
-        yield News(f"health_{now.health}", f"{now.calls} calls, score {now.score:g}, p95 {now.p95_ms} ms")
+        yield News(f"health_{now.health}", f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms")
     if now.holds != before.holds:
         yield News("held", f"{now.holds}: {now.text}") if now.holds else News("moves", f"no longer {before.holds}")
     yield from _of_meters(before, now)
@@ -202,7 +203,9 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]
             yield News(WEBHOOK_GONE if webhook.stop else "webhook_back", text)
         if webhook.count >= rules.warn_at > (was.count if was else 0):
             left = rules.rotate_at - webhook.count
-            yield News("quota_warning", f"webhook {webhook_id} is left after {left} more submissions: add a new one")
+            yield News(
+                "quota_warning", f"webhook {webhook_id} is left after {count(left, 'more submission')}: add a new one"
+            )
 
 
 def _of_meters(before: LaneView, now: LaneView) -> Iterator[News]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core import stop
+from stream_app.core import plural, stop
 from stream_app.core.bounds import Wait, out_of_order, out_of_range
 from stream_app.core.stop import Probe, Stop, StopPolicy
 
@@ -129,7 +129,7 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
 def _end(webhook: Webhook) -> str:
     if webhook.dead:
         return webhook.dead
-    return "404" if webhook.stop is not None else f"{webhook.count} submissions"
+    return "404" if webhook.stop is not None else plural.count(webhook.count, "submission")
 
 
 def _with_stop(state: Quota, webhook_id: str, stopped: Stop | None) -> Quota:

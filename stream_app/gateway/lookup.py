@@ -23,6 +23,7 @@ from stream_app.adapters.clock import SystemClock
 from stream_app.core.columns import COLUMNS
 from stream_app.core.explain import Facts, Group, LaneFacts, explain
 from stream_app.core.messages import LaneView
+from stream_app.core.plural import count
 from stream_app.gateway.access import Access, Refused
 from stream_app.gateway.feed import Standing
 from stream_app.gateway.lookup_answers import (
@@ -119,7 +120,7 @@ class Lookup:
         lead_id = _id(str(request.path_params["lead_id"]))
         lead = await self._found(lead_id)
         if lead is None:
-            behind = f", but {standing.lag} records are still to be read" if standing.lag else ""
+            behind = f", but {count(standing.lag, 'record is', 'records are')} still to be read" if standing.lag else ""
             raise Refused(404, "unknown_lead", f"Nothing is known of a lead with this id{behind}")
         return LeadAnswer(**msgspec.structs.asdict(standing), lead=lead)
 

@@ -54,7 +54,7 @@ async def test_records_are_found_by_their_places_and_what_is_gone_is_not(kafka: 
 
 async def test_a_broker_that_is_away_is_told() -> None:
     archive = KafkaArchive(KafkaConnection(f"127.0.0.1:{free_port()}"))
-    with pytest.raises(BrokerUnavailable, match="did not give 1 records again"):
+    with pytest.raises(BrokerUnavailable, match="did not give 1 record again"):
         await archive.fetch(["leads/0/1"])
 
 

@@ -51,8 +51,8 @@ def test_elsewhere_than_on_a_terminal_it_is_a_line_now_and_then(
             source.seek(read_bytes)
             shown.show(Summary(rows=rows, refused=rows // 500))
     assert capsys.readouterr().err.splitlines() == [
-        "1000 rows, 200 rows/s, 2 refused, 15 s to go",
-        "2500 rows, 250 rows/s, 5 refused, 10 s to go",
+        "1,000 rows, 200 rows/s, 2 refused, 15 s to go",
+        "2,500 rows, 250 rows/s, 5 refused, 10 s to go",
     ]
 
 

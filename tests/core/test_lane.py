@@ -123,7 +123,7 @@ def test_the_pool_rotates_and_its_end_is_told_in_words() -> None:
     before = view(policy, LANE, [PEOPLE], NOW_MS)
     lane = _call(LANE, OK, OK, policy=policy)
     seen = view(policy, lane, [PEOPLE], NOW_MS, before)
-    assert ("quota_warning", "webhook hook1 is left after 1 more submissions: add a new one") in [
+    assert ("quota_warning", "webhook hook1 is left after 1 more submission: add a new one") in [
         (news.kind, news.text) for news in seen.news
     ]
     lane = _call(lane, OK, OK, policy=policy)

@@ -107,7 +107,7 @@ class QuotaMachine(RuleBasedStateMachine):
     def says_how_each_of_the_pool_ended(self) -> None:
         told = quota.used_up(self.state, POOL)
         for hook in POOL:
-            count = f"{self.counts[hook]} submissions"
+            count = "1 submission" if self.counts[hook] == 1 else f"{self.counts[hook]} submissions"
             how = "by ada" if hook in self.dead else "404" if hook in self.probe_at_ms else count
             assert f"{hook}: {how}" in told
 

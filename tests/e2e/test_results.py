@@ -179,7 +179,7 @@ async def test_at_the_command_line(kafka: Broker, namespace: str, tmp_path: Path
         await line.publish([result(line, "crm-1")])
         code, said = await line.run("results", "--join", str(leads), "--map", "email=E-Mail", "-o", str(out))
         assert code == 0, said
-        assert "1 results of 6 rows" in said
+        assert "1 result of 6 rows" in said
         assert "2 rows cannot be read and were left out, at the lines 7, 9" in said
         assert "of crm-1" in await asyncio.to_thread(out.read_text)
         assert out.stat().st_mode & 0o077 == 0

@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_it_would_cost(folder: Path) -> None:
     assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
     assert second == "acme: the budget is 6,000 credits of today; about 2 min at the lane's rate"
     assert third == "acme: the credits of today do not suffice: the rest of the leads waits in Kafka"
-    assert last == "1200 rows: 1200 would be published, 0 refused"
+    assert last == "1,200 rows: 1,200 would be published, 0 refused"
 
 
 def test_how_columns_are_named_and_what_is_not_sent(folder: Path) -> None:
