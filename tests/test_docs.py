@@ -1,43 +1,254 @@
-"""The documents name tests, commands and files that exist."""
+"""The documents name tests, commands, options, keys, pages and files that exist."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
+import json
 import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
-from stream_app.cli import COMMANDS
+from stream_app.cli import COMMANDS, build_parser
+from stream_app.settings.model import Tables
 from tests.simulation.all_mutants import MUTANTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
+IMAGES = sorted((DOCS / "images").glob("*.svg"))
+SET_ELSEWHERE = {"workspaces.budget.tz", "workspaces.concurrency.most"}
+"""Keys that the rules refuse in the file: other keys set them."""
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_document_names_is_there(document: Path) -> None:
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+
+
+@each_document
+def test_tests_files_and_modules_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
         assert re.search(rf"^(async )?def {name}\b", (ROOT / file).read_text(encoding="utf-8"), re.M), f"{file}::{name}"
-    for path in re.findall(r"`((?:tests|stream_app|benchmarks|docs|deploy)/[\w./-]*)`", text):
+    for path in re.findall(r"(?<![\w./-])((?:tests|stream_app|benchmarks|docs|deploy)/[\w./-]*\w)", text):
         assert (ROOT / path).exists(), path
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (document.parent / link).exists(), link
-    for module in re.findall(r"python -m ((?:benchmarks|tests|stream_app)[\w.]*)", text):
+    for module in re.findall(r"(?:python -m |from )((?:benchmarks|tests|stream_app)[\w.]*)", text):
         at = ROOT / Path(*module.split("."))
-        assert at.with_suffix(".py").exists() or (at / "__main__.py").exists(), module
+        assert at.with_suffix(".py").exists() or (at / "__init__.py").exists() or (at / "__main__.py").exists(), module
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_each_command_that_a_document_shows_is_one(document: Path) -> None:
-    named = set(re.findall(r"stream-app ([a-z-]+)", document.read_text(encoding="utf-8")))
+# Links
+
+
+def links_of(document: Path) -> list[str]:
+    """The targets of the links and pictures of a document that lead into the repository."""
+    found = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    return [target for target in found if not re.match(r"https?://|mailto:", target)]
+
+
+@cache
+def anchors_of(document: Path) -> set[str]:
+    """The anchors that a page's headings get from GitHub."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@each_document
+def test_links_lead_to_a_file_and_a_heading(document: Path) -> None:
+    for link in links_of(document):
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+@each_document
+def test_links_to_code_lead_to_its_definition(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for name, path in re.findall(r"\[`([\w.]+?)(?:\(\))?`\]\(([^)\s#]+\.py)\)", text):
+        if not name.endswith(".py"):
+            assert_defines((document.parent / path).read_text(encoding="utf-8"), name)
+
+
+def assert_defines(source: str, name: str) -> None:
+    """Fail unless the module defines the function, class, method (`Class.method`) or constant."""
+    owner, _, member = name.rpartition(".")
+    if owner:
+        assert re.search(rf"^class {owner}\b", source, re.M), name
+    indent = r"[ ]{4}" if owner else ""
+    assert re.search(rf"^{indent}(?:(?:async )?def {member}\b|class {member}\b|{member}\b.*[=:])", source, re.M), name
+
+
+def test_readme_leads_to_every_page_and_picture() -> None:
+    seen, ahead = set[Path](), [README]
+    while ahead:
+        page = ahead.pop()
+        seen.add(page)
+        targets = {(page.parent / link.partition("#")[0]).resolve() for link in links_of(page)}
+        ahead += [target for target in targets - seen if target.suffix == ".md" and target.exists()]
+        seen |= targets
+    assert {*DOCUMENTS, *IMAGES} <= seen
+
+
+# Commands
+
+
+class CommandError(Exception):
+    """The command line does not parse."""
+
+
+@cache
+def parser() -> argparse.ArgumentParser:
+    return build_parser()
+
+
+def parse(words: list[str], *, complete: bool = True) -> None:
+    """Raises CommandError unless `stream-app` takes these arguments; if not `complete`, others may be missing."""
+    error = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+            parser().parse_args(words)
+    except SystemExit as end:
+        unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - options_of(words)
+        missing = re.search("required|expected one argument", error.getvalue())
+        if end.code and (complete or unknown or not missing):
+            raise CommandError(f"stream-app {shlex.join(words)}: {error.getvalue().splitlines()[-1]}") from None
+
+
+def options_of(words: list[str]) -> set[str]:
+    """All options of the command and the action that the words name."""
+    at, options = parser(), set[str]()
+    for word in [*words, ""]:
+        options |= {option for action in at._actions for option in action.option_strings}
+        subparsers = [action for action in at._actions if isinstance(action, argparse._SubParsersAction)]
+        at = next((action.choices[word] for action in subparsers if word in action.choices), at)
+    return options
+
+
+def commands_in(line: str) -> Iterator[list[str]]:
+    """The arguments of each `stream-app` in a line of shell."""
+    words: list[str] = []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    for token in [*lexer, ";"]:
+        if not re.fullmatch(r"[();<>|&]+", token):
+            words.append(token)
+            continue
+        if token.startswith(">") and words and words[-1].isdecimal():
+            words.pop()
+        starts = [at for at, word in enumerate(words) if word.rpartition("/")[2] == "stream-app"]
+        if starts and words[starts[0] + 1 :] and "$" not in line[: line.find(token)].rpartition("stream-app")[2]:
+            yield words[starts[0] + 1 :]
+        words = []
+
+
+def shell_of(text: str) -> list[str]:
+    """The lines of all code blocks that a shell runs."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in (*lines, *re.findall(r"^    (.+)$", text, re.M)) if "stream-app " in line]
+
+
+@each_document
+def test_commands_in_code_blocks_parse(document: Path) -> None:
+    for line in shell_of(document.read_text(encoding="utf-8")):
+        for words in commands_in(line):
+            parse(words)
+
+
+@each_document
+def test_commands_in_the_text_exist(document: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for line in re.findall(r"`stream-app ([^`$]+)`", text):
+        parse(shlex.split(line), complete=False)
+    named = set(re.findall(r"(?<!from )stream-app ([a-z][a-z-]+)", " ".join(re.findall(r"`[^`]+`", text))))
     assert named <= set(COMMANDS), named - set(COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "line", ["stream-app lanes stop acme", "stream-app books --limits 3", "cd x && .venv/bin/stream-app demos 2> log"]
+)
+def test_a_wrong_command_is_found(line: str) -> None:
+    (words,) = commands_in(line)
+    with pytest.raises(CommandError):
+        parse(words)
+    with pytest.raises(CommandError):
+        parse(words, complete=False)
+
+
+# Configuration
+
+
+def keys_of(kind: type[msgspec.Struct], table: str = "") -> Iterator[tuple[str, str]]:
+    """Each key of a table and the tables in it, and the default as docs/configuration.md writes it."""
+    hints = get_type_hints(kind)
+    for field in msgspec.structs.fields(kind):
+        place = f"{table}.{field.name}".lstrip(".")
+        nested = hints[field.name]
+        if get_origin(nested) is dict and isinstance(nested.__args__[1], type):
+            nested = nested.__args__[1]
+        if place in SET_ELSEWHERE or place == "workspace_defaults":
+            continue
+        if isinstance(nested, type) and issubclass(nested, msgspec.Struct):
+            yield from keys_of(nested, place)
+        elif field.required:
+            yield place, "required"
+        else:
+            yield place, literal(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
+
+
+def literal(value: Any) -> str:
+    """A value as TOML has it, in backticks."""
+    if value is None:
+        return "not set"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{json.dumps(value)}`"
+
+
+def documented_keys() -> Iterator[tuple[str, str]]:
+    table = ""
+    for line in (DOCS / "configuration.md").read_text(encoding="utf-8").splitlines():
+        if heading := re.match(r"#+ (?:`\[(.+)\]`)?", line):
+            table = re.sub(r"\.<\w+>", "", heading[1] or "")
+        elif row := re.match(r"\| `(\w+)` \| (.+?) \| .+ \|$", line):
+            yield f"{table}.{row[1]}".lstrip("."), row[2]
+
+
+def test_the_configuration_page_has_every_key_and_its_default() -> None:
+    documented = list(documented_keys())
+    assert len(dict(documented)) == len(documented)
+    assert dict(documented) == dict(keys_of(Tables))
+
+
+# README, pictures, counts
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=name_of)
+def test_pictures_load_nothing_from_elsewhere(image: Path) -> None:
+    text = image.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert not re.search(r"href|url\((?!#)|@import", text)
+
+
 def test_the_documents_count_the_broken_lines() -> None:
-    assert f"breaks the line in {len(MUTANTS)} named ways" in (ROOT / "docs" / "failures.md").read_text()
+    assert f"breaks the line in {len(MUTANTS)} named ways" in (DOCS / "failures.md").read_text()
 
 
 def test_the_failure_matrix_has_its_rows() -> None:
-    rows = re.findall(r"^\| \d+ \|.*`tests/[^`]+::\w+` \|$", (ROOT / "docs" / "failures.md").read_text(), re.M)
+    rows = re.findall(r"^\| \d+ \|.*`tests/[^`]+::\w+` \|$", (DOCS / "failures.md").read_text(), re.M)
     assert len(rows) >= 20

@@ -19,7 +19,7 @@ from stream_app.dev.java import class_path
 from stream_app.dev.kafka import TOOLS_JARS, Broker
 from stream_app.dev.kafka_tools import TOOLS, main
 
-REPLAY_PAGE = Path(__file__).parents[2] / "docs" / "replay.md"
+PAGE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
 
 
 def test_a_tool_that_there_is_not_is_told_with_those_that_there_are(capfd: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_the_class_of_each_tool_is_in_kafkas_jars() -> None:
 
 def documented(kafka: Broker, namespace: str) -> list[str]:
     """The page's command for this broker and namespace."""
-    (text,) = re.findall(r"^    (python -m stream_app\.dev\.kafka_tools .*\\\n.*)$", REPLAY_PAGE.read_text(), re.M)
+    (text,) = re.findall(r"^    (python -m stream_app\.dev\.kafka_tools .*\\\n.*)$", PAGE.read_text(), re.M)
     words = shlex.split(text.replace("\\\n", " "))
     ours = {
         "python": sys.executable,
