@@ -18,16 +18,16 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.core.audit import audit
-from stream_app.core.books import Books, Report, Terms
-from stream_app.core.budget import Budget, BudgetPolicy, Cost, Period, Reservation
-from stream_app.core.delivery import Delivery, delivery_key, lane_key
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Status, StatusEvent
-from stream_app.core.person import person_key
-from stream_app.core.policy import Destination
-from stream_app.core.record import Taken
-from stream_app.core.topics import TopicNames
+from stream_app.domain.books.audit import audit
+from stream_app.domain.books.stories import Books, Report, Terms
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period, Reservation
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lead.person import person_key
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.policy import Destination
+from stream_app.domain.record import Taken
+from stream_app.domain.topics import TopicNames
 
 PARTITIONS = 8
 NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"

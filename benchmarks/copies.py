@@ -20,8 +20,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import kafka_for, unused
+from stream_app.domain.record import Record
 from tests.e2e.fleet import Fleet
 
 LEAST_PER_S = 500.0

@@ -24,16 +24,16 @@ import psutil
 from msgspec.structs import replace
 from rich.console import Console
 
-from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
-from stream_app.adapters.topics import create_topics
-from stream_app.core.envelope import Envelope
-from stream_app.core.lead import people
-from stream_app.core.record import Record
-from stream_app.core.suppression import Suppression, person_row
+from stream_app.config import Settings, client_options, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import free_port
-from stream_app.kafka_access import connection_of
-from stream_app.settings import Settings, client_options, load_settings
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.suppression import Suppression, person_row
+from stream_app.domain.record import Record
+from stream_app.kafka.topics import create_topics
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
 
 PARTITIONS = 4
 CONFIG = """

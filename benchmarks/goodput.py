@@ -28,9 +28,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.core.breaker import BreakerPolicy
-from stream_app.core.rate import RatePolicy
 from stream_app.dev.kafka import kafka_for, unused
+from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.lane.rate import RatePolicy
 from tests.e2e.fleet import Fleet, Request, now_ms
 
 RATE = RatePolicy()

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.http_client [--json] [--requests 3000] [--in-flight 100]`. A trivial server in a process of its
 own answers at once; a case is a process of its own too, so that none warms another. The two other transports are here
-for their price only: their errors cannot tell "nothing was sent" from "uncertain" (adapters/clay_http.py), so they
+for their price only: their errors cannot tell "nothing was sent" from "uncertain" (clay/client.py), so they
 are no dependencies, and a case whose package is missing is shown as such.
 """
 
@@ -24,7 +24,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.adapters.clay_http import ClayClient
+from stream_app.clay.client import ClayClient
 
 BODY = json.dumps({f"field_{n}": "x" * 20 for n in range(12)}).encode()
 TOKEN = "token"

@@ -15,8 +15,8 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.adapters.clay_http import ClayClient
-from stream_app.core.outcome import Uncertain
+from stream_app.clay.client import ClayClient
+from stream_app.domain.delivery.outcome import Uncertain
 
 _CLOSES_S = 1.0
 _SPREAD_S = 0.1

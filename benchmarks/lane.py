@@ -17,15 +17,15 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.core.budget import BudgetPolicy, Cost
-from stream_app.core.controls import ChangeBudget, obey
-from stream_app.core.cost import actual
-from stream_app.core.lane import Entry, Lane, admit, settle
-from stream_app.core.lane_view import view
-from stream_app.core.messages import By, LaneView
-from stream_app.core.outcome import Accepted
-from stream_app.core.policy import Destination, Workspace
-from stream_app.core.rate import RatePolicy
+from stream_app.domain.delivery.outcome import Accepted
+from stream_app.domain.lane.budget import BudgetPolicy, Cost
+from stream_app.domain.lane.lane import Entry, Lane, admit, settle
+from stream_app.domain.lane.overrides import ChangeBudget, obey
+from stream_app.domain.lane.rate import RatePolicy
+from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.view import view
+from stream_app.domain.messages import By, LaneView
+from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
 MOST_US = 40.0

@@ -32,9 +32,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.core.webhook import WEBHOOK_PATH
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, free_port
+from stream_app.domain.webhook import WEBHOOK_PATH
 
 PARTITIONS = 4
 LANE_PER_S = 1_000
@@ -45,7 +45,7 @@ WORKERS = ("worker", "slow-loop")
 GOAL_US = 350.0
 BARE_US = 88.0  # in the table from which the goal is
 CASES = ("bare", "worker", "slow-loop", "stock")
-WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from stream_app.cli import main; main()"
+WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from stream_app.cli.main import main; main()"
 CONFIG = """
 [kafka]
 bootstrap = "{bootstrap}"
@@ -142,8 +142,8 @@ async def publish(config: Path, environment: dict[str, str], leads: int) -> None
     """Create the topics, and put the leads on them."""
     from aiokafka import AIOKafkaProducer
 
-    from stream_app.adapters.topics import create_topics
-    from stream_app.settings import client_options, load_settings
+    from stream_app.config import client_options, load_settings
+    from stream_app.kafka.topics import create_topics
 
     settings = load_settings(config, environment)
     await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)

@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.results import run, settings_for, write_leads
-from stream_app.adapters.topics import create_topics
+from stream_app.config import client_options
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.settings import client_options
+from stream_app.kafka.topics import create_topics
 
 MOST_RSS_MB = 100
 

@@ -25,17 +25,17 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from stream_app.adapters import log
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.topics import create_topics
-from stream_app.core.case import trace_of
-from stream_app.core.delivery import Delivery, delivery_key
-from stream_app.core.messages import Result, Status, StatusEvent
-from stream_app.core.person import person_key
-from stream_app.core.topics import Retention, TopicNames, plan
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.gateway.feed import Feed
-from stream_app.gateway.read_model import Position, ReadModel, Sources
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.lead.person import person_key
+from stream_app.domain.lead.resolve import trace_of
+from stream_app.domain.messages import Result, Status, StatusEvent
+from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.store import Position, ReadModel, Sources
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topics import create_topics
+from stream_app.ops import logs as log
 from stream_app.publish.send import Sender
 
 PARTITIONS = 8

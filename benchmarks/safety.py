@@ -34,20 +34,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import LANE_PER_S, configure, measure, publish
-from stream_app import app as product
-from stream_app.adapters.faust_app import build_app
-from stream_app.adapters.faust_inlet import Inlet
-from stream_app.adapters.faust_run import run, run_app
-from stream_app.adapters.ledger import KafkaLedger
-from stream_app.core.lead import read_lead
-from stream_app.core.outcome import Accepted, Outcome
-from stream_app.core.record import Record
-from stream_app.core.story import Step
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
-from stream_app.kafka_access import connection_of
-from stream_app.partition.gate import Gate
-from stream_app.settings import Settings, load_settings
+from stream_app.domain.delivery.outcome import Accepted, Outcome
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.lead.lead import read_lead
+from stream_app.domain.record import Record
+from stream_app.faust_app.app import build_app
+from stream_app.faust_app.run import run, run_app
+from stream_app.faust_app.stream import Inlet
+from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.partition.admission import Gate
+from stream_app.services import worker as product
 
 CASES = ("agent", "unsafe", "safe")
 MOST_ON_TOP = 0.6
@@ -139,7 +139,7 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
         if case == "safe":
             run(product.run_worker(settings, lambda: settings))
             return
-        with patch.object(product, "KafkaLedger", _PlainLedger), patch("stream_app.partition.desk.Gate", _HastyGate):
+        with patch.object(product, "KafkaLedger", _PlainLedger), patch("stream_app.partition.owner.Gate", _HastyGate):
             run(product.run_worker(settings, lambda: settings))
 
 

@@ -27,20 +27,20 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.adapters import log
-from stream_app.adapters.clock import SystemClock
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.ledger import KafkaLedger
-from stream_app.adapters.metrics import WorkerMetrics
-from stream_app.core.budget import Reservation
-from stream_app.core.delivery import Delivery, delivery_key
-from stream_app.core.outcome import Outcome
-from stream_app.core.person import Person, claimed, person_key
-from stream_app.core.policy import Destination, Plan, Workspace
-from stream_app.core.topics import TopicNames
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.partition.awaiting import Awaiting
-from stream_app.partition.desk import Partition
+from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lead.person import Person, claimed, person_key
+from stream_app.domain.policy import Destination, Plan, Workspace
+from stream_app.domain.topics import TopicNames
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.ops import logs as log
+from stream_app.ops.clock import SystemClock
+from stream_app.ops.metrics import WorkerMetrics
+from stream_app.partition.deadlines import Awaiting
+from stream_app.partition.owner import Partition
 
 LIMITS = {"seconds": 5.0, "rss_mb": 400.0}
 CLOCK_LIMITS = {"clock_mb": 40.0, "look_us": 100.0}

@@ -24,12 +24,12 @@ import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.dead_letters import CAUSES, PARTITIONS, letter, prepare, say, write
-from stream_app.core.envelope import read_envelope
-from stream_app.core.record import Record, Taken
-from stream_app.core.replay import returning
+from stream_app.config import Settings
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
-from stream_app.settings import Settings
+from stream_app.domain.dead_letter.replay import returning
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.record import Record, Taken
 
 MAX_LATE_MS = 2_000
 MAX_GROWTH_BYTES, MAX_BYTES = 20 * 2**20, 300 * 2**20

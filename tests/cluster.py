@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.bounded import bind
-from stream_app.adapters.clients import kafka_admin, repeated
+from stream_app.kafka.bounded_client import bind
+from stream_app.kafka.clients import kafka_admin, repeated
 from tests.e2e.fleet import Request
 
 

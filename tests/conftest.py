@@ -9,16 +9,16 @@ from typing import Any
 import hypothesis
 import pytest
 
-from stream_app.core.pseudonyms import Pseudonyms, current, use
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
+from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
 from tests.brokers import any_kafka, any_redis
 
 # A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
-_LONG_ONES = ("chaos", "simulation", "e2e", "dev", "adapters", "gateway", "upstream", "test_static.py")
+_LONG_ONES = ("chaos", "simulation", "e2e", "integration", "upstream", "test_static.py")
 _BROKERS = pytest.StashKey[tuple[ExitStack, str]]()
 
 

@@ -1,14 +1,14 @@
 """The legal paths of a lead, written down a second time: what every judge of a run goes by.
 
-The product's own table (`stream_app.core.delivery.NEXT`) is not asked, so that a step that it allows by mistake is
-found by whoever looks at the events; tests/core/test_delivery.py compares the two.
+The product's own table (`stream_app.domain.delivery.state_machine.NEXT`) is not asked, so that a step that it allows
+by mistake is found by whoever looks at the events; tests/unit/domain/test_delivery.py compares the two.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from stream_app.core.messages import Status
+from stream_app.domain.messages import Status
 
 
 def _all(*names: Status) -> frozenset[Status]:

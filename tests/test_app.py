@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.app import build_plan, clay_client, egress_of
-from stream_app.core.errors import SettingsError
-from stream_app.settings import load_settings
+from stream_app.config import load_settings
+from stream_app.config.client import egress_of
+from stream_app.domain.errors import SettingsError
+from stream_app.services.worker import build_plan, clay_client
 
 
 @pytest.mark.parametrize(("connect_s", "request_s"), [(0.1, 0.2), (1, 3), (5, 7), (5, 30), (299, 300)])

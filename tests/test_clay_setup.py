@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from stream_app.cli import main
-from stream_app.core.callback_token import sign
-from stream_app.dev.sim.templates import body_text, fill
+from stream_app.cli.main import main
+from stream_app.dev.simulator.templates import body_text, fill
+from stream_app.domain.callback.token import sign
 from tests.gateway.support import KEYS, SECRET, Gateway
 
 CONFIG = """

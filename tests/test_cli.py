@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from stream_app import cli
-from stream_app.cli import COMMANDS, build_parser, main
-from stream_app.core.errors import BrokerUnavailable, Fenced, KafkaRefused, SettingsError, StreamAppError, TopicsError
+from stream_app.cli import main as cli
+from stream_app.cli.main import COMMANDS, build_parser, main
 from stream_app.dev.process import free_port
+from stream_app.domain.errors import BrokerUnavailable, Fenced, KafkaRefused, SettingsError, StreamAppError, TopicsError
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -43,7 +43,7 @@ def test_the_help_documents_the_exit_codes() -> None:
 def test_help_imports_nothing_heavy() -> None:
     heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'asyncio')"
     code = (
-        "import sys; from stream_app.cli import build_parser; build_parser().format_help(); "
+        "import sys; from stream_app.cli.main import build_parser; build_parser().format_help(); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
@@ -76,7 +76,7 @@ def test_an_error_is_its_lines_and_its_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("stream_app.commands.schemas.run", raising(error))
+    monkeypatch.setattr("stream_app.cli.schemas.run", raising(error))
     assert main(["schemas", *(["--json"] if as_json else [])]) == code
     out, err = capsys.readouterr()
     assert err == "a\nb\n"
@@ -84,7 +84,7 @@ def test_an_error_is_its_lines_and_its_code(
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("stream_app.commands.schemas.run", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("stream_app.cli.schemas.run", raising(KeyboardInterrupt()))
     assert main(["schemas"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -183,7 +183,7 @@ def test_no_kafka_is_told_without_the_words_of_a_library(
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s: float, after_s: float) -> None:
     """Before anything is written, or when all is, and before Python itself would write it at its end."""
     code = (
-        f"import sys, time; from stream_app.cli import main; time.sleep({before_s});"
+        f"import sys, time; from stream_app.cli.main import main; time.sleep({before_s});"
         f"code = main(['schemas', sys.argv[1], '--json']); time.sleep({after_s}); sys.exit(code)"
     )
     done = subprocess.run(
@@ -199,7 +199,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
 
 
 def test_commands_are_modules() -> None:
-    folder = Path(cli.__file__).parent / "commands"
+    folder = Path(cli.__file__).parent
     declaring = {
         path.stem.replace("_", "-") for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")
     }

@@ -19,17 +19,17 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from prometheus_client import CollectorRegistry
 
-from stream_app.adapters import log
-from stream_app.adapters.gateway_metrics import GatewayMetrics
-from stream_app.adapters.lag import ParkedLeads, WaitingRecords
-from stream_app.adapters.metrics import WorkerMetrics
-from stream_app.cli import build_parser
-from stream_app.core.breaker import Mode
-from stream_app.core.messages import LaneView, Status, StatusEvent
+from stream_app.cli.main import build_parser
+from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
+from stream_app.domain.lane.breaker import Mode
+from stream_app.domain.messages import LaneView, Status, StatusEvent
 from stream_app.gateway import answers
-from stream_app.partition.walk import Source
-from stream_app.settings import Settings, load_settings
+from stream_app.kafka.lag import ParkedLeads, WaitingRecords
+from stream_app.ops import logs as log
+from stream_app.ops.gateway_metrics import GatewayMetrics
+from stream_app.ops.metrics import WorkerMetrics
+from stream_app.partition.in_flight import Source
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "deploy" / "stream_app.toml"

@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from stream_app.cli import COMMANDS, build_parser
-from stream_app.settings.model import Tables
+from stream_app.cli.main import COMMANDS, build_parser
+from stream_app.config.model import Tables
 from tests.simulation.all_mutants import MUTANTS
 
 ROOT = Path(__file__).parent.parent

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 import yaml
 
-from stream_app.cli import main
-from stream_app.core.deadletter import MEANING, SPRING
-from stream_app.core.envelope import HEADERS, read_envelope
-from stream_app.core.record import Taken
+from stream_app.cli.main import main
+from stream_app.domain.dead_letter.headers import MEANING, SPRING
+from stream_app.domain.delivery.envelope import HEADERS, read_envelope
+from stream_app.domain.record import Taken
 from stream_app.schemas import MESSAGES, documents, schema
 from stream_app.schemas.yaml import to_yaml
 

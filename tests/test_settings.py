@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import stream_app.settings
-from stream_app.core.callback_token import Keys, sign, verify
-from stream_app.core.errors import SettingsError
-from stream_app.core.lead import plain_id
-from stream_app.settings import Settings, client_options, load_settings
-from stream_app.settings.model import Workspace
+import stream_app.config
+from stream_app.config import Settings, client_options, load_settings
+from stream_app.config.model import Workspace
+from stream_app.domain.callback.token import Keys, sign, verify
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import plain_id
 
-EXAMPLE = Path(stream_app.settings.__file__).with_name("stream_app.example.toml")
+EXAMPLE = Path(stream_app.config.__file__).with_name("stream_app.example.toml")
 URL = "https://api.clay.com/v3/sources/webhook/s3cret-slug"
 KEY = "s3cret-key-of-callback-tokens-32-characters"
 PEPPER = "s3cret-pepper-of-persons-32-characters"

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from stream_app.adapters.topics import check_topics, create_topics
-from stream_app.core.errors import BrokerUnavailable, TopicsError
-from stream_app.core.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
+from stream_app.domain.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
+from stream_app.kafka.topics import check_topics, create_topics
 
 WAIT_S = 20.0
 

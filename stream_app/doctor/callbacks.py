@@ -6,11 +6,11 @@ from typing import Final
 
 import httpx
 
-from stream_app.adapters.egress import Egress
-from stream_app.adapters.probes import ProbeFailed
-from stream_app.core.callback_token import sign
+from stream_app.clay.egress import Egress
+from stream_app.config import Settings
+from stream_app.doctor.probes import ProbeFailed
+from stream_app.domain.callback.token import sign
 from stream_app.gateway.answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
-from stream_app.settings import Settings
 
 _NOBODY: Final = "doctor"
 

@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.egress import Egress
-from stream_app.adapters.probes import (
+from stream_app.clay.egress import Egress
+from stream_app.config import Settings, client_options, stranger_options
+from stream_app.config.client import egress_of
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.doctor.callbacks import callbacks_come_in, gateway_answers
+from stream_app.doctor.probes import (
     ProbeFailed,
     clocks_agree,
     host_answers,
@@ -22,13 +25,10 @@ from stream_app.adapters.probes import (
     runs,
     strangers_may_not_write,
 )
-from stream_app.adapters.topics import check_topics
-from stream_app.app import egress_of
-from stream_app.core.errors import BrokerUnavailable, KafkaRefused, TopicsError
-from stream_app.core.topics import shared_partitions
-from stream_app.doctor.callbacks import callbacks_come_in, gateway_answers
-from stream_app.kafka_access import connection_of, kafka_ready
-from stream_app.settings import Settings, client_options, stranger_options
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
+from stream_app.domain.topics import shared_partitions
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topics import check_topics
 
 _WITHIN_S: Final = 10.0
 

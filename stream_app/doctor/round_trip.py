@@ -8,15 +8,15 @@ from typing import Final
 
 import msgspec
 
-from stream_app.adapters.clock import SystemClock
-from stream_app.adapters.status_follower import StatusFollower
-from stream_app.core.errors import BrokerUnavailable, SettingsError, StreamAppError
-from stream_app.core.messages import Lead, Status, StatusEvent
-from stream_app.core.plural import count
-from stream_app.kafka_access import connection_of
-from stream_app.lanes.ask import ask
+from stream_app.config import Settings, check_known
+from stream_app.config.kafka_access import connection_of
+from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamAppError
+from stream_app.domain.messages import Lead, Status, StatusEvent
+from stream_app.domain.plural import count
+from stream_app.kafka.status_follower import StatusFollower
+from stream_app.operator.ask import ask
+from stream_app.ops.clock import SystemClock
 from stream_app.publish import publish
-from stream_app.settings import Settings, check_known
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """It came back: whatever Clay found, the callback was received and matched."""

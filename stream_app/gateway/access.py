@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from stream_app.core.hosts import is_loopback
+from stream_app.domain.hosts import is_loopback
 
 _HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
 _FORWARDED: Final = (

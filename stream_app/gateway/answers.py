@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.callback_body import BadBody
-from stream_app.core.callback_token import TokenProblem
-from stream_app.core.messages import Callback
+from stream_app.domain.callback.body import BadBody
+from stream_app.domain.callback.token import TokenProblem
+from stream_app.domain.messages import Callback
 
 RETRY_AFTER_S: Final = 30
 

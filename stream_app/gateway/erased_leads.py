@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from stream_app.gateway.feed import Standing
-from stream_app.gateway.model_takers import DAY_MS
-from stream_app.gateway.read_queries import Queries
+from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.project import DAY_MS
+from stream_app.gateway.read_model.query import Queries
 
 _WITHIN_S: Final = 4.0
 _AGAIN_S: Final = 0.1

@@ -19,13 +19,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_app import __version__
-from stream_app.adapters.clock import SystemClock
-from stream_app.core.columns import COLUMNS
-from stream_app.core.explain import Facts, Group, LaneFacts, explain
-from stream_app.core.messages import LaneView
-from stream_app.core.plural import count
+from stream_app.domain.books.columns import COLUMNS
+from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.messages import LaneView
+from stream_app.domain.plural import count
 from stream_app.gateway.access import Access, Refused
-from stream_app.gateway.feed import Standing
 from stream_app.gateway.lookup_answers import (
     BooksAnswer,
     DeadLettersAnswer,
@@ -39,8 +37,10 @@ from stream_app.gateway.lookup_answers import (
     WaitingLead,
 )
 from stream_app.gateway.openapi import document
-from stream_app.gateway.read_queries import FoundPlace, Queries
+from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.query import FoundPlace, Queries
 from stream_app.gateway.waiting_leads import FoundRecord, Search
+from stream_app.ops.clock import SystemClock
 
 _PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from stream_app.core.explain import Finding
-from stream_app.core.messages import LaneView, Scalar
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.messages import LaneView, Scalar
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

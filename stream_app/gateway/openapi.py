@@ -37,7 +37,7 @@ _PERSON: Final = {
     "name": "person",
     "in": "query",
     "required": True,
-    "description": "Hash of the person, as `stream_app.core.lead.identify` makes it: never the e-mail itself.",
+    "description": "Hash of the person, as `stream_app.domain.lead.lead.identify` makes it: never the e-mail itself.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
 }
 

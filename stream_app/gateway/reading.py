@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from stream_app.core.fair_share import Holders, peer_of
+from stream_app.domain.fair_share import Holders, peer_of
 from stream_app.gateway.answers import BUSY, TOO_LARGE, TOO_SLOW, Answer
 
 

@@ -19,12 +19,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from stream_app.core.callback_body import BadBody, Body, callback_of, read_body
-from stream_app.core.callback_token import Keys, Verified, problem_of, verify
-from stream_app.core.errors import BrokerUnavailable
-from stream_app.core.messages import Callback
-from stream_app.core.record import Record
-from stream_app.core.topics import MAX_INPUT_BYTES
+from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
+from stream_app.domain.callback.token import Keys, Verified, problem_of, verify
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.messages import Callback
+from stream_app.domain.record import Record
+from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.gateway import answers
 from stream_app.gateway.answers import Answer
 from stream_app.gateway.reading import Room, Share

@@ -11,13 +11,13 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.closing import stop_consumer
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.consumer import Consumer
-from stream_app.adapters.groups import look_at
-from stream_app.core.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.core.explain import Group
-from stream_app.core.lead import Unreadable, identify, read_lead
+from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.lane.explain import Group
+from stream_app.domain.lead.lead import Unreadable, identify, read_lead
+from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.groups import look_at
 
 _MOST_RECORDS: Final = 200_000
 _MOST_AT_ONCE: Final = 1_000
@@ -71,7 +71,7 @@ class WaitingLeads:
 
         Args:
             lead_id: As on `leads.status`.
-            person: A hash of `stream_app.core.lead.hashes`.
+            person: A hash of `stream_app.domain.lead.lead.hashes`.
             workspace: Only leads of this one; empty for all.
         """
         search = Search()

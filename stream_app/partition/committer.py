@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from stream_app.core.errors import LedgerError
-from stream_app.core.record import Record
-from stream_app.core.story import Step
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.errors import LedgerError
+from stream_app.domain.record import Record
 from stream_app.partition.ports import Ledger, Observer
 
 _FIRST_PAUSE_S: Final = 0.5

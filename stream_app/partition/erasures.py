@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from stream_app.core.erased import seal
-from stream_app.core.policy import Plan
-from stream_app.core.story import Step
-from stream_app.core.topics import ERASED_LAG_MS
-from stream_app.partition.rows import Rows
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.policy import Plan
+from stream_app.domain.result.tombstone import seal
+from stream_app.domain.topics import ERASED_LAG_MS
+from stream_app.partition.state import Rows
 
 _LOOK_EVERY_S: Final = 600.0
 _SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000

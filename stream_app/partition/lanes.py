@@ -13,20 +13,20 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.delivery import lane_key
-from stream_app.core.hang import NOTHING, Hang
-from stream_app.core.lane import Lane
-from stream_app.core.lane_owner import reconfigured, take_over
-from stream_app.core.lane_view import view
-from stream_app.core.lead import home_partition
-from stream_app.core.messages import LaneView
-from stream_app.core.policy import Plan
-from stream_app.core.record import Record
-from stream_app.core.silence import listening
-from stream_app.core.story import Step
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.state_machine import lane_key
+from stream_app.domain.lane.callback_health import listening
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.stall_detector import NOTHING, Hang
+from stream_app.domain.lane.takeover import reconfigured, take_over
+from stream_app.domain.lane.view import view
+from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.messages import LaneView
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Record
 from stream_app.partition.ports import Observer
-from stream_app.partition.rows import RowUnreadable, read_lane
-from stream_app.ports import Clock
+from stream_app.partition.state import RowUnreadable, read_lane
+from stream_app.pipeline.ports import Clock
 
 _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000

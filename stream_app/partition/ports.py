@@ -7,8 +7,8 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
-from stream_app.core.record import Record, Taken
+from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.record import Record, Taken
 
 
 class Ledger(Protocol):

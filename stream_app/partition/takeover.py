@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple, Protocol
 
-from stream_app.core.errors import LedgerError
-from stream_app.core.stranded import LastTransaction, Stranded, next_step, refusal, timeout_with_verdict
+from stream_app.domain.errors import LedgerError
+from stream_app.domain.stranded import LastTransaction, Stranded, next_step, refusal, timeout_with_verdict
 
 _PAUSE_S: Final = 0.02
 _FRESH_S: Final = 5.0  # a process that was frozen for longer may have had successors

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.core.lead import Unreadable
-from stream_app.core.messages import Lead
-from stream_app.kafka_access import kafka_ready
+from stream_app.config import Settings, client_options
+from stream_app.config.kafka_access import kafka_ready
+from stream_app.domain.lead.lead import Unreadable
+from stream_app.domain.messages import Lead
 from stream_app.publish.batch import Batch
 from stream_app.publish.check import Checker, Ready, Refusal, Wishes
 from stream_app.publish.rows import Row, flat_draft
 from stream_app.publish.send import Sender
-from stream_app.settings import Settings, client_options
 
 __all__ = [
     "Batch",

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from stream_app.core.errors import StreamAppError
+from stream_app.domain.errors import StreamAppError
 from stream_app.publish.check import Ready
 
 _IN_MEMORY_BYTES: Final = 16 * 2**20

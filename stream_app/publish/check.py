@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from stream_app.core.lead import Unreadable, clean_email, identify, plain_id, read_lead
-from stream_app.core.messages import Lead
+from stream_app.config import Settings
+from stream_app.domain.lead.lead import Unreadable, clean_email, identify, plain_id, read_lead
+from stream_app.domain.messages import Lead
 from stream_app.publish.rows import Draft, Row
-from stream_app.settings import Settings
 
 
 class Wishes(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from stream_app.core.messages import Lead
+from stream_app.domain.messages import Lead
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 

@@ -16,19 +16,19 @@ from typing import IO, Final
 
 import msgspec
 
-from stream_app.adapters.topic_reader import Progress
-from stream_app.core.errors import SettingsError
-from stream_app.core.lead import Unreadable
-from stream_app.core.messages import Result
-from stream_app.core.person import rows_of
-from stream_app.kafka_access import kafka_ready
+from stream_app.config import Settings
+from stream_app.config.kafka_access import kafka_ready
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import Unreadable
+from stream_app.domain.lead.person import rows_of
+from stream_app.domain.messages import Result
+from stream_app.kafka.readers import Progress
 from stream_app.publish import Wishes
 from stream_app.publish.rows import Row, Sheet, open_csv
-from stream_app.replays.survey import reader_of
+from stream_app.replay.plan import reader_of
 from stream_app.results.lines import Format, Lines
 from stream_app.results.matching import Matcher
 from stream_app.results.store import ResultStore
-from stream_app.settings import Settings
 
 Stage = Callable[[str, str], AbstractContextManager[Progress]]
 """Told what is being done and in which unit, gives who is told how much of it is done."""

@@ -10,9 +10,9 @@ from typing import IO, Final, Literal
 
 import msgspec
 
-from stream_app.core.errors import StreamAppError
-from stream_app.core.messages import Result, Scalar
-from stream_app.core.safe_text import for_json, for_spreadsheet
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.messages import Result, Scalar
+from stream_app.domain.safe_text import for_json, for_spreadsheet
 
 Format = Literal["csv", "jsonl"]
 

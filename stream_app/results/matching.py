@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from stream_app.core.lead import Unreadable, identify
-from stream_app.core.person import identifiers, person_key
+from stream_app.config import Settings
+from stream_app.domain.lead.lead import Unreadable, identify
+from stream_app.domain.lead.person import identifiers, person_key
 from stream_app.publish import Wishes
 from stream_app.publish.check import Checker
 from stream_app.publish.rows import Row
 from stream_app.results.store import ResultStore
-from stream_app.settings import Settings
 
 
 class Matcher:

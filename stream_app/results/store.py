@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Final
 
-from stream_app.core.errors import StreamAppError
+from stream_app.domain.errors import StreamAppError
 
 _CACHE_KIB: Final = 65_536
 

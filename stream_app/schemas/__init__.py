@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.core.deadletter import MEANING, SPRING
-from stream_app.core.envelope import HEADERS
-from stream_app.core.messages import Callback, Command, CommandAnswer, LaneView, Lead, Result, StatusEvent
+from stream_app.domain.dead_letter.headers import MEANING, SPRING
+from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.messages import Callback, Command, CommandAnswer, LaneView, Lead, Result, StatusEvent
 from stream_app.schemas.asyncapi import asyncapi
 from stream_app.schemas.yaml import to_yaml
 

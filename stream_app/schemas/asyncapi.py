@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stream_app import __version__
-from stream_app.core.deadletter import MEANING, SPRING
-from stream_app.core.envelope import HEADERS
-from stream_app.core.topics import TopicNames
+from stream_app.domain.dead_letter.headers import MEANING, SPRING
+from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.topics import TopicNames
 
 _TOPICS: Final = TopicNames()
 

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.groups import look_at
-from stream_app.core.explain import Group
 from stream_app.dev.cluster import LocalCluster
+from stream_app.domain.lane.explain import Group
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.groups import look_at
 from tests.chaos.schedule import Fault, Kind
 from tests.cluster import all_in_sync
 from tests.e2e.fleet import Fleet, now_ms

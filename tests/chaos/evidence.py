@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Lead, StatusEvent
-from tests.adapters.support import committed
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Lead, StatusEvent
 from tests.chaos.judge import Evidence
 from tests.e2e.fleet import Fleet
+from tests.support.kafka import committed
 
 CREDITS_A_LEAD = 6
 """A destination's default estimate: what an accepted lead costs here."""

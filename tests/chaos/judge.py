@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Status, StatusEvent
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Status, StatusEvent
 from tests.e2e.fleet import Request
 from tests.e2e.pipeline import OVER
 from tests.legal import follows

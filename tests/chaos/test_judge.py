@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.budget import Budget, Period
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Status, StatusEvent
+from stream_app.domain.lane.budget import Budget, Period
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Status, StatusEvent
 from tests.chaos.judge import Evidence, Judge
 from tests.e2e.fleet import Request
 

@@ -16,9 +16,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
-from tests.adapters.support import admin, committed
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
+from tests.support.kafka import admin, committed
 
 PER_S = 60
 CONFIG = """

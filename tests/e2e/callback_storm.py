@@ -25,12 +25,12 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.adapters.topics import create_topics
-from stream_app.core.callback_token import sign
-from stream_app.core.messages import Callback
+from stream_app.config import Settings, client_options, load_settings
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, end, free_port
-from stream_app.settings import Settings, client_options, load_settings
+from stream_app.domain.callback.token import sign
+from stream_app.domain.messages import Callback
+from stream_app.kafka.topics import create_topics
 from tests.e2e.pipeline import read_topic
 
 WORKSPACES = 4
@@ -220,7 +220,7 @@ token_keys_env = ["STORM_KEY"]
 
 
 def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
-    program = f"import os, sys; os.environ['STORM_KEY'] = {KEY!r}; from stream_app.cli import main; sys.exit(main())"
+    program = f"import os, sys; os.environ['STORM_KEY'] = {KEY!r}; import stream_app.cli.main as m; sys.exit(m.main())"
     config = str(children.directory / "stream_app.toml")
     argv = [sys.executable, "-c", program, "gateway", "--config", config]
     return children.spawn(argv, log=children.directory / "gateway.log")

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stream_app.adapters.clay_http import ClayClient
-from stream_app.adapters.faust_inlet import Inlet
-from stream_app.adapters.ledger import KafkaLedger
-from stream_app.cli import main
-from stream_app.line import Line
+from stream_app.clay.client import ClayClient
+from stream_app.cli.main import main
+from stream_app.faust_app.stream import Inlet
+from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.pipeline.lead import Line
 
 STATIONS = (
     "before_write_ahead",  # its row and reservation are not committed

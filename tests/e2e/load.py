@@ -10,9 +10,9 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from stream_app.adapters.clients import kafka_producer
-from stream_app.core.messages import Lead, Scalar
-from stream_app.core.record import Record
+from stream_app.domain.messages import Lead, Scalar
+from stream_app.domain.record import Record
+from stream_app.kafka.clients import kafka_producer
 from tests.e2e.pipeline import Pipeline
 from tests.simulation.schedule import foreign_headers
 

@@ -18,13 +18,13 @@ from typing import Any, Self
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.adapters.clients import kafka_producer
-from stream_app.adapters.consumer import Consumer
-from stream_app.adapters.topics import create_topics
-from stream_app.core.messages import Lead, Scalar, Status, StatusEvent
-from stream_app.core.record import Record
+from stream_app.config import Settings, client_options, load_settings
 from stream_app.dev.process import ChildProcesses, end, free_port
-from stream_app.settings import Settings, client_options, load_settings
+from stream_app.domain.messages import Lead, Scalar, Status, StatusEvent
+from stream_app.domain.record import Record
+from stream_app.kafka.clients import kafka_producer
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.topics import create_topics
 from tests.legal import follows
 
 _events = msgspec.json.Decoder(StatusEvent)
@@ -120,7 +120,7 @@ read_model_path = "{self.directory}/model.sqlite"
         try:
             script = self.directory / "sim.toml"
             script.write_text(FAST_SIM.format(seed=1) + self._script)
-            argv = [sys.executable, "-m", "stream_app.dev.sim", "--port", "0", "--script", str(script)]
+            argv = [sys.executable, "-m", "stream_app.dev.simulator", "--port", "0", "--script", str(script)]
             log = self._log("sim")
             self.children.spawn([*argv, "--ledger", str(self.directory / "ledger.jsonl")], log=log)
             ready = await self._first_json(log)

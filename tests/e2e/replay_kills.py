@@ -18,9 +18,9 @@ from collections import Counter
 
 from rich.console import Console
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import StartError
+from stream_app.domain.record import Record
 from tests.e2e.behind import caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import LANE, reset

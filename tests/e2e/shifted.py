@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from stream_app.adapters.clock import SystemClock
-from stream_app.cli import main
+from stream_app.cli.main import main
+from stream_app.ops.clock import SystemClock
 
 
 def install(shift_ms: int) -> None:

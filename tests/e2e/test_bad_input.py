@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.core.deadletter import pseudonymous_key
-from stream_app.core.messages import Lead, StatusEvent
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.messages import Lead, StatusEvent
+from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 
 TRACE_ID = "a1" * 16

@@ -8,9 +8,9 @@ import json
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.books import read_books
-from stream_app.core.books import Report
 from stream_app.dev.kafka import Broker
+from stream_app.domain.books.stories import Report
+from stream_app.operator.books import read_books
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(150)

@@ -12,18 +12,18 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
-from stream_app.adapters.transaction import end as end_producer
-from stream_app.core.errors import Aborted, BrokerUnavailable
-from stream_app.core.record import Record
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
-from tests.adapters.support import admin, read_committed
+from stream_app.domain.errors import Aborted, BrokerUnavailable
+from stream_app.domain.record import Record
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, to_lose
 from tests.e2e.fleet import Fleet
 from tests.proxy import ProxiedKafka
 from tests.small_disk import NoSmallDiskError, small_disk
+from tests.support.kafka import admin, read_committed
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -7,9 +7,9 @@ import json
 import msgspec
 import pytest
 
-from stream_app.core.envelope import HEADERS, Envelope
-from stream_app.core.record import Headers, Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.delivery.envelope import HEADERS, Envelope
+from stream_app.domain.record import Headers, Record
 from tests.e2e.pipeline import Pipeline
 
 _FORGED = Envelope(origin="web/1/1", seq=3, way="replayed", destination="nowhere", replay=9, hops=1)

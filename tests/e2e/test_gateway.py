@@ -8,9 +8,9 @@ import time
 import httpx
 import msgspec
 
-from stream_app.core.callback_token import sign
-from stream_app.core.messages import Callback
 from stream_app.dev.kafka import Broker
+from stream_app.domain.callback.token import sign
+from stream_app.domain.messages import Callback
 from tests.e2e.pipeline import Pipeline
 
 

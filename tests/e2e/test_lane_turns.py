@@ -7,8 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.record import Record
 from tests.e2e.fleet import Fleet, now_ms
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(240)

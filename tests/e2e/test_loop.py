@@ -10,8 +10,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from stream_app.core.messages import Callback, Status
 from stream_app.dev.kafka import Broker
+from stream_app.domain.messages import Callback, Status
 from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import Fleet, now_ms
 

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.adapters.webhooks import webhook_id
-from stream_app.core.lead import home_partition
-from stream_app.core.messages import Command, CommandAnswer
-from stream_app.core.record import Record
+from stream_app.clay.endpoints import webhook_id
 from stream_app.dev.kafka import Broker
+from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.messages import Command, CommandAnswer
+from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(180)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.ledger import KafkaLedger
-from stream_app.core.record import Record
-from stream_app.core.topics import COMPACTED
 from stream_app.dev.kafka import Broker
-from tests.adapters.support import admin
+from stream_app.domain.record import Record
+from stream_app.domain.topics import COMPACTED
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.transactional_state import KafkaLedger
 from tests.e2e import freezing
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.freezing import STATIONS
 from tests.e2e.load import Load
 from tests.proxy import ProxiedKafka
+from tests.support.kafka import admin
 
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
+from stream_app.domain.record import Record
 from tests.e2e.behind import caught_up
 from tests.e2e.pipeline import Pipeline
 

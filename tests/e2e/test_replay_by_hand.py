@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.record import Record
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import DOWN, pipeline

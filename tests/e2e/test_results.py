@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.adapters.topic_reader import Progress
-from stream_app.core.delivery import delivery_key
-from stream_app.core.errors import SettingsError
-from stream_app.core.lead import identify
-from stream_app.core.messages import Lead, Result, Scalar
-from stream_app.core.person import person_key
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.delivery.state_machine import delivery_key
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import identify
+from stream_app.domain.lead.person import person_key
+from stream_app.domain.messages import Lead, Result, Scalar
+from stream_app.domain.record import Record
+from stream_app.kafka.readers import Progress
 from stream_app.results import Export, Joined, Wanted, export
 from tests.e2e.pipeline import Pipeline
 

@@ -16,24 +16,24 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1
 from aiokafka.protocol.api import Request
 
-from stream_app.adapters import log
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.diagnosis import diagnose
-from stream_app.adapters.probes import ProbeFailed, strangers_may_not_write
-from stream_app.adapters.topic_ids import KnownTopics
-from stream_app.adapters.topic_watch import TopicWatch
-from stream_app.cli import main
-from stream_app.core.record import Record
-from stream_app.core.rights import BITS, Acl, rights_of
-from stream_app.core.topics import Retention, TopicNames
+from stream_app.cli.main import main
 from stream_app.dev.process import StartError
-from stream_app.gateway.feed import Feed
-from stream_app.gateway.read_model import Sources
-from stream_app.partition.ended import cancel
-from tests.adapters.support import create_topics, until
-from tests.commands.every import COMMANDS, PROCESSES, on_its_own, typed
+from stream_app.doctor.probes import ProbeFailed, strangers_may_not_write
+from stream_app.domain.record import Record
+from stream_app.domain.rights import BITS, Acl, rights_of
+from stream_app.domain.topics import Retention, TopicNames
+from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.store import Sources
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.diagnosis import diagnose
+from stream_app.kafka.topic_identity import KnownTopics
+from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.ops import logs as log
+from stream_app.tasks import cancel
 from tests.e2e.pipeline import Pipeline
 from tests.secure import MECHANISM, SecureKafka, secure_kafka
+from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
+from tests.support.kafka import create_topics, until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -14,15 +14,15 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
-from stream_app.core.envelope import Envelope
-from stream_app.core.lane import LANE_VERSION, Lane
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK
-from tests.adapters.support import admin, committed, create_topics, delete_topic
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, passed_key
+from stream_app.domain.lane.lane import LANE_VERSION, Lane
+from stream_app.domain.record import Record
 from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
+from tests.support.kafka import admin, committed, create_topics, delete_topic
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
@@ -177,7 +177,7 @@ async def test_what_stands_still_is_told(command: str, patch: str, says: str, ka
     """A process in which one thing hangs says so in /readyz and in its metrics, and goes on saying so."""
     owner, _, method = patch.rpartition(".")
     program = (
-        "import asyncio, sys; from stream_app.cli import main\n"
+        "import asyncio, sys; from stream_app.cli.main import main\n"
         "from stream_app.adapters import faust_fixes, publisher; from stream_app.agents import replay\n"
         "from stream_app.partition import desk\n"
         "async def hang(*_): await asyncio.Event().wait()\n"

@@ -10,9 +10,9 @@ import httpx
 import msgspec
 import pytest
 
-from stream_app.core.messages import Result
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
+from stream_app.domain.messages import Result
+from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_gateway import until_ready
 

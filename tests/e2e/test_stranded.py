@@ -17,19 +17,19 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.adapters.bounded import BoundedClient
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.ledger import KafkaLedger, LedgerLimits
-from stream_app.adapters.transaction import end as end_producer
-from stream_app.adapters.transaction_requests import DescribeProducers, DescribeTransactions
-from stream_app.core.errors import LedgerError
-from stream_app.core.record import Record
-from stream_app.core.stranded import timeout_with_verdict
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
-from tests.adapters.support import read_committed
+from stream_app.domain.errors import LedgerError
+from stream_app.domain.record import Record
+from stream_app.domain.stranded import timeout_with_verdict
+from stream_app.kafka.bounded_client import BoundedClient
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import to_lose
 from tests.proxy import ProxiedKafka
+from tests.support.kafka import read_committed
 
 Ending = Literal["committed", "aborted", "open"]
 Kind = Literal["lost", "unanswered", "cancelled"]

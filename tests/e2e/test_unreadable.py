@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.domain.record import Record
 from tests.e2e.pipeline import Pipeline
 
 

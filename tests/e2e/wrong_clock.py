@@ -21,6 +21,6 @@ def install(shift_s: int) -> None:
 
 if __name__ == "__main__":
     install(int(sys.argv[1]))
-    from stream_app.cli import main
+    from stream_app.cli.main import main
 
     sys.exit(main(sys.argv[2:]))

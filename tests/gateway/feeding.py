@@ -11,15 +11,15 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from stream_app.adapters import log
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.topics import create_topics
-from stream_app.core.topics import Retention, TopicNames, plan
-from stream_app.gateway.feed import Feed
-from stream_app.gateway.read_model import Sources
-from stream_app.gateway.read_queries import Queries
-from tests.adapters.support import until
+from stream_app.domain.topics import Retention, TopicNames, plan
+from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.query import Queries
+from stream_app.gateway.read_model.store import Sources
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topics import create_topics
+from stream_app.ops import logs as log
 from tests.gateway.model_records import PARTITIONS, Made, sources
+from tests.support.kafka import until
 
 
 class Fed:

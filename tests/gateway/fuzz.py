@@ -23,10 +23,10 @@ from typing import Any
 from rich.console import Console
 from starlette.types import Message, Scope
 
-from stream_app.adapters import log
-from stream_app.core.callback_token import Keys, sign
-from stream_app.core.errors import BrokerUnavailable
+from stream_app.domain.callback.token import Keys, sign
+from stream_app.domain.errors import BrokerUnavailable
 from stream_app.gateway.receiver import Limits
+from stream_app.ops import logs as log
 from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, SECRET, TABLES, Gateway
 
 IN_USE = [Keys([NEW_KEY]), Keys([OLD_KEY])]

@@ -29,11 +29,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.adapters.topics import create_topics
-from stream_app.core.callback_token import sign
+from stream_app.config import Settings, client_options, load_settings
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
-from stream_app.settings import Settings, client_options, load_settings
+from stream_app.domain.callback.token import sign
+from stream_app.kafka.topics import create_topics
 from tests.gateway.attacks import ATTACKS, post
 
 GOOD_PER_S = 20.0
@@ -235,7 +235,9 @@ webhooks_env = ["NOT_NEEDED"]
 
 
 def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
-    program = f"import os, sys; os.environ['HOSTILE_KEY'] = {_KEY!r}; from stream_app.cli import main; sys.exit(main())"
+    program = (
+        f"import os, sys; os.environ['HOSTILE_KEY'] = {_KEY!r}; import stream_app.cli.main as m; sys.exit(m.main())"
+    )
     config = str(children.directory / "stream_app.toml")
     argv = [sys.executable, "-c", program, "gateway", "--config", config]
     return children.spawn(argv, log=children.directory / "gateway.log")

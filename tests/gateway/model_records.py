@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from stream_app.core.envelope import HEADERS
-from stream_app.core.messages import LaneView, Result, Status, StatusEvent
-from stream_app.core.topics import Retention, TopicNames
-from stream_app.gateway.read_model import Position, ReadModel, Sources
+from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.messages import LaneView, Result, Status, StatusEvent
+from stream_app.domain.topics import Retention, TopicNames
+from stream_app.gateway.read_model.store import Position, ReadModel, Sources
 
 NOW_MS = 1_790_000_000_000
 PARTITIONS = 2

@@ -10,13 +10,13 @@ import httpx
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from stream_app.adapters import log
-from stream_app.adapters.gateway_metrics import GatewayMetrics
-from stream_app.core.callback_token import Keys, sign
-from stream_app.core.messages import Callback
-from stream_app.core.record import Record
+from stream_app.domain.callback.token import Keys, sign
+from stream_app.domain.messages import Callback
+from stream_app.domain.record import Record
 from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.receiver import Limits, Receiver, Table
+from stream_app.ops import logs as log
+from stream_app.ops.gateway_metrics import GatewayMetrics
 
 OLD_KEY, NEW_KEY, GONE_KEY = (f"{age} key of callback tokens, 32 characters" for age in ("old", "new", "gone"))
 KEYS = Keys([NEW_KEY, OLD_KEY])

@@ -8,8 +8,8 @@ import json
 import msgspec
 import pytest
 
-from stream_app.core.messages import StatusEvent
-from stream_app.core.record import Record
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.record import Record
 from tests.partition.test_desk import Bench
 from tests.partition.virtual import run
 from tests.simulation.schedule import Setup

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from stream_app.core.delivery import Delivery, delivery_key
-from stream_app.partition.awaiting import Awaiting
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.partition.deadlines import Awaiting
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.rows import Rows
+from stream_app.partition.state import Rows
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import VirtualClock, run
 from tests.simulation.schedule import Setup, plan_of

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.budget import Budget, Period, Reservation
-from stream_app.core.callback_token import Keys, verify
-from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Callback, Result, Status, StatusEvent
-from stream_app.core.outcome import Poison
-from stream_app.core.record import Record
-from stream_app.partition.desk import Partition
+from stream_app.domain.callback.token import Keys, verify
+from stream_app.domain.delivery.outcome import Poison
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.domain.lane.budget import Budget, Period, Reservation
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Callback, Result, Status, StatusEvent
+from stream_app.domain.record import Record
+from stream_app.partition.owner import Partition
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from stream_app.core.errors import Aborted, LedgerError
-from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
-from stream_app.core.record import Record, Taken
-from stream_app.core.story import Step
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.errors import Aborted, LedgerError
+from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.record import Record, Taken
 from stream_app.partition.committer import Committer
 from tests.partition.virtual import run
 

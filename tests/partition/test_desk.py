@@ -11,14 +11,14 @@ from typing import Final, TypeVar
 import msgspec
 import pytest
 
-from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
-from stream_app.core.envelope import Envelope
-from stream_app.core.errors import Fenced
-from stream_app.core.lane import LANE_VERSION, Lane
-from stream_app.core.outcome import Accepted, Outcome
-from stream_app.core.record import Record, Taken
-from stream_app.partition.desk import Partition
-from stream_app.partition.rows import RowUnreadable
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.outcome import Accepted, Outcome
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.domain.errors import Fenced
+from stream_app.domain.lane.lane import LANE_VERSION, Lane
+from stream_app.domain.record import Record, Taken
+from stream_app.partition.owner import Partition
+from stream_app.partition.state import RowUnreadable
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import NotingInlet, VirtualClock, now_ms, run, taken
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger, NoAnswer

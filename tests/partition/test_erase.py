@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from stream_app.core.budget import BudgetPolicy
-from stream_app.core.erased import erased_by
-from stream_app.core.lead import people
-from stream_app.core.messages import Command, CommandAnswer
-from stream_app.core.record import Record, Taken
+from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lead.lead import people
+from stream_app.domain.messages import Command, CommandAnswer
+from stream_app.domain.record import Record, Taken
+from stream_app.domain.result.tombstone import erased_by
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, run
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from stream_app.core.budget import BudgetPolicy
-from stream_app.core.erased import erased_by
-from stream_app.core.topics import ERASED_LAG_MS
+from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.result.tombstone import erased_by
+from stream_app.domain.topics import ERASED_LAG_MS
 from tests.partition.test_erase import enriched, erase
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import run

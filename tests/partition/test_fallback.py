@@ -10,19 +10,19 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.adapters.memory_cache import MemoryCache
-from stream_app.core.budget import BudgetPolicy
-from stream_app.core.cached import DAY_MS, Entry, Field, company_slot, person_slot
-from stream_app.core.envelope import read_envelope
-from stream_app.core.lead import company, people
-from stream_app.core.messages import Callback, Command, Result, Scalar, StatusEvent
-from stream_app.core.outcome import Accepted, Outcome, Refused
-from stream_app.core.policy import Destination, Workspace
-from stream_app.core.record import Record
-from stream_app.core.replay import returning
-from stream_app.fallback import Known
-from stream_app.partition.desk import Partition
-from stream_app.partition.walk import Source
+from stream_app.cache.memory import MemoryCache
+from stream_app.domain.dead_letter.replay import returning
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused
+from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lead.lead import company, people
+from stream_app.domain.messages import Callback, Command, Result, Scalar, StatusEvent
+from stream_app.domain.policy import Destination, Workspace
+from stream_app.domain.record import Record
+from stream_app.domain.result.cache_entry import DAY_MS, Entry, Field, company_slot, person_slot
+from stream_app.partition.in_flight import Source
+from stream_app.partition.owner import Partition
+from stream_app.pipeline.fallback import Known
 from tests.legal import follows
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import _member

@@ -8,9 +8,9 @@ import json
 import msgspec
 import pytest
 
-from stream_app.core.flood import FloodPolicy
-from stream_app.core.lane import lifted
-from stream_app.core.record import Record
+from stream_app.domain.lane.flood_guard import FloodPolicy
+from stream_app.domain.lane.lane import lifted
+from stream_app.domain.record import Record
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.virtual import run
 from tests.simulation.schedule import Setup

@@ -8,17 +8,17 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.core.budget import BudgetPolicy
-from stream_app.core.concurrency import Concurrency
-from stream_app.core.lane import Ask, Entry, Held, Lane
-from stream_app.core.outcome import Accepted
-from stream_app.core.policy import Plan
-from stream_app.core.rate import Rate
-from stream_app.core.stop import Stop
-from stream_app.core.story import Step
-from stream_app.partition.gate import Gate
+from stream_app.domain.delivery.outcome import Accepted
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lane.concurrency import Concurrency
+from stream_app.domain.lane.lane import Ask, Entry, Held, Lane
+from stream_app.domain.lane.rate import Rate
+from stream_app.domain.lane.suspension import Stop
+from stream_app.domain.policy import Plan
+from stream_app.partition.admission import Gate
+from stream_app.partition.in_flight import GiveUp, Source, Walk
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.walk import GiveUp, Source, Walk
 from tests.partition.virtual import VirtualClock, now_ms, run, walk
 from tests.simulation.schedule import Setup, plan_of
 from tests.simulation.worker import Observer

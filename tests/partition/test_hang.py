@@ -8,9 +8,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream_app.core.messages import StatusEvent
-from stream_app.core.outcome import Accepted, Outcome, Uncertain
-from stream_app.partition.desk import Partition
+from stream_app.domain.delivery.outcome import Accepted, Outcome, Uncertain
+from stream_app.domain.messages import StatusEvent
+from stream_app.partition.owner import Partition
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import Bench, SlowClay, _member
 from tests.partition.virtual import VirtualClock, run

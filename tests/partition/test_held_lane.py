@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from stream_app.core.messages import Callback, StatusEvent
-from stream_app.core.outcome import Denied, Gone, Outcome, RateLimited
-from stream_app.core.record import Record
+from stream_app.domain.delivery.outcome import Denied, Gone, Outcome, RateLimited
+from stream_app.domain.messages import Callback, StatusEvent
+from stream_app.domain.record import Record
 from tests.partition.test_desk import SlowClay
 from tests.partition.test_operate import Bench as OperatedBench
 from tests.partition.virtual import now_ms, run

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.books import Report
-from stream_app.core.delivery import Delivery, delivery_key
-from stream_app.core.messages import CommandAnswer
-from stream_app.core.record import Record
+from stream_app.domain.books.stories import Report
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.messages import CommandAnswer
+from stream_app.domain.record import Record
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_overdue import Bench as OverdueBench
 from tests.partition.virtual import now_ms, run

@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
-from stream_app.core.envelope import Envelope, read_envelope
-from stream_app.core.outcome import Outcome, classify
-from stream_app.core.record import Record, Taken
-from stream_app.core.replay import returning
+from stream_app.domain.dead_letter.replay import returning
+from stream_app.domain.delivery.envelope import Envelope, read_envelope
+from stream_app.domain.delivery.outcome import Outcome, classify
+from stream_app.domain.record import Record, Taken
 from tests.partition.test_desk import Bench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.schedule import Setup

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stream_app.core.delivery import mark_key
-from stream_app.partition.marks import Marks
+from stream_app.domain.delivery.state_machine import mark_key
+from stream_app.partition.markers import Marks
 from tests.partition.virtual import taken
 
 

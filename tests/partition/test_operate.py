@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.core.lane import Lane
-from stream_app.core.lead import people
-from stream_app.core.messages import CommandAnswer
-from stream_app.core.record import Record, Taken
-from stream_app.operate import MOST_PEOPLE, Told
-from stream_app.partition.desk import Partition
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lead.lead import people
+from stream_app.domain.messages import CommandAnswer
+from stream_app.domain.record import Record, Taken
+from stream_app.partition.in_flight import Walk
+from stream_app.partition.owner import Partition
 from stream_app.partition.ports import Observer
-from stream_app.partition.walk import Walk
+from stream_app.pipeline.command import MOST_PEOPLE, Told
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run

@@ -10,19 +10,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key
-from stream_app.core.envelope import read_envelope
-from stream_app.core.errors import BrokerUnavailable
-from stream_app.core.outcome import Refused
-from stream_app.core.pricing import fate
-from stream_app.core.record import Record, Taken
-from stream_app.core.replay import redriven, returning
-from stream_app.core.silence import Hearing
-from stream_app.core.story import Step
-from stream_app.core.suppression import Suppression, erased_row
-from stream_app.partition.awaiting import Awaiting
-from stream_app.partition.desk import Partition
-from stream_app.partition.way_back import Outside
+from stream_app.domain.dead_letter.pricing import fate
+from stream_app.domain.dead_letter.replay import redriven, returning
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.outcome import Refused
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.lane.callback_health import Hearing
+from stream_app.domain.lead.suppression import Suppression, erased_row
+from stream_app.domain.record import Record, Taken
+from stream_app.partition.callback_port import Outside
+from stream_app.partition.deadlines import Awaiting
+from stream_app.partition.owner import Partition
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, run

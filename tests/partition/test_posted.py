@@ -9,12 +9,12 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from stream_app.core.budget import Period
-from stream_app.core.delivery import lane_key
-from stream_app.core.messages import StatusEvent
-from stream_app.core.outcome import Accepted, Outcome, Refused, Uncertain
-from stream_app.core.record import Record
-from stream_app.partition.rows import read_delivery, read_lane
+from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
+from stream_app.domain.delivery.state_machine import lane_key
+from stream_app.domain.lane.budget import Period
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.record import Record
+from stream_app.partition.state import read_delivery, read_lane
 from tests.partition.test_desk import Bench
 from tests.partition.virtual import run
 from tests.simulation.client import MemoryLedger, NoAnswer

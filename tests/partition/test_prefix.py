@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from stream_app.partition.prefix import Prefix
+from stream_app.partition.acks import Prefix
 from tests.partition.virtual import NotingInlet, run, walk
 
 

@@ -9,15 +9,15 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.core.budget import Budget, BudgetPolicy, reserve
-from stream_app.core.delivery import ROW_VERSION, Delivery, delivery_key, lane_key
-from stream_app.core.envelope import Envelope, read_envelope
-from stream_app.core.lane import Lane
-from stream_app.core.outcome import Outcome, Refused
-from stream_app.core.rate import Rate
-from stream_app.core.record import Record, Taken
-from stream_app.core.replay import redriven, returning
-from stream_app.partition.desk import Partition
+from stream_app.domain.dead_letter.replay import redriven, returning
+from stream_app.domain.delivery.envelope import Envelope, read_envelope
+from stream_app.domain.delivery.outcome import Outcome, Refused
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, reserve
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.rate import Rate
+from stream_app.domain.record import Record, Taken
+from stream_app.partition.owner import Partition
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.test_desk import _member

@@ -7,11 +7,11 @@ import asyncio
 import msgspec
 import pytest
 
-from stream_app.core.budget import BudgetPolicy
-from stream_app.core.lead import people
-from stream_app.core.messages import Command
-from stream_app.core.pseudonyms import pseudonyms_of, use
-from stream_app.core.record import Record
+from stream_app.domain.lane.budget import BudgetPolicy
+from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
+from stream_app.domain.messages import Command
+from stream_app.domain.record import Record
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, run
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from stream_app.core.messages import LaneView
+from stream_app.domain.messages import LaneView
 from tests.partition.test_committer import Silent
 from tests.partition.test_operate import Bench
 from tests.partition.virtual import run

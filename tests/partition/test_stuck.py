@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.core.envelope import read_envelope
-from stream_app.core.outcome import Refused, Uncertain
-from stream_app.core.pseudonyms import digest
-from stream_app.core.record import Record, Taken
-from stream_app.core.replay import redriven, returning
-from stream_app.core.story import Step
-from stream_app.core.suppression import Suppression, erased_row, person_row
+from stream_app.domain.dead_letter.replay import redriven, returning
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.outcome import Refused, Uncertain
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.lead.pseudonyms import digest
+from stream_app.domain.lead.suppression import Suppression, erased_row, person_row
+from stream_app.domain.record import Record, Taken
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.test_returns import _lead

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.core.outcome import Outcome
-from stream_app.partition.turns import Turns
-from stream_app.partition.walk import GiveUp, Room, Walk
+from stream_app.domain.delivery.outcome import Outcome
+from stream_app.partition.in_flight import GiveUp, Room, Walk
+from stream_app.partition.key_locks import Turns
 from tests.partition.test_desk import Bench, SlowClay
 from tests.partition.virtual import run, walk
 from tests.simulation.client import NoAnswer

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
-from stream_app.core.record import Taken
-from stream_app.partition.walk import Source, Walk
+from stream_app.domain.record import Taken
+from stream_app.partition.in_flight import Source, Walk
 from tests.simulation.loop import SimLoop
 
 T = TypeVar("T")

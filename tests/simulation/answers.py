@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Result, Status, StatusEvent
-from stream_app.core.policy import Plan
-from stream_app.core.record import Taken
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Result, Status, StatusEvent
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Taken
 from tests.simulation.clay import Post
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})

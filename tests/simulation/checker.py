@@ -12,13 +12,13 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.budget import Period
-from stream_app.core.delivery import Delivery
-from stream_app.core.envelope import lead_envelope, read_envelope
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Status, StatusEvent
-from stream_app.core.policy import Plan, in_force
-from stream_app.core.record import Taken
+from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lane.budget import Period
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.domain.policy import Plan, in_force
+from stream_app.domain.record import Taken
 from tests.legal import follows
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, Story
 from tests.simulation.clay import Post

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
-from stream_app.core.errors import Aborted, BrokerUnavailable, Fenced
-from stream_app.core.record import Record, Taken
-from stream_app.core.stranded import LastTransaction, Stranded
+from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
+from stream_app.domain.record import Record, Taken
+from stream_app.domain.stranded import LastTransaction, Stranded
 from stream_app.partition.takeover import Producer, take_over
 from tests.simulation.kafka import (
     ORDINARY_TIMEOUT_MS,

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from stream_app.core.record import Record, Taken
-from stream_app.core.stranded import LastTransaction
+from stream_app.domain.record import Record, Taken
+from stream_app.domain.stranded import LastTransaction
 
 ORDINARY_TIMEOUT_MS: Final = 60_000
 

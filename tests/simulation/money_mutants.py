@@ -7,17 +7,17 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import breaker, budget, lane, rate
-from stream_app.core.lane import Entry
-from stream_app.core.outcome import Outcome as PostOutcome
-from stream_app.core.outcome import Refused
-from stream_app.core.record import Record
-from stream_app.core.settlement import Report
-from stream_app.core.story import Step, Story
-from stream_app.partition.desk import Partition
-from stream_app.partition.gate import Gate
+from stream_app.domain.delivery.outcome import Outcome as PostOutcome
+from stream_app.domain.delivery.outcome import Refused
+from stream_app.domain.delivery.recorder import Step, Story
+from stream_app.domain.lane import breaker, budget, lane, rate
+from stream_app.domain.lane.lane import Entry
+from stream_app.domain.lane.settlement import Report
+from stream_app.domain.record import Record
+from stream_app.partition.admission import Gate
+from stream_app.partition.in_flight import Walk
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.walk import Walk
+from stream_app.partition.owner import Partition
 from tests.simulation.mutant import Patch, crowded, mutant
 
 
@@ -32,7 +32,7 @@ def refund_twice() -> Patch:
             settled = msgspec.structs.replace(settled, budget=refunded)
         return settled, report
 
-    return patch("stream_app.partition.desk.settle", settle)
+    return patch("stream_app.partition.owner.settle", settle)
 
 
 @mutant("4")

@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import story
-from stream_app.core.delivery import Delivery
-from stream_app.core.messages import Status
+from stream_app.domain.delivery import recorder as story
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.messages import Status
 from tests.simulation.campaign import counted, run
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Fault, Schedule, Setup, drawn

@@ -12,25 +12,27 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app import aside
-from stream_app import line as line_module
-from stream_app.aside import Aside
-from stream_app.core import delivery, seen, story
-from stream_app.core.case import Case
-from stream_app.core.delivery import Delivery, Verdict
-from stream_app.core.envelope import Envelope, read_envelope
-from stream_app.core.errors import BrokerUnavailable
-from stream_app.core.lane import Entry
-from stream_app.core.record import Record
-from stream_app.core.replay import ReplayPolicy
-from stream_app.core.story import Posted, Step, Story
-from stream_app.line import Line
-from stream_app.partition.desk import Partition
-from stream_app.partition.gate import Gate
-from stream_app.partition.marks import Marks
-from stream_app.partition.prefix import Prefix
-from stream_app.partition.turns import Keys
-from stream_app.partition.walk import Walk
+from stream_app.domain.dead_letter.replay import ReplayPolicy
+from stream_app.domain.delivery import dedup as seen
+from stream_app.domain.delivery import recorder as story
+from stream_app.domain.delivery import state_machine as delivery
+from stream_app.domain.delivery.envelope import Envelope, read_envelope
+from stream_app.domain.delivery.recorder import Posted, Step, Story
+from stream_app.domain.delivery.state_machine import Delivery, Verdict
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.lane.lane import Entry
+from stream_app.domain.lead.resolve import Case
+from stream_app.domain.record import Record
+from stream_app.partition.acks import Prefix
+from stream_app.partition.admission import Gate
+from stream_app.partition.in_flight import Walk
+from stream_app.partition.key_locks import Keys
+from stream_app.partition.markers import Marks
+from stream_app.partition.owner import Partition
+from stream_app.pipeline import lead as line_module
+from stream_app.pipeline import reject as aside
+from stream_app.pipeline.lead import Line
+from stream_app.pipeline.reject import Aside
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, family, lettered_again, mutant, shuffled, unguarded

@@ -10,20 +10,22 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app import correlate, overdue
-from stream_app.core import answer, budget, lane
-from stream_app.core.delivery import Delivery, Meeting, meet
-from stream_app.core.lane import Lane
-from stream_app.core.messages import Status
-from stream_app.core.story import Step
-from stream_app.correlate import Correlation
-from stream_app.partition import awaiting
-from stream_app.partition.awaiting import Awaiting
-from stream_app.partition.catch_up import CatchUp
-from stream_app.partition.desk import Partition
-from stream_app.partition.gate import Gate
-from stream_app.partition.turns import Keys
-from stream_app.partition.walk import Source, Walk
+from stream_app.domain.callback import interpret as answer
+from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.state_machine import Delivery, Meeting, meet
+from stream_app.domain.lane import budget, lane
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import Status
+from stream_app.partition import deadlines as awaiting
+from stream_app.partition.admission import Gate
+from stream_app.partition.bootstrap import CatchUp
+from stream_app.partition.deadlines import Awaiting
+from stream_app.partition.in_flight import Source, Walk
+from stream_app.partition.key_locks import Keys
+from stream_app.partition.owner import Partition
+from stream_app.pipeline import callback as correlate
+from stream_app.pipeline import timeout as overdue
+from stream_app.pipeline.callback import Correlation
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
 from tests.simulation.schedule import Schedule

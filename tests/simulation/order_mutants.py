@@ -8,11 +8,11 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core.story import Step
-from stream_app.partition.console import Console
-from stream_app.partition.desk import Partition
-from stream_app.partition.gate import Gate
-from stream_app.partition.walk import Walk
+from stream_app.domain.delivery.recorder import Step
+from stream_app.partition.admission import Gate
+from stream_app.partition.command_port import Console
+from stream_app.partition.in_flight import Walk
+from stream_app.partition.owner import Partition
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.core.command import TO_ALL
-from stream_app.core.lane import Lane
-from stream_app.core.lead import people
-from stream_app.core.messages import Command, CommandAnswer, CommandKind, StatusEvent
-from stream_app.core.policy import Plan
-from stream_app.core.record import Record, Taken
-from stream_app.core.suppression import person_row
+from stream_app.domain.lane.command import TO_ALL
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.suppression import person_row
+from stream_app.domain.messages import Command, CommandAnswer, CommandKind, StatusEvent
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Record, Taken
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 

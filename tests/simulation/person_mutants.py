@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from unittest.mock import patch
 
-from stream_app import line as line_module
-from stream_app.core import case
-from stream_app.core.case import Case
-from stream_app.core.person import Person, claimed, identifiers
-from stream_app.line import Line
-from stream_app.partition.turns import Turn, Turns
+from stream_app.domain.lead import resolve as case
+from stream_app.domain.lead.person import Person, claimed, identifiers
+from stream_app.domain.lead.resolve import Case
+from stream_app.partition.key_locks import Turn, Turns
+from stream_app.pipeline import lead as line_module
+from stream_app.pipeline.lead import Line
 from tests.simulation.bases import rare
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.orders import Order

@@ -7,9 +7,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import lane, lane_owner
-from stream_app.core.outcome import Accepted
-from stream_app.core.quota import Quota
+from stream_app.domain.delivery.outcome import Accepted
+from stream_app.domain.lane import lane
+from stream_app.domain.lane import takeover as lane_owner
+from stream_app.domain.lane.webhook_quota import Quota
 from tests.simulation.mutant import Patch, mutant
 
 
@@ -26,7 +27,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
         fewer = msgspec.structs.replace(settled.quota, webhooks={**hooks, entry.webhook_id: less})
         return msgspec.structs.replace(settled, quota=fewer), report
 
-    return patch("stream_app.partition.desk.settle", settle)
+    return patch("stream_app.partition.owner.settle", settle)
 
 
 @mutant("4")

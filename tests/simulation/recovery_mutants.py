@@ -11,12 +11,13 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core import lane_owner, stranded
-from stream_app.core.case import Case
-from stream_app.core.story import Posted
-from stream_app.core.stranded import LastTransaction, Step, Stranded
-from stream_app.line import Line
-from stream_app.ports import Walk
+from stream_app.domain import stranded
+from stream_app.domain.delivery.recorder import Posted
+from stream_app.domain.lane import takeover as lane_owner
+from stream_app.domain.lead.resolve import Case
+from stream_app.domain.stranded import LastTransaction, Step, Stranded
+from stream_app.pipeline.lead import Line
+from stream_app.pipeline.ports import Walk
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryTransactions
 from tests.simulation.kafka import ORDINARY_TIMEOUT_MS

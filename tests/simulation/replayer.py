@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from stream_app.core.envelope import Envelope, read_envelope
-from stream_app.core.policy import Plan
-from stream_app.core.record import Record, Taken
-from stream_app.core.replay import returning
+from stream_app.domain.dead_letter.replay import returning
+from stream_app.domain.delivery.envelope import Envelope, read_envelope
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Record, Taken
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import SimLoop
 

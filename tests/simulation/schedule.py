@@ -7,15 +7,15 @@ from functools import lru_cache
 from random import Random
 from typing import Final, Literal
 
-from stream_app.core.breaker import BreakerPolicy
-from stream_app.core.budget import BudgetPolicy, Cost
-from stream_app.core.envelope import Envelope
-from stream_app.core.policy import Destination, LinePolicy, Plan, Workspace
-from stream_app.core.rate import RatePolicy
-from stream_app.core.record import Headers
-from stream_app.core.replay import ReplayPolicy
-from stream_app.core.silence import SilencePolicy
-from stream_app.core.topics import TopicNames
+from stream_app.domain.dead_letter.replay import ReplayPolicy
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.lane.budget import BudgetPolicy, Cost
+from stream_app.domain.lane.callback_health import SilencePolicy
+from stream_app.domain.lane.rate import RatePolicy
+from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
+from stream_app.domain.record import Headers
+from stream_app.domain.topics import TopicNames
 from tests.simulation.clay import Answer, Fate
 from tests.simulation.orders import Order, drawn_orders
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from stream_app.core.delivery import Delivery
-from stream_app.core.lane import Lane
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lane.lane import Lane
 from tests.simulation.clay import Post
 
 

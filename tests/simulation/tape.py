@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.core.audit import audit
-from stream_app.core.books import Books, Report, Terms
-from stream_app.core.messages import StatusEvent
-from stream_app.core.policy import Plan
-from stream_app.core.record import Taken
+from stream_app.domain.books.audit import audit
+from stream_app.domain.books.stories import Books, Report, Terms
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Taken
 from tests.simulation.kafka import MemoryKafka
 
 _event: Final = msgspec.json.Decoder(StatusEvent)

@@ -10,8 +10,8 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from stream_app.core import budget
-from stream_app.core.budget import BudgetPolicy, Cost
+from stream_app.domain.lane import budget
+from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from tests.simulation.campaign import explain, run
 from tests.simulation.money import budgeted
 from tests.simulation.world import World

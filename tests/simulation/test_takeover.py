@@ -11,9 +11,9 @@ from typing import Final, Literal, TypeVar
 
 import pytest
 
-from stream_app.core.errors import BrokerUnavailable, LedgerError
-from stream_app.core.record import Record
-from stream_app.core.stranded import timeout_with_verdict
+from stream_app.domain.errors import BrokerUnavailable, LedgerError
+from stream_app.domain.record import Record
+from stream_app.domain.stranded import timeout_with_verdict
 from tests.partition.virtual import run
 from tests.simulation.client import MemoryLedger, NoAnswer, Repair
 from tests.simulation.kafka import ConcurrentTransactions, InvalidState, MemoryKafka, NoLeader, ProducerFenced

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol, TypeVar
 
-from stream_app.core.errors import BrokerUnavailable, Fenced, LedgerError
-from stream_app.core.lane import Lane
-from stream_app.core.messages import CommandAnswer, LaneView, StatusEvent
-from stream_app.core.policy import Plan
-from stream_app.core.topics import TopicNames
-from stream_app.partition.desk import Partition
-from stream_app.partition.walk import Source
-from stream_app.partition.way_back import Outside
+from stream_app.domain.errors import BrokerUnavailable, Fenced, LedgerError
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.policy import Plan
+from stream_app.domain.topics import TopicNames
+from stream_app.partition.callback_port import Outside
+from stream_app.partition.in_flight import Source
+from stream_app.partition.owner import Partition
 from tests.simulation.clay import FakeClay
 from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group

@@ -13,9 +13,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.core.messages import Callback
-from stream_app.core.record import Record, Taken
-from stream_app.partition import gate, lanes
+from stream_app.domain.messages import Callback
+from stream_app.domain.record import Record, Taken
+from stream_app.partition import admission as gate
+from stream_app.partition import lanes
 from stream_app.partition.erasures import Erasures
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post

@@ -10,9 +10,9 @@ from typing import Any
 
 import faust
 
-from stream_app.adapters.connection import KafkaConnection
-from stream_app.adapters.faust_app import FaustOptions, Inlet, build_app
-from tests.adapters.support import until
+from stream_app.faust_app.app import FaustOptions, Inlet, build_app
+from stream_app.kafka.connection import KafkaConnection
+from tests.support.kafka import until
 
 Ack = Callable[[], Awaitable[object]]
 Work = Callable[[int, Ack], Awaitable[None]]

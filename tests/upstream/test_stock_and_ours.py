@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from stream_app.adapters.ledger import KafkaLedger
-from stream_app.core.record import Record
 from stream_app.dev.kafka import Broker
-from tests.adapters.support import committed, create_topics, publish, until
+from stream_app.domain.record import Record
+from stream_app.kafka.transactional_state import KafkaLedger
+from tests.support.kafka import committed, create_topics, publish, until
 from tests.upstream.apps import Ack, Build, Work, ours, rebalance, running, stock
 
 

@@ -11,15 +11,15 @@ from typing import Final, Protocol
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from stream_app.books import read_books
-from stream_app.core.books import Report
-from stream_app.core.errors import StreamAppError
+from stream_app.config import client_options
 from stream_app.dev.demo.scene import Scene, watched
 from stream_app.dev.demo.stage import WORKSPACES, Stage, stage
 from stream_app.dev.demo.verdict import Verdict, compare
+from stream_app.domain.books.stories import Report
+from stream_app.domain.errors import StreamAppError
+from stream_app.operator.books import read_books
 from stream_app.publish import Wishes, publish_rows
 from stream_app.publish.rows import read_csv
-from stream_app.settings import client_options
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
 NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")

@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream_app.core.messages import LaneView, Status, StatusEvent
-from stream_app.settings import Settings, client_options
+from stream_app.config import Settings, client_options
+from stream_app.domain.messages import LaneView, Status, StatusEvent
 
 ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 """Clay has called back about the lead."""

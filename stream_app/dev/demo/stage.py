@@ -18,11 +18,11 @@ import aiohttp
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from stream_app.adapters.topics import create_topics
-from stream_app.core.errors import StreamAppError
+from stream_app.config import Settings, client_options, load_settings
 from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka, unused
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
-from stream_app.settings import Settings, client_options, load_settings
+from stream_app.domain.errors import StreamAppError
+from stream_app.kafka.topics import create_topics
 
 WORKSPACES: Final = ("alder", "birch")
 APPS: Final = ("worker", "replay", "gateway")

@@ -1,1 +1,0 @@
-"""One foreign library each, behind the ports that the line declares."""

@@ -1,1 +1,0 @@
-"""The Faust shell: takes events, hands them to a partition, and nothing else."""

@@ -1,0 +1,136 @@
+"""Fills the cache from `leads.enriched`: what was committed there is remembered, and what was erased is forgotten.
+
+It follows the topic beside the line, so no lead waits for it, and a cache that lost everything (a new process, a
+FLUSHALL) is filled again from where its own mark says it is. It reads in small pieces, with pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.messages import Result
+from stream_app.domain.result.cache_entry import DAY_MS, CachePolicy, Entry, entry_of, of_company, person_slot, slots_of
+from stream_app.domain.result.tombstone import erased_by
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.readers import TopicReader
+from stream_app.pipeline.fallback import Cache
+
+MOST_RESULTS: Final = 200_000
+"""Of a partition: older results than so many do not go into the cache. Older tombstones are always obeyed."""
+
+_PIECE: Final = 50
+_PAUSE_S: Final = 0.02  # 2,500 results a second at most
+_LOOK_EVERY_S: Final = 1.0
+_TRY_AGAIN_S: Final = 5.0
+_result: Final = msgspec.json.Decoder(Result)
+
+
+class CacheFiller:
+    """`owned` says which partitions are this process's now; `now_ms` is the time."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        partitions: int,
+        cache: Cache,
+        policy: CachePolicy,
+        owned: Callable[[], Collection[int]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._partitions = partitions
+        self._cache = cache
+        self._policy = policy
+        self._owned = owned
+        self._now_ms = now_ms
+
+    async def run(self) -> None:
+        """Until cancelled. Kafka or the cache away: it goes on where it was when they are back."""
+        while True:
+            try:
+                async with TopicReader(self._connection, self._partitions, lambda done, total: None) as reader:
+                    while True:
+                        await self.look(reader)
+                        await asyncio.sleep(_LOOK_EVERY_S)
+            except (BrokerUnavailable, UnreadableBatch):
+                await asyncio.sleep(_TRY_AGAIN_S)
+
+    async def look(self, reader: TopicReader) -> None:
+        """Take in what is new in the partitions that are ours. Raises BrokerUnavailable."""
+        owned = list(self._owned())
+        if not owned:
+            return
+        bounds = await reader.bounds(self._topic)
+        ranges: dict[int, tuple[int, int]] = {}
+        for number in owned:
+            begin, end = bounds[number]
+            filled_to = await self._cache.filled_to(number)
+            if filled_to is None:
+                return  # the cache does not answer: there is no use in reading
+            if filled_to > end:  # of a topic that was made anew
+                filled_to = 0
+            begin = max(begin, filled_to)
+            if begin < end:
+                ranges[number] = (begin, end)
+        if not ranges:
+            return
+        async for records in reader.read(self._topic, ranges):
+            oldest = {number: end - MOST_RESULTS for number, (_, end) in ranges.items()}
+            wanted = [each for each in records if each.value is None or each.offset >= oldest[each.partition]]
+            for first in range(0, len(wanted), _PIECE):
+                if not await self.take(wanted[first : first + _PIECE]):
+                    return
+                await asyncio.sleep(_PAUSE_S)
+        for number, (_, end) in ranges.items():  # markers of transactions are offsets, too
+            await self._cache.set_filled_to(number, end)
+
+    async def take(self, records: list[Any]) -> bool:
+        """Some records of one partition, in order. False: the cache did not take them."""
+        changes: defaultdict[str, list[tuple[str, Entry]]] = defaultdict(list)
+        for record in records:
+            if record.value is None:
+                if not await self._add(changes) or not await self._forget(record):
+                    return False
+                changes.clear()
+            elif (result := self._read(record.value)) is not None:
+                changes[result.workspace] += self._changes(result)
+        if not await self._add(changes):
+            return False
+        last = records[-1]
+        return await self._cache.set_filled_to(last.partition, last.offset + 1)
+
+    def _read(self, value: bytes) -> Result | None:
+        try:
+            result = _result.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None  # somebody else's, or of a version to come
+        old = self._now_ms() - result.at_ms + result.age_s * 1000 > self._policy.stale_days * DAY_MS
+        return None if old else result
+
+    def _changes(self, result: Result) -> list[tuple[str, Entry]]:
+        entry = entry_of(result)
+        if not entry.fields:
+            return []
+        persons, firm = slots_of(result)
+        changes = [(slot, entry) for slot in persons]
+        if firm is not None and (common := of_company(self._policy, entry)).fields:
+            changes.append((firm, common))
+        return changes
+
+    async def _add(self, changes: dict[str, list[tuple[str, Entry]]]) -> bool:
+        return all([await self._cache.add(some) for some in changes.values()])
+
+    async def _forget(self, record: Any) -> bool:
+        erased = erased_by(record.key, record.headers)
+        if erased is None:
+            return True
+        workspace, destination, people = erased
+        return await self._cache.forget([person_slot(workspace, destination, person) for person in people])

@@ -1,0 +1,93 @@
+"""What a lead's own fields say for certain of its company and country, without asking anybody.
+
+The company's name is the name that its domain is registered under (public-suffix rules, the list that publicsuffixlist
+brings), as it is spelled there; where the domain is one of a host's customers' (github.io) nothing is said. The country
+is that of a valid international phone number (libphonenumber), else that of a country's top-level domain, except those
+that are sold as if they were none's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+import phonenumbers
+from publicsuffixlist import PublicSuffixList
+
+from stream_app.domain.lead.lead import company_domain
+from stream_app.domain.messages import Scalar
+
+# fmt: off
+_NOT_BY_COUNTRY: Final = frozenset([
+    "ac", "ad", "ag", "ai", "am", "as", "be", "bz", "cc", "cd", "cf", "ci", "cm", "co", "cv", "cx", "dj", "dm",
+    "eu", "fm", "ga", "gd", "gg", "gl", "gq", "gs", "gy", "ht", "im", "in", "io", "is", "je", "la", "lc", "li",
+    "ly", "md", "me", "ml", "mn", "mp", "ms", "mu", "nf", "nr", "nu", "pm", "pn", "ps", "pw", "re", "sb", "sc",
+    "sh", "so", "sr", "st", "su", "sx", "tc", "tf", "tk", "tl", "tm", "to", "tv", "vc", "vg", "vu", "wf", "ws",
+    "yt",
+])
+# fmt: on
+"""Top-level domains of two letters that companies of any country take for what they spell, or that are no country's."""
+
+_ISO: Final = {"uk": "GB"}
+Facts = dict[str, tuple[Scalar, str]]
+
+
+def local_facts(fields: Mapping[str, Scalar]) -> Facts:
+    """`company_name`, `domain` and `country` (ISO 3166-1 alpha-2), each where it is missing and certain.
+
+    By name the value, and what it is from: `domain`, `phone` or `tld`.
+    """
+    found: Facts = {}
+    domain = company_domain(fields)
+    registered, suffix = _registered(domain) if domain else ("", "")
+    if registered:
+        found["domain"] = (registered, "domain")
+        found["company_name"] = (_readable(registered.removesuffix(f".{suffix}")), "domain")
+    phone = fields.get("phone")
+    if isinstance(phone, str) and (country := _country_of_phone(phone)):
+        found["country"] = (country, "phone")
+    elif registered and (country := _country_of_tld(suffix.rpartition(".")[2])):
+        found["country"] = (country, "tld")
+    return {name: fact for name, fact in found.items() if fields.get(name) in (None, "")}
+
+
+def _registered(domain: str) -> tuple[str, str]:
+    """The domain as it is registered, and the public suffix behind it; '' where it is none of a company's own."""
+    suffixes = _suffixes()
+    registered, suffix = suffixes.privatesuffix(domain), suffixes.publicsuffix(domain)
+    if not registered or not suffix or _suffixes(only_icann=True).publicsuffix(domain) != suffix:
+        return "", ""
+    return registered, suffix
+
+
+def _readable(label: str) -> str:
+    """A label without its punycode."""
+    if not label.startswith("xn--"):
+        return label
+    try:
+        return label.removeprefix("xn--").encode("ascii").decode("punycode")
+    except UnicodeError:
+        return label
+
+
+def _country_of_phone(text: str) -> str | None:
+    """None for one that does not say its country, and for numbers of no one country (satellites, +800)."""
+    try:
+        number = phonenumbers.parse(text, None)
+    except phonenumbers.NumberParseException:
+        return None
+    region = phonenumbers.region_code_for_number(number) if phonenumbers.is_valid_number(number) else None
+    return region if region in phonenumbers.SUPPORTED_REGIONS else None
+
+
+def _country_of_tld(tld: str) -> str | None:
+    if len(tld) != 2 or tld in _NOT_BY_COUNTRY:
+        return None
+    country = _ISO.get(tld, tld.upper())
+    return country if country in phonenumbers.SUPPORTED_REGIONS else None
+
+
+@lru_cache(2)
+def _suffixes(only_icann: bool = False) -> PublicSuffixList:
+    return PublicSuffixList(accept_unknown=False, only_icann=only_icann)

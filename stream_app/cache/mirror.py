@@ -1,0 +1,59 @@
+"""Keeps a mirror of this worker's lanes in Redis (domain/lane/mirror.py), off the way that leads take."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from stream_app.cache.redis import RedisLink
+from stream_app.domain.lane.mirror import mirror_of, mirror_slot
+from stream_app.domain.messages import LaneView
+
+TTL_S: Final = 30
+REFRESH_S: Final = 10.0
+_json: Final = msgspec.json.Encoder()
+
+
+class RedisMirror:
+    """Written when a lane changes, and every `refresh_s`; gone 30 s after its worker is."""
+
+    def __init__(self, link: RedisLink, prefix: str, refresh_s: float = REFRESH_S) -> None:
+        self._link = link
+        self._prefix = prefix
+        self._refresh_s = refresh_s
+        self._views: dict[str, LaneView] = {}
+        self._changed: set[str] = set()
+        self._news = asyncio.Event()
+
+    def lane(self, view: LaneView) -> None:
+        """A lane's state was published."""
+        self._views[view.workspace] = view
+        self._changed.add(view.workspace)
+        self._news.set()
+
+    def lane_gone(self, workspace: str) -> None:
+        """Another process has it, and writes it now; if none does, it goes by itself."""
+        self._views.pop(workspace, None)
+        self._changed.discard(workspace)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        now_s = asyncio.get_running_loop().time
+        refresh_at_s = now_s() + self._refresh_s
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(refresh_at_s):
+                    await self._news.wait()
+            self._news.clear()
+            names, self._changed = self._changed, set()
+            if now_s() >= refresh_at_s:
+                names, refresh_at_s = set(self._views), now_s() + self._refresh_s
+            values = {
+                self._prefix + mirror_slot(name): _json.encode(mirror_of(self._views[name]))
+                for name in sorted(names)
+                if name in self._views
+            }
+            await self._link.write(values, TTL_S)

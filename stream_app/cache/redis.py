@@ -1,0 +1,184 @@
+"""The cache (`fallback.Cache`) in Redis, and the only place that speaks to Redis.
+
+Redis is never needed: each call takes a bounded time, and after some that failed in a row none is made for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import redis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from stream_app.domain.result.cache_entry import NOTHING, Entry, decode, merged
+
+T = TypeVar("T")
+
+WRITE_TIMEOUT_S: Final = 2.0
+_CONNECTIONS: Final = 8
+_FAILURES: Final = 3
+_FIRST_REST_S: Final = 1.0
+_LONGEST_REST_S: Final = 30.0
+
+Told = Callable[[str], None]
+"""Told how a call ended: `ok`, `failed`, or `skipped` because others failed just now."""
+
+
+class RedisLink:
+    """Calls to one Redis. `read_timeout_s`: what a lead may wait for; writes are in nobody's way."""
+
+    def __init__(self, client: Redis, read_timeout_s: float, told: Told = lambda _: None) -> None:
+        self._client = client
+        self._read_timeout_s = read_timeout_s
+        self._told = told
+        self._failures = 0
+        self._rests_until_s = 0.0
+
+    async def read(self, slots: Sequence[str]) -> list[bytes | None] | None:
+        """The values of keys of one slot; None: not learned in time."""
+        return await self._call(lambda: self._get(slots), self._read_timeout_s)
+
+    async def read_patiently(self, slots: Sequence[str]) -> list[bytes | None] | None:
+        """The same for one who keeps no lead waiting."""
+        return await self._call(lambda: self._get(slots), WRITE_TIMEOUT_S)
+
+    async def write(self, values: Mapping[str, bytes], ttl_s: int) -> bool:
+        """Set values that go after `ttl_s`. False: not all of them were confirmed."""
+
+        async def set_all() -> bool:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for slot, value in values.items():
+                    pipeline.set(slot, value, ex=ttl_s)
+                await pipeline.execute()
+            return True
+
+        return not values or bool(await self._call(set_all, WRITE_TIMEOUT_S))
+
+    async def delete(self, slots: Sequence[str]) -> bool:
+        """False: not confirmed."""
+
+        async def delete_all() -> bool:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for slot in slots:
+                    pipeline.delete(slot)
+                await pipeline.execute()
+            return True
+
+        return not slots or bool(await self._call(delete_all, WRITE_TIMEOUT_S))
+
+    async def _get(self, slots: Sequence[str]) -> list[bytes | None]:
+        return [value if isinstance(value, bytes) else None for value in await self._client.mget(slots)]
+
+    async def _call(self, ask: Callable[[], Awaitable[T]], within_s: float) -> T | None:
+        now_s = asyncio.get_running_loop().time
+        if now_s() < self._rests_until_s:
+            self._told("skipped")
+            return None
+        try:
+            # In a task of its own: a time-out cancels the task that it was begun in, and a lead's walk is begun in
+            # the one that takes all leads (partition/eager.py).
+            got = await asyncio.create_task(_within(ask, within_s))
+        except (redis.RedisError, OSError, TimeoutError):
+            if now_s() >= self._rests_until_s:  # else it was under way when the rest began, and says nothing new
+                self._failures += 1
+                if self._failures >= _FAILURES:
+                    rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** min(self._failures - _FAILURES, 10))
+                    self._rests_until_s = now_s() + rest_s
+            self._told("failed")
+            return None
+        self._failures = 0
+        self._told("ok")
+        return got
+
+
+async def _within(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
+    async with asyncio.timeout(within_s):
+        return await ask()
+
+
+def tls_options(url: str, ca_file: str | None) -> dict[str, str]:
+    """What a connection to that URL needs beside it."""
+    return {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
+
+
+def redis_problem(url: str) -> str | None:
+    """What is wrong with a URL, without repeating it."""
+    try:
+        pool = _pool(url, None)
+        pool.connection_class(**pool.connection_kwargs)  # connects nothing, and takes no option that there is not
+    except (ValueError, TypeError):
+        return "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+    return None
+
+
+def _pool(url: str, ca_file: str | None) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=WRITE_TIMEOUT_S,
+        socket_timeout=WRITE_TIMEOUT_S,
+        socket_connect_timeout=WRITE_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),  # what is worth trying again is tried with the next lead
+        **tls_options(url, ca_file),
+    )
+
+
+@asynccontextmanager
+async def redis_link(
+    url: str, read_timeout_s: float, ca_file: str | None = None, told: Told = lambda _: None
+) -> AsyncIterator[RedisLink]:
+    """A link to the Redis at a URL (a secret: it holds the password). Nothing is connected before the first call.
+
+    ca_file  the authority of a `rediss://` server's certificate, where it is not one of the system's.
+    """
+    pool = _pool(url, ca_file)
+    client = Redis(connection_pool=pool)
+    try:
+        yield RedisLink(client, read_timeout_s, told)
+    finally:
+        await client.aclose()
+        await pool.aclose()
+
+
+class RedisCache:
+    """Entries under `<prefix><key>`, each gone after `ttl_s` without news."""
+
+    def __init__(self, link: RedisLink, prefix: str, ttl_s: int) -> None:
+        self._link = link
+        self._prefix = prefix
+        self._ttl_s = ttl_s
+
+    async def find(self, slots: Sequence[str]) -> list[Entry]:
+        values = await self._link.read([self._prefix + slot for slot in slots])
+        return [NOTHING] * len(slots) if values is None else list(map(decode, values))
+
+    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+        """A workspace has one writer, its worker: so what is read here does not change before it is written."""
+        slots = list(dict.fromkeys(slot for slot, _ in changes))
+        if not slots:
+            return True
+        values = await self._link.read_patiently([self._prefix + slot for slot in slots])
+        if values is None:
+            return False
+        after = merged(dict(zip(slots, values, strict=True)), changes)
+        return await self._link.write({self._prefix + slot: value for slot, value in after.items()}, self._ttl_s)
+
+    async def forget(self, slots: Sequence[str]) -> bool:
+        return await self._link.delete([self._prefix + slot for slot in slots])
+
+    async def filled_to(self, partition: int) -> int | None:
+        values = await self._link.read_patiently([self._mark(partition)])
+        if values is None:
+            return None
+        return int(values[0]) if values[0] and values[0].isdigit() else 0
+
+    async def set_filled_to(self, partition: int, offset: int) -> bool:
+        return await self._link.write({self._mark(partition): str(offset).encode()}, self._ttl_s)
+
+    def _mark(self, partition: int) -> str:
+        return f"{self._prefix}filled:{partition}"

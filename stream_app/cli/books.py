@@ -1,0 +1,180 @@
+"""`stream-app books`: proves that every record that came in is accounted for, or names those that are not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.domain.plural import count
+
+if TYPE_CHECKING:
+    from stream_app.cli.tables import Table
+    from stream_app.domain.books.stories import Report
+
+_SAY_EVERY_S: Final = 5.0
+_NOT_LEADS: Final[dict[str, str]] = {
+    "callback_duplicate": "a callback about a lead that already had its answer",
+    "callback_unmatched": "a callback about a lead that did not wait for one",
+    "erased": "an erasure; the lead itself is in its column",
+    "cost_corrected": "an operator said what a lead did cost",
+}
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "books",
+        run,
+        says="Prove that every lead that came in is accounted for, or name those that are not; exit code 1 then.",
+        example="stream-app books --config stream_app.toml",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="how many problems are named; all are counted (%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.operator.books import read_books
+
+    settings = settings_of(args, clay=False)
+    with _progress() as progress:
+        report = asyncio.run(read_books(settings, limit=args.limit, progress=progress, say=say))
+    if args.json:
+        tell_json(msgspec.to_builtins(report))
+    else:
+        show(report)
+    return OK if report.balanced else NO
+
+
+def show(report: Report) -> None:
+    """The books for people: the table on stdout, what does not add up on stderr."""
+    from stream_app.cli.tables import show as show_table
+
+    show_table(books_table(report))
+    tell("")
+    show_table(money_table(report))
+    if report.copies:
+        tell(
+            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these that come or came "
+            "back: replays, deferred leads, strays"
+        )
+    for status, events in sorted(report.not_leads.items()):
+        tell(f"{status}: {events:,}; {_NOT_LEADS[status]}")
+    for workspace, credits_ in sorted(report.saved.items()):
+        tell(f"{workspace} saved {count(credits_, 'credit')}: earlier results answered instead of Clay")
+    if report.provisional:
+        leads = count(report.provisional, "lead was", "leads were")
+        tell(f"{leads} given a provisional result while the lane was held")
+    _show_open_costs(report)
+    for workspace, times in sorted(report.possible_doubles.items()):
+        tell(f"{workspace} sent {count(times, 'time')} again what may have reached Clay: possible double spends")
+    if report.outlived:
+        stories = count(report.outlived, "story has outlived its records", "stories have outlived their records")
+        tell(f"{stories}, which retention removed: checked, not counted")
+    if report.moving:
+        leads = count(report.moving, "lead was", "leads were")
+        tell(f"{leads} at work just then and could not be compared with the rows: look again")
+    for problem in report.problems:
+        say(f"{problem.place}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
+    if report.problem_count > len(report.problems):
+        say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
+    accounted = report.accounted
+    if report.balanced:
+        tell(f"The books balance: {report.records} in, {accounted} accounted for.")
+    else:
+        say(f"The books do NOT balance: {report.records} in, {accounted} accounted for; see above.")
+
+
+def _show_open_costs(report: Report) -> None:
+    """The leads that were booked at their ceiling for want of a callback, and how to settle them."""
+    if not report.open_cost_count:
+        return
+    leads = count(report.open_cost_count, "lead is booked at its", "leads are booked at their")
+    tell(
+        f"{leads} ceiling, not known: Clay did not say what they cost. "
+        "Where you know it: stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT"
+    )
+    for each in report.open_costs:
+        booked = (
+            f"{count(each.booked.credits, 'credit')} and {count(each.booked.actions, 'action')} on {each.booked.day}"
+        )
+        tell(f"  {each.workspace}/{each.destination} {each.lead_id}: {booked}")
+    if report.open_cost_count > len(report.open_costs):
+        tell(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
+
+
+def books_table(report: Report) -> Table:
+    """How many leads stand where."""
+    from stream_app.cli.tables import Column, Table
+    from stream_app.domain.books.columns import COLUMNS, MEANING
+
+    table = Table(
+        Column(""),
+        Column("leads", right=True),
+        Column("of these have a row", rank=2, right=True),
+        Column("which means", rank=1, prose=True),
+        title="The books",
+    )
+    table.add("in", report.records, "", "records on leads, leads.retry and leads.bulk")
+    for name in COLUMNS:
+        stand = report.columns[name]
+        table.add(name.replace("_", " "), stand.stories, stand.rows, MEANING[name])
+    return table
+
+
+def money_table(report: Report) -> Table:
+    """What each lane reserved and spent, by its own account, by its rows and by the events of its leads."""
+    from stream_app.cli.tables import Column, Table
+
+    more = any(account.unknown or account.elsewhere for account in report.accounts)
+    extra_columns = [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)] if more else []
+    table = Table(
+        Column("lane"),
+        Column("period"),
+        Column("meter", rank=1),
+        Column("reserved", rank=2, right=True),
+        Column("by its rows", rank=6, right=True),
+        Column("spent", right=True),
+        Column("by its leads", rank=3, right=True),
+        *extra_columns,
+        title="Money",
+    )
+    for account in report.accounts:
+        told = "?" if account.spent_by_events is None else str(account.spent_by_events)
+        amounts = [account.reserved, account.reserved_by_rows, account.spent]
+        extra = [account.unknown, account.elsewhere] if more else []
+        table.add(account.workspace, account.period, account.meter, *amounts, told, *extra)
+    return table
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere a line now and then, when it takes long."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines().show
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("reading the topics", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._said_s = time.monotonic()
+
+    def show(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said_s >= _SAY_EVERY_S:
+            self._said_s = time.monotonic()
+            say(f"{done} of {total} offsets read")

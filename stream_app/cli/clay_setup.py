@@ -1,0 +1,72 @@
+"""`stream-app clay-setup DESTINATION`: what to set up in the Clay table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from stream_app.cli.base import OK, Subparsers, command, settings_of, tell, tell_json
+
+if TYPE_CHECKING:
+    from stream_app.operator.clay_setup import ClaySetup
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "clay-setup",
+        run,
+        says="Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that calls back.",
+        example="stream-app clay-setup people",
+    )
+    parser.add_argument("destination", metavar="DESTINATION", help="alias of the table in the configuration")
+
+
+def run(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from stream_app.operator.clay_setup import clay_setup
+
+    setup = clay_setup(settings_of(args, clay=False), args.destination)
+    if args.json:
+        tell_json(msgspec.to_builtins(setup))
+    else:
+        for line in _lines(setup):
+            tell(line)
+    return OK
+
+
+def _lines(setup: ClaySetup) -> list[str]:
+    webhook, http = setup.webhook, setup.http_column
+    width = max(len(column.name) for column in webhook.columns)
+    token = (
+        f"   Authentication: header {webhook.token_header}, its value in {webhook.token_variable}."
+        if webhook.token_header
+        else "   Authentication: none is configured (token_env); better set one."
+    )
+    lines = [
+        f"Table {setup.destination} in workspace {setup.workspace}",
+        "",
+        "1. Source: webhook",
+        f"   Put its URL into the environment variable {' and one more into '.join(webhook.url_variables)}.",
+        token,
+        "   Columns that come in:",
+        *(f"     {column.name:{width}}  {column.holds}" for column in webhook.columns),
+        "",
+        "2. Auto-dedupe",
+        f"   On the column {setup.dedupe_column}: {setup.dedupe_advice}.",
+        "",
+    ]
+    if http is None:
+        return [*lines, "3. Nothing comes back from this table: its callbacks = false."]
+    return [
+        *lines,
+        "3. HTTP API column, the last one ({{name}}: insert that column with /)",
+        f"   Method   {http.method}",
+        f"   URL      {http.url}",
+        *(f"   Header   {name}: {value}" for name, value in http.headers.items()),
+        "   Body",
+        *(f"     {line}" for line in json.dumps(http.body, indent=2).splitlines()),
+        *(f"   - {line}" for line in http.advice),
+    ]

@@ -1,0 +1,113 @@
+"""`stream-app demo`: the whole system on this machine, live, ending in the books."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stream_app.cli.base import NO, OK, Subparsers, command, say, tell, tell_json
+from stream_app.domain.plural import count
+
+if TYPE_CHECKING:
+    from stream_app.dev.demo import Outcome
+
+_NEXT = """\
+What to try next:
+  stream-app sim --help                  the simulated Clay alone, with faults on a timeline
+  stream-app publish leads.csv --dry-run check a file of your own
+  stream-app topics, worker, replay, gateway
+                                         the same system on your Kafka; README says how to set it up
+  stream-app status LEAD                 there: where one lead is, and each step that it took
+  stream-app results --join leads.csv -o enriched.csv
+                                         there: your file, with what Clay found beside each row
+  stream-app books                       at any time: does everything add up?"""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "demo",
+        run,
+        says="Show the whole system on this machine through an outage of Clay; exit code 1 if it does not add up.",
+        example="stream-app demo",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        metavar="HOST:PORT",
+        help="use this Kafka (default: the one in KAFKA_BOOTSTRAP, else one that the demo starts itself)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    import msgspec
+
+    from stream_app.cli.demo_screen import Screen
+    from stream_app.config.rules import bootstrap_problem
+    from stream_app.dev.demo import play
+    from stream_app.dev.kafka import bootstrap_from_environment
+    from stream_app.dev.process import StartError
+    from stream_app.domain.errors import SettingsError
+
+    bootstrap = args.bootstrap or bootstrap_from_environment()
+    if bootstrap and (problem := bootstrap_problem(bootstrap)):
+        raise SettingsError([f"{'--bootstrap' if args.bootstrap else 'KAFKA_BOOTSTRAP'} {bootstrap}: {problem}"])
+    try:
+        with Screen() as screen:
+            outcome = asyncio.run(play(bootstrap, screen))
+    except StartError as error:
+        if args.json:
+            tell_json({"error": [str(error)], "exit_code": NO})
+        say(str(error))
+        return NO
+    if args.json:
+        tell_json(msgspec.to_builtins(outcome))
+    else:
+        _show(outcome)
+    return OK if outcome.ok else NO
+
+
+def _show(outcome: Outcome) -> None:
+    from stream_app.cli.books import show
+
+    show(outcome.books)
+    ledger, stands = outcome.ledger, outcome.books.statuses
+    ended = {status: stand.stories for status, stand in stands.items()}
+    tell("")
+    tell(
+        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay "
+        "called back that it "
+        "found nothing. Every answer is on `leads.status`, every result on `leads.enriched`."
+    )
+    tell(
+        f"Clay's own ledger: {count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} taken, "
+        f"{len(ledger.doubles)} sent twice, {count(ledger.charged, 'credit')} for the answered ones "
+        f"({ledger.booked} in the books); it {'agrees' if ledger.agrees else 'does NOT agree'} with the books."
+    )
+    if ledger.uncertain:
+        tell(
+            f"Parked for a human, though Clay took them: {ledger.uncertain}. Nobody called back about them, and to "
+            "send them again could pay twice."
+        )
+    tell(
+        f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written and {outcome.replays} "
+        f"replayed; {count(ended.get('rejected_invalid', 0), 'bad record was', 'bad records were')} rejected, each "
+        f"with its reason, and stopped nothing; {count(ended.get('expired', 0), 'lead', 'leads')} had become too old "
+        "to be worth paying for."
+    )
+    for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
+        if leads:
+            say(f"{name}: {', '.join(leads[:10])}{' ...' if len(leads) > 10 else ''}")
+    if not outcome.finished:
+        say("Not every record came to rest in time: this machine is slow or busy, try again.")
+    if not outcome.in_the_outage.balanced:
+        say("The books in the middle of the outage did not balance:")
+        for problem in outcome.in_the_outage.problems:
+            say(f"  {problem.place}: {problem.what}")
+    for name, code in outcome.exit_codes.items():
+        if code:
+            say(f"{name} ended with code {code} when it was asked to stop")
+    tell(f"It took {outcome.seconds:.0f} s. All processes and files of the demo are gone.")
+    tell("")
+    tell(_NEXT)

@@ -1,0 +1,65 @@
+"""Files that commands read and write."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+from typing import IO, Literal, TypeVar, cast
+
+from stream_app.domain.safe_text import for_terminal
+
+_T = TypeVar("_T")
+
+
+def format_of(file: Path) -> Literal["csv", "jsonl"]:
+    """What a file's name says of what is in it."""
+    return "jsonl" if file.suffix in (".jsonl", ".ndjson", ".json") else "csv"
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[IO[str]]:
+    """A file for personal data: only its owner can read it. `-` is stdout, made safe where that is a terminal.
+
+    The text goes to a new file with a random name in the same directory, which takes the name `path` at the end. So an
+    error leaves an older file as it was, and a link that somebody planted at `path` is replaced and not followed.
+    Raises SettingsError.
+    """
+    if str(path) == "-":
+        yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout
+        return
+    if path.exists() and not path.is_file():  # such as a pipe
+        with open(_explained(path, lambda: os.open(path, os.O_WRONLY)), "w", encoding="utf-8") as file:
+            yield file
+        return
+    descriptor, name = _explained(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
+    part = Path(name)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            yield file
+        _explained(path, lambda: part.replace(path))
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class _Terminal:
+    """A terminal that gets no control characters."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        return self._out.write(for_terminal(text))
+
+
+def _explained(path: Path, do: Callable[[], _T]) -> _T:
+    from stream_app.domain.errors import SettingsError
+
+    try:
+        return do()
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be written: {error.strerror}"]) from None

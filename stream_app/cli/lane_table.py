@@ -1,0 +1,152 @@
+"""Lanes for people: how each stands, its budgets and when they end, what was changed live. Times are the lane's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
+
+from stream_app.cli.base import tell
+from stream_app.cli.tables import Column, Table, show
+from stream_app.domain.plural import count
+
+if TYPE_CHECKING:
+    from stream_app.domain.lane.budget import MeterName
+    from stream_app.domain.lane.explain import LaneFacts
+    from stream_app.domain.lane.forecast import Forecast
+    from stream_app.domain.lane.meters import Meter
+    from stream_app.domain.messages import LaneView
+
+Forecasts = Mapping[str, "Mapping[str, Forecast]"]
+"""Workspace -> meter -> how fast it is used."""
+
+_BAR: Final = 10
+_METERS: Final[dict[MeterName, str]] = {
+    "credits_day": "credits today",
+    "credits_month": "credits this month",
+    "actions_day": "actions today",
+    "actions_month": "actions this month",
+}
+
+
+def clock(at_ms: int, now_ms: int, tz: str) -> str:
+    """A time of day, with its date when it is another one."""
+    zone = ZoneInfo(tz)
+    at, now = datetime.fromtimestamp(at_ms / 1000, zone), datetime.fromtimestamp(now_ms / 1000, zone)
+    return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
+
+
+def show_lanes(
+    lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
+) -> None:
+    """Print them. `works`: whether a worker runs; without one no lane moves."""
+    for number, table in enumerate(lane_tables(lanes, forecasts, zones, now_ms, works=works)):
+        if number:
+            tell("")
+        show(table)
+
+
+def lane_tables(
+    lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
+) -> list[Table]:
+    """How the lanes stand; then their budgets and what was changed live, where there is any."""
+    known = [(view, zones.get(lane.workspace, "UTC")) for lane in lanes if (view := lane.view) is not None]
+    stands = Table(
+        Column("lane"),
+        Column("now", prose=True),
+        Column("breaker", rank=3),
+        Column("health", rank=4),
+        Column("per second", rank=2, right=True),
+        Column("waiting", rank=1, right=True),
+    )
+    for lane in lanes:
+        stands.add(*_stands(lane, now_ms, zones.get(lane.workspace, "UTC"), works=works))
+    budgets = Table(
+        Column("lane"),
+        Column("budget"),
+        Column("used", right=True),
+        Column("of", rank=1, right=True),
+        Column("", rank=3),
+        Column("at this rate", rank=2, prose=True),
+    )
+    for view, zone in known:
+        for row in _budgets(view, forecasts.get(view.workspace, {}), now_ms, zone):
+            budgets.add(view.workspace, *row)
+    changed = Table(
+        Column("lane"), Column("changed live"), Column("by", rank=2), Column("at", rank=3), Column("why", 1, prose=True)
+    )
+    for view, zone in known:
+        for change in view.changes:
+            at = clock(change.by.at_ms, now_ms, zone)
+            changed.add(view.workspace, f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
+    return [stands, *(table for table in (budgets, changed) if table.rows)]
+
+
+def _stands(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
+    view, waiting = lane.view, f"{sum(lane.waiting.values()):,}" if lane.waiting else ""
+    if view is None:
+        return [lane.workspace, "nothing was ever sent for it", "", "", "", waiting]
+    forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")
+    health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
+    if view.health == "insufficient_data":
+        health = f"{count(view.calls, 'call')}: too few"
+    breaker = view.breaker.replace("_", " ") + forced
+    return [
+        lane.workspace,
+        _now(lane, view, now_ms, zone, works=works),
+        breaker,
+        health,
+        f"{view.rate_per_s:g}",
+        waiting,
+    ]
+
+
+def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
+    shared = f", beside {', '.join(lane.shared_with)}" if lane.shared_with else ""
+    if not view.holds:
+        return f"{'moves' if works else 'no worker runs'}{_but(view, now_ms)}{shared}"
+    if view.paused_by is not None:
+        return f"paused since {clock(view.since_ms, now_ms, zone)} by {view.paused_by.who}: {view.paused_by.why}"
+    if view.until_ms > now_ms and view.mode != "open":
+        return f"{view.holds} until {clock(view.until_ms, now_ms, zone)}"
+    return f"{view.holds} since {clock(view.since_ms or view.at_ms, now_ms, zone)}"
+
+
+def _but(view: LaneView, now_ms: int) -> str:
+    """Which of its leads do not move all the same."""
+    parts = [part for part in view.partly if not 0 < part.until_ms <= now_ms]
+    return "".join(
+        f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})" for part in parts
+    )
+
+
+def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zone: str) -> Iterator[list[str]]:
+    for name, words in _METERS.items():
+        meter = view.meters.get(name)
+        if meter is None or meter.cap is None:
+            continue
+        over = now_ms >= meter.ends_ms  # a new day or month has begun, and nothing was sent in it yet
+        used = 0 if over else meter.spent + meter.reserved + meter.elsewhere
+        foreseen = "" if over else _foreseen(meter, forecasts.get(name), now_ms, zone)
+        yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), foreseen]
+
+
+def _foreseen(meter: Meter, forecast: Forecast | None, now_ms: int, zone: str) -> str:
+    if meter.left == 0:
+        return "used up"
+    if forecast is None or not forecast.per_hour:
+        return ""
+    rate = f"{forecast.per_hour:,.0f} an hour"
+    if forecast.empty_at_ms is not None:
+        return f"{rate}: end {clock(forecast.empty_at_ms, now_ms, zone)}"
+    return f"{rate}: last until {clock(meter.ends_ms, now_ms, zone)}"
+
+
+def _value(value: float | bool | None) -> str:
+    return "no limit" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _bar(used: int, cap: int) -> str:
+    full = min(_BAR, max(0, round(_BAR * used / cap))) if cap else _BAR
+    return "█" * full + "░" * (_BAR - full)

@@ -1,0 +1,39 @@
+"""`stream-app skip PLACE`: gives up records that cannot be read, so that their partition goes on."""
+
+from __future__ import annotations
+
+import argparse
+
+from stream_app.cli.base import OK, Subparsers, command, on_kafka, settings_of, tell, tell_json
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "skip",
+        run,
+        says="Give up records that cannot be read (damaged, or in a format that is not known), so that their partition "
+        "goes on. First stop the processes that read the topic. Nothing that can be read is skipped.",
+        example="stream-app skip leads/0/15",
+    )
+    parser.add_argument("place", metavar="PLACE", help="topic/partition/offset, as the error names it")
+    parser.add_argument("--yes", action="store_true", help="do it without asking")
+
+
+def run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from stream_app.cli.dead_letter_options import confirm
+    from stream_app.operator.skip import find_unreadable, skip
+
+    settings = settings_of(args, clay=False)
+    batch = on_kafka(settings, "skip", find_unreadable(settings, args.place))
+    where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
+    if not args.yes:
+        confirm(f"lose the records at {where} ({batch.cause})")
+    asyncio.run(skip(settings, batch))
+    if args.json:
+        tell_json({"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last})
+    else:
+        tell(f"skipped {where}; the next start goes on at {batch.last + 1}")
+    return OK

@@ -1,0 +1,148 @@
+"""`stream-app status LEAD`: where one lead is, and how it came there."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.domain.plural import count
+
+if TYPE_CHECKING:
+    from stream_app.gateway.client import Found
+    from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, Story, WaitingAnswer, WaitingLead
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "status",
+        run,
+        says="Say where a lead is, with the time and reason of each step; exit code 1 when nothing is known of it.",
+        example="stream-app status crm-17\n  stream-app status ada@example.com --workspace acme",
+    )
+    parser.add_argument("who", metavar="LEAD", help="a lead's id, an e-mail or a LinkedIn URL (hashed before they go)")
+    parser.add_argument("--workspace", help="only what this workspace knows of it")
+    parser.add_argument("--result", action="store_true", help="its data too: it is personal")
+
+
+def run(args: argparse.Namespace) -> int:
+    from stream_app.config import check_known
+    from stream_app.gateway.client import find
+
+    settings = settings_of(args, clay=False, api=True)
+    check_known(settings, workspace=args.workspace)
+    found = find(settings, args.who, args.workspace)
+    if args.json:
+        tell_json(_document(found, result=args.result))
+    else:
+        for lead in found.leads:
+            _show(lead, result=args.result)
+        for each in found.waiting.leads if found.waiting else []:
+            _show_waiting(each)
+        if not _is_known(found):
+            say(_unknown(found.waiting))
+    _say_how_far(found)
+    return OK if _is_known(found) else NO
+
+
+def _is_known(found: Found) -> bool:
+    return bool(found.leads or (found.waiting and found.waiting.leads))
+
+
+def _unknown(search: WaitingAnswer | None) -> str:
+    if search is None or not (search.left or search.problem):
+        return "Nothing is known of that lead, and no record of it waits on Kafka"
+    why = f" ({search.problem})" if search.problem else ""
+    return (
+        "Nothing is known of that lead yet. It may still wait on Kafka: "
+        f"{count(search.searched, 'waiting record was', 'waiting records were')} searched, {search.left} were not{why}"
+    )
+
+
+def _show_waiting(lead: WaitingLead) -> None:
+    from stream_app.cli.dead_letter_options import iso
+
+    tell(lead.lead_id)
+    since = f"since {iso(lead.since_ms)}"
+    ahead = count(lead.ahead, "record")
+    tell(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {ahead} before it")
+    for finding in lead.findings:
+        lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
+        tell(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
+
+
+def _document(found: Found, *, result: bool) -> object:
+    import msgspec
+
+    document = msgspec.to_builtins(found)
+    for each in [] if result else [each for lead in document["leads"] for each in lead["results"]]:
+        each["fields"] = None
+    return document
+
+
+def _say_how_far(found: Found) -> None:
+    from stream_app.cli.dead_letter_options import iso
+
+    if found.trouble:
+        say(f"The gateway cannot follow Kafka: {found.trouble}")
+    left = count(found.lag, "record is", "records are")
+    if found.as_of_ms is None:
+        say(f"The gateway has not read all of Kafka yet: {left} still to be read")
+    elif found.lag or found.trouble:
+        say(f"As of {iso(found.as_of_ms)}; {left} still to be read")
+
+
+def _show(lead: FoundLead, *, result: bool) -> None:
+    tell(lead.lead_id)
+    for story in reversed(lead.stories):
+        _show_story(story)
+    if lead.story_count > len(lead.stories):
+        tell(f"  and {count(lead.story_count - len(lead.stories), 'older story', 'older stories')}")
+    for each in lead.results:
+        _show_result(each, result=result)
+
+
+def _show_story(story: Story) -> None:
+    from stream_app.domain.books.columns import MEANING
+
+    where = f"{story.workspace}/{story.destination}" if story.workspace else "no workspace named"
+    tell(f"  {where}, came as {story.origin}, trace {story.trace_id}")
+    before_ms: int | None = None
+    for event in story.events:
+        tell(f"    {_step(event, before_ms)}")
+        before_ms = event.at_ms
+    words = {str(column): says for column, says in MEANING.items()}
+    words[""] = "a callback or a command about the lead; the books do not count it"
+    meaning = words.get(story.column, "a newer version knows")
+    tell(f"    stands at {story.status}: {meaning}")
+
+
+def _step(event: Event, before_ms: int | None) -> str:
+    from stream_app.cli.dead_letter_options import iso
+
+    after = "" if before_ms is None else f"+{(event.at_ms - before_ms) / 1000:.1f} s"
+    line = f"{iso(event.at_ms)} {after:>10}  {event.status}"
+    if event.reason or event.text:
+        line += f": {event.text or event.reason}" + (f" ({event.reason})" if event.text and event.reason else "")
+    if event.replay:
+        line += f", replay {event.replay}"
+    if event.credits is not None:
+        line += f", {count(event.credits, 'credit')}"
+    return line + (f", goes on {iso(event.due_at_ms)}" if event.due_at_ms else "")
+
+
+def _show_result(found: FoundResult, *, result: bool) -> None:
+    from stream_app.cli.dead_letter_options import iso
+
+    line = f"  result for {found.workspace}/{found.destination}: from {found.source}, version {found.version}"
+    line += f", {iso(found.at_ms)}"
+    if found.age_s:
+        line += f", then {found.age_s} s old"
+    if found.problem:
+        line += f"; its data is missing: {found.problem}"
+    elif not result:
+        line += f", {count(len(found.fields or {}), 'field')} (--result shows them)"
+    tell(line)
+    for name, value in (found.fields or {}).items() if result else ():
+        tell(f"    {name}: {value}")

@@ -1,0 +1,146 @@
+"""Tables for people. A narrow terminal shows fewer columns; a pipe gets all of them, one row a line; no word is cut."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from rich.cells import cell_len
+from rich.text import Text
+
+from stream_app.cli.base import console, say
+from stream_app.domain.safe_text import for_terminal
+
+_GAP: Final = "  "
+_LEAST: Final = 24
+"""A column of prose is not made narrower than this."""
+_MOST_WORD: Final = 40
+"""A word longer than this, such as a URL, may run over the edge of its column."""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column.
+
+    rank   0: always shown. Of the others, the highest rank is left out first where the terminal is too narrow.
+    prose  its cells may be wrapped between words. right: its cells are numbers.
+    """
+
+    title: str
+    rank: int = 0
+    right: bool = False
+    prose: bool = False
+
+
+class Table:
+    """Rows of text under columns."""
+
+    def __init__(self, *columns: Column, title: str = "") -> None:
+        self.title = title
+        self.columns = columns
+        self.rows: list[list[str]] = []
+
+    def add(self, *cells: object) -> None:
+        """One more row; line ends in a cell become spaces, and nothing in it can steer a terminal."""
+        self.rows.append([for_terminal(" ".join(str(cell).split())) for cell in cells])
+
+
+def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
+    """The header and the rows as lines, and the titles of the columns that are left out.
+
+    Args:
+        table: What to show.
+        width: Of the terminal, in cells; None where the output is no terminal: nothing is left out or wrapped.
+    """
+    grid = [[column.title for column in table.columns], *table.rows]
+    shown = _chosen(table.columns, grid, width)
+    left_out = [column.title for number, column in enumerate(table.columns) if number not in shown]
+    widths = _widths(table.columns, grid, shown, width)
+    if width is not None and _total(widths.values()) > width:
+        return _stacked(grid, shown), left_out
+    lines: list[str] = []
+    for row in grid:
+        cells = {n: _wrapped(row[n], widths[n], wraps=table.columns[n].prose and width is not None) for n in shown}
+        for at in range(max(map(len, cells.values()))):
+            parts = [
+                _padded(cells[n][at] if at < len(cells[n]) else "", widths[n], right=table.columns[n].right)
+                for n in shown
+            ]
+            lines.append(_GAP.join(parts).rstrip())
+    return lines, left_out
+
+
+def show(table: Table) -> None:
+    """Print it on stdout; on stderr, which columns a narrow terminal has no room for."""
+    out = console()
+    lines, left_out = lines_of(table, out.width if out.is_terminal else None)
+    if table.title:
+        out.print(Text(table.title, style="italic"))
+    for number, line in enumerate(lines):
+        out.print(Text(line, style="" if number else "bold"), soft_wrap=True)
+    if left_out:
+        say(f"not shown at this width: {', '.join(filter(None, left_out))} (a wider terminal or a pipe shows all)")
+
+
+def _chosen(columns: Sequence[Column], grid: list[list[str]], width: int | None) -> list[int]:
+    """The numbers of the columns that fit."""
+    shown = list(range(len(columns)))
+    if width is None:
+        return shown
+    least = [_least(column, [row[number] for row in grid]) for number, column in enumerate(columns)]
+    while _total(least[number] for number in shown) > width:
+        last = max(reversed(shown), key=lambda number: columns[number].rank)
+        if columns[last].rank == 0:
+            break
+        shown.remove(last)
+    return shown
+
+
+def _least(column: Column, cells: list[str]) -> int:
+    natural = max(map(cell_len, cells))
+    if not column.prose:
+        return natural
+    longest = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
+    return min(natural, max(_LEAST, min(longest, _MOST_WORD)))
+
+
+def _widths(columns: Sequence[Column], grid: list[list[str]], shown: list[int], width: int | None) -> dict[int, int]:
+    """Each column's width: prose shares what the others leave."""
+    widths = {number: max(cell_len(row[number]) for row in grid) for number in shown}
+    if width is None:
+        return widths
+    over = _total(widths.values()) - width
+    for number in sorted((each for each in shown if columns[each].prose), key=lambda each: -widths[each]):
+        least = _least(columns[number], [row[number] for row in grid])
+        narrower = max(0, min(over, widths[number] - least))
+        widths[number] -= narrower
+        over -= narrower
+    return widths
+
+
+def _stacked(grid: list[list[str]], shown: list[int]) -> list[str]:
+    """A row as a block of lines: for a terminal that has no room for the columns that are always shown."""
+    titles, *rows = grid
+    first, *others = shown
+    lines = [titles[first]]
+    for row in rows:
+        lines.append(row[first])
+        lines += [f"  {f'{titles[n]}: ' if titles[n] else ''}{row[n]}" for n in others if row[n]]
+    return lines
+
+
+def _total(widths: Iterable[int]) -> int:
+    found = list(widths)
+    return sum(found) + len(_GAP) * (len(found) - 1)
+
+
+def _wrapped(cell: str, width: int, *, wraps: bool) -> list[str]:
+    if not wraps or cell_len(cell) <= width:
+        return [cell]
+    return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    space = " " * (width - cell_len(cell))
+    return space + cell if right else cell + space

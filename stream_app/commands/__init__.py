@@ -1,5 +1,0 @@
-"""The commands, a module each: `add(subparsers)` declares it, `run(args)` does it and returns the exit code.
-
-To add one: write the module, name it in `stream_app.cli.COMMANDS`. Heavy imports belong into `run`, so that `--help`
-answers at once.
-"""

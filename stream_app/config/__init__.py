@@ -1,0 +1,39 @@
+"""The configuration: one TOML file plus secrets from the environment, read once and frozen."""
+
+from stream_app.config.client import client_options, stranger_options
+from stream_app.config.known import check_known, unknown
+from stream_app.config.load import load_settings
+from stream_app.config.model import (
+    Destination,
+    Gateway,
+    Http,
+    Kafka,
+    Line,
+    Redis,
+    Replay,
+    Secrets,
+    Security,
+    Settings,
+    Shares,
+    Workspace,
+)
+
+__all__ = [
+    "Destination",
+    "Gateway",
+    "Http",
+    "Kafka",
+    "Line",
+    "Redis",
+    "Replay",
+    "Secrets",
+    "Security",
+    "Settings",
+    "Shares",
+    "Workspace",
+    "check_known",
+    "client_options",
+    "load_settings",
+    "stranger_options",
+    "unknown",
+]

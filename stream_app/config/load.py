@@ -1,0 +1,168 @@
+"""Reading the configuration: the file, then the secrets that it names, with every problem in one error."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from stream_app.config import rules
+from stream_app.config.model import Secrets, Settings, Tables, Workspace
+from stream_app.config.secret_files import with_files
+from stream_app.config.tables import TableReader
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.hosts import is_local
+from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
+from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
+from stream_app.domain.webhook import proxy_problem, token_problem, webhook_problem
+
+DEFAULT_PATH = Path("stream_app.toml")
+
+
+def load_settings(
+    path: Path | None, environ: Mapping[str, str], *, clay: bool = True, gateway: bool = False, api: bool = False
+) -> Settings:
+    """The configuration of `path`, else of the file that STREAM_APP_CONFIG names, else of stream_app.toml.
+
+    clay     whether the webhooks and tokens must be there: only a worker needs them.
+    gateway  whether that by which callbacks are known must be there.
+    api      whether the token of the look-up API must be there.
+
+    From then on this process hashes people and lead ids as the file says (domain/lead/pseudonyms.py).
+
+    Raises SettingsError with every problem of the file and of the environment.
+    """
+    path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
+    reader = TableReader()
+    tables = _read(reader, _parse(path))
+    found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(tables)))]
+    named = list(_named(tables, clay=clay, gateway=gateway, api=api))
+    every = (name for _, name in _named(tables, clay=True, gateway=True, api=True))
+    unreadable: list[str] = []
+    environ = with_files(tables.secrets_dir, every, environ, unreadable)
+    found += unreadable
+    if not unreadable and reader.knows("secrets_dir"):  # else they may well be there
+        found += _missing(named, environ, tables.secrets_dir)
+    if clay and reader.knows("allowed_hosts"):
+        found += _webhook_problems(tables, environ)
+    found += [*_guessable(tables, environ), *_redis_problems(tables, environ)]
+    if found:
+        raise SettingsError(found)
+    names = {name for _, name in named}
+    shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
+    shallow["workspaces"] = {name: _in_its_zone(here) for name, here in sorted(tables.workspaces.items())}
+    peppers = [environ[name] for name in tables.privacy.pepper_env]
+    use(pseudonyms_of(peppers, tables.privacy.hash_lead_ids))
+    return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}))
+
+
+def _parse(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "name one by --config or STREAM_APP_CONFIG; README has one to start from"
+        raise SettingsError([f"{path}: there is no such file; {hint}"]) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError([f"{path}: cannot be read: {exc}"]) from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError([f"{path}: is not TOML: {exc}"]) from exc
+
+
+def _read(reader: TableReader, document: dict[str, object]) -> Tables:
+    """The file's tables, each workspace over `[workspace_defaults]`, key by key."""
+    rest = {name: table for name, table in document.items() if name != "workspaces"}
+    tables = reader.read(Tables, rest)
+    defaults = tables.workspace_defaults
+    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", defaults)
+    return msgspec.structs.replace(tables, workspaces=workspaces)
+
+
+def _in_its_zone(workspace: Workspace) -> Workspace:
+    return msgspec.structs.replace(workspace, budget=msgspec.structs.replace(workspace.budget, tz=workspace.time_zone))
+
+
+def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[tuple[str, str]]:
+    """(place in the file, environment variable) of each secret that is needed."""
+    security = tables.kafka.security
+    optional = [
+        ("kafka.security.password_env", security.password_env),
+        ("kafka.security.key_password_env", security.key_password_env),
+        ("redis.url_env", tables.redis.url_env),
+        *(("privacy.pepper_env", name) for name in tables.privacy.pepper_env),
+    ]
+    if api:
+        optional.append(("gateway.api_token_env", tables.gateway.api_token_env))
+    if clay:
+        optional.append(("egress.proxy_env", tables.egress.proxy_env))
+    if clay or gateway:
+        optional += [("gateway.token_keys_env", name) for name in tables.gateway.token_keys_env]
+    for alias, there in tables.destinations.items():
+        if clay:
+            optional += [(f"destinations.{alias}.webhooks_env", name) for name in there.webhooks_env]
+            optional.append((f"destinations.{alias}.token_env", there.token_env))
+        if gateway:
+            optional += [(f"destinations.{alias}.callback_secrets_env", name) for name in there.callback_secrets_env]
+    for place, name in optional:
+        if name is not None and rules.is_env_name(name):  # what is none could be the secret itself
+            yield place, name
+
+
+def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory: str | None) -> list[str]:
+    where = f", and {directory} has no such file" if directory else ""
+    return [
+        f"environment variable {name} is not set{where}; {place} names it"
+        for place, name in named
+        if not environ.get(name)
+    ]
+
+
+def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    """Secrets of ours that others know or can guess, whether this process needs them or not."""
+    names = [*tables.privacy.pepper_env, *tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
+    for there in tables.destinations.values():
+        names += there.callback_secrets_env
+    found: list[str] = []
+    seen: dict[str, str] = {}
+    hosts = {host.partition(":")[0] for there in tables.destinations.values() for host in there.allowed_hosts}
+    simulated = all(map(is_local, hosts))
+    for name in dict.fromkeys(names):
+        if not (secret := environ.get(name)):
+            continue
+        problem = secret_problem(secret)
+        if problem is None and is_public(secret) and not simulated:
+            problem = f"is an example that everybody can read in this project's files; {HOW_TO_MAKE}"
+        if problem is None and seen.setdefault(secret, name) != name:
+            problem = f"is the same as {seen[secret]}: who knows one knows both; {HOW_TO_MAKE}"
+        if problem is not None:
+            found.append(f"environment variable {name}: {problem}")
+    return found
+
+
+def _redis_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    if not (url := environ.get(tables.redis.url_env or "")):
+        return []
+    from stream_app.cache.redis import redis_problem  # which most commands do without
+
+    problem = redis_problem(url)
+    return [f"environment variable {tables.redis.url_env}: {problem}"] if problem else []
+
+
+def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the URLs of webhooks and proxy, and with tokens; never the value itself, which is a secret."""
+    found = []
+    if (url := environ.get(tables.egress.proxy_env or "")) and (problem := proxy_problem(url)):
+        found.append(f"environment variable {tables.egress.proxy_env}: {problem}")
+    seen: dict[str, str] = {}
+    for there in tables.destinations.values():
+        for name in there.webhooks_env:
+            if not (url := environ.get(name)):
+                continue
+            if problem := webhook_problem(url, there.allowed_hosts):
+                found.append(f"environment variable {name}: {problem}")
+            if seen.setdefault(url, name) != name:
+                found.append(f"environment variable {name}: the same webhook as {seen[url]}; its quota is one")
+        if there.token_env and (token := environ.get(there.token_env)) and (problem := token_problem(token)):
+            found.append(f"environment variable {there.token_env}: {problem}")
+    return found

@@ -1,0 +1,198 @@
+"""The HTTP column: reports a row to the callback URL, with Clay's quirks and the script's faults."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from stream_app.dev.simulator import lines
+from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.script import Callback, Fault, Script
+from stream_app.dev.simulator.templates import body_text, fill
+from stream_app.dev.simulator.timeline import Timeline
+from stream_app.dev.simulator.world import Row
+
+_CELL_CHARACTERS = 200
+_UNESCAPED = ', "note": "they said "call me back" twice"}'
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One run of a row's HTTP column."""
+
+    row: Row
+    run: int
+    settings: Callback
+    url: str
+    body: dict[str, Any]
+    cells: dict[str, Any]
+    faults: dict[str, Fault]
+
+
+class Callbacks:
+    """Sends callbacks, a bounded number at a time. `close` drops those that are still to come."""
+
+    def __init__(self, script: Script, timeline: Timeline, ledger: Ledger) -> None:
+        self._script = script
+        self._timeline = timeline
+        self._ledger = ledger
+        self._slots = asyncio.Semaphore(script.callback_concurrency)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pending(self) -> int:
+        return len(self._tasks)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    def report(self, row: Row, cells: dict[str, Any], found: bool) -> None:
+        """Runs the HTTP column of a row, if it has one and its run condition is met."""
+        settings = row.webhook.settings.callback
+        if not settings.enabled:
+            return
+        cells = cells | {"clay_row": row.number, "clay_run": row.run, "clay_credits": row.spent}
+        url = fill(settings.url, cells)
+        body = settings.body or self._default_body(row)
+        faults = self._timeline.callback_faults(row.webhook.workspace.name, row.webhook.slug, row.about, row.run)
+        job = Job(row, row.run, settings, url, body, cells, {fault.kind: fault for fault in faults})
+        if not url or (settings.run_if == "found" and not found):
+            self._write(job, 1, "condition_not_met")
+            return
+        task = asyncio.get_running_loop().create_task(self._deliver(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _default_body(self, row: Row) -> dict[str, Any]:
+        names = [self._script.lead_id_field, self._script.delivery_id_field]
+        names += [column.name for column in row.webhook.settings.columns]
+        return {name: f"{{{{{name}}}}}" for name in names}
+
+    async def _deliver(self, job: Job) -> None:
+        if late := job.faults.get("callbacks_late"):
+            await asyncio.sleep(late.delay_s or 0)
+        if reordered := job.faults.get("callbacks_reordered"):
+            await self._attempt(job, 2)
+            await asyncio.sleep(reordered.delay_s or 0)
+            await self._attempt(job, 1)
+        elif doubled := job.faults.get("callbacks_doubled"):
+            await asyncio.gather(self._attempt(job, 1), self._attempt_after(doubled.delay_s or 0, job))
+        else:
+            await self._attempt_until_answered(job)
+
+    async def _attempt_after(self, delay_s: float, job: Job) -> None:
+        await asyncio.sleep(delay_s)
+        await self._attempt(job, 1)
+
+    async def _attempt_until_answered(self, job: Job) -> None:
+        for attempt in range(1, job.settings.retries + 2):
+            if attempt > 1:
+                await asyncio.sleep(job.settings.retry_delay_s)
+            if await self._attempt(job, attempt):
+                return
+
+    async def _attempt(self, job: Job, attempt: int) -> bool:
+        """One paid POST. Returns whether there is nothing to try again."""
+        workspace = job.row.webhook.workspace
+        if not workspace.pay(0, 1):
+            self._write(job, attempt, "out_of_actions")
+            return True
+        self._ledger.write(
+            lines.Charge(
+                workspace=workspace.name,
+                webhook=job.row.webhook.slug,
+                row=job.row.number,
+                column="callback",
+                actions=1,
+                lead_id=job.row.lead_id,
+            )
+        )
+        if "callbacks_lost" in job.faults:
+            self._write(job, attempt, "lost")
+            return True
+        async with self._slots:
+            return await self._post(job, attempt)
+
+    async def _post(self, job: Job, attempt: int) -> bool:
+        cells = job.cells | {"clay_attempt": attempt}
+        began = time.monotonic()
+        try:
+            async with self._session.post(
+                job.url,
+                data=_body(job, cells).encode("utf-8", "replace"),
+                headers={"Content-Type": "application/json", **_headers(job, cells)},
+                timeout=aiohttp.ClientTimeout(total=job.settings.timeout_s),
+                allow_redirects=False,
+            ) as response:
+                cell = (await response.content.read(4 * _CELL_CHARACTERS)).decode(errors="replace")
+                status: int | str = response.status
+                error = None
+        except TimeoutError:
+            status, error, cell = "timeout", None, ""
+        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: no usable URL or header
+            status, error, cell = "error", type(failure).__name__, ""
+        ms = round(1000 * (time.monotonic() - began))
+        self._write(job, attempt, status, ms=ms, error=error, cell=cell[:_CELL_CHARACTERS] or None)
+        return isinstance(status, int) and status < 300
+
+    def _write(
+        self,
+        job: Job,
+        attempt: int,
+        status: int | str,
+        *,
+        ms: int = 0,
+        error: str | None = None,
+        cell: str | None = None,
+    ) -> None:
+        self._ledger.write(
+            lines.Callback(
+                workspace=job.row.webhook.workspace.name,
+                webhook=job.row.webhook.slug,
+                row=job.row.number,
+                run=job.run,
+                attempt=attempt,
+                status=status,
+                ms=ms,
+                faults=list(job.faults),
+                error=error,
+                cell=cell,
+                lead_id=job.row.lead_id,
+                delivery_id=job.row.delivery_id,
+            )
+        )
+
+
+def _headers(job: Job, cells: dict[str, Any]) -> dict[str, str]:
+    headers = {name: fill(value, cells) for name, value in job.settings.headers.items()}
+    if old := job.faults.get("callbacks_old_secret"):
+        headers |= old.headers or {}
+    return headers
+
+
+def _body(job: Job, cells: dict[str, Any]) -> str:
+    template = dict(job.body)
+    if "callbacks_missing_keys" in job.faults:
+        template.pop(list(template)[-1])
+    if "callbacks_extra_keys" in job.faults:
+        template |= {"_clay_meta": {"table": "People"}, "Column 7": "", "Run status": "200 OK"}
+    if "callbacks_wrong_lead" in job.faults:
+        template = {key: _wrong(value) if "lead_id" in key else value for key, value in template.items()}
+    text = body_text(template, cells, typed=job.settings.typed, escape=job.settings.escape)
+    if "callbacks_broken_json" in job.faults:
+        return text.removesuffix("}") + _UNESCAPED
+    return text
+
+
+def _wrong(value: object) -> str:
+    return f"{value}-of-another-table"

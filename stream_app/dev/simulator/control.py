@@ -1,0 +1,220 @@
+"""The control API and the ledger over HTTP.
+
+    GET    /control                 everything as it is now
+    POST   /control/faults          one fault or a list of them; `at_s` counts from now
+    DELETE /control/faults[?kind=]  clears the faults of a kind, or all
+    POST   /control/clock           starts the timeline again
+    POST   /control/limits          the limits that are to change, e.g. {"rate_per_s": 0}
+    POST   /control/workspaces      {"name": "acme", "credits": 6000, "actions": 15000}: full meters
+    POST   /control/webhooks        {"slug": "acme--crm", ...the settings of a webhook in the script}
+    POST   /control/credits         {"workspace": "acme", "add": 500}: a top-up; nothing resumes by itself
+    POST   /control/month           {"workspace": "acme"}: a new billing month
+    POST   /control/auto-run        {"webhook": "acme--crm", "on": false}
+    POST   /control/rerun           {"webhook": "acme--crm", "which": "failed" or "all"}
+    POST   /control/reset           back to the script's beginning, totals too; the ledger's file goes on
+    GET    /ledger[?since=N&kind=&workspace=]           the ledger's lines after number N, JSONL
+    GET    /ledger/summary[?leads=all|repeated|none]    its totals
+
+Whatever is wrong with a call is answered with 400 and {"problems": [...]}, one line each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, get_args
+
+import msgspec
+from aiohttp import web
+
+from stream_app.dev.simulator.clay import Clay, Which
+from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.parsing import ScriptError, checked, over
+from stream_app.dev.simulator.script import Fault, Limits, Plan, Script, Settings, Webhook
+from stream_app.dev.simulator.tally import Leads
+
+
+class Controlled(Protocol):
+    """What this API drives."""
+
+    script: Script
+    clay: Clay
+    ledger: Ledger
+
+    async def reset(self) -> None: ...
+
+
+class Credits(Settings, frozen=True, kw_only=True):
+    workspace: str
+    add: int
+
+
+class Month(Settings, frozen=True, kw_only=True):
+    workspace: str
+
+
+class AutoRun(Settings, frozen=True, kw_only=True):
+    webhook: str
+    on: bool
+
+
+class Rerun(Settings, frozen=True, kw_only=True):
+    webhook: str
+    which: Which = "failed"
+
+
+class NoSettings(Settings, frozen=True, kw_only=True):
+    pass
+
+
+Action = Callable[[Controlled, Any], Awaitable[object] | object]
+
+
+def _faults(sim: Controlled, body: Any) -> object:
+    items = body if isinstance(body, list) else [body]
+    problems: list[str] = []
+    faults = []
+    for number, item in enumerate(items):
+        try:
+            faults.append(checked(Fault, item, f"fault[{number}]"))
+        except ScriptError as error:
+            problems += error.problems
+    if problems:
+        raise ScriptError(problems)
+    sim.clay.add_faults(faults)
+    return {"added": len(faults)}
+
+
+def _limits(sim: Controlled, body: Any) -> object:
+    now = msgspec.structs.asdict(sim.clay.limits)
+    sim.clay.set_limits(checked(Limits, now | _object(body), "limits"))
+    return sim.clay.limits
+
+
+def _workspaces(sim: Controlled, body: Any) -> None:
+    name, rest = _named(body, "name")
+    sim.clay.set_workspace(name, checked(Plan, rest))
+
+
+def _webhooks(sim: Controlled, body: Any) -> None:
+    slug, rest = _named(body, "slug")
+    table = msgspec.to_builtins(sim.script.table)
+    sim.clay.set_webhook(slug, checked(Webhook, over(table, rest)))
+
+
+def _credits(sim: Controlled, body: Any) -> None:
+    order = checked(Credits, body)
+    sim.clay.top_up(order.workspace, order.add)
+
+
+def _month(sim: Controlled, body: Any) -> None:
+    sim.clay.new_month(checked(Month, body).workspace)
+
+
+def _auto_run(sim: Controlled, body: Any) -> None:
+    order = checked(AutoRun, body)
+    sim.clay.set_auto_run(order.webhook, on=order.on)
+
+
+def _rerun(sim: Controlled, body: Any) -> object:
+    order = checked(Rerun, body)
+    return {"rows": sim.clay.rerun(order.webhook, order.which)}
+
+
+def _clock(sim: Controlled, body: Any) -> None:
+    checked(NoSettings, body)
+    sim.clay.reset_clock()
+
+
+async def _reset(sim: Controlled, body: Any) -> None:
+    checked(NoSettings, body)
+    await sim.reset()
+
+
+ACTIONS: dict[str, Action] = {
+    "faults": _faults,
+    "clock": _clock,
+    "limits": _limits,
+    "workspaces": _workspaces,
+    "webhooks": _webhooks,
+    "credits": _credits,
+    "month": _month,
+    "auto-run": _auto_run,
+    "rerun": _rerun,
+    "reset": _reset,
+}
+
+
+class ControlApi:
+    """The handlers of the routes above."""
+
+    def __init__(self, sim: Controlled) -> None:
+        self._sim = sim
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/control", self._state)
+        app.router.add_delete("/control/faults", self._clear_faults)
+        app.router.add_post("/control/{action}", self._act)
+        app.router.add_get("/ledger", self._lines)
+        app.router.add_get("/ledger/summary", self._summary)
+
+    async def _state(self, _: web.Request) -> web.Response:
+        return _json(self._sim.clay.state())
+
+    async def _clear_faults(self, request: web.Request) -> web.Response:
+        return _json({"cleared": self._sim.clay.clear_faults(request.query.get("kind"))})
+
+    async def _act(self, request: web.Request) -> web.Response:
+        name = request.match_info["action"]
+        if name not in ACTIONS:
+            return _problems([f"/control/{name}: unknown; known: {', '.join(ACTIONS)}"], 404)
+        text = await request.read()
+        try:
+            result = ACTIONS[name](self._sim, msgspec.json.decode(text) if text else {})
+            if isinstance(result, Awaitable):
+                result = await result
+        except msgspec.DecodeError as error:
+            return _problems([f"the body is not JSON: {error}"])
+        except ScriptError as error:
+            return _problems(error.problems)
+        return _json(result if result is not None else {})
+
+    async def _lines(self, request: web.Request) -> web.StreamResponse:
+        since = request.query.get("since", "0")
+        if not since.isdecimal():
+            return _problems([f"since: must be the number of a line, not {since!r}"])
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        kind, workspace = request.query.get("kind"), request.query.get("workspace")
+        for line in self._sim.ledger.read(int(since), kind, workspace):
+            await response.write(line)
+        await response.write_eof()
+        return response
+
+    async def _summary(self, request: web.Request) -> web.Response:
+        try:
+            leads = msgspec.convert(request.query.get("leads", "all"), Leads)
+        except msgspec.ValidationError:
+            return _problems([f"leads: must be one of {', '.join(get_args(Leads))}"])
+        return _json(self._sim.ledger.tally.summary(leads))
+
+
+def _json(content: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json", status=status)
+
+
+def _problems(problems: list[str], status: int = 400) -> web.Response:
+    return _json({"problems": problems}, status)
+
+
+def _object(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise ScriptError([f"the body must be a JSON object, not {type(body).__name__}"])
+    return body
+
+
+def _named(body: Any, key: str) -> tuple[str, dict[str, Any]]:
+    rest = dict(_object(body))
+    name = rest.pop(key, None)
+    if not isinstance(name, str) or not name:
+        raise ScriptError([f"{key}: missing, or not a text"])
+    return name, rest

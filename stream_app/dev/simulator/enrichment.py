@@ -1,0 +1,175 @@
+"""A row's life after the webhook answered: columns run one after the other, each charged as it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from stream_app.dev.simulator import lines
+from stream_app.dev.simulator.chance import Chance
+from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.script import Column
+from stream_app.dev.simulator.templates import fill, placeholders
+from stream_app.dev.simulator.world import Row, World
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run of a row's columns. `cells` are the payload's fields and what was found so far."""
+
+    row: Row
+    number: int
+    cells: dict[str, Any]
+    columns: list[Column]
+    step_s: float
+    errors: int = 0
+
+
+class Enrichment:
+    """Runs rows. `report` is called with the cells of each run that came to its end."""
+
+    def __init__(
+        self,
+        world: World,
+        ledger: Ledger,
+        chance: Chance,
+        report: Callable[[Row, dict[str, Any], bool], None],
+    ) -> None:
+        self._world = world
+        self._ledger = ledger
+        self._chance = chance
+        self._report = report
+        self._stopped = False
+        self.running = 0
+
+    def stop(self) -> None:
+        """Lets every row that is under way end here, without a trace."""
+        self._stopped = True
+
+    def arrive(self, row: Row) -> None:
+        """A new row: it runs, unless auto-run is off or auto-dedupe takes it first."""
+        if row.duplicate and row.webhook.settings.dedupe_runs == "before":
+            self._end(row, "deduped")
+        elif not row.webhook.auto_run:
+            self._end(row, "not_run")
+        else:
+            self.start(row)
+
+    def start(self, row: Row) -> None:
+        """Runs the columns that have no result yet."""
+        settings = row.webhook.settings
+        row.run += 1
+        row.state = "running"
+        self.running += 1
+        cells = _cut(msgspec.json.decode(row.body), self._world.limits.cell_bytes) | row.filled
+        columns = [column for column in settings.columns if column.name not in row.filled]
+        latency_s = self._chance.latency_s(settings.latency, row.about, row.run)
+        run = Run(row, row.run, cells, columns, latency_s / max(1, len(columns)))
+        if columns:
+            self._next(run)
+        else:
+            self._later(latency_s, lambda: self._next(run))
+
+    def _next(self, run: Run) -> None:
+        row = run.row
+        if not run.columns:
+            self._finish(run)
+            return
+        column = run.columns.pop(0)
+        if not row.webhook.workspace.pay(column.credits, column.actions):
+            self._end(row, "out_of_credits")
+            return
+        row.spent += column.credits
+        if column.credits or column.actions:
+            self._ledger.write(
+                lines.Charge(
+                    workspace=row.webhook.workspace.name,
+                    webhook=row.webhook.slug,
+                    row=row.number,
+                    column=column.name,
+                    credits=column.credits,
+                    actions=column.actions,
+                    lead_id=row.lead_id,
+                )
+            )
+        self._later(run.step_s, lambda: self._settle(run, column))
+
+    def _settle(self, run: Run, column: Column) -> None:
+        row = run.row
+        about = (row.about, run.number, column.name)
+        if self._chance.draw("column error", *about) < column.error_share:
+            run.errors += 1
+            self._refund(row, column)
+        else:
+            value = None
+            if self._chance.draw("column miss", *about) >= column.miss_share:
+                value = _found(column.values[self._chance.pick(len(column.values), *about)], run.cells)
+            row.filled[column.name] = run.cells[column.name] = value
+        self._next(run)
+
+    def _refund(self, row: Row, column: Column) -> None:
+        if column.credits == 0:
+            return
+        row.webhook.workspace.credits += column.credits
+        row.spent -= column.credits
+        self._ledger.write(
+            lines.Refund(
+                workspace=row.webhook.workspace.name,
+                webhook=row.webhook.slug,
+                row=row.number,
+                column=column.name,
+                credits=column.credits,
+                lead_id=row.lead_id,
+            )
+        )
+
+    def _finish(self, run: Run) -> None:
+        row = run.row
+        found = any(value is not None for value in row.filled.values())
+        state = "errors" if run.errors else "done"
+        self._end(row, "deduped" if row.duplicate else state)
+        self._report(row, run.cells, found)
+
+    def _end(self, row: Row, state: str) -> None:
+        self.running -= row.state == "running"
+        row.state = state
+        found = sum(value is not None for value in row.filled.values())
+        self._ledger.write(
+            lines.Row(
+                workspace=row.webhook.workspace.name,
+                webhook=row.webhook.slug,
+                row=row.number,
+                run=row.run,
+                state=state,
+                found=found,
+                lead_id=row.lead_id,
+                delivery_id=row.delivery_id,
+            )
+        )
+        if state in ("done", "deduped"):
+            row.filled = {}
+        if state == "deduped":
+            row.webhook.rows.pop(row.number, None)
+
+    def _later(self, delay_s: float, then: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(delay_s, lambda: None if self._stopped else then())
+
+
+def _cut(cells: dict[str, Any], cell_bytes: int) -> dict[str, Any]:
+    return {
+        name: value.encode()[:cell_bytes].decode(errors="ignore") if isinstance(value, str) else value
+        for name, value in cells.items()
+    }
+
+
+def _found(value: str | float | bool, cells: dict[str, Any]) -> object:
+    """A column's result; one whose input is empty finds nothing."""
+    if not isinstance(value, str):
+        return value
+    if any(cells.get(name) in (None, "") for name in placeholders(value)):
+        return None
+    return fill(value, cells)

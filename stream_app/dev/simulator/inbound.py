@@ -1,0 +1,169 @@
+"""The webhook: decides what becomes of a request, writes it down, and answers as the faults allow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from stream_app.dev.simulator import answers, lines
+from stream_app.dev.simulator.chance import digest
+from stream_app.dev.simulator.ledger import Ledger, now_ms
+from stream_app.dev.simulator.script import REFUSING, Fault, workspace_of
+from stream_app.dev.simulator.submission import Submission, read_submission
+from stream_app.dev.simulator.timeline import Timeline
+from stream_app.dev.simulator.world import Row, WebhookState, World
+
+WEBHOOK_PATH = "/v3/sources/webhook/{slug}"
+TOKEN_HEADER = "x-clay-webhook-auth"
+READ_AT_MOST_BYTES = 16_000_000
+
+# What the ledger says where a fault answers with no status at all.
+_NO_STATUS = {
+    "reset_before_accept": "reset",
+    "reset_after_read": "reset",
+    "hang_after_read": "hang",
+    "garbage": "garbage",
+}
+
+
+class Arrival(NamedTuple):
+    """A request as it came, before anything is decided."""
+
+    at_ms: int
+    slug: str
+    token: str | None
+    submission: Submission
+    about: str
+    occurrence: int
+
+
+class Inbound:
+    """Handles `POST /v3/sources/webhook/<slug>`. `start` is called with each row that is to run."""
+
+    def __init__(
+        self,
+        world: World,
+        timeline: Timeline,
+        ledger: Ledger,
+        start: Callable[[Row], None],
+        stopping: asyncio.Event,
+    ) -> None:
+        self._world = world
+        self._timeline = timeline
+        self._ledger = ledger
+        self._start = start
+        self._stopping = stopping
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        at_ms = now_ms()
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            body = None
+        arrival = self._arrival(request, at_ms, body)
+        webhook = self._world.webhook(arrival.slug)
+        workspace = webhook.workspace.name if webhook else workspace_of(arrival.slug)
+        fault = self._timeline.request_fault(workspace, arrival.slug, arrival.about, arrival.occurrence)
+        if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
+            self._write(arrival, workspace, _NO_STATUS.get(fault.kind, fault.status or 0), fault)
+            return await self._answer_as(fault, request, answers.refused(fault.status or 500, {}))
+        status = self._judge(webhook, arrival)
+        if webhook is None or status != 200:
+            limits = self._world.limits
+            headers = answers.retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
+            self._write(arrival, workspace, status, None)
+            return answers.refused(status, headers)
+        self._accept(webhook, arrival, fault)
+        answer = answers.accepted(len(body or b""))
+        return answer if fault is None else await self._answer_as(fault, request, answer)
+
+    def _arrival(self, request: web.Request, at_ms: int, body: bytes | None) -> Arrival:
+        script = self._world.script
+        submission = read_submission(
+            body, self._world.limits.payload_bytes, script.lead_id_field, script.delivery_id_field
+        )
+        lead_id = submission.echoes[0][0] if submission.echoes and not submission.is_array else None
+        if lead_id is not None:
+            about, occurrence = lead_id, self._ledger.tally.requests_of(lead_id)
+        else:
+            nameless = digest(body or b"")
+            about, occurrence = str(nameless), self._world.occurrence_of(nameless)
+        slug, token = request.match_info["slug"], request.headers.get(TOKEN_HEADER)
+        return Arrival(at_ms, slug, token, submission, about, occurrence)
+
+    def _judge(self, webhook: WebhookState | None, arrival: Arrival) -> int:
+        """The status that Clay answers when nothing is wrong with Clay."""
+        limits = self._world.limits
+        if webhook is None:
+            return 404
+        if webhook.settings.token is not None and webhook.settings.token != arrival.token:
+            return 401
+        if arrival.submission.refusal is not None:
+            return arrival.submission.refusal
+        if limits.lifetime_status == 403 and 0 < limits.lifetime <= webhook.submissions:
+            return 403
+        if not webhook.workspace.take(len(arrival.submission.bodies), limits, self._world.now_s):
+            return 429
+        return 200
+
+    def _accept(self, webhook: WebhookState, arrival: Arrival, fault: Fault | None) -> None:
+        tally = self._ledger.tally
+        about = [
+            f"{lead}#{tally.accepted_of(lead)}.{n}" if lead else f"{arrival.about}#{arrival.occurrence}.{n}"
+            for n, (lead, _) in enumerate(arrival.submission.echoes)
+        ]
+        rows = self._world.add_rows(webhook, arrival.submission, about)
+        status: int | str = 200
+        if fault is not None:
+            status = _NO_STATUS.get(fault.kind, fault.status or 200)
+        self._write(arrival, webhook.workspace.name, status, fault, accepted=len(rows))
+        for row in rows:
+            self._start(row)
+
+    def _write(
+        self,
+        arrival: Arrival,
+        workspace: str,
+        status: int | str,
+        fault: Fault | None,
+        accepted: int | None = None,
+    ) -> None:
+        submission = arrival.submission
+        echo = (None, None) if submission.is_array or not submission.echoes else submission.echoes[0]
+        self._ledger.write(
+            lines.Request(
+                at_ms=arrival.at_ms,
+                webhook=arrival.slug,
+                workspace=workspace,
+                rows=len(submission.bodies),
+                status=status,
+                accepted=accepted or 0,
+                lead_id=echo[0],
+                delivery_id=echo[1],
+                elements=submission.echoes if submission.is_array else None,
+                fault=fault.kind if fault else None,
+                full=accepted is not None and accepted < len(submission.bodies),
+            )
+        )
+
+    async def _answer_as(self, fault: Fault, request: web.Request, answer: web.Response) -> web.StreamResponse:
+        match fault.kind:
+            case "hang_after_read":
+                return await answers.hang(request, self._stopping)
+            case "reset_after_read" | "reset_before_accept":
+                return answers.reset(request)
+            case "slow":
+                return await answers.slow(answer, fault.delay_s or 0, self._stopping)
+            case "garbage":
+                return answers.garbage(request)
+            case "huge_answer":
+                return await answers.huge(request, fault.size_bytes or 0)
+        headers = {}
+        if fault.retry_after is not None:
+            headers = answers.retry_after(fault.retry_after, fault.retry_after_s or 0)
+        if fault.location is not None:
+            headers = {"Location": fault.location}
+        return answers.refused(fault.status or 500, headers)

@@ -1,0 +1,185 @@
+"""The simulator as a server: two ports, one of which `refuse` can close, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from stream_app.dev.simulator import lines
+from stream_app.dev.simulator.clay import Clay
+from stream_app.dev.simulator.control import ControlApi
+from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_PATH
+from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.script import Script
+from stream_app.dev.simulator.tally import Tally
+
+_BACKLOG = 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Simulator:
+    """A simulated Clay. In a test:
+
+        sim = Simulator(parse_script('limits.rate_per_s = 0'))
+        await sim.start()
+        ...  # POST to f"{sim.url}/v3/sources/webhook/acme--crm"
+        await sim.stop()
+
+    `clay` takes orders directly (what `/control` does over HTTP), `ledger` reads and counts. `url` serves the
+    webhooks, the control API and the ledger; `control_url` the latter two on a port that `refuse`
+    leaves open.
+    """
+
+    clay: Clay
+    ledger: Ledger
+    url: str
+    control_url: str
+
+    def __init__(self, script: Script | None = None, *, ledger: Path | None = None) -> None:
+        self.script = script or Script()
+        self._ledger_path = ledger
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, control_port: int = 0) -> None:
+        """Listens (port 0: a free one). Raises OSError when a port or the ledger's file cannot be had."""
+        async with contextlib.AsyncExitStack() as stack:
+            self.ledger = Ledger(self._ledger_path)
+            stack.callback(self.ledger.close)
+            self.ledger.write(lines.Start(seed=self.script.seed))
+            self.clay = Clay(self.script, self.ledger)
+            self._listener = await self._serve(stack, host, port, webhooks=True)
+            control = await self._serve(stack, host, control_port, webhooks=False)
+            self.url, self.control_url = self._listener.url, control.url
+            keeper = asyncio.create_task(self._keep_listener())
+            stack.push_async_callback(_cancel, keeper)
+            self._stack = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Ends everything: hanging requests too. The ledger is complete then."""
+        await self._stack.aclose()
+
+    async def reset(self) -> None:
+        """Back to the script's beginning: rows, meters, faults and totals. The ledger's file goes on."""
+        await self.clay.close()
+        self.ledger.tally = Tally()
+        self.ledger.write(lines.Control(did="reset"))
+        old, self.clay = self.clay, Clay(self.script, self.ledger)
+        old.changed.set()
+
+    async def _serve(self, stack: contextlib.AsyncExitStack, host: str, port: int, *, webhooks: bool) -> _Listener:
+        busy = _Busy()
+        app = web.Application(client_max_size=READ_AT_MOST_BYTES, middlewares=[busy.middleware])
+        ControlApi(self).add_routes(app)
+        if webhooks:
+            app.router.add_post(WEBHOOK_PATH, self._webhook)
+            app.on_shutdown.append(self._close_clay)  # before connections: it ends what hangs in them
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None  # set up just now
+        listener = _Listener(runner.server, busy, host, port)
+        stack.callback(listener.close)
+        await listener.open()
+        return listener
+
+    async def _webhook(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.inbound.handle(request)
+
+    async def _close_clay(self, _: web.Application) -> None:
+        await self.clay.close()
+
+    async def _keep_listener(self) -> None:
+        """Closes and opens the listening socket as the timeline's `refuse` faults say."""
+        while True:
+            clay = self.clay
+            refused, change_in_s = clay.timeline.refuses()
+            if refused == self._listener.is_open:
+                if refused:
+                    self._listener.refuse()
+                else:
+                    await self._listener.open()
+                self.ledger.write(lines.Listener(listening=not refused))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(clay.changed.wait(), change_in_s)
+            clay.changed.clear()
+
+
+class _Busy:
+    """Knows which connections have a request under way."""
+
+    def __init__(self) -> None:
+        self.transports: set[asyncio.Transport | None] = set()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        self.transports.add(transport)
+        try:
+            return await handler(request)
+        finally:
+            self.transports.discard(transport)
+
+
+class _Listener:
+    """A listening socket on one port that can stop listening without giving the port away."""
+
+    def __init__(self, protocol: web.Server, busy: _Busy, host: str, port: int) -> None:
+        self._protocol = protocol
+        self._busy = busy
+        self._host = host
+        self._port = port
+        self._socket = self._bind()
+        self._port = self._socket.getsockname()[1]
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    @property
+    def is_open(self) -> bool:
+        return self._server is not None
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, sock=self._socket, backlog=_BACKLOG)
+
+    def refuse(self) -> None:
+        """Connections are refused from here on, and idle ones end: a pool must not get around it."""
+        self.close()
+        # Bound but not listening: nobody else gets the port, and who connects is refused.
+        self._socket = self._bind()
+        for connection in self._protocol.connections:
+            if connection.transport in self._busy.transports:
+                connection.close()  # after its answer
+            else:
+                connection.force_close()
+
+    def close(self) -> None:
+        if self._server is None:
+            self._socket.close()
+        else:
+            self._server.close()
+            self._server = None
+
+    def _bind(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((self._host, self._port))
+        except OSError as error:
+            bound.close()
+            raise OSError(error.errno, error.strerror, f"{self._host}:{self._port}") from None
+        return bound
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

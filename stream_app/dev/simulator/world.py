@@ -1,0 +1,162 @@
+"""What the simulator remembers: workspaces with their money and rate, webhooks with their rows."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream_app.dev.simulator.chance import digest
+from stream_app.dev.simulator.script import Limits, Plan, Script, Webhook, workspace_of
+from stream_app.dev.simulator.submission import Submission
+
+DEDUPE_MAX_CHARACTERS = 200
+
+
+@dataclass(slots=True)
+class WorkspaceState:
+    """Two meters and one rate, shared by all webhooks of the workspace."""
+
+    name: str
+    plan: Plan
+    credits: int
+    actions: int
+    tokens: float
+    refilled_at_s: float
+
+    def take(self, records: int, limits: Limits, now_s: float) -> bool:
+        """Whether the rate allows this many records now (more than `burst` at once: never)."""
+        if limits.rate_per_s == 0:
+            return True
+        refill = (now_s - self.refilled_at_s) * limits.rate_per_s
+        self.tokens = min(limits.burst, self.tokens + refill)
+        self.refilled_at_s = now_s
+        if records > self.tokens:
+            return False
+        self.tokens -= records
+        return True
+
+    def pay(self, credits_: int, actions: int) -> bool:
+        """Charges both meters, or neither when one of them has too little."""
+        if credits_ > self.credits or actions > self.actions:
+            return False
+        self.credits -= credits_
+        self.actions -= actions
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row of a table. `about` names it for the seed: the lead and how often it came, not when it came."""
+
+    number: int
+    webhook: WebhookState
+    about: str
+    body: bytes
+    lead_id: str | None
+    delivery_id: str | None
+    duplicate: bool = False
+    run: int = 0
+    state: str = "not_run"
+    spent: int = 0
+    filled: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class WebhookState:
+    """A webhook and its table. `submissions` only ever grows: it is what the lifetime limit counts."""
+
+    slug: str
+    settings: Webhook
+    workspace: WorkspaceState
+    auto_run: bool
+    submissions: int = 0
+    rows: OrderedDict[int, Row] = field(default_factory=OrderedDict)
+    _seen: set[int] = field(default_factory=set)
+
+    def seen_before(self, cells: dict[str, Any]) -> bool:
+        """Auto-dedupe: exact match on one column; blanks and values over 200 characters never match."""
+        value = cells.get(self.settings.dedupe_on or "")
+        if value is None or value == "" or len(str(value)) > DEDUPE_MAX_CHARACTERS:
+            return False
+        key = digest(str(value).encode("utf-8", "surrogatepass"))
+        if key in self._seen:
+            return True
+        self._seen.add(key)
+        return False
+
+
+class World:
+    """All workspaces and webhooks of one simulator. `clock` gives seconds, from any origin."""
+
+    def __init__(self, script: Script, clock: Callable[[], float]) -> None:
+        self.script = script
+        self.limits = script.limits
+        self.workspaces: dict[str, WorkspaceState] = {}
+        self.webhooks: dict[str, WebhookState] = {}
+        self._clock = clock
+        self._nameless: Counter[int] = Counter()
+        self._rows = 0
+        for name, plan in script.workspaces.items():
+            self.set_workspace(name, plan)
+        for slug, webhook in script.webhooks.items():
+            self.set_webhook(slug, webhook)
+
+    @property
+    def now_s(self) -> float:
+        return self._clock()
+
+    def workspace(self, name: str) -> WorkspaceState:
+        """The workspace of that name, made with the script's default plan when it is new."""
+        return self.workspaces.get(name) or self.set_workspace(name, self.script.plan)
+
+    def set_workspace(self, name: str, plan: Plan) -> WorkspaceState:
+        """Makes a workspace, or gives an existing one a new plan and full meters."""
+        state = self.workspaces.get(name)
+        if state is None:
+            state = WorkspaceState(name, plan, 0, 0, self.limits.burst, self.now_s)
+            self.workspaces[name] = state
+        state.plan, state.credits, state.actions = plan, plan.credits, plan.actions
+        return state
+
+    def webhook(self, slug: str) -> WebhookState | None:
+        """The webhook, made on first sight with `auto_create`; None when there is none."""
+        state = self.webhooks.get(slug)
+        if state is None and self.script.auto_create:
+            table = {name: getattr(self.script.table, name) for name in self.script.table.__struct_fields__}
+            return self.set_webhook(slug, Webhook(**table))
+        return state
+
+    def set_webhook(self, slug: str, settings: Webhook) -> WebhookState:
+        """Makes a webhook, or replaces its settings; rows and the count of submissions stay."""
+        workspace = self.workspace(settings.workspace or workspace_of(slug))
+        state = self.webhooks.get(slug)
+        if state is None:
+            state = self.webhooks[slug] = WebhookState(slug, settings, workspace, settings.auto_run)
+        state.settings, state.workspace, state.auto_run = settings, workspace, settings.auto_run
+        return state
+
+    def occurrence_of(self, nameless: int) -> int:
+        """How often a payload without a lead id came before, by its digest; counts this time."""
+        self._nameless[nameless] += 1
+        return self._nameless[nameless] - 1
+
+    def add_rows(self, webhook: WebhookState, submission: Submission, about: list[str]) -> list[Row]:
+        """Makes rows of a submission, as many as the webhook's lifetime has room for."""
+        room = len(about)
+        if self.limits.lifetime:
+            room = max(0, min(room, self.limits.lifetime - webhook.submissions))
+        added = []
+        for body, cells, echo, name in zip(
+            submission.bodies[:room], submission.cells, submission.echoes, about, strict=False
+        ):
+            self._rows += 1
+            row = Row(self._rows, webhook, name, body, *echo)
+            row.duplicate = webhook.settings.dedupe_on is not None and webhook.seen_before(cells)
+            webhook.rows[row.number] = row
+            added.append(row)
+            if len(webhook.rows) > self.script.kept_rows:
+                webhook.rows.popitem(last=False)
+        webhook.submissions += room
+        return added

@@ -1,0 +1,77 @@
+"""Where each status stands in the books: one table for `stream-app books` and for the gateway's `GET /books`."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+from stream_app.domain.messages import Status
+
+Column = Literal[
+    "enriched",
+    "accepted_final",
+    "served_from_cache",
+    "served_locally",
+    "rejected",
+    "duplicate",
+    "parked",
+    "held",
+    "under_way",
+    "waiting",
+]
+
+COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
+"""in = the sum of these. `waiting`: the worker's group has not passed the record, and nothing was told of it yet."""
+
+MEANING: Final[dict[Column, str]] = {
+    "enriched": "Clay has answered, whatever it found",
+    "accepted_final": "Clay took it, and nothing ever comes back",
+    "served_from_cache": "answered with an earlier result",
+    "served_locally": "answered without Clay",
+    "rejected": "no lead, or not to be sent: it has ended",
+    "duplicate": "another record of the same lead counts",
+    "parked": "waits for a human",
+    "held": "waits for its lane: budget, pause or outage",
+    "under_way": "between two steps, at Clay, or on its way back",
+    "waiting": "on Kafka, not taken yet",
+}
+
+COLUMN: Final[dict[Status, Column]] = {
+    "received": "under_way",
+    "rejected_invalid": "rejected",
+    "suppressed": "rejected",
+    "duplicate": "duplicate",
+    "expired": "rejected",
+    "rerouted": "under_way",
+    "held_budget": "held",
+    "held_paused": "held",
+    "held_outage": "held",
+    "deferred": "held",
+    "sending": "under_way",
+    "refused": "under_way",
+    "send_uncertain": "under_way",
+    "accepted": "under_way",
+    "callback_overdue": "under_way",
+    "enriched": "enriched",
+    "partial": "enriched",
+    "no_data": "enriched",
+    "enrich_error": "enriched",
+    "credits_exhausted_suspected": "under_way",
+    "served_from_cache": "served_from_cache",
+    "served_locally": "served_locally",
+    "dead_lettered": "under_way",
+    "replayed": "under_way",
+    "parked": "parked",
+}
+
+NOT_LEADS: Final[frozenset[Status]] = frozenset(
+    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
+)
+"""Statuses of stories that begin with a callback or a command, not with an input record: no column counts them."""
+
+
+def column(status: Status, *, final: bool) -> Column | None:
+    """Where a story with this last status stands; None for one that is not of a lead.
+
+    final  its destination has no callbacks, so `accepted` is the end.
+    """
+    return "accepted_final" if final and status == "accepted" else COLUMN.get(status)

@@ -1,0 +1,337 @@
+"""The books: every record that came in, counted once, with the proof that nothing is missing (design section 7, no. 1).
+
+    in = enriched + accepted_final + ... + under_way + waiting
+
+They are told of the rows, the events and the records of all topics, partition by partition and in any order of
+partitions, and then checked against each other (domain/books/audit.py). A record's *story* is the events with its place
+as origin; the last event says where it stands. The rows of the state are a second count, kept apart from the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final, get_args
+
+import msgspec
+
+from stream_app.domain.books import offset_table as shelf
+from stream_app.domain.books.accounts import Accounts, LaneAccount, OpenCost
+from stream_app.domain.books.columns import Column
+from stream_app.domain.books.offset_table import Page, Shelves
+from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
+from stream_app.domain.delivery.state_machine import NEXT, Delivery
+from stream_app.domain.lane.budget import BudgetPolicy, Reservation
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.lead_cost import is_open
+from stream_app.domain.messages import RESEND, Status
+from stream_app.domain.policy import Destination
+from stream_app.domain.record import Taken
+from stream_app.domain.topics import TopicNames
+
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+CODE: Final[dict[Status, int]] = {status: number for number, status in enumerate(STATUSES, 1)}
+"""1, 2, 3 ... for each status; 0 is none."""
+
+_LEGAL: Final = frozenset(
+    (CODE[before] if before else 0) << 8 | CODE[after] for before, afters in NEXT.items() for after in afters
+)
+_REROUTED: Final = CODE["rerouted"]
+_LOCALLY: Final = CODE["served_locally"]
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that does not add up. `place`: the record's, or the lane's workspace; `lead_id`: where known."""
+
+    place: str
+    what: str
+    lead_id: str = ""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What the books need of the configuration: budgets by workspace, destinations by alias, freshness, topics."""
+
+    workspaces: Mapping[str, BudgetPolicy]
+    destinations: Mapping[str, Destination]
+    freshness_ms: int
+    topics: TopicNames
+
+
+class Problems:
+    """The first `limit` problems, and the count of all."""
+
+    def __init__(self, limit: int) -> None:
+        self.named: list[Problem] = []
+        self.count = 0
+        self.limit = limit
+
+    def add(self, place: str, what: str, lead_id: str = "") -> None:
+        self.count += 1
+        if len(self.named) < self.limit:
+            self.named.append(Problem(place, what, lead_id))
+
+
+class _Event(msgspec.Struct, gc=False):
+    """What the books read of a StatusEvent."""
+
+    lead_id: str
+    status: Status
+    seq: int
+    at_ms: int
+    origin: str
+    workspace: str = ""
+    destination: str = ""
+    credits: int | None = None
+    actions: int | None = None
+    day: str = ""
+    month: str = ""
+    saved: int | None = None
+    reason: str = ""
+
+
+_event: Final = msgspec.json.Decoder(_Event)
+_row: Final = msgspec.json.Decoder(Delivery)
+_lane: Final = msgspec.json.Decoder(Lane)
+
+
+class PartitionState(msgspec.Struct):
+    """What is known of a partition as a whole.
+
+    exact       its rows and its events are of the same moment. kept: all its events are, from the first.
+    first_ms    time of the first event that is kept.
+    """
+
+    exact: bool
+    kept: bool
+    first_ms: int = 0
+
+
+class Books:
+    """Told of everything in turn; `core.audit.audit` closes them."""
+
+    def __init__(self, terms: Terms, *, limit: int = 20) -> None:
+        self.terms = terms
+        self.problems = Problems(limit)
+        self.shelves = Shelves()
+        self.partitions: dict[int, PartitionState] = {}
+        self.records = 0
+        self.copies = 0
+        self.events = 0
+        self.reservations: dict[int, list[tuple[str, Reservation]]] = {}
+        self.open_costs: dict[int, list[OpenCost]] = {}
+        self.lane_rows: dict[int, list[Lane]] = {}
+        self.accounts = Accounts(terms.workspaces)
+        self.saved: dict[str, int] = {}
+        self.provisional = 0
+        self.possible_doubles: dict[str, int] = {}
+        self._inputs = terms.topics.inputs
+        self._final = {alias for alias, there in terms.destinations.items() if not there.callbacks}
+
+    # ------------------------------------------------------------------------------------------------- records
+
+    def begins(self, topic: str, partition: int, begin: int) -> None:
+        """The first offset that a lead topic's partition still has; stories from before outlived their records."""
+        self.shelves.get(f"{topic}/{partition}").begin = begin
+
+    def record(self, taken: Taken, *, passed: bool) -> None:
+        """A record of a lead topic, or (dead letter, deferred, waiting) a copy on its way back.
+
+        passed  whether the committed offset of the group that reads the topic is beyond it.
+        """
+        lead_topic = taken.topic in self._inputs or taken.topic == self.terms.topics.retry
+        envelope = lead_envelope(taken, self._inputs) if lead_topic else read_envelope(taken)
+        if lead_topic and not envelope.way and envelope.origin == taken.place:
+            self.records += 1
+            page, i = self.shelves.get(f"{taken.topic}/{taken.partition}").at(taken.offset)
+            page.flags[i] |= shelf.IN | (shelf.PASSED if passed else 0)
+            return
+        if envelope.origin == taken.place:
+            return  # somebody else wrote it there, and no story is of it
+        self.copies += 1
+        if not passed:
+            here, offset = self.shelves.find(envelope.origin)
+            page, i = here.at(offset)
+            page.flags[i] |= shelf.COPY
+
+    # -------------------------------------------------------------------------------------------------- events
+
+    def event(self, partition: int, raw: bytes, where: str) -> None:
+        """An event of `leads.status`, in the order of its partition. `where`: its own place, for messages."""
+        self.events += 1
+        try:
+            event = _event.decode(raw)
+            here, offset = self.shelves.find(event.origin)
+        except ValueError:  # what msgspec raises is one too
+            self.problems.add(where, "an event that cannot be read")
+            return
+        state = self.partitions[partition]
+        state.first_ms = state.first_ms or event.at_ms
+        page, i = here.at(offset)
+        code, seq, last = CODE[event.status], event.seq, page.seq[i]
+        page.at_ms[i] = event.at_ms
+        if code == _REROUTED and seq == 1:
+            if page.flags[i] & shelf.REROUTED:
+                self._name(page, i, event, "event 1 comes again: a double")
+            page.flags[i] |= shelf.REROUTED
+            return
+        before = page.status[i]
+        if last == 0 and seq > 1 and (seq == 2 or not state.kept):
+            page.flags[i] |= shelf.HEADLESS
+            # Only a rerouted story begins so, with its first event in another partition; the audit looks for that.
+            if state.kept and _REROUTED << 8 | code not in _LEGAL:
+                self._name(page, i, event, "its first event is missing")
+        elif seq != last + 1:
+            self._name(page, i, event, f"event {seq} follows {last}: {'a double' if seq <= last else 'a gap'}")
+            if seq <= last:
+                return
+        elif before << 8 | code not in _LEGAL:
+            self._name(page, i, event, f"{event.status} follows {_word(before)}, which is no legal step")
+        if event.credits is not None or event.actions is not None:
+            spent = Reservation(event.day, event.month, event.credits or 0, event.actions or 0)
+            self.accounts.book(event.workspace, spent)
+        if event.saved:
+            self.saved[event.workspace] = self.saved.get(event.workspace, 0) + event.saved
+        self.provisional += code == _LOCALLY
+        if event.reason == RESEND:
+            self.possible_doubles[event.workspace] = self.possible_doubles.get(event.workspace, 0) + 1
+        page.seq[i], page.status[i] = seq, code
+        if event.destination in self._final:
+            page.flags[i] |= shelf.FINAL
+
+    def _name(self, page: Page, i: int, event: _Event, what: str) -> None:
+        if not page.flags[i] & shelf.NAMED:
+            page.flags[i] |= shelf.NAMED
+            self.problems.add(event.origin, what, event.lead_id)
+
+    # ---------------------------------------------------------------------------------------------------- rows
+
+    def rows_of(self, partition: int, *, exact: bool, kept: bool) -> Rows:
+        """Begin a partition: its rows come before its events. Call `close` on what it returns after the last row."""
+        self.partitions[partition] = PartitionState(exact, kept)
+        return Rows(self, partition)
+
+
+class Rows:
+    """Takes the rows of one partition's state, tombstones too; the last value of a key counts."""
+
+    def __init__(self, books: Books, partition: int) -> None:
+        self._books = books
+        self._partition = partition
+        self._origins: dict[int, int] = {}
+        self._held: dict[int, tuple[str, Reservation]] = {}
+        self._open: dict[int, OpenCost] = {}
+        self._lanes: dict[bytes, bytes] = {}
+        self._shared: dict[tuple[str, Reservation], tuple[str, Reservation]] = {}
+
+    def add(self, key: bytes, value: bytes | None) -> None:
+        if key.startswith(b"d/"):
+            self._delivery(key, value)
+        elif key.startswith(b"l/"):
+            if value is None:
+                self._lanes.pop(key, None)
+            else:
+                self._lanes[key] = value
+
+    def close(self) -> None:
+        """After the last row."""
+        lanes: list[Lane] = []
+        for key, value in self._lanes.items():
+            try:
+                lanes.append(_lane.decode(value))
+            except msgspec.DecodeError as error:
+                self._books.problems.add(_text(key[2:]), f"the lane's row cannot be read: {error}")
+        self._books.lane_rows[self._partition] = lanes
+        self._books.reservations[self._partition] = list(self._held.values())
+        self._books.open_costs[self._partition] = list(self._open.values())
+
+    def _delivery(self, key: bytes, value: bytes | None) -> None:
+        name = int.from_bytes(blake2b(key, digest_size=8).digest())
+        old = self._origins.get(name)
+        if value is None:
+            if old is not None:
+                self._clear(old)
+                del self._origins[name]
+            self._held.pop(name, None)
+            self._open.pop(name, None)
+            return
+        shelves = self._books.shelves
+        workspace, destination, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
+        try:
+            row = _row.decode(value)
+            here, offset = shelves.find(row.origin)
+        except ValueError as error:  # what msgspec raises is one too
+            self._books.problems.add(workspace, f"a delivery's row cannot be read: {error}", lead_id)
+            return
+        packed = shelves.pack(here, offset)
+        page, i = here.at(offset)
+        if old is None and page.flags[i] & shelf.ROW:
+            self._books.problems.add(row.origin, "two rows tell of the same story", lead_id)
+        elif old not in (None, packed):
+            self._clear(old)
+        self._origins[name] = packed
+        page.flags[i] |= shelf.ROW
+        page.row_seq[i], page.row_status[i] = row.seq, CODE[row.state]
+        self._open.pop(name, None)
+        if row.booked is not None and is_open(row):
+            self._open[name] = OpenCost(workspace, destination, lead_id.partition("!")[0], row.booked)
+        if row.reservation is None:
+            self._held.pop(name, None)
+        else:
+            held = (workspace, row.reservation)
+            self._held[name] = self._shared.setdefault(held, held)
+
+    def _clear(self, packed: int | None) -> None:
+        if packed is not None:
+            page, i = self._books.shelves.numbered(packed)
+            page.flags[i] &= ~shelf.ROW
+
+
+class Stand(msgspec.Struct):
+    """How many stories of records that came in are there, and how many of these have a row that says the same."""
+
+    stories: int = 0
+    rows: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The closed books.
+
+    records   input records on the lead topics; `accounted`: the sum of all columns, the same when nothing is missing.
+    statuses  the columns' parts, by last status.
+    copies    records that came back to a lead topic or are on their way to it.
+    outlived  stories whose record retention has removed; they are checked, and not counted in.
+    moving    stories that could not be compared with their rows, because the line was at work on them.
+    not_leads stories of callbacks that settled no lead, and of erasures, by status: no column counts them.
+    saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
+    provisional  leads that were answered locally while their lane was held, and go on.
+    open_costs  leads that were booked at their ceiling, since neither Clay nor an operator has said what they cost: the
+              first ones, and how many there are.
+    possible_doubles  by workspace, how often a lead was sent again by policy though it may have reached Clay.
+    """
+
+    balanced: bool
+    records: int
+    accounted: int
+    columns: dict[Column, Stand]
+    statuses: dict[Status, Stand]
+    copies: int
+    events: int
+    outlived: int
+    moving: int
+    accounts: list[LaneAccount]
+    problems: list[Problem]
+    problem_count: int
+    not_leads: dict[Status, int] = {}
+    saved: dict[str, int] = {}
+    provisional: int = 0
+    open_costs: list[OpenCost] = []
+    open_cost_count: int = 0
+    possible_doubles: dict[str, int] = {}
+
+
+def _word(code: int) -> str:
+    return STATUSES[code - 1] if code else "nothing"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,287 @@
+"""What Clay's HTTP column sends, as a Callback: tolerant of what Clay does to values, strict where it had to guess.
+
+The body is one flat JSON object. Some names have a meaning (`RESERVED`), every other one is a result, on top or in an
+object under `fields` or `data`. What cannot be taken is refused in words for the person who reads them in the cell.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import msgspec
+
+from stream_app.domain.callback.json_repair import mend
+from stream_app.domain.delivery.outcome import scrub
+from stream_app.domain.messages import Callback, Scalar
+
+Outcome = Literal["enriched", "partial", "no_data", "enrich_error"]
+
+RESERVED: Final = frozenset(
+    {
+        "lead_id",
+        "callback_token",
+        "callback_url",
+        "workspace",
+        "destination",
+        "status",
+        "credits",
+        "credits_used",
+        "actions",
+        "attempt",
+        "error",
+    }
+)
+"""Names that are no results. `callback_url`, `workspace` and `destination` are only echoed, the address counts."""
+
+WORDS: Final[dict[Outcome, frozenset[str]]] = {
+    "enriched": frozenset({"enriched", "success", "succeeded", "successful", "ok", "done", "complete", "completed"}),
+    "partial": frozenset({"partial", "partially_enriched", "partial_success", "incomplete"}),
+    "no_data": frozenset({"no_data", "not_found", "nothing_found", "no_result", "no_results", "no_match", "empty"}),
+    "enrich_error": frozenset({"enrich_error", "error", "errored", "failed", "failure", "timeout"}),
+}
+"""What `status` may say; case, blanks and hyphens do not matter. Any other word is as good as none."""
+
+MOST_FIELDS: Final = 500
+"""Of one callback. A Clay table has far fewer columns, and each name becomes a column of an export."""
+
+_OUTCOMES: Final[dict[str, Outcome]] = {word: outcome for outcome, words in WORDS.items() for word in words}
+_NESTED: Final = ("fields", "data")
+_LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as core.lead.identify makes them
+_TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})++[^\w{}]*+")  # and nothing beside it that says something
+_WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
+_MOST: Final = 1_000_000
+_CHEAP_CHARACTERS: Final = 16_384
+_LARGEST_MENDED_CHARACTERS: Final = 65_536
+_VALUE: Final = re.compile(r'\s*+:\s*+("[^"]{0,1024}+"|\{\{[^{}]{0,200}+\}\}|[^\s",{}]*+)')
+_json: Final = msgspec.json.Encoder()
+_skip: Final = msgspec.json.Decoder(msgspec.Raw)
+
+
+class BadBody(msgspec.Struct, frozen=True):
+    """Why a body is no callback: a stable code, and what to change, in words."""
+
+    code: str
+    text: str
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A body before it is decoded: whose it says it is. Nothing in it may be trusted before its token is verified.
+
+    costly  decoding it takes milliseconds: not on an event loop
+    """
+
+    lead_id: str
+    token: str
+    text: str
+    broken: bool
+
+    @property
+    def costly(self) -> bool:
+        """Whether `callback_of` takes milliseconds."""
+        return self.broken or len(self.text) > _CHEAP_CHARACTERS
+
+
+class _Claim(msgspec.Struct):
+    """Who a body is about. All other members are skipped."""
+
+    lead_id: msgspec.Raw = msgspec.Raw()
+    callback_token: msgspec.Raw = msgspec.Raw()
+
+
+_claim: Final = msgspec.json.Decoder(_Claim)
+
+
+def read_body(raw: bytes) -> Body | BadBody:
+    """Who the body is about. All else is skipped: it is cheap, whatever is in the body."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return BadBody("not_utf8", "The body is not UTF-8 text.")
+    if not text or text.isspace():
+        return BadBody("empty", "The body is empty: give the column a JSON body.")
+    broken = False
+    try:
+        try:
+            claim = _claim.decode(text)
+            lead_id, token = _scalar(claim.lead_id), _scalar(claim.callback_token)
+        except msgspec.ValidationError:
+            _skip.decode(text)
+            return BadBody("not_an_object", 'The body must be one JSON object, like {"lead_id": ..., "email": ...}.')
+    except RecursionError:
+        return _too_deep()
+    except ValueError:
+        claimed = [_claimed(text, name) for name in ("lead_id", "callback_token")]
+        if claimed[0] is None or len(text) > _LARGEST_MENDED_CHARACTERS:
+            return _not_json(text)
+        (lead_id, token), broken = claimed, True
+    return _body(lead_id, token, text, broken)
+
+
+def _body(lead_id: object, token: object, text: str, broken: bool) -> Body | BadBody:
+    for name, value in (("lead_id", lead_id), ("callback_token", token)):
+        if isinstance(value, str) and "{{" in value:
+            return _unfilled(name)
+    if lead_id in (None, ""):
+        return BadBody("no_lead_id", 'There is no lead_id: add "lead_id" with the column lead_id of this row.')
+    if isinstance(lead_id, int) and not isinstance(lead_id, bool):
+        lead_id = str(lead_id)  # an id of digits that lost its quotes
+    if not isinstance(lead_id, str) or not _LEAD_ID.fullmatch(lead_id):
+        return BadBody(
+            "bad_lead_id", "The lead_id is none that was sent: take the column lead_id of this row as it is."
+        )
+    return Body(lead_id, token if isinstance(token, str) else "", text, broken)
+
+
+def _scalar(raw: msgspec.Raw) -> object:
+    """The member's value. A list, an object or a number out of range is `...`, and a missing one None."""
+    member = bytes(raw)
+    if member[:1] in (b"[", b"{"):
+        return ...
+    try:
+        return msgspec.json.decode(member) if member else None
+    except ValueError:
+        return ...
+
+
+def _claimed(text: str, name: str) -> str | None:
+    """What broken JSON says is the value of this member. None: nothing, or two things."""
+    quoted = f'"{name}"'
+    at = text.find(quoted)
+    if at < 0 or text.find(quoted, at + 1) >= 0:
+        return None
+    found = _VALUE.match(text, at + len(quoted))
+    value = found[1] if found else "null"
+    return "" if value == "null" else value.strip('"')
+
+
+def callback_of(
+    body: Body, workspace: str, destination: str, at_ms: int, forced_origin: str = ""
+) -> Callback | BadBody:
+    """The callback of a body whose token was verified. `at_ms`: when it came."""
+    document, repaired = _decoded(body)
+    if isinstance(document, BadBody):
+        return document
+    for name, here in (("workspace", workspace), ("destination", destination)):
+        if document.get(name) not in (None, "", here):
+            return BadBody("other_address", f"The body names another {name} than the URL: use the URL of this table.")
+    for name, value in document.items():
+        if name in _WORDS_OR_NUMBERS and isinstance(value, str) and "{{" in value:
+            return _unfilled(name)
+    error = document.get("error")
+    if isinstance(error, str) and _TEMPLATE.fullmatch(error):
+        return _unfilled("error")
+    fields = _fields(document)
+    if isinstance(fields, BadBody):
+        return fields
+    found = [value for value in fields.values() if isinstance(value, str)]
+    text = scrub(error, known=found) if isinstance(error, str) else ""
+    callback = Callback(
+        lead_id=body.lead_id,
+        workspace=workspace,
+        destination=destination,
+        at_ms=0,
+        outcome=_outcome(document.get("status"), fields, bool(text)),
+        fields=fields,
+        credits=_count(document.get("credits", document.get("credits_used"))),
+        attempt=_count(document.get("attempt")) or 1,
+        actions=_count(document.get("actions")),
+        forced_origin=forced_origin,
+        repaired=repaired,
+        text=text,
+    )
+    return msgspec.structs.replace(callback, id=_id(callback), at_ms=at_ms)
+
+
+def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
+    """(the document or why there is none, whether it had to be mended)."""
+    try:
+        return msgspec.json.decode(body.text, type=dict[str, Any]), False
+    except RecursionError:
+        return _too_deep(), False
+    except ValueError:
+        mended = mend(body.text) if len(body.text) <= _LARGEST_MENDED_CHARACTERS else None
+    try:
+        document = msgspec.json.decode(mended or "", type=dict[str, Any])
+    except ValueError:
+        return _not_json(body.text), False
+    # The token was verified for the lead that the broken text names: the mended one must name the same.
+    return (document, True) if str(document.get("lead_id")) == body.lead_id else (_not_json(body.text), False)
+
+
+def _too_deep() -> BadBody:
+    return BadBody("nested", "The JSON is nested too deep: give each value a name of its own.")
+
+
+def _not_json(text: str) -> BadBody:
+    hint = " A template {{...}} was left unfilled: insert columns with / ." if "{{" in text else ""
+    words = (
+        "The body is not JSON, and not clear enough to be mended: put every column between double quotes, "
+        "and let Clay escape what is in it."
+    )
+    return BadBody("not_json", words + hint)
+
+
+def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
+    """The results that say something."""
+    found: dict[str, Any] = {}
+    if sum(len(value) if isinstance(value, dict) else 1 for value in document.values()) > MOST_FIELDS:
+        return BadBody("too_many_fields", f"There are more than {MOST_FIELDS} values: send fewer columns.")
+    for name, value in document.items():
+        if name in _NESTED and isinstance(value, dict):
+            found |= value
+        elif name not in RESERVED and not name.startswith("_"):  # such as _clay_meta: not the user's
+            found[name] = value
+    fields: dict[str, Scalar] = {}
+    for name, value in found.items():
+        if isinstance(value, dict | list):
+            kind = "a list" if isinstance(value, list) else "an object"
+            return BadBody("nested", f"{_named(name)} is {kind}: send each value of it under a name of its own.")
+        if isinstance(value, str) and _TEMPLATE.fullmatch(value):
+            return _unfilled(name)
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return BadBody("number_out_of_range", f"{_named(name)} has more than 64 bits: put quotes around it.")
+        if value is not None and value != "":
+            fields[name] = value
+    return fields
+
+
+def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
+    """What the status says, as far as the results bear it out; without one, what the results say."""
+    said = _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower())) if isinstance(status, str) else None
+    if said in ("no_data", "enrich_error"):
+        return said
+    if not fields:
+        # Many templates say "success" whatever was found.
+        return "enrich_error" if failed else "no_data"
+    return said or ("partial" if failed else "enriched")
+
+
+def _count(value: object) -> int | None:
+    """A number of credits and the like: rounded up, so that a budget never thinks that it has more. Else None."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return math.ceil(number) if 0 <= number <= _MOST else None
+
+
+def _id(callback: Callback) -> str:
+    """The same for the same content, whenever it comes; 128 bits."""
+    return urlsafe_b64encode(blake2b(_json.encode(callback), digest_size=16).digest())[:22].decode("ascii")
+
+
+def _unfilled(name: str) -> BadBody:
+    return BadBody(
+        "template", f"{_named(name)} still holds a template {{{{...}}}}: insert the column with / instead of typing it."
+    )
+
+
+def _named(name: str) -> str:
+    return f'"{name if len(name) <= 40 else name[:39] + "…"}"'

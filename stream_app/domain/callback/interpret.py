@@ -1,0 +1,127 @@
+"""What a callback of Clay's means: which lead it is about, what the lead did cost, and what comes out as its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.delivery.recorder import Why
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
+from stream_app.domain.lane import budget
+from stream_app.domain.lane import callback_health as silence
+from stream_app.domain.lane.budget import Cost, Reservation
+from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, proved
+from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lead.lead import home_partition, is_plain_id
+from stream_app.domain.messages import Callback, Result
+from stream_app.domain.policy import Destination, Plan, Workspace
+from stream_app.domain.record import Record, Taken
+
+_MOST_RESULT_BYTES: Final = 900_000  # well below what a topic takes: nothing that calls back can stop a partition
+_MOST_COST: Final = 1_000_000
+_decoder: Final = msgspec.json.Decoder(Callback)
+_json: Final = msgspec.json.Encoder()
+
+
+def read_callback(plan: Plan, taken: Taken) -> Callback | Why:
+    """The callback in a record, or why it can be about no lead of this partition."""
+    try:
+        callback = _decoder.decode(taken.value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Why("unreadable", "no callback as the gateway writes them: see schemas/callback.v1.json")
+    if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
+        return Why("unknown_destination", "its workspace has no such destination in this configuration")
+    home = home_partition(callback.workspace, plan.partitions, plan.pins)
+    if home != taken.partition:
+        return Why("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
+    if not is_plain_id(callback.lead_id):
+        return Why("unknown_lead", "no lead that was sent has such an id")
+    return callback
+
+
+class Booking(msgspec.Struct, frozen=True):
+    """The lane after a callback. `booked`: what the lead has cost now; `spent`: what that is more or less than before.
+
+    Both None where nothing was ever reserved for it.
+    """
+
+    lane: Lane
+    booked: Reservation | None
+    spent: Reservation | None
+
+
+def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callback: Callback, now_ms: int) -> Booking:
+    """Settle what the lane holds for the lead, or amend what was booked before anything told what it cost."""
+    held, before = row.reservation, row.booked
+    windows = held or before
+    cost = _cost(callback, there.estimate)
+    if windows is None:
+        return Booking(_called_back(lane, row, cost, there, policy, now_ms), None, None)
+    booked = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
+    if held is None and before is not None:
+        lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
+        held = msgspec.structs.replace(before, credits=0, actions=0)
+        spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
+    lane = actual(policy, lane, there, held or windows, cost, now_ms)
+    return Booking(_called_back(lane, row, cost, there, policy, now_ms), booked, spent)
+
+
+def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:
+    """It hears of the destination again, and goes on if the lead was the probe of a stop that waits for just that."""
+    ear = silence.heard(silence.ear(lane.hearing, there.alias), now_ms)
+    lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, there.alias, ear))
+    stopped = lane.stop
+    if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
+        return lane
+    over = cost.credits > there.ceiling.credits or cost.actions > there.ceiling.actions
+    return lane if over and stopped.reason == OVER_CEILING else proved(policy, lane, there.alias, now_ms)
+
+
+def _cost(callback: Callback, estimated: Cost) -> Cost:
+    """What the lead did cost: as the table says, else as estimated."""
+    return Cost(_bounded(callback.credits, estimated.credits), _bounded(callback.actions, estimated.actions))
+
+
+def _bounded(said: int | None, estimated: int) -> int:
+    return estimated if said is None else min(max(0, said), _MOST_COST)
+
+
+def next_version(
+    lead: tuple[str, str, str],
+    row: Delivery,
+    find: Callable[[bytes], Delivery | None],
+    alias: Callable[[bytes], bytes | None],
+) -> int:
+    """Of the next result: one more than the last of this lead, whichever of its deliveries that came from.
+
+    lead  workspace, destination, id. find, alias: give the row of a key, and the key that an alias leads to.
+    """
+    others = (find(other) for other in (delivery_key(*lead), alias(forced_key(*lead))) if other is not None)
+    return 1 + max([row.results, *(other.results for other in others if other is not None)])
+
+
+def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Why:
+    """The result as it is published, or why it cannot be. `row`: of its lead, whose story goes on with it."""
+    result = Result(
+        lead_id=callback.lead_id,
+        workspace=callback.workspace,
+        destination=callback.destination,
+        source="clay",
+        version=version,
+        at_ms=now_ms,
+        age_s=max(0, now_ms - callback.at_ms) // 1000,
+        fields=callback.fields,
+        origin=row.origin,
+        trace_id=row.trace_id,
+        partial=callback.outcome == "partial",
+        person=row.person,
+        company=row.company,
+        people=row.people,
+    )
+    value = _json.encode(result)
+    if len(value) > _MOST_RESULT_BYTES:
+        return Why("oversize", f"its result has {len(value)} bytes, {_MOST_RESULT_BYTES} are the most")
+    key = f"{callback.workspace}/{callback.destination}/{callback.lead_id}".encode()
+    return Record(plan.topics.enriched, key, value)

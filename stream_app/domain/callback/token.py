@@ -1,0 +1,121 @@
+"""The token of a callback: it proves that whoever calls back about a lead was sent that very lead by us.
+
+Clay does not sign what it sends, it only echoes. So each lead carries a token, bound to its workspace, its destination
+and its id, that its row's HTTP column sends back. Its text:
+
+    <key id>.<mac>                       base64url, HMAC-SHA256
+    <key id>.<mac>.<origin, base64url>   of a forced lead: a delivery of its own for each record (lead/resolve.py)
+
+It holds no time: a callback may come days late, and no clock has to agree with another.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+
+TokenProblem = Literal["malformed", "unknown_key", "mismatch"]
+"""Why a token is not good: it is none, its key is none of ours (any more), or it is not for this lead."""
+
+_MAX_TOKEN_CHARACTERS: Final = 1_024
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A good token. `key_id`: of the key that signed it. `forced_origin`: of a forced lead, else ""."""
+
+    key_id: str
+    forced_origin: str
+
+
+class Keys:
+    """The secrets that sign, in order: the first one signs, all of them verify, so that they can be rotated.
+
+    A key's id is a fingerprint of its secret, so it moves with it in whatever variable it stands.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        if not secrets:
+            raise ValueError("no key signs: a list of keys has at least one")
+        self._keys = {_fingerprint(secret): secret.encode() for secret in secrets}
+
+    @property
+    def first(self) -> str:
+        """The id of the key that signs."""
+        return next(iter(self._keys))
+
+    def get(self, key_id: str) -> bytes | None:
+        """The secret with that id."""
+        return self._keys.get(key_id)
+
+    def __repr__(self) -> str:
+        return f"Keys({', '.join(self._keys)})"
+
+
+def sign(keys: Keys, workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> str:
+    """The token that a lead is sent with. `forced_origin`: the origin of a forced lead's record."""
+    return _token(keys.first, keys.get(keys.first) or b"", (workspace, destination, lead_id, forced_origin))
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    key_id: str
+    secret: bytes
+    origin: str
+
+
+def problem_of(keys: Keys, token: str) -> TokenProblem | None:
+    """Why it is the token of no lead at all, as far as that shows before the lead is known."""
+    parts = _parts(keys, token)
+    return parts if isinstance(parts, str) else None
+
+
+def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: str) -> Verified | TokenProblem:
+    """Whether it is the token of that lead. The comparison takes the same time whatever is wrong with the MAC."""
+    parts = _parts(keys, token)
+    if isinstance(parts, str):
+        return parts
+    key_id, secret, origin = parts.key_id, parts.secret, parts.origin
+    wanted = _token(key_id, secret, (workspace, destination, lead_id, origin))
+    return Verified(key_id, origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
+
+
+def _parts(keys: Keys, token: str) -> _Parts | TokenProblem:
+    key_id, _, rest = token.partition(".")
+    mac, forced, encoded = rest.partition(".")
+    origin = _decoded(encoded) if forced else ""
+    if len(token) > _MAX_TOKEN_CHARACTERS or not mac or origin is None:
+        return "malformed"
+    secret = keys.get(key_id)
+    return "unknown_key" if secret is None else _Parts(key_id, secret, origin)
+
+
+def _token(key_id: str, secret: bytes, said: tuple[str, str, str, str]) -> str:
+    # Each part with its length in front: no two leads share one text to sign.
+    text = b"".join(b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *said)))
+    parts = [key_id, _base64(hmac.digest(secret, text, sha256))]
+    return ".".join([*parts, _base64(_bytes(said[-1]))] if said[-1] else parts)
+
+
+def _fingerprint(secret: str) -> str:
+    return sha256(b"stream-app key id 1:" + secret.encode()).hexdigest()[:8]
+
+
+def _base64(value: bytes) -> str:
+    return urlsafe_b64encode(value).decode("ascii").rstrip("=")
+
+
+def _decoded(text: str) -> str | None:
+    try:
+        return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    """JSON can hold half a character; it must not be an error here."""
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,212 @@
+"""Dead letters as operators see them: which ones are meant, how many there are of each cause, and of what age.
+
+Works on the raw headers: a million letters are counted in seconds, and memory grows with the causes only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final, Literal, get_args
+
+import msgspec
+
+from stream_app.domain.dead_letter.headers import read_number, read_place
+from stream_app.domain.delivery.envelope import HEADERS, Disposition
+from stream_app.domain.lead.lead import plain_id
+
+Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
+"""The disposition; `foreign`: another program wrote it, without headers of ours."""
+
+_AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
+_HOUR_MS: Final = 3_600_000
+_MOST_TEXTS: Final = 50
+_MOST_GROUPS: Final = 10_000
+_CAUSE: Final = tuple(HEADERS[field] for field in ("disposition", "reason", "http_status", "destination"))
+_DISPOSITIONS: Final = frozenset(word.encode() for word in get_args(Disposition) if word)
+
+Headers = dict[str, bytes]
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which letters are meant: all conditions together, each empty one left out. Times are epoch ms of the append.
+
+    reasons, statuses, destinations, workspaces, leads, kinds: any of these.
+    """
+
+    reasons: frozenset[str] = frozenset()
+    statuses: frozenset[int] = frozenset()
+    destinations: frozenset[str] = frozenset()
+    workspaces: frozenset[str] = frozenset()
+    leads: frozenset[str] = frozenset()
+    kinds: frozenset[str] = frozenset()
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def problems(self) -> list[str]:
+        """What contradicts itself, one line each."""
+        if self.since_ms is not None and self.until_ms is not None and self.since_ms >= self.until_ms:
+            return ["nothing is both younger than --since and older than --until or --older-than"]
+        if self.statuses and self.reasons and not self.reasons & {f"http_{status}" for status in self.statuses}:
+            return ["--status and --reason contradict each other: the reason of a status is http_<status>"]
+        return []
+
+    def matches(self, headers: Headers, key: bytes | None, at_ms: int) -> bool:
+        """Whether a letter is meant."""
+        if self.since_ms is not None and at_ms < self.since_ms:
+            return False
+        if self.until_ms is not None and at_ms >= self.until_ms:
+            return False
+        return (
+            _in(headers.get(HEADERS["reason"], b""), self.reasons)
+            and _in(headers.get(HEADERS["http_status"], b""), self.statuses)
+            and _in(headers.get(HEADERS["destination"], b""), self.destinations)
+            and _in(key or b"", self.workspaces)
+            and _in(headers.get(HEADERS["lead_id"], b""), self.leads)
+            and (not self.kinds or kind_of(headers) in self.kinds)
+        )
+
+
+def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """A letter's headers by name. Other programs may write one without a value, which is as good as none."""
+    return {name: value for name, value in pairs if value is not None}
+
+
+def kind_of(headers: Headers) -> Kind:
+    """What a letter is, by its headers."""
+    disposition = headers.get(HEADERS["disposition"], b"")
+    if disposition in _DISPOSITIONS:
+        return disposition.decode()  # type: ignore[return-value]  # one of the words, by the line above
+    if headers.get(HEADERS["way"]) == b"deferred" and read_place(text(headers, HEADERS["origin"])):
+        return "deferred"
+    return "foreign"
+
+
+class _Named(msgspec.Struct):
+    """What a value says of itself, whatever else is in it."""
+
+    lead_id: Any = None
+    workspace: Any = None
+    destination: Any = None
+
+
+_named: Final = msgspec.json.Decoder(_Named)
+
+
+def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
+    """Workspace and destination of a letter that is sent back; '' where it names none.
+
+    One that goes on with its own story has them from the line. Any other begins anew, and what its value says counts.
+    """
+    workspace = (key or b"").decode("utf-8", "replace")
+    if kind_of(headers) in ("failed", "deferred"):
+        return workspace, text(headers, HEADERS["destination"])
+    named = _read(value)
+    return _said(named.workspace) or workspace, _said(named.destination)
+
+
+def lead_id_of(headers: Headers, value: bytes | None) -> str:
+    """The id of a letter's lead as rows have it; '' where it has none, or one that is made from its person."""
+    if lead_id := text(headers, HEADERS["lead_id"]):
+        return lead_id
+    given = _said(_read(value).lead_id).strip()
+    return plain_id(given) if given else ""
+
+
+def _read(value: bytes | None) -> _Named:
+    try:
+        return _named.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Named()
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def text(headers: Headers, name: str) -> str:
+    """A header as text, '' without it."""
+    return headers.get(name, b"").decode("utf-8", "replace")
+
+
+def number(headers: Headers, name: str) -> int:
+    """A header as a number, 0 where it is none."""
+    return read_number(text(headers, name))
+
+
+def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:
+    return not wanted or value.decode("utf-8", "replace") in {str(each) for each in wanted}
+
+
+class Group(msgspec.Struct):
+    """Letters of one cause. Times are epoch ms. `last_hour` and `hour_before` count those appended then: the trend."""
+
+    kind: str
+    reason: str
+    http_status: str
+    workspace: str
+    destination: str
+    count: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+    last_hour: int = 0
+    hour_before: int = 0
+    texts: Counter[str] = msgspec.field(default_factory=Counter)
+
+    @property
+    def trend(self) -> str:
+        """`rising`, `falling` or `steady`."""
+        if self.last_hour == self.hour_before:
+            return "steady"
+        return "rising" if self.last_hour > self.hour_before else "falling"
+
+
+class Tally:
+    """Counts letters by cause and age as they are read."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.count = 0
+        self.suppressed = 0  # of people on the suppression list, counted by whoever can read the values
+        self.groups: dict[tuple[bytes, ...], Group] = {}
+        self.ages: Counter[str] = Counter()
+        self._now_ms = now_ms
+
+    def add(self, headers: Headers, key: bytes | None, at_ms: int) -> None:
+        """One more."""
+        disposition, reason, status, destination = (headers.get(name, b"") for name in _CAUSE)
+        cause = (disposition, reason, status, key or b"", destination)
+        group = self.groups.get(cause)
+        if group is None:
+            group = self._new(cause, headers)
+        self.count += 1
+        group.count += 1
+        if not group.first_ms or at_ms < group.first_ms:
+            group.first_ms = at_ms
+        if at_ms > group.last_ms:
+            group.last_ms = at_ms
+        age_ms = self._now_ms - at_ms
+        if age_ms < _HOUR_MS:
+            group.last_hour += 1
+        elif age_ms < 2 * _HOUR_MS:
+            group.hour_before += 1
+        self.ages[_age(age_ms)] += 1
+        said = text(headers, HEADERS["text"])
+        group.texts[said if said in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
+
+    def sorted(self) -> list[Group]:
+        """The greatest first."""
+        return sorted(self.groups.values(), key=lambda group: -group.count)
+
+    def _new(self, cause: tuple[bytes, ...], headers: Headers) -> Group:
+        if len(self.groups) >= _MOST_GROUPS:  # keys and reasons of other programs may be of any number
+            cause = (b"", b"(others)", b"", b"", b"")
+            if cause in self.groups:
+                return self.groups[cause]
+        _, *words = [word.decode("utf-8", "replace")[:100] for word in cause]
+        reason, status, workspace, destination = words
+        group = self.groups[cause] = Group(kind_of(headers), reason, status, workspace, destination)
+        return group
+
+
+def _age(age_ms: int) -> str:
+    return next((f"under {name}" for name, limit_s in _AGES_S.items() if age_ms < limit_s * 1000), "over a week")

@@ -1,0 +1,126 @@
+"""A dead letter: what its headers mean, and how other programs name the same things.
+
+Its value is the raw bytes of the record that failed; `envelope.HEADERS` are written as text. Beside them stand the
+headers of Spring Kafka's DeadLetterPublishingRecoverer, so that consoles made for those show our letters. Nothing
+reads them back.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Container, Iterable
+from typing import Final
+
+from stream_app.domain.lead.pseudonyms import digest, former_digests
+from stream_app.domain.record import Headers
+
+MEANING: Final[dict[str, str]] = {
+    "stream-app-origin": "topic/partition/offset of the input record",
+    "stream-app-origin-timestamp-ms": "when the broker appended the input record, epoch ms",
+    "stream-app-origin-seq": "sequence number of the last event in leads.status when this was written",
+    "stream-app-way": "why it comes back: rerouted, replayed, redriven, deferred, uncertain; not on a dead letter",
+    "stream-app-lead-id": "the lead's id (a hash where the given one could hold personal data)",
+    "stream-app-destination": "the destination's alias, never its URL",
+    "stream-app-disposition": "poison (not replayed by itself), failed (replayed), policy (refused by configuration)",
+    "stream-app-reason": "stable code, such as http_422 or not_json",
+    "stream-app-reason-text": "the reason in words",
+    "stream-app-http-status": "what Clay answered",
+    "stream-app-answer-excerpt": "beginning of the answer, scrubbed",
+    "stream-app-attempt": "failed POSTs in this replay",
+    "stream-app-replay-count": "replays in this rewind epoch",
+    "stream-app-rewind-epoch": "how often the replay group had been rewound",
+    "stream-app-returns": "how often the lead has come back in all, over all epochs",
+    "stream-app-hops": "re-publications to a home partition",
+    "stream-app-cut-bytes": "how many bytes of the value are missing, because the topic takes no larger record",
+    "stream-app-first-failure-ms": "epoch ms",
+    "stream-app-last-failure-ms": "epoch ms",
+    "stream-app-not-before-ms": "when it is due to come back, epoch ms",
+    "stream-app-redriven-from": "topic/partition/offset of the dead letter that was sent back",
+    "stream-app-letter": "topic/partition/offset of the letter that the input record was before",
+    "stream-app-trace-id": "W3C trace id",
+    "stream-app-app-version": "the version that wrote it",
+}
+"""Header -> what it says. A test keeps it complete."""
+
+SPRING: Final[dict[str, str]] = {
+    "kafka_dlt-original-topic": "the topic in `stream-app-origin`, UTF-8",
+    "kafka_dlt-original-partition": "the partition in `stream-app-origin`, 4 bytes, big-endian",
+    "kafka_dlt-original-offset": "the offset in `stream-app-origin`, 8 bytes, big-endian",
+    "kafka_dlt-original-timestamp": "`stream-app-origin-timestamp-ms`, 8 bytes, big-endian",
+    "kafka_dlt-original-timestamp-type": "LogAppendTime, UTF-8",
+    "kafka_dlt-original-consumer-group": "the workers' consumer group, UTF-8",
+    "kafka_dlt-exception-fqcn": "`stream-app-reason`, UTF-8",
+    "kafka_dlt-exception-message": "`stream-app-reason-text`, UTF-8",
+}
+"""Spring Kafka's header -> our counterpart, with its encoding (org.springframework.kafka.support.KafkaHeaders)."""
+
+_HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
+
+
+def pseudonymous_key(key: bytes | None, workspaces: Container[str]) -> bytes | None:
+    """The key of a record as a dead letter has it: a configured workspace's name stays, any other key is hashed.
+
+    A producer may key its records by an e-mail address or a phone number. Applying it twice changes nothing.
+    """
+    if not key or _HASHED_KEY.fullmatch(key):
+        return key
+    name = key.decode("utf-8", "surrogateescape")
+    return key if name in workspaces else f"key-{digest('key', name)}".encode()
+
+
+class WorkspaceKeys:
+    """Finds the workspace behind the hashed key of a dead letter, once that workspace is configured.
+
+    A lead may name its workspace by its record's key only. If that workspace was unknown, the letter has the hash.
+    """
+
+    def __init__(self, workspaces: Iterable[str]) -> None:
+        self._names = {
+            f"key-{hashed}".encode(): name.encode()
+            for name in workspaces
+            for hashed in (digest("key", name), *former_digests("key", name))
+        }
+
+    def restore(self, key: bytes | None) -> bytes | None:
+        """The name of the configured workspace that this key is the hash of; else the key."""
+        return self._names.get(key, key) if key else key
+
+
+_PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)
+
+
+def read_place(text: str) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of a record's name; None when it is no such name."""
+    found = _PLACE.fullmatch(text)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+def read_number(text: str) -> int:
+    """The number in a header, 0 where it is none, or one of more digits than any of ours has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+def spring_headers(origin: str, origin_ms: int, group: str, reason: str, text: str) -> Headers:
+    """The headers that Spring Kafka would have written; those of the origin and the group only where it is known."""
+    failure: Headers = (
+        ("kafka_dlt-exception-fqcn", reason.encode()),
+        ("kafka_dlt-exception-message", (text or reason).encode()),
+    )
+    if group:
+        failure = (("kafka_dlt-original-consumer-group", group.encode()), *failure)
+    place = read_place(origin)
+    if place is None:
+        return failure
+    topic, partition, offset = place
+    where: Headers = (
+        ("kafka_dlt-original-topic", topic.encode()),
+        ("kafka_dlt-original-partition", struct.pack(">i", partition)),
+        ("kafka_dlt-original-offset", struct.pack(">q", offset)),
+    )
+    if origin_ms:
+        where += (
+            ("kafka_dlt-original-timestamp", struct.pack(">q", origin_ms)),
+            ("kafka_dlt-original-timestamp-type", b"LogAppendTime"),
+        )
+    return where + failure

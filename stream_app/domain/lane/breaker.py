@@ -1,0 +1,233 @@
+"""The circuit breaker: stops calling Clay while it is failing, and tries again with a few probes.
+
+Every call carries the Permit it was let through with. The breaker's epoch rises each time it opens, so the
+result of a call from before is known as late (`is_late`) and neither closes nor trips anything. Poison and
+429 are no verdict on Clay's health: the caller gives no result for them, only `release_probe` when the call
+was a probe.
+
+A mode stands above the state: `auto` obeys it, `shadow` runs it and lets every call through, `open` and `closed` are an
+operator's word and leave it alone.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from stream_app.domain.lane.bounds import Wait, exact, no_later, out_of_order, out_of_range
+from stream_app.domain.lane.health import Totals
+
+Phase = Literal["closed", "open", "half_open"]
+Verdict = Literal["ok", "failure", "slow"]
+Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
+Mode = Literal["auto", "open", "closed", "shadow"]
+
+_ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
+
+
+class BreakerPolicy(msgspec.Struct, frozen=True):
+    """When to trip, for how long, and how to try again.
+
+    `failure_rate`, `slow_rate`: 0 to 1 of the window's calls, judged from `min_calls` on; `slow_call_s`: an
+    ok answer that took longer is slow. Open time: `open_share` of the outage so far, from `open_s` to
+    `open_cap_s`, shortened by up to `jitter` of itself: so an outage lasts longer by that share at most, and costs few
+    calls however long it is. An outage is over when the breaker was closed for `healthy_s`. `probe_lease_s` must be
+    longer than the longest request, or a probe under way is taken for lost. `mode`: `shadow` decides and reports, and
+    holds nothing.
+    """
+
+    mode: Literal["auto", "shadow"] = "auto"
+    failure_rate: float = 0.5
+    slow_rate: float = 0.8
+    slow_call_s: float = 10.0
+    min_calls: int = 20
+    consecutive_failures: int = 5
+    open_s: float = 3.0
+    open_share: float = 0.05
+    open_cap_s: float = 60.0
+    jitter: float = 0.2
+    healthy_s: float = 300.0
+    probes: int = 2
+    probe_lease_s: float = 120.0
+    successes_to_close: int = 3
+
+
+class Permit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Leave for one call. `lease` is set for a probe."""
+
+    epoch: int
+    lease: int | None = None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A probe under way; after `expires_at_ms` it counts as lost and its place is free."""
+
+    id: int
+    expires_at_ms: int
+
+
+class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`since_ms`: when the phase began; `until_ms`: when an open one lets probes through; `outage_ms`: when the outage
+    began, 0 before the first one.
+    """
+
+    phase: Phase = "closed"
+    epoch: int = 0
+    since_ms: int = 0
+    until_ms: int = 0
+    cause: Cause = ""
+    outage_ms: int = 0
+    consecutive: int = 0
+    successes: int = 0
+    leases: tuple[Lease, ...] = ()
+    next_lease: int = 0
+
+
+def problems(policy: BreakerPolicy) -> list[str]:
+    """What is wrong with the policy, one line a key."""
+    return out_of_range(
+        policy,
+        failure_rate=(0.01, 1),
+        slow_rate=(0.01, 1),
+        slow_call_s=(0.01, 3_600),
+        min_calls=(1, 1_000_000),
+        consecutive_failures=(1, 1_000_000),
+        open_s=(0.1, 86_400),
+        open_share=(0, 1),
+        open_cap_s=(0.1, 86_400),
+        jitter=(0, 0.9),
+        healthy_s=(1, 86_400),
+        probes=(1, 100),
+        probe_lease_s=(1, 3_600),
+        successes_to_close=(1, 1_000),
+    ) + out_of_order(policy, "open_s", "open_cap_s")
+
+
+def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:
+    """What a finished call says about Clay's health."""
+    if not ok:
+        return "failure"
+    return "slow" if latency_ms > policy.slow_call_s * 1000 else "ok"
+
+
+def permit(policy: BreakerPolicy, state: Breaker, now_ms: int, mode: Mode = "auto") -> tuple[Breaker, Permit | Wait]:
+    """May a call start now? The state is to be kept whatever the answer; a probe's lease is in it."""
+    if mode == "open":
+        return state, Wait(now_ms + _ASK_AGAIN_MS)
+    if mode == "closed" or state.phase == "closed":
+        return state, Permit(state.epoch)
+    state, answer = _permit(policy, state, now_ms)
+    if mode == "shadow" and isinstance(answer, Wait):
+        return state, Permit(state.epoch)
+    return state, answer
+
+
+def is_late(state: Breaker, permit: Permit) -> bool:
+    """True for a call from before the breaker last opened: old news, to be kept out of the window as well."""
+    return permit.epoch != state.epoch
+
+
+def on_result(
+    policy: BreakerPolicy,
+    state: Breaker,
+    permit: Permit,
+    verdict: Verdict,
+    totals: Totals,
+    now_ms: int,
+    rand: float,
+    mode: Mode = "auto",
+) -> Breaker:
+    """The breaker after a call ended with a verdict; `totals` of the window include it; `rand` is 0 to 1.
+
+    When this closes the breaker the caller starts a new window: the outage's failures must not trip it again.
+    """
+    if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
+        return state
+    if state.phase == "half_open":
+        return _after_probe(policy, state, permit, verdict, now_ms, rand)
+    if verdict == "ok":
+        return state if not state.consecutive else msgspec.structs.replace(state, consecutive=0)
+    consecutive = state.consecutive + 1 if verdict == "failure" else 0
+    cause = _trips(policy, consecutive, totals)
+    if cause:
+        return _opened(policy, state, cause, now_ms, rand)
+    return msgspec.structs.replace(state, consecutive=consecutive)
+
+
+def release_probe(state: Breaker, permit: Permit) -> Breaker:
+    """Frees the lease of a probe that ended without a verdict (poison, 429, not sent). Harmless for other
+    calls.
+    """
+    leases = tuple(lease for lease in state.leases if lease.id != permit.lease)
+    return state if len(leases) == len(state.leases) else msgspec.structs.replace(state, leases=leases)
+
+
+def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
+    """As an operator's word leaves it; calls under way are late, whatever they bring."""
+    cause: Cause = "forced" if mode == "open" else ""
+    return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, now_ms, next_lease=state.next_lease)
+
+
+def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
+    if state.phase == "open":
+        until_ms = no_later(state.until_ms, now_ms, int(policy.open_cap_s * 1000))
+        if now_ms < until_ms:
+            kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
+            return kept, Wait(until_ms)
+        state = Breaker(
+            "half_open",
+            state.epoch,
+            now_ms,
+            cause=state.cause,
+            outage_ms=state.outage_ms,
+            next_lease=state.next_lease,
+        )
+    return _probe(policy, state, now_ms)
+
+
+def _probe(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
+    longest_ms = int(policy.probe_lease_s * 1000)
+    leases = tuple(
+        Lease(lease.id, no_later(lease.expires_at_ms, now_ms, longest_ms))
+        for lease in state.leases
+        if lease.expires_at_ms > now_ms
+    )
+    if len(leases) >= policy.probes:
+        return msgspec.structs.replace(state, leases=leases), Wait(min(lease.expires_at_ms for lease in leases))
+    lease = Lease(state.next_lease, now_ms + longest_ms)
+    state = msgspec.structs.replace(state, leases=(*leases, lease), next_lease=state.next_lease + 1)
+    return state, Permit(state.epoch, lease.id)
+
+
+def _after_probe(
+    policy: BreakerPolicy, state: Breaker, permit: Permit, verdict: Verdict, now_ms: int, rand: float
+) -> Breaker:
+    if verdict == "failure":
+        return _opened(policy, state, "probe_failed", now_ms, rand)
+    freed = release_probe(state, permit)
+    # A slow probe decides nothing: the lane goes on at the pace of its probes. Nor does a lost one.
+    if verdict == "slow" or freed is state:
+        return freed
+    successes = state.successes + 1
+    if successes < policy.successes_to_close:
+        return msgspec.structs.replace(freed, successes=successes)
+    return Breaker("closed", state.epoch, now_ms, outage_ms=state.outage_ms, next_lease=state.next_lease)
+
+
+def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
+    if consecutive >= policy.consecutive_failures:
+        return "consecutive_failures"
+    calls = totals.calls
+    if calls < policy.min_calls:
+        return ""
+    if totals.failure >= exact(policy.failure_rate) * calls:
+        return "failure_rate"
+    return "slow_rate" if totals.slow >= exact(policy.slow_rate) * calls else ""
+
+
+def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, rand: float) -> Breaker:
+    healthy = state.phase == "closed" and now_ms - state.since_ms >= policy.healthy_s * 1000
+    outage_ms = now_ms if healthy or not state.outage_ms else state.outage_ms
+    share_s = policy.open_share * (now_ms - outage_ms) / 1000
+    open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - policy.jitter * rand)
+    until_ms = now_ms + int(open_s * 1000)
+    return Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=state.next_lease)

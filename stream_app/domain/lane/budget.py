@@ -1,0 +1,378 @@
+"""The budget: Data Credits and Actions, with caps per day and month; reserve, then settle or refund.
+
+A reservation belongs to the day and the month that it was made in and is settled there, however late.
+Earlier windows keep their sums for a while, so a clock that steps back over midnight finds what was spent,
+not a fresh budget.
+"""
+
+from functools import lru_cache
+from math import floor
+from typing import Final, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from stream_app.domain.lane import calendar as periods
+from stream_app.domain.lane.bounds import exact, out_of_order, out_of_range
+from stream_app.domain.lane.soft_limits import level
+
+_KEPT = 2  # the present window and the one before it, in case the clock steps back
+_MOST_KEPT = 8  # while older ones have open reservations
+_STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
+_ASK_AGAIN_MS = 3_600_000
+
+MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
+Reason = MeterName | Literal["clock"]
+
+CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
+"""The keys of the policy that limit a meter."""
+
+
+class BudgetPolicy(msgspec.Struct, frozen=True):
+    """Caps in whole units (None: no limit), in days of `tz` and months that begin on `billing_day`.
+
+    `opening_*` were spent elsewhere in the month named `opening_month` ("2026-11") and count in it.
+    `soft_limits`: percents of a cap that are worth telling. `hot_share`: the part of each cap, 0 to 1, that
+    bulk leaves to the others. `shadow`: nothing is refused, only counted.
+    """
+
+    tz: str = "UTC"
+    billing_day: int = 1
+    credits_per_day: int | None = None
+    credits_per_month: int | None = None
+    actions_per_day: int | None = None
+    actions_per_month: int | None = None
+    opening_credits: int = 0
+    opening_actions: int = 0
+    opening_month: str = ""
+    soft_limits: tuple[int, ...] = (50, 80, 95)
+    hot_share: float = 0.0
+    shadow: bool = False
+
+
+class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Data Credits and Actions, whole units (Clay's fractions rounded up by the caller)."""
+
+    credits: int = 0
+    actions: int = 0
+
+
+class Period(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The sums of one day ("2026-11-24") or one month ("2026-11").
+
+    `*_elsewhere`: corrections by an operator, below 0 for what Clay gave back. `*_warned`: the highest soft
+    limit that was told, in percent. `shadowed`: leads that shadow let through beyond a cap.
+    """
+
+    id: str
+    credits_spent: int = 0
+    credits_reserved: int = 0
+    actions_spent: int = 0
+    actions_reserved: int = 0
+    credits_elsewhere: int = 0
+    actions_elsewhere: int = 0
+    credits_warned: int = 0
+    actions_warned: int = 0
+    shadowed: int = 0
+
+    @property
+    def credits_used(self) -> int:
+        """All that counts against a cap."""
+        return self.credits_spent + self.credits_reserved + self.credits_elsewhere
+
+    @property
+    def actions_used(self) -> int:
+        """All that counts against a cap."""
+        return self.actions_spent + self.actions_reserved + self.actions_elsewhere
+
+
+class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The latest windows in order of time, newest last; `*_folded`: the latest that was forgotten, or ""."""
+
+    days: tuple[Period, ...] = ()
+    months: tuple[Period, ...] = ()
+    days_folded: str = ""
+    months_folded: str = ""
+
+
+class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was reserved for one lead, and in which windows; it lives in the lead's row.
+
+    known  of what was booked instead: an operator has said that the lead did cost this.
+    """
+
+    day: str
+    month: str
+    credits: int
+    actions: int
+    known: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """No room, or a clock that is behind the books ("clock"); `until_ms`: when it is worth asking again.
+
+    `back_ms`: when it is for a lead that is away meanwhile, where that is sooner: only reservations are in its way, and
+    whoever waits here asks again as each is settled.
+    """
+
+    reason: Reason
+    until_ms: int
+    back_ms: int = 0
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The budget after a settlement; `overrun`: it cost more than the destination's ceiling."""
+
+    state: Budget
+    overrun: bool
+
+
+def problems(policy: BudgetPolicy) -> list[str]:
+    """What is wrong with the policy, one line a key."""
+    limited = {cap: (0.0, 1e12) for cap in CAPS if getattr(policy, cap) is not None}
+    openings = {"opening_credits": (0.0, 1e12), "opening_actions": (0.0, 1e12)}
+    found = out_of_range(policy, billing_day=(1, 31), **openings, hot_share=(0, 0.9), **limited)
+    try:
+        ZoneInfo(policy.tz)
+    except (OSError, ValueError, KeyError):
+        found.append(f"tz = {policy.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
+    for meter in ("credits", "actions"):
+        day, month = f"{meter}_per_day", f"{meter}_per_month"
+        if day in limited and month in limited:
+            found += out_of_order(policy, day, month)
+    if (policy.opening_credits or policy.opening_actions) and not _is_month(policy.opening_month):
+        found.append(f"opening_month = {policy.opening_month!r}: the month of the opening balance, like '2026-11'")
+    limits = policy.soft_limits
+    if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
+        found.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
+    if policy.hot_share and not limited:
+        found.append(f"hot_share = {policy.hot_share:g}: is a share of a cap, and no cap is set")
+    return found
+
+
+def reserve(
+    policy: BudgetPolicy,
+    state: Budget,
+    estimate: Cost,
+    ceiling: Cost,
+    now_ms: int,
+    hot: bool = True,
+    settled_ms: int | None = None,
+) -> tuple[Budget, Reservation] | Refused:
+    """Reserves `estimate` if all that is used and `ceiling` stay within every cap of this day and month.
+
+    Only a reservation of the ceiling itself (`estimate` = `ceiling`) makes a cap hard with many leads under
+    way: each one open at a lower estimate may still cost up to its ceiling. `hot`: it may have the hot share.
+    `settled_ms`: when all that is reserved now will be settled.
+    """
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    day, month = _newest(state.days, now.day), _newest(state.months, now.month)
+    if day is None or month is None:
+        ahead = periods.at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
+        day = _other(state.days, state.days_folded, now.day, ahead.day)
+        month = _other(state.months, state.months_folded, now.month, ahead.month)
+    if day is None or month is None:
+        return Refused("clock", now_ms + _ASK_AGAIN_MS)
+    refused = _refusal(policy, day, month, ceiling, now, hot)
+    if refused is not None and not policy.shadow:
+        if settled_ms is None or settled_ms >= refused.until_ms:
+            return refused
+        spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
+        return refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
+    day = _with_reserved(policy, day, estimate, policy.credits_per_day, policy.actions_per_day)
+    if refused is not None:
+        day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)
+    month = _with_reserved(
+        policy,
+        month,
+        estimate,
+        policy.credits_per_month,
+        policy.actions_per_month,
+        opening=month.id == policy.opening_month,
+    )
+    days, days_folded = _put(state.days, state.days_folded, day)
+    months, months_folded = _put(state.months, state.months_folded, month)
+    reservation = Reservation(now.day, now.month, estimate.credits, estimate.actions)
+    return Budget(days, months, days_folded, months_folded), reservation
+
+
+def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: bool) -> Budget | Refused:
+    """Counts what was spent elsewhere (or, below 0, given back) in this month, and in this day if `day`.
+
+    Refused("clock") where the clock is behind the books. No period's use falls below 0 by it.
+    """
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    ahead = periods.at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
+    present = _other(state.days, state.days_folded, now.day, ahead.day)
+    month = _other(state.months, state.months_folded, now.month, ahead.month)
+    if present is None or month is None:
+        return Refused("clock", now_ms + _ASK_AGAIN_MS)
+    days, days_folded = state.days, state.days_folded
+    if day:
+        days, days_folded = _put(days, days_folded, _with_elsewhere(present, cost))
+    months, months_folded = _put(state.months, state.months_folded, _with_elsewhere(month, cost))
+    return reviewed(policy, Budget(days, months, days_folded, months_folded), now_ms)
+
+
+def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
+    """With the soft limits that are reached now, where something else than a reservation has reached them."""
+    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    nothing, opens = Cost(), now.month == policy.opening_month
+    credits_day, actions_day = policy.credits_per_day, policy.actions_per_day
+    credits_month, actions_month = policy.credits_per_month, policy.actions_per_month
+    days = (
+        _with_reserved(policy, each, nothing, credits_day, actions_day) if each.id == now.day else each
+        for each in state.days
+    )
+    months = (
+        _with_reserved(policy, each, nothing, credits_month, actions_month, opens) if each.id == now.month else each
+        for each in state.months
+    )
+    return msgspec.structs.replace(state, days=tuple(days), months=tuple(months))
+
+
+def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost) -> Settled:
+    """Turns a reservation into what the lead did cost, in its own windows. Negative costs count as none."""
+    cost = Cost(max(0, actual.credits), max(0, actual.actions))
+    days = _settled(state.days, reservation.day, reservation, cost)
+    months = _settled(state.months, reservation.month, reservation, cost)
+    overrun = cost.credits > ceiling.credits or cost.actions > ceiling.actions
+    return Settled(Budget(days, months, state.days_folded, state.months_folded), overrun)
+
+
+def refund(state: Budget, reservation: Reservation) -> Budget:
+    """Gives a reservation back: the lead was provably not taken."""
+    return settle(state, reservation, Cost(), Cost()).state
+
+
+def unbook(state: Budget, booked: Reservation) -> Budget:
+    """Without what was booked for a lead, in the windows that it was booked in: now it is known what it did cost."""
+    nothing = Reservation(booked.day, booked.month, 0, 0)
+    less = Cost(-booked.credits, -booked.actions)
+    days = _settled(state.days, booked.day, nothing, less)
+    months = _settled(state.months, booked.month, nothing, less)
+    return Budget(days, months, state.days_folded, state.months_folded)
+
+
+@lru_cache(maxsize=1_024)
+def bulk_part(cap: int, hot_share: float) -> int:
+    """The whole units of a cap that a hot share leaves to bulk."""
+    return floor(cap * (1 - exact(hot_share)))
+
+
+def _is_month(text: str) -> bool:
+    year, dash, month = text.partition("-")
+    return len(text) == 7 and dash == "-" and year.isdigit() and month.isdigit() and 1 <= int(month) <= 12
+
+
+def _newest(windows: tuple[Period, ...], period_id: str) -> Period | None:
+    """The newest window if it is that one, which it nearly always is."""
+    return windows[-1] if windows and windows[-1].id == period_id else None
+
+
+def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: str) -> Period | None:
+    """The window of that id as it was kept, else a new one; None where the clock must have stepped back.
+
+    That is: its sums are forgotten, or it was never used and the newest begins so soon (`ahead_id`) that
+    the clock was there a moment ago. A newest that is further off is left from a clock that was ahead, and
+    is passed over.
+    """
+    for window in windows:
+        if window.id == period_id:
+            return window
+    newest = windows[-1].id if windows else ""
+    if period_id <= folded or period_id < newest <= ahead_id:
+        return None
+    return None if len(windows) > _MOST_KEPT and period_id < windows[0].id else Period(period_id)
+
+
+def _refusal(
+    policy: BudgetPolicy, day: Period, month: Period, ceiling: Cost, now: periods.Periods, hot: bool
+) -> Refused | None:
+    opens = month.id == policy.opening_month
+    kept = 0.0 if hot else policy.hot_share
+    credits_month = month.credits_used + (policy.opening_credits if opens else 0) + ceiling.credits
+    if policy.credits_per_month is not None and credits_month > bulk_part(policy.credits_per_month, kept):
+        return Refused("credits_month", now.month_end_ms)
+    actions_month = month.actions_used + (policy.opening_actions if opens else 0) + ceiling.actions
+    if policy.actions_per_month is not None and actions_month > bulk_part(policy.actions_per_month, kept):
+        return Refused("actions_month", now.month_end_ms)
+    credits_day, actions_day = day.credits_used + ceiling.credits, day.actions_used + ceiling.actions
+    if policy.credits_per_day is not None and credits_day > bulk_part(policy.credits_per_day, kept):
+        return Refused("credits_day", now.day_end_ms)
+    if policy.actions_per_day is not None and actions_day > bulk_part(policy.actions_per_day, kept):
+        return Refused("actions_day", now.day_end_ms)
+    return None
+
+
+def _with_reserved(
+    policy: BudgetPolicy,
+    period: Period,
+    estimate: Cost,
+    credits_cap: int | None,
+    actions_cap: int | None,
+    opening: bool = False,
+) -> Period:
+    credits_used, actions_used = period.credits_used + estimate.credits, period.actions_used + estimate.actions
+    if opening:
+        credits_used, actions_used = credits_used + policy.opening_credits, actions_used + policy.opening_actions
+    return Period(
+        period.id,
+        period.credits_spent,
+        period.credits_reserved + estimate.credits,
+        period.actions_spent,
+        period.actions_reserved + estimate.actions,
+        period.credits_elsewhere,
+        period.actions_elsewhere,
+        level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
+        level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
+        period.shadowed,
+    )
+
+
+def _unreserved(period: Period) -> Period:
+    return msgspec.structs.replace(period, credits_reserved=0, actions_reserved=0)
+
+
+def _with_elsewhere(period: Period, cost: Cost) -> Period:
+    return msgspec.structs.replace(
+        period,
+        credits_elsewhere=max(-period.credits_spent, period.credits_elsewhere + cost.credits),
+        actions_elsewhere=max(-period.actions_spent, period.actions_elsewhere + cost.actions),
+    )
+
+
+def _put(windows: tuple[Period, ...], folded: str, changed: Period) -> tuple[tuple[Period, ...], str]:
+    """The windows with `changed` in its place; what is no longer needed is folded, the oldest first."""
+    if windows and windows[-1].id == changed.id:
+        return (*windows[:-1], changed), folded
+    others = (window for window in windows if window.id != changed.id)
+    merged = sorted((changed, *others), key=lambda window: window.id)
+    while len(merged) > _KEPT and merged[0] is not changed and (_is_done(merged[0]) or len(merged) > _MOST_KEPT):
+        folded = max(folded, merged.pop(0).id)
+    return tuple(merged), folded
+
+
+def _is_done(window: Period) -> bool:
+    return not window.credits_reserved and not window.actions_reserved
+
+
+def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
+    """The windows with the reservation settled in its own; one that is folded has no sums to change."""
+    return tuple(
+        Period(
+            window.id,
+            window.credits_spent + cost.credits,
+            max(0, window.credits_reserved - reservation.credits),
+            window.actions_spent + cost.actions,
+            max(0, window.actions_reserved - reservation.actions),
+            window.credits_elsewhere,
+            window.actions_elsewhere,
+            window.credits_warned,
+            window.actions_warned,
+            window.shadowed,
+        )
+        if window.id == period_id
+        else window
+        for window in windows
+    )

@@ -1,0 +1,32 @@
+"""What a lead of a destination costs, learned from what callbacks say; for forecasts and price tags.
+
+A budget never relies on it: what is reserved is the destination's ceiling, so that a cap is hard.
+"""
+
+import msgspec
+
+from stream_app.domain.lane.budget import Cost
+
+_SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
+_PRIOR = 5  # the configuration's estimate weighs as much as so many leads
+
+
+class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Mean cost of a lead, in fractions of a credit and of an Action; `leads` it was learned from."""
+
+    credits: float
+    actions: float
+    leads: int = 0
+
+
+def first(configured: Cost) -> Estimate:
+    """Before anything is known."""
+    return Estimate(float(configured.credits), float(configured.actions))
+
+
+def learn(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
+    """With one more lead; an absurd actual counts as 0 or as the ceiling."""
+    share = max(_SLOWEST, 1 / (state.leads + 1 + _PRIOR))
+    credits_more = min(max(0, actual.credits), ceiling.credits) - state.credits
+    actions_more = min(max(0, actual.actions), ceiling.actions) - state.actions
+    return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)

@@ -1,0 +1,223 @@
+"""Why nothing is moving: every gate that holds, what lifts it, and how many wait behind it. From facts to findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.lane import outage
+from stream_app.domain.lane.lane import WEBHOOK_GONE
+from stream_app.domain.messages import By, LaneView, PartHold
+from stream_app.domain.plural import count
+from stream_app.domain.topics import TopicNames
+
+_RESUME: Final = (
+    'mend the cause, then: stream-app lanes resume {} --why "..."; a probe tries by itself at the time above'
+)
+_LIFTS: Final = {
+    "paused": 'stream-app lanes resume {} --why "..."',
+    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
+    'back: stream-app lanes quota {} --webhook ID --use --why "..."',
+    "rate_limited": "time: Clay said when",
+    "breaker_open": "next, a few leads go as probes, at the time above; the lane moves again when Clay takes them. "
+    'At once: stream-app lanes reset {} --why "..."',
+    "no_answer": "the next answer; where none comes, the circuit breaker, once the requests have timed out",
+    "forced_open": 'stream-app lanes auto {} --why "..."',
+    "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
+}
+_BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
+_OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
+_PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
+_START_WORKER: Final = "stream-app worker"
+_BULK: Final = TopicNames().bulk
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A consumer group: its state as Kafka calls it, and its members."""
+
+    state: str
+    members: int
+
+
+class LaneFacts(msgspec.Struct, frozen=True):
+    """A workspace: the partition it lives in, and who else does; its last view; records that wait there, by topic.
+
+    asked  commands that are not answered yet. unreadable: the batch before which the partition has stopped, in words.
+    """
+
+    workspace: str
+    partition: int
+    view: LaneView | None
+    waiting: dict[str, int]
+    shared_with: tuple[str, ...] = ()
+    asked: int = 0
+    unreadable: str = ""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What was seen. `coming_back`: records on their way back to the line (dead letters, deferred, in a delay)."""
+
+    at_ms: int
+    worker: Group
+    replay: Group
+    lanes: list[LaneFacts]
+    coming_back: int = 0
+    replay_paused: By | None = None
+    topics: list[str] = []
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One gate. `code` is stable; `workspace` '' where it holds all; `holds`: nothing that it is for passes it.
+
+    waiting  records behind it: of its workspace's partition, where it is of one.
+    """
+
+    code: str
+    what: str
+    workspace: str = ""
+    holds: bool = True
+    since_ms: int = 0
+    until_ms: int = 0
+    lifts: str = ""
+    waiting: int = 0
+
+
+def explain(facts: Facts) -> list[Finding]:
+    """All that holds, what holds everything first; then lanes that move, with how much waits for them."""
+    return [*_of_all(facts), *(finding for lane in facts.lanes for finding in _of_lane(lane, facts))]
+
+
+def _of_all(facts: Facts) -> Iterator[Finding]:
+    waiting = sum(_behind(lane) for lane in facts.lanes)
+    if facts.topics:
+        yield Finding("wrong_topics", "; ".join(facts.topics), lifts="stream-app topics", waiting=waiting)
+    if not facts.worker.members:
+        yield Finding("no_worker", "no worker runs: nothing is sent", lifts=_START_WORKER, waiting=waiting)
+    elif facts.worker.state != "Stable":
+        what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
+        yield Finding("rebalancing", what, lifts="it ends within kafka.rebalance_timeout_s", waiting=waiting)
+    if facts.replay_paused is not None:
+        by = facts.replay_paused
+        what = f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
+        lifts = "stream-app replay resume"
+        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=lifts, waiting=facts.coming_back)
+    if not facts.replay.members and facts.coming_back:
+        what = "no replay process runs: dead letters and deferred leads do not come back"
+        yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)
+
+
+def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
+    view, waiting = lane.view, _behind(lane)
+    if lane.unreadable:
+        yield Finding("unreadable", lane.unreadable, lane.workspace, waiting=waiting)
+    if lane.asked:
+        what = f"{count(lane.asked, 'command')} for partition {lane.partition} not answered yet"
+        yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)
+    if view is None:
+        yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)
+        return
+    if view.partition != lane.partition:
+        what = f"its lane lives in partition {view.partition}, the configuration says {lane.partition}"
+        lifts = f"set workspaces.{lane.workspace}.partition = {view.partition}"
+        yield Finding("moved", what, lane.workspace, lifts=lifts, waiting=waiting)
+        return
+    if view.holds and not _is_over(view, facts.at_ms):
+        code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
+        until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
+        what, since_ms = view.text, view.since_ms
+        if code in _OUTAGE and view.outage is not None:
+            what, since_ms = f"{outage.text(view.outage)}; {view.text}", view.outage.since_ms
+        yield Finding(code, what, lane.workspace, True, since_ms, until_ms, _lifts(code, view), waiting)
+        yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
+        yield from _suspended_webhooks(lane, view, (view.text, *(part.text for part in view.partly)))
+        return
+    parts = _parts(view, facts.at_ms)
+    yield from (_in_part(part, lane, view) for part in parts)
+    yield from _suspended_webhooks(lane, view, [part.text for part in parts])
+    works = facts.worker.members > 0
+    what = f"{'moves' if works else 'would move'} at up to {view.rate_per_s:g} a second"
+    going = waiting - (_of_bulk(lane) if parts else 0)
+    if going and all(part.bulk for part in parts):
+        what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
+    if lane.shared_with:
+        what += f"; shares partition {lane.partition} with {', '.join(lane.shared_with)}"
+    yield Finding("moves" if works else "would_move", what, lane.workspace, holds=False, waiting=waiting)
+
+
+def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
+    """How long so many leads take, at the lane's rate and with what its budgets leave to them."""
+    slowest_s, because = leads / max(view.rate_per_s, 0.01), ""
+    for name, meter in view.meters.items():
+        kind, _, period = name.partition("_")
+        each = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
+        cost = sum(each) / len(each) if each else 0.0
+        if meter.cap is None or not cost:
+            continue
+        over = now_ms >= meter.ends_ms  # a new day or month has begun, and the lane has published nothing in it
+        now, later = int((meter.cap if over else meter.left or 0) / cost), int(meter.cap / cost)
+        if leads <= now:
+            continue
+        if not later:
+            return f"for ever: the budget {name} is too small for one lead"
+        length_s = _PERIODS_S[period]
+        rest_s = length_s if over else (meter.ends_ms - now_ms) / 1000
+        takes_s = rest_s + (math.ceil((leads - now) / later) - 1) * length_s
+        if takes_s > slowest_s:
+            slowest_s, because = takes_s, f": the budget {name} has room for about {count(now, 'more lead')} now"
+    return _duration(slowest_s) + because
+
+
+def _parts(view: LaneView, now_ms: int) -> list[PartHold]:
+    """What still holds some of its leads."""
+    return [part for part in view.partly if not 0 < part.until_ms <= now_ms]
+
+
+def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
+    """It stands in the way of the others, too, where one of its leads is the next of a topic."""
+    names = ", ".join(part.destinations)
+    what, waiting = f"leads of {names}: {part.text}", _behind(lane)
+    if part.bulk:
+        what, waiting = f"bulk leads of {names}: {part.text}", _of_bulk(lane)
+    lifts = _lifts(part.holds, view)
+    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, lifts, waiting)
+
+
+def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:
+    """Those that answer 404 while others of their pool take the leads; the rest is named where it holds some."""
+    for webhook_id, webhook in view.webhooks.items():
+        if webhook.stop is None or any(webhook_id in text for text in named_in):
+            continue
+        since_ms, until_ms, lifts = webhook.stop.since_ms, webhook.stop.probe_at_ms, _lifts(WEBHOOK_GONE, view)
+        yield Finding(WEBHOOK_GONE, webhook.stop.text, lane.workspace, False, since_ms, until_ms, lifts)
+
+
+def _of_bulk(lane: LaneFacts) -> int:
+    return lane.waiting.get(_BULK, 0)
+
+
+def _is_over(view: LaneView, now_ms: int) -> bool:
+    """A hold with an end that has passed says nothing any more: the lane says so itself within a minute."""
+    return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
+
+
+def _lifts(code: str, view: LaneView) -> str:
+    if code in _LIFTS:
+        return _LIFTS[code].format(view.workspace)
+    meter, _, period = code.removeprefix("budget_").partition("_")
+    if code.startswith("budget_"):
+        return _BUDGET.format(period, view.workspace, f"{meter}-per-{period}")
+    return _RESUME.format(view.workspace)
+
+
+def _behind(lane: LaneFacts) -> int:
+    return sum(lane.waiting.values())
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"

@@ -1,0 +1,212 @@
+"""Sliding windows: what the last calls were like, as a ring of time buckets in the lane's row.
+
+A lane has two: the breaker and the flood guard judge the last minute, people are shown the health of five.
+
+A bucket is named by its slot, the number of whole bucket lengths since the epoch; buckets without calls are
+not kept. When the clock steps back, the ring is moved back with it, so that nothing is forgotten and
+nothing stays for ever.
+"""
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import Literal
+
+import msgspec
+
+from stream_app.domain.lane.bounds import out_of_order, out_of_range
+
+LATENCY_BOUNDS_MS = (
+    25,
+    50,
+    100,
+    150,
+    200,
+    300,
+    500,
+    750,
+    1_000,
+    1_500,
+    2_000,
+    3_000,
+    5_000,
+    7_500,
+    10_000,
+    15_000,
+    30_000,
+    60_000,
+)
+"""Upper bounds (inclusive) of the histogram's cells; one more cell holds what is above."""
+
+_NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
+
+Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+
+
+class WindowPolicy(msgspec.Struct, frozen=True):
+    """The window that breaker and flood guard judge: `buckets` of `bucket_s` each."""
+
+    buckets: int = 10
+    bucket_s: float = 6.0
+
+
+class HealthPolicy(WindowPolicy, frozen=True):
+    """The window that is shown. `min_calls`: below this many calls in it there is no status. `healthy_above`,
+    `degraded_above`: scores.
+    """
+
+    bucket_s: float = 30.0
+    min_calls: int = 20
+    healthy_above: float = 95.0
+    degraded_above: float = 80.0
+
+
+class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The calls of one slot. `slow` is the part of `success` that was slow; `latencies` counts by
+    LATENCY_BOUNDS_MS. `letters`: dead letters, which are no calls.
+    """
+
+    slot: int
+    success: int = 0
+    failure: int = 0
+    slow: int = 0
+    latencies: tuple[int, ...] = _NO_LATENCIES
+    letters: int = 0
+
+
+class Window(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Buckets with calls in them, oldest first."""
+
+    buckets: tuple[Bucket, ...] = ()
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Calls over the whole window. `slow` is part of `success`: a slow failure is a failure."""
+
+    success: int = 0
+    failure: int = 0
+    slow: int = 0
+    letters: int = 0
+
+    @property
+    def calls(self) -> int:
+        return self.success + self.failure
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Estimated percentiles in ms, interpolated within a cell; above the last bound the last bound is
+    given.
+    """
+
+    p50_ms: int
+    p95_ms: int
+    p99_ms: int
+
+
+def problems(policy: WindowPolicy) -> list[str]:
+    """What is wrong with the policy, one line a key."""
+    found = out_of_range(policy, buckets=(1, 60), bucket_s=(0.1, 3_600))
+    if isinstance(policy, HealthPolicy):
+        found += out_of_range(policy, min_calls=(1, 1_000_000), healthy_above=(0, 100), degraded_above=(0, 100))
+        found += out_of_order(policy, "degraded_above", "healthy_above")
+    return found
+
+
+def record(
+    policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None
+) -> Window:
+    """The window with one more finished call; `latency_ms` from sending to the answer or failure, None: not kept."""
+    before, bucket = _present(policy, state, now_ms)
+    return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))
+
+
+def record_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
+    """The window with one more dead letter."""
+    before, bucket = _present(policy, state, now_ms)
+    return Window((*before, msgspec.structs.replace(bucket, letters=bucket.letters + 1)))
+
+
+def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
+    """The counts of the buckets that are still inside the window."""
+    success = failure = slow = letters = 0
+    for bucket in _inside(policy, state, now_ms):
+        success += bucket.success
+        failure += bucket.failure
+        slow += bucket.slow
+        letters += bucket.letters
+    return Totals(success, failure, slow, letters)
+
+
+def score(counts: Totals) -> float:
+    """0 (all failed) to 100 (all fast and well); a slow success is worth half. No calls: 100."""
+    if not counts.calls:
+        return 100.0
+    return 100.0 * (counts.success - counts.slow / 2) / counts.calls
+
+
+def status(policy: HealthPolicy, counts: Totals) -> Status:
+    """The score in a word, or that there are too few calls to say."""
+    if counts.calls < policy.min_calls:
+        return "insufficient_data"
+    points = score(counts)
+    if points > policy.healthy_above:
+        return "healthy"
+    return "degraded" if points > policy.degraded_above else "unhealthy"
+
+
+def latency(policy: WindowPolicy, state: Window, now_ms: int) -> Latency | None:
+    """Percentiles over the window, None without calls."""
+    cells = list(map(sum, zip(*(bucket.latencies for bucket in _inside(policy, state, now_ms)), strict=False)))
+    if not any(cells):
+        return None
+    cumulated = list(accumulate(cells))
+    return Latency(*(_percentile(cells, cumulated, share) for share in (0.50, 0.95, 0.99)))
+
+
+def _slot(policy: WindowPolicy, now_ms: int) -> int:
+    return now_ms // int(policy.bucket_s * 1000)
+
+
+def _present(policy: WindowPolicy, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
+    """The buckets before the present one, and that one."""
+    slot, buckets = _slot(policy, now_ms), state.buckets
+    if buckets and buckets[-1].slot > slot:
+        buckets = _moved_back(buckets, buckets[-1].slot - slot)
+    if buckets and buckets[-1].slot == slot:
+        return buckets[:-1], buckets[-1]
+    oldest = slot - policy.buckets + 1
+    return tuple(bucket for bucket in buckets if bucket.slot >= oldest), Bucket(slot)
+
+
+def _inside(policy: WindowPolicy, state: Window, now_ms: int) -> list[Bucket]:
+    oldest = _slot(policy, now_ms) - policy.buckets + 1
+    return [bucket for bucket in state.buckets if bucket.slot >= oldest]
+
+
+def _moved_back(buckets: tuple[Bucket, ...], slots: int) -> tuple[Bucket, ...]:
+    return tuple(msgspec.structs.replace(bucket, slot=bucket.slot - slots) for bucket in buckets)
+
+
+def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int | None) -> Bucket:
+    # A row of an older version may have other cells: its latencies mean something else and are dropped.
+    latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
+    if latency_ms is not None:
+        cell = bisect_left(LATENCY_BOUNDS_MS, latency_ms)
+        latencies = (*latencies[:cell], latencies[cell] + 1, *latencies[cell + 1 :])
+    return Bucket(
+        bucket.slot,
+        bucket.success + ok,
+        bucket.failure + (not ok),
+        bucket.slow + (ok and slow),
+        latencies,
+        bucket.letters,
+    )
+
+
+def _percentile(cells: list[int], cumulated: list[int], share: float) -> int:
+    rank = share * cumulated[-1]
+    cell = bisect_left(cumulated, rank)
+    if cell >= len(LATENCY_BOUNDS_MS):
+        return LATENCY_BOUNDS_MS[-1]
+    low = LATENCY_BOUNDS_MS[cell - 1] if cell else 0
+    into = (rank - (cumulated[cell] - cells[cell])) / cells[cell]
+    return round(low + into * (LATENCY_BOUNDS_MS[cell] - low))

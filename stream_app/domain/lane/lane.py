@@ -1,0 +1,394 @@
+"""A lane: one workspace's breaker, window, rate, budget, quota and stop, and the two moments at which they decide.
+
+`admit` asks all of them as one function, so that a lead that the budget refuses spends no probe and no token; `settle`
+tells all of them how the POST ended. The lane's row is committed in the same transaction as the lead's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.lane import breaker, budget, concurrency, estimate, rate
+from stream_app.domain.lane import callback_health as silence
+from stream_app.domain.lane import flood_guard as flood
+from stream_app.domain.lane import health as window
+from stream_app.domain.lane import stall_detector as hang
+from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import text as lane_text
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.outage import Outage, failed
+from stream_app.domain.lane.settlement import Report
+from stream_app.domain.messages import By, Change, Status
+from stream_app.domain.policy import Destination, Workspace, in_force
+
+LANE_VERSION: Final = 1
+OVER_CEILING: Final = "over_ceiling"
+WEBHOOK_GONE: Final = "webhook_gone"
+LIFTED_BY_CALLBACK: Final = frozenset({silence.REASON, OVER_CEILING})
+"""Reasons of stops about which a 2xx says nothing: only what the probe's callback says counts."""
+
+_ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
+
+
+class Forced(msgspec.Struct, frozen=True):
+    """An operator's word on the breaker's mode."""
+
+    mode: breaker.Mode
+    by: By
+
+
+class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added.
+
+    pause, forced, changes  an operator's orders (domain/lane/overrides.py).
+    window      of the breaker and the flood guard. health: what people are shown.
+    estimates   what leads cost, by destination. shadowed: leads that a shadow breaker let through. outage: failures.
+    """
+
+    workspace: str
+    partition: int
+    version: int = LANE_VERSION
+    breaker: breaker.Breaker = breaker.Breaker()
+    health: window.Window = window.Window()
+    window: window.Window = window.Window()
+    rate: rate.Rate = rate.Rate()
+    budget: budget.Budget = budget.Budget()
+    quota: quota.Quota = quota.Quota()
+    stop: stop.Stop | None = None
+    pause: By | None = None
+    forced: Forced | None = None
+    changes: tuple[Change, ...] = ()
+    estimates: dict[str, estimate.Estimate] = {}
+    shadowed: int = 0
+    hearing: silence.Hearing = silence.Hearing()
+    concurrency: concurrency.Concurrency = concurrency.Concurrency()
+    flood: flood.Flood = flood.Flood()
+    outage: Outage | None = None
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A lead that wants to be sent, not before and not after a time.
+
+    patient  it was told already that the lane is held, and waits until it goes. bulk     it came in as bulk, by
+    whatever topic it comes now: the hot share of the budget is not for it. letter   it is not to be sent but becomes a
+    dead letter: only a flood of them holds it (domain/dead_letter/reject_admission.py).
+    """
+
+    destination: Destination
+    not_before_ms: int = 0
+    not_after_ms: int | None = None
+    patient: bool = False
+    bulk: bool = False
+    letter: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Leave for one POST: what it holds of the lane. `at_boot_ms`: when it was given, on the clock that never steps.
+
+    probe  of the lane's stop. webhook_probe: of the suspended webhook that it goes to.
+    """
+
+    destination: Destination
+    reservation: budget.Reservation
+    webhook_id: str
+    permit: breaker.Permit
+    probe: stop.Probe | None
+    at_boot_ms: int
+    webhook_probe: stop.Probe | None = None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Not now. `status` is the event to tell where the lane as a whole stands still (or the lead has become too old),
+    None for a mere wait for a token.
+
+    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here, and is to come back then, or at
+    `back_ms` if that is given; `bulk_only`: a hot lead of the same destination would go.
+    """
+
+    reason: str
+    text: str
+    until_ms: int
+    status: Status | None = None
+    defer: bool = False
+    bulk_only: bool = False
+    back_ms: int = 0
+
+
+ASK_AGAIN: Final = Held("asked_again", "", 0)
+"""The answer to a lead that waits, when an operator has changed what it asked about."""
+
+
+def admit(
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    boot_ms: int,
+    hot: bool = True,
+    hanging: hang.Hang = hang.NOTHING,
+) -> tuple[Lane, Entry | Held]:
+    """May this lead be POSTed now? Either everything is taken (token, reservation, probe, submission) or nothing.
+
+    The lane is to be kept whatever the answer: a deadline that a clock's step has put too far off is bounded in it.
+    `hot`: it may have the share of the budget that bulk leaves to the others. `hanging`: what goes unanswered now.
+    """
+    policy = in_force(policy, lane.changes)
+    if lane.pause is not None:
+        return lane, Held("paused", lane_text.paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
+    hooks, picked = quota.pick(policy.quota, policy.stop, lane.quota, destination.webhook_ids, now_ms)
+    if not isinstance(picked, quota.Picked):
+        if picked is not None:
+            lane = msgspec.structs.replace(lane, quota=hooks)
+        return lane, without_webhook(lane, destination, picked, now_ms)
+    stopped, probe = lane.stop, None
+    if stopped is not None and stop.holds(stopped, destination.alias):
+        stopped, answer = stop.permit(policy.stop, stopped, now_ms)
+        if isinstance(answer, Wait):
+            held = Held(stopped.reason, stopped.text, answer.until_ms, "held_paused")
+            return msgspec.structs.replace(lane, stop=stopped), held
+        probe = answer
+    mode = mode_of(policy, lane)
+    tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
+    if isinstance(permit, Wait):
+        until_ms = permit.until_ms
+        if tripped.phase == "half_open":  # its probes may answer at any moment: their lease is only the last one
+            until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
+        held = Held("breaker_open", lane_text.why_open(lane), until_ms, "held_outage")
+        return msgspec.structs.replace(lane, breaker=tripped), held
+    silent = hang.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
+    if silent is not None and mode == "auto":
+        return lane, Held(silent.reason, silent.text, silent.until_ms, "held_outage" if silent.text else None)
+    cost = destination.ceiling
+    open_s = destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
+    reserved = budget.reserve(policy.budget, lane.budget, cost, cost, now_ms, hot, now_ms + int(open_s * 1000))
+    if isinstance(reserved, budget.Refused):
+        return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
+    bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
+    if wait is not None:
+        return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
+    counted = quota.count(hooks, picked.webhook_id)
+    taken = msgspec.structs.replace(
+        lane,
+        breaker=tripped,
+        rate=bucket,
+        budget=reserved[0],
+        quota=counted,
+        stop=stopped,
+        shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
+    )
+    return taken, Entry(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
+
+
+def stands_still(
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: hang.Hang
+) -> bool:
+    """True if such a lead would not go now for more than a token, or only as a probe. Nothing is taken."""
+    _, answer = admit(policy, lane, destination, now_ms, 0, hot, hanging)
+    if isinstance(answer, Held):
+        return answer.status is not None
+    return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
+
+
+def settle(
+    policy: Workspace,
+    lane: Lane,
+    entry: Entry,
+    outcome: Outcome | None,
+    now_ms: int,
+    rand: float,
+    in_flight: int = 0,
+    others_wait: bool = False,
+) -> tuple[Lane, Report]:
+    """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost.
+
+    `in_flight`: POSTs of the lane that were under way, with this one. `others_wait`: more leads of it want to be sent.
+    """
+    policy = in_force(policy, lane.changes)
+    if isinstance(outcome, Accepted | Uncertain):
+        limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight)
+        lane = msgspec.structs.replace(lane, concurrency=limit)
+    if entry.webhook_probe is not None and not isinstance(outcome, Gone):
+        accepted = isinstance(outcome, Accepted)
+        hooks = quota.probed(lane.quota, entry.webhook_id, entry.webhook_probe, accepted, now_ms)
+        lane = msgspec.structs.replace(lane, quota=hooks)
+    match outcome:
+        case Accepted():
+            lane = _with_verdict(policy, lane, entry, "", outcome.latency_ms, now_ms, rand)
+            lane = _taken_through(policy, lane, entry, now_ms)
+            if lane.flood.run:
+                lane = msgspec.structs.replace(lane, flood=flood.Flood())
+            if entry.destination.callbacks:
+                return lane, Report(True, now_ms)
+            cost = entry.destination.estimate
+            settled = budget.settle(lane.budget, entry.reservation, cost, entry.destination.ceiling)
+            spent = msgspec.structs.replace(entry.reservation, credits=cost.credits, actions=cost.actions)
+            return msgspec.structs.replace(lane, budget=settled.state), Report(True, now_ms, spent=spent)
+        case Uncertain():
+            lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
+            return _released_stop(lane, entry, now_ms), Report(True, now_ms)
+        case Refused():
+            alone = in_flight <= 1 and not others_wait
+            return _refused(policy, lane, entry, outcome, now_ms, rand, alone)
+        case RateLimited():
+            lane = _untouched(lane, entry, now_ms)
+            after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
+            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
+            return msgspec.structs.replace(lane, rate=limited), Report(False, limited.blocked_until_ms)
+        case Denied():
+            text = lane_text.turned_away(lane, entry, outcome)
+            lane = _untouched(lane, entry, now_ms, keep_stop=True)
+            return _halted(policy, lane, entry, outcome.reason, text, now_ms), Report(False, now_ms, text)
+        case Gone():
+            there = entry.destination
+            text = f"the webhook {entry.webhook_id} of {there.alias} is gone (404): a probe tries it again now and then"
+            fresh = stop.begin(policy.stop, outcome.reason, text, now_ms, there.alias, there.setup_id)
+            hooks = quota.gone(policy.stop, lane.quota, entry.webhook_id, fresh, entry.webhook_probe)
+            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Report(False, now_ms, text)
+        case Poison():
+            lane = letter(policy, _untouched(lane, entry, now_ms, keep_stop=True), entry, outcome.reason, now_ms)
+            return _released_stop(lane, entry, now_ms), Report(False, now_ms)
+        case None:
+            return _untouched(lane, entry, now_ms), Report(False, now_ms)
+
+
+def letter(policy: Workspace, lane: Lane, entry: Entry, cause: str, now_ms: int) -> Lane:
+    """The lane after the lead of an entry became a dead letter; too many of them, and it stops."""
+    policy = in_force(policy, lane.changes)
+    seen = window.record_letter(policy.window, lane.window, now_ms)
+    lane = msgspec.structs.replace(lane, flood=flood.letter(lane.flood, cause), window=seen)
+    totals = window.totals(policy.window, seen, now_ms)
+    why = flood.verdict(policy.flood, lane.flood, totals)
+    if not why and not (lane.stop is not None and lane.stop.reason == flood.REASON):
+        return lane
+    text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
+    return _halted(policy, lane, entry, flood.REASON, text, now_ms)
+
+
+def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
+    """Books a reservation as spent in full: nothing can say any more that it cost less."""
+    cost = budget.Cost(reservation.credits, reservation.actions)
+    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
+
+
+def lifted(lane: Lane) -> Lane:
+    """Without its stop; what led to it is counted anew, or the next dead or overdue lead would stop it again."""
+    reason = lane.stop.reason if lane.stop is not None else ""
+    lane = msgspec.structs.replace(lane, stop=None, hearing=silence.over(lane.hearing))
+    if reason == flood.REASON:
+        lane = msgspec.structs.replace(lane, flood=flood.Flood(), window=window.Window())
+    return lane
+
+
+def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
+    """After the probe of its stop has shown that this destination is well: without it, unless others are silent."""
+    silent = silence.others(lane.hearing, destination)
+    if lane.stop is None or lane.stop.reason != silence.REASON or not silent:
+        return lifted(lane)
+    text, policy = silence.still(silent, destination), in_force(policy, lane.changes)
+    left = stop.let_go(policy.stop, lane.stop, destination, silent, text, now_ms)
+    return msgspec.structs.replace(lane, stop=left)
+
+
+def _taken_through(policy: Workspace, lane: Lane, entry: Entry, now_ms: int) -> Lane:
+    """The lane after a 2xx: if it is the probe's, the stop is over, or has to wait for what its callback says."""
+    stopped, there = lane.stop, entry.destination
+    if stopped is None or stop.lift(stopped, entry.probe) is not None:
+        return lane
+    if stopped.reason in LIFTED_BY_CALLBACK:
+        if there.callbacks:
+            return msgspec.structs.replace(lane, stop=stop.put_off(policy.stop, stopped, now_ms))
+        if there.alias != stopped.destination:  # it never calls back: of the others this says nothing
+            return _released_stop(lane, entry, now_ms)
+    return proved(policy, lane, there.alias, now_ms)
+
+
+def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
+    """The breaker's mode: an operator's word, else the configuration's."""
+    return lane.forced.mode if lane.forced is not None else policy.breaker.mode
+
+
+def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str, now_ms: int) -> Lane:
+    fresh = stop.begin(policy.stop, reason, text, now_ms, entry.destination.alias, entry.destination.setup_id)
+    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
+
+
+def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
+    """No webhook of the destination's pool takes a lead. `suspended`: until the first probe of those that gave 404."""
+    text = lane_text.no_webhook(lane.quota, destination)
+    if suspended is None:
+        return Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
+    return Held(WEBHOOK_GONE, text, suspended.until_ms, "held_paused")
+
+
+def _no_room(
+    policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
+) -> Held:
+    cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
+    hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused)
+    text = f"the budget {name} has no room for a lead of {cost.credits} credits"
+    if hot_goes:
+        text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
+    return Held(f"budget_{name}", text, refused.until_ms, "held_budget", False, bool(hot_goes), refused.back_ms)
+
+
+def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
+    if now_ms < bucket.blocked_until_ms:
+        return Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
+    return Held("rate", "waits for the rate limit", wait.until_ms)
+
+
+def _refused(
+    policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float, alone: bool
+) -> tuple[Lane, Report]:
+    free = mode_of(policy, lane) == "shadow"
+    was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, entry.permit))
+    lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
+    lane = _released_stop(_refunded(lane, entry), entry, now_ms)
+    after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
+    if after_ms:
+        until_ms = now_ms + min(after_ms, int(policy.rate.retry_after_max_s * 1000))
+        blocked_ms = max(lane.rate.blocked_until_ms, until_ms)
+        blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
+        lane = msgspec.structs.replace(lane, rate=blocked)
+    counts = was_closed and (free or lane.breaker.phase == "closed")
+    run = 0 if free else lane.breaker.consecutive
+    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
+
+
+def _with_verdict(
+    policy: Workspace, lane: Lane, entry: Entry, failure: str, latency_ms: int, now_ms: int, rand: float
+) -> Lane:
+    """The health counts each call. The breaker and its window ignore one from before the breaker last opened."""
+    if failure:
+        lane = msgspec.structs.replace(lane, outage=failed(lane.outage, failure, lane.breaker.phase, now_ms))
+    ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
+    health = window.record(policy.health, lane.health, now_ms, ok, verdict == "slow", latency_ms)
+    if breaker.is_late(lane.breaker, entry.permit):
+        return msgspec.structs.replace(lane, health=health)
+    seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow")
+    totals = window.totals(policy.window, seen, now_ms)
+    mode = mode_of(policy, lane)
+    after = breaker.on_result(policy.breaker, lane.breaker, entry.permit, verdict, totals, now_ms, rand, mode)
+    closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
+    return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen, health=health)
+
+
+def _untouched(lane: Lane, entry: Entry, now_ms: int, keep_stop: bool = False) -> Lane:
+    """It said nothing about Clay's health and cost nothing: probe and reservation go back."""
+    freed = breaker.release_probe(lane.breaker, entry.permit)
+    lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), entry)
+    return lane if keep_stop else _released_stop(lane, entry, now_ms)
+
+
+def _refunded(lane: Lane, entry: Entry) -> Lane:
+    return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, entry.reservation))
+
+
+def _released_stop(lane: Lane, entry: Entry, now_ms: int) -> Lane:
+    if lane.stop is None or entry.probe is None:
+        return lane
+    return msgspec.structs.replace(lane, stop=stop.release(lane.stop, entry.probe, now_ms))

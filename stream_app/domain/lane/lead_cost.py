@@ -1,0 +1,121 @@
+"""What one lead did cost, by an operator's word: where Clay did not call back, the ceiling was booked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final
+
+import msgspec
+
+from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery_key, forced_key, lead_of
+from stream_app.domain.lane.budget import Cost, Reservation
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.true_cost import corrected
+from stream_app.domain.lead.lead import row_id
+from stream_app.domain.lead.resolve import trace_of
+from stream_app.domain.messages import Command, StatusEvent
+from stream_app.domain.policy import Plan, Workspace
+from stream_app.domain.record import Taken
+
+Row = Callable[[bytes], bytes | None]
+
+_json: Final = msgspec.json.Encoder()
+_row: Final = msgspec.json.Decoder(Delivery)
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class LeadCost(msgspec.Struct, frozen=True):
+    """Arguments of the command. An amount that is absent stays as it is booked.
+
+    destination  needed only where the lead went to several.
+    """
+
+    lead_id: Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
+    credits: _Amount | None = None
+    actions: _Amount | None = None
+    destination: str = ""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The lane, the lead's row and the event that belong to one step; `text` says what was done."""
+
+    lane: Lane
+    row: tuple[bytes, bytes]
+    event: StatusEvent
+    text: str
+
+
+def is_open(row: Delivery) -> bool:
+    """Whether a cost is booked for the lead that neither Clay nor an operator has confirmed."""
+    booked = row.booked
+    if booked is None or booked.known or row.state in SETTLED:
+        return False
+    return bool(booked.credits or booked.actions)
+
+
+def cost_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
+    """The row keys of the lead that a command corrects, whether such rows are there or not."""
+    lead_id = command.args.get("lead_id")
+    if command.kind != "correct" or not isinstance(lead_id, str):
+        return ()
+    name, keys = command.workspace, list[bytes]()
+    for there in plan.destinations_of(name):
+        lead = (name, there.alias, row_id(lead_id))
+        keys.append(delivery_key(*lead))
+        forced = row(forced_key(*lead))
+        keys += [forced] if forced is not None else []
+    return tuple(keys)
+
+
+def settle_lead(
+    plan: Plan, policy: Workspace, lane: Lane, row: Row, command: Command, what: LeadCost, taken: Taken, now_ms: int
+) -> Settled | str:
+    """Book what the lead did cost instead of what is booked; or why not, in words."""
+    if what.credits is None and what.actions is None:
+        return "nothing to correct was named: give credits, actions, or both"
+    found = [(key, _row.decode(raw)) for key in cost_rows(plan, row, command) if (raw := row(key)) is not None]
+    if what.destination:
+        found = [(key, each) for key, each in found if lead_of(key)[1] == what.destination]
+    if not found:
+        return "no such lead is known here (any more)"
+    booked = [(key, each) for key, each in found if each.booked is not None and each.reservation is None]
+    if not booked:
+        if any(each.reservation is not None for _, each in found):
+            return "Clay may still call back about this lead: what it did cost is booked then"
+        return (
+            "what this lead did cost is known: correct the lane without --lead by what Clay charged more, or (below 0) "
+            "gave back"
+        )
+    aliases = sorted({lead_of(key)[1] for key, _ in booked})
+    if len(aliases) > 1:
+        return f"the lead went to {', '.join(aliases)}: say which destination"
+    key, mine = min(booked, key=lambda each: (not is_open(each[1]), -each[1].at_ms))
+    before = mine.booked or Reservation("", "", 0, 0)
+    credits_ = before.credits if what.credits is None else what.credits
+    actions = before.actions if what.actions is None else what.actions
+    lane, now, more = corrected(policy, lane, before, Cost(credits_, actions), now_ms)
+    lead_id = lead_of(key)[2]
+    text = (
+        f"{before.credits} credits and {before.actions} actions were booked, now it is {credits_} and {actions}, in "
+        f"the budget of {before.day}"
+    )
+    event = StatusEvent(
+        id=f"{taken.place}#1",
+        lead_id=lead_id,
+        status="cost_corrected",
+        seq=1,
+        at_ms=now_ms,
+        origin=taken.place,
+        workspace=command.workspace,
+        destination=aliases[0],
+        reason=command.id,
+        text=text,
+        credits=more.credits,
+        actions=more.actions,
+        day=more.day,
+        month=more.month,
+        trace_id=trace_of(taken.place),
+        app=plan.app,
+    )
+    changed = msgspec.structs.replace(mine, booked=now)
+    return Settled(lane, (key, _json.encode(changed)), event, f"{lead_id}: {text}")

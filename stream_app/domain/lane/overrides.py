@@ -1,0 +1,252 @@
+"""What an operator may ask of a lane while it runs.
+
+An order stays in force in the lane's row, through restarts and take-overs, until another order or (for a policy's key)
+the configuration changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.domain.lane import breaker, budget, rate
+from stream_app.domain.lane import health as window
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.budget import Cost, MeterName
+from stream_app.domain.lane.lane import Forced, Lane, lifted
+from stream_app.domain.lane.meters import meters
+from stream_app.domain.messages import By, Change
+from stream_app.domain.plural import count
+from stream_app.domain.policy import Workspace, in_force
+
+Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
+AsConfigured = Literal["configured"]
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """Send nothing until `Resume`."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Lift the pause and, where Clay turned the lane or a webhook of it away, the stops."""
+
+
+class Trip(msgspec.Struct, frozen=True, tag="trip"):
+    """Force the breaker open."""
+
+
+class Close(msgspec.Struct, frozen=True, tag="close"):
+    """Force the breaker closed: whatever Clay answers."""
+
+
+class Shadow(msgspec.Struct, frozen=True, tag="shadow"):
+    """The breaker decides and reports, and holds nothing."""
+
+
+class Auto(msgspec.Struct, frozen=True, tag="auto"):
+    """The breaker decides by itself again; one that was forced open begins with probes."""
+
+
+class Reset(msgspec.Struct, frozen=True, tag="reset"):
+    """A new breaker and window, no stop, nothing forced. A pause and a Retry-After of Clay's stay."""
+
+
+class ChangeBudget(msgspec.Struct, frozen=True, omit_defaults=True, tag="budget"):
+    """Caps (None: no limit; `configured`: as the configuration says), for the very next lead.
+
+    `shadow`: refuse nothing and count what would have been refused.
+    """
+
+    caps: dict[Cap, int | AsConfigured | None] = {}
+    shadow: bool | AsConfigured | None = None
+
+
+class Correct(msgspec.Struct, frozen=True, omit_defaults=True, tag="correct"):
+    """Book what was spent elsewhere, or (below 0) what Clay gave back, in this month and, if `period` is day, today."""
+
+    credits: int = 0
+    actions: int = 0
+    period: Literal["day", "month"] = "day"
+
+
+class ChangeRate(msgspec.Struct, frozen=True, omit_defaults=True, tag="rate"):
+    """The token bucket at its best; None leaves a key alone."""
+
+    rate_per_s: float | AsConfigured | None = None
+    burst: int | AsConfigured | None = None
+
+
+class ChangeQuota(msgspec.Struct, frozen=True, omit_defaults=True, tag="quota"):
+    """A webhook by its id: take it out of use, take it back, or set how many submissions it has had."""
+
+    webhook_id: str
+    use: bool | None = None
+    count: int | None = None
+
+
+Order = Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota
+"""A tagged union: its JSON names the order in `type`."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The lane after an order, and what became of it in one line; not `done`: refused, and nothing changed."""
+
+    lane: Lane
+    told: str
+    done: bool = True
+
+
+def obey(policy: Workspace, lane: Lane, order: Order, by: By, webhook_ids: Collection[str] = frozenset()) -> Answer:
+    """Apply an order; `by.at_ms` is now. Asking for what is so already changes nothing, and says so.
+
+    policy       as the configuration has it. webhook_ids: of all pools of the workspace's destinations.
+    """
+    match order:
+        case Pause():
+            return _pause(lane, by)
+        case Resume():
+            return _resume(lane)
+        case Trip():
+            return _force(lane, "open", by)
+        case Close():
+            return _force(lane, "closed", by)
+        case Shadow():
+            return _force(lane, "shadow", by)
+        case Auto():
+            return _force(lane, "auto", by)
+        case Reset():
+            return _reset(lane, by.at_ms)
+        case ChangeBudget():
+            values: dict[str, object] = {f"budget.{cap}": value for cap, value in order.caps.items()}
+            if order.shadow is not None:
+                values["budget.shadow"] = order.shadow
+            return _change(policy, lane, values, by)
+        case Correct():
+            return _correct(policy, lane, order, by.at_ms)
+        case ChangeRate():
+            asked = {"rate.rate_per_s": order.rate_per_s, "rate.burst": order.burst}
+            return _change(policy, lane, {key: value for key, value in asked.items() if value is not None}, by)
+        case ChangeQuota():
+            return _quota(lane, order, webhook_ids, by)
+
+
+def _pause(lane: Lane, by: By) -> Answer:
+    if lane.pause is not None:
+        return Answer(lane, f"was paused already, {told_by(lane.pause)}")
+    return Answer(msgspec.structs.replace(lane, pause=by), f"paused {told_by(by)}; leads wait in Kafka until `resume`")
+
+
+def _resume(lane: Lane) -> Answer:
+    gone = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
+    gone += [f"the stop ({lane.stop.reason})"] if lane.stop else []
+    gone += [f"the stop of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
+    if not gone:
+        return Answer(lane, "was neither paused nor stopped")
+    lane = msgspec.structs.replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
+    return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
+
+
+_MODE: Final[Mapping[breaker.Mode, str]] = {
+    "open": "the breaker is forced open: nothing is sent until `auto`, `close` or `reset`",
+    "closed": "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`",
+    "shadow": "the breaker is in shadow: it decides and reports, and holds nothing",
+    "auto": "the breaker decides by itself",
+}
+
+
+def _force(lane: Lane, mode: breaker.Mode, by: By) -> Answer:
+    was = lane.forced.mode if lane.forced else None
+    if was == mode:
+        return Answer(lane, f"{_MODE[mode]}; it was so already")
+    state = lane.breaker
+    if mode in ("open", "closed"):
+        state = breaker.forced(state, "open" if mode == "open" else "closed", by.at_ms)
+    told = _MODE[mode]
+    if mode == "auto" and state.phase == "open":
+        told += ", beginning with probes" if state.cause == "forced" else f", and is open ({state.cause})"
+    return Answer(msgspec.structs.replace(lane, breaker=state, forced=Forced(mode, by)), told)
+
+
+def _reset(lane: Lane, now_ms: int) -> Answer:
+    fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
+    hooks = quota.resumed(lane.quota)
+    lane = msgspec.structs.replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=hooks)
+    rest = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
+    rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
+    still = f"; still in force: {' and '.join(rest)}" if rest else ""
+    return Answer(lane, f"reset: the breaker is closed with an empty window, and no stop{still}")
+
+
+def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: By) -> Answer:
+    if not values:
+        return Answer(lane, "nothing to change was named", done=False)
+    kept = {change.key: change for change in lane.changes}
+    for key, value in values.items():
+        kept.pop(key, None)
+        was = _configured(policy, key)
+        if value not in ("configured", was):
+            kept[key] = Change(key, was, value, by)  # type: ignore[arg-type]  # an order's values are numbers or None
+    changed = msgspec.structs.replace(lane, changes=tuple(kept.values()))
+    after = in_force(policy, changed.changes)
+    found = budget.problems(after.budget) + rate.problems(after.rate)
+    if found:
+        return Answer(lane, f"refused: {'; '.join(found)}", done=False)
+    before = in_force(policy, lane.changes)
+    changed = msgspec.structs.replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
+    return Answer(changed, ", ".join(f"{key}: {_plain(before, key)} -> {_plain(after, key)}" for key in values))
+
+
+def _configured(policy: Workspace, key: str) -> int | float | bool | None:
+    table, _, name = key.partition(".")
+    value: int | float | bool | None = getattr(getattr(policy, table), name)
+    return value
+
+
+def _plain(policy: Workspace, key: str) -> str:
+    value = _configured(policy, key)
+    return "no limit" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:
+    if not -(10**12) <= min(order.credits, order.actions) <= max(order.credits, order.actions) <= 10**12:
+        return Answer(lane, "refused: no correction is so large", done=False)
+    if not order.credits and not order.actions:
+        return Answer(lane, "nothing to correct was named", done=False)
+    rules = in_force(policy, lane.changes).budget
+    cost = Cost(order.credits, order.actions)
+    corrected = budget.correct(rules, lane.budget, cost, now_ms, order.period == "day")
+    if isinstance(corrected, budget.Refused):
+        return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)
+    after = meters(rules, corrected, now_ms)
+    names: tuple[MeterName, ...] = ("credits_day", "credits_month", "actions_day", "actions_month")
+    sums = ", ".join(f"{name} {after[name].elsewhere}" for name in names if after[name].elsewhere)
+    return Answer(msgspec.structs.replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
+
+
+def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: By) -> Answer:
+    webhook_id = order.webhook_id
+    known = sorted({*webhook_ids, *lane.quota.webhooks})
+    if webhook_id not in known:
+        return Answer(lane, f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}", done=False)
+    if order.count is not None and not 0 <= order.count <= quota.LIFETIME:
+        return Answer(lane, f"refused: count = {order.count}: must be from 0 to {quota.LIFETIME}", done=False)
+    if order.count is None and order.use is None:
+        return Answer(lane, "nothing to change was named", done=False)
+    state = lane.quota
+    if order.use is not None:
+        state = quota.revive(state, webhook_id) if order.use else quota.mark_dead(state, webhook_id, told_by(by))
+    if order.count is not None:
+        state = quota.set_count(state, webhook_id, order.count)
+    there = state.webhooks[webhook_id]
+    use = f"out of use ({there.dead})" if there.dead else "suspended (404)" if there.stop else "in use"
+    told = f"webhook {webhook_id}: {count(there.count, 'submission')}, {use}"
+    return Answer(msgspec.structs.replace(lane, quota=state), told)
+
+
+def told_by(by: By) -> str:
+    """Whose word it is, in words."""
+    at = datetime.fromtimestamp(min(max(by.at_ms, 0), 253_370_764_800_000) / 1000, UTC)
+    return f"by {by.who} at {at:%Y-%m-%d %H:%M:%S} UTC" + (f": {by.why}" if by.why else "")

@@ -1,0 +1,73 @@
+"""A Clay that takes requests and answers none: no breaker hears of that before the first of them has timed out.
+
+By then a lane at full rate would have sent a hundred, and each of them would be uncertain. So once nothing was answered
+for well longer than an answer usually takes, no more are sent than the breaker needs to trip, until one is answered.
+"""
+
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.delivery.outcome import Outcome, Uncertain
+from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy
+from stream_app.domain.plural import count
+
+REASON: Final = "no_answer"
+"""Why no more may go, where it is sure."""
+
+_LEAST_MS = 500  # below that it may be our own pause
+_UNKNOWN_MS = 2_000  # while it is not known what is usual
+_KNOWN_CALLS = 10
+_SURE_MS = 1_000
+
+
+class Hang(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`begun`: requests that went out since the last answer, the first of them at `since_ms`."""
+
+    since_ms: int = 0
+    begun: int = 0
+
+
+class Unanswered(Wait, frozen=True):
+    """Why no more may go. `text` is '' as long as it is not worth telling."""
+
+    reason: str
+    text: str = ""
+
+
+NOTHING = Hang()
+
+
+def begun(state: Hang, now_ms: int) -> Hang:
+    """A request goes out."""
+    return Hang(state.since_ms if state.begun else now_ms, state.begun + 1)
+
+
+def ended(state: Hang, outcome: Outcome | None, under_way: int) -> Hang:
+    """One ended, with an answer of Clay's or without; `under_way` are left."""
+    answered = outcome is not None and (not isinstance(outcome, Uncertain) or outcome.http_status is not None)
+    return NOTHING if answered or under_way <= 0 else state
+
+
+def permit(
+    trips: BreakerPolicy, policy: ConcurrencyPolicy, state: Hang, usual: Concurrency, now_ms: int
+) -> Unanswered | None:
+    """None: one more may go out; else when to ask again, unless one is answered before."""
+    lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request
+    suspicious_ms = state.since_ms + _patience_ms(policy, usual)
+    if state.begun < trips.consecutive_failures or not suspicious_ms <= now_ms < lost_ms:
+        return None
+    if now_ms < suspicious_ms + _SURE_MS:
+        return Unanswered(suspicious_ms + _SURE_MS, "in_flight")
+    text = (
+        f"{count(state.begun, 'request')} went out and Clay has answered none of them: no more go before one has ended"
+    )
+    return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), REASON, text)
+
+
+def _patience_ms(policy: ConcurrencyPolicy, usual: Concurrency) -> int:
+    if usual.calls < _KNOWN_CALLS:
+        return _UNKNOWN_MS
+    return max(_LEAST_MS, int(policy.tolerance * usual.usual_ms))

@@ -1,0 +1,38 @@
+"""A lane as its owner begins with it, and under a configuration that may be new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from stream_app.domain.lane import budget, rate
+from stream_app.domain.lane import callback_health as silence
+from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.policy import Destination, Workspace, in_force
+
+
+def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
+    """The lane as its new owner begins with it: no tokens, since the predecessor may have spent them just now.
+
+    `heard`: the lane as this process knew it, where it could not commit all of it; a Retry-After in it still holds.
+    """
+    bucket = rate.empty_after_takeover(lane.rate, now_ms)
+    hearing = silence.taken_over(lane.hearing, now_ms)
+    if heard is not None and heard.rate.blocked_until_ms > bucket.blocked_until_ms:
+        bucket = msgspec.structs.replace(bucket, blocked_until_ms=heard.rate.blocked_until_ms)
+    return msgspec.structs.replace(lane, rate=bucket, hearing=hearing)
+
+
+def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
+    """The lane under a configuration that may be new: where it mends what stopped the lane, a probe may go at once."""
+    reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
+    setups = {alias: there.setup_id for alias, there in destinations.items()}
+    lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.set_up_anew(lane.quota, setups, now_ms))
+    stopped = lane.stop
+    there = destinations.get(stopped.destination) if stopped is not None else None
+    if stopped is None or there is None or there.setup_id == stopped.setup_id:
+        return lane
+    return msgspec.structs.replace(lane, stop=stop.probe_now(stopped, there.setup_id, now_ms))

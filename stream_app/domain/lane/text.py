@@ -1,0 +1,44 @@
+"""Why a lane sends nothing, in words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream_app.domain.delivery.outcome import Denied
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.messages import By
+from stream_app.domain.plural import count
+from stream_app.domain.policy import Destination
+
+if TYPE_CHECKING:
+    from stream_app.domain.lane.lane import Entry, Lane
+
+
+def paused(by: By) -> str:
+    """An operator paused it."""
+    return f"paused by {by.who}" + (f": {by.why}" if by.why else "")
+
+
+def why_open(lane: Lane) -> str:
+    """Why the breaker holds the lane, in words."""
+    if lane.forced is not None and lane.forced.mode == "open":
+        return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
+    return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+
+
+def no_webhook(state: quota.Quota, destination: Destination) -> str:
+    """No webhook of the destination's pool is in use."""
+    ends = quota.used_up(state, destination.webhook_ids)
+    mend = "make a new one on its table in Clay, add it to webhooks_env, then `stream-app lanes reload`"
+    return f"destination {destination.alias} has no webhook left ({ends}): {mend}"
+
+
+def turned_away(lane: Lane, entry: Entry, outcome: Denied) -> str:
+    """Whose token and webhook it was, before what the answer means."""
+    there = entry.destination
+    token = f" (token: {there.token_name})" if there.token_name else " (no token)"
+    webhook = lane.quota.webhooks.get(entry.webhook_id, quota.Webhook())
+    sent = (
+        f", webhook {entry.webhook_id} after {count(webhook.count, 'submission')}" if outcome.http_status == 403 else ""
+    )
+    return f"destination {there.alias}{token}{sent}: {outcome.text}"

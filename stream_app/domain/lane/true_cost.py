@@ -1,0 +1,53 @@
+"""What a lead did cost, booked in its lane, which learns from it what others may cost."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stream_app.domain.lane import budget, estimate
+from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane.lane import OVER_CEILING, Lane
+from stream_app.domain.policy import Destination, Workspace, in_force
+
+
+def corrected(
+    policy: Workspace, lane: Lane, booked: budget.Reservation, cost: budget.Cost, now_ms: int
+) -> tuple[Lane, budget.Reservation, budget.Reservation]:
+    """Book what a lead did cost, by an operator's word, instead of what was booked for want of a callback.
+
+    Returns:
+        The lane, what is booked for the lead now, and how much more or less that is than before.
+    """
+    now = msgspec.structs.replace(booked, credits=cost.credits, actions=cost.actions, known=True)
+    more = budget.Reservation(booked.day, booked.month, cost.credits - booked.credits, cost.actions - booked.actions)
+    after = budget.unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
+    after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    return msgspec.structs.replace(lane, budget=after), now, more
+
+
+def actual(
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    reservation: budget.Reservation,
+    cost: budget.Cost,
+    now_ms: int,
+) -> Lane:
+    """Books what a lead did cost, as its callback says, and learns from it; more than the ceiling stops the lane."""
+    known = lane.estimates.get(destination.alias) or estimate.first(destination.estimate)
+    learned = estimate.learn(known, cost, destination.ceiling)
+    settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
+    after = settled.state
+    if cost.credits > reservation.credits or cost.actions > reservation.actions:
+        after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
+    if not settled.overrun or stop.holds(lane.stop, destination.alias):
+        return lane
+    text = (
+        f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
+        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
+        "raise ceiling_* or make the table cheaper, then resume the lane"
+    )
+    policy = in_force(policy, lane.changes)
+    fresh = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
+    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh))

@@ -1,0 +1,225 @@
+"""A lane as people see it, and what about it is news."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.lane import concurrency, estimate, rate
+from stream_app.domain.lane import health as window
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.lane import WEBHOOK_GONE, Entry, Held, Lane, admit, mode_of, without_webhook
+from stream_app.domain.lane.meters import meters
+from stream_app.domain.lane.overrides import told_by
+from stream_app.domain.lane.stall_detector import NOTHING, REASON, Hang
+from stream_app.domain.lane.text import why_open
+from stream_app.domain.lane.webhook_quota import QuotaPolicy
+from stream_app.domain.messages import By, LaneView, News, PartHold
+from stream_app.domain.plural import count
+from stream_app.domain.policy import Destination, Workspace, in_force
+
+_LIFTS: Final = {
+    "paused": "stream-app lanes resume",
+    "no_webhook": "a new webhook in the pool, then stream-app lanes reload; or stream-app lanes quota --use",
+    WEBHOOK_GONE: "a probe that Clay takes, a new webhook in the pool, or stream-app lanes resume",
+    "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
+    "silence": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
+    "over_ceiling": "a probe's callback that tells of less, or (after mending the cause) stream-app lanes resume",
+    "breaker_open": "probes that Clay takes, or stream-app lanes reset",
+    "no_answer": "Clay's next answer; where none comes, the breaker, once the requests have timed out",
+    "forced_open": "stream-app lanes auto, close or reset",
+    "rate_limited": "time: Clay said when",
+    "budget": "the next day or month, or stream-app lanes budget",
+}
+_BY_HAND: Final = frozenset({"paused", "no_webhook"})
+_PASSING: Final = frozenset({"rate", "in_flight"})  # waits of a lane that moves
+
+
+def view(
+    policy: Workspace,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    now_ms: int,
+    before: LaneView | None = None,
+    hanging: Hang = NOTHING,
+) -> LaneView:
+    """The lane for people. `destinations` of the workspace; `before`: its last view, from which `news` is told;
+    `hanging`: its requests that go unanswered.
+    """
+    policy = in_force(policy, lane.changes)
+    counts = window.totals(policy.health, lane.health, now_ms)
+    latency = window.latency(policy.health, lane.health, now_ms) or window.Latency(0, 0, 0)
+    shown = meters(policy.budget, lane.budget, now_ms)
+    day, month = shown["credits_day"], shown["credits_month"]
+    answers = {there.alias: _answer(policy, lane, there, now_ms, hanging) for there in destinations}
+    held = _held(policy, lane, answers)
+    seen = LaneView(
+        workspace=lane.workspace,
+        partition=lane.partition,
+        at_ms=now_ms,
+        breaker=lane.breaker.phase,
+        health=window.status(policy.health, counts),
+        score=round(window.score(counts), 1),
+        rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
+        holds=held.reason if held else "",
+        text=held.text if held else "",
+        until_ms=may_end_ms(held) if held else 0,
+        credits_spent_day=day.spent,
+        credits_reserved_day=day.reserved,
+        credits_spent_month=month.spent,
+        credits_reserved_month=month.reserved,
+        credits_cap_day=day.cap,
+        credits_cap_month=month.cap,
+        submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
+        since_ms=_since_ms(lane, held, before, now_ms, hanging),
+        lifts=_lifts(lane, held),
+        mode=mode_of(policy, lane),
+        mode_by=lane.forced.by if lane.forced else None,
+        paused_by=lane.pause,
+        changes=lane.changes,
+        meters=shown,
+        estimates={
+            there.alias: lane.estimates.get(there.alias) or estimate.first(there.estimate) for there in destinations
+        },
+        webhooks=lane.quota.webhooks,
+        calls=counts.calls,
+        p50_ms=latency.p50_ms,
+        p95_ms=latency.p95_ms,
+        p99_ms=latency.p99_ms,
+        concurrency=concurrency.current(policy.concurrency, lane.concurrency),
+        shadow_breaker=lane.shadowed,
+        shadow_budget=sum(period.shadowed for period in lane.budget.days),
+        submissions_left={
+            there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
+        },
+        outage=lane.outage if lane.breaker.phase != "closed" else None,
+        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, hanging)),
+    )
+    return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
+
+
+def _answer(
+    policy: Workspace, lane: Lane, there: Destination, now_ms: int, hanging: Hang, hot: bool = True
+) -> Held | None:
+    """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
+    _, answer = admit(policy, lane, there, now_ms, 0, hot, hanging)
+    if (
+        isinstance(answer, Entry)
+        and answer.webhook_probe is not None
+        and not quota.has_one_in_use(policy.quota, lane.quota, there.webhook_ids)
+    ):
+        return without_webhook(lane, there, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
+    return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
+
+
+def _held(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None]) -> Held | None:
+    """What holds the lane: the gate says no to a lead of any destination."""
+    return _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
+
+
+def _partly(
+    policy: Workspace,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    answers: Mapping[str, Held | None],
+    whole: Held | None,
+    now_ms: int,
+    hanging: Hang,
+) -> Iterator[PartHold]:
+    """What holds the leads of some destinations only, or those of bulk."""
+    found: dict[Held, list[str]] = {}
+    for there in destinations:
+        answer = answers[there.alias]
+        if answer is None and policy.budget.hot_share:
+            answer = _answer(policy, lane, there, now_ms, hanging, hot=False)
+        if answer is not None and (whole is None or answer.reason != whole.reason):
+            found.setdefault(answer, []).append(there.alias)
+    for held, aliases in found.items():
+        yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
+
+
+def may_end_ms(held: Held) -> int:
+    """When it may end by itself; 0 where no time ends it."""
+    return 0 if held.reason in _BY_HAND else held.until_ms
+
+
+def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
+    """Where the next lead goes only as a probe, or as one of another destination, the lane is held all the same."""
+    if lane.stop is not None:
+        return Held(lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms)
+    if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
+        return None
+    return Held("breaker_open", why_open(lane), lane.breaker.until_ms)
+
+
+def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, hanging: Hang) -> int:
+    if held is None:
+        return 0
+    if held.reason == "paused" and lane.pause is not None:
+        return lane.pause.at_ms
+    if lane.stop is not None and held.reason == lane.stop.reason:
+        return lane.stop.since_ms
+    if held.reason == REASON:
+        return hanging.since_ms
+    if held.reason == WEBHOOK_GONE:
+        return min(stopped.since_ms for stopped in quota.suspended(lane.quota).values())
+    if held.reason == "breaker_open":
+        return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms
+    return before.since_ms if before is not None and before.holds == held.reason else now_ms
+
+
+def _lifts(lane: Lane, held: Held | None) -> str:
+    if held is None:
+        return ""
+    if lane.stop is not None and held.reason == lane.stop.reason:
+        return _LIFTS.get(held.reason) or _LIFTS["stopped"]
+    if held.reason == "breaker_open" and lane.forced is not None and lane.forced.mode == "open":
+        return _LIFTS["forced_open"]
+    return _LIFTS.get(held.reason) or _LIFTS["budget"]
+
+
+def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]:
+    if now.paused_by != before.paused_by:
+        yield News("paused", f"paused {told_by(now.paused_by)}") if now.paused_by else News("resumed", "resumed")
+    if now.mode != before.mode:
+        yield News("mode", f"the breaker's mode is {now.mode}{_said(now.mode_by)}")
+    for change in now.changes:
+        if change not in before.changes:
+            yield News("changed", f"{change.key}: {change.was} -> {change.now}, {told_by(change.by)}")
+    if now.breaker != before.breaker:
+        yield News(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
+    if now.health != before.health:
+        yield News(f"health_{now.health}", f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms")
+    if now.holds != before.holds:
+        yield News("held", f"{now.holds}: {now.text}") if now.holds else News("moves", f"no longer {before.holds}")
+    yield from _of_meters(before, now)
+    for webhook_id, webhook in now.webhooks.items():
+        was = before.webhooks.get(webhook_id)
+        if webhook.dead and not (was and was.dead):
+            yield News("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
+        if bool(webhook.stop) != bool(was and was.stop):
+            text = webhook.stop.text if webhook.stop else f"webhook {webhook_id} is in use again"
+            yield News(WEBHOOK_GONE if webhook.stop else "webhook_back", text)
+        if webhook.count >= rules.warn_at > (was.count if was else 0):
+            left = rules.rotate_at - webhook.count
+            yield News(
+                "quota_warning", f"webhook {webhook_id} is left after {count(left, 'more submission')}: add a new one"
+            )
+
+
+def _of_meters(before: LaneView, now: LaneView) -> Iterator[News]:
+    for name, meter in now.meters.items():
+        was = before.meters.get(name)
+        if was is None or was.period != meter.period:
+            if was is not None and was.warned:
+                yield News("budget_new_period", f"{name}: {meter.period} begins")
+            was = None
+        if meter.warned > (was.warned if was else 0):
+            yield News(f"budget_{meter.warned}", f"{name}: {meter.used} of {meter.cap} for {meter.period} are used")
+
+
+def _said(by: By | None) -> str:
+    return f", {told_by(by)}" if by else ""

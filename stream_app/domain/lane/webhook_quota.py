@@ -1,0 +1,168 @@
+"""The quota: how many submissions each webhook has had, and which one of a destination's pool is next.
+
+Clay stops a webhook after 50,000 submissions, for ever and often silently, so it is left before that. A webhook that
+answers 404 is suspended: the next one of the pool takes its leads, and one lead goes to it now and then as a probe. A
+webhook is named by an opaque id made by the caller: its URL is a secret.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from stream_app.domain import plural
+from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane.bounds import Wait, out_of_order, out_of_range
+from stream_app.domain.lane.suspension import Probe, Stop, StopPolicy
+
+LIFETIME: Final = 50_000
+"""Submissions after which Clay takes no more (clay-facts)."""
+
+
+class QuotaPolicy(msgspec.Struct, frozen=True):
+    """Submissions of one webhook at which to warn, and at which to go on to the next of the pool."""
+
+    warn_at: int = 40_000
+    rotate_at: int = 45_000
+
+
+class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`count`: submissions ever, probes and retries too; `dead`: who took it out of use, in plain words; `stop`: since
+    when it answers 404, and when its next probe is due.
+    """
+
+    count: int = 0
+    dead: str = ""
+    stop: Stop | None = None
+
+
+class Picked(msgspec.Struct, frozen=True):
+    """The webhook for one lead; `probe` is set where it is suspended."""
+
+    webhook_id: str
+    probe: Probe | None = None
+
+
+class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of each webhook, by id; kept for those that left the pool, since they may come back."""
+
+    webhooks: dict[str, Webhook] = {}
+
+
+def problems(policy: QuotaPolicy) -> list[str]:
+    """What is wrong with the policy, one line a key."""
+    return out_of_range(policy, warn_at=(1, LIFETIME), rotate_at=(1, LIFETIME)) + out_of_order(
+        policy, "warn_at", "rotate_at"
+    )
+
+
+def pick(
+    policy: QuotaPolicy, probes: StopPolicy, state: Quota, pool: tuple[str, ...], now_ms: int
+) -> tuple[Quota, Picked | Wait | None]:
+    """The first webhook of the pool that takes a lead now: one in use, or a suspended one whose probe is due.
+
+    Keep the returned state if the lead goes, or on Wait: all that is left of the pool is suspended until then. None:
+    nothing is left of it.
+    """
+    until_ms: list[int] = []
+    for webhook_id in pool:
+        webhook = state.webhooks.get(webhook_id)
+        if webhook is None:
+            return state, Picked(webhook_id)
+        if webhook.dead or webhook.count >= policy.rotate_at:
+            continue
+        if webhook.stop is None:
+            return state, Picked(webhook_id)
+        stopped, answer = stop.permit(probes, webhook.stop, now_ms)
+        state = _with_stop(state, webhook_id, stopped)
+        if not isinstance(answer, Wait):
+            return state, Picked(webhook_id, answer)
+        until_ms.append(answer.until_ms)
+    return state, Wait(min(until_ms)) if until_ms else None
+
+
+def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> bool:
+    """True if a lead need not be a probe."""
+    there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
+    return any(not (webhook.dead or webhook.stop) and webhook.count < policy.rotate_at for webhook in there)
+
+
+def gone(probes: StopPolicy, state: Quota, webhook_id: str, fresh: Stop, probe: Probe | None) -> Quota:
+    """After a 404 of a webhook. `fresh`: its stop if it begins now; its own probe makes it longer."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return _with_stop(state, webhook_id, stop.halt(probes, webhook.stop, fresh, probe))
+
+
+def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
+    """After a probe of a suspended webhook that was no 404: it is in use again if Clay took the lead."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    if webhook.stop is None:
+        return state
+    after = stop.lift(webhook.stop, probe) if is_accepted else stop.release(webhook.stop, probe, now_ms)
+    return _with_stop(state, webhook_id, after)
+
+
+def resumed(state: Quota) -> Quota:
+    """Every suspended webhook is in use again: an operator says so."""
+    return Quota({name: Webhook(webhook.count, webhook.dead) for name, webhook in state.webhooks.items()})
+
+
+def set_up_anew(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
+    """Under a configuration that may be new. `setups`: the setup id of each destination; a changed one is probed."""
+    for webhook_id, stopped in suspended(state).items():
+        setup_id = setups.get(stopped.destination, stopped.setup_id)
+        if setup_id != stopped.setup_id:
+            state = _with_stop(state, webhook_id, stop.probe_now(stopped, setup_id, now_ms))
+    return state
+
+
+def suspended(state: Quota) -> dict[str, Stop]:
+    """The suspended webhooks."""
+    return {name: webhook.stop for name, webhook in state.webhooks.items() if webhook.stop is not None}
+
+
+def used_up(state: Quota, pool: tuple[str, ...]) -> str:
+    """Why no webhook of the pool is left, in words."""
+    there = ((webhook_id, state.webhooks.get(webhook_id, Webhook())) for webhook_id in pool)
+    return ", ".join(f"{webhook_id}: {_end(webhook)}" for webhook_id, webhook in there) or "its pool is empty"
+
+
+def _end(webhook: Webhook) -> str:
+    if webhook.dead:
+        return webhook.dead
+    return "404" if webhook.stop is not None else plural.count(webhook.count, "submission")
+
+
+def _with_stop(state: Quota, webhook_id: str, stopped: Stop | None) -> Quota:
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead, stopped)})
+
+
+def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
+    """Submissions that the pool still takes."""
+    there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
+    return sum(max(0, policy.rotate_at - webhook.count) for webhook in there if not webhook.dead)
+
+
+def count(state: Quota, webhook_id: str) -> Quota:
+    """One submission more."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count + 1, webhook.dead, webhook.stop)})
+
+
+def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
+    """The webhook is taken out of use; the first reason stays."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead or reason, webhook.stop)})
+
+
+def revive(state: Quota, webhook_id: str) -> Quota:
+    """The webhook is in use again."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count)})
+
+
+def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
+    """An operator knows better how many it has had: others use it too, or its count was lost."""
+    webhook = state.webhooks.get(webhook_id, Webhook())
+    return Quota({**state.webhooks, webhook_id: Webhook(submissions, webhook.dead, webhook.stop)})

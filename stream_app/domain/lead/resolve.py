@@ -1,0 +1,194 @@
+"""The station *identify*: whose lead it is, where it goes, by which row it is known, and what Clay is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.callback.token import sign
+from stream_app.domain.delivery.envelope import RETURNS, Envelope
+from stream_app.domain.delivery.state_machine import Delivery, begin, delivery_key
+from stream_app.domain.lead.lead import (
+    Unreadable,
+    clay_row,
+    company,
+    home_partition,
+    identify,
+    is_plain_id,
+)
+from stream_app.domain.lead.person import Alias, Person, hash_of, identifiers, person_key
+from stream_app.domain.lead.pseudonyms import plain_digest
+from stream_app.domain.messages import Lead
+from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
+from stream_app.domain.record import Taken
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """Whom a story is about.
+
+    taken   the record that brings it on, with its `envelope`.
+    key     of its row; `aliases` of the alias rows of its own identifiers.
+    """
+
+    taken: Taken
+    envelope: Envelope
+    lead_id: str
+    destination: Destination
+    key: bytes
+    aliases: tuple[bytes, ...] = ()
+
+
+class Case(Subject, frozen=True, kw_only=True):
+    """A lead with all that was found out about it before any decision. `body`: what Clay is sent.
+
+    bulk     whether it came in as bulk, by whatever topic it comes now.
+    identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
+    people  core.lead.hashes of who it is; `also` hashes of what else the person is known by here.
+    former  core.lead.former_hashes of who it is; `former_ids`: ids that it may have had under former peppers.
+    """
+
+    lead: Lead
+    body: bytes
+    bulk: bool = False
+    identity: str = ""
+    company: str = ""
+    people: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    former: tuple[tuple[str, ...], ...] = ()
+    former_ids: tuple[str, ...] = ()
+
+    def of(self, person: Person) -> Case:
+        """The same lead with what is known of its person."""
+        if len(person.aliases) == len(self.aliases):
+            return self
+        return msgspec.structs.replace(self, also=tuple(map(hash_of, person.aliases[len(self.aliases) :])))
+
+    def begin(self, now_ms: int) -> Delivery:
+        """A row for its story."""
+        return begin(self.envelope, now_ms, self.identity, self.company, self.people)
+
+
+_THEN: Final = "add it, then: stream-app replay select --disposition policy --reason"
+
+
+Find = Callable[[bytes], Delivery | None]
+"""The row of a lead, by its key."""
+
+
+def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead, find: Find, linked: Alias) -> Case | Unreadable:
+    """The lead with its destination and its identity, or why this configuration knows none for it.
+
+    A lead that has a row under a former pepper keeps its id, and its person is found by the former identifiers, too.
+    """
+    workspace = plan.workspaces.get(lead.workspace or "")
+    if workspace is None:
+        return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
+    # One that comes back stays where it was going, whatever the default has become.
+    alias = lead.destination or envelope.destination or workspace.default_destination
+    destination = plan.destination(workspace.name, alias)
+    if destination is None:
+        return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
+    who = identify(lead)
+    if who is None:
+        return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
+    forced_origin = (envelope.letter or envelope.origin) if lead.force else ""
+    place = workspace.name, destination.alias
+    known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
+    lead_id = next(known, who.lead_id)
+    echo = {"lead_id": lead_id, **_way_back(plan, destination, lead_id, forced_origin)}
+    body = body_of(lead, destination.columns, echo, plan.line.max_payload_bytes)
+    if isinstance(body, Unreadable):
+        return body
+    if not envelope.trace_id:
+        envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
+    identity, firm = _known_by(destination, lead, who.person, lead_id)
+    former = (person_key(*place, each) for under in who.former for each in identifiers(under))
+    # A forced lead is a delivery of its own, once for each record: no row of this lead may answer for it.
+    return Case(
+        taken=taken,
+        envelope=envelope,
+        lead=lead,
+        lead_id=lead_id,
+        destination=destination,
+        key=delivery_key(*place, lead_id, forced_origin),
+        aliases=(
+            *(person_key(*place, each) for each in identifiers(who.people)),
+            *(key for key in former if linked(key) is not None),
+        ),
+        body=body,
+        bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
+        identity=identity,
+        company=firm,
+        people=who.people,
+        former=who.former,
+        former_ids=tuple(each for each in (who.lead_id, *who.former_ids) if each != lead_id) if who.former_ids else (),
+    )
+
+
+def body_of(
+    lead: Lead, columns: Mapping[str, str], echo: Mapping[str, str], most_bytes: int = MAX_PAYLOAD_BYTES
+) -> bytes | Unreadable:
+    """What Clay is sent, or why it would not take it. `columns`, `echo`: see `lead.clay_row`."""
+    row = clay_row(lead.fields, columns, echo)
+    if isinstance(row, Unreadable):
+        return row
+    body = _json.encode(row)
+    if len(body) > most_bytes:
+        return Unreadable("payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes")
+    return body
+
+
+def whose(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable, find: Find) -> Subject | None:
+    """The story to which a record belongs that cannot be sent; None where it begins none and is to be rejected.
+
+    By its headers, else by what can be read of it: a story has begun if there is a row of it, or if its record comes
+    back. The configuration may have forgotten its destination. `find` gives the row of a lead by its key.
+    """
+    workspace, alias, lead_id = (taken.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
+    former_ids: tuple[str, ...] = ()
+    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead)) is not None:
+        there = plan.workspaces.get(lead.workspace)
+        workspace, lead_id, former_ids = lead.workspace, who.lead_id, who.former_ids
+        alias = lead.destination or (there.default_destination if there else "")
+    if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
+        return None
+    if workspace in plan.workspaces and home_partition(workspace, plan.partitions, plan.pins) != taken.partition:
+        return None
+    plain = delivery_key(workspace, alias, lead_id)
+    forced_origin = envelope.letter or envelope.origin
+    ids = {
+        delivery_key(workspace, alias, each, origin): each
+        for each in (lead_id, *former_ids)
+        for origin in (forced_origin, "")
+    }
+    key = next((key for key in ids if (row := find(key)) is not None and row.origin == envelope.origin), None)
+    if key is None and envelope.way not in RETURNS:
+        return None
+    destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
+    return Subject(taken, envelope, ids[key or plain], destination, key or plain)
+
+
+def _known_by(destination: Destination, lead: Lead, person: str | None, lead_id: str) -> tuple[str, str]:
+    if not destination.callbacks:
+        return "", ""
+    return person or plain_digest("lead", lead_id), company(lead.fields)
+
+
+def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:
+    """Where its callback goes, and what proves that it is about this very lead: Clay sends both back as they are."""
+    if not (destination.callbacks and destination.callback_url):
+        return {}
+    if plan.callback_keys is None:
+        return {"callback_url": destination.callback_url}
+    token = sign(plan.callback_keys, destination.workspace, destination.alias, lead_id, forced_origin)
+    return {"callback_url": destination.callback_url, "callback_token": token}
+
+
+def trace_of(origin: str) -> str:
+    """A W3C trace id for a record that brought none: the same for every copy of it."""
+    return blake2b(origin.encode(), digest_size=16).hexdigest()

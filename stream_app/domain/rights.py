@@ -1,0 +1,156 @@
+"""The rights (ACLs) on Kafka that each process and command needs, and none more.
+
+docs/kafka-rights.md is this table in words. A process or command compares it with what Kafka allows at its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from stream_app.domain.topics import TopicNames
+
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+Resource = Literal["Topic", "Group", "TransactionalId"]
+
+BITS: Final[dict[Operation, int]] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+"""The place of each operation in the `authorized_operations` that Kafka answers with."""
+
+
+class Acl(NamedTuple):
+    """One right. `prefixed`: for all names that begin with this one."""
+
+    operation: Operation
+    resource: Resource
+    name: str
+    prefixed: bool = False
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """What one process or command does on Kafka. Read and Write imply Describe.
+
+    read, write, describe, configs, create: topics.
+    transactional_id: written to; with `transactional_ids_begin` all those that begin with it.
+    """
+
+    read: frozenset[str] = frozenset()
+    write: frozenset[str] = frozenset()
+    describe: frozenset[str] = frozenset()
+    configs: frozenset[str] = frozenset()
+    create: frozenset[str] = frozenset()
+    join_groups: frozenset[str] = frozenset()
+    look_at_groups: frozenset[str] = frozenset()
+    transactional_id: str = ""
+    transactional_ids_begin: bool = False
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """All topics that it touches; they have to be there, unless it creates them."""
+        return self.read | self.write | self.describe | self.configs
+
+    @property
+    def acls(self) -> list[Acl]:
+        """Each right by itself, sorted; none that another one implies."""
+        found = [Acl("Read", "Topic", name) for name in self.read]
+        found += [Acl("Write", "Topic", name) for name in self.write]
+        found += [Acl("Create", "Topic", name) for name in self.create]
+        found += [Acl("Describe", "Topic", name) for name in self.topics - self.read - self.write]
+        found += [Acl("DescribeConfigs", "Topic", name) for name in self.configs]
+        found += [Acl("Read", "Group", name) for name in self.join_groups]
+        found += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
+        if self.transactional_id:
+            found.append(Acl("Write", "TransactionalId", self.transactional_id, self.transactional_ids_begin))
+        return sorted(found, key=lambda acl: (acl.resource, acl.name, acl.operation))
+
+
+def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
+    """By process or command, as it is typed behind `stream-app`."""
+    waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
+    leads = frozenset({names.leads, names.retry, names.bulk})
+    letters = frozenset({names.dlq, names.parked, names.deferred})
+    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
+    every = leads | letters | own | waits | {names.commands, names.callbacks, names.replay_state}
+    groups = frozenset({names.worker_app, names.replay_app})
+    operator = f"{names.replay_app}-operator"
+    look = Rights(
+        read=frozenset({names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred})
+        | leads
+        | waits,
+        configs=every,
+        look_at_groups=groups,
+    )
+    order = Rights(read=frozenset({names.audit}), write=frozenset({names.commands}))
+    select = Rights(
+        read=letters | {names.state, names.retry, names.replay_state},
+        write=frozenset({names.retry, names.replay_state}),
+        transactional_id=operator,
+    )
+    doctor = Rights(
+        write=frozenset({names.audit}),
+        configs=every,
+        look_at_groups=groups,
+        transactional_id=f"{names.worker_app}-doctor",
+    )
+    count = Rights(read=letters | {names.state})
+    pause = Rights(read=frozenset({names.replay_state}), write=frozenset({names.replay_state}))
+    return {
+        "worker": Rights(
+            read=every - {names.replay_state},
+            write=letters | own | waits | {names.retry},
+            configs=every,
+            join_groups=frozenset({names.worker_app}),
+            transactional_id=f"{names.worker_app}-",
+            transactional_ids_begin=True,
+        ),
+        "replay": Rights(
+            read=waits | {names.dlq, names.deferred, names.replay_state, names.lanes},
+            write=waits | {names.retry, names.replay_state},
+            configs=every,
+            join_groups=frozenset({names.replay_app}),
+        ),
+        "gateway": Rights(
+            read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked}) | leads,
+            write=frozenset({names.callbacks}),
+            configs=every,
+            look_at_groups=frozenset({names.worker_app}),
+        ),
+        "topics": Rights(configs=every, create=every),
+        "doctor": doctor,
+        "doctor --round-trip": msgspec.structs.replace(
+            doctor,
+            read=frozenset({names.status, names.audit}),
+            write=doctor.write | {names.leads, names.commands},
+        ),
+        "publish": Rights(read=frozenset({names.lanes}), write=frozenset({names.leads})),
+        "publish --bulk": Rights(read=frozenset({names.lanes}), write=frozenset({names.bulk})),
+        "publish()": Rights(write=frozenset({names.leads})),
+        "publish() bulk": Rights(write=frozenset({names.bulk})),
+        "results": Rights(read=frozenset({names.enriched})),
+        "results --join": Rights(read=frozenset({names.enriched, names.state})),
+        "books": Rights(
+            read=leads | waits | {names.dlq, names.deferred, names.state, names.status}, look_at_groups=groups
+        ),
+        "lanes": look,
+        "lanes log": Rights(read=frozenset({names.audit})),
+        "lanes ORDER": order,
+        "explain": look,
+        "suppress list": Rights(read=frozenset({names.state})),
+        "suppress add": order,
+        "suppress remove": order,
+        "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),
+        "dlq": count,
+        "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
+        "dlq export": count,
+        "dlq import": select,
+        "replay plan": Rights(read=select.read),
+        "replay select": select,
+        "replay redrive": select,
+        "replay rewind": Rights(read=frozenset({names.dlq, names.state}), join_groups=frozenset({names.replay_app})),
+        "replay pause": pause,
+        "replay resume": pause,
+        "skip": Rights(
+            read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred}, join_groups=groups
+        ),
+    }

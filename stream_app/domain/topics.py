@@ -1,0 +1,218 @@
+"""The topics: their names under a namespace, how each is to be set up, and which workspaces share a
+partition.
+
+Design section 2. All topics have the same number of partitions, so that a partition is a whole world.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.lane.bounds import out_of_range
+from stream_app.domain.lead.lead import home_partition
+
+MAX_INPUT_BYTES: Final = 1_048_588
+"""The largest batch that the lead topics take: Kafka's own default."""
+
+MAX_CARRIED_BYTES: Final = MAX_INPUT_BYTES + 65_536
+"""The same where a record's raw bytes travel on with headers; the worker's producers need it too."""
+
+_DAY_MS: Final = 86_400_000
+
+COMPACTED: Final = {
+    "cleanup.policy": "compact",
+    "max.message.bytes": str(MAX_INPUT_BYTES),
+    "min.cleanable.dirty.ratio": "0.1",
+    "segment.ms": str(_DAY_MS // 4),
+    "delete.retention.ms": str(_DAY_MS),
+}
+"""Compacted early and in small segments: a take-over reads the whole of it."""
+
+ERASED_LAG_MS: Final = _DAY_MS
+RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "delete.retention.ms": str(30 * _DAY_MS)}
+"""Of `leads.enriched`: a result that a tombstone deletes leaves the disk within two days (partition/erasures.py), and
+the tombstone stays for 30 days, so that a cache whose worker was down for long still reads it.
+"""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted."""
+
+    leads_days: int = 7
+    retry_days: int = 7
+    bulk_days: int = 14
+    dlq_days: int = 14
+    deferred_days: int = 14
+    wait_days: int = 3
+    parked_days: int = 365
+    status_days: int = 30
+    callbacks_days: int = 14
+    commands_days: int = 14
+    audit_days: int = 365
+
+
+def problems(retention: Retention) -> list[str]:
+    """What is wrong with the days, one line a key."""
+    return out_of_range(retention, **dict.fromkeys(retention.__struct_fields__, (1, 3_650)))
+
+
+class TopicNames(msgspec.Struct, frozen=True):
+    """Every name on Kafka that is ours, with the namespace (such as "t1.") in front.
+
+    Groups, app ids and transactional ids carry it too, so that two systems can share a cluster.
+    """
+
+    namespace: str = ""
+
+    def _name(self, name: str) -> str:
+        return self.namespace + name
+
+    @property
+    def leads(self) -> str:
+        return self._name("leads")
+
+    @property
+    def retry(self) -> str:
+        return self._name("leads.retry")
+
+    @property
+    def bulk(self) -> str:
+        return self._name("leads.bulk")
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """The topics to which producers publish leads. Only our own processes write to the others that carry leads."""
+        return frozenset((self.leads, self.bulk))
+
+    @property
+    def dlq(self) -> str:
+        return self._name("leads.dlq")
+
+    @property
+    def deferred(self) -> str:
+        return self._name("leads.deferred")
+
+    def wait(self, tier_s: int) -> str:
+        """The topic of a delay tier. The delay is in the name, so that a changed config strands no lead."""
+        return self._name(f"leads.wait.{tier_s}s")
+
+    @property
+    def parked(self) -> str:
+        return self._name("leads.parked")
+
+    @property
+    def status(self) -> str:
+        return self._name("leads.status")
+
+    @property
+    def enriched(self) -> str:
+        return self._name("leads.enriched")
+
+    @property
+    def lanes(self) -> str:
+        return self._name("leads.lanes")
+
+    @property
+    def callbacks(self) -> str:
+        return self._name("leads.callbacks")
+
+    @property
+    def commands(self) -> str:
+        return self._name("leads.commands")
+
+    @property
+    def audit(self) -> str:
+        """What became of each command."""
+        return self._name("leads.audit")
+
+    @property
+    def state(self) -> str:
+        return self._name("stream-app-state")
+
+    @property
+    def replay_state(self) -> str:
+        """How far each rewind epoch of the replay group has come, whether an operator has paused it, and which letters
+        operators have sent back."""
+        return self._name("stream-app-replay-state")
+
+    @property
+    def worker_app(self) -> str:
+        """App id and group of `stream-app worker`."""
+        return self._name("stream-app")
+
+    @property
+    def replay_app(self) -> str:
+        """App id and group of `stream-app replay`."""
+        return self._name("stream-app-replay")
+
+
+class TopicPlan(msgspec.Struct, frozen=True):
+    """How one topic is to be. `config` in Kafka's own names and spelling."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: dict[str, str]
+
+
+def plan(
+    names: TopicNames, partitions: int, replication: int, retention: Retention, tiers_s: Iterable[int]
+) -> list[TopicPlan]:
+    """All topics as they are to be."""
+    kept = {
+        names.leads: _timed(retention.leads_days, MAX_INPUT_BYTES),
+        names.retry: _timed(retention.retry_days, MAX_CARRIED_BYTES),
+        names.bulk: _timed(retention.bulk_days, MAX_INPUT_BYTES),
+        names.dlq: _timed(retention.dlq_days, MAX_CARRIED_BYTES),
+        names.deferred: _timed(retention.deferred_days, MAX_CARRIED_BYTES),
+        **{names.wait(tier_s): _timed(retention.wait_days, MAX_CARRIED_BYTES) for tier_s in tiers_s},
+        names.parked: _timed(retention.parked_days, MAX_CARRIED_BYTES),
+        names.status: _timed(retention.status_days, MAX_INPUT_BYTES),
+        names.callbacks: _timed(retention.callbacks_days, MAX_INPUT_BYTES),
+        names.commands: _timed(retention.commands_days, MAX_INPUT_BYTES),
+        names.audit: _timed(retention.audit_days, MAX_INPUT_BYTES),
+        names.enriched: RESULTS,
+        names.lanes: COMPACTED,
+        names.state: COMPACTED,
+        names.replay_state: COMPACTED,
+    }
+    safe = {"min.insync.replicas": str(max(1, replication - 1))}
+    return [TopicPlan(name, partitions, replication, {**config, **safe}) for name, config in kept.items()]
+
+
+def _timed(days: int, max_bytes: int) -> dict[str, str]:
+    """Kept by time, and by the broker's clock: a producer's wrong one would have leads deleted at once,
+    and the age of a record in a delay tier is the time since it was appended.
+    """
+    return {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(max_bytes),
+        "message.timestamp.type": "LogAppendTime",
+        "retention.bytes": "-1",
+        "retention.ms": str(days * _DAY_MS),
+        "segment.ms": str(_DAY_MS),
+    }
+
+
+def shared_partitions(workspaces: Iterable[str], partitions: int, pins: Mapping[str, int]) -> list[str]:
+    """One line for each partition that several workspaces live in, with pins that would part them."""
+    homes: dict[int, list[str]] = defaultdict(list)
+    for workspace in sorted(set(workspaces)):
+        homes[home_partition(workspace, partitions, pins)].append(workspace)
+    free = [partition for partition in range(partitions) if partition not in homes]
+    lines = []
+    for partition, lodgers in sorted(homes.items()):
+        if len(lodgers) < 2:
+            continue
+        movable = sorted(lodgers, key=lambda name: name not in pins)[1:]
+        moves = [f"[workspaces.{name}] partition = {free.pop(0)}" for name in movable if free]
+        advice = "; ".join(moves) or "no partition is free"
+        lines.append(
+            f"partition {partition} is shared by {', '.join(lodgers)}: it works, but a lead whose lane waits "
+            f"is deferred. Before their first leads, pin: {advice}"
+        )
+    return lines

@@ -1,0 +1,278 @@
+"""What a handler sees of Faust: one topic-partition in one generation of the group, event by event."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import BrokerResponseError, KafkaError
+
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.record import Taken
+from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+
+log = logging.getLogger(__name__)
+
+_BROKER_AWAY_S = 0.5
+
+
+class LostRecords(StreamAppError):
+    """Records of the topic were passed over: stop before an ack hides them; the next start takes them again."""
+
+
+class Inlet:
+    """The events of one topic-partition, from one rebalance to the next.
+
+    `async for taken in inlet` waits for the next event each time, so not asking is how to hold back. It ends when
+    the generation has ended; the handler is then called again with a new inlet, if the partition is still ours.
+    `suspended` is set, for good, when the group rebalances or the worker stops: events that only wait must then be
+    given up, and those in flight finished and acked, for the rebalance waits for them.
+    """
+
+    def __init__(self, source: _Source, first: Any) -> None:
+        message = first.message
+        self.topic: str = message.topic
+        self.partition: int = message.partition
+        self.suspended: asyncio.Event = source.suspended
+        self.ended = False
+        self._source = source
+        self._tp = message.tp
+        self._generation = message.generation_id
+        self._next_offset: int | None = source.consumer.resume_at.get(message.tp)
+        self._held: dict[int, Any] = {}
+
+    def __aiter__(self) -> AsyncIterator[Taken]:
+        return self
+
+    async def __anext__(self) -> Taken:
+        event = await self._source.take(self._generation)
+        if event is None:
+            self.ended = True
+            raise StopAsyncIteration
+        message = event.message
+        offset: int = message.offset
+        self._source.consumer.in_flight[self._tp][offset] = None
+        if self._next_offset not in (None, offset) and not await self._verify_gap(offset):
+            self._source.consumer.give_up(message)
+            raise StopAsyncIteration
+        self._held[offset] = event
+        self._next_offset = offset + 1
+        headers = message.headers
+        return Taken(
+            self.topic,
+            self.partition,
+            offset,
+            message.key,
+            message.value,
+            tuple((name, value or b"") for name, value in headers) if headers else (),
+            round(message.timestamp * 1000),
+        )
+
+    async def ack(self, taken: Taken) -> None:
+        """Finished, in whatever order: the committed offset passes it as soon as all before it are acked, too.
+
+        Silently nothing when it was given up or its generation is over.
+        """
+        event = self._held.pop(taken.offset, None)
+        if event is None or self._generation != self._source.app.consumer_generation_id:
+            return
+        self._source.consumer.in_flight[self._tp].pop(taken.offset, None)
+        await self._source.stream.ack(event)
+
+    def give_up(self, taken: Taken) -> None:
+        """Forget this event unacked: it, and all behind it, comes again after the next rebalance or start."""
+        event = self._held.pop(taken.offset, None)
+        if event is not None:
+            self._source.consumer.give_up(event.message)
+
+    def expect(self, offset: int) -> None:
+        """All before `offset` is known to be concluded: where the group has no commit, a gap behind it is a gap."""
+        if self._next_offset is None:
+            self._next_offset = offset
+
+    def committed(self) -> int | None:
+        """The offset from which a successor would start now, None before the first commit."""
+        offset: int | None = self._source.consumer._committed_offset[self._tp]
+        return offset
+
+    async def _verify_gap(self, offset: int) -> bool:
+        """True when nothing was passed over before `offset`, False when the flow was suspended sooner."""
+        checking = asyncio.create_task(self._source.gaps.verify(self._tp, self._next_offset or 0, offset))
+        suspended = asyncio.create_task(self.suspended.wait())
+        try:
+            await asyncio.wait({checking, suspended}, return_when=asyncio.FIRST_COMPLETED)
+            if checking.done():
+                checking.result()
+            return checking.done()
+        finally:
+            checking.cancel()
+            suspended.cancel()
+
+
+Handler = Callable[[Inlet], Awaitable[None]]
+
+
+class _Source:
+    """A Faust stream without acks, one event at a time; an event of the next generation waits for the next inlet.
+
+    The event that waits counts as taken for Faust, so it is given up when the flow is suspended.
+    """
+
+    def __init__(self, app: Any, stream: Any, gaps: GapCheck) -> None:
+        self.app = app
+        self.stream = stream
+        self.consumer = app.consumer
+        self.gaps = gaps
+        self.suspended = asyncio.Event()
+        self._values = aiter(stream)
+        self._ahead: Any = None
+        self.consumer.on_suspend.add(self._suspend)
+
+    async def first(self) -> Any | None:
+        """The event that the next inlet begins with; None when the partition was taken from us."""
+        if self._ahead is None:
+            self._ahead = await self._next()
+        return self._ahead
+
+    async def take(self, generation: int) -> Any | None:
+        """The next event, None at the end of that generation."""
+        event = await self.first()
+        if event is None or event.message.generation_id != generation:
+            return None
+        self._ahead = None
+        return event
+
+    async def close(self) -> None:
+        """At once, not when it is collected: until then Faust counts the partition's channel as subscribed."""
+        self.consumer.on_suspend.discard(self._suspend)
+        self._suspend()
+        await self._values.aclose()
+
+    def _suspend(self) -> None:
+        self.suspended.set()
+        self.suspended = asyncio.Event()
+        if self._ahead is not None:
+            self.consumer.give_up(self._ahead.message)
+            self._ahead = None
+
+    async def _next(self) -> Any | None:
+        while True:
+            try:
+                await anext(self._values)
+            except StopAsyncIteration:
+                return None
+            if self.stream.current_event is not None:
+                return self.stream.current_event
+
+
+async def serve(app: Any, stream: Any, handler: Handler, gaps: GapCheck) -> None:
+    """Body of every agent: call `handler` once a generation until the partition goes; its exceptions crash the app."""
+    source = _Source(app, stream.noack(), gaps)
+    try:
+        await _serve_generations(source, handler)
+    except asyncio.CancelledError:
+        pass  # Faust stops the actor; were this passed on, it would start another one for a partition that is gone
+    except Exception as error:  # noqa: BLE001  # any that a handler lets out is a bug or an end: no ack, stop
+        await app.crash(error)
+    finally:
+        await source.close()
+
+
+async def _serve_generations(source: _Source, handler: Handler) -> None:
+    while (first := await source.first()) is not None:
+        inlet = Inlet(source, first)
+        await handler(inlet)
+        if not (inlet.ended or inlet.suspended.is_set()):
+            raise RuntimeError(f"the handler of {inlet.topic}/{inlet.partition} returned before its inlet ended")
+
+
+def _log_expired(topic: str, partition: int, first: int, end: int) -> None:
+    log.warning(
+        "retention removed %s/%d, offsets %d to %d, before they were taken: at most %d records are lost",
+        *(topic, partition, first, end - 1, end - first),
+    )
+
+
+class GapCheck:
+    """Tells harmless gaps in offsets (markers, aborted, expired, compacted) from records that Faust passed over.
+
+    Reads the gap again with a consumer of its own, a fetch at a time, and remembers what it saw, so that a topic
+    with a marker every few records is read twice and not more. `empty` counts the harmless gaps. `on_expired` is told
+    topic, partition, first offset and end of those that retention removed.
+    """
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self.empty = 0
+        self.on_expired: Callable[[str, int, int, int], None] = _log_expired
+        self._connection = connection
+        self._consumer: Consumer | None = None
+        self._lock = asyncio.Lock()
+        self._seen: dict[TopicPartition, tuple[int, int, frozenset[int]]] = {}
+
+    async def verify(self, tp: Any, first: int, end: int) -> None:
+        """Raise LostRecords when Kafka has a committed record in [first, end) of `tp`."""
+        async with self._lock:
+            start, stop, offsets = self._seen.get(tp, (0, 0, frozenset()))
+            if not start <= first <= end <= stop:
+                start, stop, offsets = self._seen[tp] = await self._read_patiently(tp, first, end)
+        lost = min((offset for offset in offsets if first <= offset < end), default=None)
+        if lost is not None:
+            raise LostRecords(
+                f"{tp.topic}/{tp.partition}/{lost} was fetched but never delivered, and nor was perhaps more before "
+                f"offset {end}: this worker must stop; the next start takes them"
+            )
+        self.empty += 1
+
+    async def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop_consumer(consumer)
+
+    async def _read_patiently(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
+        """Wait while the broker is away: whoever asks gives up when the flow is suspended."""
+        while True:
+            try:
+                return await self._read(await self._started(), tp, first, end)
+            except (KafkaError, OSError) as error:
+                if isinstance(error, BrokerResponseError) and not error.retriable:
+                    raise
+                await self.close()
+                await asyncio.sleep(_BROKER_AWAY_S)
+
+    async def _read(self, consumer: Consumer, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
+        where = TopicPartition(tp.topic, tp.partition)
+        begin = (await consumer.beginning_offsets([where]))[where]
+        consumer.assign([where])
+        consumer.seek(where, first)
+        offsets: set[int] = set()
+        position = first
+        while position < end and not (offsets and min(offsets) < end):
+            for records in (await consumer.getmany(where, timeout_ms=1000)).values():
+                offsets.update(record.offset for record in records)
+            position = await consumer.position(where)
+        if begin > first:
+            self.on_expired(tp.topic, tp.partition, first, min(begin, end))
+        return first, position, frozenset(offsets)
+
+    async def _started(self) -> Consumer:
+        if self._consumer is not None:
+            return self._consumer
+        consumer = Consumer(
+            **self._connection.settings(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        try:
+            await consumer.start()
+            self._consumer = consumer
+        finally:
+            if self._consumer is not consumer:
+                await stop_consumer(consumer)
+        return consumer

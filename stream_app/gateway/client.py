@@ -1,0 +1,132 @@
+"""Where a lead is, asked of the gateway: what `stream-app status` prints, for Python users.
+
+An e-mail or LinkedIn URL is hashed here, before it goes anywhere; only the hash is in the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+import msgspec
+
+from stream_app.config import Settings
+from stream_app.domain.errors import GatewayUnavailable, SettingsError, StreamAppError
+from stream_app.domain.hosts import is_loopback
+from stream_app.domain.lead.lead import clean_email, clean_linkedin, identify
+from stream_app.domain.messages import Lead
+from stream_app.gateway.lookup_answers import Answer, FoundLead, LeadAnswer, LeadsAnswer, Refusal, WaitingAnswer
+
+_WITHIN_S = 30.0
+
+T = TypeVar("T")
+
+
+class Found(Answer, frozen=True, kw_only=True):
+    """The leads that were meant; none: no worker has taken one of them yet.
+
+    waiting  what a search among the records that wait came to; None where it was not needed.
+    """
+
+    leads: list[FoundLead]
+    waiting: WaitingAnswer | None = None
+
+
+def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
+    """Ask for a lead's id, an e-mail or a LinkedIn URL. `workspace`: what other workspaces know of it is left out.
+
+    Raises SettingsError (what was asked for is none of these), GatewayUnavailable, StreamAppError (it refused).
+    """
+    url, token = settings.api_url, settings.api_token
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    direct = is_loopback(urlsplit(url).hostname or "")  # a proxy of the environment does not lead to this machine
+    with httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct) as client:
+        for path in paths_of(who):
+            found = _ask(client, path, url)
+            leads = [mine for lead in found.leads if (mine := _of_workspace(lead, workspace)) is not None]
+            if leads:
+                return msgspec.structs.replace(found, leads=leads)
+        return msgspec.structs.replace(found, leads=[], waiting=_waiting(client, url, who, workspace))
+
+
+def paths_of(who: str) -> list[str]:
+    """What to ask the API for, in this order; no personal data is in it. Raises SettingsError."""
+    text = who.strip()
+    if text.startswith("record:"):
+        return [f"/leads/{quote(text, safe='/:')}"]  # a record that was no lead is named by its place
+    persons, lead_ids = _hashed(text)
+    paths = [f"/leads?person={person}" for person in persons]
+    paths += [f"/leads/{quote(lead_id, safe=':')}" for lead_id in lead_ids]
+    if not paths:
+        raise SettingsError(["nobody is asked for: give a lead's id, an e-mail or a LinkedIn URL"])
+    return paths
+
+
+def _hashed(text: str) -> tuple[list[str], list[str]]:
+    """The hashes of the person, and the lead ids, that a text may mean, those of former peppers last."""
+    fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
+    known = identify(Lead({name: value for name, value in fields.items() if value}))
+    persons = [] if known is None else [known.person or "", *(each for under in known.former for each in under)]
+    by_id = identify(Lead({"any": "thing"}, lead_id=text))
+    return list(filter(None, persons)), [] if by_id is None else [by_id.lead_id, *by_id.former_ids]
+
+
+def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) -> WaitingAnswer | None:
+    """Search among the records that no worker has taken. An e-mail or a URL is taken for a person."""
+    text = who.strip()
+    if text.startswith("record:"):
+        return None
+    persons, lead_ids = _hashed(text)
+    asked = {"person": persons[0]} if persons else {"lead_id": lead_ids[0]}
+    if workspace is not None:
+        asked["workspace"] = workspace
+    return _answer(client, f"/waiting?{urlencode(asked)}", url, lambda answer: _decode(answer, WaitingAnswer))
+
+
+def _ask(client: httpx.Client, path: str, url: str) -> Found:
+    return _answer(client, path, url, lambda answer: _read(path, answer))
+
+
+def _decode(answer: httpx.Response, kind: type[T]) -> T:
+    return msgspec.json.decode(answer.content, type=kind)
+
+
+def _answer(client: httpx.Client, path: str, url: str, read: Callable[[httpx.Response], T]) -> T:
+    try:
+        answer = client.get(path)
+        if answer.status_code == 404 or answer.is_success:
+            return read(answer)
+        refusal = _decode(answer, Refusal)
+    except httpx.HTTPError as error:
+        raise GatewayUnavailable(
+            f"the gateway at {url} does not answer ({type(error).__name__}): start it with: stream-app gateway; "
+            "if it runs elsewhere, set gateway.api_url"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise GatewayUnavailable(
+            f"what answers at {url} is no stream-app gateway of this version (HTTP {answer.status_code}): "
+            "check gateway.api_url"
+        ) from error
+    raise StreamAppError(f"the gateway at {url} refused: {refusal.text}")
+
+
+def _read(path: str, answer: httpx.Response) -> Found:
+    kind: type[Answer] = Refusal
+    if answer.is_success:
+        kind = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
+    read = msgspec.json.decode(answer.content, type=kind)
+    leads = read.leads if isinstance(read, LeadsAnswer) else [read.lead] if isinstance(read, LeadAnswer) else []
+    return Found(as_of_ms=read.as_of_ms, lag=read.lag, trouble=read.trouble, leads=leads)
+
+
+def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:
+    """The lead as far as that workspace is concerned, or as far as no event says which one is."""
+    if workspace is None:
+        return lead
+    stories = [each for each in lead.stories if each.workspace in (workspace, "")]
+    results = [each for each in lead.results if each.workspace == workspace]
+    if not stories and not results:
+        return None
+    return msgspec.structs.replace(lead, stories=stories, story_count=len(stories), results=results)

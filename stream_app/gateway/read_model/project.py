@@ -1,0 +1,265 @@
+"""How records of each topic become rows of the read model."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final, Protocol
+
+import msgspec
+
+from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
+from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.delivery.envelope import HEADERS
+from stream_app.domain.lead.person import rows_of
+from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.topics import TopicNames
+
+DAY_MS: Final = 86_400_000
+
+_OFFSET_BITS: Final = 44
+_MOST_LOGS: Final = 1 << 18
+_WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
+_MOST_CAUSES: Final = 10_000
+_ERASED: Final = b"e/"
+_PEOPLE: Final = b"p/"
+
+
+class Consumed(Protocol):
+    """A record as aiokafka gives it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes | None]]: ...
+    @property
+    def timestamp(self) -> int: ...
+
+
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What SQLite can hold."""
+
+
+class _Event(msgspec.Struct, gc=False):
+    """A StatusEvent as far as it is kept. `status` is any word: a newer worker may know more than we do."""
+
+    lead_id: str
+    status: str
+    seq: _Number
+    at_ms: _Number
+    origin: str
+    workspace: str = ""
+    destination: str = ""
+    attempt: _Number = 0
+    replay: _Number = 0
+    epoch: _Number = 0
+    reason: str = ""
+    text: str = ""
+    http_status: _Number | None = None
+    due_at_ms: _Number | None = None
+    credits: _Number | None = None
+    trace_id: str = ""
+
+
+class _Result(msgspec.Struct, gc=False):
+    """A Result without what it says of the person."""
+
+    source: str
+    version: _Number
+    at_ms: _Number
+
+
+_event: Final = msgspec.json.Decoder(_Event)
+_result: Final = msgspec.json.Decoder(_Result)
+
+
+_suppression: Final = msgspec.json.Decoder(Suppression)
+
+
+class Takers:
+    """Writes into `db`, in the transaction that is open there."""
+
+    def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str]) -> None:
+        self._db = db
+        self._workspaces = workspaces
+        self._takers: dict[str, Callable[[Iterable[Consumed]], None]] = {
+            names.status: self._take_events,
+            names.enriched: self._take_results,
+            names.lanes: self._take_lanes,
+            names.state: self._take_state,
+            names.dlq: self._take_letters,
+            names.parked: self._take_letters,
+        }
+
+    def load(self) -> None:
+        """Look up what is remembered of the tables, after somebody else has changed them."""
+        self._logs: dict[str, int] = {name: log for log, name in self._db.execute("SELECT id, name FROM logs")}
+        causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM letters"
+        self._causes: set[tuple[object, ...]] = set(self._db.execute(causes))
+
+    def take(self, topic: str, records: Iterable[Consumed]) -> None:
+        """Records of one topic, in the order of each partition."""
+        self._takers[topic](records)
+
+    def _take_events(self, records: Iterable[Consumed]) -> None:
+        steps: list[tuple[object, ...]] = []
+        last: dict[int, _Event] = {}
+        for record in records:
+            try:
+                event = _event.decode(record.value or b"")
+                story = self._story(event.origin)
+            except ValueError:  # what msgspec raises is one too
+                self._unreadable(record.topic)
+                continue
+            steps.append(
+                (
+                    story,
+                    event.seq,
+                    event.at_ms,
+                    event.status,
+                    event.reason,
+                    event.text,
+                    event.http_status,
+                    event.attempt,
+                    event.replay,
+                    event.epoch,
+                    event.due_at_ms,
+                    event.credits,
+                )
+            )
+            known = last.get(story)
+            if known is None or known.seq < event.seq:
+                last[story] = event
+        self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", steps)
+        self._db.executemany(
+            # A stray's first event stands in another partition than the rest, and may be read after it.
+            """INSERT INTO stories VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+               ON CONFLICT (id) DO UPDATE SET lead_id = excluded.lead_id, workspace = excluded.workspace,
+                   destination = excluded.destination, status = excluded.status, seq = excluded.seq,
+                   at_ms = excluded.at_ms, trace_id = excluded.trace_id
+               WHERE excluded.seq > seq""",
+            [
+                (story, e.lead_id, e.workspace, e.destination, e.status, e.seq, e.at_ms, e.trace_id)
+                for story, e in last.items()
+            ],
+        )
+
+    def _take_results(self, records: Iterable[Consumed]) -> None:
+        def place(record: Consumed) -> tuple[object, ...]:
+            result = _result.decode(record.value or b"")
+            return (record.partition, record.offset, result.source, result.version, result.at_ms)
+
+        self._keep_last("results", ("workspace", "destination", "lead_id"), records, place)
+
+    def _take_lanes(self, records: Iterable[Consumed]) -> None:
+        self._keep_last("lanes", ("workspace",), records, lambda record: (record.value,))
+
+    def _take_state(self, records: Iterable[Consumed]) -> None:
+        """Of the state's rows only those of people and of erased leads."""
+        found = list(records)
+        self._take_people(found)
+        self._take_erased(each for each in found if (each.key or b"").startswith(_ERASED))
+
+    def _take_erased(self, records: Iterable[Consumed]) -> None:
+        """The rows by which a lead is erased (domain/lead/suppression.py)."""
+
+        def until(record: Consumed) -> tuple[object, ...]:
+            return (_suppression.decode(record.value or b"").at_ms,)
+
+        self._keep_last("erased", ("workspace", "lead_id"), records, until, begin=len(_ERASED))
+
+    def _take_people(self, records: Iterable[Consumed]) -> None:
+        """Those that lead from an identifier to the person's leads (domain/lead/person.py)."""
+
+        def leads(record: Consumed) -> tuple[object, ...]:
+            ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]
+            if not ids:
+                raise ValueError("it leads to no lead")
+            return (" ".join(dict.fromkeys(ids)),)
+
+        names = ("workspace", "destination", "person")
+        found = (each for each in records if (each.key or b"").startswith(_PEOPLE))
+        self._keep_last("people", names, found, leads, begin=len(_PEOPLE))
+
+    def _keep_last(
+        self,
+        table: str,
+        names: tuple[str, ...],
+        records: Iterable[Consumed],
+        rest: Callable[[Consumed], tuple[object, ...]],
+        begin: int = 0,
+    ) -> None:
+        """A table as a compacted topic would be: the last value of a key, whose parts are the columns `names`.
+
+        begin   where in the key its first part is.
+        """
+        last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
+        for record in records:
+            try:
+                name = _split((record.key or b"")[begin:], len(names))
+                last[name] = None if record.value is None else rest(record)
+            except ValueError:  # what msgspec raises is one too
+                self._unreadable(record.topic)
+        where = " AND ".join(f"{name} = ?" for name in names)
+        self._db.executemany(f"DELETE FROM {table} WHERE {where}", [name for name, row in last.items() if row is None])
+        rows = [(*name, *row) for name, row in last.items() if row is not None]
+        if rows:
+            self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+
+    def _take_letters(self, records: Iterable[Consumed]) -> None:
+        counts: Counter[tuple[object, ...]] = Counter()
+        for record in records:
+            headers = headers_of(record.headers)
+            words = [text(headers, name)[:100] for name in _WORDS]
+            workspace = (pseudonymous_key(record.key, self._workspaces) or b"").decode()
+            cause = (record.topic, record.timestamp // DAY_MS, kind_of(headers), workspace, *words)
+            if cause[2:] not in self._causes:
+                if len(self._causes) >= _MOST_CAUSES:  # keys and reasons of other programs may be of any number
+                    cause = (*cause[:2], "foreign", "", "(others)", "", "")
+                self._causes.add(cause[2:])
+            counts[cause] += 1
+        self._db.executemany(
+            """INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+               ON CONFLICT DO UPDATE SET letters = letters + excluded.letters""",
+            [(*cause, count) for cause, count in counts.items()],
+        )
+
+    def _story(self, origin: str) -> int:
+        """The number of `topic/partition/offset`, ascending with the offset, so that what is new stands together."""
+        name, _, digits = origin.rpartition("/")
+        offset = int(digits)
+        log = self._logs.get(name) or len(self._logs) + 1
+        if not (name and 0 <= offset < 1 << _OFFSET_BITS and log <= _MOST_LOGS):
+            raise ValueError("no place of a record")
+        if log > len(self._logs):
+            self._logs[name] = log
+            self._db.execute("INSERT INTO logs VALUES (?, ?)", (log, name))
+        return log << _OFFSET_BITS | offset
+
+    def _unreadable(self, topic: str) -> None:
+        self._db.execute(
+            "INSERT INTO unreadable VALUES (?, 1) ON CONFLICT DO UPDATE SET records = records + 1", (topic,)
+        )
+
+
+def place_of(db: sqlite3.Connection, story: int) -> str:
+    """`topic/partition/offset` of a story's number."""
+    found = db.execute("SELECT name FROM logs WHERE id = ?", (story >> _OFFSET_BITS,)).fetchone()
+    return f"{found[0]}/{story & (1 << _OFFSET_BITS) - 1}"
+
+
+def _split(key: bytes, parts: int) -> tuple[str, ...]:
+    """The parts of a key; the last one may have slashes of its own. Raises ValueError when there are too few."""
+    found = key.decode().split("/", parts - 1)
+    if len(found) < parts:
+        raise ValueError("too few parts")
+    return tuple(found)

@@ -1,0 +1,237 @@
+"""Reads the topics for the books, while the line may be running, so that what is read fits together.
+
+    groups' offsets -> a cut of every partition -> ends of the lead topics -> rows, events, records
+
+Whatever a group had passed at the first moment was told of before the second, so its story is in the cut; whatever a
+story of the cut tells of was on its topic before the third. So nothing that moves meanwhile looks lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_app.domain.books.audit import audit
+from stream_app.domain.books.stories import Books, Problem, Report
+from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.record import Taken
+from stream_app.domain.topics import TopicNames
+from stream_app.kafka.clients import kafka_admin, repeated
+from stream_app.kafka.closing import close_admin, stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+
+_FETCH_BYTES: Final = 4 * 2**20
+_MOST_RECORDS: Final = 5_000
+_CUT_WITHIN_S: Final = 2.0
+_SILENT_S: Final = 30.0
+
+Progress = Callable[[int, int], None]
+"""Told offsets read and offsets to read."""
+
+
+class _Named(msgspec.Struct, gc=False):
+    origin: str
+    lead_id: str
+
+
+_named: Final = msgspec.json.Decoder(_Named)
+
+
+class BooksReader:
+    """Fills `Books` from Kafka. `tiers_s`: the delay tiers of the replay, a topic each."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        names: TopicNames,
+        partitions: int,
+        tiers_s: Iterable[int],
+        progress: Progress,
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._partitions = range(partitions)
+        self._lead_topics = (names.leads, names.retry, names.bulk)
+        self._return_topics = (names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in tiers_s))
+        self._progress = progress
+        self._read = 0
+        self._to_read = 0
+
+    async def read(self, books: Books, now_ms: Callable[[], int]) -> Report:
+        """Everything, and the closed books. Raises BrokerUnavailable."""
+        try:
+            passed = await self._passed()
+            async with self._consumer("read_committed") as consumer:
+                exact, cut = await self._cut(consumer)
+                topics = (*self._lead_topics, *self._return_topics)
+                ends = cut | await consumer.end_offsets(self._all(*topics))
+                begins = await consumer.beginning_offsets(list(ends))
+                self._to_read = sum(ends[tp] - begins[tp] for tp in ends)
+                for number in self._partitions:
+                    await self._rows_and_events(consumer, books, number, number in exact, begins, ends)
+                for tp in self._all(*topics):
+                    await self._records(consumer, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
+                # Retention may have removed records while we read: their stories have outlived them.
+                for tp, begin in (await consumer.beginning_offsets(self._all(*self._lead_topics))).items():
+                    books.begins(tp.topic, tp.partition, begin)
+                report = audit(books, now_ms())
+                return await self._with_lead_ids(consumer, report, begins, ends)
+        except KafkaError as error:
+            raise self._connection.lost(error) from error
+
+    # ------------------------------------------------------------------------------------------------- the moment
+
+    async def _passed(self) -> dict[TopicPartition, int]:
+        """The committed offsets of both groups."""
+        admin = kafka_admin(**self._connection.settings())
+        try:
+            await admin.start()
+            found: dict[TopicPartition, int] = {}
+            for group in (self._names.worker_app, self._names.replay_app):
+                offsets = await repeated(partial(admin.list_consumer_group_offsets, group), _SILENT_S)
+                found.update({tp: at.offset for tp, at in offsets.items()})
+            return found
+        finally:
+            await close_admin(admin)
+
+    async def _cut(self, consumer: Any) -> tuple[set[int], dict[TopicPartition, int]]:
+        """Ends of state and status, and the partitions in which both are of the same moment.
+
+        They are when, after the last stable offsets were read, both logs still end there: then there was a moment in
+        between without an open transaction, so every step is in both of them or in none.
+        """
+        exact: set[int] = set()
+        cut: dict[TopicPartition, int] = {}
+        async with self._consumer("read_uncommitted") as outside:
+            deadline = time.monotonic() + _CUT_WITHIN_S
+            for number in self._partitions:
+                both = [TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)]
+                while number not in exact:
+                    stable = await consumer.end_offsets(both)
+                    if stable == await outside.end_offsets(both):
+                        exact.add(number)
+                    elif time.monotonic() > deadline:
+                        break
+                    else:
+                        await asyncio.sleep(0.003)
+                cut |= stable
+        return exact, cut
+
+    # --------------------------------------------------------------------------------------------------- the reading
+
+    async def _rows_and_events(
+        self,
+        consumer: Any,
+        books: Books,
+        number: int,
+        exact: bool,
+        begins: dict[TopicPartition, int],
+        ends: dict[TopicPartition, int],
+    ) -> None:
+        state, status = TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)
+        rows = books.rows_of(number, exact=exact, kept=begins[status] == 0)
+        async for record in self._each(consumer, state, begins[state], ends[state]):
+            rows.add(record.key, record.value)
+        rows.close()
+        async for record in self._each(consumer, status, begins[status], ends[status]):
+            books.event(number, record.value or b"", f"{status.topic}/{number}/{record.offset}")
+
+    async def _records(
+        self, consumer: Any, books: Books, tp: TopicPartition, passed: int, begin: int, end: int
+    ) -> None:
+        def unreadable(batch: UnreadableBatch) -> None:
+            what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
+            books.problems.add(f"{batch.topic}/{batch.partition}/{batch.first}", what)
+
+        async for record in self._each(consumer, tp, begin, end, unreadable):
+            taken = Taken(tp.topic, tp.partition, record.offset, None, None, record.headers)
+            books.record(taken, passed=record.offset < passed)
+
+    async def _each(
+        self,
+        consumer: Consumer,
+        tp: TopicPartition,
+        begin: int,
+        end: int,
+        unreadable: Callable[[UnreadableBatch], None] | None = None,
+    ) -> AsyncIterator[Any]:
+        """The committed records of a partition from `begin` to before `end`.
+
+        `unreadable` is told of a batch that is left out. Without it UnreadableBatch is raised.
+        """
+        if begin >= end:
+            return
+        consumer.assign([tp])
+        consumer.seek(tp, begin)
+        position, heard_s = begin, time.monotonic()
+        while position < end:
+            try:
+                got = await consumer.getmany(tp, timeout_ms=200, max_records=_MOST_RECORDS)
+            except UnreadableBatch as batch:
+                if unreadable is None:
+                    raise
+                unreadable(batch)
+                consumer.skip(batch)
+                got = {}
+            for records in got.values():
+                for record in records:
+                    if record.offset < end:
+                        yield record
+            before, position = position, await consumer.position(tp)
+            if position > before:
+                heard_s = time.monotonic()
+                self._read += min(position, end) - before
+                self._progress(self._read, self._to_read)
+            elif time.monotonic() - heard_s > _SILENT_S:
+                raise BrokerUnavailable(
+                    f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s at offset {position} of {end}: "
+                    "is its broker up?"
+                )
+
+    async def _with_lead_ids(
+        self, consumer: Any, report: Report, begins: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+    ) -> Report:
+        """The problems with the ids of their leads, which only the events know: they are read again for that."""
+        missing = {problem.place for problem in report.problems if not problem.lead_id}
+        found: dict[str, str] = {}
+        for tp in self._all(self._names.status) if missing else ():
+            async for record in self._each(consumer, tp, begins[tp], ends[tp]):
+                try:
+                    event = _named.decode(record.value or b"")
+                except msgspec.DecodeError:
+                    continue
+                if event.origin in missing:
+                    found[event.origin] = event.lead_id
+        named = [Problem(each.place, each.what, each.lead_id or found.get(each.place, "")) for each in report.problems]
+        return msgspec.structs.replace(report, problems=named)
+
+    # -------------------------------------------------------------------------------------------------------- tools
+
+    def _all(self, *topics: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for topic in topics for number in self._partitions]
+
+    @asynccontextmanager
+    async def _consumer(self, isolation: str) -> AsyncIterator[Any]:
+        consumer = Consumer(
+            **self._connection.settings(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=isolation,
+            fetch_max_wait_ms=50,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        finally:
+            await stop_consumer(consumer)

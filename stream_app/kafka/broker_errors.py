@@ -1,0 +1,126 @@
+"""What Kafka refuses a producer that tries again by itself: aiokafka tells nobody, and so a refusal looks like silence.
+
+Knows that all requests of aiokafka 0.14.0's sender go through its client's `send`: tests/unit/kafka/test_faust_pins.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    DuplicateSequenceNumber,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaStorageError,
+    NoError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    for_code,
+)
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+
+from stream_app.kafka.protocol import DescribeProducers
+from stream_app.kafka.stranded import NO_LEADER, without_leader
+
+_SILENT_S = 0.5  # a broker that only refuses is asked again much sooner
+_TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
+_WHAT_TO_DO = {
+    NotEnoughReplicasError: _TOO_FEW,
+    NotEnoughReplicasAfterAppendError: _TOO_FEW,
+    KafkaStorageError: ", its log cannot be written: look at its broker's disk, and restart that when there is room",
+}
+_LOOK = "takes no records: look at its brokers, at their disks, and for too few replicas in sync"
+_OF_THE_WHOLE = {
+    FindCoordinatorRequest: "the search for the coordinator",
+    InitProducerIdRequest: "the fence",
+    EndTxnRequest: "the end of the transaction",
+}
+
+
+class Refusals:
+    """Of one ledger: what is refused and was not taken since. Looks at answers, a few a transaction, at no record."""
+
+    def __init__(self) -> None:
+        self._client: Any = None
+        self._last: dict[str, type[Exception]] = {}
+        self._unanswered: dict[object, float] = {}
+        self._open: set[TopicPartition] = set()
+        self._held_by = ""
+
+    def watch(self, client: Any) -> None:
+        """From now on those of this client, and of no earlier one."""
+        last: dict[str, type[Exception]] = {}
+        unanswered: dict[object, float] = {}
+        still_open: set[TopicPartition] = set()
+        now, send = asyncio.get_running_loop().time, client.send
+
+        async def watched(node_id: int, request: Any, **how: Any) -> Any:
+            mark = object()
+            unanswered[mark] = now()  # and stays there when whoever asked has no patience any more
+            try:
+                answer = await send(node_id, request, **how)
+            except KafkaError:
+                del unanswered[mark]
+                raise
+            except RuntimeError as closed:  # uvloop's, of a connection that was closed under it
+                del unanswered[mark]
+                raise KafkaConnectionError(str(closed)) from closed
+            del unanswered[mark]
+            if isinstance(request, DescribeProducers):
+                for place, _, first_open in request.read(answer):
+                    (still_open.discard if first_open is None else still_open.add)(place)
+            for what, code in _codes(request, answer):
+                error = for_code(code)
+                if error in (NoError, DuplicateSequenceNumber):  # that it has it already
+                    last.pop(what, None)
+                else:
+                    last[what] = error
+            return answer
+
+        client.send = watched
+        self._client, self._last, self._unanswered, self._open = client, last, unanswered, still_open
+
+    def committed(self) -> None:
+        """What was refused before is over."""
+        self._held_by = ""
+
+    def text(self, places: Iterable[TopicPartition] = ()) -> str:
+        """Why nothing comes of a transaction there, or of the fence; empty when Kafka says nothing at all."""
+        silent_since = asyncio.get_running_loop().time() - _SILENT_S
+        if any(asked_at < silent_since for asked_at in self._unanswered.values()):
+            return ""
+        told = [
+            f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}"
+            for what, error in self._last.items()
+            if error is not ConcurrentTransactions
+        ] or [f"{place} {NO_LEADER}" for place in without_leader(self._client, places)]
+        if told:
+            self._held_by = "; ".join(told)
+        elif self._open or self._last:
+            where = ", ".join(f"{place.topic}/{place.partition}" for place in sorted(self._open))
+            held_by = self._held_by or f"{where or 'one of them'} {_LOOK}"
+            return (
+                "Kafka has not ended the last transaction (ConcurrentTransactions): the end must be written to each "
+                f"topic of it, and {held_by}"
+            )
+        return "; ".join(told)
+
+
+def _codes(request: Any, answer: Any) -> Iterator[tuple[str, int]]:
+    """What was asked for, in words, and the code of the answer."""
+    if isinstance(request, ProduceRequest):
+        for topic, partitions in answer.topics:
+            for partition, code, *_ in partitions:
+                yield f"{topic}/{partition} did not take it", code
+    elif isinstance(request, AddPartitionsToTxnRequest):
+        for topic, partitions in answer.errors:
+            for partition, code in partitions:
+                yield f"{topic}/{partition} did not join the transaction", code
+    elif type(request) in _OF_THE_WHOLE:
+        yield _OF_THE_WHOLE[type(request)], answer.error_code

@@ -1,0 +1,72 @@
+"""Where callbacks are kept: `leads.callbacks`, each acknowledged by all in-sync replicas within a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.record import Record
+from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.kafka.clients import kafka_producer, repeated
+from stream_app.kafka.closing import stop_producer
+from stream_app.kafka.connection import KafkaConnection
+
+_GIVEN_UP_S: Final = 4.0
+_ANSWER_WITHIN_S: Final = 5.0
+_READY_WITHIN_S: Final = 2.0
+_START_WITHIN_S: Final = 30.0
+_BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
+"""All that waits for a full batch wakes up for each that is sent: thousands at once must fit into a few."""
+
+
+class CallbackInbox:
+    """`gateway.receiver.Inbox` over aiokafka."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+
+    async def put(self, record: Record) -> None:
+        """Return when it is safe. Raises BrokerUnavailable when that is not known: it may be there all the same."""
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
+                await sent
+        except (TimeoutError, KafkaError) as error:
+            raise BrokerUnavailable(f"Kafka did not take a callback ({type(error).__name__})") from error
+
+    async def not_ready(self) -> str | None:
+        """Why nothing can be kept now, or None. Asks Kafka, once for all who ask at a time."""
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                answered: bool = await self._producer.client.force_metadata_update()
+        except (TimeoutError, KafkaError):
+            answered = False
+        return None if answered else "Kafka does not answer"
+
+
+@asynccontextmanager
+async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackInbox]:
+    """An inbox for the time of the block.
+
+    Its producer is not idempotent on purpose: that one retries for ever, keeps what nobody waits for any more, and is
+    of no use after one refusal. This one gives up; what is then there twice has one id.
+    """
+    producer = kafka_producer(
+        **connection.settings(),
+        acks="all",
+        linger_ms=2,
+        max_batch_size=_BATCH_BYTES,
+        request_timeout_ms=int(1000 * _GIVEN_UP_S),
+        max_request_size=MAX_INPUT_BYTES,
+    )
+    try:
+        await repeated(producer.start, _START_WITHIN_S)
+        yield CallbackInbox(producer)
+    finally:
+        await stop_producer(producer)

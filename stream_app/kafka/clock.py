@@ -1,0 +1,94 @@
+"""Kafka's clock beside ours: a broker stamps each append to a topic of type LogAppendTime, and answers with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.produce import ProduceRequest
+
+from stream_app.domain.clock_skew import in_words, skew_ms
+from stream_app.kafka.clients import kafka_producer
+from stream_app.kafka.closing import stop_producer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.ops.logs import Sparing
+
+_NO_TIME: Final = -1
+_AT_START_S: Final = 30.0
+
+
+class KafkaClock:
+    """Compares the clocks at each answer to a produce request of the clients that it watches; one for a process.
+
+    Relies on all requests of aiokafka 0.14.0's sender going through its client's `send`.
+    """
+
+    def __init__(self, tell: Callable[[str], object], now_ms: Callable[[], int] | None = None) -> None:
+        """`tell` is given the text when the clocks differ, once a minute at most."""
+        self.text = ""
+        self._tell = Sparing(tell)
+        self._now_ms = now_ms or _now_ms
+
+    def watch(self, client: Any) -> None:
+        """From now on look at the answers that this AIOKafkaClient gets."""
+        send = client.send
+
+        async def watched(node_id: int, request: Any, **how: Any) -> Any:
+            sent_ms = self._now_ms()
+            answer = await send(node_id, request, **how)
+            if isinstance(request, ProduceRequest):
+                for _, partitions in getattr(answer, "topics", ()):
+                    for _, _, _, appended_ms, *_ in partitions:
+                        if appended_ms != _NO_TIME:
+                            self._hear(appended_ms, sent_ms)
+            return answer
+
+        client.send = watched
+
+    def _hear(self, appended_ms: int, sent_ms: int) -> None:
+        self.text = in_words(skew_ms(appended_ms, sent_ms, self._now_ms()))
+        if self.text:
+            self._tell(self.text)
+        else:
+            self._tell.over()
+
+
+async def ask_kafka_for_its_time(
+    connection: KafkaConnection, transactional_id: str, topic: str, clock: KafkaClock, within_s: float
+) -> None:
+    """Let `clock` hear of an append to `topic`, in a transaction that is then aborted: no consumer sees the record.
+
+    Args:
+        connection: How to reach Kafka.
+        transactional_id: Another client that has it at the same time is fenced.
+        topic: A topic of type LogAppendTime.
+        clock: Hears it.
+        within_s: Seconds for all of it.
+
+    Raises:
+        KafkaError, TimeoutError: There was no answer.
+    """
+    producer = kafka_producer(**connection.settings(), transactional_id=transactional_id)
+    clock.watch(producer.client)
+    try:
+        async with asyncio.timeout(within_s):
+            await producer.start()
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b"the time", partition=0)
+            await producer.abort_transaction()
+    finally:
+        await stop_producer(producer)
+
+
+async def say_at_start(connection: KafkaConnection, transactional_id: str, topic: str, clock: KafkaClock) -> None:
+    """The same for a process that starts: no answer is no error, since its work tells of Kafka, too."""
+    with suppress(KafkaError, OSError, TimeoutError):
+        await ask_kafka_for_its_time(connection, transactional_id, topic, clock, _AT_START_S)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

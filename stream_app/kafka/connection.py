@@ -1,0 +1,57 @@
+"""How to reach Kafka: where it is, and the TLS and SASL settings that every aiokafka client here gets alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
+
+_NOT_ALLOWED: Final = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+LOOK: Final = "Is it running, and is kafka.bootstrap right?"
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConnection:
+    """`bootstrap` is "host:port[,host:port]". `security` goes to aiokafka as it is and is never printed.
+
+    Its keys are aiokafka's own: security_protocol, ssl_context, sasl_mechanism, sasl_plain_username,
+    sasl_plain_password, sasl_kerberos_service_name, sasl_kerberos_domain_name, sasl_oauth_token_provider.
+    """
+
+    bootstrap: str
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments of an aiokafka client."""
+        return {"bootstrap_servers": self.bootstrap, **self.security}
+
+    def lost(self, error: Exception) -> StreamAppError:
+        """What a person is told when that ended the work."""
+        return lost(self.bootstrap, error)
+
+
+def lost(bootstrap: str, error: Exception) -> StreamAppError:
+    """The same, for who has only the address."""
+    if isinstance(error, _NOT_ALLOWED):
+        return KafkaRefused(
+            f"Kafka at {bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"
+        )
+    what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
+    return BrokerUnavailable(f"Kafka at {bootstrap}{what}. {LOOK}")

@@ -1,0 +1,229 @@
+"""aiokafka's consumer, with batches that cannot be read kept to their own partition.
+
+A fetch brings batches of records. A batch may be damaged (its checksum does not match, its compressed bytes are
+broken), or written in a way that this version cannot decode. aiokafka raises there, and drops sound records of this and
+of other partitions that it had just decoded. This consumer returns all sound records before such a batch, stops its
+partition, and reads the others on. It tries the batch again now and then: another replica may have a sound copy.
+
+Relies on the insides of aiokafka 0.14.0's fetcher, which tests/unit/kafka/test_faust_pins.py pins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import CorruptRecordException
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+
+from stream_app.domain.errors import UnreadableBatch
+from stream_app.kafka.bounded_client import bind
+
+log = logging.getLogger(__name__)
+
+_TRY_AGAIN_S: Final = 30.0
+_MAGIC_AT: Final = 16
+_LAST_DELTA_AT: Final = 23
+_HEADER_BYTES: Final = 61
+_CORRUPT: Final = CorruptRecordException.errno
+
+
+class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
+    """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch, once it has nothing else to return.
+
+    The consumer of a group goes on with its other partitions: it logs the error.
+    """
+
+    _guard: _Guard | None = None
+
+    def __init__(self, *topics: str, **options: Any) -> None:
+        super().__init__(*topics, **options)
+        bind(self._client)
+
+    async def start(self) -> None:
+        await super().start()
+        self._guard = _Guard(self._fetcher, logs=self._group_id is not None)
+
+    @property
+    def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
+        """The partitions of the present assignment that have stopped before a batch."""
+        return self._guard.unreadable if self._guard is not None else {}
+
+    async def getmany(self, *partitions: TopicPartition, **options: Any) -> dict[TopicPartition, list[Any]]:
+        """See aiokafka. Raises UnreadableBatch where no more can be read of one of these partitions."""
+        got: dict[TopicPartition, list[Any]] = await super().getmany(*partitions, **options)
+        if not got:
+            for place, batch in self.unreadable.items():
+                if not partitions or place in partitions:
+                    raise batch
+        return got
+
+    def skip(self, batch: UnreadableBatch) -> None:
+        """Go on behind this batch."""
+        place = TopicPartition(batch.topic, batch.partition)
+        if self._guard is not None:
+            self._guard.forget(place)
+        self.seek(place, batch.last + 1)
+        self.resume(place)
+
+
+class _Guard:
+    """Stands between aiokafka's fetcher and what was fetched. Belongs to the fetcher's event loop."""
+
+    def __init__(self, fetcher: Any, *, logs: bool) -> None:
+        self._fetcher = fetcher
+        self._logs = logs
+        self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
+        self._raw: dict[TopicPartition, bytes] = {}
+        self._send = fetcher._client.send
+        fetcher._client.send = self._watched_send
+        fetcher._records = _Fetched(self)
+
+    @property
+    def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
+        return {place: batch for place, (batch, assignment) in list(self._stopped.items()) if assignment.active}
+
+    def forget(self, place: TopicPartition) -> None:
+        if place in self._stopped:
+            del self._stopped[place]
+
+    async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
+        """Keep the bytes that were fetched: aiokafka shows none of them. A broker, too, may find a log damaged."""
+        answer = await self._send(node_id, request, **options)
+        if isinstance(request, FetchRequest):
+            for topic, partitions in answer.topics:
+                for number, code, *_, raw in partitions:
+                    place = TopicPartition(topic, number)
+                    if code == _CORRUPT:
+                        self._refused(place)
+                    else:
+                        self._raw[place] = raw or b""
+        return answer
+
+    def _refused(self, place: TopicPartition) -> None:
+        assignment = self._assignment
+        if assignment is not None and place in assignment.tps and assignment.state_value(place).has_valid_position:
+            at = assignment.state_value(place).position
+            cause = "its broker says that its log is damaged there"
+            self._stop(UnreadableBatch(place.topic, place.partition, at, at, cause), assignment)
+
+    def guard(self, place: TopicPartition, result: Any) -> None:
+        """End what was fetched before a batch that cannot be read."""
+        records = result._partition_records
+        decoding, raw = records._records_iterator, self._raw.pop(place, b"")
+        records._records_iterator = self._guarded(place, records, decoding, raw, result._assignment)
+
+    def _guarded(
+        self, place: TopicPartition, records: Any, decoding: Iterator[Any], raw: bytes, assignment: Any
+    ) -> Iterator[Any]:
+        try:
+            yield from decoding
+        except UnicodeDecodeError:  # of the name of a header: Kafka takes any bytes, and Java's client replaces them
+            yield from self._leniently(place, records, raw, assignment)
+        except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
+            self._stop(_unreadable(place, records.next_fetch_offset, raw, error), assignment)
+        else:
+            if place in self._stopped:
+                self.forget(place)
+                if self._logs:
+                    log.warning("%s/%d can be read again", *place)
+
+    def _leniently(self, place: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
+        """The rest of the batch that it was at. The next fetch begins behind it."""
+        first = records.next_fetch_offset
+        try:
+            _, last, batch = _batch_at(raw, first)
+            decoded = [records._consumer_record(place, each) for each in lenient(batch) if each.offset >= first]
+        except Exception as error:  # noqa: BLE001 - as above
+            self._stop(_unreadable(place, first, raw, error), assignment)
+            return
+        for record in decoded:
+            records.next_fetch_offset = record.offset + 1
+            yield record
+        records.next_fetch_offset = last + 1
+
+    @property
+    def _assignment(self) -> Any:
+        subscription = self._fetcher._subscriptions.subscription
+        return subscription and subscription.assignment
+
+    def _stop(self, batch: UnreadableBatch, assignment: Any) -> None:
+        place = TopicPartition(batch.topic, batch.partition)
+        if not assignment.active or place not in assignment.tps:
+            return
+        before = self._stopped.get(place)
+        if self._logs and (before is None or before[0].first != batch.first):
+            log.error("%s", batch)
+        self._stopped[place] = (batch, assignment)
+        assignment.state_value(place).pause()
+        asyncio.get_running_loop().call_later(_TRY_AGAIN_S, self._try_again, place, assignment)
+
+    def _try_again(self, place: TopicPartition, assignment: Any) -> None:
+        stopped = self._stopped.get(place)
+        if stopped is not None and stopped[1] is assignment and assignment.active:
+            assignment.state_value(place).resume()
+
+
+class _Fetched(OrderedDict[TopicPartition, Any]):
+    """Where the fetcher puts what it got, by partition."""
+
+    def __init__(self, guard: _Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def __setitem__(self, place: TopicPartition, result: Any) -> None:
+        if type(result) is FetchResult:
+            self._guard.guard(place, result)
+        super().__setitem__(place, result)
+
+
+def lenient(batch: memoryview) -> Any:
+    """aiokafka's records of a batch, with what is no UTF-8 in the names of headers replaced."""
+    decoding = _DefaultRecordBatchPy(batch)
+    iter(decoding)  # decompresses it
+    decoding._buffer = _Lenient(decoding._buffer)
+    return decoding
+
+
+class _Lenient(bytearray):
+    """Bytes that decode whatever they are."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return _Lenient(found) if isinstance(key, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, errors)
+
+
+def _unreadable(place: TopicPartition, first: int, raw: bytes, error: Exception) -> UnreadableBatch:
+    try:
+        _, last, _ = _batch_at(raw, first)
+    except (LookupError, struct.error):
+        last = first
+    cause = f"{type(error).__name__}: {error}"
+    if isinstance(error, CorruptRecordException) and "CRC" in str(error):
+        cause = "its checksum does not match"
+    return UnreadableBatch(place.topic, place.partition, first, last, cause)
+
+
+def _batch_at(raw: bytes, offset: int) -> tuple[int, int, memoryview]:
+    """First and last offset and the bytes of the batch with that offset. Raises LookupError, struct.error."""
+    at = 0
+    while at + _HEADER_BYTES <= len(raw):
+        base, length = struct.unpack_from(">qi", raw, at)
+        end = at + 12 + length
+        if length <= 0 or raw[at + _MAGIC_AT] != 2:
+            break
+        (delta,) = struct.unpack_from(">i", raw, at + _LAST_DELTA_AT)
+        if base <= offset <= base + delta:
+            return base, base + delta, memoryview(raw)[at:end]
+        at = end
+    raise LookupError(f"no batch with offset {offset} was fetched")

@@ -1,0 +1,62 @@
+"""Which broker leads a partition. One that was frozen for long believes for a moment, once it goes on, that it does.
+
+Until it has read the cluster's metadata again it answers from its log, in which all that was written meanwhile is
+missing, and it names itself the leader to each client that asks it. Rows that were read there forget leads that were
+sent. A write cannot go wrong like that: it needs the other replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.errors import NotLeaderForPartitionError
+
+from stream_app.kafka.topic_identity import Metadata
+
+_WITHIN_S: Final = 1.0
+
+
+async def require_leader(client: Any, place: TopicPartition, node: int) -> None:
+    """As `require_leaders`, of one partition."""
+    await require_leaders(client, {place: node})
+
+
+async def require_leaders(client: Any, nodes: Mapping[TopicPartition, int]) -> None:
+    """Return when no broker knows of later leaders than `nodes`.
+
+    Brokers older than Kafka 2.8 do not say how new what they know is; then nothing is required.
+
+    Args:
+        client: A BoundedClient.
+        nodes: Partitions, each with the broker that it was read from.
+
+    Raises:
+        NotLeaderForPartitionError: Another broker leads one of them.
+    """
+    request = Metadata(sorted({place.topic for place in nodes}))
+    asked = [asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()]
+    try:
+        done, _ = await asyncio.wait(asked, timeout=_WITHIN_S)
+    finally:
+        for task in asked:
+            task.cancel()
+    known: dict[TopicPartition, tuple[int, int]] = {}
+    for task in done:
+        if task.exception() is None:
+            for place, leader in _leaders(task.result()):
+                known[place] = max(leader, known.get(place, leader))
+    for place, node in nodes.items():
+        if known.get(place, (0, node))[1] != node:
+            raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
+
+
+def _leaders(answer: Any) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
+    """Each partition with its leader's epoch and who that is, as one broker knows it."""
+    for topic in answer.to_object()["topics"]:
+        for partition in topic["partitions"]:
+            if "leader_epoch" in partition:
+                place = TopicPartition(topic["topic"], partition["partition"])
+                yield place, (partition["leader_epoch"], partition["leader"])

@@ -1,0 +1,87 @@
+"""Where a producer's transactions are open, as the leaders of the partitions say.
+
+KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
+(KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction complete, and in that partition
+it stays open until its producer's next end marker, which decides over it, too. So a transaction is over when its end
+was seen everywhere, and no other is begun before. domain/stranded.py has how a take-over ends what was left open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+
+from stream_app.kafka.protocol import DescribeProducers
+
+NO_LEADER: Final = "has no leader: look at whether it exists, at the brokers that have it, and at their disks"
+_LASTING: Final = (TopicAuthorizationFailedError, IncompatibleBrokerVersion)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
+
+
+async def open_at(
+    client: Any, producer_id: int | None, places: Collection[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Where the producer (None: any) has an open transaction, and the offset of its first record there.
+
+    Raises KafkaError where a leader does not say.
+    """
+    if lost := without_leader(client, places):
+        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
+    asked: dict[int, list[TopicPartition]] = defaultdict(list)
+    for place in places:
+        asked[client.cluster.leader_for_partition(place)].append(place)
+    found: dict[TopicPartition, int] = {}
+    for node, its in asked.items():
+        request = DescribeProducers(producer_id, its)
+        for place, code, first_open in request.read(await client.send(node, request)):
+            if code:
+                raise for_code(code)(f"{place.topic}/{place.partition}")
+            if first_open is not None:
+                found[place] = first_open
+    return found
+
+
+async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
+    """Return once the producer's transaction is open nowhere there. Raises KafkaError where that can never be seen."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        await asyncio.sleep(pause_s)  # the markers are written behind the coordinator's answer
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        try:
+            if not await open_at(client, producer_id, places):
+                return
+        except _LASTING:
+            raise
+        except KafkaError:
+            client.force_metadata_update()
+
+
+async def refresh(client: Any) -> None:
+    """Read the metadata anew. Raises KafkaError where aiokafka's task for that has died, which it tells nobody."""
+    update = client.force_metadata_update()
+    await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
+    if not update.done():
+        raise KafkaConnectionError("no metadata could be read")
+
+
+def producer_id(producer: AIOKafkaProducer) -> int:
+    """The one that its fence gave it."""
+    given: int = producer._txn_manager.producer_id
+    return given
+
+
+def without_leader(client: Any, places: Iterable[TopicPartition]) -> list[str]:
+    """Those of the places that no broker leads, as far as the client knows."""
+    leader = client.cluster.leader_for_partition
+    return [f"{place.topic}/{place.partition}" for place in sorted(set(places)) if leader(place) in (None, -1)]

@@ -1,0 +1,91 @@
+"""Notices under a running process that a topic was deleted, or created anew: its offsets then mean other records.
+
+Rows name records by topic, partition and offset, so a worker that went on would take new leads for old ones, and with
+a new state topic it would have forgotten what was paid. Kafka's id of the topic tells, however fast it was filled
+again; a log that ends before where it ended has lost records, which is no better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_app.domain.errors import KafkaRefused, TopicsError
+from stream_app.kafka.access import refusal_or_silence
+from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.topic_identity import WHAT_NOW, KnownTopics
+from stream_app.ops.logs import Sparing
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+_MISSING_S = 10.0  # so long: a broker that has just started may know no topics yet
+
+
+class TopicWatch:
+    """The logs of `topics`, each with `partitions`; they are looked at every `every_s`."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        known: KnownTopics,
+        topics: Sequence[str],
+        partitions: int,
+        every_s: float = _EVERY_S,
+    ) -> None:
+        self._connection = connection
+        self._known = known
+        self._topics = topics
+        self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+        self._every_s = every_s
+        self._ends: dict[TopicPartition, int] = {}
+        self._missing_since_s: float | None = None
+        self._refused = Sparing(lambda why: log.error("Kafka refuses this process: %s", why))
+
+    async def run(self) -> None:
+        """Look until cancelled. Raises TopicsError with one line; a broker that is away is waited for."""
+        while True:
+            consumer = Consumer(**self._connection.settings(), group_id=None, enable_auto_commit=False)
+            try:
+                await consumer.start()
+                while True:
+                    await self.look(consumer)
+                    await asyncio.sleep(self._every_s)
+            except (KafkaError, OSError):
+                await self._say_refusal()
+                await asyncio.sleep(self._every_s)
+            finally:
+                await stop_consumer(consumer)
+
+    async def _say_refusal(self) -> None:
+        """Log why Kafka refuses us, if it does: the process goes on, since its other brokers may take it."""
+        try:
+            await refusal_or_silence(self._connection.settings())
+        except KafkaRefused as refused:
+            self._refused(str(refused))
+        else:
+            self._refused.over()
+
+    async def look(self, consumer: Any) -> None:
+        """Once. Raises TopicsError, KafkaError."""
+        if gone := await self._known.check(consumer._client, self._topics):
+            now_s = asyncio.get_running_loop().time()
+            if self._missing_since_s is None:
+                self._missing_since_s = now_s
+            if now_s - self._missing_since_s >= _MISSING_S:
+                raise TopicsError([f"{min(gone)}: the topic was deleted under this process. {WHAT_NOW}"])
+            return
+        self._missing_since_s = None
+        for log, end in (await consumer.end_offsets(self._logs)).items():
+            if end < self._ends.get(log, 0):
+                fell = f"partition {log.partition} was at offset {self._ends[log]} and ends at {end}"
+                why = "the topic was deleted and created anew, or Kafka lost records"
+                raise TopicsError([f"{log.topic}: {fell}: {why}. {WHAT_NOW}"])
+            self._ends[log] = end

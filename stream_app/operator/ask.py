@@ -1,0 +1,79 @@
+"""Asks lanes for something, and waits for what they say."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from aiokafka.errors import KafkaError
+
+from stream_app.config import Settings, check_known
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.delivery.outcome import scrub
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.lane.command import MAX_TEXT, TO_ALL
+from stream_app.domain.messages import Command, CommandAnswer, CommandKind
+from stream_app.domain.record import Record
+from stream_app.domain.topics import MAX_INPUT_BYTES
+from stream_app.kafka.answers import Answers
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.producer import kafka_publisher
+from stream_app.ops.clock import SystemClock
+
+_json: Final = msgspec.json.Encoder()
+_PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A command that is on Kafka, and its answers by partition; None: not answered in time, and not lost either."""
+
+    command: Command
+    answers: dict[int, CommandAnswer | None]
+
+
+async def ask(
+    settings: Settings,
+    kind: CommandKind,
+    workspace: str,
+    args: dict[str, Any],
+    who: str,
+    why: str,
+    *,
+    wait_s: float,
+    say: Callable[[str], None],
+    known: Sequence[str] = (),
+) -> Asked:
+    """One command, to the workspace's lane or (kinds for all) to every partition.
+
+    why: what looks like personal data is taken out before it goes to Kafka, and each text of `known` with it.
+
+    Raises SettingsError, TopicsError, KafkaRefused, BrokerUnavailable.
+    """
+    if kind not in TO_ALL:
+        check_known(settings, workspace=workspace)
+    command = Command(
+        f"c-{uuid.uuid4().hex}", kind, workspace, SystemClock().now_ms(), who, scrub(why, MAX_TEXT, known), args
+    )
+    everywhere = range(settings.kafka.partitions)
+    partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]
+    names, connection = settings.names, connection_of(settings)
+    await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
+    async with Answers(connection, names.audit, partitions) as answers:
+        value = _json.encode(command)
+        await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])
+        heard = await answers.hear({(partition, command.id) for partition in partitions}, wait_s)
+    return Asked(command, {partition: heard.get((partition, command.id)) for partition in partitions})
+
+
+async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> None:
+    try:
+        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher:
+            for sent in [await publisher.publish(record) for record in records]:
+                await sent
+    except KafkaError as error:
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not confirm the command: {error!r}. It may have arrived all the "
+            "same: see `stream-app lanes log`"
+        ) from error

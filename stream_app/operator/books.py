@@ -1,0 +1,50 @@
+"""The books of a running or resting system, by its settings: what `stream-app books` prints, for Python users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.books.stories import Books, Report, Terms
+from stream_app.domain.lane.budget import Cost
+from stream_app.domain.policy import Destination
+from stream_app.kafka.books_reader import BooksReader, Progress
+from stream_app.ops.clock import SystemClock
+
+_DAY_MS = 86_400_000
+
+
+async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Read all topics and close the books.
+
+    limit     how many problems are named; all are counted.
+    progress  told offsets read and offsets to read, often. say: a line while waiting for the broker.
+
+    Raises TopicsError, KafkaRefused, BrokerUnavailable.
+    """
+    await kafka_ready(settings, "books", say)
+    reader = BooksReader(
+        connection_of(settings), settings.names, settings.kafka.partitions, settings.replay.tiers_s, progress
+    )
+    return await reader.read(Books(terms_of(settings), limit=limit), SystemClock().now_ms)
+
+
+def terms_of(settings: Settings) -> Terms:
+    """What the books need of the configuration; no webhook or token is among it."""
+    return Terms(
+        workspaces={name: here.budget for name, here in settings.workspaces.items()},
+        destinations={
+            alias: Destination(
+                alias=alias,
+                workspace=there.workspace,
+                webhook_ids=(),
+                callbacks=there.callbacks,
+                estimate=Cost(there.estimate_credits, there.estimate_actions),
+                ceiling=Cost(there.ceiling_credits, there.ceiling_actions),
+            )
+            for alias, there in settings.destinations.items()
+        },
+        freshness_ms=settings.line.freshness_days * _DAY_MS,
+        topics=settings.names,
+    )

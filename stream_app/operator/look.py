@@ -1,0 +1,212 @@
+"""Looks at all lanes from the outside: what each last published, and what waits for it on Kafka."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from stream_app.config import Settings, client_options
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.errors import TopicsError, UnreadableBatch
+from stream_app.domain.lane.command import command_id
+from stream_app.domain.lane.explain import Facts, LaneFacts
+from stream_app.domain.lane.forecast import Forecast, Sample, forecast
+from stream_app.domain.messages import By, CommandAnswer, LaneView
+from stream_app.kafka.groups import Offsets, look_at
+from stream_app.kafka.readers import TopicReader
+from stream_app.kafka.topics import check_topics
+from stream_app.ops.clock import SystemClock
+
+_SAMPLED_MS: Final = 15 * 60_000
+_view: Final = msgspec.json.Decoder(LaneView)
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
+
+
+class _Pause(msgspec.Struct):
+    by: str
+    why: str = ""
+    at_ms: int = 0
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was seen, and by workspace and meter how fast the budget is used."""
+
+    facts: Facts
+    forecasts: dict[str, dict[str, Forecast]]
+
+
+async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
+    """Everything at one time. Raises BrokerUnavailable, or TopicsError when topics are missing that it reads."""
+    names, connection = settings.names, connection_of(settings)
+    await kafka_ready(settings, "lanes", say)
+    wrong = await _wrong_topics(settings, say)
+    groups = await look_at(connection, (names.worker_app, names.replay_app))
+    (worker, taken), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
+    now_ms = SystemClock().now_ms()
+    async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
+        views = await _views(reader, settings, now_ms)
+        waiting = await reader.count((names.leads, names.retry, names.bulk), taken)
+        blocked = await _unreadable(reader, waiting, taken)
+        asked = await _unanswered(reader, settings, taken)
+        back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
+        coming_back = await reader.count(back, moved)
+        paused = await _pause(reader, names.replay_state)
+    lanes = [_lane(settings, name, views.get(name, []), waiting, asked, blocked) for name in settings.workspaces]
+    facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
+    return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
+
+
+def only(seen: Seen, workspace: str | None) -> Seen:
+    """What was seen of one workspace; of all for None."""
+    if workspace is None:
+        return seen
+    lanes = [lane for lane in seen.facts.lanes if lane.workspace == workspace]
+    forecasts = {name: each for name, each in seen.forecasts.items() if name == workspace}
+    return Seen(msgspec.structs.replace(seen.facts, lanes=lanes), forecasts)
+
+
+async def last_views(settings: Settings) -> dict[str, LaneView]:
+    """What each lane last published, by workspace; a lane that never published anything is absent.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+    """
+    async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
+        found = await _views(reader, settings, SystemClock().now_ms())
+    return {name: views[-1] for name, views in found.items()}
+
+
+async def log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
+    """The last answers to commands, oldest first; what several partitions said alike of one is one entry.
+
+    Raises BrokerUnavailable.
+    """
+    found: list[CommandAnswer] = []
+    async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
+        async for records in reader.read(settings.names.audit):
+            found += [_answer.decode(record.value) for record in records]
+    alike: dict[tuple[str, bool, str], list[CommandAnswer]] = {}
+    for answer in sorted(found, key=lambda answer: answer.at_ms):
+        if workspace in (None, answer.workspace):
+            alike.setdefault((answer.id, answer.applied, answer.text), []).append(answer)
+    return list(alike.values())[-limit:]
+
+
+async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[str]:
+    try:
+        await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+    except TopicsError as error:
+        return error.problems
+    return []
+
+
+async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[str, list[LaneView]]:
+    """By workspace, what it published lately, oldest first; the last one in any case."""
+    topic = settings.names.lanes
+    bounds = await reader.bounds(topic)
+    lately = await reader.offsets_at(topic, now_ms - _SAMPLED_MS)
+    begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
+    ranges = {number: (begins[number], end) for number, (_, end) in bounds.items()}
+    found = await _read_views(reader, topic, ranges)
+    silent = {settings.home(name) for name in settings.workspaces if name not in found}
+    if silent:  # compacted: what they once said is somewhere before
+        earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in silent})
+        found = {name: views[-1:] for name, views in earlier.items()} | found
+    return found
+
+
+async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[int, int]]) -> dict[str, list[LaneView]]:
+    found: dict[str, list[LaneView]] = {}
+    async for records in reader.read(topic, ranges):
+        for record in records:
+            if record.value:
+                view = _view.decode(record.value)
+                found.setdefault(view.workspace, []).append(view)
+    return found
+
+
+async def _unreadable(
+    reader: TopicReader, waiting: Mapping[tuple[str, int], int], committed: Offsets
+) -> dict[int, str]:
+    """By partition, the batch that cannot be read before which the group stands."""
+    found: dict[int, str] = {}
+    for topic in {topic for topic, _ in waiting}:
+        stands = {
+            number: committed.get((topic, number), 0)
+            for (each, number), left in waiting.items()
+            if each == topic and left
+        }
+        while stands:
+            try:
+                async for _ in reader.read(topic, {number: (at, at + 1) for number, at in stands.items()}):
+                    pass
+                break
+            except UnreadableBatch as batch:
+                found[batch.partition] = str(batch)
+                del stands[batch.partition]
+    return found
+
+
+async def _pause(reader: TopicReader, topic: str) -> By | None:
+    found: Any = None
+    async for records in reader.read(topic):
+        for record in records:
+            if record.key == b"pause":
+                found = record.value
+    if not found:
+        return None
+    pause = msgspec.json.decode(found, type=_Pause)
+    return By(pause.by, pause.why, pause.at_ms)
+
+
+async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:
+    """By partition, the commands that nobody has answered: the group's offset comes a moment after an answer."""
+    names = settings.names
+    waiting: dict[tuple[int, str], int] = {}
+    for number, (_, end) in (await reader.bounds(names.commands)).items():
+        ranges = {number: (committed.get((names.commands, number), 0), end)}
+        async for records in reader.read(names.commands, ranges):
+            for record in records:
+                place = f"{names.commands}/{number}/{record.offset}"
+                waiting[number, command_id(record.value) or place] = record.timestamp
+    if not waiting:
+        return Counter()
+    since = await reader.offsets_at(names.audit, min(waiting.values()))
+    ranges = {
+        number: (begin, end)
+        for number, (_, end) in (await reader.bounds(names.audit)).items()
+        if (begin := since[number]) is not None
+    }
+    async for records in reader.read(names.audit, ranges):
+        for record in records:
+            waiting.pop((record.partition, _answer.decode(record.value).id), None)
+    return Counter(number for number, _ in waiting)
+
+
+def _lane(
+    settings: Settings,
+    name: str,
+    views: list[LaneView],
+    records: Mapping[tuple[str, int], int],
+    asked: Counter[int],
+    blocked: Mapping[int, str],
+) -> LaneFacts:
+    names, home = settings.names, settings.home(name)
+    waiting = {
+        topic.removeprefix(names.namespace): records[topic, home] for topic in (names.leads, names.retry, names.bulk)
+    }
+    others = tuple(other for other in settings.workspaces if other != name and settings.home(other) == home)
+    view, unreadable = views[-1] if views else None, blocked.get(home, "")
+    return LaneFacts(name, home, view, waiting, others, asked[home], unreadable)
+
+
+def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:
+    found: dict[str, Forecast] = {}
+    for name in views[-1].meters:
+        samples = [Sample(view.at_ms, view.meters[name]) for view in views if name in view.meters]
+        if (foreseen := forecast(samples, now_ms)) is not None:
+            found[name] = foreseen
+    return found

@@ -1,0 +1,108 @@
+"""Moves a consumer group past a batch that cannot be read: its records are given up.
+
+Nothing else is passed over: the group must stand right before the batch, with all records before it finished.
+"""
+
+from __future__ import annotations
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
+from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.groups import look_at
+
+
+async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
+    """The unreadable batch at `topic/partition/offset`, before which its consumer group has stopped.
+
+    Raises:
+        SettingsError: The text names no topic and partition that one of our groups reads.
+        StreamAppError: The group is at work, or does not stand there, or the records can be read.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    topic, partition, offset = _address(settings, place)
+    name, process = _reader_of(settings, topic)
+    connection = connection_of(settings)
+    group, offsets = (await look_at(connection, [name]))[name]
+    if group.state not in ("Empty", "Dead"):
+        raise StreamAppError(
+            f"the group {name} is at work ({group.state}), and Kafka would refuse: stop every `stream-app {process}` "
+            "first (one that was killed counts until its session has timed out)"
+        )
+    stands = offsets.get((topic, partition), 0)
+    try:
+        first = await _next_offset(connection, TopicPartition(topic, partition), stands)
+    except UnreadableBatch as batch:
+        if batch.first == offset:
+            return batch
+        raise
+    if first is None:
+        raise StreamAppError(f"{topic}/{partition} can be read: the group {name} stands at {stands}, its end")
+    if first < offset:
+        raise StreamAppError(
+            f"{topic}/{partition}: the record at offset {first} can be read, and is not finished: start "
+            f"`stream-app {process}`, and wait until it is (stream-app explain says what holds it)"
+        )
+    raise StreamAppError(f"{topic}/{partition} can be read: the group {name} stands at {stands}")
+
+
+async def skip(settings: Settings, batch: UnreadableBatch) -> None:
+    """Have the group go on behind the batch. Raises StreamAppError when Kafka refuses, BrokerUnavailable."""
+    name, process = _reader_of(settings, batch.topic)
+    consumer = Consumer(**connection_of(settings).settings(), group_id=name, enable_auto_commit=False)
+    place = TopicPartition(batch.topic, batch.partition)
+    try:
+        await consumer.start()
+        consumer.assign([place])
+        await consumer.commit({place: batch.last + 1})
+    except KafkaError as error:
+        raise StreamAppError(
+            f"Kafka refused to move the group {name} ({type(error).__name__}): stop every `stream-app {process}` first"
+        ) from error
+    finally:
+        await stop_consumer(consumer)
+
+
+async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:
+    """The first record from that offset on, None: there is none. Raises UnreadableBatch, BrokerUnavailable."""
+    consumer = Consumer(
+        **connection.settings(), group_id=None, auto_offset_reset="earliest", isolation_level="read_committed"
+    )
+    try:
+        await consumer.start()
+        consumer.assign([place])
+        consumer.seek(place, offset)
+        end = (await consumer.end_offsets([place]))[place]
+        while await consumer.position(place) < end:
+            for records in (await consumer.getmany(place, timeout_ms=500, max_records=1)).values():
+                return int(records[0].offset)
+    except KafkaError as error:
+        raise connection.lost(error) from error
+    finally:
+        await stop_consumer(consumer)
+    return None
+
+
+def _address(settings: Settings, place: str) -> tuple[str, int, int]:
+    found = read_place(place)
+    if found is None:
+        raise SettingsError([f"{place}: give topic/partition/offset, such as leads/0/15"])
+    if not found[1] < settings.kafka.partitions:
+        raise SettingsError([f"{place}: there are partitions 0 to {settings.kafka.partitions - 1}"])
+    return found
+
+
+def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:
+    """The group that reads a topic, and its process."""
+    names = settings.names
+    if topic in (names.leads, names.retry, names.bulk, names.commands, names.callbacks):
+        return names.worker_app, "worker"
+    if topic in (names.dlq, names.deferred, *(names.wait(tier) for tier in settings.replay.tiers_s)):
+        return names.replay_app, "replay"
+    raise SettingsError([f"{topic}: no worker and no replay process reads it, so there is nothing to skip"])

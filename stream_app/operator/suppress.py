@@ -1,0 +1,80 @@
+"""The suppression list from the outside: people as hashes, told to every partition, and read back from all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final
+
+import msgspec
+
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import clean_email, clean_linkedin, former_hashes, people
+from stream_app.domain.lead.suppression import Suppression, suppressed_person
+from stream_app.domain.messages import Scalar
+from stream_app.kafka.readers import Progress, TopicReader
+
+_HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_suppression: Final = msgspec.json.Decoder(Suppression)
+
+
+class Suppressed(msgspec.Struct, frozen=True):
+    """A person (a hash) on the list: since when, by whom and which command. `everywhere`: every partition knows."""
+
+    person: str
+    since_ms: int
+    who: str
+    command: str
+    everywhere: bool
+
+
+def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = False) -> list[str]:
+    """The hashes of people, each named by an e-mail or a LinkedIn URL; blank lines are passed over. `hashed`: they may
+    be named by their hash, too. `former`: with the hashes under former peppers, for look-ups.
+
+    Raises SettingsError with the numbers of lines that are neither; what they hold is not repeated.
+    """
+    found: dict[str, None] = {}
+    bad: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not (text := line.strip()):
+            continue
+        if hashed and _HASH.fullmatch(text):
+            found[text] = None
+            continue
+        email, linkedin = clean_email(text), clean_linkedin(text)
+        fields: dict[str, Scalar] = {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
+        if known := people(fields):
+            before = former_hashes(fields) if former else ()
+            found |= dict.fromkeys((known[0], *filter(None, chain(*before))))
+        else:
+            bad.append(f"number {number} is neither an e-mail nor a LinkedIn URL of a person")
+    if bad:
+        raise SettingsError(bad)
+    return list(found)
+
+
+async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed]:
+    """All of the list, oldest first. Raises BrokerUnavailable."""
+    rows: dict[str, dict[int, Suppression]] = {}
+    partitions = settings.kafka.partitions
+    async with TopicReader(connection_of(settings), partitions, progress) as reader:
+        async for records in reader.read(settings.names.state):
+            for record in records:
+                person = suppressed_person(record.key)
+                if person is None:
+                    continue
+                here = rows.setdefault(person, {})
+                if record.value is None:
+                    here.pop(record.partition, None)
+                else:
+                    here[record.partition] = _suppression.decode(record.value)
+    found = [
+        Suppressed(person, first.at_ms, first.who, first.command, len(here) == partitions)
+        for person, here in rows.items()
+        if here and (first := min(here.values(), key=lambda row: row.at_ms))
+    ]
+    return sorted(found, key=lambda each: (each.since_ms, each.person))

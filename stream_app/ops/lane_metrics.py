@@ -1,0 +1,104 @@
+"""The lanes' state as Prometheus metrics. Labels are few and bounded; a webhook is named by its id, never its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from structlog.typing import FilteringBoundLogger
+
+from stream_app.domain.messages import LaneView
+
+_BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
+_MODES: Final = ("auto", "shadow", "closed", "open")
+_GOOD: Final = frozenset(
+    {"resumed", "moves", "changed", "mode", "breaker_closed", "health_healthy", "health_insufficient_data"}
+    | {"budget_new_period", "webhook_back"}
+)
+Labels = tuple[str, ...]
+
+
+class LaneMetrics:
+    """Shows each lane as it was last published, and nothing of one that is gone."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"stream_app_lane_{name}", text, ("workspace", *labels), registry=registry)
+
+        self._breaker = gauge("breaker", "0 closed, 1 half open, 2 open.")
+        self._mode = gauge("breaker_mode", "1 for the breaker's mode: auto, shadow, or forced closed or open.", "mode")
+        self._score = gauge("score", "Health of the last five minutes, 0 to 100.")
+        self._calls = gauge("window_calls", "Calls in the last five minutes.")
+        self._latency = gauge("latency_seconds", "Clay's latency in the last five minutes.", "quantile")
+        self._holds = gauge("holds", "1 while the lane as a whole stands still, by reason.", "reason")
+        self._rate = gauge("rate_per_second", "Present rate limit.")
+        self._slots = gauge("concurrency", "POSTs that may be under way at once.")
+        self._spent = gauge("budget_spent", "Booked in the meter's present day or month.", "meter")
+        self._reserved = gauge("budget_reserved", "Reserved in the meter's present day or month.", "meter")
+        self._elsewhere = gauge("budget_elsewhere", "Spent elsewhere in the meter's present day or month.", "meter")
+        self._cap = gauge("budget_cap", "The meter's limit, where it has one.", "meter")
+        self._used = gauge("budget_used_ratio", "Part of the limit that is spent or reserved.", "meter")
+        self._shadow = gauge("shadow_leads", "Leads that a shadow breaker or budget would have held.", "of")
+        self._cost = gauge("estimate_credits", "Credits that a lead has come to cost.", "destination")
+        self._sent = gauge("webhook_submissions", "Submissions of a webhook, for its lifetime.", "webhook")
+        self._left = gauge(
+            "submissions_left", "Submissions that a destination's pool of webhooks still takes.", "destination"
+        )
+        self._news = Counter(
+            "stream_app_lane_news",
+            "What happened to lanes, each told once: stop, breaker, soft limits, quota, orders.",
+            ("workspace", "kind"),
+            registry=registry,
+        )
+
+    def show(self, view: LaneView) -> None:
+        """A lane's state was published."""
+        name = view.workspace
+        shown: set[tuple[Gauge, Labels]] = set()
+        for gauge, labels, value in self._values(view):
+            gauge.labels(name, *labels).set(value)
+            shown.add((gauge, labels))
+        self._forget(name, self._shown.get(name, set()) - shown)
+        self._shown[name] = shown
+        for news in view.news:
+            self._news.labels(name, news.kind).inc()
+            tell = self._log.info if news.kind in _GOOD else self._log.warning
+            tell("lane", workspace=name, kind=news.kind, text=news.text)
+
+    def gone(self, workspace: str) -> None:
+        """Its gauges would show its last state for ever, and fire alerts."""
+        self._forget(workspace, self._shown.pop(workspace, set()))
+
+    @staticmethod
+    def _forget(workspace: str, shown: set[tuple[Gauge, Labels]]) -> None:
+        for gauge, labels in shown:
+            gauge.remove(workspace, *labels)
+
+    def _values(self, view: LaneView) -> Iterator[tuple[Gauge, Labels, float]]:
+        yield self._breaker, (), _BREAKER[view.breaker]
+        yield from ((self._mode, (mode,), mode == view.mode) for mode in _MODES)
+        yield self._score, (), view.score
+        yield self._calls, (), view.calls
+        if view.calls:
+            for quantile, ms in (("0.5", view.p50_ms), ("0.95", view.p95_ms), ("0.99", view.p99_ms)):
+                yield self._latency, (quantile,), ms / 1000
+        if view.holds:
+            yield self._holds, (view.holds,), 1
+        yield self._rate, (), view.rate_per_s
+        yield self._slots, (), view.concurrency
+        for meter, state in view.meters.items():
+            yield self._spent, (meter,), state.spent
+            yield self._reserved, (meter,), state.reserved
+            yield self._elsewhere, (meter,), state.elsewhere
+            if state.cap is not None:
+                yield self._cap, (meter,), state.cap
+                yield self._used, (meter,), state.used / state.cap if state.cap else 1.0
+        yield self._shadow, ("breaker",), view.shadow_breaker
+        yield self._shadow, ("budget",), view.shadow_budget
+        yield from ((self._cost, (alias,), cost.credits) for alias, cost in view.estimates.items())
+        yield from ((self._sent, (webhook_id,), hook.count) for webhook_id, hook in view.webhooks.items())
+        yield from ((self._left, (alias,), left) for alias, left in view.submissions_left.items())

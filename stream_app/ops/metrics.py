@@ -1,0 +1,191 @@
+"""Prometheus metrics and the log of what happened to leads. Labels are few and bounded: never a lead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.typing import FilteringBoundLogger
+
+from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.messages import RESEND, CommandAnswer, LaneView, Status, StatusEvent
+from stream_app.ops.lane_metrics import LaneMetrics
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WORTH_A_LINE: Final = frozenset[Status](
+    {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
+)
+
+
+class Mirror(Protocol):
+    """Shows lanes' states elsewhere."""
+
+    def lane(self, view: LaneView) -> None: ...
+
+    def lane_gone(self, workspace: str) -> None: ...
+
+
+class StandingStill:
+    """What a process's watchdog tells, in a gauge and in the log."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._gauge = Gauge(
+            "stream_app_standing_still",
+            "What should move by itself and does not; /readyz has the words.",
+            registry=registry,
+        )
+
+    def __call__(self, what: list[str]) -> None:
+        """All that stands still, on change."""
+        self._gauge.set(len(what))
+        if what:
+            self._log.warning("stands_still", what=what)
+        else:
+            self._log.info("moves_again")
+
+
+class ExpiredRecords:
+    """Records that retention took before anybody did, in a counter and in the log."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._count = Counter(
+            "stream_app_expired_records",
+            "At most so many records were removed by retention before anybody took them.",
+            ("topic",),
+            registry=registry,
+        )
+
+    def __call__(self, topic: str, partition: int, first: int, end: int) -> None:
+        """Those at these offsets; `end` is not among them."""
+        self._count.labels(topic).inc(end - first)
+        self._log.warning(
+            "lost_to_retention", topic=topic, partition=partition, first=first, last=end - 1, at_most=end - first
+        )
+
+
+class WorkerMetrics:
+    """The worker's observer (`partition.ports.Observer`)."""
+
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._mirror: Mirror | None = None
+        self._events = Counter(
+            "stream_app_lead_events",
+            "Committed steps of leads, by status.",
+            ("workspace", "destination", "status"),
+            registry=registry,
+        )
+        # `labels()` takes a lock and a look-up each time: what is used for each lead is kept.
+        self._children: dict[tuple[str, str, str], Counter] = {}
+        self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
+        self._commit = Histogram(
+            "stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS, registry=registry
+        )
+        self._steps = Counter(
+            "stream_app_commit_steps", "Steps committed; many share a transaction.", registry=registry
+        )
+        self._records = Counter("stream_app_commit_records", "Records committed.", registry=registry)
+        self._posts = Histogram(
+            "stream_app_post_seconds",
+            "Time of one POST to Clay, by outcome.",
+            ("destination", "outcome"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
+        self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
+        self._recoveries = Counter(
+            "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
+        )
+        self.expired = ExpiredRecords(registry, log)
+        self._unknown = Counter(
+            "stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.", registry=registry
+        )
+        self._twice = Counter(
+            "stream_app_possible_double_spends",
+            "Leads sent again by the policy `resend` though they may have reached Clay.",
+            ("workspace", "destination"),
+            registry=registry,
+        )
+        self._commands = Counter(
+            "stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"), registry=registry
+        )
+        self._lanes = LaneMetrics(registry, log)
+
+    def mirror_lanes(self, mirror: Mirror) -> None:
+        """Have lanes' states shown there, too."""
+        self._mirror = mirror
+
+    def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
+        """Where to look, when somebody asks, for what changes with each lead."""
+        self._in_flight.set_function(in_flight)
+        self._rows.set_function(rows)
+
+    def unknown_rows(self, partition: int, count: int) -> None:
+        """They are left alone: a newer version may have written them."""
+        self._unknown.inc(count)
+        self._log.warning("unknown_rows", partition=partition, count=count)
+
+    def told(self, event: StatusEvent) -> None:
+        """A step of a lead is committed."""
+        labels = (event.workspace, event.destination, event.status)
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._events.labels(*labels)
+        child.inc()
+        if event.reason == RESEND:
+            self._twice.labels(event.workspace, event.destination).inc()
+        if event.status in _WORTH_A_LINE or event.reason == RESEND:
+            self._log.info(
+                event.status,
+                lead_id=event.lead_id,
+                trace_id=event.trace_id,
+                workspace=event.workspace,
+                reason=event.reason,
+                text=event.text,
+            )
+
+    def lane(self, view: LaneView) -> None:
+        """A lane's state was published."""
+        self._lanes.show(view)
+        if self._mirror is not None:
+            self._mirror.lane(view)
+
+    def answered(self, answer: CommandAnswer) -> None:
+        """A command was applied or refused."""
+        self._commands.labels(answer.kind, "applied" if answer.applied else answer.reason).inc()
+        self._log.info(
+            "command",
+            id=answer.id,
+            kind=answer.kind,
+            workspace=answer.workspace,
+            who=answer.who,
+            applied=answer.applied,
+            text=answer.text,
+        )
+
+    def lane_gone(self, workspace: str) -> None:
+        """Another process has it now, or none."""
+        self._lanes.gone(workspace)
+        if self._mirror is not None:
+            self._mirror.lane_gone(workspace)
+
+    def committed(self, steps: int, records: int, seconds: float) -> None:
+        self._steps.inc(steps)
+        self._records.inc(records)
+        self._commit.observe(seconds)
+
+    def recovering(self, partition: int, error: Exception) -> None:
+        self._recoveries.inc()
+        self._log.warning("partition_taken_over_again", partition=partition, because=str(error))
+
+    def posted(self, destination: str, outcome: Outcome) -> None:
+        """A POST has ended."""
+        labels = (destination, type(outcome))
+        timer = self._timers.get(labels)
+        if timer is None:
+            timer = self._timers[labels] = self._posts.labels(destination, type(outcome).__name__.lower())
+        timer.observe(outcome.latency_ms / 1000)

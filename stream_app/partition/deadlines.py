@@ -1,0 +1,121 @@
+"""The leads of one partition that wait for their callback, in the order in which their time ends.
+
+Kept are keys only, a queue for each destination and wait: every deadline of a destination is equally long. Nothing is
+ever scanned but the rows, once, when the partition is taken over; from then on only the heads are looked at, and what
+was answered meanwhile is dropped there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from typing import Final
+
+from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms
+from stream_app.domain.delivery.state_machine import lead_of
+from stream_app.domain.messages import Status
+from stream_app.domain.policy import Plan
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.state import Rows, RowUnreadable, read_delivery
+
+_AGAIN_MS: Final = 1_000
+_SLICE: Final = 5_000  # rows: some milliseconds
+_KINDS: Final[dict[Status, bool]] = {**dict.fromkeys(WAITING, False), **dict.fromkeys(OVERDUE, True)}
+_STATES: Final = {state.encode() for state in _KINDS}
+
+
+class Awaiting:
+    """The keys of rows in one of the states above, by (workspace, destination, whether they are overdue)."""
+
+    def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:
+        self._plan = plan
+        self._rows = rows
+        self._lanes = lanes
+        self._queues: dict[tuple[str, str, bool], deque[bytes]] = {}
+        self._again: deque[tuple[int, bytes]] = deque()
+
+    def clear(self) -> None:
+        """Forget all: the rows are other ones."""
+        self._queues.clear()
+        self._again.clear()
+
+    async def load(self) -> None:
+        """Find those among the rows that wait, a slice at a time; whoever comes meanwhile stands behind them."""
+        found: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
+        for number, key in enumerate(self._rows.leads()):
+            if number % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            raw = self._rows.get(key) or b""
+            begin = raw.find(b'"') + 1
+            if raw[begin : raw.find(b'"', begin)] not in _STATES:
+                continue
+            with suppress(RowUnreadable):  # told once somebody asks for that lead: no reason to stop all others
+                row = read_delivery(key, raw)
+                if not row.final:
+                    found.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append((row.at_ms, key))
+        for name, keys in found.items():
+            keys.sort()
+            self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
+
+    def add(self, key: bytes, state: Status) -> bool:
+        """A lead has just come into one of the states. Whether its queue was empty."""
+        queue = self._queues.setdefault((*lead_of(key)[:2], _KINDS[state]), deque())
+        queue.append(key)
+        return len(queue) == 1
+
+    def __len__(self) -> int:
+        """How many wait; some of them may have been answered already."""
+        return sum(map(len, self._queues.values())) + len(self._again)
+
+    def workspaces(self) -> set[str]:
+        """Whose leads wait."""
+        names = {(workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue}
+        return {workspace for workspace, alias in names if self._plan.destination(workspace, alias)}
+
+    def next_ms(self) -> int | None:
+        """When the first of them is due; None: nobody waits."""
+        return min(chain((at_ms for at_ms, _ in self._again), (at_ms for _, at_ms in self._heads())), default=None)
+
+    def pop_due(self, now_ms: int, most: int) -> list[bytes]:
+        """Take out those whose time has ended, `most` of them at most."""
+        found: dict[bytes, None] = {}
+        while self._again and self._again[0][0] <= now_ms and len(found) < most:
+            found[self._again.popleft()[1]] = None
+        for queue, at_ms in self._heads():
+            while at_ms <= now_ms and len(found) < most:
+                found[queue.popleft()] = None
+                head = self._head(queue)
+                if head is None:
+                    break
+                at_ms = head
+        return list(found)
+
+    def put_back(self, keys: Iterable[bytes], now_ms: int) -> None:
+        """Those that could not be moved on just now come again soon."""
+        for key in keys:
+            at_ms = self._due_ms(key)
+            if at_ms is not None and at_ms <= now_ms:
+                self._again.append((now_ms + _AGAIN_MS, key))
+
+    def _heads(self) -> Iterator[tuple[deque[bytes], int]]:
+        for queue in list(self._queues.values()):
+            if (at_ms := self._head(queue)) is not None:
+                yield queue, at_ms
+
+    def _head(self, queue: deque[bytes]) -> int | None:
+        """When the head is due, after those before it that wait no more are dropped."""
+        while queue:
+            if (at_ms := self._due_ms(queue[0])) is not None:
+                return at_ms
+            queue.popleft()
+        return None
+
+    def _due_ms(self, key: bytes) -> int | None:
+        """None: it waits no more, or the configuration knows its destination no more."""
+        row, there = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
+        if row is None or there is None or row.final or row.state not in _KINDS:
+            return None
+        return due_ms(row, there, self._lanes[there.workspace])

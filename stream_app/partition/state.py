@@ -1,0 +1,198 @@
+"""The rows of one partition in memory, as bytes, and the end of those that no longer count.
+
+A final row counts for the freshness window and is then deleted, with the aliases that lead to it; an open one never is.
+Nothing is ever scanned: keys stand in a queue in the order in which they came, and each step looks at its head.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Final, TypeVar
+
+import msgspec
+
+from stream_app.domain.delivery.recorder import Rows as Changes
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, lead_of
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.lane.lane import LANE_VERSION, Lane
+from stream_app.domain.lead.person import rows_of
+from stream_app.domain.lead.suppression import Suppression
+
+T = TypeVar("T")
+
+_NEXT_LOOK_MS: Final = 50
+_LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
+_ALIASES: Final = (b"f/", b"p/")
+_AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
+_LONG_AGO_MS: Final = -(10**15)
+_SUPPRESSING: Final = (b"e/", b"s/", b"x/")
+_row_decoder: Final = msgspec.json.Decoder(Delivery)
+_lane_decoder: Final = msgspec.json.Decoder(Lane)
+
+
+class _Dated(msgspec.Struct):
+    """What is read of a row that ages by itself."""
+
+    at_ms: int
+
+
+_dated: Final = msgspec.json.Decoder(_Dated)
+_suppression_decoder: Final = msgspec.json.Decoder(Suppression)
+
+
+class RowUnreadable(StreamAppError):
+    """A row of the state topic cannot be used: nothing is served from a state that is only half understood."""
+
+
+class Rows:
+    """Key -> value. `freshness_ms`: how long a final delivery row counts.
+
+    suppressing  how many rows keep somebody from being sent. parked: leads that wait for a human, by workspace.
+    """
+
+    def __init__(self, freshness_ms: int) -> None:
+        self.suppressing = 0
+        self.parked: Counter[str] = Counter()
+        self._erased: set[bytes] = set()
+        self._freshness_ms = freshness_ms
+        self._values: dict[bytes, bytes] = {}
+        self._aging: deque[bytes] = deque()
+        self._look_again_ms = 0
+
+    def load(self, values: dict[bytes, bytes]) -> None:
+        """Begin again with what a take-over has read, oldest first."""
+        self._values = values
+        self._aging = deque(key for key in values if key[:2] in _AGING)
+        self._look_again_ms = 0
+        self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
+        self._erased = {key for key in values if key[:2] == b"e/"}
+        self.parked = Counter(lead_of(key)[0] for key, value in values.items() if _is_parked(key, value))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._values
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's bytes."""
+        return self._values.get(key)
+
+    def leads(self) -> list[bytes]:
+        """The keys of all rows of leads."""
+        return [key for key in self._values if key[:2] == b"d/"]
+
+    def delivery(self, key: bytes) -> Delivery | None:
+        """A lead's row. Raises RowUnreadable."""
+        raw = self._values.get(key)
+        return None if raw is None else read_delivery(key, raw)
+
+    def suppression(self, key: bytes) -> Suppression | None:
+        """What keeps somebody from being sent. Raises RowUnreadable."""
+        raw = self._values.get(key)
+        return None if raw is None else _read(_suppression_decoder, key, raw)
+
+    def erasures(self) -> Iterator[tuple[str, int]]:
+        """Workspace and time (epoch ms) of each erased lead."""
+        for key in self._erased:
+            yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
+
+    def apply(self, changes: Changes) -> None:
+        """What a step changes."""
+        values = self._values
+        for key, value in changes:
+            kind, before = key[:2], values.get(key)
+            if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
+                self.parked[lead_of(key)[0]] += change
+            if value is None:
+                values.pop(key, None)
+            else:
+                values[key] = value
+                if before is None and kind in _AGING:
+                    self._aging.append(key)
+            if kind == b"e/":
+                self._erased -= {key}
+                if value is not None:
+                    self._erased.add(key)
+            if kind in _SUPPRESSING:
+                self.suppressing += (value is not None) - (before is not None)
+
+    def expired(self, now_ms: int) -> Changes:
+        """Deletions to write with the next step: a few at most, those at the head of the queue."""
+        gone: Changes = []
+        if now_ms < self._look_again_ms:
+            return gone
+        for _ in range(min(_LOOKED_AT, len(self._aging))):
+            key = self._aging[0]
+            if key not in self._values:
+                self._aging.popleft()
+                continue
+            since_ms = self._final_since_ms(key)
+            if since_ms is None:
+                self._aging.rotate(-1)
+            elif now_ms - since_ms <= self._freshness_ms:
+                self._look_again_ms = since_ms + self._freshness_ms
+                break
+            else:
+                self._aging.popleft()
+                gone.append((key, None))
+        if not gone:  # all that was looked at is open: no need to decode as much for each lead
+            self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
+        return gone
+
+    def _final_since_ms(self, key: bytes) -> int | None:
+        """Since when the row of an aging key is final; None while it is open."""
+        if key[:2] in (b"k/", b"x/"):
+            return _read(_dated, key, self._values[key]).at_ms
+        since_ms = _LONG_AGO_MS
+        for each in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
+            if (row := self.delivery(each)) is not None:
+                if not row.final:
+                    return None
+                since_ms = max(since_ms, row.at_ms)
+        return since_ms
+
+
+def _is_parked(key: bytes, value: bytes | None) -> bool:
+    """Without decoding it: the state is the first text of a lead's row."""
+    return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
+
+
+def unreadable(key: bytes, why: str) -> RowUnreadable:
+    """The error to raise for a row that does not decode."""
+    return RowUnreadable(
+        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its key "
+        "there, which makes the worker forget it (then a lead may be sent again, and a lane's budget begins at 0)"
+    )
+
+
+def _read(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise unreadable(key, str(error)) from None
+
+
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
+def read_delivery(key: bytes, raw: bytes) -> Delivery:
+    """A delivery row from its bytes. Raises RowUnreadable."""
+    row = _read(_row_decoder, key, raw)
+    if row.version > ROW_VERSION:
+        raise RowUnreadable(
+            f"the row {_name(key)} is of version {row.version}, this program knows {ROW_VERSION}: update it"
+        )
+    return row
+
+
+def read_lane(key: bytes, raw: bytes) -> Lane:
+    """A lane's row from its bytes. Raises RowUnreadable."""
+    lane = _read(_lane_decoder, key, raw)
+    if lane.version > LANE_VERSION:
+        raise RowUnreadable(
+            f"the row {_name(key)} is of version {lane.version}, this program knows {LANE_VERSION}: update it"
+        )
+    return lane

@@ -1,0 +1,165 @@
+"""What happens to one callback of Clay's, top to bottom: it settles its lead, once, or settles nothing and says so.
+
+    bytes -> decode -> open? -> alone with its lead -> meet -> book -> result -> commit -> ack
+
+The row, its events, the result, the lane's money and the callback's own mark are one step. A callback never waits at
+the gate, and no lead waits there for long while a callback has news of it: it is called back, and finds its row
+settled. When `take` returns, the callback is concluded and may be acked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+from stream_app.domain.callback.interpret import Booking, next_version, read_callback, result_of
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.outcome import scrub
+from stream_app.domain.delivery.recorder import Step, Story, Why, brief
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, meet
+from stream_app.domain.lead.resolve import Subject
+from stream_app.domain.lead.suppression import Suppression, erased_row, is_erased
+from stream_app.domain.messages import Callback, Status
+from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.record import Taken
+
+_AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
+_SHOWN: Final = Why("callback", "its callback shows that Clay has it")
+_UNKNOWN: Final = Why("unknown_lead", "no row of such a lead is here (any more)")
+_NOT_EXPECTED: Final = Why("not_expected", "nothing of its lead was sent, or it has ended in another way")
+_PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
+_ANSWERED: Final = Why("answered", "its lead has its answer already")
+
+
+class Walk(Protocol):
+    """One taken callback."""
+
+    @property
+    def taken(self) -> Taken: ...
+
+    def let_next(self) -> None: ...
+
+
+class Desk(Protocol):
+    """A partition as a callback sees it; see `ports.Desk`."""
+
+    def find(self, key: bytes) -> Delivery | None: ...
+
+    def alias(self, key: bytes) -> bytes | None: ...
+
+    def marked(self, *places: str) -> bytes | None: ...
+
+    def passed(self, taken: Taken) -> bool:
+        """Whether it is concluded and the group has come so far that its mark is gone."""
+
+    def suppression(self, key: bytes) -> Suppression | None: ...
+
+    def alone(self, walk: Walk, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
+        """Hold an exclusive lock on these keys. It waits for a lead that is sent, and recalls one at the gate."""
+
+    def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
+        """Settle what a lead did cost with its lane. Belongs to the step committed next."""
+
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
+
+    async def confirm(self, walk: Walk, key: bytes) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int: ...
+
+
+class Correlation:
+    """Takes the callbacks of one partition to their leads, one `take` a record, many at a time."""
+
+    def __init__(self, plan: Plan, desk: Desk, clock: Clock) -> None:
+        self._plan = plan
+        self._desk = desk
+        self._clock = clock
+
+    async def take(self, walk: Walk) -> None:
+        """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
+        walk.let_next()
+        callback = read_callback(self._plan, walk.taken)
+        if isinstance(callback, Why):
+            await self._tell(walk, "callback_unmatched", callback)
+            return
+        key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
+        row = self._desk.find(key)
+        # Most of what settles nothing shows at once: then no lead is waited for or called back.
+        if row is not None and meet(row, callback.outcome) == "settles":
+            async with self._desk.alone(walk, lambda: (key,)):
+                row = self._desk.find(key)
+                if row is not None and meet(row, callback.outcome) == "settles":
+                    await self._settle(walk, callback, key, row)
+                    return
+        await self._tell(walk, *_why_not(row, callback.outcome), callback, row)
+
+    async def _settle(self, walk: Walk, callback: Callback, key: bytes, row: Delivery) -> None:
+        """The one step in which a lead gets its answer."""
+        now_ms, version = self._clock.now_ms(), self._version(callback, row)
+        result = result_of(self._plan, callback, row, version, now_ms)
+        if isinstance(result, Why):
+            await self._tell(walk, "callback_unmatched", result, callback, row)
+            return
+        if await self._is_concluded(walk):
+            return
+        there = self._plan.destinations[callback.destination]
+        subject = Subject(walk.taken, Envelope(origin=row.origin), callback.lead_id, there, key)
+        story = Story(self._plan, subject, row)
+        if row.state not in _AT_CLAY:
+            story.go("accepted", now_ms, _SHOWN)
+        booking = self._desk.book(row, there, callback)
+        why = Why("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
+        erased = self._desk.suppression(erased_row(callback.workspace, callback.lead_id))
+        told = callback.outcome in _PUBLISHED and not is_erased(erased, row.first_at_ms)
+        story.go(
+            callback.outcome,
+            now_ms,
+            why,
+            booking.spent,
+            final=True,
+            reservation=None,
+            booked=booking.booked if callback.outcome == "partial" else None,
+            results=version if told else row.results,
+        )
+        step = story.step(*([result] if told else []))
+        step.rows.append((mark_key(walk.taken.place), b"1"))
+        if callback.forced_origin:
+            step.rows.append((forced_key(there.workspace, there.alias, callback.lead_id), key))
+        await self._desk.conclude(walk, step)
+
+    def _version(self, callback: Callback, row: Delivery) -> int:
+        lead = (callback.workspace, callback.destination, callback.lead_id)
+        return next_version(lead, row, self._desk.find, self._desk.alias)
+
+    # ------------------------------------------------------------------------------------- what settles nothing
+
+    async def _tell(
+        self, walk: Walk, status: Status, why: Why, callback: Callback | None = None, row: Delivery | None = None
+    ) -> None:
+        """The one event of a callback that settles nothing: its origin is the callback's own record."""
+        if await self._is_concluded(walk):
+            return
+        envelope = Envelope(origin=walk.taken.place, trace_id=row.trace_id if row else "")
+        lead_id, there = (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
+        now_ms = self._clock.now_ms()
+        told = brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, there=there)
+        await self._desk.conclude(walk, told)
+
+    async def _is_concluded(self, walk: Walk) -> bool:
+        """Whether it was taken before. To be asked right before a step, after any await."""
+        mark = self._desk.marked(walk.taken.place)
+        if mark is not None:
+            await self._desk.confirm(walk, mark)
+        return mark is not None or self._desk.passed(walk.taken)
+
+
+def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Why]:
+    """What is told of a callback that settles nothing."""
+    if meet(row, outcome) == "duplicate":
+        return "callback_duplicate", _ANSWERED
+    return "callback_unmatched", _UNKNOWN if row is None else _NOT_EXPECTED

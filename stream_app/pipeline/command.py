@@ -1,0 +1,303 @@
+"""Operating lanes live: what happens to one command, from its bytes to its answer, top to bottom.
+
+    bytes -> decode -> answered before? -> too old? -> known and at home? -> apply -> answer
+
+Whatever a command changes (the lane, rows) and its answer on `leads.audit` are one committed step. The commands of a
+partition are applied one after the other. When `take` returns, the command is answered and may be acked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final, Protocol
+
+import msgspec
+
+from stream_app.domain.delivery.recorder import Rows, Step, event_record
+from stream_app.domain.delivery.state_machine import mark_key
+from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_stale, read_command
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
+from stream_app.domain.lane.overrides import Order, obey
+from stream_app.domain.lead.lead import home_partition, row_id
+from stream_app.domain.lead.person import hash_of, person_key, person_of
+from stream_app.domain.lead.resolve import trace_of
+from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
+from stream_app.domain.messages import By, Command, CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.plural import count
+from stream_app.domain.policy import Plan
+from stream_app.domain.record import Record, Taken
+from stream_app.domain.result.tombstone import tombstone
+
+MOST_PEOPLE: Final = 500
+"""People in one command to suppress: its step is one transaction."""
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Walk(Protocol):
+    """One taken command. It never lets the next one go before it is answered."""
+
+    @property
+    def taken(self) -> Taken: ...
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int: ...
+
+
+class Desk(Protocol):
+    """A partition as operations see it. See `ports.Desk` for `marked`, `confirm` and `conclude`."""
+
+    def marked(self, *places: str) -> bytes | None: ...
+
+    def passed(self, taken: Taken) -> bool:
+        """Whether it is concluded, and its mark is no longer needed."""
+
+    def row(self, key: bytes) -> bytes | None: ...
+
+    def is_free(self, keys: tuple[bytes, ...]) -> bool:
+        """Whether nothing is at work on the leads of these rows: its next step would undo a change to them."""
+
+    def lane(self, workspace: str) -> Lane: ...
+
+    def keep(self, lane: Lane) -> None:
+        """The lane's new state. Belongs to the step of that workspace that is committed next."""
+
+    def lane_view(self, workspace: str) -> LaneView: ...
+
+    def in_flight(self, workspace: str) -> int:
+        """Requests to Clay under way."""
+
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
+
+    async def confirm(self, walk: Walk, key: bytes) -> None: ...
+
+    def ask_again(self) -> None:
+        """Let the leads that wait look at themselves, and ask their lane, anew."""
+
+    def answered(self, answer: CommandAnswer) -> None:
+        """It is committed: tell of it, and `ask_again`."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a command did, in one line, and the rows that it changes; not `applied`: refused for `reason`."""
+
+    text: str
+    applied: bool = True
+    reason: str = ""
+    rows: Rows = []
+    records: list[Record] = []
+    events: list[StatusEvent] = []
+    people: int = 0
+
+
+_FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
+_NOTHING: Final = Told("", False)
+
+Reload = Callable[[], Told]
+"""Reads the configuration anew, and adopts what can be adopted live."""
+
+
+class Operations:
+    """Applies the commands of one partition."""
+
+    def __init__(self, plan: Plan, desk: Desk, clock: Clock, reload: Reload) -> None:
+        self._plan = plan
+        self._desk = desk
+        self._clock = clock
+        self._reload = reload
+
+    async def take(self, walk: Walk) -> None:
+        """One command, from its bytes to its answer. Returns when everything about it is committed."""
+        taken = walk.taken
+        mark = self._desk.marked(taken.place)
+        if mark is not None:
+            await self._desk.confirm(walk, mark)
+            return
+        if self._desk.passed(taken):  # while it waited its turn in what was read at the take-over
+            return
+        # No await from here to the commit: what is asked of the rows and the lane still holds when it is written.
+        now_ms = self._clock.now_ms()
+        command = read_command(taken)
+        if isinstance(command, CommandAnswer):
+            answer, told = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
+        else:
+            answer, told = self._decide(command, taken, now_ms)
+        workspace = answer.workspace if answer.lane is not None else ""
+        record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
+        rows: Rows = [(mark_key(taken.place), b"1"), *told.rows]
+        if answer.kind in _FORBIDS:  # at once: a lead that goes before the answer would be sent after the commit
+            self._desk.ask_again()
+        await self._desk.conclude(walk, Step(rows, [record, *told.records], told.events, workspace))
+        self._desk.answered(answer)
+
+    def _decide(self, command: Command, taken: Taken, now_ms: int) -> tuple[CommandAnswer, Told]:
+        row = command_row(command.id)
+        told = self._refuse(command, taken, now_ms) or self._apply(command, taken, now_ms)
+        if told.reason != "repeated":
+            rows: Rows = [*told.rows, (row, _json.encode(Answered(now_ms, told.applied)))]
+            told = msgspec.structs.replace(told, rows=rows)
+        here = command.workspace in self._plan.workspaces and self._home(command.workspace) == taken.partition
+        answer = CommandAnswer(
+            id=command.id,
+            applied=told.applied,
+            at_ms=now_ms,
+            partition=taken.partition,
+            kind=command.kind,
+            workspace=command.workspace,
+            who=command.who,
+            why=command.why,
+            asked_at_ms=command.at_ms,
+            reason=told.reason,
+            text=told.text,
+            under_way=self._desk.in_flight(command.workspace),
+            lane=self._desk.lane_view(command.workspace) if here else None,
+            people=told.people,
+        )
+        return answer, told
+
+    # ------------------------------------------------------------------------------ answered before? ... at home?
+
+    def _refuse(self, command: Command, taken: Taken, now_ms: int) -> Told | None:
+        if self._desk.row(command_row(command.id)) is not None:
+            return Told("was answered before; nothing was done again", False, "repeated")
+        if is_stale(command, taken, now_ms):
+            return Told("was asked more than 24 hours ago: ask again if it is still meant", False, "command_expired")
+        if command.kind in TO_ALL:
+            return None
+        if command.workspace not in self._plan.workspaces:
+            text = "there is no such workspace in the worker's configuration (see `stream-app lanes reload`)"
+            return Told(text, False, "unknown_workspace")
+        home = self._home(command.workspace)
+        if home != taken.partition:
+            return Told(f"its workspace lives in partition {home}: publish it there", False, "wrong_partition")
+        if not self._desk.is_free(cost_rows(self._plan, self._desk.row, command)):
+            return Told("this lead is on its way just now: submit the command again in a moment", False, "busy")
+        return None
+
+    def _home(self, workspace: str) -> int:
+        return home_partition(workspace, self._plan.partitions, self._plan.pins)
+
+    # -------------------------------------------------------------------------------------------------- apply
+
+    def _apply(self, command: Command, taken: Taken, now_ms: int) -> Told:
+        try:
+            match command.kind:
+                case "reload":
+                    return self._reload()
+                case "suppress" | "unsuppress":
+                    return self._list(command, msgspec.convert(command.args, _People).people, now_ms)
+                case "cancel_lead":
+                    row = lead_row(command.workspace, msgspec.convert(command.args, _LeadId).lead_id)
+                    return self._cancel(command, row, "this lead", taken.timestamp_ms or now_ms)
+                case "erase":
+                    return self._erase(command, msgspec.convert(command.args, _Erased), taken, now_ms)
+                case "cancel_import":
+                    row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
+                    return self._cancel(command, row, "this import", taken.timestamp_ms or now_ms)
+                case "correct" if "lead_id" in command.args:
+                    return self._settle(command, msgspec.convert(command.args, LeadCost), taken, now_ms)
+                case _:
+                    return self._order(command, now_ms)
+        except msgspec.ValidationError as error:
+            return Told(f"its arguments do not fit: {error}", False, "bad_arguments")
+
+    def _order(self, command: Command, now_ms: int) -> Told:
+        order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
+        name = command.workspace
+        policy, lane = self._plan.workspaces[name], self._desk.lane(name)
+        pools = (there.webhook_ids for there in self._plan.destinations.values() if there.workspace == name)
+        by = By(command.who, command.why, now_ms)
+        answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
+        if answer.done:
+            self._desk.keep(answer.lane)
+        return Told(answer.told, answer.done, "" if answer.done else "refused")
+
+    def _list(self, command: Command, people: tuple[str, ...], now_ms: int) -> Told:
+        rows = [person_row(person) for person in people]
+        if command.kind == "unsuppress":
+            found = [row for row in rows if self._desk.row(row) is not None]
+            text = f"{count(len(found), 'person is', 'people are')} off the suppression list"
+            return Told(text, rows=[(row, None) for row in found], people=len(found))
+        new = [row for row in rows if self._desk.row(row) is None]
+        value = _json.encode(Suppression("suppressed", now_ms, command.id, command.who))
+        text = f"{count(len(new), 'person is', 'people are')} on the suppression list now"
+        text += f", {count(len(rows) - len(new), 'was', 'were')} already"
+        return Told(text, rows=[(row, value) for row in new], people=len(new))
+
+    def _erase(self, command: Command, what: _Erased, taken: Taken, now_ms: int) -> Told:
+        """Its results and what leads to it by its person; the row stays, by which nothing is bought or told twice."""
+        name, lead_id = command.workspace, row_id(what.lead_id)
+        until_ms = taken.timestamp_ms or now_ms
+        value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
+        rows: Rows = [(erased_row(name, lead_id), value)]
+        mine = [there.alias for there in self._plan.destinations_of(name)]
+        destinations = sorted({*mine, *what.destinations})
+        gone: list[Record] = []
+        for alias in destinations:
+            own = tuple(person_key(name, alias, each) for each in what.people)
+            keys = person_of(own, self._desk.row).aliases
+            rows += [(key, None) for key in keys if self._desk.row(key) is not None]
+            people = map(hash_of, keys)
+            gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, people))
+        text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(what.destinations or mine)}"
+        event = StatusEvent(
+            id=f"{taken.place}#1",
+            lead_id=lead_id,
+            status="erased",
+            seq=1,
+            at_ms=now_ms,
+            origin=taken.place,
+            workspace=name,
+            destination=what.destinations[0] if len(what.destinations) == 1 else "",
+            reason=command.id,
+            text=text,
+            trace_id=trace_of(taken.place),
+            app=self._plan.app,
+        )
+        return Told(f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event])
+
+    def _settle(self, command: Command, what: LeadCost, taken: Taken, now_ms: int) -> Told:
+        """Book what one lead did cost."""
+        name = command.workspace
+        policy, lane = self._plan.workspaces[name], self._desk.lane(name)
+        answer = settle_lead(self._plan, policy, lane, self._desk.row, command, what, taken, now_ms)
+        if isinstance(answer, str):
+            return Told(answer, False, "refused")
+        self._desk.keep(answer.lane)
+        return Told(
+            answer.text, rows=[answer.row], records=[event_record(self._plan, answer.event)], events=[answer.event]
+        )
+
+    def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> Told:
+        value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
+        text = f"what was published of {what} until now, and is not at Clay yet, ends as suppressed"
+        return Told(text, rows=[(row, value)])
+
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
+_Person = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{22}$")]
+
+
+_Few = msgspec.Meta(max_length=100)
+
+
+class _People(msgspec.Struct, frozen=True):
+    people: Annotated[tuple[_Person, ...], msgspec.Meta(min_length=1, max_length=MOST_PEOPLE)]
+
+
+class _LeadId(msgspec.Struct, frozen=True):
+    lead_id: _Name
+
+
+class _Erased(msgspec.Struct, frozen=True):
+    lead_id: _Name
+    destinations: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ...], _Few] = ()
+    people: Annotated[tuple[_Person, ...], _Few] = ()
+
+
+class _ImportId(msgspec.Struct, frozen=True):
+    import_id: _Name

@@ -1,0 +1,260 @@
+"""What a lead is answered with when it is not Clay that answers, top to bottom.
+
+    cache_first, before the lane is asked:  a fresh result of that person          -> served_from_cache, nothing is paid
+    hold = "degrade", when the lane holds:  a fresh result -> a stale one          -> served_from_cache
+                                            (also for a person who came before under another id)
+                                            what its own fields and others of its company say, provisionally
+                                                                                   -> served_locally, then deferred
+
+What is served is marked with its source and age, and each field with where it comes from. A deferred lead is sent when
+its lane goes on, and its result is then a higher version of the same lead. Nobody is served who may be at Clay, whom an
+operator suppressed, or who is forced: then the answer is to be bought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from stream_app.domain.callback.interpret import next_version
+from stream_app.domain.delivery.recorder import Rows, Step, Story, Why
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lead.person import identifiers
+from stream_app.domain.lead.resolve import Case
+from stream_app.domain.lead.suppression import Suppression, why_not
+from stream_app.domain.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.record import Record
+from stream_app.domain.result.cache_entry import (
+    NOTHING,
+    Entry,
+    Found,
+    answer,
+    company_slot,
+    merge,
+    person_slot,
+    shared,
+    shown,
+)
+from stream_app.pipeline.ports import Walk
+
+_json: Final = msgspec.json.Encoder()
+
+
+class Cache(Protocol):
+    """Entries by key (domain/result/cache_entry.py). Nothing here raises or takes long, and anything may be gone at any
+    time.
+    """
+
+    async def find(self, slots: Sequence[str]) -> list[Entry]:
+        """One entry for each key, empty where nothing is known or could be learned in time."""
+
+    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+        """Merge entries into what is there. False: not all of it was kept."""
+
+    async def forget(self, slots: Sequence[str]) -> bool:
+        """Delete these. False: they may still be there."""
+
+    async def filled_to(self, partition: int) -> int | None:
+        """The offset of `leads.enriched` before which all is in here; 0: none is (any more). None: nobody can say."""
+
+    async def set_filled_to(self, partition: int, offset: int) -> bool:
+        """False: not kept."""
+
+
+Local = Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
+"""What a lead's own fields say for certain: by name the value, and which field it is from."""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What there is to answer with, beside Clay. Without a cache nothing is."""
+
+    cache: Cache | None = None
+    local: Local = lambda _: {}
+
+
+NOTHING_KNOWN: Final = Known()
+
+
+class Desk(Protocol):
+    """A partition as it is seen here; see `ports.Desk`."""
+
+    def find(self, key: bytes) -> Delivery | None: ...
+
+    def alias(self, key: bytes) -> bytes | None: ...
+
+    def marked(self, *places: str) -> bytes | None: ...
+
+    @property
+    def suppressing(self) -> bool: ...
+
+    def suppression(self, key: bytes) -> Suppression | None: ...
+
+    def stands_still(self, destination: Destination, *, bulk: bool) -> bool: ...
+
+    async def conclude(self, walk: Walk, step: Step) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int: ...
+
+
+class Fallback:
+    """Answers the leads of one partition. Each is in its turn (`Desk.alone`), so its row stays what it is meanwhile."""
+
+    def __init__(self, plan: Plan, desk: Desk, clock: Clock, known: Known) -> None:
+        self._plan = plan
+        self._desk = desk
+        self._clock = clock
+        self._known = known
+
+    async def first(self, walk: Walk, case: Case, story: Story) -> bool:
+        """The station *cached?*. True: it is concluded, and nothing was asked of its lane."""
+        if not self._plan.destinations[case.destination.alias].cache_first or not self._may(case, story.row):
+            return False
+        found, _, _ = await self._ask(case)
+        if found is None or found.source != "cache" or not self._may(case, story.row):
+            return False
+        await self._serve(walk, case, story, found, "cache_first")
+        return True
+
+    async def again(self, walk: Walk, case: Case, replaced: Delivery | None, links: Rows) -> bool:
+        """Serve a person who came before under another id: by `cache_first`, or by `hold = "degrade"` while the lane
+        stands still. False: nothing was served, and the lead is a duplicate.
+
+        links  alias rows to write with it. The person's aliases stay with the lead that was bought: this one says
+               nothing of when to buy again.
+        """
+        there = self._plan.destinations[case.destination.alias]
+        workspace = self._plan.workspaces[there.workspace]
+        degrades = workspace.hold == "degrade" and self._desk.stands_still(there, bulk=case.bulk)
+        if not (there.cache_first or degrades):
+            return False
+        row = case.begin(self._clock.now_ms())
+        story = Story(self._plan, case, row, replaced=replaced, aliases=links)
+        story.tell()
+        if await self.first(walk, case, story):
+            return True
+        found, _, _ = await self._ask(case) if degrades else (None, NOTHING, NOTHING)
+        if found is None or found.source not in workspace.fallback or not self._may(case, row):
+            return False
+        await self._serve(walk, case, story, found, found.source)
+        return True
+
+    async def meanwhile(self, walk: Walk, case: Case, story: Story) -> list[Record] | None:
+        """For a lead that its lane holds and that may not wait. None: it is concluded; else what to defer it with."""
+        workspace = self._plan.workspaces[case.destination.workspace]
+        if workspace.hold != "degrade" or case.lead.force:
+            return []
+        found, person, company = await self._ask(case)
+        if self._is_unwanted(case):
+            return []
+        if found is not None and found.source in workspace.fallback and self._may(case, story.row):
+            await self._serve(walk, case, story, found, found.source)
+            return None
+        if "local" not in workspace.fallback or story.row.results or not case.destination.callbacks:
+            return []  # it has a result already, or would never have a better one
+        now_ms = self._clock.now_ms()
+        fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
+        for name, (value, source) in self._known.local(case.lead.fields).items():
+            if name not in fields:
+                fields[name], provenance[name] = value, FieldOrigin(source, now_ms)
+        if not fields:
+            return []
+        version = self._version(case, story.row)
+        why = Why("local", "a provisional result, from its own fields and others of its company")
+        story.go("served_locally", now_ms, why, results=version)
+        result = self._result(case, story.row, "local", 0, fields, provenance)
+        return [self._record(result)]
+
+    # ----------------------------------------------------------------------------------------------------- internals
+
+    def _may(self, case: Case, row: Delivery) -> bool:
+        """Never one that was sent in this story, provably refused or not: a callback may still bring its answer.
+
+        To be asked after any await, right before the step.
+        """
+        if case.lead.force or row.webhook_id or self._is_unwanted(case):
+            return False
+        return self._desk.marked(case.taken.place, case.envelope.origin) is None
+
+    def _is_unwanted(self, case: Case) -> bool:
+        """An operator suppressed it, maybe just now, or it is not worth an answer any more: the line concludes it."""
+        if case.lead.not_after_ms is not None and self._clock.now_ms() > case.lead.not_after_ms:
+            return True
+        return self._desk.suppressing and why_not(case, self._desk.suppression) is not None
+
+    async def _ask(self, case: Case) -> tuple[Found | None, Entry, Entry]:
+        """What may be served, and what is remembered of the person and of the company."""
+        if self._known.cache is None:
+            return None, NOTHING, NOTHING
+        place = case.destination.workspace, case.destination.alias
+        former = (each for under in case.former for each in identifiers(under))
+        names = dict.fromkeys([*identifiers(case.people), *case.also, *former]) or filter(None, [case.identity])
+        slots = [person_slot(*place, name) for name in names]
+        if case.company:
+            slots.append(company_slot(place[0], case.company))
+        if not slots:
+            return None, NOTHING, NOTHING
+        entries = await self._known.cache.find(slots)
+        company = entries.pop() if case.company else NOTHING
+        person = NOTHING
+        for entry in entries:
+            person = merge(person, entry)
+        return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
+
+    async def _serve(self, walk: Walk, case: Case, story: Story, found: Found, reason: str) -> None:
+        """Its last step. Nothing is awaited between the last look at what forbids it and the commit."""
+        walk.let_next()
+        now_ms, version = self._clock.now_ms(), self._version(case, story.row)
+        why = Why(
+            reason,
+            f"answered with what was found {_in_words(found.age_s)} ago; Clay was not asked",
+            saved=case.destination.estimate.credits,
+        )
+        story.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
+        result = self._result(case, story.row, found.source, found.age_s, found.fields, found.provenance)
+        await self._desk.conclude(walk, story.step(self._record(result)))
+
+    def _version(self, case: Case, row: Delivery) -> int:
+        there = case.destination
+        return next_version((there.workspace, there.alias, case.lead_id), row, self._desk.find, self._desk.alias)
+
+    def _result(
+        self,
+        case: Case,
+        row: Delivery,
+        source: Literal["cache", "stale", "local"],
+        age_s: int,
+        fields: dict[str, Scalar],
+        provenance: dict[str, FieldOrigin],
+    ) -> Result:
+        return Result(
+            lead_id=case.lead_id,
+            workspace=case.destination.workspace,
+            destination=case.destination.alias,
+            source=source,
+            version=row.results,
+            at_ms=row.at_ms,
+            age_s=age_s,
+            fields=fields,
+            origin=row.origin,
+            trace_id=row.trace_id,
+            person=case.identity,
+            company=case.company,
+            provenance=provenance,
+            people=row.people,
+        )
+
+    def _record(self, result: Result) -> Record:
+        key = f"{result.workspace}/{result.destination}/{result.lead_id}".encode()
+        return Record(self._plan.topics.enriched, key, _json.encode(result))
+
+
+def _in_words(age_s: int) -> str:
+    days = age_s // 86_400
+    return f"{days} days" if days > 1 else f"{age_s // 3600} hours" if age_s >= 7_200 else f"{age_s // 60} minutes"

@@ -1,0 +1,154 @@
+"""What happens to a lead that Clay took and does not call back about, top to bottom.
+
+    accepted -> (its deadline) callback_overdue -> (its grace) parked
+
+It is never sent again by itself: that would pay twice. When nothing at all is heard of a destination any more, the
+lane stops for it, and says which causes are likely; the lead whose deadline made that certain carries the event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms, evidence, expects_silence, overdue, silent
+from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.delivery.envelope import Envelope, lead_envelope
+from stream_app.domain.delivery.recorder import Step, Story, Why
+from stream_app.domain.delivery.state_machine import Delivery, lead_of
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lane.callback_health import causes
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lead.resolve import Subject
+from stream_app.domain.lead.suppression import Suppression, erased_row, is_erased
+from stream_app.domain.messages import Status
+from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.record import Taken
+
+
+class Desk(Protocol):
+    """A partition as a lead without an answer sees it; see `ports.Desk`.
+
+    No await lies between a look at a row in one of these states and its next step, here and in correlate.py: so neither
+    has to wait for the other.
+    """
+
+    def find(self, key: bytes) -> Delivery | None: ...
+
+    def suppression(self, key: bytes) -> Suppression | None: ...
+
+    def lane(self, workspace: str) -> Lane: ...
+
+    def keep(self, lane: Lane) -> None:
+        """The lane's new state. Belongs to the step of that workspace that is submitted next."""
+
+    def charge(self, workspace: str, reservation: Reservation) -> None: ...
+
+    def submit(self, step: Step) -> asyncio.Future[None]:
+        """One transaction (shared with other steps): when it is done, all of the step is in Kafka."""
+
+
+class Archive(Protocol):
+    """Reads single records again."""
+
+    async def fetch(self, places: Sequence[str]) -> Mapping[str, Taken]:
+        """By place (`topic/partition/offset`), those that Kafka still has. Raises BrokerUnavailable."""
+
+
+class Reach(Protocol):
+    """Tries whether Clay could reach us."""
+
+    async def __call__(self) -> str:
+        """'' when the callback URL answers from here, else what came instead. Returns within seconds."""
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now_ms(self) -> int: ...
+
+
+class Overdue:
+    """Moves leads on whose time has passed, many in one call. What was answered meanwhile is passed over."""
+
+    def __init__(self, plan: Plan, desk: Desk, archive: Archive, reach: Reach, clock: Clock) -> None:
+        self._plan = plan
+        self._desk = desk
+        self._archive = archive
+        self._reach = reach
+        self._clock = clock
+
+    async def tell(self, keys: Sequence[bytes]) -> None:
+        """The deadline of these leads has passed: each is told of once."""
+        named = Counter((there.workspace, there.alias) for _, _, there in self._still(keys, WAITING))
+        trouble = ""
+        if any(self._expects_silence(*name, more) for name, more in named.items()):
+            trouble = await self._reach()
+        told = [self._tell(key, row, there, trouble) for key, row, there in self._still(keys, WAITING)]
+        await asyncio.gather(*told)
+
+    def _expects_silence(self, workspace: str, destination: str, more: int) -> bool:
+        return expects_silence(self._plan.workspaces[workspace], self._desk.lane(workspace), destination, more)
+
+    def _tell(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
+        now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
+        subject = Subject(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
+        story = Story(self._plan, subject, row)
+        text = f"Clay took it and did not call back within {there.callback_deadline_s:g} s"
+        story.go("callback_overdue", now_ms, Why("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s)))
+        lane, is_silent = overdue(policy, self._desk.lane(there.workspace), there.alias, row.at_ms)
+        if is_silent:
+            why = causes(evidence(policy, lane, there, trouble, now_ms))
+            lane = silent(policy, lane, there, why, now_ms)
+            story.go("credits_exhausted_suspected", now_ms, Why("silence", why))
+        self._desk.keep(lane)
+        return self._desk.submit(story.step())
+
+    async def park(self, keys: Sequence[bytes]) -> None:
+        """The grace of these leads has passed: each waits for a human, and what it may have cost is booked."""
+        found = await self._archive.fetch([row.origin for _, row, _ in self._still(keys, OVERDUE)])
+        still = self._still(keys, OVERDUE)
+        parked = [self._park(key, row, there, found.get(row.origin)) for key, row, there in still]
+        await asyncio.gather(*parked)
+
+    def _park(self, key: bytes, row: Delivery, there: Destination, taken: Taken | None) -> asyncio.Future[None]:
+        now_ms = self._clock.now_ms()
+        text = f"Clay took it and did not call back, not in {there.callback_grace_s:g} s after its deadline either"
+        lead_id = lead_of(key)[2]
+        if is_erased(self._desk.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
+            taken, text = None, f"{text}; it was erased"
+        elif taken is None:
+            text = f"{text}; its record is gone from Kafka: publish the lead anew"
+        why = Why("no_callback", text)
+        inputs = self._plan.topics.inputs
+        envelope = lead_envelope(taken, inputs) if taken is not None else Envelope(origin=row.origin)
+        story = Story(self._plan, Subject(taken or _nothing_of(row), envelope, lead_id, there, key), row)
+        held = row.reservation
+        if held is not None:
+            self._desk.charge(there.workspace, held)
+        story.go("parked", now_ms, why, held, **story.freed(held), sends=row.sends + 1)
+        return self._desk.submit(story.step(story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")))
+
+    def _still(self, keys: Sequence[bytes], states: Collection[Status]) -> list[tuple[bytes, Delivery, Destination]]:
+        """Those that still wait in one of these states, and no longer."""
+        now_ms = self._clock.now_ms()
+        found: list[tuple[bytes, Delivery, Destination]] = []
+        for key in keys:
+            row, there = self._desk.find(key), self._plan.destination(*lead_of(key)[:2])
+            if row is None or row.final or there is None or row.state not in states:
+                continue
+            if due_ms(row, there, self._desk.lane(there.workspace)) <= now_ms:
+                found.append((key, row, there))
+        return found
+
+
+def _nothing_of(row: Delivery) -> Taken:
+    """Its record, of which nothing is known but the place."""
+    topic, partition, offset = read_place(row.origin) or ("", 0, 0)
+    return Taken(topic, partition, offset, None, None)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,83 @@
+"""Builds what a worker remembers: the cache, what fills it, and the mirror of its lanes, with Redis or without."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter
+
+from stream_app.cache.filler import CacheFiller
+from stream_app.cache.memory import MemoryCache
+from stream_app.cache.mirror import RedisMirror
+from stream_app.cache.redis import RedisCache, redis_link
+from stream_app.config import Settings
+from stream_app.domain.result.cache_entry import DAY_MS
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.ops import logs as log
+from stream_app.ops.metrics import WorkerMetrics
+from stream_app.pipeline.fallback import Cache
+
+PREFIX: Final = "stream-app:"
+"""Before every key in Redis, behind the namespace."""
+
+_PAUSE_S: Final = 30.0
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """The cache of a worker, and the mirror of its lanes where there is Redis."""
+
+    cache: Cache
+    mirror: RedisMirror | None
+    settings: Settings
+
+    def tasks(
+        self, connection: KafkaConnection, owned: Callable[[], Collection[int]], now_ms: Callable[[], int]
+    ) -> list[Coroutine[Any, Any, None]]:
+        """What runs in the background, until cancelled. `owned`: the partitions that are this worker's now."""
+        settings = self.settings
+        topic, partitions = settings.names.enriched, settings.kafka.partitions
+        filler = CacheFiller(connection, topic, partitions, self.cache, settings.cache, owned, now_ms)
+        runs = [filler.run, *([self.mirror.run] if self.mirror else [])]
+        return [_again_and_again(run) for run in runs]
+
+
+async def _again_and_again(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Whatever goes wrong with what is only remembered costs no lead: it is told, and begun anew."""
+    while True:
+        try:
+            await run()
+        except Exception as bug:  # noqa: BLE001 - a cache that fails must not end the worker
+            log.get("cache").error("cache_trouble", error=type(bug).__name__, exc_info=True)
+        await asyncio.sleep(_PAUSE_S)
+
+
+@asynccontextmanager
+async def remember(settings: Settings, registry: CollectorRegistry, metrics: WorkerMetrics) -> AsyncIterator[Memory]:
+    """The memory of one worker. Redis need not be there, now or later."""
+    if settings.redis.url_env is None:
+        yield Memory(MemoryCache(), None, settings)
+        return
+    calls = Counter(
+        "stream_app_redis_calls",
+        "Calls to Redis: ok, failed, or skipped for a while because several failed.",
+        ("outcome",),
+        registry=registry,
+    )
+    prefix = settings.kafka.namespace + PREFIX
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(
+            redis_link(
+                settings.secrets[settings.redis.url_env],
+                settings.redis.timeout_s,
+                settings.redis.ca_file,
+                lambda outcome: calls.labels(outcome).inc(),
+            )
+        )
+        mirror = RedisMirror(link, prefix)
+        metrics.mirror_lanes(mirror)
+        ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
+        yield Memory(RedisCache(link, prefix, ttl_s), mirror, settings)

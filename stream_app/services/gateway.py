@@ -1,0 +1,157 @@
+"""The gateway's part of the composition root: builds the process from the settings, closes it in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge
+from starlette.routing import Route
+
+from stream_app import __version__
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.gateway.access import Access
+from stream_app.gateway.asgi import build_asgi
+from stream_app.gateway.erased_leads import ErasedLeads
+from stream_app.gateway.http.server import serve_http
+from stream_app.gateway.lookup import Lookup
+from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.query import Queries
+from stream_app.gateway.read_model.results import ResultFetcher
+from stream_app.gateway.read_model.store import Sources
+from stream_app.gateway.receiver import Limits, Receiver, Table
+from stream_app.gateway.waiting_leads import WaitingLeads
+from stream_app.kafka.backlog import Backlog
+from stream_app.kafka.callback_inbox import callback_inbox
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.ops import logs as log
+from stream_app.ops.clock import SystemClock
+from stream_app.ops.gateway_metrics import GatewayMetrics
+from stream_app.ops.http import serve_ops
+from stream_app.services.worker import check_kafka, tame_garbage_collector
+from stream_app.tasks import cancel
+
+_GRACE_S: Final = 10.0
+
+
+def tables_of(settings: Settings) -> list[Table]:
+    """The Clay tables that call back."""
+    return [
+        Table(
+            workspace=there.workspace,
+            destination=alias,
+            partition=settings.home(there.workspace),
+            secrets=tuple(settings.secrets[name].encode() for name in there.callback_secrets_env),
+        )
+        for alias, there in settings.destinations.items()
+        if there.callbacks
+    ]
+
+
+async def run_gateway(settings: Settings) -> None:
+    """`stream-app gateway`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    logger = log.get("gateway")
+    connection, gateway = connection_of(settings), settings.gateway
+    registry = CollectorRegistry()
+    metrics = GatewayMetrics(registry, logger)
+    tables = tables_of(settings)
+    await check_kafka(settings, "gateway", logger)  # whoever asks it to stop while it waits ends it at once
+    with asked_to_stop() as stop:
+        async with AsyncExitStack() as stack:
+            inbox = await stack.enter_async_context(callback_inbox(connection))
+            routes, erasures = await stack.enter_async_context(look_up(settings, connection, registry, logger))
+            receiver = Receiver(
+                tables,
+                settings.callback_keys if gateway.token_keys_env else None,
+                settings.names.callbacks,
+                inbox,
+                SystemClock().now_ms,
+                Limits(gateway.max_body_bytes, gateway.read_timeout_s),
+                metrics,
+                erasures,
+            )
+            app = build_asgi(receiver, inbox.not_ready, metrics.responded, routes)
+            port = await stack.enter_async_context(
+                serve_http(
+                    app,
+                    settings.http.host,
+                    settings.http.gateway_port,
+                    head_within_s=gateway.read_timeout_s,
+                    grace_s=_GRACE_S,
+                    on_cut=metrics.connection_cut,
+                )
+            )
+            http = settings.http
+            ops = await stack.enter_async_context(
+                serve_ops(http.host, http.gateway_ops_port, registry, inbox.not_ready)
+            )
+            logger.info("gateway_started", version=__version__, port=port, metrics_port=ops, tables=len(tables))
+            tame_garbage_collector()
+            await stop.wait()
+        logger.info("gateway_stopped")
+
+
+@asynccontextmanager
+async def look_up(
+    settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
+) -> AsyncIterator[tuple[list[Route], ErasedLeads]]:
+    """The look-up API's routes, and which leads are erased. During the block the read model keeps up with Kafka."""
+    names, partitions = settings.names, settings.kafka.partitions
+    path = model_path(settings, os.environ)
+    feed = Feed(connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger)
+    lag = Gauge("stream_app_read_model_lag", "Offsets that the read model is behind, at most.", registry=registry)
+    lag.set_function(lambda: feed.standing.lag)
+    as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)
+    as_of.set_function(lambda: (feed.standing.as_of_ms or 0) / 1000)
+    results = ResultFetcher(connection, names.enriched, partitions)
+    queries = Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
+    lookup = Lookup(
+        queries,
+        lambda: feed.standing,
+        results,
+        Backlog(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions).read,
+        Access(settings.api_token, settings.http.host),
+        names.dlq,
+        names.parked,
+        WaitingLeads(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions),
+    )
+    feeding = asyncio.create_task(feed.run())
+    try:
+        yield lookup.routes(), ErasedLeads(queries, lambda: feed.standing, settings.topics.status_days)
+    finally:
+        await cancel([feeding])
+        await results.close()
+
+
+def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """The read model's file: as configured, else in the state folder of the service or user, else a temporary one."""
+    if settings.gateway.read_model_path is not None:
+        return Path(settings.gateway.read_model_path)
+    # systemd may name several folders
+    named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        folder = Path(named).expanduser() / "stream-app"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no such home
+        folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
+    return folder / f"{settings.kafka.namespace}gateway-{settings.http.gateway_port}.sqlite"
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set, for the time of the block."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

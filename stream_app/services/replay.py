@@ -1,0 +1,105 @@
+"""The replay app's part of the composition root: builds the process from the settings, closes it in reverse order."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+from stream_app import __version__
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.domain.dead_letter.replay import Begin
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.faust_app.app import Handler, build_app
+from stream_app.faust_app.assigned import assigned, membership
+from stream_app.faust_app.run import run_app
+from stream_app.kafka.clock import KafkaClock
+from stream_app.kafka.lane_rates import LaneRates
+from stream_app.kafka.producer import kafka_publisher
+from stream_app.kafka.topic_identity import KnownTopics
+from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.ops import logs as log
+from stream_app.ops.clock import SystemClock
+from stream_app.ops.http import serve_ops
+from stream_app.ops.metrics import ExpiredRecords, StandingStill
+from stream_app.ops.watchdog import Watchdog
+from stream_app.replay.agent import Replay
+from stream_app.replay.state import Pause, ReplayState
+from stream_app.services.worker import check_kafka, faust_options, longest_step_s, replay_policy
+
+_BUFFERED: Final = 1_000
+"""Records that the process holds of each topic and partition: those of a tier only wait there."""
+
+
+async def run_replay(settings: Settings) -> None:
+    """`stream-app replay`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    logger = log.get("replay")
+    topics, policy, connection = settings.names, replay_policy(settings), connection_of(settings)
+    registry = CollectorRegistry()
+    moved = Counter(
+        "stream_app_replay_moved",
+        "Records brought on their way back, by the topic they were in.",
+        ("topic",),
+        registry=registry,
+    )
+
+    def told(topic: str, envelope: Envelope) -> None:
+        moved.labels(topic.removeprefix(topics.namespace)).inc()
+        logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
+
+    def began(partition: int, how: Begin) -> None:
+        if how.rewound:
+            logger.warning("rewound", partition=partition, epoch=how.epoch, text="the group's offset was set back")
+        elif how.forgotten:
+            logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
+
+    async with AsyncExitStack() as stack:
+        await check_kafka(settings, "replay", logger)
+        kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
+        state = ReplayState(connection, topics, settings.kafka.partitions, publisher)
+        await stack.enter_async_context(state)
+        configured_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
+        rates = LaneRates(connection, topics.lanes, settings.kafka.partitions, configured_per_s)
+        replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), told, began)
+        handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
+        handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
+        options = faust_options(settings, connection, topics.replay_app, None)
+        app = build_app(replace(options, buffer_records=_BUFFERED), handlers)
+        app.gaps.on_expired = ExpiredRecords(registry, logger)
+        watchdog = Watchdog(
+            longest_step_s(settings),
+            lambda: membership(app) | replay.under_way(assigned(app)),
+            StandingStill(registry, logger),
+        )
+
+        async def not_ready() -> str | None:
+            return "; ".join(watchdog.still) or (None if app.started else "not joined to the group yet")
+
+        http = settings.http
+        port = await stack.enter_async_context(serve_ops(http.host, http.replay_port, registry, not_ready))
+        logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
+        if state.pause:
+            logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
+        watch = TopicWatch(connection, KnownTopics(), [*handlers, topics.replay_state], settings.kafka.partitions)
+        await run_app(
+            app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run(), rates.follow())
+        )
+        await state.record_last()
+        logger.info("replay_stopped")
+
+
+async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
+    """Pause all replays, or (`by` None) let them go on. Returns the pause that was there. Raises BrokerUnavailable."""
+    connection, topics = connection_of(settings), settings.names
+    async with (
+        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
+        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
+    ):
+        before = state.pause
+        await state.set_pause(Pause(by, why, at_ms) if by else None)
+        return before

@@ -1,0 +1,56 @@
+"""The first contact with Kafka, where the address that clients begin with is not the one that they are sent to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.dev.process import LOOPBACK, free_port
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.kafka.access import admin_of, wait_for_kafka
+from stream_app.kafka.diagnosis import diagnose
+from tests.proxy import Proxy
+
+
+async def test_a_broker_that_advertises_an_address_that_nobody_reaches_is_explained_at_once() -> None:
+    port, elsewhere = free_port(), free_port()
+    overrides = {"advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{elsewhere}"}
+    async with LocalKafka(port=port, overrides=overrides) as kafka:
+        said: list[str] = []
+        with pytest.raises(BrokerUnavailable):
+            await wait_for_kafka({"bootstrap_servers": kafka.bootstrap}, 1, said.append)
+        assert said[0].startswith(
+            f"Kafka at {kafka.bootstrap} does not answer (none of the brokers that it names does, "
+            f"{LOOPBACK}:{elsewhere}: connection refused; are their advertised.listeners addresses"
+        )
+        async with Proxy(elsewhere, port):
+            await wait_for_kafka({"bootstrap_servers": kafka.bootstrap}, 20, said.append)
+
+
+async def test_one_address_of_several_is_enough_and_a_hanging_one_holds_nothing_up() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, LOOPBACK, 0)
+    hanging = server.sockets[0].getsockname()
+    async with server, LocalKafka() as kafka:
+        host, _, port = kafka.bootstrap.rpartition(":")
+        addresses = [hanging, (LOOPBACK, free_port()), (host, int(port))]
+        async with asyncio.timeout(20):
+            assert await diagnose({}, addresses, within_s=60) is None
+
+
+async def test_a_broker_that_goes_between_two_looks_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LocalKafka() as kafka:
+        await asyncio.to_thread(kafka.kill)
+
+        async def it_was_there(*_: object) -> None: ...
+
+        monkeypatch.setattr("stream_app.kafka.access.wait_for_kafka", it_was_there)
+        back = asyncio.create_task(asyncio.to_thread(kafka.restart))
+        async with admin_of({"bootstrap_servers": kafka.bootstrap}, 60, lambda _: None) as admin:
+            assert len((await admin.describe_cluster())["brokers"]) == 1
+        await back

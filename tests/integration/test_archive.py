@@ -1,0 +1,66 @@
+"""Single records read again on real Kafka, and its in-memory twin."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.producer import AIOKafkaProducer
+
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import free_port
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.record import Record
+from stream_app.kafka.archive import KafkaArchive
+from stream_app.kafka.connection import KafkaConnection
+from tests.simulation.client import MemoryArchive
+from tests.simulation.kafka import MemoryKafka
+
+
+async def test_records_are_found_by_their_places_and_what_is_gone_is_not(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 2, 1)])
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}p")
+    async with producer:
+        for number in range(1_200):  # three transactions of 400, a marker behind each: offsets 400, 801 and 1202
+            if number % 400 == 0:
+                await producer.begin_transaction()
+            await producer.send(topic, f"{number}".encode(), b"k", partition=1, headers=[("h", b"1")])
+            if number % 400 == 399:
+                await producer.commit_transaction()
+        await producer.begin_transaction()
+        await producer.send(topic, b"aborted", partition=1)
+        await producer.flush()
+        await producer.abort_transaction()
+    await admin.delete_records({TopicPartition(topic, 1): RecordsToDelete(before_offset=10)})
+    await admin.close()
+    archive = KafkaArchive(KafkaConnection(kafka.bootstrap))
+    asked = [9, 10, 11, 400, 1_000, 1_202, 1_203, 9_999]  # 1203 was aborted
+    places = [f"{topic}/1/{offset}" for offset in asked]
+    places += [f"{topic}/0/0", f"{namespace}nothing/0/0", "no place"]
+    found = await archive.fetch(places)
+    assert {place: taken.value for place, taken in found.items()} == {
+        f"{topic}/1/10": b"10",
+        f"{topic}/1/11": b"11",
+        f"{topic}/1/1000": b"998",
+    }
+    one = found[f"{topic}/1/10"]
+    assert (one.key, one.headers, one.place) == (b"k", (("h", b"1"),), f"{topic}/1/10")
+    assert one.timestamp_ms > 1_600_000_000_000
+    assert await archive.fetch([]) == {}
+
+
+async def test_a_broker_that_is_away_is_told() -> None:
+    archive = KafkaArchive(KafkaConnection(f"127.0.0.1:{free_port()}"))
+    with pytest.raises(BrokerUnavailable, match="did not give 1 record again"):
+        await archive.fetch(["leads/0/1"])
+
+
+async def test_the_twin_does_the_same() -> None:
+    kafka = MemoryKafka()
+    for number in range(3):
+        kafka.produce(0, Record("leads", b"k", f"{number}".encode()))
+    found = await MemoryArchive(kafka).fetch(["leads/0/1", "leads/0/7", "other/0/0"])
+    assert {place: taken.value for place, taken in found.items()} == {"leads/0/1": b"1"}

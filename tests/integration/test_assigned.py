@@ -1,0 +1,81 @@
+"""What is said of assigned partitions, on real Kafka, and of their taking up when the process is on its way out."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import TopicPartition
+
+from stream_app.dev.kafka import Broker
+from stream_app.faust_app.assigned import assigned, membership, waiting
+from tests.support.bench import Owner, Recorder, make_bench, running
+from tests.support.kafka import publish, publish_transactions, until
+from tests.upstream.apps import rebalance
+
+
+async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_named(
+    kafka: Broker, namespace: str
+) -> None:
+    bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
+    resuming = "no records are taken since the last rebalance"
+    app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
+
+    async def hang() -> None:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    async with running(app):
+        await publish(kafka.bootstrap, bench.leads, [b"first"])
+        await until(lambda: recorder.taken)
+        assert resuming not in membership(app)
+        app.consumer.perform_seek = hang
+        await rebalance(app)
+        async with asyncio.timeout(10):
+            await hangs.wait()
+        await publish(kafka.bootstrap, bench.leads, [b"second"])
+        assert owner.owned == {0, 1, 2, 3}
+        assert membership(app)[resuming] == app.consumer_generation_id
+        assert not any(assigned(app).values()), "nothing else shows it"
+
+
+async def test_the_end_of_a_transaction_does_not_wait(kafka: Broker, namespace: str) -> None:
+    """It is the last offset, behind all that was acked: no record is there, and none is counted."""
+    bench, recorder = await make_bench(kafka, namespace), Recorder()
+    app = bench.app({bench.leads: recorder})
+    sources = {bench.leads: "hot"}
+    async with running(app):
+        await publish_transactions(kafka.bootstrap, bench.leads, [(True, [b"0", b"1"]), (True, [b"2"])])
+        await until(lambda: len(recorder.taken) == 3)
+        await until(
+            lambda: waiting(app, sources) == {("hot", number): 0 for number in range(4)}, what="nothing waiting"
+        )
+        state = app.consumer._thread._consumer._subscription.subscription.assignment.state_value(
+            TopicPartition(bench.leads, 0)
+        )
+        assert state.highwater == 5
+
+
+async def test_a_process_that_ends_says_why_and_not_what_its_end_did_to_the_taking_up(
+    kafka: Broker, namespace: str
+) -> None:
+    """The consumer's thread goes first, and calls that it answers no more are cancelled by nobody."""
+    bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
+    app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def hang() -> None:
+        hangs.set()
+        await answer
+
+    async with running(app):
+        await publish(kafka.bootstrap, bench.leads, [b"first"])
+        await until(lambda: recorder.taken)
+        app.consumer.perform_seek = hang
+        await rebalance(app)
+        async with asyncio.timeout(10):
+            await hangs.wait()
+        why = RuntimeError("the topic was made anew")
+        await app.crash(why)
+        answer.cancel()
+        await asyncio.sleep(0.2)
+        assert app.crash_reason is why

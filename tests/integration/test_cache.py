@@ -1,0 +1,161 @@
+"""One suite on both caches, the one in memory and the one in a real Redis; what a Redis that is slow or gone costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import redis
+
+from stream_app.cache.memory import MemoryCache
+from stream_app.cache.redis import RedisCache, redis_link
+from stream_app.dev.redis import LocalRedis
+from stream_app.domain.result.cache_entry import NOTHING, Entry, Field
+from stream_app.partition.eager import rest_of
+from stream_app.pipeline.fallback import Cache
+
+PATIENT_S = 5.0  # the machine that tests run on may be busy
+OLD, NEW = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")}), Entry({"a": Field("new", 2, "people")})
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def cache(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Cache]:
+    if request.param == "memory":
+        yield MemoryCache()
+        return
+    async with redis_link(request.getfixturevalue("redis_url"), PATIENT_S) as link:
+        yield RedisCache(link, namespace, 60)
+
+
+async def test_what_is_added_is_found_and_the_rest_is_nothing(cache: Cache) -> None:
+    assert await cache.add([("{w}:1", OLD), ("{w}:2", NEW)])
+    assert await cache.find(["{w}:2", "{w}:3", "{w}:1"]) == [NEW, NOTHING, OLD]
+
+
+async def test_what_is_added_is_merged_in_whatever_order(cache: Cache) -> None:
+    whole = Entry({"a": Field("new", 2, "people"), "b": Field(1, 1, "people")})
+    assert await cache.add([("{w}:1", NEW)])
+    assert await cache.add([("{w}:1", OLD), ("{w}:2", OLD), ("{w}:2", NEW)])
+    assert await cache.find(["{w}:1", "{w}:2"]) == [whole, whole]
+
+
+async def test_what_is_forgotten_is_nothing(cache: Cache) -> None:
+    assert await cache.add([("{w}:1", OLD)])
+    assert await cache.forget(["{w}:1", "{w}:never"])
+    assert await cache.find(["{w}:1"]) == [NOTHING]
+
+
+async def test_it_knows_how_far_it_was_filled(cache: Cache) -> None:
+    assert await cache.filled_to(3) == 0
+    assert await cache.set_filled_to(3, 77)
+    assert (await cache.filled_to(3), await cache.filled_to(2)) == (77, 0)
+
+
+async def test_nothing_asked_or_added_is_no_error(cache: Cache) -> None:
+    assert await cache.add([])
+    assert await cache.forget([])
+
+
+async def test_memory_keeps_what_was_used_last() -> None:
+    cache = MemoryCache(most_entries=2)
+    await cache.add([("1", OLD), ("2", OLD)])
+    await cache.find(["1"])
+    await cache.add([("3", OLD)])
+    assert await cache.find(["1", "2", "3"]) == [OLD, NOTHING, OLD]
+    assert len(cache) == 2
+
+
+async def test_memory_is_bounded_by_bytes_too() -> None:
+    cache = MemoryCache(most_bytes=1_000)
+    big = Entry({"a": Field("x" * 400, 1, "people")})
+    for number in range(50):
+        await cache.add([(str(number), big)])
+    assert len(cache) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ Redis trouble
+
+
+async def test_a_redis_that_is_gone_costs_a_moment_and_then_nothing() -> None:
+    told: list[str] = []
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, told=told.append) as link:
+        cache = RedisCache(link, "t.", 60)
+        for _ in range(3):
+            assert await cache.find(["{w}:1"]) == [NOTHING]
+        began = time.monotonic()
+        for _ in range(1_000):
+            assert await cache.find(["{w}:1"]) == [NOTHING]
+        assert time.monotonic() - began < 0.9, "the breaker's first rest is 1 s: all of these are free"
+        assert not await cache.add([("{w}:1", OLD)])
+        assert await cache.filled_to(0) is None
+    assert told[:4] == ["failed", "failed", "failed", "skipped"]
+
+
+async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_later() -> None:
+    with LocalRedis() as server:
+        client = redis.Redis.from_url(server.url)
+        pid = int(client.info("server")["process_id"])
+        client.close()
+        async with redis_link(server.url, 0.05) as link:
+            cache = RedisCache(link, "t.", 60)
+            assert await cache.add([("{w}:1", OLD)])
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                began = time.monotonic()
+                for _ in range(20):
+                    assert await cache.find(["{w}:1"]) == [NOTHING]
+                took_s = time.monotonic() - began
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert took_s < 1.0, f"three times 0.05 s, then nothing; it took {took_s:.2f} s"
+            await eventually(lambda: finds(cache, OLD))
+
+
+async def test_many_that_fail_at_once_are_one_reason_to_rest() -> None:
+    told: list[str] = []
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, told=told.append) as link:
+        cache = RedisCache(link, "t.", 60)
+        await asyncio.gather(*[cache.find(["{w}:1"]) for _ in range(50)])
+        assert told == ["failed"] * 50
+        await cache.find(["{w}:1"])
+        assert told[-1] == "skipped"
+        await asyncio.sleep(1.1)  # the first rest is 1 s: this is what is looked at
+        await cache.find(["{w}:1"])
+        assert told[-1] == "failed", "it is tried again"
+
+
+async def test_a_call_that_one_task_begins_and_another_ends_disturbs_neither() -> None:
+    # As a partition walks a lead (partition/eager.py): a time-out must not cancel the task that takes the next ones.
+    with LocalRedis() as server:
+        client = redis.Redis.from_url(server.url)
+        pid = int(client.info("server")["process_id"])
+        client.close()
+        async with redis_link(server.url, 0.05) as link:
+            cache = RedisCache(link, "t.", 60)
+            assert await cache.add([("{w}:1", OLD)])
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                begun = cache.find(["{w}:1"])
+                rest = asyncio.create_task(rest_of(begun, begun.send(None)))
+                await asyncio.wait([rest], timeout=5)
+                assert rest.done()
+                assert not rest.cancelled()
+                await asyncio.sleep(0.2)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+
+async def finds(cache: Cache, entry: Entry) -> bool:
+    return await cache.find(["{w}:1"]) == [entry]
+
+
+async def eventually(holds: Callable[[], Coroutine[Any, Any, bool]], within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)

@@ -1,0 +1,83 @@
+"""The inbox of callbacks on a real Kafka: what it says is kept is there, and it says so, or not, in a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.record import Record
+from stream_app.kafka.callback_inbox import CallbackInbox, callback_inbox
+from stream_app.kafka.connection import KafkaConnection
+from tests.support.kafka import create_topics, read_committed
+
+TOPIC = "callbacks"
+BOUND_S = 8.0
+AGAIN_WITHIN_S = 40.0
+
+
+def record(number: int) -> Record:
+    return Record(TOPIC, b"acme", b"%d" % number, (), 0)
+
+
+async def put_within(inbox: CallbackInbox, number: int) -> bool:
+    """Whether it was kept, which is said within the bound."""
+    began = time.monotonic()
+    try:
+        await inbox.put(record(number))
+    except BrokerUnavailable:
+        return False
+    finally:
+        assert time.monotonic() - began < BOUND_S
+    return True
+
+
+async def until_kept(inbox: CallbackInbox, first: int) -> set[int]:
+    """Numbers from `first` on until one is kept; those that were."""
+    deadline = time.monotonic() + AGAIN_WITHIN_S
+    for number in range(first, first + 1_000):
+        if await put_within(inbox, number):
+            return {number}
+        assert time.monotonic() < deadline
+    raise AssertionError("never kept")
+
+
+@pytest.mark.long
+async def test_kafka_stands_still_then_dies_then_is_back() -> None:
+    async with LocalKafka() as kafka:
+        await create_topics(kafka.bootstrap, TOPIC)
+        async with callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+            kept = await until_kept(inbox, 0)
+            assert await inbox.not_ready() is None
+            kafka.freeze()
+            assert not any(await asyncio.gather(*(put_within(inbox, 1_000 + number) for number in range(50))))
+            assert await inbox.not_ready() == "Kafka does not answer"
+            kafka.thaw()
+            kept |= await until_kept(inbox, 2_000)
+            await asyncio.to_thread(kafka.kill)
+            assert not any(await asyncio.gather(*(put_within(inbox, 3_000 + number) for number in range(50))))
+            await asyncio.to_thread(kafka.restart)
+            kept |= await until_kept(inbox, 4_000)
+            assert await inbox.not_ready() is None
+        there = {int(value or b"0") for _, value in await read_committed(kafka.bootstrap, TOPIC)}
+    assert kept <= there
+
+
+async def test_a_topic_that_is_not_there() -> None:
+    async with LocalKafka() as kafka, callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+        with pytest.raises(BrokerUnavailable, match="Kafka did not take a callback"):
+            await inbox.put(record(1))
+
+
+async def test_it_ends_in_a_bounded_time_without_kafka() -> None:
+    async with LocalKafka() as kafka:
+        await create_topics(kafka.bootstrap, TOPIC)
+        async with callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
+            await until_kept(inbox, 0)
+            await asyncio.to_thread(kafka.kill)
+            assert not await put_within(inbox, 1)
+            ends = time.monotonic()
+        assert time.monotonic() - ends < 2 * BOUND_S

@@ -1,0 +1,301 @@
+"""The doctor's checks: each is seen to be right where it is, and to fail, with what to do, where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from aiokafka import AIOKafkaConsumer
+
+from stream_app.clay.egress import Egress
+from stream_app.cli.main import main
+from stream_app.config import Settings, client_options
+from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.dev.process import free_port
+from stream_app.doctor import Check, examine
+from stream_app.doctor.probes import ProbeFailed, clocks_agree, host_answers, may_join, may_transact
+from stream_app.domain.callback.token import Keys
+from stream_app.gateway.http.server import serve_http
+from stream_app.kafka import clock as kafka_clock
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topics import create_topics
+from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, Gateway
+from tests.support.doctor import in_groups, settings_for
+from tests.support.forward_proxy import forward_proxy
+from tests.support.kafka import create_topics as create_topic
+
+PASSWORD = "s3cret"
+
+
+async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
+    """Check -> (verdict, text) of each of its lines."""
+    lines: dict[str, list[tuple[str, str]]] = {}
+    async for check in examine(settings):
+        assert "\n" not in check.text
+        assert PASSWORD not in check.text
+        lines.setdefault(check.name, []).append((check.verdict, check.text))
+    return lines
+
+
+async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: str, tmp_path: Path) -> None:
+    gateway = Gateway()
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+        at = f"http://127.0.0.1:{port}"
+        settings = settings_for(
+            tmp_path,
+            kafka.bootstrap,
+            namespace,
+            webhook=f"{at}/v3/sources/webhook/x",
+            public_url=at,
+            redis_url=redis_url,
+        )
+        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        idle = await found(settings)
+        async with in_groups(settings):
+            lines = await found(settings)
+    names = settings.names
+    assert idle["worker"] == [
+        ("failed", f"no worker process runs (group {names.worker_app}): start one with `stream-app worker`")
+    ]
+    assert idle["replay"] == [
+        ("failed", f"no replay process runs (group {names.replay_app}): start one with `stream-app replay`")
+    ]
+    assert lines["worker"] == [("ok", f"1 process runs (group {names.worker_app})")]
+    assert {name: [verdict for verdict, _ in said] for name, said in lines.items()} == {
+        "kafka": ["ok"],
+        "topics": ["ok"],
+        "strangers": ["advice"],
+        "transactions": ["ok"],
+        "clock": ["ok"],
+        "group": ["ok", "ok"],
+        "worker": ["ok"],
+        "replay": ["ok"],
+        "redis": ["ok"],
+        "clay": ["ok"],
+        "callbacks": ["advice", "ok"],
+        "privacy": ["advice"],
+    }
+    assert "http" in lines["callbacks"][0][1]
+    ((_, strangers),) = lines["strangers"]
+    assert f"any client that reaches Kafka may write to {namespace}leads.callbacks, {namespace}leads.comm" in strangers
+    assert not gateway.shelf.records, "nothing was written"
+    assert gateway.counted() == {"wrong_token": 2}, "one of each run"
+
+
+async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = f"{namespace}audit"
+    await create_topic(kafka.bootstrap, topic, config={"message.timestamp.type": "LogAppendTime"})
+    connection, transactional_id = KafkaConnection(kafka.bootstrap), f"{namespace}doctor"
+    right = kafka_clock._now_ms
+    assert await clocks_agree(connection, transactional_id, topic, 20) == "this machine's clock agrees with Kafka's"
+    monkeypatch.setattr(kafka_clock, "_now_ms", lambda: right() - 3_600_000)
+    with pytest.raises(ProbeFailed, match=r"^this machine's clock is 60 min behind Kafka's: set it right"):
+        await clocks_agree(connection, transactional_id, topic, 20)
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka.bootstrap, isolation_level="read_committed")
+    async with consumer:
+        await consumer.seek_to_beginning()
+        assert not await consumer.getmany(timeout_ms=1_000), "nothing is left for others to read"
+
+
+async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    settings = settings_for(
+        tmp_path,
+        nowhere,
+        "x.",
+        webhook=f"http://{nowhere}/v3/sources/webhook/s3cret",
+        public_url=f"http://{nowhere}",
+        redis_url=f"redis://:{PASSWORD}@{nowhere}/0",
+    )
+    lines = await found(settings)
+    assert {name: said[-1][0] for name, said in lines.items()} == {
+        "kafka": "failed",
+        "topics": "skipped",
+        "strangers": "skipped",
+        "transactions": "skipped",
+        "clock": "skipped",
+        "group": "skipped",
+        "worker": "skipped",
+        "replay": "skipped",
+        "redis": "failed",
+        "clay": "failed",
+        "callbacks": "failed",
+        "privacy": "advice",
+    }
+    assert nowhere in lines["kafka"][0][1]
+    assert "Nothing is lost without it" in lines["redis"][0][1]
+
+
+async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: Path) -> None:
+    gateway = Gateway()
+    async with (
+        serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port,
+        forward_proxy(f"ada:{PASSWORD}") as (proxy, place),
+    ):
+        at = f"http://127.0.0.1:{port}"
+        url = f"http://ada:{PASSWORD}@{place}"
+        webhook = "https://127.0.0.1:1/v3/sources/webhook/x"
+        settings = settings_for(tmp_path, "127.0.0.1:1", "x.", webhook=webhook, public_url=at, proxy=url)
+        lines = await found(settings)
+    assert lines["clay"][0][0] == "failed"
+    assert lines["callbacks"][-1][0] == "ok"
+    asked = [what.partition("?")[0] for what, status in proxy.asked if status == 200]
+    assert asked == ["CONNECT 127.0.0.1:1", f"GET {at}/healthz", f"POST {at}/callbacks/acme/people"]
+
+
+BETA = """
+[workspaces.beta]
+partition = 2
+[destinations.firms]
+workspace = "beta"
+webhooks_env = ["FIRMS"]
+allowed_hosts = ["127.0.0.1"]
+callbacks = false
+"""
+
+
+async def test_topics_that_are_missing_and_workspaces_that_share(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, kafka.bootstrap, namespace, more=BETA)
+    lines = await found(settings)
+    assert [verdict for verdict, _ in lines["partitions"]] == ["advice"]
+    assert "shared by acme, beta" in lines["partitions"][0][1]
+    ((verdict, text),) = lines["topics"]
+    assert (verdict, "stream-app topics" in text) == ("failed", True)
+    assert lines["clock"] == lines["strangers"] == [("skipped", "it needs the topics")], "the cause is said once"
+
+
+MORE = """
+[destinations.firms]
+workspace = "acme"
+webhooks_env = ["FIRMS"]
+allowed_hosts = ["127.0.0.1"]
+"""
+
+
+async def test_a_gateway_that_is_away_is_said_once_for_all_destinations(tmp_path: Path) -> None:
+    url = f"https://127.0.0.1:{free_port()}"
+    settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=url, more=MORE)
+    ((verdict, text),) = (await found(settings))["callbacks"]
+    assert (verdict, "cannot be reached from here" in text) == ("failed", True)
+
+
+def test_what_says_the_same_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def examine(_: Settings) -> AsyncIterator[Check]:
+        yield Check("kafka", "failed", "no answer")
+        for name in ("topics", "clock", "group", "group"):
+            yield Check(name, "skipped", "it needs Kafka")
+        yield Check("redis", "ok", "Redis answers")
+
+    settings_for(tmp_path, "127.0.0.1:1", "x.")
+    monkeypatch.setattr("stream_app.doctor.examine", examine)
+    for name, value in {
+        "WEBHOOK": "http://127.0.0.1:1/v3/sources/webhook/x",
+        "KEY": NEW_KEY,
+        "OLD_KEY": OLD_KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor", "--config", str(tmp_path / "stream_app.toml")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "FAILED  kafka: no answer",
+        "-       topics, clock, group: it needs Kafka",
+        "ok      redis: Redis answers",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- callbacks
+
+
+async def callbacks(settings: Settings) -> tuple[str, str]:
+    return (await found(settings))["callbacks"][-1]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "path", "key", "says"),
+    [
+        (Gateway(), "/other", GONE_KEY, "healthz answers 404"),
+        (
+            Gateway(keys=Keys([GONE_KEY])),
+            "",
+            "another key, not to be guessed: 7f3",
+            "the same gateway.token_keys_env",
+        ),
+        (Gateway(keys=None), "", "another key, not to be guessed: 7f3", "the same gateway.token_keys_env"),
+    ],
+)
+async def test_a_gateway_that_is_another(gateway: Gateway, path: str, key: str, says: str, tmp_path: Path) -> None:
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+        verdict, text = await callbacks(
+            settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}{path}", key=key)
+        )
+    assert verdict == "failed"
+    assert says in text
+    assert not gateway.shelf.records
+
+
+async def test_something_else_that_says_ok_to_all(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        verdict, text = await callbacks(
+            settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
+        )
+    assert verdict == "failed"
+    assert "not as our gateway does" in text
+
+
+# ---------------------------------------------------------------------------------------------------- rights and TLS
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[LocalKafka]:
+    """A broker with ACLs that refuse us all that begins with "no."."""
+    authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    with LocalKafka(overrides={"authorizer.class.name": authorizer, "allow.everyone.if.no.acl.found": "true"}) as kafka:
+        for kind in ("--transactional-id", "--group"):
+            kafka.run_tool(
+                "org.apache.kafka.tools.AclCommand",
+                *("--add", "--deny-principal", "User:ANONYMOUS", "--operation", "All"),
+                *(kind, "no.", "--resource-pattern-type", "prefixed"),
+            )
+        yield kafka
+
+
+async def test_rights_that_are_missing(guarded: LocalKafka) -> None:
+    connection = KafkaConnection(guarded.bootstrap)
+    assert await may_transact(connection, "yes.stream-app-doctor", 30) == "transactions are allowed"
+    assert await may_join(connection, "yes.stream-app", 30)
+    with pytest.raises(ProbeFailed, match=r"transactional ids that begin with no\.stream-app-$"):
+        await may_transact(connection, "no.stream-app-doctor", 30)
+    with pytest.raises(ProbeFailed, match="allow Read and Describe on the group"):
+        await may_join(connection, "no.stream-app", 30)
+
+
+async def test_a_certificate_that_nobody_trusts() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProbeFailed, match="no certificate that is trusted"):
+            await host_answers(f"https://localhost:{port}", Egress.of(), 10)
+
+
+async def test_a_host_that_says_nothing_costs_a_bounded_time() -> None:
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProbeFailed, match="cannot be reached"):
+            await host_answers(f"https://127.0.0.1:{port}", Egress.of(), 0.5)
+        server.close()

@@ -1,0 +1,109 @@
+"""What aiokafka's consumer does wrong when it is stopped while the broker is away, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.record import Record
+from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from tests.proxy import ProxiedKafka, Proxy
+from tests.support.kafka import create_topics
+
+FAILED_A_MOMENT_AGO_S = 0.05  # half of aiokafka's pause behind a fetch that failed
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[ProxiedKafka]:
+    with ProxiedKafka() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def proxy(own: ProxiedKafka, namespace: str) -> AsyncIterator[Proxy]:
+    """The way to a broker that has a topic of the namespace's name."""
+    await create_topics(own.bootstrap, namespace)
+    async with own.proxy() as way:
+        yield way
+
+
+async def _fetches(proxy: Proxy, topic: str) -> AIOKafkaConsumer:
+    where = TopicPartition(topic, 0)
+    consumer = AIOKafkaConsumer(bootstrap_servers=proxy.address, group_id=None, auto_offset_reset="earliest")
+    await consumer.start()
+    consumer.assign([where])
+    await consumer.position(where)
+    await consumer.getmany(timeout_ms=50)
+    return consumer
+
+
+async def test_a_stop_while_the_broker_is_away_is_no_cancellation_of_whoever_stops(
+    proxy: Proxy, namespace: str
+) -> None:
+    for _ in range(3):
+        consumer = await _fetches(proxy, namespace)
+        proxy.cut()
+        await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
+        await stop_consumer(consumer)
+        assert not [task for task in asyncio.all_tasks() if "_md_synchronizer" in repr(task)], "it is closed"
+        proxy.mend()
+
+
+async def test_a_cancellation_comes_out_of_a_stop(proxy: Proxy, namespace: str) -> None:
+    consumer = await _fetches(proxy, namespace)
+    proxy.cut()
+    await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
+    stopping = asyncio.create_task(stop_consumer(consumer))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+
+
+async def test_a_cancellation_comes_out_of_a_stop_whenever_it_comes(kafka: Broker) -> None:
+    """aiokafka's client swallows one while its own task ends: the recovery of a partition waited for ever for that."""
+    turns = 1  # it has begun
+    while True:
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+        await consumer.start()
+        stopping = asyncio.create_task(stop_consumer(consumer))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not stopping.cancel():
+            break
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        turns += 1
+    assert turns > 1, "it was cancelled on its way"
+
+
+async def test_a_ledger_is_taken_over_although_the_broker_went_while_it_was_read(
+    proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka gives `end_offsets` up after a while. The recovery of a partition ended here, unnoticed."""
+    ledger = KafkaLedger(KafkaConnection(proxy.address), namespace, namespace, 0, LedgerLimits(take_over_s=20))
+    await ledger.take_over()
+    await ledger.transact([Record(namespace, b"a", b"1")])
+    real = AIOKafkaConsumer.end_offsets
+
+    async def broker_goes(self: AIOKafkaConsumer, partitions: Any) -> Any:
+        monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", real)
+        await self.position(partitions[0])
+        proxy.cut()
+        await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
+        asyncio.get_running_loop().call_later(1, proxy.mend)
+        raise KafkaTimeoutError
+
+    monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", broker_goes)
+    try:
+        assert await ledger.take_over() == {b"a": b"1"}
+    finally:
+        await ledger.close()

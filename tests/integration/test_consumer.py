@@ -1,0 +1,250 @@
+"""Batches that cannot be read stop their own partition, by name; all that is sound is read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.errors import UnreadableBatch
+from stream_app.faust_app.assigned import assigned, membership
+from stream_app.faust_app.run import run_app
+from stream_app.kafka import consumer as module
+from stream_app.kafka.archive import KafkaArchive
+from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.lane_rates import LaneRates
+from stream_app.kafka.readers import TopicReader
+from stream_app.kafka.waiting import waiting
+from tests.support.bench import Recorder, make_bench
+from tests.support.kafka import create_topics, until
+from tests.support.tampering import Damage, bad_checksum, broken_bytes, no_utf8, tamper, tampered, unknown_codec
+
+DAMAGES: dict[Damage, str] = {
+    bad_checksum: "its checksum does not match",
+    unknown_codec: "UnsupportedCodecError: Unknown compression codec 0x07",
+    broken_bytes: "DecompressionError: ",
+}
+
+
+async def produce(bootstrap: str, topic: str, partition: int, batches: int, codec: str | None = None) -> None:
+    """Batches of three records; the value says which."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
+        for number in range(batches):
+            batch = producer.create_batch()
+            for each in range(3):
+                value = b"%d" % (3 * number + each)
+                batch.append(timestamp=None, key=None, value=value, headers=[("a-name", b"x")])
+            await (await producer.send_batch(batch, topic, partition=partition))
+
+
+async def started(bootstrap: str, *places: TopicPartition) -> Consumer:
+    consumer = Consumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
+    await consumer.start()
+    consumer.assign(places)
+    return consumer
+
+
+async def read(consumer: Consumer, found: dict[int, list[int]], records: int) -> None:
+    """Until so many were read, or until no more can be."""
+    async with asyncio.timeout(15):
+        while sum(map(len, found.values())) < records:
+            for place, got in (await consumer.getmany(timeout_ms=200)).items():
+                found.setdefault(place.partition, []).extend(int(record.value) for record in got)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_every_codec_of_kafka_is_read(kafka: Broker, namespace: str, codec: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic)
+    await produce(kafka.bootstrap, topic, 0, 2, codec)
+    found: dict[int, list[int]] = {}
+    consumer = await started(kafka.bootstrap, TopicPartition(topic, 0))
+    try:
+        await read(consumer, found, 6)
+    finally:
+        await stop_consumer(consumer)
+    assert found == {0: [*range(6)]}
+
+
+@pytest.mark.parametrize(("damage", "cause"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
+async def test_only_the_partition_stops_and_behind_all_that_is_sound(
+    kafka: Broker, namespace: str, damage: Damage, cause: str
+) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic, partitions=2)
+    for partition in (0, 1):
+        await produce(kafka.bootstrap, topic, partition, 4)
+    found: dict[int, list[int]] = {}
+    bad, good = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    consumer = await started(kafka.bootstrap, bad, good)
+    tamper(consumer, {(bad, 6): damage})
+    try:
+        with pytest.raises(UnreadableBatch, match=cause) as said:
+            await read(consumer, found, 24)
+        assert (said.value.topic, said.value.partition, said.value.first, said.value.last) == (topic, 0, 6, 8)
+        assert f"{topic}/0 cannot be read at offsets 6 to 8: " in str(said.value)
+        assert f"stream-app skip {topic}/0/6" in str(said.value)
+        assert found == {0: [*range(6)], 1: [*range(12)]}
+        await produce(kafka.bootstrap, topic, 1, 1)
+        await read(consumer, found, 21)
+        assert found[1] == [*range(12), 0, 1, 2]
+        assert list(consumer.unreadable) == [bad]
+        consumer.skip(said.value)
+        await read(consumer, found, 24)
+        assert found[0] == [*range(6), *range(9, 12)]
+        assert not consumer.unreadable
+    finally:
+        await stop_consumer(consumer)
+
+
+async def test_it_is_tried_again_and_goes_on_when_a_sound_copy_is_there(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TRY_AGAIN_S", 0.2)
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic)
+    await produce(kafka.bootstrap, topic, 0, 3)
+    found: dict[int, list[int]] = {}
+    place = TopicPartition(topic, 0)
+    consumer = await started(kafka.bootstrap, place)
+    damages: dict[tuple[TopicPartition, int], Damage] = {(place, 3): bad_checksum}
+    tamper(consumer, damages)
+    try:
+        for _ in range(2):
+            with pytest.raises(UnreadableBatch):
+                await read(consumer, found, 9)
+        damages.clear()
+        async with asyncio.timeout(15):
+            while len(found[0]) < 9:
+                try:
+                    await read(consumer, found, 9)
+                except UnreadableBatch:
+                    continue
+    finally:
+        await stop_consumer(consumer)
+    assert found == {0: [*range(9)]}
+    assert not consumer.unreadable
+
+
+async def test_a_broker_that_finds_its_log_damaged_is_asked_now_and_then(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic)
+    await produce(kafka.bootstrap, topic, 0, 1)
+    consumer = await started(kafka.bootstrap, TopicPartition(topic, 0))
+    assert consumer._guard is not None
+    send, asked = consumer._guard._send, 0
+
+    async def refusing(node_id: int, request: Any, **options: Any) -> Any:
+        nonlocal asked
+        answer = await send(node_id, request, **options)
+        if type(request).__name__ == "FetchRequest":
+            asked += 1
+            for _, partitions in answer.topics:
+                partitions[:] = [(number, 2, *rest) for number, _, *rest in partitions]
+        return answer
+
+    consumer._guard._send = refusing
+    try:
+        with pytest.raises(UnreadableBatch, match="offset 0: its broker says"):
+            await read(consumer, {}, 3)
+        await asyncio.sleep(0.5)
+        assert asked == 1
+    finally:
+        await stop_consumer(consumer)
+
+
+async def test_names_of_headers_that_are_no_utf8_are_read(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic)
+    await produce(kafka.bootstrap, topic, 0, 3)
+    place = TopicPartition(topic, 0)
+    consumer = await started(kafka.bootstrap, place)
+    tamper(consumer, {(place, 0): no_utf8, (place, 3): no_utf8})
+    seen: list[Any] = []
+    try:
+        async with asyncio.timeout(15):
+            while len(seen) < 9:
+                seen += [record for got in (await consumer.getmany(timeout_ms=200)).values() for record in got]
+    finally:
+        await stop_consumer(consumer)
+    assert [(record.offset, int(record.value)) for record in seen] == [(number, number) for number in range(9)]
+    assert [record.headers[0][0] for record in seen] == [*["\ufffd\ufffdname", "a-name", "a-name"] * 2, *["a-name"] * 3]
+
+
+async def test_a_reader_of_whole_topics_says_the_cause(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic)
+    await produce(kafka.bootstrap, topic, 0, 2)
+    values: list[bytes] = []
+    async with TopicReader(KafkaConnection(kafka.bootstrap), 1, lambda done, total: None) as reader:
+        tamper(reader._consumer, {(TopicPartition(topic, 0), 3): bad_checksum})
+        reading = reader.read(topic)
+        values += [record.value for record in await anext(reading)]
+        with pytest.raises(UnreadableBatch, match="offsets 3 to 5: its checksum does not match"):
+            await anext(reading)
+    assert values == [b"0", b"1", b"2"]
+
+
+async def test_a_faust_app_reads_its_other_partitions_on(
+    kafka: Broker, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = await make_bench(kafka, namespace)
+    for partition in (0, 1):
+        await produce(kafka.bootstrap, bench.leads, partition, 3)
+    seen = Recorder()
+    app = bench.app({bench.leads: seen})
+    place = TopicPartition(bench.leads, 0)
+    with tampered({(place, 3): unknown_codec}):
+        running = asyncio.create_task(run_app(app))
+        await until(lambda: running.done() or len(seen.values) == 12)
+        await until(lambda: [what for what in membership(app) if "cannot be read at offsets 3 to 5" in what])
+        assert not assigned(app)[bench.leads, 0], "what cannot be read does not wait to be taken"
+        await produce(kafka.bootstrap, bench.leads, 1, 1)
+        await until(lambda: running.done() or len(seen.values) == 15)
+        assert not running.done()
+        assert caplog.text.count(f"{bench.leads}/0 cannot be read at offsets 3 to 5") == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_waits_is_read_up_to_it_and_the_archive_reads_around_it(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic)
+    await produce(kafka.bootstrap, topic, 0, 3)
+    connection = KafkaConnection(kafka.bootstrap)
+    with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
+        found = await waiting(connection, topic, 0, 0, 100, 15)
+        assert [taken.value for taken in found] == [b"0", b"1", b"2"]
+        kept = await KafkaArchive(connection).fetch([f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
+    assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
+
+
+async def test_a_lanes_rate_is_followed_in_the_other_partitions(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}lanes"
+    await create_topics(kafka.bootstrap, topic, partitions=2)
+    await produce(kafka.bootstrap, topic, 0, 1)
+    rates = LaneRates(KafkaConnection(kafka.bootstrap), topic, 2, {"acme": 1.0})
+    with tampered({(TopicPartition(topic, 0), 0): bad_checksum}):
+        following = asyncio.create_task(rates.follow())
+        await asyncio.sleep(2)
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+            await producer.send_and_wait(topic, b'{"rate_per_s": 7.0}', b"acme", partition=1)
+        await until(lambda: following.done() or rates.per_s["acme"] == 7.0)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert rates.per_s["acme"] == 7.0
+
+
+async def test_records_behind_it_are_counted_by_their_offsets(kafka: Broker, namespace: str) -> None:
+    topic = f"{namespace}leads"
+    await create_topics(kafka.bootstrap, topic, partitions=2)
+    await produce(kafka.bootstrap, topic, 0, 2)
+    await produce(kafka.bootstrap, topic, 1, 2)
+    with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
+        async with TopicReader(KafkaConnection(kafka.bootstrap), 2, lambda done, total: None) as reader:
+            assert await reader.count([topic], {(topic, 1): 4}) == {(topic, 0): 6, (topic, 1): 2}

@@ -1,0 +1,110 @@
+"""The demo's parts: what it publishes, how it judges, and that a broker of the user's is left as it was."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from stream_app.cli.main import main
+from stream_app.dev.demo import Audience, Outcome, Verdict
+from stream_app.dev.demo.play import LEADS
+from stream_app.dev.demo.stage import WORKSPACES, stage
+from stream_app.dev.demo.verdict import compare
+from stream_app.dev.kafka import Broker
+from stream_app.domain.books.columns import COLUMNS
+from stream_app.domain.books.stories import Report, Stand
+
+
+def test_the_shipped_leads_are_nobodys() -> None:
+    with LEADS.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 300
+    assert {row["workspace"] for row in rows} == set(WORKSPACES)
+    assert all(row["domain"].endswith(".example") for row in rows), "reserved by RFC 2606"
+    assert all(row["email"].lower().endswith("@" + row["domain"]) for row in rows)
+    assert sum(bool(row["not_after_ms"]) for row in rows) == 8
+    assert len({row["email"].lower() for row in rows}) == 292
+
+
+def post(lead: str, status: int | str = 200) -> dict[str, Any]:
+    return {"kind": "request", "lead_id": lead, "status": status, "accepted": int(status in (200, "reset"))}
+
+
+def paid(lead: str, credits_: int, kind: str = "charge") -> dict[str, Any]:
+    return {"kind": kind, "lead_id": lead, "credits": credits_}
+
+
+def test_the_ledger_agrees() -> None:
+    ledger = [post("a"), post("b", 503), post("b"), post("c", 422), post("d", "reset"), {"kind": "start", "seed": 1}]
+    ledger += [paid("a", 4), paid("a", 2), paid("a", 2, "refund"), paid("b", 6), paid("d", 6)]
+    verdict = compare(ledger, answered={"a": 4, "b": 6}, parked={"d", "e"})
+    assert verdict == Verdict(
+        posts=5, accepted=3, doubles=[], missing=[], unknown=[], uncertain=1, charged=10, booked=10
+    )
+    assert verdict.agrees
+
+
+@pytest.mark.parametrize(
+    ("ledger", "answered", "parked", "found"),
+    [
+        ([post("a"), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
+        ([post("a", 500), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
+        ([post("a", "reset"), post("a", 503)], {}, {"a"}, {"doubles": ["a"]}),
+        ([post("a", 503)], {"a": 0}, set(), {"missing": ["a"]}),
+        ([post("a"), post("b")], {"a": 0}, set(), {"unknown": ["b"]}),
+        ([post("a"), paid("a", 6)], {"a": 5}, set(), {"charged": 6, "booked": 5}),
+    ],
+)
+def test_the_ledger_disagrees(
+    ledger: list[dict[str, Any]], answered: dict[str, int], parked: set[str], found: dict[str, Any]
+) -> None:
+    verdict = compare(ledger, answered, parked)
+    for name, leads in found.items():
+        assert getattr(verdict, name) == leads
+    assert not verdict.agrees
+
+
+async def test_a_broker_of_the_users_is_left_as_it_was(kafka: Broker) -> None:
+    said: list[str] = []
+    async with stage(kafka.bootstrap, said.append) as here:
+        namespace = here.settings.kafka.namespace
+        assert len(await topics(kafka, namespace)) == len(here.settings.topic_plan())
+        await here.ready()
+        assert await here.stop_apps() == {"worker": 0, "replay": 0, "gateway": 0}
+    assert namespace.startswith("demo-")
+    assert not await topics(kafka, namespace)
+    assert any(kafka.bootstrap in line for line in said)
+
+
+async def topics(kafka: Broker, namespace: str) -> list[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        return [name for name in await admin.list_topics() if name.startswith(namespace)]
+    finally:
+        await admin.close()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_does_not_add_up_is_said_and_is_exit_code_1(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    books = Report(False, 2, 1, {name: Stand() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
+    verdict = Verdict(posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0)
+    codes = {"worker": 0, "replay": 1, "gateway": 0}
+
+    async def play(bootstrap: str | None, audience: Audience) -> Outcome:
+        return Outcome(False, False, 1.0, 2, 0, 0, books, books, verdict, codes)
+
+    monkeypatch.setattr("stream_app.dev.demo.play", play)
+    assert main(["demo", *(["--json"] if as_json else [])]) == 1
+    out, err = capsys.readouterr()
+    if as_json:
+        assert msgspec.json.decode(out)["ledger"]["doubles"] == ["lead-7"]
+    else:
+        for words in ("do NOT balance", "sent twice: lead-7", "in time", "replay ended with code 1"):
+            assert words in err

@@ -1,0 +1,304 @@
+"""Faust apps in this process on real Kafka: what handlers and owners see, and what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.record import Taken
+from stream_app.faust_app.app import Inlet, LostRecords
+from stream_app.faust_app.run import run_app
+from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
+from tests.support.kafka import publish, publish_transactions, topic_names, until
+
+
+@pytest.fixture
+async def bench(kafka: Broker, namespace: str) -> Bench:
+    return await make_bench(kafka, namespace)
+
+
+async def test_events_arrive_as_they_were_written_and_a_restart_goes_on_behind_them(bench: Bench) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
+        headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
+        await producer.send_and_wait(bench.leads, b"\xff\xfe", b"key", 2, 1_700_000_000_123, headers)
+        await producer.send_and_wait(bench.leads, None, b"tombstone", 2)
+        await producer.send_and_wait(bench.leads, b"", None, 2)
+    first = Recorder()
+    async with running(bench.app({bench.leads: first})):
+        await until(lambda: len(first.taken) == 3)
+    assert first.taken[0] == Taken(
+        bench.leads,
+        2,
+        0,
+        b"key",
+        b"\xff\xfe",
+        (("trace", b"1"), ("trace", b"2"), ("none", b"")),
+        1_700_000_000_123,
+    )
+    assert [(taken.key, taken.value) for taken in first.taken[1:]] == [(b"tombstone", None), (None, b"")]
+    await publish(bench.bootstrap, bench.leads, [b"next"])
+    second = Recorder()
+    async with running(bench.app({bench.leads: second})):
+        await until(lambda: second.taken)
+    assert second.values == [b"next"]
+
+
+async def test_no_topic_is_created(bench: Bench, namespace: str) -> None:
+    before = await topic_names(bench.bootstrap, namespace)
+    seen = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"1"])
+    async with running(bench.app({bench.leads: seen, bench.bulk: Recorder()}, Owner())):
+        await until(lambda: seen.taken)
+    assert await topic_names(bench.bootstrap, namespace) == before
+
+
+class HoldsOne(Recorder):
+    """Finishes all but the event `held`, in whatever order; that one waits until it is suspended."""
+
+    def __init__(self, held: bytes) -> None:
+        super().__init__()
+        self.held = held
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def work(self, inlet: Inlet, taken: Taken) -> None:
+        task = asyncio.create_task(self.finish(inlet, taken))
+        self.tasks.add(task)
+
+    async def finish(self, inlet: Inlet, taken: Taken) -> None:
+        if taken.value == self.held:
+            await inlet.suspended.wait()
+            inlet.give_up(taken)
+        else:
+            await inlet.ack(taken)
+
+
+async def test_what_was_given_up_is_never_passed_by_a_commit_and_comes_again(bench: Bench) -> None:
+    """Hazard 1: upstream commits behind an event in flight at the committed offset, and when nothing is committed."""
+    await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(20)])
+    first = HoldsOne(held=b"0")
+    async with running(bench.app({bench.leads: first})) as app:
+        await until(lambda: len(first.taken) == 20)
+        await app.consumer.commit()
+        assert await bench.committed() == {}
+    second = HoldsOne(held=b"7")
+    async with running(bench.app({bench.leads: second})) as app:
+        await until(lambda: len(second.taken) == 20)
+        await until(lambda: second.inlets[0].committed() == 7)
+        await app.consumer.commit()
+    assert await bench.committed() == {(bench.leads, 0): 7}
+    third = Recorder()
+    async with running(bench.app({bench.leads: third})):
+        await until(lambda: len(third.taken) == 13)
+    assert third.values[0] == b"7"
+    assert await bench.committed() == {(bench.leads, 0): 20}
+
+
+async def test_the_owner_takes_over_first_and_partitions_move_as_a_whole(bench: Bench) -> None:
+    """Three apps join and one leaves: each partition of all topics and of the state has one and the same owner."""
+    names = [bench.leads, bench.bulk]
+    owners = [Owner() for _ in range(3)]
+    handlers = [Recorder(owner) for owner in owners]
+    apps = [bench.app(dict.fromkeys(names, handler), owner) for handler, owner in zip(handlers, owners, strict=True)]
+
+    def settled(*members: int) -> bool:
+        owned = [partition for member in members for partition in owners[member].owned]
+        return sorted(owned) == list(range(PARTITIONS)) and all(owners[member].owned for member in members)
+
+    async def check(number: int, *members: int) -> None:
+        await until(lambda: settled(*members))
+        for handler in handlers:
+            handler.taken.clear()
+        for name in names:
+            await publish(bench.bootstrap, name, [b"%d" % number] * PARTITIONS, PARTITIONS)
+        await until(lambda: sum(len(handler.taken) for handler in handlers) >= 2 * PARTITIONS)
+        seen = Counter((taken.topic, taken.partition) for handler in handlers for taken in handler.taken)
+        assert seen == Counter({(name, partition): 1 for name in names for partition in range(PARTITIONS)})
+        for member in members:
+            mine = apps[member].consumer.assignment()
+            assert {tuple(tp) for tp in mine} == {
+                (name, partition) for name in (*names, bench.state) for partition in owners[member].owned
+            }
+
+    async with running(apps[0]):
+        await check(0, 0)
+        async with running(apps[1]):
+            await check(1, 0, 1)
+            async with running(apps[2]):
+                await check(2, 0, 1, 2)
+        await check(3, 0)
+    # What was kept was not taken over again.
+    for owner in owners:
+        owned: set[int] = set()
+        for what, partitions in owner.calls:
+            assert not partitions & owned if what == "assigned" else partitions <= owned
+            owned ^= partitions
+
+
+async def test_a_rebalance_is_no_cause_for_a_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    seen = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    async with running(bench.app({bench.leads: seen})):
+        await until(lambda: seen.taken)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert not [text for text in warnings if "rebalance" in text]
+
+
+async def test_a_rebalance_interrupts_taking_over_and_then_revokes(bench: Bench) -> None:
+    slow, quick = Owner(), Owner()
+    slow.taking_s = 60
+    async with running(bench.app({bench.leads: Recorder(slow)}, slow)):
+        await until(lambda: slow.calls)
+        slow.taking_s = 0
+        async with running(bench.app({bench.leads: Recorder(quick)}, quick)):
+            await until(lambda: len(slow.owned) == len(quick.owned) == PARTITIONS // 2)
+    assert slow.calls[:2] == [("assigned", {0, 1, 2, 3}), ("revoked", {0, 1, 2, 3})]
+
+
+async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(bench: Bench) -> None:
+    class Fails(Recorder):
+        async def work(self, inlet: Inlet, taken: Taken) -> None:
+            if taken.value == b"2":
+                raise LookupError("a bug")
+            await inlet.ack(taken)
+
+    await publish(bench.bootstrap, bench.leads, [b"0", b"1", b"2", b"3"])
+    async with asyncio.timeout(20):
+        with pytest.raises(LookupError, match="a bug"):
+            await run_app(bench.app({bench.leads: Fails()}))
+    assert (await bench.committed()).get((bench.leads, 0), 0) <= 2
+
+
+async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
+    async def hasty(inlet: Inlet) -> None:
+        await inlet.ack(await anext(inlet))
+
+    await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError, match="returned before its inlet ended"):
+            await run_app(bench.app({bench.leads: hasty}))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (BrokerUnavailable("the state cannot be read"), BrokerUnavailable, "state cannot be read"),
+        (asyncio.CancelledError(), RuntimeError, "was cancelled, and nobody did it"),  # out of aiokafka
+    ],
+)
+async def test_an_exception_of_the_owner_ends_the_app(
+    bench: Bench, caplog: pytest.LogCaptureFixture, error: BaseException, kind: type[Exception], says: str
+) -> None:
+    """It is raised, and so told once: no traceback is logged beside it."""
+
+    class Fails(Owner):
+        async def assigned(self, partitions: set[int]) -> None:
+            raise error
+
+    seen = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    async with asyncio.timeout(20):
+        with pytest.raises(kind, match=says):
+            await run_app(bench.app({bench.leads: seen}, Fails()))
+    assert not seen.taken
+    assert not [each.getMessage() for each in caplog.records if each.exc_info and each.exc_info[0]]
+
+
+async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None:
+    """A lead that was aborted is none; gaps are harmless; and the committed offset does not lag behind them."""
+    batches = [(number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)]
+    expected = [value for commit, values in batches if commit for value in values]
+    await publish_transactions(bench.bootstrap, bench.leads, batches)
+    first = HoldsOne(held=b"9-1")
+    async with running(bench.app({bench.leads: first})) as app:
+        await until(lambda: len(first.taken) == len(expected))
+        assert app.gaps.empty >= 10
+    assert first.values == expected
+    second = Recorder()
+    async with running(bench.app({bench.leads: second})):
+        await until(lambda: second.values == expected[expected.index(b"9-1") :], what="the rest from 9-1 on")
+    third = Recorder()
+    await publish(bench.bootstrap, bench.leads, [b"new"])
+    async with running(bench.app({bench.leads: third})):
+        await until(lambda: third.taken)
+    assert third.values == [b"new"]
+
+
+async def test_a_record_that_faust_passes_over_ends_the_app_before_an_ack_hides_it(bench: Bench) -> None:
+    await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(10)])
+    app = bench.app({bench.leads: Recorder()})
+    deliver = app.topics.on_message
+
+    async def lossy(message: Any) -> None:
+        if message.offset not in (4, 5):
+            await deliver(message)
+
+    app.topics.on_message = lossy
+    async with asyncio.timeout(20):
+        with pytest.raises(LostRecords, match=rf"{bench.leads}/0/4 was fetched but never delivered"):
+            await run_app(app)
+    assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
+
+
+async def test_a_closed_handler_delays_no_other_partition_or_topic(bench: Bench) -> None:
+    """Hazard 6: 20,000 events wait in front of a closed gate and of a slow one; others arrive within 100 ms."""
+    closed = asyncio.Event()
+
+    class Closed(Recorder):
+        async def work(self, inlet: Inlet, taken: Taken) -> None:
+            if taken.partition == 0:
+                suspended = asyncio.ensure_future(inlet.suspended.wait())
+                await asyncio.wait({suspended, asyncio.ensure_future(closed.wait())}, return_when="FIRST_COMPLETED")
+                inlet.give_up(taken)
+            else:
+                await inlet.ack(taken)
+                await asyncio.sleep(0.01)
+
+    arrived: dict[bytes, float] = {}
+    loop = asyncio.get_running_loop()
+
+    class Hot(Recorder):
+        async def work(self, inlet: Inlet, taken: Taken) -> None:
+            arrived[taken.value or b""] = loop.time()
+            await inlet.ack(taken)
+
+    bulk = Closed()
+    await publish(bench.bootstrap, bench.bulk, (b"x" * 200 for _ in range(20_000)), 2)
+    async with running(bench.app({bench.bulk: bulk, bench.leads: Hot()})):
+        await until(lambda: len(bulk.taken) > 100)
+        late: list[float] = []
+        async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
+            await producer.partitions_for(bench.leads)
+            for number in range(40):
+                value = b"%d" % number
+                await producer.send_and_wait(bench.leads, value, partition=number % PARTITIONS)
+                sent_at = loop.time()
+                await until(functools.partial(arrived.__contains__, value))
+                late.append(arrived[value] - sent_at)
+                await asyncio.sleep(0.05)
+        assert max(late) < 0.1, sorted(late)[-5:]
+        assert len({taken.partition for taken in bulk.taken}) == 2
+
+
+async def test_an_event_that_waits_for_its_handler_does_not_hold_up_the_stop(bench: Bench) -> None:
+    """The gate stands before the first event is taken: Faust has it already, and must not wait for it."""
+    called = asyncio.Event()
+
+    async def gated(inlet: Inlet) -> None:
+        called.set()
+        await inlet.suspended.wait()
+
+    await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
+    loop = asyncio.get_running_loop()
+    async with running(bench.app({bench.leads: gated})):
+        async with asyncio.timeout(10):
+            await called.wait()
+        start = loop.time()
+    assert loop.time() - start < 2
+    assert await bench.committed() == {}

@@ -1,0 +1,118 @@
+"""Workers as processes on real Kafka: how they stop, and that none of what befalls them loses or repeats a lead."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections import Counter
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.support.kafka import committed, create_topics, publish, read_committed
+from tests.support.processes import WorkerProcess, workers
+
+PARTITIONS = 4
+
+
+async def make_topics(kafka: Broker, namespace: str) -> None:
+    names = [namespace + name for name in ("leads", "state", "events")]
+    await create_topics(kafka.bootstrap, *names, partitions=PARTITIONS)
+
+
+async def stop_time_s(worker: WorkerProcess) -> float:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    worker.process.send_signal(signal.SIGTERM)
+    assert await worker.ended(20) == 0, worker.last
+    assert worker.lines["ended"]
+    return loop.time() - start
+
+
+async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_within_2_s(
+    kafka: Broker, namespace: str
+) -> None:
+    await make_topics(kafka, namespace)
+    async with workers(kafka, namespace, PARTITIONS) as group:
+        worker = await group.start()
+        await worker.said("assigned [0, 1, 2, 3]")
+        assert await stop_time_s(worker) < 2
+        await publish(kafka.bootstrap, namespace + "leads", [b"first", b"hold", b"second"])
+        worker = await group.start()
+        await worker.said("took first", "took hold", "took second")
+        assert await stop_time_s(worker) < 2
+        # What was held is given up and comes again, with what is behind it; what was before it does not.
+        assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 1}
+        worker = await group.start()
+        await worker.said("took hold", "took second")
+        assert not worker.lines["took first"]
+
+
+async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: Broker, namespace: str) -> None:
+    await make_topics(kafka, namespace)
+    await publish(kafka.bootstrap, namespace + "leads", [b"slow 1", b"quick", b"slow 2"])
+    async with workers(kafka, namespace, PARTITIONS) as group:
+        worker = await group.start(slow_s=3)
+        await worker.said("took slow 1", "took slow 2")
+        assert 1 < await stop_time_s(worker) < 6
+    assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 3}
+    assert {key for key, _ in await read_committed(kafka.bootstrap, namespace + "events")} == {
+        b"slow 1",
+        b"quick",
+        b"slow 2",
+    }
+
+
+@pytest.mark.long
+async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(kafka: Broker, namespace: str) -> None:
+    """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
+    await make_topics(kafka, namespace)
+    leads = [b"%d" % number for number in range(3000)]
+    fate = random.Random(1)
+    async with workers(kafka, namespace, PARTITIONS) as group:
+        alive = [await group.start() for _ in range(3)]
+        publishing = asyncio.create_task(publish_slowly(kafka, namespace, leads))
+        for fault in ("kill", "term", "freeze"):
+            await asyncio.sleep(1.5 + fate.random())
+            victim = alive.pop(fate.randrange(len(alive)))
+            await inflict(fault, victim)
+            alive.append(await group.start())
+        await publishing
+        await all_concluded(kafka, namespace, len(leads))
+    events = await concluded(kafka, namespace)
+    assert set(events) == set(leads)
+    assert [lead for lead, times in events.items() if times > 1] == []
+
+
+async def publish_slowly(kafka: Broker, namespace: str, leads: list[bytes]) -> None:
+    for start in range(0, len(leads), 400):
+        await publish(kafka.bootstrap, namespace + "leads", leads[start : start + 400], PARTITIONS)
+        await asyncio.sleep(0.5)
+
+
+async def inflict(fault: str, victim: WorkerProcess) -> None:
+    if fault == "kill":
+        victim.process.kill()
+        await victim.ended(10)
+    elif fault == "term":
+        victim.process.send_signal(signal.SIGTERM)
+        assert await victim.ended(20) in (0, -signal.SIGTERM), victim.last  # the latter when it had hardly begun
+    else:
+        victim.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(8)  # the session is 6 s
+        victim.process.send_signal(signal.SIGCONT)
+
+
+async def concluded(kafka: Broker, namespace: str) -> Counter[bytes]:
+    seen: Counter[bytes] = Counter()
+    for partition in range(PARTITIONS):
+        seen.update(key or b"" for key, _ in await read_committed(kafka.bootstrap, namespace + "events", partition))
+    return seen
+
+
+async def all_concluded(kafka: Broker, namespace: str, number: int) -> None:
+    for _ in range(60):
+        if len(await concluded(kafka, namespace)) == number:
+            return
+        await asyncio.sleep(1)

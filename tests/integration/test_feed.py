@@ -1,0 +1,280 @@
+"""The read model on real Kafka: it is complete, it survives kill -9, and it knows when the topics are others."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.gateway.read_model.store import ReadModel
+from tests.gateway.feeding import fed, make_topics, write
+from tests.gateway.model_records import (
+    event,
+    flat,
+    lane,
+    letter,
+    person,
+    result,
+    sources,
+    story,
+)
+from tests.support.kafka import until
+from tests.support.tampering import bad_checksum, tampered
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.sqlite"
+
+
+async def test_all_topics_come_together(kafka: Broker, namespace: str, path: Path) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, [*story(names, "crm-1", "received", "sending", "accepted"), result(names, "crm-1")])
+    await write(kafka.bootstrap, [lane(names), person(names, "hash", "crm-1"), letter(names.dlq), letter(names.parked)])
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        found = it.ask.lead("crm-1")
+        assert found is not None
+        assert found.stories[0].status == "accepted"
+        assert it.ask.results("crm-1")[0].offset == 0
+        assert it.ask.leads_of("hash")[0] == "crm-1"
+        assert [each.workspace for each in it.ask.lanes()[0]] == ["acme"]
+        assert it.ask.letters(names.dlq).letters == it.ask.letters(names.parked).letters == 1
+        assert it.feed.standing.lag == 0
+        await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
+        await until(lambda: it.ask.stands()[0].status == "enriched", 10, "the next step")
+
+
+async def test_only_what_was_committed_and_no_marker_keeps_it_from_the_end(
+    kafka: Broker, namespace: str, path: Path
+) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}writer")
+    async with fed(kafka.bootstrap, namespace, path) as it, producer:
+        for lead_id, committed in (("crm-1", True), ("crm-2", False)):
+            await producer.begin_transaction()
+            (told,) = story(names, lead_id, "received", offset=int(lead_id[-1]))
+            await producer.send_and_wait(told.topic, told.value, told.key, 0)
+            await (producer.commit_transaction() if committed else producer.abort_transaction())
+        await until(lambda: it.ask.lead("crm-1"), 20, "what was committed")
+        await it.up_to_date()
+        assert it.ask.lead("crm-2") is None
+        assert it.feed.standing.lag == 0
+
+
+@pytest.mark.timeout(180)
+async def test_kill_9_in_the_middle_doubles_nothing_and_loses_nothing(
+    kafka: Broker, namespace: str, path: Path
+) -> None:
+    names, leads = sources(namespace).names, 6_000
+    await make_topics(kafka.bootstrap, namespace)
+    records = flat(story(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
+    await write(kafka.bootstrap, [*records, *[letter(names.dlq)] * leads])
+    total, chance, kills = len(records) + leads, random.Random(7), 0
+    while (read := _read(path)) < total:
+        with killed(kafka.bootstrap, namespace, str(path)):
+            await until(lambda before=read: _read(path) > before, 30, "some progress")  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            await asyncio.sleep(chance.random() * 0.05)
+        kills += 1
+    assert kills >= 2
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        assert {each.status: each.stories for each in it.ask.stands()} == {"dead_lettered": leads}
+        assert it.ask.letters(names.dlq).letters == leads
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone() == (3 * leads,)
+
+
+async def test_topics_that_were_created_anew_are_read_anew(kafka: Broker, namespace: str, path: Path) -> None:
+    """Also when they have grown beyond where the old ones ended, while nobody looked."""
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, [*story(names, "old", "received", "sending", offset=9), letter(names.dlq, "old")])
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+    await recreate(kafka, namespace)
+    new = [*story(names, "new", "received", "sending", "accepted", "enriched"), letter(names.dlq), letter(names.dlq)]
+    await write(kafka.bootstrap, new)
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        assert it.ask.lead("old") is None
+        assert it.ask.lead("new") is not None
+        assert [(cause.reason, cause.letters) for cause in it.ask.letters(names.dlq).causes] == [("http_503", 2)]
+
+
+async def test_topics_that_are_created_anew_under_it_are_read_anew(kafka: Broker, namespace: str, path: Path) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, story(names, "old", "received", "sending", "accepted"))
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        await recreate(kafka, namespace)
+        await write(kafka.bootstrap, story(names, "new", "received"))
+        await until(lambda: it.ask.lead("new") and not it.ask.lead("old"), 60, "the new topics")
+
+
+async def test_another_namespace_is_another_model(kafka: Broker, namespace: str, path: Path) -> None:
+    for name, lead_id in ((namespace, "one"), (f"{namespace}b.", "two")):
+        await make_topics(kafka.bootstrap, name)
+        await write(kafka.bootstrap, story(sources(name).names, lead_id, "received"))
+        async with fed(kafka.bootstrap, name, path) as it:
+            await it.up_to_date()
+            assert it.ask.lead(lead_id) is not None
+    assert it.ask.lead("one") is None
+
+
+async def test_a_file_that_is_removed_or_damaged_is_made_anew(kafka: Broker, namespace: str, path: Path) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, story(names, "crm-1", "received"))
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        await asyncio.to_thread(path.unlink)
+        await until(path.exists, 20, "a new file")
+        await it.up_to_date()
+        assert it.ask.lead("crm-1") is not None
+    await asyncio.to_thread(path.write_bytes, b"damaged" * 1_000)
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        assert it.ask.lead("crm-1") is not None
+
+
+async def test_what_retention_took_before_it_was_read_is_passed_over(kafka: Broker, namespace: str, path: Path) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, story(names, "crm-1", "received"))
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+    await write(kafka.bootstrap, flat(story(names, f"gone-{n}", "received", offset=n) for n in range(1, 4)))
+    await delete_records(kafka, names.status, before=3)
+    async with fed(kafka.bootstrap, namespace, path) as it:
+        await it.up_to_date()
+        assert [it.ask.lead(lead_id) is not None for lead_id in ("crm-1", "gone-1", "gone-2", "gone-3")] == [
+            True,
+            False,
+            False,
+            True,
+        ]
+
+
+async def test_old_stories_are_forgotten(kafka: Broker, namespace: str, path: Path) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    long_ago_ms = time.time_ns() // 1_000_000 - 40 * 86_400_000
+    old = story(names, "old", "received", at_ms=long_ago_ms)
+    await write(
+        kafka.bootstrap, [*old, *story(names, "new", "received", offset=1, at_ms=long_ago_ms + 39 * 86_400_000)]
+    )
+    async with fed(kafka.bootstrap, namespace, path, status_days=30) as it:
+        await it.up_to_date()
+        await until(lambda: it.ask.lead("old") is None, 10, "forgetting")
+        assert it.ask.lead("new") is not None
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> None:
+    async with LocalKafka() as kafka:
+        names = sources(namespace).names
+        await make_topics(kafka.bootstrap, namespace)
+        await write(kafka.bootstrap, [*story(names, "crm-1", "received"), letter(names.dlq)])
+        async with fed(kafka.bootstrap, namespace, path) as it:
+            await it.up_to_date()
+            await asyncio.to_thread(kafka.kill)
+            await until(lambda: "does not answer" in it.feed.standing.trouble, 60, "its being said")
+            assert it.ask.lead("crm-1") is not None, "what is known is still answered"
+            await asyncio.to_thread(kafka.restart)
+            await write(kafka.bootstrap, [event(names, "crm-1", "sending", 2), letter(names.dlq)])
+            await it.up_to_date(60)
+            assert it.feed.standing.trouble == ""
+            assert it.ask.stands()[0].status == "sending"
+            assert it.ask.letters(names.dlq).letters == 2
+
+
+async def test_what_is_wrong_is_said_and_nothing_is_raised(namespace: str, path: Path) -> None:
+    async with fed("127.0.0.1:1", namespace, path) as it:
+        await until(lambda: "does not answer" in it.feed.standing.trouble, 20, "its being said")
+    kept = ReadModel(path, sources(namespace))
+    async with fed("127.0.0.1:1", namespace, path) as it:
+        await until(lambda: "another process" in it.feed.standing.trouble, 20, "its being said")
+    kept.close()
+
+
+@contextmanager
+def killed(*argv: str) -> Iterator[None]:
+    """A feed in a process of its own, that is killed at the end of the block."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.gateway.feeding", *argv], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _read(path: Path) -> int:
+    """How many events and letters are in the file."""
+    if not path.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            events = db.execute("SELECT count(*) FROM events").fetchone()[0]
+            return int(events + db.execute("SELECT coalesce(sum(letters), 0) FROM letters").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # it has no tables yet
+
+
+async def recreate(kafka: Broker, namespace: str) -> None:
+    """Delete the topics and create them again."""
+    topics = set(sources(namespace).topics)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics(list(topics))
+        deadline = time.monotonic() + 20
+        while topics & set(await admin.list_topics()):
+            assert time.monotonic() < deadline, "the topics are still there"
+    finally:
+        await admin.close()
+    await make_topics(kafka.bootstrap, namespace)
+
+
+async def delete_records(kafka: Broker, topic: str, before: int) -> None:
+    """As retention does."""
+    from aiokafka import TopicPartition
+    from aiokafka.admin import RecordsToDelete
+
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=before)})
+    finally:
+        await admin.close()
+
+
+async def test_what_cannot_be_read_is_named_and_the_other_partitions_are_followed(
+    kafka: Broker, namespace: str, path: Path
+) -> None:
+    names = sources(namespace).names
+    await make_topics(kafka.bootstrap, namespace)
+    await write(kafka.bootstrap, [event(names, "crm-1", "received", 1)])
+    with tampered({(TopicPartition(names.status, 0), 0): bad_checksum}):
+        async with fed(kafka.bootstrap, namespace, path) as it:
+            says = f"{names.status}/0 cannot be read at offset 0: its checksum does not match"
+            await until(lambda: says in it.feed.standing.trouble, 15, "the cause")
+            await write(kafka.bootstrap, [lane(names)])
+            await until(lambda: it.ask.lanes()[0], 15, "a record of another topic")
+            assert it.feed.standing.as_of_ms is None
+            assert it.ask.lead("crm-1") is None

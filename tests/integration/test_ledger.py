@@ -1,0 +1,152 @@
+"""What every ledger has to do. A harness makes ledgers of one kind and looks at what others see of their writes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pytest
+
+from stream_app.domain.errors import Aborted, Fenced
+from stream_app.domain.record import Record, Taken
+from tests.simulation.client import MemoryLedger
+from tests.simulation.kafka import MemoryKafka
+from tests.support.ledgers import Seen
+
+
+class Ledger(Protocol):
+    async def take_over(self) -> dict[bytes, bytes]: ...
+    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]: ...
+    async def transact(self, records: list[Record]) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Harness(Protocol):
+    """`rows` and `events` are its topics, of two partitions each; a ledger closes with it."""
+
+    rows: str
+    events: str
+
+    def ledger(self, partition: int = 0) -> Ledger: ...
+    async def seen(self, topic: str, partition: int = 0) -> Seen: ...
+
+
+class MemoryHarness:
+    """The simulation's ledger: what runs on it may only rely on what Kafka's does, too."""
+
+    rows, events = "state", "events"
+
+    def __init__(self) -> None:
+        self._kafka = MemoryKafka()
+
+    def ledger(self, partition: int = 0) -> MemoryLedger:
+        return MemoryLedger(self._kafka, f"state-{partition}", self.rows, partition, max_record_bytes=50_000)
+
+    async def seen(self, topic: str, partition: int = 0) -> Seen:
+        return [(taken.key, taken.value) for taken in self._kafka.log(topic, partition).committed()]
+
+
+@pytest.fixture
+def in_memory() -> MemoryHarness:
+    return MemoryHarness()
+
+
+@pytest.fixture(params=["on_kafka", "in_memory"])
+def harness(request: pytest.FixtureRequest) -> Harness:
+    made: Harness = request.getfixturevalue(request.param)
+    return made
+
+
+async def test_a_new_partition_is_empty(harness: Harness) -> None:
+    assert await harness.ledger().take_over() == {}
+
+
+async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(harness: Harness) -> None:
+    first = harness.ledger()
+    await first.take_over()
+    await first.transact([Record(harness.rows, b"a", b"1"), Record(harness.rows, b"b", b"1")])
+    await first.transact([Record(harness.rows, b"a", b"2"), Record(harness.rows, b"b", None)])
+    await first.transact([Record(harness.rows, b"c", b"3"), Record(harness.rows, b"c", b"4")])
+    assert await harness.ledger().take_over() == {b"a": b"2", b"c": b"4"}
+
+
+async def test_what_waits_in_another_topic_is_read_from_an_offset_to_its_end_past_markers(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    assert await ledger.waiting(harness.events, 0, 9) == []
+    for value in (b"1", b"2", b"3"):  # each with a commit marker behind it: offsets 0, 2 and 4
+        await ledger.transact([Record(harness.events, b"k", value)])
+    assert [(each.offset, each.value) for each in await ledger.waiting(harness.events, 1, 9)] == [(2, b"2"), (4, b"3")]
+    assert await ledger.waiting(harness.events, 5, 9) == await ledger.waiting(harness.events, 6, 9) == []
+
+
+async def test_records_go_to_the_ledgers_partition_unless_they_name_another(harness: Harness) -> None:
+    ledger = harness.ledger(partition=1)
+    await ledger.take_over()
+    headers = (("trace", b"x"), ("empty", b""))
+    await ledger.transact(
+        [
+            Record(harness.rows, b"row", b"1"),
+            Record(harness.events, b"own", b"1", headers),
+            Record(harness.events, b"stray", b"1", partition=0),
+            Record(harness.events, None, b"no key"),
+        ]
+    )
+    assert await harness.seen(harness.events, 1) == [(b"own", b"1"), (None, b"no key")]
+    assert await harness.seen(harness.events, 0) == [(b"stray", b"1")]
+    assert await harness.ledger(partition=0).take_over() == {}
+    assert await harness.ledger(partition=1).take_over() == {b"row": b"1"}
+
+
+async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harness: Harness) -> None:
+    old, new = harness.ledger(), harness.ledger()
+    await old.take_over()
+    await old.transact([Record(harness.rows, b"a", b"old")])
+    assert await new.take_over() == {b"a": b"old"}
+    with pytest.raises(Fenced, match="later owner"):
+        await old.transact([Record(harness.rows, b"a", b"late"), Record(harness.events, b"a", b"late")])
+    await new.transact([Record(harness.rows, b"b", b"new")])
+    assert await harness.seen(harness.events) == []
+    assert await harness.ledger().take_over() == {b"a": b"old", b"b": b"new"}
+
+
+async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
+    zero, one = harness.ledger(0), harness.ledger(1)
+    await zero.take_over()
+    await one.take_over()
+    await zero.transact([Record(harness.rows, b"a", b"1")])
+
+
+async def test_the_same_ledger_takes_over_again_and_goes_on(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    await ledger.transact([Record(harness.rows, b"a", b"1")])
+    assert await ledger.take_over() == {b"a": b"1"}
+    await ledger.transact([Record(harness.rows, b"b", b"2")])
+    assert await ledger.take_over() == {b"a": b"1", b"b": b"2"}
+
+
+async def test_no_transaction_without_taking_over(harness: Harness) -> None:
+    with pytest.raises(Aborted, match="take_over"):
+        await harness.ledger().transact([Record(harness.rows, b"a", b"1")])
+
+
+async def test_a_record_too_large_is_refused_before_anything_is_begun(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    too_large = Record(harness.events, b"a", b"x" * 60_000)
+    with pytest.raises(ValueError, match=rf"{harness.events} has 60\d\d\d bytes, 50000 are allowed"):
+        await ledger.transact([Record(harness.rows, b"a", b"1"), too_large])
+    await ledger.transact([])
+    await ledger.transact([Record(harness.rows, b"b", b"1")])
+    assert await harness.seen(harness.rows) == [(b"b", b"1")]
+
+
+async def test_many_records_keep_their_order_in_each_topic(harness: Harness) -> None:
+    ledger = harness.ledger()
+    await ledger.take_over()
+    payload = b"x" * 1000  # so that they do not fit into one batch
+    await ledger.transact(
+        [Record(topic, b"%d" % number, payload) for number in range(1000) for topic in (harness.rows, harness.events)]
+    )
+    for topic in (harness.rows, harness.events):
+        assert [key for key, _ in await harness.seen(topic)] == [b"%d" % number for number in range(1000)]

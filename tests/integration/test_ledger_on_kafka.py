@@ -1,0 +1,380 @@
+"""What only Kafka can do to a ledger: what every ledger has to do is in test_ledger.py."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import (
+    BrokerResponseError,
+    ConcurrentTransactions,
+    GroupLoadInProgressError,
+    IncompatibleBrokerVersion,
+    InvalidTransactionTimeout,
+    NotEnoughReplicasError,
+    NotLeaderForPartitionError,
+)
+from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v0
+from aiokafka.protocol.transaction import (
+    AddPartitionsToTxnRequest,
+    AddPartitionsToTxnResponse_v0,
+    EndTxnRequest,
+    EndTxnResponse_v0,
+    InitProducerIdRequest,
+    InitProducerIdResponse_v0,
+)
+
+from stream_app.dev.kafka import LocalKafka
+from stream_app.domain.errors import Aborted, BrokerUnavailable, LedgerError
+from stream_app.domain.record import Record
+from stream_app.kafka import fencing
+from stream_app.kafka import transactional_state as ledger_module
+from stream_app.kafka.bounded_client import BoundedClient
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
+from stream_app.kafka.stranded import producer_id
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from tests.support.kafka import create_topics
+from tests.support.ledgers import KafkaHarness, on
+
+
+async def test_an_open_transaction_of_the_earlier_owner_is_aborted_and_the_load_ends_behind_it(
+    on_kafka: KafkaHarness,
+) -> None:
+    old = on_kafka.ledger()
+    await old.take_over()
+    await old.transact([Record(on_kafka.rows, b"a", b"1")])
+    producer = old._producer
+    assert producer is not None
+    await producer.begin_transaction()
+    await producer.send_and_wait(on_kafka.rows, b"never", b"a", partition=0)
+    new = on_kafka.ledger()
+    assert await new.take_over() == {b"a": b"1"}  # the topic ends in an aborted record and two markers
+    assert await on_kafka.ledger().take_over() == {b"a": b"1"}
+
+
+async def test_a_batch_that_the_broker_refuses_takes_the_whole_transaction_with_it(on_kafka: KafkaHarness) -> None:
+    """aiokafka itself commits what is left."""
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    with pytest.raises(Aborted, match="MessageSizeTooLarge"):
+        await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.tight, b"a", b"x" * 2000)])
+    with pytest.raises(Aborted, match="take_over"):
+        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await ledger.take_over() == {}
+    await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await on_kafka.seen(on_kafka.rows) == [(b"b", b"1")]
+
+
+async def test_a_topic_that_does_not_exist_aborts_in_bounded_time(on_kafka: KafkaHarness) -> None:
+    on_kafka.events += ".no"
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
+    await ledger.take_over()
+    async with asyncio.timeout(5):
+        with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at whether it exists"):
+            await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
+    with pytest.raises(BrokerUnavailable, match=rf"{on_kafka.events}/0, .* has no leader"):
+        await ledger.take_over()
+    await create_topics(on_kafka.bootstrap, on_kafka.events, partitions=2)
+    assert await ledger.take_over() == {}
+
+
+async def test_nothing_goes_where_no_successor_would_look_for_what_was_left_open(on_kafka: KafkaHarness) -> None:
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    for record in (Record("elsewhere", b"a", b"1"), Record(on_kafka.rows, b"a", b"1", partition=1)):
+        with pytest.raises(ValueError, match="see writes_to"):
+            await ledger.transact([record])
+
+
+async def test_a_refusal_that_aiokafka_hides_is_told_until_the_same_is_taken(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries again by itself and tells nobody, so that a refusal looks like a broker that is away."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=1))
+    await ledger.take_over()
+    refusing[ProduceRequest] = lambda: _refused(on_kafka.events, NotEnoughReplicasError)
+    where = rf"{on_kafka.events}/0 did not take it: NotEnoughReplicasError, .*min\.insync\.replicas"
+    with pytest.raises(Aborted, match=where):
+        await ledger.transact([Record(on_kafka.events, b"a", b"1")])
+    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, ConcurrentTransactions.errno, -1, -1)
+    with pytest.raises(BrokerUnavailable, match=rf"not ended .* transaction .*{where}"):
+        await ledger.take_over()
+    with pytest.raises(BrokerUnavailable, match=r"not ended .* transaction .*one of them takes no records"):
+        await on_kafka.ledger(limits=replace(on_kafka.limits, take_over_s=1)).take_over()
+    refusing.clear()
+    await ledger.take_over()
+    refusing[ProduceRequest] = lambda: _refused(on_kafka.events, NotEnoughReplicasError)
+    asyncio.get_running_loop().call_later(0.3, refusing.clear)
+    await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+    assert await on_kafka.seen(on_kafka.events) == [(b"a", b"2")]
+    refusing[EndTxnRequest] = lambda: EndTxnResponse_v0(0, GroupLoadInProgressError.errno)
+    with pytest.raises(Aborted, match=r"\(the end of the transaction: GroupLoadInProgressError\)"):
+        await ledger.transact([Record(on_kafka.events, b"a", b"3")])
+
+
+async def test_what_a_producer_died_of_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka says of it that it was unexpected."""
+
+    def bug() -> object:
+        raise OSError("no such answer")
+
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    refusing[AddPartitionsToTxnRequest] = bug
+    with pytest.raises(Aborted, match=r"ended with OSError\('no such answer'\): look at the brokers"):
+        await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
+    refusing.clear()
+    assert await ledger.take_over() == {}
+
+
+async def test_a_transaction_is_over_when_its_end_is_seen_everywhere(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Kafka forgot to end, the end of the next one ends: an abort would take with it what was committed."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
+    await ledger.take_over()
+    assert ledger._producer is not None
+    no_tags = dict[int, bytes]()
+    is_open = (producer_id(ledger._producer), 0, 0, 0, 0, 7, no_tags)
+    active: dict[str, list[object]] = {on_kafka.events: [is_open], on_kafka.rows: []}
+    places = [(topic, [(0, 0, None, producers, no_tags)], no_tags) for topic, producers in active.items()]
+    refusing[DescribeProducers] = lambda: SimpleNamespace(topics=places)
+    with pytest.raises(Aborted, match=f"not ended the last transaction .* {on_kafka.events}/0 takes no records"):
+        await ledger.transact([Record(on_kafka.events, b"a", b"1"), Record(on_kafka.rows, b"a", b"1")])
+    refusing.clear()
+    assert await ledger.take_over() == {b"a": b"1"}
+    refusing[DescribeProducers] = lambda: SimpleNamespace(
+        topics=[(on_kafka.events, [(0, NotLeaderForPartitionError.errno, None, [], no_tags)], no_tags)]
+    )
+    asyncio.get_running_loop().call_later(0.3, refusing.clear)
+    await ledger.transact([Record(on_kafka.rows, b"a", b"2")])
+    assert await on_kafka.ledger().take_over() == {b"a": b"2"}
+
+
+async def test_a_partition_without_a_leader_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
+    await ledger.take_over()
+    with monkeypatch.context() as away:
+        away.setattr(ClusterMetadata, "leader_for_partition", lambda *_: -1)
+        with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at"):
+            await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+    assert await ledger.take_over() == {}
+
+
+async def test_a_refusal_that_silence_followed_is_not_told(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that freezes while it ends a transaction has refused the next one just before."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, abort_s=0.5))
+    await ledger.take_over()
+    waits = [(on_kafka.rows, [(0, ConcurrentTransactions.errno)])]
+    answers = iter([AddPartitionsToTxnResponse_v0(0, waits), asyncio.Event().wait()])
+    refusing[AddPartitionsToTxnRequest] = lambda: next(answers)
+    with pytest.raises(Aborted, match=r"\(no answer within 1 s\)"):
+        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+
+
+@pytest.mark.parametrize("asked", ["_metadata_update", "send"])
+async def test_a_connection_that_closes_under_a_request_is_only_a_connection(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
+) -> None:
+    """uvloop raises RuntimeError then: aiokafka's metadata task dies of it, and who waits for that waits for ever."""
+    real, fails = getattr(BoundedClient, asked), False
+
+    async def closed(self: BoundedClient, *args: object, **how: object) -> object:
+        nonlocal fails
+        if fails:
+            fails = False
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        return await real(self, *args, **how)
+
+    monkeypatch.setattr(BoundedClient, asked, closed)
+    ledger = on_kafka.ledger()
+    for value in (b"1", b"2"):
+        fails = True
+        async with asyncio.timeout(5):
+            await ledger.take_over()
+        assert not fails
+        await ledger.transact([Record(on_kafka.rows, b"a", value)])
+    await ledger.close()
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_old() -> object:
+        raise IncompatibleBrokerVersion("DescribeTransactions cannot be used")
+
+    _answer_for_the_broker(monkeypatch)[DescribeTransactions] = too_old
+    with pytest.raises(LedgerError, match=r"needs Kafka 3\.0 or newer"):
+        await on_kafka.ledger().take_over()
+
+
+async def test_a_kafka_that_allows_no_time_out_of_ten_minutes_is_refused(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verdict on what Kafka left open is such a time-out."""
+    refusing = _answer_for_the_broker(monkeypatch)
+    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, InvalidTransactionTimeout.errno, -1, -1)
+    with pytest.raises(LedgerError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
+        await on_kafka.ledger().take_over()
+
+
+async def test_rows_behind_a_transaction_of_a_forgotten_id_are_refused(on_kafka: KafkaHarness) -> None:
+    """Kafka forgets an id that was idle for days, with how its last transaction ended. Nobody else writes rows."""
+    async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
+        await other.begin_transaction()
+        await other.send_and_wait(on_kafka.rows, b"1", b"a", partition=0)
+        with pytest.raises(LedgerError, match=f"{on_kafka.rows}/0 from offset 0, and does not know any more"):
+            await on_kafka.ledger().take_over()
+        await other.commit_transaction()
+        assert await on_kafka.ledger().take_over() == {b"a": b"1"}
+
+
+async def test_a_transaction_asks_once_whether_it_has_ended(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else about the last transaction is asked when the partition is taken over."""
+    asked = list[str]()
+    real = BoundedClient.send
+
+    async def send(self: BoundedClient, node: int, request: object, **how: object) -> object:
+        asked.append(type(request).__name__)
+        return await real(self, node, request, **how)
+
+    monkeypatch.setattr(BoundedClient, "send", send)
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    assert "DescribeTransactions" in asked
+    asked.clear()
+    await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
+    assert set(asked) == {"AddPartitionsToTxnRequest", "ProduceRequest", "EndTxnRequest", "DescribeProducers"}
+
+
+async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
+    ledger = on_kafka.ledger()
+    await ledger.take_over()
+    step = asyncio.create_task(ledger.transact([Record(on_kafka.rows, b"a", b"1")]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert await ledger.take_over() == {}
+    await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await on_kafka.ledger().take_over() == {b"b": b"1"}
+
+
+async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(namespace: str) -> None:
+    async with LocalKafka() as kafka, on(kafka.bootstrap, namespace) as on_kafka:
+        await _freeze(kafka, on_kafka)
+
+
+async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
+    limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
+    ledger, idle = on_kafka.ledger(), on_kafka.ledger(partition=1, limits=limits)
+    await ledger.take_over()
+    await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
+    ledger._limits = limits  # before it froze, the broker may take longer
+    kafka.freeze()
+    try:
+        async with asyncio.timeout(3):
+            with pytest.raises(Aborted, match="no answer within 1 s"):
+                await ledger.transact([Record(on_kafka.rows, b"a", b"2"), Record(on_kafka.events, b"a", b"2")])
+        async with asyncio.timeout(4):
+            with pytest.raises(BrokerUnavailable, match=kafka.bootstrap):
+                await idle.take_over()
+    finally:
+        kafka.thaw()
+    rows = await on_kafka.ledger().take_over()
+    events = await on_kafka.seen(on_kafka.events)
+    assert (rows, events) in [({b"a": b"1"}, []), ({b"a": b"2"}, [(b"a", b"2")])]  # whole, or not at all
+
+
+async def test_no_broker_at_all(namespace: str) -> None:
+    nowhere = KafkaConnection("127.0.0.1:1")
+    ledger = KafkaLedger(nowhere, namespace, namespace, 0, LedgerLimits(take_over_s=0.5))
+    async with asyncio.timeout(3):
+        with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
+            await ledger.take_over()
+    await ledger.close()
+
+
+async def test_a_broker_that_names_no_broker_yet_is_waited_for(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even itself: so answers one that was frozen for long."""
+    known, asked = ClusterMetadata.brokers, 0
+
+    def none_at_first(self: ClusterMetadata) -> object:
+        nonlocal asked
+        asked += 1
+        return known(self) if asked > 3 else set()
+
+    monkeypatch.setattr(ClusterMetadata, "brokers", none_at_first)
+    assert await on_kafka.ledger().take_over() == {}
+    assert asked > 3
+
+
+async def test_rows_of_a_broker_that_leads_no_longer_are_read_again(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[TopicPartition, int]] = []
+
+    async def once(_: object, place: TopicPartition, node: int) -> None:
+        asked.append((place, node))
+        if len(asked) == 1:
+            raise NotLeaderForPartitionError
+
+    monkeypatch.setattr(ledger_module, "require_leader", once)
+    assert await on_kafka.ledger().take_over() == {}
+    assert asked == [(TopicPartition(on_kafka.rows, 0), 1)] * 2
+
+
+async def test_a_broker_that_leads_no_longer_does_not_say_what_is_open(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[TopicPartition, int]] = []
+
+    async def once(_: object, nodes: dict[TopicPartition, int]) -> None:
+        asked.append(nodes)
+        if len(asked) == 1:
+            raise NotLeaderForPartitionError
+
+    await on_kafka.ledger().take_over()
+    monkeypatch.setattr(fencing, "require_leaders", once)
+    assert await on_kafka.ledger().take_over() == {}
+    first, second = asked
+    assert first == second
+    assert {TopicPartition(on_kafka.rows, 0), TopicPartition(on_kafka.events, 1)} < first.keys()
+
+
+def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:
+    """Requests of the kinds that are put in here do not reach the broker: they are answered from here."""
+    send, answers = BoundedClient.send, dict[type, Callable[[], object]]()
+
+    async def instead(self: BoundedClient, node_id: int, request: object, **how: object) -> object:
+        if (answer := answers.get(type(request))) is None:
+            return await send(self, node_id, request, **how)
+        given = answer()
+        return await given if asyncio.iscoroutine(given) else given
+
+    monkeypatch.setattr(BoundedClient, "send", instead)
+    return answers
+
+
+def _refused(topic: str, error: type[BrokerResponseError]) -> ProduceResponse_v0:
+    return ProduceResponse_v0([(topic, [(0, error.errno, -1)])])

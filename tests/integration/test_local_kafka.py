@@ -1,0 +1,156 @@
+"""The broker from pip: it answers, keeps its data over a restart and a crash, and leaves nothing behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from stream_app.dev.kafka import Broker, LocalKafka, broker_answers
+from stream_app.dev.process import StartError, port_is_free
+from tests.unit.dev.test_process import eventually, is_alive
+
+GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+PARENT = """
+import time
+from stream_app.dev.kafka import LocalKafka
+kafka = LocalKafka()
+kafka.start()
+print(kafka.pid, kafka.bootstrap, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[LocalKafka]:
+    """A broker that these tests may freeze, kill and restart."""
+    with LocalKafka() as broker:
+        yield broker
+
+
+def port_of(bootstrap: str) -> int:
+    return int(bootstrap.rpartition(":")[2])
+
+
+async def create(bootstrap: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+    finally:
+        await admin.close()
+
+
+async def write(bootstrap: str, topic: str, value: bytes) -> None:
+    size = 4 * 2**20
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, max_request_size=size) as producer:
+        await producer.send_and_wait(topic, value)
+
+
+async def read(bootstrap: str, topic: str) -> bytes | None:
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        records = await consumer.getmany(timeout_ms=20_000)
+        return next((record.value for batch in records.values() for record in batch), None)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_data_and_port_survive_a_restart(own: LocalKafka, namespace: str, crash: bool) -> None:
+    before = own.pid
+    await create(own.bootstrap, f"{namespace}kept")
+    await write(own.bootstrap, f"{namespace}kept", b"x" * 3_000_000)
+    if crash:
+        own.kill()
+        assert not broker_answers(port_of(own.bootstrap))
+    own.restart()
+    assert own.pid != before
+    assert await read(own.bootstrap, f"{namespace}kept") == b"x" * 3_000_000
+
+
+def test_a_frozen_broker_is_silent_until_it_thaws(own: LocalKafka) -> None:
+    port = port_of(own.bootstrap)
+    own.freeze()
+    try:
+        assert eventually(lambda: not broker_answers(port)), "a signal takes its time"
+        assert not broker_answers(port)
+    finally:
+        own.thaw()
+    assert eventually(lambda: broker_answers(port))
+
+
+async def test_kafkas_own_tools_run_on_any_broker(kafka: Broker, namespace: str) -> None:
+    await create(kafka.bootstrap, f"{namespace}read")
+    group = f"{namespace}group"
+    async with AIOKafkaConsumer(f"{namespace}read", bootstrap_servers=kafka.bootstrap, group_id=group) as consumer:
+        await consumer.commit({TopicPartition(f"{namespace}read", 0): 0})
+    assert group in kafka.run_tool(GROUPS, "--list").split()
+    assert group in kafka.run_tool(GROUPS, "--bootstrap-server", kafka.bootstrap, "--list").split()
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [(["--no-such-option"], "no-such-option"), (["--describe", "--group", "nobody"], "Group nobody not found")],
+)
+def test_a_tool_that_fails_says_why(kafka: Broker, args: list[str], why: str) -> None:
+    with pytest.raises(StartError, match=f"^ConsumerGroupCommand failed: .*{why}"):
+        kafka.run_tool(GROUPS, *args)
+
+
+def test_a_tool_is_bounded_in_time(kafka: Broker) -> None:
+    with pytest.raises(StartError, match=r"^ConsumerGroupCommand took more than 0 s"):
+        kafka.run_tool(GROUPS, "--list", timeout_s=0.1)
+
+
+def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pid, bootstrap = parent.stdout.readline().split()
+        assert broker_answers(port_of(bootstrap))
+        assert [path.name for path in tmp_path.glob("stream-app-kafka-*/*")]
+        parent.kill()
+    assert eventually(lambda: not is_alive(int(pid)))
+    assert eventually(lambda: not list(tmp_path.iterdir()))
+    assert eventually(lambda: port_is_free(port_of(bootstrap)))
+
+
+def test_nothing_is_left_after_ctrl_c_on_the_command(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-m", "stream_app.dev.kafka"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment, process_group=0) as command:
+        assert command.stdout is not None
+        bootstrap = command.stdout.readline().strip()
+        assert broker_answers(port_of(bootstrap))
+        os.killpg(command.pid, signal.SIGINT)
+        assert command.wait(20) == 130
+    assert not list(tmp_path.iterdir())
+    assert port_is_free(port_of(bootstrap))
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    started = asyncio.create_task(LocalKafka().__aenter__())
+    assert await asyncio.to_thread(eventually, lambda: bool(list(tmp_path.glob("*/data/meta.properties"))))
+    started.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await started
+    assert await asyncio.to_thread(eventually, lambda: not list(tmp_path.iterdir()))
+
+
+async def test_stop_removes_the_data_but_not_a_directory_of_the_users(tmp_path: Path) -> None:
+    async with LocalKafka(data_dir=tmp_path / "mine", overrides={"num.partitions": "7"}) as broker:
+        pid, bootstrap = broker.pid, broker.bootstrap
+    assert not is_alive(pid)
+    assert port_is_free(port_of(bootstrap))
+    assert (tmp_path / "mine" / "meta.properties").exists()
+    broker.stop()
+    with pytest.raises(StartError, match="not started"):
+        broker.freeze()

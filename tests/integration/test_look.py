@@ -1,0 +1,204 @@
+"""What is seen of all lanes from outside, on a real Kafka without any worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream_app.cli.lane_table import show_lanes
+from stream_app.cli.main import main
+from stream_app.config import Settings, client_options, load_settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import free_port
+from stream_app.domain.lane.explain import LaneFacts
+from stream_app.domain.lane.forecast import Forecast
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.messages import By, Change, CommandAnswer, LaneView, PartHold
+from stream_app.kafka.backlog import Backlog
+from stream_app.kafka.topics import create_topics
+from stream_app.operator.look import look
+
+MINUTE_MS = 60_000
+
+
+def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:
+    config = path / "stream_app.toml"
+    config.write_text(
+        f"""
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 2
+replication = 1
+broker_wait_s = 5
+[workspaces.busy]
+partition = 0
+[workspaces.quiet]
+partition = 1
+[workspaces.beside]
+partition = 1
+[destinations]
+busy = {{ workspace = "busy", webhooks_env = ["A"], callbacks = false }}
+quiet = {{ workspace = "quiet", webhooks_env = ["B"], callbacks = false }}
+beside = {{ workspace = "beside", webhooks_env = ["C"], callbacks = false }}
+"""
+    )
+    return load_settings(config, {}, clay=False)
+
+
+def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:
+    meter = Meter("2026-11-24", at_ms + 600 * MINUTE_MS, 6_000, spent)
+    meters = {"credits_day": meter}
+    return msgspec.json.encode(
+        LaneView(name, partition, at_ms, "closed", "healthy", 100.0, 8.0, meters=meters)  # type: ignore[arg-type]  # a meter's name
+    )
+
+
+async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    names, now_ms = settings.names, int(time.time() * 1000)
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+
+        async def publish(name: str, partition: int, ago_ms: int, spent: int) -> None:
+            at_ms = now_ms - ago_ms
+            value = view(name, partition, at_ms, spent)
+            await producer.send_and_wait(names.lanes, value, name.encode(), partition, timestamp_ms=at_ms)
+
+        await publish("busy", 0, 5 * MINUTE_MS, 1_000)  # at the very first offset
+        await publish("busy", 0, 0, 1_100)
+        await publish("quiet", 1, 700 * MINUTE_MS, 5)
+        await publish("quiet", 1, 600 * MINUTE_MS, 7)
+        for _ in range(3):
+            await producer.send_and_wait(names.bulk, b"{}", b"busy", 0)
+        await producer.send_and_wait(names.commands, b"{}", b"quiet", 1)
+        await producer.send_and_wait(names.commands, b'{"id": "c1"}', b"quiet", 1)
+        answered = msgspec.json.encode(CommandAnswer("c1", True, now_ms, 1))
+        await producer.send_and_wait(names.audit, answered, b"quiet", 1)  # its offset is not committed yet
+        await producer.send_and_wait(names.dlq, b"{}", b"quiet", 1)
+        await producer.send_and_wait(names.replay_state, b'{"by": "jane", "why": "w", "at_ms": 1}', b"pause", 0)
+    seen = await look(settings, lambda _: None)
+    lanes = {lane.workspace: lane for lane in seen.facts.lanes}
+    assert lanes["busy"].view is not None
+    assert lanes["busy"].view.meters["credits_day"].spent == 1_100
+    assert lanes["busy"].waiting == {"leads": 0, "leads.retry": 0, "leads.bulk": 3}
+    assert lanes["quiet"].view is not None
+    assert lanes["quiet"].view.meters["credits_day"].spent == 7
+    assert (lanes["quiet"].shared_with, lanes["quiet"].asked) == (("beside",), 1)
+    assert lanes["beside"].view is None
+    assert seen.forecasts["busy"]["credits_day"].per_hour == pytest.approx(1_200, rel=0.1)
+    assert "credits_day" not in seen.forecasts.get("quiet", {})
+    assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
+    assert seen.facts.replay_paused == By("jane", "w", 1)
+
+
+async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    same = CommandAnswer("c1", True, 1_000, 0, "reload", who="jane", why="w", text="nothing is new")
+    answers = [
+        same,
+        msgspec.structs.replace(same, at_ms=1_001, partition=1),
+        msgspec.structs.replace(same, id="c2", at_ms=2_000),
+        msgspec.structs.replace(same, id="c2", at_ms=2_001, partition=1, applied=False, text="a URL is wrong"),
+        CommandAnswer("c3", True, 3_000, 0, "pause", "busy", "jane", "w", text="is paused"),
+    ]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for answer in answers:
+            await producer.send_and_wait(settings.names.audit, msgspec.json.encode(answer), b"", answer.partition)
+
+    async def shown(*more: str) -> str:
+        argv = ["lanes", "--config", str(tmp_path / "stream_app.toml"), "log", *more]
+        assert await asyncio.to_thread(main, argv) == 0
+        return capsys.readouterr().out
+
+    assert [line.partition("  ")[2] for line in (await shown()).splitlines()] == [
+        "jane reload (w)  all: nothing is new",
+        "jane reload (w)  all: nothing is new (by 1 of 2 partitions)",
+        "jane reload (w)  all: NOT APPLIED, a URL is wrong (by 1 of 2 partitions)",
+        "jane pause (w)  busy: is paused",
+    ]
+    assert len((await shown("--limit", "4")).splitlines()) == 4
+    assert len((await shown("--limit", "1")).splitlines()) == 1
+
+
+async def test_markers_of_transactions_do_not_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    """A worker has passed all records, and behind them lies the marker of a transaction, which holds no record."""
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    names = settings.names
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    topics = (names.retry, names.dlq)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}markers") as producer:
+        for _ in range(2):
+            async with producer.transaction():
+                for topic in topics:
+                    await producer.send(topic, b"{}", b"busy", 0)
+    for group, topic, passed in ((names.worker_app, names.retry, 3), (names.replay_app, names.dlq, 1)):
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+        async with consumer:
+            consumer.assign([TopicPartition(topic, 0)])
+            await consumer.commit({TopicPartition(topic, 0): passed})
+    seen = await look(settings, lambda _: None)
+    lanes = {lane.workspace: lane for lane in seen.facts.lanes}
+    assert lanes["busy"].waiting["leads.retry"] == 0, "the group stands at 3, the marker at 3 is the last offset"
+    assert seen.facts.coming_back == 1, "a record and two markers"
+    backlog = Backlog(connection_of(settings), names.worker_app, (names.leads, names.retry), 2)
+    assert await backlog.read() == {names.leads: 0, names.retry: 0}
+
+
+def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings_of(tmp_path, f"127.0.0.1:{free_port()}", "")
+    config = str(tmp_path / "stream_app.toml")
+    path = tmp_path / "stream_app.toml"
+    path.write_text(path.read_text().replace("broker_wait_s = 5", "broker_wait_s = 1"))
+    for argv in (["explain"], ["lanes"], ["lanes", "pause", "busy", "--why", "x"]):
+        assert main([argv[0], "--config", config, *argv[1:]]) == 4
+        assert "did not answer within 1 s" in capsys.readouterr().err
+
+
+def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
+    now_ms = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
+    meter = Meter("2026-09-21", now_ms + 600 * MINUTE_MS, 6_000, 3_000, 300)
+    by = By("jane", "topped up", now_ms - 60 * MINUTE_MS)
+    moving = LaneView(
+        "acme",
+        0,
+        now_ms,
+        "closed",
+        "healthy",
+        99.5,
+        8.0,
+        meters={"credits_day": meter},
+        changes=(Change("budget.credits_per_day", 5_000, 6_000, by),),
+        p95_ms=210,
+        mode="shadow",
+        partly=(PartHold(("people",), "no_webhook", "in words"),),
+    )
+    paused = msgspec.structs.replace(
+        moving, workspace="beta", holds="paused", since_ms=now_ms, paused_by=by, changes=()
+    )
+    lanes = [
+        LaneFacts("acme", 0, moving, {"leads": 1_234}, ("beta",)),
+        LaneFacts("beta", 0, paused, {}),
+        LaneFacts("new", 1, None, {}),
+    ]
+    forecasts = {"acme": {"credits_day": Forecast(1_200.0, now_ms + 135 * MINUTE_MS)}}
+    show_lanes(lanes, forecasts, {"acme": "Europe/Berlin"}, now_ms)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    now = "moves, but not people (no_webhook), beside beta"
+    assert f"acme {now} closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
+    assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
+    assert "new nothing was ever sent for it" in lines
+    assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: end 18:28" in lines
+    assert "acme budget.credits_per_day = 6000 jane 15:13 topped up" in lines

@@ -1,0 +1,240 @@
+"""Publishing to a real Kafka: each row once, in its workspace's partition, keyed by it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream_app.cli.main import main
+from stream_app.config import Destination, Kafka, Settings, Workspace, client_options, load_settings
+from stream_app.dev.kafka import Broker, LocalKafka
+from stream_app.domain.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lead.lead import plain_id
+from stream_app.domain.messages import LaneView, Lead
+from stream_app.kafka.topics import create_topics
+from stream_app.publish import Ready, Refusal, Wishes, publish, send, send_batch
+
+WAIT_S = 20.0
+
+
+def settings_for(bootstrap: str, namespace: str, wait_s: float = WAIT_S) -> Settings:
+    return Settings(
+        kafka=Kafka(bootstrap=bootstrap, namespace=namespace, partitions=3, replication=1, broker_wait_s=wait_s),
+        workspaces={"acme": Workspace(partition=2), "beta": Workspace(partition=0)},
+        destinations={
+            "people": Destination(workspace="acme", webhooks_env=("A",)),
+            "beta-people": Destination(workspace="beta", webhooks_env=("B",)),
+        },
+    )
+
+
+async def create(settings: Settings) -> None:
+    report = await create_topics(client_options(settings), settings.topic_plan(), WAIT_S, lambda _: None)
+    assert report.problems == []
+
+
+async def records(settings: Settings, topic: str) -> list[Any]:
+    """Everything in the topic now."""
+    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
+    await consumer.start()
+    try:
+        places = [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        ends = await consumer.end_offsets(places)
+        found: list[Any] = []
+        deadline = time.monotonic() + WAIT_S
+        while len(found) < sum(ends.values()):
+            assert time.monotonic() < deadline
+            for batch in (await consumer.getmany(timeout_ms=200)).values():
+                found += batch
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, namespace: str) -> None:
+    settings = settings_for(kafka.bootstrap, namespace)
+    await create(settings)
+    refused: list[Refusal] = []
+    leads: list[Lead | dict[str, Any]] = [
+        Lead(fields={"email": "jane@acme.example"}, workspace="acme", not_after_ms=5),
+        {"email": "n/a", "workspace": "acme"},
+        *({"email": f"p{n}@beta.example", "workspace": "beta", "notes": "x" * 500} for n in range(3_000)),
+    ]
+    summary = await publish(leads, settings, Wishes(import_id="b1"), on_refused=refused.append)
+    assert (summary.rows, summary.ready, summary.published, summary.refused) == (3_002, 3_001, 3_001, 1)
+    assert [(each.line, each.reason) for each in refused] == [(2, "bad_email")]
+    found = await records(settings, settings.names.leads)
+    acme = [record for record in found if record.partition == 2]
+    beta = [record for record in found if record.partition == 0]
+    assert len(acme) + len(beta) == 3_001
+    assert [record.key for record in acme] == [b"acme"]
+    assert json.loads(acme[0].value) == {
+        "fields": {"email": "jane@acme.example"},
+        "workspace": "acme",
+        "not_after_ms": 5,
+        "import_id": "b1",
+    }
+    emails = [json.loads(record.value)["fields"]["email"] for record in beta]
+    assert emails == [f"p{n}@beta.example" for n in range(3_000)]
+
+
+async def test_its_producer_repeats_nothing_and_waits_for_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def producer(**options: Any) -> None:
+        asked.update(options)
+        raise StopAsyncIteration
+
+    monkeypatch.setattr(send, "kafka_producer", producer)
+    with pytest.raises(StopAsyncIteration):
+        await send.Sender({"bootstrap_servers": "127.0.0.1:9"}, "leads", WAIT_S).__aenter__()
+    assert (asked["enable_idempotence"], asked["acks"]) == (True, "all")
+
+
+async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, namespace: str) -> None:
+    with pytest.raises(TopicsError, match="there is no such topic"):
+        await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), Wishes("acme"))
+
+
+async def test_a_broker_that_stops_answering_ends_it_in_time_with_what_was_taken(namespace: str) -> None:
+    with LocalKafka() as broker:
+        settings = settings_for(broker.bootstrap, namespace, wait_s=3.0)
+        await create(settings)
+
+        def leads() -> Any:
+            for n in range(200_000):
+                if n == 20_000:
+                    broker.freeze()
+                yield Ready("acme", "people", 2, b"x" * 500, n, "", "")
+
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=r"took \d+ records, then no more"):
+            await send_batch(leads(), settings, Wishes("acme"))
+        assert time.monotonic() - began < 20
+        broker.thaw()
+
+
+def test_the_command_from_a_csv_with_everything_wrong_in_it(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stream_app.toml").write_text(
+        f"""
+        [kafka]
+        bootstrap = "{kafka.bootstrap}"
+        namespace = "{namespace}"
+        partitions = 2
+        replication = 1
+        [workspaces.acme]
+        [destinations.people]
+        workspace = "acme"
+        webhooks_env = ["NOT_SET"]
+        callbacks = false
+        """
+    )
+    assert main(["topics"]) == 0
+    Path("leads.csv").write_bytes(
+        b"E-Mail,notes\n"
+        b"a@acme.example,fine\n"
+        b'b@acme.example,"broken"quote\n'
+        b"c@acme.example,caf\xe9\n"
+        b"d@acme.example," + b"x" * 1_000_000 + b"\n"
+        b"not an address,\n"
+        b"e@acme.example,fine\n"
+    )
+    capsys.readouterr()
+    assert main(["publish", "leads.csv", "--bulk", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["rows"], answer["published"], answer["refused"]) == (6, 2, 4)
+    assert answer["rejected_file"] == "leads.csv.rejected.jsonl"
+    settings = load_settings(Path("stream_app.toml"), {}, clay=False)
+    found = asyncio.run(records(settings, settings.names.bulk))
+    assert [(record.key, json.loads(record.value)["fields"]["email"]) for record in found] == [
+        (b"acme", "a@acme.example"),
+        (b"acme", "e@acme.example"),
+    ]
+    assert asyncio.run(records(settings, settings.names.leads)) == []
+    refused = [json.loads(line) for line in Path("leads.csv.rejected.jsonl").read_text().splitlines()]
+    assert [(each["line"], each["reason"]) for each in refused] == [
+        (3, "bad_csv"),
+        (4, "not_utf8"),
+        (5, "bad_csv"),
+        (6, "bad_email"),
+    ]
+    assert [each["row"][:22] for each in refused] == [
+        'b@acme.example,"broken',
+        "c@acme.example,caf\ufffd",
+        "d@acme.example,xxxxxxx",
+        "not an address,",
+    ]
+    assert Path("leads.csv.rejected.jsonl").stat().st_mode & 0o077 == 0, "it has personal data"
+    Path("leads.csv").write_bytes(b"email\na@acme.example\n")
+    assert main(["publish", "leads.csv"]) == 0
+    assert not Path("leads.csv.rejected.jsonl").exists()
+
+
+def test_many_credits_are_asked_for_against_what_is_left(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stream_app.toml").write_text(
+        f"""
+        [kafka]
+        bootstrap = "{kafka.bootstrap}"
+        namespace = "{namespace}"
+        partitions = 2
+        replication = 1
+        [workspaces.acme.budget]
+        credits_per_day = 6000
+        [destinations.people]
+        workspace = "acme"
+        webhooks_env = ["NOT_SET"]
+        callbacks = false
+        """
+    )
+    assert main(["topics"]) == 0
+    settings = load_settings(Path("stream_app.toml"), {}, clay=False)
+    meter = Meter("2026-11-26", 4_000_000_000_000, 6_000, 4_880)
+    view = LaneView("acme", 0, 1, "closed", "healthy", 100.0, 4.0, meters={"credits_day": meter})
+    asyncio.run(tell_lane(settings, view))
+    rows = "".join(f"p{n}@acme.example,\n" for n in range(199)) + "ada@acme.example,crm 1\n"
+    Path("leads.csv").write_text("email,lead_id\n" + rows)
+    capsys.readouterr()
+
+    assert main(["publish", "leads.csv", "--out", "ids.csv"]) == 2
+    said = capsys.readouterr()
+    assert "acme: 1,120 credits of today are left; about 50 s at the lane's rate" in said.out.splitlines()
+    assert "--yes must be said to publish 200 leads for about 1,200 credits" in said.err
+    assert asyncio.run(records(settings, settings.names.leads)) == []
+    assert not Path("ids.csv").exists()
+
+    assert main(["publish", "leads.csv", "--out", "ids.csv", "--yes"]) == 0
+    assert len(asyncio.run(records(settings, settings.names.leads))) == 200
+    with Path("ids.csv").open(newline="") as file:
+        ids = list(csv.DictReader(file))
+    assert len(ids) == 200
+    assert ids[0]["lead_id"].startswith("p-")
+    assert (ids[-1]["line"], ids[-1]["given_id"], ids[-1]["destination"]) == ("201", "crm 1", "people")
+    assert ids[-1]["lead_id"] == plain_id("crm 1")
+    assert Path("ids.csv").stat().st_mode & 0o077 == 0, "an id may be personal data"
+
+    Path("leads.csv").write_text("email\n" + "".join(f"q{n}@acme.example\n" for n in range(166)))
+    assert main(["publish", "leads.csv"]) == 0, "996 credits are not asked for"
+
+
+async def tell_lane(settings: Settings, view: LaneView) -> None:
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
+        home = settings.home(view.workspace)
+        value = msgspec.json.encode(view)
+        await producer.send_and_wait(settings.names.lanes, value, view.workspace.encode(), partition=home)

@@ -1,0 +1,381 @@
+"""The read model without Kafka: what it makes of records, what it forgets, and what it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.domain.dead_letter.headers import pseudonymous_key
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.messages import StatusEvent
+from stream_app.gateway.read_model.query import MOST_CAUSES, MOST_STORIES, Queries
+from stream_app.gateway.read_model.store import Position, ReadModel
+from tests.gateway.model_records import (
+    DAY_MS,
+    NOW_MS,
+    Made,
+    event,
+    flat,
+    lane,
+    letter,
+    person,
+    result,
+    sources,
+    story,
+    take,
+)
+
+SOURCES = sources()
+NAMES = SOURCES.names
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "model.sqlite"
+
+
+@pytest.fixture
+def model(path: Path) -> Iterator[ReadModel]:
+    with_it = ReadModel(path, SOURCES)
+    yield with_it
+    with_it.close()
+
+
+@pytest.fixture
+def ask(path: Path, model: ReadModel) -> Queries:
+    return Queries(path, final={"firms"})
+
+
+def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
+    found = ask.lead(lead_id)
+    assert found is not None
+    return [[step.status for step in each.events] for each in found.stories]
+
+
+# ------------------------------------------------------------------------------------------------------ stories
+
+
+def test_a_story_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> None:
+    take(
+        model,
+        event(NAMES, "crm-1", "received", 1, trace_id="ab" * 16),
+        event(NAMES, "crm-1", "sending", 2),
+        event(NAMES, "crm-1", "refused", 3, reason="http_503", text="Not now", http_status=503, due_at_ms=NOW_MS + 9),
+    )
+    take(model, event(NAMES, "crm-1", "sending", 4, attempt=1), event(NAMES, "crm-1", "accepted", 5, credits=6))
+    found = ask.lead("crm-1")
+    assert found is not None
+    assert found.story_count == 1
+    (only,) = found.stories
+    assert (only.origin, only.workspace, only.destination) == ("leads/0/0", "acme", "people")
+    assert (only.status, only.column, only.at_ms) == ("accepted", "under_way", NOW_MS + 5)
+    refused = only.events[2]
+    assert (refused.reason, refused.text, refused.http_status) == ("http_503", "Not now", 503)
+    assert refused.due_at_ms == NOW_MS + 9
+    assert [step.attempt for step in only.events] == [0, 0, 0, 1, 0]
+    assert only.events[4].credits == 6
+
+
+def test_accepted_is_the_end_where_nothing_comes_back(model: ReadModel, ask: Queries) -> None:
+    take(model, *story(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
+    assert [(each.column, each.stories) for each in ask.stands()] == [("accepted_final", 1)]
+
+
+def test_a_lead_in_two_records_has_two_stories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
+    take(model, *story(NAMES, "crm-1", "received", "sending", "accepted"))
+    take(model, *story(NAMES, "crm-1", "duplicate", offset=7, at_ms=NOW_MS + 60_000))
+    assert statuses(ask, "crm-1") == [["duplicate"], ["received", "sending", "accepted"]]
+
+
+def test_a_strays_first_event_may_be_read_last(model: ReadModel, ask: Queries) -> None:
+    home = event(NAMES, "crm-1", "received", 2)
+    stray = event(NAMES, "crm-1", "rerouted", 1, workspace="", destination="")
+    take(model, home)
+    take(model, stray)
+    assert statuses(ask, "crm-1") == [["rerouted", "received"]]
+    (stand,) = ask.stands()
+    assert (stand.workspace, stand.status, stand.stories) == ("acme", "received", 1)
+
+
+def test_what_is_read_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
+    steps = story(NAMES, "crm-1", "received", "sending", "accepted")
+    take(model, *steps)
+    before = ask.lead("crm-1"), ask.stands()
+    take(model, *steps)
+    assert (ask.lead("crm-1"), ask.stands()) == before
+
+
+def test_stories_are_counted_where_they_stand(model: ReadModel, ask: Queries) -> None:
+    take(model, *flat(story(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
+    take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
+    take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
+    assert {each.status: each.stories for each in ask.stands()} == {"held_budget": 1, "received": 2, "sending": 2}
+
+
+def test_a_word_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:
+    raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"status": "teleported", "new": [1]}
+    take(model, Made(NAMES.status, b"crm-1", json.dumps(raw).encode()))
+    assert statuses(ask, "crm-1") == [["teleported"]]
+    assert [each.column for each in ask.stands()] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b'{"lead_id": 1}',
+        b'{"lead_id":"x","status":"received","seq":99999999999999999999,"at_ms":1,"origin":"leads/0/1"}',
+        b'{"lead_id":"x","status":"received","seq":1,"at_ms":1,"origin":"nowhere"}',
+        b'{"lead_id":"x","status":"received","seq":1,"at_ms":1,"origin":"leads/0/-1"}',
+        b'{"lead_id":"x","status":"received","seq":1,"at_ms":1,"origin":"/7"}',
+        b'{"lead_id":"x","status":"received","seq":1,"at_ms":1,"origin":"leads/0/999999999999999999"}',
+        b'{"lead_id":"\\ud800","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}',
+    ],
+)
+def test_an_event_that_cannot_be_read_stops_nothing(
+    model: ReadModel, ask: Queries, path: Path, value: bytes | None
+) -> None:
+    take(model, Made(NAMES.status, b"x", value), *story(NAMES, "crm-1", "received"))
+    assert statuses(ask, "crm-1") == [["received"]]
+    assert ask.lead("x") is None
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.status, 1)]
+
+
+def test_of_a_lead_with_very_many_stories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
+    many = MOST_STORIES + 5
+    take(model, *flat(story(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
+    found = ask.lead("test")
+    assert found is not None
+    assert (len(found.stories), found.story_count) == (MOST_STORIES, many)
+    assert found.stories[0].origin == f"leads/0/{many - 1}"
+
+
+# --------------------------------------------------------------------------------------------- people, results, lanes
+
+
+def test_a_person_leads_to_the_lead_that_counts(model: ReadModel, ask: Queries) -> None:
+    take(model, person(NAMES, "hash-a", "crm-1"), person(NAMES, "hash-b", "crm/with/slashes"))
+    assert ask.leads_of("hash-a") == ["crm-1", "p-hash-a"]
+    assert ask.leads_of("hash-b") == ["crm/with/slashes", "p-hash-b"]
+    take(model, person(NAMES, "hash-a", "crm-9"), person(NAMES, "hash-b", None))
+    assert ask.leads_of("hash-a") == ["crm-9", "p-hash-a"]
+    assert ask.leads_of("hash-b") == ["p-hash-b"]
+
+
+def test_a_person_is_found_by_all_that_he_is_known_by_until_it_is_erased(model: ReadModel, ask: Queries) -> None:
+    take(model, person(NAMES, "linkedin", "crm-1", "email"), person(NAMES, "email", "crm-1", "linkedin"))
+    assert ask.leads_of("linkedin") == ["crm-1", "p-linkedin"]
+    assert ask.leads_of("email") == ["crm-1", "p-email"]
+    take(model, person(NAMES, "email", "crm-1", "d/acme/people/crm-2", "linkedin"))
+    assert ask.leads_of("email") == ["crm-1", "crm-2", "p-email"], "two leads turned out to be of one person"
+    take(model, person(NAMES, "linkedin", None), person(NAMES, "email", None))
+    assert ask.leads_of("linkedin") == ["p-linkedin"]
+    assert ask.leads_of("email") == ["p-email"]
+
+
+def test_other_rows_of_the_state_are_passed_over(model: ReadModel, path: Path) -> None:
+    take(model, Made(NAMES.state, b"d/acme/people/crm-1", b"[]"), Made(NAMES.state, b"l/acme", b"{}"))
+    take(model, Made(NAMES.state, None, b"x"), Made(NAMES.state, b"p/short", b"x"), Made(NAMES.state, b"p/a/b/c", b"x"))
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM people").fetchone() == (0,)
+        assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.state, 2)]
+
+
+def test_the_place_of_the_last_result_is_kept_and_nothing_of_the_person(
+    model: ReadModel, ask: Queries, path: Path
+) -> None:
+    secret = "very-personal@example.com"
+    first, second = result(NAMES, "crm-1", fields={"m": secret}), result(NAMES, "crm-1", 2, fields={"m": secret})
+    take(model, first, Made(NAMES.enriched, second.key, second.value, 1, 7))
+    (found,) = ask.results("crm-1")
+    assert (found.partition, found.offset, found.result.version) == (1, 7, 2)
+    with_result = ask.lead("crm-1")
+    assert with_result is not None
+    assert with_result.stories == []
+    model.close()
+    assert not any(secret.encode() in file.read_bytes() for file in path.parent.iterdir())
+
+
+def test_a_result_that_was_erased_is_gone(model: ReadModel, ask: Queries) -> None:
+    take(model, result(NAMES, "crm-1"))
+    take(model, Made(NAMES.enriched, b"acme/people/crm-1", None))
+    assert ask.results("crm-1") == []
+    assert ask.lead("crm-1") is None
+
+
+def test_lanes_as_last_told(model: ReadModel, ask: Queries) -> None:
+    take(model, lane(NAMES, holds="breaker_open"), lane(NAMES), lane(NAMES, "zeta"), lane(NAMES, "gone"))
+    take(model, Made(NAMES.lanes, b"gone", None), Made(NAMES.lanes, b"broken", b"{"))
+    lanes, unreadable = ask.lanes()
+    assert [(each.workspace, each.holds) for each in lanes] == [("acme", ""), ("zeta", "")]
+    assert unreadable == 1
+
+
+# ------------------------------------------------------------------------------------------------------ dead letters
+
+
+def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
+    take(model, *[letter(NAMES.dlq)] * 3, letter(NAMES.dlq, "not_json", disposition="poison"), letter(NAMES.parked))
+    take(model, letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("stream-app-reason", None),)))
+    dlq = ask.letters(NAMES.dlq)
+    assert dlq.letters == 6
+    assert [(each.reason, each.kind, each.letters) for each in dlq.causes] == [
+        ("http_503", "failed", 4),
+        ("", "foreign", 1),
+        ("not_json", "poison", 1),
+    ]
+    assert ask.letters(NAMES.parked).letters == 1
+
+
+def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
+    take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), letter(NAMES.dlq))
+    workspaces = {each.workspace for each in ask.letters(NAMES.dlq).causes}
+    assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
+    assert b"ada@example.com" not in b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+
+
+def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
+    for first in range(0, 12_000, 4_000):
+        take(model, *(letter(NAMES.dlq, f"r{first + n}") for n in range(4_000)))
+    found = ask.letters(NAMES.dlq)
+    assert found.letters == 12_000
+    assert len(found.causes) == MOST_CAUSES
+    assert found.causes[0].reason == "(others)"
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM letters").fetchone()[0] <= 10_001
+
+
+# ------------------------------------------------------------------------------------------------------ forgetting
+
+
+def test_old_stories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, ask: Queries, path: Path) -> None:
+    old_ms, young_ms = NOW_MS - 31 * DAY_MS, NOW_MS - 29 * DAY_MS
+    for first in range(0, 12_000, 4_000):
+        offsets = range(first, first + 4_000)
+        steps = (
+            story(NAMES, f"c{n}", "received", offset=n, at_ms=young_ms if n % 10 == 0 else old_ms) for n in offsets
+        )
+        take(model, *flat(steps))
+    take(model, letter(NAMES.dlq, timestamp=NOW_MS - 16 * DAY_MS), letter(NAMES.dlq), letter(NAMES.parked))
+    for _ in range(3):
+        model.sweep(NOW_MS)
+    assert ask.lead("c1") is None
+    assert ask.lead("c11999") is None
+    assert ask.lead("c11990") is not None
+    assert [each.stories for each in ask.stands()] == [1_200]
+    assert ask.letters(NAMES.dlq).letters == ask.letters(NAMES.parked).letters == 1
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone() == (1_200,)
+    model.sweep(NOW_MS + 60 * DAY_MS)
+    model.sweep(NOW_MS + 60 * DAY_MS)
+    assert ask.stands() == []
+
+
+# ------------------------------------------------------------------------------------------------------ the file
+
+
+def test_it_goes_on_where_it_was(path: Path) -> None:
+    first = ReadModel(path, SOURCES)
+    take(first, *story(NAMES, "crm-1", "received"))
+    first.apply({}, {}, NOW_MS)
+    at = first.positions()
+    first.close()
+    second = ReadModel(path, SOURCES)
+    assert second.positions() == at != {}
+    assert second.as_of_ms() == NOW_MS
+    take(second, event(NAMES, "crm-1", "sending", 2))
+    assert statuses(Queries(path, set()), "crm-1") == [["received", "sending"]]
+    second.close()
+
+
+def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> None:
+    def breaking() -> Iterator[Made]:
+        yield letter(NAMES.dlq)
+        raise RuntimeError("broken")
+
+    raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"origin": "other/0/5"}
+    good = Made(NAMES.status, b"crm-1", json.dumps(raw).encode())
+    with pytest.raises(RuntimeError, match="broken"):
+        model.apply({NAMES.status: [good], NAMES.dlq: breaking()}, {(NAMES.status, 0): Position(1)}, NOW_MS)
+    with pytest.raises(OverflowError):  # at the very end: SQLite has no such number
+        model.apply(
+            {NAMES.status: [good], NAMES.dlq: [letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
+        )
+    assert ask.lead("crm-1") is None
+    assert ask.letters(NAMES.dlq).letters == 0
+    assert model.positions() == {}
+    take(model, good)
+    found = ask.lead("crm-1")
+    assert found is not None
+    assert found.stories[0].origin == "other/0/5"
+
+
+@pytest.mark.parametrize("other", [sources("other."), sources()])
+def test_a_file_of_other_topics_is_made_anew(path: Path, other: Any) -> None:
+    model = ReadModel(path, SOURCES)
+    take(model, *story(NAMES, "crm-1", "received"))
+    model.close()
+    model = ReadModel(path, other)
+    assert (model.positions() == {}) == (other != SOURCES)
+    assert (Queries(path, set()).lead("crm-1") is None) == (other != SOURCES)
+    model.close()
+
+
+@pytest.mark.parametrize("what", ["no database", "wal only"])
+def test_a_broken_file_is_made_anew(path: Path, what: str) -> None:
+    model = ReadModel(path, SOURCES)
+    take(model, *story(NAMES, "crm-1", "received"))
+    if what == "wal only":  # as after a crash, and somebody removed the file alone
+        wal = path.with_name(path.name + "-wal")
+        kept = wal.read_bytes()
+        model.close()
+        path.unlink()
+        wal.write_bytes(kept)
+    else:
+        model.close()
+        path.write_bytes(os.urandom(10_000))
+    model = ReadModel(path, SOURCES)
+    assert model.positions() == {}
+    take(model, *story(NAMES, "crm-2", "received"))
+    assert statuses(Queries(path, set()), "crm-2") == [["received"]]
+    model.close()
+
+
+def test_two_writers_are_told(model: ReadModel, path: Path) -> None:
+    with pytest.raises(StreamAppError, match=r"another process writes .*gateway\.read_model_path"):
+        ReadModel(path, SOURCES)
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StreamAppError, match=r"cannot be written there .*gateway\.read_model_path"):
+        ReadModel(tmp_path / "file" / "model.sqlite", SOURCES)
+
+
+def test_nobody_else_may_read_it(model: ReadModel, path: Path) -> None:
+    assert path.parent.stat().st_mode & 0o077 == 0
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_its_events_are_those_on_kafka() -> None:
+    """A field that a StatusEvent gains should be in the timeline, or be left out here on purpose."""
+    from stream_app.gateway.read_model.project import _Event
+
+    assert set(StatusEvent.__struct_fields__) - set(_Event.__struct_fields__) == {
+        "id",
+        "app",
+        "actions",
+        "day",
+        "month",
+        "saved",
+    }

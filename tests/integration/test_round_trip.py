@@ -1,0 +1,170 @@
+"""The round trip: one lead goes out, and what becomes of it is told, whatever it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from stream_app.cli import main as cli
+from stream_app.config import Settings, client_options
+from stream_app.dev.kafka import Broker
+from stream_app.doctor import round_trip
+from stream_app.doctor.round_trip import RoundTrip, price, probe_lead
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import read_lead
+from stream_app.domain.messages import Command, Lead, Status, StatusEvent
+from stream_app.gateway.http.server import serve_http
+from stream_app.kafka.topics import create_topics
+from tests.e2e.pipeline import read_topic
+from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
+from tests.support.doctor import in_groups, settings_for
+
+
+@asynccontextmanager
+async def worker_that_tells(settings: Settings, told: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
+    """Takes leads and tells this of each; gives the leads that it took."""
+    took: list[Lead] = []
+
+    async def work() -> None:
+        async for record in consumer:
+            lead = read_lead(record.value, record.key)
+            assert isinstance(lead, Lead)
+            took.append(lead)
+            for seq, (status, text) in enumerate(told, 1):
+                for lead_id in (lead.lead_id or "", "somebody-else"):
+                    event = StatusEvent(f"o#{seq}", lead_id, status, seq, 1, "o", workspace="acme", text=text)
+                    await producer.send_and_wait(
+                        settings.names.status, msgspec.json.encode(event), lead_id.encode(), partition=record.partition
+                    )
+
+    consumer = AIOKafkaConsumer(
+        settings.names.leads, bootstrap_servers=settings.kafka.bootstrap, auto_offset_reset="earliest"
+    )
+    async with consumer, AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap) as producer:
+        task = asyncio.create_task(work())
+        try:
+            yield took
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
+    settings = settings_for(folder, kafka.bootstrap, namespace)
+    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("told", "ok", "says"),
+    [
+        ([("sending", ""), ("accepted", ""), ("enriched", "")], True, "came back as enriched"),
+        ([("accepted", ""), ("no_data", "")], True, "came back as no_data"),
+        ([("rejected_invalid", "no column")], False, "ended as rejected_invalid: no column"),
+        ([("accepted", "")], False, "what does the cell of the HTTP column say?"),
+        ([("held_budget", "the day's budget is spent")], False, "held_budget (the day's budget is spent)"),
+        ([("sending", ""), ("dead_lettered", "refused")], False, "ended as dead_lettered: refused"),
+        ([], False, "does `stream-app worker` run?"),
+    ],
+)
+async def test_what_becomes_of_it(
+    told: list[tuple[Status, str]], ok: bool, says: str, kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    settings = await with_topics(kafka, namespace, tmp_path)
+    seen: list[Status] = []
+    async with worker_that_tells(settings, told) as took:
+        within_s = 20 if ok or "ended" in says else 3
+        went = await trip(settings, 17, within_s, lambda event: seen.append(event.status))
+    assert (went.ok, went.lead_id) == (ok, "doctor-17")
+    assert says in went.text
+    assert seen == [status for status, _ in told]
+    assert [(lead.lead_id, lead.destination, lead.force) for lead in took] == [("doctor-17", "people", False)]
+    cancelled = await commands_of(settings)
+    if told and told[-1][0] in ("enriched", "no_data", "rejected_invalid", "accepted"):
+        assert cancelled == [], "nothing is left to cancel"
+    else:
+        assert [(each.kind, each.workspace, each.args) for each in cancelled] == [
+            ("cancel_lead", "acme", {"lead_id": "doctor-17"})
+        ]
+        assert "The test lead is cancelled" in went.text
+    assert took[0].not_after_ms is not None, "a test that was killed leaves no lead that is sent hours later"
+
+
+async def trip(
+    settings: Settings, number: int, within_s: float, on_event: Callable[[StatusEvent], None] = lambda _: None
+) -> RoundTrip:
+    return await round_trip(settings, "people", number, within_s, "tests", on_event=on_event, say=lambda _: None)
+
+
+async def commands_of(settings: Settings) -> list[Command]:
+    records = await read_topic(settings.kafka.bootstrap, settings.names.commands, settings.kafka.partitions)
+    return [msgspec.json.decode(record.value or b"", type=Command) for record in records]
+
+
+async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+    settings = await with_topics(kafka, namespace, tmp_path)
+    held = asyncio.Event()
+    async with worker_that_tells(settings, [("held_paused", "")]):
+        went = asyncio.create_task(trip(settings, 18, 60, lambda _: held.set()))
+        await asyncio.wait_for(held.wait(), 30)
+        went.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await went
+    assert [each.args for each in await commands_of(settings)] == [{"lead_id": "doctor-18"}]
+
+
+async def test_each_is_another_person() -> None:
+    one, other = (probe_lead("people", "acme", number, 0) for number in (1, 2))
+    for name in ("email", "linkedin_url"):
+        assert one.fields[name] != other.fields[name]
+
+
+def test_what_it_costs_and_what_cannot_be_asked(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "x:1", "x.")
+    assert "about 6 credits and 1 action, at most 20 and 5" in price(settings, "people")
+    with pytest.raises(SettingsError, match="there are: people"):
+        price(settings, "none")
+    quiet = msgspec.structs.replace(settings.destinations["people"], callbacks=False)
+    with pytest.raises(SettingsError, match="nothing comes back"):
+        price(msgspec.structs.replace(settings, destinations={"people": quiet}), "people")
+
+
+async def test_the_command_asks_before_it_spends(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway()
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
+        at = f"http://127.0.0.1:{port}"
+        settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=at)
+        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        monkeypatch.setenv("KEY", NEW_KEY)
+        monkeypatch.setenv("OLD_KEY", OLD_KEY)
+
+        async def doctor(webhook: str, *more: str) -> tuple[int, dict[str, Any], str]:
+            monkeypatch.setenv("WEBHOOK", f"{webhook}/v3/sources/webhook/x")
+            argv = ["doctor", "--config", str(tmp_path / "stream_app.toml"), "--json", "--round-trip", "people"]
+            code = await asyncio.to_thread(cli.main, [*argv, *more])
+            said = capsys.readouterr()
+            answer = said.out[said.out.index("{\n") :]  # behind what the gateway logs, which is in this process
+            return code, json.loads(answer), said.err
+
+        async with in_groups(settings), worker_that_tells(settings, [("accepted", ""), ("enriched", "")]) as took:
+            code, report, said = await doctor("http://127.0.0.1:1", "--yes")
+            assert code == 1
+            assert "no test lead is sent before what failed is right" in said
+            assert [check["name"] for check in report["checks"] if check["verdict"] == "failed"] == ["clay"]
+            code, report, said = await doctor(at)
+            assert code == 2
+            assert "--yes must be said to send one test lead to Clay through people: about 6 credits" in said
+            assert took == []
+            code, report, said = await doctor(at, "--yes")
+            assert (code, report["round_trip"]["ok"], len(took)) == (0, True, 1)
+            assert "about 6 credits" in said

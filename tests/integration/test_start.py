@@ -1,0 +1,81 @@
+"""Where the long-running processes refuse to start: topics that are not as planned, and a Kafka that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_app.config import client_options, load_settings
+from stream_app.dev.kafka import Broker
+from stream_app.dev.process import free_port
+from stream_app.domain.errors import BrokerUnavailable, TopicsError
+from stream_app.kafka import access
+from stream_app.kafka.access import wait_for_kafka
+from stream_app.kafka.topics import check_topics, create_topics
+
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 2
+replication = 1
+broker_wait_s = 20
+[http]
+worker_port = {}
+replay_port = {}
+gateway_port = {}
+gateway_ops_port = 0
+"""
+
+
+async def test_each_process_refuses_topics_that_are_not_as_planned_with_the_same_text(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "stream_app.toml"
+    config.write_text(
+        CONFIG.format(free_port(), free_port(), free_port(), bootstrap=kafka.bootstrap, namespace=namespace)
+    )
+    settings = load_settings(config, {})
+    plan = settings.topic_plan()
+    differing = msgspec.structs.replace(plan[0], partitions=3)
+    await create_topics(client_options(settings), [differing, *plan[2:]], 20, lambda _: None)
+    with pytest.raises(TopicsError) as refused:
+        await check_topics(client_options(settings), plan, 20, lambda _: None)
+    differs, missing = refused.value.problems
+    assert differs.startswith(f"{plan[0].name}: has 3 partitions, the config says 2. Partitions never change")
+    assert missing == f"{plan[1].name}: there is no such topic; create it with: stream-app topics"
+
+    def start(name: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "stream_app", name, "--config", str(config)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "gateway"))):
+        assert (ran.returncode, ran.stderr) == (1, f"{refused.value}\n"), ran.args
+
+
+async def test_a_kafka_that_is_not_there_is_asked_less_and_less_often_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            raise TimeoutError  # as the bound on all of it does
+
+    said: list[str] = []
+    monkeypatch.setattr(access, "sleep", sleep)
+    with pytest.raises(BrokerUnavailable) as away:
+        await wait_for_kafka({"bootstrap_servers": where}, 30, said.append)
+    refused = f"{where}: connection refused"
+    assert str(away.value) == (
+        f"Kafka at {where} did not answer within 30 s ({refused}). Is it running, and is kafka.bootstrap right?"
+    )
+    assert pauses == [0.5, 1, 2, 4, 5, 5]
+    assert said == [f"Kafka at {where} does not answer ({refused}); trying again in {each:g} s" for each in pauses]

@@ -1,0 +1,183 @@
+"""What a replay by hand would cost and whom it would reach, on a real Kafka without any worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from stream_app.cli.main import main
+from stream_app.config import Settings, client_options, load_settings
+from stream_app.dev.kafka import Broker
+from stream_app.domain.delivery.state_machine import lane_key
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import By, Change
+from stream_app.kafka.topics import create_topics
+from tests.unit.cli.test_letters import Terminal
+
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 1
+replication = 1
+broker_wait_s = 5
+[workspaces.w0]
+default_destination = "people"
+[workspaces.w0.rate]
+rate_per_s = 8
+[workspaces.w0.budget]
+credits_per_day = 100
+[destinations.people]
+workspace = "w0"
+webhooks_env = ["NOT_NEEDED"]
+callbacks = false
+[destinations.firms]
+workspace = "w0"
+webhooks_env = ["NOT_NEEDED"]
+callbacks = false
+"""
+Written = list[tuple[str, bytes | None, bytes]]
+
+
+@pytest.fixture
+def there(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
+    """A configuration in a file, and its topics."""
+    config = tmp_path / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
+    settings = load_settings(config, {}, clay=False)
+    asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None))
+    return str(config), settings
+
+
+def write(settings: Settings, records: Written) -> None:
+    async def main() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap) as producer:
+            for topic, key, value in records:
+                await producer.send(topic, value, key, partition=0)
+
+    asyncio.run(main())
+
+
+def forget(bootstrap: str, topic: str) -> None:
+    """As retention does, after a week."""
+
+    async def main() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=-1)})
+        finally:
+            await admin.close()
+
+    asyncio.run(main())
+
+
+def slowed(rate_per_s: float) -> bytes:
+    """The row of a lane whose rate an operator has changed live."""
+    change = Change("rate.rate_per_s", 8.0, rate_per_s, By("jane", "c1", 1))
+    return msgspec.json.encode(Lane("w0", 0, changes=(change,)))
+
+
+def foreign(count: int, **more: str) -> list[bytes]:
+    return [
+        json.dumps({"fields": {"email": f"p{n}@example.com"}, "workspace": "w0", **more}).encode() for n in range(count)
+    ]
+
+
+def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together_and_refused(
+    there: tuple[str, Settings],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    config, settings = there
+    names = settings.names
+    letters: Written = [(names.dlq, None, each) for each in foreign(15) + foreign(15, destination="firms")]
+    write(settings, [(names.state, lane_key("w0"), slowed(2.0)), *letters])
+
+    def run(*argv: str) -> tuple[int, str, Any]:
+        code = main([*argv, "--config", config])
+        out, err = capsys.readouterr()
+        return code, err, json.loads(out) if out.startswith("{") else out
+
+    code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json")
+    assert (code, plan["paces"]) == (0, {"w0": 1.0}), "half of the rate as it is now"
+    prices = {each["destination"]: (each["credits"], each["credits_left"], each["seconds"]) for each in plan["prices"]}
+    assert prices == {"firms": (90, 100, 15.0), "people": (90, 100, 15.0)}
+    code, _, plan = run("replay", "plan", "--disposition", "foreign", "--json", "--rate", "0.5")
+    assert (plan["paces"], [each["seconds"] for each in plan["prices"]]) == ({"w0": 0.5}, [30.0, 30.0])
+
+    dear = "w0: 30 leads cost about 180 credits and 30 actions, there are 100 left and no limit"
+    code, said, _ = run("replay", "select", "--disposition", "foreign", "--yes")
+    assert (code, dear in said) == (1, True), said
+    code, said, answer = run("replay", "select", "--disposition", "foreign", "--yes", "--json")
+    assert (code, answer["sent"], answer["too_dear"][0]["credits"]) == (1, 0, 180)
+    file = str(tmp_path / "letters.jsonl")
+    assert run("dlq", "export", file)[0] == 0
+    code, said, out = run("dlq", "import", file, "--yes")
+    assert (code, dear in said, "about 90 credits" in out) == (1, True, True), said
+
+    # What is left pays for half of them, when a person says so.
+    select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, said, _ = run(*select)
+    assert (code, "send 15 letters back? [y/N]" in said) == (1, True)
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, said, out = run(*select)
+    assert (code, "15 letters were sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
+        "a bar, too"
+    )
+    monkeypatch.delenv("FORCE_COLOR")
+    write(settings, [(names.state, lane_key("w0"), slowed(1_000.0))])
+    code, _, answer = run("dlq", "import", file, "--yes", "--json")
+    assert (code, answer["sent"], answer["need_no_sending"]) == (0, 15, 15)
+    forget(settings.kafka.bootstrap, names.retry)
+    code, _, answer = run("dlq", "import", file, "--yes", "--over-budget", "--json")
+    assert (code, answer["sent"], answer["need_no_sending"]) == (1, 0, 30), "nor after a week"
+
+    # One that nobody can mend stops no others.
+    write(settings, [(names.dlq, b"w0", b"[" * 10_000 + b"]" * 10_000), (names.dlq, b"w0", foreign(1)[0])])
+    code, said, answer = run(
+        *("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes", "--json")
+    )
+    assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
+    assert f"{names.dlq}/0/30 will not go: its value is not JSON" in said
+
+
+def test_a_letter_that_can_never_be_sent_has_no_price(
+    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = there
+    old = {"fields": {"email": "old@example.com"}, "workspace": "w0", "not_after_ms": 1}
+    letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
+    write(settings, [(settings.names.dlq, b"w0", each) for each in letters])
+    assert main(["replay", "plan", "--disposition", "foreign", "--json", "--config", config]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
+    assert sum(plan["fates"].values()) == plan["letters"]
+    (price,) = plan["prices"]
+    assert (price["destination"], price["leads"]) == ("people", 2)
+
+
+def test_the_newest_letters_are_listed_each_with_the_place_that_show_takes(
+    there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = there
+    topic = settings.names.dlq
+    write(settings, [(topic, b"w0", each) for each in foreign(3)])
+    assert main(["dlq", "list", "--limit", "2", "--config", config]) == 0
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["place", "reason"]
+    places = [row.split()[0] for row in rows]
+    assert places == [f"{topic}/0/2", f"{topic}/0/1"]
+    assert last == "2 of 3 letters in dlq; --limit 3 shows all"
+    assert main(["dlq", "show", places[0], "--config", config]) == 0
+    assert places[0] in capsys.readouterr().out

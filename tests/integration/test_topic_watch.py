@@ -1,0 +1,62 @@
+"""Topics that are not those that a process began with, on a Kafka that gives ids and on one that does not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.errors import TopicsError
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topic_identity import KnownTopics
+from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.kafka.transactional_state import KafkaLedger
+from tests.support.kafka import create_topics, delete_topic
+
+LOG = TopicPartition("leads", 0)
+
+
+class OldKafka:
+    """As a consumer and its client see it: no ids, and logs that end where the test says."""
+
+    def __init__(self) -> None:
+        self.end, self.error = 50, 0
+        self._client = self
+
+    async def ask_any(self, _request: Any) -> Any:
+        return self
+
+    def to_object(self) -> dict[str, Any]:
+        return {"topics": [{"error_code": self.error, "topic": "leads"}]}
+
+    async def end_offsets(self, logs: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(logs, self.end)
+
+
+async def test_without_ids_a_log_that_ends_before_where_it_ended_is_another_one() -> None:
+    kafka, watch = OldKafka(), TopicWatch(KafkaConnection(""), KnownTopics(), ["leads"], 1)
+    await watch.look(kafka)
+    kafka.error = 3
+    await watch.look(kafka)  # it may only have started: it is missed for a while before it is called deleted
+    kafka.error, kafka.end = 0, 49
+    with pytest.raises(TopicsError, match=re.escape("leads: partition 0 was at offset 50 and ends at 49")):
+        await watch.look(kafka)
+
+
+async def test_a_ledger_is_not_taken_over_from_another_topic_than_the_process_knows(
+    kafka: Broker, namespace: str
+) -> None:
+    """Whichever partition it is of, and though it was never taken over from the first one: its rows are gone."""
+    state, connection, known = namespace + "state", KafkaConnection(kafka.bootstrap), KnownTopics()
+    await create_topics(kafka.bootstrap, state, partitions=2)
+    ledgers = [KafkaLedger(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
+    assert await ledgers[0].take_over() == {}
+    await delete_topic(kafka.bootstrap, state)
+    await create_topics(kafka.bootstrap, state, partitions=2)
+    for ledger in ledgers:
+        with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created anew"):
+            await ledger.take_over()
+        await ledger.close()

@@ -1,0 +1,67 @@
+"""Topics that are missing, or have other partitions: each command says so at once, and blames nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_app.cli.main import main
+from stream_app.config import Settings, client_options, load_settings
+from stream_app.dev.kafka import Broker
+from stream_app.kafka.topics import create_topics
+from tests.support.every import COMMANDS, on_its_own, typed
+
+CONFIG = """
+[kafka]
+bootstrap = "{bootstrap}"
+namespace = "{namespace}"
+partitions = 2
+replication = 1
+[workspaces.w0]
+[destinations.people]
+workspace = "w0"
+webhooks_env = ["WEBHOOK"]
+callbacks = false
+"""
+
+
+def configured(folder: Path, kafka: Broker, namespace: str) -> tuple[Path, Settings]:
+    config = folder / "stream_app.toml"
+    config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
+    return config, load_settings(config, {}, clay=False)
+
+
+def test_all_commands_are_tried() -> None:
+    """Those of `core.rights`, but for the processes, `topics` and `doctor`, which have tests of their own."""
+    from stream_app.domain.rights import rights_of
+    from stream_app.domain.topics import TopicNames
+
+    own = {"worker", "replay", "gateway", "topics", "doctor", "doctor --round-trip", "publish()", "publish() bulk"}
+    assert set(COMMANDS) == set(rights_of(TopicNames(), (2,))) - own
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_a_missing_topic_is_said_at_once(
+    program: str, kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _ = configured(tmp_path, kafka, namespace)
+    assert main(on_its_own(typed(program, tmp_path, namespace), config)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines, program
+    assert all("there is no such topic; create it with: stream-app topics" in line for line in lines)
+
+
+def test_another_number_of_partitions_is_said_at_once(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, settings = configured(tmp_path, kafka, namespace)
+    other = [msgspec.structs.replace(topic, partitions=3) for topic in settings.topic_plan()]
+    asyncio.run(create_topics(client_options(settings), other, 20, lambda _: None))
+    for program in COMMANDS:
+        assert main(on_its_own(typed(program, tmp_path, namespace), config)) == 1, program
+        lines = capsys.readouterr().err.splitlines()
+        assert lines, program
+        assert all("3 partitions, the config says 2" in line for line in lines), program

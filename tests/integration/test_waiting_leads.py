@@ -1,0 +1,106 @@
+"""The search among the records that no worker has taken yet, on real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.lead.lead import hashes
+from stream_app.gateway import waiting_leads
+from stream_app.gateway.waiting_leads import WaitingLeads
+from stream_app.kafka.connection import KafkaConnection
+from tests.support.kafka import create_topics
+from tests.support.tampering import bad_checksum, tampered
+
+PARTITIONS = 2
+
+
+class Leads:
+    """Lead topics of one namespace."""
+
+    def __init__(self, kafka: Broker, namespace: str) -> None:
+        self.bootstrap = kafka.bootstrap
+        self.topics = (f"{namespace}leads", f"{namespace}bulk")
+        self.group = f"{namespace}group"
+        self.search = WaitingLeads(KafkaConnection(kafka.bootstrap), self.group, self.topics, PARTITIONS)
+
+    async def publish(self, topic: str, partition: int, *values: bytes) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self.bootstrap) as producer:
+            for value in values:
+                await producer.send_and_wait(topic, value, b"acme", partition=partition)
+
+    async def pass_to(self, topic: str, partition: int, offset: int) -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, group_id=self.group, enable_auto_commit=False)
+        async with consumer:
+            consumer.assign([TopicPartition(topic, partition)])
+            await consumer.commit({TopicPartition(topic, partition): offset})
+
+
+@pytest.fixture
+async def leads(kafka: Broker, namespace: str) -> Leads:
+    made = Leads(kafka, namespace)
+    await create_topics(kafka.bootstrap, *made.topics, partitions=PARTITIONS)
+    return made
+
+
+def lead(lead_id: str | None, email: str, **more: object) -> bytes:
+    return json.dumps({"lead_id": lead_id, "fields": {"email": email}, **more}).encode()
+
+
+async def test_a_lead_is_found_by_its_id_and_by_its_person(leads: Leads) -> None:
+    hot, bulk = leads.topics
+    await leads.publish(hot, 1, b"\xff", lead("crm-0", "a@example.com"), lead("crm-1", "Ada@Example.com"))
+    await leads.publish(bulk, 0, lead(None, "bob@example.com"), lead("a b", "c@example.com", workspace="beta"))
+    await leads.publish(bulk, 1, b'{"lead_id": "crm\\u002d7", "fields": {"email": "x@example.com"}}')
+    await leads.pass_to(hot, 1, 1)
+    search = await leads.search.find("crm-1", "", "")
+    (found,) = search.found
+    assert (found.lead_id, found.workspace, found.topic, found.partition) == ("crm-1", "acme", hot, 1)
+    assert (found.offset, found.ahead, found.blocked) == (2, 1, None)
+    assert search.lag == {(hot, 0): 0, (hot, 1): 2, (bulk, 0): 2, (bulk, 1): 1}
+    assert (search.worker.members, search.problem) == (0, "")
+    _, ada, _ = hashes({"email": "ada@example.com"})
+    _, bob, _ = hashes({"email": "bob@example.com"})
+    assert [each.lead_id for each in (await leads.search.find("", ada, "")).found] == ["crm-1"]
+    assert [each.lead_id for each in (await leads.search.find("", bob, "")).found] == [f"p-{bob}"]
+    assert [each.lead_id for each in (await leads.search.find(f"p-{bob}", "", "")).found] == [f"p-{bob}"]
+    assert [each.offset for each in (await leads.search.find("crm-7", "", "")).found] == [0], "written with an escape"
+    assert not (await leads.search.find("crm-1", "", "beta")).found
+    await leads.pass_to(hot, 1, 3)
+    search = await leads.search.find("crm-1", "", "")
+    assert (search.found, search.searched, search.left, search.problem) == ([], 3, 0, "")
+
+
+async def test_it_is_bounded_and_says_so(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_leads, "_MOST_RECORDS", 10)
+    monkeypatch.setattr(waiting_leads, "_MOST_AT_ONCE", 5)
+    hot, _ = leads.topics
+    await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(30)))
+    search = await leads.search.find("crm-29", "", "")
+    assert (search.found, search.searched, search.left, search.problem) == ([], 10, 20, "")
+
+
+async def test_what_cannot_be_read_before_it_is_told(leads: Leads) -> None:
+    hot, _ = leads.topics
+    await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(3)))
+    with tampered({(TopicPartition(hot, 0), 1): bad_checksum}):
+        search = await leads.search.find("crm-2", "", "")
+    (found,) = search.found
+    assert found.blocked is not None
+    assert str(found.blocked) == search.problem
+    assert f"{hot}/0 cannot be read at offset 1" in search.problem
+
+
+async def test_it_never_raises_and_only_one_runs_at_a_time(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = WaitingLeads(KafkaConnection("127.0.0.1:1"), leads.group, leads.topics, PARTITIONS)
+    assert (await nowhere.find("crm-1", "", "")).problem == "Kafka did not answer: ask again"
+    monkeypatch.setattr(waiting_leads, "_BUSY_S", 0.05)
+    await leads.search._turn.acquire()
+    async with asyncio.timeout(5):
+        assert (await leads.search.find("crm-1", "", "")).problem == "another search is under way: ask again"
+    leads.search._turn.release()
+    assert (await leads.search.find("crm-1", "", "")).problem == ""

@@ -1,1 +1,0 @@
-"""The Clay simulator, over real HTTP on loopback."""

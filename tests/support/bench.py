@@ -1,0 +1,102 @@
+"""A bench for Faust apps in this process: topics of their own, and handlers and owners that write down all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from stream_app.dev.kafka import Broker
+from stream_app.domain.record import Taken
+from stream_app.faust_app.app import FaustOptions, Handler, Inlet, build_app
+from stream_app.kafka.connection import KafkaConnection
+from tests.support.kafka import committed, create_topics
+
+PARTITIONS = 4
+
+
+class Owner:
+    """Writes down what it is told, with the number of events seen at that time."""
+
+    def __init__(self) -> None:
+        self.owned: set[int] = set()
+        self.calls: list[tuple[str, set[int]]] = []
+        self.taking_s = 0.0
+
+    async def assigned(self, partitions: set[int]) -> None:
+        assert not partitions & self.owned
+        self.calls.append(("assigned", partitions))
+        await asyncio.sleep(self.taking_s)
+        self.owned |= partitions
+
+    async def revoked(self, partitions: set[int]) -> None:
+        self.calls.append(("revoked", partitions))
+        self.owned -= partitions
+
+
+class Recorder:
+    """A handler that keeps what it took, and acks at once unless `work` says otherwise."""
+
+    def __init__(self, owner: Owner | None = None) -> None:
+        self.taken: list[Taken] = []
+        self.inlets: list[Inlet] = []
+        self.owner = owner
+
+    async def __call__(self, inlet: Inlet) -> None:
+        self.inlets.append(inlet)
+        async for taken in inlet:
+            assert self.owner is None or taken.partition in self.owner.owned
+            self.taken.append(taken)
+            await self.work(inlet, taken)
+
+    async def work(self, inlet: Inlet, taken: Taken) -> None:
+        await inlet.ack(taken)
+
+    @property
+    def values(self) -> list[bytes | None]:
+        return [taken.value for taken in self.taken]
+
+
+class Bench:
+    """Topics `leads`, `bulk` and `state` of one namespace, and apps on them."""
+
+    def __init__(self, kafka: Broker, namespace: str) -> None:
+        self.bootstrap = kafka.bootstrap
+        self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
+        self.group = namespace + "group"
+
+    def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
+        options = FaustOptions(
+            self.group,
+            KafkaConnection(self.bootstrap),
+            PARTITIONS,
+            self.state if owner else None,
+            session_timeout_s=6,
+            heartbeat_s=0.5,
+            commit_interval_s=0.1,
+        )
+        return build_app(options, handlers, owner)
+
+    async def committed(self) -> dict[tuple[str, int], int]:
+        return await committed(self.bootstrap, self.group)
+
+
+async def make_bench(kafka: Broker, namespace: str) -> Bench:
+    made = Bench(kafka, namespace)
+    await create_topics(kafka.bootstrap, made.leads, made.bulk, made.state, partitions=PARTITIONS)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def running(app: Any) -> AsyncIterator[Any]:
+    """Runs the app, and stops it in order at the end."""
+    starting = asyncio.create_task(app.start())
+    try:
+        yield app
+    finally:
+        starting.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.wait({starting})
+            await app.stop()
+            await app.gaps.close()

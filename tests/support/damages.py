@@ -1,0 +1,135 @@
+"""Ways in which a run may have gone wrong, each done to a tape; they return the place of the record that suffered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.messages import StatusEvent
+from stream_app.domain.record import Taken
+from tests.simulation.tape import Tape
+
+_row: Final = msgspec.json.Decoder(Delivery)
+
+
+def one(tape: Tape) -> str:
+    """The origin of a record that Clay has accepted, in the last event of its story, which is a short one."""
+    last = {event.origin: event for _, _, event in tape.events()}
+    return min((event.seq, origin) for origin, event in last.items() if event.status == "accepted")[1]
+
+
+def of(tape: Tape, origin: str) -> list[tuple[list[Taken], int, StatusEvent]]:
+    return [found for found in tape.events() if found[2].origin == origin]
+
+
+def rows(tape: Tape, number: int) -> list[Taken]:
+    return tape.log(tape.plan.topics.state, number)
+
+
+def row_of(tape: Tape, origin: str) -> tuple[list[Taken], int, Delivery]:
+    """The last row of a story: its log, its place in it, and what it says."""
+    found = [
+        (rows(tape, number), i, row)
+        for number in range(tape.plan.partitions)
+        for i, taken in enumerate(rows(tape, number))
+        if (taken.key or b"").startswith(b"d/") and taken.value and (row := _row.decode(taken.value)).origin == origin
+    ]
+    return found[-1]
+
+
+def with_value(taken: Taken, value: object) -> Taken:
+    return msgspec.structs.replace(taken, value=None if value is None else msgspec.json.encode(value))
+
+
+def lose_the_story(tape: Tape) -> str:
+    origin = one(tape)
+    for log, i, _ in reversed(of(tape, origin)):
+        del log[i]
+    log, _, row = row_of(tape, origin)
+    log[:] = [taken for taken in log if not (taken.value and row.origin.encode() in taken.value)]
+    return origin
+
+
+def lose_an_event(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, _ = of(tape, origin)[1]
+    del log[i]
+    return origin
+
+
+def lose_the_first_event(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, _ = of(tape, origin)[0]
+    del log[i]
+    return origin
+
+
+def double_an_event(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, _ = of(tape, origin)[1]
+    log.insert(i, log[i])
+    return origin
+
+
+def make_a_step_illegal(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, event = of(tape, origin)[-1]
+    log[i] = with_value(log[i], msgspec.structs.replace(event, status="deferred"))
+    return origin
+
+
+def stop_in_the_middle(tape: Tape) -> str:
+    """Its last step was never committed, and yet its record was acked."""
+    origin = one(tape)
+    log, i, _ = of(tape, origin)[-1]
+    del log[i]
+    state, j, _ = row_of(tape, origin)
+    last = state[j].value  # it may be there twice: confirmed for a redelivery
+    state[:] = [taken for taken in state if taken.value != last]
+    return origin
+
+
+def lose_the_row(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, _ = row_of(tape, origin)
+    log.append(with_value(log[i], None))
+    return origin
+
+
+def lag_the_row(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, row = row_of(tape, origin)
+    log[i] = with_value(log[i], msgspec.structs.replace(row, seq=row.seq - 1))
+    return origin
+
+
+def lose_the_record(tape: Tape) -> str:
+    origin = one(tape)
+    topic, number, offset = origin.rsplit("/", 2)
+    log = tape.log(topic, int(number))
+    log[:] = [taken for taken in log if taken.offset != int(offset)]
+    return origin
+
+
+def two_rows(tape: Tape) -> str:
+    origin = one(tape)
+    log, i, _ = row_of(tape, origin)
+    log.append(msgspec.structs.replace(log[i], key=(log[i].key or b"") + b"2"))
+    return origin
+
+
+DAMAGES: Final[list[tuple[Callable[[Tape], str], str]]] = [
+    (lose_the_story, "lost"),
+    (lose_an_event, "a gap"),
+    (lose_the_first_event, "first event is missing"),
+    (double_an_event, "a double"),
+    (make_a_step_illegal, "no legal step"),
+    (stop_in_the_middle, "left at sending"),
+    (lose_the_row, "no row"),
+    (lag_the_row, "its row says"),
+    (lose_the_record, "a story without a record"),
+    (two_rows, "two rows"),
+]

@@ -1,0 +1,41 @@
+"""The ledgers of a test on a real Kafka, with the topics that they write to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from tests.support.kafka import create_topics, read_committed
+
+Seen = list[tuple[bytes | None, bytes | None]]
+
+
+class KafkaHarness:
+    limits = LedgerLimits(take_over_s=20, transact_s=5, abort_s=1, request_s=5, max_record_bytes=50_000)
+
+    def __init__(self, bootstrap: str, namespace: str) -> None:
+        self.bootstrap = bootstrap
+        self.rows, self.events, self.tight = namespace + "state", namespace + "events", namespace + "tight"
+        self.made: list[KafkaLedger] = []
+
+    def ledger(self, partition: int = 0, limits: LedgerLimits | None = None) -> KafkaLedger:
+        connection = KafkaConnection(self.bootstrap)
+        name = f"{self.rows}-{partition}"
+        events = [(self.events, 0), (self.events, 1), (self.tight, partition)]
+        self.made.append(KafkaLedger(connection, name, self.rows, partition, limits or self.limits, writes_to=events))
+        return self.made[-1]
+
+    async def seen(self, topic: str, partition: int = 0) -> Seen:
+        return await read_committed(self.bootstrap, topic, partition)
+
+
+@asynccontextmanager
+async def on(bootstrap: str, namespace: str) -> AsyncIterator[KafkaHarness]:
+    harness = KafkaHarness(bootstrap, namespace)
+    await create_topics(bootstrap, harness.rows, harness.events, partitions=2)
+    await create_topics(bootstrap, harness.tight, partitions=2, config={"max.message.bytes": "1000"})
+    yield harness
+    await asyncio.gather(*(ledger.close() for ledger in harness.made))

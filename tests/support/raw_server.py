@@ -1,0 +1,100 @@
+"""A server that plays a script of HTTP, right or wrong, on real sockets; and a Clay client with short limits."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from stream_app.clay.client import ClayClient
+from stream_app.domain.delivery.outcome import Outcome
+from stream_app.domain.webhook import WEBHOOK_PATH
+
+SLUG, TOKEN = "secret-slug", "secret-token"
+LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+READ, SKIM, RESET, HANG = "read a whole request", "read some bytes", "reset the connection", "wait for ever"
+Step = str | bytes | float | Callable[["RawServer"], bytes]
+"""What a server does: one of the words above, bytes to write (or what gives them), seconds to wait."""
+
+
+class RawServer:
+    """Plays `script` on every connection and then closes it. `requests` (head, body) are those that came whole."""
+
+    def __init__(self, script: tuple[Step, ...]) -> None:
+        self._script = script
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+        self.requests: list[tuple[bytes, bytes]] = []
+        self.connections = self.written_bytes = 0
+        self.arrived, self.ended = asyncio.Event(), asyncio.Event()
+
+    def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.tasks.add(asyncio.create_task(self._play(reader, writer)))
+
+    async def _play(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            for step in self._script:
+                await self._do(step, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self.ended.set()
+
+    async def _do(self, step: Step, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if step is READ:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            self.requests.append((head, await reader.readexactly(length)))
+            self.arrived.set()
+        elif step is SKIM:
+            await reader.read(10)
+        elif step is RESET:
+            await asyncio.sleep(0.02)  # a reset throws away what has not left yet
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        elif step is HANG:
+            await asyncio.Event().wait()
+        elif isinstance(step, float):
+            await asyncio.sleep(step)
+        elif not isinstance(step, str):
+            data = step if isinstance(step, bytes) else step(self)
+            writer.write(data)
+            await writer.drain()
+            self.written_bytes += len(data)
+
+
+@asynccontextmanager
+async def serve(*script: Step, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
+    server = RawServer(script)
+    listening = await asyncio.start_server(server.connect, "127.0.0.1", 0, ssl=tls)
+    port = listening.sockets[0].getsockname()[1]
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{WEBHOOK_PATH}{SLUG}"
+    try:
+        yield server
+    finally:
+        listening.close()
+        for task in server.tasks:
+            task.cancel()
+        ended = await asyncio.gather(*server.tasks, return_exceptions=True)  # cancelled before it began, perhaps
+        assert not [error for error in ended if isinstance(error, Exception)]
+
+
+def client(transport: httpx.AsyncBaseTransport | None = None, **settings: Any) -> ClayClient:
+    quick = {"request_timeout_s": 0.6, "connect_timeout_s": 0.3, "pool_timeout_s": 0.2}
+    return ClayClient(transport=transport, **(quick | settings))
+
+
+async def send_once(url: str, clay: ClayClient | None = None) -> Outcome:
+    async with clay or client() as sender:
+        return await sender.send(url, TOKEN, LEAD)

@@ -1,0 +1,91 @@
+"""Damages what a consumer fetches, between the broker and the consumer."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from aiokafka import TopicPartition
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.util import calc_crc32c
+
+from stream_app.kafka.consumer import Consumer
+
+_CRC_AT, _ATTRIBUTES_AT, _RECORDS_AT = 17, 21, 61
+
+Damage = Callable[[bytearray], None]
+"""Changes a batch in place."""
+
+
+def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Damage]) -> None:
+    """Damage the batches that begin at these offsets, from now on, for as long as they are in `damages`."""
+    assert consumer._guard is not None
+    send = consumer._guard._send
+
+    async def tampering(node_id: int, request: Any, **options: Any) -> Any:
+        answer = await send(node_id, request, **options)
+        if isinstance(request, FetchRequest):
+            for topic, partitions in answer.topics:
+                for i, (number, *rest, raw) in enumerate(partitions):
+                    place = TopicPartition(topic, number)
+                    here = {offset: damage for (where, offset), damage in damages.items() if where == place}
+                    partitions[i] = (number, *rest, damaged(raw or b"", here))
+        return answer
+
+    consumer._guard._send = tampering
+
+
+@contextmanager
+def tampered(damages: Mapping[tuple[TopicPartition, int], Damage]) -> Iterator[None]:
+    """The same for every consumer that starts meanwhile."""
+    start = Consumer.start
+
+    async def tampered_start(consumer: Consumer) -> None:
+        await start(consumer)
+        tamper(consumer, damages)
+
+    with patch.object(Consumer, "start", tampered_start):
+        yield
+
+
+def damaged(raw: bytes, damages: Mapping[int, Damage]) -> bytes:
+    """The bytes of batches, where some are damaged by their first offset."""
+    changed, at = bytearray(), 0
+    while at + _RECORDS_AT <= len(raw):
+        base, length = struct.unpack_from(">qi", raw, at)
+        batch = bytearray(raw[at : at + 12 + length])
+        if base in damages:
+            damages[base](batch)
+        changed += batch
+        at += 12 + length
+    return bytes(changed + raw[at:])
+
+
+def signed(batch: bytearray) -> None:
+    """Give a changed batch the checksum that it needs."""
+    struct.pack_into(">I", batch, _CRC_AT, calc_crc32c(bytes(batch[_ATTRIBUTES_AT:])))
+
+
+def bad_checksum(batch: bytearray) -> None:
+    batch[-1] ^= 0xFF
+
+
+def unknown_codec(batch: bytearray) -> None:
+    batch[_ATTRIBUTES_AT + 1] |= 0x07
+    signed(batch)
+
+
+def broken_bytes(batch: bytearray) -> None:
+    """As a producer with a bug would write them: compressed with lz4, it says, and it is not."""
+    batch[_ATTRIBUTES_AT + 1] |= 0x03
+    signed(batch)
+
+
+def no_utf8(batch: bytearray) -> None:
+    """Header names that a C or Go client may write."""
+    at = batch.index(b"a-name")
+    batch[at : at + 2] = b"\xff\xfe"
+    signed(batch)

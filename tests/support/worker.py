@@ -1,0 +1,121 @@
+"""A small worker as its own process, for tests that send it signals: `python -m tests.support.worker JSON`.
+
+It takes leads (any bytes) of `<namespace>leads`; each gets a row and an event in one transaction of its partition's
+ledger, unless it has a row already. What it does with a lead is in the lead's first word: `hold` waits until the
+flow is suspended and gives up, `slow` takes `slow_s` seconds, anything else 0 to 10 ms. It says each step on stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sys
+
+from stream_app.domain.errors import Aborted
+from stream_app.domain.record import Record, Taken
+from stream_app.faust_app.app import FaustOptions, Inlet, build_app
+from stream_app.faust_app.run import run, run_app
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+
+SLOTS = 20
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class Worker:
+    """Holds the rows of its partitions and writes them through their ledgers, one transaction at a time."""
+
+    def __init__(self, bootstrap: str, namespace: str, slow_s: float) -> None:
+        self.connection = KafkaConnection(bootstrap)
+        self.namespace = namespace
+        self.slow_s = slow_s
+        self.ledgers: dict[int, KafkaLedger] = {}
+        self.rows: dict[int, dict[bytes, bytes]] = {}
+        self.locks: dict[int, asyncio.Lock] = {}
+
+    async def assigned(self, partitions: set[int]) -> None:
+        for partition in partitions:
+            ledger = KafkaLedger(
+                self.connection,
+                f"{self.namespace}worker-{partition}",
+                f"{self.namespace}state",
+                partition,
+                LedgerLimits(transact_s=2.5, abort_s=0.5),
+                writes_to=[(f"{self.namespace}events", partition)],
+            )
+            self.rows[partition] = await ledger.take_over()
+            self.ledgers[partition] = ledger
+            self.locks[partition] = asyncio.Lock()
+        say(f"assigned {sorted(partitions)}")
+
+    async def revoked(self, partitions: set[int]) -> None:
+        for partition in partitions & self.ledgers.keys():
+            await self.ledgers.pop(partition).close()
+            del self.rows[partition], self.locks[partition]
+        say(f"revoked {sorted(partitions)}")
+
+    async def handle(self, inlet: Inlet) -> None:
+        slots = asyncio.Semaphore(SLOTS)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await slots.acquire()
+                try:
+                    taken = await anext(inlet)
+                except StopAsyncIteration:
+                    return
+                tasks.create_task(self._work(inlet, taken)).add_done_callback(lambda _: slots.release())
+
+    async def _work(self, inlet: Inlet, taken: Taken) -> None:
+        lead = taken.value or b""
+        say(f"took {lead.decode()}")
+        if lead.startswith(b"hold"):
+            await inlet.suspended.wait()
+            inlet.give_up(taken)
+            return
+        await asyncio.sleep(self.slow_s if lead.startswith(b"slow") else random.random() / 100)
+        await self._conclude(taken.partition, lead)
+        await inlet.ack(taken)
+
+    async def _conclude(self, partition: int, lead: bytes) -> None:
+        async with self.locks[partition]:
+            rows = self.rows[partition]
+            if lead in rows:
+                return
+            records = [Record(self.namespace + topic, lead, b"done") for topic in ("state", "events")]
+            try:
+                await self.ledgers[partition].transact(records)
+                rows[lead] = b"done"
+            except Aborted:
+                self.rows[partition] = await self.ledgers[partition].take_over()
+                if lead not in self.rows[partition]:
+                    raise
+
+
+async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float, session_s: float) -> None:
+    worker = Worker(bootstrap, namespace, slow_s)
+    options = FaustOptions(
+        namespace + "group",
+        worker.connection,
+        partitions,
+        namespace + "state",
+        session_timeout_s=session_s,
+        heartbeat_s=session_s / 5,
+        rebalance_timeout_s=30,
+    )
+    try:
+        await run_app(build_app(options, {namespace + "leads": worker.handle}, worker), broker_wait_s=20)
+    finally:
+        for ledger in worker.ledgers.values():
+            await ledger.close()
+    say("ended")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(relativeCreated)d %(name)s %(message)s")
+    run(main(**json.loads(sys.argv[1])))

@@ -1,0 +1,158 @@
+"""Clay through a proxy and in a network that inspects TLS: a real proxy, real TLS with an authority of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+import uvloop
+
+from stream_app.clay.callback_url import CallbackUrl
+from stream_app.clay.egress import Egress
+from stream_app.dev.process import free_port
+from stream_app.doctor.probes import ProbeFailed, host_answers
+from stream_app.domain.delivery.outcome import Accepted, Outcome, Refused, Uncertain
+from stream_app.domain.webhook import WEBHOOK_PATH
+from tests.support.forward_proxy import forward_proxy
+from tests.support.raw_server import HANG, LEAD, OK, READ, SLUG, TOKEN, RawServer, client, serve
+
+USER, PASSWORD = "ada", "s3cret/pass@word"
+CREDENTIALS = f"{USER}:{PASSWORD}"
+WITH_CREDENTIALS = "ada:s3cret%2Fpass%40word@"
+
+
+@dataclass
+class Authority:
+    """A company's authority, as networks that inspect TLS have one: `file` for the client, `tls` for the server."""
+
+    file: str
+    tls: ssl.SSLContext
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    company, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    company.cert_pem.write_to_path(tmp_path / "company.pem")
+    company.issue_cert("127.0.0.1").configure_cert(tls)
+    return Authority(str(tmp_path / "company.pem"), tls)
+
+
+async def send(url: str, egress: Egress, times: int = 1) -> list[Outcome]:
+    async with client(egress=egress, request_timeout_s=12, connect_timeout_s=5, pool_timeout_s=5) as clay:
+        return [await clay.send(url, TOKEN, LEAD) for _ in range(times)]
+
+
+def through(script: Callable[[RawServer, Egress], Awaitable[None]], authority: Authority) -> Callable[[], None]:
+    async def run() -> None:
+        async with (
+            forward_proxy(CREDENTIALS) as (proxy, at),
+            serve(READ, OK, READ, OK, HANG, tls=authority.tls) as server,
+        ):
+            await script(server, Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}"))
+            place = server.url.partition("://")[2].partition("/")[0]
+            assert proxy.asked == [(f"CONNECT {place}", 200)]
+            assert not [head for head in proxy.heads if SLUG in head or TOKEN in head]
+
+    return lambda: asyncio.run(run())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_tls_goes_through_a_tunnel_that_is_kept(loop: str, authority: Authority) -> None:
+    async def twice(server: RawServer, egress: Egress) -> None:
+        outcomes = await send(server.url, egress, times=2)
+        assert [type(outcome) for outcome in outcomes] == [Accepted, Accepted], outcomes
+        heads = [head for head, _ in server.requests]
+        assert all(head.startswith(f"POST {WEBHOOK_PATH}{SLUG} HTTP/1.1\r\n".encode()) for head in heads)
+        assert all(b"proxy-" not in head.lower() for head in heads)
+        assert (server.connections, [body for _, body in server.requests]) == (1, [LEAD, LEAD])
+
+    run = through(twice, authority)
+    if loop == "uvloop":
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    try:
+        run()
+    finally:
+        asyncio.set_event_loop_policy(None)
+
+
+async def test_without_tls_the_proxy_gets_the_whole_url() -> None:
+    async with forward_proxy(CREDENTIALS) as (proxy, at), serve(READ, OK) as server:
+        (outcome,) = await send(server.url, Egress.of(proxy_url=f"http://{WITH_CREDENTIALS}{at}"))
+    assert isinstance(outcome, Accepted)
+    assert proxy.asked == [(f"POST {server.url}", 200)]
+    assert [body for _, body in server.requests] == [LEAD]
+
+
+@pytest.mark.parametrize("is_tls", [True, False])
+async def test_a_proxy_that_wants_other_credentials_sent_nothing(
+    is_tls: bool, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with forward_proxy("other:one") as (_, at), serve(READ, OK, tls=authority.tls if is_tls else None) as server:
+        egress = Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}")
+        (outcome,) = await send(server.url, egress)
+        assert (type(outcome), outcome.reason, server.requests) == (Refused, "proxy", [])
+    assert isinstance(outcome, Refused)
+    assert outcome.text == "nothing was sent: the egress proxy refused (HTTP 407)"
+    seen = [repr(outcome), repr(egress), *(record.getMessage() for record in caplog.records)]
+    assert not [text for text in seen if "s3cret" in text or "czNjcmV0" in text]
+
+
+@pytest.mark.parametrize("status", [301, 403, 407, 429, 500, 502, 503, 504])
+async def test_a_proxy_that_makes_no_tunnel_sent_nothing(status: int, authority: Authority) -> None:
+    async with forward_proxy(refuse=status) as (_, at), serve(READ, OK, tls=authority.tls) as server:
+        (outcome,) = await send(server.url, Egress.of(authority.file, f"http://{at}"))
+        assert (type(outcome), outcome.reason, server.connections) == (Refused, "proxy", 0)
+        assert f"HTTP {status}" in repr(outcome)
+
+
+async def test_a_proxy_that_is_not_there_sent_nothing(authority: Authority) -> None:
+    for proxy, says in ((f"127.0.0.1:{free_port()}", "cannot be reached"), ("nosuch.invalid:1", "cannot be resolved")):
+        for scheme in ("http", "https"):
+            url = f"{scheme}://127.0.0.1:1{WEBHOOK_PATH}x"
+            (outcome,) = await send(url, Egress.of(authority.file, f"http://{proxy}"))
+            assert (type(outcome), outcome.reason) == (Refused, "proxy")
+            assert says in repr(outcome)
+
+
+async def test_a_host_behind_the_proxy_that_is_not_trusted_got_nothing(authority: Authority) -> None:
+    async with forward_proxy() as (_, at), serve(READ, OK, tls=authority.tls) as server:
+        (outcome,) = await send(server.url, Egress.of(proxy_url=f"http://{at}"))
+        assert (type(outcome), outcome.reason, server.requests) == (Refused, "tls", [])
+
+
+async def test_a_tunnel_that_breaks_after_the_request_is_uncertain(authority: Authority) -> None:
+    async with forward_proxy() as (_, at), serve(READ, tls=authority.tls) as server:
+        (outcome,) = await send(server.url, Egress.of(authority.file, f"http://{at}"))
+        assert (type(outcome), len(server.requests)) == (Uncertain, 1)
+
+
+# ------------------------------------------------------------------------------------------- doctor, the public URL
+
+
+async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
+    async with forward_proxy(CREDENTIALS) as (proxy, at), serve(HANG, tls=authority.tls) as server:
+        url, good = server.url.partition("/v3")[0], f"http://{WITH_CREDENTIALS}{at}"
+        assert "through the proxy" in await host_answers(url, Egress.of(authority.file, good), 5)
+        with pytest.raises(ProbeFailed, match=r"egress\.ca_file"):
+            await host_answers(url, Egress.of(proxy_url=good), 5)
+        with pytest.raises(ProbeFailed, match=r"egress\.proxy_env") as caught:
+            await host_answers(url, Egress.of(authority.file, f"http://ada:s3cret@{at}"), 5)
+        assert "s3cret" not in str(caught.value)
+        assert not server.requests
+        assert [status for _, status in proxy.asked] == [200, 200, 407]
+
+
+async def test_the_public_url_is_reached_the_same_way(authority: Authority) -> None:
+    async with forward_proxy(CREDENTIALS) as (proxy, at), serve(OK, tls=authority.tls) as server:
+        url = server.url.partition("/v3")[0]
+        assert await CallbackUrl(url, Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}"))() == ""
+        assert [status for _, status in proxy.asked] == [200]
+        assert "CertificateError" in await CallbackUrl(url, Egress.of())()
+        assert "HttpProxyError" in await CallbackUrl(url, Egress.of(authority.file, f"http://{at}"))()

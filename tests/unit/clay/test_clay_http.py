@@ -1,0 +1,272 @@
+"""The Clay client on real sockets, against a server that misbehaves in every way known, and on httpx's mock."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import socket
+import ssl
+from pathlib import Path
+from unittest.mock import Mock
+
+import httpx
+import pytest
+import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.clay import client as clay_http
+from stream_app.clay.client import ClayClient
+from stream_app.clay.egress import Egress
+from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.webhook import WEBHOOK_PATH
+from tests.support.raw_server import (
+    HANG,
+    LEAD,
+    OK,
+    READ,
+    RESET,
+    SKIM,
+    SLUG,
+    TOKEN,
+    RawServer,
+    Step,
+    client,
+    send_once,
+    serve,
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "script"),
+    [
+        pytest.param("reset", [RESET], id="reset before reading"),
+        pytest.param("reset", [], id="close before reading"),
+        pytest.param("reset", [READ, RESET], id="reset after reading"),
+        pytest.param("reset", [READ], id="close after reading"),
+        pytest.param("request_timeout", [READ, HANG], id="hang after reading"),
+        pytest.param("broken_answer", [READ, b"\0\1\2garbage\r\n\r\n"], id="garbage"),
+        pytest.param("broken_answer", [READ, b"HTTP/1.1 abc OK\r\n\r\n"], id="broken status"),
+        pytest.param("reset", [READ, b"HTTP/1.1 200 OK\r\ncontent-le"], id="half headers"),
+        pytest.param("request_timeout", [READ, b"HTTP/1.1 200 OK\r\n", HANG], id="half headers, then nothing"),
+        pytest.param("reset", [READ, b"HTTP/1.1 100 Continue\r\n\r\n"], id="only 100"),
+        pytest.param("broken_answer", [READ, b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000], id="huge header"),
+        pytest.param("broken_answer", [READ, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000], id="many headers"),
+        pytest.param("http_500", [READ, b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", HANG], id="500"),
+        pytest.param("http_504", [READ, b"HTTP/1.1 504 X\r\ncontent-length: 9\r\n\r\n", HANG], id="504"),
+    ],
+)
+async def test_uncertain(reason: str, script: list[Step]) -> None:
+    async with serve(*script) as server:
+        outcome = await send_once(server.url)
+        assert (type(outcome), outcome.reason) == (Uncertain, reason)
+        assert server.connections == 1, "a second connection would be a second try"
+        assert len(server.requests) <= 1
+
+
+async def test_never_connected() -> None:
+    unknown = await send_once(f"http://nosuch.invalid{WEBHOOK_PATH}x", ClayClient())
+    assert (type(unknown), unknown.reason) == (Refused, "dns")
+    waiting = [socket.socket() for _ in range(4)]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{server.getsockname()[1]}{WEBHOOK_PATH}x"
+        refused = await send_once(url)
+        server.listen(0)
+        for other in waiting:  # fill its backlog
+            other.setblocking(False)
+            other.connect_ex(server.getsockname())
+        late = await send_once(url)
+    for other in waiting:
+        other.close()
+    assert (type(refused), refused.reason) == (Refused, "connect_refused")
+    assert (type(late), late.reason) == (Refused, "connect_timeout")
+
+
+@pytest.mark.parametrize(
+    ("reason", "script"),
+    [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])],
+)
+async def test_a_tls_handshake_that_fails(reason: str, script: list[Step]) -> None:
+    async with serve(*script) as server:
+        outcome = await send_once(server.url.replace("http://", "https://"))
+        assert (type(outcome), outcome.reason) == (Refused, reason)
+
+
+async def test_certificates_are_verified(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    known = str(tmp_path / "authority.pem")
+    async with serve(READ, OK, HANG, tls=tls) as server:
+        unknown = await send_once(server.url)
+        assert (type(unknown), unknown.reason, server.requests) == (Refused, "tls", [])
+        assert "CERTIFICATE_VERIFY_FAILED" in repr(unknown)
+        other_name = await send_once(server.url.replace("127.0.0.1", "localhost"), client(egress=Egress.of(known)))
+        assert isinstance(other_name, Refused)
+        assert isinstance(await send_once(server.url, client(egress=Egress.of(known))), Accepted)
+
+
+async def test_all_connections_busy_until_a_cancellation_passes_through_and_frees_one() -> None:
+    async with serve(READ, HANG) as server, client(max_connections=1) as clay:
+        first = asyncio.create_task(clay.send(server.url, None, LEAD))
+        await asyncio.wait_for(server.arrived.wait(), 2.0)
+        second = await clay.send(server.url, None, LEAD)
+        assert (type(second), second.reason, len(server.requests)) == (Refused, "pool_timeout", 1)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert isinstance(await clay.send(server.url, None, LEAD), Uncertain)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param([b"HTTP/1.1 204 No Content\r\n\r\n", HANG], id="no body"),
+        pytest.param([b"HTTP/1.1 100 Continue\r\n\r\n", OK, HANG], id="100 first"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf"], id="half a body"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf", RESET], id="half a body, reset"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", HANG], id="body never comes"),
+        pytest.param([b"HTTP/1.1 200 OK\r\n\r\nto the end"], id="body without a length"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", 0.05, b"zz\r\n"], id="bad chunk"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"], id="bad first chunk"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n\0junk", HANG], id="more than its length"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nx: y\r", 0.05, b"\n\r\njunk\r\n\r\n"], id="head in two packets"),
+        pytest.param([b"HTTP/1.1 299 ?\r\nx: \xff\r\ncontent-length: 1\r\n\r\n\xff"], id="odd bytes"),
+    ],
+)
+async def test_a_2xx_is_accepted_whatever_follows(script: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
+    async with serve(READ, *script) as server:
+        assert isinstance(await send_once(server.url), Accepted)
+
+
+@pytest.mark.parametrize(("http_status", "kind"), [(422, Poison), (429, RateLimited), (503, Refused), (500, Uncertain)])
+async def test_a_status_decides_when_its_body_is_broken_in_the_first_packet(
+    http_status: int, kind: type[Outcome]
+) -> None:
+    async with serve(READ, b"HTTP/1.1 %d X\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n" % http_status) as server:
+        outcome = await send_once(server.url)
+        assert (type(outcome), outcome.http_status) == (kind, http_status)
+
+
+async def test_a_dripping_body_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.15)
+    drip: list[Step] = [0.02, b"."]
+    async with serve(READ, b"HTTP/1.1 422 X\r\n\r\nbad column", *drip * 500) as server:
+        outcome = await asyncio.wait_for(send_once(server.url, ClayClient()), 2.0)
+        assert "bad column" in repr(outcome)
+        await asyncio.wait_for(server.ended.wait(), 2.0)
+
+
+@pytest.mark.parametrize("http_status", [200, 400])
+async def test_a_huge_answer_is_cut_off(http_status: int) -> None:
+    head = b"HTTP/1.1 %d X\r\ncontent-length: 100000000\r\n\r\n" % http_status
+    async with serve(READ, head, *[b"x " * 50_000] * 1000) as server, client() as clay:
+        assert (await clay.send(server.url, None, LEAD)).http_status == http_status
+        await asyncio.wait_for(server.ended.wait(), 2.0)
+        assert server.written_bytes < 20_000_000, "no more than the kernel's buffers hold may have been taken"
+
+
+async def test_a_compressed_answer_is_never_unpacked() -> None:
+    bomb = gzip.compress(b"a" * 10_000_000)
+    head = b"HTTP/1.1 400 X\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
+    async with serve(READ, head + bomb) as server:
+        outcome = await send_once(server.url)
+        assert isinstance(outcome, Poison)
+        assert (outcome.http_status, outcome.excerpt) == (400, "")
+
+
+async def test_what_is_sent() -> None:
+    async with serve(READ, OK, READ, OK) as server, client() as clay:
+        await clay.send(server.url + "/a%2Fb?x=%20", TOKEN, LEAD)
+        await clay.send(server.url, None, b"{}")
+    (first, body), (second, _) = server.requests
+    lines = first.decode().split("\r\n")
+    assert lines[0] == f"POST {WEBHOOK_PATH}{SLUG}/a%2Fb?x=%20 HTTP/1.1"
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+    assert headers.pop("host").startswith("127.0.0.1:")
+    assert headers.pop("x-clay-webhook-auth") == TOKEN
+    assert (headers.pop("content-type"), headers.pop("content-length")) == ("application/json", str(len(LEAD)))
+    assert headers == {"accept-encoding": "identity", "user-agent": "stream-app"}
+    assert body == LEAD
+    assert b"x-clay-webhook-auth" not in second.lower()
+    assert server.connections == 1
+
+
+async def test_no_redirect_cookie_or_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    moved = b"HTTP/1.1 307 X\r\nlocation: /elsewhere\r\nset-cookie: a=b\r\ncontent-length: 0\r\n\r\n"
+    async with serve(READ, moved, READ, moved) as server, client() as clay:
+        for _ in range(2):
+            outcome = await clay.send(server.url, TOKEN, LEAD)
+            assert (type(outcome), outcome.reason) == (Denied, "http_307")
+    assert len(server.requests) == 2
+    assert all(b"elsewhere" not in head and b"cookie" not in head.lower() for head, _ in server.requests)
+
+
+@pytest.mark.parametrize(("header", "found"), [(b"7", "7"), (b"7" * 5_000, "7" * 64), (b"", None)])
+async def test_retry_after_is_read_and_bounded(header: bytes, found: str | None) -> None:
+    async with serve(READ, b"HTTP/1.1 429 X\r\nretry-after: %s\r\ncontent-length: 0\r\n\r\n" % header) as server:
+        outcome = await send_once(server.url)
+        assert outcome == RateLimited(429, outcome.latency_ms, found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda tail: b"HTTP/1.1 2" + tail)))
+def test_no_answer_whatever_raises_or_is_taken_for_unsent(junk: bytes) -> None:
+    async def run() -> None:
+        async with serve(READ, junk) as server:  # which closes then: no limit is waited for, so none need be short
+            outcome = await send_once(server.url, ClayClient())
+            assert not isinstance(outcome, Refused) or outcome.http_status == 503
+            assert len(server.requests) == 1
+
+    asyncio.run(run())
+
+
+def _echo(server: RawServer) -> bytes:
+    head, lead = server.requests[-1]
+    page = b"<b>Ada</b> " + lead + head
+    return b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (399 + len(server.requests), len(page), page)
+
+
+async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    echoes: list[Step] = [READ, _echo]
+    async with serve(*echoes * 25, READ, HANG) as server, client() as clay:
+        seen = [repr(await clay.send(server.url, TOKEN, LEAD)) for _ in range(26)]
+        seen += [repr(clay), *(record.getMessage() for record in caplog.records)]
+    for secret in (SLUG, TOKEN, "ada@", "Ada"):
+        assert not [text for text in seen if secret in text]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "error"),
+    [
+        (Refused, "connect_failed", httpx.ConnectError),
+        (Refused, "connect_timeout", httpx.ConnectTimeout),
+        (Refused, "pool_timeout", httpx.PoolTimeout),
+        *((Uncertain, "read_timeout", error) for error in (httpx.ReadTimeout, httpx.WriteTimeout)),
+        *((Uncertain, "reset", error) for error in (httpx.ReadError, httpx.WriteError, httpx.CloseError)),
+        *((Uncertain, "broken_answer", error) for error in (httpx.RemoteProtocolError, httpx.ProxyError)),
+    ],
+)
+async def test_httpx_errors(kind: type[Outcome], reason: str, error: type[Exception]) -> None:
+    transport = httpx.MockTransport(Mock(side_effect=error("?")))
+    outcome = await send_once("https://h/x", client(transport))
+    assert (type(outcome), outcome.reason) == (kind, reason)
+
+
+async def test_mistakes_are_exceptions_and_repeat_no_secret() -> None:
+    with pytest.raises(ValueError, match="must be longer"):
+        ClayClient(request_timeout_s=5.0, connect_timeout_s=3.0, pool_timeout_s=2.0)
+    async with client(httpx.MockTransport(Mock(side_effect=KeyError("bug")))) as clay:
+        with pytest.raises(KeyError):
+            await clay.send("https://h/x", None, b"{}")
+        for url, token in (("https://[secret", None), ("https://h/x", "secret\nx: y"), ("https://h/x", "cret\u00e9")):
+            with pytest.raises(ValueError, match="copy it from Clay again") as caught:
+                await clay.send(url, token, b"{}")
+            assert "cret" not in str(caught.value)

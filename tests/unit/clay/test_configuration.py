@@ -1,0 +1,156 @@
+"""What a running worker adopts of a changed configuration, and what it leaves for a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream_app.clay.endpoints import webhook_id
+from stream_app.config import Settings, load_settings
+from stream_app.config.reload import NOTHING_NEW, Configuration
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import plain_id
+from stream_app.services.worker import _derived
+
+URL = "https://api.clay.com/v3/sources/webhook/"
+TOML = """
+secrets_dir = "{directory}"
+[kafka]
+partitions = 4
+[workspaces.acme]
+partition = 1
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["FIRST"]
+token_env = "TOKEN"
+callbacks = false
+"""
+
+
+class Files:
+    """A configuration file and a directory of secrets, as an operator changes them."""
+
+    def __init__(self, path: Path) -> None:
+        self.toml, self.secrets = path / "stream_app.toml", path / "secrets"
+        self.secrets.mkdir()
+        self.environ = {"FIRST": URL + "first", "TOKEN": "old"}
+        self.write(TOML)
+        self.configuration = Configuration(self.read(), _derived(self.read()), self.read, _derived)
+
+    def read(self) -> Settings:
+        return load_settings(self.toml, self.environ)
+
+    def write(self, toml: str) -> None:
+        self.toml.write_text(toml.format(directory=self.secrets))
+
+    def secret(self, name: str, value: str) -> None:
+        (self.secrets / name).write_text(value + "\n")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_nothing_new_changes_nothing(files: Files) -> None:
+    before = files.configuration.plan.destinations["people"]
+    assert files.configuration.reload() is NOTHING_NEW
+    assert files.configuration.plan.destinations["people"] is before
+
+
+def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Files) -> None:
+    files.secret("SECOND", URL + "second")
+    files.secret("TOKEN", "new")  # a file counts more than the environment, which cannot change
+    files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
+    told = files.configuration.reload()
+    assert (told.applied, told.text) == (True, "adopted: destination people with 1 webhooks")
+    first, second = webhook_id(URL + "first"), webhook_id(URL + "second")
+    assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
+    endpoint = files.configuration.endpoints["people"]
+    assert endpoint.token == "new"
+    assert endpoint.urls == {first: URL + "first", second: URL + "second"}
+    assert files.configuration.reload() is NOTHING_NEW
+
+
+def test_workspaces_and_policies_are_adopted(files: Files) -> None:
+    files.secret("THIRD", URL + "third")
+    files.write(
+        TOML
+        + """
+[workspaces.acme.budget]
+credits_per_day = 500
+[workspaces.beta]
+partition = 3
+[destinations.firms]
+workspace = "beta"
+webhooks_env = ["THIRD"]
+callbacks = false
+"""
+    )
+    told = files.configuration.reload()
+    assert told.text == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
+    plan = files.configuration.plan
+    assert plan.workspaces["acme"].budget.credits_per_day == 500
+    assert plan.pins == {"acme": 1, "beta": 3}
+    assert plan.workspaces["beta"].default_destination == "firms"
+
+
+def test_defaults_of_all_workspaces_are_adopted(files: Files) -> None:
+    files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
+    assert files.configuration.reload().text == "adopted: workspace acme"
+    assert files.configuration.plan.workspaces["acme"].budget.credits_per_day == 700
+
+
+def test_what_needs_a_restart_is_named_and_left_alone(files: Files) -> None:
+    files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
+    told = files.configuration.reload()
+    assert told.text == "only at a restart: kafka, workspaces.acme.partition"
+    assert files.configuration.plan.pins == {"acme": 1}
+    assert files.configuration.plan.partitions == 4
+    files.write(TOML[: TOML.index("[workspaces")])
+    assert files.configuration.reload().text == "only at a restart: workspace acme is gone, destination people is gone"
+    assert "people" in files.configuration.plan.destinations
+
+
+def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
+    before = plain_id("Ada King")
+    files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
+    files.write(TOML + '[privacy]\npepper_env = ["PEPPER"]\n')
+    assert files.configuration.reload().text == "only at a restart: privacy, the peppers of privacy.pepper_env"
+    assert plain_id("Ada King") == before
+    files.read()
+    assert plain_id("Ada King") != before
+
+
+def test_a_wrong_configuration_changes_nothing_and_tells_no_secret(files: Files) -> None:
+    files.secret("FIRST", "https://example.com/secret-slug")
+    files.write(TOML + "\n[workspaces.beta.rate]\nrate_per_s = 4\n")
+    told = files.configuration.reload()
+    assert (told.applied, told.reason) == (False, "bad_configuration")
+    assert "environment variable FIRST" in told.text
+    assert "secret-slug" not in told.text
+    assert "beta" not in files.configuration.plan.workspaces
+
+
+def test_secret_files_are_told_apart_from_what_is_missing(files: Files) -> None:
+    files.write(TOML.replace('["FIRST"]', '["NOWHERE"]'))
+    with pytest.raises(SettingsError, match=r"NOWHERE is not set, and .*secrets has no such file"):
+        files.read()
+    files.toml.write_text(TOML.format(directory=files.secrets / "nowhere"))
+    with pytest.raises(SettingsError, match="there is no such directory"):
+        files.read()
+    files.write(TOML)
+    (files.secrets / "FIRST").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="the file FIRST cannot be read"):
+        files.read()
+
+
+def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) -> None:
+    files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
+    files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
+    assert files.configuration.reload().text == "only at a restart: egress, the proxy's URL in PROXY"
+    configuration = Configuration(files.read(), _derived(files.read()), files.read, _derived)
+    assert configuration.reload() is NOTHING_NEW
+    files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
+    assert configuration.reload().text == "only at a restart: the proxy's URL in PROXY"

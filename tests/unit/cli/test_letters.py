@@ -1,0 +1,122 @@
+"""`stream-app dlq` and `replay` for people: what others wrote is shown as it is, and nothing goes without a yes."""
+
+from __future__ import annotations
+
+import io
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from stream_app.cli import dead_letter_options as letter_options
+from stream_app.cli.dead_letter_options import confirm, filter_of, reading
+from stream_app.cli.main import build_parser, main
+from stream_app.domain.dead_letter.causes import Tally
+from stream_app.domain.errors import SettingsError, StreamAppError
+
+HOUR_MS = 3_600_000
+NOW_MS = 1_790_000_000_000
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(
+        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
+    )
+    return str(path)
+
+
+def test_the_table_shows_what_others_wrote_as_text(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen: `[/x]` in a reason ended the command with a traceback, and `[email]` of our own was not shown."""
+    monkeypatch.setenv("COLUMNS", "200")
+    tally = Tally(2_000)
+    said = b"scrubbed: [email] [/x] :smile: \x1b]0;gone\x07"
+    tally.add(
+        {"stream-app-reason": b"[/x]", "stream-app-disposition": b"failed", "stream-app-reason-text": said},
+        b"[red]acme",
+        1_000,
+    )
+
+    async def count(*_: object) -> Tally:
+        return tally
+
+    async def ready(*_: object) -> None: ...
+
+    monkeypatch.setattr("stream_app.replay.inspect.count", count)
+    monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", ready)
+    assert main(["dlq", "--config", config]) == 0
+    out = capsys.readouterr().out
+    for text in ("scrubbed: [email] [/x] :smile:", "  [/x]  ", "  [red]acme  "):
+        assert text in out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "yes"), [("y\n", True), (" YES \n", True), ("n\n", False), ("\n", False), ("", False), ("yeah\n", False)]
+)
+def test_only_a_yes_is_a_yes(
+    typed: str, yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    with nullcontext() if yes else pytest.raises(StreamAppError, match="nothing was done"):
+        confirm("send 7 letters back")
+    assert capsys.readouterr().err == "send 7 letters back? [y/N]\n"
+
+
+def test_without_a_terminal_nobody_is_asked_and_a_missing_yes_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with pytest.raises(SettingsError, match=r"nobody can be asked here, so --yes must be said to send 7 letters back$"):
+        confirm("send 7 letters back")
+
+
+def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reading("reading letters") as progress:
+        progress(5, 10)
+    assert capsys.readouterr() == ("", ""), "it has not taken long"
+    monkeypatch.setattr(letter_options, "_SAY_EVERY_S", 0.0)
+    with reading("reading letters") as progress:
+        progress(5, 10)
+    assert capsys.readouterr() == ("", "reading letters: 5 of 10 offsets\n")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with reading("reading letters") as progress:
+        progress(5, 10)
+    out, err = capsys.readouterr()
+    assert (out, "reading letters" in err, "50%" in err) == ("", True, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "until_ms"),
+    [
+        (["dlq", "--older-than", "2h"], NOW_MS - 2 * HOUR_MS),
+        (["dlq", "export", "x", "--older-than", "30m"], NOW_MS - HOUR_MS // 2),
+        (["dlq", "--older-than", "7d", "export", "x"], NOW_MS - 7 * 24 * HOUR_MS),
+        (["replay", "select", "--older-than", "90s", "--until", "2999-01-01"], NOW_MS - 90_000),
+        (["replay", "plan", "--older-than", "1s", "--until", "2026-01-01"], 1_767_225_600_000),
+    ],
+)
+def test_older_than_is_an_end_as_until_is(argv: list[str], until_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
+    wanted = filter_of(build_parser().parse_args(argv))
+    assert wanted.until_ms == until_ms
+    assert wanted.matches({}, None, until_ms - 1)
+    assert not wanted.matches({}, None, until_ms)
+
+
+@pytest.mark.parametrize("age", ["2x", "h", "-2h", "2 h", "9999999d"])
+def test_what_is_no_age_is_wrong_usage(age: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["dlq", f"--older-than={age}"])
+    assert caught.value.code == 2

@@ -1,0 +1,78 @@
+"""Tables at the widths of terminals, and in a pipe: whole words, fewer columns where there is no room."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.cli.tables import Column, Table, lines_of
+
+SAID = "Clay answered 503 and asks for another try in a while"
+
+
+def letters() -> Table:
+    table = Table(
+        Column("count", right=True),
+        Column("reason"),
+        Column("last", rank=2),
+        Column("says", rank=1, prose=True),
+    )
+    table.add(7, "credits_exhausted_suspected", "2026-11-26 05:40:00Z", SAID)
+    table.add(1, "http_503", "2026-11-26 05:41:00Z", "")
+    return table
+
+
+def test_at_80_columns_prose_is_wrapped_between_words() -> None:
+    lines, left_out = lines_of(letters(), 80)
+    assert lines == [
+        "count  reason                       says",
+        "    7  credits_exhausted_suspected  Clay answered 503 and asks for another try",
+        "                                    in a while",
+        "    1  http_503",
+    ]
+    assert left_out == ["last"]
+
+
+def test_at_40_columns_the_reason_is_whole_and_the_rest_is_left_out() -> None:
+    lines, left_out = lines_of(letters(), 40)
+    assert lines == ["count  reason", "    7  credits_exhausted_suspected", "    1  http_503"]
+    assert left_out == ["last", "says"]
+
+
+def test_in_a_pipe_a_row_is_a_line_and_nothing_is_left_out() -> None:
+    lines, left_out = lines_of(letters(), None)
+    assert lines[1] == f"    7  credits_exhausted_suspected  2026-11-26 05:40:00Z  {SAID}"
+    assert (len(lines), left_out) == (3, [])
+
+
+def test_where_not_even_the_least_fits_a_row_is_a_block() -> None:
+    lines, _ = lines_of(letters(), 30)
+    assert lines == ["count", "7", "  reason: credits_exhausted_suspected", "1", "  reason: http_503"]
+
+
+def test_a_cell_of_others_is_one_line_and_obeyed_by_no_terminal() -> None:
+    table = Table(Column("says", prose=True))
+    table.add("a\nb \x1b]0;gone\x07")
+    assert lines_of(table, None)[0] == ["says", "a b \ufffd]0;gone\ufffd"]
+
+
+CELLS = st.text("ab _/äß语", max_size=60)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=4), st.none() | st.integers(10, 140))
+def test_no_word_is_cut_at_any_width(rows: list[tuple[str, str, str]], width: int | None) -> None:
+    table = Table(Column("one"), Column("two", rank=1, prose=True), Column("three", rank=2))
+    for row in rows:
+        table.add(*row)
+    lines, left_out = lines_of(table, width)
+    words = [word for line in lines for word in line.split()]
+    for cells in table.rows:
+        for column, cell in zip(table.columns, cells, strict=True):
+            if column.title not in left_out:
+                assert all(word in words for word in cell.split())
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    assert all(len(line) <= width for line in lines_of(letters(), width)[0])

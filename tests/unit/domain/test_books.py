@@ -1,0 +1,239 @@
+"""The books balance at every moment of a run that is right, and name what was damaged in one that is not."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, get_args
+
+import msgspec
+import pytest
+
+from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, column
+from stream_app.domain.books.stories import STATUSES, Report, Stand
+from stream_app.domain.delivery.state_machine import NEXT, Delivery
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.messages import RESEND, Status
+from stream_app.domain.record import Headers, Taken
+from tests.simulation.bases import bases, rare
+from tests.simulation.schedule import Schedule, drawn
+from tests.simulation.tape import Tape
+from tests.simulation.world import World
+from tests.support.damages import DAMAGES, lag_the_row, one, rows, with_value
+from tests.support.tape import simulated, taped
+
+_row: Final = msgspec.json.Decoder(Delivery)
+_lane: Final = msgspec.json.Decoder(Lane)
+
+
+CORRECTED: Final = next(base for base in rare() if base.name == "corrected")
+
+
+def wrong(report: Report) -> list[str]:
+    return [f"{problem.place} ({problem.lead_id}): {problem.what}" for problem in report.problems]
+
+
+# ----------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
+    assert set(COLUMN) | NOT_LEADS == set(STATUSES) == set(get_args(Status))
+    assert not set(COLUMN) & NOT_LEADS
+    assert set(COLUMNS) == set(MEANING) == set(COLUMN.values()) | {"accepted_final", "waiting"}
+    assert column("accepted", final=True) == "accepted_final"
+    assert column("accepted", final=False) == "under_way"
+
+
+def test_only_stories_that_begin_with_an_input_record_are_leads() -> None:
+    """A callback or a command may begin a story, too, and nothing follows it."""
+    of_leads = {after for before, afters in NEXT.items() if before for after in afters}
+    assert {each for each in NEXT[None] if each not in NEXT and each not in of_leads} == NOT_LEADS
+    assert [column(each, final=False) for each in NOT_LEADS] == [None] * len(NOT_LEADS)
+
+
+# ------------------------------------------------------------------------------------- runs in which all is right
+
+
+@pytest.mark.parametrize("schedule", [*bases(), CORRECTED, *map(drawn, range(24))], ids=lambda schedule: schedule.name)
+def test_they_balance_at_every_moment(schedule: Schedule) -> None:
+    """Also in the middle of crashes, freezes and rebalances."""
+    world = World(schedule)
+    told, commits = world._on_commit, 0  # the hook that World sets is not otherwise to be reached
+
+    def on_commit(records: Sequence[Taken]) -> None:
+        nonlocal commits
+        told(records)
+        commits += 1
+        if commits % 5 == 0:
+            report = taped(world).close()
+            assert report.balanced, wrong(report)
+
+    world._on_commit = on_commit  # type: ignore[method-assign]  # see above
+    assert not world.run().problems
+    report = taped(world).close()
+    assert report.balanced, wrong(report)
+    assert report.records == report.accounted == sum(stand.stories for stand in report.columns.values()) > 0
+    assert report.columns["waiting"].stories == 0
+    assert report.accounts
+
+
+def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
+    report = simulated(CORRECTED).close()
+    assert report.not_leads == {"cost_corrected": 3}
+    assert report.open_costs == []
+    (day,) = [each for each in report.accounts if len(each.period) == 10 and each.meter == "credits"]
+    assert day.spent == day.spent_by_events
+    assert (day.spent, day.unknown) == (33, 0), "30 as the operator says, 3 as the late callback says"
+
+
+def test_the_two_counts_are_the_same_where_stories_have_rows() -> None:
+    report = rich_tape().close()
+    for status in ("accepted", "dead_lettered", "parked"):
+        stand = report.statuses.get(status, Stand())
+        assert stand.rows == stand.stories
+    assert report.statuses["accepted"].stories > 0
+
+
+def test_what_was_sent_again_by_policy_is_counted_as_a_possible_double_spend() -> None:
+    tape = simulated(next(base for base in bases() if base.name == "unsure"))
+    again = [event.workspace for _, _, event in tape.events() if event.reason == RESEND]
+    assert tape.close().possible_doubles == Counter(again)
+    assert again
+
+
+# ----------------------------------------------------------------------------------------- runs that are damaged
+
+
+def rich_tape() -> Tape:
+    """Of the drawn runs without callbacks, where `accepted` is the end, the one with the most kinds of steps."""
+    tapes = [simulated(schedule) for schedule in map(drawn, range(48)) if not schedule.setup.callbacks]
+    with_lane = [tape for tape in tapes if any((taken.key or b"").startswith(b"l/") for taken in rows(tape, 0))]
+
+    def rich(tape: Tape) -> tuple[bool, int]:
+        events = [event for _, _, event in tape.events()]
+        return any(event.status == "accepted" and event.seq == 3 for event in events), len({e.status for e in events})
+
+    return max(with_lane, key=rich)
+
+
+@pytest.fixture(scope="module")
+def good() -> Tape:
+    return rich_tape()
+
+
+@pytest.fixture
+def tape(good: Tape) -> Tape:
+    return Tape(good.plan, good.now_ms, copy.deepcopy(good.logs), dict(good.passed))
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_damage_is_named(tape: Tape, damage: Callable[[Tape], str], says: str) -> None:
+    origin = damage(tape)
+    report = tape.close()
+    assert not report.balanced
+    named = [problem.what for problem in report.problems if problem.place == origin]
+    assert len(named) == 1, wrong(report)
+    assert says in named[0] or (says == "no row" and "its row is gone" in named[0])
+
+
+@pytest.mark.parametrize(
+    ("meter", "says"),
+    [
+        ("credits_reserved", "reserved"),
+        ("credits_spent", "spent"),
+        ("actions_reserved", "reserved"),
+        ("actions_spent", "spent"),
+    ],
+)
+def test_a_lane_that_is_off_by_one_is_named(tape: Tape, meter: str, says: str) -> None:
+    log = rows(tape, 0)
+    i = max(i for i, taken in enumerate(log) if (taken.key or b"").startswith(b"l/"))
+    lane = _lane.decode(log[i].value or b"")
+    day = lane.budget.days[-1]
+    day = msgspec.structs.replace(day, **{meter: getattr(day, meter) + 1})
+    budget = msgspec.structs.replace(lane.budget, days=(*lane.budget.days[:-1], day))
+    log[i] = with_value(log[i], msgspec.structs.replace(lane, budget=budget))
+    report = tape.close()
+    assert not report.balanced
+    assert [problem.place for problem in report.problems] == [lane.workspace]
+    assert says in report.problems[0].what
+    assert day.id in report.problems[0].what
+
+
+def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
+    for number in range(tape.plan.partitions):
+        rows(tape, number)[:] = [taken for taken in rows(tape, number) if not (taken.key or b"").startswith(b"l/")]
+        for i, taken in enumerate(rows(tape, number)):
+            if (taken.key or b"").startswith(b"d/") and taken.value and _row.decode(taken.value).reservation:
+                rows(tape, number)[:] = [rows(tape, number)[i]]
+                break
+    assert any("the lane has no row" in problem.what for problem in tape.close(limit=1000).problems)
+
+
+def test_what_cannot_be_read_is_named_by_its_own_place(tape: Tape) -> None:
+    log = tape.log(tape.plan.topics.status, 0)
+    for value in (b"\xff", b"[]", b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'):
+        log.append(Taken(tape.plan.topics.status, 0, 9_000_000, b"x", value))
+    rows(tape, 0).append(Taken(tape.plan.topics.state, 0, 9_000_000, b"d/acme/crm/lead-x", b"{}"))
+    rows(tape, 0).append(Taken(tape.plan.topics.state, 0, 9_000_001, b"l/nobody", b"[]"))
+    report = tape.close()
+    assert report.problem_count == 5
+    assert {"acme", "nobody"} < {problem.place for problem in report.problems}
+
+
+# ------------------------------------------------------------------------------------------- the rest of the rules
+
+
+def test_records_that_nobody_took_yet_wait(tape: Tape) -> None:
+    before = tape.close()
+    names = tape.plan.topics
+    for topic in (names.leads, names.bulk, names.retry):
+        tape.log(topic, 0).append(Taken(topic, 0, 5_000_000, b"acme", b"whatever it is"))
+    report = tape.close()
+    assert report.balanced, wrong(report)
+    assert report.records == before.records + 3
+    assert report.columns["waiting"].stories == 3
+
+
+def test_a_record_that_only_claims_to_be_a_copy_of_nothing_readable_is_an_input(tape: Tape) -> None:
+    junk: Headers = (("stream-app-origin", b"\xff/nowhere"), ("stream-app-way", b"replayed"))
+    topic = tape.plan.topics.leads
+    tape.log(topic, 0).append(Taken(topic, 0, 5_000_000, b"acme", b"{}", junk))
+    assert tape.close().columns["waiting"].stories == 1
+
+
+def test_stories_outlive_their_records(tape: Tape) -> None:
+    """Retention has removed the first records of a topic, and the first events too: that is no loss."""
+    topic, number, offset = one(tape).rsplit("/", 2)
+    here = (topic, int(number))
+    before = tape.close()
+    tape.begins[here] = int(offset) + 1
+    tape.logs[here] = [taken for taken in tape.log(*here) if taken.offset > int(offset)]
+    tape.kept = False
+    report = tape.close()
+    assert report.balanced, wrong(report)
+    assert report.outlived > 0
+    assert report.records + report.outlived == before.records
+    assert all(account.spent_by_events is None for account in report.accounts)
+
+
+def test_a_moving_partition_is_not_compared_with_its_rows(tape: Tape) -> None:
+    lag_the_row(tape)
+    report = tape.close(exact=False)
+    assert report.balanced
+    assert report.moving == 1
+
+
+def test_problems_beyond_the_limit_are_counted(tape: Tape) -> None:
+    for number in range(tape.plan.partitions):
+        tape.log(tape.plan.topics.status, number).clear()
+    report = tape.close(limit=2)
+    assert len(report.problems) == 2
+    assert report.problem_count >= report.records
+
+
+def test_the_report_is_plain_data(tape: Tape) -> None:
+    document: dict[str, Any] = msgspec.to_builtins(tape.close())
+    assert document["balanced"] is True
+    assert set(document["columns"]) == set(COLUMNS)

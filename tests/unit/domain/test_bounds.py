@@ -1,0 +1,46 @@
+"""Shares are decimals as an operator writes them, wherever a whole number is compared with one."""
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from stream_app.domain.lane import breaker
+from stream_app.domain.lane import flood_guard as flood
+from stream_app.domain.lane.bounds import exact
+from stream_app.domain.lane.breaker import Breaker, BreakerPolicy, Permit
+from stream_app.domain.lane.flood_guard import Flood, FloodPolicy
+from stream_app.domain.lane.health import Totals
+
+
+@given(thousandths=st.integers(0, 1_000), whole=st.integers(0, 10**12))
+@example(thousandths=900, whole=10)
+def test_a_share_of_a_whole_is_exact(thousandths: int, whole: int) -> None:
+    share = exact(thousandths / 1_000)
+    assert whole * share * 1_000 == whole * thousandths
+    assert whole * (1 - share) * 1_000 == whole * (1_000 - thousandths)
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_breaker_trips_at_its_rate_and_not_below(percent: int) -> None:
+    policy = BreakerPolicy(failure_rate=percent / 100, slow_rate=percent / 100, consecutive_failures=1_000)
+    for failed, phase in ((percent, "open"), (percent - 1, "closed")):
+        for verdict, totals in (
+            ("failure", Totals(success=100 - failed, failure=failed)),
+            ("slow", Totals(success=100, slow=failed)),
+        ):
+            state = breaker.on_result(policy, Breaker(), Permit(0), verdict, totals, 1, 0.0)  # type: ignore[arg-type]
+            assert state.phase == phase, (verdict, failed)
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
+    policy = FloodPolicy(share=percent / 100)
+    for letters, stops in ((percent, False), (percent + 1, True)):
+        if letters <= 100:
+            assert bool(flood.verdict(policy, Flood(), Totals(100 - letters, letters=letters))) == stops
+
+
+def test_an_integer_in_place_of_a_float_is_a_share_too() -> None:
+    policy = msgspec.convert({"failure_rate": 1}, BreakerPolicy)
+    assert exact(policy.failure_rate) == 1

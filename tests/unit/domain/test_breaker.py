@@ -1,0 +1,320 @@
+"""The breaker: against a plain model under any order of calls, results, crashes and clock steps."""
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stream_app.domain.lane import breaker
+from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.breaker import Breaker, BreakerPolicy, Mode, Permit
+from stream_app.domain.lane.health import Totals
+
+POLICY = BreakerPolicy(
+    min_calls=10, consecutive_failures=3, open_s=5, open_share=0.5, open_cap_s=40, jitter=0.2, healthy_s=60,
+    probes=2, probe_lease_s=30, successes_to_close=3,
+)  # fmt: skip
+NOW_MS = 1_795_500_000_000
+QUIET = Totals(success=1)
+
+
+def _fail(state: Breaker, now_ms: int = NOW_MS, rand: float = 0.0, times: int = 3) -> Breaker:
+    for _ in range(times):
+        state = breaker.on_result(POLICY, state, Permit(state.epoch), "failure", QUIET, now_ms, rand)
+    return state
+
+
+def _probe(state: Breaker, now_ms: int) -> tuple[Breaker, Permit]:
+    state, answer = breaker.permit(POLICY, state, now_ms)
+    assert isinstance(answer, Permit)
+    assert answer.lease is not None
+    return state, answer
+
+
+def _closed_again(state: Breaker, now_ms: int) -> Breaker:
+    for _ in range(POLICY.successes_to_close):
+        state, probe = _probe(state, now_ms)
+        state = breaker.on_result(POLICY, state, probe, "ok", QUIET, now_ms, 0.0)
+    assert state.phase == "closed"
+    return state
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """The model knows each call's permit, how often it opened, and which leases can still be alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = Breaker()
+        self.now_ms = NOW_MS
+        self.calls: list[Permit] = []
+        self.leases: dict[int, int] = {}
+        self.opened = 0
+        self.outage_ms: int | None = None
+        self.closed_ms = 0
+        self.failures_in_a_row = 0
+        self.probe_successes = 0
+        self.mode: Mode = "auto"
+        self.shadowed = False
+
+    @rule(mode=st.sampled_from(["auto", "auto", "shadow", "open", "closed"]))
+    def an_operator_sets_the_mode(self, mode: Mode) -> None:
+        before, self.mode = self.state, mode
+        if mode in ("open", "closed"):
+            self.state = breaker.forced(before, "open" if mode == "open" else "closed", self.now_ms)
+            assert self.state.phase == mode
+            self._phase_changes(before)
+            self.outage_ms = self.closed_ms = self.now_ms
+            self.failures_in_a_row = self.probe_successes = 0
+
+    def _phase_changes(self, before: Breaker) -> None:
+        if self.state.epoch != before.epoch:
+            self.opened += 1
+            self.leases.clear()
+        if self.state.phase != before.phase:
+            self.failures_in_a_row = self.probe_successes = 0
+            if self.state.phase == "closed":
+                self.closed_ms = self.now_ms
+            elif self.state.phase == "open" and self.mode in ("auto", "shadow"):
+                self._opens(before)
+
+    def _opens(self, before: Breaker) -> None:
+        long_closed = before.phase == "closed" and self.now_ms - self.closed_ms >= POLICY.healthy_s * 1000
+        if self.outage_ms is None or long_closed:
+            self.outage_ms = self.now_ms
+        share_ms = POLICY.open_share * (self.now_ms - self.outage_ms)
+        longest_ms = min(POLICY.open_cap_s * 1000, max(POLICY.open_s * 1000, share_ms))
+        assert 0.8 * longest_ms - 1 <= self.state.until_ms - self.now_ms <= longest_ms
+
+    @precondition(lambda self: self.state.phase == "closed" and self.mode in ("auto", "shadow"))
+    @rule()
+    def outage(self) -> None:
+        """Straight to the interesting part: half-open, without what the closed phase left behind."""
+        before = self.state
+        self.state = _fail(before, self.now_ms, times=POLICY.consecutive_failures - before.consecutive)
+        assert self.state.phase == "open"
+        self._phase_changes(before)
+        self.now_ms = self.state.until_ms
+
+    @rule(step_ms=st.one_of(st.integers(0, 60_000), st.just(30_000)))
+    def time_passes(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule(step_ms=st.sampled_from([-1, -7_000, -86_400_000, -(10**10), 10**10]))
+    def clock_steps(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule()
+    def ask(self) -> None:
+        before = self.state
+        self.state, answer = breaker.permit(POLICY, before, self.now_ms, self.mode)
+        if self.mode in ("open", "closed"):
+            assert self.state is before, "what is forced changes nothing"
+            assert isinstance(answer, Wait) == (self.mode == "open")
+            if isinstance(answer, Permit):
+                self.calls.append(answer)
+            return
+        if before.phase == "half_open":
+            latest_ms = self.now_ms + int(POLICY.probe_lease_s * 1000)
+            ends = {lease: min(end, latest_ms) for lease, end in self.leases.items()}
+            self.leases = {lease: end for lease, end in ends.items() if end > self.now_ms}
+        if isinstance(answer, Wait):
+            assert before.phase != "closed"
+            assert self.mode == "auto", "shadow holds nothing"
+            longest_s = POLICY.open_cap_s if self.state.phase == "open" else POLICY.probe_lease_s
+            assert self.now_ms < answer.until_ms <= self.now_ms + longest_s * 1000
+            again, later = breaker.permit(POLICY, self.state, answer.until_ms)
+            assert isinstance(later, Permit), "after its wait a breaker must not be jammed"
+            assert again.phase == "half_open"
+            return
+        self._phase_changes(before)
+        self.calls.append(answer)
+        if before.phase == "closed":
+            assert answer.lease is None
+            return
+        if self.mode == "shadow" and answer.lease is None:
+            self.shadowed = True
+            return
+        assert answer.lease is not None
+        assert len(self.leases) < POLICY.probes, "no more than `probes` at a time"
+        self.leases[answer.lease] = self.now_ms + int(POLICY.probe_lease_s * 1000)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), verdict=st.sampled_from(["ok", "failure", "slow"]), rand=st.floats(0, 1))
+    def finish(self, data: st.DataObject, verdict: breaker.Verdict, rand: float) -> None:
+        self._finish(self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1))), verdict, rand)
+
+    @rule(verdict=st.sampled_from(["ok", "ok", "ok", "slow", "failure"]))
+    def call(self, verdict: breaker.Verdict) -> None:
+        self.ask()
+        if self.calls:
+            self._finish(self.calls.pop(), verdict, 0.5)
+
+    def _finish(self, permit: Permit, verdict: breaker.Verdict, rand: float) -> None:
+        before = self.state
+        late = permit.epoch != self.opened
+        self.state = breaker.on_result(POLICY, before, permit, verdict, QUIET, self.now_ms, rand, self.mode)
+        if late or self.mode in ("open", "closed"):
+            assert self.state is before
+            return
+        if before.phase == "open":
+            assert self.mode == "shadow" or self.shadowed, "every call from before the opening is late"
+            assert self.state is before
+            return
+        if before.phase == "closed":
+            self.failures_in_a_row = self.failures_in_a_row + 1 if verdict == "failure" else 0
+            tripped = self.failures_in_a_row == POLICY.consecutive_failures
+            assert self.state.phase == ("open" if tripped else "closed")
+        elif verdict == "failure":
+            assert self.state.phase == "open"
+        else:
+            held = self.leases.pop(permit.lease, None) if permit.lease is not None else None
+            if verdict == "slow" or held is None:
+                assert self.state.successes == before.successes
+            if verdict == "ok" and permit.lease in {lease.id for lease in before.leases}:
+                self.probe_successes += 1
+            enough = self.probe_successes == POLICY.successes_to_close
+            assert self.state.phase == ("closed" if enough else "half_open")
+        self._phase_changes(before)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def finish_without_verdict(self, data: st.DataObject) -> None:
+        permit = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+        before = self.state
+        self.state = breaker.release_probe(before, permit)
+        if permit.lease is not None and permit.epoch == self.opened:
+            self.leases.pop(permit.lease, None)
+        assert (self.state.phase, self.state.epoch) == (before.phase, before.epoch)
+        assert permit.lease not in {lease.id for lease in self.state.leases}
+
+    @precondition(lambda self: len(self.calls) > 2)
+    @rule()
+    def crash(self) -> None:
+        """Calls under way are lost; the row is read again, and their leases with it."""
+        self.calls.clear()
+        self.state = msgspec.json.decode(msgspec.json.encode(self.state), type=Breaker)
+
+    @invariant()
+    def stays_small(self) -> None:
+        assert len(self.state.leases) <= POLICY.probes
+        assert self.state.epoch == self.opened
+
+
+TestBreakerMachine = BreakerMachine.TestCase
+TestBreakerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_trips_on_failures_in_a_row_and_not_before() -> None:
+    state = _fail(Breaker(), times=2)
+    state = breaker.on_result(POLICY, state, Permit(0), "ok", QUIET, NOW_MS, 0.0)
+    state = _fail(state, times=2)
+    assert state.phase == "closed"
+    state = _fail(state, times=1)
+    assert (state.phase, state.cause, state.until_ms) == ("open", "consecutive_failures", NOW_MS + 5_000)
+
+
+@pytest.mark.parametrize(
+    ("totals", "verdict", "cause"),
+    [
+        (Totals(success=5, failure=5), "failure", "failure_rate"),
+        (Totals(success=6, failure=4), "failure", ""),
+        (Totals(success=4, failure=5), "failure", ""),
+        (Totals(success=10, slow=8), "slow", "slow_rate"),
+        (Totals(success=10, slow=7), "slow", ""),
+        (Totals(success=9, slow=9), "slow", ""),
+    ],
+)
+def test_trips_on_rates_from_the_minimum_of_calls_on(
+    totals: Totals, verdict: breaker.Verdict, cause: breaker.Cause
+) -> None:
+    state = breaker.on_result(POLICY, Breaker(), Permit(0), verdict, totals, NOW_MS, 0.0)
+    assert (state.phase, state.cause) == (("open", cause) if cause else ("closed", ""))
+
+
+def test_it_is_open_for_a_share_of_the_outage_so_far_up_to_its_cap() -> None:
+    state, now_ms, waits = _fail(Breaker()), NOW_MS, []
+    for _ in range(8):
+        waits.append(state.until_ms - now_ms)
+        now_ms = state.until_ms
+        state, probe = _probe(state, now_ms)
+        state = breaker.on_result(POLICY, state, probe, "failure", QUIET, now_ms, 0.0)
+    assert waits == [5_000, 5_000, 5_000, 7_500, 11_250, 16_875, 25_312, 37_968]
+    assert state.until_ms - now_ms == 40_000
+
+
+def test_an_outage_goes_on_until_it_was_closed_for_long_enough() -> None:
+    state = _fail(_closed_again(_fail(Breaker()), NOW_MS + 30_000), NOW_MS + 80_000)
+    assert state.until_ms == NOW_MS + 80_000 + 40_000
+    healthy_ms = state.until_ms + 60_000
+    before_ms = healthy_ms - 1
+    closed = _closed_again(state, state.until_ms)
+    assert _fail(closed, before_ms).until_ms == before_ms + 40_000
+    assert _fail(closed, healthy_ms).until_ms == healthy_ms + 5_000
+
+
+def test_an_operator_ends_an_outage_and_so_does_a_row_that_does_not_know_its_beginning() -> None:
+    long_after_ms = NOW_MS + 50_000
+    for state in (breaker.forced(_fail(Breaker()), "closed", long_after_ms), Breaker(since_ms=long_after_ms)):
+        assert _fail(state, long_after_ms + 1_000).until_ms == long_after_ms + 6_000
+
+
+def test_a_lost_lease_neither_jams_nor_floods() -> None:
+    state, now_ms = _fail(Breaker()), NOW_MS + 5_000
+    state, _ = _probe(state, now_ms)
+    state, _ = _probe(state, now_ms + 1_000)
+    state, answer = breaker.permit(POLICY, state, now_ms + 2_000)
+    assert answer == Wait(now_ms + 30_000)
+    state, _ = _probe(state, now_ms + 30_000)
+    state, answer = breaker.permit(POLICY, state, now_ms + 30_000)
+    assert answer == Wait(now_ms + 31_000)
+
+
+def test_a_probe_without_verdict_gives_its_place_back() -> None:
+    state, now_ms = _fail(Breaker()), NOW_MS + 5_000
+    for _ in range(10):
+        state, probe = _probe(state, now_ms)
+        state = breaker.release_probe(state, probe)
+    assert (state.phase, state.leases, state.successes) == ("half_open", (), 0)
+
+
+def test_late_results_change_nothing_even_after_it_closed() -> None:
+    before = Permit(0)
+    state = _fail(Breaker())
+    assert breaker.on_result(POLICY, state, before, "ok", QUIET, NOW_MS, 0.0) is state
+    state = _closed_again(state, state.until_ms)
+    for _ in range(10):
+        state = breaker.on_result(POLICY, state, before, "failure", Totals(failure=99), NOW_MS, 0.0)
+    assert state.phase == "closed"
+    assert breaker.is_late(state, before)
+
+
+def test_one_success_counts_once() -> None:
+    state, now_ms = _fail(Breaker()), NOW_MS + 5_000
+    state, probe = _probe(state, now_ms)
+    for _ in range(5):
+        state = breaker.on_result(POLICY, state, probe, "ok", QUIET, now_ms, 0.0)
+    assert (state.phase, state.successes) == ("half_open", 1)
+
+
+def test_a_clock_set_back_a_year_does_not_hold_it_for_a_year() -> None:
+    state, back_ms = _fail(Breaker()), NOW_MS - 365 * 86_400_000
+    state, answer = breaker.permit(POLICY, state, back_ms)
+    assert answer == Wait(back_ms + 40_000)
+    state, answer = breaker.permit(POLICY, state, back_ms + 39_999)
+    assert answer == Wait(back_ms + 40_000)
+    _probe(state, back_ms + 40_000)
+
+
+def test_verdict_and_rows_of_a_later_version() -> None:
+    verdicts = [breaker.verdict(POLICY, ok, ms) for ok, ms in ((True, 10_000), (True, 10_001), (False, 1))]
+    assert verdicts == ["ok", "slow", "failure"]
+    row = b'{"phase": "open", "epoch": 3, "until_ms": 9, "later": [1]}'
+    assert msgspec.json.decode(row, type=Breaker) == Breaker("open", 3, until_ms=9)
+    assert msgspec.json.encode(Breaker()) == b"{}"
+
+
+def test_problems_name_the_key() -> None:
+    assert breaker.problems(BreakerPolicy()) == []
+    wrong = BreakerPolicy(failure_rate=1.5, probes=0, open_cap_s=1)
+    assert [line.split(" ")[0] for line in breaker.problems(wrong)] == ["failure_rate", "probes", "open_s"]

@@ -1,0 +1,371 @@
+"""The budget: against plain sums per window under any order of settlements and clock steps; by example."""
+
+from collections import defaultdict
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stream_app.domain.lane import budget
+from stream_app.domain.lane import calendar as periods
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Refused, Reservation
+from stream_app.domain.lane.meters import meters
+
+ONE = Cost(6, 1)
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def _ms(text: str, tz: str = "UTC") -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(tz)).timestamp() * 1000)
+
+
+def _reserved(policy: BudgetPolicy, state: Budget, now_ms: int, cost: Cost = ONE) -> tuple[Budget, Reservation]:
+    answer = budget.reserve(policy, state, cost, cost, now_ms)
+    assert not isinstance(answer, Refused), answer
+    return answer
+
+
+class Sums:
+    """One window of the model."""
+
+    def __init__(self) -> None:
+        self.spent = [0, 0]
+        self.reserved = [0, 0]
+        self.elsewhere = [0, 0]
+
+    def used(self, meter: int) -> int:
+        return self.spent[meter] + self.reserved[meter] + self.elsewhere[meter]
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """The model keeps every window for ever, which the state does not, and must not be granted more."""
+
+    policy = BudgetPolicy(
+        tz="Europe/Berlin",
+        billing_day=31,
+        credits_per_day=60,
+        credits_per_month=130,
+        actions_per_day=12,
+        actions_per_month=30,
+        opening_credits=20,
+        opening_month="2026-09",
+        hot_share=0.25,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = Budget()
+        self.now_ms = _ms("2026-10-24T21:30")
+        self.windows: dict[str, Sums] = defaultdict(Sums)
+        self.open: list[tuple[Reservation, Cost]] = []
+
+    def _room(self, ceiling: Cost, now: periods.Periods, hot: bool) -> bool:
+        share = 1.0 if hot else 0.75
+        day, month = self.windows[now.day], self.windows[now.month]
+        policy, opening = self.policy, 20 if now.month == "2026-09" else 0
+        return (
+            day.used(0) + ceiling.credits <= share * (policy.credits_per_day or 0)
+            and day.used(1) + ceiling.actions <= share * (policy.actions_per_day or 0)
+            and month.used(0) + opening + ceiling.credits <= share * (policy.credits_per_month or 0)
+            and month.used(1) + ceiling.actions <= share * (policy.actions_per_month or 0)
+        )
+
+    @rule(cap=st.sampled_from([0, 25, 60, 90]), shadow=st.sampled_from([False, False, True]))
+    def changed_live(self, cap: int, shadow: bool) -> None:
+        self.policy = msgspec.structs.replace(self.policy, credits_per_day=cap, shadow=shadow)
+
+    @rule(credits=st.integers(-30, 30), actions=st.integers(-3, 3), day=st.booleans())
+    def spent_elsewhere(self, credits: int, actions: int, day: bool) -> None:
+        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        corrected = budget.correct(self.policy, self.state, Cost(credits, actions), self.now_ms, day)
+        if isinstance(corrected, Refused):
+            assert corrected.reason == "clock"
+            return
+        self.state = corrected
+        for window in (now.day, now.month) if day else (now.month,):
+            sums = self.windows[window]
+            for meter, more in enumerate((credits, actions)):
+                sums.elsewhere[meter] = max(-sums.spent[meter], sums.elsewhere[meter] + more)
+
+    @rule(step_ms=st.sampled_from([1, HOUR_MS, 6 * HOUR_MS, DAY_MS, 33 * DAY_MS]))
+    def time_passes(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule(step_ms=st.sampled_from([-1, -HOUR_MS, -DAY_MS, -5 * DAY_MS, -34 * DAY_MS, 400 * DAY_MS, -400 * DAY_MS]))
+    def clock_steps(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule(credits=st.integers(0, 20), less=st.integers(0, 5), actions=st.integers(0, 3), hot=st.booleans())
+    def reserve(self, credits: int, less: int, actions: int, hot: bool) -> None:
+        estimate, ceiling = Cost(max(0, credits - less), actions), Cost(credits, actions)
+        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        shadowed = sum(window.shadowed for window in self.state.days)
+        answer = budget.reserve(self.policy, self.state, estimate, ceiling, self.now_ms, hot)
+        if isinstance(answer, Refused):
+            assert self.now_ms < answer.until_ms <= max(now.month_end_ms, self.now_ms + HOUR_MS)
+            assert answer.reason == "clock" or not (self._room(ceiling, now, hot) or self.policy.shadow)
+            return
+        beyond = not self._room(ceiling, now, hot)
+        assert self.policy.shadow or not beyond, "granted beyond a cap"
+        self.state, reservation = answer
+        day = next(window for window in self.state.days if window.id == now.day)
+        assert day.shadowed >= beyond
+        assert sum(window.shadowed for window in self.state.days) <= shadowed + beyond
+        assert reservation == Reservation(now.day, now.month, estimate.credits, estimate.actions)
+        for window in (now.day, now.month):
+            self.windows[window].reserved[0] += estimate.credits
+            self.windows[window].reserved[1] += estimate.actions
+        self.open.append((reservation, ceiling))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), credits=st.integers(-3, 30), actions=st.integers(0, 4))
+    def settle(self, data: st.DataObject, credits: int, actions: int) -> None:
+        reservation, ceiling = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        settled = budget.settle(self.state, reservation, Cost(credits, actions), ceiling)
+        assert settled.overrun == (credits > ceiling.credits or actions > ceiling.actions)
+        self.state = settled.state
+        self._close(reservation, (max(0, credits), actions))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def refund(self, data: st.DataObject) -> None:
+        reservation, _ = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.state = budget.refund(self.state, reservation)
+        self._close(reservation, (0, 0))
+
+    def _close(self, reservation: Reservation, cost: tuple[int, int]) -> None:
+        for window in (reservation.day, reservation.month):
+            sums = self.windows[window]
+            for meter, reserved in enumerate((reservation.credits, reservation.actions)):
+                sums.reserved[meter] -= reserved
+                sums.spent[meter] += cost[meter]
+
+    @rule()
+    def restart(self) -> None:
+        self.state = msgspec.json.decode(msgspec.json.encode(self.state), type=Budget)
+
+    @invariant()
+    def what_is_kept_is_exact_and_little(self) -> None:
+        for windows, folded in (
+            (self.state.days, self.state.days_folded),
+            (self.state.months, self.state.months_folded),
+        ):
+            assert len(windows) <= 9
+            assert [window.id for window in windows] == sorted({window.id for window in windows})
+            assert all(window.id > folded for window in windows)
+            for window in windows:
+                model = self.windows[window.id]
+                assert [window.credits_spent, window.actions_spent] == model.spent
+                assert [window.credits_reserved, window.actions_reserved] == model.reserved
+                assert [window.credits_elsewhere, window.actions_elsewhere] == model.elsewhere
+                assert {window.credits_warned, window.actions_warned} <= {0, 50, 80, 95}
+
+    @invariant()
+    def meters_say_what_the_sums_say(self) -> None:
+        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        kept = {window.id for window in (*self.state.days, *self.state.months)}
+        for name, meter in meters(self.policy, self.state, self.now_ms).items():
+            index, period = name.startswith("actions"), now.day if name.endswith("day") else now.month
+            assert meter.period == period
+            if period in kept:
+                opening = 20 if name == "credits_month" and period == "2026-09" else 0
+                assert meter.used == self.windows[period].used(index) + opening
+
+
+TestBudgetMachine = BudgetMachine.TestCase
+TestBudgetMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
+    now_ms = _ms("2026-11-24T15:00")
+    day_ms, month_ms = _ms("2026-11-25T00:00"), _ms("2026-12-01T00:00")
+    for policy, refused in (
+        (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
+        (BudgetPolicy(actions_per_day=1), Refused("actions_day", day_ms)),
+        (BudgetPolicy(credits_per_month=11, credits_per_day=11), Refused("credits_month", month_ms)),
+        (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
+    ):
+        state, reservation = _reserved(policy, Budget(), now_ms)
+        assert budget.reserve(policy, state, ONE, ONE, now_ms) == refused
+        _reserved(policy, budget.refund(state, reservation), now_ms)
+        _reserved(policy, state, refused.until_ms)
+
+
+def test_the_ceiling_must_fit_and_the_estimate_is_reserved() -> None:
+    policy, now_ms = BudgetPolicy(credits_per_day=20), _ms("2026-11-24T15:00")
+    answer = budget.reserve(policy, Budget(), Cost(6), Cost(20), now_ms)
+    assert not isinstance(answer, Refused)
+    state, reservation = answer
+    assert (state.days[0].credits_reserved, reservation.credits) == (6, 6)
+    assert budget.reserve(policy, state, Cost(6), Cost(15), now_ms) == Refused("credits_day", _ms("2026-11-25T00:00"))
+    assert not isinstance(budget.reserve(policy, state, Cost(6), Cost(14), now_ms), Refused)
+
+
+def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_they_are_settled() -> None:
+    now_ms, day_ms, month_ms = _ms("2026-11-24T15:00"), _ms("2026-11-25T00:00"), _ms("2026-12-01T00:00")
+    soon_ms = now_ms + 60_000
+    for policy, at_the_end in (
+        (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
+        (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
+    ):
+        soon = msgspec.structs.replace(at_the_end, back_ms=soon_ms)
+        state, reservation = _reserved(policy, Budget(), now_ms)
+        for settled_ms, refused in ((soon_ms, soon), (month_ms + 1, at_the_end), (None, at_the_end)):
+            assert budget.reserve(policy, state, ONE, ONE, now_ms, settled_ms=settled_ms) == refused
+        spent = budget.settle(state, reservation, ONE, ONE).state
+        assert budget.reserve(policy, spent, ONE, ONE, now_ms, settled_ms=soon_ms) == at_the_end
+
+
+@pytest.mark.parametrize(
+    ("tz", "first", "last", "next_day"),
+    [
+        ("Europe/Berlin", "2026-03-29T00:00", "2026-03-29T23:59", "2026-03-30T00:00"),
+        ("Europe/Berlin", "2026-10-25T00:00", "2026-10-25T23:59", "2026-10-26T00:00"),
+        ("America/New_York", "2026-03-08T00:00", "2026-03-08T23:59", "2026-03-09T00:00"),
+        ("America/New_York", "2026-11-01T00:00", "2026-11-01T23:59", "2026-11-02T00:00"),
+    ],
+)
+def test_a_day_of_23_or_25_hours_is_one_budget(tz: str, first: str, last: str, next_day: str) -> None:
+    policy = BudgetPolicy(tz=tz, credits_per_day=6)
+    state, _ = _reserved(policy, Budget(), _ms(first, tz))
+    next_ms = _ms(next_day, tz)
+    assert budget.reserve(policy, state, ONE, ONE, _ms(last, tz)) == Refused("credits_day", next_ms)
+    _reserved(policy, state, next_ms)
+
+
+def test_a_month_from_billing_day_31() -> None:
+    policy = BudgetPolicy(billing_day=31, credits_per_month=6)
+    state, reservation = _reserved(policy, Budget(), _ms("2026-01-31T00:00"))
+    assert reservation.month == "2026-01"
+    until_ms = _ms("2026-02-28T00:00")
+    assert budget.reserve(policy, state, ONE, ONE, until_ms - 1) == Refused("credits_month", until_ms)
+    assert _reserved(policy, state, until_ms)[1].month == "2026-02"
+
+
+def test_a_late_settlement_goes_to_its_own_windows() -> None:
+    policy = BudgetPolicy(credits_per_day=6, credits_per_month=100)
+    state, old = _reserved(policy, Budget(), _ms("2026-11-30T23:59"))
+    state, _ = _reserved(policy, state, _ms("2026-12-01T00:00"))
+    settled = budget.settle(state, old, Cost(9, 1), Cost(9, 1))
+    assert not settled.overrun
+    by_id = {window.id: window for window in settled.state.days + settled.state.months}
+    assert (by_id["2026-11-30"].credits_spent, by_id["2026-12-01"].credits_spent) == (9, 0)
+    assert (by_id["2026-11"].credits_spent, by_id["2026-12"].credits_reserved) == (9, 6)
+    assert budget.settle(state, old, Cost(10, 1), Cost(9, 1)).overrun
+    assert budget.settle(state, old, Cost(9, 2), Cost(9, 1)).overrun
+
+
+def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not() -> None:
+    state, now_ms = Budget(), _ms("2026-11-01T12:00")
+    state, oldest = _reserved(BudgetPolicy(), state, now_ms)
+    for day in range(1, 7):
+        state, _ = _reserved(BudgetPolicy(), state, now_ms + day * DAY_MS)
+    state = budget.settle(state, oldest, Cost(5, 1), ONE).state
+    assert (state.days[0].id, state.days[0].credits_spent) == ("2026-11-01", 5)
+    state, _ = _reserved(BudgetPolicy(), state, now_ms + 7 * DAY_MS)
+    assert (state.days[0].id, state.days_folded) == ("2026-11-02", "2026-11-01")
+
+
+def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_forgotten() -> None:
+    state, granted = Budget(), []
+    for step in range(12):
+        answer = budget.reserve(BudgetPolicy(), state, ONE, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
+        if not isinstance(answer, Refused):
+            state, reservation = answer
+            granted.append(reservation.day)
+    assert len(granted) == 9
+    assert [day.id for day in state.days] == sorted(granted)
+    assert {day.credits_reserved for day in state.days} == {6}
+
+
+def test_a_settlement_in_a_forgotten_window_changes_no_other() -> None:
+    policy = BudgetPolicy(credits_per_day=6)
+    state, now_ms = Budget(), _ms("2026-11-01T12:00")
+    state, oldest = _reserved(policy, state, now_ms)
+    for day in range(1, 12):
+        state, _ = _reserved(policy, state, now_ms + day * DAY_MS)
+    assert oldest.day <= state.days_folded
+    assert budget.settle(state, oldest, Cost(5, 1), ONE).state.days == state.days
+
+
+def test_opening_credits_count_in_their_month_only() -> None:
+    policy = BudgetPolicy(credits_per_month=100, opening_credits=95, opening_month="2026-11")
+    now_ms = _ms("2026-11-24T15:00")
+    refused = budget.reserve(policy, Budget(), ONE, ONE, now_ms)
+    assert refused == Refused("credits_month", _ms("2026-12-01T00:00"))
+    _reserved(policy, Budget(), _ms("2026-12-01T00:00"))
+
+
+def test_stepping_back_over_midnight_finds_the_old_day_as_it_was() -> None:
+    policy, midnight_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-25T00:00")
+    state, _ = _reserved(policy, Budget(), midnight_ms - 1)
+    state, _ = _reserved(policy, state, midnight_ms)
+    assert budget.reserve(policy, state, ONE, ONE, midnight_ms - 1) == Refused("credits_day", midnight_ms)
+
+
+def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_passes() -> None:
+    policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-25T10:00")
+    state, _ = _reserved(policy, Budget(), now_ms)
+    back_ms = now_ms - DAY_MS
+    assert budget.reserve(policy, state, ONE, ONE, back_ms) == Refused("clock", back_ms + HOUR_MS)
+    for day in (1, 2):
+        state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
+        state = budget.settle(state, reservation, ONE, ONE).state
+    state = budget.settle(state, Reservation("2026-11-25", "2026-11", 6, 1), ONE, ONE).state
+    state, _ = _reserved(policy, state, now_ms + 3 * DAY_MS)
+    assert state.days_folded == "2026-11-26"
+    assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms), Refused)
+
+
+def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> None:
+    policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-24T10:00")
+    state, reservation = _reserved(policy, Budget(), now_ms)
+    state = budget.settle(state, reservation, ONE, ONE).state
+    state, _ = _reserved(policy, state, now_ms + 1_500 * DAY_MS)
+    assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms), Refused)
+    for day in range(1, 6):
+        state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
+        assert isinstance(budget.reserve(policy, state, ONE, ONE, now_ms + day * DAY_MS), Refused)
+        state = budget.settle(state, reservation, ONE, ONE).state
+    assert len(state.days) <= 3
+
+
+@settings(deadline=None)
+@given(
+    cap=st.integers(1, 10**12),
+    tenths_of_a_percent=st.integers(0, 900),
+    key=st.sampled_from(budget.CAPS),
+)
+@example(cap=10, tenths_of_a_percent=900, key="credits_per_day")
+@example(cap=100, tenths_of_a_percent=410, key="actions_per_month")
+def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_percent: int, key: str) -> None:
+    policy = msgspec.structs.replace(BudgetPolicy(hot_share=tenths_of_a_percent / 1000), **{key: cap})
+    now_ms, part = _ms("2026-11-24T15:00"), cap * (1000 - tenths_of_a_percent) // 1000
+
+    def is_refused(units: int, hot: bool) -> bool:
+        cost = Cost(units) if key.startswith("credits") else Cost(0, units)
+        return isinstance(budget.reserve(policy, Budget(), cost, cost, now_ms, hot), Refused)
+
+    assert [is_refused(units, hot=False) for units in (part, part + 1)] == [False, True]
+    assert [is_refused(units, hot=True) for units in (cap, cap + 1)] == [False, True]
+
+
+def test_without_caps_nothing_is_refused() -> None:
+    state = Budget()
+    for _ in range(100):
+        state, _ = _reserved(BudgetPolicy(), state, _ms("2026-11-24T10:00"), Cost(10**9, 10**9))
+
+
+def test_problems_name_the_key() -> None:
+    assert budget.problems(BudgetPolicy()) == []
+    wrong = BudgetPolicy(
+        tz="Europe/Atlantis", billing_day=32, credits_per_day=9, credits_per_month=8, opening_credits=1
+    )
+    keys = [line.split(" ")[0] for line in budget.problems(wrong)]
+    assert keys == ["billing_day", "tz", "credits_per_day", "opening_month"]
+    assert budget.problems(BudgetPolicy(tz="../etc/passwd"))

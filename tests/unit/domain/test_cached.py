@@ -1,0 +1,185 @@
+"""What is remembered of results: merging in any order, freshness by field, what people of one company share, bounds."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.lead.lead import company, people
+from stream_app.domain.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.result.cache_entry import (
+    DAY_MS,
+    MOST_ENTRY_BYTES,
+    MOST_FIELDS,
+    NOTHING,
+    CachePolicy,
+    Entry,
+    Field,
+    answer,
+    bounded,
+    company_slot,
+    decode,
+    encode,
+    entry_of,
+    merge,
+    merged,
+    person_slot,
+    slots_of,
+)
+
+NOW = 1_790_000_000_000
+POLICY = CachePolicy(freshness_days=30, stale_days=180)
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.text(max_size=20))
+fields = st.builds(Field, scalars, st.integers(NOW - 400 * DAY_MS, NOW), st.sampled_from(["people", "crm"]))
+entries = st.builds(Entry, st.dictionaries(st.sampled_from(["email", "title", "phone", "industry"]), fields))
+
+
+def result(**changes: object) -> Result:
+    fresh = Result(
+        lead_id="crm-1",
+        workspace="acme",
+        destination="people",
+        source="clay",
+        version=1,
+        at_ms=NOW,
+        age_s=0,
+        fields={"title": "CEO", "industry": "bikes", "email": "ada@acme.example"},
+        person="P" * 22,
+        company="C" * 22,
+    )
+    return msgspec.structs.replace(fresh, **changes)
+
+
+def test_an_email_that_was_bought_is_served_and_is_in_no_key() -> None:
+    found = answer(POLICY, entry_of(result()), NOTHING, NOW)
+    assert found is not None
+    assert found.fields["email"] == "ada@acme.example"
+    persons, firm = slots_of(result(person=people({"email": "ada@acme.example"})[0]))
+    assert persons
+    assert not any("ada" in slot or "@" in slot or "example" in slot for slot in (*persons, firm or ""))
+
+
+@given(entries, entries, entries)
+def test_merging_knows_no_order(a: Entry, b: Entry, c: Entry) -> None:
+    assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(merge(c, a), b)
+    assert merge(a, b) == merge(b, a)
+    assert merge(a, a) == a
+
+
+@given(entries, entries, st.integers(NOW, NOW + 400 * DAY_MS))
+def test_an_answer_is_no_older_than_it_says(person: Entry, firm: Entry, now_ms: int) -> None:
+    found = answer(POLICY, person, firm, now_ms)
+    own = {name: field for name, field in person.fields.items() if not POLICY.is_of_company(name)}
+    youngest_ms = max((field.at_ms for field in own.values()), default=None)
+    if youngest_ms is None or now_ms - youngest_ms > 180 * DAY_MS:
+        assert found is None
+        return
+    assert found is not None
+    assert found.source == ("cache" if now_ms - youngest_ms <= 30 * DAY_MS else "stale")
+    limit_days = 30 if found.source == "cache" else 180
+    assert found.fields.keys() == found.provenance.keys()
+    for name, origin in found.provenance.items():
+        age_ms = now_ms - origin.at_ms
+        assert age_ms <= (30 if origin.shared else limit_days) * DAY_MS
+        assert found.fields[name] == (firm if origin.shared else person).fields[name].value
+        assert not origin.shared or POLICY.is_of_company(name)
+        if not origin.shared and not POLICY.is_of_company(name):
+            assert age_ms // 1000 <= found.age_s
+
+
+def test_a_fresh_answer_has_nothing_that_is_not() -> None:
+    person = Entry({"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")})
+    found = answer(POLICY, person, NOTHING, NOW)
+    assert found is not None
+    assert (found.source, found.fields) == ("cache", {"title": "CEO"})
+
+
+def test_what_only_the_company_is_known_for_is_no_answer() -> None:
+    firm = Entry({"industry": Field("bikes", NOW, "people")})
+    assert answer(POLICY, NOTHING, firm, NOW) is None
+    assert answer(POLICY, firm, firm, NOW) is None
+
+
+def test_a_company_completes_a_person_and_is_marked() -> None:
+    person = Entry({"title": Field("CEO", NOW - DAY_MS, "people"), "industry": Field("cars", NOW - DAY_MS, "people")})
+    firm = Entry({"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")})
+    found = answer(POLICY, person, firm, NOW)
+    assert found is not None
+    assert found.fields == {"title": "CEO", "industry": "bikes"}
+    assert found.provenance["industry"] == FieldOrigin("crm", NOW, shared=True)
+    assert found.provenance["title"] == FieldOrigin("people", NOW - DAY_MS)
+
+
+def test_what_was_answered_from_here_does_not_become_young() -> None:
+    served = result(
+        source="stale",
+        age_s=40 * 86_400,
+        provenance={
+            "title": FieldOrigin("people", NOW - 40 * DAY_MS),
+            "industry": FieldOrigin("people", NOW - DAY_MS, shared=True),
+        },
+    )
+    assert entry_of(served).fields == {"title": Field("CEO", NOW - 40 * DAY_MS, "people")}
+    assert entry_of(result(source="local")) == NOTHING
+
+
+def test_a_result_is_remembered_under_all_that_its_person_is_known_by() -> None:
+    persons, firm = slots_of(result())
+    (by_email,) = people({"email": "ada@acme.example"})
+    assert persons == [person_slot("acme", "people", "P" * 22), person_slot("acme", "people", by_email)]
+    assert firm == company_slot("acme", "C" * 22)
+    _, firm = slots_of(result(company=""))
+    assert firm == company_slot("acme", company({"domain": "ACME.example"}))
+
+
+def test_a_result_is_remembered_by_every_identifier_and_by_the_name_where_there_is_nothing_better() -> None:
+    name: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
+    sure: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada", "email": "ada@home.example"}
+    linkedin, email, by_name = people({**sure, **name})
+    (found,) = people({"email": "ada@acme.example"})
+
+    def slots(person: str, *hashes: str) -> list[str]:
+        persons, _ = slots_of(result(person=person, people=hashes, fields={"email": "ada@acme.example", **name}))
+        return persons
+
+    assert slots(linkedin, linkedin, email, by_name) == [
+        person_slot("acme", "people", each) for each in (linkedin, email, found)
+    ]
+    assert slots(by_name) == [person_slot("acme", "people", each) for each in (by_name, found)]
+
+
+@given(st.emails(), st.sampled_from(["acme", "w-1"]))
+def test_keys_hold_no_personal_data_and_are_of_one_slot_a_workspace(email: str, workspace: str) -> None:
+    given: dict[str, Scalar] = {"email": email, "domain": "rossi.example"}
+    persons, firm = slots_of(result(workspace=workspace, fields=given, company=""))
+    for slot in [*persons, *filter(None, [firm])]:
+        assert slot.startswith(f"{{{workspace}}}:")
+        assert email.lower() not in slot.lower()
+        assert "rossi" not in slot
+
+
+@given(st.dictionaries(st.text(max_size=30), fields, max_size=20), st.integers(0, 400), st.integers(0, 9_000))
+def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> None:
+    many = {f"f{n}": Field("x" * length, NOW - n, "people") for n in range(more)}
+    kept = bounded(Entry({**some, **many}))
+    assert len(encode(kept)) <= MOST_ENTRY_BYTES
+    assert len(kept.fields) <= MOST_FIELDS
+    assert bounded(kept) == kept
+    assert decode(encode(kept)) == kept
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_entry_is_nothing(raw: bytes) -> None:
+    assert isinstance(decode(raw), Entry)
+
+
+def test_too_long_values_and_empty_ones_are_not_remembered() -> None:
+    assert entry_of(result(fields={"a": "", "b": None, "c": "x" * 8_193})) == NOTHING
+
+
+@given(entries, entries)
+def test_what_is_written_is_what_was_there_and_what_is_new(there: Entry, new: Entry) -> None:
+    after = merged({"slot": encode(there)}, [("slot", new)])
+    assert decode(after.get("slot")) == merge(there, new)

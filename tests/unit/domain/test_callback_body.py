@@ -1,0 +1,290 @@
+"""A callback's body: what Clay does to values is undone, what would be a guess is refused in words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.callback import body as callback_body
+from stream_app.domain.callback.body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body
+from stream_app.domain.messages import Callback
+
+AT_MS = 1_790_000_000_000
+GOOD: dict[str, Any] = {"lead_id": "crm-17", "callback_token": "t", "email": "ada@example.com"}
+
+
+def callback(document: dict[str, Any] | str | bytes) -> Callback | BadBody:
+    raw = json.dumps(document) if isinstance(document, dict) else document
+    body = read_body(raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass"))
+    return body if isinstance(body, BadBody) else callback_of(body, "acme", "people", AT_MS)
+
+
+def good(document: dict[str, Any] | str) -> Callback:
+    found = callback(document)
+    assert isinstance(found, Callback), found
+    return found
+
+
+def test_a_plain_one() -> None:
+    found = good(GOOD | {"title": "CEO", "status": "enriched", "credits": 7, "actions": 2, "attempt": 2})
+    assert found.fields == {"email": "ada@example.com", "title": "CEO"}
+    assert (found.lead_id, found.workspace, found.destination, found.at_ms) == ("crm-17", "acme", "people", AT_MS)
+    assert (found.outcome, found.credits, found.actions, found.attempt) == ("enriched", 7, 2, 2)
+    assert not found.repaired
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Callback) == found
+
+
+@pytest.mark.parametrize("name", ["fields", "data"])
+def test_results_may_stand_in_an_object(name: str) -> None:
+    found = good(GOOD | {name: {"title": "CEO", "phone": ""}})
+    assert found.fields == {"email": "ada@example.com", "title": "CEO"}
+    assert good(GOOD | {name: "a column of that name"}).fields[name] == "a column of that name"
+
+
+def test_what_is_only_echoed_is_no_result() -> None:
+    echoed = {"callback_url": "https://x", "workspace": "acme", "destination": "people", "_clay_meta": {"table": "P"}}
+    assert good(GOOD | echoed).fields == {"email": "ada@example.com"}
+    assert (
+        not RESERVED & good(GOOD | dict.fromkeys(RESERVED - {"lead_id", "workspace", "destination"}, "1")).fields.keys()
+    )
+
+
+def test_blank_is_nothing_and_text_stays_text() -> None:
+    found = good(GOOD | {"a": "", "b": None, "c": "42", "d": 42, "e": False, "f": " ", "g": 0})
+    assert found.fields == {"email": "ada@example.com", "c": "42", "d": 42, "e": False, "f": " ", "g": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("6.2", 7),
+        (6.2, 7),
+        (0, 0),
+        ("", None),
+        (None, None),
+        ("many", None),
+        (-1, None),
+        ("nan", None),
+        (True, None),
+        ([7], None),
+        (10**30, None),
+        ("9" * 400, None),
+    ],
+)
+def test_numbers_come_as_text_too(said: object, number: int | None) -> None:
+    found = good(GOOD | {"credits": said, "actions": said, "attempt": said})
+    assert (found.credits, found.actions, found.attempt) == (number, number, number or 1)
+    assert good(GOOD | {"credits_used": said}).credits == number
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({}, "enriched"),
+        ({"email": ""}, "no_data"),
+        ({"status": "Not Found"}, "no_data"),
+        ({"status": "success", "email": ""}, "no_data"),
+        ({"status": "SUCCESS"}, "enriched"),
+        ({"status": "partially-enriched"}, "partial"),
+        ({"status": "failed"}, "enrich_error"),
+        ({"status": "whatever"}, "enriched"),
+        ({"status": 3}, "enriched"),
+        ({"status": ""}, "enriched"),
+        ({"error": "provider timed out"}, "partial"),
+        ({"error": "provider timed out", "email": None}, "enrich_error"),
+        ({"error": " "}, "enriched"),
+    ],
+)
+def test_the_outcome(said: dict[str, Any], outcome: str) -> None:
+    assert good(GOOD | said).outcome == outcome
+
+
+def test_why_it_failed_holds_no_personal_data() -> None:
+    found = good(
+        GOOD | {"name": "Ada Lovelace", "status": "error", "error": "ADA LOVELACE <ada@example.com>: limit hit"}
+    )
+    assert "limit hit" in found.text
+    assert "ada" not in found.text.lower()
+
+
+def test_the_same_content_has_the_same_id() -> None:
+    one, again = good(GOOD), good(json.dumps(GOOD, indent=3))
+    assert one.id == again.id
+    assert len(one.id) == 22
+    body = read_body(json.dumps(GOOD).encode())
+    assert isinstance(body, Body)
+    others = {
+        one.id,
+        good(GOOD | {"attempt": 2}).id,
+        good(GOOD | {"title": "CEO"}).id,
+        good(GOOD | {"lead_id": "x"}).id,
+        *(each.id for each in [callback_of(body, "acme", "people", 1, "leads/0/1")] if isinstance(each, Callback)),
+    }
+    assert len(others) == 5
+    later = callback_of(body, "acme", "people", AT_MS + 5)
+    assert isinstance(later, Callback)
+    assert later.id == one.id
+
+
+def test_broken_json_is_mended_and_marked() -> None:
+    found = good('{"lead_id": "crm-17", "note": "they said "call me back" twice", "credits": }')
+    assert found.repaired
+    assert found.fields == {"note": 'they said "call me back" twice'}
+
+
+def test_a_byte_order_mark_and_an_id_of_digits() -> None:
+    assert good("\ufeff" + json.dumps({"lead_id": 17})).lead_id == "17"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("", "empty", "JSON body"),
+        (b"\xff\xfe", "not_utf8", "UTF-8"),
+        ("hello", "not_json", "double quotes"),
+        ('{"lead_id": "a", "x": {{X}}}', "not_json", "left unfilled"),
+        ("[" * 100_000, "nested", "too deep"),
+        ('{"a":' * 100_000, "nested", "too deep"),
+        ("[]", "not_an_object", "one JSON object"),
+        ('"text"', "not_an_object", "one JSON object"),
+        ("{}", "no_lead_id", "add"),
+        ('{"lead_id": ""}', "no_lead_id", "add"),
+        ('{"lead_id": ["a"]}', "bad_lead_id", "as it is"),
+        ('{"lead_id": "ada@example.com"}', "bad_lead_id", "as it is"),
+        ('{"lead_id": true}', "bad_lead_id", "as it is"),
+        ('{"lead_id": "{{lead_id}}"}', "template", '"lead_id" still holds a template'),
+        ('{"lead_id": "a", "callback_token": "{{t}}"}', "template", '"callback_token" still holds'),
+        ('{"lead_id": "a", "title": " {{ Job Title }} "}', "template", '"title" still holds'),
+        ('{"lead_id": "a", "name": "{{First}}, {{Last}}."}', "template", '"name" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "status": "{{Status}}"}', "template", '"status" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "error": "{{Error}}"}', "template", '"error" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "credits": "{{Credits}}"}', "template", '"credits" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "credits_used": "{{C}} credits"}', "template", '"credits_used" still'),
+        ('{"lead_id": "a", "title": "CEO", "actions": "{{A}}"}', "template", '"actions" still holds'),
+        ('{"lead_id": "a", "title": "CEO", "attempt": "{{N}}"}', "template", '"attempt" still holds'),
+        ('{"lead_id": "a", "tags": ["x"]}', "nested", '"tags" is a list'),
+        ('{"lead_id": "a", "fields": {"company": {}}}', "nested", '"company" is an object'),
+        ('{"lead_id": "a", "n": 99999999999999999999999}', "number_out_of_range", '"n" has more than 64 bits'),
+        ('{"lead_id": "a", "n": 1e999}', "not_json", ""),
+        ('{"lead_id": "a", "n": %s}' % ("9" * 6000), "not_json", ""),
+        ('{"lead_id": "a", "workspace": "beta"}', "other_address", "workspace"),
+        ('{"lead_id": "a", "destination": ["people"]}', "other_address", "destination"),
+        ('{"lead_id": "a", "x": "\\ud800"}', "not_json", ""),
+    ],
+)
+def test_what_is_refused(body: str | bytes, code: str, says: str) -> None:
+    found = callback(body)
+    assert isinstance(found, BadBody)
+    assert found.code == code
+    assert says in found.text
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_callback_has_a_bounded_number_of_fields(nested: bool) -> None:
+    def with_fields(count: int) -> dict[str, Any]:
+        many = {f"f{number}": number for number in range(count)}
+        return {"lead_id": "crm-17", **({"fields": many} if nested else many)}
+
+    assert len(good(with_fields(MOST_FIELDS - 1)).fields) == MOST_FIELDS - 1
+    for count in (MOST_FIELDS, 5_001):
+        refused = callback(with_fields(count))
+        assert isinstance(refused, BadBody)
+        assert refused.code == "too_many_fields"
+
+
+def test_who_a_body_is_about_is_read_without_the_rest_of_it() -> None:
+    rest = {"fields": [[]] * 1_000, "n": 10**30, "text": "x" * 1_000}
+    body = read_body(json.dumps(GOOD | rest).encode())
+    assert isinstance(body, Body)
+    assert (body.lead_id, body.token, body.broken) == ("crm-17", "t", False)
+    assert not body.costly
+    long = read_body(json.dumps(GOOD | {"text": "x" * 20_000}).encode())
+    assert isinstance(long, Body)
+    assert long.costly
+
+
+def test_of_two_members_of_one_name_the_one_that_is_verified_counts() -> None:
+    twice = '{"lead_id": "crm-1", "lead_id": "crm-2", "callback_token": "a", "callback_token": "b"}'
+    body = read_body(twice.encode())
+    assert isinstance(body, Body)
+    assert (body.lead_id, body.token) == ("crm-2", "b")
+    assert good(twice).lead_id == "crm-2"
+
+
+def test_broken_json_says_who_it_is_about_or_is_refused() -> None:
+    body = read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}')
+    assert isinstance(body, Body)
+    assert (body.lead_id, body.token, body.broken, body.costly) == ("crm-17", "t", True, True)
+    for start, code in (
+        ('"lead_id": "crm-17", "lead_id": "crm-18"', "not_json"),
+        ('"lead": "crm-17"', "not_json"),
+        ('"lead_id": {{lead_id}}', "template"),
+        ('"lead_id": "{{lead_id}}"', "template"),
+        ('"lead_id": "crm-17", "callback_token": "{{t}}"', "template"),
+        ('"lead_id": ', "no_lead_id"),
+        ('"lead_id": null', "no_lead_id"),
+        ('"lead_id": "ada@example.com"', "bad_lead_id"),
+    ):
+        refused = read_body(f'{{{start}, "note": "a "b" c"}}'.encode())
+        assert isinstance(refused, BadBody)
+        assert refused.code == code, start
+
+
+@pytest.mark.parametrize("lead_id", ["17", '"17"'])
+def test_a_mended_body_is_about_the_lead_that_was_verified(lead_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = f'{{"lead_id": {lead_id}, "note": "a "b" c"}}'
+    assert good(broken).lead_id == "17"
+    monkeypatch.setattr(callback_body, "mend", lambda _: '{"lead_id": "18"}')
+    refused = callback(broken)
+    assert isinstance(refused, BadBody)
+    assert refused.code == "not_json"
+
+
+def test_large_broken_json_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(callback_body, "mend", lambda text: sizes.append(len(text)))
+    for size in (1_000, 65_000, 70_000, 250_000):
+        refused = callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)
+        assert isinstance(refused, BadBody)
+        assert refused.code == "not_json"
+    assert len(sizes) == 2
+
+
+def test_merge_tags_in_a_text_are_no_template() -> None:
+    assert good(GOOD | {"mail": "Hi {{first_name}}, well done"}).fields["mail"] == "Hi {{first_name}}, well done"
+    assert good(GOOD | {"error": "no {{domain}} in the row"}).text == "no {{domain}} in the row"
+
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
+documents = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.sampled_from(sorted(RESERVED)), st.text(max_size=5)), inner, max_size=5),
+    ),
+    max_leaves=20,
+)
+
+
+@given(documents, st.booleans())
+def test_any_json_is_a_callback_or_a_reason(document: object, whole: bool) -> None:
+    if isinstance(document, dict) and not whole:
+        document["lead_id"] = "crm-17"
+    found = callback(json.dumps(document))
+    if isinstance(found, Callback):
+        assert msgspec.json.decode(msgspec.json.encode(found), type=Callback) == found
+    else:
+        assert found.code
+        assert found.text.endswith(".")
+
+
+@given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: ('{"lead_id":"a",' + text).encode())))
+def test_any_bytes_are_a_callback_or_a_reason(raw: bytes) -> None:
+    assert callback(raw)

@@ -1,0 +1,104 @@
+"""The token of a callback: good for one lead at one destination, for as long as its key is listed."""
+
+from __future__ import annotations
+
+import hmac
+from unittest.mock import Mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.callback.token import Keys, Verified, problem_of, sign, verify
+
+OLD, NEW = "the-old-secret-of-32-characters!", "the-new-secret-of-32-characters!"
+KEYS = Keys([NEW, OLD])
+LEAD = ("acme", "people", "crm-17")
+ORIGIN = "leads/3/1234"
+
+texts = st.text(max_size=20)
+leads = st.tuples(texts, texts, texts)
+
+
+def test_a_lead_s_token_is_good_for_it() -> None:
+    token = sign(KEYS, *LEAD)
+    assert verify(KEYS, token, *LEAD) == Verified(KEYS.first, "")
+    assert token.startswith(f"{KEYS.first}.")
+    assert token.count(".") == 1
+
+
+def test_a_forced_lead_s_token_says_which_record_it_is_for() -> None:
+    token = sign(KEYS, *LEAD, ORIGIN)
+    assert verify(KEYS, token, *LEAD) == Verified(KEYS.first, ORIGIN)
+
+
+def test_the_origin_is_under_the_mac() -> None:
+    mac, other = sign(KEYS, *LEAD, ORIGIN), sign(KEYS, *LEAD, "leads/3/9999")
+    forged = ".".join([*mac.split(".")[:2], other.split(".")[2]])
+    assert verify(KEYS, forged, *LEAD) == "mismatch"
+    assert verify(KEYS, ".".join(mac.split(".")[:2]), *LEAD) == "mismatch"
+    assert verify(KEYS, f"{sign(KEYS, *LEAD)}.", *LEAD) == "mismatch"
+
+
+def test_keys_are_rotated() -> None:
+    before = sign(Keys([OLD]), *LEAD)
+    assert isinstance(verify(Keys([OLD, NEW]), sign(KEYS, *LEAD), *LEAD), Verified), "the new key is known first"
+    assert isinstance(verify(KEYS, before, *LEAD), Verified), "then it signs, and the old one still verifies"
+    assert sign(KEYS, *LEAD) != before
+    assert verify(Keys([NEW]), before, *LEAD) == "unknown_key", "then it is gone"
+
+
+@pytest.mark.parametrize("token", ["", ".", "x", "x.", "..", "x" * 5000, ".".join("abcd"), "{{callback_token}}"])
+def test_what_is_no_token(token: str) -> None:
+    assert verify(KEYS, token, *LEAD) in ("malformed", "unknown_key")
+
+
+def test_the_token_of_no_lead_shows_before_the_lead_is_known() -> None:
+    assert problem_of(KEYS, sign(KEYS, *LEAD)) is None
+    assert problem_of(KEYS, sign(KEYS, "another", "table", "lead")) is None, "that shows with the lead only"
+    assert problem_of(Keys([NEW]), sign(Keys([OLD]), *LEAD)) == "unknown_key"
+    for token in ("", "x", "x.", "x" * 5000, f"{sign(KEYS, *LEAD)}.é"):
+        assert problem_of(KEYS, token) == verify(KEYS, token, *LEAD)
+
+
+@pytest.mark.parametrize("origin", ["!", "a", "_w", "é", "\ud800"])
+def test_an_origin_that_is_none(origin: str) -> None:
+    assert verify(KEYS, f"{sign(KEYS, *LEAD)}.{origin}", *LEAD) in ("malformed", "mismatch")
+
+
+@given(leads, leads, texts, texts)
+def test_it_is_good_for_no_other(
+    mine: tuple[str, str, str], other: tuple[str, str, str], origin: str, another: str
+) -> None:
+    token = sign(KEYS, *mine, origin)
+    assert verify(KEYS, token, *mine) == Verified(KEYS.first, origin)
+    if other != mine:
+        assert verify(KEYS, token, *other) == "mismatch"
+    assert (sign(KEYS, *mine, another) == token) == (origin == another)
+
+
+@given(st.integers(0, 100), st.text(min_size=1, max_size=3))
+def test_no_change_of_it_is_good(at: int, put: str) -> None:
+    token = sign(KEYS, *LEAD, ORIGIN)
+    changed = token[:at] + put + token[at + len(put) :]
+    assert changed == token or not isinstance(verify(KEYS, changed, *LEAD), Verified)
+
+
+@given(st.text(alphabet=st.characters(), max_size=60))
+def test_nothing_that_somebody_types_is_an_error(token: str) -> None:
+    assert isinstance(verify(KEYS, token, *LEAD), str)
+    assert isinstance(verify(KEYS, f"{KEYS.first}.{token}", *LEAD), str)
+
+
+@pytest.mark.parametrize("token", [sign(KEYS, *LEAD), f"{KEYS.first}.x", sign(KEYS, *LEAD)[:-1] + "!"])
+def test_the_comparison_takes_as_long_whatever_is_wrong(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = Mock(wraps=hmac.compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    verify(KEYS, token, *LEAD)
+    compared.assert_called_once_with(sign(KEYS, *LEAD).encode(), token.encode())
+
+
+def test_no_secret_shows() -> None:
+    assert "secret" not in repr(KEYS)
+    with pytest.raises(ValueError, match="at least one"):
+        Keys([])

@@ -1,0 +1,104 @@
+"""The station *identify*: which table a lead goes to, and what exactly Clay is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from stream_app.domain.callback.token import Keys, verify
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
+from stream_app.domain.lead.resolve import Case, case_of
+from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
+from stream_app.domain.record import Taken
+from stream_app.domain.topics import TopicNames
+
+KEYS = Keys(["a key of callback tokens, only for tests"])
+PLAN = Plan(
+    topics=TopicNames(""),
+    partitions=4,
+    workspaces={"acme": Workspace("acme", "people"), "beta": Workspace("beta", "beta-people")},
+    destinations={
+        "people": Destination("people", "acme", ("h1",), callbacks=False),
+        "mapped": Destination("mapped", "acme", ("h2",), {"email": "Work Email", "title": "Role"}, callbacks=False),
+        "asked-back": Destination("asked-back", "acme", ("h3",), callback_url="https://leads.example.com/callbacks"),
+        "beta-people": Destination("beta-people", "beta", ("h4",)),
+    },
+    callback_keys=KEYS,
+)
+ADA = {"email": " Ada@Example.com", "title": "CEO", "notes": "met in May"}
+
+
+def case(
+    fields: dict[str, Any] = ADA,
+    plan: Plan = PLAN,
+    rows: Mapping[bytes, Delivery] = MappingProxyType({}),
+    aliases: Mapping[bytes, bytes] = MappingProxyType({}),
+    **lead: Any,
+) -> Case | Unreadable:
+    value = json.dumps({"lead_id": "crm-1", "workspace": "acme", "fields": fields, **lead}).encode()
+    read = read_lead(value, b"acme")
+    assert not isinstance(read, Unreadable), read
+    taken = Taken("leads", 0, 7, b"acme", value)
+    return case_of(plan, taken, Envelope(origin=taken.place), read, rows.get, aliases.get)
+
+
+def sent(found: Case | Unreadable) -> dict[str, Any]:
+    assert isinstance(found, Case), found
+    body: dict[str, Any] = json.loads(found.body)
+    return body
+
+
+def test_without_columns_every_field_is_sent_under_its_own_name() -> None:
+    assert sent(case()) == {"email": "ada@example.com", "title": "CEO", "notes": "met in May", "lead_id": "crm-1"}
+
+
+def test_the_columns_of_a_destination_name_what_is_sent_and_leave_out_the_rest() -> None:
+    found = case(destination="mapped")
+    assert sent(found) == {"Work Email": "ada@example.com", "Role": "CEO", "lead_id": "crm-1"}
+
+
+@pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])
+def test_the_lead_chooses_its_destination_or_has_its_workspaces_default(asked: str | None, goes_to: str) -> None:
+    found = case(destination=asked)
+    assert isinstance(found, Case)
+    assert found.destination.alias == goes_to
+    assert found.key == delivery_key("acme", goes_to, "crm-1")
+
+
+@pytest.mark.parametrize("asked", ["nowhere", "beta-people"])
+def test_a_destination_that_its_workspace_has_not_is_a_reason(asked: str) -> None:
+    found = case(destination=asked)
+    assert isinstance(found, Unreadable)
+    assert found.reason == "unknown_destination"
+
+
+def test_what_is_called_back_about_carries_where_to_and_a_proof() -> None:
+    body = sent(case(destination="asked-back", fields={**ADA, "callback_url": "https://evil.example"}))
+    assert body["callback_url"] == "https://leads.example.com/callbacks"
+    assert verify(KEYS, body["callback_token"], "acme", "asked-back", "crm-1")
+
+
+def test_a_body_above_what_clay_takes_is_a_dead_letter_though_the_record_fits() -> None:
+    small = Plan(PLAN.topics, 4, PLAN.workspaces, PLAN.destinations, line=LinePolicy(max_payload_bytes=300))
+    fits = case({**ADA, "notes": "x" * 200}, small)
+    assert len(fits.body if isinstance(fits, Case) else b"") <= 300
+    too_large = case({**ADA, "notes": "x" * 300}, small)
+    assert too_large == Unreadable(
+        "payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes"
+    )
+
+
+def test_a_row_is_never_sent_in_part() -> None:
+    for fields, reason in (
+        ({"phone": "1"}, "nothing_to_send"),
+        ({"title": "x" * (MAX_CELL_BYTES + 1)}, "cell_oversize"),
+    ):
+        found = case(fields, destination="mapped")
+        assert isinstance(found, Unreadable)
+        assert found.reason == reason

@@ -1,0 +1,74 @@
+"""The limit of POSTs under way: it follows latency, within its bounds, and does not jam."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.lane import concurrency
+from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy
+
+POLICY = ConcurrencyPolicy(least=4, most=100)
+
+
+def _after(state: Concurrency, calls: int, latency_ms: int, in_flight: int | None = None) -> Concurrency:
+    for _ in range(calls):
+        beside = concurrency.current(POLICY, state) if in_flight is None else in_flight
+        state = concurrency.answered(POLICY, state, latency_ms, beside)
+    return state
+
+
+def test_it_begins_at_the_most_and_stays_there_while_latency_is_as_usual() -> None:
+    assert concurrency.current(POLICY, Concurrency()) == 100
+    assert concurrency.current(POLICY, _after(Concurrency(), 1_000, 300)) == 100
+
+
+def test_it_shrinks_while_answers_take_much_longer_and_grows_back() -> None:
+    usual = _after(Concurrency(), 500, 300)
+    slow = _after(usual, 20, 3_000)
+    assert 4 <= concurrency.current(POLICY, slow) < 50
+    assert concurrency.current(POLICY, _after(slow, 200, 300)) == 100
+
+
+def test_what_is_slow_for_good_becomes_usual() -> None:
+    assert concurrency.current(POLICY, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
+
+
+def test_few_calls_under_way_say_nothing_about_the_limit() -> None:
+    usual = _after(Concurrency(), 500, 300)
+    assert concurrency.current(POLICY, _after(usual, 50, 3_000, in_flight=3)) == 100
+
+
+def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
+    """Clay serves 20 at a time in 200 ms; the rest queue. Pressed with 100 each call takes a second; so it settles."""
+    state, busy, now_ms, under_way = Concurrency(), deque([0] * 20), 0, deque[tuple[int, int]]()
+    tookfirst = tooklast = 0
+    for number in range(6_000):
+        while len(under_way) >= concurrency.current(POLICY, state):
+            ends_ms, took_ms = under_way.popleft()
+            now_ms = max(now_ms, ends_ms)
+            state = concurrency.answered(POLICY, state, took_ms, len(under_way) + 1)
+            tookfirst, tooklast = (took_ms, took_ms) if number < 200 else (tookfirst, took_ms)
+        free_ms = max(now_ms, busy.popleft())
+        busy.append(free_ms + 200)
+        under_way.append((free_ms + 200, free_ms + 200 - now_ms))
+    assert tooklast <= tookfirst
+
+
+@given(st.lists(st.tuples(st.integers(-5, 10**9), st.integers(-1, 200)), max_size=100))
+def test_it_never_leaves_its_bounds_and_survives_a_restart(calls: list[tuple[int, int]]) -> None:
+    state = Concurrency()
+    for latency_ms, in_flight in calls:
+        state = concurrency.answered(POLICY, state, latency_ms, in_flight)
+        assert 4 <= concurrency.current(POLICY, state) <= 100
+    assert msgspec.json.decode(msgspec.json.encode(state), type=Concurrency) == state
+    assert concurrency.current(ConcurrencyPolicy(least=4, most=3), state) == 3, "most is made smaller live"
+
+
+def test_problems_name_the_key() -> None:
+    assert concurrency.problems(ConcurrencyPolicy()) == []
+    wrong = ConcurrencyPolicy(least=200, tolerance=0.5)
+    assert [line.split(" ")[0] for line in concurrency.problems(wrong)] == ["tolerance", "least"]

@@ -1,0 +1,263 @@
+"""Orders of an operator: each changes just what it says, holds through a restart, and says what it did."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Refused
+from stream_app.domain.lane import overrides as controls
+from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
+from stream_app.domain.lane.lane import Entry, Held, Lane, admit, settle
+from stream_app.domain.lane.overrides import Answer, Order, obey
+from stream_app.domain.lane.rate import Rate, on_429
+from stream_app.domain.lane.takeover import reconfigured
+from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.view import view
+from stream_app.domain.messages import By
+from stream_app.domain.policy import Destination, Workspace
+
+NOW_MS = 1_796_083_140_000
+BY = By("anna", "maintenance", NOW_MS)
+PEOPLE = Destination("people", "acme", ("hook1", "hook2"), callbacks=False, estimate=Cost(6, 1), ceiling=Cost(20, 5))
+POLICY = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
+LANE = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
+REFUSED = Refused("connect", 5)
+
+
+def _ask(lane: Lane, policy: Workspace = POLICY) -> Entry | Held:
+    return admit(policy, lane, PEOPLE, NOW_MS, 0)[1]
+
+
+def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
+    lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+    assert isinstance(entry, Entry)
+    return settle(policy, lane, entry, outcome, NOW_MS, 0.5)[0]
+
+
+def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
+    answer = obey(policy, lane, order, BY, PEOPLE.webhook_ids)
+    assert answer.done, answer.told
+    again = msgspec.json.decode(msgspec.json.encode(answer.lane), type=Lane)
+    assert again == answer.lane, "it survives a restart"
+    return again
+
+
+def _refused(lane: Lane, order: Order) -> str:
+    answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
+    assert not answer.done
+    assert answer.lane is lane
+    return answer.told
+
+
+def test_a_pause_holds_until_it_is_resumed() -> None:
+    paused = _done(LANE, controls.Pause())
+    held = _ask(paused)
+    assert isinstance(held, Held)
+    assert (held.reason, held.text, held.status) == ("paused", "paused by anna: maintenance", "held_paused")
+    again = obey(POLICY, paused, controls.Pause(), By("ben", "me too", NOW_MS + 1))
+    assert again == Answer(paused, "was paused already, by anna at 2026-11-30 23:59:00 UTC: maintenance")
+    seen = view(POLICY, paused, [PEOPLE], NOW_MS + 5_000)
+    assert (seen.holds, seen.paused_by, seen.since_ms) == ("paused", BY, NOW_MS)
+    assert isinstance(_ask(_done(paused, controls.Resume())), Entry)
+
+
+def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
+    stopped = _call(LANE, Denied(401, 5, "the token was refused"))
+    assert isinstance(_ask(stopped), Held)
+    answer = obey(POLICY, stopped, controls.Resume(), BY)
+    assert answer.told == "resumed: lifted the stop (http_401)"
+    assert isinstance(_ask(answer.lane), Entry)
+    assert obey(POLICY, LANE, controls.Resume(), BY).told == "was neither paused nor stopped"
+
+
+def test_forced_open_holds_whatever_time_it_is_and_ends_in_probes() -> None:
+    forced = _done(LANE, controls.Trip())
+    _, held = admit(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)
+    assert isinstance(held, Held)
+    assert held.text == "the circuit breaker was forced open by anna: maintenance"
+    answer = obey(POLICY, forced, controls.Auto(), BY)
+    assert "beginning with probes" in answer.told
+    entry = _ask(answer.lane)
+    assert isinstance(entry, Entry)
+    assert entry.permit.lease is not None
+
+
+def test_forced_closed_never_trips_and_lets_go_on_at_once() -> None:
+    lane = LANE
+    for _ in range(5):
+        lane = _call(lane, REFUSED)
+    assert isinstance(_ask(lane), Held)
+    lane = _done(lane, controls.Close())
+    for _ in range(4):
+        lane = _call(lane, REFUSED)
+    assert lane.breaker.phase == "closed"
+    lane = _call(_done(lane, controls.Auto()), Accepted(200, 5))
+    assert lane.breaker.phase == "closed"
+
+
+def test_shadow_decides_and_counts_and_holds_nothing() -> None:
+    lane = _done(LANE, controls.Shadow())
+    for _ in range(8):
+        lane = _call(lane, REFUSED)
+    seen = view(POLICY, lane, [PEOPLE], NOW_MS)
+    assert (seen.breaker, seen.mode, seen.holds, seen.shadow_breaker) == ("open", "shadow", "", 3)
+
+
+def test_reset_forgets_trouble_but_neither_a_pause_nor_a_retry_after() -> None:
+    lane = LANE
+    for _ in range(5):
+        lane = _call(lane, REFUSED)
+    lane = msgspec.structs.replace(lane, rate=on_429(POLICY.rate, lane.rate, NOW_MS, 30_000, 0.5))
+    answer = obey(POLICY, _done(lane, controls.Pause()), controls.Reset(), BY)
+    assert answer.lane.breaker.phase == "closed"
+    assert answer.lane.window.buckets == ()
+    assert answer.told.endswith("maintenance and Clay's Retry-After")
+    assert answer.lane.rate.blocked_until_ms == NOW_MS + 30_000
+
+
+def test_a_budget_changed_live_counts_for_the_very_next_lead() -> None:
+    lane = LANE
+    for _ in range(14):
+        lane = msgspec.structs.replace(_call(lane, Accepted(200, 5)), rate=LANE.rate)
+    assert isinstance(_ask(lane), Held)
+    raised = _done(lane, controls.ChangeBudget({"credits_per_day": 120}))
+    assert isinstance(_ask(raised), Entry)
+    lowered = _done(lane, controls.ChangeBudget({"credits_per_day": 50}))
+    assert isinstance(_ask(lowered), Held)
+    assert isinstance(_ask(_done(lane, controls.ChangeBudget({"credits_per_day": None}))), Entry)
+    assert _done(raised, controls.ChangeBudget({"credits_per_day": "configured"})).changes == ()
+
+
+def test_whoever_edits_the_configuration_after_a_live_change_has_the_last_word() -> None:
+    lane = _done(LANE, controls.ChangeBudget({"credits_per_day": 10}))
+    assert isinstance(_ask(lane), Held)
+    edited = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=40))
+    assert isinstance(_ask(lane, edited), Entry)
+
+
+def test_a_shadow_budget_lets_through_and_counts() -> None:
+    lane = _done(LANE, controls.ChangeBudget({"credits_per_day": 25}, shadow=True))
+    for _ in range(3):
+        lane = _call(lane, Accepted(200, 5))
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).shadow_budget == 2
+    assert isinstance(_ask(_done(lane, controls.ChangeBudget(shadow="configured"))), Held)
+
+
+def test_what_was_spent_elsewhere_counts_and_may_be_taken_back() -> None:
+    lane = _done(LANE, controls.Correct(credits=90))
+    assert isinstance(_ask(lane), Held)
+    assert isinstance(_ask(_done(lane, controls.Correct(credits=-30))), Entry)
+    assert isinstance(_ask(_done(LANE, controls.Correct(credits=90, period="month"))), Entry)
+    gone = _done(LANE, controls.Correct(credits=-(10**6)))
+    assert gone.budget.days[0].credits_elsewhere == 0, "nothing was spent: nothing can have been given back"
+
+
+def test_a_rate_changed_live() -> None:
+    lane = _done(LANE, controls.ChangeRate(rate_per_s=2.0, burst=3))
+    for _ in range(3):
+        lane = _call(lane, Accepted(200, 5))
+    held = _ask(lane)
+    assert isinstance(held, Held)
+    assert held.until_ms == NOW_MS + 500
+
+
+def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
+    lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
+    entry = _ask(lane)
+    assert isinstance(entry, Entry)
+    assert entry.webhook_id == "hook2"
+    lane = _done(lane, controls.ChangeQuota("hook2", count=45_000))
+    assert isinstance(_ask(lane), Held)
+    entry = _ask(_done(lane, controls.ChangeQuota("hook1", use=True)))
+    assert isinstance(entry, Entry)
+    assert entry.webhook_id == "hook1"
+
+
+@pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])
+def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
+    fresh = stop.begin(POLICY.stop, "http_404", "gone", NOW_MS, "people")
+    lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.stop, LANE.quota, "hook1", fresh, None))
+    entry = _ask(lane)
+    assert isinstance(entry, Entry)
+    assert entry.webhook_id == "hook2"
+    answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
+    entry = _ask(answer.lane)
+    assert isinstance(entry, Entry)
+    assert (entry.webhook_id, entry.webhook_probe) == ("hook1", None)
+    if isinstance(order, controls.Resume):
+        assert answer.told == "resumed: lifted the stop of webhook hook1 (404)"
+
+
+def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> None:
+    lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
+    assert _done(lane, controls.Reset()).quota == lane.quota
+    assert obey(POLICY, lane, controls.Resume(), BY, PEOPLE.webhook_ids).lane.quota == lane.quota
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (controls.ChangeBudget({"credits_per_day": -1}), "credits_per_day = -1: must be from 0"),
+        (controls.ChangeBudget({"credits_per_month": 50}), "credits_per_day = 100: must not be above"),
+        (controls.ChangeBudget(), "nothing to change was named"),
+        (controls.ChangeRate(rate_per_s=0.0), "rate_per_s = 0.0: must be from 0.01"),
+        (controls.ChangeRate(rate_per_s=float("nan")), "rate_per_s = nan: must be from"),
+        (controls.ChangeRate(burst=0), "burst = 0: must be from 1"),
+        (controls.Correct(credits=10**13), "no correction is so large"),
+        (controls.Correct(), "nothing to correct was named"),
+        (controls.ChangeQuota("hook9", use=True), "there is no webhook hook9; there are hook1, hook2"),
+        (controls.ChangeQuota("hook1", count=-1), "count = -1: must be from 0 to 50000"),
+        (controls.ChangeQuota("hook1"), "nothing to change was named"),
+    ],
+)
+def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
+    assert says in _refused(LANE, order)
+
+
+def test_orders_are_one_tagged_union() -> None:
+    order = controls.ChangeBudget({"credits_per_day": 50}, shadow=True)
+    raw = msgspec.json.encode(order)
+    assert raw == b'{"type":"budget","caps":{"credits_per_day":50},"shadow":true}'
+    assert msgspec.json.decode(raw, type=Order) == order
+
+
+def test_what_changed_is_news_once() -> None:
+    before = view(POLICY, LANE, [PEOPLE], NOW_MS)
+    paused = _done(LANE, controls.Pause())
+    after = view(POLICY, paused, [PEOPLE], NOW_MS, before)
+    assert [news.kind for news in after.news] == ["paused", "held"]
+    assert view(POLICY, paused, [PEOPLE], NOW_MS, after).news == ()
+
+
+SPENT_200 = msgspec.structs.replace(LANE, budget=Budget((Period("2026-11-30", 200),), (Period("2026-11", 200),)))
+WIDE = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=1_000))
+
+
+def _told(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
+    seen = view(policy, after, [PEOPLE], NOW_MS, view(policy, before, [PEOPLE], NOW_MS))
+    assert view(policy, after, [PEOPLE], NOW_MS, seen).news == (), "once"
+    return [news.kind for news in seen.news if news.kind.startswith("budget_")]
+
+
+def test_a_soft_limit_that_a_lower_cap_or_a_correction_crosses_is_told_though_no_lead_goes_any_more() -> None:
+    lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
+    assert _told(SPENT_200, lowered) == ["budget_95"]
+    assert _told(SPENT_200, _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 400}), WIDE)) == ["budget_50"]
+    assert _told(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]
+    raised = _done(lowered, controls.ChangeBudget({"credits_per_day": "configured"}), WIDE)
+    assert _told(lowered, raised) == []
+    assert _told(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
+
+
+def test_a_soft_limit_that_a_new_configuration_crosses_is_told() -> None:
+    lowered = msgspec.structs.replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
+    assert _told(SPENT_200, reconfigured(lowered, SPENT_200, {}, NOW_MS), lowered) == ["budget_80"]
+
+
+def test_a_soft_limit_that_a_lead_crosses_by_what_it_did_cost_is_told() -> None:
+    lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
+    assert isinstance(entry, Entry)
+    assert _told(lane, actual(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

@@ -1,0 +1,211 @@
+"""Why nothing is moving: each gate that may hold is named, with what lifts it and how many wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.domain.delivery.outcome import Refused
+from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.budget import BudgetPolicy, Cost, reserve
+from stream_app.domain.lane.estimate import Estimate
+from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.domain.lane.lane import Entry, Lane, admit, settle
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane.view import view as view_of
+from stream_app.domain.messages import By, LaneView
+from stream_app.domain.policy import Destination, Workspace
+
+NOW_MS = 1_790_000_000_000
+MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)
+UP = Group("Stable", 2)
+
+
+def facts(view: LaneView | None = MOVING, waiting: int = 0, lane: Any = None, **changes: Any) -> Facts:
+    lanes = [LaneFacts("acme", 3, view, **{"waiting": {"leads": waiting, "leads.bulk": 0}, **(lane or {})})]
+    return msgspec.structs.replace(Facts(NOW_MS, UP, UP, lanes), **changes)
+
+
+def held(reason: str, **changes: Any) -> LaneView:
+    view = msgspec.structs.replace(MOVING, holds=reason, text="in words", since_ms=NOW_MS - 60_000)
+    return msgspec.structs.replace(view, **{"until_ms": NOW_MS + 60_000, **changes})
+
+
+def only(found: list[Finding]) -> Finding:
+    (finding,) = found
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("view", "code", "lifts", "until_ms"),
+    [
+        (held("paused"), "paused", "stream-app lanes resume acme", 0),
+        (held("http_401"), "http_401", "stream-app lanes resume acme", NOW_MS + 60_000),
+        (held("breaker_open", breaker="open"), "breaker_open", "stream-app lanes reset acme", NOW_MS + 60_000),
+        (held("breaker_open", breaker="open", mode="open"), "forced_open", "stream-app lanes auto acme", 0),
+        (held("no_webhook"), "no_webhook", "stream-app lanes quota acme --webhook ID --use", 0),
+        (held("webhook_gone"), "webhook_gone", "stream-app lanes resume acme", NOW_MS + 60_000),
+        (held("rate_limited"), "rate_limited", "Clay said when", NOW_MS + 60_000),
+        (held("budget_credits_day"), "budget_credits_day", "lanes budget acme --credits-per-day N", NOW_MS + 60_000),
+        (held("budget_actions_month"), "budget_actions_month", "--actions-per-month N", NOW_MS + 60_000),
+        (held("budget_clock"), "budget_clock", "clock", NOW_MS + 60_000),
+    ],
+)
+def test_each_hold_is_told_with_what_lifts_it(view: LaneView, code: str, lifts: str, until_ms: int) -> None:
+    finding = only(explain(facts(view, 12)))
+    assert (finding.code, finding.holds, finding.waiting, finding.until_ms) == (code, True, 12, until_ms)
+    assert finding.since_ms == NOW_MS - 60_000
+    assert finding.what == "in words"
+    assert lifts in finding.lifts
+
+
+def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
+    assert not only(explain(facts(held("breaker_open", until_ms=NOW_MS)))).holds
+    assert not only(explain(facts(held("budget_credits_day", until_ms=NOW_MS - 1)))).holds
+    assert only(explain(facts(held("paused", until_ms=NOW_MS - 1)))).holds
+    assert only(explain(facts(held("breaker_open", until_ms=NOW_MS - 1, mode="open")))).holds
+
+
+def test_a_lane_that_moves_says_how_long_what_waits_takes() -> None:
+    assert only(explain(facts())).what == "moves at up to 8 a second"
+    finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",)})))
+    assert "takes about 10 minutes" in finding.what
+    assert "shares partition 3 with beta" in finding.what
+    assert not finding.holds
+
+
+def test_time_left_knows_what_the_budgets_leave() -> None:
+    hour_ms = 3_600_000
+    meters: dict[Any, Meter] = {"credits_day": Meter("2026-09-21", NOW_MS + 10 * hour_ms, 600, 300)}
+    view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(6.0, 1.0)})
+
+    def left(waiting: int, at_ms: int = NOW_MS) -> str:
+        found = only(explain(facts(view, waiting, at_ms=at_ms)))
+        return found.what.partition("; what waits takes about ")[2]
+
+    assert left(50) == "6 s", "the budget has room for all of them"
+    assert left(51) == "10 hours: the budget credits_day has room for about 50 more leads now"
+    assert left(151).startswith("34 hours")
+    assert left(51, NOW_MS + 11 * hour_ms) == "6 s", "a new day has begun"
+    small = msgspec.structs.replace(view, meters={"credits_day": Meter("2026-09-21", NOW_MS + hour_ms, 5)})
+    assert "for ever: the budget credits_day is too small for one lead" in only(explain(facts(small, 1))).what
+
+
+def test_no_lane_moves_without_a_worker() -> None:
+    found = explain(facts(waiting=7, worker=Group("Empty", 0)))
+    assert "moves" not in " ".join(finding.what for finding in found)
+    assert found[1].what == "would move at up to 8 a second; what waits takes about 1 s"
+
+
+def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
+    """A lane after so many calls that failed, a second apart."""
+    policy, lane = Workspace("acme", "people"), Lane("acme", 3)
+    there = Destination("people", "acme", ("hook",))
+    for number in range(calls):
+        now_ms = NOW_MS + number * 1_000
+        lane, entry = admit(policy, lane, there, now_ms, 0)
+        assert isinstance(entry, Entry)
+        lane, _ = settle(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
+    return policy, lane
+
+
+def test_in_an_outage_it_says_what_clay_answers_since_when_and_what_comes_next() -> None:
+    policy, lane = outage(5, "http_503")
+    now_ms = NOW_MS + 4_500
+    view = view_of(policy, lane, [Destination("people", "acme", ("hook",))], now_ms)
+    finding = only(explain(facts(view, 40, at_ms=now_ms)))
+    assert finding.code == "breaker_open"
+    assert finding.what == ("Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures")
+    assert finding.since_ms == NOW_MS, "the first call that failed, not the last opening of the breaker"
+    assert finding.until_ms == lane.breaker.until_ms > now_ms
+    assert "next, a few leads go as probes, at the time above" in finding.lifts
+    _, other = outage(5, "http_503", "read_timeout")
+    view = view_of(policy, other, [Destination("people", "acme", ("hook",))], now_ms)
+    assert view.outage is not None
+    assert view.outage.calls == 5
+    assert "Clay answers 503" in only(explain(facts(view, at_ms=now_ms))).what
+
+
+def test_a_lane_whose_breaker_is_closed_has_no_outage() -> None:
+    policy, lane = outage(1, "connect_refused")
+    assert view_of(policy, lane, [PEOPLE], NOW_MS).outage is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "codes", "lifts"),
+    [
+        ({"worker": Group("Empty", 0)}, ["no_worker", "would_move"], "stream-app worker"),
+        ({"worker": Group("PreparingRebalance", 1)}, ["rebalancing", "moves"], "rebalance_timeout"),
+        ({"topics": ["leads: has 4 partitions"]}, ["wrong_topics", "moves"], "stream-app topics"),
+        ({"replay_paused": By("jane", "rebuild", 1)}, ["replay_paused", "moves"], "stream-app replay resume"),
+        ({"replay": Group("Dead", 0), "coming_back": 5}, ["no_replay", "moves"], "stream-app replay"),
+        ({"replay": Group("Dead", 0)}, ["moves"], ""),
+    ],
+)
+def test_what_holds_everything_comes_first(changes: dict[str, Any], codes: list[str], lifts: str) -> None:
+    found = explain(facts(waiting=7, **changes))
+    assert [finding.code for finding in found] == codes
+    assert lifts in found[0].lifts
+
+
+def test_a_lane_that_never_moved_or_lives_elsewhere_or_has_commands_waiting() -> None:
+    assert only(explain(facts(None, 3))).code == "never_moved"
+    moved = only(explain(facts(msgspec.structs.replace(MOVING, partition=1))))
+    assert (moved.code, moved.holds, moved.lifts) == ("moved", True, "set workspaces.acme.partition = 1")
+    asked = explain(facts(lane={"asked": 2}))
+    assert [finding.code for finding in asked] == ["commands_wait", "moves"]
+
+
+PEOPLE = Destination("people", "acme", (), ceiling=Cost(20, 5))
+FIRMS = Destination("firms", "acme", ("hook",), ceiling=Cost(20, 5))
+
+
+def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
+    """A lead of it at the head of a topic stands in the way of all behind it."""
+    view = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE, FIRMS], NOW_MS)
+    assert view.holds == ""
+    held, moves = explain(facts(view, 80))
+    assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
+    assert held.what.startswith("leads of people: destination people has no webhook left")
+    assert "webhooks_env" in held.lifts
+    assert (moves.code, moves.what) == ("moves", "moves at up to 10 a second"), "nobody knows how many are of people"
+    whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
+    assert (whole.holds, whole.partly) == ("no_webhook", ())
+
+
+def test_bulk_that_the_hot_share_holds_is_named_and_no_part_of_what_takes_so_long() -> None:
+    rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
+    reserved = reserve(rules, Lane("acme", 3).budget, Cost(40), Cost(40), NOW_MS)
+    assert isinstance(reserved, tuple)
+    view = view_of(Workspace("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
+    assert view.holds == ""
+    end_ms = view.meters["credits_day"].ends_ms
+    waiting = {"leads": 4_800, "leads.bulk": 9_000}
+    held, moves = explain(facts(view, lane={"waiting": waiting}))
+    assert (held.code, held.holds, held.until_ms, held.waiting) == ("budget_credits_day", True, end_ms, 9_000)
+    assert held.what.startswith("bulk leads of firms: the part of the budget credits_day that hot_share leaves")
+    assert "lanes budget acme --credits-per-day N" in held.lifts
+    assert "takes about 299 days: the budget credits_day has room for about 10 more leads now" in moves.what
+    tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
+    assert [finding.code for finding in explain(tomorrow)] == ["moves"]
+
+
+def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
+    there = Destination("people", "acme", ("hook1", "hook2"))
+    policy, lane = Workspace("acme", "people"), Lane("acme", 3)
+    for _ in range(2):
+        fresh = stop.begin(policy.stop, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS, "people")
+        lane = msgspec.structs.replace(lane, quota=quota.gone(policy.stop, lane.quota, "hook1", fresh, None))
+    found = explain(facts(view_of(policy, lane, [there], NOW_MS), 12))
+    assert [(finding.code, finding.holds) for finding in found] == [("webhook_gone", False), ("moves", False)]
+    gone = found[0]
+    assert "hook1 of people is gone" in gone.what
+    assert (gone.since_ms, gone.until_ms) == (NOW_MS, NOW_MS + int(policy.stop.probe_s * 1_000))
+    assert "stream-app lanes resume acme" in gone.lifts
+
+    alone = msgspec.structs.replace(there, webhook_ids=("hook1",))
+    held_up = only(explain(facts(view_of(policy, lane, [alone], NOW_MS), 12)))
+    assert (held_up.code, held_up.holds, held_up.waiting) == ("webhook_gone", True, 12)

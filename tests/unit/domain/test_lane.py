@@ -1,0 +1,419 @@
+"""The lane as a whole: what one part says of another, and what a person is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from benchmarks import lane as lane_benchmark
+from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.breaker import BreakerPolicy
+from stream_app.domain.lane.budget import BudgetPolicy, Cost
+from stream_app.domain.lane.estimate import Estimate
+from stream_app.domain.lane.flood_guard import FloodPolicy
+from stream_app.domain.lane.lane import Entry, Held, Lane, admit, charge, settle
+from stream_app.domain.lane.rate import RatePolicy
+from stream_app.domain.lane.takeover import reconfigured
+from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.view import view
+from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
+from stream_app.domain.policy import Destination, Workspace
+
+NOW_MS = 1_796_083_140_000
+PEOPLE = Destination(
+    "people",
+    "acme",
+    ("hook1", "hook2"),
+    estimate=Cost(6, 1),
+    ceiling=Cost(20, 5),
+    token_name="CLAY_TOKEN_PEOPLE",
+    setup_id="one",
+)
+FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
+POLICY = Workspace("acme", "people", rate=FREE, flood=FloodPolicy(run=5, share=0.5, min_leads=20))
+LANE = Lane("acme", 0)
+OK = Accepted(200, 50)
+BAD = Poison(422, 50, "no such column")
+
+
+def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Entry]:
+    lane, entry = admit(policy, lane, PEOPLE, now_ms, 0)
+    assert isinstance(entry, Entry), entry
+    return lane, entry
+
+
+def _call(lane: Lane, *outcomes: Outcome, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Lane:
+    for outcome in outcomes:
+        lane, entry = _entry(lane, policy, now_ms)
+        lane, _ = settle(policy, lane, entry, outcome, now_ms, 0.5, in_flight=1)
+    return lane
+
+
+def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
+    _, held = admit(policy, lane, PEOPLE, now_ms, 0)
+    assert isinstance(held, Held)
+    return held
+
+
+# ------------------------------------------------------------------------------------------------------- the flood
+
+
+def test_a_run_of_dead_letters_of_one_cause_stops_the_lane() -> None:
+    lane = _call(LANE, OK, BAD, BAD, BAD, BAD)
+    assert lane.stop is None
+    held = _held(_call(lane, BAD))
+    assert (held.reason, held.status) == ("flood", "held_paused")
+    assert held.text.startswith("5 leads in a row became dead letters for one cause (http_422)")
+
+
+def test_different_causes_or_a_lead_that_clay_takes_break_the_run() -> None:
+    other = Poison(413, 50, "too large")
+    lane = _call(LANE, BAD, BAD, BAD, BAD, other, other, other, other, OK, BAD, BAD, BAD, BAD)
+    assert lane.stop is None
+
+
+def test_a_share_of_dead_letters_stops_the_lane_once_there_are_enough() -> None:
+    mixed = (OK, OK, *(BAD, BAD, BAD, BAD, OK) * 3)
+    lane = _call(LANE, *mixed, OK, BAD)
+    assert lane.stop is None
+    assert "14 of the last 20 leads became dead letters" in _held(_call(lane, BAD)).text
+
+
+def test_a_probe_decides_whether_the_flood_is_over() -> None:
+    lane = _call(LANE, *[BAD] * 5)
+    first_ms = NOW_MS + 300_000
+    again = _call(lane, BAD, now_ms=first_ms)
+    assert again.stop is not None
+    assert again.stop.probe_at_ms == first_ms + 600_000, "its probe was bad too"
+    over = _call(again, OK, now_ms=first_ms + 600_000)
+    assert over.stop is None
+    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).stop is None, "the count begins anew"
+
+
+# ------------------------------------------------------------------------------------------------- tokens, webhooks
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> None:
+    lane = _call(LANE, OK, Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"))
+    held = _held(lane)
+    assert held.reason == f"http_{status}"
+    assert held.text.startswith("destination people (token: CLAY_TOKEN_PEOPLE)")
+    assert ("webhook hook1 after 2 submissions" in held.text) == (status == 403)
+    assert lane.budget.days[-1].credits_reserved == 20, "the refused one gave its reservation back"
+
+
+def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
+    lane = _call(LANE, Denied(401, 50, "refused"))
+    assert reconfigured(POLICY, lane, {"people": PEOPLE}, NOW_MS + 5) == lane
+    assert reconfigured(POLICY, lane, {}, NOW_MS + 5) == lane
+    renewed = msgspec.structs.replace(PEOPLE, setup_id="two")
+    lane = reconfigured(POLICY, lane, {"people": renewed}, NOW_MS + 5)
+    lane, entry = _entry(lane, now_ms=NOW_MS + 5)
+    assert isinstance(_held(lane, now_ms=NOW_MS + 5), Held), "one probe, not a flood of them"
+    lane, _ = settle(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
+    assert lane.stop is None
+
+
+def test_the_pool_rotates_and_its_end_is_told_in_words() -> None:
+    policy = msgspec.structs.replace(POLICY, quota=QuotaPolicy(warn_at=2, rotate_at=3))
+    before = view(policy, LANE, [PEOPLE], NOW_MS)
+    lane = _call(LANE, OK, OK, policy=policy)
+    seen = view(policy, lane, [PEOPLE], NOW_MS, before)
+    assert ("quota_warning", "webhook hook1 is left after 1 more submission: add a new one") in [
+        (news.kind, news.text) for news in seen.news
+    ]
+    lane = _call(lane, OK, OK, policy=policy)
+    assert lane.quota.webhooks["hook2"].count == 1
+    lane = _call(lane, Gone(404, 50), policy=policy)
+    held = _held(lane, policy)
+    assert held.reason == "webhook_gone"
+    assert held.text.startswith("destination people has no webhook left (hook1: 3 submissions, hook2: 404)")
+    lane = msgspec.structs.replace(lane, quota=Quota({"hook1": Webhook(3), "hook2": Webhook(3)}))
+    held = _held(lane, policy)
+    assert (held.reason, held.until_ms) == ("no_webhook", NOW_MS + 60_000)
+    assert held.text.startswith("destination people has no webhook left (hook1: 3 submissions, hook2: 3 submissions)")
+
+
+GONE = Gone(404, 50)
+
+
+def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> None:
+    lane = _call(LANE, GONE)
+    probe_s = POLICY.stop.probe_s
+    lane, entry = _entry(lane)
+    assert (entry.webhook_id, entry.webhook_probe) == ("hook2", None), "the next of the pool takes its leads"
+    lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
+
+    due_ms = NOW_MS + int(probe_s * 1_000)
+    lane, probe = _entry(lane, now_ms=due_ms)
+    assert (probe.webhook_id, probe.webhook_probe is not None) == ("hook1", True)
+    lane, other = _entry(lane, now_ms=due_ms)
+    assert other.webhook_id == "hook2", "one probe at a time"
+    lane, report = settle(POLICY, lane, probe, GONE, due_ms, 0.5)
+    assert "hook1 of people is gone (404)" in report.text
+    assert _entry(lane, now_ms=due_ms + int(probe_s * 1_000))[1].webhook_id == "hook2", "the next after twice the time"
+
+    due_ms += int(2 * probe_s * 1_000)
+    lane, probe = _entry(lane, now_ms=due_ms)
+    lane, _ = settle(POLICY, lane, probe, Refused("dns", 5), due_ms, 0.5)
+    assert quota.suspended(lane.quota), "that proved nothing"
+    lane, probe = _entry(lane, now_ms=due_ms + int(2 * probe_s * 1_000))
+    lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
+    assert not quota.suspended(lane.quota)
+    assert [_entry(lane, now_ms=due_ms)[1].webhook_id for _ in range(2)] == ["hook1", "hook1"]
+    assert lane.stop is None
+    assert sum(day.credits_reserved for day in lane.budget.days) == 60, "a 404 costs nothing"
+
+
+def test_a_destination_whose_webhooks_all_give_404_waits_for_a_probe_and_says_so() -> None:
+    lane = _call(_call(LANE, GONE), GONE)
+    due_ms = NOW_MS + int(POLICY.stop.probe_s * 1_000)
+    held = _held(lane)
+    assert (held.reason, held.status, held.until_ms) == ("webhook_gone", "held_paused", due_ms)
+    before = view(POLICY, LANE, [PEOPLE], NOW_MS)
+    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 5, before)
+    assert (seen.holds, seen.since_ms, seen.until_ms) == ("webhook_gone", NOW_MS, due_ms)
+    assert "lanes resume" in seen.lifts
+    assert [news.kind for news in seen.news].count("webhook_gone") == 2
+    late = view(POLICY, lane, [PEOPLE], due_ms + 5)
+    assert late.holds == "webhook_gone", "the next lead goes, and only as a probe"
+    lane, probe = _entry(lane, now_ms=due_ms)
+    lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
+    after = view(POLICY, lane, [PEOPLE], due_ms, seen)
+    assert after.holds == ""
+    assert "webhook_back" in [news.kind for news in after.news]
+
+
+def test_a_suspended_webhook_is_probed_at_once_when_its_destination_is_set_up_anew() -> None:
+    lane = _call(LANE, GONE)
+    assert reconfigured(POLICY, lane, {"people": PEOPLE}, NOW_MS + 5) == lane
+    lane = reconfigured(POLICY, lane, {"people": msgspec.structs.replace(PEOPLE, setup_id="two")}, NOW_MS + 5)
+    assert _entry(lane, now_ms=NOW_MS + 5)[1].webhook_id == "hook1"
+
+
+def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
+    lane = _call(_call(LANE, GONE), GONE)
+    due_ms = NOW_MS + int(POLICY.stop.probe_s * 1_000)
+    poor = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=19))
+    lane, answer = admit(poor, lane, PEOPLE, due_ms, 0)
+    assert isinstance(answer, Held)
+    assert answer.reason == "budget_credits_day"
+    assert _entry(lane, now_ms=due_ms)[1].webhook_probe is not None
+
+
+# -------------------------------------------------------------------------------------------------------- the money
+
+
+def test_the_hot_share_is_kept_from_bulk() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=100, hot_share=0.5))
+    lane = _call(LANE, OK, OK, policy=policy)
+    _, bulk = admit(policy, lane, PEOPLE, NOW_MS, 0, hot=False)
+    assert isinstance(bulk, Held)
+    assert bulk.reason == "budget_credits_day"
+    lane = _call(lane, OK, OK, OK, policy=policy)
+    assert _held(lane, policy).reason == "budget_credits_day"
+
+
+def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
+    noon_ms = NOW_MS - 12 * 3_600_000
+    lane, entry = _entry(LANE, policy, noon_ms)
+    held = _held(lane, policy, noon_ms)
+    assert held.until_ms == NOW_MS + 60_000, "who waits here is told of the next day"
+    assert held.back_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
+    _, without = admit(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
+    assert isinstance(without, Held)
+    assert without.back_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
+    lane = charge(lane, entry.reservation)
+    spent = _held(lane, policy, noon_ms)
+    assert (spent.until_ms, spent.back_ms) == (NOW_MS + 60_000, 0)
+
+
+def test_soft_limits_are_told_once_each_and_again_only_after_a_real_fall() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=200))
+    lane, told, before = LANE, [], view(policy, LANE, [PEOPLE], NOW_MS)
+    entries = []
+    for _ in range(10):
+        lane, entry = _entry(lane, policy)
+        entries.append(entry)
+        before = view(policy, lane, [PEOPLE], NOW_MS, before)
+        told += [news.kind for news in before.news if news.kind.startswith("budget_")]
+    assert told == ["budget_50", "budget_80", "budget_95"]
+    lane, _ = settle(policy, lane, entries.pop(), BAD, NOW_MS, 0.5)
+    lane, _ = _entry(lane, policy)
+    assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 95
+    for entry in entries[:4]:
+        lane, _ = settle(policy, lane, entry, Gone(404, 5), NOW_MS, 0.5)
+    lane = msgspec.structs.replace(lane, quota=LANE.quota)
+    lane, _ = _entry(lane, policy)
+    assert view(policy, lane, [PEOPLE], NOW_MS, before).meters["credits_day"].warned == 50
+
+
+def test_estimates_learn_from_callbacks_within_bounds_and_reserve_nothing_less() -> None:
+    lane = LANE
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"] == Estimate(6.0, 1.0)
+    for cost in [Cost(12, 1)] * 200:
+        lane, entry = _entry(lane)
+        lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
+        lane = actual(POLICY, lane, PEOPLE, entry.reservation, cost, NOW_MS)
+    learned = view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"]
+    assert 11.5 < learned.credits < 12.0
+    assert learned.leads == 200
+    assert _entry(lane)[1].reservation.credits == 20, "what is reserved is the ceiling, whatever was learned"
+    assert lane.budget.days[-1].credits_spent == 2_400
+
+
+def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
+    lane, entry = _entry(LANE)
+    lane = actual(POLICY, lane, PEOPLE, entry.reservation, Cost(500, 1), NOW_MS)
+    assert lane.budget.days[-1].credits_spent == 500
+    assert lane.estimates["people"].credits < 20
+    held = _held(lane)
+    assert held.reason == "over_ceiling"
+    assert "cost 500 credits and 1 Actions, more than its ceiling of 20 and 5" in held.text
+
+
+# ---------------------------------------------------------------------------------------------------- the breaker
+
+
+def test_who_comes_while_probes_are_out_need_not_wait_for_their_lease() -> None:
+    lane = _call(LANE, *[Refused("connect_error", 50)] * POLICY.breaker.consecutive_failures)
+    opened = _held(lane)
+    assert opened.until_ms == lane.breaker.until_ms, "open: nothing is tried before"
+    later_ms = opened.until_ms
+    for _ in range(POLICY.breaker.probes):
+        lane, _ = _entry(lane, now_ms=later_ms)
+    probing = _held(lane, now_ms=later_ms)
+    assert (probing.status, probing.until_ms) == ("held_outage", later_ms + int(POLICY.breaker.open_s * 1000))
+
+
+# --------------------------------------------------------------------------------------------------------- the view
+
+
+def test_the_view_says_what_the_gate_would_say() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
+    lane, _ = _entry(LANE, policy)
+    seen = view(policy, lane, [PEOPLE], NOW_MS)
+    assert (seen.holds, seen.since_ms) == ("budget_credits_day", NOW_MS)
+    assert seen.until_ms == seen.meters["credits_day"].ends_ms
+    later = view(policy, lane, [PEOPLE], NOW_MS + 9_000, seen)
+    assert later.since_ms == NOW_MS, "since it was first seen"
+    assert view(policy, lane, [], NOW_MS).holds == ""
+
+
+def test_a_lane_that_only_probes_is_still_held() -> None:
+    lane = _call(LANE, Denied(401, 50, "refused"))
+    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 300_000)
+    assert (seen.holds, seen.since_ms) == ("http_401", NOW_MS)
+    assert seen.lifts.startswith("a probe that Clay takes")
+
+
+def test_a_row_of_an_older_version_is_read() -> None:
+    stopped = b'{"reason":"http_401","text":"t","since_ms":1,"probe_at_ms":2,"backoff_ms":3}'
+    lane = msgspec.json.decode(b'{"workspace":"acme","partition":0,"stop":' + stopped + b"}", type=Lane)
+    assert lane.stop is not None
+    assert _call(lane, OK).stop is None
+
+
+def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
+    """A lead could use up its attempts before the breaker opened, and an outage made a dead letter."""
+    refused = Refused("http_503", 50, http_status=503)
+    lane = LANE
+    reports = []
+    for _ in range(3):
+        lane, entry = _entry(lane)
+        lane, report = settle(POLICY, lane, entry, refused, NOW_MS, 0.5)
+        reports.append(report)
+    assert [report.run for report in reports] == [1, 2, 3]
+    alone, beside = 0, 0
+    for report in reports:
+        alone = report.attempts(alone)
+    for report in reports[1:]:
+        beside = report.attempts(beside)
+    assert (alone, beside) == (3, 0)
+
+
+@pytest.mark.parametrize("others", [{"others_wait": True}, {"in_flight": 2}])
+def test_a_run_of_a_leads_own_failures_is_one_attempt_while_others_are_there_to_tell(others: dict[str, Any]) -> None:
+    """One that is retried before anybody else is sent could use up its attempts in the first moment of an outage."""
+    refused = Refused("http_503", 50, http_status=503)
+    lane, attempts = LANE, list[int]()
+    for outcome in (refused, refused, OK, refused):
+        lane, entry = _entry(lane)
+        lane, report = settle(POLICY, lane, entry, outcome, NOW_MS, 0.5, **others)
+        if outcome is refused:
+            attempts.append(report.attempts(attempts[-1] if attempts else 0))
+    assert attempts == [1, 1, 2]
+
+
+def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
+    lane = LANE
+    for _ in range(10):
+        lane, entry = admit(POLICY, lane, PEOPLE, NOW_MS, 0)
+        assert isinstance(entry, Entry)
+        lane, report = settle(POLICY, lane, entry, RateLimited(429, 5, "1"), NOW_MS, 0.5)
+        assert (report.counts, report.wait_until_ms >= NOW_MS + 1_000) == (False, True)
+        lane = msgspec.structs.replace(lane, rate=LANE.rate)
+    assert (lane.breaker, lane.window) == (LANE.breaker, LANE.window)
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).meters["credits_day"].reserved == 0
+
+
+def test_health_is_that_of_five_minutes_and_outlives_what_the_breaker_forgets() -> None:
+    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(consecutive_failures=30, min_calls=1_000))
+    lane = _call(LANE, *[Refused("dns", 40)] * 30, policy=policy)
+    assert lane.breaker.phase == "open"
+    after_ms = NOW_MS + int(policy.breaker.open_cap_s * 1_000)
+    for _ in range(policy.breaker.successes_to_close):
+        lane, probe = _entry(lane, policy, after_ms)
+        lane, _ = settle(policy, lane, probe, OK, after_ms, 0.5)
+    assert (lane.breaker.phase, lane.window.buckets) == ("closed", ())
+    seen = view(policy, lane, [PEOPLE], after_ms)
+    assert (seen.calls, seen.health, seen.score) == (33, "unhealthy", 9.1)
+    assert view(policy, lane, [PEOPLE], NOW_MS + 270_000).calls == 33
+    assert view(policy, lane, [PEOPLE], NOW_MS + 330_000).calls == 3, "the last five minutes, by buckets of 30 s"
+
+
+def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:
+    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(consecutive_failures=5))
+    lane, late = _entry(LANE, policy)
+    lane = _call(lane, *[Refused("dns", 40)] * 5, policy=policy)
+    before = lane
+    lane, _ = settle(policy, lane, late, Refused("dns", 40), NOW_MS, 0.5)
+    assert (lane.breaker, lane.window) == (before.breaker, before.window)
+    assert view(policy, lane, [PEOPLE], NOW_MS).calls == 6
+
+
+def test_the_latency_of_the_window_and_a_turn_of_its_health_are_told() -> None:
+    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(mode="shadow"))  # it would forget the window
+    before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE
+    for number in range(100):
+        lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+        assert isinstance(entry, Entry)
+        lane, _ = settle(policy, lane, entry, Accepted(200, 40 if number < 94 else 900), NOW_MS, 0.5)
+    well = view(policy, lane, [PEOPLE], NOW_MS, before)
+    assert [(news.kind, news.text) for news in well.news] == [
+        ("health_healthy", f"100 calls, score 100, p95 {well.p95_ms} ms")
+    ]
+    assert well.p50_ms < 100 < 500 < well.p95_ms <= well.p99_ms
+    for _ in range(30):
+        lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
+        assert isinstance(entry, Entry)
+        lane, _ = settle(policy, lane, entry, Refused("http_503", 5), NOW_MS, 0.5)
+    ill = view(policy, lane, [PEOPLE], NOW_MS, well)
+    assert [news.kind for news in ill.news if news.kind.startswith("health")] == ["health_unhealthy"]
+
+
+def test_the_benchmark_of_the_lane_fails_above_40_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    def took(us: float) -> None:
+        parts = dict.fromkeys(["admit + settle", "row, a commit", "view, a commit"], 1.0)
+        monkeypatch.setattr(lane_benchmark, "measure", lambda _: parts | {"admit + settle + callback": us})
+        lane_benchmark.main()
+
+    monkeypatch.setattr("sys.argv", ["lane", "--json"])
+    took(39.9)
+    with pytest.raises(SystemExit, match=r"admit \+ settle \+ callback takes 40\.1 us, more than 40"):
+        took(40.1)

@@ -1,0 +1,339 @@
+"""Reading, cleaning and identifying leads: whatever the bytes are, there is an answer."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import msgspec
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.partitioner import murmur2 as aiokafka_murmur2
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream_app.domain.lead.lead import (
+    MAX_CELL_BYTES,
+    MAX_LEAD_BYTES,
+    Identity,
+    Unreadable,
+    clay_row,
+    company,
+    home_partition,
+    identify,
+    normalise,
+    read_lead,
+)
+from stream_app.domain.messages import Lead, Scalar
+from stream_app.domain.murmur2 import murmur2
+
+BIG = b"9" * 30
+GOOD = b'{"fields":{"email":"jane@acme.example"}}'
+
+
+def reason(value: bytes | None, key: bytes | None = b"acme") -> str:
+    answer = read_lead(value, key)
+    assert isinstance(answer, Unreadable), answer
+    assert answer.text
+    return answer.reason
+
+
+def lead(value: bytes, key: bytes | None = b"acme") -> Lead:
+    answer = read_lead(value, key)
+    assert isinstance(answer, Lead), answer
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "tombstone"),
+        (b"", "empty"),
+        (b"\xff\xfe", "not_json"),
+        (b'{"fields":{"email":"\xff"}}', "not_utf8"),
+        (b'{"fields":{"a":1}', "not_json"),
+        (b'{"fields":{"a":NaN},"lead_id":"x"}', "not_json"),
+        (b'{"fields":{"a":1e999},"lead_id":"x"}', "not_json"),
+        (b'{"fields":{"a":"\\ud800"},"lead_id":"x"}', "not_json"),
+        (b'[{"fields":{}}]', "not_an_object"),
+        (b'"text"', "not_an_object"),
+        (b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested_too_deep"),
+        (b"x" * 1_000_000, "oversize"),
+    ],
+)
+def test_what_cannot_be_read_is_poison(value: bytes | None, expected: str) -> None:
+    assert reason(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "expected"),
+    [
+        (b"{}", b"acme", "invalid_lead"),
+        (b'{"fields":[]}', b"acme", "invalid_lead"),
+        (b'{"fields":{"a":{"b":1}},"lead_id":"x"}', b"acme", "invalid_lead"),
+        (b'{"fields":{"a":[1]},"lead_id":"x"}', b"acme", "invalid_lead"),
+        (b'{"fields":{"a":1},"lead_id":7}', b"acme", "invalid_lead"),
+        (b'{"fields":{"a":1},"lead_id":"x","not_after_ms":"soon"}', b"acme", "invalid_lead"),
+        (b'{"fields":{"a":1e3},"lead_id":"x","force":"maybe"}', b"acme", "invalid_lead"),
+        (b'{"fields":{"a":' + BIG + b'},"lead_id":"x"}', b"acme", "number_out_of_range"),
+        (
+            b'{"fields":{"a":1},"lead_id":"x","not_after_ms":' + BIG + b"}",
+            b"acme",
+            "number_out_of_range",
+        ),
+        (GOOD, None, "no_workspace"),
+        (GOOD, b"", "no_workspace"),
+        (GOOD, b"\xff", "bad_workspace"),
+        (GOOD, b"two words", "bad_workspace"),
+        (GOOD, b"w" * 65, "bad_workspace"),
+        (b'{"fields":{}}', b"acme", "no_identity"),
+        (b'{"fields":{},"lead_id":"x"}', b"acme", "no_identity"),
+        (b'{"fields":{"email":"n/a"}}', b"acme", "no_identity"),
+        (b'{"fields":{"domain":"acme.example","first_name":"Jane"}}', b"acme", "no_identity"),
+        (b'{"fields":{"domain":"gmail.com","first_name":"J","last_name":"D"}}', b"acme", "no_identity"),
+    ],
+)
+def test_what_can_be_read_but_is_no_lead_is_invalid(value: bytes, key: bytes | None, expected: str) -> None:
+    assert reason(value, key) == expected
+
+
+def test_the_size_limit_is_exact() -> None:
+    fits = GOOD + b" " * (MAX_LEAD_BYTES - len(GOOD))
+    lead(fits)
+    assert reason(fits + b" ") == "oversize"
+
+
+def test_tolerance() -> None:
+    read = lead(b'{"fields":{"a":"1"},"lead_id":"x","lead_id":"y","not_after_ms":"1700000000000","new":{"deep":[]}}')
+    assert (read.lead_id, read.not_after_ms, read.fields) == ("y", 1_700_000_000_000, {"a": "1"})
+
+
+def test_the_workspace_of_the_body_wins_over_the_key() -> None:
+    assert lead(GOOD).workspace == "acme"
+    assert lead(b'{"workspace":"beta","fields":{"email":"a@b.example"}}').workspace == "beta"
+    assert lead(b'{"workspace":"","fields":{"email":"a@b.example"}}').workspace == "acme"
+
+
+def test_a_reason_never_repeats_the_input() -> None:
+    for value in (
+        b'{"fields":{"secretname":{"a":1}},"lead_id":"secretid"}',
+        b'{"fields":{"a":1},"lead_id":"x","force":"secretforce"}',
+        b'{"fields":{"a":1},"not_after_ms":"secretdate"}',
+        b'{"fields":{"email":"secret"}}',
+    ):
+        answer = read_lead(value, b"secret workspace")
+        assert isinstance(answer, Unreadable)
+        assert "secret" not in answer.text + answer.reason
+
+
+# The first text that hypothesis draws on a machine builds its table of characters, which takes seconds.
+patient = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ("fields", "lead_id", "workspace", "destination", "not_after_ms", "force")
+FIELD_NAMES = ("email", "domain", "linkedin_url", "first_name", "last_name", "phone", "notes")
+
+
+@given(st.binary(max_size=200) | st.none(), st.binary(max_size=8) | st.none())
+def test_any_bytes_have_an_answer(value: bytes | None, key: bytes | None) -> None:
+    assert isinstance(read_lead(value, key), Lead | Unreadable)
+
+
+@patient
+@given(st.dictionaries(st.sampled_from(NAMES), JSON))
+def test_any_json_has_an_answer_that_can_be_written_again(document: dict[str, object]) -> None:
+    try:
+        value = msgspec.json.encode(document)
+    except (OverflowError, ValueError):  # whole numbers that JSON holds but msgspec does not write
+        return
+    answer = read_lead(value, b"acme")
+    if isinstance(answer, Lead):
+        msgspec.json.encode(answer)
+        assert identify(answer) is not None
+
+
+VALUES = st.sampled_from(
+    ["ada@acme.example", "acme.example", "linkedin.com/in/ada", "gmail.com", "Ada", " ", "", 7, None]
+)
+
+
+@patient
+@given(st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES), st.sampled_from(["crm-1", " ", None]))
+def test_a_lead_is_read_just_when_somebody_is_known_by_it(fields: dict[str, str], lead_id: str | None) -> None:
+    answer = read_lead(msgspec.json.encode({"fields": fields, "lead_id": lead_id}), b"acme")
+    known = identify(Lead(fields=normalise(fields), lead_id=lead_id)) is not None
+    assert isinstance(answer, Lead) == known
+    assert known or (isinstance(answer, Unreadable) and answer.reason == "no_identity")
+
+
+@patient
+@given(st.dictionaries(st.sampled_from(FIELD_NAMES), st.text() | st.integers() | st.none()))
+def test_cleaning_twice_changes_nothing_and_neither_does_it_change_who_it_is(fields: dict[str, str]) -> None:
+    once = normalise(fields)
+    assert normalise(once) == once
+    assert identify(Lead(fields=once)) == identify(Lead(fields=dict(fields)))
+
+
+def test_lower_case_is_stable_for_every_character() -> None:
+    for point in range(0x110000):
+        if 0xD800 <= point <= 0xDFFF:
+            continue
+        once = unicodedata.normalize("NFC", unicodedata.normalize("NFC", chr(point)).lower())
+        assert unicodedata.normalize("NFC", once.lower()) == once
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "clean"),
+    [
+        ("email", "  MAILTO:Jane.Doe@ACME.example?subject=Hi ", "jane.doe@acme.example"),
+        ("email", "jane@acme.example\u200b", "jane@acme.example"),
+        ("email", "u\u0308ber@acme.example", "über@acme.example"),
+        ("email", "jane@bücher.example", "jane@xn--bcher-kva.example"),
+        ("email", "jane@localhost", None),
+        ("email", "a@b@c.example", None),
+        ("domain", "HTTPS://www.Acme.example:8443/de?x=1#y", "acme.example"),
+        ("domain", "acme.example.", "acme.example"),
+        ("domain", "jane@acme.example", "acme.example"),
+        ("domain", "Bücher.example", "xn--bcher-kva.example"),
+        ("domain", "straße.example", "xn--strae-oqa.example"),
+        ("domain", "www.gmail.com", None),
+        ("domain", "10.0.0.1", None),
+        ("domain", "a..example", None),
+        ("domain", "x" * 64 + ".example", None),
+        ("linkedin_url", "linkedin.com/in/Jane-Doe/", "https://www.linkedin.com/in/jane-doe"),
+        (
+            "linkedin_url",
+            "http://de.linkedin.com/in/jane-doe?trk=x#top",
+            "https://www.linkedin.com/in/jane-doe",
+        ),
+        ("linkedin_url", "https://linkedin.com/in/j%C3%BCrgen", "https://www.linkedin.com/in/j%C3%BCrgen"),
+        ("linkedin_url", "https://linkedin.com/in/jürgen", "https://www.linkedin.com/in/j%C3%BCrgen"),
+        ("linkedin_url", "https://notlinkedin.com/in/jane", None),
+        ("linkedin_url", "https://linkedin.com/company/acme", None),
+        ("first_name", " Jose\u0301  Mari\u0301a\n", "José María"),
+        ("phone", 15550100, 15550100),
+        ("phone", "   ", None),
+        ("notes", "  as it is ", "  as it is "),
+    ],
+)
+def test_cleaning(name: str, raw: str | int, clean: str | int | None) -> None:
+    assert normalise({name: raw}) == ({} if clean is None else {name: clean})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"linkedin_url": "HTTPS://LINKEDIN.com/in/Jane/?a=b", "email": "other@acme.example"},
+        {"linkedin_url": " www.linkedin.com/in/jane "},
+    ],
+)
+def test_linkedin_is_the_first_identity(fields: dict[str, str]) -> None:
+    known, plain = (
+        identify(Lead(fields=dict(each))) for each in (fields, {"linkedin_url": "https://www.linkedin.com/in/jane"})
+    )
+    assert known is not None
+    assert plain is not None
+    assert (known.lead_id, known.person, known.people[0]) == (plain.lead_id, plain.person, plain.people[0])
+
+
+LOCAL = st.from_regex(r"[a-z0-9][a-z0-9.+-]{0,10}", fullmatch=True)
+
+
+@given(
+    LOCAL,
+    st.sampled_from(["", " ", "\t"]),
+    st.sampled_from(["", "mailto:", "MailTo:"]),
+    st.sampled_from([str.upper, str.lower, str.title]),
+)
+def test_a_mail_address_is_one_person_however_it_is_written(
+    local: str, space: str, scheme: str, case: type[str]
+) -> None:
+    plain = identify(Lead(fields={"email": f"{local}@acme.example"}))
+    written = f"{space}{scheme}{case(local)}@{case('acme')}.EXAMPLE{space}"
+    assert plain is not None
+    assert identify(Lead(fields={"email": written})) == plain
+
+
+@given(
+    st.sampled_from(["", "http://", "HTTPS://"]),
+    st.sampled_from(["", "www.", "WWW."]),
+    st.sampled_from(["", "/", ":443/x?y", "."]),
+)
+def test_a_domain_is_one_company_however_it_is_written(scheme: str, www: str, rest: str) -> None:
+    person = {"first_name": "Jane", "last_name": "Doe"}
+    plain = identify(Lead(fields={**person, "domain": "acme.example"}))
+    written = {"first_name": " jane", "last_name": "DOE ", "domain": f"{scheme}{www}Acme.example{rest}"}
+    assert plain is not None
+    assert identify(Lead(fields={**written})) == plain
+
+
+MAIL_OF_STRANGERS = """
+         gmail.com live.nl yahoo.com.mx outlook.com.br hotmail.es yandex.kz btinternet.com virginmedia.com cox.net
+    att.net     shaw.ca bigpond.com xtra.co.nz sfr.fr telenet.be ziggo.nl tim.it telefonica.net sapo.pt otenet.gr
+    telia.com wp.pl     onet.pl seznam.cz azet.sk freemail.hu abv.bg rambler.ru ukr.net mynet.com walla.co.il
+    mweb.co.za sify.com     hanmail.net docomo.ne.jp hinet.net foxmail.com uol.com.br prodigy.net.mx duck.com
+    mailinator.com
+"""
+
+
+@pytest.mark.parametrize("host", MAIL_OF_STRANGERS.split())
+def test_strangers_at_one_mail_provider_are_no_company(host: str) -> None:
+    assert company({"email": f"ada@{host}"}) == ""
+    assert company({"email": f"ada@mail.{host}"}) == ""
+    assert company({"domain": host}) == ""
+    assert company({"email": f"ada@{host}", "domain": "acme.example"}) == company({"email": "bo@acme.example"}) != ""
+    assert company({"email": f"ada@not{host}"}) != ""
+
+
+def test_ids() -> None:
+    fields: dict[str, Scalar] = {"email": "jane@acme.example"}
+    derived = identify(Lead(fields=fields))
+    assert derived is not None
+    assert derived.person is not None
+    assert derived.lead_id == f"p-{derived.person}"
+    assert len(derived.person) == 22
+    assert identify(Lead(fields=fields, lead_id=" crm:42 ")) == Identity("crm:42", derived.person, derived.people)
+    assert identify(Lead(fields={"notes": "x"}, lead_id="42")) == Identity("42", None, ("", "", ""))
+    assert identify(Lead(fields={"notes": "x"})) is None
+    assert identify(Lead(fields={"notes": None}, lead_id="42")) is None
+
+
+@pytest.mark.parametrize("given_id", ["jane@acme.example", "https://x.example/1", "two words", "x" * 129, "ü"])
+def test_an_id_that_is_no_good_as_a_key_is_hashed(given_id: str) -> None:
+    identity = identify(Lead(fields={"notes": "x"}, lead_id=given_id))
+    assert identity is not None
+    assert identity.lead_id.startswith("h-")
+    assert len(identity.lead_id) == 24
+
+
+@given(st.binary(max_size=40))
+def test_murmur2_is_kafkas(key: bytes) -> None:
+    assert murmur2(key) == aiokafka_murmur2(key)
+
+
+@given(st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True), st.integers(1, 64))
+def test_home_is_where_kafkas_partitioner_puts_the_key(workspace: str, partitions: int) -> None:
+    everywhere = list(range(partitions))
+    assert home_partition(workspace, partitions, {}) == DefaultPartitioner()(workspace.encode(), everywhere, [])
+    assert home_partition(workspace, partitions, {workspace: 0}) == 0
+
+
+def test_the_row_for_clay() -> None:
+    fields: dict[str, Scalar] = {
+        "email": "a@b.example",
+        "title": "CTO",
+        "phone": None,
+    }
+    echo = {"lead_id": "x"}
+    assert clay_row(fields, {}, echo) == {"email": "a@b.example", "title": "CTO", "lead_id": "x"}
+    assert clay_row(fields, {"email": "Work Email"}, echo) == {"Work Email": "a@b.example", "lead_id": "x"}
+    assert clay_row({"lead_id": "mine", "a": 1}, {}, echo) == {"lead_id": "x", "a": 1}
+    assert isinstance(clay_row(fields, {"domain": "Domain"}, echo), Unreadable)
+
+
+def test_a_cell_that_clay_does_not_take() -> None:
+    assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2)}, {}, {}), dict)
+    assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2) + "x"}, {}, {}), Unreadable)

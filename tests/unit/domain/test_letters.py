@@ -1,0 +1,295 @@
+"""Which letters are meant, how they are counted, and what a replay of them costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.domain.dead_letter.causes import Filter, Tally, addressed_to, headers_of, kind_of
+from stream_app.domain.dead_letter.pricing import Fate, fate, left, pace, price, too_dear
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
+from stream_app.domain.lane.estimate import Estimate, first
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.rate import Rate, RatePolicy
+from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.suppression import Suppression, SuppressionList, erased_row, person_row
+from stream_app.domain.messages import By, Change, Status
+from stream_app.domain.policy import Workspace
+
+HOUR_MS = 3_600_000
+NOW_MS = 1_700_000_000_000
+FAILED = {
+    "stream-app-disposition": b"failed",
+    "stream-app-reason": b"http_503",
+    "stream-app-http-status": b"503",
+    "stream-app-destination": b"people",
+    "stream-app-lead-id": b"lead-1",
+    "stream-app-reason-text": b"Something went wrong.",
+}
+
+
+def test_headers_without_a_value_stop_no_count() -> None:
+    """Seen: `stream-app dlq` ended with a traceback at a letter of another program."""
+    headers = headers_of(
+        [
+            ("stream-app-reason", None),
+            ("stream-app-reason-text", None),
+            ("stream-app-disposition", None),
+            ("stream-app-way", b"x"),
+        ]
+    )
+    tally = Tally(NOW_MS)
+    tally.add(headers, None, NOW_MS)
+    assert [(group.kind, group.reason) for group in tally.sorted()] == [("foreign", "")]
+    assert not Filter(reasons=frozenset({"x"})).matches(headers, None, NOW_MS)
+
+
+def test_an_empty_filter_means_all() -> None:
+    assert Filter().matches(FAILED, b"acme", NOW_MS)
+    assert Filter().matches({}, None, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [
+        ({"reasons": frozenset({"http_503", "x"})}, {"reasons": frozenset({"x"})}),
+        ({"statuses": frozenset({503})}, {"statuses": frozenset({50})}),
+        ({"destinations": frozenset({"people"})}, {"destinations": frozenset({"firms"})}),
+        ({"workspaces": frozenset({"acme"})}, {"workspaces": frozenset({"acm"})}),
+        ({"leads": frozenset({"lead-1"})}, {"leads": frozenset({"lead-2"})}),
+        ({"kinds": frozenset({"failed"})}, {"kinds": frozenset({"foreign"})}),
+        ({"since_ms": NOW_MS}, {"since_ms": NOW_MS + 1}),
+        ({"until_ms": NOW_MS + 1}, {"until_ms": NOW_MS}),
+    ],
+)
+def test_each_condition_narrows(yes: dict[str, Any], no: dict[str, Any]) -> None:
+    assert Filter(**yes).matches(FAILED, b"acme", NOW_MS)
+    assert not Filter(**no).matches(FAILED, b"acme", NOW_MS)
+
+
+def test_contradictions_are_named() -> None:
+    assert Filter(since_ms=2, until_ms=2).problems()
+    assert Filter(statuses=frozenset({503}), reasons=frozenset({"not_json"})).problems()
+    assert Filter(statuses=frozenset({503}), reasons=frozenset({"http_504"})).problems()
+    assert not Filter(statuses=frozenset({503}), reasons=frozenset({"http_503"}), since_ms=1, until_ms=2).problems()
+
+
+def test_kinds() -> None:
+    assert kind_of(FAILED) == "failed"
+    assert kind_of({"stream-app-disposition": b"poison"}) == "poison"
+    assert kind_of({"stream-app-way": b"deferred", "stream-app-origin": b"leads/0/1"}) == "deferred"
+    assert kind_of({"stream-app-disposition": b"nonsense"}) == "foreign"
+    assert kind_of({}) == "foreign"
+
+
+def test_the_tally_has_causes_ages_and_a_trend() -> None:
+    tally = Tally(NOW_MS)
+    for hours in (0.1, 0.2, 1.5, 30):
+        tally.add(FAILED, b"acme", int(NOW_MS - hours * HOUR_MS))
+    tally.add({}, None, NOW_MS)
+    first, second = tally.sorted()
+    assert (first.kind, first.reason, first.workspace, first.count) == ("failed", "http_503", "acme", 4)
+    assert (first.first_ms, first.last_ms) == (NOW_MS - 30 * HOUR_MS, NOW_MS - HOUR_MS // 10)
+    assert (first.last_hour, first.hour_before, first.trend) == (2, 1, "rising")
+    assert first.texts == {"Something went wrong.": 4}
+    assert second.kind == "foreign"
+    assert tally.ages == {"under an hour": 3, "under a day": 1, "under a week": 1}
+    assert tally.count == 5
+
+
+def test_the_tally_stays_small_whatever_others_write() -> None:
+    tally = Tally(NOW_MS)
+    for number in range(20_000):
+        tally.add(
+            {"stream-app-reason": str(number).encode(), "stream-app-reason-text": str(number).encode()}, b"k", NOW_MS
+        )
+    assert len(tally.groups) <= 10_001
+    assert sum(group.count for group in tally.groups.values()) == 20_000
+    assert max(len(group.texts) for group in tally.groups.values()) <= 51
+
+
+def row(state: Status, **changes: Any) -> Delivery:
+    return Delivery(1, state, "leads/0/1", 7, 0, 0, "", **changes)
+
+
+@pytest.mark.parametrize(
+    ("seq", "there", "by_select", "by_rewind"),
+    [
+        (7, row("dead_lettered"), "goes", "goes"),
+        (6, row("dead_lettered"), "later_letter", "goes"),
+        (7, row("parked"), "goes", "goes"),
+        (7, row("parked", sends=1), "may_be_at_clay", "may_be_at_clay"),
+        (7, row("accepted"), "delivered", "delivered"),
+        (7, row("enriched"), "delivered", "delivered"),
+        (7, row("deferred"), "under_way", "under_way"),
+        (7, row("suppressed", final=True), "ended", "ended"),
+        (7, None, "no_row", "no_row"),
+    ],
+)
+def test_the_fate_of_a_letter(seq: int, there: Delivery | None, by_select: Fate, by_rewind: Fate) -> None:
+    assert fate("failed", seq, there, uncertain=False, rewind=False) == by_select
+    assert fate("failed", seq, there, uncertain=False, rewind=True) == by_rewind
+    assert fate("poison", seq, there, uncertain=False, rewind=True) == "waits_for_ask"
+    assert fate("poison", seq, there, uncertain=False, rewind=False) == "as_input"
+
+
+def test_only_an_operator_who_says_so_sends_what_may_have_arrived() -> None:
+    parked = row("parked", sends=1)
+    assert fate("failed", 7, parked, uncertain=True, rewind=False) == "goes"
+    assert fate("failed", 7, parked, uncertain=True, rewind=True) == "may_be_at_clay"
+
+
+def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
+    for there, end in (
+        (row("deferred"), "goes"),
+        (row("deferred", replay=1), "goes"),
+        (row("sending"), "under_way"),
+        (row("accepted"), "delivered"),
+        (row("expired", final=True), "ended"),
+        (None, "no_row"),
+    ):
+        assert fate("deferred", 7, there, uncertain=False, rewind=False) == end
+    assert fate("deferred", 6, row("deferred"), uncertain=False, rewind=False) == "under_way", "deferred again since"
+
+
+def test_what_is_left_is_the_lesser_of_day_and_month() -> None:
+    policy = BudgetPolicy(credits_per_day=100, credits_per_month=1000, actions_per_day=None)
+    state = Budget(
+        days=(Period("2023-11-14", credits_spent=40, credits_reserved=20),),
+        months=(Period("2023-11", credits_spent=990),),
+    )
+    assert left(policy, state, NOW_MS) == (10, None)
+    assert left(BudgetPolicy(credits_per_day=100), state, NOW_MS) == (40, None)
+    assert left(BudgetPolicy(), Budget(), NOW_MS) == (None, None)
+
+
+def test_the_price_is_what_the_lane_knows_now() -> None:
+    policy = Workspace(
+        "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
+    )
+    usual, most = first(Cost(6, 1)), Cost(20, 5)
+    fits = price("people", 9, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
+    assert (fits.credits, fits.credits_at_most, fits.credits_left) == (54, 180, 60)
+    assert (fits.actions, fits.actions_at_most, fits.actions_left) == (9, 45, 9)
+    assert (fits.seconds, too_dear([fits])) == (2.25, [])
+    ten = price("people", 10, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
+    assert too_dear([ten]), "there are 9 actions left"
+
+    # An operator's live budget and rate count, and so does what leads turned out to cost.
+    by = By("jane", "c1", NOW_MS)
+    changes = (Change("budget.credits_per_day", 60, 20, by), Change("rate.rate_per_s", 8, 2, by))
+    lane = Lane("acme", 0, changes=changes)
+    assert [pace(policy, each, 0.5, None) for each in (Lane("acme", 0), lane)] == [4.0, 1.0]
+    assert pace(policy, lane, 0.5, 7.0) == 7.0
+    dear = price("people", 3, Estimate(7.4, 1.1, 50), most, policy, lane, 1.0, NOW_MS)
+    assert (dear.credits, dear.actions, dear.credits_left, dear.seconds) == (23, 4, 20, 3.0)
+    assert [each.workspace for each in too_dear([dear])] == ["acme"]
+
+    # However fast they are sent back: the lane takes them at its present rate.
+    slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
+    assert price("people", 3, usual, most, policy, slow, 4.0, NOW_MS).seconds == 6.0
+
+
+def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
+    """Seen: 90 and 90 of 100 credits were taken for affordable."""
+    policy = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
+    both = [price(name, 15, first(Cost(6, 1)), Cost(), policy, Lane("acme", 0), 4.0, NOW_MS) for name in ("a", "b")]
+    other = price("c", 15, first(Cost(6, 1)), Cost(), Workspace("beta", "c"), Lane("beta", 0), 4.0, NOW_MS)
+    assert [too_dear([each]) for each in both] == [[], []]
+    (dear,) = too_dear([*both, other])
+    assert (dear.workspace, dear.leads, dear.credits, dear.actions, dear.credits_left) == ("acme", 30, 180, 30, 100)
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "value", "there"),
+    [
+        (FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
+        ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
+        ({}, b"acme", b'{"fields": {}}', ("acme", "")),
+        (
+            {"stream-app-disposition": b"poison", "stream-app-destination": b"people"},
+            b"acme",
+            b'{"workspace": 5}',
+            ("acme", ""),
+        ),
+        ({"stream-app-disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
+        ({}, b"\xff", b"\xff", ("\ufffd", "")),
+        ({}, None, None, ("", "")),
+    ],
+)
+def test_where_a_letter_would_go(
+    headers: dict[str, bytes], key: bytes | None, value: bytes | None, there: tuple[str, str]
+) -> None:
+    assert addressed_to(headers, key, value) == there
+
+
+@pytest.mark.parametrize(
+    ("value", "there"),
+    [
+        (b'{"fields": {"email": "Ada@Example.com", "linkedin_url": "linkedin.com/in/ada"}}', True),
+        (
+            b'{"fields": {"linkedin_url": "linkedin.com/in/other", "email": "mailto:ada@example.com"}, "lead_id": 5}',
+            True,
+        ),
+        (b'{"fields": {"email": 5}}', False),
+        (b'{"fields": {"email": "bob@example.com"}}', False),
+        (b'{"fields": [1]}', False),
+        (b"[" * 100_000, False),
+        (b"\xff", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: bytes | None, there: bool) -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    listed = SuppressionList()
+    assert not listed
+    assert not listed.names({}, None, value, 0)
+    listed.hear(person_row(ada), b"{}", 0)
+    listed.hear(person_row(ada), b"{}", 2)
+    listed.hear(b"d/acme/people/1", b"{}", 0)
+    assert listed.names({}, None, value, 0) == there
+    listed.hear(person_row(ada), None, 0)
+    assert listed.names({}, None, value, 0) == there, "another partition still knows"
+    listed.hear(person_row(ada), None, 2)
+    assert not listed
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "value", "there"),
+    [
+        ({**FAILED, "stream-app-origin-timestamp-ms": b"5000"}, b"acme", b"\xff", True),
+        ({**FAILED, "stream-app-origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
+        ({**FAILED, "stream-app-lead-id": b"lead-2"}, b"acme", b"{}", False),
+        (FAILED, b"beta", b"{}", False),
+        (
+            {"stream-app-disposition": b"poison", "stream-app-origin-timestamp-ms": b"9" * 5_000},
+            b"acme",
+            b'{"lead_id": " lead-1"}',
+            True,
+        ),
+        ({}, None, b'{"lead_id": "lead-1", "workspace": "acme"}', True),
+        ({}, None, b'{"lead_id": 1, "workspace": ["acme"]}', False),
+        ({}, b"acme", b"[" * 100_000, False),
+    ],
+)
+def test_an_erased_lead_is_known_in_its_letters_though_nobody_knows_its_person(
+    headers: dict[str, bytes], key: bytes | None, value: bytes, there: bool
+) -> None:
+    """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
+    listed, row = SuppressionList(), erased_row("acme", "lead-1")
+    listed.hear(row, msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane")), 0)
+    assert listed
+    assert listed.names(headers, key, value, 4_000) == there
+    listed.hear(row, None, 0)
+    assert not listed
+
+
+def test_an_id_that_could_hold_an_address_is_known_by_its_hash() -> None:
+    listed = SuppressionList()
+    erased = msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane"))
+    listed.hear(erased_row("acme", "ada@example.com"), erased, 0)
+    assert listed.names({}, b"acme", b'{"lead_id": "ada@example.com"}', 1)

@@ -1,0 +1,170 @@
+"""The table of outcomes, status by status, and the scrubbing of foreign texts."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.delivery.outcome import (
+    Accepted,
+    Denied,
+    Gone,
+    Outcome,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+    classify,
+    scrub,
+)
+
+
+def _classify(http_status: int, *, refused: bool = True, excerpt: str = "") -> Outcome:
+    return classify(http_status, None, excerpt, 7, refused)
+
+
+def _meaning(http_status: int) -> type:
+    """clay-facts, "What the outcome of a POST means", written a second time from the page."""
+    special: dict[int, type] = {429: RateLimited, 404: Gone, 503: Refused}
+    special |= dict.fromkeys((408, 500, 502, 504), Uncertain) | dict.fromkeys((400, 413, 422), Poison)
+    special |= dict.fromkeys((401, 402, 403), Denied)
+    by_hundred = {2: Accepted, 3: Denied, 4: Denied, 5: Uncertain}
+    return special.get(http_status) or by_hundred.get(http_status // 100, Uncertain)
+
+
+def test_every_status_means_what_the_table_says() -> None:
+    outcomes = {status: _classify(status) for status in range(100, 1000)}
+    assert {s: type(o) for s, o in outcomes.items()} == {s: _meaning(s) for s in outcomes}
+    assert all((o.http_status, o.reason, o.latency_ms) == (s, f"http_{s}", 7) for s, o in outcomes.items())
+
+
+def test_503_is_the_destinations_choice() -> None:
+    assert isinstance(_classify(503, refused=True), Refused)
+    assert isinstance(_classify(503, refused=False), Uncertain)
+    assert not any(isinstance(_classify(status), Refused) for status in range(100, 1000) if status != 503)
+
+
+@pytest.mark.parametrize("retry_after", [None, "0", "7", "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
+def test_retry_after_is_handed_on_as_it_came(retry_after: str | None) -> None:
+    limited = classify(429, retry_after, "", 1, unavailable_is_refused=True)
+    assert limited == RateLimited(429, 1, retry_after)
+    unavailable = classify(503, retry_after, "", 1, unavailable_is_refused=True)
+    assert isinstance(unavailable, Refused)
+    assert unavailable.retry_after == retry_after
+
+
+@pytest.mark.parametrize(
+    ("http_status", "words"),
+    [(401, "token"), (402, "credits"), (403, "50,000"), (302, "redirects"), (405, "settings")],
+)
+def test_a_stopped_lane_says_what_to_do(http_status: int, words: str) -> None:
+    outcome = _classify(http_status, excerpt="no way")
+    assert isinstance(outcome, Denied)
+    assert outcome.text.startswith(f"HTTP {http_status}: ")
+    assert words in outcome.text
+    assert "resume the lane" in outcome.text
+    assert "Clay said: no way" in outcome.text
+
+
+def test_excerpts_are_scrubbed_with_what_was_sent() -> None:
+    for http_status in (400, 403, 500, 503):
+        outcome = classify(http_status, None, "no Ada at bob@example.com", 1, True, known=["Ada"])
+        assert "Ada" not in repr(outcome)
+        assert "[sent] at [email]" in repr(outcome)
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("", ""),
+        ("Too many  requests\r\n\tslow down", "Too many requests slow down"),
+        ("<html><head><title>503 Service Unavailable</title></head></html>", "503 Service Unavailable"),
+        ('{"error":"webhook_submission_limit_reached"}', '{"error":"webhook_submission_limit_reached"}'),
+        ("expected application/json and/or text", "expected application/json and/or text"),
+        ("'email': 'o'brien@example.co.uk' is bad", "'email': [email] is bad"),
+        ("ada%40example.com ada\\u0040example.com ada&#64;example.com", "[email] [email] [email]"),
+        ("ada @ example.com", "[email]"),
+        ("ada\uff20example\uff0ecom", "[email]"),
+        ("ada\u200b@exam\u00adple.com", "[email]"),
+        ("call +44 (0) 20 7946-0958 now", "call +[number] now"),
+        ("see https://api.clay.com/v3/sources/webhook/my-table?x=1 now", "see [url] now"),
+        ("POST /v3/sources/webhook/my-table failed", "POST [path] failed"),
+        ("on acme-corp.example today", "on [url] today"),
+        ("key sk_live_51HxYzAbCdEf ends", "key [opaque] ends"),
+        ("\ud800lone\x00nul\x1b[31m", "lone nul [31m"),
+    ],
+)
+def test_scrub_examples(text: str, scrubbed: str) -> None:
+    assert scrub(text) == scrubbed
+
+
+@given(st.text(max_size=3_000), st.integers(20, 300))
+def test_scrubbed_text_is_one_short_printable_line(text: str, limit: int) -> None:
+    line = scrub(text, limit)
+    assert len(line) <= limit
+    assert line == " ".join(line.split())
+    assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in line)
+    line.encode()
+    assert not re.search(r"\w@\w|://|\d{7}", line)
+
+
+_around = st.text(st.sampled_from(string.ascii_letters + " \"'{}[]<>:,;=&?"), max_size=30)
+
+
+@given(_around, st.emails(), _around)
+def test_no_email_address_survives(before: str, email: str, after: str) -> None:
+    local, _, domain = email.rpartition("@")
+    line = scrub(f"{before} {email} {after}")
+    assert "@" not in line
+    assert domain not in line
+    assert len(local) < 4 or local in before + after or local not in line
+
+
+@given(st.from_regex(r"\+?[0-9]{2,4}([ ().-]{0,2}[0-9]{2,4}){2,4}", fullmatch=True), _around)
+def test_no_phone_number_survives(phone: str, after: str) -> None:
+    digits = re.sub(r"\D", "", phone)
+    if len(digits) >= 7:
+        assert digits not in re.sub(r"\D", "", scrub(f"phone: {phone} {after}"))
+
+
+@given(
+    st.sampled_from(["https", "http", "HTTPS", "ftp"]),
+    st.from_regex(r"[a-z]{2,10}(\.[a-z]{2,6}){1,2}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9_~%-]{5,30}", fullmatch=True),
+)
+def test_no_url_survives(scheme: str, host: str, slug: str) -> None:
+    for url in (f"{scheme}://{host}/v3/{slug}", f"{scheme}:\\/\\/{host}\\/v3\\/{slug}", f"{host}/v3/{slug}"):
+        line = scrub(f'fault="{url}" again')
+        assert host not in line
+        assert slug not in line
+
+
+@given(st.from_regex(r"[A-Za-z0-9+/_-]{10,60}[0-9A-Z][A-Za-z0-9+/_-]{10,60}={0,2}", fullmatch=True), _around)
+def test_no_long_opaque_string_survives(token: str, after: str) -> None:
+    assert token not in scrub(f"token {token} {after}")
+    assert token[:20] not in scrub(f"{after} {token}")
+
+
+@given(st.lists(st.text(min_size=2, max_size=20).filter(str.strip), min_size=1, max_size=5))
+def test_what_was_sent_does_not_come_back(values: list[str]) -> None:
+    line = scrub(" and ".join(values), known=values)
+    for value in values:
+        if len(value) == len(value.strip()) and value.isalpha() and value.isascii():
+            assert not re.search(rf"(?<!\w){value}(?!\w)", line.replace("and", "").replace("sent", ""))
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "@" * 10**6, "a@" * 10**6, "1 " * 10**6, "/a" * 10**6, "<" * 10**6])
+@pytest.mark.timeout(5)
+def test_a_huge_text_costs_little(text: str) -> None:
+    assert 0 < len(scrub(text)) <= 200
+
+
+@given(st.integers(900, 1_000))
+def test_a_cut_leaves_no_piece_of_an_address(filler: int) -> None:
+    text = "<b>" * filler + "x " * (filler // 2) + "firstname.lastname@example.com " + "y " * 2_000
+    assert "firstname" not in scrub(text, limit=2_000)

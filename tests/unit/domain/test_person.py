@@ -1,0 +1,153 @@
+"""The person of a lead: whatever identifiers leads come with, each finds all leads of its person in one look-up."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.lead.lead import identify, people
+from stream_app.domain.lead.person import (
+    MOST_IDENTIFIERS,
+    claimed,
+    hash_of,
+    identifiers,
+    identifiers_of,
+    linked,
+    person_key,
+    person_of,
+    rows_of,
+)
+from stream_app.domain.messages import Lead, Scalar
+
+EMAIL: dict[str, Scalar] = {"email": "ada@example.com"}
+LINKEDIN: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
+NAME: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
+
+
+class Rows:
+    """Alias rows and which leads count, as the line keeps them."""
+
+    def __init__(self) -> None:
+        self.aliases: dict[bytes, bytes] = {}
+        self.counting: dict[bytes, bool] = {}
+
+    def take(self, lead: str, names: tuple[str, ...], counts: bool = True) -> bool:
+        """Whether the lead is new. `counts`: it stays so once it has ended."""
+        own = tuple(person_key("acme", "people", name) for name in names)
+        person = person_of(own, self.aliases.get)
+        new = not any(self.counting[row] for row in person.rows)
+        rows = linked(person, self.aliases.get)
+        if new:
+            key = f"d/acme/people/{lead}".encode()
+            rows = claimed(person, own, key)
+            self.counting[key] = counts
+        self.aliases.update((key, value) for key, value in rows if value is not None)
+        return new
+
+    def persons(self) -> dict[str, tuple[set[bytes], set[str]]]:
+        """By identifier, the rows and identifiers that it finds."""
+        return {
+            hash_of(key): (set(rows_of(value)), set(identifiers_of(key, value))) for key, value in self.aliases.items()
+        }
+
+
+def test_the_name_identifies_a_lead_that_has_nothing_better() -> None:
+    assert identifiers(people_of(EMAIL, LINKEDIN, NAME)) == (*people(LINKEDIN), *people(EMAIL))
+    assert identifiers(people_of(EMAIL, NAME)) == people(EMAIL)
+    assert identifiers(people_of(NAME)) == people(NAME)
+    assert identifiers(people_of()) == ()
+
+
+def people_of(*some: dict[str, Scalar]) -> tuple[str, ...]:
+    who = identify(Lead({"any": "thing", **{name: value for each in some for name, value in each.items()}}, "1"))
+    assert who is not None
+    return who.people
+
+
+def test_a_lead_is_found_by_each_of_its_identifiers() -> None:
+    rows = Rows()
+    assert rows.take("1", ("A", "L"))
+    assert not rows.take("2", ("A",))
+    assert not rows.take("3", ("L",))
+    assert rows.take("4", ("B",))
+
+
+@pytest.mark.parametrize("order", list(permutations((("A", "L"), ("A",), ("L",), ("A", "M"), ("M",), ("B", "L")))))
+def test_whatever_comes_first_no_identifier_is_new_twice(order: tuple[tuple[str, ...], ...]) -> None:
+    rows, bought = Rows(), list[tuple[str, ...]]()
+    for number, names in enumerate(order):
+        if rows.take(str(number), names):
+            bought.append(names)
+    sold = [name for names in bought for name in names]
+    assert len(sold) == len(set(sold))
+    found = list(rows.persons().values())
+    assert all(each == found[0] for each in found), "each finds all leads, and all identifiers"
+    assert found[0][1] == {"A", "L", "M", "B"}
+
+
+def test_a_duplicate_links_what_it_brings_and_nothing_else() -> None:
+    rows = Rows()
+    rows.take("1", ("A", "L"))
+    before = dict(rows.aliases)
+    rows.take("2", ("A",))
+    assert rows.aliases == before
+    rows.take("3", ("A", "M"))
+    assert rows.aliases[person_key("acme", "people", "M")] == b"d/acme/people/1 A L"
+    assert rows.aliases[person_key("acme", "people", "L")] == b"d/acme/people/1 A M"
+
+
+def test_a_lead_that_ended_unsent_still_says_who_is_who() -> None:
+    rows = Rows()
+    rows.take("1", ("A", "L"), counts=False)
+    assert rows.take("2", ("A",))
+    assert not rows.take("3", ("L",))
+
+
+def test_two_persons_that_turn_out_to_be_one_keep_both_leads() -> None:
+    rows = Rows()
+    assert rows.take("1", ("A",))
+    assert rows.take("2", ("L",))
+    assert not rows.take("3", ("A", "L"))
+    rows.counting[b"d/acme/people/1"] = False
+    assert not rows.take("4", ("A",)), "the other one counts"
+
+
+def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:
+    rows = Rows()
+    assert rows.take("0", ("info", "L0"))
+    for number in range(1, 100):
+        assert not rows.take(str(number), ("info", f"L{number}"))
+    assert max(len(names) for _, names in rows.persons().values()) == MOST_IDENTIFIERS
+    assert max(map(len, rows.aliases.values())) < 1_000
+    assert rows.take("100", ("L50",)), "never linked, and never bought"
+    assert not rows.take("101", ("info",))
+
+
+def test_a_lead_of_too_large_a_person_claims_at_least_its_own() -> None:
+    rows = Rows()
+    for number in range(MOST_IDENTIFIERS - 1):
+        rows.take(str(number), ("info", f"L{number}"), counts=False)
+    assert rows.take("x", ("info", "X"))
+    assert not rows.take("y", ("X",))
+    assert not rows.take("z", ("L1",)), "it was known with the address, and that was bought"
+    assert not rows.take("z", ("info",))
+
+
+names = st.lists(st.sampled_from("ABCDEF"), min_size=1, max_size=2, unique=True).map(tuple)
+
+
+@given(st.lists(st.tuples(names, st.booleans()), max_size=20))
+def test_a_lead_is_new_exactly_when_no_lead_of_its_person_counts(leads: list[tuple[tuple[str, ...], bool]]) -> None:
+    """Against sets that are united by hand: `whole` is all that is known of the person of an identifier."""
+    rows, whole, bought = Rows(), dict[str, frozenset[str]](), list[tuple[frozenset[str], bool]]()
+    for number, (each, counts) in enumerate(leads):
+        person = frozenset(each).union(*(whole.get(name, frozenset()) for name in each))
+        new = not any(still and not person.isdisjoint(before) for before, still in bought)
+        assert rows.take(str(number), each, counts) == new
+        whole |= dict.fromkeys(person, person)
+        if new:
+            bought.append((frozenset(each), counts))
+    assert {name: found[1] for name, found in rows.persons().items()} == {n: set(all_) for n, all_ in whole.items()}

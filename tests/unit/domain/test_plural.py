@@ -1,0 +1,21 @@
+"""Counts in sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream_app.domain.plural import count
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "text"),
+    [
+        (0, ("lead",), "0 leads"),
+        (1, ("lead",), "1 lead"),
+        (2, ("lead",), "2 leads"),
+        (1, ("person is", "people are"), "1 person is"),
+        (1_234, ("person is", "people are"), "1,234 people are"),
+    ],
+)
+def test_what_is_counted_fits_its_number(number: int, words: tuple[str, ...], text: str) -> None:
+    assert count(number, *words) == text

@@ -1,0 +1,126 @@
+"""What publishing will cost is said, and asked for, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_app.domain.lane.budget import BudgetPolicy, Cost
+from stream_app.domain.lane.estimate import Estimate
+from stream_app.domain.lane.meters import Meter
+from stream_app.domain.messages import By, Change, LaneView
+from stream_app.domain.policy import Workspace
+from stream_app.domain.quote import part, quote
+
+NOW_MS = 1_790_000_000_000
+CONFIG = """
+[workspaces.acme.budget]
+credits_per_day = 6000
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["X"]
+callbacks = false
+columns = { email = "Work Email" }
+"""
+
+
+def lane(**more: object) -> LaneView:
+    view = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
+    return msgspec.structs.replace(view, **more)
+
+
+def acme(**budget: int) -> Workspace:
+    return Workspace("acme", "", budget=BudgetPolicy(**budget))  # type: ignore[arg-type]
+
+
+def test_a_part_costs_what_its_leads_came_to_cost() -> None:
+    usual, most = Cost(6, 1), Cost(20, 5)
+    assert part("people", 100, usual, most, None).credits == 600
+    learned = part("people", 100, usual, most, lane(estimates={"people": Estimate(7.31, 2.0, 40)}))
+    assert (learned.credits_each, learned.credits, learned.credits_at_most, learned.actions) == (7.3, 731, 2_000, 200)
+
+
+def test_it_is_set_against_what_is_left_of_day_and_month() -> None:
+    policy = acme(credits_per_day=1_000, credits_per_month=9_000)
+    leads = part("people", 100, Cost(6, 1), Cost(20, 5), None)
+    unknown = quote(policy, None, [leads], NOW_MS)
+    assert (unknown.left, unknown.known, unknown.short) == ({"credits_day": 1_000, "credits_month": 9_000}, False, [])
+    spent = {
+        "credits_day": Meter("2026-09-21", NOW_MS + 1, 1_000, 700, 20, 30),
+        "credits_month": Meter("2026-09", NOW_MS + 1, 9_000, 4_000),
+    }
+    known = quote(policy, lane(meters=spent, rate_per_s=2.0, holds="paused", text="paused by eve"), [leads], NOW_MS)
+    assert (known.left, known.short) == ({"credits_day": 250, "credits_month": 5_000}, ["credits_day"])
+    assert (known.seconds, known.holds) == (50.0, "paused by eve")
+
+
+def test_a_day_that_is_over_counts_no_more_and_a_live_cap_does() -> None:
+    policy = acme(credits_per_day=1_000)
+    spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
+    live = Change("budget.credits_per_day", 1_000, 400, By("eve", "test", NOW_MS))
+    assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {"credits_day": 400}
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "stream_app.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def publish(folder: Path, csv: str, *more: str) -> subprocess.CompletedProcess[str]:
+    (folder / "leads.csv").write_text(csv)
+    command = [sys.executable, "-m", "stream_app", "publish", "leads.csv", *more]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_dry_run_says_what_it_would_cost(folder: Path) -> None:
+    done = publish(folder, "email\n" + "".join(f"p{n}@acme.example\n" for n in range(1_200)), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    first, second, third, last = done.stdout.splitlines()
+    assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
+    assert second == "acme: the budget is 6,000 credits of today; about 2 min at the lane's rate"
+    assert third == "acme: the credits of today do not suffice: the rest of the leads waits in Kafka"
+    assert last == "1,200 rows: 1,200 would be published, 0 refused"
+
+
+def test_how_columns_are_named_and_what_is_not_sent(folder: Path) -> None:
+    header = "E-Mail,Vorname,Emial,Notes,\n"
+    done = publish(folder, header + "a@acme.example,Ada,x,y,z\n", "--dry-run", "--json")
+    said = done.stderr.splitlines()
+    assert said[0] == "columns: E-Mail -> email, Vorname -> first_name"
+    assert said[1] == "left out, since the header has no title there: column 5"
+    assert said[2] == "Emial: no usual name, so it stays a field of its own; is it email? Then name it so, or use --map"
+    assert said[3] == "Notes: no usual name, so it stays a field of its own"
+    assert said[4] == "not sent to Clay, since destinations.people.columns does not name it: first_name, Emial, Notes"
+    answer = json.loads(done.stdout)
+    assert answer["columns"]["Vorname"] == "first_name"
+    assert (answer["quotes"][0]["workspace"], answer["quotes"][0]["parts"][0]["credits"]) == ("acme", 6)
+
+
+def test_a_field_of_json_lines_is_named_as_well(folder: Path) -> None:
+    (folder / "leads.jsonl").write_text('{"email": "a@acme.example", "Vorname": "Ada"}\n')
+    command = [sys.executable, "-m", "stream_app", "publish", "leads.jsonl", "--dry-run"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.splitlines()[0] == (
+        "Vorname: no usual name, so it stays a field of its own; is it first_name? Then name it so"
+    )
+
+
+def test_an_id_is_not_changed_in_silence(folder: Path) -> None:
+    done = publish(folder, "email,lead_id\na@acme.example,a@acme.example\nb@acme.example,b-1\n", "--dry-run")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("line ")]
+    assert line.startswith("line 2: the lead id cannot be used as it stands; the lead has the id h-")
+
+
+def test_a_dry_run_writes_no_ids(folder: Path) -> None:
+    done = publish(folder, "email\na@acme.example\n", "--dry-run", "--out", "ids.csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (folder / "ids.csv").exists()

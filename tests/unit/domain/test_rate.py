@@ -1,0 +1,367 @@
+"""The rate: never more than the bucket allows, never before Retry-After, never held absurdly long."""
+
+import heapq
+import random
+import time
+from math import ceil
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from stream_app.domain.lane import rate
+from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.rate import Rate, RatePolicy
+
+POLICY = RatePolicy(rate_per_s=8.0, burst=10)
+CLAY_PER_S, CLAY_BURST = 10.0, 20
+NOW_MS = 1_795_500_000_000
+FULL = Rate(tokens=10.0, at_ms=NOW_MS)
+AFTER_ONE = msgspec.structs.replace(FULL, blocked_until_ms=NOW_MS - 120_000)
+"""There was a 429 some minutes ago."""
+
+
+def _taken_at_once(state: Rate, now_ms: int) -> int:
+    taken = 0
+    while True:
+        state, wait = rate.take(POLICY, state, now_ms)
+        if wait is not None:
+            return taken
+        taken += 1
+
+
+class RateMachine(RuleBasedStateMachine):
+    """The model is a bucket that only ever fills, at full rate, for each ms that the clock went forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_ms = NOW_MS
+        self.state = rate.empty_after_takeover(Rate(), NOW_MS)
+        self.most = 0.0
+        self.blocked_until_ms = 0
+        self.policy = POLICY
+
+    @rule(rate_per_s=st.sampled_from([2.0, 8.0]), burst=st.sampled_from([3, 10]))
+    def changed_live(self, rate_per_s: float, burst: int) -> None:
+        self.policy = RatePolicy(rate_per_s=rate_per_s, burst=burst)
+
+    @rule(step_ms=st.one_of(st.integers(0, 2_000), st.sampled_from([60_000, 10**7])))
+    def time_passes(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+        self.most = min(10.0, self.most + step_ms * 8 / 1000)
+
+    @rule(step_ms=st.sampled_from([-1, -900, -4_999, -5_001, -3_600_000, -(10**11)]))
+    def clock_steps_back(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    def _look_at_the_clock(self) -> None:
+        """A block is cut to its longest from the moment at which the clock is first seen to be behind it."""
+        self.blocked_until_ms = min(self.blocked_until_ms, self.now_ms + 3_600_000)
+
+    @rule(times=st.integers(1, 12))
+    def take(self, times: int) -> None:
+        self._look_at_the_clock()
+        for _ in range(times):
+            self.state, wait = rate.take(self.policy, self.state, self.now_ms)
+            assert self.state.tokens <= self.policy.burst
+            assert self.policy.floor_per_s <= rate.current(self.policy, self.state) <= self.policy.rate_per_s
+            if wait is None:
+                assert self.now_ms >= self.blocked_until_ms
+                assert self.most >= 1.0 - 1e-6
+                self.most -= 1.0
+            else:
+                longest_ms = 3_600_000 if self.now_ms < self.state.blocked_until_ms else 2_000 + 5_000
+                assert self.now_ms < wait.until_ms <= self.now_ms + longest_ms
+                assert wait.until_ms >= self.blocked_until_ms
+
+    @rule()
+    def wait_and_take(self) -> None:
+        """Who asks again when told to gets a token soon: after a block the bucket has to fill first."""
+        for _ in range(4):
+            self._look_at_the_clock()
+            self.state, wait = rate.take(self.policy, self.state, self.now_ms)
+            if wait is None:
+                self.most -= 1.0
+                return
+            self.time_passes(wait.until_ms - self.now_ms)
+        pytest.fail("still waiting")
+
+    @rule(retry_after_ms=st.one_of(st.none(), st.integers(0, 10**9)), random=st.floats(0, 1))
+    def answered_429(self, retry_after_ms: int | None, random: float) -> None:
+        self._look_at_the_clock()
+        before = self.state
+        self.state = rate.on_429(self.policy, before, self.now_ms, retry_after_ms, random)
+        told_ms = min(max(retry_after_ms or 0, 1_000), 3_600_000)
+        assert self.state.blocked_until_ms >= self.now_ms + told_ms
+        assert self.state.blocked_until_ms <= self.now_ms + 3_600_000
+        self.blocked_until_ms = max(self.blocked_until_ms, self.now_ms + told_ms)
+        self.most = 0.0
+
+    @rule()
+    def take_over(self) -> None:
+        row = msgspec.json.encode(self.state)
+        self.state = rate.empty_after_takeover(msgspec.json.decode(row, type=Rate), self.now_ms)
+        self.most = 0.0
+
+
+TestRateMachine = RateMachine.TestCase
+TestRateMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_full_bucket_gives_its_burst_and_then_the_rate() -> None:
+    assert _taken_at_once(FULL, NOW_MS) == 10
+    assert _taken_at_once(FULL, NOW_MS + 3_600_000) == 10
+    assert _taken_at_once(rate.empty_after_takeover(FULL, NOW_MS), NOW_MS) == 0
+    state, now_ms, taken = rate.empty_after_takeover(FULL, NOW_MS), NOW_MS, 0
+    while now_ms < NOW_MS + 60_000:
+        state, wait = rate.take(POLICY, state, now_ms)
+        taken += wait is None
+        now_ms = wait.until_ms if wait else now_ms
+    assert taken in (479, 480)
+
+
+def test_each_429_event_cuts_the_rate_once_down_to_the_floor() -> None:
+    policy = msgspec.structs.replace(POLICY, decrease=0.5)
+    state, now_ms, rates = AFTER_ONE, NOW_MS, []
+    for _ in range(6):
+        for _in_flight in range(5):
+            state = rate.on_429(policy, state, now_ms, 1_000, 0.5)
+        rates.append(rate.current(policy, state))
+        now_ms = state.blocked_until_ms
+    assert rates == [4.0, 2.0, 1.0, 0.5, 0.5, 0.5]
+
+
+def test_the_first_429_in_ten_minutes_waits_and_cuts_nothing() -> None:
+    """After an idle time both buckets are full: a burst takes all that Clay has to spare, and the rate is right."""
+    spared = rate.on_429(POLICY, FULL, NOW_MS, None, 0.5)
+    assert (rate.current(POLICY, spared), spared.tokens) == (8.0, 0.0)
+    assert spared.blocked_until_ms > NOW_MS
+    for after_s, left_per_s in ((2, 6.0), (599, 6.0), (610, 8.0)):
+        again = rate.on_429(POLICY, spared, NOW_MS + after_s * 1_000, None, 0.5)
+        assert rate.current(POLICY, again) == left_per_s
+    cut = rate.on_429(POLICY, AFTER_ONE, NOW_MS, None, 0.5)
+    state, _ = rate.take(POLICY, cut, NOW_MS + 20_000)
+    assert rate.current(POLICY, rate.on_429(POLICY, state, NOW_MS + 20_000, None, 0.5)) < 6.0
+
+
+def test_it_recovers_fast_to_near_what_was_too_much_then_slowly_then_ever_faster() -> None:
+    state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
+    rates = []
+    for after_s in (0, 10, 24, 34, 84, 100, 130):
+        state, _ = rate.take(POLICY, state, NOW_MS + 1_000 + after_s * 1000)
+        rates.append(round(rate.current(POLICY, state), 2))
+    assert rates == [6.0, 6.5, 7.2, 7.3, 7.8, 8.0, 8.0]
+    assert (state.cut_per_s, state.too_much_per_s) == (0.0, 0.0), "forgotten"
+
+
+def _with_clay(limit_per_s: float, bursts: int, every_s: float, jitter_ms: int) -> tuple[float, int, int]:
+    """Half an hour of the default rate against Clay's bucket: (taken in a second, taken, answered 429).
+
+    bursts  leads that come at once, every `every_s`. jitter_ms: how much longer than others a request may take.
+    """
+    policy, chance, now_ms, last_ms = RatePolicy(), random.Random(7), NOW_MS, NOW_MS
+    state, tokens = rate.empty_after_takeover(Rate(), now_ms), float(CLAY_BURST)
+    waiting = came = number = taken = limited = 0
+    under_way: list[tuple[int, int, bool | None]] = []  # at, number, Clay's answer (None: it arrives)
+    while now_ms < NOW_MS + 1_800_000:
+        due = int((now_ms - NOW_MS) / (every_s * 1_000)) + 1
+        waiting, came = waiting + bursts * (due - came), due
+        while under_way and under_way[0][0] <= now_ms:
+            at_ms, _, took = heapq.heappop(under_way)
+            if took is None:
+                tokens, last_ms = min(CLAY_BURST, tokens + (at_ms - last_ms) / 1_000 * limit_per_s), at_ms
+                number, took = number + 1, tokens >= 1
+                tokens -= took
+                heapq.heappush(under_way, (at_ms + 125, number, took))
+                continue
+            taken, limited = taken + took, limited + (not took)
+            if not took:
+                state, waiting = rate.on_429(policy, state, at_ms, None, chance.random()), waiting + 1
+        next_ms = [under_way[0][0]] if under_way else []
+        if waiting:
+            state, wait = rate.take(policy, state, now_ms)
+            if wait is None:
+                waiting, number = waiting - 1, number + 1
+                heapq.heappush(under_way, (now_ms + 100 + chance.randrange(jitter_ms + 1), number, None))
+                continue
+            next_ms.append(wait.until_ms)
+        now_ms = max(now_ms + 1, min([*next_ms, NOW_MS + int(due * every_s * 1_000)]))
+    return taken / 1_800, taken, limited
+
+
+@pytest.mark.parametrize("jitter_ms", [0, 200])
+def test_at_the_default_rate_all_of_the_quota_is_used_and_no_call_is_answered_429(jitter_ms: int) -> None:
+    per_s, _, limited = _with_clay(CLAY_PER_S, 20_000, 3_600, jitter_ms)
+    assert (round(per_s, 1), limited) == (CLAY_PER_S, 0)
+
+
+@pytest.mark.parametrize("jitter_ms", [0, 200])
+@pytest.mark.parametrize(("bursts", "every_s"), [(15, 5), (30, 5), (40, 10), (300, 60)])
+def test_where_leads_come_in_bursts_fewer_than_one_in_400_is_answered_429(
+    bursts: int, every_s: float, jitter_ms: int
+) -> None:
+    per_s, taken, limited = _with_clay(CLAY_PER_S, bursts, every_s, jitter_ms)
+    assert limited / (taken + limited) < 0.0025
+    assert per_s >= 0.99 * bursts / every_s
+
+
+@pytest.mark.parametrize("jitter_ms", [0, 200])
+@pytest.mark.parametrize("limit_per_s", [9.5, 8.0, 6.5, 5.0])
+def test_where_others_use_the_workspace_too_fewer_than_one_in_200_is_answered_429(
+    limit_per_s: float, jitter_ms: int
+) -> None:
+    """Others use up to half of Clay's 10 a second; nearly all of the rest is used."""
+    per_s, taken, limited = _with_clay(limit_per_s, 20_000, 3_600, jitter_ms)
+    assert limited / (taken + limited) < 0.005
+    assert per_s >= 0.96 * limit_per_s
+    assert limited > 10, "it did look for the limit"
+
+
+def test_the_defaults_are_clays_own_limits() -> None:
+    assert (RatePolicy().rate_per_s, RatePolicy().burst) == (CLAY_PER_S, CLAY_BURST)
+
+
+def test_a_rate_changed_live_takes_effect_at_once() -> None:
+    cut = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
+    assert rate.current(RatePolicy(rate_per_s=6.0), cut) == 4.0
+    assert rate.current(RatePolicy(rate_per_s=2.0), cut) == 0.5
+    assert _taken_at_once(FULL, NOW_MS) == 10
+    smaller = msgspec.structs.replace(POLICY, burst=3)
+    state, taken = FULL, 0
+    while (answer := rate.take(smaller, state, NOW_MS))[1] is None:
+        state, taken = answer[0], taken + 1
+    assert taken == 3
+
+
+@pytest.mark.parametrize("retry_after_ms", [None, 0])
+def test_without_a_usable_retry_after_the_wait_doubles_to_a_minute_and_is_forgotten(
+    retry_after_ms: int | None,
+) -> None:
+    for rand, expected in ((1.0, [1, 2, 4, 8, 16, 32, 60, 60]), (0.0, [1, 1, 2, 4, 8, 16, 30, 30])):
+        state, now_ms, waits = FULL, NOW_MS, []
+        for _ in range(8):
+            state = rate.on_429(POLICY, state, now_ms, retry_after_ms, rand)
+            waits.append((state.blocked_until_ms - now_ms) / 1000)
+            now_ms = state.blocked_until_ms
+        assert waits == expected
+        state = rate.on_429(POLICY, state, now_ms + 60_001, retry_after_ms, rand)
+        assert state.blocked_until_ms - (now_ms + 60_001) == 1_000
+
+
+def test_the_429s_of_one_block_are_one_step_of_the_backoff() -> None:
+    state = FULL
+    for _in_flight in range(5):
+        state = rate.on_429(POLICY, state, NOW_MS, None, 1.0)
+    assert state.blocked_until_ms == NOW_MS + 1_000
+    state = rate.on_429(POLICY, state, NOW_MS + 1_000, None, 1.0)
+    assert state.blocked_until_ms == NOW_MS + 3_000
+
+
+def test_a_shorter_retry_after_does_not_shorten_a_block() -> None:
+    state = rate.on_429(POLICY, FULL, NOW_MS, 30_000, 0.5)
+    state = rate.on_429(POLICY, state, NOW_MS + 1_000, 2_000, 0.5)
+    assert rate.take(POLICY, state, NOW_MS + 1_000)[1] == Wait(NOW_MS + 30_000)
+
+
+def test_the_bucket_does_not_fill_during_a_block() -> None:
+    state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 60_000, 0.5)
+    assert _taken_at_once(state, NOW_MS + 60_000) == 0
+    assert _taken_at_once(state, NOW_MS + 61_000) == 6
+
+
+SECOND_BEFORE_MS = 784_111_777_000 - 1_000
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ("0", 0),
+        ("0.0", 0),
+        ("1", 1_000),
+        (" 120 ", 120_000),
+        ("1.5", 1_500),
+        ("0.0001", 1),
+        (".5", 500),
+        ("9" * 30, 10**33),
+        ("9" * 65, None),
+        ("-1", None),
+        ("+1", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("٣", None),
+        ("soon", None),
+        ("120s", None),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 1_000),
+        ("Sun, 06 Nov 1994 09:49:37 +0100", 1_000),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 1_000),
+        ("Sun Nov  6 08:49:37 1994", 1_000),
+        ("Sun, 06 Nov 1994 08:49:35 GMT", 0),
+        ("Sun, 06 Nov 1994 08:49:36 GMT", 0),
+        ("Sun, 31 Feb 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 99999 08:49:37 GMT", None),
+    ],
+)
+def test_retry_after_in_all_its_forms(value: str | None, expected: int | None) -> None:
+    assert rate.parse_retry_after(value, SECOND_BEFORE_MS) == pytest.approx(expected)
+
+
+def test_a_date_without_zone_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "EST5")
+        time.tzset()
+        found = rate.parse_retry_after("Sun Nov  6 08:49:37 1994", SECOND_BEFORE_MS)
+    time.tzset()
+    assert found == 1_000
+
+
+@given(st.text(max_size=70), st.integers(-(10**14), 10**14))
+@settings(max_examples=300)
+def test_no_text_crashes_the_parser(value: str, now_ms: int) -> None:
+    found = rate.parse_retry_after(value, now_ms)
+    assert found is None or found >= 0
+
+
+@given(st.decimals(0, 10**6, places=3))
+def test_decimal_seconds_are_never_rounded_down(seconds: object) -> None:
+    found = rate.parse_retry_after(str(seconds), NOW_MS)
+    assert found is not None
+    assert 0 <= found - float(str(seconds)) * 1000 < 1.001 or found == ceil(float(str(seconds)) * 1000)
+
+
+def test_an_absurd_retry_after_is_bounded_both_ways() -> None:
+    for retry_after_ms, wait_ms in ((1, 1_000), (10**33, 3_600_000)):
+        state = rate.on_429(POLICY, FULL, NOW_MS, retry_after_ms, 0.5)
+        assert state.blocked_until_ms - NOW_MS == wait_ms
+
+
+def test_a_small_step_back_is_waited_out_and_gives_no_token() -> None:
+    state = rate.empty_after_takeover(FULL, NOW_MS)
+    state, wait = rate.take(POLICY, state, NOW_MS - 1_000)
+    assert wait == Wait(NOW_MS + 125)
+    assert rate.take(POLICY, state, NOW_MS)[1] == wait
+    assert _taken_at_once(state, NOW_MS + 125) == 1
+
+
+def test_a_clock_set_back_a_year_does_not_hold_it_for_a_year() -> None:
+    state, back_ms = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 5_000, 0.5), NOW_MS - 365 * 86_400_000
+    state, wait = rate.take(POLICY, state, back_ms)
+    assert wait == Wait(back_ms + 3_600_000)
+    assert rate.take(POLICY, state, back_ms + 1)[1] == wait
+    assert _taken_at_once(state, back_ms + 3_601_000) == 6
+
+
+def test_rows_of_other_versions_are_read() -> None:
+    assert msgspec.json.decode(b'{"tokens": 3, "later": 1}', type=Rate) == Rate(3.0)
+
+
+def test_problems_name_the_key() -> None:
+    assert rate.problems(RatePolicy()) == []
+    wrong = RatePolicy(rate_per_s=0, decrease=1.5, retry_after_min_s=9, retry_after_max_s=5)
+    keys = [line.split(" ")[0] for line in rate.problems(wrong)]
+    assert keys == ["rate_per_s", "decrease", "floor_per_s", "retry_after_min_s"]

@@ -1,0 +1,333 @@
+"""Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, section 5's promises hold.
+
+The machine below is one partition: input, the line (its decisions by `judge`, `step` and `returning`), the dead
+letters, and the replay app with its committed offset and its record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stream_app.domain.dead_letter.replay import (
+    Begin,
+    Came,
+    Pace,
+    ReplayPolicy,
+    begin,
+    goes_on,
+    redriven,
+    replay_due_ms,
+    returning,
+    tier_s,
+)
+from stream_app.domain.delivery.envelope import Envelope
+from stream_app.domain.delivery.outcome import UnsentReason
+from stream_app.domain.delivery.state_machine import Delivery, judge, step
+from stream_app.domain.delivery.state_machine import begin as begin_row
+
+MAX_REPLAYS = 3
+OUTCOMES = ["failed"] * 5 + ["accepted", "unanswered", "uncertain"]
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("recorded", "committed", "expected"),
+    [
+        ({}, None, Begin()),
+        ({}, 70, Begin()),
+        ({0: Came(50)}, 50, Begin(seen_to=50)),
+        ({0: Came(50)}, 55, Begin(seen_to=50)),
+        ({0: Came(50)}, 49, Begin(1, Came(49), seen_to=50, rewound=True)),
+        ({0: Came(50)}, 0, Begin(1, Came(0), seen_to=50, rewound=True)),
+        ({0: Came(50), 1: Came(0)}, 0, Begin(1, seen_to=50)),
+        ({0: Came(50), 1: Came(20)}, 10, Begin(2, Came(10), seen_to=50, rewound=True)),
+        ({0: Came(50), 1: Came(20)}, None, Begin(1, Came(0, 20), 20, 50, forgotten=True)),
+        ({0: Came(0, 20)}, 7, Begin(0, skip_to=20, seen_to=20)),
+        ({0: Came(9, 20)}, None, Begin(0, Came(0, 20), 20, 20, forgotten=True)),
+        ({0: Came(9, 20)}, 7, Begin(1, Came(7), seen_to=20, rewound=True)),
+    ],
+)
+def test_where_the_group_stands_says_whether_it_was_rewound(
+    recorded: dict[int, Came], committed: int | None, expected: Begin
+) -> None:
+    assert begin(recorded, committed) == expected
+
+
+def test_what_comes_back() -> None:
+    failed = Envelope(origin="leads/0/1", disposition="failed", replay=2, epoch=1, not_before_ms=5, attempt=4)
+    natural = returning(failed, "leads.dlq/0/1", 1)
+    assert natural is not None
+    assert (natural.way, natural.epoch, natural.replay, natural.not_before_ms) == ("replayed", 1, 3, 5)
+    first = returning(failed, "leads.dlq/0/1", 2)
+    assert first is not None
+    assert (first.way, first.epoch, first.replay, first.not_before_ms) == ("replayed", 2, 1, 0)
+    for disposition in ("poison", "policy"):
+        assert returning(Envelope(origin="leads/0/1", disposition=disposition), "leads.dlq/0/1", 2) is None
+    foreign = returning(Envelope(origin="leads/0/1", lead_id="x"), "leads.dlq/0/1")
+    assert foreign == Envelope(redriven_from="leads.dlq/0/1"), "another program's: nothing that it claims counts"
+
+
+def test_what_an_operator_sends_back() -> None:
+    """A failed one with a fresh set of replays; a deferred one as it is, only sooner; the others as inputs."""
+    failed = redriven(Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5), "p/0/1")
+    assert (failed.way, failed.replay, failed.seq, failed.not_before_ms) == ("redriven", 1, 9, 0)
+    letter = Envelope(origin="leads/0/1", way="deferred", replay=2, epoch=1, seq=9, not_before_ms=10**12)
+    sooner = redriven(letter, "leads.deferred/0/1")
+    assert sooner == msgspec.structs.replace(letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
+    row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
+    assert judge(row, sooner, 0, DAY_MS) == "return"
+    again = step(step(row, "replayed", 0), "deferred", 0)
+    assert judge(again, letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
+    poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
+    assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
+    assert [goes_on(each) for each in (letter, poison, Envelope(), Envelope(disposition="failed"))] == [
+        *(True, False, False, True)
+    ]
+
+
+def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
+    pace = Pace({"acme": 4.0})
+    turns = [pace.turn_ms("acme", 10_000) for _ in range(9)]
+    assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]
+    assert pace.turn_ms("acme", 60_000) == 59_000
+    assert pace.turn_ms("who", 60_000) == 59_000, "an unknown workspace has its own turn"
+
+
+def test_a_letter_that_may_be_any_workspaces_goes_at_the_lowest_of_their_rates() -> None:
+    pace = Pace({"acme": 4.0, "beta": 2.0})
+    assert [pace.turn_ms("", 10_000) for _ in range(3)] == [9000, 9500, 10_000]
+
+
+def test_the_pace_follows_the_rate() -> None:
+    rates_per_s = {"acme": 8.0}
+    pace = Pace(rates_per_s, share=0.5)
+    assert [pace.turn_ms("acme", 10_000) for _ in range(3)] == [9000, 9250, 9500]
+    rates_per_s["acme"] = 2.0
+    assert [pace.turn_ms("acme", 10_000) for _ in range(3)] == [9750, 10_750, 11_750]
+
+
+def test_the_next_tier_is_the_longest_that_makes_it_late_by_less_than_the_shortest() -> None:
+    policy = ReplayPolicy(tiers_s=(2, 60))
+    rests_ms = (-1, 0, 1, 2000, 58_000, 58_001, 60_000, 999_000)
+    assert [tier_s(policy, rest_ms) for rest_ms in rests_ms] == [None, None, 2, 2, 2, 60, 60, 60]
+
+
+def way_through_tiers(policy: ReplayPolicy, delay_ms: int) -> list[int]:
+    tiers = list[int]()
+    while (tier := tier_s(policy, delay_ms - 1000 * sum(tiers))) is not None:
+        tiers.append(tier)
+    return tiers
+
+
+@given(
+    st.sets(st.integers(1, 5_000), min_size=1, max_size=6).map(lambda tiers: tuple(sorted(tiers))),
+    st.integers(-1_000, 20_000_000),
+)
+def test_the_tiers_together_are_never_shorter_than_the_delay_and_longer_by_less_than_the_shortest(
+    tiers_s: tuple[int, ...], delay_ms: int
+) -> None:
+    tiers = way_through_tiers(ReplayPolicy(tiers_s=tiers_s), delay_ms)
+    assert tiers == sorted(tiers, reverse=True)
+    late_ms = 1000 * sum(tiers) - max(0, delay_ms)
+    assert 0 <= late_ms < 1000 * tiers_s[0]
+
+
+def test_with_the_default_tiers_a_delay_is_two_dozen_steps_at_most() -> None:
+    policy = ReplayPolicy()
+    assert max(len(way_through_tiers(policy, rest_s * 1000)) for rest_s in range(policy.tiers_s[-1])) == 23
+    assert way_through_tiers(policy, 599_900) == [600], "a moment has passed since it was meant to wait ten minutes"
+
+
+@pytest.mark.parametrize("reason", sorted(get_args(UnsentReason)))
+def test_what_was_not_to_be_reached_waits_longer_than_what_was_answered_or_had_no_room(reason: str) -> None:
+    policy = ReplayPolicy(base_s=10, unreachable_base_s=30, cap_s=200)
+    dues_s = [replay_due_ms(policy, reason, replay, 0, 1.0) / 1000 for replay in (1, 2, 3)]
+    assert dues_s == ([10, 40, 160] if reason == "pool_timeout" else [30, 120, 200])
+    assert replay_due_ms(policy, reason, 1, 0, 0.0) == dues_s[0] * 500, "half of it is jitter"
+
+
+@pytest.mark.parametrize("replay", [1, 2, 3])
+def test_jitter_spreads_when_they_come_back(replay: int) -> None:
+    policy = ReplayPolicy()
+    dues_ms = [replay_due_ms(policy, "http_503", replay, 0, tenth / 10) for tenth in range(11)]
+    come_s = [sum(way_through_tiers(policy, due_ms)) for due_ms in dues_ms]
+    assert dues_ms[-1] == 2 * dues_ms[0] == 10_000 * 4 ** (replay - 1)
+    assert all(0 <= come - due_ms / 1000 < policy.tiers_s[0] for come, due_ms in zip(come_s, dues_ms, strict=True))
+
+
+class Partition(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, Delivery] = {}
+        self.queue: list[tuple[int, Envelope]] = []
+        self.dlq: list[tuple[int, Envelope]] = []
+        self.parked: list[tuple[int, Envelope]] = []
+        self.position = 0
+        self.committed: int | None = None
+        self.recorded: dict[int, Came] = {}
+        self.how = Begin()
+        self.posted: Counter[int] = Counter()  # reached Clay, for sure or perhaps, since an operator's last word
+        self.delivered: Counter[int] = Counter()
+        self.asked: Counter[int] = Counter()
+        self.sent_back: Counter[int] = Counter()
+        self.rounds: Counter[tuple[int, int, int]] = Counter()
+        self.parks: Counter[tuple[int, int, int]] = Counter()
+        self.now_ms = 0
+
+    # ------------------------------------------------------------------------------------------------ the line
+
+    @initialize(leads=st.integers(1, 3))
+    def leads_come(self, leads: int) -> None:
+        self.queue = [(lead, Envelope(origin=f"leads/0/{lead}")) for lead in range(leads)]
+
+    @precondition(lambda self: self.queue)
+    @rule(outcomes=st.lists(st.sampled_from(OUTCOMES), min_size=12, max_size=12))
+    def the_line_works(self, outcomes: list[str]) -> None:
+        for outcome in outcomes:
+            if self.queue:
+                self._take(0, outcome, again=False)
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), again=st.booleans())
+    def the_line_takes_one_out_of_turn(self, data: st.DataObject, outcome: str, again: bool) -> None:
+        self._take(data.draw(st.integers(0, len(self.queue) - 1)), outcome, again=again)
+
+    def _take(self, at: int, outcome: str, *, again: bool) -> None:
+        lead, envelope = (
+            self.queue[at] if again else self.queue.pop(at)
+        )  # again: its ack is lost, and it is redelivered
+        self.now_ms += 1
+        row = self.rows.get(lead)
+        verdict = judge(row, envelope, self.now_ms, DAY_MS)
+        if verdict == "fresh":
+            row = begin_row(envelope, self.now_ms)
+        elif verdict == "return":
+            assert row is not None
+            if envelope.way == "redriven":
+                self.sent_back[lead] += 1
+                self.posted[lead] = 0
+            self.rounds[lead, envelope.epoch, self.sent_back[lead]] += 1
+            row = step(row, "replayed", self.now_ms, replay=envelope.replay, epoch=envelope.epoch)
+        else:
+            assert verdict == "done", verdict
+            return
+        assert row.replay <= MAX_REPLAYS
+        self._send(lead, step(row, "sending", self.now_ms), outcome)
+
+    def _send(self, lead: int, row: Delivery, outcome: str) -> None:
+        assert not self.posted[lead], "sent again though it may have arrived, and no operator said so"
+        self.posted[lead] += outcome != "failed"
+        if outcome == "accepted":
+            self.delivered[lead] += 1
+            self.rows[lead] = step(row, "accepted", self.now_ms, final=True)
+        elif outcome == "unanswered":
+            row = step(step(row, "accepted", self.now_ms), "callback_overdue", self.now_ms)
+            self._park(lead, msgspec.structs.replace(row, sends=row.sends + 1))
+        elif outcome == "uncertain":
+            self._park(lead, step(row, "send_uncertain", self.now_ms, sends=row.sends + 1))
+        elif row.replay >= MAX_REPLAYS:
+            self._park(lead, row)
+        else:
+            row = self.rows[lead] = step(row, "dead_lettered", self.now_ms)
+            self.dlq.append((lead, self._letter(row)))
+
+    def _park(self, lead: int, row: Delivery) -> None:
+        row = self.rows[lead] = step(row, "parked", self.now_ms)
+        self.parks[lead, row.epoch, self.sent_back[lead]] += 1
+        self.parked.append((lead, self._letter(row)))
+
+    def _letter(self, row: Delivery) -> Envelope:
+        return Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
+
+    # ------------------------------------------------------------------------------------------ the replay app
+
+    @precondition(lambda self: self.position < len(self.dlq))
+    @rule(most=st.integers(1, 9), times=st.integers(1, 2), commits=st.booleans(), records=st.booleans())
+    def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
+        for lead, letter in self.dlq[self.position : self.position + most]:
+            if self.position >= self.how.skip_to:
+                back = returning(letter, "leads.dlq/0/0", self.how.epoch)
+                assert back is not None
+                self.queue += [(lead, back)] * times
+            self.position += 1
+        if commits:
+            self.committed = self.position
+        if records and self.committed is not None:
+            came = self.recorded.get(self.how.epoch, Came(0))
+            if self.committed > came.offset:
+                self.recorded[self.how.epoch] = msgspec.structs.replace(came, offset=self.committed)
+
+    @rule()
+    def it_crashes(self) -> None:
+        before = self.how.epoch
+        self._starts()
+        assert self.how.epoch == before, "a plain restart is no rewind"
+
+    @precondition(lambda self: self.committed)
+    @rule(data=st.data())
+    def somebody_rewinds_it(self, data: st.DataObject) -> None:
+        self.committed = data.draw(st.integers(0, self.committed or 0))
+        self._starts()
+
+    @rule()
+    def kafka_forgets_its_offset(self) -> None:
+        before = self.how.epoch
+        self.committed = None
+        self._starts()
+        assert self.how.epoch == before
+
+    def _starts(self) -> None:
+        self.how = begin(self.recorded, self.committed)
+        self.position = self.committed or 0
+        if self.how.record is not None:
+            self.recorded[self.how.epoch] = self.how.record
+
+    @precondition(lambda self: self.parked or self.dlq)
+    @rule(data=st.data(), times=st.integers(1, 2))
+    def an_operator_sends_one_back(self, data: st.DataObject, times: int) -> None:
+        lead, letter = data.draw(st.sampled_from(self.parked + self.dlq))
+        self.asked[lead] += 1
+        self.queue += [(lead, redriven(letter, "leads.parked/0/0"))] * times
+
+    # ------------------------------------------------------------------------------------------------ promises
+
+    @invariant()
+    def never_delivered_twice(self) -> None:
+        assert all(times <= 1 for times in self.delivered.values())
+
+    @invariant()
+    def an_operators_word_counts_once(self) -> None:
+        assert all(self.sent_back[lead] <= self.asked[lead] for lead in self.sent_back)
+
+    @invariant()
+    def at_most_max_replays_a_rewind(self) -> None:
+        assert all(times <= MAX_REPLAYS for times in self.rounds.values()), self.rounds
+
+    @invariant()
+    def parked_at_most_once_a_rewind(self) -> None:
+        assert all(times <= 1 for times in self.parks.values()), self.parks
+
+    @invariant()
+    def what_failed_can_always_come_back(self) -> None:
+        """No row waits for a letter that does not exist: its own last letter is its successor's."""
+        letters = {
+            lead: letter
+            for lead, letter in self.dlq + self.parked
+            if lead in self.rows and letter.seq == self.rows[lead].seq
+        }
+        for lead, row in self.rows.items():
+            if row.state in ("dead_lettered", "parked"):
+                assert lead in letters
+                back = redriven(letters[lead], "leads.parked/0/0")
+                assert judge(row, back, self.now_ms, DAY_MS) == "return"
+
+
+TestPartition = Partition.TestCase
+TestPartition.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)

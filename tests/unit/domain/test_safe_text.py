@@ -1,0 +1,62 @@
+"""What others wrote runs nothing: neither in a spreadsheet nor in a terminal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.lead.lead import clean_email
+from stream_app.domain.safe_text import for_json, for_spreadsheet, for_terminal
+
+_OBEYED = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2066"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "-2+3+cmd|'/C calc'!A0",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\uff1d1+1",
+        "-A1",
+        "+",
+    ],
+)
+def test_a_formula_gets_an_apostrophe(text: str) -> None:
+    assert for_spreadsheet(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-12.5", "+49 (0)30 123-456/7", "-1.5e-7", "+1,000", "Ada", "", "a=b", "'=1", "3-4"])
+def test_numbers_phone_numbers_and_text_stay(text: str) -> None:
+    assert for_spreadsheet(text) == text
+
+
+@given(st.text())
+def test_no_cell_starts_a_formula(text: str) -> None:
+    safe = for_spreadsheet(text)
+    assert safe in (text, f"'{text}")
+    if safe[:1] in "=@\t\r":
+        assert not safe
+    if safe[:1] in ("+", "-"):
+        assert not any(character.isalpha() for character in safe.replace("e", "").replace("E", ""))
+
+
+@given(st.text(st.sampled_from([*_OBEYED, "a", '"', "\\", "é"])))
+def test_json_keeps_its_value_and_commands_no_terminal(text: str) -> None:
+    document = for_json(json.dumps([text], ensure_ascii=False, indent=2))
+    assert json.loads(document) == [text]
+    assert not set(document) & set(_OBEYED) - {"\n"}
+    assert not set(for_terminal(text)) & set(_OBEYED) - {"\n", "\t"}
+
+
+def test_an_address_that_is_a_formula_is_no_address() -> None:
+    assert clean_email("=cmd|calc@example.com") == ""
+    assert clean_email("=ada@example.com") == ""
+    assert clean_email("ada+tag=1@example.com") == "ada+tag=1@example.com"

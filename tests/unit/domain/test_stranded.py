@@ -1,0 +1,94 @@
+"""Each row of the table in domain/stranded.py, and what the time-out of a transaction can say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.stranded import LastTransaction, Step, next_step, refusal, timeout_with_verdict
+
+ORDINARY_MS = 60_000
+EPOCH = 7
+COMMIT = timeout_with_verdict(EPOCH, committed=True)
+ABORT = timeout_with_verdict(EPOCH, committed=False)
+TRANSIENT = ["PrepareCommit", "PrepareAbort", "PrepareEpochFence", "Dead"]
+FENCE, WAIT, UNKNOWN, UNDONE = Step("fence"), Step("wait"), Step("unknown"), Step("undone")
+
+ROWS = [
+    *((state, timeout_ms, WAIT, WAIT) for state in TRANSIENT for timeout_ms in (ORDINARY_MS, ABORT, COMMIT)),
+    ("Ongoing", ORDINARY_MS, FENCE, FENCE),
+    ("Ongoing", ABORT, Step("end", False), Step("end", False)),
+    ("Ongoing", COMMIT, Step("end", True), Step("end", True)),
+    ("CompleteCommit", ORDINARY_MS, FENCE, Step("fence_verdict", True)),
+    ("CompleteAbort", ORDINARY_MS, FENCE, Step("fence_verdict", False)),
+    ("Empty", COMMIT, FENCE, Step("end", True)),
+    ("CompleteCommit", COMMIT, FENCE, Step("end", True)),
+    ("Empty", ABORT, FENCE, Step("end", False)),
+    ("CompleteAbort", ABORT, FENCE, Step("end", False)),
+    ("Empty", ORDINARY_MS, FENCE, UNKNOWN),
+    ("", 0, FENCE, UNKNOWN),
+    ("CompleteAbort", COMMIT, UNDONE, UNDONE),
+    ("CompleteAbort", timeout_with_verdict(EPOCH - 1, committed=True), UNDONE, UNDONE),
+    ("CompleteAbort", timeout_with_verdict(EPOCH - 2, committed=True), UNDONE, UNDONE),
+]
+
+
+@pytest.mark.parametrize(("state", "timeout_ms", "nothing", "something"), ROWS)
+def test_each_row_of_the_table(state: str, timeout_ms: int, nothing: Step, something: Step) -> None:
+    last = LastTransaction(state, 1, EPOCH, timeout_ms)
+    assert next_step(last, stranded=False) == nothing
+    assert next_step(last, stranded=True) == something
+    assert last.is_decided == (nothing == something and (nothing == WAIT or nothing.do == "end"))
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_verdict_counts_when_another_take_over_has_fenced_since_the_look(committed: bool) -> None:
+    """It can only have carried the same verdict: until the repair nothing else happens."""
+    last = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - 1, committed=committed))
+    assert next_step(last, stranded=True) == Step("end", committed)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("age", [-1, 2, 3, 100])
+def test_a_verdict_counts_in_no_other_epoch(committed: bool, age: int) -> None:
+    """Another owner may have had transactions since the look."""
+    stale = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - age, committed=committed))
+    assert next_step(stale, stranded=True) == UNKNOWN
+
+
+def test_the_abort_of_a_repair_that_aborts_is_no_loss() -> None:
+    fenced = LastTransaction("CompleteAbort", 1, EPOCH + 1, ABORT)
+    assert next_step(fenced, stranded=False) == FENCE
+    assert next_step(fenced, stranded=True) == Step("end", False)
+
+
+def test_a_producer_id_whose_epochs_are_used_up_cannot_carry_a_verdict() -> None:
+    """The fence would give another producer id, and markers of that one end nothing."""
+    assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=True) == UNKNOWN
+    assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=False) == FENCE
+    carried = LastTransaction("Empty", 1, 32766, timeout_with_verdict(32766, committed=True))
+    assert next_step(carried, stranded=True) == Step("end", True)
+
+
+@given(st.integers(0, 32767), st.booleans())
+def test_a_time_out_says_its_epoch_and_verdict_and_kafka_takes_it(epoch: int, committed: bool) -> None:
+    timeout_ms = timeout_with_verdict(epoch, committed=committed)
+    assert 600_000 <= timeout_ms < 900_000  # Kafka's transaction.max.timeout.ms, unless somebody changes it
+    assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is committed
+    assert LastTransaction("Empty", 1, epoch + 1, timeout_ms).verdict is committed
+    assert LastTransaction("Empty", 1, epoch + 2, timeout_ms).verdict is None
+
+
+@given(st.integers(1, 599_999) | st.integers(600_512, 900_000), st.integers(-1, 32767))
+def test_any_other_time_out_says_nothing(timeout_ms: int, epoch: int) -> None:
+    assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is None
+
+
+def test_a_refusal_is_one_line_and_says_what_to_do() -> None:
+    unknown = refusal(UNKNOWN, "app-3", {("state", 3): 7, ("leads.status", 3): 4711})
+    assert unknown.startswith("app-3: Kafka left a transaction open in leads.status/3 from offset 4711, state/3 from")
+    assert "kafka-transactions.sh abort --topic" in unknown
+    undone = refusal(UNDONE, "app-3", {})
+    assert "kafka-transactions.sh forceTerminateTransaction --transactionalId app-3" in undone
+    assert "\n" not in unknown + undone

@@ -1,0 +1,74 @@
+"""Whom nobody may be sent, and what was cancelled: which rows bind which record."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from stream_app.domain.delivery.envelope import Way, read_envelope
+from stream_app.domain.delivery.state_machine import Delivery, meet
+from stream_app.domain.lead.lead import Unreadable, people, read_lead
+from stream_app.domain.lead.resolve import Case, case_of
+from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, why_not
+from stream_app.domain.record import Taken
+from tests.simulation.schedule import Setup, plan_of
+
+PLAN = plan_of(Setup())
+CANCELLED_MS = 1_000
+
+
+def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) -> Case:
+    fields = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
+    value = json.dumps({"lead_id": "a", "fields": fields, **changes}).encode()
+    taken = Taken("leads", 0, 7, b"acme", value, (), came_ms or published_ms)
+    envelope = msgspec.structs.replace(read_envelope(taken), origin_ms=published_ms, way=way)
+    lead = read_lead(taken.value, taken.key)
+    assert not isinstance(lead, Unreadable)
+    found = case_of(PLAN, taken, envelope, lead, lambda _: None, lambda _: None)
+    assert isinstance(found, Case)
+    return found
+
+
+def reason(case: Case, row: bytes, suppressed: bool = False) -> str:
+    found = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
+    why = why_not(case, {row: found}.get)
+    assert why is None or "command c1" in why.text
+    return why.reason if why is not None else ""
+
+
+@pytest.mark.parametrize("fields", [{"email": "Ada@example.com"}, {"linkedin_url": "https://linkedin.com/in/Ada/"}])
+def test_a_suppressed_person_is_known_by_any_identity_whenever_it_was_published(fields: dict[str, str]) -> None:
+    (person,) = people(dict(fields))
+    for published_ms in (1, CANCELLED_MS + 1):
+        assert reason(case(published_ms), person_row(person), suppressed=True) == "suppressed"
+    assert reason(case(1), person_row("x" * 22), suppressed=True) == ""
+
+
+def test_a_cancellation_binds_what_was_published_until_then() -> None:
+    assert reason(case(CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
+    assert reason(case(CANCELLED_MS + 1), lead_row("acme", "a")) == ""
+    assert reason(case(1), lead_row("beta", "a")) == ""
+    assert reason(case(1), lead_row("acme", "b")) == ""
+    assert reason(case(1, import_id="march.csv"), import_row("acme", "march.csv")) == "cancelled"
+    assert reason(case(1), import_row("acme", "march.csv")) == ""
+
+
+def test_a_copy_is_as_old_as_its_lead_but_what_an_operator_sent_back_is_as_young_as_that() -> None:
+    later_ms = CANCELLED_MS + 1
+    assert reason(case(1, "replayed", later_ms), lead_row("acme", "a")) == "cancelled"
+    assert reason(case(1, "redriven", later_ms), lead_row("acme", "a")) == ""
+    assert reason(case(1, "redriven", CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
+
+
+def test_an_id_that_could_hold_an_address_is_cancelled_as_it_is_kept() -> None:
+    assert reason(case(1, lead_id="ada@example.com"), lead_row("acme", "ada@example.com")) == "cancelled"
+    assert b"@" not in lead_row("acme", "ada@example.com")
+    assert b"march" not in import_row("acme", "march.csv")
+
+
+def test_a_callback_for_what_was_sent_before_it_was_suppressed_still_settles_it() -> None:
+    row = Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
+    assert meet(row, "enriched") == "settles"
+    assert meet(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"

@@ -1,0 +1,125 @@
+"""The committed offset and what is in flight, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.faust_app.app import FaustOptions, build_app
+from stream_app.faust_app.fixes.consumer import SafeRecovery
+from stream_app.kafka.connection import KafkaConnection
+
+LEADS = TP("leads", 0)
+
+
+@dataclass(eq=False)
+class Message:
+    """As much of Faust's as its bookkeeping looks at."""
+
+    offset: int
+    tp: TP = LEADS
+    topic: str = LEADS.topic
+    acked: bool = False
+
+
+def consumer_with(taken: list[int]) -> Any:
+    app = build_app(FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1), {})
+    app.topics._acking_topics.add(LEADS.topic)
+    app.consumer.in_flight[LEADS] = dict.fromkeys(taken)
+    return app.consumer
+
+
+def ack(consumer: Any, offset: int) -> None:
+    """As an inlet does it."""
+    consumer.in_flight[LEADS].pop(offset)
+    consumer.ack(Message(offset))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=30).flatmap(
+        lambda steps: st.tuples(st.just(steps), st.permutations(range(len(steps))))
+    ),
+    st.none() | st.just(5),
+)
+async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_not_done(
+    plan: tuple[list[tuple[int, bool]], list[int]], committed: int | None
+) -> None:
+    """Offsets with gaps, of which some are given up and never acked; a commit may be due after each ack."""
+    steps, order = plan
+    offsets = [5 + sum(gap for gap, _ in steps[:number]) for number in range(len(steps))]
+    consumer = consumer_with(offsets)
+    consumer._committed_offset[LEADS] = committed
+    open_offsets = set(offsets)
+    position = committed
+    for number in order:
+        if not steps[number][1]:
+            continue  # given up: it stays in flight
+        ack(consumer, offsets[number])
+        open_offsets.discard(offsets[number])
+        proposed = consumer._new_offset(LEADS)
+        if proposed is not None and consumer._should_commit(LEADS, proposed):
+            position = consumer._committed_offset[LEADS] = proposed
+        done = [offset for offset in offsets if not open_offsets or offset < min(open_offsets)]
+        assert position == (done[-1] + 1 if done else committed)
+
+
+async def test_a_suspended_flow_tells_everybody_once_and_stays_usable() -> None:
+    consumer = consumer_with([])
+    told: list[str] = []
+    consumer.on_suspend.add(lambda: told.append("a"))
+    consumer.stop_flow()
+    assert told == ["a"]
+    consumer.resume_flow()
+    consumer.stop_flow()
+    assert told == ["a", "a"]
+
+
+@pytest.mark.parametrize("taken_by_the_group", [True, False])
+async def test_an_offset_that_the_group_refused_is_not_believed_committed(
+    taken_by_the_group: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what says that a record is concluded is dropped, and its redelivery to the next owner repeats its story."""
+
+    async def flush() -> None: ...
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        return taken_by_the_group
+
+    consumer = consumer_with([])
+    consumer._committed_offset[LEADS] = 5
+    monkeypatch.setattr(consumer, "assignment", lambda: {LEADS})
+    monkeypatch.setattr(consumer, "_commit", commit)
+    monkeypatch.setattr(consumer.app.producer, "flush", flush)
+    assert await consumer._commit_offsets({LEADS: 9}) == taken_by_the_group
+    assert consumer._committed_offset[LEADS] == (9 if taken_by_the_group else 5)
+
+
+async def test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash() -> None:
+    """As when the app has crashed: its own loop is closed then, and upstream's stop logs a traceback."""
+    thread = consumer_with([])._new_consumer_thread()
+    thread.thread_loop.close()
+    thread._stopped_set()
+    assert thread.should_stop
+
+
+async def test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator() -> None:
+    """A coordinator that is known and gives none is another matter: then the process ends, and its next start heals."""
+    thread = SimpleNamespace(knows_coordinator=False)
+    recovery: Any = SimpleNamespace(app=SimpleNamespace(consumer=SimpleNamespace(_thread=thread)))
+    given = asyncio.Event()
+    waiting = asyncio.create_task(SafeRecovery._wait(recovery, given.wait(), 0.01))
+    await asyncio.wait({waiting}, timeout=0.1)
+    assert not waiting.done()
+    given.set()
+    await waiting
+    thread.knows_coordinator = True
+    with pytest.raises(BrokerUnavailable, match="did not give the committed offsets"):
+        await SafeRecovery._wait(recovery, asyncio.Event().wait(), 0.01)

@@ -1,0 +1,240 @@
+"""The real server, spoken to byte by byte: who is slow, endless or huge is told so, and holds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+import uvloop
+
+from stream_app.dev.process import free_port
+from stream_app.domain.errors import StreamAppError
+from stream_app.gateway.http.server import serve_http
+from stream_app.gateway.receiver import Limits
+from tests.gateway.support import URL, Gateway, good
+from tests.support.kafka import until
+
+HEAD_WITHIN_S = 1
+READ_WITHIN_S = 0.5
+LIMITS = Limits(max_body_bytes=65_536, read_timeout_s=READ_WITHIN_S)
+
+
+class Server:
+    """A gateway that listens."""
+
+    def __init__(self, gateway: Gateway, port: int) -> None:
+        self.gateway, self.port = gateway, port
+
+    async def say(self, *pieces: bytes, pause_s: float = 0.0) -> tuple[int, bytes, float]:
+        """Send these, a pause between them, and give (status, answer, seconds) when the server has hung up."""
+        began = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        sending = asyncio.create_task(_send(writer, pieces, pause_s))
+        answer = b""
+        try:
+            async with asyncio.timeout(20):
+                while piece := await reader.read(65_536):
+                    answer += piece
+        except ConnectionResetError:
+            pass  # we were still sending when it hung up; what it had answered counts
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            writer.close()
+        status = int(answer.split()[1]) if answer else 0
+        return status, answer, time.monotonic() - began
+
+
+async def _send(writer: asyncio.StreamWriter, pieces: tuple[bytes, ...], pause_s: float) -> None:
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def serving(limits: Limits = LIMITS, head_within_s: float = HEAD_WITHIN_S) -> AsyncIterator[Server]:
+    gateway = Gateway(limits=limits)
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=head_within_s, grace_s=5) as port:
+        yield Server(gateway, port)
+
+
+def request(body: bytes = b"", *, length: int | None = None, **headers: str) -> bytes:
+    lines = {"host": "x", "content-type": "application/json", "connection": "close"}
+    if "transfer_encoding" not in headers:
+        lines["content-length"] = str(len(body) if length is None else length)
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {URL} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+GOOD = json.dumps(good()).encode()
+
+
+async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
+    async with serving() as server:
+        assert (await server.say(request(GOOD)))[0] == 200
+        whole = request(GOOD)
+        assert (await server.say(*(whole[at : at + 40] for at in range(0, len(whole), 40)), pause_s=0.001))[0] == 200
+        chunks = [chunk(GOOD[at : at + 7]) for at in range(0, len(GOOD), 7)]
+        assert (await server.say(request(transfer_encoding="chunked"), *chunks, b"0\r\n\r\n"))[0] == 200
+        assert server.gateway.counted() == {"enriched": 3}
+
+
+async def test_one_connection_serves_many() -> None:
+    async with serving() as server:
+        status, answer, _ = await server.say(request(GOOD, connection="keep-alive") * 3 + request(GOOD))
+        assert status == 200
+        assert answer.count(b"Received: lead crm-17") == 4
+
+
+async def test_slow_loris_in_the_head() -> None:
+    async with serving() as server:
+        drip = [bytes([byte]) for byte in request(GOOD)]
+        status, _, seconds = await server.say(*drip, pause_s=0.05)
+        assert status == 0
+        assert HEAD_WITHIN_S * 0.9 < seconds < HEAD_WITHIN_S + 3
+        status, answer, seconds = await server.say(request(GOOD, connection="keep-alive"), *drip, pause_s=0.05)
+        assert status == 200, "the second request of a connection is bounded as well"
+        assert answer.count(b"HTTP/1.1") == 1
+        assert seconds < HEAD_WITHIN_S + 3
+        assert (await server.say())[2] < HEAD_WITHIN_S + 3, "who says nothing at all"
+
+
+async def test_slow_loris_in_the_body() -> None:
+    async with serving() as server:
+        drip = [bytes([byte]) for byte in GOOD]
+        status, answer, seconds = await server.say(request(length=len(GOOD)), *drip, pause_s=0.02)
+        assert status == 408
+        assert b"did not arrive in time" in answer
+        assert seconds < READ_WITHIN_S + 3
+        assert server.gateway.counted() == {"too_slow": 1}
+
+
+async def test_chunked_without_end() -> None:
+    async with serving() as server:
+        slowly = [chunk(b" " * 10)] * 2_000
+        assert (await server.say(request(transfer_encoding="chunked"), *slowly, pause_s=0.01))[0] == 408
+        before = psutil.Process().memory_info().rss
+        quickly = [chunk(b" " * 100_000)] * 1_000
+        status, _, seconds = await server.say(request(transfer_encoding="chunked"), *quickly)
+        assert status in (413, 0), "told, unless its own flood is in the way of the answer"
+        assert seconds < 15
+        assert psutil.Process().memory_info().rss - before < 50 * 2**20
+        assert server.gateway.counted() == {"too_slow": 1, "too_large": 1}
+
+
+async def test_ten_megabytes() -> None:
+    async with serving(Limits(65_536, 10)) as server:
+        status, answer, _ = await server.say(request(b" " * 10_000_000))
+        assert status == 413
+        assert b"too large" in answer
+        assert (await server.say(request(length=10**12)))[0] == 413, "what is announced need not be read"
+        assert (await server.say(request(length=10**30)))[0] in (400, 413)
+
+
+async def test_a_gzip_bomb_is_never_unpacked() -> None:
+    async with serving() as server:
+        bomb = gzip.compress(b" " * 50_000_000)
+        assert len(bomb) < 65_536
+        status, answer, seconds = await server.say(request(bomb, content_encoding="gzip"))
+        assert status == 415
+        assert b"remove the header Content-Encoding" in answer
+        assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        [b"POST /", *[b"/" * 1_000] * 20_000],
+        [b"POST / HTTP/1.1\r\nx: ", *[b"y" * 1_000] * 20_000],
+        [b"POST / HTTP/1.1\r\n", *[b"x: %b\r\n" % (b"y" * 1_000)] * 20_000],
+    ],
+    ids=["address", "header", "headers"],
+)
+async def test_a_head_without_end(flood: list[bytes]) -> None:
+    async with serving(head_within_s=60) as server:
+        before = psutil.Process().memory_info().rss
+        status, _, seconds = await server.say(*flood)
+        assert status == 0
+        assert seconds < 10, "by its size, not by its time"
+        assert psutil.Process().memory_info().rss - before < 10 * 2**20
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello\r\n\r\n",
+        request(GOOD).replace(b"content-length", b"content-length: 3\r\ncontent-length"),
+        request(GOOD, transfer_encoding="chunked").replace(b"host", b"content-length: 5\r\nhost"),
+        request(transfer_encoding="chunked") + b"zz\r\n",
+    ],
+)
+async def test_what_is_no_http(words: bytes) -> None:
+    async with serving() as server:
+        status, _, _ = await server.say(words)
+        assert status in (400, 408, 413, 0)
+        assert not server.gateway.shelf.records
+        assert (await server.say(request(GOOD)))[0] == 200
+
+
+async def test_who_hangs_up_in_the_middle_is_counted() -> None:
+    async with serving() as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(length=100) + b"{")
+        await writer.drain()
+        writer.close()
+        await until(lambda: server.gateway.counted() == {"gone": 1})
+
+
+async def test_requests_under_way_end_before_the_server_does() -> None:
+    gateway = Gateway(limits=Limits(65_536, 5))
+    async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=5) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(length=len(GOOD), expect="100-continue"))
+        assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
+        asyncio.get_running_loop().call_later(0.3, writer.write, GOOD)
+    answer = await reader.read()
+    writer.close()
+    assert b"200 OK" in answer
+    assert gateway.counted() == {"enriched": 1}
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_port_that_is_taken_is_one_line() -> None:
+    port = free_port()
+    taken = await asyncio.start_server(lambda _, __: None, "127.0.0.1", port)
+    async with taken:
+        with pytest.raises(StreamAppError, match=f"cannot serve on 127.0.0.1:{port} .*set another port under"):
+            async with serve_http(Gateway().app, "127.0.0.1", port, head_within_s=1, grace_s=1):
+                pass
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_callback_whole_in_pieces_and_in_chunks,
+        test_one_connection_serves_many,
+        test_slow_loris_in_the_body,
+        test_chunked_without_end,
+        test_ten_megabytes,
+        test_who_hangs_up_in_the_middle_is_counted,
+        test_requests_under_way_end_before_the_server_does,
+    ],
+)
+def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    """The gateway runs on uvloop, whose transports differ from asyncio's in details."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())

@@ -1,0 +1,360 @@
+"""The look-up API without Kafka: who may ask, what is answered, and that the document says so."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import httpx
+import jsonschema
+import msgspec
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from stream_app.domain.errors import UnreadableBatch
+from stream_app.domain.lane.explain import Group
+from stream_app.gateway.access import Access
+from stream_app.gateway.lookup import Lookup
+from stream_app.gateway.lookup_answers import FoundResult
+from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.query import FoundPlace, Queries
+from stream_app.gateway.read_model.store import ReadModel
+from stream_app.gateway.waiting_leads import FoundRecord, Search
+from tests.gateway.model_records import NOW_MS, event, lane, letter, person, result, sources, story, take
+
+TOKEN = "a token that nobody guesses, for tests"
+HASH = "AbCdEfGhIjKlMnOpQrStUv"
+NAMES = sources().names
+
+
+class Shelf:
+    """`lookup.Results` in memory."""
+
+    async def fill(self, found: FoundPlace) -> FoundResult:
+        return msgspec.structs.replace(found.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
+
+
+class Waiting:
+    """`lookup.Waiting` in memory: gives `search`, and writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.search = Search()
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
+        self.asked.append((lead_id, person, workspace))
+        return self.search
+
+
+class Api:
+    """The API over a model of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.standing = Standing(NOW_MS, 7)
+        self.waiting: dict[str, int] | None = {"leads": 12}
+        self.records = Waiting()
+
+    async def get(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        host: str = "127.0.0.1",
+        given: str | bytes | None = None,
+        **more: Any,
+    ) -> httpx.Response:
+        """One request to a gateway that listens on `host` and has `token`; the request has `given`."""
+
+        async def backlog() -> dict[str, int] | None:
+            return self.waiting
+
+        queries, access = Queries(self.path, {"firms"}), Access(token, host)
+        lookup = Lookup(queries, lambda: self.standing, Shelf(), backlog, access, NAMES.dlq, NAMES.parked, self.records)
+        base_url = more.pop("base_url", "http://127.0.0.1:9103")
+        headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
+        app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
+
+        async def with_hosts(scope: Scope, receive: Receive, send: Send) -> None:
+            if hosts is not None:
+                others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+                scope = {**scope, "headers": [*others, *((b"host", each.encode()) for each in hosts)]}
+            await app(scope, receive, send)
+
+        transport = httpx.ASGITransport(with_hosts)
+        async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
+            return await client.request(more.pop("method", "GET"), url, headers=headers, **more)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[ReadModel]:
+    model = ReadModel(tmp_path / "model.sqlite", sources())
+    take(
+        model,
+        *story(NAMES, "crm-1", "received", "sending", "accepted", "enriched", trace_id="ab" * 16),
+        *story(NAMES, "crm-2", "received", "sending", "accepted", offset=1, destination="firms"),
+        *story(NAMES, "crm-3", "received", "held_budget", offset=2),
+        event(NAMES, "record:leads/0/3", "rejected_invalid", 1, 3, workspace="", destination="", reason="not_json"),
+        result(NAMES, "crm-1"),
+        person(NAMES, HASH, "crm-1"),
+        lane(NAMES, holds="budget", text="The day's budget is spent"),
+        letter(NAMES.dlq),
+        letter(NAMES.dlq),
+        letter(NAMES.parked),
+    )
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def api(model: ReadModel, tmp_path: Path) -> Api:
+    return Api(tmp_path / "model.sqlite")
+
+
+# ------------------------------------------------------------------------------------------------------ who may ask
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "error"),
+    [
+        ({}, 200, None),
+        ({"base_url": "http://localhost:9103"}, 200, None),
+        ({"base_url": "http://[::1]:9103", "host": "::1"}, 200, None),
+        ({"base_url": "http://leads.example.com"}, 403, "not_loopback"),
+        ({"headers": {"x-forwarded-for": "203.0.113.9"}}, 403, "not_loopback"),
+        *(
+            ({"headers": {name: "203.0.113.9"}}, 403, "not_loopback")
+            for name in ("forwarded", "via", "cf-connecting-ip", "true-client-ip", "x-forwarded-proto", "fly-client-ip")
+        ),
+        *(
+            ({"hosts": hosts}, 403, "not_loopback")
+            for hosts in (
+                (),
+                ("127.0.0.1", "127.0.0.1"),
+                ("127.0.0.1:9103", "leads.example.com"),
+                ("evil.com/@127.0.0.1",),
+                ("127.0.0.1#evil.com",),
+                ("127.0.0.1?",),
+                ("a@127.0.0.1",),
+                ("127.0.0.1:port",),
+                ("127.0.0.1 ",),
+                ("[::1",),
+                ("",),
+            )
+        ),
+        ({"hosts": ("[::1]:9103",)}, 200, None),
+        ({"host": "0.0.0.0"}, 403, "token_not_set"),
+        ({"host": "10.0.0.7"}, 403, "token_not_set"),
+        ({"token": TOKEN}, 401, "no_token"),
+        ({"token": TOKEN, "given": "Bearer wrong"}, 401, "no_token"),
+        ({"token": TOKEN, "given": f"Basic {TOKEN}"}, 401, "no_token"),
+        ({"token": TOKEN, "given": "Bearer"}, 401, "no_token"),
+        ({"token": TOKEN, "given": "Bearer \u00fc".encode()}, 401, "no_token"),
+        ({"token": TOKEN, "given": f"Bearer {TOKEN}"}, 200, None),
+        ({"token": TOKEN, "given": f"bearer  {TOKEN}", "host": "0.0.0.0"}, 200, None),
+        ({"token": TOKEN, "given": f"Bearer {TOKEN}", "base_url": "http://leads.example.com"}, 200, None),
+    ],
+)
+async def test_who_may_ask(api: Api, how: dict[str, Any], status: int, error: str | None) -> None:
+    for url in (
+        "/leads/crm-1",
+        f"/leads?person={HASH}",
+        "/waiting?lead_id=crm-1",
+        "/lanes",
+        "/books",
+        "/dlq",
+        "/openapi.json",
+    ):
+        answer = await api.get(url, **how)
+        assert answer.status_code == status, answer.text
+        assert answer.json().get("error") == error
+        if status != 200:
+            assert set(answer.json()) == {"as_of_ms", "lag", "trouble", "error", "text"}
+            assert answer.json()["as_of_ms"] is None, "nothing is told"
+            assert TOKEN not in answer.text
+        assert answer.headers["cache-control"] == "no-store"
+        assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+@pytest.mark.parametrize("given", [TOKEN, TOKEN[:-1], "wrong"])
+async def test_the_token_is_compared_as_long_whatever_comes(
+    api: Api, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = Mock(wraps=hmac.compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    await api.get("/lanes", token=TOKEN, given=f"Bearer {given}")
+    compared.assert_called_once_with(given.encode(), TOKEN.encode())
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_it_only_reads(api: Api, method: str) -> None:
+    answer = await api.get("/leads/crm-1", method=method)
+    assert (answer.status_code, answer.json()["error"]) == (405, "read_only")
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert (await api.get("/leads/crm-1", method="HEAD")).status_code == 200
+
+
+# ---------------------------------------------------------------------------------------------------- what is answered
+
+
+async def test_a_lead(api: Api) -> None:
+    answer = (await api.get("/leads/crm-1")).json()
+    assert (answer["as_of_ms"], answer["lag"], answer["trouble"]) == (NOW_MS, 7, "")
+    (told,) = answer["lead"]["stories"]
+    assert (told["origin"], told["status"], told["column"], told["trace_id"]) == (
+        "leads/0/0",
+        "enriched",
+        "enriched",
+        "ab" * 16,
+    )
+    assert [step["status"] for step in told["events"]] == ["received", "sending", "accepted", "enriched"]
+    (found,) = answer["lead"]["results"]
+    assert found["fields"]["Title"] == "CEO"
+    assert (found["source"], found["version"], found["age_s"], found["problem"]) == ("clay", 1, 3, "")
+
+
+async def test_a_record_that_was_no_lead_has_slashes_in_its_id(api: Api) -> None:
+    answer = (await api.get("/leads/record:leads/0/3")).json()
+    assert answer["lead"]["stories"][0]["events"][0]["reason"] == "not_json"
+
+
+async def test_an_unknown_lead(api: Api) -> None:
+    answer = await api.get("/leads/crm-99")
+    assert (answer.status_code, answer.json()["error"]) == (404, "unknown_lead")
+    assert "7 records are still to be read" in answer.json()["text"]
+    api.standing = Standing(NOW_MS, 0)
+    assert "still to be read" not in (await api.get("/leads/crm-99")).json()["text"]
+
+
+async def test_an_address_is_no_id(api: Api) -> None:
+    for url in ("/leads/ada@example.com", "/leads/mailto:ada%40example.com", f"/leads/{'x' * 301}"):
+        answer = await api.get(url)
+        assert (answer.status_code, answer.json()["error"]) == (400, "no_id")
+        assert "ada" not in answer.text
+
+
+async def test_the_leads_of_a_person(api: Api) -> None:
+    assert [lead["lead_id"] for lead in (await api.get(f"/leads?person={HASH}")).json()["leads"]] == ["crm-1"]
+    assert (await api.get(f"/leads?person={HASH[::-1]}")).json()["leads"] == []
+    for query in ("", "?person=", "?person=ada@example.com", "?email=ada@example.com", f"?person={HASH}x"):
+        answer = await api.get(f"/leads{query}")
+        assert (answer.status_code, answer.json()["error"]) == (400, "no_person")
+
+
+async def test_a_lead_that_waits_is_told_with_what_holds_it(api: Api) -> None:
+    blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
+    here = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
+    api.records.search = Search([here], Group("Empty", 0), {("leads", 0): 1300, ("leads", 1): 5}, 1250, 50, "some text")
+    answer = (await api.get("/waiting?lead_id=crm-9&workspace=acme")).json()
+    assert api.records.asked == [("crm-9", "", "acme")]
+    assert (answer["searched"], answer["left"], answer["problem"]) == (1250, 50, "some text")
+    (lead,) = answer["leads"]
+    assert (lead["lead_id"], lead["workspace"], lead["origin"]) == ("crm-9", "acme", "leads/0/1234")
+    assert (lead["since_ms"], lead["ahead"]) == (NOW_MS, 1200)
+    findings = [(each["code"], each.get("waiting", 0)) for each in lead["findings"]]
+    assert findings == [("no_worker", 1300), ("unreadable", 1300), ("budget", 1300)]
+    assert "leads/0 cannot be read at offsets 1 to 2" in lead["findings"][1]["what"]
+    assert lead["findings"][2]["what"] == "The day's budget is spent"
+    api.records.search = Search()
+    answer = (await api.get(f"/waiting?person={HASH}")).json()
+    assert (answer["leads"], api.records.asked[-1]) == ([], ("", HASH, ""))
+
+
+async def test_lanes_books_and_letters(api: Api) -> None:
+    lanes = (await api.get("/lanes")).json()
+    assert [(each["workspace"], each["holds"], each["text"]) for each in lanes["lanes"]] == [
+        ("acme", "budget", "The day's budget is spent")
+    ]
+    books = (await api.get("/books")).json()
+    assert {name: count for name, count in books["columns"].items() if count} == {
+        "enriched": 1,
+        "accepted_final": 1,
+        "held": 1,
+        "rejected": 1,
+    }
+    assert "waiting" not in books["columns"]
+    assert books["waiting"] == {"leads": 12}
+    assert {"workspace": "acme", "destination": "people", "status": "held_budget", "column": "held", "stories": 1} in (
+        books["stands"]
+    )
+    letters = (await api.get("/dlq")).json()
+    assert (letters["dlq"]["letters"], letters["parked"]["letters"]) == (2, 1)
+    assert letters["dlq"]["causes"][0]["reason"] == "http_503"
+
+
+async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api, model: ReadModel) -> None:
+    before = (await api.get("/books")).json()
+    take(
+        model,
+        event(NAMES, "crm-1", "callback_duplicate", 1, origin=f"{NAMES.callbacks}/0/1"),
+        event(NAMES, "crm-1", "callback_duplicate", 1, origin=f"{NAMES.callbacks}/0/2"),
+        event(NAMES, "crm-9", "callback_unmatched", 1, origin=f"{NAMES.callbacks}/0/3"),
+        event(NAMES, "crm-1", "erased", 1, origin=f"{NAMES.commands}/0/0"),
+    )
+    books = (await api.get("/books")).json()
+    assert books["columns"] == before["columns"]
+    assert books["not_leads"] == {"callback_duplicate": 2, "callback_unmatched": 1, "erased": 1}
+    assert sum(books["columns"].values()) == sum(each["stories"] for each in books["stands"] if each["column"])
+
+
+async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
+    api = Api(tmp_path / "nothing.sqlite")
+    api.standing = Standing(trouble="Kafka does not answer")
+    for url in ("/leads/crm-1", "/lanes", "/books", "/dlq"):
+        answer = await api.get(url)
+        assert (answer.status_code, answer.json()["error"]) == (503, "read_model")
+        assert "Kafka does not answer" in answer.json()["text"]
+        assert answer.headers["retry-after"]
+
+
+async def test_no_personal_data_is_logged(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
+    for url in ("/leads/crm-1", "/leads/ada@example.com", "/leads?person=ada@example.com"):
+        await api.get(url)
+    out, err = capfd.readouterr()
+    assert "ada@" not in out + err
+
+
+# -------------------------------------------------------------------------------------------------------- the document
+
+
+async def test_the_document_is_valid(api: Api) -> None:
+    told = (await api.get("/openapi.json")).json()
+    assert told["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(told).validate()
+    with pytest.raises(OpenAPIValidationError):
+        OpenAPIV31SpecValidator(told | {"paths": {"/lanes": {"get": {"responses": []}}}}).validate()
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "status"),
+    [
+        ("/leads/crm-1", "/leads/{lead_id}", 200),
+        ("/leads/crm-99", "/leads/{lead_id}", 404),
+        ("/leads/a@b", "/leads/{lead_id}", 400),
+        (f"/leads?person={HASH}", "/leads", 200),
+        ("/leads", "/leads", 400),
+        ("/waiting?lead_id=crm-1", "/waiting", 200),
+        ("/waiting?lead_id=a@b", "/waiting", 400),
+        ("/waiting?person=a@b", "/waiting", 400),
+        ("/waiting", "/waiting", 400),
+        ("/lanes", "/lanes", 200),
+        ("/books", "/books", 200),
+        ("/dlq", "/dlq", 200),
+    ],
+)
+async def test_answers_are_as_documented(api: Api, url: str, path: str, status: int) -> None:
+    answer = await api.get(url)
+    assert answer.status_code == status
+    told = (await api.get("/openapi.json")).json()
+    responses = told["paths"][path]["get"]["responses"]
+    schema = {**responses[str(status)]["content"]["application/json"]["schema"], "components": told["components"]}
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(answer.json())
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(answer.json() | {"lag": "seven"})

@@ -1,0 +1,205 @@
+"""The memory for bodies: what takes it, what takes none, and who gives way when it is full."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.types import Message, Scope
+
+from stream_app.domain.callback.body import callback_of
+from stream_app.domain.callback.token import Keys, sign
+from stream_app.gateway import receiver as module
+from stream_app.gateway.receiver import Limits
+from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good
+
+ROOM = 10_000
+
+
+class Sender:
+    """One POST to the app whose body comes in pieces, from a host."""
+
+    def __init__(self, gateway: Gateway, url: str = URL, host: str = "192.0.2.1", **headers: str) -> None:
+        self._pieces: asyncio.Queue[Message] = asyncio.Queue()
+        self.asked = 0
+        self.status = 0
+        lines = {"content-type": "application/json"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": url,
+            "raw_path": url.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(name.encode(), value.encode()) for name, value in lines.items()],
+            "client": (host, 1),
+            "server": ("gateway", 80),
+        }
+        self._task = asyncio.ensure_future(gateway.app(scope, self._receive, self._send))
+
+    async def _receive(self) -> Message:
+        self.asked += 1
+        return await self._pieces.get()
+
+    async def _send(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
+        """A piece of the body. Returns when the app has done what it can with it."""
+        self._pieces.put_nowait({"type": "http.request", "body": piece, "more_body": not last})
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def answer(self) -> int:
+        """The status."""
+        async with asyncio.timeout(10):
+            await self._task
+        return self.status
+
+    @property
+    def answered(self) -> bool:
+        return self._task.done()
+
+
+def small(**more: Any) -> Gateway:
+    return Gateway(limits=Limits(max_body_bytes=5_000, read_timeout_s=60, max_bytes_under_way=ROOM), **more)
+
+
+BODY = json.dumps(good()).encode()
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "status"),
+    [
+        ("/callbacks/acme/none", {}, 404),
+        (URL, {"content_type": "text/plain"}, 415),
+        (URL, {"content_encoding": "gzip"}, 415),
+        (URL, {"content_length": "5001"}, 413),
+        (URL, {"content_length": "9" * 30}, 413),
+        (URL, {"x_callback_token": "x"}, 403),
+        (URL, {"x_callback_token": sign(Keys([GONE_KEY]), "acme", "people", "crm-17")}, 403),
+        (URL, {"x_callback_token": "{{callback_token}}"}, 400),
+    ],
+)
+async def test_what_the_head_shows_is_answered_before_the_body_is_read(
+    url: str, headers: dict[str, str], status: int
+) -> None:
+    sender = Sender(small(), url, **headers)
+    assert await sender.answer() == status
+    assert sender.asked == 0
+
+
+@pytest.mark.parametrize(("secret", "status"), [({}, 401), ({"x_callback_secret": "wrong"}, 403)])
+async def test_without_keys_a_wrong_secret_is_answered_before_the_body_is_read(
+    secret: dict[str, str], status: int
+) -> None:
+    sender = Sender(small(keys=None), "/callbacks/beta/static", **secret)
+    assert await sender.answer() == status
+    assert sender.asked == 0
+    right = Sender(small(keys=None), "/callbacks/beta/static", x_callback_secret=SECRET)
+    await right.send(BODY, last=True)
+    assert await right.answer() == 200
+
+
+async def test_a_peer_that_stalls_gives_way_to_every_other() -> None:
+    gateway = small()
+    stalled = [Sender(gateway, host="192.0.2.66") for _ in range(2)]
+    for each in stalled:
+        await each.send(b" " * 4_900)
+    slow = Sender(gateway, host="192.0.2.7")
+    await slow.send(BODY[:100])
+    assert not any(each.answered for each in stalled)
+    more = [Sender(gateway, host="192.0.2.66") for _ in range(20)]
+    for each in more:
+        await each.send(b" " * 4_900)
+    good_ones = [Sender(gateway, host=f"192.0.2.{number}") for number in range(8, 12)]
+    for each in good_ones:
+        await each.send(BODY, last=True)
+    await slow.send(BODY[100:], last=True)
+    assert [await each.answer() for each in [*good_ones, slow]] == [200] * 5
+    assert [each.status for each in stalled] == [503, 503]
+    assert sum(each.answered for each in more) >= 19
+
+
+async def test_behind_a_proxy_the_oldest_stalled_body_gives_way() -> None:
+    gateway = small()
+    stalled = [Sender(gateway) for _ in range(2)]
+    for each in stalled:
+        await each.send(b" " * 4_900)
+    for _ in range(10):
+        arrives = Sender(gateway)
+        await arrives.send(json.dumps(good(note="x" * 300)).encode(), last=True)
+        assert await arrives.answer() == 200
+    assert await stalled[0].answer() == 503
+    assert not stalled[1].answered
+    await stalled[1].send(b" " * 200)
+    assert await stalled[1].answer() == 413
+
+
+async def test_a_body_that_is_whole_never_gives_way() -> None:
+    gateway = small()
+    go_on, put = asyncio.Event(), gateway.shelf.put
+
+    async def later(record: Any) -> None:
+        await go_on.wait()
+        await put(record)
+
+    gateway.shelf.put = later  # type: ignore[method-assign] # Kafka is slow
+    body = json.dumps(good(note="x" * 4_000)).encode()
+    whole = [Sender(gateway) for _ in range(3)]
+    for each in whole:
+        await each.send(body, last=True)
+    assert await whole[2].answer() == 503, "there is no room, and a whole body does not give way"
+    go_on.set()
+    assert [await each.answer() for each in whole[:2]] == [200, 200]
+    again = Sender(gateway)
+    await again.send(body, last=True)
+    assert await again.answer() == 200, "all of it was given back"
+
+
+async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[object] = []
+    monkeypatch.setattr(module, "callback_of", lambda *said: decoded.append(said))
+    gateway = small()
+    fields = {f"f{number}": number for number in range(200)}
+    broken = BODY[:-1].replace(b"crm-17", b"crm-18") + b', "note": "a "b" c"}'
+    for body in (json.dumps(good() | fields | {"lead_id": "crm-18"}).encode(), broken, broken.replace(b"{", b'{"a":"')):
+        sender = Sender(gateway)
+        await sender.send(body, last=True)
+        assert await sender.answer() in (400, 403)
+    assert not decoded
+
+
+@pytest.mark.parametrize(
+    ("change", "elsewhere"),
+    [
+        (lambda body: body, False),
+        (lambda body: body[:-1] + b', "note": "a "b" c"}', True),
+        (lambda body: body[:-1] + b" " * 17_000 + b"}", True),
+    ],
+    ids=["small", "broken", "large"],
+)
+async def test_what_takes_long_to_decode_leaves_the_event_loop(
+    change: Callable[[bytes], bytes], elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def seen(*said: Any) -> Any:
+        threads.append(threading.get_ident())
+        return callback_of(*said)
+
+    monkeypatch.setattr(module, "callback_of", seen)
+    gateway = Gateway(keys=KEYS)
+    sender = Sender(gateway)
+    await sender.send(change(BODY), last=True)
+    assert await sender.answer() == 200
+    assert (threads != [threading.get_ident()]) == elsewhere

@@ -1,0 +1,287 @@
+"""The receiver: what is right is kept before it is answered, all else is refused in words, all is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from unittest.mock import Mock, call
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from stream_app.domain.callback.token import Keys, sign
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.gateway.receiver import Limits
+from tests.gateway.support import AT_MS, GONE_KEY, OLD_KEY, SECRET, URL, Gateway, good
+
+STATIC = "/callbacks/beta/static"
+
+
+async def test_a_callback_is_kept_in_its_workspace_s_home_and_answered_in_words() -> None:
+    gateway = Gateway()
+    answer = await gateway.post(good(status="enriched", attempt="2"))
+    assert (answer.status_code, answer.text) == (200, "Received: lead crm-17, enriched. Nothing to do.\n")
+    (record,) = gateway.shelf.records
+    assert (record.topic, record.key, record.partition) == ("leads.callbacks", b"acme", 2)
+    (callback,) = gateway.shelf.callbacks()
+    assert (callback.lead_id, callback.workspace, callback.destination) == ("crm-17", "acme", "people")
+    assert (callback.outcome, callback.credits, callback.attempt, callback.at_ms) == ("enriched", 7, 2, AT_MS)
+    assert callback.fields == {"title": "CEO"}
+    assert gateway.counted() == {"enriched": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"status": "partial"}, "partly enriched"),
+        ({"title": ""}, "no data was found"),
+        ({"status": "error", "error": "provider down"}, "the enrichment failed"),
+    ],
+)
+async def test_every_outcome_is_received(body: dict[str, Any], says: str) -> None:
+    gateway = Gateway()
+    answer = await gateway.post(good(**body))
+    assert answer.status_code == 200
+    assert says in answer.text
+    assert len(gateway.shelf.records) == 1
+
+
+async def test_a_callback_of_an_erased_lead_keeps_its_money_and_no_fields() -> None:
+    gateway = Gateway()
+    gateway.forgotten.add(("acme", "crm-17", AT_MS))
+    assert (await gateway.post(good(status="error", error="Ada Lovelace is unknown"))).status_code == 200
+    assert (await gateway.post(good(status="partial"))).status_code == 200
+    assert (await gateway.post(good("crm-18"))).status_code == 200
+    failed, partial, other = gateway.shelf.callbacks()
+    assert (failed.outcome, failed.credits, failed.fields, failed.text) == ("enrich_error", 7, {}, "")
+    assert (partial.outcome, partial.credits, partial.fields) == ("partial", 7, {})
+    assert other.fields == {"title": "CEO"}
+
+
+async def test_the_token_may_be_a_header() -> None:
+    gateway = Gateway()
+    body = good()
+    answer = await gateway.post(body, headers={"x-callback-token": body.pop("callback_token")})
+    assert answer.status_code == 200
+
+
+async def test_a_forced_lead_says_which_record_it_is_about() -> None:
+    gateway = Gateway()
+    assert (await gateway.post(good(origin="leads/2/77"))).status_code == 200
+    assert gateway.shelf.callbacks()[0].forced_origin == "leads/2/77"
+
+
+async def test_an_older_key_is_good_while_it_is_listed() -> None:
+    gateway = Gateway()
+    assert (await gateway.post(good(keys=Keys([OLD_KEY])))).status_code == 200
+    answer = await gateway.post(good(keys=Keys([GONE_KEY])))
+    assert answer.status_code == 403
+    assert "not in use" in answer.text
+    assert gateway.counted() == {"enriched": 1, "unknown_key": 1}
+
+
+async def test_doubles_and_the_wrong_order_are_taken_and_doubles_can_be_told() -> None:
+    gateway = Gateway()
+    for attempt in (2, 1, 1):
+        assert (await gateway.post(good(attempt=attempt))).status_code == 200
+    second, first, again = gateway.shelf.callbacks()
+    assert first.id == again.id != second.id
+
+
+async def test_broken_json_is_mended_and_said() -> None:
+    gateway = Gateway()
+    answer = await gateway.post(json.dumps(good())[:-1] + ', "note": "they said "call me" twice"}')
+    assert answer.status_code == 200
+    assert "was mended" in answer.text
+    assert gateway.shelf.callbacks()[0].repaired
+    assert gateway.registry.get_sample_value("stream_app_callbacks_repaired_total", {"destination": "people"}) == 1
+
+
+TOKEN = sign(Keys([OLD_KEY]), "acme", "people", "crm-17")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"callback_token": None}, 401, "no_token"),
+        ({"callback_token": ""}, 401, "no_token"),
+        ({"callback_token": "secret"}, 403, "malformed_token"),
+        ({"callback_token": TOKEN[:-1]}, 403, "wrong_token"),
+        ({"callback_token": f"{TOKEN}.bGVhZHMvMC8x"}, 403, "wrong_token"),
+        ({"callback_token": sign(Keys([OLD_KEY]), "acme", "other", "crm-17")}, 403, "wrong_token"),
+        ({"callback_token": sign(Keys([OLD_KEY]), "beta", "people", "crm-17")}, 403, "wrong_token"),
+        ({"lead_id": "crm-18"}, 403, "wrong_token"),
+        ({"lead_id": "{{lead_id}}"}, 400, "template"),
+        ({"callback_token": "{{callback_token}}"}, 400, "template"),
+        ({"title": "{{Title}}"}, 400, "template"),
+        ({"title": ["CEO"]}, 400, "nested"),
+        ({"workspace": "beta"}, 400, "other_address"),
+    ],
+)
+async def test_what_is_refused(change: dict[str, Any], status: int, code: str) -> None:
+    gateway = Gateway()
+    answer = await gateway.post(good() | change)
+    assert answer.status_code == status
+    assert gateway.counted() == {code: 1}
+    assert gateway.responses() == {str(status): 1}
+    assert not gateway.shelf.records
+    assert "CEO" not in answer.text
+
+
+async def test_a_refusal_does_not_tell_whether_a_lead_exists() -> None:
+    gateway = Gateway()
+    known = await gateway.post(good())
+    assert known.status_code == 200
+    wrong = [
+        await gateway.post(good(lead) | {"callback_token": TOKEN[:-2] + "xx"}) for lead in ("crm-17", "never-sent")
+    ]
+    assert wrong[0].text == wrong[1].text
+
+
+@pytest.mark.parametrize("url", ["/callbacks/", "/callbacks/acme", "/callbacks/acme/none", f"{URL}/", f"{URL}/x"])
+async def test_no_such_address(url: str) -> None:
+    gateway = Gateway()
+    answer = await gateway.post(good(), url)
+    assert answer.status_code == 404
+    assert "clay-setup" in answer.text
+    assert gateway.counted() == {"not_here": 1}
+    assert gateway.registry.get_sample_value(
+        "stream_app_callbacks_total", {"destination": "other", "answer": "not_here"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"content-type": "text/plain"}, "wrong_type"),
+        ({"content-type": "application/x-www-form-urlencoded"}, "wrong_type"),
+        ({"content-encoding": "gzip"}, "encoded"),
+        ({"content-encoding": "br"}, "encoded"),
+        ({"x-callback-token": "{{callback_token}}"}, "template"),
+        ({"x-callback-token": b"\xff\xfe"}, "malformed_token"),
+    ],
+)
+async def test_headers_that_are_wrong(headers: dict[str, str | bytes], code: str) -> None:
+    gateway = Gateway()
+    await gateway.post(good(), headers=headers)
+    assert gateway.counted() == {code: 1}
+    assert not gateway.shelf.records
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.clay+json"])
+async def test_types_that_are_json(kind: str) -> None:
+    assert (await Gateway().post(good(), headers={"content-type": kind})).status_code == 200
+
+
+async def test_other_methods() -> None:
+    gateway = Gateway()
+    async with gateway.client() as client:
+        for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"):
+            answer = await client.request(method, URL)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert gateway.counted() == {"not_post": 6}
+
+
+# --------------------------------------------------------------------------------------- tables that cannot template
+
+
+async def test_a_table_with_a_secret_of_its_own() -> None:
+    gateway = Gateway()
+    body = {"lead_id": "crm-17", "title": "CEO"}
+    for secret in (SECRET, "the one before"):
+        assert (await gateway.post(body, STATIC, {"x-callback-secret": secret})).status_code == 200
+    assert (await gateway.post(body, STATIC, {"x-callback-secret": f"{SECRET}x"})).status_code == 403
+    assert (await gateway.post(body, STATIC)).status_code == 401
+    assert (await gateway.post(body, URL, {"x-callback-secret": SECRET})).status_code == 401, "another table's"
+    assert gateway.counted() == {"enriched": 2, "bad_secret": 1, "no_secret": 1, "no_token": 1}
+
+
+@pytest.mark.parametrize("given", [SECRET, "the one before", "wrong"])
+async def test_all_secrets_are_compared_as_long_whatever_comes(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = Mock(wraps=hmac.compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    await Gateway().post({"lead_id": "crm-17", "title": "CEO"}, STATIC, {"x-callback-secret": given})
+    assert compared.mock_calls == [call(given.encode(), each) for each in (SECRET.encode(), b"the one before")]
+
+
+async def test_a_token_that_comes_to_such_a_table_must_be_right() -> None:
+    gateway = Gateway()
+    body = {"lead_id": "crm-17", "title": "CEO", "callback_token": TOKEN}
+    assert (await gateway.post(body, STATIC, {"x-callback-secret": SECRET})).status_code == 403
+    keyless = Gateway(keys=None)
+    assert (await keyless.post(body, STATIC, {"x-callback-secret": SECRET})).status_code == 200
+    assert (await keyless.post(good())).status_code == 401, "without keys no token is good"
+
+
+# ------------------------------------------------------------------------------------------------- Kafka, size, time
+
+
+async def test_kafka_away_is_said_and_nothing_is_pretended() -> None:
+    gateway = Gateway()
+    gateway.shelf.fails_with = BrokerUnavailable("away")
+    answer = await gateway.post(good())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    async with gateway.client() as client:
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/healthz")).status_code == 200
+        gateway.shelf.fails_with = None
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/metrics")).status_code == 404, "it names customers: it is on the port for operations"
+    assert gateway.counted() == {"kafka_away": 1}
+
+
+async def test_a_body_that_is_too_large() -> None:
+    gateway = Gateway()
+    answer = await gateway.post(good(note="x" * 70_000))
+    assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+    assert gateway.counted() == {"too_large": 1}
+
+
+async def test_bodies_under_way_have_a_bound_together() -> None:
+    gateway = Gateway(limits=Limits(65_536, 5, max_bytes_under_way=1_000))
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        body = json.dumps(good()).encode()
+        yield body[:100]
+        inside.set()
+        await go_on.wait()
+        yield body[100:]
+
+    async with gateway.client() as client:
+        kind = {"content-type": "application/json"}
+        first = asyncio.create_task(client.post(URL, content=slowly(), headers=kind))
+        await inside.wait()
+        assert (await client.post(URL, content=json.dumps(good(note="x" * 900)), headers=kind)).status_code == 503
+        go_on.set()
+        assert (await first).status_code == 200
+        assert (await client.post(URL, content=json.dumps(good()), headers=kind)).status_code == 200
+    assert gateway.counted() == {"busy": 1, "enriched": 2}
+
+
+async def test_a_crash_of_ours_is_answered_and_counted() -> None:
+    gateway = Gateway()
+
+    gateway.shelf.fails_with = RuntimeError("a bug")
+    transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        answer = await client.post(URL, json=good())
+    assert answer.status_code == 500
+    assert "our side" in answer.text
+    assert gateway.counted() == {"crashed": 1}
+    assert gateway.responses() == {"500": 1}
+
+
+async def test_what_is_logged_is_bounded_and_holds_nothing_of_the_lead() -> None:
+    gateway = Gateway()
+    with capture_logs() as lines:
+        for _ in range(50):
+            await gateway.post(good("ada-lovelace") | {"callback_token": TOKEN})
+        await gateway.post(good())
+    assert len(lines) == 1
+    assert lines[0]["because"] == "wrong_token"
+    assert "ada" not in str(lines)

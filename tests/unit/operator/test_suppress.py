@@ -1,0 +1,30 @@
+"""Who is named on a suppression list, before anything leaves this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.lead.lead import people
+from stream_app.operator.suppress import hashes_of
+
+
+def test_a_person_has_one_hash_however_the_line_is_written() -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    (linkedin,) = people({"linkedin_url": "https://www.linkedin.com/in/ada"})
+    lines = ["ada@example.com\n", "", "  mailto:Ada@Example.com", "linkedin.com/in/Ada/", "ADA@example.com"]
+    assert hashes_of(lines) == [ada, linkedin]
+
+
+def test_who_is_to_come_off_the_list_may_be_named_as_the_list_names_him() -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    assert hashes_of([ada, "ada@example.com"], hashed=True) == [ada]
+    with pytest.raises(SettingsError):
+        hashes_of([ada])
+
+
+def test_a_line_that_is_nobody_is_named_by_its_number_only() -> None:
+    with pytest.raises(SettingsError) as caught:
+        hashes_of(["ada@example.com", "Ada Lovelace", "https://www.linkedin.com/company/acme"])
+    assert [problem.split(" is ")[0] for problem in caught.value.problems] == ["number 2", "number 3"]
+    assert "Lovelace" not in str(caught.value)

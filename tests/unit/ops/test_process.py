@@ -1,0 +1,44 @@
+"""How a long-running process ends when Kafka does not answer one of its requests: with a line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
+
+from stream_app.cli.process import run_process
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.ops.logs import _LEVELS
+
+ARGS = argparse.Namespace(log="json")
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """`run_process` sets up logging for its process: this one keeps its own."""
+    handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
+    levels = {name: logging.getLogger(name).level for name in _LEVELS}
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    sys.excepthook = hook
+    for name, one in levels.items():
+        logging.getLogger(name).setLevel(one)
+
+
+async def fails(error: Exception) -> None:
+    raise error
+
+
+def test_a_request_that_no_broker_answered_ends_the_process_with_one_line() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"^Kafka has stopped .*broker 2 takes no connection\)\. Is it"):
+        run_process(ARGS, fails(NodeNotReadyError("broker 2 takes no connection")))
+
+
+def test_what_does_not_go_by_asking_again_keeps_its_name() -> None:
+    with pytest.raises(TopicAuthorizationFailedError):
+        run_process(ARGS, fails(TopicAuthorizationFailedError("leads")))

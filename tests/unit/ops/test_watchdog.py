@@ -1,0 +1,114 @@
+"""The watchdog sees what stands still, and nothing of what only waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+
+from stream_app.faust_app.agents import Worker
+from stream_app.ops.watchdog import Watchdog
+from stream_app.partition.owner import Partition
+from tests.partition.test_desk import Bench
+from tests.partition.virtual import run
+
+LEADS = ("leads", 0)
+
+
+def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
+    seen: dict[str, Hashable] = {"moves": 0, "stands": 0, "goes": 0}
+    told: list[list[str]] = []
+    watchdog = Watchdog(10.0, lambda: seen, lambda what: told.append(list(what)))
+    for now_s in range(0, 13, 3):
+        seen["moves"] = now_s
+        if now_s == 9:
+            del seen["goes"]
+        watchdog.check(now_s)
+        assert watchdog.still == (["stands"] if now_s >= 10 else [])
+    seen["stands"] = 1
+    watchdog.check(13)
+    assert told == [["stands"], []]
+
+
+def _worker(bench: Bench) -> Worker:
+    def build(number: int) -> Partition:
+        raise AssertionError(number)
+
+    worker = Worker(build)
+    worker.partitions[0] = bench.partition
+    return worker
+
+
+def test_an_idle_worker_and_one_that_works_show_nothing_for_long() -> None:
+    async def main() -> None:
+        bench = Bench()
+        worker = _worker(bench)
+        await bench.serve()
+        assert worker.under_way({LEADS: False}) == {}
+        tokens = []
+        for number in range(20):
+            bench.publish(f"id{number}", f"p{number}")
+            await asyncio.sleep(0.5)
+            tokens.append(worker.under_way({LEADS: True}))
+        assert all(before.items().isdisjoint(after.items()) for before, after in zip(tokens, tokens[5:], strict=False))
+
+    run(main())
+
+
+def test_a_lead_that_never_ends_is_named() -> None:
+    async def main() -> None:
+        bench = Bench(clay_takes_s=1e6)
+        worker = _worker(bench)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        await asyncio.sleep(60)
+        seen = worker.under_way({LEADS: False})
+        assert list(seen) == ["the lead at leads/0/0 does not end"]
+        bench.publish("id1", "p1")
+        await asyncio.sleep(60)
+        assert worker.under_way({LEADS: False}) == seen, "others pass, and it is still the same"
+
+    run(main())
+
+
+def test_leads_that_wait_for_their_lane_are_no_alarm() -> None:
+    async def main() -> None:
+        bench = Bench()
+        worker = _worker(bench)
+        serving = await bench.serve()
+        for number in range(5):
+            bench.publish(f"id{number}", "same")
+        await asyncio.sleep(0.5)
+        assert list(worker.under_way({LEADS: True})) == ["the lead at leads/0/0 does not end"], "not its copies"
+        serving.cancel()
+
+    run(main())
+
+
+def test_a_topic_that_nobody_takes_from_is_named() -> None:
+    async def main() -> None:
+        bench = Bench()
+        worker = _worker(bench)
+        await bench.partition.take_over()  # and nobody serves
+        assert worker.under_way({LEADS: False}) == {}
+        assert worker.under_way({LEADS: True, ("leads", 1): False}) == {
+            "nobody takes the records of leads/0": 0,
+            "partition 1 is assigned and not taken over": None,
+        }
+
+    run(main())
+
+
+def test_a_recovery_that_takes_for_ever_and_a_dead_committer_are_named() -> None:
+    async def main() -> None:
+        bench = Bench()
+        worker = _worker(bench)
+        bench.publish("id0", "p0")
+        await bench.serve()
+        assert bench.partition._committing is not None
+        bench.partition._committing.cancel()
+        await asyncio.sleep(1)
+        assert list(worker.under_way({LEADS: False})) == ["partition 0 commits nothing"]
+        bench.partition._ready.clear()
+        assert list(worker.under_way({LEADS: False})) == ["partition 0 is being taken over again"]
+
+    run(main())

@@ -1,0 +1,136 @@
+"""A row becomes the record that the worker will read, or is refused with the worker's own reason."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from stream_app.config import Destination, Kafka, Settings, Workspace
+from stream_app.domain.lead.lead import identify, plain_id, read_lead
+from stream_app.domain.messages import Lead
+from stream_app.publish import Batch, Wishes, check_rows
+from stream_app.publish.check import Checker, Ready, Refusal
+from stream_app.publish.rows import Draft, Row
+
+SETTINGS = Settings(
+    kafka=Kafka(bootstrap="127.0.0.1:1", partitions=4),
+    workspaces={"acme": Workspace(partition=3), "beta": Workspace()},
+    destinations={
+        "people": Destination(workspace="acme", webhooks_env=("A",)),
+        "beta-people": Destination(workspace="beta", webhooks_env=("B",)),
+    },
+)
+
+
+def check(draft: Draft, wishes: Wishes = Wishes(workspace="acme"), settings: Settings = SETTINGS) -> Ready | Refusal:  # noqa: B008 (frozen)
+    return Checker(settings, wishes).check(Row(7, draft))
+
+
+def ready(draft: Draft, wishes: Wishes = Wishes(workspace="acme")) -> Ready:  # noqa: B008 (frozen)
+    answer = check(draft, wishes)
+    assert isinstance(answer, Ready), answer
+    return answer
+
+
+def reason(draft: Draft, wishes: Wishes = Wishes(workspace="acme")) -> str:  # noqa: B008 (frozen)
+    answer = check(draft, wishes)
+    assert isinstance(answer, Refusal), answer
+    assert answer.line == 7
+    return answer.reason
+
+
+def email() -> Draft:
+    return {"fields": {"email": "a@b.example"}}
+
+
+def test_it_goes_to_its_workspaces_home_as_the_worker_reads_it() -> None:
+    answer = ready(email())
+    assert (answer.workspace, answer.partition) == ("acme", 3)
+    lead = read_lead(answer.value, b"acme")
+    assert lead == Lead(fields={"email": "a@b.example"}, workspace="acme")
+    assert ready({**email(), "workspace": "beta"}).partition == SETTINGS.home("beta")
+
+
+def test_the_rows_own_words_win_over_wishes_but_force_is_for_all() -> None:
+    wishes = Wishes("acme", "people", "batch-1", force=True)
+    lead = msgspec.json.decode(ready({**email(), "import_id": "own"}, wishes).value, type=Lead)
+    assert (lead.import_id, lead.destination, lead.force) == ("own", "people", True)
+
+
+def test_the_only_workspace_is_the_default() -> None:
+    one = msgspec.structs.replace(SETTINGS, workspaces={"acme": Workspace()})
+    assert isinstance(check(email(), Wishes(), one), Ready)
+    assert reason(email(), Wishes()) == "no_workspace"
+
+
+def test_reasons() -> None:
+    assert reason({"fields": {"first_name": "Ada"}}) == "no_identity"
+    assert reason({"fields": {"email": "a@b.example", "x": {"y": 1}}}) == "invalid_lead"
+    assert reason({"fields": {"email": "a@b.example", "notes": "x" * 110_000}}) == "oversize"
+    assert reason({"fields": {"email": "caf\udce9@b.example"}}) == "not_utf8"
+    assert reason({"fields": {"email": "a@b.example", "x": object()}}) == "not_json"
+    assert reason({"fields": {"email": "a@b.example", "x": 2**70}}) == "number_out_of_range"
+    assert reason({**email(), "workspace": "nobody"}) == "unknown_workspace"
+    assert reason({**email(), "destination": "beta-people"}) == "unknown_destination"
+
+
+def test_all_rows_are_checked_before_any_is_sent() -> None:
+    refused: list[Refusal] = []
+    rows = [Row(1, email()), Row(2, {"fields": {}}, raw=b"{}\n"), Row(3, {**email(), "lead_id": "c 3"})]
+    with Batch() as batch:
+        work = check_rows(rows, Checker(SETTINGS, Wishes("acme")), batch.add, on_refused=refused.append)
+        summary = asyncio.run(work)
+        assert [lead.line for lead in batch] == [lead.line for lead in batch] == [1, 3]
+    assert (summary.rows, summary.ready, summary.published, summary.refused, summary.changed) == (3, 2, 0, 1, 1)
+    assert summary.going == {("acme", "people"): 2}
+    assert list(summary.fields) == ["email"]
+    assert [(each.line, each.row) for each in refused] == [(2, "{}")]
+
+
+def test_a_batch_is_not_bounded_by_memory() -> None:
+    leads = [Ready("acme", "people", 1, b"x" * 100_000, line, f"L{line}", "") for line in range(1, 400)]
+    with Batch() as batch:
+        for lead in leads:
+            batch.add(lead)
+        assert list(batch) == leads
+
+
+# ---------------------------------------------------------------------------------------------- e-mails and ids
+
+
+@pytest.mark.parametrize("given", ["n/a", "ada@", "ada@example", "a@b.example; c@d.example", "Ada Lovelace", 17, True])
+def test_what_is_no_email_address_is_refused(given: object) -> None:
+    """Seen: the rest of the row was published, without the e-mail and without a word."""
+    who = {"linkedin_url": "https://www.linkedin.com/in/ada"}
+    assert reason({"fields": {"email": given, **who}}) == "bad_email"
+    assert reason({"fields": {"email": given}}) == "bad_email"
+
+
+@pytest.mark.parametrize("given", ["", "  ", None, "Ada@Example.com ", "mailto:ada@example.com"])
+def test_an_email_that_is_empty_or_only_badly_written_is_none_of_these(given: object) -> None:
+    ready({"fields": {"email": given, "linkedin_url": "https://www.linkedin.com/in/ada"}})
+
+
+@pytest.mark.parametrize(
+    ("given", "lead_id", "changed"),
+    [
+        ("crm-17", "crm-17", False),
+        (" crm-17 ", "crm-17", True),
+        ("ada@example.com", plain_id("ada@example.com"), True),
+        ("  ", "", False),
+        (None, "", False),
+    ],
+)
+def test_an_id_that_is_changed_is_known_as_such(given: str | None, lead_id: str, changed: bool) -> None:
+    answer = ready({**email(), "lead_id": given})
+    assert (answer.lead_id, answer.is_changed) == (lead_id, changed)
+
+
+def test_ids_are_those_that_the_worker_will_make() -> None:
+    answer = Checker(SETTINGS, Wishes("acme"), ids=True).check(Row(1, email()))
+    assert isinstance(answer, Ready)
+    who = identify(Lead(fields={"email": "a@b.example"}))
+    assert who is not None
+    assert (answer.lead_id, answer.given, answer.is_changed) == (who.lead_id, "", False)

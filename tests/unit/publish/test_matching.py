@@ -1,0 +1,35 @@
+"""Whose result a row of the published file gets: by its id, else by whatever its person is known by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from stream_app.domain.lead.lead import people
+from stream_app.domain.lead.person import person_key
+from stream_app.domain.messages import Scalar
+from stream_app.publish import Wishes
+from stream_app.publish.rows import Draft, Row
+from stream_app.results.matching import Matcher
+from stream_app.results.store import ResultStore
+from tests.integration.test_look import settings_of
+
+EMAIL: Final[dict[str, Scalar]] = {"email": "ada@acme.example"}
+LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
+
+
+@pytest.mark.parametrize("fields", [EMAIL, LINKEDIN, {**EMAIL, **LINKEDIN}])
+def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, Scalar]) -> None:
+    store = ResultStore()
+    matcher = Matcher(settings_of(tmp_path, "nowhere:1", ""), Wishes(workspace="busy"), store)
+    row = Row(2, Draft(fields=fields, lead_id="other"))
+    assert matcher.match(row) == 0
+    store.put([(b"busy/busy/1", b"{}")])
+    (by_email,) = people(EMAIL)
+    store.know([(person_key("busy", "busy", by_email), [b"busy/busy/1"])])
+    assert (matcher.match(row) > 0) == ("email" in fields), "the lead that was sent had the e-mail only"
+    for each in people(fields):
+        store.know([(person_key("busy", "busy", each), [b"busy/busy/1"])])
+    assert matcher.match(row) > 0

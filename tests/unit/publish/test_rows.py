@@ -1,0 +1,170 @@
+"""Reading rows: whatever is in the file, each row is a draft or is refused, and the next one is read."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream_app.domain.lead.lead import Unreadable
+from stream_app.publish import rows as rows_module
+from stream_app.publish.headers import delimiter_of, name_columns
+from stream_app.publish.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, read_csv, read_jsonl
+
+
+def csv_rows(data: bytes, **mapping: str) -> list[Row]:
+    return list(read_csv(io.BytesIO(data), mapping))
+
+
+def outcome(row: Row) -> str | Draft:
+    return row.draft.reason if isinstance(row.draft, Unreadable) else row.draft
+
+
+def test_a_plain_csv() -> None:
+    data = b'\xef\xbb\xbfE-Mail;First Name;Workspace;Notes\r\na@b.example;Jane;acme;\r\n\r\nc@d.example;;;"x;\ny"\r\n'
+    assert [(row.line, outcome(row)) for row in csv_rows(data)] == [
+        (2, {"workspace": "acme", "fields": {"email": "a@b.example", "first_name": "Jane"}}),
+        (4, {"fields": {"email": "c@d.example", "Notes": "x;\ny"}}),
+    ]
+
+
+def test_an_empty_file_has_no_rows() -> None:
+    assert csv_rows(b"") == []
+    assert csv_rows(b"email\n") == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b'a,"b"c,d\n', "bad_csv"),
+        (b'a,"never closed\n', "bad_csv"),
+        (b"a," + b"x" * 200_000 + b"\n", "bad_csv"),
+        (b"a," + b"x" * 1_100_000 + b"\n", "oversize"),
+        (b"a,b,c,d\n", "too_many_cells"),
+    ],
+)
+def test_a_bad_row_is_refused_and_the_next_ones_are_read(bad: bytes, reason: str) -> None:
+    good = b"jane@acme.example,Jane,x\n"
+    seen = csv_rows(b"email,first name,notes\n" + good + bad + good + good)
+    assert [row.line for row in seen] == [2, 3, 4, 5]
+    assert [outcome(row) for row in seen][1] == reason
+    assert all(isinstance(row.draft, dict) for row in (seen[0], *seen[2:]))
+
+
+def test_a_quote_that_never_closes_costs_one_row_however_long_the_file_is() -> None:
+    good = b"a@b.example,x\n" * (3 * MAX_LINES_PER_ROW)
+    seen = csv_rows(b'email,notes\n"broken,x\n' + good)
+    assert outcome(seen[0]) == "bad_csv"
+    assert len(seen) == 1 + 3 * MAX_LINES_PER_ROW
+    assert all(isinstance(row.draft, dict) for row in seen[1:])
+    assert [row.line for row in seen] == list(range(2, len(seen) + 2))
+
+
+def test_a_row_that_is_not_utf8_shows_only_when_it_is_written() -> None:
+    seen = csv_rows(b"email,notes\na@b.example,caf\xe9\nc@d.example,ok\n")
+    assert isinstance(seen[0].draft, dict)
+    with pytest.raises(UnicodeEncodeError):
+        msgspec.json.encode(seen[0].draft)
+    assert outcome(seen[1]) == {"fields": {"email": "c@d.example", "notes": "ok"}}
+
+
+@pytest.mark.parametrize("header", ["email,name".encode("utf-16"), b"caf\xe9,email\n", b'"email\n'])
+def test_a_header_that_cannot_be_read_is_said_at_once(header: bytes) -> None:
+    with pytest.raises(ValueError, match="the header"):
+        read_csv(io.BytesIO(header), {})
+
+
+def test_jsonl_takes_leads_and_flat_objects() -> None:
+    data = b"""{"fields":{"email":"a@b.example"},"lead_id":"1"}
+
+{"email":"c@d.example","lead_id":"2","employees":12}
+[1]
+{"email":
+"""
+    assert [(row.line, outcome(row)) for row in read_jsonl(io.BytesIO(data))] == [
+        (1, {"fields": {"email": "a@b.example"}, "lead_id": "1"}),
+        (3, {"fields": {"email": "c@d.example", "employees": 12}, "lead_id": "2"}),
+        (4, "not_an_object"),
+        (5, "not_json"),
+    ]
+
+
+def test_jsonl_with_nesting_and_long_lines() -> None:
+    data = b'{"a":' + b"[" * 100_000 + b"\n" + b'"' + b"x" * (2 * MAX_LINE_BYTES) + b'"\n{"email":"a@b.example"}'
+    seen = [(row.line, outcome(row)) for row in read_jsonl(io.BytesIO(data))]
+    assert seen == [(1, "not_json"), (2, "oversize"), (3, {"fields": {"email": "a@b.example"}})]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=2), max_size=5))
+def test_what_pythons_csv_writer_wrote_is_read(cells: list[list[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["email", "notes"])
+    writer.writerows(cells)
+    wanted = [
+        {name: cell for name, cell in zip(("email", "notes"), row, strict=True) if cell} for row in cells if any(row)
+    ]
+    seen = csv_rows(text.getvalue().encode())
+    assert [row.draft["fields"] for row in seen if isinstance(row.draft, dict)] == wanted
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_rows_or_refused(data: bytes) -> None:
+    header = b"email,notes\n"
+    lines = (header + data).count(b"\n") + 1
+    for row in [*csv_rows(header + data), *read_jsonl(io.BytesIO(data))]:
+        assert 1 <= row.line <= lines
+        assert isinstance(row.draft, dict | Unreadable)
+
+
+def test_memory_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_LINE_BYTES", 50)
+    reads: list[int] = []
+
+    class Source(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            reads.append(size or 0)
+            return super().readline(size)
+
+    assert [row.line for row in read_jsonl(Source(b"x" * 10_000 + b"\n{}\n"))] == [1, 2]
+    assert max(reads) <= 51
+    assert min(reads) > 0
+
+
+def test_columns_are_named_by_their_usual_spellings() -> None:
+    header = ["E-Mail", "First_Name", "WEBSITE", "Lead ID", "not_after_ms", "Odd One", ""]
+    assert name_columns(header, {}) == [
+        "email",
+        "first_name",
+        "domain",
+        "lead_id",
+        "not_after_ms",
+        "Odd One",
+        "",
+    ]
+
+
+def test_a_name_goes_to_one_column() -> None:
+    assert name_columns(["E-Mail", "Work Email"], {}) == ["email", "Work Email"]
+    assert name_columns(["E-Mail", "email"], {}) == ["E-Mail", "email"]
+    assert name_columns(["", "", "email"], {}) == ["", "", "email"]
+    with pytest.raises(ValueError, match="two columns would be called email"):
+        name_columns(["email", "email"], {})
+
+
+def test_a_mapping_wins_and_must_name_a_column() -> None:
+    assert name_columns(["E-Mail", "Private"], {"email": "Private"}) == ["E-Mail", "email"]
+    with pytest.raises(ValueError, match="--map email=E-Mail: no such column; there are: Email"):
+        name_columns(["Email"], {"email": "E-Mail"})
+
+
+@pytest.mark.parametrize(
+    ("header", "delimiter"), [("a,b;c,d", ","), ("a;b", ";"), ("a\tb", "\t"), ('"a,b,c";d', ";"), ("a", ",")]
+)
+def test_the_delimiter(header: str, delimiter: str) -> None:
+    assert delimiter_of(header) == delimiter

@@ -1,0 +1,291 @@
+"""The replay app's handlers with an inlet that only remembers: what goes where, when, and what is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+
+from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy
+from stream_app.domain.delivery.envelope import Envelope, read_envelope
+from stream_app.domain.record import Record, Taken
+from stream_app.domain.topics import TopicNames
+from stream_app.replay.agent import Replay
+from tests.partition.virtual import NotingInlet, VirtualClock, now_ms, run
+
+NAMES = TopicNames()
+FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
+
+
+class Memory:
+    """`agents.replay.Publisher` and `State`."""
+
+    def __init__(self, begin: Begin) -> None:
+        self.published: list[tuple[int, Record]] = []
+        self.moving = asyncio.Event()
+        self.moving.set()
+        self._begin = begin
+
+    async def begin(self, partition: int) -> Begin:
+        return self._begin
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        self.published.append((now_ms(), record))
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    @property
+    def topics(self) -> list[str]:
+        return [record.topic for _, record in self.published]
+
+
+class Bench:
+    def __init__(self, letters: list[Taken], begin: Begin | None = None, rate_per_s: float = 1000.0) -> None:
+        self.memory = Memory(begin or Begin())
+        self.inlet = NotingInlet(letters, topic=NAMES.dlq)
+        policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
+        rates = {"acme": rate_per_s}
+        self.replay = Replay(
+            NAMES, policy, rates, self.memory, self.memory, VirtualClock(), lambda *_: None, lambda *_: None
+        )
+
+    async def serve(self) -> asyncio.Task[None]:
+        serving = asyncio.create_task(self.replay.dead_letters(self.inlet))
+        await asyncio.sleep(0.1)
+        return serving
+
+
+def letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> Taken:
+    headers = envelope.to_headers() if envelope else ()
+    return Taken(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
+
+
+def waits(tier: str, offset: int, since_ms: int) -> Taken:
+    return Taken(tier, 0, offset, b"acme", b"{}", FAILED.to_headers(), since_ms)
+
+
+def due_in(seconds: float) -> Envelope:
+    return Envelope(origin="leads/0/2", disposition="failed", not_before_ms=now_ms() + int(seconds * 1000))
+
+
+def test_each_goes_where_it_belongs_and_is_acked() -> None:
+    async def main() -> None:
+        poison = Envelope(origin="leads/0/3", disposition="poison")
+        bench = Bench([letter(0), letter(1, due_in(1.5)), letter(2, due_in(90)), letter(3, poison)])
+        await bench.serve()
+        assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
+        assert bench.inlet.acked == [0, 1, 2, 3]
+        first = bench.memory.published[0][1]
+        back = read_envelope(Taken("leads.retry", 0, 0, first.key, first.value, first.headers))
+        assert (back.way, back.replay, back.epoch, back.seq, back.disposition) == ("replayed", 2, 0, 4, "")
+        assert first.partition == 0
+
+    run(main())
+
+
+def test_in_a_new_epoch_all_letters_of_older_ones_are_its_first_and_due_at_once() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
+        await bench.serve()
+        assert bench.memory.topics == ["leads.retry"]
+        headers = dict(bench.memory.published[0][1].headers)
+        assert (headers["stream-app-rewind-epoch"], headers["stream-app-replay-count"]) == (b"2", b"1")
+
+    run(main())
+
+
+def test_another_programs_letter_is_an_input_and_only_once() -> None:
+    async def main() -> None:
+        bench = Bench([letter(4, None), letter(5, None), letter(6, None, None)], Begin(seen_to=5))
+        await bench.serve()
+        assert bench.inlet.acked == [4, 5, 6]
+        records = [record for _, record in bench.memory.published]
+        assert [(record.key, record.value, record.headers) for record in records] == [
+            (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"),)),
+            (b"", None, (("stream-app-redriven-from", b"leads.dlq/0/6"),)),
+        ]
+
+    run(main())
+
+
+def test_what_the_group_has_forgotten_is_passed_over() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0), letter(1), letter(2)], Begin(skip_to=2, seen_to=2))
+        await bench.serve()
+        assert bench.inlet.acked == [0, 1, 2]
+        assert len(bench.memory.published) == 1
+
+    run(main())
+
+
+def test_a_pause_holds_everything_and_gives_up_when_the_flow_is_suspended() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0), letter(1)])
+        bench.memory.moving.clear()
+        serving = await bench.serve()
+        await asyncio.sleep(3600)
+        assert bench.memory.published == []
+        bench.inlet.suspended.set()
+        await asyncio.wait_for(serving, 1)
+        assert (bench.inlet.acked, bench.inlet.given_up) == ([], [0])
+
+    run(main())
+
+
+def test_a_pause_ends() -> None:
+    async def main() -> None:
+        bench = Bench([letter(0), letter(1)])
+        bench.memory.moving.clear()
+        await bench.serve()
+        bench.memory.moving.set()
+        await asyncio.sleep(0.1)
+        assert bench.inlet.acked == [0, 1]
+
+    run(main())
+
+
+def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
+    async def main() -> None:
+        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=8.0)
+        began_ms = now_ms()
+        await bench.serve()
+        await asyncio.sleep(60)
+        times_s = [(at_ms - began_ms) / 1000 for at_ms, _ in bench.memory.published]
+        assert len(times_s) == 50
+        assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
+        assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
+
+    run(main())
+
+
+class Topic(NotingInlet):
+    """An inlet of what was published to a topic, at any time."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic=topic)
+        self.coming: asyncio.Queue[Taken] = asyncio.Queue()
+        self.offset = 0
+
+    async def __aiter__(self) -> AsyncIterator[Taken]:
+        while True:
+            yield await self.coming.get()
+
+    def append(self, record: Record) -> None:
+        self.coming.put_nowait(Taken(self.topic, 0, self.offset, record.key, record.value, record.headers, now_ms()))
+        self.offset += 1
+
+
+class Tiers(Memory):
+    """The replay app with its default tiers: what it publishes, it takes from there."""
+
+    def __init__(self) -> None:
+        super().__init__(Begin())
+        policy = ReplayPolicy()
+        replay = Replay(NAMES, policy, {"acme": 1000.0}, self, self, VirtualClock(), lambda *_: None, lambda *_: None)
+        handlers = {NAMES.deferred: replay.deferred} | {NAMES.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
+        self.inlets = {topic: Topic(topic) for topic in handlers}
+        self._serving = [asyncio.ensure_future(handler(self.inlets[topic])) for topic, handler in handlers.items()]
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        if record.topic in self.inlets:
+            self.inlets[record.topic].append(record)
+        return await super().publish(record)
+
+    def defer(self, lead: int, due_ms: int) -> None:
+        envelope = Envelope(origin=f"leads/0/{lead}", way="deferred", not_before_ms=due_ms)
+        self.inlets[NAMES.deferred].append(Record(NAMES.deferred, b"acme", b"{}", envelope.to_headers()))
+
+    def back(self) -> list[tuple[int, str]]:
+        """When which lead came to `leads.retry`, in order."""
+        return [
+            (at_ms, read_envelope(Taken(NAMES.retry, 0, 0, None, None, record.headers)).origin)
+            for at_ms, record in self.published
+            if record.topic == NAMES.retry
+        ]
+
+    def close(self) -> None:
+        for serving in self._serving:
+            serving.cancel()
+
+
+def test_deferred_leads_come_back_when_they_are_due_whatever_was_left_when_they_were_deferred() -> None:
+    """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
+
+    async def main() -> None:
+        tiers, began_ms = Tiers(), now_ms()
+        dues_ms = [began_ms + due_s * 1000 for due_s in (61, 61, 65, 68, 670, 673)]
+        for lead, due_ms in enumerate(dues_ms):
+            tiers.defer(lead, due_ms)
+            await asyncio.sleep(2)  # the second has 59 s left
+        await asyncio.sleep(900)
+        back = tiers.back()
+        assert {origin for _, origin in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
+        assert [origin for _, origin in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
+        assert all(0 <= at_ms - due_ms <= 2_100 for (at_ms, _), due_ms in zip(back, dues_ms, strict=True)), back
+        assert len({record.headers for _, record in tiers.published}) == 6
+        assert all(inlet.acked == list(range(inlet.offset)) for inlet in tiers.inlets.values())
+        tiers.close()
+
+    run(main())
+
+
+def test_what_has_a_reason_to_wait_is_not_under_way() -> None:
+    """A pause, a workspace's pace, a head that is not due; and nothing is when nothing waits."""
+
+    async def main() -> None:
+        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=0.02)
+        place = (NAMES.dlq, 0)
+        assert list(bench.replay.under_way({place: True})) == ["the records of leads.dlq/0 do not move"], "not taken"
+        await bench.serve()
+        assert bench.inlet.acked
+        assert bench.replay.under_way({place: True}) == {}, "its pace"
+        bench = Bench([letter(0)])
+        bench.memory.moving.clear()
+        await bench.serve()
+        assert bench.replay.under_way({place: True}) == {}, "the pause"
+        bench.memory.moving.set()
+        await asyncio.sleep(0.1)
+        assert bench.replay.under_way({place: False}) == {}
+        tier = NAMES.wait(60)
+        inlet = NotingInlet([waits(tier, 0, now_ms())], topic=tier)
+        waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
+        await asyncio.sleep(30)
+        assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
+        await asyncio.sleep(31)
+        assert inlet.acked == [0]
+        waiting.cancel()
+
+    run(main())
+
+
+def test_a_broker_that_takes_nothing_is_seen_although_the_next_head_is_not_due() -> None:
+    async def main() -> None:
+        bench = Bench([])
+        silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        async def publish(record: Record) -> Awaitable[object]:
+            return silent
+
+        bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
+        tier = NAMES.wait(60)
+        inlet = NotingInlet([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+        waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
+        await asyncio.sleep(10)
+        assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
+        silent.set_result(None)
+        await asyncio.sleep(1)
+        assert bench.replay.under_way({(tier, 0): True}) == {}
+        waiting.cancel()
+
+    run(main())
+
+
+def test_what_waits_for_its_turn_is_given_up_at_a_suspension() -> None:
+    async def main() -> None:
+        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=0.02)
+        serving = await bench.serve()
+        bench.inlet.suspended.set()
+        await asyncio.wait_for(serving, 1)
+        assert bench.inlet.given_up == [len(bench.memory.published)]
+
+    run(main())

@@ -1,0 +1,111 @@
+"""How results are written, and how few columns and bytes that takes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.messages import Result, Scalar
+from stream_app.results.lines import Format, Lines
+
+
+def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:
+    return Result(lead_id, "acme", "people", "clay", 2, 1_790_000_000_123, 9, fields)
+
+
+def written(form: Format, *lines: tuple[tuple[str, ...], Result | None], titles: list[str] | None = None) -> str:
+    out = io.StringIO()
+    to = Lines(out, form)
+    for _, each in lines:
+        if each is not None:
+            to.learn(each)
+    to.begin(titles or [])
+    for cells, each in lines:
+        to.write(cells, each)
+    return out.getvalue()
+
+
+def table(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_a_table_has_every_field_once_in_the_order_of_its_coming() -> None:
+    text = written("csv", ((), result(Title="CEO", Age=7)), ((), result("crm-2", Phone='say "hi", ada', Title=None)))
+    assert table(text) == [
+        ["lead_id", "workspace", "destination", "source", "version", "at", "age_s", "Title", "Age", "Phone"],
+        ["crm-1", "acme", "people", "clay", "2", "2026-09-21T14:13:20.123+00:00", "9", "CEO", "7", ""],
+        ["crm-2", "acme", "people", "clay", "2", "2026-09-21T14:13:20.123+00:00", "9", "", "", 'say "hi", ada'],
+    ]
+
+
+def test_values_as_text() -> None:
+    rows = table(written("csv", ((), result(a=True, b=False, c=1.5, d=None, e=0, f="line\nbreak"))))
+    assert rows[1][7:] == ["true", "false", "1.5", "", "0", "line\nbreak"]
+
+
+def test_a_name_that_is_taken_gets_something_in_front() -> None:
+    header = table(written("csv", (("a", "b", "c"), result(email="x", source="y")), titles=["email", "source", "at"]))[
+        0
+    ]
+    assert header == [
+        *("email", "source", "at", "lead_id", "workspace", "destination"),
+        *("result_source", "version", "result_at", "age_s", "result_email", "result_result_source"),
+    ]
+
+
+def test_rows_without_a_result_and_short_rows() -> None:
+    rows = table(written("csv", (("1",), None), (("2", "x", ""), result(T="t")), titles=["id", "name"]))
+    assert rows[1] == ["1", "", *[""] * 8]
+    assert rows[2][:3] == ["2", "x", "crm-1"]
+    assert {len(row) for row in rows} == {10}
+
+
+def test_json_lines() -> None:
+    (line,) = written("jsonl", ((), result(Title="Ü", Age=None))).splitlines()
+    assert json.loads(line)["fields"] == {"Title": "Ü", "Age": None}
+    text = written("jsonl", (("1", "x"), result(T=1)), (("2",), None), titles=["id", ""])
+    first, second = map(json.loads, text.splitlines())
+    assert (first["row"], first["result"]["lead_id"]) == ({"id": "1", "": "x"}, "crm-1")
+    assert second == {"row": {"id": "2", "": ""}, "result": None}
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_cells_that_are_not_utf_8_can_be_written(form: Format) -> None:
+    broken = b"caf\xe9".decode("utf-8", "surrogateescape")
+    written(form, ((broken,), None), titles=["name"]).encode("utf-8")
+
+
+def test_too_many_fields_for_a_table() -> None:
+    fields: dict[str, Any] = {f"f{n}": n for n in range(5_001)}
+    with pytest.raises(StreamAppError, match="use --format jsonl"):
+        written("csv", ((), result(**fields)))
+    written("jsonl", ((), result(**fields)))
+
+
+def test_no_cell_or_title_from_outside_is_a_formula_unless_asked_for() -> None:
+    harmful = Result(
+        "=1", "acme", "people", "clay", 1, 0, 0, {"=HYPERLINK(1)": "@SUM(A1)", "Phone": "+49 30 1", "n": -1.5}
+    )
+    own = ("-own", "=own")
+    rows = table(written("csv", (own, harmful), titles=["a", "=b"]))
+    assert rows[0][-3:] == ["'=HYPERLINK(1)", "Phone", "n"]
+    assert rows[1][-3:] == ["'@SUM(A1)", "+49 30 1", "-1.5"]
+    assert rows[1][2] == "'=1"
+    assert rows[1][:2] == list(own), "the user's own columns stay as they were"
+    out = io.StringIO()
+    raw = Lines(out, "csv", raw=True)
+    raw.learn(harmful)
+    raw.begin([])
+    raw.write((), harmful)
+    assert table(out.getvalue())[1][-3:] == ["@SUM(A1)", "+49 30 1", "-1.5"]
+
+
+def test_json_lines_hold_no_control_characters() -> None:
+    text = written("jsonl", ((), result(a="x\x9b31m\u202e")))
+    assert "\x9b" not in text
+    assert json.loads(text)["fields"] == {"a": "x\x9b31m\u202e"}

@@ -1,0 +1,227 @@
+"""The HTTP column: what arrives at the callback URL, and what does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.unit.simulator.conftest import SLUG, Bench, Receiver, Start
+
+COLUMNS = """
+[table.latency]
+scale = 0
+[[table.columns]]
+name = "company"
+credits = 1
+values = ["Bob \\"the\\" Builder"]
+[[table.columns]]
+name = "employees"
+credits = 1
+values = [38]
+[[table.columns]]
+name = "phone"
+credits = 1
+miss_share = 1.0
+"""
+BODY = """
+[table.callback.body]
+lead_id = "{{lead_id}}"
+employees = "{{employees}}"
+phone = "{{ phone }}"
+try = "{{clay_attempt}}"
+spent = "{{clay_credits}}"
+nested = { note = "{{company}} has {{employees}}", fixed = 3 }
+"""
+
+
+async def submit(bench: Bench, receiver: Receiver, lead: str = "lead-1") -> None:
+    assert await bench.post({"lead_id": lead, "callback_url": receiver.url, "callback_token": "t0ken"}) == 200
+
+
+async def test_echoes_come_back_as_text_and_cost_one_action(start: Start, receiver: Receiver) -> None:
+    bench = await start('[table.callback]\nheaders = { x-token = "{{callback_token}}" }\n' + BODY + COLUMNS)
+    await submit(bench, receiver)
+    await receiver.has(1)
+    assert receiver.json == [
+        {
+            "lead_id": "lead-1",
+            "employees": "38",
+            "phone": "",
+            "try": "1",
+            "spent": "3",
+            "nested": {"note": 'Bob "the" Builder has 38', "fixed": 3},
+        }
+    ]
+    assert receiver.headers[0]["x-token"] == "t0ken"
+    (line,) = await bench.of_kind("callback", 1)
+    assert (line["status"], line["cell"]) == (200, "Thank you, lead received.")
+    assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000 - 1
+
+
+async def test_without_a_body_template_all_columns_come(start: Start, receiver: Receiver) -> None:
+    bench = await start(COLUMNS)
+    await submit(bench, receiver)
+    await receiver.has(1)
+    assert receiver.json[0].keys() == {"lead_id", "delivery_id", "company", "employees", "phone"}
+
+
+async def test_typed_keeps_types(start: Start, receiver: Receiver) -> None:
+    bench = await start("[table.callback]\ntyped = true\n" + BODY + COLUMNS)
+    await submit(bench, receiver)
+    await receiver.has(1)
+    assert (receiver.json[0]["employees"], receiver.json[0]["phone"]) == (38, None)
+
+
+async def test_unescaped_quotes_break_the_json(start: Start, receiver: Receiver) -> None:
+    bench = await start("[table.callback]\nescape = false\n" + BODY + COLUMNS)
+    await submit(bench, receiver)
+    await receiver.has(1)
+    assert 'Bob "the" Builder' in receiver.bodies[0]
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(receiver.bodies[0])
+
+
+async def test_run_condition_not_met_on_a_miss(start: Start, receiver: Receiver) -> None:
+    columns = '[[table.columns]]\nname = "a"\nmiss_share = 1.0\n'
+    bench = await start("[table.latency]\nscale = 0\n" + columns)
+    await submit(bench, receiver)
+    (line,) = await bench.of_kind("callback", 1)
+    assert line["status"] == "condition_not_met"
+    assert receiver.bodies == []
+    assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000
+
+
+async def test_a_column_without_its_input_finds_nothing(start: Start, receiver: Receiver) -> None:
+    columns = '[[table.columns]]\nname = "mail"\nvalues = ["{{first_name}}@{{domain}}"]\n'
+    bench = await start("[table.latency]\nscale = 0\n" + columns)
+    await bench.post({"callback_url": receiver.url, "first_name": "ada", "domain": "example.com"})
+    await receiver.has(1)
+    assert receiver.json[0]["mail"] == "ada@example.com"
+    await bench.post({"callback_url": receiver.url, "first_name": "ada"})
+    assert (await bench.of_kind("callback", 2))[-1]["status"] == "condition_not_met"
+
+
+async def test_long_cells_are_cut(start: Start, receiver: Receiver) -> None:
+    bench = await start(COLUMNS + '[table.callback.body]\nnotes = "{{notes}}"\n')
+    await bench.post({"callback_url": receiver.url, "notes": "é" * 8_192})
+    await receiver.has(1)
+    assert receiver.json[0]["notes"] == "é" * 4_096
+
+
+async def test_retries_are_a_setting_and_each_costs_an_action(start: Start, receiver: Receiver) -> None:
+    receiver.status = 503
+    bench = await start("[table.callback]\nretries = 2\nretry_delay_s = 0.01\n" + COLUMNS)
+    await submit(bench, receiver)
+    lines = await bench.of_kind("callback", 3)
+    assert [(line["attempt"], line["status"]) for line in lines] == [(1, 503), (2, 503), (3, 503)]
+    assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000 - 3
+
+
+async def test_a_slow_receiver_is_a_timeout(start: Start) -> None:
+    slow = await start('[[fault]]\nkind = "hang_after_read"\n')
+    bench = await start("[table.callback]\ntimeout_s = 0.1\n" + COLUMNS)
+    await bench.post({"callback_url": f"{slow.sim.url}/v3/sources/webhook/x"})
+    assert (await bench.of_kind("callback", 1))[0]["status"] == "timeout"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "gopher://x", "not a url"])
+async def test_an_url_that_leads_nowhere_is_an_error(start: Start, url: str) -> None:
+    bench = await start(COLUMNS)
+    await bench.post({"callback_url": url})
+    (line,) = await bench.of_kind("callback", 1)
+    assert line["status"] == "error"
+    assert line["error"]
+
+
+async def test_a_loop_burns_all_credits(start: Start) -> None:
+    bench = await start("limits = { rate_per_s = 0 }\n[workspaces.acme]\ncredits = 30\n" + COLUMNS)
+    url = f"{bench.sim.url}/v3/sources/webhook/{SLUG}"
+    webhook = {"slug": SLUG, "callback": {"url": url}}
+    await bench.control("webhooks", webhook)
+    await bench.post({"lead_id": "once"})
+    await bench.of_kind("row", 11)
+    await bench.settled()
+    assert (await bench.get("/control"))["workspaces"]["acme"]["credits"] == 0
+
+
+def fault(kind: str, more: str = "") -> str:
+    return f'{COLUMNS}{BODY}[[fault]]\nkind = "{kind}"\n{more}\n'
+
+
+async def test_lost(start: Start, receiver: Receiver) -> None:
+    bench = await start(fault("callbacks_lost"))
+    await submit(bench, receiver)
+    (line,) = await bench.of_kind("callback", 1)
+    assert (line["status"], line["faults"]) == ("lost", ["callbacks_lost"])
+    assert receiver.bodies == []
+
+
+async def test_doubled_within_milliseconds(start: Start, receiver: Receiver) -> None:
+    bench = await start(fault("callbacks_doubled"))
+    await submit(bench, receiver)
+    await receiver.has(2)
+    assert receiver.bodies[0] == receiver.bodies[1]
+
+
+async def test_late(start: Start, receiver: Receiver) -> None:
+    bench = await start(fault("callbacks_late", "delay_s = 0.3"))
+    await submit(bench, receiver)
+    (row,) = await bench.of_kind("row", 1)
+    (callback,) = await bench.of_kind("callback", 1)
+    assert callback["at_ms"] - row["at_ms"] >= 290
+
+
+async def test_days_late_does_not_hold_up_the_end(start: Start, receiver: Receiver) -> None:
+    bench = await start(fault("callbacks_late", "delay_s = 400000"))
+    await submit(bench, receiver)
+    await bench.of_kind("row", 1)
+    assert (await bench.get("/control"))["callbacks_pending"] == 1
+    # The fixture stops it: a hang there would be this test's time-out.
+
+
+async def test_attempt_two_before_attempt_one(start: Start, receiver: Receiver) -> None:
+    bench = await start(fault("callbacks_reordered", "delay_s = 0.02"))
+    await submit(bench, receiver)
+    await receiver.has(2)
+    assert [body["try"] for body in receiver.json] == ["2", "1"]
+
+
+async def test_broken_json(start: Start, receiver: Receiver) -> None:
+    bench = await start(fault("callbacks_broken_json"))
+    await submit(bench, receiver)
+    await receiver.has(1)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(receiver.bodies[0])
+
+
+async def test_missing_extra_and_wrong_keys(start: Start, receiver: Receiver) -> None:
+    kinds = ("callbacks_missing_keys", "callbacks_extra_keys", "callbacks_wrong_lead")
+    bench = await start(COLUMNS + BODY + "".join(f'[[fault]]\nkind = "{kind}"\n' for kind in kinds))
+    await submit(bench, receiver)
+    await receiver.has(1)
+    body = receiver.json[0]
+    assert "nested" not in body
+    assert "_clay_meta" in body
+    assert body["lead_id"] not in ("", "lead-1")
+
+
+async def test_old_secret(start: Start, receiver: Receiver) -> None:
+    bench = await start(
+        '[table.callback]\nheaders = { x-token = "new" }\n'
+        + fault("callbacks_old_secret", 'headers = { x-token = "old" }\nfor_s = 1000')
+    )
+    await submit(bench, receiver)
+    await receiver.has(1)
+    bench.sim.clay.clear_faults()
+    await submit(bench, receiver)
+    await receiver.has(2)
+    assert [headers["x-token"] for headers in receiver.headers] == ["old", "new"]
+
+
+async def test_a_burst_arrives_whole(start: Start, receiver: Receiver) -> None:
+    bench = await start("callback_concurrency = 20\nlimits = { rate_per_s = 0 }\n" + COLUMNS)
+    rows = [{"lead_id": str(n), "callback_url": receiver.url} for n in range(500)]
+    assert await bench.post(rows) == 200
+    await receiver.has(500)
+    assert {body["lead_id"] for body in receiver.json} == {str(n) for n in range(500)}

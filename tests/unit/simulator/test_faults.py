@@ -1,0 +1,196 @@
+"""Each kind of fault as a sender sees it, and the timeline that they are played on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.unit.simulator.conftest import Bench, Start, wait_until
+
+QUIET = "[table]\nauto_run = false\n"
+
+
+def fault(kind: str, more: str = "") -> str:
+    return f'{QUIET}[[fault]]\nkind = "{kind}"\n{more}\n'
+
+
+async def seen(bench: Bench) -> dict[str, Any]:
+    """The one request in the ledger."""
+    (line,) = await bench.lines("kind=request")
+    assert (line["lead_id"], line["rows"]) == ("a", 1)
+    return line
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "status"),
+    [
+        ("status_before", "", 500),
+        ("status_before", "status = 503", 503),
+        ("status_before", "status = 408", 408),
+        ("unauthorized", "", 401),
+        ("forbidden", "", 403),
+        ("gone", "", 404),
+        ("payment", "", 402),
+        ("redirect", "", 302),
+        ("redirect", "status = 307", 307),
+        ("rate_limited", "", 429),
+    ],
+)
+async def test_refusing_faults_do_not_accept(start: Start, kind: str, more: str, status: int) -> None:
+    bench = await start(fault(kind, more))
+    answered, headers, _ = await bench.answer({"lead_id": "a"})
+    assert answered == status
+    assert ("Location" in headers) == (kind == "redirect")
+    line = await seen(bench)
+    assert (line["status"], line["accepted"], line["fault"]) == (status, 0, kind)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+async def test_status_after_accepts_and_answers_an_error(start: Start, status: int) -> None:
+    bench = await start(fault("status_after", f"status = {status}"))
+    assert await bench.post({"lead_id": "a"}) == status
+    line = await seen(bench)
+    assert (line["status"], line["accepted"]) == (status, 1)
+
+
+@pytest.mark.parametrize(("form", "header"), [("absent", None), ("seconds", "9"), ("zero", "0"), ("date", "GMT")])
+async def test_rate_limited_in_all_forms(start: Start, form: str, header: str | None) -> None:
+    bench = await start(fault("rate_limited", f'retry_after = "{form}"\nretry_after_s = 9'))
+    _, headers, _ = await bench.answer({})
+    value = headers.get("Retry-After")
+    assert value == header or (form == "date" and value is not None and value.endswith("GMT"))
+
+
+@pytest.mark.parametrize(("more", "accepted"), [("", 1), ("accepted = false", 0)])
+async def test_hang_after_read(start: Start, more: str, accepted: int) -> None:
+    bench = await start(fault("hang_after_read", more))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bench.post({"lead_id": "a"}), 0.2)
+    line = await seen(bench)
+    assert (line["status"], line["accepted"]) == ("hang", accepted)
+
+
+async def test_a_hanging_request_ends_with_the_simulator(start: Start) -> None:
+    bench = await start(fault("hang_after_read"))
+    request = asyncio.create_task(bench.post({"lead_id": "a"}))
+    await bench.of_kind("request", 1)
+    await bench.control("reset")
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await asyncio.wait_for(request, 2)
+
+
+@pytest.mark.parametrize(("kind", "accepted"), [("reset_after_read", 1), ("reset_before_accept", 0)])
+async def test_resets_are_real_ones(start: Start, kind: str, accepted: int) -> None:
+    bench = await start(fault(kind))
+    with pytest.raises(aiohttp.ClientOSError) as failure:
+        await bench.post({"lead_id": "a"})
+    assert failure.value.errno == errno.ECONNRESET
+    line = await seen(bench)
+    assert (line["status"], line["accepted"]) == ("reset", accepted)
+
+
+async def test_slow_answers_late_and_has_accepted_before(start: Start) -> None:
+    bench = await start(fault("slow", "delay_s = 0.3"))
+    request = asyncio.create_task(bench.post({"lead_id": "a"}))
+    assert (await bench.of_kind("request", 1))[0]["accepted"] == 1
+    assert not request.done()
+    assert await asyncio.wait_for(request, 2) == 200
+
+
+async def test_garbage(start: Start) -> None:
+    bench = await start(fault("garbage"))
+    with pytest.raises(aiohttp.ClientError):
+        await bench.post({"lead_id": "a"})
+    assert (await seen(bench))["status"] == "garbage"
+
+
+async def test_huge_answer(start: Start) -> None:
+    bench = await start(fault("huge_answer", "size_bytes = 3000001"))
+    status, _, body = await bench.answer({"lead_id": "a"})
+    assert (status, len(body)) == (200, 3_000_001)
+    # A sender that stops reading does not disturb it.
+    async with bench.session.post(f"{bench.sim.url}/v3/sources/webhook/x", json={}) as response:
+        await response.content.read(10)
+        response.close()
+    bench.sim.clay.clear_faults()
+    assert await bench.post({}) == 200
+
+
+async def test_what_clay_refuses_it_refuses_plainly_under_an_obscuring_fault(start: Start) -> None:
+    bench = await start(fault("reset_after_read"))
+    assert await bench.post(None, raw=b"junk") == 400
+
+
+async def test_refuse_closes_the_port_and_idle_connections(start: Start) -> None:
+    bench = await start(QUIET)
+    assert await bench.post({}) == 200  # leaves an idle connection in the pool
+    await bench.control("faults", {"kind": "refuse"})
+
+    async def is_closed() -> bool:
+        return [line["listening"] for line in await bench.lines("kind=listener")] == [False]
+
+    await wait_until(is_closed)
+    for _ in range(3):
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await bench.post({})
+    with pytest.raises(aiohttp.ClientConnectorError) as refused:
+        await bench.post({})
+    assert isinstance(refused.value.os_error, ConnectionRefusedError)
+    async with bench.session.delete(f"{bench.sim.control_url}/control/faults?kind=refuse") as response:
+        assert await response.json() == {"cleared": 1}
+    await bench.of_kind("listener", 2)
+    assert await bench.post({}) == 200
+    assert len(await bench.lines("kind=request")) == 2
+
+
+async def test_refuse_ends_by_itself(start: Start) -> None:
+    bench = await start(fault("refuse", "at_s = 0.1\nfor_s = 0.2"))
+    closed, opened = await bench.of_kind("listener", 2)
+    assert 190 <= opened["at_ms"] - closed["at_ms"] < 1_000
+    assert await bench.post({}) == 200
+
+
+async def test_timeline_and_clock(start: Start) -> None:
+    bench = await start(fault("gone", "at_s = 0.2\nfor_s = 0.2"))
+
+    async def first(status: int) -> None:
+        async def answers() -> bool:
+            return await bench.post({}) == status
+
+        await wait_until(answers, 2)
+
+    await bench.control("limits", {"rate_per_s": 0})
+    for _ in range(2):
+        await bench.control("clock")
+        assert await bench.post({}) == 200
+        await first(404)
+        await first(200)
+
+
+async def test_faults_added_live_count_from_now(start: Start) -> None:
+    bench = await start("[limits]\nrate_per_s = 0\n" + QUIET)
+    await asyncio.sleep(0.05)  # so that "now" is not the timeline's beginning
+    await bench.control("faults", [{"kind": "payment", "for_s": 0.2}, {"kind": "gone", "at_s": 100}])
+    assert await bench.post({}) == 402
+    listed = (await bench.get("/control"))["faults"]
+    assert [(entry["kind"], entry["active"]) for entry in listed] == [("payment", True), ("gone", False)]
+    assert listed[0]["at_s"] >= 0.05
+
+
+async def test_the_first_fault_that_fits_is_played(start: Start) -> None:
+    script = fault("gone", 'webhook = "acme--a"') + '[[fault]]\nkind = "payment"\nworkspace = "acme"\n'
+    bench = await start(script)
+    assert [await bench.post({}, slug) for slug in ("acme--a", "acme--b", "other--a")] == [404, 402, 200]
+
+
+async def test_share_is_drawn_anew_for_each_try_of_a_lead(start: Start) -> None:
+    bench = await start("[limits]\nrate_per_s = 0\n" + fault("status_before", "share = 0.3"))
+    statuses = [[await bench.post({"lead_id": f"{lead}"}) for _ in range(4)] for lead in range(100)]
+    hits = [status for tries in statuses for status in tries].count(500)
+    assert 80 < hits < 160
+    assert all(200 in tries for tries in statuses if tries.count(500) < 4)
+    assert sum(200 in tries for tries in statuses) > 90

@@ -1,0 +1,229 @@
+"""The ledger: agrees with what the client saw, the same for the same seed, and holds no secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from stream_app.dev.simulator import Simulator, parse_script
+from stream_app.dev.simulator.chance import Chance
+from stream_app.dev.simulator.script import Latency
+from tests.unit.simulator.conftest import Bench, Receiver, Start
+
+STORM = """
+limits = { rate_per_s = 0 }
+[table]
+latency = { scale = 0.001 }
+callback = { run_if = "always", url = "http://127.0.0.1:9/" }
+[[fault]]
+kind = "status_before"
+share = 0.1
+status = 503
+[[fault]]
+kind = "status_after"
+share = 0.1
+[[fault]]
+kind = "reset_after_read"
+share = 0.05
+[[fault]]
+kind = "callbacks_lost"
+share = 0.3
+"""
+
+
+async def storm(bench: Bench, leads: int, concurrency: int) -> tuple[Counter[str], Counter[str]]:
+    """Submits leads, each twice. Returns what the client saw: statuses, and 2xx per lead."""
+    statuses: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    todo = iter([f"lead-{n % leads}" for n in range(2 * leads)])
+
+    async def send() -> None:
+        for lead in todo:
+            try:
+                status = str(await bench.post({"lead_id": lead, "delivery_id": f"{lead}-d"}))
+            except aiohttp.ClientConnectionError:
+                status = "reset"
+            statuses[status] += 1
+            accepted[lead] += status == "200"
+
+    await asyncio.gather(*[send() for _ in range(concurrency)])
+    await bench.settled()
+    return statuses, accepted
+
+
+async def test_totals_agree_with_what_the_client_saw(start: Start) -> None:
+    bench = await start(STORM)
+    statuses, answered = await storm(bench, 100, 8)
+    assert len(statuses) == 4
+    summary = await bench.get("/ledger/summary")
+    assert summary["requests"] == 200
+    assert summary["by_status"] == statuses
+    requests = await bench.lines("kind=request")
+    assert Counter(str(line["status"]) for line in requests) == statuses
+    accepted = Counter(line["lead_id"] for line in requests if line["accepted"])
+    assert summary["leads"] == accepted
+    assert all(accepted[lead] >= count for lead, count in answered.items())
+    assert summary["accepted"] == accepted.total() == statuses["200"] + statuses["500"] + statuses["reset"]
+
+
+async def test_totals_agree_with_the_meters(start: Start) -> None:
+    bench = await start(STORM)
+    await storm(bench, 50, 8)
+    totals = (await bench.get("/ledger/summary"))["workspaces"]["acme"]
+    meters = (await bench.get("/control"))["workspaces"]["acme"]
+    lines = await bench.lines()
+    charged = sum(line.get("credits", 0) for line in lines if line["kind"] == "charge")
+    refunded = sum(line["credits"] for line in lines if line["kind"] == "refund")
+    assert (totals["credits_charged"], totals["credits_refunded"]) == (charged, refunded)
+    assert meters["credits"] == 6_000 - charged + refunded
+    assert meters["actions"] == 15_000 - totals["actions_charged"]
+    assert totals["actions_charged"] == sum(totals["callbacks"].values()) == totals["accepted"]
+
+
+def without_times(lines: list[dict[str, Any]]) -> list[str]:
+    passing = ("seq", "at_ms", "ms", "row")
+    return sorted(
+        json.dumps({key: value for key, value in line.items() if key not in passing}, sort_keys=True) for line in lines
+    )
+
+
+async def test_a_seed_decides_everything_whatever_the_interleaving(start: Start) -> None:
+    ledgers = []
+    for seed, concurrency in ((1, 1), (1, 9), (2, 1)):
+        bench = await start(f"seed = {seed}\n{STORM}")
+        await storm(bench, 40, concurrency)
+        ledgers.append(without_times((await bench.lines())[1:]))
+    assert ledgers[0] == ledgers[1]
+    assert ledgers[0] != ledgers[2]
+
+
+def test_latency_is_realistic_by_default() -> None:
+    waits = sorted(Chance(1).latency_s(Latency(), f"lead-{n}") for n in range(2_000))
+    assert waits[0] >= 5
+    assert 14 < waits[1_000] < 22
+    assert 45 < waits[1_860] < 120
+    assert waits[-1] > 120
+
+
+async def test_lines_are_numbered_without_gaps_and_filters_work(start: Start, receiver: Receiver) -> None:
+    bench = await start("[table.latency]\nscale = 0\n[limits]\nrate_per_s = 0\n")
+    for n in range(400):
+        await bench.post({"lead_id": str(n)}, f"{'ab'[n % 2]}--x")
+    await bench.settled()
+    lines = await bench.lines()
+    assert len(lines) > 2_500  # more than the index's step, so that `since` uses it
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert await bench.lines("since=2100") == lines[2100:]
+    assert await bench.lines("since=99999999") == []
+    found = await bench.lines("since=50&kind=request&workspace=a")
+    assert found == [line for line in lines[50:] if line["kind"] == "request" and line["workspace"] == "a"]
+    async with bench.session.get(f"{bench.sim.url}/ledger?since=x") as response:
+        assert response.status == 400
+
+
+async def test_summary_can_leave_the_leads_out(start: Start) -> None:
+    bench = await start("[table]\nauto_run = false\n")
+    for lead in ("a", "b", "b"):
+        await bench.post({"lead_id": lead})
+    assert (await bench.get("/ledger/summary"))["leads"] == {"a": 1, "b": 2}
+    assert (await bench.get("/ledger/summary?leads=repeated"))["leads"] == {"b": 2}
+    none = await bench.get("/ledger/summary?leads=none")
+    assert (none["leads"], none["leads_accepted"], none["leads_repeated"]) == ({}, 2, 1)
+    assert "problems" in await bench.get("/ledger/summary?leads=some")
+
+
+async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, receiver: Receiver) -> None:
+    bench = await start(
+        '[table.latency]\nscale = 0\n[webhooks.acme--crm]\ntoken = "t0ken-in"\n'
+        '[table.callback]\nheaders = { x = "{{callback_token}}" }\n'
+    )
+    lead = {
+        "lead_id": "a",
+        "email": "ada@example.com",
+        "domain": "example.com",
+        "callback_url": f"{receiver.url}?k=t0ken-url",
+        "callback_token": "t0ken-out",
+    }
+    assert await bench.post(lead, token="t0ken-in") == 200
+    assert await bench.post(lead, token="t0ken-wrong") == 401
+    await receiver.has(1)
+    await bench.settled()
+    text = json.dumps(await bench.lines()) + json.dumps(await bench.get("/control"))
+    assert "t0ken" not in text
+    assert "example.com" not in text
+
+
+async def test_file_is_flushed_within_the_tenth_of_a_second_and_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for run in (1, 2):
+        sim = Simulator(parse_script("[table]\nauto_run = false\n"), ledger=path)
+        await sim.start()
+        async with aiohttp.ClientSession() as session:
+            bench = Bench(sim, session)
+            await bench.post({"lead_id": f"run-{run}"})
+            await asyncio.sleep(0.1)  # the time in which a line must be in the file
+            assert f"run-{run}" in path.read_text()
+            assert [line["kind"] for line in await bench.lines()] == ["start", "request", "row"]
+        await sim.stop()
+    kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
+    assert kinds == ["start", "request", "row", "stop"] * 2
+
+
+async def test_reset_begins_again(start: Start) -> None:
+    bench = await start("[table]\nlatency = { scale = 0 }\n[limits]\nlifetime = 1\n[workspaces.acme]\ncredits = 6\n")
+    await bench.post({"lead_id": "a"})
+    await bench.settled()
+    await bench.control("faults", {"kind": "gone"})
+    await bench.control("reset")
+    state = await bench.get("/control")
+    assert (state["faults"], state["webhooks"], state["workspaces"]["acme"]["credits"]) == ([], {}, 6)
+    assert (await bench.get("/ledger/summary"))["requests"] == 0
+    assert await bench.post({"lead_id": "a"}) == 200
+    assert (await bench.get("/ledger/summary"))["leads"] == {"a": 1}
+    assert [line["did"] for line in await bench.lines("kind=control")][-1] == "reset"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "problem"),
+    [
+        ("faults", [{"kind": "nope"}, {"kind": "gone", "share": 2}], 400, "fault[1].share"),
+        ("faults", {"kind": "gone", "delay_s": 1}, 400, "does not belong to 'gone'"),
+        ("limits", {"burst": 0, "rate": 1}, 400, "limits.rate: unknown"),
+        ("limits", [], 400, "must be a JSON object"),
+        ("credits", {"workspace": "nobody", "add": 1}, 400, "there is no 'nobody'"),
+        ("rerun", {"webhook": "nothing"}, 400, "there is no 'nothing'"),
+        ("rerun", {"which": "some"}, 400, "webhook: missing"),
+        ("webhooks", {"token": "x"}, 400, "slug: missing"),
+        ("webhooks", {"slug": "x", "latency": {"scale": -1}}, 400, "latency.scale"),
+        ("nonsense", {}, 404, "unknown; known: faults"),
+    ],
+)
+async def test_a_wrong_control_call_says_what_is_wrong(
+    start: Start, path: str, body: object, status: int, problem: str
+) -> None:
+    bench = await start("")
+    async with bench.session.post(f"{bench.sim.url}/control/{path}", json=body) as response:
+        problems = (await response.json())["problems"]
+    assert response.status == status
+    assert any(problem in line for line in problems), problems
+    assert all("\n" not in line for line in problems)
+
+
+async def test_workspaces_and_webhooks_over_control(start: Start) -> None:
+    bench = await start("auto_create = false\n[table]\nlatency = { scale = 0 }\n")
+    await bench.control("workspaces", {"name": "acme", "credits": 7, "actions": 1})
+    await bench.control("webhooks", {"slug": "s", "workspace": "acme", "token": "one"})
+    assert await bench.post({}, "s", token="one") == 200
+    await bench.control("webhooks", {"slug": "s", "workspace": "acme", "token": "two"})
+    assert [await bench.post({}, "s", token=token) for token in ("one", "two")] == [401, 200]
+    await bench.settled()
+    webhook = (await bench.get("/control"))["webhooks"]["s"]
+    assert webhook["submissions"] == 2
+    states = Counter(line["state"] for line in await bench.lines("kind=row"))
+    assert states["out_of_credits"] >= 1
