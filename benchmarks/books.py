@@ -26,7 +26,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Destination
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 
 PARTITIONS = 8
@@ -92,9 +92,9 @@ def measure(leads: int) -> tuple[Report, float, int]:
             books.event(partition, raw, "")
             seconds += clock() - began
         for number in range(each):
-            taken = Taken("leads", partition, number, None, None)
+            consumed = ConsumedRecord("leads", partition, number, None, None)
             began = clock()
-            books.record(taken, passed=True)
+            books.record(consumed, passed=True)
             seconds += clock() - began
         books.begins("leads", partition, 0)
     began = clock()

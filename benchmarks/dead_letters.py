@@ -33,7 +33,7 @@ from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.suppression import Suppression, person_row
 from stream_app.domain.record import Record
 from stream_app.kafka.topics import create_topics
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 
 PARTITIONS = 4
 CONFIG = """
@@ -115,8 +115,8 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
 
 async def write(settings: Settings, letters: Iterator[Record]) -> None:
     """All of them, in transactions of 20,000."""
-    ledger = KafkaLedger(
-        *(connection_of(settings), "benchmark", settings.names.replay_state, 0, LedgerLimits(60, 60)),
+    ledger = TransactionalState(
+        *(connection_of(settings), "benchmark", settings.names.replay_state, 0, StateStoreLimits(60, 60)),
         writes_to=product((topic.name for topic in settings.topic_plan()), range(PARTITIONS)),
     )
     await ledger.take_over()

@@ -19,12 +19,12 @@ from rich.table import Table
 
 from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.lane import Entry, Lane, admit, settle
+from stream_app.domain.lane.lane import Grant, Lane, admit, settle
 from stream_app.domain.lane.overrides import ChangeBudget, obey
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.true_cost import actual
 from stream_app.domain.lane.view import view
-from stream_app.domain.messages import By, LaneView
+from stream_app.domain.messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
@@ -40,7 +40,7 @@ def _setting() -> tuple[Workspace, list[Destination], Lane]:
     caps = BudgetPolicy(credits_per_day=_CAP, credits_per_month=_CAP, actions_per_day=_CAP, actions_per_month=_CAP)
     policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=1_000, burst=10_000), budget=caps)
     destinations = [Destination(alias, "acme", (f"{alias}-1", f"{alias}-2")) for alias in ("people", "companies")]
-    lane = obey(policy, Lane("acme", 0), ChangeBudget({"credits_per_day": _CAP - 1}), By("anna", "", NOW_MS)).lane
+    lane = obey(policy, Lane("acme", 0), ChangeBudget({"credits_per_day": _CAP - 1}), Actor("anna", "", NOW_MS)).lane
     return policy, destinations, lane
 
 
@@ -61,7 +61,7 @@ class _Busy:
     def __init__(self) -> None:
         self.policy, self.destinations, self.lane = _setting()
         self.now_ms = NOW_MS
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[Grant] = deque()
         self.seen: LaneView | None = None
         for _ in range(UNDER_WAY):
             self.admit()
@@ -69,10 +69,10 @@ class _Busy:
     def admit(self) -> None:
         self.now_ms += 5
         self.lane, entry = admit(self.policy, self.lane, self.destinations[0], self.now_ms, 0)
-        assert isinstance(entry, Entry), entry
+        assert isinstance(entry, Grant), entry
         self.entries.append(entry)
 
-    def settle(self) -> Entry:
+    def settle(self) -> Grant:
         entry = self.entries.popleft()
         self.lane, _ = settle(self.policy, self.lane, entry, Accepted(200, 250), self.now_ms, 0.5, UNDER_WAY)
         return entry

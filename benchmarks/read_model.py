@@ -31,7 +31,7 @@ from stream_app.domain.lead.person import person_key
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.messages import Result, Status, StatusEvent
 from stream_app.domain.topics import Retention, TopicNames, plan
-from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.follow import Projection
 from stream_app.gateway.read_model.store import Position, ReadModel, Sources
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
@@ -145,7 +145,7 @@ async def fill(bootstrap: str, sources: Sources, leads: int, now_ms: int) -> Non
 
 async def build_from_kafka(bootstrap: str, sources: Sources, path: Path) -> tuple[float, list[float]]:
     """Seconds from the start of a feed to its being complete, and by how much a timer of 10 ms was late meanwhile."""
-    feed = Feed(KafkaConnection(bootstrap), sources, path, log.get("benchmark"))
+    feed = Projection(KafkaConnection(bootstrap), sources, path, log.get("benchmark"))
     late_s: list[float] = []
     began = time.perf_counter()
     task = asyncio.create_task(feed.run())

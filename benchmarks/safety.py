@@ -39,14 +39,14 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
 from stream_app.domain.delivery.outcome import Accepted, Outcome
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lead.lead import read_lead
 from stream_app.domain.record import Record
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import run, run_app
-from stream_app.faust_app.stream import Inlet
-from stream_app.kafka.transactional_state import KafkaLedger
-from stream_app.partition.admission import Gate
+from stream_app.faust_app.stream import PartitionStream
+from stream_app.kafka.transactional_state import TransactionalState
+from stream_app.partition.admission import AdmissionQueue
 from stream_app.services import worker as product
 
 CASES = ("agent", "unsafe", "safe")
@@ -85,7 +85,7 @@ def _yes(counter: _Counter) -> type[Any]:
     return Yes
 
 
-class _PlainLedger(KafkaLedger):
+class _PlainLedger(TransactionalState):
     """Writes what it is given, in order and once, but fences nobody: a step may be there in part."""
 
     async def _fence(self) -> None:
@@ -101,13 +101,13 @@ class _PlainLedger(KafkaLedger):
         )
 
 
-class _HastyGate(Gate):
+class _HastyGate(AdmissionQueue):
     """Writes nothing ahead."""
 
     def __init__(self, *arguments: Any) -> None:
         *before, _, alarm = arguments
 
-        def forget(_: Step) -> asyncio.Future[None]:
+        def forget(_: WriteBatch) -> asyncio.Future[None]:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             done.set_result(None)
             return done
@@ -116,15 +116,15 @@ class _HastyGate(Gate):
 
 
 async def _agent(settings: Settings, counter: _Counter) -> None:
-    async def handler(inlet: Inlet) -> None:
+    async def handler(inlet: PartitionStream) -> None:
         begun_s, taken_here = time.monotonic(), 0
-        async for taken in inlet:
+        async for consumed in inlet:
             taken_here += 1
             if (early_s := begun_s + taken_here / LANE_PER_S - time.monotonic()) > _NAP_S:
                 await asyncio.sleep(early_s)
-            read_lead(taken.value, taken.key)
+            read_lead(consumed.value, consumed.key)
             counter.add()
-            await inlet.ack(taken)
+            await inlet.ack(consumed)
 
     options = product.faust_options(settings, connection_of(settings), settings.names.worker_app, None)
     await run_app(build_app(options, {settings.names.leads: handler}))
@@ -139,7 +139,10 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
         if case == "safe":
             run(product.run_worker(settings, lambda: settings))
             return
-        with patch.object(product, "KafkaLedger", _PlainLedger), patch("stream_app.partition.owner.Gate", _HastyGate):
+        with (
+            patch.object(product, "TransactionalState", _PlainLedger),
+            patch("stream_app.partition.owner.Gate", _HastyGate),
+        ):
             run(product.run_worker(settings, lambda: settings))
 
 

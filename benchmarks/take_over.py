@@ -35,12 +35,12 @@ from stream_app.domain.lead.person import Person, claimed, person_key
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import WorkerMetrics
-from stream_app.partition.deadlines import Awaiting
-from stream_app.partition.owner import Partition
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.owner import PartitionOwner
 
 LIMITS = {"seconds": 5.0, "rss_mb": 400.0}
 CLOCK_LIMITS = {"clock_mb": 40.0, "look_us": 100.0}
@@ -99,17 +99,17 @@ def _bug(error: BaseException) -> None:
 async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     memory = psutil.Process().memory_info
     before_mb = memory().rss / 2**20
-    ledger = KafkaLedger(KafkaConnection(bootstrap), f"{topic}-0", topic, 0)
+    ledger = TransactionalState(KafkaConnection(bootstrap), f"{topic}-0", topic, 0)
     plan = Plan(TopicNames(), 1, {"acme": Workspace("acme", "people")}, {"people": Destination("people", "acme", ())})
     observer = WorkerMetrics(CollectorRegistry(), log.get("none"))
-    partition = Partition(0, plan, ledger, _NoClay(), SystemClock(), observer, _bug, _member)
+    partition = PartitionOwner(0, plan, ledger, _NoClay(), SystemClock(), observer, _bug, _member)
     started = time.perf_counter()
     await partition.take_over()
     seconds = time.perf_counter() - started
     await partition.close()  # before it catches up with topics that are not there; its rows stay
     rows_mb = memory().rss / 2**20
     found = {"seconds": seconds, "rss_mb": rows_mb, "rows_mb": rows_mb - before_mb}
-    awaiting = Awaiting(plan, partition._rows, partition._lanes)
+    awaiting = DeadlineQueue(plan, partition._rows, partition._lanes)
     started = time.process_time()
     await awaiting.load()
     loaded = time.process_time()

@@ -29,7 +29,7 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 
 MAX_LATE_MS = 2_000
 MAX_GROWTH_BYTES, MAX_BYTES = 20 * 2**20, 300 * 2**20
@@ -76,7 +76,9 @@ def waiting_in_tiers(settings: Settings, letters: int, now_ms: int) -> Iterator[
     """Letters as the replay process has put them into the two long tiers, due two to eleven hours from now."""
     for number in range(letters):
         record = failed(settings, number, now_ms, now_ms + (2 + number % 10) * _HOUR_MS)
-        back = returning(read_envelope(Taken(record.topic, 0, 0, record.key, record.value, record.headers)), "")
+        back = returning(
+            read_envelope(ConsumedRecord(record.topic, 0, 0, record.key, record.value, record.headers)), ""
+        )
         assert back is not None
         tier_s = (600, 3600)[number % 2]
         yield msgspec.structs.replace(record, topic=settings.names.wait(tier_s), headers=back.to_headers())

@@ -18,7 +18,7 @@ import yaml
 from stream_app.cli.main import main
 from stream_app.domain.dead_letter.headers import MEANING, SPRING
 from stream_app.domain.delivery.envelope import HEADERS, read_envelope
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.schemas import MESSAGES, documents, schema
 from stream_app.schemas.yaml import to_yaml
 
@@ -58,7 +58,7 @@ def test_an_old_dead_letter_is_still_read() -> None:
     """By its headers: each has its name and its value when it is written again."""
     sample = json.loads((SAMPLES / "dead-letter.headers.json").read_bytes())
     headers = tuple((name, value.encode()) for name, value in sample.items())
-    envelope = read_envelope(Taken("leads.dlq", 3, 7, b"acme", b"{}", headers, 1))
+    envelope = read_envelope(ConsumedRecord("leads.dlq", 3, 7, b"acme", b"{}", headers, 1))
     again = {name: value.decode() for name, value in envelope.to_headers() if name not in SPRING}
     assert again == sample
     assert set(HEADERS.values()) == set(sample), "add the new header to the sample"

@@ -12,7 +12,7 @@ _WITHIN_S: Final = 5.0
 
 
 class CallbackUrl:
-    """`overdue.Reach`. `public_url`: as in the configuration; None where no table calls back."""
+    """`overdue.CallbackUrlProbe`. `public_url`: as in the configuration; None where no table calls back."""
 
     def __init__(self, public_url: str | None, egress: Egress) -> None:
         self._egress = egress

@@ -178,14 +178,14 @@ class ClayClient:
             known=_sent_values(request),
         )
 
-    async def _read(self, response: httpx.Response, taken: bytearray) -> None:
+    async def _read(self, response: httpx.Response, consumed: bytearray) -> None:
         """The beginning of the body, or what came of it: it may break off, drip or never end."""
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)
         try:
             async for chunk in stream:
-                taken += chunk[: self._max_answer_bytes - len(taken)]
-                if len(taken) == self._max_answer_bytes:
+                consumed += chunk[: self._max_answer_bytes - len(consumed)]
+                if len(consumed) == self._max_answer_bytes:
                     break
         finally:
             await stream.aclose()

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from stream_app.config import Settings
     from stream_app.domain.dead_letter.causes import Tally
     from stream_app.domain.dead_letter.pricing import PricedPlan
-    from stream_app.domain.record import Taken
-    from stream_app.replay.inspect import Mended, Shown
+    from stream_app.domain.record import ConsumedRecord
+    from stream_app.replay.inspect import EditedRecord, Shown
     from stream_app.replay.plan import Chosen, Source
     from stream_app.replay.select import Mend, Sent
 
@@ -227,7 +227,7 @@ def run_import(args: argparse.Namespace) -> int:
     return on_kafka(settings, "dlq import", _import(args, settings, mended))
 
 
-async def _import(args: argparse.Namespace, settings: Settings, mended: list[Mended]) -> int:
+async def _import(args: argparse.Namespace, settings: Settings, mended: list[EditedRecord]) -> int:
     from stream_app.domain.dead_letter.headers import WorkspaceKeys
     from stream_app.replay.plan import reader_of, topic_of
     from stream_app.replay.select import Operator, Sent, letters_at
@@ -267,7 +267,7 @@ async def _planned(
         return await survey(settings, source, Filter(), progress, uncertain=args.uncertain, mended=values)
 
 
-def _values(mended: list[Mended], topic: str) -> Values:
+def _values(mended: list[EditedRecord], topic: str) -> Values:
     return {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
 
 
@@ -276,7 +276,7 @@ def _mend(settings: Settings, values: Values) -> Mend:
 
     why_not = sendable(settings)
 
-    def mend(letter: Taken, same_lead: bool) -> bytes:
+    def mend(letter: ConsumedRecord, same_lead: bool) -> bytes:
         value = values[letter.partition, letter.offset]
         check(value, letter, why_not, same_lead=same_lead)
         return value

@@ -24,7 +24,7 @@ from stream_app.domain.plural import count
 if TYPE_CHECKING:
     from stream_app.config import Settings
     from stream_app.domain.dead_letter.pricing import PricedPlan
-    from stream_app.domain.record import Taken
+    from stream_app.domain.record import ConsumedRecord
     from stream_app.replay.edit import Transform
     from stream_app.replay.plan import Chosen
     from stream_app.replay.select import Mend, Operator, Sent
@@ -208,7 +208,7 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
     from stream_app.domain.dead_letter.headers import WorkspaceKeys
     from stream_app.domain.dead_letter.replay import goes_on
     from stream_app.domain.delivery.envelope import read_envelope
-    from stream_app.replay.edit import CannotMend, changes, sendable, transformed
+    from stream_app.replay.edit import EditError, changes, sendable, transformed
     from stream_app.replay.plan import reader_of, topic_of
     from stream_app.replay.select import as_it_is, letters_at
 
@@ -216,7 +216,7 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
         return as_it_is
     why_not = sendable(settings)
 
-    def mend(letter: Taken, same_lead: bool) -> bytes:
+    def mend(letter: ConsumedRecord, same_lead: bool) -> bytes:
         return transformed(transform, letter, why_not, same_lead=same_lead)
 
     shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
@@ -224,7 +224,7 @@ async def _mend(args: argparse.Namespace, settings: Settings, transform: Transfo
         async for letter in letters_at(reader, topic_of(settings, args.source), chosen, keys):
             try:
                 mended = mend(letter, goes_on(read_envelope(letter)))
-            except CannotMend as error:
+            except EditError as error:
                 bad += 1
                 if bad <= _SHOWN:
                     say(f"{letter.place} will not go: {error}")

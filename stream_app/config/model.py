@@ -13,12 +13,12 @@ import msgspec
 from stream_app.domain.callback.token import Keys
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.lane.callback_health import SilencePolicy
+from stream_app.domain.lane.callback_health import CallbackHealthPolicy
 from stream_app.domain.lane.concurrency import ConcurrencyPolicy
-from stream_app.domain.lane.flood_guard import FloodPolicy
+from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.health import HealthPolicy, WindowPolicy
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.suspension import StopPolicy
+from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.result.cache_entry import CachePolicy
@@ -140,10 +140,10 @@ class WorkspaceDefaults(msgspec.Struct, frozen=True):
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
-    stop: StopPolicy = StopPolicy()
+    stop: SuspensionPolicy = SuspensionPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
-    flood: FloodPolicy = FloodPolicy()
-    silence: SilencePolicy = SilencePolicy()
+    flood: FloodGuardPolicy = FloodGuardPolicy()
+    silence: CallbackHealthPolicy = CallbackHealthPolicy()
 
 
 class Workspace(WorkspaceDefaults, frozen=True):

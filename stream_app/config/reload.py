@@ -15,10 +15,10 @@ from stream_app.config import Settings
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.pseudonyms import current, use
 from stream_app.domain.policy import Plan
-from stream_app.pipeline.command import Told
+from stream_app.pipeline.command import CommandResult
 
 Derived = tuple[Plan, dict[str, Endpoint]]
-NOTHING_NEW: Final = Told("nothing in the configuration is new")
+NOTHING_NEW: Final = CommandResult("nothing in the configuration is new")
 _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets"})
 
 
@@ -37,14 +37,14 @@ class Configuration:
         self._read = read
         self._derive = derive
 
-    def reload(self) -> Told:
+    def reload(self) -> CommandResult:
         """Read it anew and adopt what can be adopted; one that is wrong changes nothing."""
         hashing = current()
         try:
             settings = self._read()
         except SettingsError as error:
             text = f"the configuration is wrong, nothing of it is adopted: {'; '.join(error.problems)}"
-            return Told(text, False, "bad_configuration")
+            return CommandResult(text, False, "bad_configuration")
         finally:
             peppers_differ = current() != hashing
             use(hashing)  # another pepper counts from a restart on
@@ -53,7 +53,7 @@ class Configuration:
         left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]
         told = [f"adopted: {', '.join(adopted)}"] if adopted else []
         told += [f"only at a restart: {', '.join(left)}"] if left else []
-        return Told("; ".join(told)) if told else NOTHING_NEW
+        return CommandResult("; ".join(told)) if told else NOTHING_NEW
 
     def _adopt_workspaces(self, plan: Plan) -> Iterator[str]:
         mine = self.plan

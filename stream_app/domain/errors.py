@@ -7,7 +7,7 @@ StreamAppError
 ├── KafkaRefused         Kafka answers and refuses us: credentials, certificate, protocol or rights
 ├── GatewayUnavailable   the gateway did not answer
 ├── UnreadableBatch      records on Kafka that cannot be decoded: their partition stops before them
-└── LedgerError          a step could not be committed
+└── StateStoreError          a step could not be committed
     ├── Fenced           another worker owns the partition: stop, never write again
     └── Aborted          the transaction failed: nothing of it happened; forget memory, fence, load, go on
 """
@@ -59,13 +59,13 @@ class UnreadableBatch(StreamAppError):
         )
 
 
-class LedgerError(StreamAppError):
+class StateStoreError(StreamAppError):
     """A step could not be committed."""
 
 
-class Fenced(LedgerError):
+class Fenced(StateStoreError):
     """A later owner fenced this one: nothing more can be written, so nothing more may be sent."""
 
 
-class Aborted(LedgerError):
+class Aborted(StateStoreError):
     """The transaction failed as a whole: memory is ahead of Kafka and must be read again."""

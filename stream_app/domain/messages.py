@@ -161,7 +161,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     people: tuple[str, ...] = ()
 
 
-class By(msgspec.Struct, frozen=True, omit_defaults=True):
+class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whose word something is, why, and since when."""
 
     who: str
@@ -178,10 +178,10 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str
     was: int | float | bool | None
     now: int | float | bool | None
-    by: By
+    by: Actor
 
 
-class News(msgspec.Struct, frozen=True):
+class LaneChange(msgspec.Struct, frozen=True):
     """Something about a lane that is worth telling once: a stable code and words."""
 
     kind: str
@@ -236,10 +236,10 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     submissions: int = 0
     since_ms: int = 0
     lifts: str = ""
-    news: tuple[News, ...] = ()
+    news: tuple[LaneChange, ...] = ()
     mode: Literal["auto", "open", "closed", "shadow"] = "auto"
-    mode_by: By | None = None
-    paused_by: By | None = None
+    mode_by: Actor | None = None
+    paused_by: Actor | None = None
     changes: tuple[Change, ...] = ()
     meters: dict[MeterName, Meter] = {}
     estimates: dict[str, Estimate] = {}

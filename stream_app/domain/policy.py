@@ -10,12 +10,12 @@ from stream_app.domain.callback.token import Keys
 from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.callback_health import SilencePolicy
+from stream_app.domain.lane.callback_health import CallbackHealthPolicy
 from stream_app.domain.lane.concurrency import ConcurrencyPolicy
-from stream_app.domain.lane.flood_guard import FloodPolicy
+from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.health import HealthPolicy, WindowPolicy
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.suspension import StopPolicy
+from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
 from stream_app.domain.messages import Change
 from stream_app.domain.result.cache_entry import CachePolicy
@@ -73,13 +73,13 @@ class Workspace(msgspec.Struct, frozen=True):
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
     health: HealthPolicy = HealthPolicy()
-    stop: StopPolicy = StopPolicy()
+    stop: SuspensionPolicy = SuspensionPolicy()
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
-    flood: FloodPolicy = FloodPolicy()
-    silence: SilencePolicy = SilencePolicy()
+    flood: FloodGuardPolicy = FloodGuardPolicy()
+    silence: CallbackHealthPolicy = CallbackHealthPolicy()
 
 
 def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:

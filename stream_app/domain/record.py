@@ -7,7 +7,7 @@ import msgspec
 Headers = tuple[tuple[str, bytes], ...]
 
 
-class Taken(msgspec.Struct, frozen=True, gc=False):
+class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
     """A record as Kafka gave it, bytes untouched. `timestamp_ms`: when the broker appended it (our topics' setting)."""
 
     topic: str

@@ -86,7 +86,7 @@ class LastTransaction(NamedTuple):
         return bool(committed) if counts else None
 
 
-class Step(NamedTuple):
+class WriteBatch(NamedTuple):
     """What a take-over does next.
 
     wait           look again in a moment
@@ -101,21 +101,21 @@ class Step(NamedTuple):
     committed: bool = False
 
 
-def next_step(last: LastTransaction, *, stranded: bool) -> Step:
+def next_step(last: LastTransaction, *, stranded: bool) -> WriteBatch:
     """The table above. `stranded`: the producer of `last` has an open transaction somewhere."""
     if last.state in _TRANSIENT:
-        return Step("wait")
+        return WriteBatch("wait")
     if last.state == "Ongoing":
-        return Step("fence") if last.verdict is None else Step("end", last.verdict)
+        return WriteBatch("fence") if last.verdict is None else WriteBatch("end", last.verdict)
     if last.state == "CompleteAbort" and last.was_to_commit:
-        return Step("undone")
+        return WriteBatch("undone")
     if not stranded:
-        return Step("fence")
+        return WriteBatch("fence")
     if last.verdict is not None:
-        return Step("end", last.verdict)
+        return WriteBatch("end", last.verdict)
     if last.state in ("CompleteCommit", "CompleteAbort") and last.epoch < _LAST_EPOCH:
-        return Step("fence_verdict", last.state == "CompleteCommit")
-    return Step("unknown")
+        return WriteBatch("fence_verdict", last.state == "CompleteCommit")
+    return WriteBatch("unknown")
 
 
 def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
@@ -123,7 +123,7 @@ def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
     return _RESERVED_FROM_MS + 2 * (epoch % _EPOCHS) + committed
 
 
-def refusal(step: Step, transactional_id: str, stranded: Stranded) -> str:
+def refusal(step: WriteBatch, transactional_id: str, stranded: Stranded) -> str:
     """Why a take-over stops at `unknown` or `undone`, and what an operator has to do: one line."""
     if step.do == "undone":
         return (

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 
 from stream_app.partition.in_flight import Source
-from stream_app.partition.owner import Partition
-from stream_app.partition.ports import Inlet
+from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.ports import PartitionStream
 
 
 class Worker:
     """The owner of all partitions of this process. `build` makes one; its state is read before its first lead."""
 
-    def __init__(self, build: Callable[[int], Partition]) -> None:
+    def __init__(self, build: Callable[[int], PartitionOwner]) -> None:
         self._build = build
-        self.partitions: dict[int, Partition] = {}
+        self.partitions: dict[int, PartitionOwner] = {}
 
     async def assigned(self, partitions: set[int]) -> None:
         """Newly ours: fence and load all of them, side by side."""
@@ -39,16 +39,16 @@ class Worker:
             partition = self.partitions.get(number)
             if partition is None:
                 seen[f"partition {number} is assigned and not taken over"] = None
-            elif records_wait and (taken := partition.takes(topic)) is not None:
-                seen[f"nobody takes the records of {topic}/{number}"] = taken
+            elif records_wait and (consumed := partition.takes(topic)) is not None:
+                seen[f"nobody takes the records of {topic}/{number}"] = consumed
         for partition in self.partitions.values():
             seen |= partition.under_way()
         return seen
 
-    def handler(self, source: Source) -> Callable[[Inlet], Awaitable[None]]:
+    def handler(self, source: Source) -> Callable[[PartitionStream], Awaitable[None]]:
         """What Faust runs for each partition of a lead topic."""
 
-        async def serve(inlet: Inlet) -> None:
-            await self.partitions[inlet.partition].serve(inlet, source)
+        async def serve(stream: PartitionStream) -> None:
+            await self.partitions[stream.partition].serve(stream, source)
 
         return serve

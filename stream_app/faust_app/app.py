@@ -12,10 +12,10 @@ import faust
 from faust.stores import memory
 
 from stream_app.faust_app.fixes.consumer import SafeApp
-from stream_app.faust_app.stream import GapCheck, Handler, Inlet, LostRecords, serve
+from stream_app.faust_app.stream import GapCheck, Handler, LostRecords, PartitionStream, serve
 from stream_app.kafka.connection import KafkaConnection
 
-__all__ = ["FaustOptions", "GapCheck", "Handler", "Inlet", "LostRecords", "Owner", "build_app"]
+__all__ = ["FaustOptions", "GapCheck", "Handler", "LostRecords", "Owner", "PartitionStream", "build_app"]
 
 log = logging.getLogger(__name__)
 

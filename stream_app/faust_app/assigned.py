@@ -54,14 +54,14 @@ def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], i
     sources  topic -> its name in the metric. The ends of transactions count among records that wait, but not alone.
     """
     waits = {}
-    taken = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()
+    consumed = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()
     for tp, state in _states(app):
         offset = app.consumer._committed_offset.get(tp)
         if offset is None and state.has_valid_position:
             offset = state.position
         if offset is None or tp.topic not in sources:
             continue
-        passed_all = state.has_valid_position and state.position >= (state.highwater or 0) and tp not in taken
+        passed_all = state.has_valid_position and state.position >= (state.highwater or 0) and tp not in consumed
         waits[sources[tp.topic], tp.partition] = 0 if passed_all else max(0, (state.highwater or 0) - offset)
     return waits
 

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import BrokerResponseError, KafkaError
 
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
@@ -25,10 +25,10 @@ class LostRecords(StreamAppError):
     """Records of the topic were passed over: stop before an ack hides them; the next start takes them again."""
 
 
-class Inlet:
+class PartitionStream:
     """The events of one topic-partition, from one rebalance to the next.
 
-    `async for taken in inlet` waits for the next event each time, so not asking is how to hold back. It ends when
+    `async for consumed in stream` waits for the next event each time, so not asking is how to hold back. It ends when
     the generation has ended; the handler is then called again with a new inlet, if the partition is still ours.
     `suspended` is set, for good, when the group rebalances or the worker stops: events that only wait must then be
     given up, and those in flight finished and acked, for the rebalance waits for them.
@@ -46,10 +46,10 @@ class Inlet:
         self._next_offset: int | None = source.consumer.resume_at.get(message.tp)
         self._held: dict[int, Any] = {}
 
-    def __aiter__(self) -> AsyncIterator[Taken]:
+    def __aiter__(self) -> AsyncIterator[ConsumedRecord]:
         return self
 
-    async def __anext__(self) -> Taken:
+    async def __anext__(self) -> ConsumedRecord:
         event = await self._source.take(self._generation)
         if event is None:
             self.ended = True
@@ -63,7 +63,7 @@ class Inlet:
         self._held[offset] = event
         self._next_offset = offset + 1
         headers = message.headers
-        return Taken(
+        return ConsumedRecord(
             self.topic,
             self.partition,
             offset,
@@ -73,20 +73,20 @@ class Inlet:
             round(message.timestamp * 1000),
         )
 
-    async def ack(self, taken: Taken) -> None:
+    async def ack(self, consumed: ConsumedRecord) -> None:
         """Finished, in whatever order: the committed offset passes it as soon as all before it are acked, too.
 
         Silently nothing when it was given up or its generation is over.
         """
-        event = self._held.pop(taken.offset, None)
+        event = self._held.pop(consumed.offset, None)
         if event is None or self._generation != self._source.app.consumer_generation_id:
             return
-        self._source.consumer.in_flight[self._tp].pop(taken.offset, None)
+        self._source.consumer.in_flight[self._tp].pop(consumed.offset, None)
         await self._source.stream.ack(event)
 
-    def give_up(self, taken: Taken) -> None:
+    def give_up(self, consumed: ConsumedRecord) -> None:
         """Forget this event unacked: it, and all behind it, comes again after the next rebalance or start."""
-        event = self._held.pop(taken.offset, None)
+        event = self._held.pop(consumed.offset, None)
         if event is not None:
             self._source.consumer.give_up(event.message)
 
@@ -114,7 +114,7 @@ class Inlet:
             suspended.cancel()
 
 
-Handler = Callable[[Inlet], Awaitable[None]]
+Handler = Callable[[PartitionStream], Awaitable[None]]
 
 
 class _Source:
@@ -185,10 +185,10 @@ async def serve(app: Any, stream: Any, handler: Handler, gaps: GapCheck) -> None
 
 async def _serve_generations(source: _Source, handler: Handler) -> None:
     while (first := await source.first()) is not None:
-        inlet = Inlet(source, first)
-        await handler(inlet)
-        if not (inlet.ended or inlet.suspended.is_set()):
-            raise RuntimeError(f"the handler of {inlet.topic}/{inlet.partition} returned before its inlet ended")
+        stream = PartitionStream(source, first)
+        await handler(stream)
+        if not (stream.ended or stream.suspended.is_set()):
+            raise RuntimeError(f"the handler of {stream.topic}/{stream.partition} returned before its inlet ended")
 
 
 def _log_expired(topic: str, partition: int, first: int, end: int) -> None:

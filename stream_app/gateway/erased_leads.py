@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.project import DAY_MS
 from stream_app.gateway.read_model.query import Queries
 
@@ -25,7 +25,7 @@ class ErasedLeads:
         status_days: For how many days the read model keeps the events of a lead.
     """
 
-    def __init__(self, queries: Queries, standing: Callable[[], Standing], status_days: int) -> None:
+    def __init__(self, queries: Queries, standing: Callable[[], ProjectionLag], status_days: int) -> None:
         self._queries = queries
         self._standing = standing
         self._kept_ms = status_days * DAY_MS
@@ -54,4 +54,4 @@ class ErasedLeads:
         try:
             return await asyncio.to_thread(self._queries.is_forgotten, workspace, lead_id, since_ms)
         except sqlite3.Error:
-            return False  # it is made anew; `Feed` says what is wrong
+            return False  # it is made anew; `Projection` says what is wrong

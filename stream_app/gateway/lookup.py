@@ -37,7 +37,7 @@ from stream_app.gateway.lookup_answers import (
     WaitingLead,
 )
 from stream_app.gateway.openapi import document
-from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.query import FoundPlace, Queries
 from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.ops.clock import SystemClock
@@ -66,7 +66,7 @@ class Lookup:
     def __init__(
         self,
         queries: Queries,
-        standing: Callable[[], Standing],
+        standing: Callable[[], ProjectionLag],
         results: Results,
         backlog: Callable[[], Awaitable[dict[str, int] | None]],
         access: Access,
@@ -96,7 +96,9 @@ class Lookup:
             Route("/openapi.json", _Endpoint(self, self._openapi)),
         ]
 
-    async def respond(self, request: Request, answer: Callable[[Request, Standing], Awaitable[object]]) -> Response:
+    async def respond(
+        self, request: Request, answer: Callable[[Request, ProjectionLag], Awaitable[object]]
+    ) -> Response:
         """What `answer` gives, or why not."""
         # Before the question: what the model has since then is more than is said.
         standing = self._standing()
@@ -106,7 +108,7 @@ class Lookup:
             found, status = await answer(request, standing), 200
         except Refused as refused:
             status = refused.status
-            hidden = Standing() if status in (401, 403) else standing
+            hidden = ProjectionLag() if status in (401, 403) else standing
             found = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
             headers |= {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}}.get(status, {})
         except sqlite3.Error as error:
@@ -116,7 +118,7 @@ class Lookup:
         raw = found if isinstance(found, bytes) else msgspec.json.encode(found)
         return Response(raw, status, headers, "application/json")
 
-    async def _lead(self, request: Request, standing: Standing) -> LeadAnswer:
+    async def _lead(self, request: Request, standing: ProjectionLag) -> LeadAnswer:
         lead_id = _id(str(request.path_params["lead_id"]))
         lead = await self._found(lead_id)
         if lead is None:
@@ -124,7 +126,7 @@ class Lookup:
             raise Refused(404, "unknown_lead", f"Nothing is known of a lead with this id{behind}")
         return LeadAnswer(**msgspec.structs.asdict(standing), lead=lead)
 
-    async def _leads(self, request: Request, standing: Standing) -> LeadsAnswer:
+    async def _leads(self, request: Request, standing: ProjectionLag) -> LeadsAnswer:
         person = _person(request.query_params.get("person", ""))
         ids = await asyncio.to_thread(self._queries.leads_of, person)
         found = [await self._found(lead_id) for lead_id in ids]
@@ -137,7 +139,7 @@ class Lookup:
         places = await asyncio.to_thread(self._queries.results, lead_id)
         return msgspec.structs.replace(lead, results=[await self._results.fill(place) for place in places])
 
-    async def _still_waiting(self, request: Request, standing: Standing) -> WaitingAnswer:
+    async def _still_waiting(self, request: Request, standing: ProjectionLag) -> WaitingAnswer:
         asked = request.query_params
         lead_id = _id(asked.get("lead_id", ""))
         person = "" if lead_id else _person(asked.get("person", ""))
@@ -152,11 +154,11 @@ class Lookup:
             problem=search.problem,
         )
 
-    async def _lanes(self, _: Request, standing: Standing) -> LanesAnswer:
+    async def _lanes(self, _: Request, standing: ProjectionLag) -> LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self._queries.lanes)
         return LanesAnswer(**msgspec.structs.asdict(standing), lanes=lanes, unreadable=unreadable)
 
-    async def _books(self, _: Request, standing: Standing) -> BooksAnswer:
+    async def _books(self, _: Request, standing: ProjectionLag) -> BooksAnswer:
         stands = await asyncio.to_thread(self._queries.stands)
         columns: Counter[str] = Counter(dict.fromkeys(COLUMNS[:-1], 0))  # the last one is `waiting`
         not_leads: Counter[str] = Counter()
@@ -173,12 +175,12 @@ class Lookup:
             waiting=await self._backlog(),
         )
 
-    async def _letters(self, _: Request, standing: Standing) -> DeadLettersAnswer:
+    async def _letters(self, _: Request, standing: ProjectionLag) -> DeadLettersAnswer:
         dlq = await asyncio.to_thread(self._queries.letters, self._dlq)
         parked = await asyncio.to_thread(self._queries.letters, self._parked)
         return DeadLettersAnswer(**msgspec.structs.asdict(standing), dlq=dlq, parked=parked)
 
-    async def _openapi(self, _: Request, __: Standing) -> bytes:
+    async def _openapi(self, _: Request, __: ProjectionLag) -> bytes:
         return self._document
 
 
@@ -210,7 +212,7 @@ def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None) -> W
 class _Endpoint:
     """An ASGI app of one address: unlike a function, it also answers methods that it does not take."""
 
-    def __init__(self, lookup: Lookup, answer: Callable[[Request, Standing], Awaitable[object]]) -> None:
+    def __init__(self, lookup: Lookup, answer: Callable[[Request, ProjectionLag], Awaitable[object]]) -> None:
         self._lookup = lookup
         self._answer = answer
 

@@ -129,7 +129,7 @@ class LanesAnswer(Answer, frozen=True, kw_only=True):
     unreadable: int
 
 
-class Stand(msgspec.Struct, frozen=True):
+class StatusCount(msgspec.Struct, frozen=True):
     """How many stories have this last status. `column`: where the books count them."""
 
     workspace: str
@@ -150,7 +150,7 @@ class BooksAnswer(Answer, frozen=True, kw_only=True):
     """
 
     columns: dict[str, int]
-    stands: list[Stand]
+    stands: list[StatusCount]
     not_leads: dict[str, int]
     waiting: dict[str, int] | None
 

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from stream_app.domain.dead_letter.headers import read_place
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.plural import count
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
@@ -29,7 +29,7 @@ class KafkaArchive:
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
 
-    async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
+    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
         """By place, those that are committed, still kept, and can be read. Raises BrokerUnavailable."""
         wanted: defaultdict[TopicPartition, set[int]] = defaultdict(set)
         for place in places:
@@ -50,11 +50,11 @@ class KafkaArchive:
             async with asyncio.timeout(_WITHIN_S):
                 await consumer.start()
                 known = await consumer.topics()
-                taken: dict[str, Taken] = {}
+                consumed: dict[str, ConsumedRecord] = {}
                 for where, offsets in wanted.items():
                     if where.topic in known:  # one that was deleted keeps nothing
-                        await _read(consumer, where, sorted(offsets), taken)
-                return taken
+                        await _read(consumer, where, sorted(offsets), consumed)
+                return consumed
         except (KafkaError, TimeoutError) as error:
             raise BrokerUnavailable(
                 f"Kafka at {self._connection.bootstrap} did not give {count(len(places), 'record')} again: {error!r}"
@@ -63,7 +63,7 @@ class KafkaArchive:
             await stop_consumer(consumer)
 
 
-async def _read(consumer: Any, where: TopicPartition, offsets: list[int], taken: dict[str, Taken]) -> None:
+async def _read(consumer: Any, where: TopicPartition, offsets: list[int], consumed: dict[str, ConsumedRecord]) -> None:
     consumer.assign([where])
     begin = (await consumer.beginning_offsets([where]))[where]
     end = (await consumer.end_offsets([where]))[where]
@@ -81,7 +81,7 @@ async def _read(consumer: Any, where: TopicPartition, offsets: list[int], taken:
             for each in records:
                 if left and each.offset == left[0]:
                     made = _taken(each)
-                    taken[made.place] = made
+                    consumed[made.place] = made
                 while left and left[0] <= each.offset:
                     left.pop(0)
         position = await consumer.position(where)
@@ -89,8 +89,8 @@ async def _read(consumer: Any, where: TopicPartition, offsets: list[int], taken:
             left.pop(0)
 
 
-def _taken(record: Any) -> Taken:
+def _taken(record: Any) -> ConsumedRecord:
     headers = tuple((name, value or b"") for name, value in record.headers)
-    return Taken(
+    return ConsumedRecord(
         record.topic, record.partition, record.offset, record.key, record.value, headers, round(record.timestamp)
     )

@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from stream_app.domain.books.audit import audit
 from stream_app.domain.books.stories import Books, Problem, Report
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.clients import kafka_admin, repeated
 from stream_app.kafka.closing import close_admin, stop_consumer
@@ -153,8 +153,8 @@ class BooksReader:
             books.problems.add(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
         async for record in self._each(consumer, tp, begin, end, unreadable):
-            taken = Taken(tp.topic, tp.partition, record.offset, None, None, record.headers)
-            books.record(taken, passed=record.offset < passed)
+            consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
+            books.record(consumed, passed=record.offset < passed)
 
     async def _each(
         self,

@@ -15,7 +15,7 @@ from stream_app.domain.clock_skew import in_words, skew_ms
 from stream_app.kafka.clients import kafka_producer
 from stream_app.kafka.closing import stop_producer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.ops.logs import Sparing
+from stream_app.ops.logs import Throttled
 
 _NO_TIME: Final = -1
 _AT_START_S: Final = 30.0
@@ -30,7 +30,7 @@ class KafkaClock:
     def __init__(self, tell: Callable[[str], object], now_ms: Callable[[], int] | None = None) -> None:
         """`tell` is given the text when the clocks differ, once a minute at most."""
         self.text = ""
-        self._tell = Sparing(tell)
+        self._tell = Throttled(tell)
         self._now_ms = now_ms or _now_ms
 
     def watch(self, client: Any) -> None:

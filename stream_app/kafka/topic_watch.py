@@ -21,7 +21,7 @@ from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topic_identity import WHAT_NOW, KnownTopics
-from stream_app.ops.logs import Sparing
+from stream_app.ops.logs import Throttled
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class TopicWatch:
         self._every_s = every_s
         self._ends: dict[TopicPartition, int] = {}
         self._missing_since_s: float | None = None
-        self._refused = Sparing(lambda why: log.error("Kafka refuses this process: %s", why))
+        self._refused = Throttled(lambda why: log.error("Kafka refuses this process: %s", why))
 
     async def run(self) -> None:
         """Look until cancelled. Raises TopicsError with one line; a broker that is away is waited for."""

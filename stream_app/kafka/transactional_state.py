@@ -25,8 +25,8 @@ from aiokafka.errors import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, LedgerError
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.clients import kafka_producer
 from stream_app.kafka.clock import KafkaClock
@@ -54,7 +54,7 @@ _BATCH_BYTES = 256 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerLimits:
+class StateStoreLimits:
     """Times and sizes. `transact_s` bounds a transaction; the clean-up after a failure adds `abort_s` at most twice.
 
     The three together stay below the group's session timeout less its heartbeat interval: then whoever took longer
@@ -73,7 +73,7 @@ class LedgerLimits:
     topic_max_record_bytes: dict[str, int] = field(default_factory=dict)
 
 
-class KafkaLedger:
+class TransactionalState:
     """The rows of one partition of `state_topic`, and the only writer of what belongs to that partition.
 
     Not for use by two tasks at once: the partition's committer owns it.
@@ -85,7 +85,7 @@ class KafkaLedger:
         transactional_id: str,
         state_topic: str,
         partition: int,
-        limits: LedgerLimits | None = None,
+        limits: StateStoreLimits | None = None,
         known: KnownTopics | None = None,
         writes_to: Iterable[tuple[str, int]] = (),
         clock: KafkaClock | None = None,
@@ -98,7 +98,7 @@ class KafkaLedger:
         self.partition = partition
         self._connection = connection
         self._rows_at = TopicPartition(state_topic, partition)
-        self._limits = limits or LedgerLimits()
+        self._limits = limits or StateStoreLimits()
         self._known = known or KnownTopics()
         self._places = {self._rows_at, *(TopicPartition(*place) for place in writes_to)}
         self._producer: AIOKafkaProducer | None = None
@@ -110,8 +110,8 @@ class KafkaLedger:
         """Fence every earlier owner, then read the rows to their end: committed ones only, by key, tombstones gone.
 
         Callable again at any time (after Aborted it has to be). Raises BrokerUnavailable when the fence took longer
-        than `fence_within_s` or all of it longer than `take_over_s`, LedgerError when the broker refuses for good, and
-        TopicsError when this is another topic than the process has known: an empty one would forget what was sent.
+        than `fence_within_s` or all of it longer than `take_over_s`, StateStoreError when the broker refuses for good,
+        and TopicsError when this is another topic than the process has known: an empty one would forget what was sent.
         """
         self._drop()
         began = asyncio.get_running_loop().time()
@@ -125,7 +125,7 @@ class KafkaLedger:
                     return await self._load()
             except _REFUSED as refused:
                 self._drop()
-                raise LedgerError(
+                raise StateStoreError(
                     f"Kafka refuses the ledger {self.transactional_id} on {self._rows_at.topic}: {refused}: the "
                     "worker needs Kafka 3.0 or newer, Write and Describe on its transactional ids, Read and Write "
                     "on all topics that it writes to, and transaction.max.timeout.ms of at least 601000"
@@ -149,7 +149,7 @@ class KafkaLedger:
                 self._drop()
                 raise
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
+    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         """This partition's records of another topic, from an offset to its present end, `most` of them at most.
 
         Raises BrokerUnavailable.

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
@@ -22,7 +22,7 @@ _RETRY_S: Final = 0.5
 
 async def waiting(
     connection: KafkaConnection, topic: str, partition: int, offset: int, most: int, within_s: float
-) -> list[Taken]:
+) -> list[ConsumedRecord]:
     """At most `most`, from `offset` or the first record that is kept. Raises BrokerUnavailable after `within_s`."""
     last: BaseException | None = None
     try:
@@ -40,7 +40,7 @@ async def waiting(
         ) from (last or late)
 
 
-async def _read(connection: KafkaConnection, place: TopicPartition, offset: int, most: int) -> list[Taken]:
+async def _read(connection: KafkaConnection, place: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
     consumer = Consumer(
         **connection.settings(),
         group_id=None,
@@ -49,7 +49,7 @@ async def _read(connection: KafkaConnection, place: TopicPartition, offset: int,
         isolation_level="read_committed",
         fetch_max_wait_ms=20,
     )
-    found: list[Taken] = []
+    found: list[ConsumedRecord] = []
     try:
         await consumer.start()
         consumer.assign([place])
@@ -64,7 +64,7 @@ async def _read(connection: KafkaConnection, place: TopicPartition, offset: int,
                 break
             for records in more.values():
                 found += [
-                    Taken(
+                    ConsumedRecord(
                         each.topic,
                         each.partition,
                         each.offset,

@@ -14,7 +14,7 @@ from stream_app.domain.errors import TopicsError, UnreadableBatch
 from stream_app.domain.lane.command import command_id
 from stream_app.domain.lane.explain import Facts, LaneFacts
 from stream_app.domain.lane.forecast import Forecast, Sample, forecast
-from stream_app.domain.messages import By, CommandAnswer, LaneView
+from stream_app.domain.messages import Actor, CommandAnswer, LaneView
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
@@ -44,13 +44,13 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     await kafka_ready(settings, "lanes", say)
     wrong = await _wrong_topics(settings, say)
     groups = await look_at(connection, (names.worker_app, names.replay_app))
-    (worker, taken), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
+    (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
     now_ms = SystemClock().now_ms()
     async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
         views = await _views(reader, settings, now_ms)
-        waiting = await reader.count((names.leads, names.retry, names.bulk), taken)
-        blocked = await _unreadable(reader, waiting, taken)
-        asked = await _unanswered(reader, settings, taken)
+        waiting = await reader.count((names.leads, names.retry, names.bulk), consumed)
+        blocked = await _unreadable(reader, waiting, consumed)
+        asked = await _unanswered(reader, settings, consumed)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
         coming_back = await reader.count(back, moved)
         paused = await _pause(reader, names.replay_state)
@@ -150,7 +150,7 @@ async def _unreadable(
     return found
 
 
-async def _pause(reader: TopicReader, topic: str) -> By | None:
+async def _pause(reader: TopicReader, topic: str) -> Actor | None:
     found: Any = None
     async for records in reader.read(topic):
         for record in records:
@@ -159,7 +159,7 @@ async def _pause(reader: TopicReader, topic: str) -> By | None:
     if not found:
         return None
     pause = msgspec.json.decode(found, type=_Pause)
-    return By(pause.by, pause.why, pause.at_ms)
+    return Actor(pause.by, pause.why, pause.at_ms)
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:

@@ -61,7 +61,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     sys.excepthook = _crashed
 
 
-class Sparing:
+class Throttled:
     """Tells what goes wrong again and again once, and once a minute as long as it does, or when it is something else.
 
     `tell` is given the text; `now_s` never goes back.

@@ -26,7 +26,7 @@ class Mirror(Protocol):
     def lane_gone(self, workspace: str) -> None: ...
 
 
-class StandingStill:
+class StallGauge:
     """What a process's watchdog tells, in a gauge and in the log."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:

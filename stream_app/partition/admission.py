@@ -17,12 +17,12 @@ import msgspec
 
 from stream_app.domain.dead_letter.reject_admission import let_by
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane import concurrency
 from stream_app.domain.lane import stall_detector as hang
-from stream_app.domain.lane.lane import ASK_AGAIN, Ask, Entry, Held, admit, stands_still
+from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, stands_still
 from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.partition.in_flight import RIGHT_OF_WAY, GiveUp, Recalled, Source, Walk
+from stream_app.partition.in_flight import RIGHT_OF_WAY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
 from stream_app.pipeline.ports import Clock
@@ -32,17 +32,19 @@ _TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
-Answer = tuple[Entry, asyncio.Future[None]] | Held | GiveUp | Recalled
+Answer = tuple[Grant, asyncio.Future[None]] | Held | GiveUp | Recalled
 """The entry with its commit, or why it may not wait here."""
 
 
 class Waiter:
     """A lead before the gate. Most are answered at once: the future is made for those who have to wait."""
 
-    __slots__ = ("_answer", "_told", "ask", "number", "walk", "write_ahead")
+    __slots__ = ("_answer", "_told", "ask", "in_flight", "number", "write_ahead")
 
-    def __init__(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step], number: int) -> None:
-        self.walk = walk
+    def __init__(
+        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch], number: int
+    ) -> None:
+        self.in_flight = in_flight
         self.ask = ask
         self.write_ahead = write_ahead
         self.number = number
@@ -67,7 +69,7 @@ class Waiter:
         return self._answer
 
 
-class Gate:
+class AdmissionQueue:
     """The leads of one partition that wait for their lane. `lanes` are the partition's own, changed in place.
 
     shared  whether several workspaces live in the partition. It is open; nobody goes through from `shut` to `open`.
@@ -79,7 +81,7 @@ class Gate:
         lanes: Lanes,
         shared: bool,
         clock: Clock,
-        submit: Callable[[Step], asyncio.Future[None]],
+        submit: Callable[[WriteBatch], asyncio.Future[None]],
         alarm: Alarm,
     ) -> None:
         self._plan = plan
@@ -129,14 +131,18 @@ class Gate:
         self.shut()
         self._alarm(bug)
 
-    async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
-        """Wait for this lead's turn; see `ports.Desk.admit`. Raises GiveUp when the flow is suspended meanwhile."""
-        if walk.suspended.is_set():
+    async def admit(
+        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+    ) -> Grant | Held:
+        """Wait for this lead's turn; see `ports.PartitionState.admit`. Raises GiveUp when the flow is suspended
+        meanwhile.
+        """
+        if in_flight.suspended.is_set():
             raise GiveUp
-        if walk.recalled:
+        if in_flight.recalled:
             raise Recalled
         self._numbers += 1
-        waiter = Waiter(walk, ask, write_ahead, self._numbers)
+        waiter = Waiter(in_flight, ask, write_ahead, self._numbers)
         self._waiters.append(waiter)
         self.pump()
         try:
@@ -156,7 +162,7 @@ class Gate:
             self._lanes.hanging[name] = hang.begun(self._hanging(name), self._clock.now_ms())
         return entry
 
-    def leave(self, entry: Entry, outcome: Outcome | None) -> None:
+    def leave(self, entry: Grant, outcome: Outcome | None) -> None:
         """Its POST has ended: the slot is free."""
         name = entry.destination.workspace
         self._in_flight[name] -= 1
@@ -196,7 +202,7 @@ class Gate:
         self._set_timer(next_ms, now_ms)
 
     def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
-        """Whether such a lead would be held now; see `ports.Desk.stands_still`."""
+        """Whether such a lead would be held now; see `ports.PartitionState.stands_still`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, hanging = self._plan.workspaces[name], self._lanes[name], self._hanging(name)
         return stands_still(policy, lane, destination, now_ms, not bulk, hanging)
@@ -208,13 +214,13 @@ class Gate:
 
     def give_up(self, suspended: asyncio.Event) -> None:
         """The flow of one inlet is suspended: its leads that wait here come again later."""
-        for waiter in [waiter for waiter in self._in_turn() if waiter.walk.suspended is suspended]:
+        for waiter in [waiter for waiter in self._in_turn() if waiter.in_flight.suspended is suspended]:
             self._answer(waiter, GiveUp())
 
-    def recall(self, walk: Walk) -> None:
+    def recall(self, in_flight: InFlight) -> None:
         """Have a lead walked again, unless it is sent and concluded before it comes (back) here."""
-        walk.recalled = True
-        for waiter in [waiter for waiter in self._in_turn() if waiter.walk is walk]:
+        in_flight.recalled = True
+        for waiter in [waiter for waiter in self._in_turn() if waiter.in_flight is in_flight]:
             self._answer(waiter, Recalled())
 
     def clear(self) -> None:
@@ -247,7 +253,7 @@ class Gate:
             self._count_share(waiter)
         committed = self._submit(waiter.write_ahead(entry))
         waiter.tell((entry, committed))
-        waiter.walk.let_next()
+        waiter.in_flight.release_next()
         return None
 
     def _patient(self, policy: Workspace, held: Held, now_ms: int) -> Held:
@@ -257,7 +263,7 @@ class Gate:
         waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
         return Held("in_flight", "", until_ms) if waits else held
 
-    def _hanging(self, workspace: str) -> hang.Hang:
+    def _hanging(self, workspace: str) -> hang.StallDetector:
         return self._lanes.hanging.get(workspace, hang.NOTHING)
 
     def _answer_held(self, waiter: Waiter, held: Held, now_ms: int) -> bool:
@@ -268,7 +274,7 @@ class Gate:
         # Where others share the partition, or want an answer at once, nobody may stand in the way for long: not even
         # for a Retry-After, which is no standstill. Nor bulk that came back, before replays that may go.
         degrades = policy.hold == "degrade"
-        in_the_way = self.shared or degrades or (held.bulk_only and waiter.walk.source == "retry")
+        in_the_way = self.shared or degrades or (held.bulk_only and waiter.in_flight.source == "retry")
         if (in_the_way and wait_ms > self._plan.line.patience_s * 1000) or (standing and degrades):
             held = msgspec.structs.replace(held, defer=True)
         elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
@@ -287,7 +293,7 @@ class Gate:
 
     def _turn(self, waiter: Waiter) -> tuple[int, int]:
         """Sort key: retried in place first, then whoever is owed a turn, then by right of way, then by arrival."""
-        source = waiter.walk.source
+        source = waiter.in_flight.source
         if waiter.ask.not_before_ms:
             return (-2, waiter.number)
         if self._owed.get((waiter.ask.destination.workspace, source), 0.0) >= 1.0:
@@ -303,9 +309,9 @@ class Gate:
         }
         for source, share in shares.items():
             key = (name, source)
-            if source == gone.walk.source:
+            if source == gone.in_flight.source:
                 self._owed[key] = max(0.0, self._owed.get(key, 0.0) - 1.0)
-            elif any(w.walk.source == source and w.ask.destination.workspace == name for w in self._waiters):
+            elif any(w.in_flight.source == source and w.ask.destination.workspace == name for w in self._waiters):
                 self._owed[key] = min(2.0, self._owed.get(key, 0.0) + share)
 
     def _set_timer(self, at_ms: int | None, now_ms: int) -> None:

@@ -9,31 +9,31 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from stream_app.domain.errors import BrokerUnavailable, LedgerError
+from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.topics import TopicNames
-from stream_app.partition.in_flight import Source, Walk
-from stream_app.partition.markers import Marks
-from stream_app.partition.ports import Ledger
+from stream_app.partition.in_flight import InFlight, Source
+from stream_app.partition.markers import ProcessedMarkers
+from stream_app.partition.ports import StateStore
 
 _READ: Final = 2_000  # records at once: memory stays flat however many wait
 _AT_ONCE: Final[dict[Source, int]] = {"command": 1, "callback": 200}
 _PAUSE_S: Final = 1.0
 
 
-class CatchUp:
+class Bootstrap:
     """`takers` take a record, by its source; `trouble` is told when Kafka cannot be read, which is then tried again."""
 
     def __init__(
         self,
         topics: TopicNames,
-        ledger: Ledger,
-        marks: Marks,
-        takers: Mapping[Source, Callable[[Walk], Coroutine[Any, Any, None]]],
+        ledger: StateStore,
+        marks: ProcessedMarkers,
+        takers: Mapping[Source, Callable[[InFlight], Coroutine[Any, Any, None]]],
         trouble: Callable[[Exception], None],
     ) -> None:
         self._topics = topics
         self._ledger = ledger
-        self._marks = marks
+        self._markers = marks
         self._takers = takers
         self._trouble = trouble
 
@@ -44,13 +44,13 @@ class CatchUp:
             await self._each(self._topics.commands, "command")
             await self._each(self._topics.callbacks, "callback")
             done = True
-        except* LedgerError:
+        except* StateStoreError:
             pass  # the committer has told already
         return done
 
     async def _each(self, topic: str, source: Source) -> None:
         """They come to `serve` as well, sooner or later: whichever is first concludes them."""
-        offset, more = self._marks.passed(topic), True
+        offset, more = self._markers.passed(topic), True
         while more:
             try:
                 found = await self._ledger.waiting(topic, offset, _READ)
@@ -60,8 +60,8 @@ class CatchUp:
                 continue
             for first in range(0, len(found), _AT_ONCE[source]):
                 async with asyncio.TaskGroup() as walking:
-                    for taken in found[first : first + _AT_ONCE[source]]:
-                        if not self._marks.is_passed(taken):
-                            walking.create_task(self._takers[source](Walk(taken, source, asyncio.Event())))
+                    for consumed in found[first : first + _AT_ONCE[source]]:
+                        if not self._markers.is_passed(consumed):
+                            walking.create_task(self._takers[source](InFlight(consumed, source, asyncio.Event())))
             more = len(found) == _READ
             offset = found[-1].offset + 1 if found else offset

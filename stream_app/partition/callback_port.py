@@ -8,23 +8,23 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from stream_app.domain.callback.interpret import Booking, book
 from stream_app.domain.callback.timeout import OVERDUE, WAITING
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
-from stream_app.domain.errors import BrokerUnavailable, LedgerError
+from stream_app.domain.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import Taken
-from stream_app.partition.admission import Gate
-from stream_app.partition.deadlines import Awaiting
-from stream_app.partition.key_locks import Keys, Turn
+from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.key_locks import KeyLock, Keys
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.state import Rows
-from stream_app.pipeline.callback import Walk as CallbackWalk
+from stream_app.pipeline.callback import InFlight as CallbackWalk
 from stream_app.pipeline.ports import Clock
-from stream_app.pipeline.timeout import Archive, Overdue, Reach
+from stream_app.pipeline.timeout import Archive, CallbackUrlProbe, Overdue
 
 _AT_ONCE: Final = 200
 _LOOK_AGAIN_S: Final = 60.0  # at the latest: the wall clock may step; and so often a lane is known to be listened to
@@ -34,7 +34,7 @@ _PAUSE_S: Final = 5.0
 class _Empty:
     """An archive in which nothing is."""
 
-    async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
+    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
         return {}
 
 
@@ -42,7 +42,7 @@ async def _nobody_asked() -> str:
     return ""
 
 
-class Desk(Protocol):
+class PartitionState(Protocol):
     """What the line's desk does for callbacks, too."""
 
     def find(self, key: bytes) -> Delivery | None: ...
@@ -51,15 +51,15 @@ class Desk(Protocol):
 
     def marked(self, *places: str) -> bytes | None: ...
 
-    def passed(self, taken: Taken) -> bool: ...
+    def passed(self, consumed: ConsumedRecord) -> bool: ...
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
-    def alone(self, walk: CallbackWalk, keys: Keys) -> Turn: ...
+    def lock(self, in_flight: CallbackWalk, keys: Keys) -> KeyLock: ...
 
-    async def conclude(self, walk: object, step: Step) -> None: ...
+    async def conclude(self, in_flight: object, step: WriteBatch) -> None: ...
 
-    async def confirm(self, walk: object, key: bytes) -> None: ...
+    async def confirm(self, in_flight: object, key: bytes) -> None: ...
 
     def charge(self, workspace: str, reservation: Reservation) -> None: ...
 
@@ -68,21 +68,23 @@ class Outside(NamedTuple):
     """What is asked about leads that nobody calls back about; see overdue.py."""
 
     archive: Archive
-    reach: Reach
+    reach: CallbackUrlProbe
 
 
-class WayBack:
-    """`correlate.Desk` and `overdue.Desk`. `submit`: the partition's; `trouble` is told when Kafka cannot be read."""
+class CallbackState:
+    """`correlate.PartitionState` and `overdue.PartitionState`. `submit`: the partition's; `trouble` is told when Kafka
+    cannot be read.
+    """
 
     def __init__(
         self,
         plan: Plan,
-        desk: Desk,
+        desk: PartitionState,
         rows: Rows,
         lanes: Lanes,
-        gate: Gate,
+        admission: AdmissionQueue,
         clock: Clock,
-        submit: Callable[[Step], asyncio.Future[None]],
+        submit: Callable[[WriteBatch], asyncio.Future[None]],
         outside: Outside,
         trouble: Callable[[Exception], None],
     ) -> None:
@@ -91,17 +93,17 @@ class WayBack:
         self.marked: Callable[..., bytes | None] = desk.marked
         self.passed = desk.passed
         self.suppression = desk.suppression
-        self.alone = desk.alone
-        self.conclude: Callable[[object, Step], Coroutine[Any, Any, None]] = desk.conclude
+        self.lock = desk.lock
+        self.conclude: Callable[[object, WriteBatch], Coroutine[Any, Any, None]] = desk.conclude
         self.confirm: Callable[[object, bytes], Coroutine[Any, Any, None]] = desk.confirm
         self.charge = desk.charge
         self.submit = submit
         self._plan = plan
         self._lanes = lanes
-        self._gate = gate
+        self._admission = admission
         self._clock = clock
         self._trouble = trouble
-        self._awaiting = Awaiting(plan, rows, lanes)
+        self._awaiting = DeadlineQueue(plan, rows, lanes)
         self._overdue = Overdue(plan, self, outside.archive, outside.reach, clock)
         self._sooner = asyncio.Event()
         self._listened_ms = 0
@@ -110,7 +112,9 @@ class WayBack:
         name = there.workspace
         booking = book(self._plan.workspaces[name], self._lanes[name], row, there, callback, self._clock.now_ms())
         self._lanes[name] = booking.lane
-        asyncio.get_running_loop().call_soon(self._gate.pump)  # there may be room in the budget, or no stop any more
+        asyncio.get_running_loop().call_soon(
+            self._admission.pump
+        )  # there may be room in the budget, or no stop any more
         return booking
 
     def lane(self, workspace: str) -> Lane:
@@ -123,7 +127,7 @@ class WayBack:
         """The rows are other ones: `run` begins anew."""
         self._awaiting.clear()
 
-    def note(self, step: Step) -> None:
+    def note(self, step: WriteBatch) -> None:
         """A step with events is submitted: its lead may wait from now on."""
         last = step.events[-1]
         waits = last.status in OVERDUE
@@ -145,7 +149,7 @@ class WayBack:
                 else:
                     self._listen(now_ms)
                     await self._sleep(now_ms)
-        except LedgerError:
+        except StateStoreError:
             return  # told already; it begins again when the partition has been taken over
 
     async def _move(self, keys: list[bytes]) -> None:
@@ -162,7 +166,7 @@ class WayBack:
         if now_ms - self._listened_ms >= _LOOK_AGAIN_S * 1000:
             self._listened_ms = now_ms
             for name in self._awaiting.workspaces():
-                self.submit(Step([], [], [], name))
+                self.submit(WriteBatch([], [], [], name))
 
     async def _sleep(self, now_ms: int) -> None:
         at_ms = self._awaiting.next_ms()

@@ -1,33 +1,33 @@
-"""What operations see and change of a partition (`operate.Desk`)."""
+"""What operations see and change of a partition (`operate.PartitionState`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.messages import CommandAnswer, LaneView
 from stream_app.domain.policy import Plan
-from stream_app.domain.record import Taken
-from stream_app.partition.admission import Gate
-from stream_app.partition.key_locks import Turns
+from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.key_locks import KeyLocks
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.state import Rows
 
 
-class Desk(Protocol):
+class PartitionState(Protocol):
     """What the line's desk does for operations, too."""
 
     def marked(self, *places: str) -> bytes | None: ...
 
-    def passed(self, taken: Taken) -> bool: ...
+    def passed(self, consumed: ConsumedRecord) -> bool: ...
 
-    async def conclude(self, walk: object, step: Step) -> None: ...
+    async def conclude(self, in_flight: object, step: WriteBatch) -> None: ...
 
-    async def confirm(self, walk: object, key: bytes) -> None: ...
+    async def confirm(self, in_flight: object, key: bytes) -> None: ...
 
 
 class Console:
@@ -37,23 +37,23 @@ class Console:
         self,
         number: int,
         plan: Plan,
-        desk: Desk,
+        desk: PartitionState,
         rows: Rows,
         lanes: Lanes,
-        gate: Gate,
-        turns: Turns,
+        admission: AdmissionQueue,
+        turns: KeyLocks,
         observer: Observer,
     ) -> None:
         self._number = number
         self._plan = plan
         self._rows = rows
         self._lanes = lanes
-        self._gate = gate
+        self._admission = admission
         self._observer = observer
         self.marked: Callable[..., bytes | None] = desk.marked
-        self.passed: Callable[[Taken], bool] = desk.passed
+        self.passed: Callable[[ConsumedRecord], bool] = desk.passed
         self.is_free = turns.is_free
-        self.conclude: Callable[[object, Step], Coroutine[Any, Any, None]] = desk.conclude
+        self.conclude: Callable[[object, WriteBatch], Coroutine[Any, Any, None]] = desk.conclude
         self.confirm: Callable[[object, bytes], Coroutine[Any, Any, None]] = desk.confirm
 
     def row(self, key: bytes) -> bytes | None:
@@ -69,15 +69,15 @@ class Console:
         return self._lanes.view(workspace)
 
     def in_flight(self, workspace: str) -> int:
-        return self._gate.in_flight_of(workspace)
+        return self._admission.in_flight_of(workspace)
 
     def ask_again(self) -> None:
-        self._gate.ask_again()
+        self._admission.ask_again()
 
     def answered(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)
-        self._gate.shared = is_shared(self._plan, self._number)
-        self._gate.ask_again()
+        self._admission.shared = is_shared(self._plan, self._number)
+        self._admission.ask_again()
 
 
 def is_shared(plan: Plan, number: int) -> bool:

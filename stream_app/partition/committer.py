@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from stream_app.domain.delivery.recorder import Step
-from stream_app.domain.errors import LedgerError
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.errors import StateStoreError
 from stream_app.domain.record import Record
-from stream_app.partition.ports import Ledger, Observer
+from stream_app.partition.ports import Observer, StateStore
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
@@ -37,12 +37,12 @@ class Committer:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: StateStore,
         state_topic: str,
         spacing_s: float,
         lanes: Lanes,
         observer: Observer,
-        failed: Callable[[LedgerError], None],
+        failed: Callable[[StateStoreError], None],
     ) -> None:
         self._ledger = ledger
         self._state_topic = state_topic
@@ -50,13 +50,13 @@ class Committer:
         self._lanes = lanes
         self._observer = observer
         self._failed = failed
-        self._waiting: list[tuple[Step, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = []
         self._something = asyncio.Event()
         self.failures = 0  # since the last transaction that succeeded
         self._batches = 0
         self._busy = False
 
-    def submit(self, step: Step) -> asyncio.Future[None]:
+    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
         """The future is done when the step is in Kafka. Steps are committed in the order of this call."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((step, future))
@@ -91,7 +91,7 @@ class Committer:
             began = now()
             try:
                 await self._ledger.transact(records)
-            except LedgerError as error:
+            except StateStoreError as error:
                 self._busy = False
                 self._fail(batch, error)
                 self._failed(error)
@@ -106,7 +106,7 @@ class Committer:
                     self._observer.told(event)
             self._observer.committed(len(batch), len(records), now() - began)
 
-    def _take(self) -> tuple[list[tuple[Step, asyncio.Future[None]]], list[Record]]:
+    def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
         """All that waits: a lane's snapshot must never tell of a step that is not in the same transaction."""
         batch, self._waiting = self._waiting, []
         self._something.clear()
@@ -120,7 +120,7 @@ class Committer:
         records.extend(self._lanes.records(lanes))
         return batch, records
 
-    def _fail(self, batch: list[tuple[Step, asyncio.Future[None]]], error: LedgerError) -> None:
+    def _fail(self, batch: list[tuple[WriteBatch, asyncio.Future[None]]], error: StateStoreError) -> None:
         self.failures += 1
         for _, future in [*batch, *self._waiting]:
             if not future.done():

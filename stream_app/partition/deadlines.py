@@ -27,7 +27,7 @@ _KINDS: Final[dict[Status, bool]] = {**dict.fromkeys(WAITING, False), **dict.fro
 _STATES: Final = {state.encode() for state in _KINDS}
 
 
-class Awaiting:
+class DeadlineQueue:
     """The keys of rows in one of the states above, by (workspace, destination, whether they are overdue)."""
 
     def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.policy import Plan
 from stream_app.domain.result.tombstone import seal
 from stream_app.domain.topics import ERASED_LAG_MS
@@ -32,7 +32,9 @@ class Clock(Protocol):
 class Erasures:
     """Writes the seals of one partition. A process that takes the partition over may write one again."""
 
-    def __init__(self, plan: Plan, rows: Rows, clock: Clock, submit: Callable[[Step], asyncio.Future[None]]) -> None:
+    def __init__(
+        self, plan: Plan, rows: Rows, clock: Clock, submit: Callable[[WriteBatch], asyncio.Future[None]]
+    ) -> None:
         self._plan = plan
         self._rows = rows
         self._clock = clock
@@ -50,5 +52,5 @@ class Erasures:
         since_ms = max(self._sealed_until_ms, now_ms - _FORGET_AFTER_MS)
         workspaces = {name for name, erased_ms in self._rows.erasures() if since_ms < erased_ms <= due_ms}
         if workspaces:
-            self._submit(Step([], [seal(self._plan.topics.enriched, min(workspaces))], []))
+            self._submit(WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []))
         self._sealed_until_ms = due_ms

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from stream_app.domain.delivery.recorder import Posted
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]
 RIGHT_OF_WAY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
@@ -22,7 +22,7 @@ class Recalled(Exception):
     """A callback waits for this lead, which was not sent (again) yet: it is walked once more behind the callback."""
 
 
-class Walk:
+class InFlight:
     """A taken record with its turn. `passed` is set once the next record of its topic may be taken.
 
     waits  it is before the gate, or behind another copy of its lead. turns: how often it was let through.
@@ -33,11 +33,11 @@ class Walk:
 
     __slots__ = (
         *("finished", "passed", "posted", "recalled", "source"),
-        *("suspended", "taken", "task", "ticket", "turns", "waits"),
+        *("suspended", "consumed", "task", "ticket", "turns", "waits"),
     )
 
-    def __init__(self, taken: Taken, source: Source, suspended: asyncio.Event) -> None:
-        self.taken = taken
+    def __init__(self, consumed: ConsumedRecord, source: Source, suspended: asyncio.Event) -> None:
+        self.consumed = consumed
         self.source: Source = source
         self.suspended = suspended
         self.passed = asyncio.Event()
@@ -53,7 +53,7 @@ class Walk:
         """It waits for its turn inside the `with` block."""
         return _Waiting(self)
 
-    def let_next(self) -> None:
+    def release_next(self) -> None:
         self.passed.set()
 
 
@@ -62,8 +62,8 @@ class _Waiting:
 
     __slots__ = ("_walk",)
 
-    def __init__(self, walk: Walk) -> None:
-        self._walk = walk
+    def __init__(self, in_flight: InFlight) -> None:
+        self._walk = in_flight
 
     def __enter__(self) -> None:
         self._walk.waits = True
@@ -76,7 +76,7 @@ class _Waiting:
 _ASIDE: Final = 10  # walks that wait behind a copy, for each place
 
 
-class Room:
+class Limiter:
     """For so many walks at once; who takes the last place has the next one wait.
 
     A walk that waits behind a copy of its lead steps aside meanwhile: only very many of those have the next one wait.

@@ -12,48 +12,48 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from stream_app.partition.in_flight import GiveUp, Room, Walk
+from stream_app.partition.in_flight import GiveUp, InFlight, Limiter
 
 Keys = Callable[[], tuple[bytes, ...]]
 """The keys that a walk needs, each once, by what is in memory now."""
 
-Recall = Callable[[Walk], None]
+Recall = Callable[[InFlight], None]
 """Makes a walk that stands at the gate, or comes there, give its locks up and start again."""
 
 
-class Turns:
+class KeyLocks:
     """Key -> the turn that holds it, and those that wait for it.
 
     recall   called with the holder of a key that a callback waits for.
     room_of  the room that a walk takes a place in.
     """
 
-    def __init__(self, recall: Recall, room_of: Callable[[Walk], Room]) -> None:
+    def __init__(self, recall: Recall, room_of: Callable[[InFlight], Limiter]) -> None:
         self.recall = recall
         self.room_of = room_of
-        self._holders: dict[bytes, Turn] = {}
-        self._queues: dict[bytes, deque[Turn]] = {}
-        self._turns: dict[object, Turn] = {}
+        self._holders: dict[bytes, KeyLock] = {}
+        self._queues: dict[bytes, deque[KeyLock]] = {}
+        self._key_locks: dict[object, KeyLock] = {}
         self._tickets = 0
 
-    def of(self, walk: Walk, keys: Keys) -> Turn:
+    def of(self, in_flight: InFlight, keys: Keys) -> KeyLock:
         """To be entered with `async with`, which locks the keys. Raises GiveUp there."""
-        if not walk.ticket:
+        if not in_flight.ticket:
             self._tickets += 1
-            walk.ticket = self._tickets
-        turn = self._turns[walk] = Turn(self, walk, keys)
+            in_flight.ticket = self._tickets
+        turn = self._key_locks[in_flight] = KeyLock(self, in_flight, keys)
         return turn
 
     def is_free(self, keys: tuple[bytes, ...]) -> bool:
         """Whether no walk holds any of these keys, so that none has their rows in hand."""
         return self._holders.keys().isdisjoint(keys)
 
-    def release(self, walk: object) -> None:
+    def release(self, in_flight: object) -> None:
         """Unlock what this walk holds, if anything, before its `async with` ends."""
-        if (turn := self._turns.get(walk)) is not None:
+        if (turn := self._key_locks.get(in_flight)) is not None:
             self.leave(turn)
 
-    def take(self, turn: Turn) -> bool:
+    def take(self, turn: KeyLock) -> bool:
         """Lock the turn's keys, or queue for them; keys that it held before are unlocked. True: they are locked."""
         before, turn.keys = turn.keys, turn.needs()
         for key in before:
@@ -68,13 +68,13 @@ class Turns:
         self._grant_next(before)
         return turn.holds
 
-    def holder_of(self, turn: Turn) -> Walk | None:
+    def holder_of(self, turn: KeyLock) -> InFlight | None:
         """A walk that holds one of the keys that this turn waits for."""
-        return next((self._holders[key].walk for key in turn.keys if key in self._holders), None)
+        return next((self._holders[key].in_flight for key in turn.keys if key in self._holders), None)
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, turn: KeyLock) -> None:
         """Unlock its keys, or leave their queues."""
-        self._turns.pop(turn.walk, None)
+        self._key_locks.pop(turn.in_flight, None)
         keys, turn.keys = turn.keys, ()
         for key in keys:
             if turn.holds:
@@ -85,13 +85,13 @@ class Turns:
         if self._queues:
             self._grant_next(keys)
 
-    def _is_free(self, turn: Turn) -> bool:
+    def _is_free(self, turn: KeyLock) -> bool:
         if not self._holders.keys().isdisjoint(turn.keys):
             return False
         queues = self._queues
         return not queues or all(key not in queues or turn.order < queues[key][0].order for key in turn.keys)
 
-    def _enqueue(self, turn: Turn, key: bytes) -> None:
+    def _enqueue(self, turn: KeyLock, key: bytes) -> None:
         queue = self._queues.setdefault(key, deque())
         place = len(queue)
         while place and turn.order < queue[place - 1].order:
@@ -118,31 +118,31 @@ class Turns:
             del self._queues[key]
 
 
-class Turn:
+class KeyLock:
     """One walk's turn at its keys. `order`: its place among those that wait. `granted`: done once it holds them."""
 
-    __slots__ = ("_turns", "granted", "holds", "keys", "needs", "order", "walk")
+    __slots__ = ("_key_locks", "granted", "holds", "in_flight", "keys", "needs", "order")
     granted: asyncio.Future[None]
 
-    def __init__(self, turns: Turns, walk: Walk, needs: Keys) -> None:
-        self.walk = walk
+    def __init__(self, key_locks: KeyLocks, in_flight: InFlight, needs: Keys) -> None:
+        self.in_flight = in_flight
         self.needs = needs
-        self.order = (walk.source != "callback", walk.ticket)
+        self.order = (in_flight.source != "callback", in_flight.ticket)
         self.keys: tuple[bytes, ...] = ()
         self.holds = False
-        self._turns = turns
+        self._key_locks = key_locks
 
     async def __aenter__(self) -> None:
-        turns, walk = self._turns, self.walk
-        while not turns.take(self):
-            walk.let_next()
+        key_locks, in_flight = self._key_locks, self.in_flight
+        while not key_locks.take(self):
+            in_flight.release_next()
             try:
-                if walk.source == "callback" and (holder := turns.holder_of(self)) is not None:
-                    turns.recall(holder)
-                with turns.room_of(walk).aside(), walk.waiting():
-                    await _granted_or_give_up(self.granted, walk)
+                if in_flight.source == "callback" and (holder := key_locks.holder_of(self)) is not None:
+                    key_locks.recall(holder)
+                with key_locks.room_of(in_flight).aside(), in_flight.waiting():
+                    await _granted_or_give_up(self.granted, in_flight)
             except BaseException:
-                turns.leave(self)
+                key_locks.leave(self)
                 raise
             if set(self.needs()) <= set(self.keys):  # what it waited for may have shown more that it needs
                 return
@@ -150,12 +150,12 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._turns.leave(self)
+        self._key_locks.leave(self)
 
 
-async def _granted_or_give_up(granted: asyncio.Future[None], walk: Walk) -> None:
+async def _granted_or_give_up(granted: asyncio.Future[None], in_flight: InFlight) -> None:
     """Wait for the locks, but not through a suspension of the flow."""
-    suspended = asyncio.ensure_future(walk.suspended.wait())
+    suspended = asyncio.ensure_future(in_flight.suspended.wait())
     try:
         await asyncio.wait((granted, suspended), return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.callback_health import listening
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.stall_detector import NOTHING, Hang
+from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.lane.takeover import reconfigured, take_over
 from stream_app.domain.lane.view import view
 from stream_app.domain.lead.lead import home_partition
@@ -45,7 +45,7 @@ class Lanes:
         self._plan = plan
         self._clock = clock
         self._observer = observer
-        self.hanging: dict[str, Hang] = {}  # by workspace; in no row: a new owner has no requests under way
+        self.hanging: dict[str, StallDetector] = {}  # by workspace; in no row: a new owner has no requests under way
         self._lanes: dict[str, Lane] = {}
         self._shown: dict[str, LaneView] = {}  # as it was last published
         self._going: dict[str, LaneView] = {}  # in the transaction under way
@@ -118,7 +118,7 @@ class Lanes:
             self._observer.lane(seen)
         self._going.clear()
 
-    async def keep_shown(self, submit: Callable[[Step], asyncio.Future[None]]) -> None:
+    async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
         """Publish what changes by time alone, and what the last step of a burst has left behind. Until cancelled."""
         while True:
             with suppress(TimeoutError):
@@ -131,7 +131,7 @@ class Lanes:
                 if self._is_recent(name, now_ms):
                     self._behind.set()
                 else:
-                    submit(Step([], [], [], name))
+                    submit(WriteBatch([], [], [], name))
 
     def gone(self) -> None:
         """Another process may have them now. What this one has heard of Clay counts, should they come back to it."""

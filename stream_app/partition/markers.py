@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from stream_app.domain.delivery.recorder import Rows
 from stream_app.domain.delivery.state_machine import mark_key, marked_place, passed_key, passed_offset
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.state import unreadable
 
 
-class Marks:
+class ProcessedMarkers:
     """The marks of one partition, by topic, in the order in which they were set."""
 
     def __init__(self, partition: int) -> None:
@@ -63,6 +63,6 @@ class Marks:
         """How far the group had come when marks were last dropped: all before it is concluded."""
         return self._passed.get(topic, 0)
 
-    def is_passed(self, taken: Taken) -> bool:
+    def is_passed(self, consumed: ConsumedRecord) -> bool:
         """Whether another owner has concluded this record and dropped the mark that said so."""
-        return taken.offset < self.passed(taken.topic)
+        return consumed.offset < self.passed(consumed.topic)

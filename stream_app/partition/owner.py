@@ -17,43 +17,43 @@ from functools import partial
 from typing import Any, Final
 
 from stream_app.domain.delivery.outcome import Outcome, Refused
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
-from stream_app.domain.errors import Aborted, BrokerUnavailable, LedgerError
+from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import Ask, Entry, Held, Lane, charge, letter, settle
-from stream_app.domain.lane.settlement import Report
+from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane, charge, letter, settle
+from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import Taken
-from stream_app.partition.acks import Prefix
-from stream_app.partition.admission import Gate
-from stream_app.partition.bootstrap import CatchUp
-from stream_app.partition.callback_port import NOTHING_OUTSIDE, Outside, WayBack
+from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.acks import AckTracker
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.bootstrap import Bootstrap
+from stream_app.partition.callback_port import NOTHING_OUTSIDE, CallbackState, Outside
 from stream_app.partition.command_port import Console, is_shared
 from stream_app.partition.committer import Committer
 from stream_app.partition.eager import rest_of
 from stream_app.partition.erasures import Erasures
-from stream_app.partition.in_flight import RIGHT_OF_WAY, GiveUp, Recalled, Room, Source, Walk
-from stream_app.partition.key_locks import Keys, Turn, Turns
+from stream_app.partition.in_flight import RIGHT_OF_WAY, GiveUp, InFlight, Limiter, Recalled, Source
+from stream_app.partition.key_locks import KeyLock, KeyLocks, Keys
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.markers import Marks
-from stream_app.partition.ports import Alarm, Inlet, Ledger, Membership, Observer
+from stream_app.partition.markers import ProcessedMarkers
+from stream_app.partition.ports import Alarm, Membership, Observer, PartitionStream, StateStore
 from stream_app.partition.state import Rows
 from stream_app.pipeline.callback import Correlation
-from stream_app.pipeline.command import Operations, Reload, Told
+from stream_app.pipeline.command import CommandResult, Operations, Reload
 from stream_app.pipeline.fallback import NOTHING_KNOWN, Known
-from stream_app.pipeline.lead import Line
+from stream_app.pipeline.lead import LeadPipeline
 from stream_app.pipeline.ports import Clay, Clock
-from stream_app.pipeline.ports import Walk as LineWalk
+from stream_app.pipeline.ports import InFlight as LineWalk
 from stream_app.tasks import cancel, died_of
 
 Taker = Callable[[LineWalk], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion: the line, for leads."""
 
 
-def _nothing_to_reload() -> Told:
-    return Told("nothing can be read anew here", False, "refused")
+def _nothing_to_reload() -> CommandResult:
+    return CommandResult("nothing can be read anew here", False, "refused")
 
 
 _UNFINISHED: Final = 4  # walks for each slot in flight: what waits for a commit or for its first copy is bounded too
@@ -61,8 +61,8 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 
 
-class Partition:
-    """The line's desk (`ports.Desk`) for one partition, and the owner of everything in it.
+class PartitionOwner:
+    """The line's desk (`ports.PartitionState`) for one partition, and the owner of everything in it.
 
     known   what leads may be answered with when it is not Clay that answers.
     reload  how the configuration is read anew; it changes the plan in place.
@@ -74,7 +74,7 @@ class Partition:
         self,
         number: int,
         plan: Plan,
-        ledger: Ledger,
+        ledger: StateStore,
         clay: Clay,
         clock: Clock,
         observer: Observer,
@@ -88,32 +88,32 @@ class Partition:
     ) -> None:
         self.number, self._plan, self._ledger, self._clock, self._observer = number, plan, ledger, clock, observer
         self._alarm, self._still_member = alarm, still_member
-        line = Line(plan, self, clay, clock, known)
+        line = LeadPipeline(plan, self, clay, clock, known)
         self._takers: dict[Source, Taker] = {"hot": line.take, "retry": line.take, "bulk": line.take}
         self._rows = Rows(int(plan.line.freshness_days * 86_400_000))
         self._lanes = Lanes(number, plan, clock, observer, heard)
-        self._marks = Marks(number)
-        self._walks: dict[Walk, Prefix] = {}
-        self._inlets: dict[str, Inlet] = {}
+        self._markers = ProcessedMarkers(number)
+        self._unfinished: dict[InFlight, AckTracker] = {}
+        self._streams: dict[str, PartitionStream] = {}
         self._taken: dict[str, int] = {}
-        self._gate = Gate(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
-        self._turns = Turns(self._gate.recall, lambda walk: self._rooms[walk.source])
-        console = Console(number, plan, self, self._rows, self._lanes, self._gate, self._turns, observer)
+        self._admission = AdmissionQueue(plan, self._lanes, is_shared(plan, number), clock, self._submit, alarm)
+        self._key_locks = KeyLocks(self._admission.recall, lambda in_flight: self._rooms[in_flight.source])
+        console = Console(number, plan, self, self._rows, self._lanes, self._admission, self._key_locks, observer)
         trouble = partial(observer.recovering, number)
-        beside = (self._rows, self._lanes, self._gate, clock, self._submit)
-        self._way_back = WayBack(plan, self, *beside, outside, trouble)
+        beside = (self._rows, self._lanes, self._admission, clock, self._submit)
+        self._way_back = CallbackState(plan, self, *beside, outside, trouble)
         self._takers["callback"] = Correlation(plan, self._way_back, clock).take
         self._erasures = Erasures(plan, self._rows, clock, self._submit)
         self._reload = reload
         self._takers["command"] = Operations(plan, console, clock, self._reloaded).take
         self._committer = Committer(ledger, plan.topics.state, spacing_s, self._lanes, observer, self._commit_failed)
-        self._waiting = CatchUp(plan.topics, ledger, self._marks, self._takers, trouble)
+        self._waiting = Bootstrap(plan.topics, ledger, self._markers, self._takers, trouble)
         self._committing: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self._take_overs, self._ready = 0, asyncio.Event()
         # Apart: leads that wait for a callback must not take the room that it needs.
-        leads, others = (Room(plan.line.max_in_flight * _UNFINISHED) for _ in range(2))
+        leads, others = (Limiter(plan.line.max_in_flight * _UNFINISHED) for _ in range(2))
         self._rooms = {source: leads if source in RIGHT_OF_WAY else others for source in self._takers}
 
     # ------------------------------------------------------------------------------------ take over, serve, close
@@ -125,7 +125,7 @@ class Partition:
         self._committing = asyncio.create_task(self._committer.run(), name=f"committer-{self.number}")
         self._committing.add_done_callback(self._watch)
         self._take_overs += 1
-        self._gate.shut()
+        self._admission.shut()
         self._ready.set()
         self._catching_up = asyncio.create_task(self._catch_up(), name=f"catch-up-{self.number}")
         self._catching_up.add_done_callback(self._watch)
@@ -133,32 +133,32 @@ class Partition:
     async def _catch_up(self) -> None:
         """From then on leads are sent, and clocks run: for those that nobody calls back about, for what is shown."""
         if await self._waiting.run():
-            self._gate.open()
+            self._admission.open()
             await asyncio.gather(self._way_back.run(), self._lanes.keep_shown(self._submit), self._erasures.run())
 
-    async def serve(self, inlet: Inlet, source: Source) -> None:
+    async def serve(self, stream: PartitionStream, source: Source) -> None:
         """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
-        prefix, room, began = Prefix(inlet), self._rooms[source], self._take_overs
-        self._inlets[inlet.topic] = inlet
-        inlet.expect(self._marks.passed(inlet.topic))
-        suspension = asyncio.create_task(self._when_suspended(inlet))
+        acks, room, began = AckTracker(stream), self._rooms[source], self._take_overs
+        self._streams[stream.topic] = stream
+        stream.expect(self._markers.passed(stream.topic))
+        suspension = asyncio.create_task(self._when_suspended(stream))
         try:
-            async for taken in inlet:
+            async for consumed in stream:
                 # An inlet from before a recovery may be a cut-off worker's: others have come further meanwhile.
-                if began != self._take_overs and self._marks.is_passed(taken):
-                    inlet.give_up(taken)
+                if began != self._take_overs and self._markers.is_passed(consumed):
+                    stream.give_up(consumed)
                     continue
-                self._taken[taken.topic] = self._taken.get(taken.topic, 0) + 1
-                walk = Walk(taken, source, inlet.suspended)
-                prefix.add(walk)
-                self._walks[walk] = prefix
+                self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
+                in_flight = InFlight(consumed, source, stream.suspended)
+                acks.add(in_flight)
+                self._unfinished[in_flight] = acks
                 room.enter()
                 if self._ready.is_set():
-                    self._start(walk)
-                elif walk.suspended.is_set():
-                    self._drop(walk)  # else it starts when the partition has been taken over again
-                if not walk.passed.is_set():
-                    await walk.passed.wait()
+                    self._start(in_flight)
+                elif in_flight.suspended.is_set():
+                    self._drop(in_flight)  # else it starts when the partition has been taken over again
+                if not in_flight.passed.is_set():
+                    await in_flight.passed.wait()
                 await room.wait()
         finally:
             suspension.cancel()
@@ -167,15 +167,15 @@ class Partition:
         """Forget everything at once: the partition is no longer ours, or the process ends."""
         self._ready.clear()
         own = [self._committing, self._recovering, self._catching_up]
-        await cancel([walk.task for walk in self._walks] + own)
-        self._gate.clear()
-        self._walks.clear()
+        await cancel([in_flight.task for in_flight in self._unfinished] + own)
+        self._admission.clear()
+        self._unfinished.clear()
         self._lanes.gone()
         await self._ledger.close()
 
     @property
     def posts_under_way(self) -> int:
-        return self._gate.in_flight
+        return self._admission.in_flight
 
     @property
     def rows(self) -> int:
@@ -188,13 +188,17 @@ class Partition:
         return self._rows.parked
 
     @property
-    def open_walks(self) -> int:
+    def unfinished(self) -> int:
         """Records taken and not concluded."""
-        return len(self._walks)
+        return len(self._unfinished)
 
     def takes(self, topic: str) -> int | None:
         """None while a record of this topic is under way, so that no other need be taken; else how many were."""
-        return None if any(walk.taken.topic == topic for walk in self._walks) else self._taken.get(topic, 0)
+        return (
+            None
+            if any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
+            else self._taken.get(topic, 0)
+        )
 
     def under_way(self) -> dict[str, Hashable]:
         """What has to end by itself, as a person would call it, with a token that changes when it moves."""
@@ -203,9 +207,9 @@ class Partition:
         seen: dict[str, Hashable] = {}
         if (committed := self._committer.under_way) is not None:
             seen[f"partition {self.number} commits nothing"] = committed
-        oldest = next((walk for walk in self._walks if not walk.waits), None)
+        oldest = next((in_flight for in_flight in self._unfinished if not in_flight.waits), None)
         if oldest is not None:
-            seen[f"the lead at {oldest.taken.place} does not end"] = oldest.turns
+            seen[f"the lead at {oldest.consumed.place} does not end"] = oldest.turns
         return seen
 
     # --------------------------------------------------------------------------------------- the desk of the line
@@ -219,50 +223,54 @@ class Partition:
     def marked(self, *places: str) -> bytes | None:
         return next((key for key in map(mark_key, places) if key in self._rows), None)
 
-    def passed(self, taken: Taken) -> bool:
-        return self._marks.is_passed(taken)
+    def passed(self, consumed: ConsumedRecord) -> bool:
+        return self._markers.is_passed(consumed)
 
-    def alone(self, walk: object, keys: Keys) -> Turn:
-        assert isinstance(walk, Walk)
-        return self._turns.of(walk, keys)
+    def lock(self, in_flight: object, keys: Keys) -> KeyLock:
+        assert isinstance(in_flight, InFlight)
+        return self._key_locks.of(in_flight, keys)
 
     def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
-        return self._gate.stands_still(destination, bulk=bulk)
+        return self._admission.stands_still(destination, bulk=bulk)
 
-    async def admit(self, walk: LineWalk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
-        assert isinstance(walk, Walk)
-        with walk.waiting():
-            return await self._gate.admit(walk, ask, write_ahead)
+    async def admit(
+        self, in_flight: LineWalk, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+    ) -> Grant | Held:
+        assert isinstance(in_flight, InFlight)
+        with in_flight.waiting():
+            return await self._admission.admit(in_flight, ask, write_ahead)
 
-    def settle(self, entry: Entry, outcome: Outcome | None, *, has_slot: bool) -> Report:
+    def settle(self, entry: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
         name = entry.destination.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
-        now_ms, rand, under_way = self._clock.now_ms(), self._clock.rand(), self._gate.in_flight_of(name)
-        others_wait = isinstance(outcome, Refused) and self._gate.waits_for(name)
+        now_ms, rand, under_way = self._clock.now_ms(), self._clock.rand(), self._admission.in_flight_of(name)
+        others_wait = isinstance(outcome, Refused) and self._admission.waits_for(name)
         self._lanes[name], report = settle(policy, lane, entry, outcome, now_ms, rand, under_way, others_wait)
         if has_slot:
-            self._gate.leave(entry, outcome)
-        if self._gate.waits:  # After the line has written what it settles: whoever goes next comes in a later step.
-            asyncio.get_running_loop().call_soon(self._gate.pump)
+            self._admission.leave(entry, outcome)
+        if (
+            self._admission.waits
+        ):  # After the line has written what it settles: whoever goes next comes in a later step.
+            asyncio.get_running_loop().call_soon(self._admission.pump)
         return report
 
-    def letter(self, entry: Entry, reason: str) -> None:
+    def letter(self, entry: Grant, reason: str) -> None:
         name = entry.destination.workspace
         self._lanes[name] = letter(self._plan.workspaces[name], self._lanes[name], entry, reason, self._clock.now_ms())
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
         self._lanes.change(workspace, lambda lane: charge(lane, reservation))
 
-    async def commit(self, step: Step) -> None:
+    async def commit(self, step: WriteBatch) -> None:
         await self._submit(step)
 
-    async def conclude(self, walk: object, step: Step) -> None:
+    async def conclude(self, in_flight: object, step: WriteBatch) -> None:
         committed = self._submit(step)
-        self._turns.release(walk)
+        self._key_locks.release(in_flight)
         await committed
 
-    async def confirm(self, walk: object, key: bytes) -> None:
-        await self.conclude(walk, Step([(key, self._rows.get(key))], [], []))
+    async def confirm(self, in_flight: object, key: bytes) -> None:
+        await self.conclude(in_flight, WriteBatch([(key, self._rows.get(key))], [], []))
 
     @property
     def suppressing(self) -> bool:
@@ -273,75 +281,75 @@ class Partition:
 
     # ------------------------------------------------------------------------------------------------- one record
 
-    def _start(self, walk: Walk) -> None:
+    def _start(self, in_flight: InFlight) -> None:
         """Most pass the gate at once: so it goes as far as it can before it costs a task."""
-        begun = self._walk(walk)
+        begun = self._process(in_flight)
         try:
             waits_for = begun.send(None)
         except StopIteration:
             return
-        walk.task = asyncio.create_task(rest_of(begun, waits_for))
+        in_flight.task = asyncio.create_task(rest_of(begun, waits_for))
 
-    async def _walk(self, walk: Walk) -> None:
+    async def _process(self, in_flight: InFlight) -> None:
         try:
             try:
-                await self._takers[walk.source](walk)
+                await self._takers[in_flight.source](in_flight)
             except Recalled:
-                await self._take_again(walk)
-            await self._leave(walk).finish(walk)
+                await self._take_again(in_flight)
+            await self._leave(in_flight).finish(in_flight)
         except GiveUp:
-            self._leave(walk).give_up(walk)
-        except LedgerError:
+            self._leave(in_flight).give_up(in_flight)
+        except StateStoreError:
             pass  # the committer has told already; the walk starts again when the partition is taken over
         except Exception as bug:  # noqa: BLE001 - nothing dies in silence: the process ends without an ack
-            self._gate.end(bug)
+            self._admission.end(bug)
         finally:
-            walk.let_next()
+            in_flight.release_next()
 
-    async def _take_again(self, walk: Walk) -> None:
+    async def _take_again(self, in_flight: InFlight) -> None:
         """Behind the callback that waits for it, and still before later copies of its lead."""
-        while walk.recalled:
-            walk.recalled = False
+        while in_flight.recalled:
+            in_flight.recalled = False
             with suppress(Recalled):  # by another one
-                await self._takers[walk.source](walk)
+                await self._takers[in_flight.source](in_flight)
 
-    def _leave(self, walk: Walk) -> Prefix:
+    def _leave(self, in_flight: InFlight) -> AckTracker:
         """It is no longer under way: there is room for another."""
-        self._rooms[walk.source].leave()
-        return self._walks.pop(walk)
+        self._rooms[in_flight.source].leave()
+        return self._unfinished.pop(in_flight)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """Nothing dies in silence: an exception here is a bug, and the process ends without an ack."""
         if (error := died_of(task)) is not None:
             self._alarm(error)
 
-    async def _when_suspended(self, inlet: Inlet) -> None:
-        await inlet.suspended.wait()
-        self._gate.give_up(inlet.suspended)
+    async def _when_suspended(self, stream: PartitionStream) -> None:
+        await stream.suspended.wait()
+        self._admission.give_up(stream.suspended)
         self._give_up_idle()
 
     def _give_up_idle(self) -> None:
         """Records that wait for the partition to be taken over again must not hold up a rebalance or the end."""
-        for walk in list(self._walks):
-            if walk.suspended.is_set() and (walk.task is None or walk.task.done()):
-                self._drop(walk)
+        for in_flight in list(self._unfinished):
+            if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
+                self._drop(in_flight)
 
-    def _drop(self, walk: Walk) -> None:
-        walk.let_next()
-        self._leave(walk).give_up(walk)
+    def _drop(self, in_flight: InFlight) -> None:
+        in_flight.release_next()
+        self._leave(in_flight).give_up(in_flight)
 
     # ---------------------------------------------------------------------------------------- rows, lanes, commits
 
-    def _reloaded(self) -> Told:
+    def _reloaded(self) -> CommandResult:
         told = self._reload()
         self._lanes.reconfigured()
         return told
 
-    def _submit(self, step: Step) -> asyncio.Future[None]:
-        step.rows.extend(self._marks.drop_passed(self._committed))
+    def _submit(self, step: WriteBatch) -> asyncio.Future[None]:
+        step.rows.extend(self._markers.drop_passed(self._committed))
         for key, value in step.rows:
             if value is not None and key not in self._rows:
-                self._marks.note(key)
+                self._markers.note(key)
         self._rows.apply(step.rows)
         gone = self._rows.expired(self._clock.now_ms())  # after that: a row that this step renews has not expired
         self._rows.apply(gone)
@@ -351,22 +359,22 @@ class Partition:
         return self._committer.submit(step)
 
     def _committed(self, topic: str) -> int | None:
-        inlet = self._inlets.get(topic)
-        return inlet.committed() if inlet else None
+        stream = self._streams.get(topic)
+        return stream.committed() if stream else None
 
     def _load(self, rows: dict[bytes, bytes]) -> None:
         if unknown := [key for key in rows if key[:2] not in KINDS]:
             self._observer.unknown_rows(self.number, len(unknown))
             for key in unknown:
                 del rows[key]
-        self._marks.load(rows)
+        self._markers.load(rows)
         self._lanes.load(rows)
         self._rows.load(rows)
         self._way_back.clear()
 
     # ------------------------------------------------------------------------------------------------- after trouble
 
-    def _commit_failed(self, error: LedgerError) -> None:
+    def _commit_failed(self, error: StateStoreError) -> None:
         self._ready.clear()
         if isinstance(error, Aborted):
             self._recovering = asyncio.create_task(self._recover(error), name=f"recover-{self.number}")
@@ -376,8 +384,8 @@ class Partition:
 
     async def _recover(self, error: Aborted) -> None:
         """Take the partition over again and walk its unfinished records once more, as after a crash."""
-        await cancel([walk.task for walk in self._walks] + [self._catching_up])
-        self._gate.clear()
+        await cancel([in_flight.task for in_flight in self._unfinished] + [self._catching_up])
+        self._admission.clear()
         self._give_up_idle()
         self._observer.recovering(self.number, error)
         await asyncio.sleep(self._committer.pause_s)
@@ -392,8 +400,8 @@ class Partition:
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
         self._give_up_idle()
-        for walk in list(self._walks):
-            if self._marks.is_passed(walk.taken):
-                self._drop(walk)
+        for in_flight in list(self._unfinished):
+            if self._markers.is_passed(in_flight.consumed):
+                self._drop(in_flight)
             else:
-                self._start(walk)
+                self._start(in_flight)

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 
 
-class Ledger(Protocol):
+class StateStore(Protocol):
     """The partition's transactional producer and its rows in Kafka."""
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
@@ -20,7 +20,7 @@ class Ledger(Protocol):
         Reading may take longer: whoever owns the partition by then has fenced us.
         """
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
+    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         """The partition's committed records of a topic from an offset to its present end, `most` of them at most.
 
         Raises BrokerUnavailable.
@@ -32,7 +32,7 @@ class Ledger(Protocol):
     async def close(self) -> None: ...
 
 
-class Inlet(Protocol):
+class PartitionStream(Protocol):
     """One topic of the partition for the time of one assignment: records come in order, acks go back in order."""
 
     @property
@@ -45,11 +45,11 @@ class Inlet(Protocol):
     def suspended(self) -> asyncio.Event:
         """Set when the flow stops for a rebalance or the end: whatever only waits must be given up."""
 
-    def __aiter__(self) -> AsyncIterator[Taken]: ...
+    def __aiter__(self) -> AsyncIterator[ConsumedRecord]: ...
 
-    async def ack(self, taken: Taken) -> None: ...
+    async def ack(self, consumed: ConsumedRecord) -> None: ...
 
-    def give_up(self, taken: Taken) -> None:
+    def give_up(self, consumed: ConsumedRecord) -> None:
         """Forget it without an ack: it comes again."""
 
     def expect(self, offset: int) -> None:

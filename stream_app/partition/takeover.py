@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple, Protocol
 
-from stream_app.domain.errors import LedgerError
+from stream_app.domain.errors import StateStoreError
 from stream_app.domain.stranded import LastTransaction, Stranded, next_step, refusal, timeout_with_verdict
 
 _PAUSE_S: Final = 0.02
@@ -43,7 +43,7 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
 
     timeout_ms  the transaction time-out of the new producer: none of those that carry a verdict.
 
-    Raises LedgerError when an operator has to decide, and whatever a request raises.
+    Raises StateStoreError when an operator has to decide, and whatever a request raises.
     """
     now = asyncio.get_running_loop().time
     while True:
@@ -66,4 +66,4 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
             case "wait":
                 await asyncio.sleep(_PAUSE_S)
             case _:
-                raise LedgerError(refusal(step, kafka.transactional_id, stranded))
+                raise StateStoreError(refusal(step, kafka.transactional_id, stranded))

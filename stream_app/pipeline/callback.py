@@ -16,33 +16,33 @@ from typing import Final, Protocol
 from stream_app.domain.callback.interpret import Booking, next_version, read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.delivery.recorder import Step, Story, Why, brief
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, WriteBatch, brief
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, meet
-from stream_app.domain.lead.resolve import Subject
+from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import Suppression, erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
-_SHOWN: Final = Why("callback", "its callback shows that Clay has it")
-_UNKNOWN: Final = Why("unknown_lead", "no row of such a lead is here (any more)")
-_NOT_EXPECTED: Final = Why("not_expected", "nothing of its lead was sent, or it has ended in another way")
+_SHOWN: Final = Reason("callback", "its callback shows that Clay has it")
+_UNKNOWN: Final = Reason("unknown_lead", "no row of such a lead is here (any more)")
+_NOT_EXPECTED: Final = Reason("not_expected", "nothing of its lead was sent, or it has ended in another way")
 _PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
-_ANSWERED: Final = Why("answered", "its lead has its answer already")
+_ANSWERED: Final = Reason("answered", "its lead has its answer already")
 
 
-class Walk(Protocol):
+class InFlight(Protocol):
     """One taken callback."""
 
     @property
-    def taken(self) -> Taken: ...
+    def consumed(self) -> ConsumedRecord: ...
 
-    def let_next(self) -> None: ...
+    def release_next(self) -> None: ...
 
 
-class Desk(Protocol):
-    """A partition as a callback sees it; see `ports.Desk`."""
+class PartitionState(Protocol):
+    """A partition as a callback sees it; see `ports.PartitionState`."""
 
     def find(self, key: bytes) -> Delivery | None: ...
 
@@ -50,20 +50,20 @@ class Desk(Protocol):
 
     def marked(self, *places: str) -> bytes | None: ...
 
-    def passed(self, taken: Taken) -> bool:
+    def passed(self, consumed: ConsumedRecord) -> bool:
         """Whether it is concluded and the group has come so far that its mark is gone."""
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
-    def alone(self, walk: Walk, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
+    def lock(self, in_flight: InFlight, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
         """Hold an exclusive lock on these keys. It waits for a lead that is sent, and recalls one at the gate."""
 
     def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
         """Settle what a lead did cost with its lane. Belongs to the step committed next."""
 
-    async def conclude(self, walk: Walk, step: Step) -> None: ...
+    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
 
-    async def confirm(self, walk: Walk, key: bytes) -> None: ...
+    async def confirm(self, in_flight: InFlight, key: bytes) -> None: ...
 
 
 class Clock(Protocol):
@@ -75,48 +75,48 @@ class Clock(Protocol):
 class Correlation:
     """Takes the callbacks of one partition to their leads, one `take` a record, many at a time."""
 
-    def __init__(self, plan: Plan, desk: Desk, clock: Clock) -> None:
+    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
         self._plan = plan
-        self._desk = desk
+        self._partition = partition
         self._clock = clock
 
-    async def take(self, walk: Walk) -> None:
+    async def take(self, in_flight: InFlight) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
-        walk.let_next()
-        callback = read_callback(self._plan, walk.taken)
-        if isinstance(callback, Why):
-            await self._tell(walk, "callback_unmatched", callback)
+        in_flight.release_next()
+        callback = read_callback(self._plan, in_flight.consumed)
+        if isinstance(callback, Reason):
+            await self._tell(in_flight, "callback_unmatched", callback)
             return
         key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
-        row = self._desk.find(key)
+        row = self._partition.find(key)
         # Most of what settles nothing shows at once: then no lead is waited for or called back.
         if row is not None and meet(row, callback.outcome) == "settles":
-            async with self._desk.alone(walk, lambda: (key,)):
-                row = self._desk.find(key)
+            async with self._partition.lock(in_flight, lambda: (key,)):
+                row = self._partition.find(key)
                 if row is not None and meet(row, callback.outcome) == "settles":
-                    await self._settle(walk, callback, key, row)
+                    await self._settle(in_flight, callback, key, row)
                     return
-        await self._tell(walk, *_why_not(row, callback.outcome), callback, row)
+        await self._tell(in_flight, *_why_not(row, callback.outcome), callback, row)
 
-    async def _settle(self, walk: Walk, callback: Callback, key: bytes, row: Delivery) -> None:
+    async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
         """The one step in which a lead gets its answer."""
         now_ms, version = self._clock.now_ms(), self._version(callback, row)
         result = result_of(self._plan, callback, row, version, now_ms)
-        if isinstance(result, Why):
-            await self._tell(walk, "callback_unmatched", result, callback, row)
+        if isinstance(result, Reason):
+            await self._tell(in_flight, "callback_unmatched", result, callback, row)
             return
-        if await self._is_concluded(walk):
+        if await self._is_concluded(in_flight):
             return
         there = self._plan.destinations[callback.destination]
-        subject = Subject(walk.taken, Envelope(origin=row.origin), callback.lead_id, there, key)
-        story = Story(self._plan, subject, row)
+        subject = LeadRef(in_flight.consumed, Envelope(origin=row.origin), callback.lead_id, there, key)
+        recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
-            story.go("accepted", now_ms, _SHOWN)
-        booking = self._desk.book(row, there, callback)
-        why = Why("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
-        erased = self._desk.suppression(erased_row(callback.workspace, callback.lead_id))
+            recorder.go("accepted", now_ms, _SHOWN)
+        booking = self._partition.book(row, there, callback)
+        why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
+        erased = self._partition.suppression(erased_row(callback.workspace, callback.lead_id))
         told = callback.outcome in _PUBLISHED and not is_erased(erased, row.first_at_ms)
-        story.go(
+        recorder.go(
             callback.outcome,
             now_ms,
             why,
@@ -126,39 +126,44 @@ class Correlation:
             booked=booking.booked if callback.outcome == "partial" else None,
             results=version if told else row.results,
         )
-        step = story.step(*([result] if told else []))
-        step.rows.append((mark_key(walk.taken.place), b"1"))
+        step = recorder.step(*([result] if told else []))
+        step.rows.append((mark_key(in_flight.consumed.place), b"1"))
         if callback.forced_origin:
             step.rows.append((forced_key(there.workspace, there.alias, callback.lead_id), key))
-        await self._desk.conclude(walk, step)
+        await self._partition.conclude(in_flight, step)
 
     def _version(self, callback: Callback, row: Delivery) -> int:
         lead = (callback.workspace, callback.destination, callback.lead_id)
-        return next_version(lead, row, self._desk.find, self._desk.alias)
+        return next_version(lead, row, self._partition.find, self._partition.alias)
 
     # ------------------------------------------------------------------------------------- what settles nothing
 
     async def _tell(
-        self, walk: Walk, status: Status, why: Why, callback: Callback | None = None, row: Delivery | None = None
+        self,
+        in_flight: InFlight,
+        status: Status,
+        why: Reason,
+        callback: Callback | None = None,
+        row: Delivery | None = None,
     ) -> None:
         """The one event of a callback that settles nothing: its origin is the callback's own record."""
-        if await self._is_concluded(walk):
+        if await self._is_concluded(in_flight):
             return
-        envelope = Envelope(origin=walk.taken.place, trace_id=row.trace_id if row else "")
+        envelope = Envelope(origin=in_flight.consumed.place, trace_id=row.trace_id if row else "")
         lead_id, there = (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
         now_ms = self._clock.now_ms()
-        told = brief(self._plan, walk.taken, envelope, status, now_ms, why, lead_id, there=there)
-        await self._desk.conclude(walk, told)
+        told = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, there=there)
+        await self._partition.conclude(in_flight, told)
 
-    async def _is_concluded(self, walk: Walk) -> bool:
+    async def _is_concluded(self, in_flight: InFlight) -> bool:
         """Whether it was taken before. To be asked right before a step, after any await."""
-        mark = self._desk.marked(walk.taken.place)
+        mark = self._partition.marked(in_flight.consumed.place)
         if mark is not None:
-            await self._desk.confirm(walk, mark)
-        return mark is not None or self._desk.passed(walk.taken)
+            await self._partition.confirm(in_flight, mark)
+        return mark is not None or self._partition.passed(in_flight.consumed)
 
 
-def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Why]:
+def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Reason]:
     """What is told of a callback that settles nothing."""
     if meet(row, outcome) == "duplicate":
         return "callback_duplicate", _ANSWERED

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Rows, Step, event_record
+from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import mark_key
 from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_stale, read_command
 from stream_app.domain.lane.lane import Lane
@@ -23,10 +23,10 @@ from stream_app.domain.lead.lead import home_partition, row_id
 from stream_app.domain.lead.person import hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
-from stream_app.domain.messages import By, Command, CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.messages import Actor, Command, CommandAnswer, LaneView, StatusEvent
 from stream_app.domain.plural import count
 from stream_app.domain.policy import Plan
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
 
 MOST_PEOPLE: Final = 500
@@ -35,11 +35,11 @@ MOST_PEOPLE: Final = 500
 _json: Final = msgspec.json.Encoder()
 
 
-class Walk(Protocol):
+class InFlight(Protocol):
     """One taken command. It never lets the next one go before it is answered."""
 
     @property
-    def taken(self) -> Taken: ...
+    def consumed(self) -> ConsumedRecord: ...
 
 
 class Clock(Protocol):
@@ -48,12 +48,12 @@ class Clock(Protocol):
     def now_ms(self) -> int: ...
 
 
-class Desk(Protocol):
-    """A partition as operations see it. See `ports.Desk` for `marked`, `confirm` and `conclude`."""
+class PartitionState(Protocol):
+    """A partition as operations see it. See `ports.PartitionState` for `marked`, `confirm` and `conclude`."""
 
     def marked(self, *places: str) -> bytes | None: ...
 
-    def passed(self, taken: Taken) -> bool:
+    def passed(self, consumed: ConsumedRecord) -> bool:
         """Whether it is concluded, and its mark is no longer needed."""
 
     def row(self, key: bytes) -> bytes | None: ...
@@ -71,9 +71,9 @@ class Desk(Protocol):
     def in_flight(self, workspace: str) -> int:
         """Requests to Clay under way."""
 
-    async def conclude(self, walk: Walk, step: Step) -> None: ...
+    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
 
-    async def confirm(self, walk: Walk, key: bytes) -> None: ...
+    async def confirm(self, in_flight: InFlight, key: bytes) -> None: ...
 
     def ask_again(self) -> None:
         """Let the leads that wait look at themselves, and ask their lane, anew."""
@@ -82,7 +82,7 @@ class Desk(Protocol):
         """It is committed: tell of it, and `ask_again`."""
 
 
-class Told(msgspec.Struct, frozen=True):
+class CommandResult(msgspec.Struct, frozen=True):
     """What a command did, in one line, and the rows that it changes; not `applied`: refused for `reason`."""
 
     text: str
@@ -95,57 +95,57 @@ class Told(msgspec.Struct, frozen=True):
 
 
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
-_NOTHING: Final = Told("", False)
+_NOTHING: Final = CommandResult("", False)
 
-Reload = Callable[[], Told]
+Reload = Callable[[], CommandResult]
 """Reads the configuration anew, and adopts what can be adopted live."""
 
 
 class Operations:
     """Applies the commands of one partition."""
 
-    def __init__(self, plan: Plan, desk: Desk, clock: Clock, reload: Reload) -> None:
+    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock, reload: Reload) -> None:
         self._plan = plan
-        self._desk = desk
+        self._partition = partition
         self._clock = clock
         self._reload = reload
 
-    async def take(self, walk: Walk) -> None:
+    async def take(self, in_flight: InFlight) -> None:
         """One command, from its bytes to its answer. Returns when everything about it is committed."""
-        taken = walk.taken
-        mark = self._desk.marked(taken.place)
+        consumed = in_flight.consumed
+        mark = self._partition.marked(consumed.place)
         if mark is not None:
-            await self._desk.confirm(walk, mark)
+            await self._partition.confirm(in_flight, mark)
             return
-        if self._desk.passed(taken):  # while it waited its turn in what was read at the take-over
+        if self._partition.passed(consumed):  # while it waited its turn in what was read at the take-over
             return
         # No await from here to the commit: what is asked of the rows and the lane still holds when it is written.
         now_ms = self._clock.now_ms()
-        command = read_command(taken)
+        command = read_command(consumed)
         if isinstance(command, CommandAnswer):
             answer, told = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
         else:
-            answer, told = self._decide(command, taken, now_ms)
+            answer, told = self._decide(command, consumed, now_ms)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: Rows = [(mark_key(taken.place), b"1"), *told.rows]
+        rows: Rows = [(mark_key(consumed.place), b"1"), *told.rows]
         if answer.kind in _FORBIDS:  # at once: a lead that goes before the answer would be sent after the commit
-            self._desk.ask_again()
-        await self._desk.conclude(walk, Step(rows, [record, *told.records], told.events, workspace))
-        self._desk.answered(answer)
+            self._partition.ask_again()
+        await self._partition.conclude(in_flight, WriteBatch(rows, [record, *told.records], told.events, workspace))
+        self._partition.answered(answer)
 
-    def _decide(self, command: Command, taken: Taken, now_ms: int) -> tuple[CommandAnswer, Told]:
+    def _decide(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> tuple[CommandAnswer, CommandResult]:
         row = command_row(command.id)
-        told = self._refuse(command, taken, now_ms) or self._apply(command, taken, now_ms)
+        told = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
         if told.reason != "repeated":
             rows: Rows = [*told.rows, (row, _json.encode(Answered(now_ms, told.applied)))]
             told = msgspec.structs.replace(told, rows=rows)
-        here = command.workspace in self._plan.workspaces and self._home(command.workspace) == taken.partition
+        here = command.workspace in self._plan.workspaces and self._home(command.workspace) == consumed.partition
         answer = CommandAnswer(
             id=command.id,
             applied=told.applied,
             at_ms=now_ms,
-            partition=taken.partition,
+            partition=consumed.partition,
             kind=command.kind,
             workspace=command.workspace,
             who=command.who,
@@ -153,29 +153,33 @@ class Operations:
             asked_at_ms=command.at_ms,
             reason=told.reason,
             text=told.text,
-            under_way=self._desk.in_flight(command.workspace),
-            lane=self._desk.lane_view(command.workspace) if here else None,
+            under_way=self._partition.in_flight(command.workspace),
+            lane=self._partition.lane_view(command.workspace) if here else None,
             people=told.people,
         )
         return answer, told
 
     # ------------------------------------------------------------------------------ answered before? ... at home?
 
-    def _refuse(self, command: Command, taken: Taken, now_ms: int) -> Told | None:
-        if self._desk.row(command_row(command.id)) is not None:
-            return Told("was answered before; nothing was done again", False, "repeated")
-        if is_stale(command, taken, now_ms):
-            return Told("was asked more than 24 hours ago: ask again if it is still meant", False, "command_expired")
+    def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
+        if self._partition.row(command_row(command.id)) is not None:
+            return CommandResult("was answered before; nothing was done again", False, "repeated")
+        if is_stale(command, consumed, now_ms):
+            return CommandResult(
+                "was asked more than 24 hours ago: ask again if it is still meant", False, "command_expired"
+            )
         if command.kind in TO_ALL:
             return None
         if command.workspace not in self._plan.workspaces:
             text = "there is no such workspace in the worker's configuration (see `stream-app lanes reload`)"
-            return Told(text, False, "unknown_workspace")
+            return CommandResult(text, False, "unknown_workspace")
         home = self._home(command.workspace)
-        if home != taken.partition:
-            return Told(f"its workspace lives in partition {home}: publish it there", False, "wrong_partition")
-        if not self._desk.is_free(cost_rows(self._plan, self._desk.row, command)):
-            return Told("this lead is on its way just now: submit the command again in a moment", False, "busy")
+        if home != consumed.partition:
+            return CommandResult(f"its workspace lives in partition {home}: publish it there", False, "wrong_partition")
+        if not self._partition.is_free(cost_rows(self._plan, self._partition.row, command)):
+            return CommandResult(
+                "this lead is on its way just now: submit the command again in a moment", False, "busy"
+            )
         return None
 
     def _home(self, workspace: str) -> int:
@@ -183,7 +187,7 @@ class Operations:
 
     # -------------------------------------------------------------------------------------------------- apply
 
-    def _apply(self, command: Command, taken: Taken, now_ms: int) -> Told:
+    def _apply(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         try:
             match command.kind:
                 case "reload":
@@ -192,46 +196,46 @@ class Operations:
                     return self._list(command, msgspec.convert(command.args, _People).people, now_ms)
                 case "cancel_lead":
                     row = lead_row(command.workspace, msgspec.convert(command.args, _LeadId).lead_id)
-                    return self._cancel(command, row, "this lead", taken.timestamp_ms or now_ms)
+                    return self._cancel(command, row, "this lead", consumed.timestamp_ms or now_ms)
                 case "erase":
-                    return self._erase(command, msgspec.convert(command.args, _Erased), taken, now_ms)
+                    return self._erase(command, msgspec.convert(command.args, _Erased), consumed, now_ms)
                 case "cancel_import":
                     row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
-                    return self._cancel(command, row, "this import", taken.timestamp_ms or now_ms)
+                    return self._cancel(command, row, "this import", consumed.timestamp_ms or now_ms)
                 case "correct" if "lead_id" in command.args:
-                    return self._settle(command, msgspec.convert(command.args, LeadCost), taken, now_ms)
+                    return self._settle(command, msgspec.convert(command.args, LeadCost), consumed, now_ms)
                 case _:
                     return self._order(command, now_ms)
         except msgspec.ValidationError as error:
-            return Told(f"its arguments do not fit: {error}", False, "bad_arguments")
+            return CommandResult(f"its arguments do not fit: {error}", False, "bad_arguments")
 
-    def _order(self, command: Command, now_ms: int) -> Told:
+    def _order(self, command: Command, now_ms: int) -> CommandResult:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
         name = command.workspace
-        policy, lane = self._plan.workspaces[name], self._desk.lane(name)
+        policy, lane = self._plan.workspaces[name], self._partition.lane(name)
         pools = (there.webhook_ids for there in self._plan.destinations.values() if there.workspace == name)
-        by = By(command.who, command.why, now_ms)
+        by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if answer.done:
-            self._desk.keep(answer.lane)
-        return Told(answer.told, answer.done, "" if answer.done else "refused")
+            self._partition.keep(answer.lane)
+        return CommandResult(answer.told, answer.done, "" if answer.done else "refused")
 
-    def _list(self, command: Command, people: tuple[str, ...], now_ms: int) -> Told:
+    def _list(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]
         if command.kind == "unsuppress":
-            found = [row for row in rows if self._desk.row(row) is not None]
+            found = [row for row in rows if self._partition.row(row) is not None]
             text = f"{count(len(found), 'person is', 'people are')} off the suppression list"
-            return Told(text, rows=[(row, None) for row in found], people=len(found))
-        new = [row for row in rows if self._desk.row(row) is None]
+            return CommandResult(text, rows=[(row, None) for row in found], people=len(found))
+        new = [row for row in rows if self._partition.row(row) is None]
         value = _json.encode(Suppression("suppressed", now_ms, command.id, command.who))
         text = f"{count(len(new), 'person is', 'people are')} on the suppression list now"
         text += f", {count(len(rows) - len(new), 'was', 'were')} already"
-        return Told(text, rows=[(row, value) for row in new], people=len(new))
+        return CommandResult(text, rows=[(row, value) for row in new], people=len(new))
 
-    def _erase(self, command: Command, what: _Erased, taken: Taken, now_ms: int) -> Told:
+    def _erase(self, command: Command, what: _Erased, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         """Its results and what leads to it by its person; the row stays, by which nothing is bought or told twice."""
         name, lead_id = command.workspace, row_id(what.lead_id)
-        until_ms = taken.timestamp_ms or now_ms
+        until_ms = consumed.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
         rows: Rows = [(erased_row(name, lead_id), value)]
         mine = [there.alias for there in self._plan.destinations_of(name)]
@@ -239,43 +243,45 @@ class Operations:
         gone: list[Record] = []
         for alias in destinations:
             own = tuple(person_key(name, alias, each) for each in what.people)
-            keys = person_of(own, self._desk.row).aliases
-            rows += [(key, None) for key in keys if self._desk.row(key) is not None]
+            keys = person_of(own, self._partition.row).aliases
+            rows += [(key, None) for key in keys if self._partition.row(key) is not None]
             people = map(hash_of, keys)
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(what.destinations or mine)}"
         event = StatusEvent(
-            id=f"{taken.place}#1",
+            id=f"{consumed.place}#1",
             lead_id=lead_id,
             status="erased",
             seq=1,
             at_ms=now_ms,
-            origin=taken.place,
+            origin=consumed.place,
             workspace=name,
             destination=what.destinations[0] if len(what.destinations) == 1 else "",
             reason=command.id,
             text=text,
-            trace_id=trace_of(taken.place),
+            trace_id=trace_of(consumed.place),
             app=self._plan.app,
         )
-        return Told(f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event])
+        return CommandResult(
+            f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event]
+        )
 
-    def _settle(self, command: Command, what: LeadCost, taken: Taken, now_ms: int) -> Told:
+    def _settle(self, command: Command, what: LeadCost, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         """Book what one lead did cost."""
         name = command.workspace
-        policy, lane = self._plan.workspaces[name], self._desk.lane(name)
-        answer = settle_lead(self._plan, policy, lane, self._desk.row, command, what, taken, now_ms)
+        policy, lane = self._plan.workspaces[name], self._partition.lane(name)
+        answer = settle_lead(self._plan, policy, lane, self._partition.row, command, what, consumed, now_ms)
         if isinstance(answer, str):
-            return Told(answer, False, "refused")
-        self._desk.keep(answer.lane)
-        return Told(
+            return CommandResult(answer, False, "refused")
+        self._partition.keep(answer.lane)
+        return CommandResult(
             answer.text, rows=[answer.row], records=[event_record(self._plan, answer.event)], events=[answer.event]
         )
 
-    def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> Told:
+    def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> CommandResult:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
         text = f"what was published of {what} until now, and is not at Clay yet, ends as suppressed"
-        return Told(text, rows=[(row, value)])
+        return CommandResult(text, rows=[(row, value)])
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]

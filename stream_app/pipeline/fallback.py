@@ -19,10 +19,10 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from stream_app.domain.callback.interpret import next_version
-from stream_app.domain.delivery.recorder import Rows, Step, Story, Why
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, Rows, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lead.person import identifiers
-from stream_app.domain.lead.resolve import Case
+from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.lead.suppression import Suppression, why_not
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.policy import Destination, Plan
@@ -38,7 +38,7 @@ from stream_app.domain.result.cache_entry import (
     shared,
     shown,
 )
-from stream_app.pipeline.ports import Walk
+from stream_app.pipeline.ports import InFlight
 
 _json: Final = msgspec.json.Encoder()
 
@@ -78,8 +78,8 @@ class Known(msgspec.Struct, frozen=True):
 NOTHING_KNOWN: Final = Known()
 
 
-class Desk(Protocol):
-    """A partition as it is seen here; see `ports.Desk`."""
+class PartitionState(Protocol):
+    """A partition as it is seen here; see `ports.PartitionState`."""
 
     def find(self, key: bytes) -> Delivery | None: ...
 
@@ -94,7 +94,7 @@ class Desk(Protocol):
 
     def stands_still(self, destination: Destination, *, bulk: bool) -> bool: ...
 
-    async def conclude(self, walk: Walk, step: Step) -> None: ...
+    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
 
 
 class Clock(Protocol):
@@ -104,129 +104,139 @@ class Clock(Protocol):
 
 
 class Fallback:
-    """Answers the leads of one partition. Each is in its turn (`Desk.alone`), so its row stays what it is meanwhile."""
+    """Answers the leads of one partition. Each is in its turn (`PartitionState.lock`), so its row stays what it is
+    meanwhile.
+    """
 
-    def __init__(self, plan: Plan, desk: Desk, clock: Clock, known: Known) -> None:
+    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock, known: Known) -> None:
         self._plan = plan
-        self._desk = desk
+        self._partition = partition
         self._clock = clock
         self._known = known
 
-    async def first(self, walk: Walk, case: Case, story: Story) -> bool:
+    async def first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
         """The station *cached?*. True: it is concluded, and nothing was asked of its lane."""
-        if not self._plan.destinations[case.destination.alias].cache_first or not self._may(case, story.row):
+        if not self._plan.destinations[resolved.destination.alias].cache_first or not self._may(resolved, recorder.row):
             return False
-        found, _, _ = await self._ask(case)
-        if found is None or found.source != "cache" or not self._may(case, story.row):
+        found, _, _ = await self._ask(resolved)
+        if found is None or found.source != "cache" or not self._may(resolved, recorder.row):
             return False
-        await self._serve(walk, case, story, found, "cache_first")
+        await self._serve(in_flight, resolved, recorder, found, "cache_first")
         return True
 
-    async def again(self, walk: Walk, case: Case, replaced: Delivery | None, links: Rows) -> bool:
+    async def again(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None, links: Rows) -> bool:
         """Serve a person who came before under another id: by `cache_first`, or by `hold = "degrade"` while the lane
         stands still. False: nothing was served, and the lead is a duplicate.
 
         links  alias rows to write with it. The person's aliases stay with the lead that was bought: this one says
                nothing of when to buy again.
         """
-        there = self._plan.destinations[case.destination.alias]
+        there = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[there.workspace]
-        degrades = workspace.hold == "degrade" and self._desk.stands_still(there, bulk=case.bulk)
+        degrades = workspace.hold == "degrade" and self._partition.stands_still(there, bulk=resolved.bulk)
         if not (there.cache_first or degrades):
             return False
-        row = case.begin(self._clock.now_ms())
-        story = Story(self._plan, case, row, replaced=replaced, aliases=links)
-        story.tell()
-        if await self.first(walk, case, story):
+        row = resolved.begin(self._clock.now_ms())
+        recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced, aliases=links)
+        recorder.tell()
+        if await self.first(in_flight, resolved, recorder):
             return True
-        found, _, _ = await self._ask(case) if degrades else (None, NOTHING, NOTHING)
-        if found is None or found.source not in workspace.fallback or not self._may(case, row):
+        found, _, _ = await self._ask(resolved) if degrades else (None, NOTHING, NOTHING)
+        if found is None or found.source not in workspace.fallback or not self._may(resolved, row):
             return False
-        await self._serve(walk, case, story, found, found.source)
+        await self._serve(in_flight, resolved, recorder, found, found.source)
         return True
 
-    async def meanwhile(self, walk: Walk, case: Case, story: Story) -> list[Record] | None:
+    async def meanwhile(
+        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder
+    ) -> list[Record] | None:
         """For a lead that its lane holds and that may not wait. None: it is concluded; else what to defer it with."""
-        workspace = self._plan.workspaces[case.destination.workspace]
-        if workspace.hold != "degrade" or case.lead.force:
+        workspace = self._plan.workspaces[resolved.destination.workspace]
+        if workspace.hold != "degrade" or resolved.lead.force:
             return []
-        found, person, company = await self._ask(case)
-        if self._is_unwanted(case):
+        found, person, company = await self._ask(resolved)
+        if self._is_unwanted(resolved):
             return []
-        if found is not None and found.source in workspace.fallback and self._may(case, story.row):
-            await self._serve(walk, case, story, found, found.source)
+        if found is not None and found.source in workspace.fallback and self._may(resolved, recorder.row):
+            await self._serve(in_flight, resolved, recorder, found, found.source)
             return None
-        if "local" not in workspace.fallback or story.row.results or not case.destination.callbacks:
+        if "local" not in workspace.fallback or recorder.row.results or not resolved.destination.callbacks:
             return []  # it has a result already, or would never have a better one
         now_ms = self._clock.now_ms()
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
-        for name, (value, source) in self._known.local(case.lead.fields).items():
+        for name, (value, source) in self._known.local(resolved.lead.fields).items():
             if name not in fields:
                 fields[name], provenance[name] = value, FieldOrigin(source, now_ms)
         if not fields:
             return []
-        version = self._version(case, story.row)
-        why = Why("local", "a provisional result, from its own fields and others of its company")
-        story.go("served_locally", now_ms, why, results=version)
-        result = self._result(case, story.row, "local", 0, fields, provenance)
+        version = self._version(resolved, recorder.row)
+        why = Reason("local", "a provisional result, from its own fields and others of its company")
+        recorder.go("served_locally", now_ms, why, results=version)
+        result = self._result(resolved, recorder.row, "local", 0, fields, provenance)
         return [self._record(result)]
 
     # ----------------------------------------------------------------------------------------------------- internals
 
-    def _may(self, case: Case, row: Delivery) -> bool:
+    def _may(self, resolved: ResolvedLead, row: Delivery) -> bool:
         """Never one that was sent in this story, provably refused or not: a callback may still bring its answer.
 
         To be asked after any await, right before the step.
         """
-        if case.lead.force or row.webhook_id or self._is_unwanted(case):
+        if resolved.lead.force or row.webhook_id or self._is_unwanted(resolved):
             return False
-        return self._desk.marked(case.taken.place, case.envelope.origin) is None
+        return self._partition.marked(resolved.consumed.place, resolved.envelope.origin) is None
 
-    def _is_unwanted(self, case: Case) -> bool:
+    def _is_unwanted(self, resolved: ResolvedLead) -> bool:
         """An operator suppressed it, maybe just now, or it is not worth an answer any more: the line concludes it."""
-        if case.lead.not_after_ms is not None and self._clock.now_ms() > case.lead.not_after_ms:
+        if resolved.lead.not_after_ms is not None and self._clock.now_ms() > resolved.lead.not_after_ms:
             return True
-        return self._desk.suppressing and why_not(case, self._desk.suppression) is not None
+        return self._partition.suppressing and why_not(resolved, self._partition.suppression) is not None
 
-    async def _ask(self, case: Case) -> tuple[Found | None, Entry, Entry]:
+    async def _ask(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
         """What may be served, and what is remembered of the person and of the company."""
         if self._known.cache is None:
             return None, NOTHING, NOTHING
-        place = case.destination.workspace, case.destination.alias
-        former = (each for under in case.former for each in identifiers(under))
-        names = dict.fromkeys([*identifiers(case.people), *case.also, *former]) or filter(None, [case.identity])
+        place = resolved.destination.workspace, resolved.destination.alias
+        former = (each for under in resolved.former for each in identifiers(under))
+        names = dict.fromkeys([*identifiers(resolved.people), *resolved.also, *former]) or filter(
+            None, [resolved.identity]
+        )
         slots = [person_slot(*place, name) for name in names]
-        if case.company:
-            slots.append(company_slot(place[0], case.company))
+        if resolved.company:
+            slots.append(company_slot(place[0], resolved.company))
         if not slots:
             return None, NOTHING, NOTHING
         entries = await self._known.cache.find(slots)
-        company = entries.pop() if case.company else NOTHING
+        company = entries.pop() if resolved.company else NOTHING
         person = NOTHING
         for entry in entries:
             person = merge(person, entry)
         return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
 
-    async def _serve(self, walk: Walk, case: Case, story: Story, found: Found, reason: str) -> None:
+    async def _serve(
+        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, found: Found, reason: str
+    ) -> None:
         """Its last step. Nothing is awaited between the last look at what forbids it and the commit."""
-        walk.let_next()
-        now_ms, version = self._clock.now_ms(), self._version(case, story.row)
-        why = Why(
+        in_flight.release_next()
+        now_ms, version = self._clock.now_ms(), self._version(resolved, recorder.row)
+        why = Reason(
             reason,
             f"answered with what was found {_in_words(found.age_s)} ago; Clay was not asked",
-            saved=case.destination.estimate.credits,
+            saved=resolved.destination.estimate.credits,
         )
-        story.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
-        result = self._result(case, story.row, found.source, found.age_s, found.fields, found.provenance)
-        await self._desk.conclude(walk, story.step(self._record(result)))
+        recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
+        result = self._result(resolved, recorder.row, found.source, found.age_s, found.fields, found.provenance)
+        await self._partition.conclude(in_flight, recorder.step(self._record(result)))
 
-    def _version(self, case: Case, row: Delivery) -> int:
-        there = case.destination
-        return next_version((there.workspace, there.alias, case.lead_id), row, self._desk.find, self._desk.alias)
+    def _version(self, resolved: ResolvedLead, row: Delivery) -> int:
+        there = resolved.destination
+        return next_version(
+            (there.workspace, there.alias, resolved.lead_id), row, self._partition.find, self._partition.alias
+        )
 
     def _result(
         self,
-        case: Case,
+        resolved: ResolvedLead,
         row: Delivery,
         source: Literal["cache", "stale", "local"],
         age_s: int,
@@ -234,9 +244,9 @@ class Fallback:
         provenance: dict[str, FieldOrigin],
     ) -> Result:
         return Result(
-            lead_id=case.lead_id,
-            workspace=case.destination.workspace,
-            destination=case.destination.alias,
+            lead_id=resolved.lead_id,
+            workspace=resolved.destination.workspace,
+            destination=resolved.destination.alias,
             source=source,
             version=row.results,
             at_ms=row.at_ms,
@@ -244,8 +254,8 @@ class Fallback:
             fields=fields,
             origin=row.origin,
             trace_id=row.trace_id,
-            person=case.identity,
-            company=case.company,
+            person=resolved.identity,
+            company=resolved.company,
             provenance=provenance,
             people=row.people,
         )

@@ -7,30 +7,30 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.domain.delivery.recorder import Posted, Step
+from stream_app.domain.delivery.recorder import Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import Ask, Entry, Held
-from stream_app.domain.lane.settlement import Report
+from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held
+from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.policy import Destination
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 
-class Walk(Protocol):
+class InFlight(Protocol):
     """One taken record on its way down the line."""
 
     posted: Posted | None
     """What is known of its last POST, from the write-ahead on and except while it is under way; outlives a `take`."""
 
     @property
-    def taken(self) -> Taken: ...
+    def consumed(self) -> ConsumedRecord: ...
 
-    def let_next(self) -> None:
+    def release_next(self) -> None:
         """This lead no longer needs its turn at the gate: the next record of its topic may be taken."""
 
 
-class Desk(Protocol):
+class PartitionState(Protocol):
     """A partition as the line sees it: its rows, its lanes, its transactions. One desk, one partition, one owner."""
 
     def find(self, key: bytes) -> Delivery | None: ...
@@ -46,7 +46,7 @@ class Desk(Protocol):
 
     def suppression(self, key: bytes) -> Suppression | None: ...
 
-    def alone(self, walk: Walk, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
+    def lock(self, in_flight: InFlight, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
         """Hold an exclusive lock on these keys, in the order of the records; `keys` may give more of them after a wait.
 
         The lock ends with the block, or in it with `conclude` or `confirm`.
@@ -55,31 +55,33 @@ class Desk(Protocol):
     def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
         """True if the lane holds such a lead now, or would only let it go as a probe. Nothing is taken."""
 
-    async def admit(self, walk: Walk, ask: Ask, write_ahead: Callable[[Entry], Step]) -> Entry | Held:
+    async def admit(
+        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+    ) -> Grant | Held:
         """Wait for this lead's turn. Go: the lane's change and `write_ahead` are one committed step when it returns."""
 
-    def settle(self, entry: Entry, outcome: Outcome | None, *, has_slot: bool) -> Report:
+    def settle(self, entry: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
         """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next.
 
         has_slot: the partition has not been taken over again since it was admitted.
         """
 
-    def letter(self, entry: Entry, reason: str) -> None:
+    def letter(self, entry: Grant, reason: str) -> None:
         """The lead of an entry becomes a dead letter. Belongs to the step committed next."""
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
         """Book a reservation as spent. Belongs to the step committed next."""
 
-    async def commit(self, step: Step) -> None:
+    async def commit(self, step: WriteBatch) -> None:
         """One transaction (shared with other steps): when it returns, all of the step is in Kafka."""
 
-    async def conclude(self, walk: Walk, step: Step) -> None:
+    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None:
         """Commit the last step of a walk, and unlock its keys before that: copies decide by the rows as they will be.
 
         Steps are committed in order. So a copy's step is committed with this one or after it, or neither is.
         """
 
-    async def confirm(self, walk: Walk, key: bytes) -> None:
+    async def confirm(self, in_flight: InFlight, key: bytes) -> None:
         """Conclude by this row as it is: only what the partition's owner has read may be acked without a step."""
 
 

@@ -16,20 +16,20 @@ from typing import Protocol
 from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms, evidence, expects_silence, overdue, silent
 from stream_app.domain.dead_letter.headers import read_place
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import Step, Story, Why
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.callback_health import causes
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lead.resolve import Subject
+from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import Suppression, erased_row, is_erased
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 
-class Desk(Protocol):
-    """A partition as a lead without an answer sees it; see `ports.Desk`.
+class PartitionState(Protocol):
+    """A partition as a lead without an answer sees it; see `ports.PartitionState`.
 
     No await lies between a look at a row in one of these states and its next step, here and in correlate.py: so neither
     has to wait for the other.
@@ -46,18 +46,18 @@ class Desk(Protocol):
 
     def charge(self, workspace: str, reservation: Reservation) -> None: ...
 
-    def submit(self, step: Step) -> asyncio.Future[None]:
+    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
         """One transaction (shared with other steps): when it is done, all of the step is in Kafka."""
 
 
 class Archive(Protocol):
     """Reads single records again."""
 
-    async def fetch(self, places: Sequence[str]) -> Mapping[str, Taken]:
+    async def fetch(self, places: Sequence[str]) -> Mapping[str, ConsumedRecord]:
         """By place (`topic/partition/offset`), those that Kafka still has. Raises BrokerUnavailable."""
 
 
-class Reach(Protocol):
+class CallbackUrlProbe(Protocol):
     """Tries whether Clay could reach us."""
 
     async def __call__(self) -> str:
@@ -73,9 +73,11 @@ class Clock(Protocol):
 class Overdue:
     """Moves leads on whose time has passed, many in one call. What was answered meanwhile is passed over."""
 
-    def __init__(self, plan: Plan, desk: Desk, archive: Archive, reach: Reach, clock: Clock) -> None:
+    def __init__(
+        self, plan: Plan, partition: PartitionState, archive: Archive, reach: CallbackUrlProbe, clock: Clock
+    ) -> None:
         self._plan = plan
-        self._desk = desk
+        self._partition = partition
         self._archive = archive
         self._reach = reach
         self._clock = clock
@@ -90,21 +92,23 @@ class Overdue:
         await asyncio.gather(*told)
 
     def _expects_silence(self, workspace: str, destination: str, more: int) -> bool:
-        return expects_silence(self._plan.workspaces[workspace], self._desk.lane(workspace), destination, more)
+        return expects_silence(self._plan.workspaces[workspace], self._partition.lane(workspace), destination, more)
 
     def _tell(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
-        subject = Subject(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
-        story = Story(self._plan, subject, row)
+        subject = LeadRef(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
+        recorder = DeliveryRecorder(self._plan, subject, row)
         text = f"Clay took it and did not call back within {there.callback_deadline_s:g} s"
-        story.go("callback_overdue", now_ms, Why("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s)))
-        lane, is_silent = overdue(policy, self._desk.lane(there.workspace), there.alias, row.at_ms)
+        recorder.go(
+            "callback_overdue", now_ms, Reason("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s))
+        )
+        lane, is_silent = overdue(policy, self._partition.lane(there.workspace), there.alias, row.at_ms)
         if is_silent:
             why = causes(evidence(policy, lane, there, trouble, now_ms))
             lane = silent(policy, lane, there, why, now_ms)
-            story.go("credits_exhausted_suspected", now_ms, Why("silence", why))
-        self._desk.keep(lane)
-        return self._desk.submit(story.step())
+            recorder.go("credits_exhausted_suspected", now_ms, Reason("silence", why))
+        self._partition.keep(lane)
+        return self._partition.submit(recorder.step())
 
     async def park(self, keys: Sequence[bytes]) -> None:
         """The grace of these leads has passed: each waits for a human, and what it may have cost is booked."""
@@ -113,41 +117,47 @@ class Overdue:
         parked = [self._park(key, row, there, found.get(row.origin)) for key, row, there in still]
         await asyncio.gather(*parked)
 
-    def _park(self, key: bytes, row: Delivery, there: Destination, taken: Taken | None) -> asyncio.Future[None]:
+    def _park(
+        self, key: bytes, row: Delivery, there: Destination, consumed: ConsumedRecord | None
+    ) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
         text = f"Clay took it and did not call back, not in {there.callback_grace_s:g} s after its deadline either"
         lead_id = lead_of(key)[2]
-        if is_erased(self._desk.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
-            taken, text = None, f"{text}; it was erased"
-        elif taken is None:
+        if is_erased(self._partition.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
+            consumed, text = None, f"{text}; it was erased"
+        elif consumed is None:
             text = f"{text}; its record is gone from Kafka: publish the lead anew"
-        why = Why("no_callback", text)
+        why = Reason("no_callback", text)
         inputs = self._plan.topics.inputs
-        envelope = lead_envelope(taken, inputs) if taken is not None else Envelope(origin=row.origin)
-        story = Story(self._plan, Subject(taken or _nothing_of(row), envelope, lead_id, there, key), row)
+        envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
+        recorder = DeliveryRecorder(
+            self._plan, LeadRef(consumed or _nothing_of(row), envelope, lead_id, there, key), row
+        )
         held = row.reservation
         if held is not None:
-            self._desk.charge(there.workspace, held)
-        story.go("parked", now_ms, why, held, **story.freed(held), sends=row.sends + 1)
-        return self._desk.submit(story.step(story.copy(self._plan.topics.parked, now_ms, why, disposition="failed")))
+            self._partition.charge(there.workspace, held)
+        recorder.go("parked", now_ms, why, held, **recorder.freed(held), sends=row.sends + 1)
+        return self._partition.submit(
+            recorder.step(recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed"))
+        )
 
     def _still(self, keys: Sequence[bytes], states: Collection[Status]) -> list[tuple[bytes, Delivery, Destination]]:
         """Those that still wait in one of these states, and no longer."""
         now_ms = self._clock.now_ms()
         found: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
-            row, there = self._desk.find(key), self._plan.destination(*lead_of(key)[:2])
+            row, there = self._partition.find(key), self._plan.destination(*lead_of(key)[:2])
             if row is None or row.final or there is None or row.state not in states:
                 continue
-            if due_ms(row, there, self._desk.lane(there.workspace)) <= now_ms:
+            if due_ms(row, there, self._partition.lane(there.workspace)) <= now_ms:
                 found.append((key, row, there))
         return found
 
 
-def _nothing_of(row: Delivery) -> Taken:
+def _nothing_of(row: Delivery) -> ConsumedRecord:
     """Its record, of which nothing is known but the place."""
     topic, partition, offset = read_place(row.origin) or ("", 0, 0)
-    return Taken(topic, partition, offset, None, None)
+    return ConsumedRecord(topic, partition, offset, None, None)
 
 
 def _ms(seconds: float) -> int:

@@ -57,12 +57,12 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
         if title not in titles:
             raise ValueError(f"--map {field}={title}: no such column; there are: {', '.join(titles)}")
     asked = {title: field for field, title in mapping.items()}
-    taken = {*mapping, *titles}
+    consumed = {*mapping, *titles}
     names = []
     for title in titles:
         usual = _USUAL.get(re.sub(r"[\W_]+", " ", title).strip().lower(), title)
-        name = asked.get(title) or (title if usual in taken else usual)
-        taken.add(name)
+        name = asked.get(title) or (title if usual in consumed else usual)
+        consumed.add(name)
         names.append(name)
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:

@@ -19,9 +19,9 @@ from typing import Final, Protocol
 
 from stream_app.domain.dead_letter.replay import Begin, Pace, ReplayPolicy, returning, tier_s
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
-from stream_app.partition.ports import Inlet
+from stream_app.partition.ports import PartitionStream
 from stream_app.pipeline.ports import Clock
 
 _ON_THEIR_WAY: Final = 500  # records published and not acknowledged yet, for each topic-partition
@@ -85,97 +85,101 @@ class Replay:
             if not passage.waits or passage.sent > passage.acked
         }
 
-    async def dead_letters(self, inlet: Inlet) -> None:
+    async def dead_letters(self, stream: PartitionStream) -> None:
         """`leads.dlq`: into the tier of its due time; what waits for a human is passed over."""
-        begin = await self._state.begin(inlet.partition)
-        self._began(inlet.partition, begin)
-        async with self._onward(inlet) as onward:
-            async for taken in inlet:
-                envelope = returning(read_envelope(taken), taken.place, begin.epoch)
+        begin = await self._state.begin(stream.partition)
+        self._began(stream.partition, begin)
+        async with self._onward(stream) as onward:
+            async for consumed in stream:
+                envelope = returning(read_envelope(consumed), consumed.place, begin.epoch)
                 anew = envelope is not None and not envelope.origin
-                if taken.offset < begin.skip_to or (anew and taken.offset < begin.seen_to):
+                if consumed.offset < begin.skip_to or (anew and consumed.offset < begin.seen_to):
                     envelope = None
-                if not await self._forward(onward, inlet, taken, envelope):
+                if not await self._forward(onward, stream, consumed, envelope):
                     return
 
-    async def deferred(self, inlet: Inlet) -> None:
+    async def deferred(self, stream: PartitionStream) -> None:
         """`leads.deferred`: into the tier of its due time."""
-        async with self._onward(inlet) as onward:
-            async for taken in inlet:
-                if not await self._forward(onward, inlet, taken, returning(read_envelope(taken), taken.place)):
+        async with self._onward(stream) as onward:
+            async for consumed in stream:
+                if not await self._forward(
+                    onward, stream, consumed, returning(read_envelope(consumed), consumed.place)
+                ):
                     return
 
-    def wait(self, tier: int) -> Callable[[Inlet], Awaitable[None]]:
+    def wait(self, tier: int) -> Callable[[PartitionStream], Awaitable[None]]:
         """The handler of a delay tier: its head is always the next one due."""
 
-        async def serve(inlet: Inlet) -> None:
-            async with self._onward(inlet) as onward:
-                async for taken in inlet:
-                    due_ms = taken.timestamp_ms + tier * 1000
-                    if not await self._until(due_ms, inlet):
-                        inlet.give_up(taken)
+        async def serve(stream: PartitionStream) -> None:
+            async with self._onward(stream) as onward:
+                async for consumed in stream:
+                    due_ms = consumed.timestamp_ms + tier * 1000
+                    if not await self._until(due_ms, stream):
+                        stream.give_up(consumed)
                         return
-                    if not await self._forward(onward, inlet, taken, read_envelope(taken)):
+                    if not await self._forward(onward, stream, consumed, read_envelope(consumed)):
                         return
 
         return serve
 
-    async def _forward(self, onward: _Onward, inlet: Inlet, taken: Taken, envelope: Envelope | None) -> bool:
+    async def _forward(
+        self, onward: _Onward, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope | None
+    ) -> bool:
         """To `leads.retry` if it is due, else into the next tier; None is passed over. False: it was given up."""
         if envelope is None:
-            await onward.skip(taken)
+            await onward.skip(consumed)
             return True
         tier = tier_s(self._policy, envelope.not_before_ms - self._clock.now_ms())
-        if not await self._free(taken.key, inlet, paced=tier is None):
-            inlet.give_up(taken)
+        if not await self._free(consumed.key, stream, paced=tier is None):
+            stream.give_up(consumed)
             return False
         topic = self._topics.retry if tier is None else self._topics.wait(tier)
         # Kafka takes no record with neither key nor value.
-        key = taken.key if taken.value is not None else taken.key or b""
-        await onward.send(taken, Record(topic, key, taken.value, envelope.to_headers(), taken.partition))
-        self._moved(taken.topic, envelope)
+        key = consumed.key if consumed.value is not None else consumed.key or b""
+        await onward.send(consumed, Record(topic, key, consumed.value, envelope.to_headers(), consumed.partition))
+        self._moved(consumed.topic, envelope)
         return True
 
-    async def _free(self, key: bytes | None, inlet: Inlet, *, paced: bool) -> bool:
+    async def _free(self, key: bytes | None, stream: PartitionStream, *, paced: bool) -> bool:
         """Wait while an operator's pause lasts, and for this workspace's turn. False when suspended before."""
         if not self._state.moving.is_set():
-            stopped = asyncio.create_task(inlet.suspended.wait())
+            stopped = asyncio.create_task(stream.suspended.wait())
             moving = asyncio.create_task(self._state.moving.wait())
-            with self._waiting(inlet):
+            with self._waiting(stream):
                 await asyncio.wait((stopped, moving), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             moving.cancel()
-            if inlet.suspended.is_set():
+            if stream.suspended.is_set():
                 return False
         workspace = (key or b"").decode("utf-8", "replace")
-        return not paced or await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), inlet)
+        return not paced or await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), stream)
 
-    async def _until(self, due_ms: int, inlet: Inlet) -> bool:
+    async def _until(self, due_ms: int, stream: PartitionStream) -> bool:
         """False when the flow was suspended before."""
-        with self._waiting(inlet):
+        with self._waiting(stream):
             while (delay_ms := due_ms - self._clock.now_ms()) > 0:
                 try:
                     # In pieces: the wall clock may step while the loop's does not.
-                    await asyncio.wait_for(inlet.suspended.wait(), min(delay_ms / 1000, 60.0))
+                    await asyncio.wait_for(stream.suspended.wait(), min(delay_ms / 1000, 60.0))
                 except TimeoutError:
                     continue
                 return False
-        return not inlet.suspended.is_set()
+        return not stream.suspended.is_set()
 
     @contextmanager
-    def _waiting(self, inlet: Inlet) -> Iterator[None]:
+    def _waiting(self, stream: PartitionStream) -> Iterator[None]:
         """It has a reason to wait inside the block."""
-        passage = self._passages[inlet.topic, inlet.partition]
+        passage = self._passages[stream.topic, stream.partition]
         passage.waits = True
         try:
             yield
         finally:
             passage.waits = False
 
-    def _onward(self, inlet: Inlet) -> _Onward:
-        passage = self._passages[inlet.topic, inlet.partition]
+    def _onward(self, stream: PartitionStream) -> _Onward:
+        passage = self._passages[stream.topic, stream.partition]
         passage.sent = passage.acked  # what an earlier inlet left comes again
-        return _Onward(inlet, self._publisher, passage)
+        return _Onward(stream, self._publisher, passage)
 
 
 class _Passage:
@@ -191,11 +195,11 @@ class _Passage:
 class _Onward:
     """Publishes in order and acks in order, each once Kafka has what was published for it."""
 
-    def __init__(self, inlet: Inlet, publisher: Publisher, passage: _Passage) -> None:
-        self._inlet = inlet
+    def __init__(self, stream: PartitionStream, publisher: Publisher, passage: _Passage) -> None:
+        self._inlet = stream
         self._publisher = publisher
         self._passage = passage
-        self._sent: asyncio.Queue[tuple[Taken, Awaitable[object] | None]] = asyncio.Queue(_ON_THEIR_WAY)
+        self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(_ON_THEIR_WAY)
         self._acks = asyncio.TaskGroup()
         self._acking: asyncio.Task[None] | None = None
 
@@ -211,19 +215,19 @@ class _Onward:
             self._acking.cancel()
         await self._acks.__aexit__(kind, error, None)
 
-    async def send(self, taken: Taken, record: Record) -> None:
+    async def send(self, consumed: ConsumedRecord, record: Record) -> None:
         self._passage.sent += 1
-        await self._sent.put((taken, await self._publisher.publish(record)))
+        await self._sent.put((consumed, await self._publisher.publish(record)))
 
-    async def skip(self, taken: Taken) -> None:
+    async def skip(self, consumed: ConsumedRecord) -> None:
         self._passage.sent += 1
-        await self._sent.put((taken, None))
+        await self._sent.put((consumed, None))
 
     async def _ack(self) -> None:
         while True:
-            taken, published = await self._sent.get()
+            consumed, published = await self._sent.get()
             if published is not None:
                 await published
-            await self._inlet.ack(taken)
+            await self._inlet.ack(consumed)
             self._passage.acked += 1
             self._sent.task_done()

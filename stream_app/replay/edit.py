@@ -16,17 +16,17 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.lead import Unreadable, identify, read_lead
 from stream_app.domain.lead.resolve import body_of
 from stream_app.domain.messages import Lead
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.document import read_document, write_document
 
 Transform = Callable[[Any], Any]
-"""The JSON document of a lead -> another one. Raises CannotMend where it cannot be applied."""
+"""The JSON document of a lead -> another one. Raises EditError where it cannot be applied."""
 
 WhyNot = Callable[[Lead, str], str]
 """A lead, and the destination that its letter names -> why it cannot be sent there; '' if it can."""
 
 
-class CannotMend(ValueError):
+class EditError(ValueError):
     """Why a letter must not go as it was mended."""
 
 
@@ -45,7 +45,7 @@ def from_patch(path: Path) -> Transform:
             # A copy: jsonpatch changes a patch's own values when a later operation works on what it added.
             return jsonpatch.apply_patch(document, copy.deepcopy(operations))
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError) as error:
-            raise CannotMend(f"the patch does not apply: {type(error).__name__}") from None
+            raise EditError(f"the patch does not apply: {type(error).__name__}") from None
 
     return apply
 
@@ -56,7 +56,7 @@ def from_mapping(names: Mapping[str, str]) -> Transform:
     def apply(document: Any) -> Any:
         fields = document.get("fields") if isinstance(document, dict) else None
         if not isinstance(fields, dict):
-            raise CannotMend("it has no fields to map")
+            raise EditError("it has no fields to map")
         moved = {new: fields[old] for new, old in names.items() if old in fields}
         kept = {name: value for name, value in fields.items() if name not in names.values()}
         return {**document, "fields": {**kept, **moved}}
@@ -97,35 +97,35 @@ def never_sent(value: bytes | None, key: bytes | None, named: str, why_not: WhyN
     return why_not(lead, named)
 
 
-def transformed(transform: Transform, letter: Taken, why_not: WhyNot, *, same_lead: bool) -> bytes:
-    """The mended value, checked as the line will. Raises CannotMend with the reason where it is no good.
+def transformed(transform: Transform, letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> bytes:
+    """The mended value, checked as the line will. Raises EditError with the reason where it is no good.
 
     same_lead  it goes on with its own story, so it must stay the same lead at the same destination.
     """
     try:
         document = read_document(letter.value)
     except ValueError:
-        raise CannotMend("its value is not JSON: export it, mend it by hand, and import it") from None
+        raise EditError("its value is not JSON: export it, mend it by hand, and import it") from None
     try:
         mended = write_document(transform(document))
-    except CannotMend:
+    except EditError:
         raise
     except (ValueError, RecursionError):  # a patch walks down to where it applies
-        raise CannotMend("it would not be JSON: export it, mend it by hand, and import it") from None
+        raise EditError("it would not be JSON: export it, mend it by hand, and import it") from None
     check(mended, letter, why_not, same_lead=same_lead)
     return mended
 
 
-def check(mended: bytes, letter: Taken, why_not: WhyNot, *, same_lead: bool) -> None:
-    """Raises CannotMend when a mended value is no lead, none that can be sent, or (`same_lead`) another than before."""
+def check(mended: bytes, letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> None:
+    """Raises EditError when a mended value is no lead, none that can be sent, or (`same_lead`) another than before."""
     lead = read_lead(mended, letter.key)
     if isinstance(lead, Unreadable):
-        raise CannotMend(f"it would be no lead: {lead.text}")
+        raise EditError(f"it would be no lead: {lead.text}")
     old = read_lead(letter.value, letter.key)
     if same_lead and not isinstance(old, Unreadable) and _who(old) != _who(lead):
-        raise CannotMend("it would be another lead: publish that as a new one")
+        raise EditError("it would be another lead: publish that as a new one")
     if why := why_not(lead, (letter.header(HEADERS["destination"]) or "") if same_lead else ""):
-        raise CannotMend(f"it could not be sent: {why}")
+        raise EditError(f"it could not be sent: {why}")
 
 
 def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:

@@ -17,7 +17,7 @@ from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.suppression import SuppressionList
 from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.document import read_document, write_document
@@ -32,7 +32,7 @@ class Shown(msgspec.Struct):
     the list, or it was erased.
     """
 
-    letter: Taken
+    letter: ConsumedRecord
     headers: dict[str, str]
     history: list[StatusEvent]
     suppressed: bool
@@ -51,7 +51,7 @@ class Listed(msgspec.Struct, frozen=True):
     text: str
 
 
-class Mended(msgspec.Struct, frozen=True):
+class EditedRecord(msgspec.Struct, frozen=True):
     """A line of a file to import: which letter, and the value that it is to have."""
 
     line: int
@@ -138,7 +138,7 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
     """
     topic, partition, offset = place_of(settings, place)
     async with reader_of(settings, progress) as reader:
-        found: list[Taken] = []
+        found: list[ConsumedRecord] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
             found += taken_from(records, WorkspaceKeys(settings.workspaces))
         if not found:
@@ -189,7 +189,7 @@ async def export(
     return lines, left_out
 
 
-def read_export(settings: Settings, path: Path) -> Iterator[Mended]:
+def read_export(settings: Settings, path: Path) -> Iterator[EditedRecord]:
     """The lines of a file as `export` writes it. Raises SettingsError for the first that cannot be used."""
     try:
         with path.open(encoding="utf-8") as file:
@@ -202,7 +202,7 @@ def read_export(settings: Settings, path: Path) -> Iterator[Mended]:
         raise SettingsError([f"{path}, line {number}: is no line of an export: {error}"]) from None
 
 
-def _mended(settings: Settings, number: int, line: str) -> Mended:
+def _mended(settings: Settings, number: int, line: str) -> EditedRecord:
     document = read_document(line.encode())
     topic, partition, offset = place_of(settings, document["place"])
     if "lead" in document:
@@ -211,10 +211,10 @@ def _mended(settings: Settings, number: int, line: str) -> Mended:
         value = base64.b64decode(document["value_base64"], validate=True)
     else:
         raise ValueError("it has neither lead nor value_base64")
-    return Mended(number, topic, partition, offset, value)
+    return EditedRecord(number, topic, partition, offset, value)
 
 
-def line_of(letter: Taken, headers: dict[str, bytes]) -> str:
+def line_of(letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
     """A line of an export: its value as JSON where that brings it back as it was, else as it is."""
     line: dict[str, Any] = {
         "place": letter.place,

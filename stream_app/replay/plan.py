@@ -16,7 +16,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.causes import Filter, Kind, addressed_to, headers_of, kind_of, number, text
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Fate, Price, PricedPlan, fate, pace, price
-from stream_app.domain.dead_letter.redrive_dedup import SentBack
+from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.errors import SettingsError
@@ -106,7 +106,7 @@ async def survey(
     """
     check_filter(settings, source, wanted)
     async with reader_of(settings, progress) as reader:
-        sent_back = SentBack(settings.names.dlq)
+        sent_back = RedriveDedup(settings.names.dlq)
         if rewind is None:
             await _hear(sent_back, reader, settings)
         found = await _letters(reader, settings, source, wanted, sent_back, rewind, mended)
@@ -148,7 +148,7 @@ def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, r
     return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
 
 
-async def _hear(sent_back: SentBack, reader: TopicReader, settings: Settings) -> None:
+async def _hear(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:
     async for records in reader.read(settings.names.replay_state):
         for record in records:
             sent_back.hear_state(record.key, record.value)
@@ -162,7 +162,7 @@ async def _letters(
     settings: Settings,
     source: Source,
     wanted: Filter,
-    sent_back: SentBack,
+    sent_back: RedriveDedup,
     ranges: Mapping[int, tuple[int, int]] | None,
     mended: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:

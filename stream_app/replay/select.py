@@ -20,16 +20,16 @@ from stream_app.domain.dead_letter.redrive_dedup import outlived, sent_row
 from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.errors import Fenced, StreamAppError
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.readers import TopicReader
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.plan import Chosen
 
 _MOST_AT_ONCE: Final = 500
 
-Mend = Callable[[Taken, bool], bytes | None]
+Mend = Callable[[ConsumedRecord, bool], bytes | None]
 """A letter and whether it goes on with its own story -> the value to send. Raises ValueError where it must not go."""
 
 
@@ -40,7 +40,7 @@ class Sent(msgspec.Struct):
     refused: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-def as_it_is(letter: Taken, same_lead: bool) -> bytes | None:
+def as_it_is(letter: ConsumedRecord, same_lead: bool) -> bytes | None:
     """The value that the letter has. Raises ValueError where it has none, though its lead is to be sent."""
     if same_lead and not letter.value:
         raise ValueError("it holds nothing of its lead (any more): publish the lead anew")
@@ -52,9 +52,9 @@ class Operator:
 
     def __init__(self, settings: Settings) -> None:
         names, connection = settings.names, connection_of(settings)
-        limits = LedgerLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
+        limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
         everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
-        self._ledger = KafkaLedger(
+        self._ledger = TransactionalState(
             connection, f"{names.replay_app}-operator", names.replay_state, 0, limits, writes_to=everywhere
         )
         self._retry, self._state = names.retry, names.replay_state
@@ -75,7 +75,7 @@ class Operator:
 
     async def send(
         self,
-        letters: AsyncIterator[Taken],
+        letters: AsyncIterator[ConsumedRecord],
         paces: Mapping[str, float],
         on_progress: Callable[[Sent], None],
         mend: Mend = as_it_is,
@@ -120,7 +120,9 @@ class Operator:
             waiting.clear()
 
 
-async def letters_at(reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys) -> AsyncIterator[Taken]:
+async def letters_at(
+    reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys
+) -> AsyncIterator[ConsumedRecord]:
     """The letters at these places, read again."""
     ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
     if not ranges:
@@ -131,9 +133,9 @@ async def letters_at(reader: TopicReader, topic: str, chosen: Chosen, keys: Work
                 yield letter
 
 
-def taken_from(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[Taken]:
+def taken_from(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
     """aiokafka's records as ours, each keyed by its workspace if that is configured."""
     for record in records:
         headers = tuple((name, value or b"") for name, value in record.headers)
         place = (record.topic, record.partition, record.offset)
-        yield Taken(*place, keys.restore(record.key), record.value, headers, record.timestamp)
+        yield ConsumedRecord(*place, keys.restore(record.key), record.value, headers, record.timestamp)

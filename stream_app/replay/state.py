@@ -28,7 +28,7 @@ from stream_app.kafka.closing import close_admin, stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.producer import KafkaPublisher
-from stream_app.ops.logs import Sparing
+from stream_app.ops.logs import Throttled
 from stream_app.tasks import cancel
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ReplayState:
         return {tp.partition: at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def _record_on(self) -> None:
-        told = Sparing(lambda why: log.warning("how far the replays have come is not recorded: %s", why))
+        told = Throttled(lambda why: log.warning("how far the replays have come is not recorded: %s", why))
         while True:
             await asyncio.sleep(_RECORD_EVERY_S)
             try:

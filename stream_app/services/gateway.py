@@ -22,7 +22,7 @@ from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.erased_leads import ErasedLeads
 from stream_app.gateway.http.server import serve_http
 from stream_app.gateway.lookup import Lookup
-from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.follow import Projection
 from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.results import ResultFetcher
 from stream_app.gateway.read_model.store import Sources
@@ -105,7 +105,9 @@ async def look_up(
     """The look-up API's routes, and which leads are erased. During the block the read model keeps up with Kafka."""
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
-    feed = Feed(connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger)
+    feed = Projection(
+        connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger
+    )
     lag = Gauge("stream_app_read_model_lag", "Offsets that the read model is behind, at most.", registry=registry)
     lag.set_function(lambda: feed.standing.lag)
     as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)

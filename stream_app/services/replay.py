@@ -25,7 +25,7 @@ from stream_app.kafka.topic_watch import TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.http import serve_ops
-from stream_app.ops.metrics import ExpiredRecords, StandingStill
+from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
 from stream_app.replay.state import Pause, ReplayState
@@ -74,7 +74,7 @@ async def run_replay(settings: Settings) -> None:
         watchdog = Watchdog(
             longest_step_s(settings),
             lambda: membership(app) | replay.under_way(assigned(app)),
-            StandingStill(registry, logger),
+            StallGauge(registry, logger),
         )
 
         async def not_ready() -> str | None:

@@ -35,15 +35,15 @@ from stream_app.kafka.lag import ParkedLeads, WaitingRecords
 from stream_app.kafka.topic_identity import KnownTopics
 from stream_app.kafka.topic_watch import TopicWatch
 from stream_app.kafka.topics import check_topics
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.http import serve_ops
-from stream_app.ops.metrics import StandingStill, WorkerMetrics
+from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.callback_port import Outside
 from stream_app.partition.in_flight import Source
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from stream_app.pipeline.fallback import Known
 from stream_app.services.cache import remember
 
@@ -154,18 +154,18 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         topics = KnownTopics()
         kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
 
-        def build_partition(number: int) -> Partition:
+        def build_partition(number: int) -> PartitionOwner:
             # Its last owner may have been told of something new while this process had no partition to be told by.
             if (told := configuration.reload()) is not NOTHING_NEW:
                 logger.info("configuration", text=told.text)
-            ledger = KafkaLedger(
+            ledger = TransactionalState(
                 *(connection, f"{plan.topics.worker_app}-{number}", plan.topics.state, number, _limits(settings)),
                 known=topics,
                 writes_to=_written(settings, number),
                 clock=kafka_clock,
             )
             member = app.consumer.still_member
-            return Partition(
+            return PartitionOwner(
                 *(number, plan, ledger, clay, clock, metrics, alarm, member),
                 reload=configuration.reload,
                 known=known,
@@ -199,7 +199,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         watchdog = Watchdog(
             longest_step_s(settings),
             lambda: membership(app) | worker.under_way(assigned(app)),
-            StandingStill(registry, logger),
+            StallGauge(registry, logger),
         )
 
         async def not_ready() -> str | None:
@@ -265,8 +265,8 @@ def _endpoints(settings: Settings) -> dict[str, Endpoint]:
     }
 
 
-def _limits(settings: Settings) -> LedgerLimits:
-    return LedgerLimits(
+def _limits(settings: Settings) -> StateStoreLimits:
+    return StateStoreLimits(
         transact_s=settings.line.commit_timeout_s,
         topic_max_record_bytes=dict.fromkeys((settings.names.retry, *_carrying(settings)), MAX_CARRIED_BYTES - 1024),
     )

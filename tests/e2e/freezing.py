@@ -19,9 +19,9 @@ from typing import Any
 
 from stream_app.clay.client import ClayClient
 from stream_app.cli.main import main
-from stream_app.faust_app.stream import Inlet
-from stream_app.kafka.transactional_state import KafkaLedger
-from stream_app.pipeline.lead import Line
+from stream_app.faust_app.stream import PartitionStream
+from stream_app.kafka.transactional_state import TransactionalState
+from stream_app.pipeline.lead import LeadPipeline
 
 STATIONS = (
     "before_write_ahead",  # its row and reservation are not committed
@@ -61,10 +61,10 @@ def install(station: str, directory: Path) -> None:
 
 
 def _at_commit(station: str, freeze: Freeze) -> None:
-    transact = KafkaLedger.transact
+    transact = TransactionalState.transact
     status = "sending" if station.endswith("write_ahead") else "accepted"
 
-    async def patched(self: KafkaLedger, records: Any) -> None:
+    async def patched(self: TransactionalState, records: Any) -> None:
         leads = [record.key.decode() for record in records if b'"status":"%s"' % status.encode() in record.value or b""]
         if leads and station.startswith("before"):
             freeze(leads[0])
@@ -72,17 +72,17 @@ def _at_commit(station: str, freeze: Freeze) -> None:
         if leads and station.startswith("after"):
             freeze(leads[0])
 
-    KafkaLedger.transact = patched  # type: ignore[method-assign]  # the point of this program
+    TransactionalState.transact = patched  # type: ignore[method-assign]  # the point of this program
 
 
 def _at_post(freeze: Freeze) -> None:
-    post = Line._post
+    post = LeadPipeline._post
 
-    async def patched(self: Line, walk: Any, case: Any) -> Any:
-        freeze(case.lead_id)
-        return await post(self, walk, case)
+    async def patched(self: LeadPipeline, in_flight: Any, resolved: Any) -> Any:
+        freeze(resolved.lead_id)
+        return await post(self, in_flight, resolved)
 
-    Line._post = patched  # type: ignore[method-assign]  # the point of this program
+    LeadPipeline._post = patched  # type: ignore[method-assign]  # the point of this program
 
 
 def _at_send(station: str, freeze: Freeze) -> None:
@@ -103,13 +103,13 @@ def _at_send(station: str, freeze: Freeze) -> None:
 
 
 def _at_ack(freeze: Freeze) -> None:
-    ack = Inlet.ack
+    ack = PartitionStream.ack
 
-    async def patched(self: Inlet, taken: Any) -> None:
-        freeze(taken.place)
-        await ack(self, taken)
+    async def patched(self: PartitionStream, consumed: Any) -> None:
+        freeze(consumed.place)
+        await ack(self, consumed)
 
-    Inlet.ack = patched  # type: ignore[method-assign]  # the point of this program
+    PartitionStream.ack = patched  # type: ignore[method-assign]  # the point of this program
 
 
 if __name__ == "__main__":

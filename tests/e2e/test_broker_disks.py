@@ -17,7 +17,7 @@ from stream_app.dev.process import end
 from stream_app.domain.errors import Aborted, BrokerUnavailable
 from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, to_lose
 from tests.e2e.fleet import Fleet
@@ -156,9 +156,9 @@ async def keep_apart(line: Fleet, kafka: LocalKafka, topic: str, disk: Path, oth
     await line.until(lambda: logs_on(disk) == its, 20, "it is alone there")
 
 
-def ledger_of(kafka: LocalKafka, state: str, events: str, take_over_s: float = 20) -> KafkaLedger:
-    limits = LedgerLimits(take_over_s=take_over_s, transact_s=3, abort_s=0.5)
-    return KafkaLedger(KafkaConnection(kafka.bootstrap), f"{state}-0", state, 0, limits, writes_to=[(events, 0)])
+def ledger_of(kafka: LocalKafka, state: str, events: str, take_over_s: float = 20) -> TransactionalState:
+    limits = StateStoreLimits(take_over_s=take_over_s, transact_s=3, abort_s=0.5)
+    return TransactionalState(KafkaConnection(kafka.bootstrap), f"{state}-0", state, 0, limits, writes_to=[(events, 0)])
 
 
 def logs_on(disk: Path) -> set[str]:

@@ -16,7 +16,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.record import Record
 from stream_app.domain.topics import COMPACTED
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.kafka.transactional_state import TransactionalState
 from tests.e2e import freezing
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.freezing import STATIONS
@@ -135,7 +135,9 @@ async def _fence(line: Fleet) -> None:
     """As a successor that dies at once: else what its predecessor left open would keep the log cleaner away."""
     names = line.settings.names
     for number in range(line.settings.kafka.partitions):
-        ledger = KafkaLedger(KafkaConnection(line.bootstrap), f"{names.worker_app}-{number}", names.state, number)
+        ledger = TransactionalState(
+            KafkaConnection(line.bootstrap), f"{names.worker_app}-{number}", names.state, number
+        )
         await ledger.take_over()
         await ledger.close()
 

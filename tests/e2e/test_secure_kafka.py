@@ -22,7 +22,7 @@ from stream_app.doctor.probes import ProbeFailed, strangers_may_not_write
 from stream_app.domain.record import Record
 from stream_app.domain.rights import BITS, Acl, rights_of
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.follow import Projection
 from stream_app.gateway.read_model.store import Sources
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.diagnosis import diagnose
@@ -206,7 +206,9 @@ async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
     options = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram(plain_password="wrong")}
     connection = KafkaConnection(secure.addresses["SASL_SSL"], options)
     names = TopicNames("x.")
-    feed = Feed(connection, Sources(names, 1, Retention(), frozenset()), tmp_path / "model.sqlite", log.get("test"))
+    feed = Projection(
+        connection, Sources(names, 1, Retention(), frozenset()), tmp_path / "model.sqlite", log.get("test")
+    )
     running = [
         asyncio.create_task(TopicWatch(connection, KnownTopics(), [names.leads], 1).run()),
         asyncio.create_task(feed.run()),

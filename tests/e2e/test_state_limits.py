@@ -104,8 +104,8 @@ async def test_leads_that_retention_took_are_counted_and_told(kafka: Broker, nam
         await line.until_over(45, 30)
         came = [int(row.value) for row in await line.read(names.state) if row.key == passed_key(log.topic)]
         assert lost(worker) == [(log.topic, came[0], 54, 55 - came[0])]
-        taken = {number for number in range(60) if not (20 <= number < 32 or 50 <= number < 54)}
-        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in taken}
+        consumed = {number for number in range(60) if not (20 <= number < 32 or 50 <= number < 54)}
+        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in consumed}
 
 
 async def test_replays_that_retention_took_are_counted_and_told(kafka: Broker, namespace: str) -> None:

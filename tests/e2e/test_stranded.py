@@ -19,13 +19,13 @@ from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnReque
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
-from stream_app.domain.errors import LedgerError
+from stream_app.domain.errors import StateStoreError
 from stream_app.domain.record import Record
 from stream_app.domain.stranded import timeout_with_verdict
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import to_lose
 from tests.proxy import ProxiedKafka
@@ -43,7 +43,7 @@ COUNTED: Final = (
     AddPartitionsToTxnRequest,
     EndTxnRequest,
 )
-LIMITS: Final = LedgerLimits(take_over_s=200, transact_s=60)
+LIMITS: Final = StateStoreLimits(take_over_s=200, transact_s=60)
 
 
 class Partition(NamedTuple):
@@ -59,10 +59,10 @@ class Partition(NamedTuple):
     def transactional_id(self) -> str:
         return f"{self.state}-{self.number}"
 
-    def ledger(self) -> KafkaLedger:
+    def ledger(self) -> TransactionalState:
         connection = KafkaConnection(self.broker.bootstrap)
         own = (connection, self.transactional_id, self.state, self.number, LIMITS)
-        return KafkaLedger(*own, writes_to=[(self.events, self.number)])
+        return TransactionalState(*own, writes_to=[(self.events, self.number)])
 
     async def check(self, rows: dict[bytes, bytes]) -> None:
         """The transaction is what it was, and the next ones change nothing about it."""
@@ -112,7 +112,7 @@ class Interruptions:
         """With interruptions at these requests. Another process takes over after each cancelled attempt."""
         name = partition.transactional_id
         self._at[name] = kind, frozenset(at)
-        ledgers: list[KafkaLedger] = []
+        ledgers: list[TransactionalState] = []
         try:
             while True:
                 ledgers.append(partition.ledger())
@@ -208,7 +208,7 @@ async def test_what_an_operator_has_to_decide_stops_the_take_over_until_it_is_de
         ledger = unknown.ledger()
         lost = f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0, and does not know"
         for _ in range(2):
-            with pytest.raises(LedgerError, match=lost):
+            with pytest.raises(StateStoreError, match=lost):
                 await ledger.take_over()
         for topic in (unknown.state, unknown.events):
             where = ("--topic", topic, "--partition", "1", "--start-offset", "0")
@@ -227,10 +227,10 @@ async def test_what_an_operator_has_to_decide_stops_the_take_over_until_it_is_de
         await repairing.abort_transaction()
         await repairing.stop()
         ledger = other.ledger()
-        with pytest.raises(LedgerError, match="Kafka aborted the repair"):
+        with pytest.raises(StateStoreError, match="Kafka aborted the repair"):
             await ledger.take_over()
         forced = ("forceTerminateTransaction", "--transactionalId", other.transactional_id)
         await asyncio.to_thread(broker.run_tool, tool, *forced)
-        with pytest.raises(LedgerError, match=f"open in {other.state}/{other.number} from offset 0"):
+        with pytest.raises(StateStoreError, match=f"open in {other.state}/{other.number} from offset 0"):
             await ledger.take_over()
         await ledger.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer
 
 from stream_app.domain.topics import Retention, TopicNames, plan
-from stream_app.gateway.read_model.follow import Feed
+from stream_app.gateway.read_model.follow import Projection
 from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import Sources
 from stream_app.kafka.connection import KafkaConnection
@@ -25,7 +25,7 @@ from tests.support.kafka import until
 class Fed:
     """The running feed, and the questions to its model."""
 
-    def __init__(self, feed: Feed, ask: Queries) -> None:
+    def __init__(self, feed: Projection, ask: Queries) -> None:
         self.feed = feed
         self.ask = ask
 
@@ -53,7 +53,7 @@ async def fed(bootstrap: str, namespace: str, path: Path, status_days: int = 3_6
     """The records are of a day long ago, and the feed's clock is real: with fewer days it forgets them in a second."""
     kept = Retention(status_days=status_days, dlq_days=3_650, parked_days=3_650)
     lasting = Sources(TopicNames(namespace), PARTITIONS, kept, frozenset({"acme"}))
-    feed = Feed(KafkaConnection(bootstrap), lasting, path, log.get("test"))
+    feed = Projection(KafkaConnection(bootstrap), lasting, path, log.get("test"))
     task = asyncio.create_task(feed.run())
     try:
         yield Fed(feed, Queries(path, set()))

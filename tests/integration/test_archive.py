@@ -41,7 +41,7 @@ async def test_records_are_found_by_their_places_and_what_is_gone_is_not(kafka: 
     places = [f"{topic}/1/{offset}" for offset in asked]
     places += [f"{topic}/0/0", f"{namespace}nothing/0/0", "no place"]
     found = await archive.fetch(places)
-    assert {place: taken.value for place, taken in found.items()} == {
+    assert {place: consumed.value for place, consumed in found.items()} == {
         f"{topic}/1/10": b"10",
         f"{topic}/1/11": b"11",
         f"{topic}/1/1000": b"998",
@@ -63,4 +63,4 @@ async def test_the_twin_does_the_same() -> None:
     for number in range(3):
         kafka.produce(0, Record("leads", b"k", f"{number}".encode()))
     found = await MemoryArchive(kafka).fetch(["leads/0/1", "leads/0/7", "other/0/0"])
-    assert {place: taken.value for place, taken in found.items()} == {"leads/0/1": b"1"}
+    assert {place: consumed.value for place, consumed in found.items()} == {"leads/0/1": b"1"}

@@ -26,7 +26,7 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
 
     async with running(app):
         await publish(kafka.bootstrap, bench.leads, [b"first"])
-        await until(lambda: recorder.taken)
+        await until(lambda: recorder.consumed)
         assert resuming not in membership(app)
         app.consumer.perform_seek = hang
         await rebalance(app)
@@ -45,7 +45,7 @@ async def test_the_end_of_a_transaction_does_not_wait(kafka: Broker, namespace: 
     sources = {bench.leads: "hot"}
     async with running(app):
         await publish_transactions(kafka.bootstrap, bench.leads, [(True, [b"0", b"1"]), (True, [b"2"])])
-        await until(lambda: len(recorder.taken) == 3)
+        await until(lambda: len(recorder.consumed) == 3)
         await until(
             lambda: waiting(app, sources) == {("hot", number): 0 for number in range(4)}, what="nothing waiting"
         )
@@ -69,7 +69,7 @@ async def test_a_process_that_ends_says_why_and_not_what_its_end_did_to_the_taki
 
     async with running(app):
         await publish(kafka.bootstrap, bench.leads, [b"first"])
-        await until(lambda: recorder.taken)
+        await until(lambda: recorder.consumed)
         app.consumer.perform_seek = hang
         await rebalance(app)
         async with asyncio.timeout(10):

@@ -14,7 +14,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.record import Record
 from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.proxy import ProxiedKafka, Proxy
 from tests.support.kafka import create_topics
 
@@ -89,7 +89,9 @@ async def test_a_ledger_is_taken_over_although_the_broker_went_while_it_was_read
     proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka gives `end_offsets` up after a while. The recovery of a partition ended here, unnoticed."""
-    ledger = KafkaLedger(KafkaConnection(proxy.address), namespace, namespace, 0, LedgerLimits(take_over_s=20))
+    ledger = TransactionalState(
+        KafkaConnection(proxy.address), namespace, namespace, 0, StateStoreLimits(take_over_s=20)
+    )
     await ledger.take_over()
     await ledger.transact([Record(namespace, b"a", b"1")])
     real = AIOKafkaConsumer.end_offsets

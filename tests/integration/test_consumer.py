@@ -219,7 +219,7 @@ async def test_what_waits_is_read_up_to_it_and_the_archive_reads_around_it(kafka
     connection = KafkaConnection(kafka.bootstrap)
     with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
         found = await waiting(connection, topic, 0, 0, 100, 15)
-        assert [taken.value for taken in found] == [b"0", b"1", b"2"]
+        assert [consumed.value for consumed in found] == [b"0", b"1", b"2"]
         kept = await KafkaArchive(connection).fetch([f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
     assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
 

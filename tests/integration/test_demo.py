@@ -16,7 +16,7 @@ from stream_app.dev.demo.stage import WORKSPACES, stage
 from stream_app.dev.demo.verdict import compare
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.stories import Report, Stand
+from stream_app.domain.books.stories import Report, StatusCount
 
 
 def test_the_shipped_leads_are_nobodys() -> None:
@@ -93,7 +93,7 @@ async def topics(kafka: Broker, namespace: str) -> list[str]:
 def test_what_does_not_add_up_is_said_and_is_exit_code_1(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    books = Report(False, 2, 1, {name: Stand() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
+    books = Report(False, 2, 1, {name: StatusCount() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)
     verdict = Verdict(posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0)
     codes = {"worker": 0, "replay": 1, "gateway": 0}
 

@@ -12,8 +12,8 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.record import Taken
-from stream_app.faust_app.app import Inlet, LostRecords
+from stream_app.domain.record import ConsumedRecord
+from stream_app.faust_app.app import LostRecords, PartitionStream
 from stream_app.faust_app.run import run_app
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
@@ -32,8 +32,8 @@ async def test_events_arrive_as_they_were_written_and_a_restart_goes_on_behind_t
         await producer.send_and_wait(bench.leads, b"", None, 2)
     first = Recorder()
     async with running(bench.app({bench.leads: first})):
-        await until(lambda: len(first.taken) == 3)
-    assert first.taken[0] == Taken(
+        await until(lambda: len(first.consumed) == 3)
+    assert first.consumed[0] == ConsumedRecord(
         bench.leads,
         2,
         0,
@@ -42,11 +42,11 @@ async def test_events_arrive_as_they_were_written_and_a_restart_goes_on_behind_t
         (("trace", b"1"), ("trace", b"2"), ("none", b"")),
         1_700_000_000_123,
     )
-    assert [(taken.key, taken.value) for taken in first.taken[1:]] == [(b"tombstone", None), (None, b"")]
+    assert [(consumed.key, consumed.value) for consumed in first.consumed[1:]] == [(b"tombstone", None), (None, b"")]
     await publish(bench.bootstrap, bench.leads, [b"next"])
     second = Recorder()
     async with running(bench.app({bench.leads: second})):
-        await until(lambda: second.taken)
+        await until(lambda: second.consumed)
     assert second.values == [b"next"]
 
 
@@ -55,7 +55,7 @@ async def test_no_topic_is_created(bench: Bench, namespace: str) -> None:
     seen = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"1"])
     async with running(bench.app({bench.leads: seen, bench.bulk: Recorder()}, Owner())):
-        await until(lambda: seen.taken)
+        await until(lambda: seen.consumed)
     assert await topic_names(bench.bootstrap, namespace) == before
 
 
@@ -67,16 +67,16 @@ class HoldsOne(Recorder):
         self.held = held
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def work(self, inlet: Inlet, taken: Taken) -> None:
-        task = asyncio.create_task(self.finish(inlet, taken))
+    async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        task = asyncio.create_task(self.finish(inlet, consumed))
         self.tasks.add(task)
 
-    async def finish(self, inlet: Inlet, taken: Taken) -> None:
-        if taken.value == self.held:
+    async def finish(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        if consumed.value == self.held:
             await inlet.suspended.wait()
-            inlet.give_up(taken)
+            inlet.give_up(consumed)
         else:
-            await inlet.ack(taken)
+            await inlet.ack(consumed)
 
 
 async def test_what_was_given_up_is_never_passed_by_a_commit_and_comes_again(bench: Bench) -> None:
@@ -84,18 +84,18 @@ async def test_what_was_given_up_is_never_passed_by_a_commit_and_comes_again(ben
     await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(20)])
     first = HoldsOne(held=b"0")
     async with running(bench.app({bench.leads: first})) as app:
-        await until(lambda: len(first.taken) == 20)
+        await until(lambda: len(first.consumed) == 20)
         await app.consumer.commit()
         assert await bench.committed() == {}
     second = HoldsOne(held=b"7")
     async with running(bench.app({bench.leads: second})) as app:
-        await until(lambda: len(second.taken) == 20)
+        await until(lambda: len(second.consumed) == 20)
         await until(lambda: second.inlets[0].committed() == 7)
         await app.consumer.commit()
     assert await bench.committed() == {(bench.leads, 0): 7}
     third = Recorder()
     async with running(bench.app({bench.leads: third})):
-        await until(lambda: len(third.taken) == 13)
+        await until(lambda: len(third.consumed) == 13)
     assert third.values[0] == b"7"
     assert await bench.committed() == {(bench.leads, 0): 20}
 
@@ -114,11 +114,11 @@ async def test_the_owner_takes_over_first_and_partitions_move_as_a_whole(bench: 
     async def check(number: int, *members: int) -> None:
         await until(lambda: settled(*members))
         for handler in handlers:
-            handler.taken.clear()
+            handler.consumed.clear()
         for name in names:
             await publish(bench.bootstrap, name, [b"%d" % number] * PARTITIONS, PARTITIONS)
-        await until(lambda: sum(len(handler.taken) for handler in handlers) >= 2 * PARTITIONS)
-        seen = Counter((taken.topic, taken.partition) for handler in handlers for taken in handler.taken)
+        await until(lambda: sum(len(handler.consumed) for handler in handlers) >= 2 * PARTITIONS)
+        seen = Counter((consumed.topic, consumed.partition) for handler in handlers for consumed in handler.consumed)
         assert seen == Counter({(name, partition): 1 for name in names for partition in range(PARTITIONS)})
         for member in members:
             mine = apps[member].consumer.assignment()
@@ -145,7 +145,7 @@ async def test_a_rebalance_is_no_cause_for_a_warning(bench: Bench, caplog: pytes
     seen = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"0"])
     async with running(bench.app({bench.leads: seen})):
-        await until(lambda: seen.taken)
+        await until(lambda: seen.consumed)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert not [text for text in warnings if "rebalance" in text]
 
@@ -163,10 +163,10 @@ async def test_a_rebalance_interrupts_taking_over_and_then_revokes(bench: Bench)
 
 async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(bench: Bench) -> None:
     class Fails(Recorder):
-        async def work(self, inlet: Inlet, taken: Taken) -> None:
-            if taken.value == b"2":
+        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+            if consumed.value == b"2":
                 raise LookupError("a bug")
-            await inlet.ack(taken)
+            await inlet.ack(consumed)
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1", b"2", b"3"])
     async with asyncio.timeout(20):
@@ -176,7 +176,7 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
 
 
 async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
-    async def hasty(inlet: Inlet) -> None:
+    async def hasty(inlet: PartitionStream) -> None:
         await inlet.ack(await anext(inlet))
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
@@ -206,7 +206,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
     async with asyncio.timeout(20):
         with pytest.raises(kind, match=says):
             await run_app(bench.app({bench.leads: seen}, Fails()))
-    assert not seen.taken
+    assert not seen.consumed
     assert not [each.getMessage() for each in caplog.records if each.exc_info and each.exc_info[0]]
 
 
@@ -217,7 +217,7 @@ async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None
     await publish_transactions(bench.bootstrap, bench.leads, batches)
     first = HoldsOne(held=b"9-1")
     async with running(bench.app({bench.leads: first})) as app:
-        await until(lambda: len(first.taken) == len(expected))
+        await until(lambda: len(first.consumed) == len(expected))
         assert app.gaps.empty >= 10
     assert first.values == expected
     second = Recorder()
@@ -226,7 +226,7 @@ async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None
     third = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"new"])
     async with running(bench.app({bench.leads: third})):
-        await until(lambda: third.taken)
+        await until(lambda: third.consumed)
     assert third.values == [b"new"]
 
 
@@ -251,27 +251,27 @@ async def test_a_closed_handler_delays_no_other_partition_or_topic(bench: Bench)
     closed = asyncio.Event()
 
     class Closed(Recorder):
-        async def work(self, inlet: Inlet, taken: Taken) -> None:
-            if taken.partition == 0:
+        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+            if consumed.partition == 0:
                 suspended = asyncio.ensure_future(inlet.suspended.wait())
                 await asyncio.wait({suspended, asyncio.ensure_future(closed.wait())}, return_when="FIRST_COMPLETED")
-                inlet.give_up(taken)
+                inlet.give_up(consumed)
             else:
-                await inlet.ack(taken)
+                await inlet.ack(consumed)
                 await asyncio.sleep(0.01)
 
     arrived: dict[bytes, float] = {}
     loop = asyncio.get_running_loop()
 
     class Hot(Recorder):
-        async def work(self, inlet: Inlet, taken: Taken) -> None:
-            arrived[taken.value or b""] = loop.time()
-            await inlet.ack(taken)
+        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+            arrived[consumed.value or b""] = loop.time()
+            await inlet.ack(consumed)
 
     bulk = Closed()
     await publish(bench.bootstrap, bench.bulk, (b"x" * 200 for _ in range(20_000)), 2)
     async with running(bench.app({bench.bulk: bulk, bench.leads: Hot()})):
-        await until(lambda: len(bulk.taken) > 100)
+        await until(lambda: len(bulk.consumed) > 100)
         late: list[float] = []
         async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
             await producer.partitions_for(bench.leads)
@@ -283,14 +283,14 @@ async def test_a_closed_handler_delays_no_other_partition_or_topic(bench: Bench)
                 late.append(arrived[value] - sent_at)
                 await asyncio.sleep(0.05)
         assert max(late) < 0.1, sorted(late)[-5:]
-        assert len({taken.partition for taken in bulk.taken}) == 2
+        assert len({consumed.partition for consumed in bulk.consumed}) == 2
 
 
 async def test_an_event_that_waits_for_its_handler_does_not_hold_up_the_stop(bench: Bench) -> None:
     """The gate stands before the first event is taken: Faust has it already, and must not wait for it."""
     called = asyncio.Event()
 
-    async def gated(inlet: Inlet) -> None:
+    async def gated(inlet: PartitionStream) -> None:
         called.set()
         await inlet.suspended.wait()
 

@@ -60,7 +60,7 @@ async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
         bench = await make_bench(kafka, namespace)
         await publish(bench.bootstrap, bench.leads, [b"before"])
         async with running(bench.app({bench.leads: seen}, owner)) as app:
-            await until(lambda: seen.taken)
+            await until(lambda: seen.consumed)
             await asyncio.to_thread(kafka.kill)
             await asyncio.to_thread(kafka.restart)
             await publish(bench.bootstrap, bench.leads, [b"after"])
@@ -76,7 +76,7 @@ async def test_a_stop_does_not_cancel_whoever_asks_whether_we_are_still_in_the_g
         bench = await make_bench(kafka, namespace)
         await publish(bench.bootstrap, bench.leads, [b"0"])
         async with running(bench.app({bench.leads: seen}, owner)) as app:
-            await until(lambda: seen.taken)
+            await until(lambda: seen.consumed)
             assert 5 < await app.consumer.still_member() <= 6
             kafka.freeze()
             asking = asyncio.create_task(app.consumer.still_member())

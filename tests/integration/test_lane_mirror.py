@@ -20,7 +20,7 @@ from stream_app.config import load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane.mirror import LaneMirror
-from stream_app.domain.messages import By, LaneView
+from stream_app.domain.messages import Actor, LaneView
 from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
 from stream_app.services.cache import remember
@@ -73,7 +73,7 @@ async def test_a_lane_is_mirrored_on_change_and_goes_by_itself(redis_url: str, n
         shown = msgspec.json.decode(await seen.client.get(seen.key) or b"", type=LaneMirror)
         assert (shown.moves, shown.holds, shown.breaker, shown.until_ms) == (False, "breaker_open", "open", 9)
         assert 0 < await seen.left_ms() <= TTL_S * 1000
-        mirror.lane(msgspec.structs.replace(VIEW, paused_by=By("ada", "", 5)))
+        mirror.lane(msgspec.structs.replace(VIEW, paused_by=Actor("ada", "", 5)))
         await eventually(lambda: seen.paused_by("ada"))
         mirror.lane_gone("acme")
         assert await seen.paused_by("ada"), "another process may have the lane: its key is left to its end"

@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 
 from stream_app.domain.errors import Aborted, Fenced
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.support.ledgers import Seen
@@ -15,7 +15,7 @@ from tests.support.ledgers import Seen
 
 class Ledger(Protocol):
     async def take_over(self) -> dict[bytes, bytes]: ...
-    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]: ...
+    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]: ...
     async def transact(self, records: list[Record]) -> None: ...
     async def close(self) -> None: ...
 
@@ -42,7 +42,7 @@ class MemoryHarness:
         return MemoryLedger(self._kafka, f"state-{partition}", self.rows, partition, max_record_bytes=50_000)
 
     async def seen(self, topic: str, partition: int = 0) -> Seen:
-        return [(taken.key, taken.value) for taken in self._kafka.log(topic, partition).committed()]
+        return [(consumed.key, consumed.value) for consumed in self._kafka.log(topic, partition).committed()]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from aiokafka.protocol.transaction import (
 )
 
 from stream_app.dev.kafka import LocalKafka
-from stream_app.domain.errors import Aborted, BrokerUnavailable, LedgerError
+from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.record import Record
 from stream_app.kafka import fencing
 from stream_app.kafka import transactional_state as ledger_module
@@ -39,7 +39,7 @@ from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
 from stream_app.kafka.stranded import producer_id
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics
 from tests.support.ledgers import KafkaHarness, on
 
@@ -219,7 +219,7 @@ async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
         raise IncompatibleBrokerVersion("DescribeTransactions cannot be used")
 
     _answer_for_the_broker(monkeypatch)[DescribeTransactions] = too_old
-    with pytest.raises(LedgerError, match=r"needs Kafka 3\.0 or newer"):
+    with pytest.raises(StateStoreError, match=r"needs Kafka 3\.0 or newer"):
         await on_kafka.ledger().take_over()
 
 
@@ -229,7 +229,7 @@ async def test_a_kafka_that_allows_no_time_out_of_ten_minutes_is_refused(
     """A verdict on what Kafka left open is such a time-out."""
     refusing = _answer_for_the_broker(monkeypatch)
     refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, InvalidTransactionTimeout.errno, -1, -1)
-    with pytest.raises(LedgerError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
+    with pytest.raises(StateStoreError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
         await on_kafka.ledger().take_over()
 
 
@@ -238,7 +238,7 @@ async def test_rows_behind_a_transaction_of_a_forgotten_id_are_refused(on_kafka:
     async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
         await other.begin_transaction()
         await other.send_and_wait(on_kafka.rows, b"1", b"a", partition=0)
-        with pytest.raises(LedgerError, match=f"{on_kafka.rows}/0 from offset 0, and does not know any more"):
+        with pytest.raises(StateStoreError, match=f"{on_kafka.rows}/0 from offset 0, and does not know any more"):
             await on_kafka.ledger().take_over()
         await other.commit_transaction()
         assert await on_kafka.ledger().take_over() == {b"a": b"1"}
@@ -306,7 +306,7 @@ async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
 
 async def test_no_broker_at_all(namespace: str) -> None:
     nowhere = KafkaConnection("127.0.0.1:1")
-    ledger = KafkaLedger(nowhere, namespace, namespace, 0, LedgerLimits(take_over_s=0.5))
+    ledger = TransactionalState(nowhere, namespace, namespace, 0, StateStoreLimits(take_over_s=0.5))
     async with asyncio.timeout(3):
         with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
             await ledger.take_over()

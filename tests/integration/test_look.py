@@ -19,7 +19,7 @@ from stream_app.dev.process import free_port
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.forecast import Forecast
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import By, Change, CommandAnswer, LaneView, PartHold
+from stream_app.domain.messages import Actor, Change, CommandAnswer, LaneView, PartHold
 from stream_app.kafka.backlog import Backlog
 from stream_app.kafka.topics import create_topics
 from stream_app.operator.look import look
@@ -97,7 +97,7 @@ async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
     assert seen.forecasts["busy"]["credits_day"].per_hour == pytest.approx(1_200, rel=0.1)
     assert "credits_day" not in seen.forecasts.get("quiet", {})
     assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
-    assert seen.facts.replay_paused == By("jane", "w", 1)
+    assert seen.facts.replay_paused == Actor("jane", "w", 1)
 
 
 async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
@@ -170,7 +170,7 @@ def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "180")
     now_ms = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
     meter = Meter("2026-09-21", now_ms + 600 * MINUTE_MS, 6_000, 3_000, 300)
-    by = By("jane", "topped up", now_ms - 60 * MINUTE_MS)
+    by = Actor("jane", "topped up", now_ms - 60 * MINUTE_MS)
     moving = LaneView(
         "acme",
         0,

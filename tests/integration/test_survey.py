@@ -17,7 +17,7 @@ from stream_app.config import Settings, client_options, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.messages import By, Change
+from stream_app.domain.messages import Actor, Change
 from stream_app.kafka.topics import create_topics
 from tests.unit.cli.test_letters import Terminal
 
@@ -81,7 +81,7 @@ def forget(bootstrap: str, topic: str) -> None:
 
 def slowed(rate_per_s: float) -> bytes:
     """The row of a lane whose rate an operator has changed live."""
-    change = Change("rate.rate_per_s", 8.0, rate_per_s, By("jane", "c1", 1))
+    change = Change("rate.rate_per_s", 8.0, rate_per_s, Actor("jane", "c1", 1))
     return msgspec.json.encode(Lane("w0", 0, changes=(change,)))
 
 

@@ -13,7 +13,7 @@ from stream_app.domain.errors import TopicsError
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topic_identity import KnownTopics
 from stream_app.kafka.topic_watch import TopicWatch
-from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import create_topics, delete_topic
 
 LOG = TopicPartition("leads", 0)
@@ -52,7 +52,7 @@ async def test_a_ledger_is_not_taken_over_from_another_topic_than_the_process_kn
     """Whichever partition it is of, and though it was never taken over from the first one: its rows are gone."""
     state, connection, known = namespace + "state", KafkaConnection(kafka.bootstrap), KnownTopics()
     await create_topics(kafka.bootstrap, state, partitions=2)
-    ledgers = [KafkaLedger(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
+    ledgers = [TransactionalState(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
     assert await ledgers[0].take_over() == {}
     await delete_topic(kafka.bootstrap, state)
     await create_topics(kafka.bootstrap, state, partitions=2)

@@ -19,7 +19,7 @@ ADA = {"email": "ada@example.com"}
 
 def _events(bench: Bench) -> list[StatusEvent]:
     told = bench.kafka.log(bench.plan.topics.status, 0).committed()
-    return [msgspec.json.decode(taken.value or b"", type=StatusEvent) for taken in told]
+    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in told]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.partition.deadlines import Awaiting
+from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.state import Rows
 from tests.partition.test_committer import Silent
@@ -42,7 +42,7 @@ def test_of_many_who_wait_only_the_heads_are_looked_at() -> None:
         plan = plan_of(Setup())
         rows = Looks(10**12)
         rows.load(values())
-        awaiting = Awaiting(plan, rows, Lanes(0, plan, VirtualClock(), Silent()))
+        awaiting = DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Silent()))
         await awaiting.load()
         wait_ms = int(plan.destinations["acme-main"].callback_deadline_s * 1000)
         rows.looks = 0

@@ -16,7 +16,7 @@ from stream_app.domain.lane.budget import Budget, Period, Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Callback, Result, Status, StatusEvent
 from stream_app.domain.record import Record
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet
@@ -64,7 +64,9 @@ class Bench(LeadBench):
 
     def events(self, origin: str = "leads/0/0") -> list[StatusEvent]:
         log = self.kafka.log(self.plan.topics.status, 0).committed()
-        return [event for event in map(_event.decode, (taken.value or b"" for taken in log)) if event.origin == origin]
+        return [
+            event for event in map(_event.decode, (consumed.value or b"" for consumed in log)) if event.origin == origin
+        ]
 
     def told(self, offset: int = 0) -> list[tuple[str, str]]:
         """What a callback that settled nothing was told as."""
@@ -72,11 +74,11 @@ class Bench(LeadBench):
 
     def results(self) -> list[Result]:
         log = self.kafka.log(self.plan.topics.enriched, 0).committed()
-        return [_result.decode(taken.value or b"") for taken in log]
+        return [_result.decode(consumed.value or b"") for consumed in log]
 
     def last(self, key: bytes) -> bytes:
         log = self.kafka.log(self.plan.topics.state, 0).committed()
-        return next(taken.value or b"" for taken in reversed(log) if taken.key == key)
+        return next(consumed.value or b"" for consumed in reversed(log) if consumed.key == key)
 
     def day(self) -> Period:
         return _lane.decode(self.last(lane_key("acme"))).budget.days[-1]
@@ -241,7 +243,9 @@ def test_a_bad_one_is_told_with_its_reason_and_stops_nothing(value: bytes | None
         bench.call_back()
         await settled(bench)
         assert bench.told() == [("callback_unmatched", reason)]
-        assert b"ada@" not in b"".join(taken.key or b"" for taken in bench.kafka.log("leads.status", 0).committed())
+        assert b"ada@" not in b"".join(
+            consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed()
+        )
         assert [event.status for event in bench.events()] == ["enriched"]
 
     run(main())
@@ -320,7 +324,7 @@ def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
         await asyncio.sleep(0.2)  # committed; the offsets are only every half second
         assert bench.callbacks.committed() is None
         await bench.partition.close()
-        again = Partition(
+        again = PartitionOwner(
             0,
             bench.plan,
             bench.ledger,
@@ -355,7 +359,7 @@ def test_what_clay_is_sent_leads_back(force: bool) -> None:
         )
         plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": there}, callback_keys=keys)
         assert "thirty-two" not in repr(plan)
-        bench.partition = Partition(
+        bench.partition = PartitionOwner(
             0,
             plan,
             bench.ledger,

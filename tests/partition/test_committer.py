@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from stream_app.domain.delivery.recorder import Step
-from stream_app.domain.errors import Aborted, LedgerError
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.errors import Aborted, StateStoreError
 from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.committer import Committer
 from tests.partition.virtual import run
 
 
 class SlowLedger:
-    """`ports.Ledger` whose transactions take a second; the ones in `fails` (by number) are aborted."""
+    """`ports.StateStore` whose transactions take a second; the ones in `fails` (by number) are aborted."""
 
     def __init__(self, fails: Sequence[int] = ()) -> None:
         self.committed: list[list[Record]] = []
@@ -26,7 +26,7 @@ class SlowLedger:
     async def take_over(self, fence_within_s: float = 0.0) -> dict[bytes, bytes]:
         return {}
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
+    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         return []
 
     async def transact(self, records: Sequence[Record]) -> None:
@@ -50,8 +50,8 @@ class Silent:
     def unknown_rows(self, partition: int, count: int) -> None: ...
 
 
-def _step(name: str, workspace: str = "acme") -> Step:
-    return Step([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
+def _step(name: str, workspace: str = "acme") -> WriteBatch:
+    return WriteBatch([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
 
 
 class Numbers:
@@ -66,7 +66,7 @@ class Numbers:
     def committed(self) -> None: ...
 
 
-def _committer(ledger: SlowLedger, failed: list[LedgerError], state: dict[str, int]) -> Committer:
+def _committer(ledger: SlowLedger, failed: list[StateStoreError], state: dict[str, int]) -> Committer:
     return Committer(ledger, "state", 0.005, Numbers(state), Silent(), failed.append)
 
 
@@ -91,7 +91,7 @@ def test_steps_of_one_moment_share_a_transaction_with_the_lane_as_it_is_then() -
 
 def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
     async def main() -> None:
-        ledger, failed = SlowLedger(fails=[2]), list[LedgerError]()
+        ledger, failed = SlowLedger(fails=[2]), list[StateStoreError]()
         committer = _committer(ledger, failed, {"acme": 1})
         running = asyncio.create_task(committer.run())
         first = committer.submit(_step("a"))

@@ -16,11 +16,11 @@ from stream_app.domain.delivery.outcome import Accepted, Outcome
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.errors import Fenced
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
-from stream_app.domain.record import Record, Taken
-from stream_app.partition.owner import Partition
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.state import RowUnreadable
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import NotingInlet, VirtualClock, now_ms, run, taken
+from tests.partition.virtual import NotingStream, VirtualClock, consumed, now_ms, run
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger, NoAnswer
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
@@ -64,7 +64,7 @@ class Bench:
 
     def begin_anew(self) -> None:
         """Another worker, which has nothing but what is on Kafka."""
-        self.partition = Partition(
+        self.partition = PartitionOwner(
             0, self.plan, self.ledger, self.clay, VirtualClock(), Silent(), self.alarms.append, _member, 0.005
         )
         self.inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.leads, 0)
@@ -77,10 +77,10 @@ class Bench:
     def states(self) -> list[str]:
         return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
 
-    def letters(self, topic: str) -> list[Taken]:
+    def letters(self, topic: str) -> list[ConsumedRecord]:
         return list(self.kafka.log(topic, 0).committed())
 
-    async def come_back(self, letter: Taken, envelope: Envelope | None) -> None:
+    async def come_back(self, letter: ConsumedRecord, envelope: Envelope | None) -> None:
         """What the replay app, or an operator, publishes for a letter is taken."""
         assert envelope is not None
         self.serve_retry()
@@ -116,7 +116,7 @@ def test_leads_go_down_the_line_and_are_acked() -> None:
         assert len(bench.clay.bodies) == 3
         assert sorted(bench.states()) == ["accepted"] * 3 + ["received"] * 3 + ["sending"] * 3
         assert bench.inlet.committed() == 3
-        assert bench.partition.open_walks == 0
+        assert bench.partition.unfinished == 0
         assert bench.alarms == []
 
     run(main())
@@ -168,7 +168,11 @@ def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> N
         await bench.serve()
         await asyncio.sleep(0.5)
         assert bench.states() == ["received", "sending"]
-        rows = [taken.value for taken in bench.kafka.log(bench.plan.topics.state, 0).committed() if taken.key == key]
+        rows = [
+            consumed.value
+            for consumed in bench.kafka.log(bench.plan.topics.state, 0).committed()
+            if consumed.key == key
+        ]
         assert rows[-1] is not None
 
     run(main())
@@ -228,12 +232,12 @@ def test_a_lead_under_way_is_finished_and_acked_before_the_inlet_ends() -> None:
 def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> None:
     async def main() -> None:
         bench = Bench()
-        inlet = NotingInlet([taken(0), taken(1)])
+        inlet = NotingStream([consumed(0), consumed(1)])
         inlet.suspended.set()
         serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
         await asyncio.sleep(1.0)
         assert inlet.given_up == [0, 1]
-        assert bench.partition.open_walks == 0
+        assert bench.partition.unfinished == 0
         inlet.over.set()
         await serving
 

@@ -12,7 +12,7 @@ import pytest
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lead.lead import people
 from stream_app.domain.messages import Command, CommandAnswer
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import erased_by
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import now_ms, run
@@ -28,7 +28,7 @@ async def erase(bench: Bench, lead_id: str, name: str = "e-1", persons: Sequence
     return msgspec.json.decode(bench.kafka.log("leads.audit", 0).committed()[-1].value or b"", type=CommandAnswer)
 
 
-def enriched(bench: Bench) -> list[Taken]:
+def enriched(bench: Bench) -> list[ConsumedRecord]:
     return list(bench.kafka.log("leads.enriched", 0).committed())
 
 

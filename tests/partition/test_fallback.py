@@ -21,7 +21,7 @@ from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition.in_flight import Source
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from stream_app.pipeline.fallback import Known
 from tests.legal import follows
 from tests.partition.test_committer import Silent
@@ -73,7 +73,7 @@ class Bench:
         self.plan.destinations[alias] = there
         self.kafka, self.clay = MemoryKafka(now_ms), Clay()
         self.cache = MemoryCache() if cache is None else cache
-        self.partition = Partition(
+        self.partition = PartitionOwner(
             *(0, self.plan, MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0), self.clay, VirtualClock()),
             *(Silent(), _raise, _member, 0.005),
             known=Known(self.cache, facts),

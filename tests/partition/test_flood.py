@@ -8,7 +8,7 @@ import json
 import msgspec
 import pytest
 
-from stream_app.domain.lane.flood_guard import FloodPolicy
+from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.lane import lifted
 from stream_app.domain.record import Record
 from tests.partition.test_desk import Bench as LeadBench
@@ -30,7 +30,7 @@ class Bench(LeadBench):
     def __init__(self, setup: Setup | None = None) -> None:
         super().__init__(setup or Setup(callbacks=False), clay_takes_s=0.1)
         for name, here in self.plan.workspaces.items():
-            self.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodPolicy(run=RUN))
+            self.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodGuardPolicy(run=RUN))
 
     def publish_bad(self, kind: str, count: int) -> None:
         document, key = BAD[kind]
@@ -45,7 +45,7 @@ class Bench(LeadBench):
 
     def resume(self) -> None:
         self.partition._lanes.change("acme", lifted)
-        self.partition._gate.ask_again()
+        self.partition._admission.ask_again()
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -149,7 +149,7 @@ def test_what_was_rejected_is_no_request_that_clay_leaves_unanswered() -> None:
     async def main() -> None:
         bench = Bench()
         for name, here in bench.plan.workspaces.items():
-            bench.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodPolicy())
+            bench.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodGuardPolicy())
         bench.publish_bad("nobody", 20)
         await bench.serve()
         await asyncio.sleep(3.0)

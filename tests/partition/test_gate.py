@@ -9,17 +9,17 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.outcome import Accepted
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.concurrency import Concurrency
-from stream_app.domain.lane.lane import Ask, Entry, Held, Lane
+from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane
 from stream_app.domain.lane.rate import Rate
-from stream_app.domain.lane.suspension import Stop
+from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.policy import Plan
-from stream_app.partition.admission import Gate
-from stream_app.partition.in_flight import GiveUp, Source, Walk
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.in_flight import GiveUp, InFlight, Source
 from stream_app.partition.lanes import Lanes
-from tests.partition.virtual import VirtualClock, now_ms, run, walk
+from tests.partition.virtual import VirtualClock, in_flight, now_ms, run
 from tests.simulation.schedule import Setup, plan_of
 from tests.simulation.worker import Observer
 
@@ -34,18 +34,18 @@ class Bench:
             self.plan = msgspec.structs.replace(self.plan, workspaces={**self.plan.workspaces, "acme": acme})
         self.lanes = Lanes(0, self.plan, VirtualClock(), Observer(print))
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
-        self.gone: list[Walk] = []
-        self.gate = Gate(self.plan, self.lanes, shared, VirtualClock(), self._submit, self._bug)
-        self._now: Walk | None = None
+        self.gone: list[InFlight] = []
+        self.gate = AdmissionQueue(self.plan, self.lanes, shared, VirtualClock(), self._submit, self._bug)
+        self._now: InFlight | None = None
 
-    async def send(self, one: Walk, ask: Ask | None = None) -> Entry | Held:
-        def write_ahead(entry: Entry) -> Step:
+    async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
+        def write_ahead(entry: Grant) -> WriteBatch:
             self.gone.append(one)
-            return Step([], [], [])
+            return WriteBatch([], [], [])
 
-        return await self.gate.admit(one, ask or Ask(self.plan.destinations["acme-main"]), write_ahead)
+        return await self.gate.admit(one, ask or AdmissionRequest(self.plan.destinations["acme-main"]), write_ahead)
 
-    def _submit(self, step: Step) -> asyncio.Future[None]:
+    def _submit(self, step: WriteBatch) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -61,7 +61,7 @@ def test_hot_before_retry_before_bulk_whatever_came_first() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=1.0, burst=1))
         order: tuple[Source, ...] = ("bulk", "retry", "hot")
-        await asyncio.gather(*(bench.send(walk(0, source)) for source in order))
+        await asyncio.gather(*(bench.send(in_flight(0, source)) for source in order))
         assert bench.sources() == ["hot", "retry", "bulk"]
 
     run(main())
@@ -73,8 +73,8 @@ def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
 
         async def stream(source: Source) -> None:
             for offset in range(200):
-                entry = await bench.send(walk(offset, source))
-                assert isinstance(entry, Entry)
+                entry = await bench.send(in_flight(offset, source))
+                assert isinstance(entry, Grant)
                 bench.gate.leave(entry, Accepted(200, 1))
 
         streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
@@ -92,14 +92,14 @@ def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
 def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
     async def main() -> None:
         bench = Bench(Setup(max_in_flight=1, rate_per_s=8.0, burst=10))
-        first = await bench.send(walk(0))
-        assert isinstance(first, Entry)
-        second = asyncio.create_task(bench.send(walk(1)))
+        first = await bench.send(in_flight(0))
+        assert isinstance(first, Grant)
+        second = asyncio.create_task(bench.send(in_flight(1)))
         await asyncio.sleep(100.0)
         assert not second.done()
         bench.gate.leave(first, Accepted(200, 1))
         bench.gate.pump()
-        assert isinstance(await second, Entry)
+        assert isinstance(await second, Grant)
 
     run(main())
 
@@ -111,12 +111,12 @@ def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
         bench = Bench(Setup(max_in_flight=100))
         slow = Concurrency(limit=4.0, usual_ms=100.0, calls=600)
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=slow)
-        sending = [asyncio.create_task(bench.send(walk(offset))) for offset in range(10)]
+        sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(10)]
         await asyncio.sleep(100.0)
         assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (4, 4)
         for done in 4, 5:
             entry = await sending[0]
-            assert isinstance(entry, Entry)
+            assert isinstance(entry, Grant)
             bench.gate.leave(entry, Accepted(200, 1))
             bench.gate.pump()
             await asyncio.sleep(100.0)
@@ -129,16 +129,16 @@ def test_a_suspension_gives_up_those_of_its_own_inlet_only() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=1.0, burst=1))
         suspended = asyncio.Event()
-        mine = asyncio.create_task(bench.send(walk(0, "hot", suspended)))
-        other = asyncio.create_task(bench.send(walk(1, "bulk")))
+        mine = asyncio.create_task(bench.send(in_flight(0, "hot", suspended)))
+        other = asyncio.create_task(bench.send(in_flight(1, "bulk")))
         await asyncio.sleep(0.1)
         suspended.set()
         bench.gate.give_up(suspended)
         with pytest.raises(GiveUp):
             await mine
-        assert isinstance(await other, Entry)
+        assert isinstance(await other, Grant)
         with pytest.raises(GiveUp):
-            await bench.send(walk(2, "hot", suspended))
+            await bench.send(in_flight(2, "hot", suspended))
         assert bench.sources() == ["bulk"]
 
     run(main())
@@ -147,7 +147,7 @@ def test_a_suspension_gives_up_those_of_its_own_inlet_only() -> None:
 def test_a_cancelled_walk_is_not_let_through() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=1.0, burst=1))
-        waiting = asyncio.create_task(bench.send(walk(0)))
+        waiting = asyncio.create_task(bench.send(in_flight(0)))
         await asyncio.sleep(0.1)
         waiting.cancel()
         await asyncio.sleep(5.0)
@@ -163,8 +163,8 @@ def test_a_lead_that_gets_too_old_while_it_waits_is_told_so_on_time() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(1_000.0))
         began = now_ms()
-        ask = Ask(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
-        answer = await bench.send(walk(0), ask)
+        ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
+        answer = await bench.send(in_flight(0), ask)
         assert isinstance(answer, Held)
         assert answer.status == "expired"
         assert now_ms() - began == 7_001
@@ -176,11 +176,13 @@ def test_a_standing_lane_is_told_once_and_then_waited_for() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
-        told = await bench.send(walk(0))
+        told = await bench.send(in_flight(0))
         assert isinstance(told, Held)
         assert (told.status, told.defer) == ("held_paused", False)
         began = now_ms()
-        assert isinstance(await bench.send(walk(0), Ask(bench.plan.destinations["acme-main"], patient=True)), Entry)
+        assert isinstance(
+            await bench.send(in_flight(0), AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)), Grant
+        )
         assert 299_000 <= now_ms() - began <= 301_000
 
     run(main())
@@ -191,7 +193,7 @@ def test_where_nobody_may_stand_in_the_way_a_held_lead_is_deferred(hold: str, sh
     async def main() -> None:
         bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause"), shared)
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
-        answer = await bench.send(walk(0))
+        answer = await bench.send(in_flight(0))
         assert isinstance(answer, Held)
         assert answer.defer
 
@@ -205,25 +207,27 @@ def test_bulk_that_comes_back_leaves_the_hot_share_to_the_replays_of_hot_leads_a
         bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
         there = bench.plan.destinations["acme-main"]
         for offset in range(2):
-            assert isinstance(await bench.send(walk(offset, "retry"), Ask(there, bulk=True)), Entry)
-        refused = await bench.send(walk(2, "retry"), Ask(there, bulk=True))
+            assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there, bulk=True)), Grant)
+        refused = await bench.send(in_flight(2, "retry"), AdmissionRequest(there, bulk=True))
         assert isinstance(refused, Held)
         assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
         assert "bulk" in refused.text
-        waiting = asyncio.create_task(bench.send(walk(0, "bulk"), Ask(there, bulk=True, patient=True)))
+        waiting = asyncio.create_task(
+            bench.send(in_flight(0, "bulk"), AdmissionRequest(there, bulk=True, patient=True))
+        )
         await asyncio.sleep(0.0)
         for offset in range(3, 5):
-            assert isinstance(await bench.send(walk(offset, "retry"), Ask(there)), Entry)
-        full = asyncio.create_task(bench.send(walk(5, "retry"), Ask(there, bulk=True, patient=True)))
+            assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there)), Grant)
+        full = asyncio.create_task(bench.send(in_flight(5, "retry"), AdmissionRequest(there, bulk=True, patient=True)))
         await asyncio.sleep(50.0)
         assert not waiting.done(), "in its own topic it bars nobody's way"
         assert not full.done(), "nobody has room any more: it waits like the others"
-        assert isinstance(await waiting, Entry)
-        assert isinstance(await full, Entry)
+        assert isinstance(await waiting, Grant)
+        assert isinstance(await full, Grant)
         assert now_ms() // 86_400_000 == 1_796_083_140_000 // 86_400_000 + 1
 
     run(main())
 
 
-def _stop(for_s: float) -> Stop:
-    return Stop("http_401", "token", now_ms(), now_ms() + int(for_s * 1000), 300_000)
+def _stop(for_s: float) -> Suspension:
+    return Suspension("http_401", "token", now_ms(), now_ms() + int(for_s * 1000), 300_000)

@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Outcome, Uncertain
 from stream_app.domain.messages import StatusEvent
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import Bench, SlowClay, _member
 from tests.partition.virtual import VirtualClock, run
@@ -36,14 +36,14 @@ class Hanging(SlowClay):
 
 def events(bench: Bench) -> list[StatusEvent]:
     log = bench.kafka.log(bench.plan.topics.status, 0).committed()
-    return [msgspec.json.decode(taken.value or b"", type=StatusEvent) for taken in log]
+    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in log]
 
 
 def test_a_clay_that_hangs_gets_no_more_leads_than_trip_the_breaker() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
         bench.clay = clay = Hanging()
-        bench.partition = Partition(
+        bench.partition = PartitionOwner(
             0, bench.plan, bench.ledger, clay, VirtualClock(), Silent(), bench.alarms.append, _member, 0.005
         )
         for number in range(200):

@@ -10,7 +10,7 @@ import pytest
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.outcome import Outcome, classify
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from tests.partition.test_desk import Bench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.schedule import Setup
@@ -19,7 +19,7 @@ SAID = '{"error": "no Ada at bob@example.com", "code": "row_limit"}'
 SCRUBBED = b'{"error": "no [sent] at [email]", "code": "row_limit"}'
 
 
-async def refused(outcome: Outcome, topic: str) -> tuple[Bench, Taken]:
+async def refused(outcome: Outcome, topic: str) -> tuple[Bench, ConsumedRecord]:
     """One lead whose three POSTs come to `outcome`, each after 100 ms, and the letter of it. It comes at once."""
     bench = Bench(Setup(callbacks=False), clay_takes_s=0.1)
     bench.clay.first = [outcome] * 3
@@ -29,7 +29,7 @@ async def refused(outcome: Outcome, topic: str) -> tuple[Bench, Taken]:
     return bench, bench.letters(topic)[-1]
 
 
-def headers_of(letter: Taken, *left_out: str) -> dict[str, bytes]:
+def headers_of(letter: ConsumedRecord, *left_out: str) -> dict[str, bytes]:
     """By name: each is there once. `left_out`: those that are looked at otherwise."""
     headers = dict(letter.headers)
     assert len(headers) == len(letter.headers)

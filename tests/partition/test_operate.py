@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.lead import people
 from stream_app.domain.messages import CommandAnswer
-from stream_app.domain.record import Record, Taken
-from stream_app.partition.in_flight import Walk
-from stream_app.partition.owner import Partition
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
-from stream_app.pipeline.command import MOST_PEOPLE, Told
+from stream_app.pipeline.command import MOST_PEOPLE, CommandResult
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run
@@ -50,7 +50,7 @@ class Bench:
         topics = self.plan.topics
         self._generation = self.kafka.next_generation("g")
         self.ledger = MemoryLedger(self.kafka, "t-0", topics.state, 0)
-        self.partition = Partition(
+        self.partition = PartitionOwner(
             0,
             self.plan,
             self.ledger,
@@ -73,11 +73,13 @@ class Bench:
         self._serving.clear()
         await self.partition.close()
 
-    def _reload(self) -> Told:
+    def _reload(self) -> CommandResult:
         self.reloads += 1
-        return Told("read")
+        return CommandResult("read")
 
-    def command(self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any) -> Taken:
+    def command(
+        self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any
+    ) -> ConsumedRecord:
         document = {
             "id": name,
             "kind": kind,
@@ -89,7 +91,7 @@ class Bench:
         }
         return self.raw(json.dumps(document).encode())
 
-    def raw(self, value: bytes | None) -> Taken:
+    def raw(self, value: bytes | None) -> ConsumedRecord:
         return self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", value))
 
     def publish(self, lead_id: str, person: str, **changes: Any) -> None:
@@ -178,7 +180,7 @@ def test_what_catches_up_answers_no_command_that_was_passed_meanwhile() -> None:
         bench.command("resume", "c2")
         await asyncio.sleep(1.0)
         assert bench.partition.marked(first.place) is None
-        await bench.partition._takers["command"](Walk(first, "command", asyncio.Event()))
+        await bench.partition._takers["command"](InFlight(first, "command", asyncio.Event()))
         await asyncio.sleep(1.0)
         assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 

@@ -14,15 +14,15 @@ from stream_app.domain.dead_letter.pricing import fate
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.outcome import Refused
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.callback_health import Hearing
 from stream_app.domain.lead.suppression import Suppression, erased_row
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.callback_port import Outside
-from stream_app.partition.deadlines import Awaiting
-from stream_app.partition.owner import Partition
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, run
@@ -40,10 +40,10 @@ class Bench(CallbackBench):
         self.archive = Moody(self.kafka)
         self.partition = self.owner()
 
-    def owner(self) -> Partition:
+    def owner(self) -> PartitionOwner:
         """One more owner of the partition."""
         old = self.partition
-        return Partition(
+        return PartitionOwner(
             *(0, self.plan, self.ledger, self.clay, old._clock, old._observer, self.alarms.append, old._still_member),
             spacing_s=0.005,
             outside=Outside(self.archive, self._reach),
@@ -53,7 +53,7 @@ class Bench(CallbackBench):
         self.asked += 1
         return self.url_says
 
-    def parked(self) -> list[Taken]:
+    def parked(self) -> list[ConsumedRecord]:
         return self.letters(self.plan.topics.parked)
 
 
@@ -62,7 +62,7 @@ class Moody(MemoryArchive):
 
     away = 0
 
-    async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
+    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
         if places and self.away:
             self.away -= 1
             raise BrokerUnavailable("away")
@@ -151,7 +151,7 @@ def test_the_letter_of_an_erased_lead_holds_nothing_of_it() -> None:
         await bench.serve()
         await asyncio.sleep(10.0)
         erased = Suppression("erased", now_ms(), "c1", "jane")
-        step = Step([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
+        step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
         await bench.partition.commit(step)
         await asyncio.sleep(200.0)
         [letter] = bench.parked()
@@ -256,7 +256,7 @@ def test_a_lane_that_hears_nothing_stops_says_why_and_goes_on_when_a_probe_is_an
 class TwoTables(Bench):
     """A second destination in the same workspace: firms."""
 
-    def owner(self) -> Partition:
+    def owner(self) -> PartitionOwner:
         firms = msgspec.structs.replace(self.plan.destinations["acme-main"], alias="firms", webhook_ids=("firms-0",))
         self.plan = msgspec.structs.replace(self.plan, destinations={**self.plan.destinations, "firms": firms})
         return super().owner()
@@ -320,7 +320,7 @@ def test_only_open_rows_wait(state: Any) -> None:
         bench.row(state, final=state == "enriched", at_ms=now_ms())
         await bench.partition.take_over()
         await asyncio.sleep(1.0)
-        awaiting: Awaiting = bench.partition._way_back._awaiting
+        awaiting: DeadlineQueue = bench.partition._way_back._awaiting
         assert len(awaiting) == (state != "enriched")
 
     run(main())
@@ -372,7 +372,7 @@ def test_a_forced_lead_waits_under_its_own_key() -> None:
 
 def _all(bench: Bench) -> list[dict[str, Any]]:
     log = bench.kafka.log(bench.plan.topics.status, 0).committed()
-    return [msgspec.json.decode(taken.value or b"") for taken in log]
+    return [msgspec.json.decode(consumed.value or b"") for consumed in log]
 
 
 def test_hearing_is_kept_while_leads_wait() -> None:

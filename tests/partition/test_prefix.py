@@ -7,16 +7,16 @@ from itertools import permutations
 
 import pytest
 
-from stream_app.partition.acks import Prefix
-from tests.partition.virtual import NotingInlet, run, walk
+from stream_app.partition.acks import AckTracker
+from tests.partition.virtual import NotingStream, in_flight, run
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_only_the_gap_free_prefix_is_acked(order: tuple[int, ...]) -> None:
     async def main() -> None:
-        inlet = NotingInlet()
-        prefix = Prefix(inlet)
-        walks = [walk(offset) for offset in range(4)]
+        inlet = NotingStream()
+        prefix = AckTracker(inlet)
+        walks = [in_flight(offset) for offset in range(4)]
         for each in walks:
             prefix.add(each)
         finished: set[int] = set()
@@ -31,9 +31,9 @@ def test_only_the_gap_free_prefix_is_acked(order: tuple[int, ...]) -> None:
 
 def test_acks_that_take_their_time_do_not_overtake_each_other() -> None:
     async def main() -> None:
-        inlet = NotingInlet(ack_s={0: 1.0, 1: 0.1})
-        prefix = Prefix(inlet)
-        walks = [walk(offset) for offset in range(3)]
+        inlet = NotingStream(ack_s={0: 1.0, 1: 0.1})
+        prefix = AckTracker(inlet)
+        walks = [in_flight(offset) for offset in range(3)]
         for each in walks:
             prefix.add(each)
         await asyncio.gather(*map(prefix.finish, walks))
@@ -44,9 +44,9 @@ def test_acks_that_take_their_time_do_not_overtake_each_other() -> None:
 
 def test_nothing_behind_a_given_up_record_is_acked() -> None:
     async def main() -> None:
-        inlet = NotingInlet()
-        prefix = Prefix(inlet)
-        first, second, third, fourth = walks = [walk(offset) for offset in range(4)]
+        inlet = NotingStream()
+        prefix = AckTracker(inlet)
+        first, second, third, fourth = walks = [in_flight(offset) for offset in range(4)]
         for each in walks:
             prefix.add(each)
         await prefix.finish(third)

@@ -16,8 +16,8 @@ from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, deli
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, reserve
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.rate import Rate
-from stream_app.domain.record import Record, Taken
-from stream_app.partition.owner import Partition
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.test_desk import _member
@@ -54,7 +54,7 @@ class Bench:
         self.plan = msgspec.structs.replace(plan, replay=policy, line=line, workspaces=workspaces)
         self.kafka = MemoryKafka()
         self.clay = NeverClay()
-        self.partition = Partition(
+        self.partition = PartitionOwner(
             0,
             self.plan,
             MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0),
@@ -77,10 +77,10 @@ class Bench:
         self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
         await asyncio.sleep(5)
 
-    def letters(self, topic: str) -> list[Taken]:
+    def letters(self, topic: str) -> list[ConsumedRecord]:
         return list(self.kafka.log(topic, 0).committed())
 
-    async def send(self, letter: Taken, envelope: Envelope | None) -> None:
+    async def send(self, letter: ConsumedRecord, envelope: Envelope | None) -> None:
         assert envelope is not None
         self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
         await asyncio.sleep(5)

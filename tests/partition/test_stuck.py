@@ -12,10 +12,10 @@ import pytest
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.outcome import Refused, Uncertain
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lead.pseudonyms import digest
 from stream_app.domain.lead.suppression import Suppression, erased_row, person_row
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.test_desk import Bench as LeadBench
 from tests.partition.test_returns import _lead
@@ -25,7 +25,7 @@ from tests.simulation.schedule import Setup
 OVERSIZE = _lead(fields={"email": "a@example.com", "note": "x" * 9_000})
 
 
-async def _failed(setup: Setup | None = None) -> tuple[LeadBench, Taken]:
+async def _failed(setup: Setup | None = None) -> tuple[LeadBench, ConsumedRecord]:
     """A lead that Clay has just refused for the last time, and its dead letter."""
     bench = LeadBench(setup or Setup(callbacks=False))
     bench.clay.first = [Refused("http_503", 1)] * bench.plan.line.max_attempts
@@ -36,7 +36,7 @@ async def _failed(setup: Setup | None = None) -> tuple[LeadBench, Taken]:
     return bench, letter
 
 
-def _waits(bench: LeadBench, reason: str) -> Taken:
+def _waits(bench: LeadBench, reason: str) -> ConsumedRecord:
     """The lead's letter for a human, the one there is: good to be sent back."""
     [letter] = bench.letters(bench.plan.topics.parked)
     envelope = read_envelope(letter)
@@ -88,7 +88,7 @@ def test_what_waits_then_holds_nothing_of_a_lead_that_was_erased(row: bytes) -> 
         bench, letter = await _failed()
         reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
         said = Suppression(reason, now_ms(), "c1", "jane")
-        await bench.partition.commit(Step([(row, msgspec.json.encode(said))], [], []))
+        await bench.partition.commit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
         del bench.plan.destinations["acme-main"]
         await bench.come_back(letter, returning(read_envelope(letter), letter.place))
         assert _waits(bench, "unknown_destination").value is None

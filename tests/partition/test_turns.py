@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.domain.delivery.outcome import Outcome
-from stream_app.partition.in_flight import GiveUp, Room, Walk
-from stream_app.partition.key_locks import Turns
+from stream_app.partition.in_flight import GiveUp, InFlight, Limiter
+from stream_app.partition.key_locks import KeyLocks
 from tests.partition.test_desk import Bench, SlowClay
-from tests.partition.virtual import run, walk
+from tests.partition.virtual import in_flight, run
 from tests.simulation.client import NoAnswer
 from tests.simulation.schedule import Setup
 
 COPIES = 1_000
 
 
-def locks(recall: Callable[[Walk], None] = lambda walk: None) -> Turns:
-    room = Room(1_000)
-    return Turns(recall, lambda walk: room)
+def locks(recall: Callable[[InFlight], None] = lambda in_flight: None) -> KeyLocks:
+    room = Limiter(1_000)
+    return KeyLocks(recall, lambda in_flight: room)
 
 
 def keys(*names: str) -> tuple[bytes, ...]:
@@ -91,7 +91,7 @@ def test_copies_share_commits() -> None:
         assert len(bench.clay.bodies) == 1
         assert bench.transactions <= 10
         assert bench.inlet.committed() == COPIES
-        assert bench.partition.open_walks == 0
+        assert bench.partition.unfinished == 0
 
     run(main())
 
@@ -149,18 +149,18 @@ def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first() -> N
 
 def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_the_lock() -> None:
     async def main() -> None:
-        recalled: list[Walk] = []
+        recalled: list[InFlight] = []
         turns, order = locks(recalled.append), list[str]()
-        first = walk(0)
+        first = in_flight(0)
 
-        async def work(name: str, each: Walk) -> None:
+        async def work(name: str, each: InFlight) -> None:
             async with turns.of(each, lambda: keys("a")):
                 order.append(name)
 
         async with turns.of(first, lambda: keys("a")):
-            copy = asyncio.create_task(work("copy", walk(1)))
+            copy = asyncio.create_task(work("copy", in_flight(1)))
             await asyncio.sleep(1.0)
-            callback = asyncio.create_task(work("callback", walk(2, "callback")))
+            callback = asyncio.create_task(work("callback", in_flight(2, "callback")))
             await asyncio.sleep(1.0)
             assert recalled == [first]
         again = asyncio.create_task(work("again", first))
@@ -175,18 +175,18 @@ def test_who_waits_when_the_flow_is_suspended_gives_up_and_leaves_the_queue() ->
         turns, suspended, held = locks(), asyncio.Event(), asyncio.Event()
 
         async def wait(*names: str) -> None:
-            async with turns.of(walk(1, suspended=suspended), lambda: keys(*names)):
+            async with turns.of(in_flight(1, suspended=suspended), lambda: keys(*names)):
                 held.set()
 
-        async with turns.of(walk(0), lambda: keys("a")):
+        async with turns.of(in_flight(0), lambda: keys("a")):
             waiting = asyncio.create_task(wait("a", "b"))
             await asyncio.sleep(1.0)
             suspended.set()
             with pytest.raises(GiveUp):
                 await waiting
-            async with turns.of(walk(2), lambda: keys("b")):
+            async with turns.of(in_flight(2), lambda: keys("b")):
                 pass
-        async with turns.of(walk(3), lambda: keys("a", "b")):
+        async with turns.of(in_flight(3), lambda: keys("a", "b")):
             assert not held.is_set()
 
     run(main())
@@ -197,7 +197,7 @@ def test_a_wait_that_shows_more_keys_waits_for_these_too_and_keeps_its_place() -
         turns, order, wanted = locks(), list[str](), keys("a")
 
         async def work(name: str, offset: int, *names: str) -> None:
-            async with turns.of(walk(offset), lambda: wanted if name == "grows" else keys(*names)):
+            async with turns.of(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
                 order.append(name)
                 await asyncio.sleep(1.0)
 
@@ -225,7 +225,7 @@ def test_any_walks_are_let_in_alone_and_in_their_order(asked: list[tuple[set[str
         turns, inside, entered = locks(), set[str](), list[int]()
 
         async def work(number: int, names: set[str], takes_s: int) -> None:
-            async with turns.of(walk(number), lambda: keys(*sorted(names))):
+            async with turns.of(in_flight(number), lambda: keys(*sorted(names))):
                 assert inside.isdisjoint(names)
                 inside.update(names)
                 entered.append(number)
@@ -244,6 +244,6 @@ def test_any_walks_are_let_in_alone_and_in_their_order(asked: list[tuple[set[str
         for name in "abcd":
             of_it = [number for number in entered if name in asked[number][0]]
             assert all(before < after for before, after in pairwise(of_it))
-        assert (turns._holders, turns._queues, turns._turns) == ({}, {}, {})
+        assert (turns._holders, turns._queues, turns._key_locks) == ({}, {}, {})
 
     run(main())

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
-from stream_app.domain.record import Taken
-from stream_app.partition.in_flight import Source, Walk
+from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.in_flight import InFlight, Source
 from tests.simulation.loop import SimLoop
 
 T = TypeVar("T")
@@ -42,21 +42,23 @@ class VirtualClock:
         return 0.5
 
 
-def taken(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> Taken:
-    return Taken(topic, 0, offset, b"acme", value)
+def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> ConsumedRecord:
+    return ConsumedRecord(topic, 0, offset, b"acme", value)
 
 
-def walk(offset: int = 0, source: Source = "hot", suspended: asyncio.Event | None = None) -> Walk:
-    return Walk(taken(offset), source, suspended or asyncio.Event())
+def in_flight(offset: int = 0, source: Source = "hot", suspended: asyncio.Event | None = None) -> InFlight:
+    return InFlight(consumed(offset), source, suspended or asyncio.Event())
 
 
-class NotingInlet:
-    """`ports.Inlet` that gives `records`, notes acks in order (each takes `ack_s`), and ends when it is told to."""
+class NotingStream:
+    """`ports.PartitionStream` that gives `records`, notes acks in order (each takes `ack_s`), and ends when it is told
+    to.
+    """
 
     partition = 0
 
     def __init__(
-        self, records: list[Taken] | None = None, ack_s: dict[int, float] | None = None, topic: str = "leads"
+        self, records: list[ConsumedRecord] | None = None, ack_s: dict[int, float] | None = None, topic: str = "leads"
     ) -> None:
         self.topic = topic
         self.suspended = asyncio.Event()
@@ -67,17 +69,17 @@ class NotingInlet:
         self._records = records or []
         self._ack_s = ack_s or {}
 
-    async def __aiter__(self) -> AsyncIterator[Taken]:
+    async def __aiter__(self) -> AsyncIterator[ConsumedRecord]:
         for record in self._records:
             yield record
         await self.over.wait()
 
-    async def ack(self, taken: Taken) -> None:
-        await asyncio.sleep(self._ack_s.get(taken.offset, 0.0))
-        self.acked.append(taken.offset)
+    async def ack(self, consumed: ConsumedRecord) -> None:
+        await asyncio.sleep(self._ack_s.get(consumed.offset, 0.0))
+        self.acked.append(consumed.offset)
 
-    def give_up(self, taken: Taken) -> None:
-        self.given_up.append(taken.offset)
+    def give_up(self, consumed: ConsumedRecord) -> None:
+        self.given_up.append(consumed.offset)
 
     def expect(self, offset: int) -> None:
         self.expected = offset

@@ -13,7 +13,7 @@ import msgspec
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Result, Status, StatusEvent
 from stream_app.domain.policy import Plan
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from tests.simulation.clay import Post
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
@@ -66,8 +66,8 @@ class Answers:
         self._called: dict[str, Called] = {}
         self._versions: defaultdict[bytes, int] = defaultdict(int)
 
-    def called_back(self, taken: Taken, origin: str, post: Post) -> None:
-        self._called[taken.place] = Called(origin, post, self._now_ms())
+    def called_back(self, consumed: ConsumedRecord, origin: str, post: Post) -> None:
+        self._called[consumed.place] = Called(origin, post, self._now_ms())
 
     def acked(self, place: str) -> bool:
         """Whether it is a callback; then it must be concluded."""
@@ -139,7 +139,7 @@ class Answers:
             self._problem(f"6: {event.id} is told of a callback that was concluded before")
         return True
 
-    def on_commit(self, events: list[StatusEvent], results: list[Taken], rows: list[Taken]) -> None:
+    def on_commit(self, events: list[StatusEvent], results: list[ConsumedRecord], rows: list[ConsumedRecord]) -> None:
         """Each answer is committed with the mark of the one callback that brought it, and with its result."""
         told = {event.origin for event in events if event.origin in self._called}
         answers = [event for event in events if event.status in ANSWERED]
@@ -154,11 +154,11 @@ class Answers:
             self._problem(f"6: {[event.id for event in shown]} are shown to be at Clay without an answer")
         if len(results) != sum(event.status in ("enriched", "partial") for event in answers):
             self._problem(f"6: {[event.id for event in answers]} come with {len(results)} results")
-        for taken in results:
-            result = _result.decode(taken.value or b"")
-            if result.version != self._versions[taken.key or b""] + 1:
-                self._problem(f"6: the result {taken.place} of {result.lead_id} has version {result.version}")
-            self._versions[taken.key or b""] = result.version
+        for consumed in results:
+            result = _result.decode(consumed.value or b"")
+            if result.version != self._versions[consumed.key or b""] + 1:
+                self._problem(f"6: the result {consumed.place} of {result.lead_id} has version {result.version}")
+            self._versions[consumed.key or b""] = result.version
 
     def at_rest(self, corrections: Collection[StatusEvent]) -> None:
         """What Clay called back about has its answer, and its cost is booked; `corrections` are by operators."""

@@ -18,7 +18,7 @@ from stream_app.domain.lane.budget import Period
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Plan, in_force
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from tests.legal import follows
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, Story
 from tests.simulation.clay import Post
@@ -71,27 +71,29 @@ class Checker:
         place = self._origin_of[serial]
         return place, self._inputs[place]
 
-    def published(self, taken: Taken, what: Input) -> None:
-        self._inputs[taken.place] = what
-        self._origin_of[what.serial] = taken.place
+    def published(self, consumed: ConsumedRecord, what: Input) -> None:
+        self._inputs[consumed.place] = what
+        self._origin_of[what.serial] = consumed.place
 
     # --------------------------------------------------------------------------------- one transaction of the line
 
-    def on_commit(self, records: Sequence[Taken]) -> None:
+    def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         names = self._plan.topics
         events: list[StatusEvent] = []
-        letters: list[Taken] = []
-        rows: list[Taken] = []
-        results: list[Taken] = []
-        for taken in records:
-            if taken.topic == names.enriched:
-                results.append(taken)
-            elif taken.topic == names.status:
-                events.append(_event.decode(taken.value or b""))
-            elif taken.topic == names.state:
-                rows.append(taken)
-            elif taken.topic in (names.dlq, names.deferred, names.parked) or taken.topic.startswith(names.wait(0)[:-2]):
-                letters.append(taken)
+        letters: list[ConsumedRecord] = []
+        rows: list[ConsumedRecord] = []
+        results: list[ConsumedRecord] = []
+        for consumed in records:
+            if consumed.topic == names.enriched:
+                results.append(consumed)
+            elif consumed.topic == names.status:
+                events.append(_event.decode(consumed.value or b""))
+            elif consumed.topic == names.state:
+                rows.append(consumed)
+            elif consumed.topic in (names.dlq, names.deferred, names.parked) or consumed.topic.startswith(
+                names.wait(0)[:-2]
+            ):
+                letters.append(consumed)
         self.orders.before_commit(records)
         for event in events:
             if not (self.answers.told(event) or self.orders.told(event)):
@@ -173,20 +175,20 @@ class Checker:
 
     # ------------------------------------------------------------------------------------------- rows and lanes
 
-    def _apply(self, records: list[Taken]) -> list[str]:
+    def _apply(self, records: list[ConsumedRecord]) -> list[str]:
         touched: dict[str, None] = {}
-        for taken in records:
-            key = taken.key or b""
+        for consumed in records:
+            key = consumed.key or b""
             if key.startswith(b"l/"):
-                lane = _lane.decode(taken.value or b"")
+                lane = _lane.decode(consumed.value or b"")
                 self._lanes[lane.workspace] = lane
                 touched[lane.workspace] = None
                 self.submissions.on_lane(lane)
             elif key.startswith(b"d/"):
-                if taken.value is None:
+                if consumed.value is None:
                     del self._rows[key]
                     continue
-                row = self._rows[key] = _row.decode(taken.value)
+                row = self._rows[key] = _row.decode(consumed.value)
                 self.submissions.on_row(row)
                 touched[key.split(b"/", 2)[1].decode()] = None
                 events = self.stories[row.origin].events
@@ -221,7 +223,7 @@ class Checker:
 
     # ------------------------------------------------------------------------------------------------- letters
 
-    def _check_letters(self, events: list[StatusEvent], letters: list[Taken]) -> None:
+    def _check_letters(self, events: list[StatusEvent], letters: list[ConsumedRecord]) -> None:
         """Each dead letter, deferred, waiting or parked copy is committed with its event, one for one."""
         names = self._plan.topics
         wanted = {
@@ -252,15 +254,15 @@ class Checker:
         """The group's offset moves: what it passes must be concluded."""
         if after < before:
             self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
-        while (taken := log.read(before)) is not None and taken.offset < after:
-            before = taken.offset + 1
-            if self.answers.acked(taken.place):
+        while (consumed := log.read(before)) is not None and consumed.offset < after:
+            before = consumed.offset + 1
+            if self.answers.acked(consumed.place):
                 continue
-            envelope = lead_envelope(taken, self._plan.topics.inputs)
-            if taken.topic == self._plan.topics.commands:
-                self.orders.on_acked(taken)
+            envelope = lead_envelope(consumed, self._plan.topics.inputs)
+            if consumed.topic == self._plan.topics.commands:
+                self.orders.on_acked(consumed)
             elif self.stories[envelope.origin].concluded_seq <= envelope.seq:
-                self._problem(f"2: {taken.place} ({envelope.origin}#{envelope.seq}) is acked before it is concluded")
+                self._problem(f"2: {consumed.place} ({envelope.origin}#{envelope.seq}) is acked before it is concluded")
 
     def on_post(self, post: Post) -> None:
         """A POST leaves: its `sending` must be committed, and be its alone."""
@@ -317,7 +319,7 @@ class Checker:
 
     def _check_paid(self) -> None:
         """Of each identifier, whichever leads it was in."""
-        allowed, unrefused, taken = Counter[str](), Counter[str](), Counter[str]()
+        allowed, unrefused, consumed = Counter[str](), Counter[str](), Counter[str]()
         plain: set[str] = set()
         for origin, what in self._inputs.items():
             if what.force:
@@ -332,12 +334,12 @@ class Checker:
                 if event.status == "replayed" and event.reason == "resend":
                     allowed.update(what.identifiers)
             for seq, post in story.posts.items():
-                taken.update(what.identifiers if post.took else ())
+                consumed.update(what.identifiers if post.took else ())
                 if post.took and after.get(seq) in REFUSALS:
                     self._problem(f"3: {origin}#{seq} is told as refused, but Clay has it")
         for person in unrefused:
             most = allowed[person] + (person in plain)
-            if unrefused[person] > most or taken[person] > most:
+            if unrefused[person] > most or consumed[person] > most:
                 self._problem(
-                    f"3: {person} was sent {unrefused[person]} times ({taken[person]} arrived), {most} are allowed"
+                    f"3: {person} was sent {unrefused[person]} times ({consumed[person]} arrived), {most} are allowed"
                 )

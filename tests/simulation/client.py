@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction, Stranded
 from stream_app.partition.takeover import Producer, take_over
 from tests.simulation.kafka import (
@@ -104,7 +104,7 @@ class Repair:
 
 
 class MemoryLedger:
-    """`partition.ports.Ledger` in memory: the twin of `adapters.ledger.KafkaLedger`."""
+    """`partition.ports.StateStore` in memory: the twin of `adapters.ledger.TransactionalState`."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class MemoryLedger:
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[Taken]:
+    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         log = self._kafka.log(topic, self.partition)
         if log.read(offset) is None:
             return []  # nothing to ask for, so that a run without commands has no request more
@@ -190,12 +190,12 @@ class MemoryLedger:
 
     def _load(self) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
-        for taken in self._kafka.log(self._state_topic, self.partition).committed():
-            assert taken.key is not None
-            if taken.value is None:
-                rows.pop(taken.key, None)
+        for consumed in self._kafka.log(self._state_topic, self.partition).committed():
+            assert consumed.key is not None
+            if consumed.value is None:
+                rows.pop(consumed.key, None)
             else:
-                rows[taken.key] = taken.value
+                rows[consumed.key] = consumed.value
         return rows
 
 
@@ -206,7 +206,7 @@ class MemoryArchive:
         self._kafka = kafka
         self._link: Link = link or PlainLink()
 
-    async def fetch(self, places: Sequence[str]) -> dict[str, Taken]:
+    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
         if not places:
             return {}
         try:
@@ -214,16 +214,16 @@ class MemoryArchive:
         except NoAnswer:
             raise BrokerUnavailable("records were not read again in time") from None
 
-    def _found(self, places: Sequence[str]) -> Iterator[tuple[str, Taken]]:
+    def _found(self, places: Sequence[str]) -> Iterator[tuple[str, ConsumedRecord]]:
         for place in places:
             topic, partition, offset = place.rsplit("/", 2)
-            taken = self._kafka.log(topic, int(partition)).read(int(offset))
-            if taken is not None and taken.place == place:
-                yield place, taken
+            consumed = self._kafka.log(topic, int(partition)).read(int(offset))
+            if consumed is not None and consumed.place == place:
+                yield place, consumed
 
 
 class MemoryInlet:
-    """`partition.ports.Inlet` in memory. It commits what it is told to: the offset behind the last ack.
+    """`partition.ports.PartitionStream` in memory. It commits what it is told to: the offset behind the last ack.
 
     Commits go out `commit_every_s` after an ack and when the generation ends; those of an old generation are refused.
     """
@@ -254,22 +254,22 @@ class MemoryInlet:
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.taken: dict[int, Taken] = {}
+        self.consumed: dict[int, ConsumedRecord] = {}
         self.ended = False
 
-    def __aiter__(self) -> AsyncIterator[Taken]:
+    def __aiter__(self) -> AsyncIterator[ConsumedRecord]:
         return self
 
-    async def __anext__(self) -> Taken:
+    async def __anext__(self) -> ConsumedRecord:
         while True:
             if self.ended:
                 raise StopAsyncIteration
-            taken = None if self.suspended.is_set() else self._log.read(self._position)
-            if taken is not None:
-                self._position = taken.offset + 1
-                self.taken[taken.offset] = taken
+            consumed = None if self.suspended.is_set() else self._log.read(self._position)
+            if consumed is not None:
+                self._position = consumed.offset + 1
+                self.consumed[consumed.offset] = consumed
                 self._idle.clear()
-                return taken
+                return consumed
             self._changed.clear()
             self._log.readers.append(self._changed.set)
             await self._changed.wait()
@@ -277,17 +277,17 @@ class MemoryInlet:
     def expect(self, offset: int) -> None:
         """Retention takes nothing here."""
 
-    async def ack(self, taken: Taken) -> None:
-        if taken.offset not in self.taken or self.ended:
+    async def ack(self, consumed: ConsumedRecord) -> None:
+        if consumed.offset not in self.consumed or self.ended:
             return
         await asyncio.sleep(0)
-        self._acked = taken.offset + 1
+        self._acked = consumed.offset + 1
         if self._commit_due is None:
             self._commit_due = asyncio.create_task(self._commit_later())
-        self._drop(taken)
+        self._drop(consumed)
 
-    def give_up(self, taken: Taken) -> None:
-        self._drop(taken)
+    def give_up(self, consumed: ConsumedRecord) -> None:
+        self._drop(consumed)
 
     def committed(self) -> int | None:
         return self._committed
@@ -317,9 +317,9 @@ class MemoryInlet:
         self.ended = True
         self._changed.set()
 
-    def _drop(self, taken: Taken) -> None:
-        self.taken.pop(taken.offset, None)
-        if not self.taken:
+    def _drop(self, consumed: ConsumedRecord) -> None:
+        self.consumed.pop(consumed.offset, None)
+        if not self.consumed:
             self._idle.set()
 
     async def _commit_later(self) -> None:

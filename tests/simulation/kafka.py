@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.stranded import LastTransaction
 
 ORDINARY_TIMEOUT_MS: Final = 60_000
@@ -47,7 +47,7 @@ class Transaction:
     def __init__(self) -> None:
         self.decided: bool | None = None
         self.logs: dict[Log, None] = {}
-        self.records: list[Taken] = []
+        self.records: list[ConsumedRecord] = []
 
 
 class Stretch:
@@ -62,7 +62,7 @@ class Stretch:
 
 
 class Stored(NamedTuple):
-    taken: Taken | None  # None: a marker
+    consumed: ConsumedRecord | None  # None: a marker
     stretch: Stretch | None
 
 
@@ -84,19 +84,19 @@ class Log:
     def last_stable(self) -> int:
         return min((stretch.begins for stretch in self.open.values()), default=len(self.entries))
 
-    def peek(self, record: Record, timestamp_ms: int) -> Taken:
+    def peek(self, record: Record, timestamp_ms: int) -> ConsumedRecord:
         """The record as it would be if it were appended now."""
-        return Taken(
+        return ConsumedRecord(
             self.topic, self.partition, len(self.entries), record.key, record.value, record.headers, timestamp_ms
         )
 
-    def append(self, record: Record, timestamp_ms: int, transactional_id: str | None) -> Taken:
-        taken = self.peek(record, timestamp_ms)
+    def append(self, record: Record, timestamp_ms: int, transactional_id: str | None) -> ConsumedRecord:
+        consumed = self.peek(record, timestamp_ms)
         stretch = None
         if transactional_id is not None:
-            stretch = self.open.setdefault(transactional_id, Stretch(taken.offset))
-        self.entries.append(Stored(taken, stretch))
-        return taken
+            stretch = self.open.setdefault(transactional_id, Stretch(consumed.offset))
+        self.entries.append(Stored(consumed, stretch))
+        return consumed
 
     def mark(self, transactional_id: str, committed: bool) -> Stretch | None:
         """The end marker of a producer, and what it has ended."""
@@ -106,22 +106,22 @@ class Log:
             stretch.state = "committed" if committed else "aborted"
         return stretch
 
-    def read(self, position: int) -> Taken | None:
+    def read(self, position: int) -> ConsumedRecord | None:
         """The first visible record at or after `position`."""
         stable = self.last_stable
         while position < stable:
-            taken, stretch = self.entries[position]
-            if taken is not None and (stretch is None or stretch.state == "committed"):
-                return taken
+            consumed, stretch = self.entries[position]
+            if consumed is not None and (stretch is None or stretch.state == "committed"):
+                return consumed
             position += 1
         return None
 
-    def committed(self) -> list[Taken]:
+    def committed(self) -> list[ConsumedRecord]:
         """All that a `read_committed` consumer can read."""
         return [
-            taken
-            for taken, stretch in self.entries[: self.last_stable]
-            if taken is not None and (stretch is None or stretch.state == "committed")
+            consumed
+            for consumed, stretch in self.entries[: self.last_stable]
+            if consumed is not None and (stretch is None or stretch.state == "committed")
         ]
 
     def changed(self) -> None:
@@ -162,7 +162,7 @@ class MemoryKafka:
         self.write_markers: Callable[[Callable[[], None]], object] = lambda write: write()
         self.on_betrayal: Callable[[str], None] = lambda text: None
         self.on_fence: Callable[[str], None] = lambda transactional_id: None
-        self.on_commit: Callable[[Sequence[Taken]], None] = lambda records: None
+        self.on_commit: Callable[[Sequence[ConsumedRecord]], None] = lambda records: None
         self.on_offset: Callable[[str, Log, int, int], None] = lambda group, log, before, after: None
 
     def log(self, topic: str, partition: int) -> Log:
@@ -177,13 +177,13 @@ class MemoryKafka:
 
     # ------------------------------------------------------------------------------------------------- producers
 
-    def produce(self, partition: int, record: Record) -> Taken:
+    def produce(self, partition: int, record: Record) -> ConsumedRecord:
         """One record without a transaction."""
         log = self.log(record.topic, partition if record.partition is None else record.partition)
-        taken = log.append(record, self._now_ms(), None)
-        self.on_commit([taken])
+        consumed = log.append(record, self._now_ms(), None)
+        self.on_commit([consumed])
         log.changed()
-        return taken
+        return consumed
 
     def init_producer(self, transactional_id: str, timeout_ms: int = ORDINARY_TIMEOUT_MS) -> int:
         """Fence all earlier holders of the id; returns the new epoch. Aborts an ongoing transaction: then ask again."""
@@ -199,14 +199,16 @@ class MemoryKafka:
         producer.state, producer.timeout_ms = "Empty", timeout_ms
         return producer.epoch
 
-    def send(self, transactional_id: str, epoch: int, partition: int, records: Sequence[Record]) -> list[Taken]:
+    def send(
+        self, transactional_id: str, epoch: int, partition: int, records: Sequence[Record]
+    ) -> list[ConsumedRecord]:
         """Append records to the producer's transaction, which begins with them if none is open."""
         logs = [
             self.log(record.topic, partition if record.partition is None else record.partition) for record in records
         ]
         transaction = self.add(transactional_id, epoch, logs)
         self._refuse_leaderless(logs)
-        sent: list[Taken] = []
+        sent: list[ConsumedRecord] = []
         for record, log in zip(records, logs, strict=True):
             sent.append(log.append(record, self._now_ms(), transactional_id))
             log.open[transactional_id].transactions[transaction] = None

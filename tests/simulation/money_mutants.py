@@ -9,15 +9,15 @@ import msgspec
 
 from stream_app.domain.delivery.outcome import Outcome as PostOutcome
 from stream_app.domain.delivery.outcome import Refused
-from stream_app.domain.delivery.recorder import Step, Story
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.lane import breaker, budget, lane, rate
-from stream_app.domain.lane.lane import Entry
-from stream_app.domain.lane.settlement import Report
+from stream_app.domain.lane.lane import Grant
+from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.record import Record
-from stream_app.partition.admission import Gate
-from stream_app.partition.in_flight import Walk
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from tests.simulation.mutant import Patch, crowded, mutant
 
 
@@ -25,7 +25,9 @@ from tests.simulation.mutant import Patch, crowded, mutant
 def refund_twice() -> Patch:
     real = lane.settle
 
-    def settle(policy: Any, state: Any, entry: Entry, outcome: PostOutcome | None, *rest: Any) -> tuple[Any, Report]:
+    def settle(
+        policy: Any, state: Any, entry: Grant, outcome: PostOutcome | None, *rest: Any
+    ) -> tuple[Any, Settlement]:
         settled, report = real(policy, state, entry, outcome, *rest)
         if isinstance(outcome, Refused):
             refunded = budget.refund(settled.budget, entry.reservation)
@@ -37,7 +39,7 @@ def refund_twice() -> Patch:
 
 @mutant("4")
 def parked_costs_nothing() -> Patch:
-    return patch.object(Partition, "charge", lambda self, workspace, reservation: None)
+    return patch.object(PartitionOwner, "charge", lambda self, workspace, reservation: None)
 
 
 @mutant("4")
@@ -80,19 +82,19 @@ def open_breaker_lets_through() -> Patch:
 
 @mutant("5")
 def not_after_ignored() -> Patch:
-    real = Gate.admit
+    real = AdmissionQueue.admit
 
-    async def admit(self: Gate, walk: Walk, ask: Any, write_ahead: Any) -> Any:
-        return await real(self, walk, msgspec.structs.replace(ask, not_after_ms=None), write_ahead)
+    async def admit(self: AdmissionQueue, in_flight: InFlight, ask: Any, write_ahead: Any) -> Any:
+        return await real(self, in_flight, msgspec.structs.replace(ask, not_after_ms=None), write_ahead)
 
-    return patch.object(Gate, "admit", admit)
+    return patch.object(AdmissionQueue, "admit", admit)
 
 
 @mutant("2")
 def no_letter_with_the_last_failure() -> Patch:
-    real = Story.step
+    real = DeliveryRecorder.step
 
-    def step(self: Story, *records: Record) -> Step:
+    def step(self: DeliveryRecorder, *records: Record) -> WriteBatch:
         return real(self) if self.row.state == "dead_lettered" else real(self, *records)
 
-    return patch.object(Story, "step", step)
+    return patch.object(DeliveryRecorder, "step", step)

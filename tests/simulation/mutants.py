@@ -17,22 +17,22 @@ from stream_app.domain.delivery import dedup as seen
 from stream_app.domain.delivery import recorder as story
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.delivery.recorder import Posted, Step, Story
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.lane import Entry
-from stream_app.domain.lead.resolve import Case
+from stream_app.domain.lane.lane import Grant
+from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
-from stream_app.partition.acks import Prefix
-from stream_app.partition.admission import Gate
-from stream_app.partition.in_flight import Walk
+from stream_app.partition.acks import AckTracker
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import Keys
-from stream_app.partition.markers import Marks
-from stream_app.partition.owner import Partition
+from stream_app.partition.markers import ProcessedMarkers
+from stream_app.partition.owner import PartitionOwner
 from stream_app.pipeline import lead as line_module
 from stream_app.pipeline import reject as aside
-from stream_app.pipeline.lead import Line
-from stream_app.pipeline.reject import Aside
+from stream_app.pipeline.lead import LeadPipeline
+from stream_app.pipeline.reject import Rejects
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, family, lettered_again, mutant, shuffled, unguarded
@@ -42,73 +42,73 @@ from tests.simulation.mutant import Patch, family, lettered_again, mutant, shuff
 
 @mutant("2", "6")
 def headers_of_producers_are_believed() -> Patch:
-    return patch.object(line_module, "lead_envelope", lambda taken, inputs: read_envelope(taken))
+    return patch.object(line_module, "lead_envelope", lambda consumed, inputs: read_envelope(consumed))
 
 
 @mutant("2")
 def ack_before_the_commit() -> Patch:
-    async def conclude(self: Partition, walk: Walk, step: Step) -> None:
+    async def conclude(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
         self._submit(step)
 
-    return patch.object(Partition, "conclude", conclude)
+    return patch.object(PartitionOwner, "conclude", conclude)
 
 
 @mutant("3", "4")
 def no_write_ahead() -> Patch:
-    def write_ahead(self: Line, walk: Walk, told: Story, entry: Entry) -> Step:
+    def write_ahead(self: LeadPipeline, in_flight: InFlight, told: DeliveryRecorder, entry: Grant) -> WriteBatch:
         told.go("sending", self._clock.now_ms(), reservation=entry.reservation, webhook_id=entry.webhook_id)
-        walk.posted = Posted(told.row, entry)
-        return Step([], [], [], entry.destination.workspace)  # row and events come with the next step
+        in_flight.posted = Posted(told.row, entry)
+        return WriteBatch([], [], [], entry.destination.workspace)  # row and events come with the next step
 
-    return patch.object(Line, "_write_ahead", write_ahead)
+    return patch.object(LeadPipeline, "_write_ahead", write_ahead)
 
 
 @mutant("3")
 def post_before_the_commit() -> Patch:
-    real = Gate.admit
+    real = AdmissionQueue.admit
 
-    async def admit(self: Gate, walk: Walk, ask: Any, write_ahead: Any) -> Any:
+    async def admit(self: AdmissionQueue, in_flight: InFlight, ask: Any, write_ahead: Any) -> Any:
         submit = self._submit
 
-        def at_once(step: Step) -> Any:
+        def at_once(step: WriteBatch) -> Any:
             done = submit(step).get_loop().create_future()
             done.set_result(None)
             return done
 
         with patch.object(self, "_submit", at_once):
-            return await real(self, walk, ask, write_ahead)
+            return await real(self, in_flight, ask, write_ahead)
 
-    return patch.object(Gate, "admit", admit)
+    return patch.object(AdmissionQueue, "admit", admit)
 
 
 @mutant("2")
 def ack_out_of_order() -> Patch:
-    async def finish(self: Prefix, walk: Walk) -> None:
-        await self._inlet.ack(walk.taken)
+    async def finish(self: AckTracker, in_flight: InFlight) -> None:
+        await self._inlet.ack(in_flight.consumed)
 
-    return patch.object(Prefix, "finish", finish)
+    return patch.object(AckTracker, "finish", finish)
 
 
 @mutant("2", hunt=shuffled)
 def acks_overtake_each_other() -> Patch:
-    async def finish(self: Prefix, walk: Walk) -> None:
-        walk.finished = True
+    async def finish(self: AckTracker, in_flight: InFlight) -> None:
+        in_flight.finished = True
         if self._broken:
-            self.give_up(walk)
+            self.give_up(in_flight)
             return
-        while self._walks and self._walks[0].finished:
-            await self._inlet.ack(self._walks.popleft().taken)
+        while self._unfinished and self._unfinished[0].finished:
+            await self._inlet.ack(self._unfinished.popleft().consumed)
 
-    return patch.object(Prefix, "finish", finish)
+    return patch.object(AckTracker, "finish", finish)
 
 
 @mutant("2")
 def given_up_is_acked() -> Patch:
-    def give_up(self: Prefix, walk: Walk) -> None:
-        walk.finished = True
-        self._inlet.give_up(walk.taken)
+    def give_up(self: AckTracker, in_flight: InFlight) -> None:
+        in_flight.finished = True
+        self._inlet.give_up(in_flight.consumed)
 
-    return patch.object(Prefix, "give_up", give_up)
+    return patch.object(AckTracker, "give_up", give_up)
 
 
 # ------------------------------------------------------------------------------------------------------ ownership
@@ -141,40 +141,40 @@ def read_before_fence() -> Patch:
 @mutant("3", "6")
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
-    async def alone(self: Partition, walk: Walk, keys: Keys) -> Any:
+    async def lock(self: PartitionOwner, in_flight: InFlight, keys: Keys) -> Any:
         yield
 
-    return patch.object(Partition, "alone", alone)
+    return patch.object(PartitionOwner, "alone", lock)
 
 
 @mutant("2", "6")
 def memory_kept_after_an_aborted_commit() -> Patch:
-    def load(self: Partition, rows: dict[bytes, bytes]) -> None:
+    def load(self: PartitionOwner, rows: dict[bytes, bytes]) -> None:
         if not self._rows:
             real(self, rows)
 
-    real = Partition._load
-    return patch.object(Partition, "_load", load)
+    real = PartitionOwner._load
+    return patch.object(PartitionOwner, "_load", load)
 
 
 @mutant("2", hunt=family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
-    async def confirm(self: Partition, walk: Walk, key: bytes) -> None: ...
+    async def confirm(self: PartitionOwner, in_flight: InFlight, key: bytes) -> None: ...
 
-    return patch.object(Partition, "confirm", confirm)
+    return patch.object(PartitionOwner, "confirm", confirm)
 
 
 @mutant("3")
 def sends_whenever_it_wakes_up() -> Patch:
-    real = Line._post
+    real = LeadPipeline._post
 
-    async def post(self: Line, walk: Walk, case: Case) -> Posted:
-        assert walk.posted is not None
-        fresh = msgspec.structs.replace(walk.posted.entry, at_boot_ms=self._clock.boot_ms())
-        walk.posted = msgspec.structs.replace(walk.posted, entry=fresh)
-        return await real(self, walk, case)
+    async def post(self: LeadPipeline, in_flight: InFlight, case: ResolvedLead) -> Posted:
+        assert in_flight.posted is not None
+        fresh = msgspec.structs.replace(in_flight.posted.entry, at_boot_ms=self._clock.boot_ms())
+        in_flight.posted = msgspec.structs.replace(in_flight.posted, entry=fresh)
+        return await real(self, in_flight, case)
 
-    return patch.object(Line, "_post", post)
+    return patch.object(LeadPipeline, "_post", post)
 
 
 # ---------------------------------------------------------------------------------------------- states and copies
@@ -219,77 +219,81 @@ def any_copy_of_a_dead_letter_counts() -> Patch:
 
 @mutant("7")
 def replay_count_not_checked() -> Patch:
-    real = Line.__init__
+    real = LeadPipeline.__init__
 
-    def init(self: Line, plan: Any, *others: Any) -> None:
+    def init(self: LeadPipeline, plan: Any, *others: Any) -> None:
         real(self, msgspec.structs.replace(plan, replay=ReplayPolicy(max_replays=99)), *others)
 
-    return patch.object(Line, "__init__", init)
+    return patch.object(LeadPipeline, "__init__", init)
 
 
 @mutant("6")
 def mark_row_missing() -> Patch:
-    def unmarked(*args: Any) -> Step:
+    def unmarked(*args: Any) -> WriteBatch:
         step = story.brief(*args)
-        return Step([], step.records, step.events)
+        return WriteBatch([], step.records, step.events)
 
     return patch.object(aside, "brief", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))
 def mark_of_a_replaced_story_missing() -> Patch:
-    def plain(plan: Any, case: Case, row: Delivery, replaced: Delivery | None = None, aliases: Any = None) -> Story:
-        return Story(plan, case, row, aliases=aliases)
+    def plain(
+        plan: Any, case: ResolvedLead, row: Delivery, replaced: Delivery | None = None, aliases: Any = None
+    ) -> DeliveryRecorder:
+        return DeliveryRecorder(plan, case, row, aliases=aliases)
 
     return patch.object(line_module, "Story", plain)
 
 
 @mutant("6")
 def marks_are_dropped_too_early() -> Patch:
-    return patch.object(Partition, "_committed", lambda self, topic: 1_000_000)
+    return patch.object(PartitionOwner, "_committed", lambda self, topic: 1_000_000)
 
 
 @mutant("6", hunt=family("outlived", "rebalance"))
 def marks_are_asked_for_before_waiting() -> Patch:
     early: dict[str, bytes | None] = {}
-    real = Line.take
+    real = LeadPipeline.take
 
-    async def take(self: Line, walk: Walk) -> None:
-        early[walk.taken.place] = self._desk.marked(walk.taken.place, read_envelope(walk.taken).origin)
-        await real(self, walk)
+    async def take(self: LeadPipeline, in_flight: InFlight) -> None:
+        early[in_flight.consumed.place] = self._partition.marked(
+            in_flight.consumed.place, read_envelope(in_flight.consumed).origin
+        )
+        await real(self, in_flight)
 
-    async def is_concluded(self: Aside, walk: Walk, envelope: Envelope) -> bool:
-        mark = early[walk.taken.place]
+    async def is_concluded(self: Rejects, in_flight: InFlight, envelope: Envelope) -> bool:
+        mark = early[in_flight.consumed.place]
         if mark is not None:
-            await self._desk.confirm(walk, mark)
+            await self._partition.confirm(in_flight, mark)
         return mark is not None
 
     stack = ExitStack()
-    stack.enter_context(patch.object(Line, "take", take))
-    stack.enter_context(patch.object(Aside, "is_concluded", is_concluded))
+    stack.enter_context(patch.object(LeadPipeline, "take", take))
+    stack.enter_context(patch.object(Rejects, "is_concluded", is_concluded))
     return stack
 
 
 @mutant("6", hunt=family("late", "freeze"))
 def dropped_marks_are_asked_for_again() -> Patch:
-    return patch.object(Marks, "is_passed", lambda self, taken: False)
+    return patch.object(ProcessedMarkers, "is_passed", lambda self, consumed: False)
 
 
 @mutant("3")
 def person_not_looked_up() -> Patch:
-    return patch.object(Partition, "alias", lambda self, key: None)
+    return patch.object(PartitionOwner, "alias", lambda self, key: None)
 
 
 @mutant("3", hunt=bases)
 def person_known_only_once_sent() -> Patch:
-    real = Story.step
+    real = DeliveryRecorder.step
 
-    def step(self: Story, *records: Record) -> Step:
+    def step(self: DeliveryRecorder, *records: Record) -> WriteBatch:
         if self.row.state != "sending":
-            self._once = [(key, value) for key, value in self._once if key not in self.case.aliases]
+            self._once = [(key, value) for key, value in self._once if key not in self.resolved.aliases]
         return real(self, *records)
 
-    return patch.object(Story, "step", step)
+    return patch.object(DeliveryRecorder, "step", step)
 
 
 # --------------------------------------------------------------------------------------------------------- waiting
@@ -297,16 +301,16 @@ def person_known_only_once_sent() -> Patch:
 
 @mutant("rest", hunt=family("queue", "rebalance"))
 def given_up_makes_no_room() -> Patch:
-    def give_up_idle(self: Partition) -> None:
-        for walk, kept in list(self._walks.items()):
-            if walk.suspended.is_set() and (walk.task is None or walk.task.done()):
-                del self._walks[walk]
-                walk.let_next()
-                kept.give_up(walk)
+    def give_up_idle(self: PartitionOwner) -> None:
+        for in_flight, kept in list(self._unfinished.items()):
+            if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
+                del self._unfinished[in_flight]
+                in_flight.release_next()
+                kept.give_up(in_flight)
 
-    return patch.object(Partition, "_give_up_idle", give_up_idle)
+    return patch.object(PartitionOwner, "_give_up_idle", give_up_idle)
 
 
 @mutant("rest")
 def held_leads_are_kept_at_a_rebalance() -> Patch:
-    return patch.object(Gate, "give_up", lambda self, suspended: None)
+    return patch.object(AdmissionQueue, "give_up", lambda self, suspended: None)

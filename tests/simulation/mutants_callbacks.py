@@ -11,18 +11,18 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.domain.callback import interpret as answer
-from stream_app.domain.delivery.recorder import Step
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Meeting, meet
 from stream_app.domain.lane import budget, lane
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status
 from stream_app.partition import deadlines as awaiting
-from stream_app.partition.admission import Gate
-from stream_app.partition.bootstrap import CatchUp
-from stream_app.partition.deadlines import Awaiting
-from stream_app.partition.in_flight import Source, Walk
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.bootstrap import Bootstrap
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.in_flight import InFlight, Source
 from stream_app.partition.key_locks import Keys
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from stream_app.pipeline import callback as correlate
 from stream_app.pipeline import timeout as overdue
 from stream_app.pipeline.callback import Correlation
@@ -33,33 +33,33 @@ from tests.simulation.schedule import Schedule
 
 @mutant("6")
 def callback_beside_its_lead() -> Patch:
-    real = Partition.alone
+    real = PartitionOwner.lock
 
     @asynccontextmanager
-    async def alone(self: Partition, walk: Walk, keys: Keys) -> Any:
-        if walk.source == "callback":
+    async def lock(self: PartitionOwner, in_flight: InFlight, keys: Keys) -> Any:
+        if in_flight.source == "callback":
             yield
         else:
-            async with real(self, walk, keys):
+            async with real(self, in_flight, keys):
                 yield
 
-    return patch.object(Partition, "alone", alone)
+    return patch.object(PartitionOwner, "alone", lock)
 
 
 @mutant("3", hunt=bases)
 def lead_at_the_gate_not_called_back() -> Patch:
-    return patch.object(Gate, "recall", lambda self, walk: None)
+    return patch.object(AdmissionQueue, "recall", lambda self, in_flight: None)
 
 
 @mutant("6", hunt=family("answered", "crash"))
 def callback_leaves_no_mark() -> Patch:
-    real = Partition.conclude
+    real = PartitionOwner.conclude
 
-    async def conclude(self: Partition, walk: Walk, step: Step) -> None:
+    async def conclude(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
         kept = [(key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")]
-        await real(self, walk, Step(kept, step.records, step.events, step.workspace))
+        await real(self, in_flight, WriteBatch(kept, step.records, step.events, step.workspace))
 
-    return patch.object(Partition, "conclude", conclude)
+    return patch.object(PartitionOwner, "conclude", conclude)
 
 
 @mutant("6")
@@ -97,9 +97,9 @@ def results_all_have_one_version() -> Patch:
 
 @mutant("2", hunt=family("silent", "crash"))
 def waiting_leads_forgotten_at_take_over() -> Patch:
-    async def load(self: Awaiting) -> None: ...
+    async def load(self: DeadlineQueue) -> None: ...
 
-    return patch.object(Awaiting, "load", load)
+    return patch.object(DeadlineQueue, "load", load)
 
 
 def nobody_there() -> Iterable[Schedule]:
@@ -110,13 +110,13 @@ def nobody_there() -> Iterable[Schedule]:
 
 @mutant("3", hunt=nobody_there)
 def callbacks_not_read_at_take_over() -> Patch:
-    real = CatchUp._each
+    real = Bootstrap._each
 
-    async def each(self: CatchUp, topic: str, source: Source) -> None:
+    async def each(self: Bootstrap, topic: str, source: Source) -> None:
         if source == "command":
             await real(self, topic, source)
 
-    return patch.object(CatchUp, "_each", each)
+    return patch.object(Bootstrap, "_each", each)
 
 
 @mutant("6", hunt=bases)
@@ -145,4 +145,4 @@ def deadlines_pass_at_once() -> Patch:
 
 @mutant("4", hunt=family("silent", "freeze"))
 def parked_without_its_charge() -> Patch:
-    return patch.object(Partition, "charge", lambda self, workspace, reservation: None)
+    return patch.object(PartitionOwner, "charge", lambda self, workspace, reservation: None)

@@ -8,11 +8,11 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Step
-from stream_app.partition.admission import Gate
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.command_port import Console
-from stream_app.partition.in_flight import Walk
-from stream_app.partition.owner import Partition
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.owner import PartitionOwner
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup
@@ -37,31 +37,31 @@ def no_memory_of_commands() -> Patch:
 
 @mutant("2", hunt=family("ordered", "crash"))
 def answered_in_a_step_of_its_own() -> Patch:
-    conclude = Partition.conclude
+    conclude = PartitionOwner.conclude
 
-    async def in_two(self: Partition, walk: Walk, step: Step) -> None:
+    async def in_two(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
         if _answers(step):
-            await self.commit(Step(step.rows, [], [], step.workspace))
-            step = Step([], step.records, [], "")
-        await conclude(self, walk, step)
+            await self.commit(WriteBatch(step.rows, [], [], step.workspace))
+            step = WriteBatch([], step.records, [], "")
+        await conclude(self, in_flight, step)
 
-    return patch.object(Partition, "conclude", in_two)
+    return patch.object(PartitionOwner, "conclude", in_two)
 
 
 @mutant("8", hunt=family("ordered", "crash"))
 def answered_before_the_lane_is_written() -> Patch:
-    conclude = Partition.conclude
+    conclude = PartitionOwner.conclude
 
-    async def without(self: Partition, walk: Walk, step: Step) -> None:
-        await conclude(self, walk, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
+    async def without(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
+        await conclude(self, in_flight, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
 
-    return patch.object(Partition, "conclude", without)
+    return patch.object(PartitionOwner, "conclude", without)
 
 
 @mutant("8", hunt=suppressed_while_it_waits)
 def nobody_asks_again() -> Patch:
-    return patch.object(Gate, "ask_again", lambda self: None)
+    return patch.object(AdmissionQueue, "ask_again", lambda self: None)
 
 
-def _answers(step: Step) -> bool:
+def _answers(step: WriteBatch) -> bool:
     return any(record.topic == "leads.audit" for record in step.records)

@@ -17,7 +17,7 @@ from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.suppression import person_row
 from stream_app.domain.messages import Command, CommandAnswer, CommandKind, StatusEvent
 from stream_app.domain.policy import Plan
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 
@@ -112,12 +112,16 @@ class OrdersJudge:
         self.corrections[event.origin] = event
         return True
 
-    def before_commit(self, records: Sequence[Taken]) -> None:
+    def before_commit(self, records: Sequence[ConsumedRecord]) -> None:
         """A command and the first lead that it lets through may share a transaction: see on_sending."""
-        answers = (_answer.decode(taken.value or b"") for taken in records if taken.topic == self._plan.topics.audit)
+        answers = (
+            _answer.decode(consumed.value or b"") for consumed in records if consumed.topic == self._plan.topics.audit
+        )
         self._just_ordered = {answer.workspace for answer in answers if answer.applied}
-        lifted = (taken for taken in records if taken.topic == self._plan.topics.state and taken.value is None)
-        self._unsendable -= {(taken.partition, taken.key or b"") for taken in lifted}
+        lifted = (
+            consumed for consumed in records if consumed.topic == self._plan.topics.state and consumed.value is None
+        )
+        self._unsendable -= {(consumed.partition, consumed.key or b"") for consumed in lifted}
 
     def asked(self, partition: int, record: Record) -> None:
         command = json.loads(record.value or b"")
@@ -125,18 +129,18 @@ class OrdersJudge:
         if command["kind"] == "correct" and "lead_id" in command["args"]:
             self._of_leads.add(command["id"])
 
-    def on_commit(self, records: Sequence[Taken]) -> None:
-        for taken in records:
-            key = taken.key or b""
-            if taken.topic == self._plan.topics.audit:
-                self._on_answer(taken)
-            elif taken.topic == self._plan.topics.state and key.startswith(b"s/"):
-                place = (taken.partition, key)
-                (self._unsendable.discard if taken.value is None else self._unsendable.add)(place)
+    def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
+        for consumed in records:
+            key = consumed.key or b""
+            if consumed.topic == self._plan.topics.audit:
+                self._on_answer(consumed)
+            elif consumed.topic == self._plan.topics.state and key.startswith(b"s/"):
+                place = (consumed.partition, key)
+                (self._unsendable.discard if consumed.value is None else self._unsendable.add)(place)
 
-    def _on_answer(self, taken: Taken) -> None:
-        answer = _answer.decode(taken.value or b"")
-        which = (taken.partition, answer.id)
+    def _on_answer(self, consumed: ConsumedRecord) -> None:
+        answer = _answer.decode(consumed.value or b"")
+        which = (consumed.partition, answer.id)
         self._answers[which] += 1
         self._applied[which] += answer.applied
         if self._applied[which] > 1:
@@ -159,11 +163,11 @@ class OrdersJudge:
         if any((home, person_row(hash_of(person))) in self._unsendable for person in persons):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
 
-    def on_acked(self, taken: Taken) -> None:
-        which = (taken.partition, json.loads(taken.value or b"")["id"])
+    def on_acked(self, consumed: ConsumedRecord) -> None:
+        which = (consumed.partition, json.loads(consumed.value or b"")["id"])
         self._acked[which] += 1
         if self._answers[which] < self._acked[which]:
-            self._problem(f"2: {taken.place} is acked before it is answered")
+            self._problem(f"2: {consumed.place} is acked before it is answered")
 
     def at_rest(self, lanes: Iterable[Lane]) -> None:
         for which, times in self._asked.items():

@@ -7,10 +7,10 @@ from unittest.mock import patch
 
 from stream_app.domain.lead import resolve as case
 from stream_app.domain.lead.person import Person, claimed, identifiers
-from stream_app.domain.lead.resolve import Case
-from stream_app.partition.key_locks import Turn, Turns
+from stream_app.domain.lead.resolve import ResolvedLead
+from stream_app.partition.key_locks import KeyLock, KeyLocks
 from stream_app.pipeline import lead as line_module
-from stream_app.pipeline.lead import Line
+from stream_app.pipeline.lead import LeadPipeline
 from tests.simulation.bases import rare
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.orders import Order
@@ -45,24 +45,24 @@ def a_new_lead_claims_its_own_identifiers_only() -> Patch:
 
 @mutant("3", hunt=rare)
 def only_own_identifiers_are_locked() -> Patch:
-    return patch.object(Line, "_keys", lambda self, case: (case.key, *case.aliases))
+    return patch.object(LeadPipeline, "_keys", lambda self, case: (case.key, *case.aliases))
 
 
 @mutant("3", hunt=rare)
 def locks_are_not_asked_for_again_after_a_wait() -> Patch:
-    async def enter(self: Turn) -> None:
-        if not self._turns.take(self):
-            self.walk.let_next()
+    async def enter(self: KeyLock) -> None:
+        if not self._key_locks.take(self):
+            self.in_flight.release_next()
             await self.granted
 
-    return patch.object(Turn, "__aenter__", enter)
+    return patch.object(KeyLock, "__aenter__", enter)
 
 
 @mutant("order", hunt=rare)
 def a_later_record_overtakes() -> Patch:
-    return patch.object(Turns, "_is_free", lambda self, turn: self._holders.keys().isdisjoint(turn.keys))
+    return patch.object(KeyLocks, "_is_free", lambda self, turn: self._holders.keys().isdisjoint(turn.keys))
 
 
 @mutant("8", hunt=suppressed_by_another_name)
 def suppressed_by_own_identifiers_only() -> Patch:
-    return patch.object(Case, "of", lambda self, person: self)
+    return patch.object(ResolvedLead, "of", lambda self, person: self)

@@ -33,7 +33,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
 @mutant("4")
 def submissions_are_forgotten_at_a_take_over() -> Patch:
     def take_over(state: Any, now_ms: int, heard: Any = None) -> Any:
-        taken = lane_owner.take_over(state, now_ms, heard)
-        return msgspec.structs.replace(taken, quota=Quota())
+        consumed = lane_owner.take_over(state, now_ms, heard)
+        return msgspec.structs.replace(consumed, quota=Quota())
 
     return patch("stream_app.partition.lanes.take_over", take_over)

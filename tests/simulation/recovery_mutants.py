@@ -14,10 +14,10 @@ import msgspec
 from stream_app.domain import stranded
 from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.lane import takeover as lane_owner
-from stream_app.domain.lead.resolve import Case
-from stream_app.domain.stranded import LastTransaction, Step, Stranded
-from stream_app.pipeline.lead import Line
-from stream_app.pipeline.ports import Walk
+from stream_app.domain.lead.resolve import ResolvedLead
+from stream_app.domain.stranded import LastTransaction, Stranded, WriteBatch
+from stream_app.pipeline.lead import LeadPipeline
+from stream_app.pipeline.ports import InFlight
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryTransactions
 from tests.simulation.kafka import ORDINARY_TIMEOUT_MS
@@ -28,13 +28,13 @@ from tests.simulation.schedule import Arrival, Fault, Schedule
 
 @mutant("3", hunt=family("crowd", "lost"))
 def under_way_counts_as_not_started() -> Patch:
-    async def post(self: Line, walk: Walk, case: Case) -> Posted:
-        posted = walk.posted
+    async def post(self: LeadPipeline, in_flight: InFlight, case: ResolvedLead) -> Posted:
+        posted = in_flight.posted
         assert posted is not None
         outcome = await self._clay.send(case.destination.alias, posted.entry.webhook_id, case.body)
         return msgspec.structs.replace(posted, outcome=outcome)
 
-    return patch.object(Line, "_post", post)
+    return patch.object(LeadPipeline, "_post", post)
 
 
 def heard_and_given_up() -> Iterable[Schedule]:
@@ -65,8 +65,8 @@ def retry_after_forgotten_with_memory() -> Patch:
 # ------------------------------------------------------------------------------------------- stranded transactions
 
 
-def _stepping(change: Callable[[LastTransaction, bool, Step], Step]) -> Patch:
-    def next_step(last: LastTransaction, *, stranded: bool) -> Step:
+def _stepping(change: Callable[[LastTransaction, bool, WriteBatch], WriteBatch]) -> Patch:
+    def next_step(last: LastTransaction, *, stranded: bool) -> WriteBatch:
         return change(last, stranded, real(last, stranded=stranded))
 
     real = stranded.next_step
@@ -82,18 +82,20 @@ def verdict_not_durable() -> Patch:
 @mutant("refused", hunt=missed_once)
 def verdict_lost_in_process() -> Patch:
     """It was read from Kafka, and the fence makes Kafka forget it."""
-    return _stepping(lambda _, __, step: Step("fence") if step.do == "fence_verdict" else step)
+    return _stepping(lambda _, __, step: WriteBatch("fence") if step.do == "fence_verdict" else step)
 
 
 @mutant("whole", hunt=aborted)
 def empty_counts_as_committed() -> Patch:
-    return _stepping(lambda last, stranded, step: Step("end", True) if last.state == "Empty" and stranded else step)
+    return _stepping(
+        lambda last, stranded, step: WriteBatch("end", True) if last.state == "Empty" and stranded else step
+    )
 
 
 @mutant("whole", hunt=lambda: interrupted(missed_once(), ("half",)))
 def repair_aborted_by_the_successor() -> Patch:
     """An ongoing transaction is aborted by the next fence, whatever it ends."""
-    return _stepping(lambda last, _, step: Step("fence") if last.state == "Ongoing" else step)
+    return _stepping(lambda last, _, step: WriteBatch("fence") if last.state == "Ongoing" else step)
 
 
 @mutant("whole", hunt=aborted)

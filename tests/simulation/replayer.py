@@ -8,7 +8,7 @@ from random import Random
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.policy import Plan
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import SimLoop
 
@@ -43,22 +43,24 @@ class Replayer:
 
     def _follow(self, topic: str, partition: int, position: int, delay_s: int | None) -> None:
         log = self._kafka.log(topic, partition)
-        while (taken := log.read(position)) is not None:
-            position = taken.offset + 1
-            back = returning(read_envelope(taken), taken.place)
+        while (consumed := log.read(position)) is not None:
+            position = consumed.offset + 1
+            back = returning(read_envelope(consumed), consumed.place)
             if back is not None:
                 # Never before its tier lets it go; what is left then takes as long in other tiers.
-                let_go_ms = taken.timestamp_ms + delay_s * 1000 if delay_s else 0
-                self._publish_at(max(let_go_ms, back.not_before_ms), taken, back)
+                let_go_ms = consumed.timestamp_ms + delay_s * 1000 if delay_s else 0
+                self._publish_at(max(let_go_ms, back.not_before_ms), consumed, back)
         log.readers.append(lambda: self._follow(topic, partition, position, delay_s))
 
-    def _publish_at(self, due_ms: int, taken: Taken, back: Envelope) -> None:
+    def _publish_at(self, due_ms: int, consumed: ConsumedRecord, back: Envelope) -> None:
         at_s = max(self._loop.time(), (due_ms - self._t0_ms) / 1000) + 0.001
-        self._loop.outside(at_s - self._loop.time(), self._publish, taken, back)
+        self._loop.outside(at_s - self._loop.time(), self._publish, consumed, back)
         if self._rng.random() < self._again:
             later_s = self._rng.choice((0.01, 1.0, 30.0, 300.0))
-            self._loop.outside(at_s - self._loop.time() + later_s, self._publish, taken, back)
+            self._loop.outside(at_s - self._loop.time() + later_s, self._publish, consumed, back)
 
-    def _publish(self, taken: Taken, back: Envelope) -> None:
+    def _publish(self, consumed: ConsumedRecord, back: Envelope) -> None:
         self._say(f"replay: {back.origin}#{back.seq} comes back ({back.way})")
-        self._kafka.produce(taken.partition, Record(self._plan.topics.retry, taken.key, taken.value, back.to_headers()))
+        self._kafka.produce(
+            consumed.partition, Record(self._plan.topics.retry, consumed.key, consumed.value, back.to_headers())
+        )

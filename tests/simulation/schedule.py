@@ -11,7 +11,7 @@ from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.callback_health import SilencePolicy
+from stream_app.domain.lane.callback_health import CallbackHealthPolicy
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.domain.record import Headers
@@ -142,7 +142,7 @@ def plan_of(setup: Setup) -> Plan:
             breaker=BreakerPolicy(consecutive_failures=setup.trips_after, open_s=2.0, min_calls=20),
             rate=RatePolicy(rate_per_s=setup.rate_per_s, burst=setup.burst),
             budget=BudgetPolicy(credits_per_day=setup.credits_per_day),
-            silence=SilencePolicy(setup.silent_after),
+            silence=CallbackHealthPolicy(setup.silent_after),
         )
         destinations[f"{name}-main"] = Destination(
             f"{name}-main",

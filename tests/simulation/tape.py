@@ -11,7 +11,7 @@ from stream_app.domain.books.audit import audit
 from stream_app.domain.books.stories import Books, Report, Terms
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from tests.simulation.kafka import MemoryKafka
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
@@ -26,7 +26,7 @@ class Tape:
 
     plan: Plan
     now_ms: int
-    logs: dict[tuple[str, int], list[Taken]]
+    logs: dict[tuple[str, int], list[ConsumedRecord]]
     passed: dict[tuple[str, int], int]
     kept: bool = True
     begins: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Tape:
         names, tiers_s = self.plan.topics, self.plan.replay.tiers_s
         return names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in tiers_s)
 
-    def log(self, topic: str, partition: int) -> list[Taken]:
+    def log(self, topic: str, partition: int) -> list[ConsumedRecord]:
         return self.logs.setdefault((topic, partition), [])
 
     def close(self, *, exact: bool = True, limit: int = 20) -> Report:
@@ -57,17 +57,17 @@ class Tape:
             for event in self.log(names.status, number):
                 books.event(number, event.value or b"", event.place)
             for topic in (*self.lead_topics, *self.away_topics):
-                for taken in self.log(topic, number):
-                    passed = taken.offset < self.passed.get((topic, number), 0)
-                    books.record(taken, passed=passed)
+                for consumed in self.log(topic, number):
+                    passed = consumed.offset < self.passed.get((topic, number), 0)
+                    books.record(consumed, passed=passed)
             for topic in self.lead_topics:
                 books.begins(topic, number, self.begins.get((topic, number), 0))
         return audit(books, self.now_ms)
 
-    def events(self) -> list[tuple[list[Taken], int, StatusEvent]]:
+    def events(self) -> list[tuple[list[ConsumedRecord], int, StatusEvent]]:
         """(log, index in it, event) of all events."""
         logs = [self.log(self.plan.topics.status, number) for number in range(self.plan.partitions)]
-        return [(log, i, _event.decode(taken.value or b"")) for log in logs for i, taken in enumerate(log)]
+        return [(log, i, _event.decode(consumed.value or b"")) for log in logs for i, consumed in enumerate(log)]
 
 
 def tape_of(plan: Plan, kafka: MemoryKafka, now_ms: int) -> Tape:

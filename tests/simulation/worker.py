@@ -10,14 +10,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol, TypeVar
 
-from stream_app.domain.errors import BrokerUnavailable, Fenced, LedgerError
+from stream_app.domain.errors import BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
 from stream_app.partition.callback_port import Outside
 from stream_app.partition.in_flight import Source
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from tests.simulation.clay import FakeClay
 from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
@@ -157,7 +157,7 @@ class Worker:
         self._link = SimLink(world, self.process)
         self._rebalance = asyncio.Event()
         self._heard: dict[str, Lane] = {}
-        self._partitions: dict[int, Partition] = {}
+        self._partitions: dict[int, PartitionOwner] = {}
         self._inlets: list[MemoryInlet] = []
         self._serving: list[asyncio.Task[None]] = []
 
@@ -233,9 +233,9 @@ class Worker:
         serving.add_done_callback(self._served)
         self._serving.append(serving)
 
-    async def _open(self, number: int) -> Partition:
+    async def _open(self, number: int) -> PartitionOwner:
         world, names = self._world, self._world.plan.topics
-        partition = Partition(
+        partition = PartitionOwner(
             number,
             world.plan,
             MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
@@ -253,7 +253,7 @@ class Worker:
                 await partition.take_over()
             except BrokerUnavailable:
                 await asyncio.sleep(0.5)
-            except LedgerError as error:
+            except StateStoreError as error:
                 world.problem(f"refused: {error}")
                 await asyncio.Event().wait()
             else:
@@ -296,7 +296,7 @@ class Worker:
     def _alarm(self, error: BaseException) -> None:
         self._world.say(self.process, f"must stop: {error}")
         if not isinstance(error, Fenced):
-            is_refusal = isinstance(error, LedgerError)
+            is_refusal = isinstance(error, StateStoreError)
             self._world.problem(f"refused: {error}" if is_refusal else f"{self.member}: alarm {error!r}")
         self._world.ended(self, error)
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.domain.messages import Callback
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition import admission as gate
 from stream_app.partition import lanes
 from stream_app.partition.erasures import Erasures
@@ -270,16 +270,18 @@ class World:
             self._user_transactions += 1
             user = f"user-{self._user_transactions}"
             epoch = self.kafka.init_producer(user)
-            taken = self.kafka.send(user, epoch, partition, [record])[0]
+            consumed = self.kafka.send(user, epoch, partition, [record])[0]
             committed = arrival.how == "slow_transaction"
             if committed:
-                self.checker.published(taken, what)
+                self.checker.published(consumed, what)
             self.loop.outside(1.5, self.kafka.end, user, epoch, committed)
         else:
-            taken = self.kafka.log(record.topic, partition).peek(record, self.now_ms())
-            self.checker.published(taken, what)
+            consumed = self.kafka.log(record.topic, partition).peek(record, self.now_ms())
+            self.checker.published(consumed, what)
             self.kafka.produce(partition, record)
-        self.say(None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {taken.place} {arrival.how}")
+        self.say(
+            None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.place} {arrival.how}"
+        )
 
     def _order(self, serial: int, order: Order) -> None:
         for partition, record in records_of(order, serial, self.plan, self.now_ms()):
@@ -305,9 +307,9 @@ class World:
             forced_origin=origin if what.force else "",
         )
         record = Record(self.plan.topics.callbacks, there.workspace.encode(), msgspec.json.encode(callback))
-        taken = self.kafka.produce(self.plan.pins[there.workspace], record)
-        self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {taken.place}")
-        self.checker.answers.called_back(taken, origin, post)
+        consumed = self.kafka.produce(self.plan.pins[there.workspace], record)
+        self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {consumed.place}")
+        self.checker.answers.called_back(consumed, origin, post)
 
     def _on_end(self, transactional_id: str) -> None:
         """Kafka ends a transaction; perhaps some of its partitions have no leader just then."""
@@ -324,20 +326,20 @@ class World:
                 self.kafka.leaderless = {(log.topic, log.partition) for log in self.kafka.logs if log.topic in lost}
                 self.loop.outside(missed.for_s + self.schedule.markers_s, self.kafka.leaderless.clear)
 
-    def _on_commit(self, records: Sequence[Taken]) -> None:
+    def _on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         if self.trace is not None:
-            for taken in records:
-                self._tell(taken)
+            for consumed in records:
+                self._tell(consumed)
         self.checker.on_commit(records)
 
-    def _tell(self, taken: Taken) -> None:
-        if taken.topic == self.plan.topics.status:
-            event = json.loads(taken.value or b"")
+    def _tell(self, consumed: ConsumedRecord) -> None:
+        if consumed.topic == self.plan.topics.status:
+            event = json.loads(consumed.value or b"")
             self.say(None, f"  event {event['id']} {event['status']} {event.get('reason', '')} ({event['lead_id']})")
-        elif taken.topic != self.plan.topics.lanes:
-            key = (taken.key or b"").decode()
-            what = "deleted" if taken.value is None else taken.value[:90].decode("utf-8", "replace")
-            self.say(None, f"  {taken.place} {key}: {what}")
+        elif consumed.topic != self.plan.topics.lanes:
+            key = (consumed.key or b"").decode()
+            what = "deleted" if consumed.value is None else consumed.value[:90].decode("utf-8", "replace")
+            self.say(None, f"  {consumed.place} {key}: {what}")
 
     def _on_post(self, post: Post) -> None:
         self.say(None, f"POST #{post.serial} by {post.worker} to {post.webhook_id}: {post.fate}")

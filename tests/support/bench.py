@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.record import Taken
-from stream_app.faust_app.app import FaustOptions, Handler, Inlet, build_app
+from stream_app.domain.record import ConsumedRecord
+from stream_app.faust_app.app import FaustOptions, Handler, PartitionStream, build_app
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.kafka import committed, create_topics
 
@@ -39,23 +39,23 @@ class Recorder:
     """A handler that keeps what it took, and acks at once unless `work` says otherwise."""
 
     def __init__(self, owner: Owner | None = None) -> None:
-        self.taken: list[Taken] = []
-        self.inlets: list[Inlet] = []
+        self.consumed: list[ConsumedRecord] = []
+        self.inlets: list[PartitionStream] = []
         self.owner = owner
 
-    async def __call__(self, inlet: Inlet) -> None:
+    async def __call__(self, inlet: PartitionStream) -> None:
         self.inlets.append(inlet)
-        async for taken in inlet:
-            assert self.owner is None or taken.partition in self.owner.owned
-            self.taken.append(taken)
-            await self.work(inlet, taken)
+        async for consumed in inlet:
+            assert self.owner is None or consumed.partition in self.owner.owned
+            self.consumed.append(consumed)
+            await self.work(inlet, consumed)
 
-    async def work(self, inlet: Inlet, taken: Taken) -> None:
-        await inlet.ack(taken)
+    async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        await inlet.ack(consumed)
 
     @property
     def values(self) -> list[bytes | None]:
-        return [taken.value for taken in self.taken]
+        return [consumed.value for consumed in self.consumed]
 
 
 class Bench:

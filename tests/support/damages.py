@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.messages import StatusEvent
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from tests.simulation.tape import Tape
 
 _row: Final = msgspec.json.Decoder(Delivery)
@@ -21,27 +21,29 @@ def one(tape: Tape) -> str:
     return min((event.seq, origin) for origin, event in last.items() if event.status == "accepted")[1]
 
 
-def of(tape: Tape, origin: str) -> list[tuple[list[Taken], int, StatusEvent]]:
+def of(tape: Tape, origin: str) -> list[tuple[list[ConsumedRecord], int, StatusEvent]]:
     return [found for found in tape.events() if found[2].origin == origin]
 
 
-def rows(tape: Tape, number: int) -> list[Taken]:
+def rows(tape: Tape, number: int) -> list[ConsumedRecord]:
     return tape.log(tape.plan.topics.state, number)
 
 
-def row_of(tape: Tape, origin: str) -> tuple[list[Taken], int, Delivery]:
+def row_of(tape: Tape, origin: str) -> tuple[list[ConsumedRecord], int, Delivery]:
     """The last row of a story: its log, its place in it, and what it says."""
     found = [
         (rows(tape, number), i, row)
         for number in range(tape.plan.partitions)
-        for i, taken in enumerate(rows(tape, number))
-        if (taken.key or b"").startswith(b"d/") and taken.value and (row := _row.decode(taken.value)).origin == origin
+        for i, consumed in enumerate(rows(tape, number))
+        if (consumed.key or b"").startswith(b"d/")
+        and consumed.value
+        and (row := _row.decode(consumed.value)).origin == origin
     ]
     return found[-1]
 
 
-def with_value(taken: Taken, value: object) -> Taken:
-    return msgspec.structs.replace(taken, value=None if value is None else msgspec.json.encode(value))
+def with_value(consumed: ConsumedRecord, value: object) -> ConsumedRecord:
+    return msgspec.structs.replace(consumed, value=None if value is None else msgspec.json.encode(value))
 
 
 def lose_the_story(tape: Tape) -> str:
@@ -49,7 +51,7 @@ def lose_the_story(tape: Tape) -> str:
     for log, i, _ in reversed(of(tape, origin)):
         del log[i]
     log, _, row = row_of(tape, origin)
-    log[:] = [taken for taken in log if not (taken.value and row.origin.encode() in taken.value)]
+    log[:] = [consumed for consumed in log if not (consumed.value and row.origin.encode() in consumed.value)]
     return origin
 
 
@@ -88,7 +90,7 @@ def stop_in_the_middle(tape: Tape) -> str:
     del log[i]
     state, j, _ = row_of(tape, origin)
     last = state[j].value  # it may be there twice: confirmed for a redelivery
-    state[:] = [taken for taken in state if taken.value != last]
+    state[:] = [consumed for consumed in state if consumed.value != last]
     return origin
 
 
@@ -110,7 +112,7 @@ def lose_the_record(tape: Tape) -> str:
     origin = one(tape)
     topic, number, offset = origin.rsplit("/", 2)
     log = tape.log(topic, int(number))
-    log[:] = [taken for taken in log if taken.offset != int(offset)]
+    log[:] = [consumed for consumed in log if consumed.offset != int(offset)]
     return origin
 
 

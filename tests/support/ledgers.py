@@ -7,25 +7,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics, read_committed
 
 Seen = list[tuple[bytes | None, bytes | None]]
 
 
 class KafkaHarness:
-    limits = LedgerLimits(take_over_s=20, transact_s=5, abort_s=1, request_s=5, max_record_bytes=50_000)
+    limits = StateStoreLimits(take_over_s=20, transact_s=5, abort_s=1, request_s=5, max_record_bytes=50_000)
 
     def __init__(self, bootstrap: str, namespace: str) -> None:
         self.bootstrap = bootstrap
         self.rows, self.events, self.tight = namespace + "state", namespace + "events", namespace + "tight"
-        self.made: list[KafkaLedger] = []
+        self.made: list[TransactionalState] = []
 
-    def ledger(self, partition: int = 0, limits: LedgerLimits | None = None) -> KafkaLedger:
+    def ledger(self, partition: int = 0, limits: StateStoreLimits | None = None) -> TransactionalState:
         connection = KafkaConnection(self.bootstrap)
         name = f"{self.rows}-{partition}"
         events = [(self.events, 0), (self.events, 1), (self.tight, partition)]
-        self.made.append(KafkaLedger(connection, name, self.rows, partition, limits or self.limits, writes_to=events))
+        self.made.append(
+            TransactionalState(connection, name, self.rows, partition, limits or self.limits, writes_to=events)
+        )
         return self.made[-1]
 
     async def seen(self, topic: str, partition: int = 0) -> Seen:

@@ -21,14 +21,14 @@ LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 READ, SKIM, RESET, HANG = "read a whole request", "read some bytes", "reset the connection", "wait for ever"
-Step = str | bytes | float | Callable[["RawServer"], bytes]
+WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
 """What a server does: one of the words above, bytes to write (or what gives them), seconds to wait."""
 
 
 class RawServer:
     """Plays `script` on every connection and then closes it. `requests` (head, body) are those that came whole."""
 
-    def __init__(self, script: tuple[Step, ...]) -> None:
+    def __init__(self, script: tuple[WriteBatch, ...]) -> None:
         self._script = script
         self.tasks: set[asyncio.Task[None]] = set()
         self.url = ""
@@ -50,7 +50,7 @@ class RawServer:
             writer.close()
             self.ended.set()
 
-    async def _do(self, step: Step, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _do(self, step: WriteBatch, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if step is READ:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
@@ -75,7 +75,7 @@ class RawServer:
 
 
 @asynccontextmanager
-async def serve(*script: Step, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
+async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
     server = RawServer(script)
     listening = await asyncio.start_server(server.connect, "127.0.0.1", 0, ssl=tls)
     port = listening.sockets[0].getsockname()[1]

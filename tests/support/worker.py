@@ -14,11 +14,11 @@ import random
 import sys
 
 from stream_app.domain.errors import Aborted
-from stream_app.domain.record import Record, Taken
-from stream_app.faust_app.app import FaustOptions, Inlet, build_app
+from stream_app.domain.record import ConsumedRecord, Record
+from stream_app.faust_app.app import FaustOptions, PartitionStream, build_app
 from stream_app.faust_app.run import run, run_app
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.transactional_state import KafkaLedger, LedgerLimits
+from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 
 SLOTS = 20
 
@@ -35,18 +35,18 @@ class Worker:
         self.connection = KafkaConnection(bootstrap)
         self.namespace = namespace
         self.slow_s = slow_s
-        self.ledgers: dict[int, KafkaLedger] = {}
+        self.ledgers: dict[int, TransactionalState] = {}
         self.rows: dict[int, dict[bytes, bytes]] = {}
         self.locks: dict[int, asyncio.Lock] = {}
 
     async def assigned(self, partitions: set[int]) -> None:
         for partition in partitions:
-            ledger = KafkaLedger(
+            ledger = TransactionalState(
                 self.connection,
                 f"{self.namespace}worker-{partition}",
                 f"{self.namespace}state",
                 partition,
-                LedgerLimits(transact_s=2.5, abort_s=0.5),
+                StateStoreLimits(transact_s=2.5, abort_s=0.5),
                 writes_to=[(f"{self.namespace}events", partition)],
             )
             self.rows[partition] = await ledger.take_over()
@@ -60,27 +60,27 @@ class Worker:
             del self.rows[partition], self.locks[partition]
         say(f"revoked {sorted(partitions)}")
 
-    async def handle(self, inlet: Inlet) -> None:
+    async def handle(self, inlet: PartitionStream) -> None:
         slots = asyncio.Semaphore(SLOTS)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await slots.acquire()
                 try:
-                    taken = await anext(inlet)
+                    consumed = await anext(inlet)
                 except StopAsyncIteration:
                     return
-                tasks.create_task(self._work(inlet, taken)).add_done_callback(lambda _: slots.release())
+                tasks.create_task(self._work(inlet, consumed)).add_done_callback(lambda _: slots.release())
 
-    async def _work(self, inlet: Inlet, taken: Taken) -> None:
-        lead = taken.value or b""
+    async def _work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        lead = consumed.value or b""
         say(f"took {lead.decode()}")
         if lead.startswith(b"hold"):
             await inlet.suspended.wait()
-            inlet.give_up(taken)
+            inlet.give_up(consumed)
             return
         await asyncio.sleep(self.slow_s if lead.startswith(b"slow") else random.random() / 100)
-        await self._conclude(taken.partition, lead)
-        await inlet.ack(taken)
+        await self._conclude(consumed.partition, lead)
+        await inlet.ack(consumed)
 
     async def _conclude(self, partition: int, lead: bytes) -> None:
         async with self.locks[partition]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import faust
 
-from stream_app.faust_app.app import FaustOptions, Inlet, build_app
+from stream_app.faust_app.app import FaustOptions, PartitionStream, build_app
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.kafka import until
 
@@ -51,9 +51,9 @@ def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -
         async def assigned(self, partitions: set[int]) -> None: ...
         async def revoked(self, partitions: set[int]) -> None: ...
 
-    async def handler(inlet: Inlet) -> None:
-        async for taken in inlet:
-            await work(taken.offset, functools.partial(inlet.ack, taken))
+    async def handler(inlet: PartitionStream) -> None:
+        async for consumed in inlet:
+            await work(consumed.offset, functools.partial(inlet.ack, consumed))
 
     options = FaustOptions(
         namespace + "ours",

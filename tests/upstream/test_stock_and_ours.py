@@ -18,7 +18,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.record import Record
-from stream_app.kafka.transactional_state import KafkaLedger
+from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import committed, create_topics, publish, until
 from tests.upstream.apps import Ack, Build, Work, ours, rebalance, running, stock
 
@@ -205,7 +205,7 @@ async def write_to_a_table(app: Any) -> None:
 
 
 async def write_to_a_ledger(app: Any) -> None:
-    ledger = KafkaLedger(app.connection, f"{app.conf.id}-0", app.conf.id.removesuffix("ours") + "state", 0)
+    ledger = TransactionalState(app.connection, f"{app.conf.id}-0", app.conf.id.removesuffix("ours") + "state", 0)
     try:
         await ledger.take_over()
         for number in itertools.count():

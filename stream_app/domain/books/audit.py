@@ -7,8 +7,8 @@ from typing import Final
 from stream_app.domain.books import offset_table as shelf
 from stream_app.domain.books.accounts import LaneAccount
 from stream_app.domain.books.columns import COLUMNS, NOT_LEADS, Column, column
-from stream_app.domain.books.offset_table import Page, Shelf
-from stream_app.domain.books.stories import CODE, STATUSES, Books, Report, Stand
+from stream_app.domain.books.offset_table import OffsetPage, OffsetTable
+from stream_app.domain.books.stories import CODE, STATUSES, Books, Report, StatusCount
 from stream_app.domain.delivery.state_machine import RESUMABLE, SETTLED
 from stream_app.domain.messages import Status
 
@@ -41,8 +41,8 @@ class _Audit:
         self._stale_ms = now_ms - books.terms.freshness_ms
         self._inexact = {number for number, state in books.partitions.items() if not state.exact}
         self._trimmed = any(not state.kept for state in books.partitions.values())
-        self._columns: dict[Column, Stand] = {name: Stand() for name in COLUMNS}
-        self._stands: dict[Status, Stand] = {}
+        self._columns: dict[Column, StatusCount] = {name: StatusCount() for name in COLUMNS}
+        self._stands: dict[Status, StatusCount] = {}
         self._outlived = 0
         self._moving = 0
         self._not_leads: dict[Status, int] = {}
@@ -89,7 +89,7 @@ class _Audit:
 
     # ---------------------------------------------------------------------------------------------- one story
 
-    def _entry(self, here: Shelf, offset: int, page: Page, i: int) -> None:
+    def _entry(self, here: OffsetTable, offset: int, page: OffsetPage, i: int) -> None:
         flags = page.flags[i]
         code = page.status[i] or (_REROUTED if flags & shelf.REROUTED else 0)
         gone = here.begin is not None and offset < here.begin
@@ -105,19 +105,19 @@ class _Audit:
         if wrong and not flags & shelf.NAMED:
             self._books.problems.add(f"{here.name}/{offset}", wrong)
 
-    def _count(self, page: Page, i: int, code: int, flags: int) -> None:
+    def _count(self, page: OffsetPage, i: int, code: int, flags: int) -> None:
         if code:
             status = STATUSES[code - 1]
             same = bool(flags & shelf.ROW) and page.row_status[i] == code
             name = column(status, final=bool(flags & shelf.FINAL))
-            stands = [self._stands.setdefault(status, Stand()), *([self._columns[name]] if name else [])]
+            stands = [self._stands.setdefault(status, StatusCount()), *([self._columns[name]] if name else [])]
             for stand in stands:
                 stand.stories += 1
                 stand.rows += same
         elif not flags & shelf.PASSED:
             self._columns["waiting"].stories += 1
 
-    def _wrong(self, here: Shelf, page: Page, i: int, code: int, gone: bool) -> str:
+    def _wrong(self, here: OffsetTable, page: OffsetPage, i: int, code: int, gone: bool) -> str:
         """What does not add up, '' when all does."""
         flags = page.flags[i]
         if not flags & shelf.IN and not gone:
@@ -139,7 +139,7 @@ class _Audit:
             return f"left at {STATUSES[code - 1]}: no copy of it is on its way back"
         return self._against_row(here, page, i, code)
 
-    def _against_row(self, here: Shelf, page: Page, i: int, code: int) -> str:
+    def _against_row(self, here: OffsetTable, page: OffsetPage, i: int, code: int) -> str:
         flags = page.flags[i]
         if flags & shelf.ROW:
             if page.row_status[i] == code and page.row_seq[i] == page.seq[i]:

@@ -28,7 +28,7 @@ HEADLESS: Final = 128
 """Its events begin with number 2 or later."""
 
 
-class Page:
+class OffsetPage:
     """The stories of a run of offsets, an entry each. `status`, `row_status`: codes, 0 for none."""
 
     __slots__ = ("at_ms", "flags", "row_seq", "row_status", "seq", "status")
@@ -42,7 +42,7 @@ class Page:
         self.at_ms = array("q", bytes(8 * _SIZE))
 
 
-class Shelf:
+class OffsetTable:
     """The pages of one topic's partition, made as they are needed. `begin`: the first offset that Kafka still has."""
 
     __slots__ = ("_pages", "begin", "name", "number", "partition")
@@ -52,16 +52,16 @@ class Shelf:
         self.name = name
         self.partition = partition
         self.begin: int | None = None
-        self._pages: dict[int, Page] = {}
+        self._pages: dict[int, OffsetPage] = {}
 
-    def at(self, offset: int) -> tuple[Page, int]:
+    def at(self, offset: int) -> tuple[OffsetPage, int]:
         """The page of an offset, and the place in it."""
         page = self._pages.get(offset >> _BITS)
         if page is None:
-            page = self._pages[offset >> _BITS] = Page()
+            page = self._pages[offset >> _BITS] = OffsetPage()
         return page, offset & _MASK
 
-    def entries(self) -> Iterator[tuple[int, Page, int]]:
+    def entries(self) -> Iterator[tuple[int, OffsetPage, int]]:
         """(offset, page, place in it) of all that something is known of, in order."""
         for number in sorted(self._pages):
             page = self._pages[number]
@@ -70,35 +70,35 @@ class Shelf:
                     yield (number << _BITS) + i, page, i
 
 
-class Shelves:
+class OffsetTables:
     """All shelves, by `topic/partition`."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Shelf] = {}
-        self._by_number: list[Shelf] = []
+        self._by_name: dict[str, OffsetTable] = {}
+        self._by_number: list[OffsetTable] = []
 
-    def __iter__(self) -> Iterator[Shelf]:
+    def __iter__(self) -> Iterator[OffsetTable]:
         return iter(self._by_number)
 
-    def get(self, name: str) -> Shelf:
+    def get(self, name: str) -> OffsetTable:
         """The shelf of that name, new if need be."""
         shelf = self._by_name.get(name)
         if shelf is None:
-            shelf = Shelf(len(self._by_number), name, int(name.rpartition("/")[2]))
+            shelf = OffsetTable(len(self._by_number), name, int(name.rpartition("/")[2]))
             self._by_name[name] = shelf
             self._by_number.append(shelf)
         return shelf
 
-    def find(self, place: str) -> tuple[Shelf, int]:
+    def find(self, place: str) -> tuple[OffsetTable, int]:
         """Shelf and offset of `topic/partition/offset`. Raises ValueError when it is no such place."""
         name, _, offset = place.rpartition("/")
         return self.get(name), int(offset)
 
-    def numbered(self, packed: int) -> tuple[Page, int]:
+    def numbered(self, packed: int) -> tuple[OffsetPage, int]:
         """The entry that `pack` made a number of."""
         return self._by_number[packed >> 48].at(packed & (1 << 48) - 1)
 
     @staticmethod
-    def pack(shelf: Shelf, offset: int) -> int:
+    def pack(shelf: OffsetTable, offset: int) -> int:
         """A place as one number."""
         return shelf.number << 48 | offset

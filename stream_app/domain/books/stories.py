@@ -18,7 +18,7 @@ import msgspec
 from stream_app.domain.books import offset_table as shelf
 from stream_app.domain.books.accounts import Accounts, LaneAccount, OpenCost
 from stream_app.domain.books.columns import Column
-from stream_app.domain.books.offset_table import Page, Shelves
+from stream_app.domain.books.offset_table import OffsetPage, OffsetTables
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.budget import BudgetPolicy, Reservation
@@ -26,7 +26,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.lead_cost import is_open
 from stream_app.domain.messages import RESEND, Status
 from stream_app.domain.policy import Destination
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
@@ -94,7 +94,7 @@ _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
 
 
-class PartitionState(msgspec.Struct):
+class PartitionBooks(msgspec.Struct):
     """What is known of a partition as a whole.
 
     exact       its rows and its events are of the same moment. kept: all its events are, from the first.
@@ -112,8 +112,8 @@ class Books:
     def __init__(self, terms: Terms, *, limit: int = 20) -> None:
         self.terms = terms
         self.problems = Problems(limit)
-        self.shelves = Shelves()
-        self.partitions: dict[int, PartitionState] = {}
+        self.shelves = OffsetTables()
+        self.partitions: dict[int, PartitionBooks] = {}
         self.records = 0
         self.copies = 0
         self.events = 0
@@ -133,19 +133,19 @@ class Books:
         """The first offset that a lead topic's partition still has; stories from before outlived their records."""
         self.shelves.get(f"{topic}/{partition}").begin = begin
 
-    def record(self, taken: Taken, *, passed: bool) -> None:
+    def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
         """A record of a lead topic, or (dead letter, deferred, waiting) a copy on its way back.
 
         passed  whether the committed offset of the group that reads the topic is beyond it.
         """
-        lead_topic = taken.topic in self._inputs or taken.topic == self.terms.topics.retry
-        envelope = lead_envelope(taken, self._inputs) if lead_topic else read_envelope(taken)
-        if lead_topic and not envelope.way and envelope.origin == taken.place:
+        lead_topic = consumed.topic in self._inputs or consumed.topic == self.terms.topics.retry
+        envelope = lead_envelope(consumed, self._inputs) if lead_topic else read_envelope(consumed)
+        if lead_topic and not envelope.way and envelope.origin == consumed.place:
             self.records += 1
-            page, i = self.shelves.get(f"{taken.topic}/{taken.partition}").at(taken.offset)
+            page, i = self.shelves.get(f"{consumed.topic}/{consumed.partition}").at(consumed.offset)
             page.flags[i] |= shelf.IN | (shelf.PASSED if passed else 0)
             return
-        if envelope.origin == taken.place:
+        if envelope.origin == consumed.place:
             return  # somebody else wrote it there, and no story is of it
         self.copies += 1
         if not passed:
@@ -198,7 +198,7 @@ class Books:
         if event.destination in self._final:
             page.flags[i] |= shelf.FINAL
 
-    def _name(self, page: Page, i: int, event: _Event, what: str) -> None:
+    def _name(self, page: OffsetPage, i: int, event: _Event, what: str) -> None:
         if not page.flags[i] & shelf.NAMED:
             page.flags[i] |= shelf.NAMED
             self.problems.add(event.origin, what, event.lead_id)
@@ -207,7 +207,7 @@ class Books:
 
     def rows_of(self, partition: int, *, exact: bool, kept: bool) -> Rows:
         """Begin a partition: its rows come before its events. Call `close` on what it returns after the last row."""
-        self.partitions[partition] = PartitionState(exact, kept)
+        self.partitions[partition] = PartitionBooks(exact, kept)
         return Rows(self, partition)
 
 
@@ -286,7 +286,7 @@ class Rows:
             page.flags[i] &= ~shelf.ROW
 
 
-class Stand(msgspec.Struct):
+class StatusCount(msgspec.Struct):
     """How many stories of records that came in are there, and how many of these have a row that says the same."""
 
     stories: int = 0
@@ -312,8 +312,8 @@ class Report(msgspec.Struct, frozen=True):
     balanced: bool
     records: int
     accounted: int
-    columns: dict[Column, Stand]
-    statuses: dict[Status, Stand]
+    columns: dict[Column, StatusCount]
+    statuses: dict[Status, StatusCount]
     copies: int
     events: int
     outlived: int

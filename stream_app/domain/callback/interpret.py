@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Why
+from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
 from stream_app.domain.lane import budget
 from stream_app.domain.lane import callback_health as silence
@@ -17,7 +17,7 @@ from stream_app.domain.lane.true_cost import actual
 from stream_app.domain.lead.lead import home_partition, is_plain_id
 from stream_app.domain.messages import Callback, Result
 from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 
 _MOST_RESULT_BYTES: Final = 900_000  # well below what a topic takes: nothing that calls back can stop a partition
 _MOST_COST: Final = 1_000_000
@@ -25,19 +25,19 @@ _decoder: Final = msgspec.json.Decoder(Callback)
 _json: Final = msgspec.json.Encoder()
 
 
-def read_callback(plan: Plan, taken: Taken) -> Callback | Why:
+def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
     """The callback in a record, or why it can be about no lead of this partition."""
     try:
-        callback = _decoder.decode(taken.value or b"")
+        callback = _decoder.decode(consumed.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Why("unreadable", "no callback as the gateway writes them: see schemas/callback.v1.json")
+        return Reason("unreadable", "no callback as the gateway writes them: see schemas/callback.v1.json")
     if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
-        return Why("unknown_destination", "its workspace has no such destination in this configuration")
+        return Reason("unknown_destination", "its workspace has no such destination in this configuration")
     home = home_partition(callback.workspace, plan.partitions, plan.pins)
-    if home != taken.partition:
-        return Why("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
+    if home != consumed.partition:
+        return Reason("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
     if not is_plain_id(callback.lead_id):
-        return Why("unknown_lead", "no lead that was sent has such an id")
+        return Reason("unknown_lead", "no lead that was sent has such an id")
     return callback
 
 
@@ -102,7 +102,7 @@ def next_version(
     return 1 + max([row.results, *(other.results for other in others if other is not None)])
 
 
-def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Why:
+def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Reason:
     """The result as it is published, or why it cannot be. `row`: of its lead, whose story goes on with it."""
     result = Result(
         lead_id=callback.lead_id,
@@ -122,6 +122,6 @@ def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_m
     )
     value = _json.encode(result)
     if len(value) > _MOST_RESULT_BYTES:
-        return Why("oversize", f"its result has {len(value)} bytes, {_MOST_RESULT_BYTES} are the most")
+        return Reason("oversize", f"its result has {len(value)} bytes, {_MOST_RESULT_BYTES} are the most")
     key = f"{callback.workspace}/{callback.destination}/{callback.lead_id}".encode()
     return Record(plan.topics.enriched, key, value)

@@ -20,13 +20,13 @@ from stream_app.domain.dead_letter.causes import Headers, Kind
 from stream_app.domain.dead_letter.headers import read_place
 from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 _SENT: Final = b"sent/"
 _came: Final = msgspec.json.Decoder(Came)
 
 
-def sent_row(letter: Taken) -> tuple[bytes, bytes]:
+def sent_row(letter: ConsumedRecord) -> tuple[bytes, bytes]:
     """Key and value of the row that says that this letter went as an input of its own."""
     return _SENT + letter.place.encode(), b"%d" % letter.timestamp_ms
 
@@ -36,7 +36,7 @@ def outlived(rows: Mapping[bytes, bytes], oldest_ms: int) -> Iterable[bytes]:
     return [key for key, value in rows.items() if key.startswith(_SENT) and int(value) < oldest_ms]
 
 
-class SentBack:
+class RedriveDedup:
     """Hears the replay's state and `leads.retry`, and then knows. `dlq`: the name of that topic."""
 
     def __init__(self, dlq: str) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from stream_app.domain.dead_letter.headers import read_number, read_place, spring_headers
 from stream_app.domain.lead.lead import is_plain_id
-from stream_app.domain.record import Headers, Taken
+from stream_app.domain.record import ConsumedRecord, Headers
 
 Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
 """Why a record comes (back) to the line: '' is an input; redriven: an operator sent it back; the others were written
@@ -128,20 +128,20 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         return headers + spring_headers(self.origin, self.origin_ms, group, self.reason, self.text[:_MAX_TEXT])
 
 
-def input_envelope(taken: Taken) -> Envelope:
+def input_envelope(consumed: ConsumedRecord) -> Envelope:
     """The envelope of an input record: its origin is its own place. Of its headers only `traceparent` counts."""
-    traceparent = taken.header("traceparent") if taken.headers else None
+    traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    return Envelope(origin=taken.place, origin_ms=taken.timestamp_ms, trace_id=trace.group(1) if trace else "")
+    return Envelope(origin=consumed.place, origin_ms=consumed.timestamp_ms, trace_id=trace.group(1) if trace else "")
 
 
-def read_envelope(taken: Taken) -> Envelope:
+def read_envelope(consumed: ConsumedRecord) -> Envelope:
     """The envelope of a record on a topic that only our own processes write to.
 
     A record without a readable origin is an input. Of its headers only the dead letter that it was before counts.
     """
     values: dict[str, object] = {}
-    for name, value in taken.headers:
+    for name, value in consumed.headers:
         if (field := _FIELDS.get(name)) is None or not isinstance(value, bytes):
             continue
         text = value.decode("utf-8", "replace")
@@ -150,11 +150,11 @@ def read_envelope(taken: Taken) -> Envelope:
         else:
             values.pop(field, None)
     if "origin" not in values:
-        return msgspec.structs.replace(input_envelope(taken), letter=cast("str", values.get("redriven_from", "")))
+        return msgspec.structs.replace(input_envelope(consumed), letter=cast("str", values.get("redriven_from", "")))
     return msgspec.convert(values, Envelope)
 
 
-def lead_envelope(taken: Taken, inputs: frozenset[str]) -> Envelope:
+def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """The envelope of a record on a lead topic.
 
     Our processes put every record that they publish there on `leads.retry`, and name its `way`. Anything else is an
@@ -164,10 +164,10 @@ def lead_envelope(taken: Taken, inputs: frozenset[str]) -> Envelope:
         taken: The record.
         inputs: The topics to which producers publish (`TopicNames.inputs`).
     """
-    if taken.topic in inputs:
-        return input_envelope(taken)
-    envelope = read_envelope(taken)
-    return envelope if envelope.way or envelope.letter else input_envelope(taken)
+    if consumed.topic in inputs:
+        return input_envelope(consumed)
+    envelope = read_envelope(consumed)
+    return envelope if envelope.way or envelope.letter else input_envelope(consumed)
 
 
 _EMPTY: Final = Envelope()

@@ -12,18 +12,18 @@ from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.delivery.state_machine import Delivery, mark_key, step
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import Entry
+from stream_app.domain.lane.lane import Grant
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.domain.lead.resolve import Subject, trace_of
+from stream_app.domain.lead.resolve import LeadRef, trace_of
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 
 _json: Final = msgspec.json.Encoder()
 Rows = list[tuple[bytes, bytes | None]]
 
 
-class Why(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     """The reason of a step: a stable code, words for people (scrubbed), Clay's status, when it goes on by itself.
 
     saved   credits that it would have cost at its estimate, where it was answered without Clay.
@@ -38,15 +38,15 @@ class Why(msgspec.Struct, frozen=True, omit_defaults=True):
     excerpt: str = ""
 
 
-NO_REASON: Final = Why()
+NO_REASON: Final = Reason()
 
 
-def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Why:
+def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:
     """What did not go well with a POST, as the reason of a step."""
-    return Why(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
+    return Reason(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
 
 
-class Step(msgspec.Struct, frozen=True):
+class WriteBatch(msgspec.Struct, frozen=True):
     """What is committed at once: rows (key -> value, None deletes), records, and the events among them, for metrics.
 
     workspace   whose lane changed with it, '' if none.
@@ -65,11 +65,11 @@ class Posted(msgspec.Struct, frozen=True, gc=False):
     """
 
     row: Delivery
-    entry: Entry
+    entry: Grant
     outcome: Outcome | None = None
 
 
-class Story:
+class DeliveryRecorder:
     """One lead's row, moved step by step; events of steps not yet committed are kept for the next `step`.
 
     replaced  the ended row of an earlier story whose place this one takes: a mark keeps a redelivery from telling that
@@ -78,9 +78,14 @@ class Story:
     """
 
     def __init__(
-        self, plan: Plan, case: Subject, row: Delivery, replaced: Delivery | None = None, aliases: Rows | None = None
+        self,
+        plan: Plan,
+        resolved: LeadRef,
+        row: Delivery,
+        replaced: Delivery | None = None,
+        aliases: Rows | None = None,
     ) -> None:
-        self.case = case
+        self.resolved = resolved
         self.row = row
         self._plan = plan
         self._events: list[StatusEvent] = []
@@ -90,7 +95,13 @@ class Story:
             self.row = msgspec.structs.replace(row, results=replaced.results)
 
     def go(
-        self, state: Status, now_ms: int, why: Why = NO_REASON, spent: Reservation | None = None, /, **changes: object
+        self,
+        state: Status,
+        now_ms: int,
+        why: Reason = NO_REASON,
+        spent: Reservation | None = None,
+        /,
+        **changes: object,
     ) -> None:
         """One legal step on, with its event. `spent`: what was booked with it."""
         self.row = step(self.row, state, now_ms, **changes)
@@ -103,7 +114,7 @@ class Story:
         """
         returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
         counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
-        self.go("replayed", now_ms, Why(back.way), spent, **counts, **(self.freed(spent) if spent else {}))
+        self.go("replayed", now_ms, Reason(back.way), spent, **counts, **(self.freed(spent) if spent else {}))
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
         """Changes to a row for which nothing is reserved any more; `spent`: what was booked instead, if anything."""
@@ -111,29 +122,29 @@ class Story:
         nothing = msgspec.structs.replace(held, credits=0, actions=0) if held else None
         return {"reservation": None, "booked": spent or self.row.booked or nothing}
 
-    def too_often(self, policy: ReplayPolicy) -> Why | None:
+    def too_often(self, policy: ReplayPolicy) -> Reason | None:
         """Why it is parked rather than sent once more, None while it may come back."""
         row = self.row
         if row.replay > policy.max_replays:
-            return Why("replay_cap", "it comes back more often than max_replays allows")
+            return Reason("replay_cap", "it comes back more often than max_replays allows")
         if row.returns > policy.max_returns:
             text = f"it has come back {row.returns} times in {row.epoch} rewinds: find out why first"
-            return Why("loop_guard", text)
+            return Reason("loop_guard", text)
         return None
 
-    def tell(self, why: Why = NO_REASON, spent: Reservation | None = None) -> None:
+    def tell(self, why: Reason = NO_REASON, spent: Reservation | None = None) -> None:
         """The event of the row's present state."""
-        row, case = self.row, self.case
+        row, resolved = self.row, self.resolved
         self._events.append(
             StatusEvent(
                 id=f"{row.origin}#{row.seq}",
-                lead_id=case.lead_id,
+                lead_id=resolved.lead_id,
                 status=row.state,
                 seq=row.seq,
                 at_ms=row.at_ms,
                 origin=row.origin,
-                workspace=case.destination.workspace,
-                destination=case.destination.alias,
+                workspace=resolved.destination.workspace,
+                destination=resolved.destination.alias,
                 attempt=row.attempt,
                 replay=row.replay,
                 epoch=row.epoch,
@@ -151,25 +162,25 @@ class Story:
             )
         )
 
-    def step(self, *records: Record) -> Step:
+    def step(self, *records: Record) -> WriteBatch:
         """The row as it is now, its events so far and `records`, to commit as one; the first time its aliases."""
         events, self._events = self._events, []
         once, self._once = self._once, []
-        rows: Rows = [(self.case.key, _json.encode(self.row)), *once]
+        rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
         told = [event_record(self._plan, event) for event in events]
-        workspace = self.case.destination.workspace
-        return Step(rows, [*told, *records], events, workspace if workspace in self._plan.workspaces else "")
+        workspace = self.resolved.destination.workspace
+        return WriteBatch(rows, [*told, *records], events, workspace if workspace in self._plan.workspaces else "")
 
-    def copy(self, topic: str, now_ms: int, why: Why, *, way: Way = "", disposition: Disposition = "") -> Record:
+    def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
         """The raw bytes, all about them in headers: a dead letter (`disposition`), or one that comes back (`way`)."""
-        row, case = self.row, self.case
+        row, resolved = self.row, self.resolved
         envelope = Envelope(
             origin=row.origin,
-            origin_ms=case.envelope.origin_ms,
+            origin_ms=resolved.envelope.origin_ms,
             seq=row.seq,
             way=way,
-            lead_id=case.lead_id,
-            destination=case.destination.alias,
+            lead_id=resolved.lead_id,
+            destination=resolved.destination.alias,
             disposition=disposition,
             reason=why.reason,
             text=why.text,
@@ -179,30 +190,30 @@ class Story:
             replay=row.replay,
             epoch=row.epoch,
             returns=row.returns,
-            hops=case.envelope.hops,
+            hops=resolved.envelope.hops,
             first_failure_ms=row.failed_at_ms or (now_ms if disposition else 0),
             last_failure_ms=now_ms if disposition else 0,
             not_before_ms=why.due_at_ms or 0,
-            letter=case.envelope.letter,
+            letter=resolved.envelope.letter,
             trace_id=row.trace_id,
             app=self._plan.app,
         )
         headers = envelope.to_headers(self._plan.topics.worker_app)
-        return Record(topic, case.destination.workspace.encode(), case.taken.value, headers)
+        return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers)
 
 
 def brief(
     plan: Plan,
-    taken: Taken,
+    consumed: ConsumedRecord,
     envelope: Envelope,
     status: Status,
     now_ms: int,
-    why: Why,
+    why: Reason,
     lead_id: str,
     *records: Record,
     there: Destination | None = None,
     rows: Rows | None = None,
-) -> Step:
+) -> WriteBatch:
     """The one event of a record that gets no row; a mark by its place keeps a redelivery from telling it twice.
 
     there   where its lead goes, if that is to be told. rows: other rows that change with it.
@@ -223,12 +234,12 @@ def brief(
         trace_id=envelope.trace_id or trace_of(envelope.origin),
         app=plan.app,
     )
-    return Step([(mark_key(taken.place), b"1"), *(rows or [])], [event_record(plan, event), *records], [event])
+    return WriteBatch([(mark_key(consumed.place), b"1"), *(rows or [])], [event_record(plan, event), *records], [event])
 
 
-def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
+def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
     """The dead letter of what is no lead, or not one that this configuration knows."""
-    value, most = taken.value, plan.line.max_letter_bytes
+    value, most = consumed.value, plan.line.max_letter_bytes
     # A compressed batch may hold more than the dead letters' topic takes.
     cut_bytes = max(0, len(value or b"") - most)
     letter = envelope.onward(
@@ -243,30 +254,30 @@ def rejected(plan: Plan, taken: Taken, envelope: Envelope, bad: Unreadable, now_
         app=plan.app,
     )
     headers = letter.to_headers(plan.topics.worker_app)
-    key = pseudonymous_key(taken.key, plan.workspaces)
+    key = pseudonymous_key(consumed.key, plan.workspaces)
     return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
 
 
-def strayed(plan: Plan, case: Subject, home: int, lost: bool, now_ms: int, why: Why) -> Record:
+def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, why: Reason) -> Record:
     """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human.
 
     It goes by `leads.retry`: no headers are believed on the topic of an input.
     """
     failed_ms = now_ms if lost else 0
-    onward = case.envelope.onward(
-        way=case.envelope.way or "rerouted",
-        seq=case.envelope.seq + 1,
-        hops=case.envelope.hops + 1,
+    onward = resolved.envelope.onward(
+        way=resolved.envelope.way or "rerouted",
+        seq=resolved.envelope.seq + 1,
+        hops=resolved.envelope.hops + 1,
         disposition="policy" if lost else "",
         reason=why.reason,
         text=why.text,
-        first_failure_ms=case.envelope.first_failure_ms or failed_ms,
-        last_failure_ms=failed_ms or case.envelope.last_failure_ms,
+        first_failure_ms=resolved.envelope.first_failure_ms or failed_ms,
+        last_failure_ms=failed_ms or resolved.envelope.last_failure_ms,
         app=plan.app,
     )
     topic, partition = (plan.topics.parked, None) if lost else (plan.topics.retry, home)
     headers = onward.to_headers(plan.topics.worker_app)
-    return Record(topic, case.destination.workspace.encode(), case.taken.value, headers, partition)
+    return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers, partition)
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:

@@ -24,7 +24,7 @@ _GAPS_KEPT: Final = 8
 _NEARLY: Final = 0.9
 
 
-class SilencePolicy(msgspec.Struct, frozen=True):
+class CallbackHealthPolicy(msgspec.Struct, frozen=True):
     """A destination is held when so many of its leads are `overdue` and none was called back about since the oldest of
     them was accepted.
     """
@@ -62,7 +62,7 @@ class Hearing(msgspec.Struct, frozen=True, omit_defaults=True):
     of: dict[str, Ear] = {}
 
 
-def problems(policy: SilencePolicy) -> list[str]:
+def problems(policy: CallbackHealthPolicy) -> list[str]:
     """What is wrong with the policy, one line a key."""
     return out_of_range(policy, overdue=(1, 10_000))
 
@@ -90,7 +90,7 @@ def overdue(state: Ear, accepted_ms: int) -> Ear:
     return msgspec.structs.replace(state, overdue=state.overdue + 1, oldest_ms=oldest_ms)
 
 
-def is_news(policy: SilencePolicy, state: Ear) -> bool:
+def is_news(policy: CallbackHealthPolicy, state: Ear) -> bool:
     """Whether it is a silence that was not told yet."""
     return state.overdue >= policy.overdue and not state.told_ms
 

@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.domain.lane import outage
 from stream_app.domain.lane.lane import WEBHOOK_GONE
-from stream_app.domain.messages import By, LaneView, PartHold
+from stream_app.domain.messages import Actor, LaneView, PartHold
 from stream_app.domain.plural import count
 from stream_app.domain.topics import TopicNames
 
@@ -65,7 +65,7 @@ class Facts(msgspec.Struct, frozen=True):
     replay: Group
     lanes: list[LaneFacts]
     coming_back: int = 0
-    replay_paused: By | None = None
+    replay_paused: Actor | None = None
     topics: list[str] = []
 
 

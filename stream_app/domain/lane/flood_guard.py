@@ -16,7 +16,7 @@ REASON: Final = "flood"
 """Of the lane's stop."""
 
 
-class FloodPolicy(msgspec.Struct, frozen=True):
+class FloodGuardPolicy(msgspec.Struct, frozen=True):
     """The lane stops after `run` dead letters of one cause in a row, or when from `min_leads` on more than the part
     `share` of the leads that ended in the window are dead letters.
     """
@@ -26,24 +26,24 @@ class FloodPolicy(msgspec.Struct, frozen=True):
     min_leads: int = 100
 
 
-class Flood(msgspec.Struct, frozen=True, omit_defaults=True):
+class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
     """The last dead letters, as many as had the same `cause` since the last lead that Clay took."""
 
     cause: str = ""
     run: int = 0
 
 
-def problems(policy: FloodPolicy) -> list[str]:
+def problems(policy: FloodGuardPolicy) -> list[str]:
     """What is wrong with the policy, one line a key."""
     return out_of_range(policy, run=(1, 1_000_000), share=(0.01, 1), min_leads=(1, 1_000_000))
 
 
-def letter(state: Flood, cause: str) -> Flood:
+def letter(state: FloodGuard, cause: str) -> FloodGuard:
     """One dead letter more."""
-    return Flood(cause, state.run + 1 if state.cause == cause else 1)
+    return FloodGuard(cause, state.run + 1 if state.cause == cause else 1)
 
 
-def verdict(policy: FloodPolicy, state: Flood, totals: Totals) -> str:
+def verdict(policy: FloodGuardPolicy, state: FloodGuard, totals: Totals) -> str:
     """Why the lane has to stop, in words; '' when it need not. `totals` of the window include the last letter."""
     if state.run >= policy.run:
         return f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"

@@ -21,8 +21,8 @@ from stream_app.domain.lane import text as lane_text
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.outage import Outage, failed
-from stream_app.domain.lane.settlement import Report
-from stream_app.domain.messages import By, Change, Status
+from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.messages import Actor, Change, Status
 from stream_app.domain.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
@@ -38,7 +38,7 @@ class Forced(msgspec.Struct, frozen=True):
     """An operator's word on the breaker's mode."""
 
     mode: breaker.Mode
-    by: By
+    by: Actor
 
 
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,19 +58,19 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: rate.Rate = rate.Rate()
     budget: budget.Budget = budget.Budget()
     quota: quota.Quota = quota.Quota()
-    stop: stop.Stop | None = None
-    pause: By | None = None
+    stop: stop.Suspension | None = None
+    pause: Actor | None = None
     forced: Forced | None = None
     changes: tuple[Change, ...] = ()
     estimates: dict[str, estimate.Estimate] = {}
     shadowed: int = 0
     hearing: silence.Hearing = silence.Hearing()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
-    flood: flood.Flood = flood.Flood()
+    flood: flood.FloodGuard = flood.FloodGuard()
     outage: Outage | None = None
 
 
-class Ask(msgspec.Struct, frozen=True):
+class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that wants to be sent, not before and not after a time.
 
     patient  it was told already that the lane is held, and waits until it goes. bulk     it came in as bulk, by
@@ -86,7 +86,7 @@ class Ask(msgspec.Struct, frozen=True):
     letter: bool = False
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True):
     """Leave for one POST: what it holds of the lane. `at_boot_ms`: when it was given, on the clock that never steps.
 
     probe  of the lane's stop. webhook_probe: of the suspended webhook that it goes to.
@@ -129,8 +129,8 @@ def admit(
     now_ms: int,
     boot_ms: int,
     hot: bool = True,
-    hanging: hang.Hang = hang.NOTHING,
-) -> tuple[Lane, Entry | Held]:
+    hanging: hang.StallDetector = hang.NOTHING,
+) -> tuple[Lane, Grant | Held]:
     """May this lead be POSTed now? Either everything is taken (token, reservation, probe, submission) or nothing.
 
     The lane is to be kept whatever the answer: a deadline that a clock's step has put too far off is bounded in it.
@@ -171,7 +171,7 @@ def admit(
     if wait is not None:
         return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
     counted = quota.count(hooks, picked.webhook_id)
-    taken = msgspec.structs.replace(
+    consumed = msgspec.structs.replace(
         lane,
         breaker=tripped,
         rate=bucket,
@@ -180,11 +180,11 @@ def admit(
         stop=stopped,
         shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )
-    return taken, Entry(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
+    return consumed, Grant(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
 
 
 def stands_still(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: hang.Hang
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: hang.StallDetector
 ) -> bool:
     """True if such a lead would not go now for more than a token, or only as a probe. Nothing is taken."""
     _, answer = admit(policy, lane, destination, now_ms, 0, hot, hanging)
@@ -196,13 +196,13 @@ def stands_still(
 def settle(
     policy: Workspace,
     lane: Lane,
-    entry: Entry,
+    entry: Grant,
     outcome: Outcome | None,
     now_ms: int,
     rand: float,
     in_flight: int = 0,
     others_wait: bool = False,
-) -> tuple[Lane, Report]:
+) -> tuple[Lane, Settlement]:
     """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost.
 
     `in_flight`: POSTs of the lane that were under way, with this one. `others_wait`: more leads of it want to be sent.
@@ -220,16 +220,16 @@ def settle(
             lane = _with_verdict(policy, lane, entry, "", outcome.latency_ms, now_ms, rand)
             lane = _taken_through(policy, lane, entry, now_ms)
             if lane.flood.run:
-                lane = msgspec.structs.replace(lane, flood=flood.Flood())
+                lane = msgspec.structs.replace(lane, flood=flood.FloodGuard())
             if entry.destination.callbacks:
-                return lane, Report(True, now_ms)
+                return lane, Settlement(True, now_ms)
             cost = entry.destination.estimate
             settled = budget.settle(lane.budget, entry.reservation, cost, entry.destination.ceiling)
             spent = msgspec.structs.replace(entry.reservation, credits=cost.credits, actions=cost.actions)
-            return msgspec.structs.replace(lane, budget=settled.state), Report(True, now_ms, spent=spent)
+            return msgspec.structs.replace(lane, budget=settled.state), Settlement(True, now_ms, spent=spent)
         case Uncertain():
             lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
-            return _released_stop(lane, entry, now_ms), Report(True, now_ms)
+            return _released_stop(lane, entry, now_ms), Settlement(True, now_ms)
         case Refused():
             alone = in_flight <= 1 and not others_wait
             return _refused(policy, lane, entry, outcome, now_ms, rand, alone)
@@ -237,25 +237,27 @@ def settle(
             lane = _untouched(lane, entry, now_ms)
             after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
             limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
-            return msgspec.structs.replace(lane, rate=limited), Report(False, limited.blocked_until_ms)
+            return msgspec.structs.replace(lane, rate=limited), Settlement(False, limited.blocked_until_ms)
         case Denied():
             text = lane_text.turned_away(lane, entry, outcome)
             lane = _untouched(lane, entry, now_ms, keep_stop=True)
-            return _halted(policy, lane, entry, outcome.reason, text, now_ms), Report(False, now_ms, text)
+            return _halted(policy, lane, entry, outcome.reason, text, now_ms), Settlement(False, now_ms, text)
         case Gone():
             there = entry.destination
             text = f"the webhook {entry.webhook_id} of {there.alias} is gone (404): a probe tries it again now and then"
             fresh = stop.begin(policy.stop, outcome.reason, text, now_ms, there.alias, there.setup_id)
             hooks = quota.gone(policy.stop, lane.quota, entry.webhook_id, fresh, entry.webhook_probe)
-            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Report(False, now_ms, text)
+            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Settlement(
+                False, now_ms, text
+            )
         case Poison():
             lane = letter(policy, _untouched(lane, entry, now_ms, keep_stop=True), entry, outcome.reason, now_ms)
-            return _released_stop(lane, entry, now_ms), Report(False, now_ms)
+            return _released_stop(lane, entry, now_ms), Settlement(False, now_ms)
         case None:
-            return _untouched(lane, entry, now_ms), Report(False, now_ms)
+            return _untouched(lane, entry, now_ms), Settlement(False, now_ms)
 
 
-def letter(policy: Workspace, lane: Lane, entry: Entry, cause: str, now_ms: int) -> Lane:
+def letter(policy: Workspace, lane: Lane, entry: Grant, cause: str, now_ms: int) -> Lane:
     """The lane after the lead of an entry became a dead letter; too many of them, and it stops."""
     policy = in_force(policy, lane.changes)
     seen = window.record_letter(policy.window, lane.window, now_ms)
@@ -279,7 +281,7 @@ def lifted(lane: Lane) -> Lane:
     reason = lane.stop.reason if lane.stop is not None else ""
     lane = msgspec.structs.replace(lane, stop=None, hearing=silence.over(lane.hearing))
     if reason == flood.REASON:
-        lane = msgspec.structs.replace(lane, flood=flood.Flood(), window=window.Window())
+        lane = msgspec.structs.replace(lane, flood=flood.FloodGuard(), window=window.Window())
     return lane
 
 
@@ -293,7 +295,7 @@ def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane
     return msgspec.structs.replace(lane, stop=left)
 
 
-def _taken_through(policy: Workspace, lane: Lane, entry: Entry, now_ms: int) -> Lane:
+def _taken_through(policy: Workspace, lane: Lane, entry: Grant, now_ms: int) -> Lane:
     """The lane after a 2xx: if it is the probe's, the stop is over, or has to wait for what its callback says."""
     stopped, there = lane.stop, entry.destination
     if stopped is None or stop.lift(stopped, entry.probe) is not None:
@@ -311,7 +313,7 @@ def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
     return lane.forced.mode if lane.forced is not None else policy.breaker.mode
 
 
-def _halted(policy: Workspace, lane: Lane, entry: Entry, reason: str, text: str, now_ms: int) -> Lane:
+def _halted(policy: Workspace, lane: Lane, entry: Grant, reason: str, text: str, now_ms: int) -> Lane:
     fresh = stop.begin(policy.stop, reason, text, now_ms, entry.destination.alias, entry.destination.setup_id)
     return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
 
@@ -342,8 +344,8 @@ def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
 
 
 def _refused(
-    policy: Workspace, lane: Lane, entry: Entry, outcome: Refused, now_ms: int, rand: float, alone: bool
-) -> tuple[Lane, Report]:
+    policy: Workspace, lane: Lane, entry: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
+) -> tuple[Lane, Settlement]:
     free = mode_of(policy, lane) == "shadow"
     was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, entry.permit))
     lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
@@ -356,11 +358,11 @@ def _refused(
         lane = msgspec.structs.replace(lane, rate=blocked)
     counts = was_closed and (free or lane.breaker.phase == "closed")
     run = 0 if free else lane.breaker.consecutive
-    return lane, Report(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
+    return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
 
 
 def _with_verdict(
-    policy: Workspace, lane: Lane, entry: Entry, failure: str, latency_ms: int, now_ms: int, rand: float
+    policy: Workspace, lane: Lane, entry: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
 ) -> Lane:
     """The health counts each call. The breaker and its window ignore one from before the breaker last opened."""
     if failure:
@@ -377,18 +379,18 @@ def _with_verdict(
     return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen, health=health)
 
 
-def _untouched(lane: Lane, entry: Entry, now_ms: int, keep_stop: bool = False) -> Lane:
+def _untouched(lane: Lane, entry: Grant, now_ms: int, keep_stop: bool = False) -> Lane:
     """It said nothing about Clay's health and cost nothing: probe and reservation go back."""
     freed = breaker.release_probe(lane.breaker, entry.permit)
     lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), entry)
     return lane if keep_stop else _released_stop(lane, entry, now_ms)
 
 
-def _refunded(lane: Lane, entry: Entry) -> Lane:
+def _refunded(lane: Lane, entry: Grant) -> Lane:
     return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, entry.reservation))
 
 
-def _released_stop(lane: Lane, entry: Entry, now_ms: int) -> Lane:
+def _released_stop(lane: Lane, entry: Grant, now_ms: int) -> Lane:
     if lane.stop is None or entry.probe is None:
         return lane
     return msgspec.structs.replace(lane, stop=stop.release(lane.stop, entry.probe, now_ms))

@@ -15,7 +15,7 @@ from stream_app.domain.lead.lead import row_id
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.messages import Command, StatusEvent
 from stream_app.domain.policy import Plan, Workspace
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 Row = Callable[[bytes], bytes | None]
 
@@ -68,7 +68,14 @@ def cost_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
 
 
 def settle_lead(
-    plan: Plan, policy: Workspace, lane: Lane, row: Row, command: Command, what: LeadCost, taken: Taken, now_ms: int
+    plan: Plan,
+    policy: Workspace,
+    lane: Lane,
+    row: Row,
+    command: Command,
+    what: LeadCost,
+    consumed: ConsumedRecord,
+    now_ms: int,
 ) -> Settled | str:
     """Book what the lead did cost instead of what is booked; or why not, in words."""
     if what.credits is None and what.actions is None:
@@ -100,12 +107,12 @@ def settle_lead(
         f"the budget of {before.day}"
     )
     event = StatusEvent(
-        id=f"{taken.place}#1",
+        id=f"{consumed.place}#1",
         lead_id=lead_id,
         status="cost_corrected",
         seq=1,
         at_ms=now_ms,
-        origin=taken.place,
+        origin=consumed.place,
         workspace=command.workspace,
         destination=aliases[0],
         reason=command.id,
@@ -114,7 +121,7 @@ def settle_lead(
         actions=more.actions,
         day=more.day,
         month=more.month,
-        trace_id=trace_of(taken.place),
+        trace_id=trace_of(consumed.place),
         app=plan.app,
     )
     changed = msgspec.structs.replace(mine, booked=now)

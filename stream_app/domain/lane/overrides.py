@@ -18,7 +18,7 @@ from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import Cost, MeterName
 from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.lane.meters import meters
-from stream_app.domain.messages import By, Change
+from stream_app.domain.messages import Actor, Change
 from stream_app.domain.plural import count
 from stream_app.domain.policy import Workspace, in_force
 
@@ -99,7 +99,7 @@ class Answer(msgspec.Struct, frozen=True):
     done: bool = True
 
 
-def obey(policy: Workspace, lane: Lane, order: Order, by: By, webhook_ids: Collection[str] = frozenset()) -> Answer:
+def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Collection[str] = frozenset()) -> Answer:
     """Apply an order; `by.at_ms` is now. Asking for what is so already changes nothing, and says so.
 
     policy       as the configuration has it. webhook_ids: of all pools of the workspace's destinations.
@@ -133,7 +133,7 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: By, webhook_ids: Colle
             return _quota(lane, order, webhook_ids, by)
 
 
-def _pause(lane: Lane, by: By) -> Answer:
+def _pause(lane: Lane, by: Actor) -> Answer:
     if lane.pause is not None:
         return Answer(lane, f"was paused already, {told_by(lane.pause)}")
     return Answer(msgspec.structs.replace(lane, pause=by), f"paused {told_by(by)}; leads wait in Kafka until `resume`")
@@ -157,7 +157,7 @@ _MODE: Final[Mapping[breaker.Mode, str]] = {
 }
 
 
-def _force(lane: Lane, mode: breaker.Mode, by: By) -> Answer:
+def _force(lane: Lane, mode: breaker.Mode, by: Actor) -> Answer:
     was = lane.forced.mode if lane.forced else None
     if was == mode:
         return Answer(lane, f"{_MODE[mode]}; it was so already")
@@ -180,7 +180,7 @@ def _reset(lane: Lane, now_ms: int) -> Answer:
     return Answer(lane, f"reset: the breaker is closed with an empty window, and no stop{still}")
 
 
-def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: By) -> Answer:
+def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> Answer:
     if not values:
         return Answer(lane, "nothing to change was named", done=False)
     kept = {change.key: change for change in lane.changes}
@@ -226,7 +226,7 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
     return Answer(msgspec.structs.replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
 
 
-def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: By) -> Answer:
+def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Actor) -> Answer:
     webhook_id = order.webhook_id
     known = sorted({*webhook_ids, *lane.quota.webhooks})
     if webhook_id not in known:
@@ -246,7 +246,7 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: By)
     return Answer(msgspec.structs.replace(lane, quota=state), told)
 
 
-def told_by(by: By) -> str:
+def told_by(by: Actor) -> str:
     """Whose word it is, in words."""
     at = datetime.fromtimestamp(min(max(by.at_ms, 0), 253_370_764_800_000) / 1000, UTC)
     return f"by {by.who} at {at:%Y-%m-%d %H:%M:%S} UTC" + (f": {by.why}" if by.why else "")

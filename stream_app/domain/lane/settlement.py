@@ -7,7 +7,7 @@ import msgspec
 from stream_app.domain.lane import budget
 
 
-class Report(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True):
     """What a settled POST means for its lead.
 
     counts  its failure may be the lead's (an attempt): the breaker is neither open nor probing.

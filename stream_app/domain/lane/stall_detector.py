@@ -23,7 +23,7 @@ _KNOWN_CALLS = 10
 _SURE_MS = 1_000
 
 
-class Hang(msgspec.Struct, frozen=True, omit_defaults=True):
+class StallDetector(msgspec.Struct, frozen=True, omit_defaults=True):
     """`begun`: requests that went out since the last answer, the first of them at `since_ms`."""
 
     since_ms: int = 0
@@ -37,22 +37,22 @@ class Unanswered(Wait, frozen=True):
     text: str = ""
 
 
-NOTHING = Hang()
+NOTHING = StallDetector()
 
 
-def begun(state: Hang, now_ms: int) -> Hang:
+def begun(state: StallDetector, now_ms: int) -> StallDetector:
     """A request goes out."""
-    return Hang(state.since_ms if state.begun else now_ms, state.begun + 1)
+    return StallDetector(state.since_ms if state.begun else now_ms, state.begun + 1)
 
 
-def ended(state: Hang, outcome: Outcome | None, under_way: int) -> Hang:
+def ended(state: StallDetector, outcome: Outcome | None, under_way: int) -> StallDetector:
     """One ended, with an answer of Clay's or without; `under_way` are left."""
     answered = outcome is not None and (not isinstance(outcome, Uncertain) or outcome.http_status is not None)
     return NOTHING if answered or under_way <= 0 else state
 
 
 def permit(
-    trips: BreakerPolicy, policy: ConcurrencyPolicy, state: Hang, usual: Concurrency, now_ms: int
+    trips: BreakerPolicy, policy: ConcurrencyPolicy, state: StallDetector, usual: Concurrency, now_ms: int
 ) -> Unanswered | None:
     """None: one more may go out; else when to ask again, unless one is answered before."""
     lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request

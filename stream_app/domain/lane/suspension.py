@@ -10,7 +10,7 @@ import msgspec
 from stream_app.domain.lane.bounds import Wait, no_later, out_of_order, out_of_range
 
 
-class StopPolicy(msgspec.Struct, frozen=True):
+class SuspensionPolicy(msgspec.Struct, frozen=True):
     """First probe after `probe_s`, twice as long after each that is turned away again, up to `probe_cap_s`.
 
     `probe_lease_s`: a probe without an answer for so long is lost; longer than the longest request.
@@ -21,7 +21,7 @@ class StopPolicy(msgspec.Struct, frozen=True):
     probe_lease_s: float = 120.0
 
 
-class Stop(msgspec.Struct, frozen=True, omit_defaults=True):
+class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a lane stands still. `reason` is a code, `text` plain words; `backoff_ms` the present interval of
     probes.
 
@@ -50,14 +50,16 @@ class Probe(msgspec.Struct, frozen=True):
     since_ms: int = 0
 
 
-def problems(policy: StopPolicy) -> list[str]:
+def problems(policy: SuspensionPolicy) -> list[str]:
     """What is wrong with the policy, one line a key."""
     return out_of_range(policy, probe_s=(1, 86_400), probe_cap_s=(1, 86_400), probe_lease_s=(1, 3_600)) + out_of_order(
         policy, "probe_s", "probe_cap_s"
     )
 
 
-def halt(policy: StopPolicy, state: Stop | None, fresh: Stop, probe: Probe | None = None) -> Stop:
+def halt(
+    policy: SuspensionPolicy, state: Suspension | None, fresh: Suspension, probe: Probe | None = None
+) -> Suspension:
     """The stop after a call was turned away; `fresh`: as it would be now (see `begin`). Only its own probe lengthens
     it: others in flight say nothing new. Where one destination alone is held and another one is turned away, all are.
     """
@@ -79,32 +81,32 @@ def halt(policy: StopPolicy, state: Stop | None, fresh: Stop, probe: Probe | Non
 
 
 def begin(
-    policy: StopPolicy,
+    policy: SuspensionPolicy,
     reason: str,
     text: str,
     now_ms: int,
     destination: str = "",
     setup_id: str = "",
     alone: bool = False,
-) -> Stop:
+) -> Suspension:
     """A new stop, with its first probe after the shortest interval."""
     wait_ms = int(policy.probe_s * 1000)
-    return Stop(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, alone)
+    return Suspension(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, alone)
 
 
-def holds(state: Stop | None, destination: str) -> bool:
+def holds(state: Suspension | None, destination: str) -> bool:
     """Whether leads of this destination are held by it."""
     if state is None:
         return False
     return state.destination == destination if state.alone else destination not in state.apart
 
 
-def probe_now(state: Stop, setup_id: str, now_ms: int) -> Stop:
+def probe_now(state: Suspension, setup_id: str, now_ms: int) -> Suspension:
     """The cause may be mended: the next probe is due at once."""
     return msgspec.structs.replace(state, setup_id=setup_id, probe_at_ms=now_ms)
 
 
-def permit(policy: StopPolicy, state: Stop, now_ms: int) -> tuple[Stop, Probe | Wait]:
+def permit(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> tuple[Suspension, Probe | Wait]:
     """May a probe start now? The state is to be kept whatever the answer; the probe's lease is in it."""
     lease_ms = int(policy.probe_lease_s * 1000)
     probe_at_ms = no_later(state.probe_at_ms, now_ms, int(policy.probe_cap_s * 1000))
@@ -118,13 +120,15 @@ def permit(policy: StopPolicy, state: Stop, now_ms: int) -> tuple[Stop, Probe | 
     return state, Probe(state.probe, state.since_ms)
 
 
-def put_off(policy: StopPolicy, state: Stop, now_ms: int) -> Stop:
+def put_off(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspension:
     """After its probe proved nothing: the next one after twice the interval."""
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
     return msgspec.structs.replace(state, probe_at_ms=now_ms + backoff_ms, backoff_ms=backoff_ms, lease_until_ms=0)
 
 
-def let_go(policy: StopPolicy, state: Stop, destination: str, others: Sequence[str], text: str, now_ms: int) -> Stop:
+def let_go(
+    policy: SuspensionPolicy, state: Suspension, destination: str, others: Sequence[str], text: str, now_ms: int
+) -> Suspension:
     """After a probe proved that one destination is well: it goes on. A single one of `others` is held alone.
 
     How that one is set up is not known here: as after a change of it, a probe goes at once when it is.
@@ -142,19 +146,19 @@ def let_go(policy: StopPolicy, state: Stop, destination: str, others: Sequence[s
     )
 
 
-def lift(state: Stop, probe: Probe | None) -> Stop | None:
+def lift(state: Suspension, probe: Probe | None) -> Suspension | None:
     """None when this success is the probe's: the stop is over. A success from before it changes nothing."""
     return None if _is_current(state, probe) else state
 
 
-def release(state: Stop, probe: Probe | None, now_ms: int) -> Stop:
+def release(state: Suspension, probe: Probe | None, now_ms: int) -> Suspension:
     """Frees the lease of a probe that ended without a verdict; the next is due after the same interval."""
     if not _is_current(state, probe):
         return state
     return msgspec.structs.replace(state, probe_at_ms=now_ms + state.backoff_ms, lease_until_ms=0)
 
 
-def _is_current(state: Stop, probe: Probe | None) -> bool:
+def _is_current(state: Suspension, probe: Probe | None) -> bool:
     if probe is None or probe.since_ms != state.since_ms:
         return False
     return probe.number == state.probe and state.lease_until_ms > 0

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from stream_app.domain.delivery.outcome import Denied
 from stream_app.domain.lane import webhook_quota as quota
-from stream_app.domain.messages import By
+from stream_app.domain.messages import Actor
 from stream_app.domain.plural import count
 from stream_app.domain.policy import Destination
 
 if TYPE_CHECKING:
-    from stream_app.domain.lane.lane import Entry, Lane
+    from stream_app.domain.lane.lane import Grant, Lane
 
 
-def paused(by: By) -> str:
+def paused(by: Actor) -> str:
     """An operator paused it."""
     return f"paused by {by.who}" + (f": {by.why}" if by.why else "")
 
@@ -33,7 +33,7 @@ def no_webhook(state: quota.Quota, destination: Destination) -> str:
     return f"destination {destination.alias} has no webhook left ({ends}): {mend}"
 
 
-def turned_away(lane: Lane, entry: Entry, outcome: Denied) -> str:
+def turned_away(lane: Lane, entry: Grant, outcome: Denied) -> str:
     """Whose token and webhook it was, before what the answer means."""
     there = entry.destination
     token = f" (token: {there.token_name})" if there.token_name else " (no token)"

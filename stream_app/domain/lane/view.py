@@ -11,13 +11,13 @@ from stream_app.domain.lane import concurrency, estimate, rate
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
-from stream_app.domain.lane.lane import WEBHOOK_GONE, Entry, Held, Lane, admit, mode_of, without_webhook
+from stream_app.domain.lane.lane import WEBHOOK_GONE, Grant, Held, Lane, admit, mode_of, without_webhook
 from stream_app.domain.lane.meters import meters
 from stream_app.domain.lane.overrides import told_by
-from stream_app.domain.lane.stall_detector import NOTHING, REASON, Hang
+from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
 from stream_app.domain.lane.text import why_open
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
-from stream_app.domain.messages import By, LaneView, News, PartHold
+from stream_app.domain.messages import Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.plural import count
 from stream_app.domain.policy import Destination, Workspace, in_force
 
@@ -44,7 +44,7 @@ def view(
     destinations: Sequence[Destination],
     now_ms: int,
     before: LaneView | None = None,
-    hanging: Hang = NOTHING,
+    hanging: StallDetector = NOTHING,
 ) -> LaneView:
     """The lane for people. `destinations` of the workspace; `before`: its last view, from which `news` is told;
     `hanging`: its requests that go unanswered.
@@ -102,12 +102,12 @@ def view(
 
 
 def _answer(
-    policy: Workspace, lane: Lane, there: Destination, now_ms: int, hanging: Hang, hot: bool = True
+    policy: Workspace, lane: Lane, there: Destination, now_ms: int, hanging: StallDetector, hot: bool = True
 ) -> Held | None:
     """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
     _, answer = admit(policy, lane, there, now_ms, 0, hot, hanging)
     if (
-        isinstance(answer, Entry)
+        isinstance(answer, Grant)
         and answer.webhook_probe is not None
         and not quota.has_one_in_use(policy.quota, lane.quota, there.webhook_ids)
     ):
@@ -127,7 +127,7 @@ def _partly(
     answers: Mapping[str, Held | None],
     whole: Held | None,
     now_ms: int,
-    hanging: Hang,
+    hanging: StallDetector,
 ) -> Iterator[PartHold]:
     """What holds the leads of some destinations only, or those of bulk."""
     found: dict[Held, list[str]] = {}
@@ -155,7 +155,7 @@ def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
     return Held("breaker_open", why_open(lane), lane.breaker.until_ms)
 
 
-def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, hanging: Hang) -> int:
+def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, hanging: StallDetector) -> int:
     if held is None:
         return 0
     if held.reason == "paused" and lane.pause is not None:
@@ -181,45 +181,57 @@ def _lifts(lane: Lane, held: Held | None) -> str:
     return _LIFTS.get(held.reason) or _LIFTS["budget"]
 
 
-def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[News]:
+def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     if now.paused_by != before.paused_by:
-        yield News("paused", f"paused {told_by(now.paused_by)}") if now.paused_by else News("resumed", "resumed")
+        yield (
+            LaneChange("paused", f"paused {told_by(now.paused_by)}")
+            if now.paused_by
+            else LaneChange("resumed", "resumed")
+        )
     if now.mode != before.mode:
-        yield News("mode", f"the breaker's mode is {now.mode}{_said(now.mode_by)}")
+        yield LaneChange("mode", f"the breaker's mode is {now.mode}{_said(now.mode_by)}")
     for change in now.changes:
         if change not in before.changes:
-            yield News("changed", f"{change.key}: {change.was} -> {change.now}, {told_by(change.by)}")
+            yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {told_by(change.by)}")
     if now.breaker != before.breaker:
-        yield News(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
+        yield LaneChange(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
     if now.health != before.health:
-        yield News(f"health_{now.health}", f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms")
+        yield LaneChange(
+            f"health_{now.health}", f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"
+        )
     if now.holds != before.holds:
-        yield News("held", f"{now.holds}: {now.text}") if now.holds else News("moves", f"no longer {before.holds}")
+        yield (
+            LaneChange("held", f"{now.holds}: {now.text}")
+            if now.holds
+            else LaneChange("moves", f"no longer {before.holds}")
+        )
     yield from _of_meters(before, now)
     for webhook_id, webhook in now.webhooks.items():
         was = before.webhooks.get(webhook_id)
         if webhook.dead and not (was and was.dead):
-            yield News("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
+            yield LaneChange("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
         if bool(webhook.stop) != bool(was and was.stop):
             text = webhook.stop.text if webhook.stop else f"webhook {webhook_id} is in use again"
-            yield News(WEBHOOK_GONE if webhook.stop else "webhook_back", text)
+            yield LaneChange(WEBHOOK_GONE if webhook.stop else "webhook_back", text)
         if webhook.count >= rules.warn_at > (was.count if was else 0):
             left = rules.rotate_at - webhook.count
-            yield News(
+            yield LaneChange(
                 "quota_warning", f"webhook {webhook_id} is left after {count(left, 'more submission')}: add a new one"
             )
 
 
-def _of_meters(before: LaneView, now: LaneView) -> Iterator[News]:
+def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     for name, meter in now.meters.items():
         was = before.meters.get(name)
         if was is None or was.period != meter.period:
             if was is not None and was.warned:
-                yield News("budget_new_period", f"{name}: {meter.period} begins")
+                yield LaneChange("budget_new_period", f"{name}: {meter.period} begins")
             was = None
         if meter.warned > (was.warned if was else 0):
-            yield News(f"budget_{meter.warned}", f"{name}: {meter.used} of {meter.cap} for {meter.period} are used")
+            yield LaneChange(
+                f"budget_{meter.warned}", f"{name}: {meter.used} of {meter.cap} for {meter.period} are used"
+            )
 
 
-def _said(by: By | None) -> str:
+def _said(by: Actor | None) -> str:
     return f", {told_by(by)}" if by else ""

@@ -13,7 +13,7 @@ import msgspec
 from stream_app.domain import plural
 from stream_app.domain.lane import suspension as stop
 from stream_app.domain.lane.bounds import Wait, out_of_order, out_of_range
-from stream_app.domain.lane.suspension import Probe, Stop, StopPolicy
+from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 
 LIFETIME: Final = 50_000
 """Submissions after which Clay takes no more (clay-facts)."""
@@ -33,7 +33,7 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
 
     count: int = 0
     dead: str = ""
-    stop: Stop | None = None
+    stop: Suspension | None = None
 
 
 class Picked(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def problems(policy: QuotaPolicy) -> list[str]:
 
 
 def pick(
-    policy: QuotaPolicy, probes: StopPolicy, state: Quota, pool: tuple[str, ...], now_ms: int
+    policy: QuotaPolicy, probes: SuspensionPolicy, state: Quota, pool: tuple[str, ...], now_ms: int
 ) -> tuple[Quota, Picked | Wait | None]:
     """The first webhook of the pool that takes a lead now: one in use, or a suspended one whose probe is due.
 
@@ -87,7 +87,7 @@ def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> 
     return any(not (webhook.dead or webhook.stop) and webhook.count < policy.rotate_at for webhook in there)
 
 
-def gone(probes: StopPolicy, state: Quota, webhook_id: str, fresh: Stop, probe: Probe | None) -> Quota:
+def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
     """After a 404 of a webhook. `fresh`: its stop if it begins now; its own probe makes it longer."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return _with_stop(state, webhook_id, stop.halt(probes, webhook.stop, fresh, probe))
@@ -116,7 +116,7 @@ def set_up_anew(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
     return state
 
 
-def suspended(state: Quota) -> dict[str, Stop]:
+def suspended(state: Quota) -> dict[str, Suspension]:
     """The suspended webhooks."""
     return {name: webhook.stop for name, webhook in state.webhooks.items() if webhook.stop is not None}
 
@@ -133,7 +133,7 @@ def _end(webhook: Webhook) -> str:
     return "404" if webhook.stop is not None else plural.count(webhook.count, "submission")
 
 
-def _with_stop(state: Quota, webhook_id: str, stopped: Stop | None) -> Quota:
+def _with_stop(state: Quota, webhook_id: str, stopped: Suspension | None) -> Quota:
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead, stopped)})
 

@@ -23,19 +23,19 @@ from stream_app.domain.lead.person import Alias, Person, hash_of, identifiers, p
 from stream_app.domain.lead.pseudonyms import plain_digest
 from stream_app.domain.messages import Lead
 from stream_app.domain.policy import MAX_PAYLOAD_BYTES, Destination, Plan
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 
 _json: Final = msgspec.json.Encoder()
 
 
-class Subject(msgspec.Struct, frozen=True):
+class LeadRef(msgspec.Struct, frozen=True):
     """Whom a story is about.
 
     taken   the record that brings it on, with its `envelope`.
     key     of its row; `aliases` of the alias rows of its own identifiers.
     """
 
-    taken: Taken
+    consumed: ConsumedRecord
     envelope: Envelope
     lead_id: str
     destination: Destination
@@ -43,7 +43,7 @@ class Subject(msgspec.Struct, frozen=True):
     aliases: tuple[bytes, ...] = ()
 
 
-class Case(Subject, frozen=True, kw_only=True):
+class ResolvedLead(LeadRef, frozen=True, kw_only=True):
     """A lead with all that was found out about it before any decision. `body`: what Clay is sent.
 
     bulk     whether it came in as bulk, by whatever topic it comes now.
@@ -62,7 +62,7 @@ class Case(Subject, frozen=True, kw_only=True):
     former: tuple[tuple[str, ...], ...] = ()
     former_ids: tuple[str, ...] = ()
 
-    def of(self, person: Person) -> Case:
+    def of(self, person: Person) -> ResolvedLead:
         """The same lead with what is known of its person."""
         if len(person.aliases) == len(self.aliases):
             return self
@@ -80,7 +80,9 @@ Find = Callable[[bytes], Delivery | None]
 """The row of a lead, by its key."""
 
 
-def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead, find: Find, linked: Alias) -> Case | Unreadable:
+def case_of(
+    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead, find: Find, linked: Alias
+) -> ResolvedLead | Unreadable:
     """The lead with its destination and its identity, or why this configuration knows none for it.
 
     A lead that has a row under a former pepper keeps its id, and its person is found by the former identifiers, too.
@@ -109,8 +111,8 @@ def case_of(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead, find: Find
     identity, firm = _known_by(destination, lead, who.person, lead_id)
     former = (person_key(*place, each) for under in who.former for each in identifiers(under))
     # A forced lead is a delivery of its own, once for each record: no row of this lead may answer for it.
-    return Case(
-        taken=taken,
+    return ResolvedLead(
+        consumed=consumed,
         envelope=envelope,
         lead=lead,
         lead_id=lead_id,
@@ -143,13 +145,15 @@ def body_of(
     return body
 
 
-def whose(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable, find: Find) -> Subject | None:
+def whose(
+    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, find: Find
+) -> LeadRef | None:
     """The story to which a record belongs that cannot be sent; None where it begins none and is to be rejected.
 
     By its headers, else by what can be read of it: a story has begun if there is a row of it, or if its record comes
     back. The configuration may have forgotten its destination. `find` gives the row of a lead by its key.
     """
-    workspace, alias, lead_id = (taken.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
+    workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
     former_ids: tuple[str, ...] = ()
     if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead)) is not None:
         there = plan.workspaces.get(lead.workspace)
@@ -157,7 +161,7 @@ def whose(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable,
         alias = lead.destination or (there.default_destination if there else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None
-    if workspace in plan.workspaces and home_partition(workspace, plan.partitions, plan.pins) != taken.partition:
+    if workspace in plan.workspaces and home_partition(workspace, plan.partitions, plan.pins) != consumed.partition:
         return None
     plain = delivery_key(workspace, alias, lead_id)
     forced_origin = envelope.letter or envelope.origin
@@ -170,7 +174,7 @@ def whose(plan: Plan, taken: Taken, envelope: Envelope, lead: Lead | Unreadable,
     if key is None and envelope.way not in RETURNS:
         return None
     destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
-    return Subject(taken, envelope, ids[key or plain], destination, key or plain)
+    return LeadRef(consumed, envelope, ids[key or plain], destination, key or plain)
 
 
 def _known_by(destination: Destination, lead: Lead, person: str | None, lead_id: str) -> tuple[str, str]:

@@ -15,10 +15,10 @@ import msgspec
 
 from stream_app.domain.dead_letter.causes import Headers, addressed_to, lead_id_of, number
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.delivery.recorder import Why
+from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.lead.lead import former_hashes, people, row_id
 from stream_app.domain.lead.person import Alias, hash_of, person_key, person_of
-from stream_app.domain.lead.resolve import Case, Subject
+from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
 
 _TEXT: Final = {
     "suppressed": "this person is on the suppression list",
@@ -111,12 +111,12 @@ def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
     return found is not None and first_at_ms <= found.at_ms
 
 
-def is_unwanted(who: Subject, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
+def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
     """Whether nothing of this record may be written once more: its lead was erased, or its person is on the list."""
     there = who.destination
     if is_erased(find(erased_row(there.workspace, who.lead_id)), first_at_ms):
         return True
-    own = tuple(person_key(there.workspace, there.alias, each) for each in people_in(who.taken.value))
+    own = tuple(person_key(there.workspace, there.alias, each) for each in people_in(who.consumed.value))
     return any(find(person_row(hash_of(key))) is not None for key in person_of(own, alias).aliases)
 
 
@@ -145,15 +145,15 @@ def import_row(workspace: str, import_id: str) -> bytes:
     return f"x/import/{workspace}/{digest}".encode()
 
 
-def why_not(case: Case, find: Callable[[bytes], Suppression | None]) -> Why | None:
+def why_not(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
     """Why this lead is not to be sent, None when it may be. `find` gives the row of a key."""
     for found in filter(None, map(find, _rows_about(case))):
         if _binds(found, case):
-            return Why(found.reason, f"{_TEXT[found.reason]} (command {found.command})")
+            return Reason(found.reason, f"{_TEXT[found.reason]} (command {found.command})")
     return None
 
 
-def _rows_about(case: Case) -> Iterator[bytes]:
+def _rows_about(case: ResolvedLead) -> Iterator[bytes]:
     yield from map(person_row, filter(None, (*case.people, *case.also, *chain(*case.former))))
     for lead_id in (case.lead_id, *case.former_ids):
         yield lead_row(case.destination.workspace, lead_id)
@@ -162,9 +162,9 @@ def _rows_about(case: Case) -> Iterator[bytes]:
         yield import_row(case.destination.workspace, case.lead.import_id)
 
 
-def _binds(found: Suppression, case: Case) -> bool:
+def _binds(found: Suppression, case: ResolvedLead) -> bool:
     """A cancellation does not bind what was published, or sent back by an operator, after it."""
     if found.reason == "suppressed":
         return True
     redriven = case.envelope.way == "redriven" and found.reason == "cancelled"
-    return (case.taken.timestamp_ms if redriven else case.envelope.origin_ms) <= found.at_ms
+    return (case.consumed.timestamp_ms if redriven else case.envelope.origin_ms) <= found.at_ms

@@ -83,9 +83,9 @@ class SafeConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust
         beat = coordinator._do_heartbeat
 
         async def counted() -> bool:
-            taken = bool(await beat())
-            self.heartbeats_taken += taken
-            return taken
+            consumed = bool(await beat())
+            self.heartbeats_taken += consumed
+            return consumed
 
         coordinator._do_heartbeat = counted
 

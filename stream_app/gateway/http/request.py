@@ -116,9 +116,9 @@ class Requests:
 
     def take_body(self) -> bytes:
         """The data of the body that came since the last time."""
-        taken = bytes(self.body)
+        consumed = bytes(self.body)
         self.body.clear()
-        return taken
+        return consumed
 
     def scope(self) -> Scope:
         """The request as ASGI has it, without the connection's part. Raises NotHttpError."""

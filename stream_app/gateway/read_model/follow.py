@@ -28,7 +28,7 @@ from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.logs import Logger, Sparing
+from stream_app.ops.logs import Logger, Throttled
 
 _MOST_RECORDS: Final = 5_000
 _FETCH_BYTES: Final = 1 * 2**20  # of one partition, and
@@ -40,7 +40,7 @@ _AGAIN_S: Final = 2.0
 T = TypeVar("T")
 
 
-class Standing(msgspec.Struct, frozen=True):
+class ProjectionLag(msgspec.Struct, frozen=True):
     """How far the model is. `as_of_ms`: all that was on Kafka then is in it (None: never yet). `lag`: records that are
     still to be read, at most. `trouble`: why it does not go on, in words.
     """
@@ -54,16 +54,16 @@ class _Anew(Exception):
     """The file does not belong to what is on Kafka; the text says why."""
 
 
-class Feed:
+class Projection:
     """`run` is the task that keeps the model; `standing` is how far it is."""
 
     def __init__(self, connection: KafkaConnection, sources: Sources, path: Path, log: Logger) -> None:
-        self.standing = Standing(trouble="has not begun to read Kafka yet")
+        self.standing = ProjectionLag(trouble="has not begun to read Kafka yet")
         self._connection = connection
         self._sources = sources
         self._path = path
         self._log = log
-        self._say = Sparing(lambda trouble: self._log.warning("read_model_stands_still", because=trouble))
+        self._say = Throttled(lambda trouble: self._log.warning("read_model_stands_still", because=trouble))
         self._clock = SystemClock()
         self._logs = [TopicPartition(topic, number) for topic in sources.topics for number in range(sources.partitions)]
 
@@ -91,7 +91,7 @@ class Feed:
                 except _Anew as why:
                     self._log.warning("read_model_made_anew", because=str(why))
                     await write(model.wipe)
-                    self.standing = Standing()
+                    self.standing = ProjectionLag()
         except (KafkaError, TimeoutError) as error:
             return await self._silence(error)
         except StreamAppError as error:
@@ -136,7 +136,7 @@ class Feed:
                 if moved:
                     await write(partial(model.apply, batch, moved, reading.as_of_ms))
                 reading.done(moved)
-                self.standing = Standing(reading.as_of_ms, reading.lag, reading.trouble)
+                self.standing = ProjectionLag(reading.as_of_ms, reading.lag, reading.trouble)
                 if reading.trouble:
                     self._say(reading.trouble)
                 if time.monotonic() - looked_s >= _LOOK_EVERY_S:

@@ -85,7 +85,7 @@ _result: Final = msgspec.json.Decoder(_Result)
 _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
-class Takers:
+class Projector:
     """Writes into `db`, in the transaction that is open there."""
 
     def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str]) -> None:

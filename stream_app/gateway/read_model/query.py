@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.domain.books.columns import COLUMN, NOT_LEADS, column
 from stream_app.domain.messages import LaneView
-from stream_app.gateway.lookup_answers import Cause, Event, FoundLead, FoundResult, Letters, Stand, Story
+from stream_app.gateway.lookup_answers import Cause, Event, FoundLead, FoundResult, Letters, StatusCount, Story
 from stream_app.gateway.read_model.project import place_of
 
 MOST_STORIES: Final = 100
@@ -106,7 +106,7 @@ class Queries:
                     unreadable += 1
             return found, unreadable
 
-    def stands(self) -> list[Stand]:
+    def stands(self) -> list[StatusCount]:
         """How many stories stand where."""
         with self._reading() as db:
             rows = db.execute(
@@ -114,7 +114,7 @@ class Queries:
                    ORDER BY workspace, destination, status"""
             )
             return [
-                Stand(workspace, destination, status, self._column(status, destination), stories)
+                StatusCount(workspace, destination, status, self._column(status, destination), stories)
                 for workspace, destination, status, stories in rows
             ]
 

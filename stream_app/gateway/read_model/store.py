@@ -19,7 +19,7 @@ import msgspec
 
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.topics import Retention, TopicNames
-from stream_app.gateway.read_model.project import DAY_MS, Consumed, Takers
+from stream_app.gateway.read_model.project import DAY_MS, Consumed, Projector
 from stream_app.gateway.read_model.schema import TABLES
 
 _LOOKED_AT: Final = 5_000  # stories a sweep: a million are looked at in 200 sweeps
@@ -73,7 +73,7 @@ class ReadModel:
         self._own = _own(path)
         try:
             self._db = _open(path)
-            self._takers = Takers(self._db, sources.names, sources.workspaces)
+            self._takers = Projector(self._db, sources.names, sources.workspaces)
             if self._fact("made_of") == self._made_of:
                 self._takers.load()
             else:

@@ -17,11 +17,11 @@ from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.delivery.outcome import Accepted, Poison, Uncertain
 from stream_app.domain.webhook import WEBHOOK_PATH
-from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, Step, client, serve
+from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, serve
 
 
 @pytest.mark.parametrize("script", [[READ, OK, READ], [READ, OK, READ, RESET]])
-async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[Step]) -> None:
+async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[WriteBatch]) -> None:
     async with serve(*script) as server, client() as clay:
         assert isinstance(await clay.send(server.url, None, b'{"n":1}'), Accepted)
         assert isinstance(await clay.send(server.url, None, b'{"n":2}'), Uncertain)
@@ -46,7 +46,7 @@ TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nconnection: close\r\ncontent-leng
         pytest.param([0.05, b"HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n", READ, HANG], id="400"),
     ],
 )
-async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Step]) -> None:
+async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[WriteBatch]) -> None:
     async with serve(READ, OK, *unasked) as server, client() as clay:
         for n in range(3):
             assert isinstance(await clay.send(server.url, None, b'{"n":%d}' % n), Accepted)
@@ -112,7 +112,7 @@ async def test_a_connection_is_not_used_again_while_its_last_request_still_leave
 
 
 @pytest.mark.parametrize("script", [[READ, OK], [READ, OK, RESET]])
-async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(script: list[Step]) -> None:
+async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(script: list[WriteBatch]) -> None:
     outcomes = {}
     async with serve(*script) as server, client() as clay:
         for n in range(40):

@@ -31,7 +31,7 @@ from tests.support.raw_server import (
     SLUG,
     TOKEN,
     RawServer,
-    Step,
+    WriteBatch,
     client,
     send_once,
     serve,
@@ -57,7 +57,7 @@ from tests.support.raw_server import (
         pytest.param("http_504", [READ, b"HTTP/1.1 504 X\r\ncontent-length: 9\r\n\r\n", HANG], id="504"),
     ],
 )
-async def test_uncertain(reason: str, script: list[Step]) -> None:
+async def test_uncertain(reason: str, script: list[WriteBatch]) -> None:
     async with serve(*script) as server:
         outcome = await send_once(server.url)
         assert (type(outcome), outcome.reason) == (Uncertain, reason)
@@ -88,7 +88,7 @@ async def test_never_connected() -> None:
     ("reason", "script"),
     [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])],
 )
-async def test_a_tls_handshake_that_fails(reason: str, script: list[Step]) -> None:
+async def test_a_tls_handshake_that_fails(reason: str, script: list[WriteBatch]) -> None:
     async with serve(*script) as server:
         outcome = await send_once(server.url.replace("http://", "https://"))
         assert (type(outcome), outcome.reason) == (Refused, reason)
@@ -137,7 +137,7 @@ async def test_all_connections_busy_until_a_cancellation_passes_through_and_free
         pytest.param([b"HTTP/1.1 299 ?\r\nx: \xff\r\ncontent-length: 1\r\n\r\n\xff"], id="odd bytes"),
     ],
 )
-async def test_a_2xx_is_accepted_whatever_follows(script: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_2xx_is_accepted_whatever_follows(script: list[WriteBatch], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
     async with serve(READ, *script) as server:
         assert isinstance(await send_once(server.url), Accepted)
@@ -154,7 +154,7 @@ async def test_a_status_decides_when_its_body_is_broken_in_the_first_packet(
 
 async def test_a_dripping_body_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.15)
-    drip: list[Step] = [0.02, b"."]
+    drip: list[WriteBatch] = [0.02, b"."]
     async with serve(READ, b"HTTP/1.1 422 X\r\n\r\nbad column", *drip * 500) as server:
         outcome = await asyncio.wait_for(send_once(server.url, ClayClient()), 2.0)
         assert "bad column" in repr(outcome)
@@ -235,7 +235,7 @@ def _echo(server: RawServer) -> bytes:
 
 async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    echoes: list[Step] = [READ, _echo]
+    echoes: list[WriteBatch] = [READ, _echo]
     async with serve(*echoes * 25, READ, HANG) as server, client() as clay:
         seen = [repr(await clay.send(server.url, TOKEN, LEAD)) for _ in range(26)]
         seen += [repr(clay), *(record.getMessage() for record in caplog.records)]

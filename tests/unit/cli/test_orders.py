@@ -12,7 +12,7 @@ from stream_app.cli.lanes import _command_of
 from stream_app.cli.main import build_parser
 from stream_app.domain.books.accounts import LaneAccount, OpenCost
 from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.stories import Report, Stand
+from stream_app.domain.books.stories import Report, StatusCount
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation
@@ -49,8 +49,8 @@ def test_an_order_is_what_was_typed(typed: str, order: Order) -> None:
     kind, arguments = _command_of(args)
     assert (args.workspace, args.why) == ("acme", "because")
     assert kind in get_args(CommandKind)
-    taken: Any = msgspec.convert({**arguments, "type": kind}, Order)
-    assert taken == order
+    consumed: Any = msgspec.convert({**arguments, "type": kind}, Order)
+    assert consumed == order
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
         balanced=True,
         records=2,
         accounted=2,
-        columns={name: Stand() for name in COLUMNS},
+        columns={name: StatusCount() for name in COLUMNS},
         statuses={},
         copies=0,
         events=4,

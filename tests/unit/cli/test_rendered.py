@@ -11,11 +11,11 @@ from stream_app.cli.lane_table import lane_tables
 from stream_app.cli.tables import Table, lines_of
 from stream_app.domain.books.accounts import LaneAccount
 from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.stories import Report, Stand
+from stream_app.domain.books.stories import Report, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import By, Change, LaneView
+from stream_app.domain.messages import Actor, Change, LaneView
 from stream_app.replay.inspect import Listed
 
 NOW_MS = 1_790_000_000_000
@@ -47,7 +47,7 @@ def listed() -> Table:
 
 
 def lanes(*, works: bool = True) -> list[Table]:
-    by = By("jane", "the account was topped up with more credits this morning", NOW_MS - 60_000)
+    by = Actor("jane", "the account was topped up with more credits this morning", NOW_MS - 60_000)
     view = LaneView(
         "acme",
         0,
@@ -67,7 +67,7 @@ def lanes(*, works: bool = True) -> list[Table]:
 
 def report() -> Report:
     account = LaneAccount("acme", "2026-09", "credits", 120, 120, 3_000, 3_000, elsewhere=20)
-    columns = {name: Stand(60, 60) for name in COLUMNS}
+    columns = {name: StatusCount(60, 60) for name in COLUMNS}
     return Report(True, 600, 600, columns, {}, 0, 0, 0, 0, [account], [], 0)
 
 

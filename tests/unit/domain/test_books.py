@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, column
-from stream_app.domain.books.stories import STATUSES, Report, Stand
+from stream_app.domain.books.stories import STATUSES, Report, StatusCount
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import RESEND, Status
-from stream_app.domain.record import Headers, Taken
+from stream_app.domain.record import ConsumedRecord, Headers
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape
@@ -61,7 +61,7 @@ def test_they_balance_at_every_moment(schedule: Schedule) -> None:
     world = World(schedule)
     told, commits = world._on_commit, 0  # the hook that World sets is not otherwise to be reached
 
-    def on_commit(records: Sequence[Taken]) -> None:
+    def on_commit(records: Sequence[ConsumedRecord]) -> None:
         nonlocal commits
         told(records)
         commits += 1
@@ -90,7 +90,7 @@ def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
 def test_the_two_counts_are_the_same_where_stories_have_rows() -> None:
     report = rich_tape().close()
     for status in ("accepted", "dead_lettered", "parked"):
-        stand = report.statuses.get(status, Stand())
+        stand = report.statuses.get(status, StatusCount())
         assert stand.rows == stand.stories
     assert report.statuses["accepted"].stories > 0
 
@@ -108,7 +108,7 @@ def test_what_was_sent_again_by_policy_is_counted_as_a_possible_double_spend() -
 def rich_tape() -> Tape:
     """Of the drawn runs without callbacks, where `accepted` is the end, the one with the most kinds of steps."""
     tapes = [simulated(schedule) for schedule in map(drawn, range(48)) if not schedule.setup.callbacks]
-    with_lane = [tape for tape in tapes if any((taken.key or b"").startswith(b"l/") for taken in rows(tape, 0))]
+    with_lane = [tape for tape in tapes if any((consumed.key or b"").startswith(b"l/") for consumed in rows(tape, 0))]
 
     def rich(tape: Tape) -> tuple[bool, int]:
         events = [event for _, _, event in tape.events()]
@@ -148,7 +148,7 @@ def test_damage_is_named(tape: Tape, damage: Callable[[Tape], str], says: str) -
 )
 def test_a_lane_that_is_off_by_one_is_named(tape: Tape, meter: str, says: str) -> None:
     log = rows(tape, 0)
-    i = max(i for i, taken in enumerate(log) if (taken.key or b"").startswith(b"l/"))
+    i = max(i for i, consumed in enumerate(log) if (consumed.key or b"").startswith(b"l/"))
     lane = _lane.decode(log[i].value or b"")
     day = lane.budget.days[-1]
     day = msgspec.structs.replace(day, **{meter: getattr(day, meter) + 1})
@@ -163,9 +163,11 @@ def test_a_lane_that_is_off_by_one_is_named(tape: Tape, meter: str, says: str) -
 
 def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
     for number in range(tape.plan.partitions):
-        rows(tape, number)[:] = [taken for taken in rows(tape, number) if not (taken.key or b"").startswith(b"l/")]
-        for i, taken in enumerate(rows(tape, number)):
-            if (taken.key or b"").startswith(b"d/") and taken.value and _row.decode(taken.value).reservation:
+        rows(tape, number)[:] = [
+            consumed for consumed in rows(tape, number) if not (consumed.key or b"").startswith(b"l/")
+        ]
+        for i, consumed in enumerate(rows(tape, number)):
+            if (consumed.key or b"").startswith(b"d/") and consumed.value and _row.decode(consumed.value).reservation:
                 rows(tape, number)[:] = [rows(tape, number)[i]]
                 break
     assert any("the lane has no row" in problem.what for problem in tape.close(limit=1000).problems)
@@ -174,9 +176,9 @@ def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
 def test_what_cannot_be_read_is_named_by_its_own_place(tape: Tape) -> None:
     log = tape.log(tape.plan.topics.status, 0)
     for value in (b"\xff", b"[]", b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'):
-        log.append(Taken(tape.plan.topics.status, 0, 9_000_000, b"x", value))
-    rows(tape, 0).append(Taken(tape.plan.topics.state, 0, 9_000_000, b"d/acme/crm/lead-x", b"{}"))
-    rows(tape, 0).append(Taken(tape.plan.topics.state, 0, 9_000_001, b"l/nobody", b"[]"))
+        log.append(ConsumedRecord(tape.plan.topics.status, 0, 9_000_000, b"x", value))
+    rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_000, b"d/acme/crm/lead-x", b"{}"))
+    rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_001, b"l/nobody", b"[]"))
     report = tape.close()
     assert report.problem_count == 5
     assert {"acme", "nobody"} < {problem.place for problem in report.problems}
@@ -189,7 +191,7 @@ def test_records_that_nobody_took_yet_wait(tape: Tape) -> None:
     before = tape.close()
     names = tape.plan.topics
     for topic in (names.leads, names.bulk, names.retry):
-        tape.log(topic, 0).append(Taken(topic, 0, 5_000_000, b"acme", b"whatever it is"))
+        tape.log(topic, 0).append(ConsumedRecord(topic, 0, 5_000_000, b"acme", b"whatever it is"))
     report = tape.close()
     assert report.balanced, wrong(report)
     assert report.records == before.records + 3
@@ -199,7 +201,7 @@ def test_records_that_nobody_took_yet_wait(tape: Tape) -> None:
 def test_a_record_that_only_claims_to_be_a_copy_of_nothing_readable_is_an_input(tape: Tape) -> None:
     junk: Headers = (("stream-app-origin", b"\xff/nowhere"), ("stream-app-way", b"replayed"))
     topic = tape.plan.topics.leads
-    tape.log(topic, 0).append(Taken(topic, 0, 5_000_000, b"acme", b"{}", junk))
+    tape.log(topic, 0).append(ConsumedRecord(topic, 0, 5_000_000, b"acme", b"{}", junk))
     assert tape.close().columns["waiting"].stories == 1
 
 
@@ -209,7 +211,7 @@ def test_stories_outlive_their_records(tape: Tape) -> None:
     here = (topic, int(number))
     before = tape.close()
     tape.begins[here] = int(offset) + 1
-    tape.logs[here] = [taken for taken in tape.log(*here) if taken.offset > int(offset)]
+    tape.logs[here] = [consumed for consumed in tape.log(*here) if consumed.offset > int(offset)]
     tape.kept = False
     report = tape.close()
     assert report.balanced, wrong(report)

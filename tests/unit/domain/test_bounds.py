@@ -9,7 +9,7 @@ from stream_app.domain.lane import breaker
 from stream_app.domain.lane import flood_guard as flood
 from stream_app.domain.lane.bounds import exact
 from stream_app.domain.lane.breaker import Breaker, BreakerPolicy, Permit
-from stream_app.domain.lane.flood_guard import Flood, FloodPolicy
+from stream_app.domain.lane.flood_guard import FloodGuard, FloodGuardPolicy
 from stream_app.domain.lane.health import Totals
 
 
@@ -35,10 +35,10 @@ def test_breaker_trips_at_its_rate_and_not_below(percent: int) -> None:
 
 @pytest.mark.parametrize("percent", range(1, 101))
 def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
-    policy = FloodPolicy(share=percent / 100)
+    policy = FloodGuardPolicy(share=percent / 100)
     for letters, stops in ((percent, False), (percent + 1, True)):
         if letters <= 100:
-            assert bool(flood.verdict(policy, Flood(), Totals(100 - letters, letters=letters))) == stops
+            assert bool(flood.verdict(policy, FloodGuard(), Totals(100 - letters, letters=letters))) == stops
 
 
 def test_an_integer_in_place_of_a_float_is_a_share_too() -> None:

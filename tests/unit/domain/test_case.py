@@ -13,9 +13,9 @@ from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
-from stream_app.domain.lead.resolve import Case, case_of
+from stream_app.domain.lead.resolve import ResolvedLead, case_of
 from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 
 KEYS = Keys(["a key of callback tokens, only for tests"])
@@ -40,16 +40,16 @@ def case(
     rows: Mapping[bytes, Delivery] = MappingProxyType({}),
     aliases: Mapping[bytes, bytes] = MappingProxyType({}),
     **lead: Any,
-) -> Case | Unreadable:
+) -> ResolvedLead | Unreadable:
     value = json.dumps({"lead_id": "crm-1", "workspace": "acme", "fields": fields, **lead}).encode()
     read = read_lead(value, b"acme")
     assert not isinstance(read, Unreadable), read
-    taken = Taken("leads", 0, 7, b"acme", value)
-    return case_of(plan, taken, Envelope(origin=taken.place), read, rows.get, aliases.get)
+    consumed = ConsumedRecord("leads", 0, 7, b"acme", value)
+    return case_of(plan, consumed, Envelope(origin=consumed.place), read, rows.get, aliases.get)
 
 
-def sent(found: Case | Unreadable) -> dict[str, Any]:
-    assert isinstance(found, Case), found
+def sent(found: ResolvedLead | Unreadable) -> dict[str, Any]:
+    assert isinstance(found, ResolvedLead), found
     body: dict[str, Any] = json.loads(found.body)
     return body
 
@@ -66,7 +66,7 @@ def test_the_columns_of_a_destination_name_what_is_sent_and_leave_out_the_rest()
 @pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])
 def test_the_lead_chooses_its_destination_or_has_its_workspaces_default(asked: str | None, goes_to: str) -> None:
     found = case(destination=asked)
-    assert isinstance(found, Case)
+    assert isinstance(found, ResolvedLead)
     assert found.destination.alias == goes_to
     assert found.key == delivery_key("acme", goes_to, "crm-1")
 
@@ -87,7 +87,7 @@ def test_what_is_called_back_about_carries_where_to_and_a_proof() -> None:
 def test_a_body_above_what_clay_takes_is_a_dead_letter_though_the_record_fits() -> None:
     small = Plan(PLAN.topics, 4, PLAN.workspaces, PLAN.destinations, line=LinePolicy(max_payload_bytes=300))
     fits = case({**ADA, "notes": "x" * 200}, small)
-    assert len(fits.body if isinstance(fits, Case) else b"") <= 300
+    assert len(fits.body if isinstance(fits, ResolvedLead) else b"") <= 300
     too_large = case({**ADA, "notes": "x" * 300}, small)
     assert too_large == Unreadable(
         "payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes"

@@ -10,30 +10,30 @@ from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane import suspension as stop
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
-from stream_app.domain.lane.lane import Entry, Held, Lane, admit, settle
+from stream_app.domain.lane.lane import Grant, Held, Lane, admit, settle
 from stream_app.domain.lane.overrides import Answer, Order, obey
 from stream_app.domain.lane.rate import Rate, on_429
 from stream_app.domain.lane.takeover import reconfigured
 from stream_app.domain.lane.true_cost import actual
 from stream_app.domain.lane.view import view
-from stream_app.domain.messages import By
+from stream_app.domain.messages import Actor
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
-BY = By("anna", "maintenance", NOW_MS)
+BY = Actor("anna", "maintenance", NOW_MS)
 PEOPLE = Destination("people", "acme", ("hook1", "hook2"), callbacks=False, estimate=Cost(6, 1), ceiling=Cost(20, 5))
 POLICY = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
 LANE = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
 REFUSED = Refused("connect", 5)
 
 
-def _ask(lane: Lane, policy: Workspace = POLICY) -> Entry | Held:
+def _ask(lane: Lane, policy: Workspace = POLICY) -> Grant | Held:
     return admit(policy, lane, PEOPLE, NOW_MS, 0)[1]
 
 
 def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
     lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     return settle(policy, lane, entry, outcome, NOW_MS, 0.5)[0]
 
 
@@ -57,11 +57,11 @@ def test_a_pause_holds_until_it_is_resumed() -> None:
     held = _ask(paused)
     assert isinstance(held, Held)
     assert (held.reason, held.text, held.status) == ("paused", "paused by anna: maintenance", "held_paused")
-    again = obey(POLICY, paused, controls.Pause(), By("ben", "me too", NOW_MS + 1))
+    again = obey(POLICY, paused, controls.Pause(), Actor("ben", "me too", NOW_MS + 1))
     assert again == Answer(paused, "was paused already, by anna at 2026-11-30 23:59:00 UTC: maintenance")
     seen = view(POLICY, paused, [PEOPLE], NOW_MS + 5_000)
     assert (seen.holds, seen.paused_by, seen.since_ms) == ("paused", BY, NOW_MS)
-    assert isinstance(_ask(_done(paused, controls.Resume())), Entry)
+    assert isinstance(_ask(_done(paused, controls.Resume())), Grant)
 
 
 def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
@@ -69,7 +69,7 @@ def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
     assert isinstance(_ask(stopped), Held)
     answer = obey(POLICY, stopped, controls.Resume(), BY)
     assert answer.told == "resumed: lifted the stop (http_401)"
-    assert isinstance(_ask(answer.lane), Entry)
+    assert isinstance(_ask(answer.lane), Grant)
     assert obey(POLICY, LANE, controls.Resume(), BY).told == "was neither paused nor stopped"
 
 
@@ -81,7 +81,7 @@ def test_forced_open_holds_whatever_time_it_is_and_ends_in_probes() -> None:
     answer = obey(POLICY, forced, controls.Auto(), BY)
     assert "beginning with probes" in answer.told
     entry = _ask(answer.lane)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert entry.permit.lease is not None
 
 
@@ -124,10 +124,10 @@ def test_a_budget_changed_live_counts_for_the_very_next_lead() -> None:
         lane = msgspec.structs.replace(_call(lane, Accepted(200, 5)), rate=LANE.rate)
     assert isinstance(_ask(lane), Held)
     raised = _done(lane, controls.ChangeBudget({"credits_per_day": 120}))
-    assert isinstance(_ask(raised), Entry)
+    assert isinstance(_ask(raised), Grant)
     lowered = _done(lane, controls.ChangeBudget({"credits_per_day": 50}))
     assert isinstance(_ask(lowered), Held)
-    assert isinstance(_ask(_done(lane, controls.ChangeBudget({"credits_per_day": None}))), Entry)
+    assert isinstance(_ask(_done(lane, controls.ChangeBudget({"credits_per_day": None}))), Grant)
     assert _done(raised, controls.ChangeBudget({"credits_per_day": "configured"})).changes == ()
 
 
@@ -135,7 +135,7 @@ def test_whoever_edits_the_configuration_after_a_live_change_has_the_last_word()
     lane = _done(LANE, controls.ChangeBudget({"credits_per_day": 10}))
     assert isinstance(_ask(lane), Held)
     edited = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=40))
-    assert isinstance(_ask(lane, edited), Entry)
+    assert isinstance(_ask(lane, edited), Grant)
 
 
 def test_a_shadow_budget_lets_through_and_counts() -> None:
@@ -149,8 +149,8 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
 def test_what_was_spent_elsewhere_counts_and_may_be_taken_back() -> None:
     lane = _done(LANE, controls.Correct(credits=90))
     assert isinstance(_ask(lane), Held)
-    assert isinstance(_ask(_done(lane, controls.Correct(credits=-30))), Entry)
-    assert isinstance(_ask(_done(LANE, controls.Correct(credits=90, period="month"))), Entry)
+    assert isinstance(_ask(_done(lane, controls.Correct(credits=-30))), Grant)
+    assert isinstance(_ask(_done(LANE, controls.Correct(credits=90, period="month"))), Grant)
     gone = _done(LANE, controls.Correct(credits=-(10**6)))
     assert gone.budget.days[0].credits_elsewhere == 0, "nothing was spent: nothing can have been given back"
 
@@ -167,12 +167,12 @@ def test_a_rate_changed_live() -> None:
 def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
     lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
     entry = _ask(lane)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert entry.webhook_id == "hook2"
     lane = _done(lane, controls.ChangeQuota("hook2", count=45_000))
     assert isinstance(_ask(lane), Held)
     entry = _ask(_done(lane, controls.ChangeQuota("hook1", use=True)))
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert entry.webhook_id == "hook1"
 
 
@@ -181,11 +181,11 @@ def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
     fresh = stop.begin(POLICY.stop, "http_404", "gone", NOW_MS, "people")
     lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.stop, LANE.quota, "hook1", fresh, None))
     entry = _ask(lane)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert entry.webhook_id == "hook2"
     answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
     entry = _ask(answer.lane)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert (entry.webhook_id, entry.webhook_probe) == ("hook1", None)
     if isinstance(order, controls.Resume):
         assert answer.told == "resumed: lifted the stop of webhook hook1 (404)"
@@ -259,5 +259,5 @@ def test_a_soft_limit_that_a_new_configuration_crosses_is_told() -> None:
 
 def test_a_soft_limit_that_a_lead_crosses_by_what_it_did_cost_is_told() -> None:
     lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert _told(lane, actual(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

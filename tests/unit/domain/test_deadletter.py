@@ -14,8 +14,8 @@ from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import HEADERS, Envelope, read_envelope
 from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, strayed
 from stream_app.domain.lead.lead import Unreadable, is_plain_id
-from stream_app.domain.lead.resolve import Subject
-from stream_app.domain.record import Taken
+from stream_app.domain.lead.resolve import LeadRef
+from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.select import taken_from
 from tests.gateway.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
@@ -35,12 +35,12 @@ LETTER = Envelope(
 )
 
 
-def taken(headers: tuple[tuple[str, bytes], ...]) -> Taken:
-    return Taken("t.leads.dlq", 3, 7, b"k", b"v", headers, 1)
+def consumed(headers: tuple[tuple[str, bytes], ...]) -> ConsumedRecord:
+    return ConsumedRecord("t.leads.dlq", 3, 7, b"k", b"v", headers, 1)
 
 
 def test_what_is_written_is_read_back() -> None:
-    assert read_envelope(taken(LETTER.to_headers())) == LETTER
+    assert read_envelope(consumed(LETTER.to_headers())) == LETTER
 
 
 def test_spring_kafka_reads_its_own() -> None:
@@ -70,13 +70,13 @@ people = st.sampled_from(PEOPLE)
 
 @given(st.lists(st.tuples(names, st.one_of(values, places, people)), max_size=30), st.one_of(places, values))
 def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, bytes]], origin: bytes) -> None:
-    came = taken((*headers, ("stream-app-origin", origin)))
+    came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     assert read_place(envelope.origin) is not None
     written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers
     assert sum(len(value) for _, value in written) < 40_000
     assert all(isinstance(value, bytes) for _, value in written)
-    again = read_envelope(taken(written))
+    again = read_envelope(consumed(written))
     assert (again.origin, again.disposition) == (envelope.origin, "poison")
 
 
@@ -85,9 +85,9 @@ def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, b
     places.filter(lambda one: read_place(one.decode())),
 )
 def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
-    came = taken((*headers, ("stream-app-origin", origin)))
+    came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
-    stray = Subject(came, envelope, "x", PLAN.destinations["acme-main"], b"")
+    stray = LeadRef(came, envelope, "x", PLAN.destinations["acme-main"], b"")
     onward = [
         rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers,
         strayed(PLAN, stray, 0, False, 1, NO_REASON).headers,
@@ -105,7 +105,7 @@ KEYS = [b"ada@example.com", b"+4479460000", b"4479460000", b"ada.lovelace", b"\x
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None:
-    came = Taken("t.leads", 3, 7, key, b"{", (), 1)
+    came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
     hidden = rejected(PLAN, came, Envelope(origin=came.place), Unreadable("not_json", "in words"), 1).key
     assert hidden is not None
     assert re.fullmatch(rb"key-[A-Za-z0-9_-]{22}", hidden)
@@ -115,7 +115,7 @@ def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None
 
 @pytest.mark.parametrize("key", [b"acme", b"", None])
 def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
-    came = Taken("t.leads", 3, 7, key, b"{", (), 1)
+    came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
     assert rejected(PLAN, came, Envelope(origin=came.place), Unreadable("not_json", "in words"), 1).key == key
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.replay import as_input
 from stream_app.domain.delivery.envelope import HEADERS, PREFIX, Envelope, input_envelope, lead_envelope
-from stream_app.domain.record import Headers, Taken
+from stream_app.domain.record import ConsumedRecord, Headers
 from stream_app.domain.topics import TopicNames
 
 NAMES = TopicNames("t.")
@@ -26,8 +26,8 @@ names = st.one_of(st.sampled_from([*HEADERS.values(), "origin", "way"]), st.text
 foreign = st.lists(st.tuples(names.filter(lambda name: name != "traceparent"), values), max_size=200)
 
 
-def record(topic: str, headers: Headers) -> Taken:
-    return Taken(topic, 0, 9, b"acme", b"{}", headers, 5)
+def record(topic: str, headers: Headers) -> ConsumedRecord:
+    return ConsumedRecord(topic, 0, 9, b"acme", b"{}", headers, 5)
 
 
 def test_our_headers_have_a_name_space_of_their_own() -> None:
@@ -57,8 +57,8 @@ def test_what_our_processes_put_on_retry_is_believed() -> None:
 @given(foreign)
 def test_on_retry_only_a_record_that_says_why_it_comes_is_ours(headers: list[tuple[str, bytes]]) -> None:
     said = [each for each in headers if each[0] not in (HEADERS["way"], HEADERS["redriven_from"])]
-    taken = record(NAMES.retry, tuple(said))
-    assert lead_envelope(taken, NAMES.inputs) == input_envelope(msgspec.structs.replace(taken, headers=()))
+    consumed = record(NAMES.retry, tuple(said))
+    assert lead_envelope(consumed, NAMES.inputs) == input_envelope(msgspec.structs.replace(consumed, headers=()))
 
 
 def test_a_dead_letter_that_was_copied_to_retry_with_its_headers_is_an_input() -> None:
@@ -70,5 +70,5 @@ def test_the_last_header_of_a_name_counts_and_one_without_a_value_is_none() -> N
     doubled = (*BACK.to_headers(), (HEADERS["seq"], b"7"), (HEADERS["destination"], b"two words"))
     assert lead_envelope(record(NAMES.retry, doubled), NAMES.inputs) == msgspec.structs.replace(BACK, seq=7)
     nothing: list[tuple[str, bytes | None]] = [(HEADERS["lead_id"], None), ("traceparent", None)]
-    taken = msgspec.structs.replace(record(NAMES.retry, ()), headers=(*BACK.to_headers(), *nothing))
-    assert lead_envelope(taken, NAMES.inputs) == BACK
+    consumed = msgspec.structs.replace(record(NAMES.retry, ()), headers=(*BACK.to_headers(), *nothing))
+    assert lead_envelope(consumed, NAMES.inputs) == BACK

@@ -13,10 +13,10 @@ from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.lane.estimate import Estimate
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
-from stream_app.domain.lane.lane import Entry, Lane, admit, settle
+from stream_app.domain.lane.lane import Grant, Lane, admit, settle
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lane.view import view as view_of
-from stream_app.domain.messages import By, LaneView
+from stream_app.domain.messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_790_000_000_000
@@ -107,7 +107,7 @@ def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
     for number in range(calls):
         now_ms = NOW_MS + number * 1_000
         lane, entry = admit(policy, lane, there, now_ms, 0)
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, Grant)
         lane, _ = settle(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
     return policy, lane
 
@@ -140,7 +140,7 @@ def test_a_lane_whose_breaker_is_closed_has_no_outage() -> None:
         ({"worker": Group("Empty", 0)}, ["no_worker", "would_move"], "stream-app worker"),
         ({"worker": Group("PreparingRebalance", 1)}, ["rebalancing", "moves"], "rebalance_timeout"),
         ({"topics": ["leads: has 4 partitions"]}, ["wrong_topics", "moves"], "stream-app topics"),
-        ({"replay_paused": By("jane", "rebuild", 1)}, ["replay_paused", "moves"], "stream-app replay resume"),
+        ({"replay_paused": Actor("jane", "rebuild", 1)}, ["replay_paused", "moves"], "stream-app replay resume"),
         ({"replay": Group("Dead", 0), "coming_back": 5}, ["no_replay", "moves"], "stream-app replay"),
         ({"replay": Group("Dead", 0)}, ["moves"], ""),
     ],

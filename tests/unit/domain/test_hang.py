@@ -9,7 +9,7 @@ from stream_app.domain.delivery.outcome import Accepted, RateLimited, Refused, U
 from stream_app.domain.lane import stall_detector as hang
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy
-from stream_app.domain.lane.stall_detector import Hang, Unanswered
+from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
 
 TRIPS = BreakerPolicy(consecutive_failures=5, open_s=5, probe_lease_s=120)
 POLICY = ConcurrencyPolicy(tolerance=2)
@@ -18,14 +18,14 @@ ANSWER, TIMED_OUT = Accepted(200, 200), Uncertain("request_timeout", 30_000)
 NOW_MS = 1_796_083_140_000
 
 
-def out(count: int, state: Hang | None = None, now_ms: int = NOW_MS) -> Hang:
-    state = state or Hang()
+def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) -> StallDetector:
+    state = state or StallDetector()
     for _ in range(count):
         state = hang.begun(state, now_ms)
     return state
 
 
-def permit(state: Hang, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
+def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
     return hang.permit(TRIPS, POLICY, state, usual, NOW_MS + after_ms)
 
 
@@ -49,9 +49,9 @@ def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_mor
     state = out(5)
     for lost in (TIMED_OUT, None):
         assert hang.ended(state, lost, 4) == state
-        assert hang.ended(state, lost, 0) == Hang()
+        assert hang.ended(state, lost, 0) == StallDetector()
     for answer in (ANSWER, Uncertain("http_500", 200, 500), RateLimited(429, 200), Refused("http_503", 200)):
-        assert hang.ended(state, answer, 4) == Hang()
+        assert hang.ended(state, answer, 4) == StallDetector()
 
 
 @given(
@@ -59,7 +59,7 @@ def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_mor
     st.integers(0, 5_000),
 )
 def test_it_holds_only_while_requests_wait_and_not_for_ever(steps: list[tuple[str, int]], usual_ms: int) -> None:
-    state, under_way, now_ms, usual = Hang(), 0, NOW_MS, Concurrency(usual_ms=usual_ms, calls=100)
+    state, under_way, now_ms, usual = StallDetector(), 0, NOW_MS, Concurrency(usual_ms=usual_ms, calls=100)
     for what, pause_ms in steps:
         now_ms += pause_ms
         if what == "out":

@@ -13,8 +13,8 @@ from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.estimate import Estimate
-from stream_app.domain.lane.flood_guard import FloodPolicy
-from stream_app.domain.lane.lane import Entry, Held, Lane, admit, charge, settle
+from stream_app.domain.lane.flood_guard import FloodGuardPolicy
+from stream_app.domain.lane.lane import Grant, Held, Lane, admit, charge, settle
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.takeover import reconfigured
 from stream_app.domain.lane.true_cost import actual
@@ -33,15 +33,15 @@ PEOPLE = Destination(
     setup_id="one",
 )
 FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
-POLICY = Workspace("acme", "people", rate=FREE, flood=FloodPolicy(run=5, share=0.5, min_leads=20))
+POLICY = Workspace("acme", "people", rate=FREE, flood=FloodGuardPolicy(run=5, share=0.5, min_leads=20))
 LANE = Lane("acme", 0)
 OK = Accepted(200, 50)
 BAD = Poison(422, 50, "no such column")
 
 
-def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Entry]:
+def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Grant]:
     lane, entry = admit(policy, lane, PEOPLE, now_ms, 0)
-    assert isinstance(entry, Entry), entry
+    assert isinstance(entry, Grant), entry
     return lane, entry
 
 
@@ -354,7 +354,7 @@ def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
     lane = LANE
     for _ in range(10):
         lane, entry = admit(POLICY, lane, PEOPLE, NOW_MS, 0)
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, Grant)
         lane, report = settle(POLICY, lane, entry, RateLimited(429, 5, "1"), NOW_MS, 0.5)
         assert (report.counts, report.wait_until_ms >= NOW_MS + 1_000) == (False, True)
         lane = msgspec.structs.replace(lane, rate=LANE.rate)
@@ -392,7 +392,7 @@ def test_the_latency_of_the_window_and_a_turn_of_its_health_are_told() -> None:
     before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE
     for number in range(100):
         lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, Grant)
         lane, _ = settle(policy, lane, entry, Accepted(200, 40 if number < 94 else 900), NOW_MS, 0.5)
     well = view(policy, lane, [PEOPLE], NOW_MS, before)
     assert [(news.kind, news.text) for news in well.news] == [
@@ -401,7 +401,7 @@ def test_the_latency_of_the_window_and_a_turn_of_its_health_are_told() -> None:
     assert well.p50_ms < 100 < 500 < well.p95_ms <= well.p99_ms
     for _ in range(30):
         lane, entry = admit(policy, lane, PEOPLE, NOW_MS, 0)
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, Grant)
         lane, _ = settle(policy, lane, entry, Refused("http_503", 5), NOW_MS, 0.5)
     ill = view(policy, lane, [PEOPLE], NOW_MS, well)
     assert [news.kind for news in ill.news if news.kind.startswith("health")] == ["health_unhealthy"]

@@ -16,7 +16,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.rate import Rate, RatePolicy
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.suppression import Suppression, SuppressionList, erased_row, person_row
-from stream_app.domain.messages import By, Change, Status
+from stream_app.domain.messages import Actor, Change, Status
 from stream_app.domain.policy import Workspace
 
 HOUR_MS = 3_600_000
@@ -179,7 +179,7 @@ def test_the_price_is_what_the_lane_knows_now() -> None:
     assert too_dear([ten]), "there are 9 actions left"
 
     # An operator's live budget and rate count, and so does what leads turned out to cost.
-    by = By("jane", "c1", NOW_MS)
+    by = Actor("jane", "c1", NOW_MS)
     changes = (Change("budget.credits_per_day", 60, 20, by), Change("rate.rate_per_s", 8, 2, by))
     lane = Lane("acme", 0, changes=changes)
     assert [pace(policy, each, 0.5, None) for each in (Lane("acme", 0), lane)] == [4.0, 1.0]

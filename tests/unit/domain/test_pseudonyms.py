@@ -20,10 +20,10 @@ from stream_app.domain.lead.lead import (
 )
 from stream_app.domain.lead.person import claimed, identifiers, person_key, person_of
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
-from stream_app.domain.lead.resolve import Case, case_of
+from stream_app.domain.lead.resolve import ResolvedLead, case_of
 from stream_app.domain.lead.suppression import Suppression, people_in, person_row, why_not
 from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.gateway.client import paths_of
 from stream_app.operator.suppress import hashes_of
 from tests.simulation.schedule import Setup, plan_of
@@ -45,12 +45,12 @@ def identity(fields: dict[str, Scalar] = FIELDS, lead_id: str | None = None) -> 
     return found
 
 
-def case(rows: dict[bytes, object] | None = None, aliases: dict[bytes, bytes] | None = None) -> Case:
-    taken = Taken("leads", 0, 7, b"acme", VALUE, (), 1)
-    lead = read_lead(taken.value, taken.key)
+def case(rows: dict[bytes, object] | None = None, aliases: dict[bytes, bytes] | None = None) -> ResolvedLead:
+    consumed = ConsumedRecord("leads", 0, 7, b"acme", VALUE, (), 1)
+    lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    found = case_of(PLAN, taken, Envelope(origin=taken.place), lead, (rows or {}).get, (aliases or {}).get)  # type: ignore[arg-type]
-    assert isinstance(found, Case)
+    found = case_of(PLAN, consumed, Envelope(origin=consumed.place), lead, (rows or {}).get, (aliases or {}).get)  # type: ignore[arg-type]
+    assert isinstance(found, ResolvedLead)
     return found
 
 

@@ -8,11 +8,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from stream_app.domain.lane import suspension as stop
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
-from stream_app.domain.lane.suspension import StopPolicy
+from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
-PROBES = StopPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
+PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
 POOL = ("a1", "b2", "c3")
 NOW_MS = 1_796_083_140_000
 

@@ -13,7 +13,7 @@ import pytest
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.estimate import Estimate
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import By, Change, LaneView
+from stream_app.domain.messages import Actor, Change, LaneView
 from stream_app.domain.policy import Workspace
 from stream_app.domain.quote import part, quote
 
@@ -62,7 +62,7 @@ def test_it_is_set_against_what_is_left_of_day_and_month() -> None:
 def test_a_day_that_is_over_counts_no_more_and_a_live_cap_does() -> None:
     policy = acme(credits_per_day=1_000)
     spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
-    live = Change("budget.credits_per_day", 1_000, 400, By("eve", "test", NOW_MS))
+    live = Change("budget.credits_per_day", 1_000, 400, Actor("eve", "test", NOW_MS))
     assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {"credits_day": 400}
 
 

@@ -24,12 +24,12 @@ AFTER_ONE = msgspec.structs.replace(FULL, blocked_until_ms=NOW_MS - 120_000)
 
 
 def _taken_at_once(state: Rate, now_ms: int) -> int:
-    taken = 0
+    consumed = 0
     while True:
         state, wait = rate.take(POLICY, state, now_ms)
         if wait is not None:
-            return taken
-        taken += 1
+            return consumed
+        consumed += 1
 
 
 class RateMachine(RuleBasedStateMachine):
@@ -114,12 +114,12 @@ def test_a_full_bucket_gives_its_burst_and_then_the_rate() -> None:
     assert _taken_at_once(FULL, NOW_MS) == 10
     assert _taken_at_once(FULL, NOW_MS + 3_600_000) == 10
     assert _taken_at_once(rate.empty_after_takeover(FULL, NOW_MS), NOW_MS) == 0
-    state, now_ms, taken = rate.empty_after_takeover(FULL, NOW_MS), NOW_MS, 0
+    state, now_ms, consumed = rate.empty_after_takeover(FULL, NOW_MS), NOW_MS, 0
     while now_ms < NOW_MS + 60_000:
         state, wait = rate.take(POLICY, state, now_ms)
-        taken += wait is None
+        consumed += wait is None
         now_ms = wait.until_ms if wait else now_ms
-    assert taken in (479, 480)
+    assert consumed in (479, 480)
 
 
 def test_each_429_event_cuts_the_rate_once_down_to_the_floor() -> None:
@@ -163,7 +163,7 @@ def _with_clay(limit_per_s: float, bursts: int, every_s: float, jitter_ms: int) 
     """
     policy, chance, now_ms, last_ms = RatePolicy(), random.Random(7), NOW_MS, NOW_MS
     state, tokens = rate.empty_after_takeover(Rate(), now_ms), float(CLAY_BURST)
-    waiting = came = number = taken = limited = 0
+    waiting = came = number = consumed = limited = 0
     under_way: list[tuple[int, int, bool | None]] = []  # at, number, Clay's answer (None: it arrives)
     while now_ms < NOW_MS + 1_800_000:
         due = int((now_ms - NOW_MS) / (every_s * 1_000)) + 1
@@ -176,7 +176,7 @@ def _with_clay(limit_per_s: float, bursts: int, every_s: float, jitter_ms: int) 
                 tokens -= took
                 heapq.heappush(under_way, (at_ms + 125, number, took))
                 continue
-            taken, limited = taken + took, limited + (not took)
+            consumed, limited = consumed + took, limited + (not took)
             if not took:
                 state, waiting = rate.on_429(policy, state, at_ms, None, chance.random()), waiting + 1
         next_ms = [under_way[0][0]] if under_way else []
@@ -188,7 +188,7 @@ def _with_clay(limit_per_s: float, bursts: int, every_s: float, jitter_ms: int) 
                 continue
             next_ms.append(wait.until_ms)
         now_ms = max(now_ms + 1, min([*next_ms, NOW_MS + int(due * every_s * 1_000)]))
-    return taken / 1_800, taken, limited
+    return consumed / 1_800, consumed, limited
 
 
 @pytest.mark.parametrize("jitter_ms", [0, 200])
@@ -202,8 +202,8 @@ def test_at_the_default_rate_all_of_the_quota_is_used_and_no_call_is_answered_42
 def test_where_leads_come_in_bursts_fewer_than_one_in_400_is_answered_429(
     bursts: int, every_s: float, jitter_ms: int
 ) -> None:
-    per_s, taken, limited = _with_clay(CLAY_PER_S, bursts, every_s, jitter_ms)
-    assert limited / (taken + limited) < 0.0025
+    per_s, consumed, limited = _with_clay(CLAY_PER_S, bursts, every_s, jitter_ms)
+    assert limited / (consumed + limited) < 0.0025
     assert per_s >= 0.99 * bursts / every_s
 
 
@@ -213,8 +213,8 @@ def test_where_others_use_the_workspace_too_fewer_than_one_in_200_is_answered_42
     limit_per_s: float, jitter_ms: int
 ) -> None:
     """Others use up to half of Clay's 10 a second; nearly all of the rest is used."""
-    per_s, taken, limited = _with_clay(limit_per_s, 20_000, 3_600, jitter_ms)
-    assert limited / (taken + limited) < 0.005
+    per_s, consumed, limited = _with_clay(limit_per_s, 20_000, 3_600, jitter_ms)
+    assert limited / (consumed + limited) < 0.005
     assert per_s >= 0.96 * limit_per_s
     assert limited > 10, "it did look for the limit"
 
@@ -229,10 +229,10 @@ def test_a_rate_changed_live_takes_effect_at_once() -> None:
     assert rate.current(RatePolicy(rate_per_s=2.0), cut) == 0.5
     assert _taken_at_once(FULL, NOW_MS) == 10
     smaller = msgspec.structs.replace(POLICY, burst=3)
-    state, taken = FULL, 0
+    state, consumed = FULL, 0
     while (answer := rate.take(smaller, state, NOW_MS))[1] is None:
-        state, taken = answer[0], taken + 1
-    assert taken == 3
+        state, consumed = answer[0], consumed + 1
+    assert consumed == 3
 
 
 @pytest.mark.parametrize("retry_after_ms", [None, 0])

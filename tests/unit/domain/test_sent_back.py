@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from stream_app.domain.dead_letter.redrive_dedup import SentBack, outlived, sent_row
-from stream_app.domain.record import Taken
+from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup, outlived, sent_row
+from stream_app.domain.record import ConsumedRecord
 
-LETTER = Taken("t.leads.dlq", 3, 17, b"acme", b"{}", timestamp_ms=5_000)
+LETTER = ConsumedRecord("t.leads.dlq", 3, 17, b"acme", b"{}", timestamp_ms=5_000)
 
 
 def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() -> None:
-    sent_back = SentBack("t.leads.dlq")
+    sent_back = RedriveDedup("t.leads.dlq")
     assert not sent_back.has(LETTER.place, "poison")
     sent_back.hear_state(*sent_row(LETTER))
     assert sent_back.has(LETTER.place, "poison")
@@ -19,7 +19,7 @@ def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() ->
 
 
 def test_what_another_program_wrote_the_replay_app_has_brought_back_once() -> None:
-    sent_back = SentBack("t.leads.dlq")
+    sent_back = RedriveDedup("t.leads.dlq")
     sent_back.hear_state(b"dlq/3/0", b'{"offset":9,"skip_to":18}')
     sent_back.hear_state(b"dlq/3/1", b'{"offset":4}')
     sent_back.hear_state(b"pause", b'{"by":"jane"}')
@@ -34,7 +34,7 @@ def test_a_row_goes_after_its_letter() -> None:
     rows = {key: value, b"dlq/3/0": b'{"offset":9}', b"pause": b"{}"}
     assert list(outlived(rows, 5_000)) == []
     assert list(outlived(rows, 5_001)) == [key]
-    sent_back = SentBack("t.leads.dlq")
+    sent_back = RedriveDedup("t.leads.dlq")
     sent_back.hear_state(key, value)
     sent_back.hear_state(key, None)
     assert not sent_back.has(LETTER.place, "poison")

@@ -12,9 +12,9 @@ from stream_app.domain.callback.timeout import overdue as overdue_lead
 from stream_app.domain.delivery.outcome import Accepted, Denied
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.callback_health import (
+    CallbackHealthPolicy,
     Ear,
     Hearing,
-    SilencePolicy,
     causes,
     ear,
     heard,
@@ -28,7 +28,7 @@ from stream_app.domain.lane.callback_health import (
     told,
     unheard_ms,
 )
-from stream_app.domain.lane.lane import Entry, Held, Lane, admit, lifted, settle
+from stream_app.domain.lane.lane import Grant, Held, Lane, admit, lifted, settle
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.takeover import take_over
 from stream_app.domain.lane.view import view
@@ -36,7 +36,7 @@ from stream_app.domain.lane.webhook_quota import Quota, Webhook
 from stream_app.domain.messages import Callback
 from stream_app.domain.policy import Destination, Workspace
 
-POLICY = SilencePolicy(overdue=3)
+POLICY = CallbackHealthPolicy(overdue=3)
 OTHER = Destination("firms", "acme", ("w2",))
 THIRD = Destination("jobs", "acme", ("w3",))
 MUTE = Destination("mute", "acme", ("w4",), callbacks=False)
@@ -168,7 +168,7 @@ def test_the_lane_stops_and_counts_anew_when_it_goes_on() -> None:
 def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() -> None:
     lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
     lane, entry = admit(ACME, lane, OTHER, 20, 0)
-    assert isinstance(entry, Entry), "firms goes on"
+    assert isinstance(entry, Grant), "firms goes on"
     _, held = admit(ACME, lane, THERE, 20, 0)
     assert isinstance(held, Held)
     assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("silence", "silence")
@@ -204,7 +204,7 @@ def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
     now_ms = lane.stop.probe_at_ms
     before = _goes(lane, now_ms)
     lane, entry = admit(ACME, lane, there, now_ms, 0)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     assert entry.probe is not None
     lane, _ = settle(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
     if not called_back:
@@ -223,7 +223,7 @@ def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
     """The destinations of which any number of leads go."""
     tables = (THERE, OTHER, THIRD, MUTE)
     answers = {there.alias: admit(ACME, lane, there, now_ms, 0)[1] for there in tables}
-    return {name for name, answer in answers.items() if isinstance(answer, Entry) and answer.probe is None}
+    return {name for name, answer in answers.items() if isinstance(answer, Grant) and answer.probe is None}
 
 
 def test_of_two_silent_destinations_the_probe_of_one_lets_only_that_one_go() -> None:
@@ -264,7 +264,7 @@ def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_m
 def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
     lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
     lane, entry = admit(ACME, lane, OTHER, 20, 0)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Grant)
     lane, _ = settle(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
     assert lane.stop is not None
     assert (lane.stop.reason, lane.stop.destination, lane.stop.alone) == ("http_401", "firms", False)
@@ -273,5 +273,5 @@ def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
 
 
 def test_a_policy_that_makes_no_sense_is_named() -> None:
-    assert problems(SilencePolicy()) == []
-    assert "overdue" in problems(SilencePolicy(overdue=0))[0]
+    assert problems(CallbackHealthPolicy()) == []
+    assert "overdue" in problems(CallbackHealthPolicy(overdue=0))[0]

@@ -5,21 +5,21 @@ from hypothesis import strategies as st
 
 from stream_app.domain.lane import suspension as stop
 from stream_app.domain.lane.bounds import Wait
-from stream_app.domain.lane.suspension import Probe, Stop, StopPolicy
+from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 
-POLICY = StopPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)
+POLICY = SuspensionPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)
 NOW_MS = 1_795_500_000_000
 
 
-def _stopped() -> Stop:
+def _stopped() -> Suspension:
     return stop.halt(POLICY, None, _turned_away("unauthorized", NOW_MS))
 
 
-def _turned_away(reason: str, now_ms: int) -> Stop:
+def _turned_away(reason: str, now_ms: int) -> Suspension:
     return stop.begin(POLICY, reason, "the token was refused", now_ms, "people", "setup-1")
 
 
-def _probe(state: Stop, now_ms: int) -> tuple[Stop, Probe]:
+def _probe(state: Suspension, now_ms: int) -> tuple[Suspension, Probe]:
     state, answer = stop.permit(POLICY, state, now_ms)
     assert isinstance(answer, Probe)
     return state, answer
@@ -77,6 +77,6 @@ def test_no_clock_step_makes_it_wait_longer_than_the_cap(times: list[int]) -> No
 
 
 def test_problems_name_the_key() -> None:
-    assert stop.problems(StopPolicy()) == []
-    wrong = StopPolicy(probe_s=50, probe_cap_s=10, probe_lease_s=0)
+    assert stop.problems(SuspensionPolicy()) == []
+    wrong = SuspensionPolicy(probe_s=50, probe_cap_s=10, probe_lease_s=0)
     assert [line.split(" ")[0] for line in stop.problems(wrong)] == ["probe_lease_s", "probe_s"]

@@ -10,28 +10,28 @@ import pytest
 from stream_app.domain.delivery.envelope import Way, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, meet
 from stream_app.domain.lead.lead import Unreadable, people, read_lead
-from stream_app.domain.lead.resolve import Case, case_of
+from stream_app.domain.lead.resolve import ResolvedLead, case_of
 from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, why_not
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from tests.simulation.schedule import Setup, plan_of
 
 PLAN = plan_of(Setup())
 CANCELLED_MS = 1_000
 
 
-def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) -> Case:
+def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) -> ResolvedLead:
     fields = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
     value = json.dumps({"lead_id": "a", "fields": fields, **changes}).encode()
-    taken = Taken("leads", 0, 7, b"acme", value, (), came_ms or published_ms)
-    envelope = msgspec.structs.replace(read_envelope(taken), origin_ms=published_ms, way=way)
-    lead = read_lead(taken.value, taken.key)
+    consumed = ConsumedRecord("leads", 0, 7, b"acme", value, (), came_ms or published_ms)
+    envelope = msgspec.structs.replace(read_envelope(consumed), origin_ms=published_ms, way=way)
+    lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    found = case_of(PLAN, taken, envelope, lead, lambda _: None, lambda _: None)
-    assert isinstance(found, Case)
+    found = case_of(PLAN, consumed, envelope, lead, lambda _: None, lambda _: None)
+    assert isinstance(found, ResolvedLead)
     return found
 
 
-def reason(case: Case, row: bytes, suppressed: bool = False) -> str:
+def reason(case: ResolvedLead, row: bytes, suppressed: bool = False) -> str:
     found = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
     why = why_not(case, {row: found}.get)
     assert why is None or "command c1" in why.text

@@ -14,7 +14,7 @@ from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.topics import TopicNames
 from stream_app.gateway import erased_leads
 from stream_app.gateway.erased_leads import ErasedLeads
-from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, sources, story, take
@@ -40,7 +40,7 @@ def model(path: Path) -> Iterator[ReadModel]:
 
 
 def forgotten(path: Path, *, at_ms: int = NOW_MS + 500, as_of_ms: int | None = None, lead: str = "crm-1") -> bool:
-    standing = Standing(at_ms if as_of_ms is None else as_of_ms)
+    standing = ProjectionLag(at_ms if as_of_ms is None else as_of_ms)
     erased = ErasedLeads(Queries(path, set()), lambda: standing, 90)
     with patch.object(erased_leads, "_WITHIN_S", 0.0):
         return asyncio.run(erased.is_forgotten("acme", lead, at_ms))
@@ -82,7 +82,7 @@ def test_stories_that_were_swept_may_have_begun_after_an_old_erasure(model: Read
 
 def test_the_answer_comes_as_soon_as_the_read_model_is_up_to_date(model: ReadModel, path: Path) -> None:
     take(model, ERASED)
-    standings = iter([Standing(0), Standing(NOW_MS + 500)])
+    standings = iter([ProjectionLag(0), ProjectionLag(NOW_MS + 500)])
     erased = ErasedLeads(Queries(path, set()), lambda: next(standings), 90)
     assert asyncio.run(erased.is_forgotten("acme", "crm-1", NOW_MS + 500))
 

@@ -215,8 +215,8 @@ async def test_requests_under_way_end_before_the_server_does() -> None:
 
 async def test_a_port_that_is_taken_is_one_line() -> None:
     port = free_port()
-    taken = await asyncio.start_server(lambda _, __: None, "127.0.0.1", port)
-    async with taken:
+    consumed = await asyncio.start_server(lambda _, __: None, "127.0.0.1", port)
+    async with consumed:
         with pytest.raises(StreamAppError, match=f"cannot serve on 127.0.0.1:{port} .*set another port under"):
             async with serve_http(Gateway().app, "127.0.0.1", port, head_within_s=1, grace_s=1):
                 pass

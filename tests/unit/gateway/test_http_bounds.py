@@ -185,16 +185,16 @@ async def test_a_head_is_bounded_in_bytes_and_lines(words: bytes, most: int) -> 
 @pytest.mark.parametrize("app", [reader, stuck, echo], ids=["read", "stuck", "answered"])
 async def test_all_that_is_no_body_is_bounded_whatever_the_app_does(flood: bytes, app: ASGIApp) -> None:
     peer = Peer(app)
-    taken = await peer.send(CHUNKED + flood)
+    consumed = await peer.send(CHUNKED + flood)
     size = len(CHUNKED) + 6 * BOUNDS.framing_bytes // 5 + BOUNDS.read_bytes
     if app is reader:
-        assert taken <= size
+        assert consumed <= size
         assert peer.host.cuts == ["too_much_framing"]
     elif app is stuck:
-        assert taken <= size, "nothing is read that the app does not ask for"
+        assert consumed <= size, "nothing is read that the app does not ask for"
         assert not peer.transport.reading
     else:
-        assert taken <= size + BOUNDS.dropped_bytes
+        assert consumed <= size + BOUNDS.dropped_bytes
         assert peer.host.cuts == ["too_much_after_answer"]
     assert not peer.connection.held_bytes > 2 * BOUNDS.read_bytes
 
@@ -229,13 +229,13 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
 async def test_a_peer_that_does_not_read_gets_no_more_answers_and_is_cut() -> None:
     peer = Peer(echo, Bounds(within_s=0.05, unread_bytes=4_096, read_bytes=512))
-    taken = 0
+    consumed = 0
     async with asyncio.timeout(20):
         while not peer.transport.ended:
-            taken += await peer.send(GET * 10)
+            consumed += await peer.send(GET * 10)
             await asyncio.sleep(0)
     assert len(peer.transport.written) < 4_096 + 200, "one answer more than the bound"
-    assert taken < 4_096
+    assert consumed < 4_096
     assert peer.host.cuts == ["answer_not_read"]
 
 
@@ -257,12 +257,12 @@ async def test_a_peer_that_reads_late_gets_everything() -> None:
 async def test_an_answer_before_the_body_is_seen_and_the_rest_is_dropped() -> None:
     peer = Peer(echo)
     length = b"content-length: 100000\r\n\r\n"
-    taken = await peer.send(HEAD + length + b"y" * 100_000)
+    consumed = await peer.send(HEAD + length + b"y" * 100_000)
     answered = peer.transport.read_all()
     assert answered.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answered
     assert peer.transport.shut
-    assert BOUNDS.dropped_bytes < taken < BOUNDS.dropped_bytes + 3 * BOUNDS.read_bytes
+    assert BOUNDS.dropped_bytes < consumed < BOUNDS.dropped_bytes + 3 * BOUNDS.read_bytes
     assert peer.host.cuts == ["too_much_after_answer"]
 
 

@@ -22,7 +22,7 @@ from stream_app.domain.lane.explain import Group
 from stream_app.gateway.access import Access
 from stream_app.gateway.lookup import Lookup
 from stream_app.gateway.lookup_answers import FoundResult
-from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.query import FoundPlace, Queries
 from stream_app.gateway.read_model.store import ReadModel
 from stream_app.gateway.waiting_leads import FoundRecord, Search
@@ -57,7 +57,7 @@ class Api:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.standing = Standing(NOW_MS, 7)
+        self.standing = ProjectionLag(NOW_MS, 7)
         self.waiting: dict[str, int] | None = {"leads": 12}
         self.records = Waiting()
 
@@ -228,7 +228,7 @@ async def test_an_unknown_lead(api: Api) -> None:
     answer = await api.get("/leads/crm-99")
     assert (answer.status_code, answer.json()["error"]) == (404, "unknown_lead")
     assert "7 records are still to be read" in answer.json()["text"]
-    api.standing = Standing(NOW_MS, 0)
+    api.standing = ProjectionLag(NOW_MS, 0)
     assert "still to be read" not in (await api.get("/leads/crm-99")).json()["text"]
 
 
@@ -305,7 +305,7 @@ async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api,
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
     api = Api(tmp_path / "nothing.sqlite")
-    api.standing = Standing(trouble="Kafka does not answer")
+    api.standing = ProjectionLag(trouble="Kafka does not answer")
     for url in ("/leads/crm-1", "/lanes", "/books", "/dlq"):
         answer = await api.get(url)
         assert (answer.status_code, answer.json()["error"]) == (503, "read_model")

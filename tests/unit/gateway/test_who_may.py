@@ -18,7 +18,7 @@ from starlette.routing import Route
 from stream_app.gateway.access import Access
 from stream_app.gateway.asgi import build_asgi
 from stream_app.gateway.lookup import Lookup
-from stream_app.gateway.read_model.follow import Standing
+from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.model_records import NOW_MS, sources
@@ -80,7 +80,7 @@ async def test_each_route_answers_who_may_ask_and_no_one_else(model: Path) -> No
         access = Access(TOKEN if has_token else None, "127.0.0.1")
         queries = Queries(model, set())
         topics = (names.dlq, names.parked)
-        lookup = Lookup(queries, lambda: Standing(NOW_MS, 0), Results(), backlog, access, *topics, Waiting())
+        lookup = Lookup(queries, lambda: ProjectionLag(NOW_MS, 0), Results(), backlog, access, *topics, Waiting())
         app = build_asgi(gateway.receiver, gateway.shelf.not_ready, lambda _: None, lookup.routes())
         paths = [route.path for route in routes_of(app)]
         assert set(paths) == {*OPEN, *LOOK_UP, CALLBACKS}

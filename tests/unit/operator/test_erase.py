@@ -13,7 +13,7 @@ from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Scalar
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.operator import erase
 from stream_app.operator.erase import Held, find_held
 from stream_app.operator.suppress import hashes_of
@@ -41,7 +41,7 @@ class Reader:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def read(self, topic: str) -> AsyncIterator[list[Taken]]:
+    async def read(self, topic: str) -> AsyncIterator[list[ConsumedRecord]]:
         yield [] if topic == self.forgotten else list(self.bench.kafka.log(topic, 0).committed())
 
 

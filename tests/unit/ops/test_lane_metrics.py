@@ -6,7 +6,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from stream_app.domain.lane.meters import Meter
-from stream_app.domain.messages import LaneView, News
+from stream_app.domain.messages import LaneChange, LaneView
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import LaneMetrics
 
@@ -25,7 +25,7 @@ VIEW = LaneView(
     p50_ms=210,
     p95_ms=900,
     p99_ms=1_400,
-    news=(News("breaker_open", "five failures in a row"),),
+    news=(LaneChange("breaker_open", "five failures in a row"),),
 )
 
 

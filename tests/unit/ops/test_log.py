@@ -119,7 +119,7 @@ def of_asyncio(form: log.Format) -> None:
 def test_what_goes_wrong_again_and_again_is_told_once_a_minute() -> None:
     told: list[str] = []
     times_s = iter([0.0, 1.0, 59.0, 60.0, 61.0, 62.0, 63.0, 64.0])
-    say = log.Sparing(told.append, lambda: next(times_s))
+    say = log.Throttled(told.append, lambda: next(times_s))
     for _ in range(5):
         say("gone")
     assert told == ["gone"] * 2

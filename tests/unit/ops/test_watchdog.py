@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from stream_app.faust_app.agents import Worker
 from stream_app.ops.watchdog import Watchdog
-from stream_app.partition.owner import Partition
+from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_desk import Bench
 from tests.partition.virtual import run
 
@@ -30,7 +30,7 @@ def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
 
 
 def _worker(bench: Bench) -> Worker:
-    def build(number: int) -> Partition:
+    def build(number: int) -> PartitionOwner:
         raise AssertionError(number)
 
     worker = Worker(build)

@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.config import Settings
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.inspect import line_of, read_export
 
 HOSTILE = [
@@ -25,7 +25,7 @@ HOSTILE = [
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_letter_that_is_no_json_is_exported_as_it_is(value: bytes, tmp_path: Path) -> None:
     """Seen: half a character in one letter ended the whole export."""
-    letter = Taken(
+    letter = ConsumedRecord(
         "leads.dlq", 0, 7, b"\xff", value, (("stream-app-reason", b"\xff"), ("stream-app-disposition", b"poison"))
     )
     line = line_of(letter, dict(letter.headers))
@@ -37,7 +37,7 @@ def test_a_letter_that_is_no_json_is_exported_as_it_is(value: bytes, tmp_path: P
 
 
 def test_a_lead_is_exported_to_be_mended_by_hand() -> None:
-    letter = Taken("leads.dlq", 0, 7, b"acme", '{"fields": {"title": "Ärztin"}}'.encode())
+    letter = ConsumedRecord("leads.dlq", 0, 7, b"acme", '{"fields": {"title": "Ärztin"}}'.encode())
     assert '"lead":{"fields":{"title":"Ärztin"}}' in line_of(letter, {})
 
 

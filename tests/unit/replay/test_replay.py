@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable
 
 from stream_app.domain.dead_letter.replay import Begin, ReplayPolicy
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.record import Record, Taken
+from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
 from stream_app.replay.agent import Replay
-from tests.partition.virtual import NotingInlet, VirtualClock, now_ms, run
+from tests.partition.virtual import NotingStream, VirtualClock, now_ms, run
 
 NAMES = TopicNames()
 FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
@@ -40,9 +40,9 @@ class Memory:
 
 
 class Bench:
-    def __init__(self, letters: list[Taken], begin: Begin | None = None, rate_per_s: float = 1000.0) -> None:
+    def __init__(self, letters: list[ConsumedRecord], begin: Begin | None = None, rate_per_s: float = 1000.0) -> None:
         self.memory = Memory(begin or Begin())
-        self.inlet = NotingInlet(letters, topic=NAMES.dlq)
+        self.inlet = NotingStream(letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
         rates = {"acme": rate_per_s}
         self.replay = Replay(
@@ -55,13 +55,13 @@ class Bench:
         return serving
 
 
-def letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> Taken:
+def letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> ConsumedRecord:
     headers = envelope.to_headers() if envelope else ()
-    return Taken(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
+    return ConsumedRecord(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
 
 
-def waits(tier: str, offset: int, since_ms: int) -> Taken:
-    return Taken(tier, 0, offset, b"acme", b"{}", FAILED.to_headers(), since_ms)
+def waits(tier: str, offset: int, since_ms: int) -> ConsumedRecord:
+    return ConsumedRecord(tier, 0, offset, b"acme", b"{}", FAILED.to_headers(), since_ms)
 
 
 def due_in(seconds: float) -> Envelope:
@@ -76,7 +76,7 @@ def test_each_goes_where_it_belongs_and_is_acked() -> None:
         assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
         assert bench.inlet.acked == [0, 1, 2, 3]
         first = bench.memory.published[0][1]
-        back = read_envelope(Taken("leads.retry", 0, 0, first.key, first.value, first.headers))
+        back = read_envelope(ConsumedRecord("leads.retry", 0, 0, first.key, first.value, first.headers))
         assert (back.way, back.replay, back.epoch, back.seq, back.disposition) == ("replayed", 2, 0, 4, "")
         assert first.partition == 0
 
@@ -158,20 +158,22 @@ def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
     run(main())
 
 
-class Topic(NotingInlet):
+class Topic(NotingStream):
     """An inlet of what was published to a topic, at any time."""
 
     def __init__(self, topic: str) -> None:
         super().__init__(topic=topic)
-        self.coming: asyncio.Queue[Taken] = asyncio.Queue()
+        self.coming: asyncio.Queue[ConsumedRecord] = asyncio.Queue()
         self.offset = 0
 
-    async def __aiter__(self) -> AsyncIterator[Taken]:
+    async def __aiter__(self) -> AsyncIterator[ConsumedRecord]:
         while True:
             yield await self.coming.get()
 
     def append(self, record: Record) -> None:
-        self.coming.put_nowait(Taken(self.topic, 0, self.offset, record.key, record.value, record.headers, now_ms()))
+        self.coming.put_nowait(
+            ConsumedRecord(self.topic, 0, self.offset, record.key, record.value, record.headers, now_ms())
+        )
         self.offset += 1
 
 
@@ -198,7 +200,7 @@ class Tiers(Memory):
     def back(self) -> list[tuple[int, str]]:
         """When which lead came to `leads.retry`, in order."""
         return [
-            (at_ms, read_envelope(Taken(NAMES.retry, 0, 0, None, None, record.headers)).origin)
+            (at_ms, read_envelope(ConsumedRecord(NAMES.retry, 0, 0, None, None, record.headers)).origin)
             for at_ms, record in self.published
             if record.topic == NAMES.retry
         ]
@@ -247,7 +249,7 @@ def test_what_has_a_reason_to_wait_is_not_under_way() -> None:
         await asyncio.sleep(0.1)
         assert bench.replay.under_way({place: False}) == {}
         tier = NAMES.wait(60)
-        inlet = NotingInlet([waits(tier, 0, now_ms())], topic=tier)
+        inlet = NotingStream([waits(tier, 0, now_ms())], topic=tier)
         waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
         await asyncio.sleep(30)
         assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
@@ -268,7 +270,7 @@ def test_a_broker_that_takes_nothing_is_seen_although_the_next_head_is_not_due()
 
         bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
         tier = NAMES.wait(60)
-        inlet = NotingInlet([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+        inlet = NotingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
         waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
         await asyncio.sleep(10)
         assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}

@@ -11,9 +11,9 @@ import pytest
 from stream_app.config import Settings
 from stream_app.config.model import Destination, Workspace
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.record import Taken
+from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.edit import (
-    CannotMend,
+    EditError,
     Transform,
     changes,
     from_mapping,
@@ -42,7 +42,7 @@ def patch(tmp_path: Path, operations: Any) -> Path:
 
 def mend(apply: Transform, value: bytes, *, same_lead: bool) -> bytes:
     """Of a letter of acme's `people`."""
-    letter = Taken("leads.parked", 0, 7, b"acme", value, (("stream-app-destination", b"people"),))
+    letter = ConsumedRecord("leads.parked", 0, 7, b"acme", value, (("stream-app-destination", b"people"),))
     return transformed(apply, letter, sendable(SETTINGS), same_lead=same_lead)
 
 
@@ -83,7 +83,7 @@ def test_a_mapping() -> None:
     ],
 )
 def test_what_must_not_go(tmp_path: Path, operations: Any, why: str) -> None:
-    with pytest.raises(CannotMend, match=why) as caught:
+    with pytest.raises(EditError, match=why) as caught:
         mend(from_patch(patch(tmp_path, operations)), encoded(LEAD), same_lead=True)
     assert "ada@" not in str(caught.value)
 
@@ -91,7 +91,7 @@ def test_what_must_not_go(tmp_path: Path, operations: Any, why: str) -> None:
 def test_what_the_configuration_does_not_know_must_not_go(tmp_path: Path) -> None:
     for operation in ({"path": "/destination", "value": "peple"}, {"path": "/workspace", "value": "nobody"}):
         apply = from_patch(patch(tmp_path, [{"op": "add", **operation}]))
-        with pytest.raises(CannotMend, match="no such workspace or destination"):
+        with pytest.raises(EditError, match="no such workspace or destination"):
             mend(apply, encoded(LEAD), same_lead=False)
 
 
@@ -99,13 +99,13 @@ def test_all_fields_together_must_fit(tmp_path: Path) -> None:
     many = {f"note{number}": "x" * 8_000 for number in range(12)}
     apply = from_patch(patch(tmp_path, [{"op": "add", "path": "/fields", "value": many | {"name": "y" * 4_000}}]))
     lead = {"workspace": "acme", "lead_id": "crm-1", "destination": "all", "fields": {"title": "CEO"}}
-    with pytest.raises(CannotMend, match="larger than the 100 KB"):
+    with pytest.raises(EditError, match="larger than the 100 KB"):
         mend(apply, encoded(lead), same_lead=True)
 
 
 def test_a_letter_that_holds_nothing_of_its_lead_does_not_go() -> None:
     for value in (None, b""):
-        letter = Taken("leads.parked", 0, 7, b"acme", value)
+        letter = ConsumedRecord("leads.parked", 0, 7, b"acme", value)
         with pytest.raises(ValueError, match="publish the lead anew"):
             as_it_is(letter, True)
         assert as_it_is(letter, False) == value, "poison: that is what was wrong with it"
@@ -114,9 +114,9 @@ def test_a_letter_that_holds_nothing_of_its_lead_does_not_go() -> None:
 def test_poison_may_become_whoever_it_is(tmp_path: Path) -> None:
     apply = from_patch(patch(tmp_path, [{"op": "replace", "path": "/lead_id", "value": "crm-2"}]))
     assert json.loads(mend(apply, encoded(LEAD), same_lead=False))["lead_id"] == "crm-2"
-    with pytest.raises(CannotMend, match="not JSON"):
+    with pytest.raises(EditError, match="not JSON"):
         mend(apply, b"\xff", same_lead=False)
-    with pytest.raises(CannotMend, match="no fields"):
+    with pytest.raises(EditError, match="no fields"):
         mend(from_mapping({"a": "b"}), b"[]", same_lead=False)
 
 
@@ -134,7 +134,7 @@ def test_a_hostile_letter_is_refused_and_stops_no_others(tmp_path: Path, value: 
     """Seen: one of these ended the whole run with a traceback."""
     moved = from_patch(patch(tmp_path, [{"op": "add", "path": "/source", "value": "x"}]))
     for transform in (from_mapping({"email": "mail"}), moved):
-        with pytest.raises(CannotMend, match=why):
+        with pytest.raises(EditError, match=why):
             mend(transform, value, same_lead=True)
     assert changes(value, encoded(LEAD), values=True)
 
