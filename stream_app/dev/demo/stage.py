@@ -28,6 +28,8 @@ WORKSPACES: Final = ("alder", "birch")
 APPS: Final = ("worker", "replay", "gateway")
 _READY_WITHIN_S: Final = 40.0
 _STOP_WITHIN_S: Final = 12.0
+_REMOVE_WITHIN_S: Final = 60.0
+_LOOK_AGAIN_S: Final = 0.2
 
 _CONFIG: Final = """
 [kafka]
@@ -191,7 +193,7 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
         else:
             say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
             settings, config = _settings(children.directory, bootstrap, url, unused("demo"))
-            stack.push_async_callback(_remove_topics, settings)
+            stack.push_async_callback(_remove_topics, settings, say)
         report = await create_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
@@ -238,13 +240,17 @@ def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tupl
     return load_settings(config, os.environ), config
 
 
-async def _remove_topics(settings: Settings) -> None:
+async def _remove_topics(settings: Settings, say: Callable[[str], None]) -> None:
+    """Delete the demo's topics, and wait until Kafka lists none of them."""
+    names = {topic.name for topic in settings.topic_plan()}
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_REMOVE_WITHIN_S):
             await admin.start()
-            await admin.delete_topics([topic.name for topic in settings.topic_plan()])
+            while left := names & set(await admin.list_topics()):
+                await admin.delete_topics(sorted(left))
+                await asyncio.sleep(_LOOK_AGAIN_S)
     except (KafkaError, TimeoutError):
-        return  # the broker has gone: nothing can be removed
+        say(f"The demo's topics could not be removed: delete those that begin with {settings.kafka.namespace}")
     finally:
         await admin.close()
