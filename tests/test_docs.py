@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import io
 import json
@@ -84,11 +85,29 @@ def test_links_to_code_lead_to_its_definition(document: Path) -> None:
 
 def assert_defines(source: str, name: str) -> None:
     """Fail unless the module defines the function, class, method (`Class.method`) or constant."""
-    owner, _, member = name.rpartition(".")
-    if owner:
-        assert re.search(rf"^class {owner}\b", source, re.M), name
-    indent = r"[ ]{4}" if owner else ""
-    assert re.search(rf"^{indent}(?:(?:async )?def {member}\b|class {member}\b|{member}\b.*[=:])", source, re.M), name
+    body: list[ast.stmt] = ast.parse(source).body
+    for part in name.split("."):
+        named = [node for node in body if part in names_of(node)]
+        assert named, name
+        body = named[0].body if isinstance(named[0], ast.ClassDef) else []
+
+
+def names_of(node: ast.stmt) -> list[str]:
+    """The names that a statement defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def test_the_architecture_lists_every_folder_once() -> None:
+    rows = re.findall(
+        r"^\| \[`([\w/]+)`\]\(\.\./stream_app/([\w/]+)\) \|", (DOCS / "architecture.md").read_text(), re.M
+    )
+    code = ROOT / "stream_app"
+    folders = {str(path.parent.relative_to(code)) for path in code.rglob("*.py")} - {"."}
+    assert all(shown == linked for shown, linked in rows)
+    assert sorted(linked for _, linked in rows) == sorted(folders)
 
 
 def test_readme_leads_to_every_page_and_picture() -> None:
