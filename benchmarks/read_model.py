@@ -36,7 +36,7 @@ from stream_app.gateway.read_model.store import Position, ReadModel, Sources
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
 from stream_app.ops import logs as log
-from stream_app.publish.send import Sender
+from stream_app.publishing.send import Sender
 
 PARTITIONS = 8
 AT_WORK = 500

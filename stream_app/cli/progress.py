@@ -15,7 +15,7 @@ from stream_app.cli.base import say
 from stream_app.domain.plural import count
 
 if TYPE_CHECKING:
-    from stream_app.publish import Summary
+    from stream_app.publishing import Summary
 
 _PLAIN_EVERY_S: Final = 5.0
 

@@ -18,8 +18,8 @@ from stream_app.domain.plural import count
 if TYPE_CHECKING:
     from stream_app.config import Settings
     from stream_app.domain.quote import Quote
-    from stream_app.publish import Batch, Summary, Wishes
-    from stream_app.publish.rows import Sheet
+    from stream_app.publishing import Batch, Summary, Wishes
+    from stream_app.publishing.rows import Sheet
 
 
 def add(subparsers: Subparsers) -> None:
@@ -54,7 +54,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from stream_app.domain.errors import SettingsError
-    from stream_app.publish import Batch, Wishes
+    from stream_app.publishing import Batch, Wishes
 
     if args.dry_run and args.out:
         raise SettingsError(["--out: a dry run writes nothing; leave one of the two out"])
@@ -71,7 +71,7 @@ def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch
     from stream_app.cli.publish_quote import ask, quotes_of, show_columns, show_quotes
     from stream_app.config.kafka_access import kafka_ready
     from stream_app.operator.look import last_views
-    from stream_app.publish import send_batch
+    from stream_app.publishing import send_batch
 
     if not args.dry_run:
         asyncio.run(kafka_ready(settings, "publish --bulk" if wishes.bulk else "publish", say))
@@ -99,8 +99,8 @@ def _check(
     import asyncio
 
     from stream_app.domain.errors import SettingsError
-    from stream_app.publish import Ready, check_rows
-    from stream_app.publish.check import Checker
+    from stream_app.publishing import Ready, check_rows
+    from stream_app.publishing.check import Checker
 
     changed: list[Ready] = []
 
@@ -132,7 +132,7 @@ def _check(
 
 def _sheet(args: argparse.Namespace, source: IO[bytes]) -> Sheet:
     """The file's rows; JSON Lines have no titles. Raises ValueError for a mapping or a header that cannot be used."""
-    from stream_app.publish.rows import Sheet, open_csv, read_jsonl
+    from stream_app.publishing.rows import Sheet, open_csv, read_jsonl
 
     if (args.format or _usual_format(args.file)) == "jsonl":
         if args.map:

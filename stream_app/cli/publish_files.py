@@ -12,7 +12,7 @@ from stream_app.cli.base import say
 from stream_app.cli.files import format_of, private_file
 
 if TYPE_CHECKING:
-    from stream_app.publish import Ready, Refusal
+    from stream_app.publishing import Ready, Refusal
 
 SAID_ROWS: Final = 20
 _REJECTED: Final = ".rejected.jsonl"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stream_app.domain.lane.budget import MeterName
     from stream_app.domain.messages import LaneView
     from stream_app.domain.quote import Quote
-    from stream_app.publish import Summary
+    from stream_app.publishing import Summary
 
 ASK_ABOVE_CREDITS: Final = 1_000
 _METERS: Final[dict[MeterName, str]] = {
@@ -76,7 +76,7 @@ def ask(quotes: Sequence[Quote], *, yes: bool) -> None:
 
 def show_columns(settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary) -> None:
     """How a CSV's columns were named, which fields have no usual name, and which ones Clay is not sent."""
-    from stream_app.publish.headers import LEAD_LEVEL, USUAL_FIELDS
+    from stream_app.publishing.headers import LEAD_LEVEL, USUAL_FIELDS
 
     renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
     if renamed:

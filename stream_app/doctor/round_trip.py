@@ -16,7 +16,7 @@ from stream_app.domain.plural import count
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.operator.ask import ask
 from stream_app.ops.clock import SystemClock
-from stream_app.publish import publish
+from stream_app.publishing import publish
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """It came back: whatever Clay found, the callback was received and matched."""

@@ -23,8 +23,8 @@ from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress
-from stream_app.publish import Wishes
-from stream_app.publish.rows import Row, Sheet, open_csv
+from stream_app.publishing import Wishes
+from stream_app.publishing.rows import Row, Sheet, open_csv
 from stream_app.replay.plan import reader_of
 from stream_app.results.lines import Format, Lines
 from stream_app.results.matching import Matcher

@@ -5,9 +5,9 @@ from __future__ import annotations
 from stream_app.config import Settings
 from stream_app.domain.lead.lead import Unreadable, identify
 from stream_app.domain.lead.person import identifiers, person_key
-from stream_app.publish import Wishes
-from stream_app.publish.check import Checker
-from stream_app.publish.rows import Row
+from stream_app.publishing import Wishes
+from stream_app.publishing.check import Checker
+from stream_app.publishing.rows import Row
 from stream_app.results.store import ResultStore
 
 

@@ -21,7 +21,7 @@ from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lead.lead import plain_id
 from stream_app.domain.messages import LaneView, Lead
 from stream_app.kafka.topics import create_topics
-from stream_app.publish import Ready, Refusal, Wishes, publish, send, send_batch
+from stream_app.publishing import Ready, Refusal, Wishes, publish, send, send_batch
 
 WAIT_S = 20.0
 

@@ -18,8 +18,8 @@ from stream_app.dev.demo.verdict import Verdict, compare
 from stream_app.domain.books.stories import Report
 from stream_app.domain.errors import StreamAppError
 from stream_app.operator.books import read_books
-from stream_app.publish import Wishes, publish_rows
-from stream_app.publish.rows import read_csv
+from stream_app.publishing import Wishes, publish_rows
+from stream_app.publishing.rows import read_csv
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
 NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")

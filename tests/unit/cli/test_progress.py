@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stream_app.cli import progress
 from stream_app.cli.progress import RowProgress
-from stream_app.publish import Summary
+from stream_app.publishing import Summary
 
 
 class Clock:

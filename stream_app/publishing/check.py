@@ -7,7 +7,7 @@ import msgspec
 from stream_app.config import Settings
 from stream_app.domain.lead.lead import Unreadable, clean_email, identify, plain_id, read_lead
 from stream_app.domain.messages import Lead
-from stream_app.publish.rows import Draft, Row
+from stream_app.publishing.rows import Draft, Row
 
 
 class Wishes(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.publish.headers import LEAD_LEVEL, delimiter_of, name_columns
+from stream_app.publishing.headers import LEAD_LEVEL, delimiter_of, name_columns
 
 MAX_LINE_BYTES: Final = 1_048_576
 MAX_LINES_PER_ROW: Final = 100

@@ -10,8 +10,8 @@ import pytest
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Scalar
-from stream_app.publish import Wishes
-from stream_app.publish.rows import Draft, Row
+from stream_app.publishing import Wishes
+from stream_app.publishing.rows import Draft, Row
 from stream_app.results.matching import Matcher
 from stream_app.results.store import ResultStore
 from tests.integration.test_look import settings_of

@@ -11,7 +11,7 @@ from typing import Final, Self
 import msgspec
 
 from stream_app.domain.errors import StreamAppError
-from stream_app.publish.check import Ready
+from stream_app.publishing.check import Ready
 
 _IN_MEMORY_BYTES: Final = 16 * 2**20
 _LENGTH_BYTES: Final = 4

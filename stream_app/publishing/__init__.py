@@ -13,10 +13,10 @@ from stream_app.config import Settings, client_options
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.messages import Lead
-from stream_app.publish.batch import Batch
-from stream_app.publish.check import Checker, Ready, Refusal, Wishes
-from stream_app.publish.rows import Row, flat_draft
-from stream_app.publish.send import Sender
+from stream_app.publishing.batch import Batch
+from stream_app.publishing.check import Checker, Ready, Refusal, Wishes
+from stream_app.publishing.rows import Row, flat_draft
+from stream_app.publishing.send import Sender
 
 __all__ = [
     "Batch",

@@ -10,9 +10,9 @@ import pytest
 from stream_app.config import Destination, Kafka, Settings, Workspace
 from stream_app.domain.lead.lead import identify, plain_id, read_lead
 from stream_app.domain.messages import Lead
-from stream_app.publish import Batch, Wishes, check_rows
-from stream_app.publish.check import Checker, Ready, Refusal
-from stream_app.publish.rows import Draft, Row
+from stream_app.publishing import Batch, Wishes, check_rows
+from stream_app.publishing.check import Checker, Ready, Refusal
+from stream_app.publishing.rows import Draft, Row
 
 SETTINGS = Settings(
     kafka=Kafka(bootstrap="127.0.0.1:1", partitions=4),

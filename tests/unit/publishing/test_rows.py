@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_app.domain.lead.lead import Unreadable
-from stream_app.publish import rows as rows_module
-from stream_app.publish.headers import delimiter_of, name_columns
-from stream_app.publish.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, read_csv, read_jsonl
+from stream_app.publishing import rows as rows_module
+from stream_app.publishing.headers import delimiter_of, name_columns
+from stream_app.publishing.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, read_csv, read_jsonl
 
 
 def csv_rows(data: bytes, **mapping: str) -> list[Row]:
