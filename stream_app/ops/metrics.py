@@ -32,7 +32,7 @@ class StallGauge:
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
         self._gauge = Gauge(
-            "stream_app_standing_still",
+            "stream_app_stalled",
             "What should move by itself and does not; /readyz has the words.",
             registry=registry,
         )
@@ -41,9 +41,9 @@ class StallGauge:
         """All that stands still, on change."""
         self._gauge.set(len(what))
         if what:
-            self._log.warning("stands_still", what=what)
+            self._log.warning("stalled", what=what)
         else:
-            self._log.info("moves_again")
+            self._log.info("progress_resumed")
 
 
 class ExpiredRecords:
@@ -180,7 +180,7 @@ class WorkerMetrics:
 
     def recovering(self, partition: int, error: Exception) -> None:
         self._recoveries.inc()
-        self._log.warning("partition_taken_over_again", partition=partition, because=str(error))
+        self._log.warning("partition_recovered", partition=partition, because=str(error))
 
     def posted(self, destination: str, outcome: Outcome) -> None:
         """A POST has ended."""

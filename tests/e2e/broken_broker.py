@@ -88,7 +88,7 @@ def tells(member: Member) -> None:
 
 def recoveries(member: Member) -> list[str]:
     """Why it took a partition over again."""
-    return [line["because"] for line in member.logged() if line["event"] == "partition_taken_over_again"]
+    return [line["because"] for line in member.logged() if line["event"] == "partition_recovered"]
 
 
 async def alter(line: Fleet, topic: str, key: str, value: str) -> str:

@@ -195,8 +195,8 @@ async def test_what_stands_still_is_told(command: str, patch: str, says: str, ka
             return says in ready and ready.startswith("503 ")
 
         await until(is_told, STANDS_STILL_S + 15)
-        assert "\nstream_app_standing_still 0.0" not in await asyncio.to_thread(get, worker, "/metrics")
-        assert told(worker, "stands_still")
+        assert "\nstream_app_stalled 0.0" not in await asyncio.to_thread(get, worker, "/metrics")
+        assert told(worker, "stalled")
         worker.kill()
 
 

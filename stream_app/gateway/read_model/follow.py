@@ -63,7 +63,7 @@ class Projection:
         self._sources = sources
         self._path = path
         self._log = log
-        self._say = Throttled(lambda trouble: self._log.warning("read_model_stands_still", because=trouble))
+        self._say = Throttled(lambda trouble: self._log.warning("projection_stalled", because=trouble))
         self._clock = SystemClock()
         self._logs = [TopicPartition(topic, number) for topic in sources.topics for number in range(sources.partitions)]
 
@@ -89,7 +89,7 @@ class Projection:
                 try:
                     await self._follow(model, write)
                 except _Anew as why:
-                    self._log.warning("read_model_made_anew", because=str(why))
+                    self._log.warning("projection_rebuilt", because=str(why))
                     await write(model.wipe)
                     self.standing = ProjectionLag()
         except (KafkaError, TimeoutError) as error:
