@@ -1,4 +1,4 @@
-"""Reading, cleaning and identifying leads: whatever the bytes are, there is an answer."""
+"""Reading, cleaning and identifying leads. Any bytes give an answer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_app.domain.lead.free_mail import FREE_MAIL
 from stream_app.domain.lead.lead import (
     MAX_CELL_BYTES,
     MAX_LEAD_BYTES,
     Identity,
     Unreadable,
     clay_row,
+    clean_email,
     company,
     home_partition,
     identify,
@@ -270,7 +272,7 @@ def test_a_domain_is_one_company_however_it_is_written(scheme: str, www: str, re
     assert identify(Lead(fields={**written})) == plain
 
 
-MAIL_OF_STRANGERS = """
+MAIL_PROVIDERS = """
          gmail.com live.nl yahoo.com.mx outlook.com.br hotmail.es yandex.kz btinternet.com virginmedia.com cox.net
     att.net     shaw.ca bigpond.com xtra.co.nz sfr.fr telenet.be ziggo.nl tim.it telefonica.net sapo.pt otenet.gr
     telia.com wp.pl     onet.pl seznam.cz azet.sk freemail.hu abv.bg rambler.ru ukr.net mynet.com walla.co.il
@@ -279,13 +281,17 @@ MAIL_OF_STRANGERS = """
 """
 
 
-@pytest.mark.parametrize("host", MAIL_OF_STRANGERS.split())
-def test_strangers_at_one_mail_provider_are_no_company(host: str) -> None:
+@pytest.mark.parametrize("host", MAIL_PROVIDERS.split())
+def test_a_mail_provider_is_not_a_company(host: str) -> None:
     assert company({"email": f"ada@{host}"}) == ""
     assert company({"email": f"ada@mail.{host}"}) == ""
     assert company({"domain": host}) == ""
     assert company({"email": f"ada@{host}", "domain": "acme.example"}) == company({"email": "bo@acme.example"}) != ""
     assert company({"email": f"ada@not{host}"}) != ""
+
+
+def test_each_domain_of_the_free_mail_file_is_spelled_as_a_cleaned_domain() -> None:
+    assert [host for host in FREE_MAIL if clean_email(f"ada@{host}") != f"ada@{host}"] == []
 
 
 def test_ids() -> None:
