@@ -58,7 +58,7 @@ class Holders(Generic[T]):
         return next(iter(self._by_peer[max(self._held, key=self._held.__getitem__)]))
 
 
-class KeyLocks(Generic[T]):
+class FairTurns(Generic[T]):
     """A queue that serves the peers in turn, and each peer's items in their order."""
 
     def __init__(self) -> None:

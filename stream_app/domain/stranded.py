@@ -86,7 +86,7 @@ class LastTransaction(NamedTuple):
         return bool(committed) if counts else None
 
 
-class WriteBatch(NamedTuple):
+class NextStep(NamedTuple):
     """What a take-over does next.
 
     wait           look again in a moment
@@ -101,21 +101,21 @@ class WriteBatch(NamedTuple):
     committed: bool = False
 
 
-def next_step(last: LastTransaction, *, stranded: bool) -> WriteBatch:
+def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
     """The table above. `stranded`: the producer of `last` has an open transaction somewhere."""
     if last.state in _TRANSIENT:
-        return WriteBatch("wait")
+        return NextStep("wait")
     if last.state == "Ongoing":
-        return WriteBatch("fence") if last.verdict is None else WriteBatch("end", last.verdict)
+        return NextStep("fence") if last.verdict is None else NextStep("end", last.verdict)
     if last.state == "CompleteAbort" and last.was_to_commit:
-        return WriteBatch("undone")
+        return NextStep("undone")
     if not stranded:
-        return WriteBatch("fence")
+        return NextStep("fence")
     if last.verdict is not None:
-        return WriteBatch("end", last.verdict)
+        return NextStep("end", last.verdict)
     if last.state in ("CompleteCommit", "CompleteAbort") and last.epoch < _LAST_EPOCH:
-        return WriteBatch("fence_verdict", last.state == "CompleteCommit")
-    return WriteBatch("unknown")
+        return NextStep("fence_verdict", last.state == "CompleteCommit")
+    return NextStep("unknown")
 
 
 def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
@@ -123,7 +123,7 @@ def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
     return _RESERVED_FROM_MS + 2 * (epoch % _EPOCHS) + committed
 
 
-def refusal(step: WriteBatch, transactional_id: str, stranded: Stranded) -> str:
+def refusal(step: NextStep, transactional_id: str, stranded: Stranded) -> str:
     """Why a take-over stops at `unknown` or `undone`, and what an operator has to do: one line."""
     if step.do == "undone":
         return (

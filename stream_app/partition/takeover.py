@@ -1,4 +1,4 @@
-"""The take-over of a transactional id: look, do the next step of `core.stranded`, until the id is ours."""
+"""The take-over of a transactional id: look, do the next step of `domain.stranded`, until the id is ours."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class BrokerFaults:
             await asyncio.sleep(0.5)
 
 
-class StatusCount(NamedTuple):
+class LaneStand(NamedTuple):
     """How long a lane that had leads waiting POSTed nothing, in one window."""
 
     seconds: float
@@ -118,7 +118,7 @@ class StatusCount(NamedTuple):
     window: Window
 
 
-async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[StatusCount]:
+async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[LaneStand]:
     """The longest stand of each lane in each window, without the lanes whose budget makes them stand."""
     waits: dict[str, list[tuple[int, int]]] = defaultdict(list)
     never_ms = now_ms()
@@ -131,7 +131,7 @@ async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[StatusCoun
         posts[request.workspace or ""].append(request.at_ms)
     lanes = [name for name in line.names if name not in BUDGETED]
     return [
-        StatusCount(longest_stand_s(waits[lane], posts[lane], window.begin_ms, window.end_ms), lane, window)
+        LaneStand(longest_stand_s(waits[lane], posts[lane], window.begin_ms, window.end_ms), lane, window)
         for window in windows
         for lane in lanes
     ]
@@ -152,7 +152,7 @@ def longest_stand_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begi
     return longest_ms / 1000
 
 
-def too_long(stands: Iterable[StatusCount]) -> list[str]:
+def too_long(stands: Iterable[LaneStand]) -> list[str]:
     """Those above the bound, in words."""
     return [
         f"lane {lane} stood {seconds:.1f} s (at most {BOUND_S:.0f}): {MEANING[window.kind]}, broker {window.node}"

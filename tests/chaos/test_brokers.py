@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.chaos.__main__ import complaints, table
-from tests.chaos.brokers import BOUND_S, MEANING, StatusCount, Window, draw, longest_stand_s, too_long
+from tests.chaos.brokers import BOUND_S, MEANING, LaneStand, Window, draw, longest_stand_s, too_long
 from tests.chaos.campaign import Goal, run_campaign
 
 ALL = (0, 100_000)
@@ -34,8 +34,8 @@ def test_the_longest_stand(waits: list[tuple[int, int]], posts: list[int], stood
 
 def test_only_a_stand_above_the_bound_is_told() -> None:
     window = Window("broker_freeze", 2, *ALL)
-    assert too_long([StatusCount(BOUND_S - 0.1, "w0", window)]) == []
-    (text,) = too_long([StatusCount(BOUND_S, "w1", window)])
+    assert too_long([LaneStand(BOUND_S - 0.1, "w0", window)]) == []
+    (text,) = too_long([LaneStand(BOUND_S, "w1", window)])
     assert text.startswith("lane w1 stood 25.0 s")
     assert "broker 2" in text
 

@@ -15,7 +15,7 @@ from stream_app.domain import stranded
 from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.lane import takeover as lane_owner
 from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.stranded import LastTransaction, Stranded, WriteBatch
+from stream_app.domain.stranded import LastTransaction, NextStep, Stranded
 from stream_app.pipeline.lead import LeadPipeline
 from stream_app.pipeline.ports import InFlight
 from tests.simulation.bases import bases
@@ -65,8 +65,8 @@ def retry_after_forgotten_with_memory() -> Patch:
 # ------------------------------------------------------------------------------------------- stranded transactions
 
 
-def _stepping(change: Callable[[LastTransaction, bool, WriteBatch], WriteBatch]) -> Patch:
-    def next_step(last: LastTransaction, *, stranded: bool) -> WriteBatch:
+def _stepping(change: Callable[[LastTransaction, bool, NextStep], NextStep]) -> Patch:
+    def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
         return change(last, stranded, real(last, stranded=stranded))
 
     real = stranded.next_step
@@ -82,20 +82,18 @@ def verdict_not_durable() -> Patch:
 @mutant("refused", hunt=missed_once)
 def verdict_lost_in_process() -> Patch:
     """It was read from Kafka, and the fence makes Kafka forget it."""
-    return _stepping(lambda _, __, step: WriteBatch("fence") if step.do == "fence_verdict" else step)
+    return _stepping(lambda _, __, step: NextStep("fence") if step.do == "fence_verdict" else step)
 
 
 @mutant("whole", hunt=aborted)
 def empty_counts_as_committed() -> Patch:
-    return _stepping(
-        lambda last, stranded, step: WriteBatch("end", True) if last.state == "Empty" and stranded else step
-    )
+    return _stepping(lambda last, stranded, step: NextStep("end", True) if last.state == "Empty" and stranded else step)
 
 
 @mutant("whole", hunt=lambda: interrupted(missed_once(), ("half",)))
 def repair_aborted_by_the_successor() -> Patch:
     """An ongoing transaction is aborted by the next fence, whatever it ends."""
-    return _stepping(lambda last, _, step: WriteBatch("fence") if last.state == "Ongoing" else step)
+    return _stepping(lambda last, _, step: NextStep("fence") if last.state == "Ongoing" else step)
 
 
 @mutant("whole", hunt=aborted)

@@ -60,7 +60,7 @@ class BrokenLink:
                 request()
 
 
-class ResolvedLead:
+class TakeOverCase:
     """A partition whose last owner is gone, with what its last transaction came to."""
 
     def __init__(self, ending: str, stranded: Sequence[str], missed_again: int = 0) -> None:
@@ -131,7 +131,7 @@ def may_refuse(ending: str, missed: int, breaks: Breaks) -> bool:
 
 async def refused(ending: str, stranded: Sequence[str], missed: int, breaks: Breaks) -> bool:
     """Whether a take-over that breaks so is refused. Else all is as it was."""
-    case = ResolvedLead(ending, stranded, missed)
+    case = TakeOverCase(ending, stranded, missed)
     try:
         await case.taken_over(breaks)
     except StateStoreError:
@@ -157,7 +157,7 @@ def test_a_transaction_stays_what_it_was_wherever_its_take_overs_break() -> None
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_how_many_requests_an_undisturbed_take_over_takes(ending: str) -> None:
     """A look, the fence, whether anything is open, the rows; and twice a look and a step more for the repair."""
-    asked = run(ResolvedLead(ending, STRANDED[-1]).taken_over())
+    asked = run(TakeOverCase(ending, STRANDED[-1]).taken_over())
     assert asked == {"committed": 8, "aborted": 8, "open": 6}[ending]
     assert asked < REQUESTS
 
@@ -173,7 +173,7 @@ def test_a_look_of_before_a_freeze_is_not_acted_upon() -> None:
             return answer
 
     async def main() -> None:
-        case = ResolvedLead("committed", ())
+        case = TakeOverCase("committed", ())
         frozen = asyncio.create_task(case.ledger(Frozen(())).take_over())
         await asyncio.sleep(10)
         successor = case.ledger()
@@ -193,7 +193,7 @@ def test_a_fence_that_arrives_long_after_its_look_carries_no_verdict() -> None:
     """It says that the transaction was committed. A later one was aborted, and is stranded, too."""
 
     async def main() -> None:
-        case = ResolvedLead("committed", STRANDED[-1])
+        case = TakeOverCase("committed", STRANDED[-1])
         late = timeout_with_verdict(case.kafka.describe(ID).epoch + 1, committed=True)
         await case.taken_over()
         epoch = case.kafka.describe(ID).epoch
@@ -213,7 +213,7 @@ def test_a_commit_that_somebody_aborted_under_its_repair_is_told() -> None:
     """Kafka's time-out, or another program's fence, between the two requests of a repair whose process is gone."""
 
     async def main() -> None:
-        case = ResolvedLead("committed", STRANDED[-1])
+        case = TakeOverCase("committed", STRANDED[-1])
         with pytest.raises(BrokerUnavailable):
             await case.ledger(BrokenLink(((4, "half"),))).take_over()
         assert case.kafka.describe(ID).state == "Ongoing"
@@ -231,7 +231,7 @@ def test_what_nobody_knows_is_refused() -> None:
     """A program that is not ours fenced the id: whether the transaction was committed is lost."""
 
     async def main() -> None:
-        case = ResolvedLead("committed", STRANDED[-1])
+        case = TakeOverCase("committed", STRANDED[-1])
         case.kafka.init_producer(ID)
         for _ in range(2):
             with pytest.raises(StateStoreError, match="does not know any more whether it was committed"):

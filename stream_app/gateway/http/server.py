@@ -16,7 +16,7 @@ from typing import Final
 from starlette.types import ASGIApp
 
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.fair_share import Holders, KeyLocks
+from stream_app.domain.fair_share import FairTurns, Holders
 from stream_app.gateway.http.connection import Connection
 from stream_app.gateway.http.request import Bounds
 
@@ -41,7 +41,7 @@ class HttpServer:
         self._most = max(1, min(bounds.connections, _files() - _OTHER_FILES))
         self._connections: set[Connection] = set()
         self._waiting: Holders[Connection] = Holders()
-        self._ready: KeyLocks[Connection] = KeyLocks()
+        self._ready: FairTurns[Connection] = FairTurns()
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._accepting = False

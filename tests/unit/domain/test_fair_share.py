@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.fair_share import Holders, KeyLocks, peer_of
+from stream_app.domain.fair_share import FairTurns, Holders, peer_of
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_peer_with_less_never_gives_way(steps: list[tuple[str, int, int, bool]
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers())))
 def test_peers_are_served_in_turn_and_each_in_its_order(items: list[tuple[str, int]]) -> None:
-    turns: KeyLocks[tuple[str, int]] = KeyLocks()
+    turns: FairTurns[tuple[str, int]] = FairTurns()
     for item in items:
         turns.push(item[0], item)
     served = []

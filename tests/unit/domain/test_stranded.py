@@ -6,26 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.stranded import LastTransaction, WriteBatch, next_step, refusal, timeout_with_verdict
+from stream_app.domain.stranded import LastTransaction, NextStep, next_step, refusal, timeout_with_verdict
 
 ORDINARY_MS = 60_000
 EPOCH = 7
 COMMIT = timeout_with_verdict(EPOCH, committed=True)
 ABORT = timeout_with_verdict(EPOCH, committed=False)
 TRANSIENT = ["PrepareCommit", "PrepareAbort", "PrepareEpochFence", "Dead"]
-FENCE, WAIT, UNKNOWN, UNDONE = WriteBatch("fence"), WriteBatch("wait"), WriteBatch("unknown"), WriteBatch("undone")
+FENCE, WAIT, UNKNOWN, UNDONE = NextStep("fence"), NextStep("wait"), NextStep("unknown"), NextStep("undone")
 
 ROWS = [
     *((state, timeout_ms, WAIT, WAIT) for state in TRANSIENT for timeout_ms in (ORDINARY_MS, ABORT, COMMIT)),
     ("Ongoing", ORDINARY_MS, FENCE, FENCE),
-    ("Ongoing", ABORT, WriteBatch("end", False), WriteBatch("end", False)),
-    ("Ongoing", COMMIT, WriteBatch("end", True), WriteBatch("end", True)),
-    ("CompleteCommit", ORDINARY_MS, FENCE, WriteBatch("fence_verdict", True)),
-    ("CompleteAbort", ORDINARY_MS, FENCE, WriteBatch("fence_verdict", False)),
-    ("Empty", COMMIT, FENCE, WriteBatch("end", True)),
-    ("CompleteCommit", COMMIT, FENCE, WriteBatch("end", True)),
-    ("Empty", ABORT, FENCE, WriteBatch("end", False)),
-    ("CompleteAbort", ABORT, FENCE, WriteBatch("end", False)),
+    ("Ongoing", ABORT, NextStep("end", False), NextStep("end", False)),
+    ("Ongoing", COMMIT, NextStep("end", True), NextStep("end", True)),
+    ("CompleteCommit", ORDINARY_MS, FENCE, NextStep("fence_verdict", True)),
+    ("CompleteAbort", ORDINARY_MS, FENCE, NextStep("fence_verdict", False)),
+    ("Empty", COMMIT, FENCE, NextStep("end", True)),
+    ("CompleteCommit", COMMIT, FENCE, NextStep("end", True)),
+    ("Empty", ABORT, FENCE, NextStep("end", False)),
+    ("CompleteAbort", ABORT, FENCE, NextStep("end", False)),
     ("Empty", ORDINARY_MS, FENCE, UNKNOWN),
     ("", 0, FENCE, UNKNOWN),
     ("CompleteAbort", COMMIT, UNDONE, UNDONE),
@@ -35,7 +35,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("state", "timeout_ms", "nothing", "something"), ROWS)
-def test_each_row_of_the_table(state: str, timeout_ms: int, nothing: WriteBatch, something: WriteBatch) -> None:
+def test_each_row_of_the_table(state: str, timeout_ms: int, nothing: NextStep, something: NextStep) -> None:
     last = LastTransaction(state, 1, EPOCH, timeout_ms)
     assert next_step(last, stranded=False) == nothing
     assert next_step(last, stranded=True) == something
@@ -46,7 +46,7 @@ def test_each_row_of_the_table(state: str, timeout_ms: int, nothing: WriteBatch,
 def test_a_verdict_counts_when_another_take_over_has_fenced_since_the_look(committed: bool) -> None:
     """It can only have carried the same verdict: until the repair nothing else happens."""
     last = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - 1, committed=committed))
-    assert next_step(last, stranded=True) == WriteBatch("end", committed)
+    assert next_step(last, stranded=True) == NextStep("end", committed)
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -60,7 +60,7 @@ def test_a_verdict_counts_in_no_other_epoch(committed: bool, age: int) -> None:
 def test_the_abort_of_a_repair_that_aborts_is_no_loss() -> None:
     fenced = LastTransaction("CompleteAbort", 1, EPOCH + 1, ABORT)
     assert next_step(fenced, stranded=False) == FENCE
-    assert next_step(fenced, stranded=True) == WriteBatch("end", False)
+    assert next_step(fenced, stranded=True) == NextStep("end", False)
 
 
 def test_a_producer_id_whose_epochs_are_used_up_cannot_carry_a_verdict() -> None:
@@ -68,7 +68,7 @@ def test_a_producer_id_whose_epochs_are_used_up_cannot_carry_a_verdict() -> None
     assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=True) == UNKNOWN
     assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=False) == FENCE
     carried = LastTransaction("Empty", 1, 32766, timeout_with_verdict(32766, committed=True))
-    assert next_step(carried, stranded=True) == WriteBatch("end", True)
+    assert next_step(carried, stranded=True) == NextStep("end", True)
 
 
 @given(st.integers(0, 32767), st.booleans())
