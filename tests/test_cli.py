@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stream_app import __version__
 from stream_app.cli import main as cli
 from stream_app.cli.main import COMMANDS, build_parser, main
 from stream_app.dev.process import free_port
@@ -40,8 +41,43 @@ def test_the_help_documents_the_exit_codes() -> None:
         assert f"\n  {code} " in text
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--config x.toml --json lanes",
+        "lanes --config x.toml --json",
+        "--config x.toml lanes --json",
+        "--config x.toml --json lanes pause acme --why y",
+        "lanes --config x.toml --json pause acme --why y",
+        "lanes pause acme --why y --config x.toml --json",
+        "--config x.toml lanes --json pause acme --why y",
+    ],
+)
+def test_common_options_stand_before_or_after_the_command(typed: str) -> None:
+    args = build_parser().parse_args(typed.split())
+    assert (args.config, args.json) == (Path("x.toml"), True)
+
+
+@pytest.mark.parametrize("typed", ["lanes", "lanes pause acme --why y"])
+def test_common_options_have_defaults(typed: str) -> None:
+    args = build_parser().parse_args(typed.split())
+    assert (args.config, args.json) == (None, False)
+
+
+def test_the_option_nearest_to_the_end_wins() -> None:
+    args = build_parser().parse_args(["--config", "x.toml", "lanes", "--config", "y.toml"])
+    assert args.config == Path("y.toml")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"stream-app {__version__}\n"
+
+
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'asyncio')"
+    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'shtab', 'asyncio')"
     code = (
         "import sys; from stream_app.cli.main import build_parser; build_parser().format_help(); "
         f"print([name for name in {heavy} if name in sys.modules])"

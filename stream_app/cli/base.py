@@ -53,15 +53,32 @@ def command(subparsers: Subparsers, name: str, run: Run, *, says: str, example: 
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, defaults: bool = False) -> None:
+    """Add `--config` and `--json`, which stand before or after the command and its action.
+
+    Args:
+        parser: The parser of the program, of a command or of an action.
+        defaults: Set the defaults. Only the outermost parser does: an inner one would reset what stands before it.
+    """
+    unset = argparse.SUPPRESS
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
+        default=None if defaults else unset,
         help="configuration (default: the file in STREAM_APP_CONFIG, else stream_app.toml)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout; the rest on stderr")
-    parser.set_defaults(run=run)
-    return parser
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=False if defaults else unset,
+        help="one JSON document on stdout; the rest on stderr",
+    )
 
 
 def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False, api: bool = False) -> Settings:

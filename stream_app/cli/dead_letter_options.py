@@ -8,10 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_app.cli.base import Run, say
+from stream_app.cli.base import Run, add_common_options, say
 
 if TYPE_CHECKING:
     from stream_app.domain.dead_letter.causes import Filter
@@ -53,9 +52,7 @@ def add_action(actions: Any, name: str, run: Run, says: str, example: str) -> ar
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    kept = argparse.SUPPRESS  # what the command itself was given is not to be reset
-    parser.add_argument("--config", type=Path, metavar="FILE", default=kept, help="configuration")
-    parser.add_argument("--json", action="store_true", default=kept, help="one JSON document on stdout")
+    add_common_options(parser)
     parser.set_defaults(run=run)
     return parser
 

@@ -1,4 +1,4 @@
-"""`stream-app`: reads the command line, runs the command, turns errors into lines and exit codes."""
+"""The program `stream-app`: parse the command line, run the command, turn errors into lines and exit codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from stream_app.cli.base import EXIT_CODES, INTERRUPTED, NO, NO_GATEWAY, NO_KAFKA, REFUSED, USAGE, say, tell_json
+from stream_app import __version__
+from stream_app.cli.base import (
+    EXIT_CODES,
+    INTERRUPTED,
+    NO,
+    NO_GATEWAY,
+    NO_KAFKA,
+    REFUSED,
+    USAGE,
+    add_common_options,
+    say,
+    tell_json,
+)
 from stream_app.domain.errors import BrokerUnavailable, GatewayUnavailable, KafkaRefused, SettingsError, StreamAppError
 
 COMMANDS: Final = (
@@ -32,12 +44,20 @@ COMMANDS: Final = (
     "books",
     "skip",
     "schemas",
+    "completion",
 )
 """Modules of stream_app.cli, in the order in which the help shows them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `stream-app` with these arguments (default: the process's) and return its exit code."""
+    """Run the program.
+
+    Args:
+        argv: The arguments; by default those of the process.
+
+    Returns:
+        The exit code.
+    """
     args = build_parser().parse_args(argv)
     _mute_libraries()
     try:
@@ -49,20 +69,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left (such as `| head`); Python's own flush at exit must not fail again.
+        # The reader of our output has closed it (such as `| head`). Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
     return code
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with all commands; importing them imports nothing heavy."""
+    """Build the parser with all commands. Nothing slow to import is imported."""
     parser = argparse.ArgumentParser(
         prog="stream-app",
-        description="Leads go in on Kafka, each reaches Clay once, and every step comes out on Kafka.",
+        description="Read leads from Kafka, send each one once to Clay, and publish every step on Kafka.",
         epilog=f"{EXIT_CODES}\n\nexample:\n  stream-app publish leads.csv --workspace acme",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_common_options(parser, defaults=True)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         import_module(f"stream_app.cli.{name.replace('-', '_')}").add(subparsers)
@@ -84,7 +106,7 @@ def _failed(args: argparse.Namespace, exc: StreamAppError) -> int:
 
 
 def _mute_libraries() -> None:
-    """aiokafka logs what we say ourselves, and at DEBUG its records cost more than its work (design section 11)."""
+    """Turn off aiokafka's log. Commands print these errors themselves, and its DEBUG records cost CPU."""
     import logging
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -1,0 +1,84 @@
+"""The scripts of `stream-app completion` complete commands, options and files, in the shells themselves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stream_app.cli.completion import SHELLS
+from stream_app.cli.main import main
+
+CASES = [
+    ("stream-app la", "lanes"),
+    ("stream-app lanes pau", "pause"),
+    ("stream-app --config x lanes pau", "pause"),
+    ("stream-app lanes pause acme --wh", "--why"),
+    ("stream-app lanes --conf", "--config"),
+    ("stream-app completion ba", "bash"),
+    ("stream-app dlq export x --dispo", "--disposition"),
+]
+
+# Calls the function that the script has registered, as bash does when a user presses Tab.
+ASK_BASH = """
+source "$1"
+read -ra COMP_WORDS <<< "$2"
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_LINE=$2 COMP_POINT=${#2}
+$(complete -p stream-app | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def script(shell: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert main(["completion", shell]) == 0
+    path = folder / f"completion.{shell}"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    return path
+
+
+def answer(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def needs(shell: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"{shell} is not installed")
+
+
+@needs("bash")
+@pytest.mark.parametrize(("typed", "completed"), CASES)
+def test_bash(typed: str, completed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert completed in answer("bash", "-c", ASK_BASH, "bash", str(script("bash", tmp_path, capsys)), typed)
+
+
+@needs("bash")
+def test_a_file_is_completed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leads = tmp_path / "leads.csv"
+    leads.touch()
+    path = str(script("bash", tmp_path, capsys))
+    assert str(leads) in answer("bash", "-c", ASK_BASH, "bash", path, f"stream-app publish {tmp_path}/lea")
+
+
+@needs("fish")
+@pytest.mark.parametrize(("typed", "completed"), CASES)
+def test_fish(
+    typed: str, completed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = script("fish", tmp_path, capsys)
+    found = answer("fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", str(path), typed)
+    assert completed in [line.partition("\t")[0] for line in found]
+
+
+@pytest.mark.parametrize("shell", [pytest.param(shell, marks=needs(shell)) for shell in SHELLS])
+def test_the_shell_reads_its_script(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(shell, "-n", str(script(shell, tmp_path, capsys))) == []
+
+
+@pytest.mark.parametrize(("shell", "mark"), [("bash", "complete "), ("zsh", "#compdef stream-app"), ("fish", "-c ")])
+def test_each_shell_has_a_script_of_its_own(shell: str, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert mark in capsys.readouterr().out
