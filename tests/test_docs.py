@@ -25,6 +25,7 @@ from tests.simulation.all_mutants import MUTANTS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+CODE = ROOT / "stream_app"
 DOCUMENTS = [README, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 IMAGES = sorted((DOCS / "images").glob("*.svg"))
 SET_ELSEWHERE = {"workspaces.budget.tz", "workspaces.concurrency.most"}
@@ -104,8 +105,7 @@ def test_the_architecture_lists_every_folder_once() -> None:
     rows = re.findall(
         r"^\| \[`([\w/]+)`\]\(\.\./stream_app/([\w/]+)\) \|", (DOCS / "architecture.md").read_text(), re.M
     )
-    code = ROOT / "stream_app"
-    folders = {str(path.parent.relative_to(code)) for path in code.rglob("*.py")} - {"."}
+    folders = {str(path.parent.relative_to(CODE)) for path in CODE.rglob("*.py")} - {"."}
     assert all(shown == linked for shown, linked in rows)
     assert sorted(linked for _, linked in rows) == sorted(folders)
 
@@ -167,9 +167,11 @@ def commands_in(line: str) -> Iterator[list[str]]:
             continue
         if token.startswith(">") and words and words[-1].isdecimal():
             words.pop()
-        starts = [at for at, word in enumerate(words) if word.rpartition("/")[2] == "stream-app"]
-        if starts and words[starts[0] + 1 :] and "$" not in line[: line.find(token)].rpartition("stream-app")[2]:
-            yield words[starts[0] + 1 :]
+        for at, word in enumerate(words):
+            if word.rpartition("/")[2] == "stream-app" and (command := words[at + 1 :]):
+                if not any("$" in part for part in command):  # nothing knows what the shell puts there
+                    yield command
+                break
         words = []
 
 
@@ -248,6 +250,36 @@ def test_the_configuration_page_has_every_key_and_its_default() -> None:
     documented = list(documented_keys())
     assert len(dict(documented)) == len(documented)
     assert dict(documented) == dict(keys_of(Tables))
+
+
+# Metrics
+
+
+def metrics_of(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The name and labels of each metric that a module makes."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            continue
+        kind, texts = call.func.id, [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
+        if kind == "gauge":  # of a lane
+            yield f"stream_app_lane_{texts[0]}", ("workspace", *texts[2:])
+        elif kind in ("Counter", "Gauge", "Histogram", "GaugeMetricFamily") and texts:
+            given = [*call.args, *(keyword.value for keyword in call.keywords)]
+            labels = next((ast.literal_eval(arg) for arg in given if isinstance(arg, ast.Tuple)), ())
+            yield f"{texts[0]}{'_total' if kind == 'Counter' else ''}", labels
+
+
+def test_the_metrics_page_has_every_metric_and_its_labels() -> None:
+    rows = re.findall(r"^\| `(stream_app_\w+)` \|(.*?)\|", (DOCS / "metrics.md").read_text(encoding="utf-8"), re.M)
+    documented = {name: tuple(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    assert len(documented) == len(rows)
+    assert documented == {name: labels for path in CODE.rglob("*.py") for name, labels in metrics_of(path)}
+
+
+@each_document
+def test_metrics_in_the_text_exist(document: Path) -> None:
+    named = re.findall(r"\bstream_app_[a-z_]+\b", document.read_text(encoding="utf-8"))
+    assert set(named) <= set(re.findall(r"stream_app_[a-z_]+", (DOCS / "metrics.md").read_text(encoding="utf-8")))
 
 
 # README, pictures, counts
