@@ -109,7 +109,7 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     await partition.close()  # before it catches up with topics that are not there; its rows stay
     rows_mb = memory().rss / 2**20
     found = {"seconds": seconds, "rss_mb": rows_mb, "rows_mb": rows_mb - before_mb}
-    awaiting = DeadlineQueue(plan, partition._rows, partition._lanes)
+    awaiting = DeadlineQueue(plan, partition.state.rows, partition.state.lanes)
     started = time.process_time()
     await awaiting.load()
     loaded = time.process_time()

@@ -201,7 +201,7 @@ class AdmissionQueue:
                 next_ms = _earlier(next_ms, until_ms)
         self._set_timer(next_ms, now_ms)
 
-    def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
+    def is_held(self, destination: Destination, *, bulk: bool) -> bool:
         """Whether such a lead would be held now; see `ports.PartitionState.stands_still`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, hanging = self._plan.workspaces[name], self._lanes[name], self._hanging(name)

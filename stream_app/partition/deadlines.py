@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Final
 
 from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lead_of
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Plan
@@ -36,6 +37,7 @@ class DeadlineQueue:
         self._lanes = lanes
         self._queues: dict[tuple[str, str, bool], deque[bytes]] = {}
         self._again: deque[tuple[int, bytes]] = deque()
+        self._first_added = asyncio.Event()  # a queue that was empty got its first lead
 
     def clear(self) -> None:
         """Forget all: the rows are other ones."""
@@ -60,11 +62,31 @@ class DeadlineQueue:
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
 
-    def add(self, key: bytes, state: Status) -> bool:
-        """A lead has just come into one of the states. Whether its queue was empty."""
+    def note(self, step: WriteBatch) -> None:
+        """Add the lead of a step with events, if it waits from this step on."""
+        last = step.events[-1]
+        waits = last.status in OVERDUE
+        if last.status in WAITING:
+            destination = self._plan.destination(last.workspace, last.destination)
+            waits = destination is not None and destination.callbacks
+        if waits:
+            self.add(step.rows[0][0], last.status)
+
+    def add(self, key: bytes, state: Status) -> None:
+        """Add a lead that has just come into one of the states."""
         queue = self._queues.setdefault((*lead_of(key)[:2], _KINDS[state]), deque())
         queue.append(key)
-        return len(queue) == 1
+        if len(queue) == 1:
+            self._first_added.set()
+
+    async def wait(self, now_ms: int, longest_s: float) -> None:
+        """Wait until the next deadline, until a queue that was empty gets a lead, or for `longest_s` seconds."""
+        at_ms = self.next_ms()
+        self._first_added.clear()
+        delay_s = None if at_ms is None else min(longest_s, max(0.001, (at_ms - now_ms) / 1000))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._first_added.wait()
 
     def __len__(self) -> int:
         """How many wait; some of them may have been answered already."""

@@ -9,20 +9,18 @@ settled. When `take` returns, the callback is concluded and may be acked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import Final
 
-from stream_app.domain.callback.interpret import Booking, next_version, read_callback, result_of
+from stream_app.domain.callback.interpret import next_version, read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import scrub
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, WriteBatch, brief
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, brief
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, meet
 from stream_app.domain.lead.resolve import LeadRef
-from stream_app.domain.lead.suppression import Suppression, erased_row, is_erased
+from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
-from stream_app.domain.policy import Destination, Plan
-from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.policy import Plan
+from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 _AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected", "partial"})
 _SHOWN: Final = Reason("callback", "its callback shows that Clay has it")
@@ -32,47 +30,7 @@ _PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 _ANSWERED: Final = Reason("answered", "its lead has its answer already")
 
 
-class InFlight(Protocol):
-    """One taken callback."""
-
-    @property
-    def consumed(self) -> ConsumedRecord: ...
-
-    def release_next(self) -> None: ...
-
-
-class PartitionState(Protocol):
-    """A partition as a callback sees it; see `ports.PartitionState`."""
-
-    def find(self, key: bytes) -> Delivery | None: ...
-
-    def alias(self, key: bytes) -> bytes | None: ...
-
-    def marked(self, *places: str) -> bytes | None: ...
-
-    def passed(self, consumed: ConsumedRecord) -> bool:
-        """Whether it is concluded and the group has come so far that its mark is gone."""
-
-    def suppression(self, key: bytes) -> Suppression | None: ...
-
-    def lock(self, in_flight: InFlight, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
-        """Hold an exclusive lock on these keys. It waits for a lead that is sent, and recalls one at the gate."""
-
-    def book(self, row: Delivery, there: Destination, callback: Callback) -> Booking:
-        """Settle what a lead did cost with its lane. Belongs to the step committed next."""
-
-    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
-
-    async def confirm(self, in_flight: InFlight, key: bytes) -> None: ...
-
-
-class Clock(Protocol):
-    """Time, as an argument."""
-
-    def now_ms(self) -> int: ...
-
-
-class Correlation:
+class CallbackPipeline:
     """Takes the callbacks of one partition to their leads, one `take` a record, many at a time."""
 
     def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
@@ -80,7 +38,7 @@ class Correlation:
         self._partition = partition
         self._clock = clock
 
-    async def take(self, in_flight: InFlight) -> None:
+    async def process(self, in_flight: InFlight) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
         in_flight.release_next()
         callback = read_callback(self._plan, in_flight.consumed)
@@ -134,7 +92,7 @@ class Correlation:
 
     def _version(self, callback: Callback, row: Delivery) -> int:
         lead = (callback.workspace, callback.destination, callback.lead_id)
-        return next_version(lead, row, self._partition.find, self._partition.alias)
+        return next_version(lead, row, self._partition.find, self._partition.row)
 
     # ------------------------------------------------------------------------------------- what settles nothing
 
@@ -157,10 +115,10 @@ class Correlation:
 
     async def _is_concluded(self, in_flight: InFlight) -> bool:
         """Whether it was taken before. To be asked right before a step, after any await."""
-        mark = self._partition.marked(in_flight.consumed.place)
+        mark = self._partition.find_marker(in_flight.consumed.place)
         if mark is not None:
-            await self._partition.confirm(in_flight, mark)
-        return mark is not None or self._partition.passed(in_flight.consumed)
+            await self._partition.conclude_unchanged(in_flight, mark)
+        return mark is not None or self._partition.is_passed(in_flight.consumed)
 
 
 def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Reason]:

@@ -9,77 +9,30 @@ partition are applied one after the other. When `take` returns, the command is a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 import msgspec
 
 from stream_app.domain.delivery.recorder import Rows, WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import mark_key
 from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_stale, read_command
-from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lead.lead import home_partition, row_id
 from stream_app.domain.lead.person import hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
-from stream_app.domain.messages import Actor, Command, CommandAnswer, LaneView, StatusEvent
+from stream_app.domain.messages import Actor, Command, CommandAnswer, StatusEvent
 from stream_app.domain.plural import count
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
+from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
 """People in one command to suppress: its step is one transaction."""
 
 _json: Final = msgspec.json.Encoder()
-
-
-class InFlight(Protocol):
-    """One taken command. It never lets the next one go before it is answered."""
-
-    @property
-    def consumed(self) -> ConsumedRecord: ...
-
-
-class Clock(Protocol):
-    """Time, as an argument."""
-
-    def now_ms(self) -> int: ...
-
-
-class PartitionState(Protocol):
-    """A partition as operations see it. See `ports.PartitionState` for `marked`, `confirm` and `conclude`."""
-
-    def marked(self, *places: str) -> bytes | None: ...
-
-    def passed(self, consumed: ConsumedRecord) -> bool:
-        """Whether it is concluded, and its mark is no longer needed."""
-
-    def row(self, key: bytes) -> bytes | None: ...
-
-    def is_free(self, keys: tuple[bytes, ...]) -> bool:
-        """Whether nothing is at work on the leads of these rows: its next step would undo a change to them."""
-
-    def lane(self, workspace: str) -> Lane: ...
-
-    def keep(self, lane: Lane) -> None:
-        """The lane's new state. Belongs to the step of that workspace that is committed next."""
-
-    def lane_view(self, workspace: str) -> LaneView: ...
-
-    def in_flight(self, workspace: str) -> int:
-        """Requests to Clay under way."""
-
-    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
-
-    async def confirm(self, in_flight: InFlight, key: bytes) -> None: ...
-
-    def ask_again(self) -> None:
-        """Let the leads that wait look at themselves, and ask their lane, anew."""
-
-    def answered(self, answer: CommandAnswer) -> None:
-        """It is committed: tell of it, and `ask_again`."""
 
 
 class CommandResult(msgspec.Struct, frozen=True):
@@ -101,7 +54,7 @@ Reload = Callable[[], CommandResult]
 """Reads the configuration anew, and adopts what can be adopted live."""
 
 
-class Operations:
+class CommandPipeline:
     """Applies the commands of one partition."""
 
     def __init__(self, plan: Plan, partition: PartitionState, clock: Clock, reload: Reload) -> None:
@@ -110,14 +63,14 @@ class Operations:
         self._clock = clock
         self._reload = reload
 
-    async def take(self, in_flight: InFlight) -> None:
+    async def process(self, in_flight: InFlight) -> None:
         """One command, from its bytes to its answer. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        mark = self._partition.marked(consumed.place)
+        mark = self._partition.find_marker(consumed.place)
         if mark is not None:
-            await self._partition.confirm(in_flight, mark)
+            await self._partition.conclude_unchanged(in_flight, mark)
             return
-        if self._partition.passed(consumed):  # while it waited its turn in what was read at the take-over
+        if self._partition.is_passed(consumed):  # while it waited its turn in what was read at the take-over
             return
         # No await from here to the commit: what is asked of the rows and the lane still holds when it is written.
         now_ms = self._clock.now_ms()
@@ -130,9 +83,9 @@ class Operations:
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
         rows: Rows = [(mark_key(consumed.place), b"1"), *told.rows]
         if answer.kind in _FORBIDS:  # at once: a lead that goes before the answer would be sent after the commit
-            self._partition.ask_again()
+            self._partition.reconsider_waiting()
         await self._partition.conclude(in_flight, WriteBatch(rows, [record, *told.records], told.events, workspace))
-        self._partition.answered(answer)
+        self._partition.command_committed(answer)
 
     def _decide(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> tuple[CommandAnswer, CommandResult]:
         row = command_row(command.id)
@@ -153,7 +106,7 @@ class Operations:
             asked_at_ms=command.at_ms,
             reason=told.reason,
             text=told.text,
-            under_way=self._partition.in_flight(command.workspace),
+            under_way=self._partition.posts_in_flight(command.workspace),
             lane=self._partition.lane_view(command.workspace) if here else None,
             people=told.people,
         )
@@ -176,7 +129,7 @@ class Operations:
         home = self._home(command.workspace)
         if home != consumed.partition:
             return CommandResult(f"its workspace lives in partition {home}: publish it there", False, "wrong_partition")
-        if not self._partition.is_free(cost_rows(self._plan, self._partition.row, command)):
+        if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
             return CommandResult(
                 "this lead is on its way just now: submit the command again in a moment", False, "busy"
             )
@@ -217,7 +170,7 @@ class Operations:
         by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if answer.done:
-            self._partition.keep(answer.lane)
+            self._partition.set_lane(answer.lane)
         return CommandResult(answer.told, answer.done, "" if answer.done else "refused")
 
     def _list(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
@@ -273,7 +226,7 @@ class Operations:
         answer = settle_lead(self._plan, policy, lane, self._partition.row, command, what, consumed, now_ms)
         if isinstance(answer, str):
             return CommandResult(answer, False, "refused")
-        self._partition.keep(answer.lane)
+        self._partition.set_lane(answer.lane)
         return CommandResult(
             answer.text, rows=[answer.row], records=[event_record(self._plan, answer.event)], events=[answer.event]
         )

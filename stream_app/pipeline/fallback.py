@@ -19,13 +19,13 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from stream_app.domain.callback.interpret import next_version
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, Rows, WriteBatch
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, Rows
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lead.person import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.lead.suppression import Suppression, why_not
+from stream_app.domain.lead.suppression import why_not
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
 from stream_app.domain.result.cache_entry import (
     NOTHING,
@@ -38,7 +38,7 @@ from stream_app.domain.result.cache_entry import (
     shared,
     shown,
 )
-from stream_app.pipeline.ports import InFlight
+from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 _json: Final = msgspec.json.Encoder()
 
@@ -78,31 +78,6 @@ class Known(msgspec.Struct, frozen=True):
 NOTHING_KNOWN: Final = Known()
 
 
-class PartitionState(Protocol):
-    """A partition as it is seen here; see `ports.PartitionState`."""
-
-    def find(self, key: bytes) -> Delivery | None: ...
-
-    def alias(self, key: bytes) -> bytes | None: ...
-
-    def marked(self, *places: str) -> bytes | None: ...
-
-    @property
-    def suppressing(self) -> bool: ...
-
-    def suppression(self, key: bytes) -> Suppression | None: ...
-
-    def stands_still(self, destination: Destination, *, bulk: bool) -> bool: ...
-
-    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
-
-
-class Clock(Protocol):
-    """Time, as an argument."""
-
-    def now_ms(self) -> int: ...
-
-
 class Fallback:
     """Answers the leads of one partition. Each is in its turn (`PartitionState.lock`), so its row stays what it is
     meanwhile.
@@ -114,7 +89,7 @@ class Fallback:
         self._clock = clock
         self._known = known
 
-    async def first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
+    async def serve_cached_first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
         """The station *cached?*. True: it is concluded, and nothing was asked of its lane."""
         if not self._plan.destinations[resolved.destination.alias].cache_first or not self._may(resolved, recorder.row):
             return False
@@ -124,7 +99,9 @@ class Fallback:
         await self._serve(in_flight, resolved, recorder, found, "cache_first")
         return True
 
-    async def again(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None, links: Rows) -> bool:
+    async def serve_same_person(
+        self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None, links: Rows
+    ) -> bool:
         """Serve a person who came before under another id: by `cache_first`, or by `hold = "degrade"` while the lane
         stands still. False: nothing was served, and the lead is a duplicate.
 
@@ -133,13 +110,13 @@ class Fallback:
         """
         there = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[there.workspace]
-        degrades = workspace.hold == "degrade" and self._partition.stands_still(there, bulk=resolved.bulk)
+        degrades = workspace.hold == "degrade" and self._partition.is_held(there, bulk=resolved.bulk)
         if not (there.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())
         recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced, aliases=links)
         recorder.tell()
-        if await self.first(in_flight, resolved, recorder):
+        if await self.serve_cached_first(in_flight, resolved, recorder):
             return True
         found, _, _ = await self._ask(resolved) if degrades else (None, NOTHING, NOTHING)
         if found is None or found.source not in workspace.fallback or not self._may(resolved, row):
@@ -147,7 +124,7 @@ class Fallback:
         await self._serve(in_flight, resolved, recorder, found, found.source)
         return True
 
-    async def meanwhile(
+    async def serve_while_held(
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder
     ) -> list[Record] | None:
         """For a lead that its lane holds and that may not wait. None: it is concluded; else what to defer it with."""
@@ -184,13 +161,13 @@ class Fallback:
         """
         if resolved.lead.force or row.webhook_id or self._is_unwanted(resolved):
             return False
-        return self._partition.marked(resolved.consumed.place, resolved.envelope.origin) is None
+        return self._partition.find_marker(resolved.consumed.place, resolved.envelope.origin) is None
 
     def _is_unwanted(self, resolved: ResolvedLead) -> bool:
         """An operator suppressed it, maybe just now, or it is not worth an answer any more: the line concludes it."""
         if resolved.lead.not_after_ms is not None and self._clock.now_ms() > resolved.lead.not_after_ms:
             return True
-        return self._partition.suppressing and why_not(resolved, self._partition.suppression) is not None
+        return self._partition.has_suppressions and why_not(resolved, self._partition.suppression) is not None
 
     async def _ask(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
         """What may be served, and what is remembered of the person and of the company."""
@@ -231,7 +208,7 @@ class Fallback:
     def _version(self, resolved: ResolvedLead, row: Delivery) -> int:
         there = resolved.destination
         return next_version(
-            (there.workspace, there.alias, resolved.lead_id), row, self._partition.find, self._partition.alias
+            (there.workspace, there.alias, resolved.lead_id), row, self._partition.find, self._partition.row
         )
 
     def _result(

@@ -50,30 +50,30 @@ class LeadPipeline:
         self._clay = clay
         self._clock = clock
         self._fallback = Fallback(plan, partition, clock, known)
-        self._aside = Rejects(plan, partition, clock)
+        self._rejects = Rejects(plan, partition, clock)
         self._inputs = plan.topics.inputs
         self._freshness_ms = int(plan.line.freshness_days * 86_400_000)
 
-    async def take(self, in_flight: InFlight) -> None:
+    async def process(self, in_flight: InFlight) -> None:
         """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
         consumed = in_flight.consumed
         envelope = lead_envelope(consumed, self._inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.line.max_lead_bytes)
-        known = self._partition.find, self._partition.alias
+        known = self._partition.find, self._partition.row
         resolved = lead if isinstance(lead, Unreadable) else case_of(self._plan, consumed, envelope, lead, *known)
         if isinstance(resolved, Unreadable):
             await self._unsendable(in_flight, envelope, lead, resolved)
             return
         home = home_partition(resolved.destination.workspace, self._plan.partitions, self._plan.pins)
         if home != consumed.partition:
-            await self._aside.reroute(in_flight, resolved, home)
+            await self._rejects.reroute(in_flight, resolved, home)
             return
         async with self._partition.lock(in_flight, partial(self._keys, resolved)):
             await self._seen(in_flight, resolved)
 
     def _keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
         """What a lead is decided by: its row, and the aliases of all that its person is known by."""
-        return (resolved.key, *person_of(resolved.aliases, self._partition.alias).aliases)
+        return (resolved.key, *person_of(resolved.aliases, self._partition.row).aliases)
 
     async def _unsendable(
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
@@ -81,7 +81,7 @@ class LeadPipeline:
         """No lead, or none that can be sent as things are: rejected, unless it belongs to a story that goes on."""
         who = whose(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
         if who is None:
-            await self._aside.reject(in_flight, envelope, lead, bad)
+            await self._rejects.reject(in_flight, envelope, lead, bad)
             return
         async with self._partition.lock(in_flight, lambda: (who.key,)):
             await self._stuck(in_flight, who, bad)
@@ -89,20 +89,22 @@ class LeadPipeline:
     # ---------------------------------------------------------------------------------------------------- seen?
 
     async def _seen(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
-        if await self._aside.is_concluded(in_flight, resolved.envelope):
+        if await self._rejects.is_concluded(in_flight, resolved.envelope):
             return
         now_ms = self._clock.now_ms()
-        person = person_of(resolved.aliases, self._partition.alias)
+        person = person_of(resolved.aliases, self._partition.row)
         row, verdict, why = seen(resolved, person.rows, self._partition.find, now_ms, self._freshness_ms)
         resolved = resolved.of(person)
         if verdict == "done":
             in_flight.release_next()
-            await self._partition.confirm(in_flight, resolved.key)
+            await self._partition.conclude_unchanged(in_flight, resolved.key)
             return
         if verdict == "duplicate":
-            links = linked(person, self._partition.alias)
-            if why.reason != "same_person" or not await self._fallback.again(in_flight, resolved, row, links):
-                await self._aside.tell(in_flight, resolved, "duplicate", why, rows=links)
+            links = linked(person, self._partition.row)
+            if why.reason != "same_person" or not await self._fallback.serve_same_person(
+                in_flight, resolved, row, links
+            ):
+                await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why, rows=links)
             return
         if row is None or verdict == "fresh":
             aliases = [] if resolved.lead.force else claimed(person, resolved.aliases, resolved.key)
@@ -136,16 +138,16 @@ class LeadPipeline:
 
     async def _stuck(self, in_flight: InFlight, who: LeadRef, bad: Unreadable) -> None:
         """Its story is at the point where it would be sent, and it cannot be: a human has to look."""
-        if await self._aside.is_concluded(in_flight, who.envelope):
+        if await self._rejects.is_concluded(in_flight, who.envelope):
             return
         now_ms, row = self._clock.now_ms(), self._partition.find(who.key)
         verdict = judge(row, who.envelope, now_ms, self._freshness_ms)
         if verdict == "done":
-            await self._partition.confirm(in_flight, who.key)
+            await self._partition.conclude_unchanged(in_flight, who.key)
             return
         row = row or begin(who.envelope, now_ms)
-        if self._partition.suppressing and is_unwanted(
-            who, row.first_at_ms, self._partition.suppression, self._partition.alias
+        if self._partition.has_suppressions and is_unwanted(
+            who, row.first_at_ms, self._partition.suppression, self._partition.row
         ):
             who = msgspec.structs.replace(who, consumed=msgspec.structs.replace(who.consumed, value=None))
         recorder = DeliveryRecorder(self._plan, who, row)
@@ -163,11 +165,11 @@ class LeadPipeline:
     async def _deliver(
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, not_before_ms: int
     ) -> None:
-        if await self._fallback.first(in_flight, resolved, recorder):
+        if await self._fallback.serve_cached_first(in_flight, resolved, recorder):
             return
         while True:
             # Whenever it asks for its turn: an operator may say so while it waits.
-            if self._partition.suppressing and (why := why_not(resolved, self._partition.suppression)) is not None:
+            if self._partition.has_suppressions and (why := why_not(resolved, self._partition.suppression)) is not None:
                 await self._conclude(in_flight, recorder, "suppressed", why)
                 return
             patient = recorder.row.state.startswith("held_")
@@ -237,7 +239,7 @@ class LeadPipeline:
         attempt = report.attempts(recorder.row.attempt)
         first_ms = recorder.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
-            self._partition.letter(entry, outcome.reason)
+            self._partition.record_dead_letter(entry, outcome.reason)
             await self._fail(in_flight, recorder, failure(outcome), attempt=attempt, failed_at_ms=first_ms)
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
@@ -265,7 +267,7 @@ class LeadPipeline:
             await self._partition.commit(recorder.step())
             return True
         in_flight.release_next()
-        meanwhile = await self._fallback.meanwhile(in_flight, resolved, recorder)
+        meanwhile = await self._fallback.serve_while_held(in_flight, resolved, recorder)
         if meanwhile is None:
             return False
         now_ms = self._clock.now_ms()

@@ -1,103 +1,191 @@
-"""What the line needs from outside, as small protocols: a record's walk, its partition, Clay, time and chance."""
+"""The interfaces through which the pipelines see the rest of the program: one protocol for each.
+
+`partition.unit_of_work.UnitOfWork` implements `PartitionState`, `partition.in_flight.InFlight` implements `InFlight`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from stream_app.domain.callback.interpret import Booking
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held
+from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.messages import Callback, CommandAnswer, LaneView
 from stream_app.domain.policy import Destination
 from stream_app.domain.record import ConsumedRecord
 
 
 class InFlight(Protocol):
-    """One taken record on its way down the line."""
+    """A record under way."""
 
     posted: Posted | None
-    """What is known of its last POST, from the write-ahead on and except while it is under way; outlives a `take`."""
+    """What is known of its last POST, from the write-ahead on, except while the POST is under way.
+
+    It survives a recovery of the partition.
+    """
 
     @property
     def consumed(self) -> ConsumedRecord: ...
 
     def release_next(self) -> None:
-        """This lead no longer needs its turn at the gate: the next record of its topic may be taken."""
+        """Let the next record of the topic start: this one no longer waits for admission."""
 
 
 class PartitionState(Protocol):
-    """A partition as the line sees it: its rows, its lanes, its transactions. One desk, one partition, one owner."""
+    """The rows, lanes and transactions of one partition.
 
-    def find(self, key: bytes) -> Delivery | None: ...
+    A change of a lane belongs to the step of its workspace that is submitted next: both are written by the same
+    transaction, if no await lies between them.
+    """
 
-    def alias(self, key: bytes) -> bytes | None: ...
+    # Rows
 
-    def marked(self, *places: str) -> bytes | None:
-        """The row that says that one of these records was concluded, where no delivery row says it (any more)."""
+    def find(self, key: bytes) -> Delivery | None:
+        """The row of a lead."""
+
+    def row(self, key: bytes) -> bytes | None:
+        """Any row, as bytes."""
+
+    def find_marker(self, *places: str) -> bytes | None:
+        """The key of the marker that says that one of these records is concluded.
+
+        Args:
+            places: Records without a delivery row, as `topic/partition/offset`.
+        """
+
+    def is_passed(self, consumed: ConsumedRecord) -> bool:
+        """True if the record is concluded and the group's offset has passed it, so that its marker is deleted."""
 
     @property
-    def suppressing(self) -> bool:
-        """Whether anybody at all is not to be sent."""
+    def has_suppressions(self) -> bool:
+        """True if the suppression list is not empty."""
 
-    def suppression(self, key: bytes) -> Suppression | None: ...
+    def suppression(self, key: bytes) -> Suppression | None:
+        """An entry of the suppression list."""
+
+    # Locks and admission
 
     def lock(self, in_flight: InFlight, keys: Callable[[], tuple[bytes, ...]]) -> AbstractAsyncContextManager[None]:
-        """Hold an exclusive lock on these keys, in the order of the records; `keys` may give more of them after a wait.
+        """Hold an exclusive lock on these keys. Records get a lock in their order; callbacks get it before leads.
 
-        The lock ends with the block, or in it with `conclude` or `confirm`.
+        `conclude` and `conclude_unchanged` release the lock early.
+
+        Args:
+            in_flight: The record that needs the lock.
+            keys: Returns the keys. It is called again after each wait, and may then return more keys.
         """
 
-    def stands_still(self, destination: Destination, *, bulk: bool) -> bool:
-        """True if the lane holds such a lead now, or would only let it go as a probe. Nothing is taken."""
+    def is_unlocked(self, keys: tuple[bytes, ...]) -> bool:
+        """True if no record under way holds one of these keys. The next step of a holder would undo a change."""
+
+    def is_held(self, destination: Destination, *, bulk: bool) -> bool:
+        """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
 
     async def admit(
-        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
-        """Wait for this lead's turn. Go: the lane's change and `write_ahead` are one committed step when it returns."""
+        """Wait until the lane admits this lead. The lane's change and `write_ahead` are then one committed step."""
 
-    def settle(self, entry: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
-        """Tell the lane how the POST ended (None: it was not started). Belongs to the step committed next.
+    def reconsider_waiting(self) -> None:
+        """Have all leads that wait for admission check again whether they may be sent."""
 
-        has_slot: the partition has not been taken over again since it was admitted.
+    def posts_in_flight(self, workspace: str) -> int:
+        """How many requests to Clay are under way."""
+
+    # Lanes
+
+    def lane(self, workspace: str) -> Lane: ...
+
+    def set_lane(self, lane: Lane) -> None: ...
+
+    def lane_view(self, workspace: str) -> LaneView:
+        """The lane as operators see it."""
+
+    def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
+        """Apply the outcome of a POST to its lane.
+
+        Args:
+            grant: What the lead was admitted with.
+            outcome: None if the POST was not started.
+            has_slot: True if the partition was not taken over again since the lead was admitted.
         """
 
-    def letter(self, entry: Grant, reason: str) -> None:
-        """The lead of an entry becomes a dead letter. Belongs to the step committed next."""
+    def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
+        """Book what a lead did cost, as its callback says."""
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
-        """Book a reservation as spent. Belongs to the step committed next."""
+        """Book a reservation as spent."""
 
-    async def commit(self, step: WriteBatch) -> None:
-        """One transaction (shared with other steps): when it returns, all of the step is in Kafka."""
+    def record_dead_letter(self, grant: Grant, reason: str) -> None:
+        """Count a dead letter of this lane."""
 
-    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None:
-        """Commit the last step of a walk, and unlock its keys before that: copies decide by the rows as they will be.
+    # Commits
 
-        Steps are committed in order. So a copy's step is committed with this one or after it, or neither is.
+    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+        """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.
+
+        Steps are committed in the order of these calls.
         """
 
-    async def confirm(self, in_flight: InFlight, key: bytes) -> None:
-        """Conclude by this row as it is: only what the partition's owner has read may be acked without a step."""
+    async def commit(self, step: WriteBatch) -> None:
+        """Submit a step and wait until it is committed."""
+
+    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None:
+        """Commit the last step of a record. The locks are released as soon as the step is in memory.
+
+        A copy of the lead then decides by the new rows. Its step is committed with this one or after it, or neither is.
+        """
+
+    async def conclude_unchanged(self, in_flight: InFlight, key: bytes) -> None:
+        """Commit this row as it is. The commit proves that this process owns the partition; then the ack is safe."""
+
+    def command_committed(self, answer: CommandAnswer) -> None:
+        """Report the answer of a command, and apply what it changed to the leads that wait for admission."""
 
 
 class Clay(Protocol):
-    """Sends one row to a destination's webhook; never raises for trouble of the network."""
+    """Sends one row to a destination's webhook. A network failure is an outcome, not an exception."""
 
     async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome: ...
 
 
-class Clock(Protocol):
-    """Time and chance, as arguments."""
+class Archive(Protocol):
+    """Reads single records again."""
 
-    def now_ms(self) -> int: ...
+    async def fetch(self, places: Sequence[str]) -> Mapping[str, ConsumedRecord]:
+        """Read the records that Kafka still has.
+
+        Args:
+            places: As `topic/partition/offset`.
+
+        Raises:
+            BrokerUnavailable: Kafka cannot be read now.
+        """
+
+
+class CallbackUrlProbe(Protocol):
+    """Checks that Clay could reach the callback URL."""
+
+    async def __call__(self) -> str:
+        """Return '' if the callback URL answers from here, else what came instead. Takes a few seconds at most."""
+
+
+class Clock(Protocol):
+    """Time and randomness."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
 
     def boot_ms(self) -> int:
         """Milliseconds of a clock that never steps and runs on while the machine or process is suspended."""
 
     def rand(self) -> float:
-        """From 0 to 1."""
+        """A random number from 0 to 1."""

@@ -5,42 +5,17 @@ Each has one event, and a mark by its place: a redelivery repeats nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
-from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held
+from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant
 from stream_app.domain.lead.lead import Unreadable, home_partition, identify
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.pipeline.ports import InFlight
-
-
-class PartitionState(Protocol):
-    """A partition as it is seen here; see `ports.PartitionState`."""
-
-    def marked(self, *places: str) -> bytes | None: ...
-
-    async def admit(
-        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
-    ) -> Grant | Held: ...
-
-    def letter(self, entry: Grant, reason: str) -> None: ...
-
-    async def conclude(self, in_flight: InFlight, step: WriteBatch) -> None: ...
-
-    async def confirm(self, in_flight: InFlight, key: bytes) -> None: ...
-
-
-class Clock(Protocol):
-    """Time, as an argument."""
-
-    def now_ms(self) -> int: ...
+from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 
 class Rejects:
@@ -79,14 +54,14 @@ class Rejects:
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, by: Grant | None
     ) -> WriteBatch:
         consumed, now_ms = in_flight.consumed, self._clock.now_ms()
-        if (mark := self._partition.marked(consumed.place, envelope.origin)) is not None:
+        if (mark := self._partition.find_marker(consumed.place, envelope.origin)) is not None:
             return WriteBatch([(mark, b"1")], [], [])
         letter = rejected(self._plan, consumed, envelope, bad, now_ms)
         why = Reason(bad.reason, bad.text)
         step = brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, _id_of(lead), letter)
         if by is None:
             return step
-        self._partition.letter(by, bad.reason)
+        self._partition.record_dead_letter(by, bad.reason)
         return msgspec.structs.replace(step, workspace=by.destination.workspace)
 
     async def reroute(self, in_flight: InFlight, stray: LeadRef, home: int) -> None:
@@ -96,9 +71,9 @@ class Rejects:
             "wrong_partition", f"its workspace lives in partition {home}: check the pins and the producer's key"
         )
         onward = strayed(self._plan, stray, home, lost, self._clock.now_ms(), why)
-        await self.tell(in_flight, stray, "parked" if lost else "rerouted", why, onward)
+        await self.conclude_with_event(in_flight, stray, "parked" if lost else "rerouted", why, onward)
 
-    async def tell(
+    async def conclude_with_event(
         self, in_flight: InFlight, who: LeadRef, status: Status, why: Reason, *records: Record, rows: Rows | None = None
     ) -> None:
         """Its one event, with what is written for it; unless it is concluded."""
@@ -112,9 +87,9 @@ class Rejects:
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:
         """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
-        mark = self._partition.marked(in_flight.consumed.place, envelope.origin)
+        mark = self._partition.find_marker(in_flight.consumed.place, envelope.origin)
         if mark is not None:
-            await self._partition.confirm(in_flight, mark)
+            await self._partition.conclude_unchanged(in_flight, mark)
         return mark is not None
 
 

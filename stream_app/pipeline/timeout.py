@@ -10,91 +10,47 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
 
 from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms, evidence, expects_silence, overdue, silent
 from stream_app.domain.dead_letter.headers import read_place
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, WriteBatch
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
-from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.callback_health import causes
-from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.resolve import LeadRef
-from stream_app.domain.lead.suppression import Suppression, erased_row, is_erased
+from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Plan
 from stream_app.domain.record import ConsumedRecord
+from stream_app.pipeline.ports import Archive, CallbackUrlProbe, Clock, PartitionState
 
 
-class PartitionState(Protocol):
-    """A partition as a lead without an answer sees it; see `ports.PartitionState`.
-
-    No await lies between a look at a row in one of these states and its next step, here and in correlate.py: so neither
-    has to wait for the other.
-    """
-
-    def find(self, key: bytes) -> Delivery | None: ...
-
-    def suppression(self, key: bytes) -> Suppression | None: ...
-
-    def lane(self, workspace: str) -> Lane: ...
-
-    def keep(self, lane: Lane) -> None:
-        """The lane's new state. Belongs to the step of that workspace that is submitted next."""
-
-    def charge(self, workspace: str, reservation: Reservation) -> None: ...
-
-    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
-        """One transaction (shared with other steps): when it is done, all of the step is in Kafka."""
-
-
-class Archive(Protocol):
-    """Reads single records again."""
-
-    async def fetch(self, places: Sequence[str]) -> Mapping[str, ConsumedRecord]:
-        """By place (`topic/partition/offset`), those that Kafka still has. Raises BrokerUnavailable."""
-
-
-class CallbackUrlProbe(Protocol):
-    """Tries whether Clay could reach us."""
-
-    async def __call__(self) -> str:
-        """'' when the callback URL answers from here, else what came instead. Returns within seconds."""
-
-
-class Clock(Protocol):
-    """Time, as an argument."""
-
-    def now_ms(self) -> int: ...
-
-
-class Overdue:
+class TimeoutPipeline:
     """Moves leads on whose time has passed, many in one call. What was answered meanwhile is passed over."""
 
     def __init__(
-        self, plan: Plan, partition: PartitionState, archive: Archive, reach: CallbackUrlProbe, clock: Clock
+        self, plan: Plan, partition: PartitionState, archive: Archive, probe: CallbackUrlProbe, clock: Clock
     ) -> None:
         self._plan = plan
         self._partition = partition
         self._archive = archive
-        self._reach = reach
+        self._probe = probe
         self._clock = clock
 
-    async def tell(self, keys: Sequence[bytes]) -> None:
+    async def mark_overdue(self, keys: Sequence[bytes]) -> None:
         """The deadline of these leads has passed: each is told of once."""
         named = Counter((there.workspace, there.alias) for _, _, there in self._still(keys, WAITING))
         trouble = ""
         if any(self._expects_silence(*name, more) for name, more in named.items()):
-            trouble = await self._reach()
-        told = [self._tell(key, row, there, trouble) for key, row, there in self._still(keys, WAITING)]
+            trouble = await self._probe()
+        told = [self._mark_overdue(key, row, there, trouble) for key, row, there in self._still(keys, WAITING)]
         await asyncio.gather(*told)
 
     def _expects_silence(self, workspace: str, destination: str, more: int) -> bool:
         return expects_silence(self._plan.workspaces[workspace], self._partition.lane(workspace), destination, more)
 
-    def _tell(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
+    def _mark_overdue(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
         subject = LeadRef(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
@@ -107,7 +63,7 @@ class Overdue:
             why = causes(evidence(policy, lane, there, trouble, now_ms))
             lane = silent(policy, lane, there, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("silence", why))
-        self._partition.keep(lane)
+        self._partition.set_lane(lane)
         return self._partition.submit(recorder.step())
 
     async def park(self, keys: Sequence[bytes]) -> None:

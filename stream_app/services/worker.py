@@ -41,9 +41,9 @@ from stream_app.ops.clock import SystemClock
 from stream_app.ops.http import serve_ops
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.ops.watchdog import Watchdog
-from stream_app.partition.callback_port import Outside
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.timeouts import TimeoutSources
 from stream_app.pipeline.fallback import Known
 from stream_app.services.cache import remember
 
@@ -149,8 +149,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
         memory = await stack.enter_async_context(remember(settings, registry, metrics))
         clock, known = SystemClock(), Known(memory.cache, local_facts)
-        outside = Outside(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
-        heard: dict[str, Lane] = {}
+        timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
+        previous: dict[str, Lane] = {}
         topics = KnownTopics()
         kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
 
@@ -169,8 +169,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 *(number, plan, ledger, clay, clock, metrics, alarm, member),
                 reload=configuration.reload,
                 known=known,
-                heard=heard,
-                outside=outside,
+                previous=previous,
+                sources=timeout_sources,
             )
 
         worker = Worker(build_partition)

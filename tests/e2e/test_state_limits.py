@@ -166,7 +166,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
     ("command", "patch", "says"),
     [
         ("worker", "owner.PartitionOwner.serve", "nobody takes the records of"),
-        ("worker", "owner.LeadPipeline.take", "does not end"),
+        ("worker", "owner.LeadPipeline.process", "does not end"),
         ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
         ("worker", "consumer.SafeConsumer.perform_seek", "no records are taken since the last rebalance"),
         ("replay", "agent.Replay.deferred", "leads.deferred/0 do not move"),

@@ -44,8 +44,8 @@ class Bench(LeadBench):
         return letters
 
     def resume(self) -> None:
-        self.partition._lanes.change("acme", lifted)
-        self.partition._admission.ask_again()
+        self.partition.state.lanes.change("acme", lifted)
+        self.partition.state.admission.ask_again()
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -57,7 +57,7 @@ def test_what_is_no_lead_stops_pouring_into_the_dead_letters(kind: str) -> None:
         await bench.serve()
         await asyncio.sleep(60.0)
         assert bench.rejected == RUN
-        stop = bench.partition._lanes["acme"].stop
+        stop = bench.partition.state.lanes["acme"].stop
         assert stop is not None
         assert stop.reason == "flood"
         assert f"{RUN} leads in a row became dead letters" in stop.text

@@ -168,7 +168,7 @@ def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.park()
-        holders: dict[bytes, object] = bench.partition._key_locks._holders  # type: ignore[assignment]  # any holder will do
+        holders: dict[bytes, object] = bench.partition.state.key_locks._holders  # type: ignore[assignment]  # any holder will do
         key = delivery_key("acme", "acme-main", "id0")
         holders[key] = object()
         answer = await bench.correct("c1", credits=4)

@@ -179,8 +179,8 @@ def test_what_catches_up_answers_no_command_that_was_passed_meanwhile() -> None:
         await asyncio.sleep(5.0)  # its offset is committed
         bench.command("resume", "c2")
         await asyncio.sleep(1.0)
-        assert bench.partition.marked(first.place) is None
-        await bench.partition._takers["command"](InFlight(first, "command", asyncio.Event()))
+        assert bench.partition.state.find_marker(first.place) is None
+        await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event()))
         await asyncio.sleep(1.0)
         assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 

@@ -20,9 +20,9 @@ from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.lane.callback_health import Hearing
 from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.partition.callback_port import Outside
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.timeouts import TimeoutSources
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, run
@@ -44,9 +44,18 @@ class Bench(CallbackBench):
         """One more owner of the partition."""
         old = self.partition
         return PartitionOwner(
-            *(0, self.plan, self.ledger, self.clay, old._clock, old._observer, self.alarms.append, old._still_member),
+            *(
+                0,
+                self.plan,
+                self.ledger,
+                self.clay,
+                old.state._clock,
+                old._observer,
+                self.alarms.append,
+                old._still_member,
+            ),
             spacing_s=0.005,
-            outside=Outside(self.archive, self._reach),
+            sources=TimeoutSources(self.archive, self._reach),
         )
 
     async def _reach(self) -> str:
@@ -114,7 +123,7 @@ def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_
         assert len(bench.clay.bodies) == sent + 1
         assert bench.states()[-1] == "parked"
         [parked] = map(read_envelope, bench.parked())
-        row = bench.partition.find(bench.key)
+        row = bench.partition.state.find(bench.key)
         for rewind in (False, True):
             assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
         # Only who names it sends it again.
@@ -152,7 +161,7 @@ def test_the_letter_of_an_erased_lead_holds_nothing_of_it() -> None:
         await asyncio.sleep(10.0)
         erased = Suppression("erased", now_ms(), "c1", "jane")
         step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
-        await bench.partition.commit(step)
+        await bench.partition.state.commit(step)
         await asyncio.sleep(200.0)
         [letter] = bench.parked()
         assert letter.value is None
@@ -286,7 +295,7 @@ def test_a_table_that_calls_back_covers_up_for_no_other_one() -> None:
         assert told["lead_id"] == "firm2"
         assert "3 leads of firms are overdue" in told["text"]
         assert "1. auto-run is off in the table of firms" in told["text"]
-        assert bench.partition._lanes.view("acme").holds == "silence"
+        assert bench.partition.state.lanes.view("acme").holds == "silence"
         await asyncio.sleep(400.0)
         assert len(bench.firms()) == sent + 1, "one probe"
         bench.call_back(lead_id=bench.firms()[-1], destination="firms")
@@ -320,7 +329,7 @@ def test_only_open_rows_wait(state: Any) -> None:
         bench.row(state, final=state == "enriched", at_ms=now_ms())
         await bench.partition.take_over()
         await asyncio.sleep(1.0)
-        awaiting: DeadlineQueue = bench.partition._way_back._awaiting
+        awaiting: DeadlineQueue = bench.partition.state.deadlines
         assert len(awaiting) == (state != "enriched")
 
     run(main())
@@ -337,7 +346,7 @@ def test_a_lead_of_a_workspace_that_was_renamed_waits_for_the_name_it_had(state:
         await asyncio.sleep(10_000.0)
         assert bench.alarms == []
         assert bench.states() == []
-        assert bench.partition._rows.get(key) == row
+        assert bench.partition.state.rows.get(key) == row
 
     run(main())
 
@@ -349,7 +358,7 @@ def test_a_destination_without_callbacks_waits_for_nothing() -> None:
         await bench.serve()
         await asyncio.sleep(1_000.0)
         assert bench.states() == ["received", "sending", "accepted"]
-        assert len(bench.partition._way_back._awaiting) == 0
+        assert len(bench.partition.state.deadlines) == 0
 
     run(main())
 
@@ -382,7 +391,7 @@ def test_hearing_is_kept_while_leads_wait() -> None:
         await bench.partition.take_over()
         await asyncio.sleep(40.0)
         assert bench.day() is not None
-        hearing: Hearing = bench.partition._lanes["acme"].hearing
+        hearing: Hearing = bench.partition.state.lanes["acme"].hearing
         assert now_ms() - hearing.listened_ms <= 61_000
 
     run(main())

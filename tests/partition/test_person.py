@@ -143,7 +143,7 @@ def test_an_erasure_forgets_every_identifier_even_one_that_it_does_not_name() ->
         bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
         await asyncio.sleep(5)
         everybody = {*people(BOTH), *people(OTHER)}
-        assert all(bench.partition.alias(person_key("acme", "acme-main", each)) is None for each in everybody)
+        assert all(bench.partition.state.row(person_key("acme", "acme-main", each)) is None for each in everybody)
         tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]
         assert set(dict(tombstone.headers)["people"].decode().split(",")) == everybody
 

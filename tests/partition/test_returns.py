@@ -214,7 +214,7 @@ def test_what_is_still_reserved_for_a_lead_that_comes_back_is_booked_once_howeve
             await inlet.drained()
             await inlet.end()
             await serving
-        spent = bench.partition._lanes["acme"].budget.days[-1]
+        spent = bench.partition.state.lanes["acme"].budget.days[-1]
         assert (spent.credits_spent, spent.credits_reserved) == (there.ceiling.credits, 0)
         assert bench.states() == ["replayed"]
         assert bench.alarms == []

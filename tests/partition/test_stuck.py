@@ -88,7 +88,7 @@ def test_what_waits_then_holds_nothing_of_a_lead_that_was_erased(row: bytes) -> 
         bench, letter = await _failed()
         reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
         said = Suppression(reason, now_ms(), "c1", "jane")
-        await bench.partition.commit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
+        await bench.partition.state.commit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
         del bench.plan.destinations["acme-main"]
         await bench.come_back(letter, returning(read_envelope(letter), letter.place))
         assert _waits(bench, "unknown_destination").value is None

@@ -17,7 +17,7 @@ from stream_app.domain.record import Record
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.unit_of_work import UnitOfWork
 from tests.simulation.mutant import Patch, crowded, mutant
 
 
@@ -34,12 +34,12 @@ def refund_twice() -> Patch:
             settled = msgspec.structs.replace(settled, budget=refunded)
         return settled, report
 
-    return patch("stream_app.partition.owner.settle", settle)
+    return patch("stream_app.partition.unit_of_work.settle", settle)
 
 
 @mutant("4")
 def parked_costs_nothing() -> Patch:
-    return patch.object(PartitionOwner, "charge", lambda self, workspace, reservation: None)
+    return patch.object(UnitOfWork, "charge", lambda self, workspace, reservation: None)
 
 
 @mutant("4")

@@ -29,6 +29,7 @@ from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import Keys
 from stream_app.partition.markers import ProcessedMarkers
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.unit_of_work import UnitOfWork
 from stream_app.pipeline import lead as line_module
 from stream_app.pipeline import reject as aside
 from stream_app.pipeline.lead import LeadPipeline
@@ -47,10 +48,10 @@ def headers_of_producers_are_believed() -> Patch:
 
 @mutant("2")
 def ack_before_the_commit() -> Patch:
-    async def conclude(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
-        self._submit(step)
+    async def conclude(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
+        self.submit(step)
 
-    return patch.object(PartitionOwner, "conclude", conclude)
+    return patch.object(UnitOfWork, "conclude", conclude)
 
 
 @mutant("3", "4")
@@ -141,27 +142,27 @@ def read_before_fence() -> Patch:
 @mutant("3", "6")
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
-    async def lock(self: PartitionOwner, in_flight: InFlight, keys: Keys) -> Any:
+    async def lock(self: UnitOfWork, in_flight: InFlight, keys: Keys) -> Any:
         yield
 
-    return patch.object(PartitionOwner, "alone", lock)
+    return patch.object(UnitOfWork, "lock", lock)
 
 
 @mutant("2", "6")
 def memory_kept_after_an_aborted_commit() -> Patch:
-    def load(self: PartitionOwner, rows: dict[bytes, bytes]) -> None:
-        if not self._rows:
+    def load(self: UnitOfWork, rows: dict[bytes, bytes]) -> None:
+        if not self.rows:
             real(self, rows)
 
-    real = PartitionOwner._load
-    return patch.object(PartitionOwner, "_load", load)
+    real = UnitOfWork.load
+    return patch.object(UnitOfWork, "load", load)
 
 
 @mutant("2", hunt=family("unsure", "freeze"))
 def done_is_acked_unconfirmed() -> Patch:
-    async def confirm(self: PartitionOwner, in_flight: InFlight, key: bytes) -> None: ...
+    async def conclude(self: UnitOfWork, in_flight: InFlight, key: bytes) -> None: ...
 
-    return patch.object(PartitionOwner, "confirm", confirm)
+    return patch.object(UnitOfWork, "conclude_unchanged", conclude)
 
 
 @mutant("3")
@@ -243,21 +244,21 @@ def mark_of_a_replaced_story_missing() -> Patch:
     ) -> DeliveryRecorder:
         return DeliveryRecorder(plan, case, row, aliases=aliases)
 
-    return patch.object(line_module, "Story", plain)
+    return patch.object(line_module, "DeliveryRecorder", plain)
 
 
 @mutant("6")
 def marks_are_dropped_too_early() -> Patch:
-    return patch.object(PartitionOwner, "_committed", lambda self, topic: 1_000_000)
+    return patch.object(UnitOfWork, "_committed", lambda self, topic: 1_000_000)
 
 
 @mutant("6", hunt=family("outlived", "rebalance"))
 def marks_are_asked_for_before_waiting() -> Patch:
     early: dict[str, bytes | None] = {}
-    real = LeadPipeline.take
+    real = LeadPipeline.process
 
-    async def take(self: LeadPipeline, in_flight: InFlight) -> None:
-        early[in_flight.consumed.place] = self._partition.marked(
+    async def process(self: LeadPipeline, in_flight: InFlight) -> None:
+        early[in_flight.consumed.place] = self._partition.find_marker(
             in_flight.consumed.place, read_envelope(in_flight.consumed).origin
         )
         await real(self, in_flight)
@@ -265,11 +266,11 @@ def marks_are_asked_for_before_waiting() -> Patch:
     async def is_concluded(self: Rejects, in_flight: InFlight, envelope: Envelope) -> bool:
         mark = early[in_flight.consumed.place]
         if mark is not None:
-            await self._partition.confirm(in_flight, mark)
+            await self._partition.conclude_unchanged(in_flight, mark)
         return mark is not None
 
     stack = ExitStack()
-    stack.enter_context(patch.object(LeadPipeline, "take", take))
+    stack.enter_context(patch.object(LeadPipeline, "process", process))
     stack.enter_context(patch.object(Rejects, "is_concluded", is_concluded))
     return stack
 
@@ -281,7 +282,8 @@ def dropped_marks_are_asked_for_again() -> Patch:
 
 @mutant("3")
 def person_not_looked_up() -> Patch:
-    return patch.object(PartitionOwner, "alias", lambda self, key: None)
+    row = UnitOfWork.row
+    return patch.object(UnitOfWork, "row", lambda self, key: None if key[:2] in (b"f/", b"p/") else row(self, key))
 
 
 @mutant("3", hunt=bases)

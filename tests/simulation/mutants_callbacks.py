@@ -22,10 +22,10 @@ from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import InFlight, Source
 from stream_app.partition.key_locks import Keys
-from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.unit_of_work import UnitOfWork
 from stream_app.pipeline import callback as correlate
 from stream_app.pipeline import timeout as overdue
-from stream_app.pipeline.callback import Correlation
+from stream_app.pipeline.callback import CallbackPipeline
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
 from tests.simulation.schedule import Schedule
@@ -33,17 +33,17 @@ from tests.simulation.schedule import Schedule
 
 @mutant("6")
 def callback_beside_its_lead() -> Patch:
-    real = PartitionOwner.lock
+    real = UnitOfWork.lock
 
     @asynccontextmanager
-    async def lock(self: PartitionOwner, in_flight: InFlight, keys: Keys) -> Any:
+    async def lock(self: UnitOfWork, in_flight: InFlight, keys: Keys) -> Any:
         if in_flight.source == "callback":
             yield
         else:
             async with real(self, in_flight, keys):
                 yield
 
-    return patch.object(PartitionOwner, "alone", lock)
+    return patch.object(UnitOfWork, "lock", lock)
 
 
 @mutant("3", hunt=bases)
@@ -53,13 +53,13 @@ def lead_at_the_gate_not_called_back() -> Patch:
 
 @mutant("6", hunt=family("answered", "crash"))
 def callback_leaves_no_mark() -> Patch:
-    real = PartitionOwner.conclude
+    real = UnitOfWork.conclude
 
-    async def conclude(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
+    async def conclude(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
         kept = [(key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")]
         await real(self, in_flight, WriteBatch(kept, step.records, step.events, step.workspace))
 
-    return patch.object(PartitionOwner, "conclude", conclude)
+    return patch.object(UnitOfWork, "conclude", conclude)
 
 
 @mutant("6")
@@ -72,9 +72,9 @@ def every_callback_settles() -> Patch:
 
 @mutant("2")
 def callback_that_settles_nothing_is_not_told() -> Patch:
-    async def tell(self: Correlation, *args: Any) -> None: ...
+    async def tell(self: CallbackPipeline, *args: Any) -> None: ...
 
-    return patch.object(Correlation, "_tell", tell)
+    return patch.object(CallbackPipeline, "_tell", tell)
 
 
 @mutant("4", hunt=rare)
@@ -89,7 +89,7 @@ def estimate_booked_for_actual() -> Patch:
 
 @mutant("6", hunt=rare)
 def results_all_have_one_version() -> Patch:
-    return patch.object(Correlation, "_version", lambda self, callback, row: 1)
+    return patch.object(CallbackPipeline, "_version", lambda self, callback, row: 1)
 
 
 # --------------------------------------------------------------------------------------------- nobody calls back
@@ -145,4 +145,4 @@ def deadlines_pass_at_once() -> Patch:
 
 @mutant("4", hunt=family("silent", "freeze"))
 def parked_without_its_charge() -> Patch:
-    return patch.object(PartitionOwner, "charge", lambda self, workspace, reservation: None)
+    return patch.object(UnitOfWork, "charge", lambda self, workspace, reservation: None)

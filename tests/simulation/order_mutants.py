@@ -10,9 +10,8 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.command_port import Console
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.unit_of_work import UnitOfWork
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, Setup
@@ -31,31 +30,31 @@ def suppressed_while_it_waits() -> Iterable[Schedule]:
 
 @mutant("8", hunt=family("ordered", "crash"))
 def no_memory_of_commands() -> Patch:
-    row = Console.row
-    return patch.object(Console, "row", lambda self, key: None if key.startswith(b"k/") else row(self, key))
+    row = UnitOfWork.row
+    return patch.object(UnitOfWork, "row", lambda self, key: None if key.startswith(b"k/") else row(self, key))
 
 
 @mutant("2", hunt=family("ordered", "crash"))
 def answered_in_a_step_of_its_own() -> Patch:
-    conclude = PartitionOwner.conclude
+    conclude = UnitOfWork.conclude
 
-    async def in_two(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
+    async def in_two(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
         if _answers(step):
             await self.commit(WriteBatch(step.rows, [], [], step.workspace))
             step = WriteBatch([], step.records, [], "")
         await conclude(self, in_flight, step)
 
-    return patch.object(PartitionOwner, "conclude", in_two)
+    return patch.object(UnitOfWork, "conclude", in_two)
 
 
 @mutant("8", hunt=family("ordered", "crash"))
 def answered_before_the_lane_is_written() -> Patch:
-    conclude = PartitionOwner.conclude
+    conclude = UnitOfWork.conclude
 
-    async def without(self: PartitionOwner, in_flight: InFlight, step: WriteBatch) -> None:
+    async def without(self: UnitOfWork, in_flight: InFlight, step: WriteBatch) -> None:
         await conclude(self, in_flight, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
 
-    return patch.object(PartitionOwner, "conclude", without)
+    return patch.object(UnitOfWork, "conclude", without)
 
 
 @mutant("8", hunt=suppressed_while_it_waits)

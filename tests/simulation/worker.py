@@ -15,9 +15,9 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.topics import TopicNames
-from stream_app.partition.callback_port import Outside
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.timeouts import TimeoutSources
 from tests.simulation.clay import FakeClay
 from tests.simulation.client import MemoryArchive, MemoryInlet, MemoryLedger, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
@@ -156,7 +156,7 @@ class Worker:
         self._rng = rng
         self._link = SimLink(world, self.process)
         self._rebalance = asyncio.Event()
-        self._heard: dict[str, Lane] = {}
+        self._previous: dict[str, Lane] = {}
         self._partitions: dict[int, PartitionOwner] = {}
         self._inlets: list[MemoryInlet] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -245,8 +245,8 @@ class Worker:
             self._alarm,
             self._still_member,
             world.spacing_s,
-            heard=self._heard,
-            outside=Outside(MemoryArchive(world.kafka, self._link), _reached),
+            previous=self._previous,
+            sources=TimeoutSources(MemoryArchive(world.kafka, self._link), _reached),
         )
         while True:
             try:

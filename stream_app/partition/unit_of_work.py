@@ -1,0 +1,222 @@
+"""The state of one partition: rows, lanes and locks in memory, and the transactions that write them.
+
+`UnitOfWork` implements `pipeline.ports.PartitionState`. A change applies to memory at once and is written by the next
+transaction. If a transaction fails, memory is ahead of Kafka, and `load` replaces it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from stream_app.domain.callback.interpret import Booking, book
+from stream_app.domain.delivery.outcome import Outcome, Refused
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
+from stream_app.domain.errors import StateStoreError
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane, charge, letter, settle
+from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.messages import Callback, CommandAnswer, LaneView
+from stream_app.domain.policy import Destination, Plan
+from stream_app.domain.record import ConsumedRecord
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.committer import Committer
+from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.in_flight import InFlight, Limiter
+from stream_app.partition.key_locks import KeyLock, KeyLocks, Keys
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.markers import ProcessedMarkers
+from stream_app.partition.ports import Alarm, Observer, PartitionStream, StateStore
+from stream_app.partition.state import Rows
+from stream_app.pipeline import ports
+from stream_app.pipeline.ports import Clock
+
+
+class UnitOfWork:
+    """Reads and changes the state of partition `number`.
+
+    Args:
+        number: The partition.
+        plan: The configuration. It may change in place.
+        store: Where transactions are written.
+        clock: The time.
+        observer: Gets what was committed.
+        alarm: Ends the process after a bug.
+        spacing_s: The shortest time between the starts of two transactions, in seconds.
+        previous: The lanes as this process last knew them, by workspace.
+        limiter_of: The limiter that counts a record.
+        commit_failed: Called after a failed transaction.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        plan: Plan,
+        store: StateStore,
+        clock: Clock,
+        observer: Observer,
+        alarm: Alarm,
+        spacing_s: float,
+        previous: dict[str, Lane] | None,
+        limiter_of: Callable[[InFlight], Limiter],
+        commit_failed: Callable[[StateStoreError], None],
+    ) -> None:
+        self._number = number
+        self._plan = plan
+        self._clock = clock
+        self._observer = observer
+        self.rows = Rows(int(plan.line.freshness_days * 86_400_000))
+        self.lanes = Lanes(number, plan, clock, observer, previous)
+        self.markers = ProcessedMarkers(number)
+        self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
+        self.admission = AdmissionQueue(plan, self.lanes, _is_shared(plan, number), clock, self.submit, alarm)
+        self.key_locks = KeyLocks(self.admission.recall, limiter_of)
+        self.committer = Committer(store, plan.topics.state, spacing_s, self.lanes, observer, commit_failed)
+        self.streams: dict[str, PartitionStream] = {}
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Replace the state by these rows, which were read from Kafka.
+
+        Raises:
+            RowUnreadable: A row does not decode.
+        """
+        if unknown := [key for key in rows if key[:2] not in KINDS]:
+            self._observer.unknown_rows(self._number, len(unknown))
+            for key in unknown:
+                del rows[key]
+        self.markers.load(rows)
+        self.lanes.load(rows)
+        self.rows.load(rows)
+        self.deadlines.clear()
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    def find(self, key: bytes) -> Delivery | None:
+        return self.rows.delivery(key)
+
+    def row(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def find_marker(self, *places: str) -> bytes | None:
+        return next((key for key in map(mark_key, places) if key in self.rows), None)
+
+    def is_passed(self, consumed: ConsumedRecord) -> bool:
+        return self.markers.is_passed(consumed)
+
+    @property
+    def has_suppressions(self) -> bool:
+        return self.rows.suppressing > 0
+
+    def suppression(self, key: bytes) -> Suppression | None:
+        return self.rows.suppression(key)
+
+    # ------------------------------------------------------------------------------------------ locks and admission
+
+    def lock(self, in_flight: ports.InFlight, keys: Keys) -> KeyLock:
+        assert isinstance(in_flight, InFlight)
+        return self.key_locks.of(in_flight, keys)
+
+    def is_unlocked(self, keys: tuple[bytes, ...]) -> bool:
+        return self.key_locks.is_free(keys)
+
+    def is_held(self, destination: Destination, *, bulk: bool) -> bool:
+        return self.admission.is_held(destination, bulk=bulk)
+
+    async def admit(
+        self, in_flight: ports.InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+    ) -> Grant | Held:
+        assert isinstance(in_flight, InFlight)
+        with in_flight.waiting():
+            return await self.admission.admit(in_flight, request, write_ahead)
+
+    def reconsider_waiting(self) -> None:
+        self.admission.ask_again()
+
+    def posts_in_flight(self, workspace: str) -> int:
+        return self.admission.in_flight_of(workspace)
+
+    # ------------------------------------------------------------------------------------------------------ lanes
+
+    def lane(self, workspace: str) -> Lane:
+        return self.lanes[workspace]
+
+    def set_lane(self, lane: Lane) -> None:
+        self.lanes[lane.workspace] = lane
+
+    def lane_view(self, workspace: str) -> LaneView:
+        return self.lanes.view(workspace)
+
+    def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
+        name = grant.destination.workspace
+        policy, lane = self._plan.workspaces[name], self.lanes[name]
+        now_ms, rand, in_flight = self._clock.now_ms(), self._clock.rand(), self.admission.in_flight_of(name)
+        others_wait = isinstance(outcome, Refused) and self.admission.waits_for(name)
+        self.lanes[name], settlement = settle(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
+        if has_slot:
+            self.admission.leave(grant, outcome)
+        if self.admission.waits:
+            self._pump_soon()
+        return settlement
+
+    def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
+        name = destination.workspace
+        policy, lane = self._plan.workspaces[name], self.lanes[name]
+        booking = book(policy, lane, row, destination, callback, self._clock.now_ms())
+        self.lanes[name] = booking.lane
+        self._pump_soon()  # the budget may have room again, or a suspension may have ended
+        return booking
+
+    def charge(self, workspace: str, reservation: Reservation) -> None:
+        self.lanes.change(workspace, lambda lane: charge(lane, reservation))
+
+    def record_dead_letter(self, grant: Grant, reason: str) -> None:
+        name = grant.destination.workspace
+        self.lanes[name] = letter(self._plan.workspaces[name], self.lanes[name], grant, reason, self._clock.now_ms())
+
+    def _pump_soon(self) -> None:
+        """Admit others after the caller has submitted its own step: their steps then come later."""
+        asyncio.get_running_loop().call_soon(self.admission.pump)
+
+    # ---------------------------------------------------------------------------------------------------- commits
+
+    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+        step.rows.extend(self.markers.drop_passed(self._committed))
+        for key, value in step.rows:
+            if value is not None and key not in self.rows:
+                self.markers.note(key)
+        self.rows.apply(step.rows)
+        expired = self.rows.expired(self._clock.now_ms())  # after `apply`: a row that this step renews has not expired
+        self.rows.apply(expired)
+        step.rows.extend(expired)
+        if step.events:
+            self.deadlines.note(step)
+        return self.committer.submit(step)
+
+    async def commit(self, step: WriteBatch) -> None:
+        await self.submit(step)
+
+    async def conclude(self, in_flight: ports.InFlight, step: WriteBatch) -> None:
+        committed = self.submit(step)
+        self.key_locks.release(in_flight)
+        await committed
+
+    async def conclude_unchanged(self, in_flight: ports.InFlight, key: bytes) -> None:
+        await self.conclude(in_flight, WriteBatch([(key, self.rows.get(key))], [], []))
+
+    def command_committed(self, answer: CommandAnswer) -> None:
+        self._observer.answered(answer)
+        self.admission.shared = _is_shared(self._plan, self._number)
+        self.reconsider_waiting()
+
+    def _committed(self, topic: str) -> int | None:
+        """The group's committed offset of a topic, if known."""
+        stream = self.streams.get(topic)
+        return stream.committed() if stream else None
+
+
+def _is_shared(plan: Plan, number: int) -> bool:
+    """True if several workspaces live in this partition."""
+    return sum(home_partition(name, plan.partitions, plan.pins) == number for name in plan.workspaces) > 1
