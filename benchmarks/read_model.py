@@ -149,7 +149,7 @@ async def build_from_kafka(bootstrap: str, sources: Sources, path: Path) -> tupl
     late_s: list[float] = []
     began = time.perf_counter()
     task = asyncio.create_task(feed.run())
-    while feed.standing.as_of_ms is None:
+    while feed.lag.as_of_ms is None:
         before = time.perf_counter()
         await asyncio.sleep(_TIMER_S)
         late_s.append(time.perf_counter() - before - _TIMER_S)

@@ -1,4 +1,4 @@
-"""How tasks end: what one died of, the death that looks like none included, and cancelling one for good."""
+"""Helpers for asyncio tasks: find the error that ended a task, and cancel tasks reliably."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _AGAIN_S: Final = 1.0
 
 
 def died_of(task: asyncio.Task[Any]) -> BaseException | None:
-    """None when it came to its end, or was cancelled by somebody.
+    """Return the error that ended a task. None if it completed or was cancelled on request.
 
-    A library can let out the CancelledError of a task of its own (aiokafka did): the task that it comes out of is
-    called cancelled, too, and whoever asks only that takes its death for a wish.
+    A library can let the CancelledError of its own task escape (aiokafka did). asyncio then reports the outer task as
+    cancelled, and a caller that checks only that mistakes a failure for a requested cancellation.
     """
     if not task.cancelled():
         return task.exception()
@@ -21,11 +21,11 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
-    """Return when all have ended. One whose cancellation foreign code has swallowed is cancelled again."""
+    """Cancel tasks and return when all have ended. Cancels again if foreign code swallowed the cancellation."""
     known = [task for task in tasks if task is not None]
     while left := [task for task in known if not task.done()]:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=_AGAIN_S)
     for task in known:
-        died_of(task)  # or asyncio reports that nobody looked
+        died_of(task)  # retrieve the exception, or asyncio logs that it was never retrieved

@@ -1,7 +1,7 @@
-"""Fills the cache from `leads.enriched`: what was committed there is remembered, and what was erased is forgotten.
+"""Fills the cache from `leads.enriched`: adds committed results and removes erased ones.
 
-It follows the topic beside the line, so no lead waits for it, and a cache that lost everything (a new process, a
-FLUSHALL) is filled again from where its own mark says it is. It reads in small pieces, with pauses.
+The filler follows the topic beside the pipeline, so no lead waits for it. The cache stores the filler's offset: an
+empty cache (a new process, FLUSHALL) is filled again from the beginning. It reads in small pieces, with pauses.
 """
 
 from __future__ import annotations
@@ -22,17 +22,27 @@ from stream_app.kafka.readers import TopicReader
 from stream_app.pipeline.fallback import Cache
 
 MOST_RESULTS: Final = 200_000
-"""Of a partition: older results than so many do not go into the cache. Older tombstones are always obeyed."""
+"""Results per partition, counted from its end, that go into the cache. Older tombstones are always applied."""
 
 _PIECE: Final = 50
-_PAUSE_S: Final = 0.02  # 2,500 results a second at most
+_PAUSE_S: Final = 0.02  # at most 2,500 results a second
 _LOOK_EVERY_S: Final = 1.0
 _TRY_AGAIN_S: Final = 5.0
 _result: Final = msgspec.json.Decoder(Result)
 
 
 class CacheFiller:
-    """`owned` says which partitions are this process's now; `now_ms` is the time."""
+    """Copies committed results into the cache.
+
+    Args:
+        connection: The Kafka cluster.
+        topic: `leads.enriched`.
+        partitions: The number of its partitions.
+        cache: The cache to fill.
+        policy: Its `stale_days` bound the age of a result.
+        owned: Returns the partitions that this process owns now.
+        now_ms: Returns the time, in epoch milliseconds.
+    """
 
     def __init__(
         self,
@@ -53,7 +63,7 @@ class CacheFiller:
         self._now_ms = now_ms
 
     async def run(self) -> None:
-        """Until cancelled. Kafka or the cache away: it goes on where it was when they are back."""
+        """Fill until cancelled. Resumes at the stored offset after an outage of Kafka or of the cache."""
         while True:
             try:
                 async with TopicReader(self._connection, self._partitions, lambda done, total: None) as reader:
@@ -64,7 +74,7 @@ class CacheFiller:
                 await asyncio.sleep(_TRY_AGAIN_S)
 
     async def look(self, reader: TopicReader) -> None:
-        """Take in what is new in the partitions that are ours. Raises BrokerUnavailable."""
+        """Add the new records of the owned partitions. Raises BrokerUnavailable."""
         owned = list(self._owned())
         if not owned:
             return
@@ -74,8 +84,8 @@ class CacheFiller:
             begin, end = bounds[number]
             filled_to = await self._cache.filled_to(number)
             if filled_to is None:
-                return  # the cache does not answer: there is no use in reading
-            if filled_to > end:  # of a topic that was made anew
+                return  # the cache does not respond, so reading is pointless
+            if filled_to > end:  # the topic was deleted and created again
                 filled_to = 0
             begin = max(begin, filled_to)
             if begin < end:
@@ -89,11 +99,11 @@ class CacheFiller:
                 if not await self.take(wanted[first : first + _PIECE]):
                     return
                 await asyncio.sleep(_PAUSE_S)
-        for number, (_, end) in ranges.items():  # markers of transactions are offsets, too
+        for number, (_, end) in ranges.items():  # transaction markers take offsets too
             await self._cache.set_filled_to(number, end)
 
     async def take(self, records: list[Any]) -> bool:
-        """Some records of one partition, in order. False: the cache did not take them."""
+        """Apply records of one partition, in order. False if the cache did not accept them."""
         changes: defaultdict[str, list[tuple[str, Entry]]] = defaultdict(list)
         for record in records:
             if record.value is None:
@@ -111,7 +121,7 @@ class CacheFiller:
         try:
             result = _result.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None  # somebody else's, or of a version to come
+            return None  # a foreign record, or one of a newer version
         old = self._now_ms() - result.at_ms + result.age_s * 1000 > self._policy.stale_days * DAY_MS
         return None if old else result
 

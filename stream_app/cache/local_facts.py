@@ -1,9 +1,8 @@
-"""What a lead's own fields say for certain of its company and country, without asking anybody.
+"""Derives a lead's company and country from its own fields, without a request.
 
-The company's name is the name that its domain is registered under (public-suffix rules, the list that publicsuffixlist
-brings), as it is spelled there; where the domain is one of a host's customers' (github.io) nothing is said. The country
-is that of a valid international phone number (libphonenumber), else that of a country's top-level domain, except those
-that are sold as if they were none's.
+The company name is the registered part of its domain, by the public suffix list of publicsuffixlist. There is none if
+the domain belongs to a host's customer (github.io). The country comes from a valid international phone number
+(libphonenumber), else from a country's top-level domain. Top-level domains that are sold worldwide do not count.
 """
 
 from __future__ import annotations
@@ -27,16 +26,17 @@ _NOT_BY_COUNTRY: Final = frozenset([
     "yt",
 ])
 # fmt: on
-"""Top-level domains of two letters that companies of any country take for what they spell, or that are no country's."""
+"""Two-letter top-level domains that companies of any country use, or that belong to no country."""
 
 _ISO: Final = {"uk": "GB"}
 Facts = dict[str, tuple[Scalar, str]]
 
 
 def local_facts(fields: Mapping[str, Scalar]) -> Facts:
-    """`company_name`, `domain` and `country` (ISO 3166-1 alpha-2), each where it is missing and certain.
+    """Return `company_name`, `domain` and `country` (ISO 3166-1 alpha-2) that are certain and that the lead lacks.
 
-    By name the value, and what it is from: `domain`, `phone` or `tld`.
+    Returns:
+        By name the value and its source: `domain`, `phone` or `tld`.
     """
     found: Facts = {}
     domain = company_domain(fields)
@@ -53,7 +53,7 @@ def local_facts(fields: Mapping[str, Scalar]) -> Facts:
 
 
 def _registered(domain: str) -> tuple[str, str]:
-    """The domain as it is registered, and the public suffix behind it; '' where it is none of a company's own."""
+    """Return the registered domain and its public suffix; '' for both if it is not a company's own domain."""
     suffixes = _suffixes()
     registered, suffix = suffixes.privatesuffix(domain), suffixes.publicsuffix(domain)
     if not registered or not suffix or _suffixes(only_icann=True).publicsuffix(domain) != suffix:
@@ -62,7 +62,7 @@ def _registered(domain: str) -> tuple[str, str]:
 
 
 def _readable(label: str) -> str:
-    """A label without its punycode."""
+    """Decode a punycode label."""
     if not label.startswith("xn--"):
         return label
     try:
@@ -72,7 +72,7 @@ def _readable(label: str) -> str:
 
 
 def _country_of_phone(text: str) -> str | None:
-    """None for one that does not say its country, and for numbers of no one country (satellites, +800)."""
+    """None for an invalid number, and for a number of no single country (satellites, +800)."""
     try:
         number = phonenumbers.parse(text, None)
     except phonenumbers.NumberParseException:

@@ -1,4 +1,4 @@
-"""The cache (`fallback.Cache`) without Redis: in this process, bounded, and gone with it."""
+"""The cache port (`fallback.Cache`) in the memory of this process, for a worker without Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ MOST_BYTES: Final = 64 * 2**20
 
 
 class MemoryCache:
-    """What was used last is kept: at most so many entries, and so many bytes of them."""
+    """A cache that evicts the least recently used entries.
+
+    Args:
+        most_entries: Maximum number of entries.
+        most_bytes: Maximum size of all values together.
+    """
 
     def __init__(self, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
         self._most_entries = most_entries

@@ -1,4 +1,4 @@
-"""Keeps a mirror of this worker's lanes in Redis (domain/lane/mirror.py), off the way that leads take."""
+"""Mirrors the state of this worker's lanes in Redis (domain/lane/mirror.py), outside the path of a lead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _json: Final = msgspec.json.Encoder()
 
 
 class RedisMirror:
-    """Written when a lane changes, and every `refresh_s`; gone 30 s after its worker is."""
+    """Writes a lane when it changes, and all lanes every `refresh_s`. Entries expire 30 s after the worker stops."""
 
     def __init__(self, link: RedisLink, prefix: str, refresh_s: float = REFRESH_S) -> None:
         self._link = link
@@ -26,28 +26,28 @@ class RedisMirror:
         self._refresh_s = refresh_s
         self._views: dict[str, LaneView] = {}
         self._changed: set[str] = set()
-        self._news = asyncio.Event()
+        self._has_changes = asyncio.Event()
 
     def lane(self, view: LaneView) -> None:
-        """A lane's state was published."""
+        """Note the published state of a lane."""
         self._views[view.workspace] = view
         self._changed.add(view.workspace)
-        self._news.set()
+        self._has_changes.set()
 
     def lane_gone(self, workspace: str) -> None:
-        """Another process has it, and writes it now; if none does, it goes by itself."""
+        """Stop mirroring a lane that another process took over. The entry expires if no process writes it."""
         self._views.pop(workspace, None)
         self._changed.discard(workspace)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Write changes until cancelled."""
         now_s = asyncio.get_running_loop().time
         refresh_at_s = now_s() + self._refresh_s
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(refresh_at_s):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._has_changes.wait()
+            self._has_changes.clear()
             names, self._changed = self._changed, set()
             if now_s() >= refresh_at_s:
                 names, refresh_at_s = set(self._views), now_s() + self._refresh_s

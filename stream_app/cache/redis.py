@@ -1,6 +1,6 @@
-"""The cache (`fallback.Cache`) in Redis, and the only place that speaks to Redis.
+"""The cache port (`fallback.Cache`) in Redis. This is the only module that uses Redis.
 
-Redis is never needed: each call takes a bounded time, and after some that failed in a row none is made for a while.
+Redis is optional. Each call has a time limit. After several failures in a row, calls are skipped for a while.
 """
 
 from __future__ import annotations
@@ -22,33 +22,39 @@ T = TypeVar("T")
 WRITE_TIMEOUT_S: Final = 2.0
 _CONNECTIONS: Final = 8
 _FAILURES: Final = 3
-_FIRST_REST_S: Final = 1.0
-_LONGEST_REST_S: Final = 30.0
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
 
-Told = Callable[[str], None]
-"""Told how a call ended: `ok`, `failed`, or `skipped` because others failed just now."""
+CallObserver = Callable[[str], None]
+"""Called with the outcome of each call: `ok`, `failed`, or `skipped` because previous calls failed."""
 
 
 class RedisLink:
-    """Calls to one Redis. `read_timeout_s`: what a lead may wait for; writes are in nobody's way."""
+    """Calls to one Redis server.
 
-    def __init__(self, client: Redis, read_timeout_s: float, told: Told = lambda _: None) -> None:
+    Args:
+        client: The connection pool's client.
+        read_timeout_s: Time that a lead may wait for a read.
+        observe: Called with the outcome of each call.
+    """
+
+    def __init__(self, client: Redis, read_timeout_s: float, observe: CallObserver = lambda _: None) -> None:
         self._client = client
         self._read_timeout_s = read_timeout_s
-        self._told = told
+        self._observe = observe
         self._failures = 0
-        self._rests_until_s = 0.0
+        self._paused_until_s = 0.0
 
     async def read(self, slots: Sequence[str]) -> list[bytes | None] | None:
-        """The values of keys of one slot; None: not learned in time."""
+        """Return the values of some keys, or None if they did not arrive in time."""
         return await self._call(lambda: self._get(slots), self._read_timeout_s)
 
     async def read_patiently(self, slots: Sequence[str]) -> list[bytes | None] | None:
-        """The same for one who keeps no lead waiting."""
+        """Like `read`, with a longer time limit, for callers that keep no lead waiting."""
         return await self._call(lambda: self._get(slots), WRITE_TIMEOUT_S)
 
     async def write(self, values: Mapping[str, bytes], ttl_s: int) -> bool:
-        """Set values that go after `ttl_s`. False: not all of them were confirmed."""
+        """Set values that expire after `ttl_s`. False if not all of them were confirmed."""
 
         async def set_all() -> bool:
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -60,7 +66,7 @@ class RedisLink:
         return not values or bool(await self._call(set_all, WRITE_TIMEOUT_S))
 
     async def delete(self, slots: Sequence[str]) -> bool:
-        """False: not confirmed."""
+        """Delete keys. False if not confirmed."""
 
         async def delete_all() -> bool:
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -76,23 +82,24 @@ class RedisLink:
 
     async def _call(self, ask: Callable[[], Awaitable[T]], within_s: float) -> T | None:
         now_s = asyncio.get_running_loop().time
-        if now_s() < self._rests_until_s:
-            self._told("skipped")
+        if now_s() < self._paused_until_s:
+            self._observe("skipped")
             return None
         try:
-            # In a task of its own: a time-out cancels the task that it was begun in, and a lead's walk is begun in
-            # the one that takes all leads (partition/eager.py).
+            # Run in a separate task: an expired timeout cancels the task that entered it, and a lead can start in the
+            # task that reads all leads (partition/eager.py).
             got = await asyncio.create_task(_within(ask, within_s))
         except (redis.RedisError, OSError, TimeoutError):
-            if now_s() >= self._rests_until_s:  # else it was under way when the rest began, and says nothing new
+            # otherwise the call started before the pause, and its failure is not new
+            if now_s() >= self._paused_until_s:
                 self._failures += 1
                 if self._failures >= _FAILURES:
-                    rest_s = min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** min(self._failures - _FAILURES, 10))
-                    self._rests_until_s = now_s() + rest_s
-            self._told("failed")
+                    pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - _FAILURES, 10))
+                    self._paused_until_s = now_s() + pause_s
+            self._observe("failed")
             return None
         self._failures = 0
-        self._told("ok")
+        self._observe("ok")
         return got
 
 
@@ -102,15 +109,15 @@ async def _within(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
 
 
 def tls_options(url: str, ca_file: str | None) -> dict[str, str]:
-    """What a connection to that URL needs beside it."""
+    """Return the TLS arguments for a connection to that URL."""
     return {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
 
 
 def redis_problem(url: str) -> str | None:
-    """What is wrong with a URL, without repeating it."""
+    """Return what is wrong with a URL, without repeating the URL."""
     try:
         pool = _pool(url, None)
-        pool.connection_class(**pool.connection_kwargs)  # connects nothing, and takes no option that there is not
+        pool.connection_class(**pool.connection_kwargs)  # connects nothing, but rejects unknown options
     except (ValueError, TypeError):
         return "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
     return None
@@ -123,30 +130,34 @@ def _pool(url: str, ca_file: str | None) -> BlockingConnectionPool:
         timeout=WRITE_TIMEOUT_S,
         socket_timeout=WRITE_TIMEOUT_S,
         socket_connect_timeout=WRITE_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),  # what is worth trying again is tried with the next lead
+        retry=Retry(NoBackoff(), 0),  # the next lead is the retry
         **tls_options(url, ca_file),
     )
 
 
 @asynccontextmanager
 async def redis_link(
-    url: str, read_timeout_s: float, ca_file: str | None = None, told: Told = lambda _: None
+    url: str, read_timeout_s: float, ca_file: str | None = None, observe: CallObserver = lambda _: None
 ) -> AsyncIterator[RedisLink]:
-    """A link to the Redis at a URL (a secret: it holds the password). Nothing is connected before the first call.
+    """Open a link to the Redis server at a URL. Connects at the first call.
 
-    ca_file  the authority of a `rediss://` server's certificate, where it is not one of the system's.
+    Args:
+        url: A secret: it holds the password.
+        read_timeout_s: Time that a lead may wait for a read.
+        ca_file: PEM file of the certificate authority of a `rediss://` server, if the system does not trust it.
+        observe: Called with the outcome of each call.
     """
     pool = _pool(url, ca_file)
     client = Redis(connection_pool=pool)
     try:
-        yield RedisLink(client, read_timeout_s, told)
+        yield RedisLink(client, read_timeout_s, observe)
     finally:
         await client.aclose()
         await pool.aclose()
 
 
 class RedisCache:
-    """Entries under `<prefix><key>`, each gone after `ttl_s` without news."""
+    """Cache entries under `<prefix><key>`. An entry expires `ttl_s` after its last change."""
 
     def __init__(self, link: RedisLink, prefix: str, ttl_s: int) -> None:
         self._link = link
@@ -158,7 +169,7 @@ class RedisCache:
         return [NOTHING] * len(slots) if values is None else list(map(decode, values))
 
     async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
-        """A workspace has one writer, its worker: so what is read here does not change before it is written."""
+        """Merge changes into the stored entries. Only one worker writes a workspace, so the read cannot be outdated."""
         slots = list(dict.fromkeys(slot for slot, _ in changes))
         if not slots:
             return True

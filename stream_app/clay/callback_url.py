@@ -1,4 +1,7 @@
-"""Whether Clay could reach us, as far as that can be tried from here: does the gateway answer at its public address?"""
+"""Probes the gateway's public address: does it answer?
+
+Clay calls back to this address. The probe tests only what can be tested from this host.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,19 @@ _WITHIN_S: Final = 5.0
 
 
 class CallbackUrl:
-    """`overdue.CallbackUrlProbe`. `public_url`: as in the configuration; None where no table calls back."""
+    """Probes the public URL; implements `CallbackUrlProbe`.
+
+    Args:
+        public_url: The configured `gateway.public_url`. None if no table calls back.
+        egress: TLS and proxy settings for the request.
+    """
 
     def __init__(self, public_url: str | None, egress: Egress) -> None:
         self._egress = egress
         self._url = f"{public_url.rstrip('/')}/healthz" if public_url else ""
 
     async def __call__(self) -> str:
-        """'' when it answers, else what came instead, without the address."""
+        """Return '' if the gateway answers, else a description of the failure without the address."""
         if not self._url:
             return ""
         try:

@@ -1,9 +1,9 @@
-"""The Clay client: one POST, one outcome. What is not certainly unsent is uncertain.
+"""The Clay client: one POST, one outcome. A request counts as uncertain unless it is proved that nothing was sent.
 
-httpx's types, a transport of our own on aiohttp's connections. `httpx.AsyncClient` is left out (it costs several
-times as much, for cookies, redirects and logged URLs), and so are the ready-made transports: httpx-aiohttp and
-pyreqwest report a connection that broke *after* the request was sent as `ConnectTimeout` or `ConnectError`; to
-believe that is to pay twice. Nothing here sends a request twice, and a test counts them.
+It uses httpx's types and our own transport on aiohttp's connections. `httpx.AsyncClient` costs several times as much,
+for cookies, redirects and logged URLs. The ready-made transports are not safe: httpx-aiohttp and pyreqwest report a
+connection that broke *after* the request was sent as `ConnectTimeout` or `ConnectError`. A caller that trusts that
+sends the lead again and pays twice. This client never sends a request twice; a test counts the requests.
 """
 
 from __future__ import annotations
@@ -34,35 +34,41 @@ from stream_app.domain.delivery.outcome import (
 )
 from stream_app.domain.webhook import MALFORMED, token_problem
 
-_ANSWER_WAIT_S = 2.0  # the status decides; the body only explains, and frees the connection for the next lead
+_ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.
 _MAX_RETRY_AFTER_CHARACTERS = 64
 
 _UNSENT_TEXT: dict[UnsentReason, str] = {
-    "dns": "nothing was sent: the webhook's host name cannot be resolved",
-    "connect_refused": "nothing was sent: the webhook's host refuses connections",
-    "connect_failed": "nothing was sent: no connection to the webhook's host",
-    "connect_timeout": "nothing was sent: the webhook's host did not take the connection in time",
-    "tls": "nothing was sent: TLS with the webhook's host failed",
+    "dns": "nothing was sent: cannot resolve the webhook's host name",
+    "connect_refused": "nothing was sent: the webhook's host refused the connection",
+    "connect_failed": "nothing was sent: cannot connect to the webhook's host",
+    "connect_timeout": "nothing was sent: the connection to the webhook's host timed out",
+    "tls": "nothing was sent: the TLS handshake with the webhook's host failed",
     "proxy": "nothing was sent: the egress proxy",
     "pool_timeout": "nothing was sent: all connections were busy",
 }
 _UNCERTAIN_TEXT: dict[UncertainReason, str] = {
-    "read_timeout": "sent, but no answer came in time",
-    "request_timeout": "sent, but no answer came in time",
-    "reset": "the connection broke before an answer came",
-    "broken_answer": "what came back is not an HTTP answer",
+    "read_timeout": "sent, but no response came in time",
+    "request_timeout": "sent, but no response came in time",
+    "reset": "sent, but the connection broke before a response came",
+    "broken_answer": "sent, but the response is not valid HTTP",
 }
 
 
 class ClayClient:
-    """Sends leads to Clay's webhooks. An async context manager; one serves the whole worker.
+    """Sends leads to Clay's webhooks. An async context manager; one client serves the whole worker.
 
-    `request_timeout_s` bounds a whole `send`, the wait for a connection included. `connect_timeout_s`
-    covers DNS, TCP and TLS, `pool_timeout_s` the wait for one of `max_connections`. These two together
-    must be shorter, so that the whole's limit is never met while nothing was sent yet. `keepalive_s`
-    should be shorter than the server's, or a request meets a connection that is just being closed and is
-    uncertain. `egress`: whom to trust, and through which proxy to go. `transport` is for tests and must keep
-    httpx's meaning of `ConnectError`, `ConnectTimeout` and `PoolTimeout`: nothing was sent.
+    Args:
+        request_timeout_s: Limit of one whole `send`, including the wait for a connection.
+        connect_timeout_s: Limit of DNS, TCP and TLS together.
+        pool_timeout_s: Limit of the wait for one of `max_connections`. `connect_timeout_s` and `pool_timeout_s`
+            together must be shorter than `request_timeout_s`, so that the request timeout cannot expire before anything
+            was sent.
+        max_connections: Number of connections open at the same time.
+        keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's own limit: a
+            request on a connection that the server is closing ends as uncertain.
+        max_answer_bytes: Number of bytes read of a response body.
+        egress: Trusted certificate authorities and the proxy.
+        transport: For tests. `ConnectError`, `ConnectTimeout` and `PoolTimeout` must mean that nothing was sent.
     """
 
     def __init__(
@@ -107,11 +113,20 @@ class ClayClient:
     async def send(
         self, webhook_url: str, token: str | None, body: bytes, *, unavailable_is_refused: bool = True
     ) -> Outcome:
-        """POSTs one lead (`body`: one JSON object) and says what became of it. Never sends twice.
+        """POST one lead and return the outcome. Never sends twice.
 
-        `unavailable_is_refused` is the destination's setting for 503. Network trouble is an outcome, never an
-        exception; cancellation passes through and leaves the lead uncertain. Raises ValueError for a URL or a
-        token that domain/webhook.py refuses.
+        Args:
+            webhook_url: The webhook, a secret.
+            token: The value of `x-clay-webhook-auth`, if the table needs one.
+            body: One JSON object.
+            unavailable_is_refused: The destination's setting for 503: True if a 503 proves that Clay took nothing.
+
+        Returns:
+            The outcome. Network errors are outcomes, not exceptions. A cancellation passes through and leaves the lead
+            uncertain.
+
+        Raises:
+            ValueError: The URL or the token is invalid.
         """
         request = self._request(webhook_url, token, body)
         started = asyncio.get_running_loop().time()
@@ -123,7 +138,7 @@ class ClayClient:
             self._connections.release()
 
     async def reach(self, webhook_url: str) -> Refused | None:
-        """Connects to a webhook's host as `send` would, and sends nothing. Returns why there is no connection."""
+        """Connect to a webhook's host like `send`, and send nothing. Returns the reason if it cannot connect."""
         assert isinstance(self._transport, AiohttpTransport)
         started = asyncio.get_running_loop().time()
         try:
@@ -135,8 +150,8 @@ class ClayClient:
         return None
 
     async def _has_connection(self) -> bool:
-        """Whether one became free in time; it is taken then."""
-        if not self._connections.locked():  # a time-out costs more than the semaphore
+        """Acquire a connection slot. False if none became free in time."""
+        if not self._connections.locked():  # The fast path avoids a timeout, which costs more than the semaphore.
             return await self._connections.acquire()
         try:
             async with asyncio.timeout(self._pool_timeout_s):
@@ -151,7 +166,7 @@ class ClayClient:
         return target.request(body)
 
     async def _exchange(self, request: httpx.Request, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
-        """The outcome of a request that may go now. A status decides, whatever becomes of the body."""
+        """Send the request and return its outcome. The status decides it, even if the body fails."""
         now = asyncio.get_running_loop().time
         begun = now()
         response: httpx.Response | None = None
@@ -168,7 +183,7 @@ class ClayClient:
                 return _failure(exc, _since_ms(begun), self._egress)
         latency_ms = round((answered - begun) * 1000)
         if response.is_success:
-            return Accepted(response.status_code, latency_ms)  # as classify says, without a look at what else came
+            return Accepted(response.status_code, latency_ms)  # `classify` would return the same, at a higher cost.
         return classify(
             response.status_code,
             response.headers.get("retry-after", "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
@@ -179,7 +194,7 @@ class ClayClient:
         )
 
     async def _read(self, response: httpx.Response, consumed: bytearray) -> None:
-        """The beginning of the body, or what came of it: it may break off, drip or never end."""
+        """Read the beginning of the body. The body may break off, arrive slowly or never end."""
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)
         try:
@@ -202,7 +217,7 @@ def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
             raise ValueError(problem)
         headers["x-clay-webhook-auth"] = token
     try:
-        urlsplit(webhook_url)  # stricter on brackets than httpx, as strict as aiohttp
+        urlsplit(webhook_url)  # urlsplit checks brackets as strictly as aiohttp does; httpx does not
         url = httpx.URL(webhook_url)
     except (ValueError, httpx.InvalidURL):
         raise ValueError(MALFORMED) from None
@@ -210,7 +225,7 @@ def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
 
 
 def _failure(exc: httpx.RequestError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
-    """No status came. Only httpx's three errors from before the sending are proof; anything else is not."""
+    """The outcome of a request without a status. Only three httpx errors prove that nothing was sent."""
     match exc:
         case httpx.ConnectTimeout():
             return _unsent("connect_timeout", latency_ms)
@@ -261,7 +276,7 @@ def _uncertain(reason: UncertainReason, latency_ms: int) -> Uncertain:
 
 
 def _sent_values(request: httpx.Request) -> list[str]:
-    """What may not survive in an excerpt: an error page can echo the lead, the token or the webhook."""
+    """The values to remove from an excerpt: an error page can echo the lead, the token or the webhook."""
     try:
         lead = msgspec.json.decode(request.read())
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""How the worker and `doctor` reach hosts outside: which authorities they trust, and through which proxy they go."""
+"""Outgoing connections of the worker and of `doctor`: trusted certificate authorities and the proxy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,27 @@ import yarl
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """`tls` verifies certificates. `proxy_url` is http://user:password@host:port, and a secret; None: no proxy."""
+    """How to connect to hosts outside.
+
+    Attributes:
+        tls: Verifies certificates.
+        proxy_url: `http://user:password@host:port`, a secret. None: no proxy.
+    """
 
     tls: ssl.SSLContext
     proxy_url: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, ca_file: str | None = None, proxy_url: str | None = None) -> Self:
-        """`ca_file` (PEM) replaces the public authorities. Raises OSError: it cannot be read, or is no PEM file."""
+        """Build from configured values.
+
+        Args:
+            ca_file: PEM file. It replaces the public certificate authorities.
+            proxy_url: See the class.
+
+        Raises:
+            OSError: The file cannot be read, or is not a PEM file.
+        """
         if ca_file is None:
             return cls(httpx.create_ssl_context(trust_env=False), proxy_url)
         return cls(ssl.create_default_context(cafile=ca_file), proxy_url)
@@ -33,7 +46,7 @@ class Egress:
 
     @property
     def proxy_headers(self) -> dict[str, str]:
-        """The proxy's credentials as a header, where its URL has some."""
+        """The proxy's credentials as a header. Empty if the URL has none."""
         parts = urlsplit(self.proxy_url or "")
         if parts.username is None:
             return {}

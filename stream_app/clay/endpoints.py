@@ -1,4 +1,4 @@
-"""The line's port to Clay: an alias and a webhook id become a URL and a token here, and nowhere else."""
+"""The pipeline's `Clay` port over HTTP. Only this module turns an alias and a webhook id into a URL and a token."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from stream_app.domain.delivery.outcome import Outcome
 
 
 def webhook_id(url: str) -> str:
-    """A short name for a webhook that may stand in rows, logs and metrics: its URL is a secret."""
+    """Return a short name for a webhook. The URL is secret; the name may appear in rows, logs and metrics."""
     return blake2b(url.encode(), digest_size=6).hexdigest()
 
 
 def setup_id(*secrets: str) -> str:
-    """Changes when one of a destination's URLs or its token does; tells nothing of them."""
+    """Return a fingerprint of a destination's URLs and token. It changes with any of them and reveals none."""
     return blake2b("\n".join(secrets).encode(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How to reach one destination. `urls` by webhook id."""
+    """The URLs (by webhook id) and the token of one destination."""
 
     urls: Mapping[str, str] = field(repr=False)
     token: str | None = field(repr=False)
@@ -30,7 +30,7 @@ class Endpoint:
 
 
 class Webhooks:
-    """`ports.Clay` over HTTP. `posted` is told of each POST that ended."""
+    """`ports.Clay` over HTTP. Calls `posted` with the destination and the outcome after each POST."""
 
     def __init__(
         self, client: ClayClient, endpoints: Mapping[str, Endpoint], posted: Callable[[str, Outcome], None]
@@ -40,7 +40,7 @@ class Webhooks:
         self._posted = posted
 
     async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
-        """One POST; see ClayClient.send."""
+        """Send one POST; see `ClayClient.send`."""
         endpoint = self._endpoints[destination]
         outcome = await self._client.send(
             endpoint.urls[webhook_id],

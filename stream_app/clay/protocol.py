@@ -1,8 +1,9 @@
-"""aiohttp's protocol of one connection, with two things that a client of Clay needs and aiohttp does not have.
+"""aiohttp's protocol of one connection, with two rules that a client of Clay needs.
 
-A connection that says anything while no request is under way is closed: many servers and proxies send a 408 before
-they close an idle connection, and the next lead would take it for its own answer. And the head of an answer is parsed
-before its body, so that a status counts whatever is wrong with the body that came in the same packet.
+1. A connection that receives data while no request is under way is closed. Many servers and proxies send a 408 before
+   they close an idle connection, and the next lead would take that 408 for its own response.
+2. The head of a response is parsed before its body. The status then counts even if the body in the same packet is
+   malformed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any, Final
 from aiohttp.client_proto import ResponseHandler
 
 _END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
-_OVERLAP: Final = 3  # bytes of a blank line that may stand in the packet before
+_OVERLAP: Final = 3  # a blank line may be split over two packets; this many bytes of it can be in the first
 
 
 class ClayProtocol(ResponseHandler):
-    """`expect_answer` before each request, `rest` when its answer is complete and the connection goes to the pool."""
+    """Call `expect_answer` before each request, and `rest` when the response is complete."""
 
     was_used = False
     _rests = False
@@ -26,20 +27,20 @@ class ClayProtocol(ResponseHandler):
     _before = b""
 
     def expect_answer(self, **params: Any) -> None:
-        """A request follows. `params`: see ResponseHandler.set_response_params."""
+        """Prepare for a response. For `params` see `ResponseHandler.set_response_params`."""
         self.was_used, self._rests = True, False
         self._in_head, self._before = True, b""
         self.set_response_params(**params)
 
     def rest(self) -> None:
-        """No request is under way: whatever comes now closes the connection."""
+        """Mark the connection as idle: any data that arrives now closes it."""
         self._rests = True
 
     @property
     def has_unread(self) -> bool:
-        """True if bytes, or the end of the stream, are in the kernel that the event loop has not handled yet.
+        """True if the kernel holds bytes, or the end of the stream, that the event loop has not handled yet.
 
-        The loop handles many events in one turn, so a lead can find a connection whose 408 was not read so far.
+        The loop handles many events in one turn, so a lead can get a connection whose 408 has not been read.
         """
         sock = self.transport.get_extra_info("socket") if self.transport is not None else None
         if sock is None or not hasattr(select, "poll"):
@@ -49,7 +50,7 @@ class ClayProtocol(ResponseHandler):
         return bool(poll.poll(0))
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Called by the parser with each head and its body to come."""
+        """Handle a parsed head and its body stream. The parser calls it."""
         code = data[0].code
         if code == 101 or not 100 <= code <= 199:
             self._in_head = False

@@ -1,9 +1,9 @@
-"""An httpx transport on aiohttp's connections that knows whether the first byte of a request was handed over.
+"""An httpx transport on aiohttp's connections. It knows whether the first byte of a request was written.
 
-Until `write` nothing was sent, whatever went wrong; from `write` on nothing is proof. aiohttp's connector makes, keeps
-and checks the connections, and its parser reads the answers; `ClientSession` is left out: a third of what a request
-costs is its requests, cookies, redirects and a task to write each body. pyproject.toml bounds aiohttp to the version
-whose connections and protocol were read for this; tests/unit/clay break them in every way known.
+Before `write`, an error proves that nothing was sent. After `write`, no error proves it. aiohttp's connector opens,
+keeps and checks the connections, and its parser reads the responses. `ClientSession` is left out: its request objects,
+cookies, redirects and the task that writes each body cost a third of a request. pyproject.toml pins aiohttp to the
+versions whose connections and protocol were reviewed for this. tests/unit/clay break connections in every known way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TARGET: Final = "stream_app.target"
 
 
 class ProxyRefused(Exception):
-    """The egress proxy passed nothing on, and answered `status`."""
+    """The egress proxy forwarded nothing and answered with `status`."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -34,9 +34,15 @@ class ProxyRefused(Exception):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Target:
-    """What is the same in all requests to a webhook: for httpx, for aiohttp's connector, and as bytes.
+    """The constant part of all requests to one webhook: for httpx, for aiohttp's connector, and as bytes.
 
-    `head` ends where the body's length has to follow. Must be made inside the running event loop of its transport.
+    Create it inside the event loop of its transport.
+
+    Attributes:
+        url: The webhook.
+        headers: The request headers as httpx has them.
+        address: What the connector needs to find a connection.
+        head: The request head, up to the value of `content-length`.
     """
 
     url: httpx.URL
@@ -46,9 +52,9 @@ class Target:
 
     @classmethod
     def of(cls, url: httpx.URL, headers: Mapping[str, str], egress: Egress) -> Target:
-        """The headers' values are printable ASCII, which domain/webhook.py sees to; of the URL httpx does.
+        """Build a target. The caller has checked that the header values are printable ASCII; httpx checks the URL.
 
-        TLS goes through a tunnel that the connector asks the proxy for. Without TLS the proxy gets the request itself.
+        With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the request itself.
         """
         proxy, login = egress.proxy, egress.proxy_headers
         path, host = url.raw_path.decode("ascii"), url.netloc.decode("ascii")
@@ -64,29 +70,29 @@ class Target:
             proxy_headers=login,
         )
         if address.proxy_headers is not None:
-            # The connector adds this at the first connection. The key of the pool would be another one from then on.
+            # The connector adds this header at the first connection, which would change the key of the pool.
             address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
         return cls(url, httpx.Headers(headers), address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
 
     @property
     def is_for_proxy(self) -> bool:
-        """True if a proxy reads the request itself: there is no TLS."""
+        """True if the proxy reads the request itself, because there is no TLS."""
         return self.address.proxy is not None and self.url.scheme == "http"
 
     def request(self, body: bytes) -> httpx.Request:
-        """`stream` adds no headers, which are written as they are in `head`: half of what a Request costs."""
+        """Build a request. `stream` adds no headers: they are already in `head`, and adding them doubles the cost."""
         return httpx.Request(
             "POST", self.url, headers=self.headers, stream=httpx.ByteStream(body), extensions={_TARGET: self}
         )
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends what `Target.request` gives.
+    """Sends the requests that `Target.request` builds.
 
-    `ConnectError` and `ConnectTimeout`: not one byte of the request was handed to the operating system, or (without
-    TLS) the proxy answered 407, which it does instead of passing the request on. All else is `ReadError` or
-    `RemoteProtocolError`. No redirects, cookies, netrc, decompression or retries; certificates are always verified.
-    Must be made inside a running event loop.
+    `ConnectError` and `ConnectTimeout` mean that no byte of the request was handed to the operating system, or that the
+    proxy answered 407 instead of forwarding the request (without TLS). Every other failure is `ReadError` or
+    `RemoteProtocolError`. There are no redirects, cookies, netrc, decompression or retries. Certificates are always
+    verified. Create it inside a running event loop.
     """
 
     def __init__(
@@ -111,41 +117,43 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             message, body = await self._exchange(connection, target.head, b"".join(request.stream))
         except (aiohttp.ClientConnectionError, OSError) as exc:
             raise httpx.ReadError("the connection broke") from exc
-        except Exception as exc:  # whatever a bad answer breaks in the parser: the request was sent
+        except Exception as exc:  # any parser error after the request was sent
             raise httpx.RemoteProtocolError("not an HTTP answer") from exc
         if message.code == 407 and target.is_for_proxy:
             connection.close()
-            raise httpx.ConnectError("the proxy passed nothing on") from ProxyRefused(407)
+            raise httpx.ConnectError("the proxy forwarded nothing") from ProxyRefused(407)
         return httpx.Response(message.code, headers=message.raw_headers, stream=AnswerStream(connection, body))
 
     async def reach(self, target: Target) -> None:
-        """Connect as a request would, and send nothing. Raises ConnectError, ConnectTimeout."""
+        """Connect as a request would, and send nothing. Raises ConnectError or ConnectTimeout."""
         (await self._connect(target.address)).close()
 
     async def aclose(self) -> None:
         await self._connector.close()
 
     async def _connect(self, address: aiohttp.ClientRequest) -> Any:
-        """A connection that was made or kept, with nothing of this request on it."""
+        """Return a new or pooled connection that carries nothing of this request."""
         while True:
             try:
                 connection: Any = await self._connector.connect(address, [], self._timeout)
             except TimeoutError as exc:
-                raise httpx.ConnectTimeout("no connection in time") from exc
+                raise httpx.ConnectTimeout("the connection timed out") from exc
             except aiohttp.ClientHttpProxyError as exc:
-                raise httpx.ConnectError("the proxy made no tunnel") from ProxyRefused(exc.status)
-            except Exception as exc:  # whatever it is: nothing was written yet
-                raise httpx.ConnectError("no connection") from exc
+                raise httpx.ConnectError("the proxy refused the tunnel") from ProxyRefused(exc.status)
+            except Exception as exc:  # nothing was written yet, whatever the error
+                raise httpx.ConnectError("cannot connect") from exc
             protocol: ClayProtocol = connection.protocol
             if not (connection.closed or protocol.should_close or (protocol.was_used and protocol.has_unread)):
                 return connection
             connection.close()
             if not protocol.was_used:
-                raise httpx.ConnectError("the new connection ended, or spoke first, before anything was written")
+                raise httpx.ConnectError("the new connection ended, or received data, before anything was written")
 
     async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
-        """Write the request, read the head of its answer. Raises what aiohttp's parser and connections do, and ends the
-        connection then, and when it is cancelled.
+        """Write the request and read the head of the response. Closes the connection on an error or a cancellation.
+
+        Raises:
+            Exception: Any error of aiohttp's parser or connection.
         """
         protocol = connection.protocol
         try:
@@ -161,7 +169,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 class AnswerStream(httpx.AsyncByteStream):
-    """The body of an answer. When all of it has come, the pool has the connection back."""
+    """The body of a response. The pool gets the connection back when the body is complete."""
 
     def __init__(self, connection: Any, body: Any) -> None:
         self._connection = connection
@@ -170,7 +178,7 @@ class AnswerStream(httpx.AsyncByteStream):
 
     @property
     def is_whole(self) -> bool:
-        """All of it has come, and the pool has the connection back: whoever needs no word of it need not read it."""
+        """True if the whole body has arrived and the pool has the connection back. Reading it is then optional."""
         whole: bool = self._body.is_eof()
         return whole
 
@@ -180,19 +188,20 @@ class AnswerStream(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         try:
             chunk: bytes = await self._body.readany()
-        except Exception as exc:  # whatever a bad body breaks in the parser
-            raise httpx.ReadError("the answer broke off") from exc
+        except Exception as exc:  # any parser error
+            raise httpx.ReadError("the response broke off") from exc
         if not chunk:
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
-        """Ends the connection, unless the pool has it back."""
+        """Close the connection, unless the pool has it back."""
         self._connection.close()
 
     def _end(self) -> None:
         transport = self._connection.transport
-        if transport is not None and transport.get_write_buffer_size():  # the answer has overtaken its request
+        # the response came before the whole request was written
+        if transport is not None and transport.get_write_buffer_size():
             self._connection.close()
         else:
             self._connection.protocol.rest()

@@ -1,1 +1,1 @@
-"""The gateway: takes Clay's callbacks, and answers where a lead is, over HTTP."""
+"""The gateway: receives Clay's callbacks and serves the look-up API over HTTP."""

@@ -1,4 +1,4 @@
-"""What the gateway answers to a callback. Clay shows it in the row's cell: it speaks to who built the table."""
+"""The gateway's answers to callbacks. Clay shows them in the row's cell, so they address the table's author."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ _OUTCOMES: Final = {
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`code`: a stable word for metrics and logs. Nothing in `text` is a secret, or tells whether a lead exists.
+    """An answer to a callback. No text holds a secret or reveals whether a lead exists.
 
-    close   the connection ends with it: what came may not have been read to its end.
+    Attributes:
+        status: The HTTP status.
+        code: A stable word for metrics and logs.
+        text: For the table's author.
+        close: True if the connection closes after it, because the request may not have been read to its end.
     """
 
     status: int
@@ -33,7 +37,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers beside the usual ones."""
+        """Headers in addition to the usual ones."""
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         if self.status == 503:
             headers["retry-after"] = str(RETRY_AFTER_S)
@@ -51,45 +55,47 @@ NOT_HERE: Final = Answer(
     404, "not_here", "No table calls back at this address: compare the URL with what `stream-app clay-setup` prints."
 )
 WRONG_TYPE: Final = Answer(415, "wrong_type", "Send JSON: set the header Content-Type to application/json.")
-ENCODED: Final = Answer(415, "encoded", "Send the body as it is: remove the header Content-Encoding.")
+ENCODED: Final = Answer(415, "encoded", "Send the body uncompressed: remove the header Content-Encoding.")
 TOO_LARGE: Final = Answer(413, "too_large", "The body is too large: send fewer or shorter columns.", close=True)
 TOO_SLOW: Final = Answer(408, "too_slow", "The body did not arrive in time: try again.", close=True)
-BUSY: Final = Answer(503, "busy", "Not received: too much comes at once. Try again in a minute.", close=True)
+BUSY: Final = Answer(503, "busy", "Not received: the gateway is overloaded. Try again in a minute.", close=True)
 NO_TOKEN: Final = Answer(
-    401, "no_token", "No token came: add the header x-callback-token with the column callback_token of this row."
+    401, "no_token", "The token is missing: add the header x-callback-token with the column callback_token of this row."
 )
 NO_SECRET: Final = Answer(
-    401, "no_secret", "No secret came: add the header x-callback-secret that this table was given."
+    401, "no_secret", "The secret is missing: add the header x-callback-secret with the secret of this table."
 )
 BAD_SECRET: Final = Answer(
-    403, "bad_secret", "The header x-callback-secret is not the one that this table was given: set it anew."
+    403, "bad_secret", "The header x-callback-secret does not match the secret of this table: set it again."
 )
 TEMPLATE: Final = Answer(
     400, "template", "The header x-callback-token still holds a template {{...}}: insert the column with / instead."
 )
-KAFKA_AWAY: Final = Answer(503, "kafka_away", "Not received: our store does not answer. Try again in a minute.")
-CRASHED: Final = Answer(500, "crashed", "Not received: something is wrong on our side. Try again later.", close=True)
+KAFKA_AWAY: Final = Answer(503, "kafka_away", "Not received: our store does not respond. Try again in a minute.")
+CRASHED: Final = Answer(500, "crashed", "Not received: internal error. Try again later.", close=True)
 
 REFUSED_TOKEN: Final[dict[TokenProblem, Answer]] = {
     "malformed": Answer(
-        403, "malformed_token", "The token is none: send the column callback_token of this row, whole and unchanged."
+        403,
+        "malformed_token",
+        "The token is malformed: send the column callback_token of this row, whole and unchanged.",
     ),
     "unknown_key": Answer(
-        403, "unknown_key", "The token was made with a key that is not in use: rows sent from now on have a new one."
+        403, "unknown_key", "The key of this token is no longer in use: rows sent from now on have a new token."
     ),
     "mismatch": Answer(
-        403, "wrong_token", "The token is another lead's or table's: send lead_id and callback_token of one row."
+        403, "wrong_token", "The token belongs to another lead or table: send lead_id and callback_token of one row."
     ),
 }
 
 
 def refused(bad: BadBody) -> Answer:
-    """A body that is no callback."""
+    """The answer to a body that is not a callback."""
     return Answer(400, bad.code, f"Not received. {bad.text}")
 
 
 def received(callback: Callback) -> Answer:
-    """It is safe."""
+    """The answer to a callback that is stored."""
     note = " Its JSON was broken and was mended: let Clay escape the columns in the body." if callback.repaired else ""
     text = f"Received: lead {callback.lead_id}, {_OUTCOMES[callback.outcome]}. Nothing to do.{note}"
     return Answer(200, callback.outcome, text)

@@ -1,6 +1,6 @@
-"""The gateway's public ASGI app: callbacks, health, and the routes that are put beside them.
+"""The gateway's public ASGI app: callbacks, health, and further routes such as the look-up API.
 
-It gives no name of a customer away: metrics and the reasons of /readyz are on the port for operations.
+It reveals no customer's name: metrics and the reasons of /readyz are on the operations port.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stream_app.gateway.answers import CRASHED
 from stream_app.gateway.receiver import PREFIX
 
 Why = Callable[[], Awaitable[str | None]]
-"""Why the process cannot do its work now, or None."""
+"""Returns why the process cannot work now, or None."""
 
 
 def build_asgi(
@@ -26,7 +26,14 @@ def build_asgi(
     on_response: Callable[[int], None],
     routes: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
-    """The whole of it. `on_response` is told the status of each answer. `routes`: others, such as the look-up API."""
+    """Build the app.
+
+    Args:
+        receiver: The app for callbacks.
+        not_ready: The reason that /readyz checks.
+        on_response: Called with the status of each response.
+        routes: Further routes.
+    """
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -1,6 +1,6 @@
-"""Where a lead is, asked of the gateway: what `stream-app status` prints, for Python users.
+"""Asks the gateway where a lead is; `stream-app status` uses it, and so can Python programs.
 
-An e-mail or LinkedIn URL is hashed here, before it goes anywhere; only the hash is in the request.
+An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ T = TypeVar("T")
 
 
 class Found(Answer, frozen=True, kw_only=True):
-    """The leads that were meant; none: no worker has taken one of them yet.
+    """The leads that match. None if no worker has processed one of them yet.
 
-    waiting  what a search among the records that wait came to; None where it was not needed.
+    Attributes:
+        leads: The leads, each with its timeline and results.
+        waiting: The search among the waiting records; None if it was not needed.
     """
 
     leads: list[FoundLead]
@@ -35,13 +37,21 @@ class Found(Answer, frozen=True, kw_only=True):
 
 
 def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
-    """Ask for a lead's id, an e-mail or a LinkedIn URL. `workspace`: what other workspaces know of it is left out.
+    """Find leads by a lead id, an e-mail or a LinkedIn URL.
 
-    Raises SettingsError (what was asked for is none of these), GatewayUnavailable, StreamAppError (it refused).
+    Args:
+        settings: Name the API's address and token.
+        who: The lead id, e-mail or URL.
+        workspace: Leave out what belongs to other workspaces.
+
+    Raises:
+        SettingsError: `who` is none of these.
+        GatewayUnavailable: The gateway does not respond.
+        StreamAppError: The gateway rejected the request.
     """
     url, token = settings.api_url, settings.api_token
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    direct = is_loopback(urlsplit(url).hostname or "")  # a proxy of the environment does not lead to this machine
+    direct = is_loopback(urlsplit(url).hostname or "")  # a proxy of the environment cannot reach this machine
     with httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct) as client:
         for path in paths_of(who):
             found = _ask(client, path, url)
@@ -52,20 +62,20 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> Found:
 
 
 def paths_of(who: str) -> list[str]:
-    """What to ask the API for, in this order; no personal data is in it. Raises SettingsError."""
+    """Return the API paths to try, in order, without personal data. Raises SettingsError."""
     text = who.strip()
     if text.startswith("record:"):
-        return [f"/leads/{quote(text, safe='/:')}"]  # a record that was no lead is named by its place
+        return [f"/leads/{quote(text, safe='/:')}"]  # a rejected record has its position as its name
     persons, lead_ids = _hashed(text)
     paths = [f"/leads?person={person}" for person in persons]
     paths += [f"/leads/{quote(lead_id, safe=':')}" for lead_id in lead_ids]
     if not paths:
-        raise SettingsError(["nobody is asked for: give a lead's id, an e-mail or a LinkedIn URL"])
+        raise SettingsError(["no lead given: pass a lead id, an e-mail or a LinkedIn URL"])
     return paths
 
 
 def _hashed(text: str) -> tuple[list[str], list[str]]:
-    """The hashes of the person, and the lead ids, that a text may mean, those of former peppers last."""
+    """Return the person hashes and the lead ids that a text may mean. Those of previous peppers come last."""
     fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
     known = identify(Lead({name: value for name, value in fields.items() if value}))
     persons = [] if known is None else [known.person or "", *(each for under in known.former for each in under)]
@@ -74,7 +84,7 @@ def _hashed(text: str) -> tuple[list[str], list[str]]:
 
 
 def _waiting(client: httpx.Client, url: str, who: str, workspace: str | None) -> WaitingAnswer | None:
-    """Search among the records that no worker has taken. An e-mail or a URL is taken for a person."""
+    """Search among the records that no worker has processed. An e-mail or URL means a person."""
     text = who.strip()
     if text.startswith("record:"):
         return None
@@ -101,15 +111,15 @@ def _answer(client: httpx.Client, path: str, url: str, read: Callable[[httpx.Res
         refusal = _decode(answer, Refusal)
     except httpx.HTTPError as error:
         raise GatewayUnavailable(
-            f"the gateway at {url} does not answer ({type(error).__name__}): start it with: stream-app gateway; "
+            f"the gateway at {url} does not respond ({type(error).__name__}): start it with: stream-app gateway; "
             "if it runs elsewhere, set gateway.api_url"
         ) from error
     except msgspec.DecodeError as error:
         raise GatewayUnavailable(
-            f"what answers at {url} is no stream-app gateway of this version (HTTP {answer.status_code}): "
+            f"the server at {url} is not a stream-app gateway of this version (HTTP {answer.status_code}): "
             "check gateway.api_url"
         ) from error
-    raise StreamAppError(f"the gateway at {url} refused: {refusal.text}")
+    raise StreamAppError(f"the gateway at {url} rejected the request: {refusal.text}")
 
 
 def _read(path: str, answer: httpx.Response) -> Found:
@@ -122,7 +132,7 @@ def _read(path: str, answer: httpx.Response) -> Found:
 
 
 def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:
-    """The lead as far as that workspace is concerned, or as far as no event says which one is."""
+    """Reduce a lead to one workspace. Records whose events name no workspace stay."""
     if workspace is None:
         return lead
     stories = [each for each in lead.stories if each.workspace in (workspace, "")]

@@ -1,4 +1,4 @@
-"""Says of a callback whether its lead was erased, so that what it found is not written to Kafka once more."""
+"""Checks for a callback whether its lead was erased, so that its data is not written to Kafka again."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _AGAIN_S: Final = 0.1
 
 
 class ErasedLeads:
-    """Asks the read model.
+    """Checks erasures in the read model.
 
     Args:
-        queries: The questions to the read model.
-        standing: How far the read model is.
-        status_days: For how many days the read model keeps the events of a lead.
+        queries: The read model's queries.
+        lag: Returns how far the read model is.
+        status_days: Days for which the read model keeps the events of a lead.
     """
 
-    def __init__(self, queries: Queries, standing: Callable[[], ProjectionLag], status_days: int) -> None:
+    def __init__(self, queries: Queries, lag: Callable[[], ProjectionLag], status_days: int) -> None:
         self._queries = queries
-        self._standing = standing
+        self._lag = lag
         self._kept_ms = status_days * DAY_MS
 
     async def is_forgotten(self, workspace: str, lead_id: str, at_ms: int) -> bool:
@@ -43,7 +43,7 @@ class ErasedLeads:
         """
         deadline = time.monotonic() + _WITHIN_S
         while await self._ask(workspace, lead_id, at_ms - self._kept_ms):
-            if (self._standing().as_of_ms or 0) >= at_ms:
+            if (self._lag().as_of_ms or 0) >= at_ms:
                 return await self._ask(workspace, lead_id, at_ms - self._kept_ms)
             if time.monotonic() >= deadline:
                 return False
@@ -54,4 +54,4 @@ class ErasedLeads:
         try:
             return await asyncio.to_thread(self._queries.is_forgotten, workspace, lead_id, since_ms)
         except sqlite3.Error:
-            return False  # it is made anew; `Projection` says what is wrong
+            return False  # the file is rebuilt, and `Projection` reports the error

@@ -1,6 +1,6 @@
-"""The look-up API: where a lead is, how the lanes are, what the books and the dead letters say. Read only, JSON.
+"""The look-up API: leads, lanes, books and dead letters. Read only, JSON.
 
-Personal data is in the answer to `GET /leads/...` and nowhere else: not in a URL, a log or a metric.
+Only the answer to `GET /leads/...` holds personal data; no URL, log or metric does.
 """
 
 from __future__ import annotations
@@ -47,26 +47,37 @@ _LONGEST_ID: Final = 300
 
 
 class Results(Protocol):
-    """Where results are fetched."""
+    """Fetches results."""
 
     async def fill(self, found: FoundPlace) -> FoundResult:
-        """The result with its data, or with the problem in words. Never raises."""
+        """Return the result with its data, or with a problem text. Never raises."""
 
 
 class Waiting(Protocol):
-    """Where leads are searched for that no worker has taken yet."""
+    """Searches for leads that no worker has processed yet."""
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        """Search for a lead id or the hash of a person, in one workspace or (empty) in all. Never raises."""
+        """Search for a lead id or a person's hash, in one workspace or (empty) in all. Never raises."""
 
 
 class Lookup:
-    """The API's answers. `backlog`: what the worker has not passed yet, by topic. `dlq`, `parked`: topics."""
+    """The API's handlers.
+
+    Args:
+        queries: The read model's queries.
+        lag: Returns how far the read model is.
+        results: Fetches the data of results.
+        backlog: Returns the records that the worker has not passed yet, by topic.
+        access: Who may ask.
+        dlq: The topic of dead letters.
+        parked: The topic of parked leads.
+        waiting: Searches the lead topics.
+    """
 
     def __init__(
         self,
         queries: Queries,
-        standing: Callable[[], ProjectionLag],
+        lag: Callable[[], ProjectionLag],
         results: Results,
         backlog: Callable[[], Awaitable[dict[str, int] | None]],
         access: Access,
@@ -75,7 +86,7 @@ class Lookup:
         waiting: Waiting,
     ) -> None:
         self._queries = queries
-        self._standing = standing
+        self._lag = lag
         self._results = results
         self._backlog = backlog
         self._access = access
@@ -85,23 +96,23 @@ class Lookup:
         self._document = msgspec.json.encode(document(__version__))
 
     def routes(self) -> list[Route]:
-        """All of it, to be served at the root."""
+        """The routes, to serve at the root."""
         return [
             Route("/leads/{lead_id:path}", _Endpoint(self, self._lead)),
             Route("/leads", _Endpoint(self, self._leads)),
             Route("/waiting", _Endpoint(self, self._still_waiting)),
             Route("/lanes", _Endpoint(self, self._lanes)),
             Route("/books", _Endpoint(self, self._books)),
-            Route("/dlq", _Endpoint(self, self._letters)),
+            Route("/dlq", _Endpoint(self, self._dead_letters)),
             Route("/openapi.json", _Endpoint(self, self._openapi)),
         ]
 
     async def respond(
         self, request: Request, answer: Callable[[Request, ProjectionLag], Awaitable[object]]
     ) -> Response:
-        """What `answer` gives, or why not."""
-        # Before the question: what the model has since then is more than is said.
-        standing = self._standing()
+        """Run a handler and build its response, or the refusal."""
+        # Read the lag before the query: the model may be newer than the answer says, never older.
+        standing = self._lag()
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         try:
             self._access.check(request)
@@ -123,7 +134,7 @@ class Lookup:
         lead = await self._found(lead_id)
         if lead is None:
             behind = f", but {count(standing.lag, 'record is', 'records are')} still to be read" if standing.lag else ""
-            raise Refused(404, "unknown_lead", f"Nothing is known of a lead with this id{behind}")
+            raise Refused(404, "unknown_lead", f"No lead with this id is known{behind}")
         return LeadAnswer(**msgspec.structs.asdict(standing), lead=lead)
 
     async def _leads(self, request: Request, standing: ProjectionLag) -> LeadsAnswer:
@@ -159,25 +170,25 @@ class Lookup:
         return LanesAnswer(**msgspec.structs.asdict(standing), lanes=lanes, unreadable=unreadable)
 
     async def _books(self, _: Request, standing: ProjectionLag) -> BooksAnswer:
-        stands = await asyncio.to_thread(self._queries.stands)
+        counts = await asyncio.to_thread(self._queries.status_counts)
         columns: Counter[str] = Counter(dict.fromkeys(COLUMNS[:-1], 0))  # the last one is `waiting`
         not_leads: Counter[str] = Counter()
-        for stand in stands:
-            if stand.column:
-                columns[stand.column] += stand.stories
+        for each in counts:
+            if each.column:
+                columns[each.column] += each.stories
             else:
-                not_leads[stand.status] += stand.stories
+                not_leads[each.status] += each.stories
         return BooksAnswer(
             **msgspec.structs.asdict(standing),
             columns=dict(columns),
-            stands=stands,
+            stands=counts,
             not_leads=dict(not_leads),
             waiting=await self._backlog(),
         )
 
-    async def _letters(self, _: Request, standing: ProjectionLag) -> DeadLettersAnswer:
-        dlq = await asyncio.to_thread(self._queries.letters, self._dlq)
-        parked = await asyncio.to_thread(self._queries.letters, self._parked)
+    async def _dead_letters(self, _: Request, standing: ProjectionLag) -> DeadLettersAnswer:
+        dlq = await asyncio.to_thread(self._queries.dead_letters, self._dlq)
+        parked = await asyncio.to_thread(self._queries.dead_letters, self._parked)
         return DeadLettersAnswer(**msgspec.structs.asdict(standing), dlq=dlq, parked=parked)
 
     async def _openapi(self, _: Request, __: ProjectionLag) -> bytes:
@@ -186,20 +197,20 @@ class Lookup:
 
 def _id(lead_id: str) -> str:
     if "@" in lead_id or len(lead_id) > _LONGEST_ID:
-        text = "That is no lead's id. Ask for an e-mail with `stream-app status`: it hashes it, no URL has to hold it"
+        text = "This is not a lead id. For an e-mail use `stream-app status`, which sends only a hash"
         raise Refused(400, "no_id", text)
     return lead_id
 
 
 def _person(person: str) -> str:
     if not _PERSON.fullmatch(person):
-        text = "Say whose: ?person=<22 characters, the hash by which `stream-app status` asks for an e-mail>"
+        text = "Add ?person= with the person's hash (22 characters): `stream-app status` computes it from an e-mail"
         raise Refused(400, "no_person", text)
     return person
 
 
 def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None) -> WaitingLead:
-    """A waiting record with what holds it."""
+    """A waiting record and what blocks it."""
     waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == found.partition}
     blocked = "" if found.blocked is None else str(found.blocked)
     partition = view.partition if view else found.partition
@@ -210,7 +221,7 @@ def waiting_lead(search: Search, found: FoundRecord, view: LaneView | None) -> W
 
 
 class _Endpoint:
-    """An ASGI app of one address: unlike a function, it also answers methods that it does not take."""
+    """An ASGI app of one path. Unlike a function, it also answers methods that it does not support."""
 
     def __init__(self, lookup: Lookup, answer: Callable[[Request, ProjectionLag], Awaitable[object]]) -> None:
         self._lookup = lookup

@@ -1,4 +1,4 @@
-"""What the look-up API answers, as types: `/openapi.json` is made from them, and `stream-app status` reads them."""
+"""The types of the look-up API's answers, for `/openapi.json` and `stream-app status`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from stream_app.domain.messages import LaneView, Scalar
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What all answers have: how far behind Kafka they are.
+    """Part of all answers: how far they are behind Kafka.
 
-    as_of_ms  epoch ms: all that was on Kafka then is in the answer. Null: it has never been complete yet.
-    lag       offsets still to be read, at most.
-    trouble   why the read model does not go on, in words; empty when it does.
+    Attributes:
+        as_of_ms: Epoch ms. The answer holds everything that was on Kafka then. Null: it has never been complete yet.
+        lag: Offsets still to be read, at most.
+        trouble: Why the read model does not progress, in words; empty if it does.
     """
 
     as_of_ms: int | None
@@ -22,7 +23,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One step of a lead, as on `leads.status`. Times are epoch ms; `due_at_ms`: when it goes on by itself."""
+    """One event of a lead, as on `leads.status`. Times are epoch ms; `due_at_ms`: when it continues by itself."""
 
     seq: int
     at_ms: int
@@ -38,10 +39,13 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Story(msgspec.Struct, frozen=True):
-    """The life of one record that came in.
+    """The history of one consumed record.
 
-    origin  its place, `topic/partition/offset`. `workspace` and `destination` are empty where no event names them.
-    status  of the last event, at `at_ms`; `column`: where the books count it, '' where it is of no lead.
+    Attributes:
+        origin: Its position, `topic/partition/offset`.
+        workspace: Empty if no event names it; so is `destination`.
+        status: The status of the last event, at `at_ms`.
+        column: Where the books count it; '' if it is not a lead's.
     """
 
     origin: str
@@ -55,11 +59,14 @@ class Story(msgspec.Struct, frozen=True):
 
 
 class FoundResult(msgspec.Struct, frozen=True):
-    """The last result of a lead, for one destination.
+    """The last result of a lead for one destination.
 
-    source   `clay`, `cache`, `stale` or `local`; `version` grows by one with every result of the lead.
-    age_s    age of the data when it was published. `fields`: the data, which is personal.
-    problem  why fields and age are missing, in words; empty when they are not.
+    Attributes:
+        source: `clay`, `cache`, `stale` or `local`.
+        version: Grows by one with every result of the lead.
+        age_s: Age of the data when it was published, in seconds.
+        fields: The data, which is personal.
+        problem: Why fields and age are missing, in words; empty if they are not.
     """
 
     workspace: str
@@ -73,7 +80,7 @@ class FoundResult(msgspec.Struct, frozen=True):
 
 
 class FoundLead(msgspec.Struct, frozen=True):
-    """One lead id: its newest stories first (`story_count`: how many there are), and its results."""
+    """One lead id: its newest stories first (`story_count` in all), and its results."""
 
     lead_id: str
     stories: list[Story]
@@ -88,17 +95,19 @@ class LeadAnswer(Answer, frozen=True, kw_only=True):
 
 
 class LeadsAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /leads?person=`: every lead that counts for that person, or was made from that person."""
+    """`GET /leads?person=`: every lead that counts for that person, or whose id was derived from the person."""
 
     leads: list[FoundLead]
 
 
 class WaitingLead(msgspec.Struct, frozen=True):
-    """A record on a lead topic that no worker has taken yet.
+    """A record on a lead topic that no worker has processed yet.
 
-    origin    its place, `topic/partition/offset`. `since_ms`: when it was appended, epoch ms.
-    ahead     records before it in its topic and partition, at most.
-    findings  what holds its partition or its lane, as `stream-app explain` has it.
+    Attributes:
+        origin: Its position, `topic/partition/offset`.
+        since_ms: When it was appended, epoch ms.
+        ahead: Records before it in its topic and partition, at most.
+        findings: What blocks its partition or lane, as `stream-app explain` reports it.
     """
 
     lead_id: str
@@ -110,10 +119,12 @@ class WaitingLead(msgspec.Struct, frozen=True):
 
 
 class WaitingAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /waiting`: the search ends with the first records that are found, and after a few seconds.
+    """`GET /waiting`: the search ends at the first records that match, or after a few seconds.
 
-    searched  waiting records that were looked at. `left`: those that were not, at most.
-    problem   why the search is not complete, in words; empty when it is.
+    Attributes:
+        searched: Waiting records that were searched.
+        left: Waiting records that were not searched, at most.
+        problem: Why the search is not complete, in words; empty if it is.
     """
 
     leads: list[WaitingLead]
@@ -123,14 +134,14 @@ class WaitingAnswer(Answer, frozen=True, kw_only=True):
 
 
 class LanesAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /lanes`. `unreadable`: lanes whose state this program cannot read."""
+    """`GET /lanes`. `unreadable`: the number of lanes whose state this version cannot read."""
 
     lanes: list[LaneView]
     unreadable: int
 
 
 class StatusCount(msgspec.Struct, frozen=True):
-    """How many stories have this last status. `column`: where the books count them."""
+    """The number of stories with this last status. `column`: where the books count them."""
 
     workspace: str
     destination: str
@@ -140,13 +151,15 @@ class StatusCount(msgspec.Struct, frozen=True):
 
 
 class BooksAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /books`: counted from the events that Kafka keeps. What proves them is `stream-app books`.
+    """`GET /books`: counts of the events that Kafka keeps. `stream-app books` reconciles them.
 
-    columns   stories by column, as `stream-app books` has them; `stands`: the same by workspace, destination and
-              status.
-    not_leads stories of callbacks that settled no lead, and of erasures, by status: no column counts them, and in
-              `stands` their column is ''.
-    waiting   by lead topic: offsets that the worker's group has not passed, at most so many leads; null: not known.
+    Attributes:
+        columns: Stories by column, as in `stream-app books`.
+        stands: The same by workspace, destination and status.
+        not_leads: By status, the stories of callbacks that settled no lead, and of erasures. No column counts them, and
+            in `stands` their column is ''.
+        waiting: By lead topic, the offsets that the worker's group has not passed: at most that many leads. Null:
+            unknown.
     """
 
     columns: dict[str, int]
@@ -167,21 +180,21 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Letters(msgspec.Struct, frozen=True):
-    """The letters that one topic keeps; `causes` has the most frequent ones, the greatest first."""
+    """The dead letters that one topic keeps. `causes` has the most frequent ones, largest first."""
 
     letters: int
     causes: list[Cause]
 
 
 class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /dlq`: what `leads.dlq` and `leads.parked` keep, those that were sent back since included."""
+    """`GET /dlq`: what `leads.dlq` and `leads.parked` keep, including letters that were redriven since."""
 
     dlq: Letters
     parked: Letters
 
 
 class Refusal(Answer, frozen=True, kw_only=True):
-    """Any answer that is not 200. `error` is a stable code, `text` says what is wrong and what to do."""
+    """Any answer that is not 200. `error` is a stable code; `text` says what is wrong and what to do."""
 
     error: str
     text: str

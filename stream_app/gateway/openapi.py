@@ -1,4 +1,4 @@
-"""The look-up API as an OpenAPI 3.1 document, its schemas made from the types of the answers."""
+"""The look-up API as an OpenAPI 3.1 document. Its schemas come from the types of the answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stream_app.gateway.lookup_answers import (
 )
 
 _REFUSALS: Final = {
-    400: "The question cannot be understood.",
-    401: "The bearer token is missing, or another one.",
-    403: "No token is set, and the request did not come from the gateway's own machine.",
-    404: "Nothing is known of it.",
-    405: "The API only reads.",
-    503: "The read model cannot be read just now.",
+    400: "The request is not valid.",
+    401: "The bearer token is missing or wrong.",
+    403: "No token is configured, and the request did not come from the gateway's own machine.",
+    404: "Not found.",
+    405: "The API is read only.",
+    503: "The read model cannot be read now.",
 }
 _ALWAYS: Final = (401, 403, 405, 503)
 
@@ -30,14 +30,14 @@ _LEAD_ID: Final = {
     "name": "lead_id",
     "in": "path",
     "required": True,
-    "description": "As on `leads.status`: the id that the lead was given, or the one that was made from the person.",
+    "description": "The lead's id, as on `leads.status`: the producer's id, or the id derived from the person.",
     "schema": {"type": "string", "maxLength": 300},
 }
 _PERSON: Final = {
     "name": "person",
     "in": "query",
     "required": True,
-    "description": "Hash of the person, as `stream_app.domain.lead.lead.identify` makes it: never the e-mail itself.",
+    "description": "The person's hash, as `stream_app.domain.lead.lead.identify` computes it; never the e-mail itself.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
 }
 
@@ -68,19 +68,19 @@ _OPERATIONS: Final = (
     _Operation(
         "/waiting",
         "findWaiting",
-        "A lead that no worker has taken yet, by lead_id or person: where it waits, and what holds it",
+        "A lead that no worker has processed yet, by lead_id or person: where it waits, and what blocks it",
         WaitingAnswer,
         (_WAITING_ID, {**_PERSON, "required": False}, _WORKSPACE),
         (400,),
     ),
     _Operation("/lanes", "getLanes", "The state of every lane", LanesAnswer),
-    _Operation("/books", "getBooks", "How many leads stand where", BooksAnswer),
+    _Operation("/books", "getBooks", "Leads by status", BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", DeadLettersAnswer),
 )
 
 
 def document(version: str) -> dict[str, Any]:
-    """The document, as plain values."""
+    """Return the document as plain values."""
     types = [*(each.answer for each in _OPERATIONS), Refusal]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {
@@ -88,7 +88,7 @@ def document(version: str) -> dict[str, Any]:
         "info": {
             "title": "stream-app: where is my lead?",
             "version": version,
-            "description": "Read only. Every answer says how far behind Kafka it is. Times are ms since the epoch.",
+            "description": "Read only. Every answer says how far it is behind Kafka. Times are epoch milliseconds.",
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],

@@ -1,4 +1,4 @@
-"""Reading the body of a request: within a number of bytes and seconds, and within the memory for all bodies."""
+"""Reads request bodies, bounded in bytes, seconds, and memory for all bodies together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stream_app.domain.fair_share import Holders, peer_of
 from stream_app.gateway.answers import BUSY, TOO_LARGE, TOO_SLOW, Answer
 
 
-class Room:
-    """Memory for the bodies of all requests together.
+class BodyMemory:
+    """The memory for the bodies of all requests.
 
-    When it is full, the peer whose unfinished bodies hold most of it gives way: its oldest one is dropped. A body that
-    stalls therefore loses against one that arrives, and a peer that stalls many against every other peer.
+    When it is full, the peer whose unfinished bodies hold the most memory loses its oldest one. A stalled body
+    therefore loses against one that arrives, and a peer with many stalled bodies loses against every other peer.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -26,7 +26,7 @@ class Room:
 
     @contextmanager
     def share(self, host: str) -> Iterator[Share]:
-        """The share of one request from that host, given back at the end of the block."""
+        """Yield the share of one request from that host. It is released at the end of the block."""
         share = Share(self, peer_of(host))
         try:
             yield share
@@ -34,7 +34,7 @@ class Room:
             share.give_back()
 
     def take(self, share: Share, count: int) -> bool:
-        """Whether there is room for so many bytes more of this share."""
+        """Reserve bytes for a share. False if there is no room."""
         if count > self._max_bytes:
             return False
         while self.held_bytes + count > self._max_bytes:
@@ -47,17 +47,17 @@ class Room:
 
 
 class Share:
-    """What one request holds of the room."""
+    """The memory that one request holds."""
 
-    def __init__(self, room: Room, peer: str) -> None:
-        self._room, self._peer = room, peer
+    def __init__(self, memory: BodyMemory, peer: str) -> None:
+        self._memory, self._peer = memory, peer
         self._body = bytearray()
         self._held_bytes = 0
         self._reading: asyncio.Timeout | None = None
         self._dropped = False
 
     async def read(self, request: Request, max_bytes: int, within_s: float) -> bytes | Answer | None:
-        """The body, or why it is not taken. None: the peer is gone."""
+        """Return the body, the answer that rejects it, or None if the peer disconnected."""
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
             return TOO_LARGE
@@ -72,29 +72,29 @@ class Share:
             return BUSY if self._dropped else TOO_SLOW
         except ClientDisconnect:
             return None
-        self._room.unfinished.remove(self._peer, self)
+        self._memory.unfinished.remove(self._peer, self)
         return BUSY if self._dropped else bytes(self._body)
 
     def _take(self, chunk: bytes) -> bool:
         if not chunk:
             return True
-        if not self._room.take(self, len(chunk)):
+        if not self._memory.take(self, len(chunk)):
             return False
         self._held_bytes += len(chunk)
-        self._room.unfinished.add(self._peer, self, len(chunk))
+        self._memory.unfinished.add(self._peer, self, len(chunk))
         self._body += chunk
         return True
 
     def drop(self) -> None:
-        """Give way: free what is held, and stop reading."""
+        """Release the memory and stop reading, in favour of another request."""
         self._dropped = True
         self.give_back()
         if self._reading is not None:
             self._reading.reschedule(0)
 
     def give_back(self) -> None:
-        """Free what is held."""
-        self._room.unfinished.remove(self._peer, self)
-        self._room.held_bytes -= self._held_bytes
+        """Release the memory."""
+        self._memory.unfinished.remove(self._peer, self)
+        self._memory.held_bytes -= self._held_bytes
         self._held_bytes = 0
         self._body.clear()

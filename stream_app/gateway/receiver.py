@@ -1,8 +1,8 @@
-"""Receives Clay's callbacks: reads them within bounds, verifies whose they are, has them safe on Kafka, then answers.
+"""Receives Clay's callbacks: reads them within limits, verifies them, stores them on Kafka, then answers.
 
-`POST /callbacks/<workspace>/<destination>`, top to bottom in `_answer`. What the head shows is checked before the body
-is read, and the token before the body is decoded: a request without proof costs little memory and CPU. A callback that
-comes twice, late or in the wrong order is taken like any other: what it still means is the worker's to decide.
+`POST /callbacks/<workspace>/<destination>`. `_answer` shows the whole sequence. It checks the head before it reads the
+body, and the token before it decodes the body, so an unproved request costs little memory and CPU. A callback that
+arrives twice, late or out of order is stored like any other: the worker decides what it means.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.gateway import answers
 from stream_app.gateway.answers import Answer
-from stream_app.gateway.reading import Room, Share
+from stream_app.gateway.reading import BodyMemory, Share
 
 PREFIX: Final = "/callbacks/"
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
@@ -35,14 +35,14 @@ _json: Final = msgspec.json.Encoder()
 
 
 class Inbox(Protocol):
-    """Where callbacks are kept."""
+    """Stores callbacks."""
 
     async def put(self, record: Record) -> None:
-        """Return when it is safe, within a bounded time; raise BrokerUnavailable when that is not known."""
+        """Return when the record is stored, within a bounded time. Raise BrokerUnavailable if that is uncertain."""
 
 
 class Observer(Protocol):
-    """Is told what was answered; never anything of a lead. `destination`: one of the configured, or "other"."""
+    """Counts answers. Gets nothing about a lead. `destination` is a configured alias or "other"."""
 
     def answered(self, destination: str, code: str, seconds: float) -> None: ...
 
@@ -55,12 +55,19 @@ class Erasures(Protocol):
     """Knows which leads were erased."""
 
     async def is_forgotten(self, workspace: str, lead_id: str, at_ms: int) -> bool:
-        """Whether a lead was erased and not sent again since, as far as is known at `at_ms`. Never raises."""
+        """True if a lead was erased and not sent again, as far as is known at `at_ms`. Never raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A Clay table that calls back. `partition`: its workspace's home. `secrets`: each is good, none: tokens only."""
+    """A Clay table that calls back.
+
+    Attributes:
+        workspace: The table's workspace.
+        destination: Its alias.
+        partition: The workspace's home partition.
+        secrets: Each of them is valid. Empty: only tokens are.
+    """
 
     workspace: str
     destination: str
@@ -70,7 +77,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one callback: its bytes, and the time until it is there in whole. Of all together: bytes under way."""
+    """Limits of one callback (`max_body_bytes`, `read_timeout_s`), and of all bodies together."""
 
     max_body_bytes: int
     read_timeout_s: float
@@ -78,7 +85,18 @@ class Limits:
 
 
 class Receiver:
-    """An ASGI app for everything under `PREFIX`. `keys` None: only tables with secrets of their own call back."""
+    """An ASGI app for every path under `PREFIX`.
+
+    Args:
+        tables: The tables that call back.
+        keys: The keys of callback tokens. None: tables prove themselves by their secrets only.
+        topic: `leads.callbacks`.
+        inbox: Stores the callbacks.
+        now_ms: Returns the time, in epoch milliseconds.
+        limits: See Limits.
+        observer: Counts answers.
+        erasures: Knows which leads were erased.
+    """
 
     def __init__(
         self,
@@ -99,7 +117,7 @@ class Receiver:
         self._limits = limits
         self._observer = observer
         self._erasures = erasures
-        self._room = Room(limits.max_bytes_under_way)
+        self._memory = BodyMemory(limits.max_bytes_under_way)
         self._decoding = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +125,7 @@ class Receiver:
         table = self._tables.get(scope["path"])
         answer: Answer | None = answers.CRASHED
         try:
-            with self._room.share((scope.get("client") or ("",))[0]) as share:
+            with self._memory.share((scope.get("client") or ("",))[0]) as share:
                 answer = await self._answer(Request(scope, receive), table, share)
         finally:
             self._observer.answered(
@@ -120,7 +138,7 @@ class Receiver:
             await response(scope, receive, send)
 
     async def _answer(self, request: Request, table: Table | None, share: Share) -> Answer | None:
-        """None: nobody is there any more to be answered."""
+        """Process one request. None if the peer disconnected."""
         if request.method != "POST":
             return answers.NOT_POST
         if table is None:
@@ -147,7 +165,7 @@ class Receiver:
         return await self._keep(callback, table)
 
     def _problem(self, request: Request, table: Table) -> Answer | None:
-        """Why a request is refused by its head alone."""
+        """Reject a request by its head alone. None if the head is acceptable."""
         token = _header_token(request)
         if "{{" in token:
             return answers.TEMPLATE
@@ -157,7 +175,7 @@ class Receiver:
         return answers.REFUSED_TOKEN[problem] if problem else None
 
     def _verify(self, request: Request, table: Table, body: Body) -> str | Answer:
-        """The origin of the forced lead that it is about, else ""; or why it is not believed."""
+        """Verify the token. Returns the origin of the forced lead (else ""), or the answer that rejects the request."""
         token = _header_token(request) or body.token
         if token and self._keys is not None:
             verdict = verify(self._keys, token, table.workspace, table.destination, body.lead_id)
@@ -165,7 +183,7 @@ class Receiver:
         return "" if self._keys is None else _problem_of_secret(request, table) or ""
 
     async def _callback(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
-        """What a proven body says. A costly one is decoded in a thread, one at a time."""
+        """Decode a verified body. An expensive one is decoded in a thread, one at a time."""
         said = (body, table.workspace, table.destination, self._now_ms(), origin)
         if not body.costly:
             return callback_of(*said)
@@ -193,10 +211,10 @@ def _header_token(request: Request) -> str:
 
 
 def _problem_of_secret(request: Request, table: Table) -> Answer | None:
-    """Why the table's secret does not prove the request."""
+    """Check the table's secret. None if it proves the request."""
     if not table.secrets:
         return answers.NO_TOKEN
-    secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the bytes as they came
+    secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the original bytes of the header
     if not secret:
         return answers.NO_SECRET
     good = [hmac.compare_digest(secret, each) for each in table.secrets]

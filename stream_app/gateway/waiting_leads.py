@@ -1,4 +1,4 @@
-"""Searches the lead topics for a lead that no worker has taken yet. Bounded in records and seconds."""
+"""Searches the lead topics for a lead that no worker has processed yet, within a limit of records and seconds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MOST_RECORDS: Final = 200_000
 _MOST_AT_ONCE: Final = 1_000
 _WITHIN_S: Final = 5.0
 _BUSY_S: Final = 5.0
-_NO_ANSWER: Final = "Kafka did not answer: ask again"
+_NO_ANSWER: Final = "Kafka did not respond: try again"
 
 
 class FoundRecord(msgspec.Struct, frozen=True):
-    """A waiting record of the lead. `blocked`: the batch before it that no worker can read."""
+    """A waiting record of the lead. `blocked`: the unreadable batch before it."""
 
     lead_id: str
     workspace: str
@@ -40,7 +40,7 @@ class FoundRecord(msgspec.Struct, frozen=True):
 
 
 class Search(msgspec.Struct):
-    """What a search came to. `lag`: by topic and partition, offsets that the workers' group has before it."""
+    """The result of a search. `lag`: the offsets that the workers' group still has to read, by topic and partition."""
 
     found: list[FoundRecord] = []
     worker: Group = Group("", 0)
@@ -51,13 +51,13 @@ class Search(msgspec.Struct):
 
 
 class WaitingLeads:
-    """One search at a time.
+    """Runs one search at a time.
 
     Args:
-        connection: Where Kafka is.
+        connection: The Kafka cluster.
         group: The workers' consumer group.
         topics: The lead topics.
-        partitions: How many partitions each of them has.
+        partitions: The number of partitions of each topic.
     """
 
     def __init__(self, connection: KafkaConnection, group: str, topics: Iterable[str], partitions: int) -> None:
@@ -67,19 +67,19 @@ class WaitingLeads:
         self._turn = asyncio.Lock()
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        """Search for a lead id or, if that is empty, the hash of a person; never raises.
+        """Search for a lead id or, if that is empty, the hash of a person. Never raises.
 
         Args:
             lead_id: As on `leads.status`.
             person: A hash of `stream_app.domain.lead.lead.hashes`.
-            workspace: Only leads of this one; empty for all.
+            workspace: Only leads of this workspace; empty for all.
         """
         search = Search()
         try:
             async with asyncio.timeout(_BUSY_S):
                 await self._turn.acquire()
         except TimeoutError:
-            search.problem = "another search is under way: ask again"
+            search.problem = "another search is running: try again"
             return search
         try:
             async with asyncio.timeout(2 * _WITHIN_S):
@@ -136,8 +136,8 @@ def _matching(records: list[Any], match: Callable[[Any], tuple[str, str] | None]
 
 
 def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple[str, str] | None]:
-    """Gives the lead id and workspace of a record that is meant."""
-    # Made ids are nowhere in the text, and JSON may write a given one with escapes.
+    """Build a function that returns the lead id and workspace of a matching record."""
+    # Derived ids are not in the record's text, and JSON may write a producer's id with escapes.
     text = b"" if lead_id.startswith(("p-", "h-")) else lead_id.encode()
 
     def match(record: Any) -> tuple[str, str] | None:

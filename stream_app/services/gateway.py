@@ -109,14 +109,14 @@ async def look_up(
         connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger
     )
     lag = Gauge("stream_app_read_model_lag", "Offsets that the read model is behind, at most.", registry=registry)
-    lag.set_function(lambda: feed.standing.lag)
+    lag.set_function(lambda: feed.lag.lag)
     as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)
-    as_of.set_function(lambda: (feed.standing.as_of_ms or 0) / 1000)
+    as_of.set_function(lambda: (feed.lag.as_of_ms or 0) / 1000)
     results = ResultFetcher(connection, names.enriched, partitions)
     queries = Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
     lookup = Lookup(
         queries,
-        lambda: feed.standing,
+        lambda: feed.lag,
         results,
         Backlog(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions).read,
         Access(settings.api_token, settings.http.host),
@@ -126,7 +126,7 @@ async def look_up(
     )
     feeding = asyncio.create_task(feed.run())
     try:
-        yield lookup.routes(), ErasedLeads(queries, lambda: feed.standing, settings.topics.status_days)
+        yield lookup.routes(), ErasedLeads(queries, lambda: feed.lag, settings.topics.status_days)
     finally:
         await cancel([feeding])
         await results.close()

@@ -216,7 +216,7 @@ async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
     try:
         with caplog.at_level(logging.ERROR, "stream_app"):
             await until(lambda: "Kafka refuses this process: Kafka at" in caplog.text, 30)
-        await until(lambda: "refuses the user worker" in feed.standing.trouble, 30)
+        await until(lambda: "refuses the user worker" in feed.lag.trouble, 30)
         assert not any(task.done() for task in running)
     finally:
         await cancel(running)

@@ -70,7 +70,7 @@ async def at_the_command_line(line: Pipeline) -> None:
         assert (code, "Nothing is known of that lead, and no record of it waits on Kafka" in said) == (1, True)
         assert "nobody@" not in said
     code, said = await line.run("status", " ")
-    assert (code, "nobody is asked for" in said) == (2, True)
+    assert (code, "no lead given" in said) == (2, True)
 
 
 async def up_to_date(client: httpx.AsyncClient) -> None:

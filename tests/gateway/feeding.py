@@ -32,7 +32,7 @@ class Fed:
     async def up_to_date(self, within_s: float = 30) -> None:
         """Return when all that is on Kafka now is in the model."""
         now_ms = time.time_ns() // 1_000_000
-        await until(lambda: (self.feed.standing.as_of_ms or 0) >= now_ms, within_s, "the model's being up to date")
+        await until(lambda: (self.feed.lag.as_of_ms or 0) >= now_ms, within_s, "the model's being up to date")
 
 
 async def make_topics(bootstrap: str, namespace: str) -> None:

@@ -83,7 +83,7 @@ async def test_memory_is_bounded_by_bytes_too() -> None:
 
 async def test_a_redis_that_is_gone_costs_a_moment_and_then_nothing() -> None:
     told: list[str] = []
-    async with redis_link("redis://127.0.0.1:1/0", 0.5, told=told.append) as link:
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=told.append) as link:
         cache = RedisCache(link, "t.", 60)
         for _ in range(3):
             assert await cache.find(["{w}:1"]) == [NOTHING]
@@ -118,7 +118,7 @@ async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_l
 
 async def test_many_that_fail_at_once_are_one_reason_to_rest() -> None:
     told: list[str] = []
-    async with redis_link("redis://127.0.0.1:1/0", 0.5, told=told.append) as link:
+    async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=told.append) as link:
         cache = RedisCache(link, "t.", 60)
         await asyncio.gather(*[cache.find(["{w}:1"]) for _ in range(50)])
         assert told == ["failed"] * 50

@@ -51,10 +51,10 @@ async def test_all_topics_come_together(kafka: Broker, namespace: str, path: Pat
         assert it.ask.results("crm-1")[0].offset == 0
         assert it.ask.leads_of("hash")[0] == "crm-1"
         assert [each.workspace for each in it.ask.lanes()[0]] == ["acme"]
-        assert it.ask.letters(names.dlq).letters == it.ask.letters(names.parked).letters == 1
-        assert it.feed.standing.lag == 0
+        assert it.ask.dead_letters(names.dlq).letters == it.ask.dead_letters(names.parked).letters == 1
+        assert it.feed.lag.lag == 0
         await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
-        await until(lambda: it.ask.stands()[0].status == "enriched", 10, "the next step")
+        await until(lambda: it.ask.status_counts()[0].status == "enriched", 10, "the next step")
 
 
 async def test_only_what_was_committed_and_no_marker_keeps_it_from_the_end(
@@ -72,7 +72,7 @@ async def test_only_what_was_committed_and_no_marker_keeps_it_from_the_end(
         await until(lambda: it.ask.lead("crm-1"), 20, "what was committed")
         await it.up_to_date()
         assert it.ask.lead("crm-2") is None
-        assert it.feed.standing.lag == 0
+        assert it.feed.lag.lag == 0
 
 
 @pytest.mark.timeout(180)
@@ -92,8 +92,8 @@ async def test_kill_9_in_the_middle_doubles_nothing_and_loses_nothing(
     assert kills >= 2
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert {each.status: each.stories for each in it.ask.stands()} == {"dead_lettered": leads}
-        assert it.ask.letters(names.dlq).letters == leads
+        assert {each.status: each.stories for each in it.ask.status_counts()} == {"dead_lettered": leads}
+        assert it.ask.dead_letters(names.dlq).letters == leads
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (3 * leads,)
 
@@ -112,7 +112,7 @@ async def test_topics_that_were_created_anew_are_read_anew(kafka: Broker, namesp
         await it.up_to_date()
         assert it.ask.lead("old") is None
         assert it.ask.lead("new") is not None
-        assert [(cause.reason, cause.letters) for cause in it.ask.letters(names.dlq).causes] == [("http_503", 2)]
+        assert [(cause.reason, cause.letters) for cause in it.ask.dead_letters(names.dlq).causes] == [("http_503", 2)]
 
 
 async def test_topics_that_are_created_anew_under_it_are_read_anew(kafka: Broker, namespace: str, path: Path) -> None:
@@ -194,22 +194,22 @@ async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> 
         async with fed(kafka.bootstrap, namespace, path) as it:
             await it.up_to_date()
             await asyncio.to_thread(kafka.kill)
-            await until(lambda: "does not answer" in it.feed.standing.trouble, 60, "its being said")
+            await until(lambda: "does not answer" in it.feed.lag.trouble, 60, "its being said")
             assert it.ask.lead("crm-1") is not None, "what is known is still answered"
             await asyncio.to_thread(kafka.restart)
             await write(kafka.bootstrap, [event(names, "crm-1", "sending", 2), letter(names.dlq)])
             await it.up_to_date(60)
-            assert it.feed.standing.trouble == ""
-            assert it.ask.stands()[0].status == "sending"
-            assert it.ask.letters(names.dlq).letters == 2
+            assert it.feed.lag.trouble == ""
+            assert it.ask.status_counts()[0].status == "sending"
+            assert it.ask.dead_letters(names.dlq).letters == 2
 
 
 async def test_what_is_wrong_is_said_and_nothing_is_raised(namespace: str, path: Path) -> None:
     async with fed("127.0.0.1:1", namespace, path) as it:
-        await until(lambda: "does not answer" in it.feed.standing.trouble, 20, "its being said")
+        await until(lambda: "does not answer" in it.feed.lag.trouble, 20, "its being said")
     kept = ReadModel(path, sources(namespace))
     async with fed("127.0.0.1:1", namespace, path) as it:
-        await until(lambda: "another process" in it.feed.standing.trouble, 20, "its being said")
+        await until(lambda: "another process" in it.feed.lag.trouble, 20, "its being said")
     kept.close()
 
 
@@ -273,8 +273,8 @@ async def test_what_cannot_be_read_is_named_and_the_other_partitions_are_followe
     with tampered({(TopicPartition(names.status, 0), 0): bad_checksum}):
         async with fed(kafka.bootstrap, namespace, path) as it:
             says = f"{names.status}/0 cannot be read at offset 0: its checksum does not match"
-            await until(lambda: says in it.feed.standing.trouble, 15, "the cause")
+            await until(lambda: says in it.feed.lag.trouble, 15, "the cause")
             await write(kafka.bootstrap, [lane(names)])
             await until(lambda: it.ask.lanes()[0], 15, "a record of another topic")
-            assert it.feed.standing.as_of_ms is None
+            assert it.feed.lag.as_of_ms is None
             assert it.ask.lead("crm-1") is None

@@ -84,7 +84,7 @@ def test_a_story_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> N
 
 def test_accepted_is_the_end_where_nothing_comes_back(model: ReadModel, ask: Queries) -> None:
     take(model, *story(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
-    assert [(each.column, each.stories) for each in ask.stands()] == [("accepted_final", 1)]
+    assert [(each.column, each.stories) for each in ask.status_counts()] == [("accepted_final", 1)]
 
 
 def test_a_lead_in_two_records_has_two_stories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
@@ -99,30 +99,34 @@ def test_a_strays_first_event_may_be_read_last(model: ReadModel, ask: Queries) -
     take(model, home)
     take(model, stray)
     assert statuses(ask, "crm-1") == [["rerouted", "received"]]
-    (stand,) = ask.stands()
+    (stand,) = ask.status_counts()
     assert (stand.workspace, stand.status, stand.stories) == ("acme", "received", 1)
 
 
 def test_what_is_read_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
     steps = story(NAMES, "crm-1", "received", "sending", "accepted")
     take(model, *steps)
-    before = ask.lead("crm-1"), ask.stands()
+    before = ask.lead("crm-1"), ask.status_counts()
     take(model, *steps)
-    assert (ask.lead("crm-1"), ask.stands()) == before
+    assert (ask.lead("crm-1"), ask.status_counts()) == before
 
 
 def test_stories_are_counted_where_they_stand(model: ReadModel, ask: Queries) -> None:
     take(model, *flat(story(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
     take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
     take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
-    assert {each.status: each.stories for each in ask.stands()} == {"held_budget": 1, "received": 2, "sending": 2}
+    assert {each.status: each.stories for each in ask.status_counts()} == {
+        "held_budget": 1,
+        "received": 2,
+        "sending": 2,
+    }
 
 
 def test_a_word_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:
     raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"status": "teleported", "new": [1]}
     take(model, Made(NAMES.status, b"crm-1", json.dumps(raw).encode()))
     assert statuses(ask, "crm-1") == [["teleported"]]
-    assert [each.column for each in ask.stands()] == ["unknown"]
+    assert [each.column for each in ask.status_counts()] == ["unknown"]
 
 
 @pytest.mark.parametrize(
@@ -227,19 +231,19 @@ def test_lanes_as_last_told(model: ReadModel, ask: Queries) -> None:
 def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
     take(model, *[letter(NAMES.dlq)] * 3, letter(NAMES.dlq, "not_json", disposition="poison"), letter(NAMES.parked))
     take(model, letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("stream-app-reason", None),)))
-    dlq = ask.letters(NAMES.dlq)
+    dlq = ask.dead_letters(NAMES.dlq)
     assert dlq.letters == 6
     assert [(each.reason, each.kind, each.letters) for each in dlq.causes] == [
         ("http_503", "failed", 4),
         ("", "foreign", 1),
         ("not_json", "poison", 1),
     ]
-    assert ask.letters(NAMES.parked).letters == 1
+    assert ask.dead_letters(NAMES.parked).letters == 1
 
 
 def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
     take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), letter(NAMES.dlq))
-    workspaces = {each.workspace for each in ask.letters(NAMES.dlq).causes}
+    workspaces = {each.workspace for each in ask.dead_letters(NAMES.dlq).causes}
     assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
     assert b"ada@example.com" not in b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
 
@@ -247,7 +251,7 @@ def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: 
 def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
     for first in range(0, 12_000, 4_000):
         take(model, *(letter(NAMES.dlq, f"r{first + n}") for n in range(4_000)))
-    found = ask.letters(NAMES.dlq)
+    found = ask.dead_letters(NAMES.dlq)
     assert found.letters == 12_000
     assert len(found.causes) == MOST_CAUSES
     assert found.causes[0].reason == "(others)"
@@ -272,13 +276,13 @@ def test_old_stories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, ask:
     assert ask.lead("c1") is None
     assert ask.lead("c11999") is None
     assert ask.lead("c11990") is not None
-    assert [each.stories for each in ask.stands()] == [1_200]
-    assert ask.letters(NAMES.dlq).letters == ask.letters(NAMES.parked).letters == 1
+    assert [each.stories for each in ask.status_counts()] == [1_200]
+    assert ask.dead_letters(NAMES.dlq).letters == ask.dead_letters(NAMES.parked).letters == 1
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (1_200,)
     model.sweep(NOW_MS + 60 * DAY_MS)
     model.sweep(NOW_MS + 60 * DAY_MS)
-    assert ask.stands() == []
+    assert ask.status_counts() == []
 
 
 # ------------------------------------------------------------------------------------------------------ the file
@@ -312,7 +316,7 @@ def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> No
             {NAMES.status: [good], NAMES.dlq: [letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
         )
     assert ask.lead("crm-1") is None
-    assert ask.letters(NAMES.dlq).letters == 0
+    assert ask.dead_letters(NAMES.dlq).letters == 0
     assert model.positions() == {}
     take(model, good)
     found = ask.lead("crm-1")
@@ -356,9 +360,9 @@ def test_two_writers_are_told(model: ReadModel, path: Path) -> None:
         ReadModel(path, SOURCES)
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StreamAppError, match=r"cannot be written there .*gateway\.read_model_path"):
+    with pytest.raises(StreamAppError, match=r"cannot write the read model .*gateway\.read_model_path"):
         ReadModel(tmp_path / "file" / "model.sqlite", SOURCES)
 
 

@@ -1,4 +1,4 @@
-"""The bytes of an HTTP/1.1 answer's head."""
+"""The bytes of the head of an HTTP/1.1 response."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".e
 
 
 def head_of(status: int, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> tuple[bytes, bool]:
-    """The head, and whether the connection ends with the answer.
+    """Build the head of a response.
 
-    It ends if it is the last one, if the app says `connection: close`, or if the app does not say how long the body is.
-    Raises ValueError for a header that would break the head.
+    Args:
+        status: The HTTP status.
+        headers: The app's headers.
+        last: True if the connection closes after this response.
+
+    Returns:
+        The head, and whether the connection closes. It also closes if the app sends `connection: close`, or does not
+        send the length of the body.
+
+    Raises:
+        ValueError: A header contains a line break.
     """
     lines, ends, sized = [_STATUS_LINES[status], b"date: " + _date(int(time.time()))], last, False
     bodiless = status in (204, 304)
     for name, value in headers:
         if b"\n" in name + value or b"\r" in name + value:
-            raise ValueError("a header of the answer holds a line break")
+            raise ValueError("a response header contains a line break")
         if name == b"connection":
             ends = ends or value == b"close"
             continue
@@ -35,7 +44,7 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]], *, last: bool) 
 
 
 def bad_request() -> bytes:
-    """An answer to bytes that are not HTTP. The connection ends with it."""
+    """The response to bytes that are not HTTP. The connection closes after it."""
     text = b"The request is not valid HTTP/1.1.\n"
     head, _ = head_of(400, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], last=True)
     return head + text

@@ -1,14 +1,14 @@
-"""One HTTP/1.1 connection of the server: read, answered by an ASGI app, and bounded throughout.
+"""One HTTP/1.1 connection of the server: reads requests, runs the ASGI app, and stays within its limits.
 
-One request is under way at a time, and reading stops until it is answered. A connection therefore holds at most one
-read beyond what it waits for, and no phase of it lasts longer than its time:
+One request is in progress at a time, and reading pauses until it is answered. A connection therefore buffers at most
+one read beyond what it waits for. Each phase has a time limit:
 
     OPENING   accepted, not yet read
-    HEAD      waits for a whole head, or is idle        at most `head_bytes` and `head_lines`, `within_s`
-    REQUEST   waits for its turn, or the app answers    reads what the app asks for; at most `framing_bytes` beside it
-    CLOSING   answered; what still comes is dropped     at most `dropped_bytes`, `within_s`
+    HEAD      waits for a complete head, or is idle       at most `head_bytes` and `head_lines`, `within_s`
+    REQUEST   waits for its turn, or for the app          reads what the app asks for; at most `framing_bytes` beside it
+    CLOSING   answered; further bytes are dropped         at most `dropped_bytes`, `within_s`
 
-An answer that the peer does not read ends the connection after `within_s`, too.
+A response that the peer does not read ends the connection after `within_s`, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_app.ops import logs as log
 
 
 class Host(Protocol):
-    """The server as its connections see it."""
+    """The server, as its connections see it."""
 
     app: ASGIApp
     bounds: Bounds
@@ -34,19 +34,19 @@ class Host(Protocol):
     stopping: bool
 
     def ready(self, connection: Connection) -> None:
-        """A request is there: call `start` when it is its turn."""
+        """A request is complete enough to start: call `serve` when it is its turn."""
 
     def waits(self, connection: Connection) -> None:
-        """It waits for its peer: it may be cut in favour of others."""
+        """The connection waits for its peer: it may be closed in favour of others."""
 
     def works(self, connection: Connection) -> None:
-        """It has a whole request: it must not be cut in favour of others."""
+        """The connection has a whole request: it must not be closed in favour of others."""
 
     def cut(self, because: str) -> None:
-        """A connection is ended for this reason."""
+        """Count a connection that is closed for this reason."""
 
     def lost(self, connection: Connection) -> None:
-        """It has ended."""
+        """The connection has ended."""
 
 
 class _Phase(Enum):
@@ -67,7 +67,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._request = Requests(host.bounds)
         self._phase = _Phase.OPENING
-        self._news = asyncio.Event()  # more of the body, more room for the answer, or the connection is lost
+        # set on more body bytes, on room for the response, and on the end of the connection
+        self._changed = asyncio.Event()
         self._due: asyncio.TimerHandle | None = None
         self._reading = True
         self._write_paused = False
@@ -84,8 +85,9 @@ class Connection(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------------- the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        if self._phase is _Phase.LOST:  # it was cut meanwhile
+        # uvloop's transport class does not inherit from asyncio.Transport
+        self._transport = cast(asyncio.Transport, transport)
+        if self._phase is _Phase.LOST:  # closed before the transport was ready
             self._transport.abort()
             return
         self._phase = _Phase.HEAD
@@ -95,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         self._limit("slow_head")
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._host.buffer  # all share it: it is emptied before another connection is read
+        return self._host.buffer  # shared by all connections: it is emptied before another one is read
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._phase is _Phase.CLOSING:
@@ -114,7 +116,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._news.set()
+        self._changed.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose()
@@ -123,24 +125,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase is not _Phase.LOST:
             self._phase = _Phase.LOST
             self._limit(None)
-            self._news.set()
+            self._changed.set()
             self._host.lost(self)
 
     def cut(self, because: str) -> None:
-        """End it at once."""
+        """Close the connection now and count the reason."""
         if self._phase is not _Phase.LOST:
             self._host.cut(because)
             self.abort()
 
     def abort(self) -> None:
-        """End it at once; an answer that is not read is lost."""
+        """Close the connection now; unread response bytes are lost."""
         opened = self._phase is not _Phase.OPENING
         self._lose()
         if opened:
             self._transport.abort()
 
     def _limit(self, because: str | None) -> None:
-        """From now on it is cut after `within_s` for this reason; None: it is not."""
+        """Close the connection after `within_s` for this reason; None cancels the limit."""
         if self._due is not None:
             self._due.cancel()
         self._due = None if because is None else self._loop.call_later(self._bounds.within_s, self._timed_out, because)
@@ -149,7 +151,7 @@ class Connection(asyncio.BufferedProtocol):
         idle = self._phase is _Phase.HEAD and not self._request.rest_bytes
         ended = self._phase is _Phase.CLOSING and not self._transport.get_write_buffer_size()
         if idle or ended:
-            self.abort()  # no request and no answer is lost
+            self.abort()  # nothing is lost
         else:
             self.cut(because)
 
@@ -177,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._request.whole:
                 self._host.works(self)
             self._read(False)
-            self._news.set()
+            self._changed.set()
             if self._phase is _Phase.HEAD:
                 self._phase = _Phase.REQUEST
                 self._limit(None)
@@ -205,7 +207,7 @@ class Connection(asyncio.BufferedProtocol):
         self._method = scope["method"]
         try:
             await self._host.app(scope, self._receive, self._send)
-        except Exception:  # noqa: BLE001 - a crash of the app ends one request, not the server
+        except Exception:  # noqa: BLE001 - a crash of the app must end one request, not the server
             log.get("http").exception("request_crashed")
         if self._phase is not _Phase.REQUEST:
             return
@@ -229,10 +231,10 @@ class Connection(asyncio.BufferedProtocol):
             if request.expects and not self._status:
                 self._transport.write(CONTINUE)
             request.expects = False
-            self._news.clear()
+            self._changed.clear()
             if not request.whole:
                 self._read(True)
-            await self._news.wait()
+            await self._changed.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
@@ -256,18 +258,18 @@ class Connection(asyncio.BufferedProtocol):
         self._host.waits(self)
         self._limit("answer_not_read")
         while self._write_paused and self._phase is _Phase.REQUEST:
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         self._limit(None)
         if self._phase is _Phase.REQUEST:
             self._host.works(self)
 
     def _close(self, *, lingers: bool) -> None:
-        """Close it when the answer is out. `lingers`: read and drop what still comes, for the answer to be seen."""
+        """Close after the response. With `lingers`, read and drop further bytes, so that the peer sees the response."""
         self._phase = _Phase.CLOSING
         self._request.drop()
         self._host.waits(self)
-        self._news.set()
+        self._changed.set()
         self._limit("answer_not_read")
         if lingers and self._transport.can_write_eof():
             self._transport.write_eof()
@@ -276,16 +278,16 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def stop(self) -> None:
-        """The server ends. A connection without a request ends now; a request under way is its last one."""
+        """Stop with the server. An idle connection closes now; one with a request closes after it."""
         if self._phase is _Phase.HEAD:
             self._close(lingers=False)
 
     @property
     def held_bytes(self) -> int:
-        """Of the peer, in memory, until the app takes them or the request before them is answered."""
+        """Bytes of the peer in memory, before the app reads them or while an earlier request is in progress."""
         return self._request.rest_bytes + len(self._request.body)
 
     @property
     def unsent_bytes(self) -> int:
-        """Of answers that the kernel has not taken."""
+        """Bytes of responses that the kernel has not accepted."""
         return 0 if self._phase in (_Phase.OPENING, _Phase.LOST) else self._transport.get_write_buffer_size()

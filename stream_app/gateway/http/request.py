@@ -1,6 +1,6 @@
-"""The requests in the bytes of one connection, one at a time, parsed by llhttp (httptools) within bounds.
+"""Parses the requests of one connection, one at a time, with llhttp (httptools) and within limits.
 
-Bytes behind a request stay unparsed until `next`: how many requests a peer sends at once makes no difference.
+Bytes after a request stay unparsed until `next`, so pipelined requests cost nothing extra.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ _HEAD_ENDS: Final = b"\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a connection, and all of them, may cost.
+    """Limits of a connection, and of all connections together.
 
-    within_s       seconds for a head to arrive, for an answer to be read, and for a closed connection to end
-    head_bytes, head_lines
-    framing_bytes  of a request: chunk sizes, chunk extensions and trailers, which come with a body and are not data
-    read_bytes     of one read
-    unread_bytes   of an answer in memory before the app waits for the peer
-    dropped_bytes  of a body that comes after its answer; without reading it the peer would not see the answer
-    connections    in all; above it the longest waiting one of the peer with most connections is cut
-    starts         requests that start in one turn of the event loop, peer by peer
+    Attributes:
+        within_s: Seconds for a head to arrive, for a response to be read, and for a closed connection to end.
+        head_bytes: Maximum size of a head.
+        head_lines: Maximum number of its lines.
+        framing_bytes: Maximum size of chunk sizes, chunk extensions and trailers of one request.
+        read_bytes: Maximum size of one read.
+        unread_bytes: Response bytes in memory before the app waits for the peer.
+        dropped_bytes: Body bytes read after the response. Without reading them, the peer would not see the response.
+        connections: Maximum number of connections. Above it, the peer with the most connections loses the one that has
+            waited longest.
+        starts: Requests started in one turn of the event loop, peer by peer.
     """
 
     within_s: float
@@ -41,21 +44,22 @@ class Bounds:
 
 
 class NotHttpError(Exception):
-    """The bytes are no request."""
+    """The bytes are not a request."""
 
 
 class OverrunError(Exception):
-    """The bytes break a bound; the text says which one."""
+    """The bytes exceed a limit; the text names it."""
 
 
 class Requests:
-    """See the module. After `add`, `head` and `body` parse what is there. The methods on_... are httptools's.
+    """Parses one request at a time. The `on_...` methods are httptools callbacks.
 
-    head_done  the head of the request is whole
-    whole      so is its body
-    last       the connection cannot have another request after it
-    expects    the peer waits for 100 Continue
-    body       data that came and was not taken
+    Attributes:
+        head_done: True if the head is complete.
+        whole: True if the body is complete, too.
+        last: True if no other request can follow on this connection.
+        expects: True if the peer waits for 100 Continue.
+        body: Data that arrived and was not consumed.
     """
 
     def __init__(self, bounds: Bounds) -> None:
@@ -65,29 +69,29 @@ class Requests:
         self.next()
 
     def next(self) -> None:
-        """Forget the request. What came behind it is the next one."""
+        """Prepare for the next request on this connection."""
         self.head_done = self.whole = self.last = self.expects = False
         self.body = bytearray()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._left: int | None = 0  # bytes of the body still to come; None: it is chunked
+        self._left: int | None = 0  # bytes of the body still to come; None: the body is chunked
         self._framing = 0
 
     @property
     def rest_bytes(self) -> int:
-        """Bytes that are not parsed."""
+        """The number of unparsed bytes."""
         return len(self._rest)
 
     def add(self, data: bytes | memoryview) -> None:
-        """These bytes came."""
+        """Add received bytes."""
         self._rest += data
 
     def drop(self) -> None:
-        """Drop what came and is not parsed."""
+        """Drop the unparsed bytes."""
         self._rest.clear()
 
     def parse_head(self) -> None:
-        """Parse the head if it is there as a whole. Raises NotHttpError and OverrunError."""
+        """Parse the head if it is complete. Raises NotHttpError and OverrunError."""
         end = self._rest.find(_HEAD_ENDS)
         size = len(self._rest) if end < 0 else end + len(_HEAD_ENDS)
         if size > self._bounds.head_bytes or self._rest.count(b"\n", 0, size) > self._bounds.head_lines:
@@ -101,7 +105,7 @@ class Requests:
             raise NotHttpError
 
     def parse_body(self) -> None:
-        """Parse what is there of the body. Raises NotHttpError and OverrunError."""
+        """Parse the available part of the body. Raises NotHttpError and OverrunError."""
         if self.whole or not self._rest:
             return
         size = len(self._rest) if self._left is None else min(self._left, len(self._rest))
@@ -115,19 +119,19 @@ class Requests:
             raise OverrunError("too_much_framing")
 
     def take_body(self) -> bytes:
-        """The data of the body that came since the last time."""
+        """Return the body data that arrived since the last call."""
         consumed = bytes(self.body)
         self.body.clear()
         return consumed
 
     def scope(self) -> Scope:
-        """The request as ASGI has it, without the connection's part. Raises NotHttpError."""
+        """Return the ASGI scope without the connection's addresses. Raises NotHttpError."""
         try:
             url = httptools.parse_url(self._url)
         except httptools.HttpParserError:
             raise NotHttpError from None
         raw_path = url.path or b"/"
-        path = raw_path.decode("ascii")  # the parser has refused all else
+        path = raw_path.decode("ascii")  # the parser rejects anything else
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -146,11 +150,12 @@ class Requests:
         try:
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            self.last = True  # an upgrade is ignored; a body behind one cannot be told from the other protocol
+            self.last = True  # an upgrade is ignored; a body after one cannot be distinguished from the other protocol
             if self._left != 0:
                 raise NotHttpError from None
         except httptools.HttpParserError:
-            # Another request may begin behind a whole chunked body. The parser does not say where, so it is dropped.
+            # Another request may follow a complete chunked body. The parser does not say where it starts, so it is
+            # dropped.
             self.last = True
             if not self.whole:
                 raise NotHttpError from None

@@ -1,7 +1,7 @@
-"""An HTTP/1.1 server for an ASGI app, for the time of a block. Its peers cannot exhaust it.
+"""An HTTP/1.1 server for an ASGI app. Its peers cannot exhaust it.
 
-`http_connection.py` bounds each connection. This module bounds all of them: how many there are, how many are accepted
-and how many requests start in one turn of the event loop, peer by peer in turn, and how long the end takes.
+`connection.py` limits each connection. This module limits all of them together: how many there are, how many are
+accepted and how many requests start in one turn of the event loop (peer by peer in turn), and how long shutdown takes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from stream_app.gateway.http.request import Bounds
 _BACKLOG: Final = 4_096
 _ACCEPTED_A_TURN: Final = 64
 _OTHER_FILES: Final = 256
-_MAY_WAIT_S: Final = 0.25  # a connection is never cut for others before it could send its request
+_MAY_WAIT_S: Final = 0.25  # a new connection gets this long to send its request before it can be closed for others
 _POLL_S: Final = 0.05
 
 
 class HttpServer:
-    """`http_connection.Host`."""
+    """Implements `connection.Host`."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, bounds: Bounds, on_cut: Callable[[str], None]) -> None:
         self.app = app
@@ -48,13 +48,13 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port of the listener."""
         return int(self._listener.getsockname()[1])
 
     # ------------------------------------------------------------------------------------------------- connections
 
     def accept(self) -> None:
-        """Accept connections from now on."""
+        """Start or resume accepting connections."""
         if not self._accepting and not self.stopping:
             self._accepting = True
             self._loop.add_reader(self._listener, self._accept_some)
@@ -70,15 +70,16 @@ class HttpServer:
             if len(self._connections) >= self._most:
                 longest = self._waiting.gives_way()
                 if longest is None or self._loop.time() - longest.waits_since < _MAY_WAIT_S:
-                    self._pause_accepting(_POLL_S)  # each has a request under way, or had no time to send one
+                    # each connection has a request in progress, or had no time to send one
+                    self._pause_accepting(_POLL_S)
                     return
             try:
                 connected, address = self._listener.accept()
             except BlockingIOError:
                 return
-            except ConnectionError:  # it is gone already
+            except ConnectionError:  # the peer has already closed it
                 continue
-            except OSError:  # no file or no memory is left for it
+            except OSError:  # out of file descriptors or memory
                 self._pause_accepting(_POLL_S)
                 return
             if longest is not None:
@@ -136,7 +137,7 @@ class HttpServer:
     # ------------------------------------------------------------------------------------------------------ the end
 
     async def stop(self, grace_s: float) -> None:
-        """Accept nothing more, let requests under way end within the grace, and end the rest."""
+        """Stop accepting, let requests in progress finish within the grace period, and close the rest."""
         self.stopping = True
         self._loop.remove_reader(self._listener)
         self._listener.close()
@@ -172,10 +173,13 @@ async def serve_http(
     """Serve until the block ends; yields the port.
 
     Args:
-        head_within_s: Seconds for a head to arrive, for an answer to be read, and that a connection may be idle.
-        grace_s: Seconds that requests under way have to end when the block does.
-        on_cut: Gets the reason of each connection that is cut.
-        bounds: Other bounds than the usual ones.
+        app: The ASGI app.
+        host: The address to listen on.
+        port: The port; 0 for any free one.
+        head_within_s: Seconds for a head to arrive, for a response to be read, and for an idle connection.
+        grace_s: Seconds that requests in progress have when the block ends.
+        on_cut: Called with the reason of each connection that is closed early.
+        bounds: Limits for tests; None for the defaults.
     """
     server = HttpServer(app, _listen(host, port), bounds or Bounds(head_within_s), on_cut)
     server.accept()
@@ -186,7 +190,7 @@ async def serve_http(
 
 
 def _files() -> int:
-    """The number of files that the process may open, raised as far as it is allowed to and of use."""
+    """Return the number of files that the process may open. Raises the soft limit as far as useful and allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * _BACKLOG
     if soft == resource.RLIM_INFINITY or soft >= wanted:

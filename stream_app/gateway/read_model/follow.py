@@ -1,7 +1,7 @@
-"""Keeps the read model up with Kafka: reads in no group, committed records only, and writes down how far it came.
+"""Follows Kafka for the read model: without a group, committed records only, and with its positions in the model.
 
-It never stops the gateway: what is wrong is said in `standing`, and tried again. The file is made anew when it cannot
-be what these topics say: a log that ends before where it was read, or another record where the last one was.
+It never stops the gateway: an error is reported in `lag` and retried. The file is rebuilt if it does not belong to the
+topics on Kafka: a log ends before the saved position, or the last record read is a different one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from stream_app.ops.clock import SystemClock
 from stream_app.ops.logs import Logger, Throttled
 
 _MOST_RECORDS: Final = 5_000
-_FETCH_BYTES: Final = 1 * 2**20  # of one partition, and
-_FETCH_ALL_BYTES: Final = 16 * 2**20  # of all of them: what is read ahead in memory
+_FETCH_BYTES: Final = 1 * 2**20  # read ahead in memory, for one partition
+_FETCH_ALL_BYTES: Final = 16 * 2**20  # for all partitions
 _LOOK_EVERY_S: Final = 1.0
 _ANSWER_WITHIN_S: Final = 10.0
 _AGAIN_S: Final = 2.0
@@ -41,8 +41,12 @@ T = TypeVar("T")
 
 
 class ProjectionLag(msgspec.Struct, frozen=True):
-    """How far the model is. `as_of_ms`: all that was on Kafka then is in it (None: never yet). `lag`: records that are
-    still to be read, at most. `trouble`: why it does not go on, in words.
+    """How far the model is.
+
+    Attributes:
+        as_of_ms: The model holds everything that was on Kafka then. None: it has never been complete.
+        lag: Records still to be read, at most.
+        trouble: Why it does not progress, in words.
     """
 
     as_of_ms: int | None = None
@@ -50,15 +54,15 @@ class ProjectionLag(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
-class _Anew(Exception):
-    """The file does not belong to what is on Kafka; the text says why."""
+class _Replaced(Exception):
+    """The file does not belong to the topics on Kafka; the text says why."""
 
 
 class Projection:
-    """`run` is the task that keeps the model; `standing` is how far it is."""
+    """Keeps the read model up to date. Run `run` as a task; `lag` says how far it is."""
 
     def __init__(self, connection: KafkaConnection, sources: Sources, path: Path, log: Logger) -> None:
-        self.standing = ProjectionLag(trouble="has not begun to read Kafka yet")
+        self.lag = ProjectionLag(trouble="has not started to read Kafka yet")
         self._connection = connection
         self._sources = sources
         self._path = path
@@ -68,16 +72,16 @@ class Projection:
         self._logs = [TopicPartition(topic, number) for topic in sources.topics for number in range(sources.partitions)]
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Follow Kafka until cancelled."""
         with ThreadPoolExecutor(1, "read-model") as thread:
             while True:
                 trouble = await self._keep_up(thread)
-                self.standing = msgspec.structs.replace(self.standing, trouble=trouble)
+                self.lag = msgspec.structs.replace(self.lag, trouble=trouble)
                 self._say(trouble)
                 await asyncio.sleep(_AGAIN_S)
 
     async def _keep_up(self, thread: ThreadPoolExecutor) -> str:
-        """Read until something is wrong, and say what."""
+        """Follow Kafka until an error occurs, and return its description."""
 
         async def write(call: Callable[[], T]) -> T:
             return await asyncio.get_running_loop().run_in_executor(thread, call)
@@ -88,27 +92,27 @@ class Projection:
             while True:
                 try:
                     await self._follow(model, write)
-                except _Anew as why:
+                except _Replaced as why:
                     self._log.warning("projection_rebuilt", because=str(why))
                     await write(model.wipe)
-                    self.standing = ProjectionLag()
+                    self.lag = ProjectionLag()
         except (KafkaError, TimeoutError) as error:
-            return await self._silence(error)
+            return await self._outage(error)
         except StreamAppError as error:
             return str(error)
         except sqlite3.OperationalError as error:
             return f"{self._path}: cannot be written: {error}"
         except sqlite3.DatabaseError as error:
             discard(self._path)
-            return f"{self._path}: is made anew: {error}"
-        except Exception as error:  # noqa: BLE001 - a bug in here must not end the gateway, and is said
+            return f"{self._path}: is rebuilt: {error}"
+        except Exception as error:  # noqa: BLE001 - a bug here must not end the gateway; the text reports it
             return f"a bug in the read model: {error!r}"
         finally:
             if model is not None:
-                thread.submit(model.close)  # after what is being written
+                thread.submit(model.close)  # after the write in progress
 
-    async def _silence(self, error: Exception) -> str:
-        """Why Kafka gives nothing: it refuses us, or does not answer."""
+    async def _outage(self, error: Exception) -> str:
+        """Describe why Kafka delivers nothing: it rejects the credentials, or does not respond."""
         try:
             await refusal_or_silence(self._connection.settings())
         except KafkaRefused as refused:
@@ -136,13 +140,13 @@ class Projection:
                 if moved:
                     await write(partial(model.apply, batch, moved, reading.as_of_ms))
                 reading.done(moved)
-                self.standing = ProjectionLag(reading.as_of_ms, reading.lag, reading.trouble)
+                self.lag = ProjectionLag(reading.as_of_ms, reading.lag, reading.trouble)
                 if reading.trouble:
                     self._say(reading.trouble)
                 if time.monotonic() - looked_s >= _LOOK_EVERY_S:
                     if not self._path.exists():
-                        raise sqlite3.DatabaseError("it is not there any more")
-                    async with asyncio.timeout(_ANSWER_WITHIN_S):  # aiokafka alone would ask for much longer
+                        raise sqlite3.DatabaseError("the file was removed")
+                    async with asyncio.timeout(_ANSWER_WITHIN_S):  # aiokafka's own timeout is much longer
                         await reading.look(self._clock.now_ms())
                     await write(partial(model.sweep, self._clock.now_ms()))
                     looked_s = time.monotonic()
@@ -151,7 +155,7 @@ class Projection:
 
 
 class _Reading:
-    """One consumer on all logs, from where the model is on."""
+    """Reads all logs with one consumer, from the saved positions."""
 
     def __init__(
         self, consumer: Any, logs: list[TopicPartition], positions: Mapping[Log, Position], as_of_ms: int | None
@@ -166,7 +170,7 @@ class _Reading:
         self._goal: dict[Any, int] = {}
 
     async def begin(self, now_ms: int) -> None:
-        """Go to where each log was left, and there to the last record again: it must be the same."""
+        """Seek to each log's last record that was read. It must still be the same record."""
         begins = await self._consumer.beginning_offsets(self._logs)
         self._consumer.assign(self._logs)
         for log in self._logs:
@@ -180,19 +184,21 @@ class _Reading:
         await self.look(now_ms)
 
     async def look(self, now_ms: int) -> None:
-        """Ask where the logs end."""
+        """Get the end offsets of the logs."""
         self._ends, before = await self._consumer.end_offsets(self._logs), self._ends
         for log, end in self._ends.items():
             reached = max(self._at[log].next, before.get(log, 0))
             if end < reached:
-                raise _Anew(f"{log.topic}/{log.partition} was at {reached} and ends at {end}: it was created anew")
+                raise _Replaced(
+                    f"{log.topic}/{log.partition} was at {reached} and ends at {end}: the topic was created again"
+                )
         if not self._goal:
             self._asked_ms, self._goal = now_ms, dict(self._ends)
 
     async def more(self) -> tuple[dict[str, list[Consumed]], dict[Any, Position]]:
-        """The next records by topic, and how far the logs come with them."""
+        """Return the next records by topic, and the positions after them."""
         got: Mapping[Any, list[Any]] = {}
-        with suppress(UnreadableBatch):  # the other partitions go on
+        with suppress(UnreadableBatch):  # the other partitions continue
             got = await self._consumer.getmany(timeout_ms=200, max_records=_MOST_RECORDS)
         batch: dict[str, list[Consumed]] = {}
         moved: dict[Any, Position] = {}
@@ -212,7 +218,7 @@ class _Reading:
         return batch, moved
 
     def done(self, moved: Mapping[Any, Position]) -> None:
-        """The model has come so far."""
+        """Note that the model has stored these positions."""
         self._at.update(moved)
         if self._goal and all(self._at[log].next >= end for log, end in self._goal.items()):
             self.as_of_ms, self._goal = self._asked_ms, {}
@@ -224,11 +230,11 @@ class _Reading:
 
     @property
     def trouble(self) -> str:
-        """What stands still although Kafka answers."""
+        """Describe the partitions that are blocked although Kafka responds."""
         return "; ".join(map(str, self._consumer.unreadable.values()))
 
     def _prove(self, log: Any, at: Position, records: list[Any]) -> None:
-        """Take the record away that was read before. It may be gone (compacted), but none other may be in its place."""
+        """Drop the record that was read before. It may be compacted away, but not replaced by another record."""
         self._unproven.discard(log)
         if records[0].offset == at.last and mark(records.pop(0)) != at.mark:
-            raise _Anew(f"{log.topic}/{log.partition} has another record at {at.last}: it was created anew")
+            raise _Replaced(f"{log.topic}/{log.partition} has another record at {at.last}: the topic was created again")

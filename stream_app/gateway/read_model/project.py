@@ -1,4 +1,4 @@
-"""How records of each topic become rows of the read model."""
+"""Turns the records of each topic into rows of the read model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PEOPLE: Final = b"p/"
 
 
 class Consumed(Protocol):
-    """A record as aiokafka gives it."""
+    """A record, as aiokafka provides it."""
 
     @property
     def topic(self) -> str: ...
@@ -46,11 +46,11 @@ class Consumed(Protocol):
 
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""What SQLite can hold."""
+"""The integers that SQLite can store."""
 
 
 class _Event(msgspec.Struct, gc=False):
-    """A StatusEvent as far as it is kept. `status` is any word: a newer worker may know more than we do."""
+    """The stored part of a StatusEvent. `status` is any word, because a newer worker may use new ones."""
 
     lead_id: str
     status: str
@@ -71,7 +71,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 class _Result(msgspec.Struct, gc=False):
-    """A Result without what it says of the person."""
+    """A Result without personal data."""
 
     source: str
     version: _Number
@@ -86,38 +86,38 @@ _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Projector:
-    """Writes into `db`, in the transaction that is open there."""
+    """Writes to `db` in the caller's open transaction."""
 
     def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str]) -> None:
         self._db = db
         self._workspaces = workspaces
-        self._takers: dict[str, Callable[[Iterable[Consumed]], None]] = {
-            names.status: self._take_events,
-            names.enriched: self._take_results,
-            names.lanes: self._take_lanes,
-            names.state: self._take_state,
-            names.dlq: self._take_letters,
-            names.parked: self._take_letters,
+        self._writers: dict[str, Callable[[Iterable[Consumed]], None]] = {
+            names.status: self._write_events,
+            names.enriched: self._write_results,
+            names.lanes: self._write_lanes,
+            names.state: self._write_state,
+            names.dlq: self._write_dead_letters,
+            names.parked: self._write_dead_letters,
         }
 
     def load(self) -> None:
-        """Look up what is remembered of the tables, after somebody else has changed them."""
+        """Load the cached names from the tables, after other code has changed them."""
         self._logs: dict[str, int] = {name: log for log, name in self._db.execute("SELECT id, name FROM logs")}
         causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM letters"
         self._causes: set[tuple[object, ...]] = set(self._db.execute(causes))
 
-    def take(self, topic: str, records: Iterable[Consumed]) -> None:
-        """Records of one topic, in the order of each partition."""
-        self._takers[topic](records)
+    def write(self, topic: str, records: Iterable[Consumed]) -> None:
+        """Write records of one topic, in the order of each partition."""
+        self._writers[topic](records)
 
-    def _take_events(self, records: Iterable[Consumed]) -> None:
+    def _write_events(self, records: Iterable[Consumed]) -> None:
         steps: list[tuple[object, ...]] = []
         last: dict[int, _Event] = {}
         for record in records:
             try:
                 event = _event.decode(record.value or b"")
                 story = self._story(event.origin)
-            except ValueError:  # what msgspec raises is one too
+            except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record.topic)
                 continue
             steps.append(
@@ -141,7 +141,7 @@ class Projector:
                 last[story] = event
         self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", steps)
         self._db.executemany(
-            # A stray's first event stands in another partition than the rest, and may be read after it.
+            # The first event of a rerouted record is in another partition than the rest, and may be read after it.
             """INSERT INTO stories VALUES (?, ?, ?, ?, ?, ?, ?, ?)
                ON CONFLICT (id) DO UPDATE SET lead_id = excluded.lead_id, workspace = excluded.workspace,
                    destination = excluded.destination, status = excluded.status, seq = excluded.seq,
@@ -153,37 +153,37 @@ class Projector:
             ],
         )
 
-    def _take_results(self, records: Iterable[Consumed]) -> None:
+    def _write_results(self, records: Iterable[Consumed]) -> None:
         def place(record: Consumed) -> tuple[object, ...]:
             result = _result.decode(record.value or b"")
             return (record.partition, record.offset, result.source, result.version, result.at_ms)
 
         self._keep_last("results", ("workspace", "destination", "lead_id"), records, place)
 
-    def _take_lanes(self, records: Iterable[Consumed]) -> None:
+    def _write_lanes(self, records: Iterable[Consumed]) -> None:
         self._keep_last("lanes", ("workspace",), records, lambda record: (record.value,))
 
-    def _take_state(self, records: Iterable[Consumed]) -> None:
-        """Of the state's rows only those of people and of erased leads."""
+    def _write_state(self, records: Iterable[Consumed]) -> None:
+        """Write the rows of people and of erased leads. Other rows of the state are ignored."""
         found = list(records)
-        self._take_people(found)
-        self._take_erased(each for each in found if (each.key or b"").startswith(_ERASED))
+        self._write_people(found)
+        self._write_erased(each for each in found if (each.key or b"").startswith(_ERASED))
 
-    def _take_erased(self, records: Iterable[Consumed]) -> None:
-        """The rows by which a lead is erased (domain/lead/suppression.py)."""
+    def _write_erased(self, records: Iterable[Consumed]) -> None:
+        """Write the rows of erased leads (domain/lead/suppression.py)."""
 
         def until(record: Consumed) -> tuple[object, ...]:
             return (_suppression.decode(record.value or b"").at_ms,)
 
         self._keep_last("erased", ("workspace", "lead_id"), records, until, begin=len(_ERASED))
 
-    def _take_people(self, records: Iterable[Consumed]) -> None:
-        """Those that lead from an identifier to the person's leads (domain/lead/person.py)."""
+    def _write_people(self, records: Iterable[Consumed]) -> None:
+        """Write the rows that map an identifier to the person's leads (domain/lead/person.py)."""
 
         def leads(record: Consumed) -> tuple[object, ...]:
             ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]
             if not ids:
-                raise ValueError("it leads to no lead")
+                raise ValueError("the row names no lead")
             return (" ".join(dict.fromkeys(ids)),)
 
         names = ("workspace", "destination", "person")
@@ -198,16 +198,21 @@ class Projector:
         rest: Callable[[Consumed], tuple[object, ...]],
         begin: int = 0,
     ) -> None:
-        """A table as a compacted topic would be: the last value of a key, whose parts are the columns `names`.
+        """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
 
-        begin   where in the key its first part is.
+        Args:
+            table: The table.
+            names: The columns of the key's parts.
+            records: The records.
+            rest: Returns the other columns. Raises ValueError for an unreadable record.
+            begin: Index of the key's first part in the record's key.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
             try:
                 name = _split((record.key or b"")[begin:], len(names))
                 last[name] = None if record.value is None else rest(record)
-            except ValueError:  # what msgspec raises is one too
+            except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record.topic)
         where = " AND ".join(f"{name} = ?" for name in names)
         self._db.executemany(f"DELETE FROM {table} WHERE {where}", [name for name, row in last.items() if row is None])
@@ -215,7 +220,7 @@ class Projector:
         if rows:
             self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
-    def _take_letters(self, records: Iterable[Consumed]) -> None:
+    def _write_dead_letters(self, records: Iterable[Consumed]) -> None:
         counts: Counter[tuple[object, ...]] = Counter()
         for record in records:
             headers = headers_of(record.headers)
@@ -223,7 +228,7 @@ class Projector:
             workspace = (pseudonymous_key(record.key, self._workspaces) or b"").decode()
             cause = (record.topic, record.timestamp // DAY_MS, kind_of(headers), workspace, *words)
             if cause[2:] not in self._causes:
-                if len(self._causes) >= _MOST_CAUSES:  # keys and reasons of other programs may be of any number
+                if len(self._causes) >= _MOST_CAUSES:  # foreign programs may write any number of keys and reasons
                     cause = (*cause[:2], "foreign", "", "(others)", "", "")
                 self._causes.add(cause[2:])
             counts[cause] += 1
@@ -234,12 +239,12 @@ class Projector:
         )
 
     def _story(self, origin: str) -> int:
-        """The number of `topic/partition/offset`, ascending with the offset, so that what is new stands together."""
+        """Return the number of `topic/partition/offset`. It grows with the offset, so recent rows are adjacent."""
         name, _, digits = origin.rpartition("/")
         offset = int(digits)
         log = self._logs.get(name) or len(self._logs) + 1
         if not (name and 0 <= offset < 1 << _OFFSET_BITS and log <= _MOST_LOGS):
-            raise ValueError("no place of a record")
+            raise ValueError("not a record's position")
         if log > len(self._logs):
             self._logs[name] = log
             self._db.execute("INSERT INTO logs VALUES (?, ?)", (log, name))
@@ -252,13 +257,13 @@ class Projector:
 
 
 def place_of(db: sqlite3.Connection, story: int) -> str:
-    """`topic/partition/offset` of a story's number."""
+    """Return `topic/partition/offset` for a story's number."""
     found = db.execute("SELECT name FROM logs WHERE id = ?", (story >> _OFFSET_BITS,)).fetchone()
     return f"{found[0]}/{story & (1 << _OFFSET_BITS) - 1}"
 
 
 def _split(key: bytes, parts: int) -> tuple[str, ...]:
-    """The parts of a key; the last one may have slashes of its own. Raises ValueError when there are too few."""
+    """Split a key; the last part may contain slashes. Raises ValueError if there are too few parts."""
     found = key.decode().split("/", parts - 1)
     if len(found) < parts:
         raise ValueError("too few parts")

@@ -1,4 +1,4 @@
-"""The questions to the read model. Each is asked on a connection of its own, so any thread may ask."""
+"""Queries on the read model. Each uses its own connection, so any thread may run one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _lane: Final = msgspec.json.Decoder(LaneView)
 
 
 class FoundPlace(msgspec.Struct, frozen=True):
-    """A result, and where it stands on `leads.enriched`."""
+    """A result and its position on `leads.enriched`."""
 
     partition: int
     offset: int
@@ -33,14 +33,19 @@ class FoundPlace(msgspec.Struct, frozen=True):
 
 
 class Queries:
-    """`final`: aliases of the destinations that have no callbacks. Everything may raise sqlite3.Error."""
+    """Runs the queries. Every method may raise sqlite3.Error.
+
+    Args:
+        path: The read model's file.
+        final: Aliases of the destinations that have no callbacks.
+    """
 
     def __init__(self, path: Path, final: Set[str]) -> None:
         self._path = path
         self._final = final
 
     def lead(self, lead_id: str) -> FoundLead | None:
-        """A lead and its stories, without its results."""
+        """Return a lead and its stories, without its results."""
         with self._reading() as db:
             rows = db.execute(
                 """SELECT id, workspace, destination, status, at_ms, trace_id FROM stories WHERE lead_id = ?
@@ -54,12 +59,12 @@ class Queries:
             return FoundLead(lead_id, [self._story(db, *row) for row in rows], count, [])
 
     def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
-        """Whether this lead was erased, and was not sent in a story that began after its erasure.
+        """True if this lead was erased and no story that began later sent it again.
 
         Args:
             workspace: The lead's workspace.
             lead_id: The lead's id, as in rows and events.
-            since_ms: An erasure before that time does not count: stories may have been swept since. Epoch ms.
+            since_ms: Ignore erasures before this time, because stories may have been swept since. Epoch ms.
         """
         with self._reading() as db:
             found = db.execute(
@@ -77,13 +82,13 @@ class Queries:
             return began_later is None
 
     def leads_of(self, person: str) -> list[str]:
-        """Ids of the leads that count for the person of an identifier (a hash), or whose id was made from it."""
+        """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
         with self._reading() as db:
             found = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
             return sorted({lead_id for (ids,) in found for lead_id in ids.split()} | {f"p-{person}"})
 
     def results(self, lead_id: str) -> list[FoundPlace]:
-        """The last result of a lead for each destination, its data still missing."""
+        """Return the last result of a lead for each destination, without its data."""
         with self._reading() as db:
             rows = db.execute(
                 """SELECT partition, offset, workspace, destination, source, version, at_ms FROM results
@@ -96,7 +101,7 @@ class Queries:
             ]
 
     def lanes(self) -> tuple[list[LaneView], int]:
-        """All lanes by name, and how many could not be read."""
+        """Return all lanes by name, and the number of unreadable ones."""
         with self._reading() as db:
             found, unreadable = [], 0
             for (raw,) in db.execute("SELECT view FROM lanes ORDER BY workspace"):
@@ -106,8 +111,8 @@ class Queries:
                     unreadable += 1
             return found, unreadable
 
-    def stands(self) -> list[StatusCount]:
-        """How many stories stand where."""
+    def status_counts(self) -> list[StatusCount]:
+        """Return the number of stories by workspace, destination and status."""
         with self._reading() as db:
             rows = db.execute(
                 """SELECT workspace, destination, status, stories FROM standing WHERE stories > 0
@@ -118,8 +123,8 @@ class Queries:
                 for workspace, destination, status, stories in rows
             ]
 
-    def letters(self, topic: str) -> Letters:
-        """The letters of a topic, by cause."""
+    def dead_letters(self, topic: str) -> Letters:
+        """Return the dead letters of a topic, by cause."""
         with self._reading() as db:
             total = db.execute("SELECT coalesce(sum(letters), 0) FROM letters WHERE topic = ?", (topic,)).fetchone()[0]
             rows = db.execute(
@@ -144,19 +149,19 @@ class Queries:
                FROM events WHERE story = ? ORDER BY seq""",
             (story,),
         )
-        stands = self._column(status, destination)
+        column_name = self._column(status, destination)
         steps = [Event(*row) for row in events]
-        return Story(place_of(db, story), workspace, destination, status, stands, at_ms, trace_id, steps)
+        return Story(place_of(db, story), workspace, destination, status, column_name, at_ms, trace_id, steps)
 
     def _column(self, status: str, destination: str) -> str:
-        """Where the books count it: '' for no lead; a status that only a newer version knows is `unknown`."""
+        """The books' column: '' if it is not a lead's; `unknown` for a status of a newer version."""
         if status in COLUMN:
             return column(status, final=destination in self._final) or ""
         return "" if status in NOT_LEADS else "unknown"
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """One moment of the model."""
+        """Open a read transaction, so that all statements see the same state."""
         where = f"file:{quote(str(self._path))}?mode=ro"
         with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)) as db:
             db.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""Fetches results from Kafka by their place: the read model knows where they stand, and holds no personal data."""
+"""Fetches results from Kafka by position. The read model stores positions only, no personal data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 
 _WITHIN_S: Final = 5.0
-_MOVED: Final = "a newer one has just taken its place: ask again"
+_MOVED: Final = "a newer result has just replaced it: try again"
 
 _result: Final = msgspec.json.Decoder(Result)
 
 
 class ResultFetcher:
-    """One consumer, opened when it is first needed; one question at a time."""
+    """Reads one result at a time with one consumer, which opens at the first use."""
 
     def __init__(self, connection: KafkaConnection, topic: str, partitions: int) -> None:
         self._connection = connection
@@ -31,20 +31,20 @@ class ResultFetcher:
         self._turn = asyncio.Lock()
 
     async def close(self) -> None:
-        """Let go of the consumer."""
+        """Close the consumer."""
         reader, self._reader = self._reader, None
         if reader is not None:
             await reader.__aexit__()
 
     async def fill(self, found: FoundPlace) -> FoundResult:
-        """The result with its data, or with the problem in words. Never raises."""
+        """Return the result with its data, or with a problem text. Never raises."""
         here = found.result
         try:
             async with asyncio.timeout(_WITHIN_S), self._turn:
                 raw = await self._value(found.partition, found.offset)
         except (BrokerUnavailable, TimeoutError):
             await self.close()
-            return msgspec.structs.replace(here, problem="Kafka did not answer: ask again")
+            return msgspec.structs.replace(here, problem="Kafka did not respond: try again")
         except UnreadableBatch as batch:
             return msgspec.structs.replace(here, problem=str(batch))
         if raw is None:
@@ -52,7 +52,7 @@ class ResultFetcher:
         try:
             result = _result.decode(raw)
         except msgspec.DecodeError:
-            return msgspec.structs.replace(here, problem="this program cannot read it")
+            return msgspec.structs.replace(here, problem="this version cannot read the result")
         return msgspec.structs.replace(here, age_s=result.age_s, fields=result.fields)
 
     async def _value(self, partition: int, offset: int) -> bytes | None:

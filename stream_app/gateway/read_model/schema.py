@@ -1,12 +1,12 @@
-"""The read model's tables. Whoever changes one need do no more: a file of other tables is made anew from Kafka.
+"""The read model's tables. After a change here, the file is rebuilt from Kafka.
 
-stories   one a record that came in: `id` is its place, `status` and `seq` are those of its last event.
-events    its steps, together and in order.
-people    hash of an identifier -> ids of the person's leads, with spaces between; by workspace and destination.
-erased    until when (epoch ms) what was published of a lead is erased.
-results   where the last result of a lead stands on Kafka; the result itself is personal data, and is not here.
-standing  how many stories stand where, kept by triggers: in step with `stories` whatever is done to these.
-letters   how many dead letters of one cause came on a day (of epoch), by topic.
+stories   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event.
+events    The events of a story, in order.
+people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
+erased    Until when (epoch ms) the published data of a lead is erased.
+results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
+standing  Number of stories by status. Triggers keep it consistent with `stories`.
+letters   Number of dead letters of one cause per day (days since the epoch), by topic.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TABLES: Final = (
         status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, trace_id TEXT NOT NULL)""",
     "CREATE INDEX stories_of_lead ON stories (lead_id)",
     """CREATE TABLE events (
-        story INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL,
-        text TEXT NOT NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL,
-        epoch INTEGER NOT NULL, due_at_ms INTEGER, credits INTEGER,
+        story INTEGER, seq INTEGER, at_ms INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT
+        NULL, http_status INTEGER, attempt INTEGER NOT NULL, replay INTEGER NOT NULL, epoch INTEGER NOT NULL, due_at_ms
+        INTEGER, credits INTEGER,
         PRIMARY KEY (story, seq)) WITHOUT ROWID""",
     """CREATE TABLE people (
         workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,
@@ -61,4 +61,4 @@ TABLES: Final = (
             ON CONFLICT DO UPDATE SET stories = stories + 1;
     END""",
 )
-"""To be made in this order."""
+"""The statements, in order."""

@@ -1,8 +1,8 @@
-"""What the gateway knows of leads: a SQLite file made from Kafka, which may be deleted at any time.
+"""The read model: a SQLite file that is built from Kafka and may be deleted at any time.
 
-It holds every step of every story, who is known by which id, where each result stands on Kafka, the lanes, and the
-counts of dead letters. It holds ids and hashes only: results stay on Kafka and are fetched when somebody asks.
-What was read of Kafka and how far is one transaction, so a crash neither loses nor doubles anything.
+It holds every event of every story, the ids of people, the positions of results on Kafka, the lanes, and the counts of
+dead letters. It holds ids and hashes only: results stay on Kafka and are fetched on request. Records and positions are
+written in one transaction, so a crash neither loses nor duplicates anything.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from stream_app.domain.topics import Retention, TopicNames
 from stream_app.gateway.read_model.project import DAY_MS, Consumed, Projector
 from stream_app.gateway.read_model.schema import TABLES
 
-_LOOKED_AT: Final = 5_000  # stories a sweep: a million are looked at in 200 sweeps
+_LOOKED_AT: Final = 5_000  # stories per sweep: a million take 200 sweeps
 _CACHE_KIB: Final = 65_536
 _WAL_PAGES: Final = 8_192  # 32 MiB between checkpoints
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far a log was read: `next` offset to read; the last record's offset (-1: none yet) and its mark."""
+    """The position in a log: the `next` offset to read, and the last record's offset (-1: none yet) and mark."""
 
     next: int
     last: int = -1
@@ -36,8 +36,13 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """The topics that it is made from, their number of partitions, how many days Kafka keeps some of them, and the
-    configured workspaces.
+    """What the model is built from.
+
+    Attributes:
+        names: The topics' names.
+        partitions: The number of their partitions.
+        kept: How long Kafka keeps some of them.
+        workspaces: The configured workspaces.
     """
 
     names: TopicNames
@@ -56,14 +61,15 @@ Log = tuple[str, int]
 
 
 def mark(record: Consumed) -> int:
-    """A number by which a record is known again; another record at its offset means another topic of that name."""
+    """A checksum of a record. A different one at the same offset means that the topic was created again."""
     return zlib.crc32(record.value or b"", zlib.crc32(record.key or b"", record.timestamp & 0xFFFFFFFF))
 
 
 class ReadModel:
-    """The file's one writer, used by one thread at a time. Everything may raise sqlite3.Error.
+    """The only writer of the file; use it from one thread at a time. Every method may raise sqlite3.Error.
 
-    Raises StreamAppError when another process writes to the file, or the folder cannot be used.
+    Raises:
+        StreamAppError: Another process writes to the file, or the folder cannot be used.
     """
 
     def __init__(self, path: Path, sources: Sources) -> None:
@@ -73,9 +79,9 @@ class ReadModel:
         self._own = _own(path)
         try:
             self._db = _open(path)
-            self._takers = Projector(self._db, sources.names, sources.workspaces)
+            self._projector = Projector(self._db, sources.names, sources.workspaces)
             if self._fact("made_of") == self._made_of:
-                self._takers.load()
+                self._projector.load()
             else:
                 self.wipe()
         except BaseException:
@@ -83,38 +89,38 @@ class ReadModel:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
         self._own.close()
 
     def wipe(self) -> None:
-        """Forget everything, to be made anew."""
+        """Delete everything, to rebuild it."""
         with self._transaction() as db:
             for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 db.execute(f'DROP TABLE "{table}"')
             for statement in TABLES:
                 db.execute(statement)
             db.execute("INSERT INTO facts VALUES ('made_of', ?)", (self._made_of,))
-        self._takers.load()
+        self._projector.load()
 
     def as_of_ms(self) -> int | None:
-        """All that was on Kafka then is in it; None: it was never complete."""
+        """The model holds everything that was on Kafka then. None: it was never complete."""
         fact = self._fact("as_of_ms")
         return None if fact is None else int(fact)
 
     def positions(self) -> dict[Log, Position]:
-        """How far each log was read."""
+        """The position in each log."""
         rows = self._db.execute("SELECT topic, partition, next, last, mark FROM positions").fetchall()
         return {(topic, partition): Position(*rest) for topic, partition, *rest in rows}
 
     def apply(
         self, batch: Mapping[str, Iterable[Consumed]], positions: Mapping[Log, Position], as_of_ms: int | None
     ) -> None:
-        """Take records by topic, in the order of each partition, and how far that comes: all or nothing."""
+        """Write records by topic, in the order of each partition, and the positions after them, in one transaction."""
         try:
             with self._transaction() as db:
                 for topic, records in batch.items():
-                    self._takers.take(topic, records)
+                    self._projector.write(topic, records)
                 db.executemany(
                     "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
                     [(*log, at.next, at.last, at.mark) for log, at in positions.items()],
@@ -122,11 +128,11 @@ class ReadModel:
                 if as_of_ms is not None:
                     db.execute("INSERT OR REPLACE INTO facts VALUES ('as_of_ms', ?)", (str(as_of_ms),))
         except BaseException:
-            self._takers.load()  # names that were given in the transaction are not there
+            self._projector.load()  # the transaction rolled back, and its cached names with it
             raise
 
     def sweep(self, now_ms: int) -> None:
-        """Look at some more stories, and forget those that nothing was heard of for as long as Kafka keeps events."""
+        """Check the next stories, and delete those without an event for as long as Kafka keeps events."""
         kept, names = self._sources.kept, self._sources.names
         oldest_ms = now_ms - kept.status_days * DAY_MS
         with self._transaction() as db:
@@ -153,45 +159,45 @@ class ReadModel:
             yield self._db
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:  # a full disk ends it by itself
+            if self._db.in_transaction:  # SQLite rolls back by itself when the disk is full
                 self._db.execute("ROLLBACK")
             raise
 
 
 def discard(path: Path) -> None:
-    """Remove the file and what SQLite keeps beside it."""
+    """Remove the file and SQLite's files beside it."""
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def _own(path: Path) -> IO[bytes]:
-    """The right to write to the file, until it is closed. Raises StreamAppError."""
+    """Lock the file for writing until the lock is closed. Raises StreamAppError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("wb")
     except OSError as error:
         raise StreamAppError(
-            f"{path}: the read model cannot be written there ({error.strerror}): set gateway.read_model_path"
+            f"{path}: cannot write the read model ({error.strerror}): set gateway.read_model_path to a writable file"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise StreamAppError(
-            f"{path}: another process writes to this read model: give each gateway a gateway.read_model_path of its own"
+            f"{path}: another process writes to this read model: give each gateway its own gateway.read_model_path"
         ) from None
     return lock
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The file, to write to; one that is no SQLite file is removed first."""
+    """Open the file for writing. A file that is not SQLite is replaced."""
     if not path.exists():
-        discard(path)  # a log that outlived its file would be applied to the next one
+        discard(path)  # a log without its file would be applied to the new file
         path.touch(mode=0o600)
     try:
         return _connect(path)
     except sqlite3.OperationalError:
-        raise  # the disk's or the rights' fault, not the file's
+        raise  # the disk or the permissions are at fault, not the file
     except sqlite3.DatabaseError:
         discard(path)
         path.touch(mode=0o600)
@@ -203,7 +209,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         for setting in (
             "journal_mode = WAL",
-            "synchronous = NORMAL",  # after a power cut the last transactions may be gone, and are read again
+            "synchronous = NORMAL",  # a power cut may lose the last transactions, which are read again
             f"cache_size = -{_CACHE_KIB}",
             f"wal_autocheckpoint = {_WAL_PAGES}",
             f"journal_size_limit = {2 * _WAL_PAGES * 4096}",
