@@ -1,12 +1,12 @@
-"""The line: what happens to one lead, from its bytes to its conclusion, top to bottom.
+"""What happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> identify -> home? -> seen? -> cached? -> suppressed? -> admit (or expired) + write ahead -> POST
-          -> settle -> conclude
+    bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
+          -> admit (or expire) + write ahead -> POST -> settle -> conclude
 
-Stations decide as pure functions of core/; this file acts on what they say. Whatever it writes goes through
-`PartitionState.commit` as one step: rows, events, dead letter and the lane's row are committed together or not at all.
-A POST happens only after the `sending` row is committed, so a crash anywhere leaves either proof that nothing was sent
-or a row that says it is uncertain. When `take` returns, the lead is concluded and may be acked.
+The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events, dead
+letter and lane are committed together or not at all. A POST starts only after the `sending` row is committed. So a
+crash at any point leaves either proof that nothing was sent, or a row that says that the send is uncertain. When
+`LeadPipeline.process` returns, the lead is concluded and its record may be acked.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
 from stream_app.domain.delivery.dedup import seen
-from stream_app.domain.delivery.envelope import Disposition, Envelope, lead_envelope
+from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.delivery.recorder import NO_REASON, DeliveryRecorder, Posted, Reason, WriteBatch, failure
-from stream_app.domain.delivery.state_machine import begin, judge
-from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, Rows, WriteBatch, failure
+from stream_app.domain.delivery.state_machine import Delivery, begin, judge
 from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
@@ -30,17 +28,18 @@ from stream_app.domain.lead.lead import Unreadable, home_partition, read_lead
 from stream_app.domain.lead.person import claimed, linked, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, case_of, whose
 from stream_app.domain.lead.suppression import is_unwanted, why_not
-from stream_app.domain.messages import RESEND, Lead, Status
+from stream_app.domain.messages import RESEND, Lead
 from stream_app.domain.policy import Plan
+from stream_app.pipeline.conclude import Conclusions
 from stream_app.pipeline.fallback import NOTHING_KNOWN, Fallback, Known
 from stream_app.pipeline.ports import Clay, Clock, InFlight, PartitionState
 from stream_app.pipeline.reject import Rejects
 
-_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
+_WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
 
 class LeadPipeline:
-    """Takes the leads of one partition to Clay, one `take` a record, many at a time."""
+    """Delivers the leads of one partition to Clay. Many records are under way at the same time."""
 
     def __init__(
         self, plan: Plan, partition: PartitionState, clay: Clay, clock: Clock, known: Known = NOTHING_KNOWN
@@ -51,44 +50,33 @@ class LeadPipeline:
         self._clock = clock
         self._fallback = Fallback(plan, partition, clock, known)
         self._rejects = Rejects(plan, partition, clock)
+        self._conclusions = Conclusions(plan, partition, clock)
         self._inputs = plan.topics.inputs
         self._freshness_ms = int(plan.line.freshness_days * 86_400_000)
 
     async def process(self, in_flight: InFlight) -> None:
-        """One record, from its bytes to its conclusion. Returns when everything about it is committed."""
+        """Process one record. Returns when everything about it is committed."""
         consumed = in_flight.consumed
         envelope = lead_envelope(consumed, self._inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.line.max_lead_bytes)
-        known = self._partition.find, self._partition.row
-        resolved = lead if isinstance(lead, Unreadable) else case_of(self._plan, consumed, envelope, lead, *known)
+        lookup = self._partition.find, self._partition.row
+        resolved = lead if isinstance(lead, Unreadable) else case_of(self._plan, consumed, envelope, lead, *lookup)
         if isinstance(resolved, Unreadable):
-            await self._unsendable(in_flight, envelope, lead, resolved)
+            await self._process_unsendable(in_flight, envelope, lead, resolved)
             return
         home = home_partition(resolved.destination.workspace, self._plan.partitions, self._plan.pins)
         if home != consumed.partition:
             await self._rejects.reroute(in_flight, resolved, home)
             return
-        async with self._partition.lock(in_flight, partial(self._keys, resolved)):
-            await self._seen(in_flight, resolved)
+        async with self._partition.lock(in_flight, partial(self._lock_keys, resolved)):
+            await self._process_locked(in_flight, resolved)
 
-    def _keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
-        """What a lead is decided by: its row, and the aliases of all that its person is known by."""
+    def _lock_keys(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
+        """The keys of all rows that decide about this lead: its own row, and the aliases of its person."""
         return (resolved.key, *person_of(resolved.aliases, self._partition.row).aliases)
 
-    async def _unsendable(
-        self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
-    ) -> None:
-        """No lead, or none that can be sent as things are: rejected, unless it belongs to a story that goes on."""
-        who = whose(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
-        if who is None:
-            await self._rejects.reject(in_flight, envelope, lead, bad)
-            return
-        async with self._partition.lock(in_flight, lambda: (who.key,)):
-            await self._stuck(in_flight, who, bad)
-
-    # ---------------------------------------------------------------------------------------------------- seen?
-
-    async def _seen(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
+    async def _process_locked(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
+        """Find out what the rows say about this lead, and deliver it if it is to be sent."""
         if await self._rejects.is_concluded(in_flight, resolved.envelope):
             return
         now_ms = self._clock.now_ms()
@@ -100,11 +88,7 @@ class LeadPipeline:
             await self._partition.conclude_unchanged(in_flight, resolved.key)
             return
         if verdict == "duplicate":
-            links = linked(person, self._partition.row)
-            if why.reason != "same_person" or not await self._fallback.serve_same_person(
-                in_flight, resolved, row, links
-            ):
-                await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why, rows=links)
+            await self._conclude_duplicate(in_flight, resolved, row, why, linked(person, self._partition.row))
             return
         if row is None or verdict == "fresh":
             aliases = [] if resolved.lead.force else claimed(person, resolved.aliases, resolved.key)
@@ -113,152 +97,242 @@ class LeadPipeline:
                 recorder.tell()
         else:
             recorder = DeliveryRecorder(self._plan, resolved, row)
-        due_ms = 0
+        not_before_ms = 0
         if verdict == "uncertain":
-            posted = in_flight.posted
-            if posted is None or posted.row != row:
-                await self._uncertain(in_flight, recorder, _DIED)
+            retry_ms = await self._resume_sent(in_flight, recorder)
+            if retry_ms is None:
                 return
-            # It was this process, which knows the outcome: only the step that told of it was lost.
-            next_ms = await self._settle(in_flight, recorder, posted, has_slot=False)
-            if next_ms is None:
+            not_before_ms = retry_ms
+        elif verdict == "decide":
+            if not await self._resend_or_park(in_flight, recorder):
                 return
-            due_ms = next_ms
-        if verdict == "decide" and not await self._decide(in_flight, recorder):
-            return
-        if verdict == "return":
-            spent = self._charge(recorder)
-            recorder.come_back(resolved.envelope, now_ms, spent)
-            if spent is not None:  # its row has to say so before the lane is committed with another lead's step
-                await self._partition.commit(recorder.step())
+        elif verdict == "return":
+            await self._return_from_replay(recorder, resolved.envelope, now_ms)
         if (enough := recorder.too_often(self._plan.replay)) is not None:
-            await self._park(in_flight, recorder, enough)
+            await self._conclusions.park(in_flight, recorder, enough)
             return
-        await self._deliver(in_flight, resolved, recorder, due_ms)
+        await self._deliver(in_flight, resolved, recorder, not_before_ms)
 
-    async def _stuck(self, in_flight: InFlight, who: LeadRef, bad: Unreadable) -> None:
-        """Its story is at the point where it would be sent, and it cannot be: a human has to look."""
-        if await self._rejects.is_concluded(in_flight, who.envelope):
+    # ------------------------------------------------------------------------------------ leads with a row already
+
+    async def _conclude_duplicate(
+        self, in_flight: InFlight, resolved: ResolvedLead, row: Delivery | None, why: Reason, links: Rows
+    ) -> None:
+        """Serve the same person's result, if policy says so; else conclude it as a duplicate."""
+        if why.reason != "same_person" or not await self._fallback.serve_same_person(in_flight, resolved, row, links):
+            await self._rejects.conclude_with_event(in_flight, resolved, "duplicate", why, rows=links)
+
+    async def _resume_sent(self, in_flight: InFlight, recorder: DeliveryRecorder) -> int | None:
+        """Continue a lead whose row says `sending`.
+
+        If this process sent it, it knows the outcome: only the step that recorded it was lost. Else the send is
+        uncertain.
+
+        Returns:
+            The earliest time of another attempt (epoch ms), or None if the lead is concluded.
+        """
+        posted = in_flight.posted
+        if posted is None or posted.row != recorder.row:
+            await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
+            return None
+        return await self._settle(in_flight, recorder, posted, has_slot=False)
+
+    async def _resend_or_park(self, in_flight: InFlight, recorder: DeliveryRecorder) -> bool:
+        """Decide about an uncertain send whose grace has ended without a callback.
+
+        Returns:
+            True if policy says that it is sent again, False if it is parked.
+        """
+        if recorder.resolved.destination.uncertain == "park" or recorder.row.sends > self._plan.replay.max_replays:
+            text = "it may have reached Clay, and no callback came in time"
+            http_status = recorder.resolved.envelope.http_status or None
+            await self._conclusions.park(in_flight, recorder, Reason("uncertain", text, http_status))
+            return False
+        spent = self._conclusions.charge(recorder)
+        why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
+        recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
+        await self._partition.commit(recorder.step())
+        return True
+
+    async def _return_from_replay(self, recorder: DeliveryRecorder, envelope: Envelope, now_ms: int) -> None:
+        """Record that the lead has come back from a replay topic."""
+        spent = self._conclusions.charge(recorder)
+        recorder.come_back(envelope, now_ms, spent)
+        if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
+            await self._partition.commit(recorder.step())
+
+    # ------------------------------------------------------------------------------------------ leads without a row
+
+    async def _process_unsendable(
+        self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
+    ) -> None:
+        """Reject a record that cannot be sent. If it belongs to a lead that has a row, park that lead."""
+        lead_ref = whose(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
+        if lead_ref is None:
+            await self._rejects.reject(in_flight, envelope, lead, bad)
             return
-        now_ms, row = self._clock.now_ms(), self._partition.find(who.key)
-        verdict = judge(row, who.envelope, now_ms, self._freshness_ms)
+        async with self._partition.lock(in_flight, lambda: (lead_ref.key,)):
+            await self._park_unsendable(in_flight, lead_ref, bad)
+
+    async def _park_unsendable(self, in_flight: InFlight, lead_ref: LeadRef, bad: Unreadable) -> None:
+        """Park a known lead that would be sent now and cannot be."""
+        if await self._rejects.is_concluded(in_flight, lead_ref.envelope):
+            return
+        now_ms, row = self._clock.now_ms(), self._partition.find(lead_ref.key)
+        verdict = judge(row, lead_ref.envelope, now_ms, self._freshness_ms)
         if verdict == "done":
-            await self._partition.conclude_unchanged(in_flight, who.key)
+            await self._partition.conclude_unchanged(in_flight, lead_ref.key)
             return
-        row = row or begin(who.envelope, now_ms)
+        row = row or begin(lead_ref.envelope, now_ms)
         if self._partition.has_suppressions and is_unwanted(
-            who, row.first_at_ms, self._partition.suppression, self._partition.row
-        ):
-            who = msgspec.structs.replace(who, consumed=msgspec.structs.replace(who.consumed, value=None))
-        recorder = DeliveryRecorder(self._plan, who, row)
+            lead_ref, row.first_at_ms, self._partition.suppression, self._partition.row
+        ):  # the dead letter must not carry the fields of an erased person
+            lead_ref = msgspec.structs.replace(
+                lead_ref, consumed=msgspec.structs.replace(lead_ref.consumed, value=None)
+            )
+        recorder = DeliveryRecorder(self._plan, lead_ref, row)
         if verdict == "uncertain":
-            await self._uncertain(in_flight, recorder, _DIED)
+            await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
             return
         if verdict == "fresh":
             recorder.tell()
         elif verdict == "return":
-            recorder.come_back(who.envelope, now_ms)
-        await self._park(in_flight, recorder, Reason(bad.reason, bad.text))
+            recorder.come_back(lead_ref.envelope, now_ms)
+        await self._conclusions.park(in_flight, recorder, Reason(bad.reason, bad.text))
 
     # -------------------------------------------------------------------------- admit, write ahead, POST, settle
 
     async def _deliver(
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, not_before_ms: int
     ) -> None:
+        """Send the lead when its lane admits it, until it is concluded.
+
+        Args:
+            in_flight: The record under way.
+            resolved: The lead.
+            recorder: Builds its steps.
+            not_before_ms: The earliest time of the first attempt (epoch ms), or 0.
+        """
         if await self._fallback.serve_cached_first(in_flight, resolved, recorder):
             return
         while True:
-            # Whenever it asks for its turn: an operator may say so while it waits.
+            # Checked before each attempt: an operator may suppress the lead while it waits.
             if self._partition.has_suppressions and (why := why_not(resolved, self._partition.suppression)) is not None:
-                await self._conclude(in_flight, recorder, "suppressed", why)
+                await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
             patient = recorder.row.state.startswith("held_")
-            destination = self._plan.destinations[resolved.destination.alias]  # as it is now: webhooks are added live
-            ask = AdmissionRequest(destination, not_before_ms, resolved.lead.not_after_ms, patient, resolved.bulk)
-            entry = await self._partition.admit(
-                in_flight, ask, lambda entry: self._write_ahead(in_flight, recorder, entry)
-            )
-            if isinstance(entry, Held):
-                if entry is not ASK_AGAIN and not await self._hold(in_flight, resolved, recorder, entry):
+            destination = self._plan.destinations[resolved.destination.alias]  # read again: webhooks are added live
+            request = AdmissionRequest(destination, not_before_ms, resolved.lead.not_after_ms, patient, resolved.bulk)
+            answer = await self._partition.admit(in_flight, request, partial(self._write_ahead, in_flight, recorder))
+            if isinstance(answer, Held):
+                if answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, resolved, recorder, answer):
                     return
                 continue
-            next_ms = await self._settle(in_flight, recorder, await self._post(in_flight, resolved), has_slot=True)
-            if next_ms is None:
+            posted = await self._post(in_flight, resolved)
+            retry_ms = await self._settle(in_flight, recorder, posted, has_slot=True)
+            if retry_ms is None:
                 return
-            not_before_ms = next_ms
+            not_before_ms = retry_ms
 
-    def _write_ahead(self, in_flight: InFlight, recorder: DeliveryRecorder, entry: Grant) -> WriteBatch:
-        held = {"reservation": entry.reservation, "webhook_id": entry.webhook_id}
-        recorder.go("sending", self._clock.now_ms(), **held, probe=entry.probe.since_ms if entry.probe else 0)
-        in_flight.posted = Posted(recorder.row, entry)
+    def _write_ahead(self, in_flight: InFlight, recorder: DeliveryRecorder, grant: Grant) -> WriteBatch:
+        """Build the step that must be committed before the POST."""
+        recorder.go(
+            "sending",
+            self._clock.now_ms(),
+            reservation=grant.reservation,
+            webhook_id=grant.webhook_id,
+            probe=grant.probe.since_ms if grant.probe else 0,
+        )
+        in_flight.posted = Posted(recorder.row, grant)
         return recorder.step()
 
     async def _post(self, in_flight: InFlight, resolved: ResolvedLead) -> Posted:
-        """Not started when it is too late: this worker may have been frozen, and its successor may be at work."""
+        """Send the row. A POST that would start too late is not started.
+
+        This worker may have been frozen since the grant, and another worker may own the partition by now.
+        """
         posted = in_flight.posted
-        assert posted is not None  # _write_ahead has just put it there
-        entry = posted.entry
-        if self._clock.boot_ms() - entry.at_boot_ms > self._plan.line.start_within_s * 1000:
+        assert posted is not None  # set by _write_ahead
+        grant = posted.entry
+        if self._clock.boot_ms() - grant.at_boot_ms > self._plan.line.start_within_s * 1000:
             return posted
         in_flight.posted = None
-        outcome = await self._clay.send(resolved.destination.alias, entry.webhook_id, resolved.body)
-        in_flight.posted = posted = Posted(posted.row, entry, outcome)
+        outcome = await self._clay.send(resolved.destination.alias, grant.webhook_id, resolved.body)
+        in_flight.posted = posted = Posted(posted.row, grant, outcome)
         return posted
 
     async def _settle(
         self, in_flight: InFlight, recorder: DeliveryRecorder, posted: Posted, *, has_slot: bool
     ) -> int | None:
-        """Commit what the POST came to. Returns the earliest time of another try, or None when that was the end."""
-        entry, outcome = posted.entry, posted.outcome
-        report = self._partition.settle(entry, outcome, has_slot=has_slot)
+        """Commit the outcome of a POST.
+
+        Returns:
+            The earliest time of another attempt (epoch ms), or None if the lead is concluded.
+        """
+        grant, outcome = posted.entry, posted.outcome
+        settlement = self._partition.settle(grant, outcome, has_slot=has_slot)
+        wait_until_ms = settlement.wait_until_ms
         match outcome:
             case Accepted():
                 why = Reason(http_status=outcome.http_status)
-                final = not entry.destination.callbacks
-                await self._conclude(in_flight, recorder, "accepted", why, report.spent, final=final)
+                final = not grant.destination.callbacks
+                await self._conclusions.conclude(in_flight, recorder, "accepted", why, settlement.spent, final=final)
                 return None
             case Uncertain():
-                await self._uncertain(in_flight, recorder, failure(outcome))
+                await self._conclusions.uncertain(in_flight, recorder, failure(outcome))
                 return None
             case Poison():
-                await self._conclude(in_flight, recorder, "rejected_invalid", failure(outcome), letter="poison")
+                why = failure(outcome)
+                await self._conclusions.conclude(in_flight, recorder, "rejected_invalid", why, dead_letter="poison")
                 return None
             case Refused():
-                return await self._refused(in_flight, recorder, entry, outcome, report)
+                return await self._retry_or_dead_letter(in_flight, recorder, grant, outcome, settlement)
             case RateLimited() | Denied() | Gone():
-                why = Reason(outcome.reason, report.text, outcome.http_status, report.wait_until_ms)
+                why = Reason(outcome.reason, settlement.text, outcome.http_status, wait_until_ms)
             case None:
-                why = Reason("started_too_late", "not sent: its turn was too long ago", due_at_ms=report.wait_until_ms)
-        return await self._refuse(recorder, why, report.wait_until_ms)
+                why = Reason("started_too_late", "not sent: its turn was too long ago", due_at_ms=wait_until_ms)
+        return await self._record_refusal(recorder, why, wait_until_ms)
 
-    async def _refused(
-        self, in_flight: InFlight, recorder: DeliveryRecorder, entry: Grant, outcome: Refused, report: Settlement
+    async def _retry_or_dead_letter(
+        self, in_flight: InFlight, recorder: DeliveryRecorder, grant: Grant, outcome: Refused, settlement: Settlement
     ) -> int | None:
-        """Clay provably did not take it: another try, or a dead letter. A failure of the whole lane is no attempt."""
+        """Retry a lead that Clay did not take, until its attempts are used up.
+
+        A failure of the whole lane does not count as an attempt of the lead.
+        """
         now_ms, policy = self._clock.now_ms(), self._plan.line
-        attempt = report.attempts(recorder.row.attempt)
+        attempt = settlement.attempts(recorder.row.attempt)
         first_ms = recorder.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
-            self._partition.record_dead_letter(entry, outcome.reason)
-            await self._fail(in_flight, recorder, failure(outcome), attempt=attempt, failed_at_ms=first_ms)
+            self._partition.record_dead_letter(grant, outcome.reason)
+            await self._conclusions.dead_letter(
+                in_flight, recorder, failure(outcome), attempt=attempt, failed_at_ms=first_ms
+            )
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
-        due_ms = max(report.wait_until_ms, now_ms + int(delay_s * 1000))
-        return await self._refuse(recorder, failure(outcome, due_ms), due_ms, attempt=attempt, failed_at_ms=first_ms)
+        due_ms = max(settlement.wait_until_ms, now_ms + int(delay_s * 1000))
+        why = failure(outcome, due_ms)
+        return await self._record_refusal(recorder, why, due_ms, attempt=attempt, failed_at_ms=first_ms)
 
-    async def _refuse(self, recorder: DeliveryRecorder, why: Reason, due_ms: int, **changes: object) -> int:
-        """Written before any wait: a crash from here on finds proof that nothing is at Clay."""
+    async def _record_refusal(self, recorder: DeliveryRecorder, why: Reason, due_ms: int, **changes: object) -> int:
+        """Commit that Clay did not take the lead, before any wait: after a crash the row proves it."""
         recorder.go("refused", self._clock.now_ms(), why, **recorder.freed(), **changes)
         await self._partition.commit(recorder.step())
         return due_ms
 
-    # ------------------------------------------------------------------------------------------------- conclude
+    # ----------------------------------------------------------------------------------------------------- held
 
-    async def _hold(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, held: Held) -> bool:
-        """The lane did not take it. True: it waits here (told once). False: answered, deferred, or it is too old."""
+    async def _hold_or_defer(
+        self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, held: Held
+    ) -> bool:
+        """Record that the lane did not admit the lead.
+
+        Returns:
+            True if the lead goes on waiting here, False if it is concluded: served, deferred or expired.
+        """
         now_ms = self._clock.now_ms()
         if held.status == "expired":
-            await self._conclude(in_flight, recorder, "expired", Reason(held.reason, held.text))
+            await self._conclusions.conclude(in_flight, recorder, "expired", Reason(held.reason, held.text))
             return False
         if not held.defer:
             recorder.go(
@@ -267,93 +341,13 @@ class LeadPipeline:
             await self._partition.commit(recorder.step())
             return True
         in_flight.release_next()
-        meanwhile = await self._fallback.serve_while_held(in_flight, resolved, recorder)
-        if meanwhile is None:
+        provisional = await self._fallback.serve_while_held(in_flight, resolved, recorder)
+        if provisional is None:
             return False
         now_ms = self._clock.now_ms()
         due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.line.patience_s * 1000))
         why = Reason(held.reason, held.text, due_at_ms=due_ms)
         recorder.go("deferred", now_ms, why)
         copy = recorder.copy(self._plan.topics.deferred, now_ms, why, way="deferred")
-        await self._partition.conclude(in_flight, recorder.step(copy, *meanwhile))
+        await self._partition.conclude(in_flight, recorder.step(copy, *provisional))
         return False
-
-    async def _uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
-        """It may be at Clay. Its bytes wait for the callback's grace; without callbacks nothing could ever show it."""
-        now_ms, replay = self._clock.now_ms(), self._plan.replay
-        destination = recorder.resolved.destination
-        grace_ms = int(destination.uncertain_grace_s * 1000)
-        why = msgspec.structs.replace(why, due_at_ms=now_ms + grace_ms)
-        first_ms = recorder.row.failed_at_ms or now_ms
-        recorder.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=recorder.row.sends + 1)
-        if destination.uncertain == "park" and not destination.callbacks:
-            told = f"it may have reached Clay ({why.reason}); no callback can tell"
-            await self._park(
-                in_flight, recorder, msgspec.structs.replace(why, reason="uncertain", text=told, due_at_ms=None)
-            )
-            return
-        topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
-        await self._partition.conclude(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
-
-    async def _decide(self, in_flight: InFlight, recorder: DeliveryRecorder) -> bool:
-        """The grace of an uncertain send is over and no callback came. True: policy says that it is sent again."""
-        if recorder.resolved.destination.uncertain == "park" or recorder.row.sends > self._plan.replay.max_replays:
-            told = "it may have reached Clay, and no callback told so in time"
-            await self._park(
-                in_flight, recorder, Reason("uncertain", told, recorder.resolved.envelope.http_status or None)
-            )
-            return False
-        spent = self._charge(recorder)
-        why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
-        recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
-        await self._partition.commit(recorder.step())
-        return True
-
-    async def _fail(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason, **changes: object) -> None:
-        """A dead letter that is replayed, or parked at once when its replays are used up."""
-        now_ms, replay = self._clock.now_ms(), self._plan.replay
-        row, topics = recorder.row, self._plan.topics
-        if row.replay >= replay.max_replays:
-            recorder.go("parked", now_ms, why, **recorder.freed(), **changes)
-            letter = recorder.copy(topics.parked, now_ms, why, disposition="failed")
-        else:
-            due_ms = replay_due_ms(replay, why.reason, row.replay + 1, now_ms, self._clock.rand())
-            why = msgspec.structs.replace(why, due_at_ms=due_ms)
-            recorder.go("dead_lettered", now_ms, why, **recorder.freed(), **changes)
-            letter = recorder.copy(topics.dlq, now_ms, why, disposition="failed")
-        await self._partition.conclude(in_flight, recorder.step(letter))
-
-    async def _park(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
-        """It waits for a human. What it may have cost is booked as spent."""
-        in_flight.release_next()
-        now_ms = self._clock.now_ms()
-        spent = self._charge(recorder)
-        recorder.go("parked", now_ms, why, spent, **(recorder.freed(spent) if spent else {}))
-        letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
-        await self._partition.conclude(in_flight, recorder.step(letter))
-
-    def _charge(self, recorder: DeliveryRecorder) -> Reservation | None:
-        """Book what is still reserved for it: nothing says that it cost less. None: nothing is, or its lane is gone."""
-        held, workspace = recorder.row.reservation, recorder.resolved.destination.workspace
-        if held is None or workspace not in self._plan.workspaces:
-            return None
-        self._partition.charge(workspace, held)
-        return held
-
-    async def _conclude(
-        self,
-        in_flight: InFlight,
-        recorder: DeliveryRecorder,
-        state: Status,
-        why: Reason = NO_REASON,
-        spent: Reservation | None = None,
-        *,
-        final: bool = True,
-        letter: Disposition = "",
-    ) -> None:
-        """The last step here: final, or (accepted, with callbacks) open until Clay calls back."""
-        in_flight.release_next()
-        now_ms = self._clock.now_ms()
-        recorder.go(state, now_ms, why, spent, final=final, **(recorder.freed(spent) if final else {}))
-        letters = [recorder.copy(self._plan.topics.dlq, now_ms, why, disposition=letter)] if letter else []
-        await self._partition.conclude(in_flight, recorder.step(*letters))

@@ -122,7 +122,7 @@ def test_one_parked_as_uncertain_says_what_clay_had_answered() -> None:
         _, letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
         envelope = read_envelope(letter)
         assert (envelope.reason, envelope.http_status, envelope.excerpt) == ("uncertain", 500, SCRUBBED.decode())
-        assert envelope.text == "it may have reached Clay (http_500); no callback can tell"
+        assert envelope.text == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
         assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
 
     run(main())

@@ -45,7 +45,7 @@ def a_new_lead_claims_its_own_identifiers_only() -> Patch:
 
 @mutant("3", hunt=rare)
 def only_own_identifiers_are_locked() -> Patch:
-    return patch.object(LeadPipeline, "_keys", lambda self, case: (case.key, *case.aliases))
+    return patch.object(LeadPipeline, "_lock_keys", lambda self, case: (case.key, *case.aliases))
 
 
 @mutant("3", hunt=rare)

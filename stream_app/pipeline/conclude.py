@@ -1,0 +1,97 @@
+"""How a lead is concluded in this partition: final, open until its callback, uncertain, dead-lettered or parked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
+from stream_app.domain.delivery.envelope import Disposition
+from stream_app.domain.delivery.recorder import NO_REASON, DeliveryRecorder, Reason
+from stream_app.domain.lane.budget import Reservation
+from stream_app.domain.messages import Status
+from stream_app.domain.policy import Plan
+from stream_app.pipeline.ports import Clock, InFlight, PartitionState
+
+
+class Conclusions:
+    """Commits the last step of a record under way."""
+
+    def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
+        self._plan = plan
+        self._partition = partition
+        self._clock = clock
+
+    async def conclude(
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder,
+        state: Status,
+        why: Reason = NO_REASON,
+        spent: Reservation | None = None,
+        *,
+        final: bool = True,
+        dead_letter: Disposition = "",
+    ) -> None:
+        """Commit the last step of the record. A row that is not `final` stays open until Clay calls back."""
+        in_flight.release_next()
+        now_ms = self._clock.now_ms()
+        recorder.go(state, now_ms, why, spent, final=final, **(recorder.freed(spent) if final else {}))
+        copies = [recorder.copy(self._plan.topics.dlq, now_ms, why, disposition=dead_letter)] if dead_letter else []
+        await self._partition.conclude(in_flight, recorder.step(*copies))
+
+    async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
+        """Commit that the lead may be at Clay.
+
+        Its record waits in a delay tier until the callback's grace ends. Without callbacks it is parked at once, if
+        policy says so: nothing could ever show whether it arrived.
+        """
+        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        destination = recorder.resolved.destination
+        grace_ms = int(destination.uncertain_grace_s * 1000)
+        why = msgspec.structs.replace(why, due_at_ms=now_ms + grace_ms)
+        first_ms = recorder.row.failed_at_ms or now_ms
+        recorder.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=recorder.row.sends + 1)
+        if destination.uncertain == "park" and not destination.callbacks:
+            text = f"it may have reached Clay ({why.reason}); its destination has no callbacks to confirm it"
+            why = msgspec.structs.replace(why, reason="uncertain", text=text, due_at_ms=None)
+            await self.park(in_flight, recorder, why)
+            return
+        topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
+        await self._partition.conclude(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
+
+    async def dead_letter(
+        self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason, **changes: object
+    ) -> None:
+        """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
+        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        row, topics = recorder.row, self._plan.topics
+        if row.replay >= replay.max_replays:
+            recorder.go("parked", now_ms, why, **recorder.freed(), **changes)
+            dead_letter = recorder.copy(topics.parked, now_ms, why, disposition="failed")
+        else:
+            due_ms = replay_due_ms(replay, why.reason, row.replay + 1, now_ms, self._clock.rand())
+            why = msgspec.structs.replace(why, due_at_ms=due_ms)
+            recorder.go("dead_lettered", now_ms, why, **recorder.freed(), **changes)
+            dead_letter = recorder.copy(topics.dlq, now_ms, why, disposition="failed")
+        await self._partition.conclude(in_flight, recorder.step(dead_letter))
+
+    async def park(self, in_flight: InFlight, recorder: DeliveryRecorder, why: Reason) -> None:
+        """Conclude as parked: an operator has to decide. What is still reserved is booked as spent."""
+        in_flight.release_next()
+        now_ms = self._clock.now_ms()
+        spent = self.charge(recorder)
+        recorder.go("parked", now_ms, why, spent, **(recorder.freed(spent) if spent else {}))
+        dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
+        await self._partition.conclude(in_flight, recorder.step(dead_letter))
+
+    def charge(self, recorder: DeliveryRecorder) -> Reservation | None:
+        """Book what is still reserved for the lead as spent.
+
+        Returns:
+            The reservation, or None if there is none or the workspace is not configured any more.
+        """
+        held, workspace = recorder.row.reservation, recorder.resolved.destination.workspace
+        if held is None or workspace not in self._plan.workspaces:
+            return None
+        self._partition.charge(workspace, held)
+        return held
