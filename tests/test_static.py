@@ -37,6 +37,7 @@ CORE_MAY_IMPORT = {
         "hmac",
         "html",
         "ipaddress",
+        "importlib.resources",  # the data file lead/free_mail.txt
         "itertools",
         "math",
         "msgspec",

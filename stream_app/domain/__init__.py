@@ -1,1 +1,1 @@
-"""Pure decisions: no I/O, no clock, no randomness; the standard library and msgspec only."""
+"""Pure decisions: no I/O, no clock, no randomness. Imports only the standard library and msgspec."""

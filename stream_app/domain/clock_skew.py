@@ -1,29 +1,34 @@
-"""Whether this machine's clock agrees with Kafka's, from the times at which brokers appended what we sent."""
+"""Compares this machine's clock with Kafka's, using the append times of the records that we sent."""
 
 from __future__ import annotations
 
 from typing import Final
 
 OFF_S: Final = 30.0
-"""So much is an error to an operator: times in events, delays and budgets are wrong by it. Kafka refuses more than an
-hour ahead."""
+"""The smallest skew, in seconds, that an operator has to correct.
+
+Times in events, delays and budgets are wrong by the skew. Kafka refuses timestamps more than an hour ahead.
+"""
 
 
-def skew_ms(appended_ms: int, sent_ms: int, heard_ms: int) -> int:
-    """How far our clock is ahead of Kafka's (below 0: behind), at least; 0 where they may agree.
+def skew_ms(appended_ms: int, sent_ms: int, answered_ms: int) -> int:
+    """Return how far our clock is at least ahead of Kafka's, in ms.
 
     Args:
         appended_ms: Kafka's time of the append, epoch ms.
-        sent_ms: Our time before the request.
-        heard_ms: Our time after its answer.
+        sent_ms: Our time before the request, epoch ms.
+        answered_ms: Our time after its response, epoch ms.
+
+    Returns:
+        Below 0: our clock is behind. 0: the clocks may agree.
     """
     if appended_ms < sent_ms:
         return sent_ms - appended_ms
-    return min(0, heard_ms - appended_ms)
+    return min(0, answered_ms - appended_ms)
 
 
 def in_words(skew_ms: int) -> str:
-    """What an operator should do about it; empty where the clocks agree well enough."""
+    """Return what an operator should do about a skew in ms; empty if the clocks agree well enough."""
     off_s = abs(skew_ms) / 1000
     if off_s < OFF_S:
         return ""

@@ -1,26 +1,26 @@
-"""The errors of the whole program, as a tree. Foreign errors are translated into these at the border.
+"""The errors of the whole program. Errors of libraries are translated into these at the boundary.
 
 StreamAppError
-├── SettingsError        the configuration is wrong: one line a problem, all of them at once
+├── SettingsError        the configuration is wrong; reports all problems together, one per line
 ├── TopicsError          topics are missing or differ from the plan
-├── BrokerUnavailable    Kafka did not answer within the time allowed
-├── KafkaRefused         Kafka answers and refuses us: credentials, certificate, protocol or rights
+├── BrokerUnavailable    Kafka did not answer in time
+├── KafkaRefused         Kafka refuses us: credentials, certificate, protocol or rights
 ├── GatewayUnavailable   the gateway did not answer
-├── UnreadableBatch      records on Kafka that cannot be decoded: their partition stops before them
-└── StateStoreError          a step could not be committed
-    ├── Fenced           another worker owns the partition: stop, never write again
-    └── Aborted          the transaction failed: nothing of it happened; forget memory, fence, load, go on
+├── UnreadableBatch      records on Kafka cannot be decoded; their partition stops before them
+└── StateStoreError      a step could not be committed
+    ├── Fenced           another worker owns the partition: stop and never write again
+    └── Aborted          the transaction failed and changed nothing: reload the state and continue
 """
 
 from __future__ import annotations
 
 
 class StreamAppError(Exception):
-    """Base: its text is one or more lines for a person: what is wrong, where, what to do next."""
+    """Base class. The text is for a person, one or more lines: what is wrong, where, what to do next."""
 
 
 class SettingsError(StreamAppError):
-    """The configuration is wrong. `problems` holds one line each."""
+    """The configuration is wrong. `problems` holds one line per problem."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -28,7 +28,7 @@ class SettingsError(StreamAppError):
 
 
 class TopicsError(StreamAppError):
-    """Topics are missing or differ. `problems` holds one line each."""
+    """Topics are missing or differ from the plan. `problems` holds one line per problem."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -36,25 +36,33 @@ class TopicsError(StreamAppError):
 
 
 class BrokerUnavailable(StreamAppError):
-    """Kafka did not answer in the time allowed."""
+    """Kafka did not answer in time."""
 
 
 class KafkaRefused(StreamAppError):
-    """Kafka answers and refuses us, so waiting does not help: credentials, certificate, protocol or rights."""
+    """Kafka answers and refuses us. Waiting does not help: check credentials, certificate, protocol and rights."""
 
 
 class GatewayUnavailable(StreamAppError):
-    """The gateway did not answer, or what answered is none."""
+    """The gateway did not answer, or the server that answered is not a gateway."""
 
 
 class UnreadableBatch(StreamAppError):
-    """A batch of records on Kafka cannot be decoded. `first` and `last` are its offsets that cannot be read."""
+    """A batch of records on Kafka cannot be decoded.
+
+    Attributes:
+        topic: Its topic.
+        partition: Its partition.
+        first: The first offset that cannot be read.
+        last: The last offset that cannot be read.
+        cause: What the decoder reported.
+    """
 
     def __init__(self, topic: str, partition: int, first: int, last: int, cause: str) -> None:
         self.topic, self.partition, self.first, self.last, self.cause = topic, partition, first, last, cause
         where = f"offset {first}" if first == last else f"offsets {first} to {last}"
         super().__init__(
-            f"{topic}/{partition} cannot be read at {where}: {cause}. Restore a sound copy of its log, or lose these "
+            f"{topic}/{partition} cannot be read at {where}: {cause}. Restore an intact copy of its log, or lose these "
             f"records: stream-app skip {topic}/{partition}/{first}"
         )
 
@@ -64,8 +72,8 @@ class StateStoreError(StreamAppError):
 
 
 class Fenced(StateStoreError):
-    """A later owner fenced this one: nothing more can be written, so nothing more may be sent."""
+    """A later owner has fenced this one. It can write nothing more, so it must send nothing more."""
 
 
 class Aborted(StateStoreError):
-    """The transaction failed as a whole: memory is ahead of Kafka and must be read again."""
+    """The transaction failed as a whole. The state in memory is ahead of Kafka and must be loaded again."""

@@ -1,4 +1,4 @@
-"""Fair shares of a bounded resource between peers: which holder gives way when it is full, and who is served next.
+"""Fair shares of a bounded resource: which holder to evict when it is full, and which peer to serve next.
 
 A peer is a network address. An IPv6 peer is its /64 prefix, because one host can use any address in it.
 """
@@ -17,7 +17,7 @@ _SUBNET: Final = ~(2**64 - 1)
 
 @lru_cache(maxsize=4_096)
 def peer_of(host: str) -> str:
-    """The peer that a host's address belongs to. Text that is no address is its own peer."""
+    """Return the peer of a host's address. Text that is not an address is a peer of its own."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -37,13 +37,13 @@ class Holders(Generic[T]):
         self._held: dict[str, int] = {}
 
     def add(self, peer: str, holder: T, amount: int) -> None:
-        """The holder holds so much more. A new one is the youngest of its peer."""
+        """Add to the amount of a holder. A new holder is the youngest of its peer."""
         holders = self._by_peer.setdefault(peer, {})
         holders[holder] = holders.get(holder, 0) + amount
         self._held[peer] = self._held.get(peer, 0) + amount
 
     def remove(self, peer: str, holder: T) -> None:
-        """The holder holds nothing any more, or can no longer give way. It may be unknown."""
+        """Forget a holder that holds nothing any more or cannot be evicted. An unknown holder is ignored."""
         holders = self._by_peer.get(peer)
         if holders is None or holder not in holders:
             return
@@ -52,14 +52,14 @@ class Holders(Generic[T]):
             del self._by_peer[peer], self._held[peer]
 
     def gives_way(self) -> T | None:
-        """The oldest holder of the peer that holds most. None: there is no holder."""
+        """Return the oldest holder of the peer that holds most; None if there is no holder."""
         if not self._held:
             return None
         return next(iter(self._by_peer[max(self._held, key=self._held.__getitem__)]))
 
 
 class FairTurns(Generic[T]):
-    """A queue that serves the peers in turn, and each peer's items in their order."""
+    """A queue that serves the peers in turn, and the items of each peer in order."""
 
     def __init__(self) -> None:
         self._by_peer: dict[str, deque[T]] = {}
@@ -68,15 +68,19 @@ class FairTurns(Generic[T]):
         return bool(self._by_peer)
 
     def push(self, peer: str, item: T) -> None:
-        """Put it behind the other items of its peer."""
+        """Put an item behind the other items of its peer."""
         self._by_peer.setdefault(peer, deque()).append(item)
 
     def pop(self) -> T:
-        """The next item. Raises LookupError if there is none."""
+        """Remove and return the next item.
+
+        Raises:
+            LookupError: The queue is empty.
+        """
         try:
             peer = next(iter(self._by_peer))
         except StopIteration:
-            raise LookupError("no item waits") from None
+            raise LookupError("the queue is empty") from None
         items = self._by_peer.pop(peer)
         item = items.popleft()
         if items:

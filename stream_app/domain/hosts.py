@@ -1,4 +1,4 @@
-"""Which host names and addresses only this machine reaches."""
+"""Tells host names and addresses of this machine from others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 
 def is_loopback(host: str) -> bool:
-    """True if the name or address always means this machine."""
+    """Return True if the name or address always means this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -14,7 +14,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """True for this machine and for names without a dot, such as the simulator's in a container network."""
+    """Return True for this machine and for names without a dot, such as a container's name in its network."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

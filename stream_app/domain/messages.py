@@ -1,8 +1,8 @@
-"""The messages on Kafka, as types: lead, status event, result, lane, command and its answer, callback.
+"""The messages on Kafka: lead, status event, result, lane, command and its answer, callback.
 
-Wire format: one JSON object a message, UTF-8. Fields are only ever added, with a default, so that old messages still
-decode; unknown fields are ignored. `schemas/` is generated from these types. A dead letter is not here: its value is
-the raw bytes of the record that failed, and all about it is in headers (domain/dead_letter/headers.py).
+Wire format: one JSON object per message, UTF-8. Fields are only added, with a default, so that old messages still
+decode. Unknown fields are ignored. `schemas/` is generated from these types, docstrings included. A dead letter is not
+here: its value is the raw bytes of the record that failed, and headers hold the rest (domain/dead_letter/headers.py).
 """
 
 from __future__ import annotations
@@ -50,25 +50,29 @@ Status = Literal[
     "erased",
     "cost_corrected",
 ]
-"""Status words (clay-facts), plus four: `refused` (Clay provably did not take it, another try follows),
-`expired` (`not_after` passed before it was sent), `rerouted` (it came in a partition that is not its workspace's),
-`cost_corrected` (an operator said what the lead did cost)."""
+"""Clay statuses plus four of ours.
+
+`refused`: Clay provably did not accept the lead, another attempt follows. `expired`: `not_after` passed before it was
+sent. `rerouted`: it arrived in a partition that is not its workspace's. `cost_corrected`: an operator entered its cost.
+"""
 
 RESEND: Final = "resend"
-"""The reason of `replayed` when the policy sends a lead again that may have reached Clay: a possible double spend."""
+"""The reason of `replayed` when the policy resends a lead that may have reached Clay: a possible double spend."""
 
 
 class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A person to enrich, as users publish it to `leads` or `leads.bulk`. The record's key is the workspace.
+    """A person to enrich, published to `leads` or `leads.bulk`. The record's key is the workspace.
 
-    fields      what is known of the person; usual names: email, first_name, last_name, full_name, company_name, domain,
-                linkedin_url, title, phone, country. Values are scalars; names beyond these pass through.
-    lead_id     the user's own id; absent: derived from the person, so the same person has the same id.
-    workspace   Clay workspace; absent: the record's key.
-    destination alias of a destination in the config; absent: the workspace's default.
-    not_after_ms  epoch ms after which the lead is not worth paying for.
-    force       send although the same lead or person was sent before (once per record).
-    import_id   names the batch it came in, for people; `source` says where it came from.
+    Attributes:
+        fields: What is known of the person. Usual names: email, first_name, last_name, full_name, company_name, domain,
+            linkedin_url, title, phone, country. Values are scalars. Other names pass through.
+        lead_id: The user's own id. Default: derived from the person, so the same person has the same id.
+        workspace: The Clay workspace. Default: the record's key.
+        destination: The alias of a destination in the configuration. Default: the workspace's default.
+        not_after_ms: The lead is not sent after this time, epoch ms.
+        force: Send although the same lead or person was sent before (once per record).
+        import_id: The name of the batch that the lead belongs to.
+        source: Where the lead comes from, for people.
     """
 
     fields: dict[str, Scalar]
@@ -84,16 +88,21 @@ class Lead(msgspec.Struct, frozen=True, omit_defaults=True):
 class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """One step in the life of one input record, on `leads.status`, keyed by `lead_id`. Read it with read_committed.
 
-    id          deterministic: `<origin>#<seq>`; a redelivery repeats nothing.
-    origin      `topic/partition/offset` of the input record that the step belongs to.
-    seq         1, 2, 3 ... without gaps for one origin.
-    at_ms       epoch ms.
-    reason      stable code (`http_429`, `breaker_open`, `same_person`, ...); `text` says it in words.
-    attempt     POST attempts that failed so far in this replay; `replay` and `epoch` count replays and rewinds.
-    due_at_ms   when the lead goes on by itself, where that is known.
-    credits, actions  what was booked with this step, in the budget's `day` and `month` of the lead's POST; less than 0
-                where it came to less than had been booked before.
-    saved       credits that the lead would have cost at its estimate; it was answered with an earlier result instead.
+    Attributes:
+        id: Deterministic: `<origin>#<seq>`. A redelivery repeats no event.
+        seq: 1, 2, 3 ... without gaps for one origin.
+        at_ms: When, epoch ms.
+        origin: `topic/partition/offset` of the input record that the step belongs to.
+        attempt: POST attempts that failed so far in this replay.
+        replay: Replays in this rewind epoch.
+        epoch: The rewind epoch.
+        reason: A stable code (`http_429`, `breaker_open`, `same_person`, ...).
+        due_at_ms: When the lead continues automatically, if that is known, epoch ms.
+        credits: What was booked with this step, in the budget's `day` and `month` of the lead's POST. Below 0: the cost
+            was lower than what had been booked.
+        app: The version that wrote the event.
+        actions: As `credits`, in Actions.
+        saved: The estimated credits that were saved because an earlier result answered the lead.
     """
 
     id: str
@@ -121,10 +130,12 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a field of a result comes from, and of when it is (epoch ms).
+    """The origin and age of one field of a result.
 
-    source  the destination whose table in Clay found it; of a local result `domain`, `phone` or `tld`.
-    shared  it was found for another person of the same company.
+    Attributes:
+        source: The destination whose table in Clay found it. For a local result: `domain`, `phone` or `tld`.
+        at_ms: When it was found, epoch ms.
+        shared: True if it was found for another person of the same company.
     """
 
     source: str
@@ -133,15 +144,20 @@ class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id` (compacted: the last one counts).
+    """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id`. Compacted: the last one counts.
 
-    source      `clay`, `cache`, `stale` or `local`; `age_s` is the age of the data in seconds; `version` grows by one
-                with every result of the same lead. partial: Clay found something, and not all.
-    person      hash of the person's LinkedIn URL, else e-mail, else name with domain, as the lead had them.
-    company     hash of the company's domain.
-    provenance  of each field, where the result is not straight from Clay.
-    people      hashes of the person's LinkedIn URL, e-mail, and name with domain, as the lead had them, '' for what it
-                had not; absent where `person` is all that there is.
+    Attributes:
+        source: `clay`, `cache`, `stale` or `local`.
+        version: Grows by one with every result of the same lead.
+        at_ms: When it was published, epoch ms.
+        age_s: The age of the data in seconds.
+        origin: `topic/partition/offset` of the input record.
+        partial: True if Clay found some values and not all.
+        person: Hash of the person's LinkedIn URL, else e-mail, else name with domain, as the lead had them.
+        company: Hash of the company's domain.
+        provenance: The origin of each field, if the result is not directly from Clay.
+        people: Hashes of the person's LinkedIn URL, e-mail, and name with domain, as the lead had them; '' for one that
+            it lacked. Absent if `person` is the only hash.
     """
 
     lead_id: str
@@ -162,7 +178,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whose word something is, why, and since when."""
+    """An operator who gave an order, the reason, and the time in epoch ms."""
 
     who: str
     why: str
@@ -170,9 +186,11 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A key of a lane's policy that an operator changed live, as `budget.credits_per_day`.
+    """A key of a lane's policy that an operator changed at run time, such as `budget.credits_per_day`.
 
-    was   what the configuration said then: once it says something else, that counts again.
+    Attributes:
+        was: The value in the configuration at that time. When the configuration has another value, the change ends.
+        now: The value in force.
     """
 
     key: str
@@ -182,14 +200,20 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LaneChange(msgspec.Struct, frozen=True):
-    """Something about a lane that is worth telling once: a stable code and words."""
+    """A change of a lane that is reported once: a stable code and a text."""
 
     kind: str
     text: str
 
 
 class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why some leads of a lane are not admitted while others may be: those of `destinations`, `bulk` only if so."""
+    """Some leads of a lane are held while others move.
+
+    Attributes:
+        destinations: The destinations whose leads are held.
+        until_ms: When it may end, epoch ms; 0 if no time ends it.
+        bulk: True if only bulk leads are held.
+    """
 
     destinations: tuple[str, ...]
     holds: str
@@ -199,22 +223,31 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A lane's state for people and other programs, on `leads.lanes`, keyed by workspace (compacted), on change.
+    """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace. Compacted, written on change.
 
-    breaker     `closed`, `open` or `half_open`; `health` and `score` (0 to 100) of the last five minutes.
-    holds       why nothing is admitted now (a code, '' when it moves), `text` in words, `since_ms`, `until_ms` when it
-                may go on, and `lifts`: what makes it go on.
-    rate_per_s  present rate of the token bucket. Credits are of the present day and month, reservations apart.
-    news        what happened since the lane's last record on this topic, each told once.
-    mode        of the breaker, `mode_by` if an operator set it: `open` and `closed` are forced, `shadow` only reports.
-    paused_by   the operator who paused the lane. changes: what was changed live.
-    meters      `credits_day`, `credits_month`, `actions_day`, `actions_month` (the credits_* fields repeat two).
-    estimates   what a lead of a destination has come to cost, learned from callbacks; what the config says until then.
-    webhooks    by id: submissions so far, and why it is out of use. submissions_left: of each destination's pool.
-    calls, p*_ms  of the last five minutes, as `health`. concurrency: POSTs that may be under way at once.
-    shadow_*    leads that a shadow breaker or budget let through, and would have held.
-    partly      what holds some of its leads only, beside `holds`.
-    outage      the calls that have failed, while the circuit breaker is not closed.
+    Attributes:
+        breaker: `closed`, `open` or `half_open`.
+        score: The health as a number from 0 to 100.
+        rate_per_s: The present rate of the token bucket.
+        holds: Why nothing is admitted now, a stable code; '' if the lane moves.
+        until_ms: When it may move again, epoch ms.
+        credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are of the present day
+            or month and exclude reservations.
+        since_ms: Since when it is held, epoch ms.
+        lifts: What makes it move again.
+        news: What happened since the lane's last record on this topic.
+        mode: The mode of the breaker. `open` and `closed` are forced, `shadow` only reports.
+        changes: What operators changed at run time.
+        meters: `credits_day`, `credits_month`, `actions_day`, `actions_month`.
+        estimates: The cost of a lead by destination, learned from callbacks; the configured estimate before that.
+        webhooks: By id: submissions so far, and why it is out of use.
+        p50_ms: Latency of the last five minutes, as `p95_ms` and `p99_ms`.
+        concurrency: How many POSTs may be in flight.
+        shadow_breaker: Leads that a shadow breaker admitted and would have held.
+        shadow_budget: Leads that a shadow budget admitted and would have held.
+        submissions_left: Submissions left, by destination.
+        partly: What holds only some of its leads, in addition to `holds`.
+        outage: The calls that failed while the circuit breaker is not closed.
     """
 
     workspace: str
@@ -278,15 +311,17 @@ CommandKind = Literal[
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an operator asks of a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
+    """An operator's command to a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
 
-    id      whoever asks makes it up; a command that comes twice, by redelivery or by mistake, is applied once.
-    at_ms   when it was asked; after 24 hours it is refused.
-    who, why  for the audit on `leads.audit`, where its answer comes, too.
-    args    by kind: budget `caps` (by name: a number, null for no limit, "configured"), `shadow`; correct `credits`,
-            `actions`, `period`, or of one lead `lead_id`, `credits`, `actions`, `destination`; rate
-            `rate_per_s`, `burst`; quota `webhook_id`, `use`, `count`; cancel_lead `lead_id`; cancel_import
-            `import_id`; suppress, unsuppress `people` (hashes; no workspace, to every partition); erase `lead_id`,
+    Attributes:
+        id: Chosen by the sender. A command that arrives twice, by redelivery or by mistake, is applied once.
+        at_ms: When it was submitted, epoch ms. It expires after 24 hours.
+        who: The operator, for the audit on `leads.audit`. The answer is written there too.
+        why: The reason, for the audit.
+        args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
+            `credits`, `actions`, `period`, or for one lead `lead_id`, `credits`, `actions`, `destination`. rate:
+            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead: `lead_id`. cancel_import:
+            `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every partition). erase: `lead_id`,
             `destinations`, `people` (hashes). The others have none.
     """
 
@@ -300,14 +335,17 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of a command, on `leads.audit`, keyed like it: one for each, in the transaction that applied it.
+    """The outcome of a command, on `leads.audit`, keyed like it: one each, in the transaction that applied it.
 
-    id          the command's; the command's place, where it could not be read.
-    applied     False: nothing was changed, `reason` is a stable code for why, `text` says it in words.
-    asked_at_ms, at_ms  when it was asked, and when it was applied or refused.
-    under_way   requests to Clay of that partition that had begun before, and still end.
-    lane        the lane's state after it.
-    people      how many the suppression list has more or fewer in that partition.
+    Attributes:
+        id: The id of the command, or its place on Kafka if it could not be read.
+        applied: False: nothing was changed.
+        at_ms: When it was applied or refused, epoch ms.
+        asked_at_ms: When it was submitted, epoch ms.
+        reason: Why nothing was changed, a stable code.
+        text: The outcome in words.
+        under_way: Requests to Clay from that partition that started before and still finish.
+        people: How many people the suppression list gained or lost in that partition.
     """
 
     id: str
@@ -327,16 +365,19 @@ class CommandAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the gateway received from Clay for one lead, on `leads.callbacks`, keyed by workspace.
+    """A callback that the gateway received from Clay for one lead, on `leads.callbacks`, keyed by workspace.
 
-    Each was proved to be about its lead; whether it still matters is the worker's to say: it may come twice, days late,
-    or before an earlier attempt.
+    The gateway has verified which lead it is about. The worker decides whether it still matters, because it may come
+    twice, days late, or before an earlier attempt.
 
-    credits, actions  what the lead cost, where the table says so.
-    id          the same whenever the same content comes again.
-    forced_origin  of a forced lead: the record that it is about.
-    repaired    its JSON was broken, and was mended.
-    text        why the enrichment failed, scrubbed.
+    Attributes:
+        at_ms: When it arrived, epoch ms.
+        credits: The cost of the lead in credits, if the table reports it.
+        id: The same for the same content.
+        forced_origin: The input record of a forced lead.
+        repaired: True if its JSON was broken and could be repaired.
+        text: Why the enrichment failed, scrubbed.
+        actions: The cost of the lead in Actions, if the table reports it.
     """
 
     lead_id: str

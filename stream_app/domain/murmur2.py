@@ -1,4 +1,4 @@
-"""Kafka's hash of a key, by which its default partitioner places records."""
+"""Kafka's hash of a key. Kafka's default partitioner places records by it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 @lru_cache(4096)
 def murmur2(key: bytes) -> int:
-    """Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
+    """Return Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
     mix, mask = 0x5BD1E995, 0xFFFFFFFF
     body = len(key) & ~3
     value = 0x9747B28C ^ len(key)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """A number and what it counts, in the grammatical number that fits.
+    """Return a number and what it counts, in the singular or plural.
 
     Args:
         number: How many.
-        one: The words after 1; with a verb where the count is the subject, such as "lead is".
-        many: The words after any other number; by default `one` with an "s".
+        one: The words after 1. Include the verb if the count is the subject, such as "lead is".
+        many: The words after any other number. Default: `one` with an "s".
     """
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"

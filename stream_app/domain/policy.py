@@ -1,4 +1,4 @@
-"""What the operator decided, frozen: destinations, workspaces, how the line behaves. Built once from the settings."""
+"""The operator's settings as frozen values: destinations, workspaces and pipeline limits. Built once at start."""
 
 from __future__ import annotations
 
@@ -22,23 +22,30 @@ from stream_app.domain.result.cache_entry import CachePolicy
 from stream_app.domain.topics import TopicNames
 
 MAX_PAYLOAD_BYTES: Final = 100_000
-"""What Clay takes in one request."""
+"""The largest request that Clay accepts."""
 
 _NOTHING = object()
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """A Clay table that leads go to. It names its webhooks by id only: URLs and tokens are the client's.
+    """A Clay table that receives leads. It names its webhooks by id only: URLs and tokens stay in the Clay client.
 
-    columns     lead field -> Clay column; empty: every field under its own name.
-    callbacks   False: nothing ever comes back, so `accepted` is final and the estimate is booked as its cost.
-    estimate    what one lead usually costs; `ceiling` what it may cost at most: so much is reserved for each.
-    uncertain   what becomes of a send that may have reached Clay once its grace is over.
-    uncertain_grace_s  how long a callback may still show that it did.
-    callback_url  where the table's HTTP column calls back; it goes to Clay with each lead.
-    cache_first whether a fresh result of the same person answers a lead before Clay is asked.
-    callback_deadline_s, callback_grace_s  an accepted lead is overdue after the one, and parked after the other.
-    token_name  where its token comes from, for people; `setup_id` changes with its token and webhooks.
+    Attributes:
+        alias: The name of the destination in the configuration.
+        workspace: The Clay workspace that the table belongs to.
+        webhook_ids: The pool of webhooks, in the order in which they are used.
+        columns: Lead field -> Clay column. Empty: every field goes under its own name.
+        callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is booked as the cost.
+        estimate: The usual cost of one lead.
+        ceiling: The highest cost of one lead. This much is reserved for each lead.
+        uncertain: What to do with a send that may have reached Clay when its grace has ended.
+        uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached Clay.
+        token_name: Where its token comes from, for people.
+        setup_id: A hash that changes with its token and webhooks.
+        callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
+        cache_first: Answer a lead from a fresh cached result of the same person instead of asking Clay.
+        callback_deadline_s: An accepted lead without a callback is overdue after this time.
+        callback_grace_s: An overdue lead is parked after this further time.
     """
 
     alias: str
@@ -61,9 +68,23 @@ class Destination(msgspec.Struct, frozen=True):
 class Workspace(msgspec.Struct, frozen=True):
     """A Clay workspace and the policies of its lane.
 
-    hold      what a lead does that the lane cannot take now: it waits in Kafka (pause), or (degrade) it is answered
-              otherwise or deferred.
-    fallback  what it may be answered with then: a fresh result, an old one, provisionally what its own fields say.
+    Attributes:
+        name: The name of the workspace.
+        default_destination: The destination of leads that name none.
+        hold: What happens to a lead while its lane is held. `pause`: it waits in Kafka. `degrade`: the fallback answers
+            it, or it is deferred.
+        fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or a provisional
+            result from the lead's own fields.
+        breaker: When the circuit breaker opens and closes.
+        window: The sliding window that the breaker and the flood guard judge.
+        health: The sliding window that is shown to people.
+        stop: When a suspended lane sends probes.
+        rate: The token bucket.
+        budget: The caps on credits and actions.
+        quota: When a webhook is replaced by the next one of its pool.
+        concurrency: How many POSTs may be in flight.
+        flood: How many dead letters suspend the lane.
+        silence: How many overdue leads without a callback suspend a destination.
     """
 
     name: str
@@ -83,9 +104,10 @@ class Workspace(msgspec.Struct, frozen=True):
 
 
 def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:
-    """The policy with what an operator changed live.
+    """Return the policy with the live changes of an operator applied.
 
-    A change holds while the configuration says what it said then: whoever edits the file afterwards has the last word.
+    A change stays in force as long as the configuration has the value that it replaced. An edit of the configuration
+    overrides it.
     """
     if not changes:
         return policy
@@ -101,14 +123,21 @@ def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:
 
 
 class LinePolicy(msgspec.Struct, frozen=True):
-    """How the line behaves, for all lanes.
+    """Limits of the pipeline, for all lanes.
 
-    max_in_flight   POSTs under way a partition. max_attempts: POSTs that Clay refused before a dead letter.
-    retry_base_s, retry_cap_s  full-jitter backoff between those attempts.
-    start_within_s  a POST that has not started this long after its row was committed is not started any more.
-    patience_s      how long a lead waits for a lane that shares its partition before it is deferred.
-    max_lead_bytes, max_payload_bytes, max_letter_bytes  of a record, of what Clay is sent, of a dead letter's value.
-    retry_share, bulk_share  share of a lane's sends that retries and bulk get while hot leads wait.
+    Attributes:
+        max_in_flight: POSTs in flight per partition.
+        max_attempts: POSTs that Clay may refuse before the lead becomes a dead letter.
+        retry_base_s: Base of the full-jitter backoff between those attempts.
+        retry_cap_s: Longest backoff between those attempts.
+        start_within_s: A POST that has not started this long after its row was committed is cancelled.
+        patience_s: How long a lead waits for a lane that shares its partition before it is deferred.
+        freshness_days: How long a paid lead is protected from being bought again.
+        retry_share: The share of a lane's sends that retries get while hot leads wait.
+        bulk_share: The share of a lane's sends that bulk leads get while hot leads wait.
+        max_lead_bytes: The largest input record.
+        max_payload_bytes: The largest request to Clay.
+        max_letter_bytes: The largest value of a dead letter.
     """
 
     max_in_flight: int = 100
@@ -126,10 +155,21 @@ class LinePolicy(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that the line needs to know.
+    """The whole configuration of the pipeline.
 
-    An operator may have workspaces and destinations exchanged while it runs (config/reload.py); nothing else.
-    app goes into headers; callback_keys sign the tokens that leads carry to Clay, None where no table echoes one.
+    An operator may replace workspaces and destinations while the worker runs (config/reload.py). Nothing else changes.
+
+    Attributes:
+        topics: The names on Kafka.
+        partitions: The number of partitions, the same for all topics.
+        workspaces: By name.
+        destinations: By alias.
+        pins: Workspace -> the partition that the configuration assigns to it.
+        line: Limits of the pipeline.
+        replay: When dead letters and deferred leads come back.
+        app: The version that is written into headers and events.
+        callback_keys: The keys that sign callback tokens; None if no table echoes a token.
+        cache: How long cached results count.
     """
 
     topics: TopicNames
@@ -144,10 +184,10 @@ class Plan(msgspec.Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
-        """None where the workspace has none of that name (any more); another one may."""
+        """Return the destination, or None if the workspace does not have it. Another workspace may."""
         there = self.destinations.get(alias)
         return there if there is not None and there.workspace == workspace else None
 
     def destinations_of(self, workspace: str) -> list[Destination]:
-        """In the order of the configuration."""
+        """Return the destinations of a workspace in the order of the configuration."""
         return [there for there in self.destinations.values() if there.workspace == workspace]

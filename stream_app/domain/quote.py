@@ -1,4 +1,4 @@
-"""What publishing leads will cost, before they are published: against what is left, and how long it takes."""
+"""Quotes the cost of leads before they are published, against the remaining budget, and the time that they take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream_app.domain.policy import Workspace, in_force
 
 
 class Part(msgspec.Struct, frozen=True):
-    """The leads of one destination. `credits_each`: what its leads came to cost; the configured estimate until then."""
+    """The leads of one destination. `credits_each` is their learned cost, or the configured estimate before that."""
 
     destination: str
     leads: int
@@ -29,9 +29,13 @@ class Part(msgspec.Struct, frozen=True):
 class Quote(msgspec.Struct, frozen=True):
     """The leads of one workspace.
 
-    left     what is left of each budget with a cap; one that is absent has no limit.
-    known    whether `left` and the rate are the lane's own; otherwise they are those of the configuration.
-    seconds  at the lane's rate. holds: what holds the lane now, in words; '' when it moves.
+    Attributes:
+        workspace: Its name.
+        parts: One entry per destination.
+        left: What is left of each capped budget. A budget that is absent has no limit.
+        known: True if `left` and the rate come from the lane itself, False if they come from the configuration.
+        seconds: How long the leads take at the lane's rate.
+        holds: What holds the lane now, in words; '' if it moves.
     """
 
     workspace: str
@@ -43,28 +47,36 @@ class Quote(msgspec.Struct, frozen=True):
 
     @property
     def leads(self) -> int:
-        """Of all destinations."""
+        """The leads of all destinations."""
         return sum(part.leads for part in self.parts)
 
     @property
     def credits(self) -> int:
-        """What they will cost, by the estimate."""
+        """The estimated cost in credits."""
         return sum(part.credits for part in self.parts)
 
     @property
     def actions(self) -> int:
-        """What they will cost, by the estimate."""
+        """The estimated cost in Actions."""
         return sum(part.actions for part in self.parts)
 
     @property
     def short(self) -> list[MeterName]:
-        """The budgets that have less left than the leads will cost, by the estimate."""
+        """The budgets that have less left than the estimated cost."""
         costs = {"credits": self.credits, "actions": self.actions}
         return [name for name, left in self.left.items() if costs[name.partition("_")[0]] > left]
 
 
 def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView | None) -> Part:
-    """What so many leads of a destination cost. `usual` and `most`: as the configuration says."""
+    """Return the cost of a number of leads of one destination.
+
+    Args:
+        destination: Its alias.
+        leads: How many.
+        usual: The configured estimate.
+        most: The configured ceiling.
+        view: The last published state of the lane; None if it is unknown.
+    """
     learned = view.estimates.get(destination) if view is not None else None
     each = learned or estimate.first(usual)
     return Part(
@@ -79,7 +91,14 @@ def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView |
 
 
 def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_ms: int) -> Quote:
-    """The whole of a workspace. `view`: what its lane last published; None: nothing, or it was not read."""
+    """Return the quote for one workspace.
+
+    Args:
+        policy: Its configuration.
+        parts: The leads of each destination.
+        view: The last published state of the lane; None if there is none or it was not read.
+        now_ms: The time of the quote, epoch ms.
+    """
     found = list(parts)
     policy = in_force(policy, view.changes if view is not None else ())
     leads, rate_per_s = sum(each.leads for each in found), policy.rate.rate_per_s
@@ -94,7 +113,7 @@ def _left(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[MeterNa
     left: dict[MeterName, int] = {}
     for name, fresh in meters(policy.budget, Budget(), now_ms).items():
         meter = shown.get(name, fresh)
-        if now_ms >= meter.ends_ms:  # a new day or month has begun since the lane last published its state
+        if now_ms >= meter.ends_ms:  # the lane published its state in an earlier day or month
             meter = fresh
         if fresh.cap is not None:
             left[name] = max(0, fresh.cap - meter.used)

@@ -1,4 +1,4 @@
-"""What goes in and out of a partition: a record that was taken, and a record that is to be written."""
+"""A record that was read from Kafka, and a record to write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
-    """A record as Kafka gave it, bytes untouched. `timestamp_ms`: when the broker appended it (our topics' setting)."""
+    """A record as Kafka returned it, with its bytes unchanged. `timestamp_ms` is when the broker appended it."""
 
     topic: str
     partition: int
@@ -20,11 +20,11 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def place(self) -> str:
-        """`topic/partition/offset`: the record's own name, used as origin and in messages to people."""
+        """`topic/partition/offset`: identifies the record as an origin and in messages to people."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
     def header(self, name: str) -> str | None:
-        """The last header of that name as text, or None; undecodable bytes are replaced, never raised."""
+        """Return the last header of that name as text, or None. Bytes that are not UTF-8 are replaced."""
         for key, value in reversed(self.headers):
             if key == name:
                 return (value or b"").decode("utf-8", "replace")
@@ -32,7 +32,7 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A record to write. Its partition is its writer's, unless `partition` names another (strays go home)."""
+    """A record to write. It goes to the writer's partition unless `partition` names another one."""
 
     topic: str
     key: bytes | None

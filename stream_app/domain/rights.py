@@ -1,6 +1,6 @@
-"""The rights (ACLs) on Kafka that each process and command needs, and none more.
+"""The minimal rights (ACLs) on Kafka of each process and command.
 
-docs/kafka-rights.md is this table in words. A process or command compares it with what Kafka allows at its start.
+docs/kafka-rights.md has this table in words. Each process and command compares it at start with what Kafka allows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
 Resource = Literal["Topic", "Group", "TransactionalId"]
 
 BITS: Final[dict[Operation, int]] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
-"""The place of each operation in the `authorized_operations` that Kafka answers with."""
+"""The bit of each operation in the `authorized_operations` that Kafka returns."""
 
 
 class Acl(NamedTuple):
-    """One right. `prefixed`: for all names that begin with this one."""
+    """One right. `prefixed`: it covers all names that begin with `name`."""
 
     operation: Operation
     resource: Resource
@@ -31,8 +31,16 @@ class Acl(NamedTuple):
 class Rights(msgspec.Struct, frozen=True):
     """What one process or command does on Kafka. Read and Write imply Describe.
 
-    read, write, describe, configs, create: topics.
-    transactional_id: written to; with `transactional_ids_begin` all those that begin with it.
+    Attributes:
+        read: Topics that it reads.
+        write: Topics that it writes to.
+        describe: Topics whose metadata it reads.
+        configs: Topics whose configuration it reads.
+        create: Topics that it creates.
+        join_groups: Consumer groups that it joins.
+        look_at_groups: Consumer groups whose offsets and members it reads.
+        transactional_id: The transactional id that it writes with; '' if none.
+        transactional_ids_begin: True: all ids that begin with `transactional_id`.
     """
 
     read: frozenset[str] = frozenset()
@@ -47,12 +55,12 @@ class Rights(msgspec.Struct, frozen=True):
 
     @property
     def topics(self) -> frozenset[str]:
-        """All topics that it touches; they have to be there, unless it creates them."""
+        """All topics that must exist before it starts, unless it creates them."""
         return self.read | self.write | self.describe | self.configs
 
     @property
     def acls(self) -> list[Acl]:
-        """Each right by itself, sorted; none that another one implies."""
+        """Each right by itself, sorted, without those that another one implies."""
         found = [Acl("Read", "Topic", name) for name in self.read]
         found += [Acl("Write", "Topic", name) for name in self.write]
         found += [Acl("Create", "Topic", name) for name in self.create]
@@ -66,7 +74,7 @@ class Rights(msgspec.Struct, frozen=True):
 
 
 def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
-    """By process or command, as it is typed behind `stream-app`."""
+    """Return the rights of each process and command, by what is typed after `stream-app`."""
     waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
     leads = frozenset({names.leads, names.retry, names.bulk})
     letters = frozenset({names.dlq, names.parked, names.deferred})

@@ -1,22 +1,22 @@
-"""How a take-over of a transactional id ends what Kafka left open, so that every transaction stays what it was.
+"""Decides how a take-over of a transactional id ends the transaction that Kafka left open, with its true outcome.
 
 Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that moment. The
-transaction coordinator calls the transaction complete, and in that partition it stays open: it is *stranded*. Readers
-see nothing behind it, and the next end marker of its producer decides over it, whatever that says.
+transaction coordinator regards the transaction as complete, but in that partition it stays open: it is *stranded*.
+Readers see nothing behind it. The next end marker of its producer decides its outcome, right or wrong.
 
-So a take-over writes the missing markers before it writes anything else. Two things stand in its way:
+So a take-over writes the missing markers before it writes anything else. Two facts make this hard:
 
 - The fence (InitProducerId) makes the coordinator forget how the last transaction ended: its state is then Empty.
-- Missing markers can only be written by a transaction of the same producer. A fence aborts an ongoing transaction.
+- Only a transaction of the same producer can write the missing markers, and a fence aborts an ongoing transaction.
 
-Therefore the fence carries the verdict, and is durable with it: Kafka stores a transaction time-out beside each
-transactional id, InitProducerId sets it, and DescribeTransactions returns it. 600,000 ms and the 511 ms above are
-reserved; each names a verdict and the producer epoch (modulo 256) that it was made for. It counts in that epoch and
-in the next one, which is what the fence gives if another take-over of the same transaction has fenced since the look.
-Later epochs may have had transactions of their own. An epoch with a verdict is a *repair epoch*: nothing but the
-missing markers is written in it, and it is left by an ordinary fence once nothing is stranded. The process keeps
-nothing in memory: each step follows from what Kafka says (`next_step`), so it does not matter how often, where, or by
-which process a take-over is interrupted.
+Therefore the fence itself stores the verdict durably. Kafka stores a transaction timeout with each transactional id:
+InitProducerId sets it, and DescribeTransactions returns it. 600,000 ms and the 511 ms above it are reserved. Each of
+these values names a verdict and the producer epoch (modulo 256) that it was made for. The verdict counts in that epoch
+and in the next one, because another take-over of the same transaction may have fenced after our look. Later epochs may
+have had transactions of their own. An epoch with a verdict is a *repair epoch*: only the missing markers are written in
+it. An ordinary fence ends it once nothing is stranded. The process keeps nothing in memory. Each step follows from
+Kafka's answers (`next_step`), so a take-over may be interrupted at any point, any number of times, and continued by any
+process.
 
 | Coordinator's state | Verdict of this epoch | Nothing stranded | Something stranded |
 |---|---|---|---|
@@ -30,15 +30,15 @@ which process a take-over is interrupted.
 | Empty, or an id that Kafka does not know | none | fence: **taken over** | refuse: `unknown` |
 | CompleteAbort | committed, also of two epochs before | refuse: `undone` | refuse: `undone` |
 
-`unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it. It also comes if a
-transaction ends in the milliseconds between a look and its fence, by its owner or by another fence that was on its way,
-and just then Kafka misses a marker. `partition/takeover.py` looks again when a look took long.
-`undone`: a repair was cut off between its two requests, which go out together, and was then aborted by the time-out of
-ten minutes or by a fence that was already on its way.
+`unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it. It also happens if a
+transaction ends between a look and its fence and Kafka skips a marker at the same moment. `partition/takeover.py` looks
+again if a look took long.
 
-tests/unit/domain/test_stranded.py has each row. tests/simulation/test_takeover.py interrupts a take-over at each
-request, up to three times in a row. tests/e2e/test_stranded.py does so with a real coordinator, and markers that it
-skipped.
+`undone`: a repair was interrupted between its two requests, which are sent together. Then the timeout of ten minutes,
+or a fence that was already on its way, aborted it.
+
+tests/unit/domain/test_stranded.py checks each row. tests/simulation/test_takeover.py interrupts a take-over at each
+request, up to three times in a row. tests/e2e/test_stranded.py uses a real coordinator that skips markers.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from typing import Final, Literal, NamedTuple
 
 _RESERVED_FROM_MS: Final = 600_000
 _EPOCHS: Final = 256
-_LAST_EPOCH: Final = 2**15 - 2  # the next fence gives another producer id, which cannot end what this one left open
+_LAST_EPOCH: Final = 2**15 - 2  # the next fence gives another producer id, which cannot end this one's transaction
 _TRANSIENT: Final = {"PrepareCommit", "PrepareAbort", "PrepareEpochFence", "Dead"}
 
 Stranded = Mapping[tuple[str, int], int]
-"""Topic and partition of each open transaction, with the offset of its first record."""
+"""Topic and partition of each open transaction -> the offset of its first record."""
 
 
 class LastTransaction(NamedTuple):
-    """The last transaction of a transactional id, as its coordinator knows it. `state` is empty for an unknown id."""
+    """The last transaction of a transactional id as its coordinator knows it. `state` is '' for an unknown id."""
 
     state: str = ""
     producer_id: int = -1
@@ -66,35 +66,35 @@ class LastTransaction(NamedTuple):
 
     @property
     def verdict(self) -> bool | None:
-        """Whether this repair epoch commits what is stranded; None in an ordinary epoch."""
+        """True if this repair epoch commits what is stranded, False if it aborts it; None in an ordinary epoch."""
         return self._carried(within=1)
 
     @property
     def is_decided(self) -> bool:
-        """Whether the next step is the same with and without stranded partitions."""
+        """True if the next step does not depend on stranded partitions."""
         return self.state in _TRANSIENT or (self.state == "Ongoing" and self.verdict is not None)
 
     @property
     def was_to_commit(self) -> bool:
-        """Whether the verdict was committed in this epoch, or before an abort from outside raised it by one."""
+        """True if the verdict was `committed` in this epoch, or in the one before an abort from outside raised it."""
         return self._carried(within=2) is True
 
     def _carried(self, within: int) -> bool | None:
-        """The verdict that the time-out names, if it is not more than so many epochs old."""
+        """Return the verdict that the timeout names if it is at most `within` epochs old."""
         epoch, committed = divmod(self.timeout_ms - _RESERVED_FROM_MS, 2)
         counts = 0 <= epoch < _EPOCHS and (self.epoch - epoch) % _EPOCHS <= within
         return bool(committed) if counts else None
 
 
 class NextStep(NamedTuple):
-    """What a take-over does next.
+    """The next step of a take-over.
 
-    wait           look again in a moment
-    fence          fence without a verdict; the partition is then taken over, if no transaction was ongoing
-    fence_verdict  fence with the verdict `committed`
-    end            write the missing markers, as `committed` says
-    unknown        refuse: it is not known how the stranded transaction ended
-    undone         refuse: records that were committed may have been aborted
+    - wait: look again in a moment.
+    - fence: fence without a verdict. The partition is then taken over, unless a transaction was ongoing.
+    - fence_verdict: fence with the verdict `committed`.
+    - end: write the missing markers, as `committed` says.
+    - unknown: refuse. The outcome of the stranded transaction is not known.
+    - undone: refuse. Committed records may have been aborted.
     """
 
     do: Literal["wait", "fence", "fence_verdict", "end", "unknown", "undone"]
@@ -102,7 +102,12 @@ class NextStep(NamedTuple):
 
 
 def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
-    """The table above. `stranded`: the producer of `last` has an open transaction somewhere."""
+    """Return the step that the table above gives.
+
+    Args:
+        last: The last transaction of the id.
+        stranded: True if its producer has an open transaction in any partition.
+    """
     if last.state in _TRANSIENT:
         return NextStep("wait")
     if last.state == "Ongoing":
@@ -119,23 +124,23 @@ def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
 
 
 def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
-    """The transaction time-out, in ms, of a repair epoch."""
+    """Return the transaction timeout of a repair epoch, in ms."""
     return _RESERVED_FROM_MS + 2 * (epoch % _EPOCHS) + committed
 
 
 def refusal(step: NextStep, transactional_id: str, stranded: Stranded) -> str:
-    """Why a take-over stops at `unknown` or `undone`, and what an operator has to do: one line."""
+    """Return why a take-over stops at `unknown` or `undone` and what an operator has to do, in one line."""
     if step.do == "undone":
         return (
             f"{transactional_id}: Kafka aborted the repair of a transaction that was committed: some of its last "
             "records are missing, and leads may be sent twice. Compare the last leads of this partition with Clay, "
             "then accept the loss with Kafka's tool `kafka-transactions.sh forceTerminateTransaction "
-            f"--transactionalId {transactional_id}` and start again"
+            f"--transactionalId {transactional_id}` and restart"
         )
     places = ", ".join(f"{topic}/{partition} from offset {at}" for (topic, partition), at in sorted(stranded.items()))
     return (
-        f"{transactional_id}: Kafka left a transaction open in {places}, and does not know any more whether it was "
+        f"{transactional_id}: Kafka left a transaction open in {places} and no longer knows whether it was "
         "committed: read these records, then abort them with Kafka's tool `kafka-transactions.sh abort --topic TOPIC "
-        "--partition PARTITION --start-offset OFFSET`, one partition after the other, and start again; leads whose "
+        "--partition PARTITION --start-offset OFFSET`, one partition after the other, and restart; leads whose "
         "rows are aborted may be sent twice"
     )

@@ -1,7 +1,6 @@
-"""The topics: their names under a namespace, how each is to be set up, and which workspaces share a
-partition.
+"""The topics: names under a namespace, their settings, and the workspaces that share a partition.
 
-Design section 2. All topics have the same number of partitions, so that a partition is a whole world.
+All topics have the same number of partitions, so one worker owns partition n of all of them.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from stream_app.domain.lane.bounds import out_of_range
 from stream_app.domain.lead.lead import home_partition
 
 MAX_INPUT_BYTES: Final = 1_048_588
-"""The largest batch that the lead topics take: Kafka's own default."""
+"""The largest batch that the lead topics accept: Kafka's default."""
 
 MAX_CARRIED_BYTES: Final = MAX_INPUT_BYTES + 65_536
-"""The same where a record's raw bytes travel on with headers; the worker's producers need it too."""
+"""The same for topics that carry a record's raw bytes with our headers. The worker's producers need it too."""
 
 _DAY_MS: Final = 86_400_000
 
@@ -30,12 +29,14 @@ COMPACTED: Final = {
     "segment.ms": str(_DAY_MS // 4),
     "delete.retention.ms": str(_DAY_MS),
 }
-"""Compacted early and in small segments: a take-over reads the whole of it."""
+"""Compacted early and in small segments, because a take-over reads the whole topic."""
 
 ERASED_LAG_MS: Final = _DAY_MS
 RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "delete.retention.ms": str(30 * _DAY_MS)}
-"""Of `leads.enriched`: a result that a tombstone deletes leaves the disk within two days (partition/erasures.py), and
-the tombstone stays for 30 days, so that a cache whose worker was down for long still reads it.
+"""Settings of `leads.enriched`.
+
+A result that a tombstone deletes leaves the disk within two days (partition/erasures.py). The tombstone stays for 30
+days, so that a cache whose worker was down for long still reads it.
 """
 
 
@@ -56,12 +57,12 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 def problems(retention: Retention) -> list[str]:
-    """What is wrong with the days, one line a key."""
+    """Return what is wrong with the retention, one line per key."""
     return out_of_range(retention, **dict.fromkeys(retention.__struct_fields__, (1, 3_650)))
 
 
 class TopicNames(msgspec.Struct, frozen=True):
-    """Every name on Kafka that is ours, with the namespace (such as "t1.") in front.
+    """Every name of ours on Kafka, with the namespace (such as "t1.") in front.
 
     Groups, app ids and transactional ids carry it too, so that two systems can share a cluster.
     """
@@ -85,7 +86,7 @@ class TopicNames(msgspec.Struct, frozen=True):
 
     @property
     def inputs(self) -> frozenset[str]:
-        """The topics to which producers publish leads. Only our own processes write to the others that carry leads."""
+        """The topics to which producers publish. Only our own processes write to the other lead topics."""
         return frozenset((self.leads, self.bulk))
 
     @property
@@ -97,7 +98,7 @@ class TopicNames(msgspec.Struct, frozen=True):
         return self._name("leads.deferred")
 
     def wait(self, tier_s: int) -> str:
-        """The topic of a delay tier. The delay is in the name, so that a changed config strands no lead."""
+        """Return the topic of a delay tier. The name has the delay, so a changed configuration strands no lead."""
         return self._name(f"leads.wait.{tier_s}s")
 
     @property
@@ -126,7 +127,7 @@ class TopicNames(msgspec.Struct, frozen=True):
 
     @property
     def audit(self) -> str:
-        """What became of each command."""
+        """The answer to each command."""
         return self._name("leads.audit")
 
     @property
@@ -135,23 +136,22 @@ class TopicNames(msgspec.Struct, frozen=True):
 
     @property
     def replay_state(self) -> str:
-        """How far each rewind epoch of the replay group has come, whether an operator has paused it, and which letters
-        operators have sent back."""
+        """The state of the replay group: progress of each rewind epoch, an operator's pause, dead letters sent back."""
         return self._name("stream-app-replay-state")
 
     @property
     def worker_app(self) -> str:
-        """App id and group of `stream-app worker`."""
+        """App id and consumer group of `stream-app worker`."""
         return self._name("stream-app")
 
     @property
     def replay_app(self) -> str:
-        """App id and group of `stream-app replay`."""
+        """App id and consumer group of `stream-app replay`."""
         return self._name("stream-app-replay")
 
 
 class TopicPlan(msgspec.Struct, frozen=True):
-    """How one topic is to be. `config` in Kafka's own names and spelling."""
+    """The wanted settings of one topic. `config` uses Kafka's own names and spelling."""
 
     name: str
     partitions: int
@@ -162,7 +162,15 @@ class TopicPlan(msgspec.Struct, frozen=True):
 def plan(
     names: TopicNames, partitions: int, replication: int, retention: Retention, tiers_s: Iterable[int]
 ) -> list[TopicPlan]:
-    """All topics as they are to be."""
+    """Return the wanted settings of all topics.
+
+    Args:
+        names: The names on Kafka.
+        partitions: The number of partitions of each topic.
+        replication: The replication factor.
+        retention: How long records are kept.
+        tiers_s: The delay tiers, in seconds.
+    """
     kept = {
         names.leads: _timed(retention.leads_days, MAX_INPUT_BYTES),
         names.retry: _timed(retention.retry_days, MAX_CARRIED_BYTES),
@@ -185,8 +193,10 @@ def plan(
 
 
 def _timed(days: int, max_bytes: int) -> dict[str, str]:
-    """Kept by time, and by the broker's clock: a producer's wrong one would have leads deleted at once,
-    and the age of a record in a delay tier is the time since it was appended.
+    """Return settings of a topic that keeps its records by time, with the broker's clock as timestamp.
+
+    With the clock of a producer, a wrong clock could delete leads at once, and a delay tier could not measure how long
+    a record has waited.
     """
     return {
         "cleanup.policy": "delete",
@@ -199,7 +209,7 @@ def _timed(days: int, max_bytes: int) -> dict[str, str]:
 
 
 def shared_partitions(workspaces: Iterable[str], partitions: int, pins: Mapping[str, int]) -> list[str]:
-    """One line for each partition that several workspaces live in, with pins that would part them."""
+    """Return one line for each partition with several workspaces, with pins that would separate them."""
     homes: dict[int, list[str]] = defaultdict(list)
     for workspace in sorted(set(workspaces)):
         homes[home_partition(workspace, partitions, pins)].append(workspace)
@@ -212,7 +222,7 @@ def shared_partitions(workspaces: Iterable[str], partitions: int, pins: Mapping[
         moves = [f"[workspaces.{name}] partition = {free.pop(0)}" for name in movable if free]
         advice = "; ".join(moves) or "no partition is free"
         lines.append(
-            f"partition {partition} is shared by {', '.join(lodgers)}: it works, but a lead whose lane waits "
-            f"is deferred. Before their first leads, pin: {advice}"
+            f"partition {partition} is shared by {', '.join(lodgers)}: a lead whose lane waits is deferred there. "
+            f"Before their first leads, pin: {advice}"
         )
     return lines

@@ -1,4 +1,4 @@
-"""What may be a webhook's URL, and its token. Both are secrets: what is wrong with one is said without repeating it."""
+"""Validates webhook URLs, webhook tokens and proxy URLs. All are secrets: error texts never repeat them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
 
 
 def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
-    """What is wrong with a webhook's URL, or None.
+    """Return what is wrong with a webhook's URL, or None.
 
-    `allowed_hosts`: `host` (any port) or `host:port`, in lower case. Plain http is for this machine and
-    for names without a dot (the simulator in a container): token and lead would go readable through the net.
+    Plain http is allowed only for this machine and for names without a dot (the simulator in a container), because it
+    sends the token and the lead unencrypted.
+
+    Args:
+        url: The URL.
+        allowed_hosts: `host` (any port) or `host:port`, in lower case.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"
@@ -39,14 +43,14 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
 
 
 def token_problem(token: str) -> str | None:
-    """What keeps a token from being sent as a header, or None."""
+    """Return why a token cannot be sent as a header, or None."""
     if token and token.isascii() and token.isprintable() and token == token.strip():
         return None
     return "the webhook's token must be printable ASCII without spaces around it: copy it from Clay again"
 
 
 def proxy_problem(url: str) -> str | None:
-    """What is wrong with the URL of an egress proxy, or None. It may hold a password."""
+    """Return what is wrong with the URL of an egress proxy, or None. The URL may hold a password."""
     wanted = "the proxy's URL must be like http://user:password@proxy.example.com:3128"
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Lines for a terminal, broken between words only. A command stays on one line, so that it can be copied."""
+"""Wraps text for a terminal between words. A command stays on one line so that it can be copied."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _GLUE: Final = "\u00a0"  # textwrap breaks at ASCII spaces only
 
 
 def wrapped(text: str, width: int, hang: int = 0) -> str:
-    """The text with each of its lines broken to fit.
+    """Return the text with each line wrapped.
 
     Args:
-        text: One line or several; what a line is indented by, its continuation is, too.
-        width: Of the terminal, in cells. A word that is longer runs over.
-        hang: How much further continuations are indented.
+        text: One or more lines. A continuation keeps the indent of its line.
+        width: The width of the terminal, in cells. A longer word overflows.
+        hang: Additional indent of continuations, in cells.
     """
     return "\n".join(_wrapped(line, width, hang) for line in text.split("\n"))
 

@@ -49,7 +49,7 @@ def test_every_identifier_of_a_lead_leads_to_it() -> None:
         assert await lead(bench, "1", BOTH) == SENT
         assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
         assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
-        assert told(bench, "3") == "this person came before, as lead 1"
+        assert told(bench, "3") == "the same person was accepted before, as lead 1"
         assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
         assert bench.clay.sent == ["1", "4"]
 

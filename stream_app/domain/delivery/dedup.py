@@ -1,4 +1,4 @@
-"""The station *seen?*: what a record is to the row of its lead and, where that would have it sent, of its person."""
+"""Duplicate detection: compares a record with the row of its lead and with the rows of the same person."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ def seen(
     now_ms: int,
     freshness_ms: int,
 ) -> tuple[Delivery | None, Verdict, Reason]:
-    """The row of the lead, the verdict, and for a duplicate what it is one of.
+    """Return the row of the lead, the verdict on the record, and the reason in case of a duplicate.
 
-    others  keys of the rows of the person's leads. `find`: see `ports.PartitionState`.
+    Args:
+        resolved: The lead of the record.
+        others: Keys of the rows of the same person's other leads.
+        find: Returns the row of a key.
+        now_ms: The time, epoch ms.
+        freshness_ms: How long a final row blocks the same lead, in ms.
     """
     row = find(resolved.key)
     verdict = judge(row, resolved.envelope, now_ms, freshness_ms)
     if verdict == "fresh" and not resolved.lead.force:
         for other in others:
             if judge(find(other), resolved.envelope, now_ms, freshness_ms) == "duplicate":
-                text = f"this person came before, as lead {lead_of(other)[2]}"
+                text = f"the same person was accepted before, as lead {lead_of(other)[2]}"
                 return row, "duplicate", Reason("same_person", text)
-    return row, verdict, Reason("same_lead_id", "a lead of this id was taken before")
+    return row, verdict, Reason("same_lead_id", "a lead with this id was accepted before")

@@ -1,11 +1,11 @@
-"""What travels with a lead outside its value: the headers of dead letters and of every record that comes back.
+"""The headers of dead letters and of every record that returns to the pipeline.
 
-The value of such a record is the raw bytes of the input, so everything known about it stands in headers, each as
-text. Nothing personal, no token and no URL is ever among them; a user's own headers are not carried on for that
-reason (a W3C `traceparent` gives its trace id).
+The value of such a record is the raw bytes of the input, so everything we know about it is in headers, each as text.
+Headers never hold personal data, a token or a URL. For that reason a user's own headers are not copied, except that a
+W3C `traceparent` gives its trace id.
 
-The names of these headers begin with `stream-app-`. They are read only on topics that our own processes alone write
-to. On `leads` and `leads.bulk` every header is the producer's, whatever its name, and changes nothing.
+The names of our headers begin with `stream-app-`. We read them only on topics that only our own processes write to. On
+`leads` and `leads.bulk` every header belongs to the producer and has no effect.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from stream_app.domain.lead.lead import is_plain_id
 from stream_app.domain.record import ConsumedRecord, Headers
 
 Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
-"""Why a record comes (back) to the line: '' is an input; redriven: an operator sent it back; the others were written
-by the line or the replay app."""
+"""Why a record comes back to the pipeline.
+
+'' is an input. `redriven` was sent back by an operator. The pipeline or the replay app wrote the others.
+"""
 
 RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", "uncertain"})
-"""It comes back into its own story."""
+"""Ways of a record that continues its own story."""
 
 Disposition = Literal["", "poison", "failed", "policy"]
-"""poison: never replayed by itself; failed: replayed; policy: refused by configuration, waits for a human."""
+"""poison: not replayed automatically. failed: replayed. policy: refused by configuration, waits for a person."""
 
 PREFIX: Final = "stream-app-"
-"""How the names of all our headers begin."""
+"""The prefix of all our headers."""
 
 HEADERS: Final[dict[str, str]] = {
     field: PREFIX + name
@@ -62,7 +64,7 @@ HEADERS: Final[dict[str, str]] = {
         ("app", "app-version"),
     )
 }
-"""Field of `Envelope` -> header name on the wire; what each means: domain/dead_letter/headers.py."""
+"""Field of `Envelope` -> header name on the wire. domain/dead_letter/headers.py has the meaning of each."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_TEXT = 400
@@ -72,16 +74,37 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
     "way": get_args(Way).__contains__,
     "disposition": get_args(Disposition).__contains__,
 }
-"""Field -> whether a text may stand in it. It goes on into headers and events."""
+"""Field -> whether a text is valid in it. The text is copied into headers and events."""
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Headers as values. Times are epoch ms; `origin` is `topic/partition/offset` of the input record.
+    """Headers as values. Times are epoch ms.
 
-    seq is the sequence number of the story's last event when the record was written. `replay` counts how often this
-    lead was replayed in rewind `epoch`, the coming time included. `hops` counts re-publications to a home partition.
-    cut_bytes: how much of the value is missing, where it was too large for the topic.
-    letter: the dead letter that an input was before, in no story or in one that had ended.
+    Attributes:
+        origin: `topic/partition/offset` of the input record.
+        origin_ms: When the broker appended the input record.
+        seq: Sequence number of the story's last event when the record was written.
+        way: Why the record comes back.
+        lead_id: The lead's id, or its hash.
+        destination: The alias of the destination.
+        disposition: The kind of dead letter.
+        reason: A stable code.
+        text: The reason in words.
+        http_status: Clay's status; 0 if there was none.
+        excerpt: The beginning of Clay's answer, scrubbed.
+        attempt: Failed POSTs in this replay.
+        replay: Replays in this rewind epoch, including the coming one.
+        epoch: The rewind epoch.
+        returns: How often the lead has come back in all epochs.
+        hops: Re-publications to a home partition.
+        cut_bytes: How many bytes of the value are missing because it was too large for the topic.
+        first_failure_ms: When the lead failed first.
+        last_failure_ms: When it failed last.
+        not_before_ms: When it is due.
+        redriven_from: The dead letter that an operator sent back.
+        letter: The dead letter that an input was copied from. Its own story has ended, or it had none.
+        trace_id: The W3C trace id.
+        app: The version that wrote the record.
     """
 
     origin: str = ""
@@ -110,13 +133,17 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     app: str = ""
 
     def onward(self, **changes: object) -> Envelope:
-        """For the next record of its story: words are of the record on which they stand, and may be anybody's."""
+        """Return the envelope of the next record of the story.
+
+        `text` and `excerpt` describe one record only and are dropped.
+        """
         return msgspec.structs.replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self, group: str = "") -> Headers:
-        """The fields that are set, as Kafka headers; a dead letter has Spring Kafka's counterparts, too.
+        """Return the fields that are set, as Kafka headers. A dead letter also gets Spring Kafka's headers.
 
-        group   the consumer group that failed with the record, '' if none did.
+        Args:
+            group: The consumer group that failed with the record; '' if none did.
         """
         headers = tuple(
             (name, str(value)[:_MAX_TEXT].encode("utf-8", "replace"))
@@ -129,16 +156,16 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def input_envelope(consumed: ConsumedRecord) -> Envelope:
-    """The envelope of an input record: its origin is its own place. Of its headers only `traceparent` counts."""
+    """Return the envelope of an input record. Its origin is its own place. Of its headers only `traceparent` counts."""
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     return Envelope(origin=consumed.place, origin_ms=consumed.timestamp_ms, trace_id=trace.group(1) if trace else "")
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
-    """The envelope of a record on a topic that only our own processes write to.
+    """Return the envelope of a record on a topic that only our own processes write to.
 
-    A record without a readable origin is an input. Of its headers only the dead letter that it was before counts.
+    A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts.
     """
     values: dict[str, object] = {}
     for name, value in consumed.headers:
@@ -155,13 +182,13 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
-    """The envelope of a record on a lead topic.
+    """Return the envelope of a record on a lead topic.
 
-    Our processes put every record that they publish there on `leads.retry`, and name its `way`. Anything else is an
-    input, such as a dead letter that another program copied there with its headers.
+    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
+    letter that another program copied with its headers.
 
     Args:
-        taken: The record.
+        consumed: The record.
         inputs: The topics to which producers publish (`TopicNames.inputs`).
     """
     if consumed.topic in inputs:

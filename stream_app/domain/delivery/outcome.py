@@ -1,8 +1,9 @@
-"""What the outcome of one POST to Clay means: one closed union, and the table that maps a status to it.
+"""What the outcome of one POST to Clay means: a closed union, and the table that maps a status to it.
 
-The table is the one at the end of clay-facts: the line reacts to the type, never to a status. What is not
-provably unsent is `Uncertain`: to send it again could pay twice. Every `text` is in words for people, and `excerpt` the
-beginning of Clay's answer, '' if there was none; both are scrubbed: one line, fit for logs and for headers.
+The table is in docs/reference/clay.md, "What the outcome of a POST means". The pipeline reacts to the type and never to
+a status. A request that is not provably unsent is `Uncertain`, because sending it again could pay twice. Every `text`
+is for people. `excerpt` is the beginning of Clay's answer, '' if there was none. Both are scrubbed: one line, safe for
+logs and headers.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Final, Literal, get_args
 import msgspec
 
 UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "proxy", "pool_timeout"]
-"""Why no byte of the request can have left: all of these end before there is a connection to write to."""
+"""Why no byte of the request can have left: each of these happens before a connection exists."""
 
 UNREACHABLE: Final = frozenset[str](get_args(UnsentReason)) - {"pool_timeout"}
-"""Those of them that are the host's, or the way's to it: not over in seconds, and maybe not without a human."""
+"""Reasons that concern the host or the network. They last longer than seconds and may need a person."""
 
 UncertainReason = Literal["read_timeout", "request_timeout", "reset", "broken_answer"]
-"""Why nobody knows: bytes may have left, and no status came back."""
+"""Why the result is unknown: bytes may have left, and no status came back."""
 
 
 class _Answered(msgspec.Struct, frozen=True, gc=False):
@@ -38,36 +39,42 @@ class _Answered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Accepted(_Answered, frozen=True, gc=False):
-    """2xx: Clay took the lead, no more than that. Its body means nothing."""
+    """2xx: Clay accepted the lead. The body has no documented meaning."""
 
 
 class RateLimited(_Answered, frozen=True, gc=False):
-    """429: the whole workspace waits. `retry_after` is the header as it came; None must never mean "now"."""
+    """429: the whole workspace waits. `retry_after` is the raw header; None must never mean "now"."""
 
     retry_after: str | None = None
 
 
 class Denied(_Answered, frozen=True, gc=False):
-    """401, 402, 403, other 4xx, 3xx: the lane stops, nothing is lost. `text` says why and what to do."""
+    """401, 402, 403, other 4xx, 3xx: the lane is suspended and no lead is lost. `text` says why and what to do."""
 
     text: str = ""
 
 
 class Gone(_Answered, frozen=True, gc=False):
-    """404: there is no such webhook. It is suspended and probed; the next one of its pool takes the leads."""
+    """404: the webhook does not exist. It is suspended and probed; the next one of its pool takes the leads."""
 
 
 class Poison(_Answered, frozen=True, gc=False):
-    """400, 413, 422: this lead is bad. Never replayed by itself, never counted by the breaker."""
+    """400, 413, 422: the lead itself is bad. It is not replayed automatically and does not count for the breaker."""
 
     text: str = ""
     excerpt: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Not taken: provably unsent, or a 503 where the destination says so. Counts for the breaker.
+    """Not accepted: provably unsent, or a 503 if the destination says so. Counts for the breaker.
 
-    `reason` is an `UnsentReason` or `http_503`; `retry_after` as in `RateLimited` (a 503 may carry one).
+    Attributes:
+        reason: An `UnsentReason` or `http_503`.
+        latency_ms: From the start of the exchange to its end.
+        http_status: The status, if one came back.
+        text: The reason in words.
+        retry_after: As in `RateLimited`; a 503 may carry one.
+        excerpt: The beginning of the answer, scrubbed.
     """
 
     reason: str
@@ -79,9 +86,14 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
 
 class Uncertain(msgspec.Struct, frozen=True, gc=False):
-    """Clay may have it: nothing is sent again before the callback's grace is over. Counts for the breaker.
+    """Clay may have it: nothing is sent again before the callback's grace ends. Counts for the breaker.
 
-    `reason` is an `UncertainReason` or `http_<status>`.
+    Attributes:
+        reason: An `UncertainReason` or `http_<status>`.
+        latency_ms: From the start of the exchange to its end.
+        http_status: The status, if one came back.
+        text: The reason in words.
+        excerpt: The beginning of the answer, scrubbed.
     """
 
     reason: str
@@ -119,10 +131,15 @@ def classify(
     unavailable_is_refused: bool,
     known: Iterable[str] = (),
 ) -> Outcome:
-    """The outcome of an answer (clay-facts, "What the outcome of a POST means").
+    """Return the outcome of an answer (docs/reference/clay.md, "What the outcome of a POST means").
 
-    `excerpt` is the beginning of the body as text, `known` what must not survive in it (see `scrub`).
-    `unavailable_is_refused` is the destination's setting for 503.
+    Args:
+        http_status: The status of the answer.
+        retry_after: The raw Retry-After header.
+        excerpt: The beginning of the body as text.
+        latency_ms: From the start of the exchange to the status.
+        unavailable_is_refused: The destination's setting for 503.
+        known: Values that must not appear in texts (see `scrub`).
     """
     if 200 <= http_status < 300:
         return Accepted(http_status, latency_ms)
@@ -165,11 +182,16 @@ _NUMBER = re.compile(r"\d(?:[\W_]{0,3}\d){6,}")
 
 
 def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
-    """`text` as one line of at most `limit` characters, fit for logs and headers. In doubt it takes too much.
+    """Return `text` as one line of at most `limit` characters, safe for logs and headers.
 
-    E-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque strings and
-    control characters are gone. So is each value in `known` (what was sent: the lead's fields, the token, the
-    webhook), because a name cannot be told from other words. Codes in words (`limit_reached`) stay.
+    Removes e-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque strings and control
+    characters. In doubt it removes too much. Codes in words (`limit_reached`) stay.
+
+    Args:
+        text: Any text.
+        limit: The most characters of the result.
+        known: Values to remove too: the lead's fields, the token, the webhook. No pattern can recognise a person's
+            name.
     """
     line = _one_line(text)
     for value in sorted(known, key=len, reverse=True):
@@ -183,7 +205,7 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escapes undone, compatibility forms folded, tags and control characters out, cut between words."""
+    """Unescape, fold compatibility forms, remove tags and control characters, and cut between words."""
     readable = _UNICODE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), html.unescape(text[:_MAX_CHARACTERS]))
     visible = "".join(map(_visible, unicodedata.normalize("NFKC", readable)))
     line = " ".join(_TAG.sub(" ", visible).split())

@@ -1,4 +1,4 @@
-"""What the line writes about a lead: its row as it moves, the events of its steps, and the copies of its bytes."""
+"""What the pipeline writes about a lead: its row, the events of its steps, and copies of its bytes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ Rows = list[tuple[bytes, bytes | None]]
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The reason of a step: a stable code, words for people (scrubbed), Clay's status, when it goes on by itself.
+    """The reason of a step.
 
-    saved   credits that it would have cost at its estimate, where it was answered without Clay.
-    excerpt  the beginning of what Clay answered, scrubbed.
+    Attributes:
+        reason: A stable code.
+        text: The reason in words, scrubbed.
+        http_status: Clay's status, if it answered.
+        due_at_ms: When the lead continues automatically, epoch ms.
+        saved: The estimated credits that were saved because an earlier result answered the lead.
+        excerpt: The beginning of Clay's answer, scrubbed.
     """
 
     reason: str = ""
@@ -42,14 +47,18 @@ NO_REASON: Final = Reason()
 
 
 def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:
-    """What did not go well with a POST, as the reason of a step."""
+    """Return the failure of a POST as the reason of a step."""
     return Reason(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
 
 
 class WriteBatch(msgspec.Struct, frozen=True):
-    """What is committed at once: rows (key -> value, None deletes), records, and the events among them, for metrics.
+    """What one transaction commits.
 
-    workspace   whose lane changed with it, '' if none.
+    Attributes:
+        rows: Key -> value; None deletes the row.
+        records: Records to write.
+        events: The status events among them, for metrics.
+        workspace: The workspace whose lane changed; '' if none did.
     """
 
     rows: Rows
@@ -59,9 +68,9 @@ class WriteBatch(msgspec.Struct, frozen=True):
 
 
 class Posted(msgspec.Struct, frozen=True, gc=False):
-    """What a POST came to; `outcome` None: it has not been started. `row` was written ahead for it.
+    """The result of a POST. The row was written ahead for it; `outcome` None: it was not started.
 
-    While the lead's row is still this very one, nobody has told of it, and nobody has sent the lead since.
+    As long as the lead's current row is this one, its outcome has not been recorded and the lead was not sent again.
     """
 
     row: Delivery
@@ -70,11 +79,15 @@ class Posted(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeliveryRecorder:
-    """One lead's row, moved step by step; events of steps not yet committed are kept for the next `step`.
+    """Moves one lead's row step by step and keeps the events of steps that are not committed yet.
 
-    replaced  the ended row of an earlier story whose place this one takes: a mark keeps a redelivery from telling that
-              one again.
-    aliases   alias rows to write with the first step.
+    Args:
+        plan: The configuration.
+        resolved: The lead.
+        row: Its present row.
+        replaced: The row of the lead's earlier story, which has ended. A marker keeps a redelivery of it from repeating
+            its events.
+        aliases: Alias rows to write with the first batch.
     """
 
     def __init__(
@@ -103,37 +116,52 @@ class DeliveryRecorder:
         /,
         **changes: object,
     ) -> None:
-        """One legal step on, with its event. `spent`: what was booked with it."""
+        """Move the row one legal step and record the event.
+
+        Args:
+            state: The next state.
+            now_ms: The time, epoch ms.
+            why: The reason of the step.
+            spent: What was booked with it.
+            changes: Other fields of the row that change.
+        """
         self.row = step(self.row, state, now_ms, **changes)
         self.tell(why, spent)
 
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
-        """It goes on behind a delay or an operator's word, with the counts of the copy that came back.
+        """Continue the story of a lead that returned from a delay or was sent back by an operator.
 
-        spent  what was booked of an earlier send, where that was still reserved.
+        Args:
+            back: The headers of the copy that returned. The row takes over their counts.
+            now_ms: The time, epoch ms.
+            spent: What was booked of an earlier send that was still reserved.
         """
         returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
         counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
         self.go("replayed", now_ms, Reason(back.way), spent, **counts, **(self.freed(spent) if spent else {}))
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
-        """Changes to a row for which nothing is reserved any more; `spent`: what was booked instead, if anything."""
+        """Return the changes of a row whose reservation has ended.
+
+        Args:
+            spent: What was booked instead, if anything.
+        """
         held = self.row.reservation
         nothing = msgspec.structs.replace(held, credits=0, actions=0) if held else None
         return {"reservation": None, "booked": spent or self.row.booked or nothing}
 
     def too_often(self, policy: ReplayPolicy) -> Reason | None:
-        """Why it is parked rather than sent once more, None while it may come back."""
+        """Return why the lead is parked instead of sent again; None if it may be sent."""
         row = self.row
         if row.replay > policy.max_replays:
-            return Reason("replay_cap", "it comes back more often than max_replays allows")
+            return Reason("replay_cap", "replayed more often than max_replays allows")
         if row.returns > policy.max_returns:
-            text = f"it has come back {row.returns} times in {row.epoch} rewinds: find out why first"
+            text = f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first"
             return Reason("loop_guard", text)
         return None
 
     def tell(self, why: Reason = NO_REASON, spent: Reservation | None = None) -> None:
-        """The event of the row's present state."""
+        """Record the event of the row's present state."""
         row, resolved = self.row, self.resolved
         self._events.append(
             StatusEvent(
@@ -163,7 +191,7 @@ class DeliveryRecorder:
         )
 
     def step(self, *records: Record) -> WriteBatch:
-        """The row as it is now, its events so far and `records`, to commit as one; the first time its aliases."""
+        """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
         events, self._events = self._events, []
         once, self._once = self._once, []
         rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once]
@@ -172,7 +200,15 @@ class DeliveryRecorder:
         return WriteBatch(rows, [*told, *records], events, workspace if workspace in self._plan.workspaces else "")
 
     def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
-        """The raw bytes, all about them in headers: a dead letter (`disposition`), or one that comes back (`way`)."""
+        """Return a record with the lead's raw bytes and everything else in headers.
+
+        Args:
+            topic: The topic of the copy.
+            now_ms: The time, epoch ms.
+            why: The reason of the copy.
+            way: Why the copy comes back, if it does.
+            disposition: The kind of dead letter, if it is one.
+        """
         row, resolved = self.row, self.resolved
         envelope = Envelope(
             origin=row.origin,
@@ -214,9 +250,19 @@ def brief(
     there: Destination | None = None,
     rows: Rows | None = None,
 ) -> WriteBatch:
-    """The one event of a record that gets no row; a mark by its place keeps a redelivery from telling it twice.
+    """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
 
-    there   where its lead goes, if that is to be told. rows: other rows that change with it.
+    Args:
+        plan: The configuration.
+        consumed: The record.
+        envelope: Its headers.
+        status: The status of the event.
+        now_ms: The time, epoch ms.
+        why: The reason.
+        lead_id: The lead's id; '' if it has none.
+        records: Records to write in the same transaction.
+        there: The destination, if the event is to name it.
+        rows: Other rows to write in the same transaction.
     """
     event = StatusEvent(
         id=f"{envelope.origin}#{envelope.seq + 1}",
@@ -238,9 +284,9 @@ def brief(
 
 
 def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
-    """The dead letter of what is no lead, or not one that this configuration knows."""
+    """Return the dead letter of a record that is not a lead, or not one that this configuration knows."""
     value, most = consumed.value, plan.line.max_letter_bytes
-    # A compressed batch may hold more than the dead letters' topic takes.
+    # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
     cut_bytes = max(0, len(value or b"") - most)
     letter = envelope.onward(
         way="",
@@ -259,9 +305,10 @@ def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unre
 
 
 def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, why: Reason) -> Record:
-    """The record as it goes to its workspace's partition or, when it is lost, to those that wait for a human.
+    """Return the copy of a record that arrived in the wrong partition, addressed to its workspace's partition.
 
-    It goes by `leads.retry`: no headers are believed on the topic of an input.
+    If it is lost, the copy goes to `leads.parked`. Otherwise it goes to `leads.retry`, because the headers on an input
+    topic are not trusted.
     """
     failed_ms = now_ms if lost else 0
     onward = resolved.envelope.onward(
@@ -281,5 +328,5 @@ def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, w
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:
-    """The event as it goes to `leads.status`, keyed by its lead."""
+    """Return the event as a record of `leads.status`, keyed by its lead."""
     return Record(plan.topics.status, event.lead_id.encode(), _json.encode(event))

@@ -1,8 +1,8 @@
-"""A lead's row: where it is on its way to Clay, and what may happen next. All transitions are in this file.
+"""The row of a lead: its state, and all legal transitions.
 
-A *story* is the life of one input record, told by the events of one origin in sequence. A *delivery* is the row of one
-lead (workspace, destination, lead id) and holds the story that counts for it; a second record of the same lead or
-person is a duplicate, with a short story of its own and no row.
+A *story* is the life of one input record: the events of one origin in sequence. A *delivery* is the row of one lead
+(workspace, destination, lead id). It holds the story that counts for the lead. A second record of the same lead or
+person is a duplicate: it has a short story of its own and no row.
 
 States only move forward along `NEXT`. A row holds no personal data.
 """
@@ -27,7 +27,7 @@ _GATE: Final[frozenset[Status]] = frozenset(
 )
 _CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 _SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
-"""After a POST: a callback has shown that Clay has the lead, whatever was thought of it until then."""
+"""After a POST, a callback can show that Clay has the lead, whatever its state is."""
 
 NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
@@ -57,34 +57,44 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "rejected_invalid": _SHOWN,
     "partial": frozenset({"enriched"}),
 }
-"""Legal steps of a story. What is not a key is final."""
+"""The legal transitions. A state that is not a key is final."""
 
 RESUMABLE: Final = frozenset[Status]({"received", "held_budget", "held_paused", "held_outage", "refused", "replayed"})
-"""A row left so by a crash proves that nothing is at Clay: the lead goes on as if it had just come."""
+"""A crash in one of these states proves that Clay does not have the lead: it continues as if it had just arrived."""
 
 RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
-"""Ended and, if `sends` is 0, never at Clay: then a new record of the same lead starts a new story."""
+"""Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new story."""
 
 SETTLED: Final = frozenset[Status]({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
-"""Paid for (or served): the freshness window counts from here, after it the lead may be bought again."""
+"""Paid for or served. The freshness window starts here; after it the lead may be bought again."""
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One lead's row (value). Its key is `delivery_key`. Fields are only ever appended.
+    """The value of a lead's row. Its key is `delivery_key`. Fields are only ever appended.
 
-    at_ms       epoch ms of the last step; `first_at_ms` of the story's first; `failed_at_ms` of its first failure or 0.
-    seq         of the story's last event.
-    attempt     failed POSTs in this replay; `sends` those of all that ended as uncertain or were never called back
-                about: they may be at Clay.
-    reservation what the lane holds for it, while it may still cost something.
-    webhook_id  of the last POST; '' when there was none in this story.
-    returns     how often it was replayed since it came or an operator sent it back, over all epochs.
-    booked      what its last POST was booked at once nothing was reserved for it any more, while a callback may still
-                say that it was something else.
-    results     version of the last result that was published of this lead.
-    person, company  hashes of whom it is about (domain/lead/lead.py), where a result may come.
-    probe       of its last POST: since when the stop was that it went through as a probe, 0 if none.
-    people      core.lead.hashes of whom it is about; () where `person` is all that there is.
+    Attributes:
+        version: `ROW_VERSION` of the writer.
+        state: The last status of the story.
+        origin: `topic/partition/offset` of the story's input record.
+        seq: Sequence number of the story's last event.
+        at_ms: When the last step was made, epoch ms.
+        first_at_ms: When the story began, epoch ms.
+        trace_id: The W3C trace id.
+        attempt: Failed POSTs in this replay.
+        replay: Replays in this rewind epoch.
+        epoch: The rewind epoch.
+        sends: POSTs of all replays that ended as uncertain or got no callback. Clay may have the lead from them.
+        failed_at_ms: When the story first failed, epoch ms; 0 if it did not.
+        reservation: What the lane reserves for the lead while it may still cost something.
+        webhook_id: The webhook of the last POST; '' if the story has none.
+        final: True if the story has ended.
+        returns: Replays in all epochs since the lead arrived or an operator sent it back.
+        booked: What was booked for the last POST when its reservation ended. A callback may still correct it.
+        results: The version of the lead's last published result.
+        person: Hash of the person (domain/lead/lead.py), if a result may come.
+        company: Hash of the company, if a result may come.
+        probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
+        people: All hashes of the person (`domain.lead.lead.hashes`); () if `person` is the only one.
     """
 
     version: int
@@ -112,35 +122,43 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"o/", b"p/", b"s/", b"x/"})
-"""How the keys of rows begin; k/ is domain/lane/command.py's, p/ domain/lead/person.py's, e/, s/ and x/
-domain/lead/suppression.py's.
+"""Prefixes of row keys.
+
+domain/lane/command.py has k/, domain/lead/person.py has p/, and domain/lead/suppression.py has e/, s/ and x/.
 """
 
 
 def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> bytes:
-    """Row key of a lead. `forced_origin`: the origin of a forced one, which is a delivery of its own each time."""
+    """Return the row key of a lead.
+
+    Args:
+        workspace: Its workspace.
+        destination: The alias of its destination.
+        lead_id: Its id.
+        forced_origin: The origin of a forced lead. Each forced lead is a delivery of its own.
+    """
     key = f"d/{workspace}/{destination}/{lead_id}"
     return f"{key}!{forced_origin}".encode() if forced_origin else key.encode()
 
 
 def lead_of(key: bytes) -> tuple[str, str, str]:
-    """Workspace, destination and lead id of a lead's row key."""
+    """Return workspace, destination and lead id of a lead's row key."""
     workspace, destination, lead_id = key[2:].decode().split("/", 2)
     return workspace, destination, lead_id.partition("!")[0]
 
 
 def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
-    """Row key of the alias that leads from a lead to its latest forced delivery; its value is that row's key."""
+    """Return the key of the alias row of a lead's latest forced delivery. The value is the key of that delivery."""
     return f"f/{workspace}/{destination}/{lead_id}".encode()
 
 
 def mark_key(place: str) -> bytes:
-    """Row key of a record that is concluded and has no delivery row (any more): a redelivery repeats nothing."""
+    """Return the key of the marker of a concluded record without a row. A redelivery of it has no effect."""
     return f"o/{place}".encode()
 
 
 def marked_place(key: bytes) -> tuple[str, int, int] | None:
-    """Topic, partition and offset of the record that a row marks; None for rows of other kinds."""
+    """Return topic, partition and offset of the record of a marker; None for the key of another kind of row."""
     if not key.startswith(b"o/"):
         return None
     topic, partition, offset = key[2:].decode().rsplit("/", 2)
@@ -148,17 +166,17 @@ def marked_place(key: bytes) -> tuple[str, int, int] | None:
 
 
 def passed_key(topic: str) -> bytes:
-    """Row key of how far the group had come in a topic when marks before that were dropped."""
+    """Return the key of the row with the group's offset in a topic when older markers were deleted."""
     return f"c/{topic}".encode()
 
 
 def passed_offset(key: bytes, value: bytes) -> tuple[str, int]:
-    """Topic and offset of such a row."""
+    """Return topic and offset of a row of `passed_key`."""
     return key[2:].decode(), int(value)
 
 
 def lane_key(workspace: str) -> bytes:
-    """Row key of a lane."""
+    """Return the row key of a lane."""
     return f"l/{workspace}".encode()
 
 
@@ -175,9 +193,16 @@ _BEGINS: Final[dict[Way, Status]] = {
 def begin(
     envelope: Envelope, now_ms: int, person: str = "", company: str = "", people: tuple[str, ...] = ()
 ) -> Delivery:
-    """A row for a story that has none: new, or (ways that come back) its row was lost and it goes on where it was.
+    """Return the first row of a story.
 
-    person, company  whom it is about, where a result may come that is to say so. people: all that he is known by.
+    Either the story is new, or the record came back and its row was lost. Then the story continues where it was.
+
+    Args:
+        envelope: The headers of the record.
+        now_ms: The time, epoch ms.
+        person: Hash of the person, if a result may come.
+        company: Hash of the company, if a result may come.
+        people: All hashes of the person.
     """
     state = _BEGINS[envelope.way]
     return Delivery(
@@ -198,21 +223,25 @@ def begin(
 
 
 def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
-    """The row one legal step on. Raises ValueError on a step that `NEXT` does not allow: that is a bug."""
+    """Return the row after one legal step.
+
+    Raises:
+        ValueError: `NEXT` does not allow the step. This is a bug.
+    """
     if state not in NEXT.get(row.state, frozenset()):
-        raise ValueError(f"illegal step {row.state} -> {state} of {row.origin}: a bug in the line")
+        raise ValueError(f"illegal step {row.state} -> {state} of {row.origin}: a bug in the pipeline")
     return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=max(now_ms, row.at_ms), **changes)
 
 
 Meeting = Literal[
-    "settles",  # it is the answer that the row waits for
+    "settles",  # the answer that the row waits for
     "duplicate",  # the row has its answer
-    "unmatched",  # nothing at Clay is known that it could be about
+    "unmatched",  # no POST is known that it could answer
 ]
 
 
 def meet(row: Delivery | None, outcome: Status) -> Meeting:
-    """What a callback with that outcome is to the row of its lead."""
+    """Return what a callback with this outcome means for the row of its lead."""
     if row is None:
         return "unmatched"
     steps = NEXT.get(row.state, frozenset())
@@ -225,23 +254,30 @@ def meet(row: Delivery | None, outcome: Status) -> Meeting:
 
 Verdict = Literal[
     "fresh",  # no story counts for this lead: begin one
-    "resume",  # its own story, interrupted before anything could be at Clay: go on
-    "return",  # it comes back from a delay and its row was waiting for just that
-    "uncertain",  # a predecessor had committed `sending`: it may be at Clay
-    "decide",  # the grace of an uncertain send is over
-    "done",  # a redelivery, or a copy that its row has already passed: nothing to do
-    "duplicate",  # another record of a lead whose story counts
+    "resume",  # its own story was interrupted before a POST: continue it
+    "return",  # it returns from a delay, and its row waits for it
+    "uncertain",  # an earlier owner committed `sending`: Clay may have it
+    "decide",  # the grace of an uncertain send has ended
+    "done",  # a redelivery, or a copy that its row has passed: nothing to do
+    "duplicate",  # another record of the same lead or person counts
 ]
 
 
 def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
-    """The station *seen?*: what a record is to the row of its lead. `row` is never one that this process works on."""
+    """Return what a record means for the row of its lead.
+
+    Args:
+        row: The row, never one that another record is being processed for.
+        envelope: The headers of the record.
+        now_ms: The time, epoch ms.
+        freshness_ms: How long a final row blocks the same lead, in ms.
+    """
     if row is None:
         return "decide" if envelope.way == "uncertain" else "fresh"
     if row.origin == envelope.origin:
         return _judge_own_story(row, envelope)
     if envelope.way not in ("", "rerouted"):
-        return "done"  # it comes back for a story that another one has replaced
+        return "done"  # another story has replaced its own
     if (row.state in RESUBMITTABLE and not row.sends) or (row.final and now_ms - row.at_ms > freshness_ms):
         return "fresh"
     return "duplicate"
@@ -251,10 +287,10 @@ def _judge_own_story(row: Delivery, envelope: Envelope) -> Verdict:
     here, there = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
         if envelope.way == "redriven":
-            # An operator's: good for the very letter that was the last word on this lead.
+            # Valid only for the lead's latest dead letter.
             return "return" if envelope.seq == row.seq else "done"
         if row.state == "parked" and row.sends:
-            return "done"  # it may be at Clay: no rewind sends it again, only a human who names it
+            return "done"  # Clay may have it: a rewind never sends it again, only an operator who names it
         successor = there[0] > here[0] or there == (here[0], here[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"
     if there != here:
@@ -264,6 +300,6 @@ def _judge_own_story(row: Delivery, envelope: Envelope) -> Verdict:
     if row.state == "deferred":
         return "return" if envelope.way == "deferred" and envelope.seq == row.seq else "done"
     if row.state == "send_uncertain":
-        # Of copies only the one that was written with this very step: an earlier one's grace is not this one's.
+        # Only the copy that was written with this step: the grace of an earlier copy has nothing to do with it.
         return "decide" if envelope.way == "uncertain" and envelope.seq == row.seq else "done"
     return "resume" if row.state in RESUMABLE else "done"
