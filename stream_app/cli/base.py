@@ -31,7 +31,7 @@ EXIT_CODES: Final = """exit codes:
   0    done; the answer is yes
   1    the answer is no: checks failed, rows were refused, topics differ
   2    wrong usage or configuration
-  3    queued, but not answered yet
+  3    queued, but not answered yet; leads still under way (publish --wait)
   4    Kafka does not answer
   5    the gateway does not answer
   6    Kafka refuses us: credentials, certificate, protocol or rights

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.cli.base import NO, OK, QUEUED, Subparsers, command, say, settings_of, tell, tell_json
 from stream_app.cli.files import format_of
 from stream_app.cli.publish_files import SAID_ROWS, Rejects, write_ids
+from stream_app.cli.publish_wait import DEFAULT_WAIT_S, as_json, program_of, seconds, send_and_wait, show_wait
 from stream_app.domain.plural import count
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stream_app.domain.quote import Quote
     from stream_app.publishing import Batch, Summary, Wishes
     from stream_app.publishing.rows import Sheet
+    from stream_app.publishing.waiting import PublishedLeads
 
 
 def add(subparsers: Subparsers) -> None:
@@ -48,6 +50,15 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the id of each published lead with its line; CSV or .jsonl"
     )
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        const=DEFAULT_WAIT_S,
+        type=seconds,
+        metavar="SECONDS",
+        help="wait until all leads are at rest, at most so long (default: 600), and show where they are; exit code 3 "
+        "if some are still under way then",
+    )
     parser.add_argument("--yes", action="store_true", help="publish without asking, whatever it costs")
     parser.add_argument("--dry-run", action="store_true", help="check every row, say what it costs, and write nothing")
 
@@ -58,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.dry_run and args.out:
         raise SettingsError(["--out: a dry run writes nothing; leave one of the two out"])
+    if args.dry_run and args.wait is not None:
+        raise SettingsError(["--wait: a dry run publishes nothing; leave one of the two out"])
     settings = settings_of(args, clay=False)
     wishes = Wishes(args.workspace, args.destination, args.import_id, args.bulk, args.force)
     with Batch() as batch, _ctrl_c_at_once():
@@ -74,7 +87,7 @@ def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch
     from stream_app.publishing import send_batch
 
     if not args.dry_run:
-        asyncio.run(kafka_ready(settings, "publish --bulk" if wishes.bulk else "publish", say))
+        asyncio.run(kafka_ready(settings, program_of(args), say))
     sheet, summary, rejects = _check(args, settings, wishes, batch)
     rejects.show()
     quotes = []
@@ -83,13 +96,19 @@ def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch
         quotes = quotes_of(settings, summary, {} if args.dry_run else asyncio.run(last_views(settings)))
         if not args.json:
             show_quotes(quotes)
+    leads = None
     if not args.dry_run:
         ask(quotes, yes=args.yes)
-        summary.published = asyncio.run(send_batch(batch, settings, wishes))
-        if args.out:
-            write_ids(args.out, batch)
-    _report(args, summary, sheet, quotes, rejects)
-    return NO if summary.refused else OK
+        if args.wait is not None:
+            leads = asyncio.run(send_and_wait(args, settings, wishes, batch, summary))
+        else:
+            summary.published = asyncio.run(send_batch(batch, settings, wishes))
+            if args.out:
+                write_ids(args.out, batch)
+    _report(args, summary, sheet, quotes, rejects, leads)
+    if summary.refused:
+        return NO
+    return QUEUED if leads is not None and leads.at_rest < leads.total else OK
 
 
 def _check(
@@ -153,7 +172,14 @@ def mapping_of(pairs: list[str]) -> dict[str, str]:
     return {field: column for field, _, column in split}
 
 
-def _report(args: argparse.Namespace, summary: Summary, sheet: Sheet, quotes: list[Quote], rejects: Rejects) -> None:
+def _report(
+    args: argparse.Namespace,
+    summary: Summary,
+    sheet: Sheet,
+    quotes: list[Quote],
+    rejects: Rejects,
+    leads: PublishedLeads | None,
+) -> None:
     import msgspec
 
     where = str(rejects.path) if summary.refused and not args.dry_run else None
@@ -174,11 +200,14 @@ def _report(args: argparse.Namespace, summary: Summary, sheet: Sheet, quotes: li
                 "rejected_file": where,
                 "ids_file": None if args.out is None else str(args.out),
                 "dry_run": args.dry_run,
+                "wait": None if leads is None else as_json(leads),
             }
         )
         return
     for reason, rows in summary.reasons.most_common():
         tell(f"refused, {reason}: {rows}")
+    if leads is not None:
+        show_wait(leads)
     done = f"{summary.ready:,} would be published" if args.dry_run else f"{summary.published:,} published"
     tell(f"{count(summary.rows, 'row')}: {done}, {summary.refused:,} refused" + (f", see {where}" if where else ""))
 

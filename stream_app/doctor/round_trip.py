@@ -106,7 +106,7 @@ async def round_trip(
     workspace = settings.destinations[alias].workspace
     lead = probe_lead(alias, workspace, number, SystemClock().now_ms() + int((within_s + _MARGIN_S) * 1000))
     trip = _Trip(lead.lead_id or "", on_event)
-    async with StatusFollower(connection_of(settings), settings.names.status, settings.home(workspace)) as follower:
+    async with StatusFollower(connection_of(settings), settings.names.status, [settings.home(workspace)]) as follower:
         try:
             refused: list[str] = []
             await publish([lead], settings, on_refused=lambda refusal: refused.append(refusal.text))

@@ -133,6 +133,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         ),
         "publish": Rights(read=frozenset({names.lanes}), write=frozenset({names.leads})),
         "publish --bulk": Rights(read=frozenset({names.lanes}), write=frozenset({names.bulk})),
+        "publish --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.leads})),
+        "publish --bulk --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.bulk})),
         "publish()": Rights(write=frozenset({names.leads})),
         "publish() bulk": Rights(write=frozenset({names.bulk})),
         "results": Rights(read=frozenset({names.enriched})),

@@ -16,7 +16,7 @@ from stream_app.domain.messages import Lead
 from stream_app.publishing.batch import Batch
 from stream_app.publishing.check import Checker, Ready, Refusal, Wishes
 from stream_app.publishing.rows import Row, flat_draft
-from stream_app.publishing.send import Sender
+from stream_app.publishing.send import OnAcknowledged, Sender, ignore
 
 __all__ = [
     "Batch",
@@ -134,19 +134,22 @@ async def check_rows(
     return summary
 
 
-async def send_batch(batch: Iterable[Ready], settings: Settings, wishes: Wishes) -> int:
+async def send_batch(
+    batch: Iterable[Ready], settings: Settings, wishes: Wishes, on_acknowledged: OnAcknowledged = ignore
+) -> int:
     """Send checked leads to the topic that they are for; return how many are safe on Kafka.
 
     Raises:
         BrokerUnavailable: Not all of them are.
     """
     client, wait_s = client_options(settings), settings.kafka.broker_wait_s
-    async with Sender(client, _topic_of(settings, wishes), wait_s) as sender:
+    async with Sender(client, topic_of(settings, wishes), wait_s, on_acknowledged) as sender:
         for lead in batch:
             await sender.put(lead.partition, lead.workspace.encode(), lead.value)
         await sender.flush()
         return sender.acknowledged
 
 
-def _topic_of(settings: Settings, wishes: Wishes) -> str:
+def topic_of(settings: Settings, wishes: Wishes) -> str:
+    """The topic that leads with these wishes are published to."""
     return settings.names.bulk if wishes.bulk else settings.names.leads

@@ -6,7 +6,7 @@ Filling aiokafka's batches ourselves costs some 3 us a record, `send` ten times 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,16 +21,27 @@ MAX_UNDER_WAY: Final = 16
 
 _GOODBYE_S: Final = 2.0
 
+OnAcknowledged = Callable[[int, int, int], None]
+"""Gets partition, first offset (-1: unknown) and number of records of a batch that Kafka has acknowledged."""
+
+
+def ignore(*_: int) -> None:
+    """For senders of which no acknowledgement is followed."""
+
 
 class Sender:
     """`acknowledged` counts the records that Kafka has for sure.
 
     client  aiokafka's arguments (`settings.client_options`).
     wait_s  a broker that acknowledges nothing for so long raises BrokerUnavailable.
+    on_acknowledged  gets each batch that Kafka has.
     """
 
-    def __init__(self, client: Mapping[str, Any], topic: str, wait_s: float) -> None:
+    def __init__(
+        self, client: Mapping[str, Any], topic: str, wait_s: float, on_acknowledged: OnAcknowledged = ignore
+    ) -> None:
         self._client = client
+        self._on_acknowledged = on_acknowledged
         self._topic = topic
         self._wait_s = wait_s
         self._open: dict[int, Any] = {}
@@ -89,6 +100,8 @@ class Sender:
             if error := future.exception():
                 raise self._lost(error) from error
             self.acknowledged += records
+            batch = future.result()
+            self._on_acknowledged(batch.partition, batch.offset, records)
 
     async def _leave(self) -> None:
         """Stop the producer; one whose broker is away would wait for it for ever, so its connections go first."""

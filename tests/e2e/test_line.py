@@ -38,6 +38,35 @@ async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, name
         assert code == 0, said
 
 
+async def test_publish_waits_until_its_leads_are_at_rest(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 3) as line:
+
+        def written(name: str, first: int) -> str:
+            source = line.directory / name
+            with source.open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["lead_id", "workspace", "email"])
+                rows.writerows([f"L{n}", f"w{n % 3}", f"p{n}@example.com"] for n in range(first, first + 300))
+            return str(source)
+
+        code, said = await line.run("publish", written("a.csv", 0), "--wait", "1", "--yes", "--json")
+        assert code == 3, said
+        waited = json.loads(said[said.index("{") : said.rindex("}") + 1])["wait"]
+        assert (waited["at_rest"], waited["under_way"], waited["no_event"]) == (0, 300, 300)
+
+        line.start("worker")
+        code, said = await line.run("publish", written("b.csv", 200), "--wait", "90", "--yes", "--json")
+        assert code == 0, said
+        waited = json.loads(said[said.index("{") : said.rindex("}") + 1])["wait"]
+        assert waited == {
+            "at_rest": 300,
+            "under_way": 0,
+            "statuses": {"accepted": 200, "duplicate": 100},
+            "statuses_under_way": {},
+            "no_event": 0,
+        }
+
+
 SOON = """
 [line]
 max_attempts = 2

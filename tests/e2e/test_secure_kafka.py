@@ -378,6 +378,8 @@ async def test_the_rights_that_the_docs_list_are_enough_for_each_process_and_com
         await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
         await done("publish", 0)
         await done("publish --bulk", 0)
+        await done("publish --wait", 0)
+        await done("publish --bulk --wait", 0)
         for several in (
             ("results", "results --join", "books", "dlq show"),
             ("lanes", "explain", "suppress list", "dlq"),

@@ -10,6 +10,8 @@ PROCESSES: Final = ("worker", "replay", "gateway")
 COMMANDS: Final[dict[str, str]] = {
     "publish": "publish {leads} --yes",
     "publish --bulk": "publish {leads} --bulk --yes",
+    "publish --wait": "publish {leads} --yes --wait 60",
+    "publish --bulk --wait": "publish {leads} --bulk --yes --wait 60",
     "results": "results -o {folder}/results.csv",
     "results --join": "results --join {leads} -o {folder}/joined.csv",
     "books": "books",

@@ -1,0 +1,145 @@
+"""`publish --wait`: the last status of each published record, and when all of them are at rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.books.columns import NOT_LEADS
+from stream_app.domain.messages import Status, StatusEvent
+from stream_app.publishing.waiting import PublishedLeads, wait_for_rest
+
+
+def event(place: str, status: Status, destination: str = "people") -> StatusEvent:
+    return StatusEvent(f"{place}#1", "lead", status, 1, 0, place, "acme", destination)
+
+
+def published(leads: int = 2) -> PublishedLeads:
+    found = PublishedLeads("leads", {"one-way"})
+    found.add(0, 100, leads)
+    return found
+
+
+class Fake:
+    """Yields these batches, then nothing for ever."""
+
+    def __init__(self, *batches: list[StatusEvent]) -> None:
+        self.left = list(batches)
+
+    async def batches(self) -> AsyncIterator[list[StatusEvent]]:
+        while True:
+            yield self.left.pop(0) if self.left else []
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("status", "destination", "rests"),
+    [
+        ("accepted", "people", False),
+        ("accepted", "one-way", True),
+        ("enriched", "people", True),
+        ("partial", "people", True),
+        ("no_data", "people", True),
+        ("enrich_error", "people", True),
+        ("served_from_cache", "people", True),
+        ("rejected_invalid", "", True),
+        ("suppressed", "people", True),
+        ("duplicate", "people", True),
+        ("expired", "people", True),
+        ("parked", "people", True),
+        ("held_budget", "people", False),
+        ("deferred", "people", False),
+        ("send_uncertain", "people", False),
+        ("dead_lettered", "people", False),
+        ("callback_overdue", "people", False),
+    ],
+)
+def test_where_a_lead_is_at_rest(status: Status, destination: str, rests: bool) -> None:
+    leads = published(1)
+    leads.apply(event("leads/0/100", status, destination))
+    assert (leads.at_rest, leads.no_event, leads.total) == (int(rests), 0, 1)
+    assert leads.by_status(at_rest=rests) == {status: 1}
+    assert leads.by_status(at_rest=not rests) == {}
+
+
+def test_a_lead_that_moves_on_is_at_rest_no_longer() -> None:
+    leads = published(1)
+    for status, rests in (("parked", 1), ("replayed", 0), ("sending", 0), ("accepted", 0), ("enriched", 1)):
+        leads.apply(event("leads/0/100", status))  # type: ignore[arg-type]
+        assert leads.at_rest == rests
+    assert leads.by_status(at_rest=True) == {"enriched": 1}
+
+
+@pytest.mark.parametrize(
+    "place", ["leads/0/99", "leads/0/102", "leads/1/100", "leads.bulk/0/100", "leads.callbacks/0/100"]
+)
+def test_events_of_other_records_change_nothing(place: str) -> None:
+    leads = published(2)
+    leads.apply(event(place, "enriched"))
+    assert (leads.at_rest, leads.no_event) == (0, 2)
+
+
+def test_leads_whose_offset_is_unknown_count_and_are_never_at_rest() -> None:
+    leads = published(1)
+    leads.add(0, -1, 3)
+    leads.apply(event("leads/0/100", "enriched"))
+    assert (leads.at_rest, leads.no_event, leads.total) == (1, 3, 4)
+
+
+async def test_it_waits_until_all_are_at_rest() -> None:
+    leads, shown = published(2), list[tuple[int, int]]()
+    follower = Fake(
+        [event("leads/0/100", "received"), event("leads/0/101", "duplicate")],
+        [],
+        [event("leads/0/100", "enriched")],
+        [event("leads/0/100", "never read")],  # type: ignore[arg-type]
+    )
+    await wait_for_rest(leads, follower, 60, lambda done, total: shown.append((done, total)))
+    assert shown == [(1, 2), (1, 2), (2, 2)]
+    assert leads.by_status(at_rest=True) == {"enriched": 1, "duplicate": 1}
+    assert len(follower.left) == 1
+
+
+async def test_it_ends_when_its_time_is_over() -> None:
+    leads = published(2)
+    await wait_for_rest(leads, Fake([event("leads/0/100", "enriched")]), 0.05, lambda *_: None)
+    assert (leads.at_rest, leads.no_event) == (1, 1)
+
+
+async def test_nothing_published_is_nothing_to_wait_for() -> None:
+    await wait_for_rest(PublishedLeads("leads", ()), Fake(), 60, lambda *_: None)
+
+
+STATUSES = sorted(set(get_args(Status)) - NOT_LEADS)
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+    st.lists(st.tuples(st.integers(95, 135), st.sampled_from(STATUSES)), max_size=60),
+)
+def test_it_counts_as_a_dictionary_would(sizes: list[int], random: object, events: list[tuple[int, Status]]) -> None:
+    """Batches of ours with gaps between them, acknowledged in any order, and any events."""
+    batches, offset = [], 100
+    for size in sizes:
+        batches.append((offset, size))
+        offset += size + 2
+    random.shuffle(batches)  # type: ignore[attr-defined]
+    leads, last = PublishedLeads("leads", ()), dict[int, Status | None]()
+    for first, size in batches:
+        leads.add(0, first, size)
+        last.update(dict.fromkeys(range(first, first + size)))
+    for at, status in events:
+        leads.apply(event(f"leads/0/{at}", status))
+        if at in last:
+            last[at] = status
+    counted = Counter(status for status in last.values() if status is not None)
+    assert Counter(leads.by_status(at_rest=True)) + Counter(leads.by_status(at_rest=False)) == counted
+    assert leads.total == len(last) == leads.no_event + counted.total()
+    assert leads.at_rest == sum(leads.by_status(at_rest=True).values())
