@@ -1,4 +1,4 @@
-"""Options that all commands over dead letters share: which topic, which letters, and the progress of reading them."""
+"""Options and helpers that the commands over dead letters share."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ _SAY_EVERY_S: Final = 5.0
 
 
 def add_filter_options(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
-    """Which letters; each option narrows, one that is repeated widens. `nested`: the command itself has them, too."""
-    which = parser.add_argument_group("which letters (all of them together; each may be repeated)")
+    """Add the options that select dead letters. Each option narrows the selection; repeating one widens it.
+
+    Args:
+        parser: The parser of a command or an action.
+        nested: The command around this action has the same options; set no defaults here.
+    """
+    which = parser.add_argument_group("which dead letters (options combine; each may be repeated)")
     which.add_argument("--reason", action="append", default=[], help="such as http_503 or not_json")
     which.add_argument("--status", action="append", default=[], type=int, metavar="CODE", help="Clay's HTTP status")
     which.add_argument("--destination", action="append", default=[], metavar="ALIAS")
@@ -33,7 +38,7 @@ def add_filter_options(parser: argparse.ArgumentParser, *, nested: bool = False)
         action="append",
         default=[],
         choices=("failed", "poison", "policy", "foreign", "deferred"),
-        help="poison, policy and foreign letters go only when asked for",
+        help="poison, policy and foreign dead letters are included only if named here",
     )
     which.add_argument("--since", type=when_ms, metavar="TIME", help="written at or after, e.g. 2026-11-24T08:00 (UTC)")
     which.add_argument("--until", type=when_ms, metavar="TIME", help="written before")
@@ -44,7 +49,7 @@ def add_filter_options(parser: argparse.ArgumentParser, *, nested: bool = False)
 
 
 def add_action(actions: Any, name: str, run: Run, says: str, example: str) -> argparse.ArgumentParser:
-    """An action under a command; the common options stand before or after it."""
+    """Declare an action of a command. The common options stand before or after it."""
     parser: argparse.ArgumentParser = actions.add_parser(
         name,
         help=says,
@@ -58,18 +63,23 @@ def add_action(actions: Any, name: str, run: Run, says: str, example: str) -> ar
 
 
 def confirm(what: str) -> None:
-    """Ask the person at the terminal for a yes; without one only --yes is. Raises SettingsError, StreamAppError."""
+    """Ask the user at the terminal to confirm.
+
+    Raises:
+        SettingsError: Standard input is no terminal.
+        StreamAppError: The answer is not yes.
+    """
     from stream_app.domain.errors import SettingsError, StreamAppError
 
     if not sys.stdin.isatty():
-        raise SettingsError([f"nobody can be asked here, so --yes must be said to {what}"])
+        raise SettingsError([f"cannot ask for confirmation without a terminal: pass --yes to {what}"])
     say(f"{what}? [y/N]")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise StreamAppError("nothing was done")
+        raise StreamAppError("cancelled: nothing was changed")
 
 
 def filter_of(args: argparse.Namespace) -> Filter:
-    """The filter that the options say."""
+    """Build the filter from the options."""
     from stream_app.domain.dead_letter.causes import Filter
 
     ends = [end for end in (args.until, _ago_ms(args.older_than)) if end is not None]
@@ -86,33 +96,33 @@ def filter_of(args: argparse.Namespace) -> Filter:
 
 
 def when_ms(text: str) -> int:
-    """A time as epoch ms; one without a zone is UTC, as in Kafka's tools."""
+    """Parse an ISO 8601 time to epoch ms. A time without a zone is UTC, as in Kafka's tools."""
     from datetime import UTC, datetime
 
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-11-24T08:00") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write it as in 2026-11-24T08:00") from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def duration_s(text: str) -> int:
-    """A duration as seconds."""
+    """Parse a duration such as 30m to seconds."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 30m, 2h or 7d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age; write it as in 30m, 2h or 7d")
     return int(found[1]) * _UNITS_S[found[2]]
 
 
 def positive(text: str) -> int:
-    """A number from 1 on."""
+    """Parse a whole number of at least 1."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def iso(at_ms: int) -> str:
-    """Epoch ms for people, in UTC."""
+    """Format epoch ms for people, in UTC."""
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -120,7 +130,11 @@ def iso(at_ms: int) -> str:
 
 @contextmanager
 def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], None]]:
-    """How much was read and is to be read: a bar on a terminal; elsewhere a line now and then, when it takes long."""
+    """Show progress on stderr: a bar on a terminal, elsewhere a line every few seconds.
+
+    Yields:
+        A function of the units done and the units in all.
+    """
     from rich.console import Console
     from rich.progress import Progress
 

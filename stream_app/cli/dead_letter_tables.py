@@ -1,4 +1,4 @@
-"""Dead letters as tables: counted by cause, and one by one."""
+"""Tables of dead letters: by cause, and one row each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def tally_table(groups: Sequence[Group]) -> Table:
-    """Dead letters by cause."""
+    """Build the table of dead letters by cause."""
     table = Table(
-        Column("letters", right=True),
+        Column("dead letters", right=True),
         Column("reason"),
         Column("destination", rank=1),
         Column("disposition", rank=4),
@@ -40,8 +40,8 @@ def tally_table(groups: Sequence[Group]) -> Table:
     return table
 
 
-def list_table(letters: Sequence[Listed]) -> Table:
-    """Dead letters one by one, each with the place that `dlq show` takes."""
+def list_table(dead_letters: Sequence[Listed]) -> Table:
+    """Build the table of single dead letters, each with the place that `dlq show` takes."""
     table = Table(
         Column("place"),
         Column("reason"),
@@ -51,7 +51,7 @@ def list_table(letters: Sequence[Listed]) -> Table:
         Column("written", rank=1),
         Column("says", rank=4, prose=True),
     )
-    for each in letters:
+    for each in dead_letters:
         where = each.destination or each.workspace
         reason = each.reason or "none given"
         table.add(each.place, reason, each.lead_id, where, each.kind, iso(each.at_ms), each.text)

@@ -133,8 +133,8 @@ def _stands(scene: Scene) -> Iterator[str]:
     for status, words in _WORDS.items():
         if stand[status]:
             yield f"{stand[status]:4}  {words}"
-    letters, replays = scene.steps["dead_lettered"], scene.steps["replayed"]
-    yield f"{letters:4}  {'dead letter' if letters == 1 else 'dead letters'} so far"
+    dead_letters, replays = scene.steps["dead_lettered"], scene.steps["replayed"]
+    yield f"{dead_letters:4}  {'dead letter' if dead_letters == 1 else 'dead letters'} so far"
     yield f"{replays:4}  {'replay' if replays == 1 else 'replays'} so far"
 
 

@@ -1,4 +1,4 @@
-"""`stream-app dlq`: counts dead letters by cause, shows one, exports them, and sends mended ones back."""
+"""`stream-app dlq`: count, list, show, export and import dead letters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from stream_app.domain.record import ConsumedRecord
     from stream_app.replay.inspect import EditedRecord, Shown
     from stream_app.replay.plan import Chosen, Source
-    from stream_app.replay.select import Mend, Sent
+    from stream_app.replay.select import Edit, Sent
 
     Values = dict[tuple[int, int], bytes]
 
@@ -51,7 +51,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "dlq",
         run_count,
-        says="Count dead letters by cause, destination and age; with an action: show, export or import them.",
+        says="Count dead letters by cause, destination and age. An action lists, shows, exports or imports them.",
         example="stream-app dlq --older-than 2h\n  stream-app dlq show leads.dlq/0/17",
     )
     add_filter_options(parser)
@@ -61,48 +61,54 @@ def add(subparsers: Subparsers) -> None:
         actions,
         "list",
         run_list,
-        "List the newest letters one by one, each with the place that `show` takes.",
+        "List the newest dead letters, each with the place that `show` takes.",
         "stream-app dlq list --reason http_503",
     )
     add_filter_options(lists, nested=True)
     lists.add_argument("--from", dest="source", choices=SOURCES, default=argparse.SUPPRESS, help="which topic")
-    lists.add_argument("--limit", type=positive, default=20, metavar="N", help="no more than so many (%(default)s)")
+    lists.add_argument("--limit", type=positive, default=20, metavar="N", help="at most N (%(default)s)")
     shows = add_action(
-        actions, "show", run_show, "Show one letter with its headers and history.", "stream-app dlq show leads.dlq/0/17"
+        actions,
+        "show",
+        run_show,
+        "Show one dead letter with its headers and history.",
+        "stream-app dlq show leads.dlq/0/17",
     )
     shows.add_argument("place", metavar="TOPIC/PARTITION/OFFSET")
-    shows.add_argument("--value", action="store_true", help="its value too: it is personal data")
+    shows.add_argument("--value", action="store_true", help="print its value too (personal data)")
     exports = add_action(
         actions,
         "export",
         run_export,
-        "Write letters to a file, one JSON object a line, values included: they are personal data.",
-        "stream-app dlq export letters.jsonl --reason no_identity",
+        "Write dead letters with their values (personal data) to a file, one JSON object per line.",
+        "stream-app dlq export dead-letters.jsonl --reason no_identity",
     )
-    exports.add_argument("file", type=Path, metavar="FILE", help="to be written, or - for stdout")
+    exports.add_argument("file", type=Path, metavar="FILE", help="output file, or - for stdout")
     add_filter_options(exports, nested=True)
     exports.add_argument("--from", dest="source", choices=SOURCES, default=argparse.SUPPRESS, help="which topic")
     imports = add_action(
         actions,
         "import",
         run_import,
-        "Send letters back as they were mended in an exported file, each once.",
-        "stream-app dlq import letters.jsonl --yes",
+        "Send edited dead letters of an exported file back, each one once.",
+        "stream-app dlq import dead-letters.jsonl --yes",
     )
-    imports.add_argument("file", type=Path, metavar="FILE", help="as `export` wrote it, `lead` mended")
-    imports.add_argument("--uncertain", action="store_true", help="also those that may have reached Clay")
-    imports.add_argument("--yes", action="store_true", help="do it without asking")
+    imports.add_argument("file", type=Path, metavar="FILE", help="a file from `export` with edited `lead` values")
+    imports.add_argument(
+        "--uncertain", action="store_true", help="include leads that may have reached Clay: they may be paid for twice"
+    )
+    imports.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     add_over_budget(imports)
 
 
 def run_count(args: argparse.Namespace) -> int:
-    from stream_app.replay.inspect import count as count_letters
+    from stream_app.replay.inspect import count as count_dead_letters
     from stream_app.replay.plan import check_filter
 
     settings = settings_of(args, clay=False)
     check_filter(settings, args.source, filter_of(args))
-    with reading("counting letters") as progress:
-        tally = on_kafka(settings, "dlq", count_letters(settings, args.source, filter_of(args), progress))
+    with reading("counting dead letters") as progress:
+        tally = on_kafka(settings, "dlq", count_dead_letters(settings, args.source, filter_of(args), progress))
     if args.json:
         tell_json(_tally(tally))
     else:
@@ -130,7 +136,7 @@ def _show_tally(source: str, tally: Tally) -> None:
     if len(groups) > _MOST_GROUPS:
         tell(f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them")
     ages = ", ".join(f"{number:,} {name}" for name, number in tally.ages.most_common())
-    tell(f"{count(tally.count, 'letter')} in {source}" + (f" ({ages})" if ages else ""))
+    tell(f"{count(tally.count, 'dead letter')} in {source}" + (f" ({ages})" if ages else ""))
     if tally.suppressed:
         tell(f"{tally.suppressed:,} of them {_ON_THE_LIST}: never sent, and not exported")
 
@@ -143,7 +149,7 @@ def run_list(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     check_filter(settings, args.source, filter_of(args))
-    with reading("reading letters") as progress:
+    with reading("reading dead letters") as progress:
         found, matching = on_kafka(
             settings, "dlq", newest(settings, args.source, filter_of(args), args.limit, progress)
         )
@@ -156,7 +162,7 @@ def run_list(args: argparse.Namespace) -> int:
 
         show(list_table(found))
     more = f"; --limit {matching} shows all" if matching > len(found) else ""
-    tell(f"{len(found):,} of {count(matching, 'letter')} in {args.source}{more}")
+    tell(f"{len(found):,} of {count(matching, 'dead letter')} in {args.source}{more}")
     return OK
 
 
@@ -165,38 +171,40 @@ def run_show(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     place_of(settings, args.place)
-    with reading("looking for its history") as progress:
+    with reading("reading its history") as progress:
         shown = on_kafka(settings, "dlq show", show(settings, args.place, progress))
     if args.json:
-        tell_json(_letter(shown, value=args.value))
+        tell_json(_document(shown, value=args.value))
         return OK
-    letter = shown.letter
-    tell(f"{letter.place}, written {iso(letter.timestamp_ms)}, {count(len(letter.value or b''), 'byte')}")
+    dead_letter = shown.dead_letter
+    tell(
+        f"{dead_letter.place}, written {iso(dead_letter.timestamp_ms)}, {count(len(dead_letter.value or b''), 'byte')}"
+    )
     for name, value in shown.headers.items():
         tell(f"  {name}: {value}")
     for event in shown.history:
         words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
         tell(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
     if shown.suppressed:
-        tell(f"it is {_ON_THE_LIST}: it is never sent, and its value is not shown")
+        tell(f"it is {_ON_THE_LIST}: it is never sent, and its value is hidden")
     elif args.value:
-        tell((letter.value or b"").decode("utf-8", "backslashreplace"))
+        tell((dead_letter.value or b"").decode("utf-8", "backslashreplace"))
     return OK
 
 
-def _letter(shown: Shown, *, value: bool) -> dict[str, object]:
+def _document(shown: Shown, *, value: bool) -> dict[str, object]:
     import msgspec
 
-    letter = shown.letter
+    dead_letter = shown.dead_letter
     document: dict[str, object] = {
-        "place": letter.place,
-        "at_ms": letter.timestamp_ms,
+        "place": dead_letter.place,
+        "at_ms": dead_letter.timestamp_ms,
         "headers": shown.headers,
         "history": msgspec.to_builtins(shown.history),
         "suppressed": shown.suppressed,
     }
     if value and not shown.suppressed:
-        document["value"] = (letter.value or b"").decode("utf-8", "backslashreplace")
+        document["value"] = (dead_letter.value or b"").decode("utf-8", "backslashreplace")
     return document
 
 
@@ -207,15 +215,15 @@ def run_export(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     if args.json and str(args.file) == "-":
-        raise SettingsError(["--json tells of the file that is written; letters on stdout are JSON Lines without it"])
+        raise SettingsError(["--json reports on the output file; to write JSON Lines to stdout, leave out --json"])
     check_filter(settings, args.source, filter_of(args))
-    with private_file(args.file) as file, reading("exporting letters") as progress:
+    with private_file(args.file) as file, reading("exporting dead letters") as progress:
         work = export(settings, args.source, filter_of(args), file, progress)
         lines, left_out = on_kafka(settings, "dlq export", work)
     if args.json:
         tell_json({"letters": lines, "suppressed": left_out, "file": str(args.file)})
     else:
-        say(f"{count(lines, 'letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
+        say(f"{count(lines, 'dead letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
     return OK if lines else NO
 
 
@@ -223,16 +231,16 @@ def run_import(args: argparse.Namespace) -> int:
     from stream_app.replay.inspect import read_export
 
     settings = settings_of(args, clay=False)
-    mended = list(read_export(settings, args.file))
-    return on_kafka(settings, "dlq import", _import(args, settings, mended))
+    edited = list(read_export(settings, args.file))
+    return on_kafka(settings, "dlq import", _import(args, settings, edited))
 
 
-async def _import(args: argparse.Namespace, settings: Settings, mended: list[EditedRecord]) -> int:
+async def _import(args: argparse.Namespace, settings: Settings, edited: list[EditedRecord]) -> int:
     from stream_app.domain.dead_letter.headers import WorkspaceKeys
     from stream_app.replay.plan import reader_of, topic_of
-    from stream_app.replay.select import Operator, Sent, letters_at
+    from stream_app.replay.select import Operator, Sent, dead_letters_at
 
-    values: dict[Source, Values] = {source: _values(mended, topic_of(settings, source)) for source in SOURCES}
+    values: dict[Source, Values] = {source: _values(edited, topic_of(settings, source)) for source in SOURCES}
     async with Operator(settings) as operator:
         plans: dict[Source, tuple[PricedPlan, Chosen]] = {}
         for source in (each for each in SOURCES if values[each]):
@@ -245,14 +253,18 @@ async def _import(args: argparse.Namespace, settings: Settings, mended: list[Edi
         if not affordable(args, [price for plan, _ in plans.values() for price in plan.prices]):
             return NO
         if go and not args.yes:
-            confirm(f"send {count(go, 'letter')} back")
+            confirm(f"send {count(go, 'dead letter')} back")
         total = Sent()
         for source, (plan, chosen) in plans.items():
             with reading("sending back") as progress:
                 async with reader_of(settings, progress) as reader:
-                    letters = letters_at(reader, topic_of(settings, source), chosen, WorkspaceKeys(settings.workspaces))
-                    sent = await operator.send(letters, plan.paces, lambda _: None, _mend(settings, values[source]))
-            total.letters += sent.letters
+                    dead_letters = dead_letters_at(
+                        reader, topic_of(settings, source), chosen, WorkspaceKeys(settings.workspaces)
+                    )
+                    sent = await operator.send(
+                        dead_letters, plan.paces, lambda _: None, _edit_of(settings, values[source])
+                    )
+            total.dead_letters += sent.dead_letters
             total.refused.update(sent.refused)
     return _imported(args, total, sum(map(len, values.values())) - go - never, never)
 
@@ -263,35 +275,36 @@ async def _planned(
     from stream_app.domain.dead_letter.causes import Filter
     from stream_app.replay.plan import survey
 
-    with reading("reading letters and rows") as progress:
-        return await survey(settings, source, Filter(), progress, uncertain=args.uncertain, mended=values)
+    with reading("reading dead letters and rows") as progress:
+        return await survey(settings, source, Filter(), progress, uncertain=args.uncertain, values=values)
 
 
-def _values(mended: list[EditedRecord], topic: str) -> Values:
-    return {(each.partition, each.offset): each.value for each in mended if each.topic == topic}
+def _values(edited: list[EditedRecord], topic: str) -> Values:
+    return {(each.partition, each.offset): each.value for each in edited if each.topic == topic}
 
 
-def _mend(settings: Settings, values: Values) -> Mend:
+def _edit_of(settings: Settings, values: Values) -> Edit:
     from stream_app.replay.edit import check, sendable
 
     why_not = sendable(settings)
 
-    def mend(letter: ConsumedRecord, same_lead: bool) -> bytes:
-        value = values[letter.partition, letter.offset]
-        check(value, letter, why_not, same_lead=same_lead)
+    def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
+        value = values[dead_letter.partition, dead_letter.offset]
+        check(value, dead_letter, why_not, same_lead=same_lead)
         return value
 
-    return mend
+    return edit
 
 
 def _imported(args: argparse.Namespace, sent: Sent, kept: int, never: int) -> int:
     if args.json:
-        tell_json({"sent": sent.letters, "refused": sent.refused, "need_no_sending": kept, "suppressed": never})
+        tell_json({"sent": sent.dead_letters, "refused": sent.refused, "need_no_sending": kept, "suppressed": never})
     else:
         for place, why in sent.refused.items():
-            say(f"{place} did not go: {why}")
+            say(f"{place} was not sent: {why}")
         tell(
-            f"{count(sent.letters, 'letter was', 'letters were')} sent back, {len(sent.refused)} refused, "
-            f"{kept} no longer to be sent or not kept" + (f", {never} {_ON_THE_LIST}" if never else "")
+            f"{count(sent.dead_letters, 'dead letter was', 'dead letters were')} sent back, "
+            f"{len(sent.refused)} refused, {kept} no longer need sending or are no longer kept"
+            + (f", {never} {_ON_THE_LIST}" if never else "")
         )
-    return NO if sent.refused or not sent.letters else OK
+    return NO if sent.refused or not sent.dead_letters else OK

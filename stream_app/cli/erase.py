@@ -1,4 +1,4 @@
-"""`stream-app erase`: removes what is held of a lead or a person, and says what a human has to delete in Clay."""
+"""`stream-app erase`: erase a lead or a person, and list the rows that an operator must delete in Clay."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "erase",
         run,
-        says="Remove what is held of a lead, or of all leads of a person: results, cache, look-up. The person is never "
-        "sent again, whatever letters still wait. Clay has no way to delete a row: it says which ones a human has to.",
+        says="Erase a lead, or all leads of a person, from results, cache and look-up. The person is never sent again, "
+        "not even from a dead letter. Clay's rows cannot be deleted from here; the command lists them.",
         example='stream-app erase ada@example.com --why "GDPR request 17"\n  stream-app erase crm-17 --yes --why "..."',
     )
     parser.add_argument("who_is", metavar="LEAD|PERSON", help="a lead's id, an e-mail or a LinkedIn URL (hashed here)")
-    parser.add_argument("--workspace", metavar="NAME", help="where the lead is, if several have one of that id")
-    parser.add_argument("--yes", action="store_true", help="do it without asking")
+    parser.add_argument("--workspace", metavar="NAME", help="the lead's workspace, if several have this id")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     add_who(parser)
 
 
@@ -43,18 +43,18 @@ def run(args: argparse.Namespace) -> int:
     check_known(settings, workspace=args.workspace)
     is_person = "@" in args.who_is or "linkedin.com/" in args.who_is.lower()
     persons = hashes_of([args.who_is]) if is_person else []
-    with reading("what is held") as progress:
+    with reading("reading rows and results") as progress:
         lead_id = None if is_person else args.who_is
         known_by = hashes_of([args.who_is], former=True) if is_person else []
         held = on_kafka(settings, "erase", find_held(settings, known_by, lead_id, args.workspace, progress))
     persons = sorted({*persons, *(person for each in held for person in each.people)})
     if not held and not persons:
-        say("nothing is held of such a lead: no row, no result")
+        say("nothing found to erase: no row and no result of this lead or person")
         if args.json:
             tell_json({"by_hand": [], "queued": [], "refused": []})
         return NO
     for lead in held:
-        check_known(settings, workspace=lead.workspace)  # before anything is erased: it would be half of it
+        check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     if not args.yes:
         confirm(f"erase {count(len(held), 'lead')}, and never send this person again")
     return asyncio.run(_erase(args, settings, held, persons))
@@ -68,7 +68,7 @@ async def _erase(args: argparse.Namespace, settings: Settings, held: list[Held],
     async def tell_lanes(kind: CommandKind, workspace: str, what: dict[str, Any]) -> Asked:
         return await ask(settings, kind, workspace, what, who, args.why, wait_s=WAIT_S, say=say, known=[args.who_is])
 
-    # The person first: nothing of it may come in behind what is erased.
+    # Suppress the person first, so that no new lead of theirs arrives after the erasure.
     asked = [await tell_lanes("suppress", "", {"people": persons})] if persons else []
     for lead in held:
         what = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
@@ -99,10 +99,10 @@ def _show(args: argparse.Namespace, settings: Settings, held: list[Held], asked:
             say(f"NOT APPLIED, {text}")
         for each in queued:
             tell(f"queued {each}")
-        say("What stays, and for how long. None of it is sent to Clay.")
+        say("What remains, and for how long. None of it is sent to Clay.")
         for place in stays:
             until = "no end" if place.days is None else f"{place.days} days"
             say(f"  {place.place:<24} {until:>8}  {place.what}")
         if queued:
-            say("what is queued is done once its partition has a worker; this holds for 24 hours")
+            say("queued commands are applied when their partition has a worker, within 24 hours")
     return NO if refused else QUEUED if queued else OK

@@ -1,4 +1,4 @@
-"""What sending letters back would cost: shown to people, and refused where a budget does not pay for it."""
+"""The price of sending dead letters back: shown first, and refused if a budget does not cover it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ _FASTEST_PER_S: Final = 100_000.0
 
 
 def add_over_budget(parser: argparse.ArgumentParser) -> None:
-    """The option that `affordable` asks for."""
-    parser.add_argument("--over-budget", action="store_true", help="although it costs more than what is left")
+    """Add `--over-budget`, which `affordable` reads."""
+    parser.add_argument(
+        "--over-budget", action="store_true", help="send even if it costs more than the budget has left"
+    )
 
 
 def per_second(text: str) -> float:
-    """A rate."""
+    """Parse a rate per second."""
     try:
         rate_per_s = float(text)
     except ValueError:
         rate_per_s = 0.0
     if not _SLOWEST_PER_S <= rate_per_s <= _FASTEST_PER_S:  # nan is neither
         limits = f"{_SLOWEST_PER_S:g} to {_FASTEST_PER_S:g}"
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of letters a second from {limits}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: give dead letters per second, {limits}")
     return rate_per_s
 
 
 def show_prices(plan: PricedPlan) -> None:
-    """A line for each destination."""
+    """Print one line for each destination."""
     for each in plan.prices:
         where = f"{each.destination or 'no destination'} ({each.workspace or 'no workspace'})"
         tell(
@@ -46,7 +48,7 @@ def show_prices(plan: PricedPlan) -> None:
 
 
 def affordable(args: argparse.Namespace, prices: Sequence[Price]) -> bool:
-    """Whether each workspace's budget pays for all that is meant, or --over-budget says that it need not."""
+    """Return True if each workspace's budget covers its price, or if --over-budget is set; else print why not."""
     import msgspec
 
     from stream_app.domain.dead_letter.pricing import too_dear

@@ -1,4 +1,4 @@
-"""`stream-app replay plan | rewind | select | redrive | pause | resume`: priced first, then done."""
+"""`stream-app replay plan | select | redrive | rewind | pause | resume`: show the price, ask, then act."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from stream_app.domain.record import ConsumedRecord
     from stream_app.replay.edit import Transform
     from stream_app.replay.plan import Chosen
-    from stream_app.replay.select import Mend, Operator, Sent
+    from stream_app.replay.select import Edit, Operator, Sent
 
 _SHOWN: Final = 3
 
 
 def add_actions(replay: argparse.ArgumentParser) -> None:
-    """The actions of `stream-app replay`."""
+    """Add the actions of `stream-app replay`."""
     actions = replay.add_subparsers(dest="action", metavar="ACTION", title="actions")
 
     def action(name: str, run: Run, says: str, example: str) -> argparse.ArgumentParser:
@@ -42,64 +42,68 @@ def add_actions(replay: argparse.ArgumentParser) -> None:
     plan = action(
         "plan",
         run_plan,
-        "Say how many letters would go, by cause, what they cost against what is left, and how long it takes.",
+        "Show how many dead letters a replay would send, by cause, its price, the budget left, and its duration.",
         "stream-app replay plan --status 503 --destination people",
     )
     select = action(
         "select",
         run_select,
-        "Send letters back to leads.retry, each once, with a fresh set of replays; priced and confirmed first. "
-        "Deferred leads only come sooner than they are due.",
+        "Send dead letters back to leads.retry, each once, with all replays available again. Shows the price and asks "
+        "first. Deferred leads are only sent earlier.",
         "stream-app replay select --reason http_503 --limit 1000 --rate 4",
     )
     redrive = action(
         "redrive",
         run_select,
-        "Send parked leads back after a fix, mended by a JSON Patch or under other field names if need be.",
+        "Send parked leads back after a fix. A JSON Patch or new field names can edit them.",
         "stream-app replay redrive --disposition poison --from dlq --map email=mail",
     )
     for parser, source in ((plan, "dlq"), (select, "dlq"), (redrive, "parked")):
         add_filter_options(parser)
         parser.add_argument("--from", dest="source", choices=SOURCES, default=source, help="(%(default)s)")
-        parser.add_argument("--limit", type=int, metavar="N", help="no more than so many")
+        parser.add_argument("--limit", type=int, metavar="N", help="at most N")
         parser.add_argument(
             "--rate",
             type=per_second,
             metavar="PER_S",
-            help="letters a second and workspace (default: replay.rate_share)",
+            help="dead letters per second and workspace (default: replay.rate_share)",
         )
         parser.add_argument(
-            "--uncertain", action="store_true", help="also those that may have reached Clay: they may be paid twice"
+            "--uncertain",
+            action="store_true",
+            help="include leads that may have reached Clay: they may be paid for twice",
         )
     for parser in (select, redrive):
-        parser.add_argument("--yes", action="store_true", help="do it without asking")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         add_over_budget(parser)
         parser.set_defaults(patch=None, map=[], value=False)
     redrive.add_argument("--patch", type=Path, metavar="FILE", help="a JSON Patch (RFC 6902) for each lead")
-    redrive.add_argument("--map", action="append", default=[], metavar="NEW=OLD", help="a field under another name")
-    redrive.add_argument("--value", action="store_true", help="show values in the diff: they are personal data")
+    redrive.add_argument(
+        "--map", action="append", default=[], metavar="NEW=OLD", help="rename a field; may be repeated"
+    )
+    redrive.add_argument("--value", action="store_true", help="show values (personal data) in the diff")
     rewind = action(
         "rewind",
         run_rewind,
-        "Set the replay group back on leads.dlq, as Kafka's own tool does. Only while no `stream-app replay` runs: "
-        "Kafka refuses it otherwise.",
+        "Reset the replay group's offsets on leads.dlq, as Kafka's tool does. First stop every `stream-app replay`: "
+        "Kafka does not reset an active group.",
         "stream-app replay rewind --to-datetime 2026-11-24T08:00 --dry-run",
     )
     to = rewind.add_mutually_exclusive_group(required=True)
-    to.add_argument("--to-earliest", action="store_true", help="from the first letter that is kept")
-    to.add_argument("--to-datetime", type=when_ms, metavar="TIME", help="from this time on (UTC)")
-    to.add_argument("--to-offset", type=int, metavar="N", help="from this offset on")
-    rewind.add_argument("--partition", type=int, metavar="P", help="only this one")
-    rewind.add_argument("--dry-run", action="store_true", help="only say what would happen")
-    rewind.add_argument("--yes", action="store_true", help="do it without asking")
+    to.add_argument("--to-earliest", action="store_true", help="to the first dead letter kept")
+    to.add_argument("--to-datetime", type=when_ms, metavar="TIME", help="to this time (UTC)")
+    to.add_argument("--to-offset", type=int, metavar="N", help="to this offset")
+    rewind.add_argument("--partition", type=int, metavar="P", help="only this partition")
+    rewind.add_argument("--dry-run", action="store_true", help="show what would happen, change nothing")
+    rewind.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     pause = action(
         "pause",
         run_pause,
-        "Stop all replays, whatever process brings them, until `resume`.",
+        "Pause all replays of all processes until `resume`.",
         'stream-app replay pause --why "table is being rebuilt"',
     )
-    pause.add_argument("--why", default="", help="for those who wonder")
-    action("resume", run_pause, "Let replays go on after `pause`.", "stream-app replay resume")
+    pause.add_argument("--why", default="", help="the reason, shown to other operators")
+    action("resume", run_pause, "Resume replays after `pause`.", "stream-app replay resume")
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -132,16 +136,16 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
             return _nothing(args)
         if not affordable(args, plan.prices):
             return NO
-        mend = await _mend(args, settings, transform, chosen)
+        edit = await _edit_of(args, settings, transform, chosen)
         if not args.yes:
-            confirm(f"send {count(plan.go, 'letter')} back")
-        sent = await _send(args, settings, operator, chosen, plan.paces, mend)
+            confirm(f"send {count(plan.go, 'dead letter')} back")
+        sent = await _send(args, settings, operator, chosen, plan.paces, edit)
     if args.json:
-        tell_json({"sent": sent.letters, "refused": sent.refused})
+        tell_json({"sent": sent.dead_letters, "refused": sent.refused})
     else:
         for place, why in list(sent.refused.items())[:20]:
-            say(f"{place} did not go: {why}")
-        sent_back = count(sent.letters, "letter was", "letters were")
+            say(f"{place} was not sent: {why}")
+        sent_back = count(sent.dead_letters, "dead letter was", "dead letters were")
         tell(f"{sent_back} sent back, {len(sent.refused)} refused")
     return NO if sent.refused else OK
 
@@ -152,13 +156,13 @@ async def _send(
     operator: Operator,
     chosen: Chosen,
     paces: Mapping[str, float],
-    mend: Mend,
+    edit: Edit,
 ) -> Sent:
     import asyncio
 
     from stream_app.domain.dead_letter.headers import WorkspaceKeys
     from stream_app.replay.plan import reader_of, topic_of
-    from stream_app.replay.select import Sent, letters_at
+    from stream_app.replay.select import Sent, dead_letters_at
 
     last = Sent()
 
@@ -168,18 +172,20 @@ async def _send(
 
     with reading("sending back") as progress:
         async with reader_of(settings, progress) as reader:
-            letters = letters_at(reader, topic_of(settings, args.source), chosen, WorkspaceKeys(settings.workspaces))
+            dead_letters = dead_letters_at(
+                reader, topic_of(settings, args.source), chosen, WorkspaceKeys(settings.workspaces)
+            )
             try:
-                return await operator.send(letters, paces, note, mend)
+                return await operator.send(dead_letters, paces, note, edit)
             except asyncio.CancelledError:
-                say(f"interrupted after {last.letters}: run the same again to go on, nothing goes twice")
+                say(f"interrupted after {last.dead_letters}: run the same command to continue; nothing is sent twice")
                 raise
 
 
 async def _survey(args: argparse.Namespace, settings: Settings, *, edited: bool = False) -> tuple[PricedPlan, Chosen]:
     from stream_app.replay.plan import survey
 
-    with reading("reading letters and rows") as progress:
+    with reading("reading dead letters and rows") as progress:
         return await survey(
             *(settings, args.source, filter_of(args), progress),
             uncertain=args.uncertain,
@@ -194,7 +200,7 @@ def _transform(args: argparse.Namespace) -> Transform | None:
     from stream_app.replay.edit import from_mapping, from_patch
 
     if args.patch and args.map:
-        raise SettingsError(["--patch and --map: one of them"])
+        raise SettingsError(["--patch and --map exclude each other: pass one of them"])
     if args.patch:
         return from_patch(args.patch)
     pairs = [pair.partition("=") for pair in args.map]
@@ -203,40 +209,43 @@ def _transform(args: argparse.Namespace) -> Transform | None:
     return from_mapping({new: old for new, _, old in pairs}) if pairs else None
 
 
-async def _mend(args: argparse.Namespace, settings: Settings, transform: Transform | None, chosen: Chosen) -> Mend:
-    """How each letter is mended; the first few are shown, and what cannot be mended is said before anything goes."""
+async def _edit_of(args: argparse.Namespace, settings: Settings, transform: Transform | None, chosen: Chosen) -> Edit:
+    """Return the function that edits each dead letter.
+
+    The first few edits are shown, and what cannot be edited is reported before anything is sent.
+    """
     from stream_app.domain.dead_letter.headers import WorkspaceKeys
     from stream_app.domain.dead_letter.replay import goes_on
     from stream_app.domain.delivery.envelope import read_envelope
     from stream_app.replay.edit import EditError, changes, sendable, transformed
     from stream_app.replay.plan import reader_of, topic_of
-    from stream_app.replay.select import as_it_is, letters_at
+    from stream_app.replay.select import dead_letters_at, unchanged
 
     if transform is None:
-        return as_it_is
+        return unchanged
     why_not = sendable(settings)
 
-    def mend(letter: ConsumedRecord, same_lead: bool) -> bytes:
-        return transformed(transform, letter, why_not, same_lead=same_lead)
+    def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
+        return transformed(transform, dead_letter, why_not, same_lead=same_lead)
 
     shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
     async with reader_of(settings, lambda done, total: None) as reader:
-        async for letter in letters_at(reader, topic_of(settings, args.source), chosen, keys):
+        async for dead_letter in dead_letters_at(reader, topic_of(settings, args.source), chosen, keys):
             try:
-                mended = mend(letter, goes_on(read_envelope(letter)))
+                edited = edit(dead_letter, goes_on(read_envelope(dead_letter)))
             except EditError as error:
                 bad += 1
                 if bad <= _SHOWN:
-                    say(f"{letter.place} will not go: {error}")
+                    say(f"{dead_letter.place} will not be sent: {error}")
                 continue
             if shown < _SHOWN:
                 shown += 1
-                say(f"{letter.place}:")
-                for line in changes(letter.value, mended, values=args.value):
+                say(f"{dead_letter.place}:")
+                for line in changes(dead_letter.value, edited, values=args.value):
                     say(f"  {line}")
     if bad:
-        say(f"{count(bad, 'letter')} cannot be mended so and will not go")
-    return mend
+        say(f"{count(bad, 'dead letter')} cannot be edited this way and will not be sent")
+    return edit
 
 
 def run_rewind(args: argparse.Namespace) -> int:
@@ -249,13 +258,13 @@ def run_rewind(args: argparse.Namespace) -> int:
     check_partition(settings, to)
 
     async def work() -> int:
-        with reading("reading letters and rows") as progress:
+        with reading("reading dead letters and rows") as progress:
             planned = await moves(settings, to, progress)
             ranges = {move.partition: (move.target, move.committed) for move in planned}
             plan, _ = await survey(settings, "dlq", Filter(), progress, rewind=ranges)
         if not args.json:
             for move in planned:
-                first = ", the first letter that is still kept: what came before is gone" if move.expired else ""
+                first = ", the first dead letter still kept; older ones are deleted" if move.expired else ""
                 tell(f"partition {move.partition}: {move.committed} -> {move.target}{first}")
             _show(args, plan)
         if planned and not args.dry_run:
@@ -277,10 +286,10 @@ def run_rewind(args: argparse.Namespace) -> int:
 
 def _said(planned: bool, dry_run: bool) -> str:
     if not planned:
-        return "nothing to rewind: no letter is kept from there to where the group stands"
+        return "nothing to rewind: no dead letter is kept between that place and the group's offset"
     if dry_run:
-        return "a dry run: nothing was changed"
-    return "done: the next `stream-app replay` begins a new epoch from there"
+        return "dry run: nothing was changed"
+    return "done: the next `stream-app replay` starts a new epoch there"
 
 
 def run_pause(args: argparse.Namespace) -> int:
@@ -303,7 +312,7 @@ def run_pause(args: argparse.Namespace) -> int:
             if before
             else ""
         )
-        tell(f"replays are paused until `stream-app replay resume`{was}" if pausing else f"replays go on{was}")
+        tell(f"replays are paused until `stream-app replay resume`{was}" if pausing else f"replays are resumed{was}")
     return OK
 
 
@@ -313,11 +322,11 @@ def _show(args: argparse.Namespace, plan: PricedPlan) -> None:
     if args.json:
         tell_json(_document(plan))
         return
-    tell(count(plan.letters, "letter matches", "letters match"))
+    tell(count(plan.letters, "dead letter matches", "dead letters match"))
     for end, number in plan.fates.most_common():
         tell(f"  {number:,} {MEANING[end]}")
     for cause, number in plan.causes.most_common(20):
-        tell(f"  of those that would go, {number:,}: {cause}")
+        tell(f"  to be sent, {number:,}: {cause}")
     show_prices(plan)
 
 

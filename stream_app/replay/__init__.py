@@ -1,1 +1,1 @@
-"""Replays by hand: priced first, then done. What `stream-app replay ...` and `stream-app dlq` do, for Python users."""
+"""Replays of dead letters: the replay process, and what `stream-app replay ACTION` and `stream-app dlq` do."""

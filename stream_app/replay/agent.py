@@ -1,12 +1,12 @@
-"""The replay app: brings dead letters and deferred leads back to `leads.retry` when they are due.
+"""The replay process: sends dead letters and deferred leads back to `leads.retry` when they are due.
 
-    leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter one  ->  leads.retry
+    leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter tier  ->  leads.retry
 
-It only copies bytes and counts: the line decides what becomes of a lead, and knows a copy from its successor, so that
-a record published twice after a crash of this app is harmless. Nothing is held in memory but the head of each tier.
+It copies bytes and counts replays. The lead pipeline decides what happens to a lead and drops duplicate copies, so a
+record that is published twice after a crash is harmless. Only the head of each tier is held in memory.
 
-Resetting the group's offsets on `leads.dlq` is a way to replay: where the group stands below what it had committed, a
-new epoch begins (`core.replay.begin`).
+Resetting the group's offsets on `leads.dlq` is a way to replay: if the group starts below its earlier offset, a new
+epoch starts (`domain.dead_letter.replay.begin`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stream_app.domain.topics import TopicNames
 from stream_app.partition.ports import PartitionStream
 from stream_app.pipeline.ports import Clock
 
-_ON_THEIR_WAY: Final = 500  # records published and not acknowledged yet, for each topic-partition
+_MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
 
 Place = tuple[str, int]
 """Topic and partition."""
@@ -34,22 +34,30 @@ class Publisher(Protocol):
     """Publishes to the partition that a record came from."""
 
     async def publish(self, record: Record) -> Awaitable[object]:
-        """Hand it over; what comes back is done when Kafka has it."""
+        """Queue the record. The result is done when Kafka has acknowledged it."""
 
 
 class State(Protocol):
-    """What all replay processes know together. `moving` is set unless an operator has paused all replays."""
+    """State shared by all replay processes. `moving` is cleared while an operator has paused all replays."""
 
     moving: asyncio.Event
 
     async def begin(self, partition: int) -> Begin:
-        """How to begin with a partition of the dead letters that has just become ours."""
+        """Return where to start in a newly assigned partition of the dead letters."""
 
 
 class Replay:
-    """The handlers of the replay app. `moved` is told of each record that goes on, by the topic it came from.
+    """The handlers of the replay process.
 
-    rates_per_s  of the workspaces' lanes, as they are now: whoever follows them changes it.
+    Args:
+        topics: The topics' names.
+        policy: The delay tiers and the share of the rate.
+        rates_per_s: Current leads per second of each workspace's lane. The owner updates this mapping.
+        publisher: Publishes records.
+        state: State shared with other replay processes.
+        clock: The clock.
+        moved: Called with the source topic and the envelope of each forwarded record.
+        began: Called with each newly assigned partition of the dead letters and its start.
     """
 
     def __init__(
@@ -71,77 +79,80 @@ class Replay:
         self._clock = clock
         self._moved = moved
         self._began = began
-        self._passages: defaultdict[Place, _Passage] = defaultdict(_Passage)
+        self._positions: defaultdict[Place, _Position] = defaultdict(_Position)
 
     def under_way(self, assigned: Mapping[Place, bool]) -> dict[str, Hashable]:
-        """All that has to move by itself, for the watchdog. `assigned`: topic and partition -> records wait there.
+        """Return the progress markers that the watchdog expects to change.
 
-        A head that is not due, a pause and a workspace's pace are reasons to wait; a broker that is silent is none.
+        A head that is not due, a pause and a workspace's rate are reasons to wait. An unavailable broker is not.
+
+        Args:
+            assigned: Topic and partition -> True if records wait there.
         """
-        moving = {place: self._passages[place] for place, records_wait in assigned.items() if records_wait}
+        moving = {place: self._positions[place] for place, records_wait in assigned.items() if records_wait}
         return {
-            f"the records of {topic}/{number} do not move": passage.acked
-            for (topic, number), passage in moving.items()
-            if not passage.waits or passage.sent > passage.acked
+            f"the records of {topic}/{number} do not move": position.acked
+            for (topic, number), position in moving.items()
+            if not position.waits or position.sent > position.acked
         }
 
     async def dead_letters(self, stream: PartitionStream) -> None:
-        """`leads.dlq`: into the tier of its due time; what waits for a human is passed over."""
+        """Forward `leads.dlq` to the tiers by due time. Skip dead letters that wait for an operator."""
         begin = await self._state.begin(stream.partition)
         self._began(stream.partition, begin)
-        async with self._onward(stream) as onward:
+        async with self._forwarder(stream) as forwarder:
             async for consumed in stream:
                 envelope = returning(read_envelope(consumed), consumed.place, begin.epoch)
-                anew = envelope is not None and not envelope.origin
-                if consumed.offset < begin.skip_to or (anew and consumed.offset < begin.seen_to):
+                from_input = envelope is not None and not envelope.origin
+                if consumed.offset < begin.skip_to or (from_input and consumed.offset < begin.seen_to):
                     envelope = None
-                if not await self._forward(onward, stream, consumed, envelope):
+                if not await self._forward(forwarder, stream, consumed, envelope):
                     return
 
     async def deferred(self, stream: PartitionStream) -> None:
-        """`leads.deferred`: into the tier of its due time."""
-        async with self._onward(stream) as onward:
+        """Forward `leads.deferred` to the tiers by due time."""
+        async with self._forwarder(stream) as forwarder:
             async for consumed in stream:
                 if not await self._forward(
-                    onward, stream, consumed, returning(read_envelope(consumed), consumed.place)
+                    forwarder, stream, consumed, returning(read_envelope(consumed), consumed.place)
                 ):
                     return
 
     def wait(self, tier: int) -> Callable[[PartitionStream], Awaitable[None]]:
-        """The handler of a delay tier: its head is always the next one due."""
+        """Return the handler of a delay tier. The head of a tier is always due first."""
 
         async def serve(stream: PartitionStream) -> None:
-            async with self._onward(stream) as onward:
+            async with self._forwarder(stream) as forwarder:
                 async for consumed in stream:
                     due_ms = consumed.timestamp_ms + tier * 1000
                     if not await self._until(due_ms, stream):
                         stream.give_up(consumed)
                         return
-                    if not await self._forward(onward, stream, consumed, read_envelope(consumed)):
+                    if not await self._forward(forwarder, stream, consumed, read_envelope(consumed)):
                         return
 
         return serve
 
     async def _forward(
-        self, onward: _Onward, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope | None
+        self, forwarder: _Forwarder, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope | None
     ) -> bool:
-        """To `leads.retry` if it is due, else into the next tier; None is passed over. False: it was given up."""
+        """Forward to `leads.retry` if due, else to the next tier; skip if None. False: the stream was suspended."""
         if envelope is None:
-            await onward.skip(consumed)
+            await forwarder.skip(consumed)
             return True
         tier = tier_s(self._policy, envelope.not_before_ms - self._clock.now_ms())
-        if not await self._free(consumed.key, stream, paced=tier is None):
+        if not await self._await_turn(consumed.key, stream, paced=tier is None):
             stream.give_up(consumed)
             return False
         topic = self._topics.retry if tier is None else self._topics.wait(tier)
         # Kafka takes no record with neither key nor value.
         key = consumed.key if consumed.value is not None else consumed.key or b""
-        await onward.send(consumed, Record(topic, key, consumed.value, envelope.to_headers(), consumed.partition))
+        await forwarder.send(consumed, Record(topic, key, consumed.value, envelope.to_headers(), consumed.partition))
         self._moved(consumed.topic, envelope)
         return True
 
-    async def _free(self, key: bytes | None, stream: PartitionStream, *, paced: bool) -> bool:
-        """Wait while an operator's pause lasts, and for this workspace's turn. False when suspended before."""
+    async def _await_turn(self, key: bytes | None, stream: PartitionStream, *, paced: bool) -> bool:
+        """Wait for the end of a pause and for the workspace's rate. False: the stream was suspended first."""
         if not self._state.moving.is_set():
             stopped = asyncio.create_task(stream.suspended.wait())
             moving = asyncio.create_task(self._state.moving.wait())
@@ -155,11 +166,11 @@ class Replay:
         return not paced or await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), stream)
 
     async def _until(self, due_ms: int, stream: PartitionStream) -> bool:
-        """False when the flow was suspended before."""
+        """Wait until a time. False: the stream was suspended first."""
         with self._waiting(stream):
             while (delay_ms := due_ms - self._clock.now_ms()) > 0:
                 try:
-                    # In pieces: the wall clock may step while the loop's does not.
+                    # In steps: the wall clock may jump while the loop's clock does not.
                     await asyncio.wait_for(stream.suspended.wait(), min(delay_ms / 1000, 60.0))
                 except TimeoutError:
                     continue
@@ -168,22 +179,22 @@ class Replay:
 
     @contextmanager
     def _waiting(self, stream: PartitionStream) -> Iterator[None]:
-        """It has a reason to wait inside the block."""
-        passage = self._passages[stream.topic, stream.partition]
-        passage.waits = True
+        """Mark the partition as waiting for a reason inside the block."""
+        position = self._positions[stream.topic, stream.partition]
+        position.waits = True
         try:
             yield
         finally:
-            passage.waits = False
+            position.waits = False
 
-    def _onward(self, stream: PartitionStream) -> _Onward:
-        passage = self._passages[stream.topic, stream.partition]
-        passage.sent = passage.acked  # what an earlier inlet left comes again
-        return _Onward(stream, self._publisher, passage)
+    def _forwarder(self, stream: PartitionStream) -> _Forwarder:
+        position = self._positions[stream.topic, stream.partition]
+        position.sent = position.acked  # records that an earlier stream left unacked are read again
+        return _Forwarder(stream, self._publisher, position)
 
 
-class _Passage:
-    """How many records of one topic-partition were sent on and acked, and whether its head has a reason to wait."""
+class _Position:
+    """Records of one topic-partition that were sent and acked; `waits`: its head has a reason to wait."""
 
     __slots__ = ("acked", "sent", "waits")
 
@@ -192,18 +203,18 @@ class _Passage:
         self.waits = False
 
 
-class _Onward:
-    """Publishes in order and acks in order, each once Kafka has what was published for it."""
+class _Forwarder:
+    """Publishes in order, and acks in order after Kafka has acknowledged the published record."""
 
-    def __init__(self, stream: PartitionStream, publisher: Publisher, passage: _Passage) -> None:
-        self._inlet = stream
+    def __init__(self, stream: PartitionStream, publisher: Publisher, position: _Position) -> None:
+        self._stream = stream
         self._publisher = publisher
-        self._passage = passage
-        self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(_ON_THEIR_WAY)
+        self._position = position
+        self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(_MAX_UNACKED)
         self._acks = asyncio.TaskGroup()
         self._acking: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> _Onward:
+    async def __aenter__(self) -> _Forwarder:
         await self._acks.__aenter__()
         self._acking = self._acks.create_task(self._ack())
         return self
@@ -216,11 +227,11 @@ class _Onward:
         await self._acks.__aexit__(kind, error, None)
 
     async def send(self, consumed: ConsumedRecord, record: Record) -> None:
-        self._passage.sent += 1
+        self._position.sent += 1
         await self._sent.put((consumed, await self._publisher.publish(record)))
 
     async def skip(self, consumed: ConsumedRecord) -> None:
-        self._passage.sent += 1
+        self._position.sent += 1
         await self._sent.put((consumed, None))
 
     async def _ack(self) -> None:
@@ -228,6 +239,6 @@ class _Onward:
             consumed, published = await self._sent.get()
             if published is not None:
                 await published
-            await self._inlet.ack(consumed)
-            self._passage.acked += 1
+            await self._stream.ack(consumed)
+            self._position.acked += 1
             self._sent.task_done()

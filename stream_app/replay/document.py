@@ -1,4 +1,4 @@
-"""The JSON of letters, whoever wrote them: read and written as every reader of JSON would have it, or not at all."""
+"""Strict JSON for the values of dead letters, which other programs may have written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 
 def read_document(value: bytes | None) -> Any:
-    """What the bytes say. Raises ValueError where they are no JSON, or are nested too deep."""
+    """Parse JSON.
+
+    Raises:
+        ValueError: The bytes are not JSON, or are nested too deep.
+    """
     try:
         return json.loads(value or b"", parse_constant=_no_number)
     except RecursionError:
@@ -15,7 +19,11 @@ def read_document(value: bytes | None) -> Any:
 
 
 def write_document(document: Any) -> bytes:
-    """As short as it goes. Raises ValueError for what JSON cannot hold: half a character, a number that is none."""
+    """Write compact JSON.
+
+    Raises:
+        ValueError: JSON cannot hold the document: a lone surrogate, NaN or infinity, or too deep.
+    """
     try:
         return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except RecursionError:
@@ -23,4 +31,4 @@ def write_document(document: Any) -> bytes:
 
 
 def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a JSON number")

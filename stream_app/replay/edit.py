@@ -1,4 +1,4 @@
-"""Mends a lead before it is sent back: a JSON Patch (RFC 6902) over the whole message, or fields under other names."""
+"""Edits of a dead letter before it is sent back: a JSON Patch (RFC 6902) of the message, or renamed fields."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.document import read_document, write_document
 
 Transform = Callable[[Any], Any]
-"""The JSON document of a lead -> another one. Raises EditError where it cannot be applied."""
+"""Edit the JSON document of a lead. Raises EditError if the edit does not apply."""
 
 WhyNot = Callable[[Lead, str], str]
-"""A lead, and the destination that its letter names -> why it cannot be sent there; '' if it can."""
+"""Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""
 
 
 class EditError(ValueError):
-    """Why a letter must not go as it was mended."""
+    """An edited dead letter must not be sent; the text says why."""
 
 
 def from_patch(path: Path) -> Transform:
-    """A JSON Patch in a file. Raises SettingsError when it is none."""
+    """Read a JSON Patch from a file.
+
+    Raises:
+        SettingsError: The file cannot be read, or is no JSON Patch.
+    """
     try:
         operations = json.loads(path.read_text(encoding="utf-8"))
         jsonpatch.JsonPatch(operations)
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from None
     except (ValueError, TypeError, KeyError, AttributeError, jsonpatch.JsonPatchException) as error:
-        raise SettingsError([f"{path}: is no JSON Patch: {error}"]) from None
+        raise SettingsError([f"{path}: is not a JSON Patch: {error}"]) from None
 
     def apply(document: Any) -> Any:
         try:
@@ -51,7 +55,7 @@ def from_patch(path: Path) -> Transform:
 
 
 def from_mapping(names: Mapping[str, str]) -> Transform:
-    """Fields under new names: new -> old. A lead that has no such field stays as it is."""
+    """Rename fields, given as new name -> old name. A lead without the old field stays unchanged."""
 
     def apply(document: Any) -> Any:
         fields = document.get("fields") if isinstance(document, dict) else None
@@ -65,7 +69,7 @@ def from_mapping(names: Mapping[str, str]) -> Transform:
 
 
 def sendable(settings: Settings) -> WhyNot:
-    """By the columns of the destination."""
+    """Check leads against the columns of their destination."""
 
     def why_not(lead: Lead, named: str) -> str:
         alias = settings.destination_of(lead.workspace or "", lead.destination or named or None)
@@ -78,14 +82,14 @@ def sendable(settings: Settings) -> WhyNot:
 
 
 def never_sent(value: bytes | None, key: bytes | None, named: str, why_not: WhyNot, now_ms: int) -> str:
-    """Why a letter's value can never be sent without an edit; '' if it can.
+    """Return why a dead letter's value cannot be sent without an edit; '' if it can.
 
     Args:
-        value: The letter's value.
-        key: The letter's key.
-        named: The destination that the letter names, or ''.
-        why_not: As `sendable` gives it.
-        now_ms: The time, by which the lead may be too old.
+        value: The dead letter's value.
+        key: The dead letter's key.
+        named: The destination that the dead letter names, or ''.
+        why_not: The check that `sendable` returns.
+        now_ms: The current time, epoch ms.
     """
     lead = read_lead(value, key)
     if isinstance(lead, Unreadable):
@@ -97,39 +101,50 @@ def never_sent(value: bytes | None, key: bytes | None, named: str, why_not: WhyN
     return why_not(lead, named)
 
 
-def transformed(transform: Transform, letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> bytes:
-    """The mended value, checked as the line will. Raises EditError with the reason where it is no good.
+def transformed(transform: Transform, dead_letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> bytes:
+    """Edit a dead letter's value and check it as the lead pipeline will.
 
-    same_lead  it goes on with its own story, so it must stay the same lead at the same destination.
+    Args:
+        transform: The edit.
+        dead_letter: The dead letter.
+        why_not: The check that `sendable` returns.
+        same_lead: The lead continues its delivery, so it must stay the same lead at the same destination.
+
+    Raises:
+        EditError: The value cannot be edited, or cannot be sent afterwards.
     """
     try:
-        document = read_document(letter.value)
+        document = read_document(dead_letter.value)
     except ValueError:
-        raise EditError("its value is not JSON: export it, mend it by hand, and import it") from None
+        raise EditError("its value is not JSON: export it, edit it by hand, and import it") from None
     try:
-        mended = write_document(transform(document))
+        edited = write_document(transform(document))
     except EditError:
         raise
-    except (ValueError, RecursionError):  # a patch walks down to where it applies
-        raise EditError("it would not be JSON: export it, mend it by hand, and import it") from None
-    check(mended, letter, why_not, same_lead=same_lead)
-    return mended
+    except (ValueError, RecursionError):  # jsonpatch recurses into the document
+        raise EditError("it would not be JSON: export it, edit it by hand, and import it") from None
+    check(edited, dead_letter, why_not, same_lead=same_lead)
+    return edited
 
 
-def check(mended: bytes, letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> None:
-    """Raises EditError when a mended value is no lead, none that can be sent, or (`same_lead`) another than before."""
-    lead = read_lead(mended, letter.key)
+def check(edited: bytes, dead_letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> None:
+    """Check an edited value.
+
+    Raises:
+        EditError: It is no lead, cannot be sent, or (`same_lead`) is another lead than before.
+    """
+    lead = read_lead(edited, dead_letter.key)
     if isinstance(lead, Unreadable):
-        raise EditError(f"it would be no lead: {lead.text}")
-    old = read_lead(letter.value, letter.key)
+        raise EditError(f"the edited value is not a lead: {lead.text}")
+    old = read_lead(dead_letter.value, dead_letter.key)
     if same_lead and not isinstance(old, Unreadable) and _who(old) != _who(lead):
-        raise EditError("it would be another lead: publish that as a new one")
-    if why := why_not(lead, (letter.header(HEADERS["destination"]) or "") if same_lead else ""):
-        raise EditError(f"it could not be sent: {why}")
+        raise EditError("the edit makes it another lead: publish that one as a new lead")
+    if why := why_not(lead, (dead_letter.header(HEADERS["destination"]) or "") if same_lead else ""):
+        raise EditError(f"it still cannot be sent: {why}")
 
 
 def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
-    """What differs, one JSON Patch operation a line; values only where `values` says so: they are personal data."""
+    """Describe the difference as JSON Patch operations, one per line; `values` includes values (personal data)."""
     try:
         old = read_document(before)
     except ValueError:
@@ -137,7 +152,7 @@ def changes(before: bytes | None, after: bytes, *, values: bool) -> list[str]:
     try:
         operations = jsonpatch.make_patch(old, read_document(after)).patch
     except RecursionError:
-        return ["it is nested too deep to show what differs"]
+        return ["it is nested too deep to show the difference"]
     return [
         f"{each['op']} {each['path'] or '/'}"
         + (f" from {each['from']}" if "from" in each else "")

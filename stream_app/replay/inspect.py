@@ -1,4 +1,4 @@
-"""Looks at dead letters: counts them, shows one with its history, exports them, and reads such a file back."""
+"""Read dead letters: count, list, show one with its history, export, and read an exported file."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ from stream_app.kafka.readers import Progress, TopicReader
 from stream_app.ops.clock import SystemClock
 from stream_app.replay.document import read_document, write_document
 from stream_app.replay.plan import Source, check_filter, reader_of, topic_of
-from stream_app.replay.select import taken_from
+from stream_app.replay.select import consumed_records
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
 class Shown(msgspec.Struct):
-    """One letter: its headers as text, the events of its lead's story. `suppressed`: it never goes, as its person is on
-    the list, or it was erased.
+    """One dead letter.
+
+    Attributes:
+        dead_letter: The record.
+        headers: Its headers as text.
+        history: The status events of its lead's delivery.
+        suppressed: It is never sent: its person is on the suppression list, or the lead was erased.
     """
 
-    letter: ConsumedRecord
+    dead_letter: ConsumedRecord
     headers: dict[str, str]
     history: list[StatusEvent]
     suppressed: bool
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One letter by its headers alone. `place`: topic/partition/offset, as `show` takes it."""
+    """One dead letter, read from its headers only. `place` is topic/partition/offset, as `dlq show` takes it."""
 
     place: str
     at_ms: int
@@ -52,7 +57,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class EditedRecord(msgspec.Struct, frozen=True):
-    """A line of a file to import: which letter, and the value that it is to have."""
+    """One line of a file to import: the place of a dead letter and its new value."""
 
     line: int
     topic: str
@@ -62,9 +67,11 @@ class EditedRecord(msgspec.Struct, frozen=True):
 
 
 async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
-    """All letters that are meant, by cause. Raises SettingsError, BrokerUnavailable.
+    """Count the matching dead letters by cause. Values are read only if the suppression list is not empty.
 
-    Values are read only where somebody is on the suppression list.
+    Raises:
+        SettingsError: The filter contradicts itself, or names something that the configuration does not have.
+        BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
     tally = Tally(SystemClock().now_ms())
@@ -84,7 +91,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
 async def newest(
     settings: Settings, source: Source, wanted: Filter, limit: int, progress: Progress
 ) -> tuple[list[Listed], int]:
-    """The newest letters that match, newest first, and how many match in all.
+    """Return the newest matching dead letters, newest first, and the number of all matching ones.
 
     Raises:
         SettingsError: The filter contradicts itself, or names what the configuration does not have.
@@ -123,7 +130,7 @@ def _listed(topic: str, record: Any, headers: dict[str, bytes], workspace: str) 
 
 
 async def _on_the_list(reader: TopicReader, state: str, partition: int | None = None) -> SuppressionList:
-    """Who is never to be sent, as all partitions say it, or one."""
+    """Read the suppression list from all partitions, or from one."""
     on_list = SuppressionList()
     ranges = None if partition is None else {partition: (await reader.bounds(state))[partition]}
     async for records in reader.read(state, ranges):
@@ -133,27 +140,36 @@ async def _on_the_list(reader: TopicReader, state: str, partition: int | None = 
 
 
 async def show(settings: Settings, place: str, progress: Progress) -> Shown:
-    """The letter at topic/partition/offset. Raises SettingsError for what is no such place, StreamAppError
-    when there is none, BrokerUnavailable.
+    """Read one dead letter with its history.
+
+    Args:
+        settings: The configuration.
+        place: topic/partition/offset.
+        progress: Called with offsets done and offsets in all.
+
+    Raises:
+        SettingsError: The place is not one of a dead letter.
+        StreamAppError: No record is there.
+        BrokerUnavailable: Kafka does not answer.
     """
     topic, partition, offset = place_of(settings, place)
     async with reader_of(settings, progress) as reader:
         found: list[ConsumedRecord] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
-            found += taken_from(records, WorkspaceKeys(settings.workspaces))
+            found += consumed_records(records, WorkspaceKeys(settings.workspaces))
         if not found:
-            raise StreamAppError(f"there is no letter at {place}: it was never there, or is no longer kept")
+            raise StreamAppError(f"no dead letter at {place}: it never existed, or is no longer kept")
         headers = dict(found[0].headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
     shown = {name: _shown(value) for name, value in headers.items()}
-    letter = found[0]
-    suppressed = on_list.names(headers, letter.key, letter.value, letter.timestamp_ms)
-    return Shown(letter, shown, history, suppressed)
+    dead_letter = found[0]
+    suppressed = on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
+    return Shown(dead_letter, shown, history, suppressed)
 
 
 async def _history(reader: TopicReader, status: str, partition: int, origin: bytes) -> list[StatusEvent]:
-    """The events of that origin, as far as they are kept."""
+    """Read the kept status events of that origin."""
     bounds = await reader.bounds(status)
     found = []
     async for records in reader.read(status, {partition: bounds[partition]}):
@@ -168,8 +184,14 @@ async def _history(reader: TopicReader, status: str, partition: int, origin: byt
 async def export(
     settings: Settings, source: Source, wanted: Filter, file: IO[str], progress: Progress
 ) -> tuple[int, int]:
-    """The letters that are meant, one JSON object a line; how many, and how many were left out because their person is
-    on the suppression list. Raises SettingsError, BrokerUnavailable.
+    """Write the matching dead letters, one JSON object per line.
+
+    Returns:
+        The number written, and the number left out because of the suppression list.
+
+    Raises:
+        SettingsError: The filter contradicts itself, or names something that the configuration does not have.
+        BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
     lines = left_out = 0
@@ -177,32 +199,36 @@ async def export(
     async with reader_of(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for records in reader.read(topic_of(settings, source)):
-            for letter in taken_from(records, keys):
-                headers = dict(letter.headers)
-                if not wanted.matches(headers, letter.key, letter.timestamp_ms):
+            for dead_letter in consumed_records(records, keys):
+                headers = dict(dead_letter.headers)
+                if not wanted.matches(headers, dead_letter.key, dead_letter.timestamp_ms):
                     continue
-                if on_list.names(headers, letter.key, letter.value, letter.timestamp_ms):
+                if on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms):
                     left_out += 1
                 else:
-                    file.write(line_of(letter, headers) + "\n")
+                    file.write(line_of(dead_letter, headers) + "\n")
                     lines += 1
     return lines, left_out
 
 
 def read_export(settings: Settings, path: Path) -> Iterator[EditedRecord]:
-    """The lines of a file as `export` writes it. Raises SettingsError for the first that cannot be used."""
+    """Read a file that `export` has written.
+
+    Raises:
+        SettingsError: The file cannot be read, or a line is invalid; the first such line is named.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _mended(settings, number, line)
+                    yield _edited(settings, number, line)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path}: cannot be read: {error}"]) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError([f"{path}, line {number}: is no line of an export: {error}"]) from None
+        raise SettingsError([f"{path}, line {number}: is not a line of an export: {error}"]) from None
 
 
-def _mended(settings: Settings, number: int, line: str) -> EditedRecord:
+def _edited(settings: Settings, number: int, line: str) -> EditedRecord:
     document = read_document(line.encode())
     topic, partition, offset = place_of(settings, document["place"])
     if "lead" in document:
@@ -214,26 +240,30 @@ def _mended(settings: Settings, number: int, line: str) -> EditedRecord:
     return EditedRecord(number, topic, partition, offset, value)
 
 
-def line_of(letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
-    """A line of an export: its value as JSON where that brings it back as it was, else as it is."""
+def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
+    """Format a line of an export: the value as JSON if that round-trips, else as base64."""
     line: dict[str, Any] = {
-        "place": letter.place,
-        "key": (letter.key or b"").decode("utf-8", "replace"),
+        "place": dead_letter.place,
+        "key": (dead_letter.key or b"").decode("utf-8", "replace"),
         "headers": {name: text(headers, name) for name in HEADERS.values() if name in headers},
     }
     try:
-        return write_document({**line, "lead": read_document(letter.value)}).decode()
+        return write_document({**line, "lead": read_document(dead_letter.value)}).decode()
     except ValueError:
-        return write_document({**line, "value_base64": base64.b64encode(letter.value or b"").decode()}).decode()
+        return write_document({**line, "value_base64": base64.b64encode(dead_letter.value or b"").decode()}).decode()
 
 
 def place_of(settings: Settings, place: str) -> tuple[str, int, int]:
-    """Topic, partition and offset of a letter. Raises SettingsError for what is no such place."""
+    """Parse the place of a dead letter to topic, partition and offset.
+
+    Raises:
+        SettingsError: The place is not one of a dead letter.
+    """
     found, names = read_place(place), settings.names
     if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
-        raise SettingsError([f"{place} is no place of a letter, such as {names.dlq}/0/17"])
+        raise SettingsError([f"{place}: is not the place of a dead letter, such as {names.dlq}/0/17"])
     if found[1] >= settings.kafka.partitions:
-        raise SettingsError([f"{place}: there are partitions 0 to {settings.kafka.partitions - 1}"])
+        raise SettingsError([f"{place}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     return found
 
 

@@ -1,6 +1,6 @@
-"""Reads the letters that are meant, the rows of their leads and the lanes' budgets, and says what would happen.
+"""Plan a replay: read the matching dead letters, their leads' rows and the lanes' budgets.
 
-what was sent back before -> the letters -> the rows  ->  PricedPlan and the letters that would go
+earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters to send
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from stream_app.replay.edit import never_sent, sendable
 
 Source = Literal["dlq", "parked", "deferred"]
 Chosen = dict[int, set[int]]
-"""Partition -> offsets of the letters that would go."""
+"""Partition -> offsets of the dead letters to send."""
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
 
 
 class _Found(msgspec.Struct, gc=False):
-    """A letter that is meant."""
+    """A matching dead letter."""
 
     partition: int
     offset: int
@@ -53,27 +53,31 @@ class _Found(msgspec.Struct, gc=False):
 
 
 def topic_of(settings: Settings, source: Source) -> str:
-    """The topic that a source's name means."""
+    """Return the topic of a source."""
     names = settings.names
     return {"dlq": names.dlq, "parked": names.parked, "deferred": names.deferred}[source]
 
 
 def reader_of(settings: Settings, progress: Progress) -> TopicReader:
-    """A reader of this system's topics."""
+    """Return a reader of this system's topics."""
     return TopicReader(connection_of(settings), settings.kafka.partitions, progress)
 
 
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
-    """Raises SettingsError for a filter that contradicts itself, or names what is not there to be found."""
+    """Check a filter.
+
+    Raises:
+        SettingsError: It contradicts itself, or names something that the configuration does not have.
+    """
     found = wanted.problems()
     if wanted.kinds == {"deferred"} and source != "deferred":
-        found.append(f"--disposition deferred: there are none in {source}, use --from deferred")
+        found.append(f"--disposition deferred: {source} has none, use --from deferred")
     if wanted.kinds and "deferred" not in wanted.kinds and source == "deferred":
-        found.append("--from deferred has no letters of another --disposition: leave it out")
+        found.append("--from deferred has only the disposition deferred: leave out --disposition")
     found += unknown(settings, wanted.workspaces, wanted.destinations)
     homes = {settings.destinations[name].workspace for name in wanted.destinations & settings.destinations.keys()}
     if not found and wanted.workspaces and homes and not homes & wanted.workspaces:
-        found.append("no destination of --destination belongs to a workspace of --workspace")
+        found.append("no --destination belongs to a --workspace")
     if found:
         raise SettingsError(found)
 
@@ -87,29 +91,37 @@ async def survey(
     uncertain: bool = False,
     limit: int | None = None,
     rewind: Mapping[int, tuple[int, int]] | None = None,
-    mended: Mapping[tuple[int, int], bytes] | None = None,
+    values: Mapping[tuple[int, int], bytes] | None = None,
     rate_per_s: float | None = None,
     edited: bool = False,
 ) -> tuple[PricedPlan, Chosen]:
-    """What would become of the letters that `wanted` means, and which of them would go (the first `limit` of them).
+    """Plan what would happen to the matching dead letters.
 
-    rewind  the offsets that a rewind of the replay group would bring back, by partition; then each lead counts once.
+    Args:
+        settings: The configuration.
+        source: The topic to read.
+        wanted: The filter.
+        progress: Called with offsets done and offsets in all.
+        uncertain: Include leads that may have reached Clay.
+        limit: Send at most so many.
+        rewind: By partition, the offsets that a rewind of the replay group would bring back; each lead counts once.
+        values: Only the dead letters at these partitions and offsets, of any disposition, with these new values.
+        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's current rate.
+        edited: The dead letters will be edited and checked later: include those that cannot be sent now.
 
-    mended  only the letters at these partitions and offsets, whatever their disposition: somebody has looked at each,
-            and this is the value that it is to have.
+    Returns:
+        The plan with its price, and the places of the dead letters to send.
 
-    edited  the letters are edited before they go, and checked then: what cannot be sent now may be.
-
-    rate_per_s  letters a second and workspace; None: replay.rate_share of what its lane takes, as it is set now.
-
-    Raises SettingsError, BrokerUnavailable.
+    Raises:
+        SettingsError: The filter is wrong.
+        BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
     async with reader_of(settings, progress) as reader:
         sent_back = RedriveDedup(settings.names.dlq)
         if rewind is None:
-            await _hear(sent_back, reader, settings)
-        found = await _letters(reader, settings, source, wanted, sent_back, rewind, mended)
+            await _read_redrives(sent_back, reader, settings)
+        found = await _dead_letters(reader, settings, source, wanted, sent_back, rewind, values)
         rows, lanes, on_list = await _rows(reader, settings.names.state, {each.origin for each in found})
         never = await _never(reader, topic_of(settings, source), found, on_list)
     chosen: Chosen = defaultdict(set)
@@ -123,11 +135,11 @@ async def survey(
                 fates["same_lead"] += 1
                 continue
             counted.add(each.origin)
-        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or mended is not None
+        asked = each.kind in ("failed", "deferred") or each.kind in wanted.kinds or values is not None
         end = _fate(each, rows.get(each.origin), asked=asked, uncertain=uncertain, rewind=rewind is not None)
         if end in ("goes", "as_input", "waits_for_ask") and (each.partition, each.offset) in never:
             end = "suppressed"
-        if end in ("goes", "as_input") and not each.sendable and not edited and mended is None:
+        if end in ("goes", "as_input") and not each.sendable and not edited and values is None:
             end = "cannot_go"
         if end in ("goes", "as_input"):
             if limit is not None and sum(going.values()) >= limit:
@@ -148,7 +160,7 @@ def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, r
     return fate(each.kind, each.seq, row, uncertain=uncertain, rewind=rewind)
 
 
-async def _hear(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:
+async def _read_redrives(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:
     async for records in reader.read(settings.names.replay_state):
         for record in records:
             sent_back.hear_state(record.key, record.value)
@@ -157,14 +169,14 @@ async def _hear(sent_back: RedriveDedup, reader: TopicReader, settings: Settings
             sent_back.hear_retry(headers_of(record.headers))
 
 
-async def _letters(
+async def _dead_letters(
     reader: TopicReader,
     settings: Settings,
     source: Source,
     wanted: Filter,
     sent_back: RedriveDedup,
     ranges: Mapping[int, tuple[int, int]] | None,
-    mended: Mapping[tuple[int, int], bytes] | None,
+    values: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
     why_not, now_ms = sendable(settings), SystemClock().now_ms()
@@ -172,11 +184,11 @@ async def _letters(
     async for records in reader.read(topic, ranges):
         for record in records:
             headers, key = headers_of(record.headers), keys.restore(record.key)
-            if mended is not None and (record.partition, record.offset) not in mended:
+            if values is not None and (record.partition, record.offset) not in values:
                 continue
             if not wanted.matches(headers, key, record.timestamp):
                 continue
-            value = record.value if mended is None else mended[record.partition, record.offset]
+            value = record.value if values is None else values[record.partition, record.offset]
             workspace, alias = _address(settings, *addressed_to(headers, key, value))
             reason, kind = text(headers, HEADERS["reason"]), kind_of(headers)
             found.append(
@@ -197,7 +209,7 @@ async def _letters(
 
 
 def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
-    """The same as the line would have it; a workspace that it does not know is as good as none."""
+    """Resolve the address as the lead pipeline does. An unknown workspace counts as none."""
     if workspace not in settings.workspaces:
         return "", ""
     return workspace, alias or settings.destination_of(workspace, None) or ""
@@ -206,7 +218,7 @@ def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
 async def _rows(
     reader: TopicReader, state: str, origins: set[str]
 ) -> tuple[dict[str, Delivery], dict[str, Lane], SuppressionList]:
-    """By origin, the row of each story that still counts; by workspace, its lane; and who is never to be sent."""
+    """Return the current delivery row by origin, the lane by workspace, and the suppression list."""
     key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
     on_list = SuppressionList()
@@ -231,7 +243,7 @@ async def _rows(
 async def _never(
     reader: TopicReader, topic: str, found: list[_Found], on_list: SuppressionList
 ) -> set[tuple[int, int]]:
-    """Partition and offset of the letters that never go: values are read only where anybody is on the list."""
+    """Return the places of suppressed dead letters. Values are read only if the suppression list is not empty."""
     never: set[tuple[int, int]] = set()
     if not on_list or not found:
         return never
@@ -241,8 +253,8 @@ async def _never(
     ranges = {partition: (min(here), max(here) + 1) for partition, here in offsets.items()}
     async for records in reader.read(topic, ranges):
         for record in records:
-            letter = (headers_of(record.headers), record.key, record.value, record.timestamp)
-            if record.offset in offsets[record.partition] and on_list.names(*letter):
+            dead_letter = (headers_of(record.headers), record.key, record.value, record.timestamp)
+            if record.offset in offsets[record.partition] and on_list.names(*dead_letter):
                 never.add((record.partition, record.offset))
     return never
 
@@ -251,20 +263,20 @@ def _decode(decoder: Any, value: bytes) -> Any:
     try:
         return decoder.decode(value)
     except msgspec.DecodeError:
-        return None  # the books name it; here it is only not known
+        return None  # `stream-app books` reports the unreadable row
 
 
 def _priced(
     settings: Settings, going: Mapping[tuple[str, str], int], lanes: Mapping[str, Lane], rate_per_s: float | None
 ) -> tuple[list[Price], dict[str, float]]:
-    """What so many leads cost by workspace and destination, and the paces of all workspaces."""
+    """Price the leads by workspace and destination, and return the rates of all workspaces."""
     now_ms, paces, prices = SystemClock().now_ms(), dict[str, float](), list[Price]()
     policies = {name: Workspace(name, "", rate=it.rate, budget=it.budget) for name, it in settings.workspaces.items()}
     for name, policy in policies.items():
         paces[name] = pace(policy, lanes.get(name) or Lane(name, 0), settings.replay.rate_share, rate_per_s)
     for (name, alias), leads in sorted(going.items()):
         there, lane = settings.destinations.get(alias), lanes.get(name) or Lane(name, 0)
-        usual = most = Cost()  # where there is no such destination the line refuses it, and it costs nothing
+        usual = most = Cost()  # an unknown destination is rejected by the lead pipeline and costs nothing
         if there is not None and there.workspace == name:
             usual = Cost(there.estimate_credits, there.estimate_actions)
             most = Cost(there.ceiling_credits, there.ceiling_actions)

@@ -1,7 +1,7 @@
-"""Rewinds the replay group on leads.dlq, as Kafka's own ConsumerGroupCommand --reset-offsets does.
+"""Reset the replay group's offsets on leads.dlq, as Kafka's `kafka-consumer-groups --reset-offsets` does.
 
-The group must be empty: Kafka refuses to move the offsets of one that is at work. The replay app notices at its next
-start, and a new epoch begins.
+The group must be empty: Kafka refuses to reset the offsets of an active group. The replay process detects the reset at
+its next start, and starts a new epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _PATIENCE_S: Final = 20.0
 
 
 class To(msgspec.Struct, frozen=True):
-    """Where to: one of a time (epoch ms) and an offset, else the earliest. `partition`: only that one."""
+    """The target of a rewind: a time or an offset, else the earliest offset.
+
+    Attributes:
+        time_ms: Epoch ms, or None.
+        offset: An offset, or None.
+        partition: Only this partition; None for all.
+    """
 
     time_ms: int | None = None
     offset: int | None = None
@@ -35,9 +41,13 @@ class To(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """One partition's offsets: where the group stands, where it would be.
+    """The rewind of one partition.
 
-    expired  what was asked for lies before the first letter that is kept: there may have been more.
+    Attributes:
+        partition: The partition.
+        committed: The group's committed offset.
+        target: The offset after the rewind.
+        expired: The requested place is older than the first dead letter kept: some may be deleted.
     """
 
     partition: int
@@ -47,16 +57,18 @@ class Move(msgspec.Struct, frozen=True):
 
 
 def check_partition(settings: Settings, to: To) -> None:
-    """Raises SettingsError when there is no such partition."""
+    """Raise SettingsError if the partition does not exist."""
     partitions = settings.kafka.partitions
     if to.partition is not None and not 0 <= to.partition < partitions:
-        raise SettingsError([f"--partition {to.partition}: there are 0 to {partitions - 1}"])
+        raise SettingsError([f"--partition {to.partition}: the partitions are 0 to {partitions - 1}"])
 
 
 async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
-    """Where each partition would be set back to; none that stands there or before already.
+    """Plan the rewind. Partitions that are already there, or before, are left out.
 
-    Raises SettingsError (there is no such partition), BrokerUnavailable.
+    Raises:
+        SettingsError: The partition does not exist.
+        BrokerUnavailable: Kafka does not answer.
     """
     check_partition(settings, to)
     dlq = settings.names.dlq
@@ -79,7 +91,12 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
 
 
 async def rewind(settings: Settings, planned: list[Move]) -> None:
-    """Set the group back. Raises StreamAppError when a replay process is at work, BrokerUnavailable."""
+    """Reset the group's offsets.
+
+    Raises:
+        StreamAppError: A replay process runs.
+        BrokerUnavailable: Kafka does not answer.
+    """
     await check_stopped(settings)
     connection, names = connection_of(settings), settings.names
     consumer = Consumer(**connection.settings(), group_id=names.replay_app, enable_auto_commit=False)
@@ -99,16 +116,21 @@ async def rewind(settings: Settings, planned: list[Move]) -> None:
         await stop_consumer(consumer)
 
 
-_STOP_FIRST = "stop every `stream-app replay` first (one that was killed counts until its session has timed out)"
+_STOP_FIRST = "stop every `stream-app replay` first (a killed one counts until its session times out)"
 
 
 async def check_stopped(settings: Settings) -> None:
-    """No replay process runs. Raises StreamAppError when one does, BrokerUnavailable."""
+    """Check that no replay process runs.
+
+    Raises:
+        StreamAppError: A replay process runs.
+        BrokerUnavailable: Kafka does not answer.
+    """
     group = settings.names.replay_app
     described = await _ask(settings, lambda admin: admin.describe_consumer_groups([group]))
     state = described[0].groups[0][2]
     if state not in ("Empty", "Dead"):
-        raise StreamAppError(f"the group {group} is at work ({state}), and Kafka would refuse: {_STOP_FIRST}")
+        raise StreamAppError(f"the group {group} is active ({state}), so Kafka would refuse: {_STOP_FIRST}")
 
 
 async def _committed(settings: Settings) -> dict[int, int]:

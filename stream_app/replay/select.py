@@ -1,7 +1,7 @@
-"""Sends letters back to leads.retry, by one operator at a time: whoever begins last fences those who began before.
+"""Send dead letters back to leads.retry. One operator at a time: a new one fences those before it.
 
-Each goes at most once (domain/dead_letter/redrive_dedup.py), and the line takes a failed lead's letter only while it is
-the last word on its lead. So a run that was interrupted is simply run again.
+Each dead letter is sent at most once (domain/dead_letter/redrive_dedup.py), and the lead pipeline accepts one only if
+it is the latest record of its lead. So an interrupted run can simply be repeated.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from stream_app.replay.plan import Chosen
 
 _MOST_AT_ONCE: Final = 500
 
-Mend = Callable[[ConsumedRecord, bool], bytes | None]
-"""A letter and whether it goes on with its own story -> the value to send. Raises ValueError where it must not go."""
+Edit = Callable[[ConsumedRecord, bool], bytes | None]
+"""Return the value to send for a dead letter; the flag: the lead continues its delivery. ValueError: do not send."""
 
 
 class Sent(msgspec.Struct):
-    """How many letters went, and the reasons of those that did not, by place."""
+    """The result: how many dead letters were sent, and why others were refused, by place."""
 
-    letters: int = 0
+    dead_letters: int = 0
     refused: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-def as_it_is(letter: ConsumedRecord, same_lead: bool) -> bytes | None:
-    """The value that the letter has. Raises ValueError where it has none, though its lead is to be sent."""
-    if same_lead and not letter.value:
-        raise ValueError("it holds nothing of its lead (any more): publish the lead anew")
-    return letter.value
+def unchanged(dead_letter: ConsumedRecord, same_lead: bool) -> bytes | None:
+    """Return the dead letter's own value. Raises ValueError if it has none although its lead is to be sent."""
+    if same_lead and not dead_letter.value:
+        raise ValueError("it no longer holds its lead: publish the lead again")
+    return dead_letter.value
 
 
 class Operator:
-    """The one who sends letters back, from `async with` on."""
+    """Sends dead letters back. `async with` fences every operator that started before."""
 
     def __init__(self, settings: Settings) -> None:
         names, connection = settings.names, connection_of(settings)
@@ -59,7 +59,7 @@ class Operator:
         )
         self._retry, self._state = names.retry, names.replay_state
         kept = settings.topics
-        # A segment goes as a whole, a day after its last record's time at most, and the broker looks now and then.
+        # Kafka deletes whole segments, which may keep a record for a day longer.
         self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
         self._outlived = list[Record]()
         self._clock = SystemClock()
@@ -75,40 +75,47 @@ class Operator:
 
     async def send(
         self,
-        letters: AsyncIterator[ConsumedRecord],
+        dead_letters: AsyncIterator[ConsumedRecord],
         paces: Mapping[str, float],
         on_progress: Callable[[Sent], None],
-        mend: Mend = as_it_is,
+        edit: Edit = unchanged,
     ) -> Sent:
-        """All of them, in order. Raises StreamAppError when another operator has begun meanwhile.
+        """Send the dead letters in order.
 
-        paces  letters a second, by workspace, as the plan has them.
+        Args:
+            dead_letters: What to send.
+            paces: Dead letters per second, by workspace.
+            on_progress: Called with the result so far after each batch.
+            edit: Makes the value to send.
+
+        Raises:
+            StreamAppError: Another operator has started meanwhile.
         """
         sent, waiting, pace = Sent(), self._outlived, Pace(paces)
         try:
-            async for letter in letters:
-                envelope = read_envelope(letter)
+            async for dead_letter in dead_letters:
+                envelope = read_envelope(dead_letter)
                 try:
-                    value = mend(letter, goes_on(envelope))
+                    value = edit(dead_letter, goes_on(envelope))
                 except ValueError as error:
-                    sent.refused[letter.place] = str(error)
+                    sent.refused[dead_letter.place] = str(error)
                     continue
-                workspace, _ = addressed_to(dict(letter.headers), letter.key, value)
+                workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
                 turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
                 if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
                     await self._publish(waiting, sent)
                     on_progress(sent)
                     await asyncio.sleep(max(0, turn_ms - self._clock.now_ms()) / 1000)
-                headers = redriven(envelope, letter.place).to_headers()
-                key = letter.key if value is not None else letter.key or b""
-                waiting.append(Record(self._retry, key, value, headers, letter.partition))
+                headers = redriven(envelope, dead_letter.place).to_headers()
+                key = dead_letter.key if value is not None else dead_letter.key or b""
+                waiting.append(Record(self._retry, key, value, headers, dead_letter.partition))
                 if not goes_on(envelope):
-                    waiting.append(Record(self._state, *sent_row(letter)))
+                    waiting.append(Record(self._state, *sent_row(dead_letter)))
             await self._publish(waiting, sent)
         except Fenced:
             raise StreamAppError(
-                f"another operator has begun to send letters back: this run ended after {sent.letters}. "
-                "See what they do, then run it again if it is still needed: nothing goes twice"
+                f"another operator has started to send dead letters back, so this run ended after {sent.dead_letters}. "
+                "Wait for theirs, then repeat this run if needed: nothing is sent twice"
             ) from None
         on_progress(sent)
         return sent
@@ -116,25 +123,25 @@ class Operator:
     async def _publish(self, waiting: list[Record], sent: Sent) -> None:
         if waiting:
             await self._ledger.transact(waiting)
-            sent.letters += sum(record.topic == self._retry for record in waiting)
+            sent.dead_letters += sum(record.topic == self._retry for record in waiting)
             waiting.clear()
 
 
-async def letters_at(
+async def dead_letters_at(
     reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys
 ) -> AsyncIterator[ConsumedRecord]:
-    """The letters at these places, read again."""
+    """Read the chosen dead letters."""
     ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
     if not ranges:
         return
     async for records in reader.read(topic, ranges):
-        for letter in taken_from(records, keys):
-            if letter.offset in chosen[letter.partition]:
-                yield letter
+        for dead_letter in consumed_records(records, keys):
+            if dead_letter.offset in chosen[dead_letter.partition]:
+                yield dead_letter
 
 
-def taken_from(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
-    """aiokafka's records as ours, each keyed by its workspace if that is configured."""
+def consumed_records(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
+    """Convert aiokafka's records, and restore the workspace as their key."""
     for record in records:
         headers = tuple((name, value or b"") for name, value in record.headers)
         place = (record.topic, record.partition, record.offset)

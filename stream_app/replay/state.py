@@ -1,10 +1,10 @@
-"""What the replay processes know together, in a compacted topic: how far each rewind epoch came, and the pause.
+"""State shared by the replay processes, in a compacted topic: the offset of each rewind epoch, and the pause.
 
-    dlq/<partition>/<epoch>  ->  core.replay.Came, as JSON: how far the group came on leads.dlq in that epoch pause
-    ->  {"by": ..., "why": ..., "at_ms": ...}, deleted by `replay resume` sent/<place>             ->  a letter that an
-    operator sent back (domain/dead_letter/redrive_dedup.py); of no use here
+    dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
+    pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
+    sent/<place>             ->  a dead letter that an operator sent back (domain/dead_letter/redrive_dedup.py)
 
-A row an epoch, so that a process that was frozen in an old one can never write over a newer one.
+Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LAST_WITHIN_S: Final = 3.0
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Who stopped all replays, when and why."""
+    """An operator's pause of all replays. `at_ms` is epoch ms."""
 
     by: str
     why: str
@@ -48,7 +48,7 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class ReplayState:
-    """`agents.replay.State` over Kafka; a context manager."""
+    """`replay.agent.State` on Kafka. An async context manager."""
 
     def __init__(
         self, connection: KafkaConnection, names: TopicNames, partitions: int, publisher: KafkaPublisher
@@ -66,7 +66,7 @@ class ReplayState:
         self._admin: Any = None
         self._following: asyncio.Task[None] | None = None
         self._recording: asyncio.Task[None] | None = None
-        self._heard = asyncio.Condition()
+        self._updated = asyncio.Condition()
 
     async def __aenter__(self) -> ReplayState:
         self._consumer = Consumer(
@@ -92,7 +92,7 @@ class ReplayState:
         await close_admin(self._admin)
 
     async def begin(self, partition: int) -> Begin:
-        """How to begin with a partition that has just become ours; a new epoch is recorded when this returns."""
+        """Return where to start in a newly assigned partition. A new epoch is recorded first."""
         await self._current([self._places[partition]])
         committed = (await self.committed()).get(partition)
         how = begin(self._came[partition], committed)
@@ -102,9 +102,9 @@ class ReplayState:
         return how
 
     async def record(self) -> None:
-        """How far the group has come in the partitions of this process: now and then, and after its last commit.
+        """Record the group's offsets in this process's partitions.
 
-        Asks Kafka: what Faust takes for committed may not be, and a plain restart would then look like a rewind.
+        Asks Kafka. Faust's view of its commits may be wrong, and a restart would then look like a rewind.
         """
         for partition, offset in (await self.committed()).items():
             epoch, epochs = self._epochs.get(partition), self._came[partition]
@@ -115,7 +115,7 @@ class ReplayState:
                 await self._record(partition, epoch, msgspec.structs.replace(came, offset=offset))
 
     async def record_last(self) -> None:
-        """Record once more at the end. Without Kafka the process ends all the same, as after `kill -9`."""
+        """Record once more at the end. If Kafka does not answer, end without it, as after `kill -9`."""
         try:
             async with asyncio.timeout(_LAST_WITHIN_S):
                 await self.record()
@@ -123,27 +123,27 @@ class ReplayState:
             log.warning("could not save the replay checkpoint at the end: %r", error)
 
     async def set_pause(self, pause: Pause | None) -> None:
-        """Stop all replays, or (None) let them go on."""
+        """Pause all replays, or resume them (None)."""
         value = msgspec.json.encode(pause) if pause else None
         await self._publish(Record(self._names.replay_state, _PAUSE_KEY, value, (), 0))
 
     async def committed(self) -> dict[int, int]:
-        """The group's committed offsets on leads.dlq, for the partitions that have one."""
+        """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
         places = [TopicPartition(self._names.dlq, place.partition) for place in self._places]
         ask = partial(self._admin.list_consumer_group_offsets, self._names.replay_app, partitions=places)
         found = await repeated(ask, _CURRENT_WITHIN_S)
         return {tp.partition: at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def _record_on(self) -> None:
-        told = Throttled(lambda why: log.warning("how far the replays have come is not recorded: %s", why))
+        warn = Throttled(lambda why: log.warning("could not save the replay checkpoint: %s", why))
         while True:
             await asyncio.sleep(_RECORD_EVERY_S)
             try:
                 await self.record()
-            except (KafkaError, OSError) as error:  # a record that is late only makes a small rewind go unnoticed
-                told(repr(error))
+            except (KafkaError, OSError) as error:  # a late checkpoint can only hide a small rewind
+                warn(repr(error))
             else:
-                told.over()
+                warn.over()
 
     async def _record(self, partition: int, epoch: int, came: Came) -> None:
         self._came[partition][epoch] = came
@@ -154,15 +154,15 @@ class ReplayState:
         await (await self._publisher.publish(record))
 
     async def _current(self, places: list[TopicPartition]) -> None:
-        """Return when all that is in these partitions now was read. Raises BrokerUnavailable."""
+        """Wait until these partitions are read to their current end. Raises BrokerUnavailable."""
         try:
             async with asyncio.timeout(_CURRENT_WITHIN_S):
                 ends = await self._consumer.end_offsets(places)
-                async with self._heard:
+                async with self._updated:
                     while any([await self._consumer.position(place) < ends[place] for place in places]):
                         if self._following is not None and self._following.done():
                             self._following.result()
-                        await self._heard.wait()
+                        await self._updated.wait()
         except (KafkaError, TimeoutError) as error:
             raise BrokerUnavailable(f"{self._names.replay_state} could not be read to its end: {error!r}") from error
 
@@ -171,14 +171,14 @@ class ReplayState:
             while True:
                 for records in (await self._consumer.getmany(timeout_ms=200)).values():
                     for record in records:
-                        self._hear(record.key, record.value)
-                async with self._heard:
-                    self._heard.notify_all()
+                        self._apply(record.key, record.value)
+                async with self._updated:
+                    self._updated.notify_all()
         finally:
-            async with self._heard:
-                self._heard.notify_all()
+            async with self._updated:
+                self._updated.notify_all()
 
-    def _hear(self, key: bytes, value: bytes | None) -> None:
+    def _apply(self, key: bytes, value: bytes | None) -> None:
         if key == _PAUSE_KEY:
             self.pause = msgspec.json.decode(value, type=Pause) if value else None
             if self.pause:

@@ -78,7 +78,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         code, said = await line.run(
             "replay", "redrive", "--from", "dlq", "--disposition", "poison", "--map", "a=b", "--yes"
         )
-        assert (code, "will not go: it has no fields" in said) == (1, True), said
+        assert (code, "will not be sent: it has no fields" in said) == (1, True), said
         patch = line.directory / "patch.json"
         patch.write_text(json.dumps([{"op": "move", "from": "/field", "path": "/fields"}]))
         redrive = ("replay", "redrive", "--from", "dlq", "--disposition", "poison", "--patch", str(patch), "--yes")

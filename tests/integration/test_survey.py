@@ -19,7 +19,7 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Actor, Change
 from stream_app.kafka.topics import create_topics
-from tests.unit.cli.test_letters import Terminal
+from tests.unit.cli.test_dead_letter_options import Terminal
 
 CONFIG = """
 [kafka]
@@ -149,7 +149,7 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
         *("replay", "redrive", "--from", "dlq", "--disposition", "foreign", "--map", "title=job", "--yes", "--json")
     )
     assert (code, answer["sent"], list(answer["refused"])) == (1, 1, [f"{names.dlq}/0/30"])
-    assert f"{names.dlq}/0/30 will not go: its value is not JSON" in said
+    assert f"{names.dlq}/0/30 will not be sent: its value is not JSON" in said
 
 
 def test_a_letter_that_can_never_be_sent_has_no_price(

@@ -42,13 +42,13 @@ MEANING: Final[dict[Fate, str]] = {
     "delivered": "were delivered since",
     "ended": "have ended since (expired, suppressed or refused for good)",
     "under_way": "are on their way already",
-    "later_letter": "have a later letter, which counts (perhaps in leads.parked)",
+    "later_letter": "have a later dead letter, which counts (perhaps in leads.parked)",
     "may_be_at_clay": "may have reached Clay: only with --uncertain",
     "sent_back": "were sent back before",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
     "cannot_go": "can never be sent unless edited (no lead, no identity, too old, or no such destination)",
-    "same_lead": "are more letters of the same leads: a lead goes once",
+    "same_lead": "are more dead letters of the same leads: a lead goes once",
     "over_limit": "would go, too, but for --limit",
 }
 

@@ -104,9 +104,9 @@ def test_a_list_gives_the_place_that_show_takes_and_in_a_pipe_a_row_is_a_line() 
 
 def test_at_80_columns_the_causes_are_read_at_a_glance() -> None:
     assert lines_of(tally(), 80)[0][:3] == [
-        "letters  reason                       destination  last",
-        "  1,200  credits_exhausted_suspected  people       2026-09-21 14:13:19Z",
-        "    600  http_503                     people       2026-09-21 14:13:19Z",
+        "dead letters  reason                       destination  last",
+        "       1,200  credits_exhausted_suspected  people       2026-09-21 14:13:19Z",
+        "         600  http_503                     people       2026-09-21 14:13:19Z",
     ]
 
 

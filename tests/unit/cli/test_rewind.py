@@ -11,7 +11,7 @@ import pytest
 from stream_app.cli.main import main
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.replay.rewind import Move
-from tests.unit.cli.test_letters import Terminal
+from tests.unit.cli.test_dead_letter_options import Terminal
 
 
 class Group:
@@ -82,6 +82,6 @@ def test_without_a_terminal_it_needs_a_yes(
 def test_what_a_dry_run_says_adds_up(group: Group, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*argv, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "18 letters match" in lines
-    assert "  5 are more letters of the same leads: a lead goes once" in lines
+    assert "18 dead letters match" in lines
+    assert "  5 are more dead letters of the same leads: a lead goes once" in lines
     assert sum(int(line.split()[0]) for line in lines if line.startswith("  ")) == 18

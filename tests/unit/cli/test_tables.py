@@ -11,7 +11,7 @@ from stream_app.cli.tables import Column, Table, lines_of
 SAID = "Clay answered 503 and asks for another try in a while"
 
 
-def letters() -> Table:
+def dead_letters() -> Table:
     table = Table(
         Column("count", right=True),
         Column("reason"),
@@ -24,7 +24,7 @@ def letters() -> Table:
 
 
 def test_at_80_columns_prose_is_wrapped_between_words() -> None:
-    lines, left_out = lines_of(letters(), 80)
+    lines, left_out = lines_of(dead_letters(), 80)
     assert lines == [
         "count  reason                       says",
         "    7  credits_exhausted_suspected  Clay answered 503 and asks for another try",
@@ -35,19 +35,19 @@ def test_at_80_columns_prose_is_wrapped_between_words() -> None:
 
 
 def test_at_40_columns_the_reason_is_whole_and_the_rest_is_left_out() -> None:
-    lines, left_out = lines_of(letters(), 40)
+    lines, left_out = lines_of(dead_letters(), 40)
     assert lines == ["count  reason", "    7  credits_exhausted_suspected", "    1  http_503"]
     assert left_out == ["last", "says"]
 
 
 def test_in_a_pipe_a_row_is_a_line_and_nothing_is_left_out() -> None:
-    lines, left_out = lines_of(letters(), None)
+    lines, left_out = lines_of(dead_letters(), None)
     assert lines[1] == f"    7  credits_exhausted_suspected  2026-11-26 05:40:00Z  {SAID}"
     assert (len(lines), left_out) == (3, [])
 
 
 def test_where_not_even_the_least_fits_a_row_is_a_block() -> None:
-    lines, _ = lines_of(letters(), 30)
+    lines, _ = lines_of(dead_letters(), 30)
     assert lines == ["count", "7", "  reason: credits_exhausted_suspected", "1", "  reason: http_503"]
 
 
@@ -75,4 +75,4 @@ def test_no_word_is_cut_at_any_width(rows: list[tuple[str, str, str]], width: in
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    assert all(len(line) <= width for line in lines_of(letters(), width)[0])
+    assert all(len(line) <= width for line in lines_of(dead_letters(), width)[0])

@@ -16,7 +16,7 @@ from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, stra
 from stream_app.domain.lead.lead import Unreadable, is_plain_id
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.record import ConsumedRecord
-from stream_app.replay.select import taken_from
+from stream_app.replay.select import consumed_records
 from tests.gateway.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
 
@@ -121,7 +121,7 @@ def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
 
 def test_a_letter_of_an_unknown_workspace_finds_it_once_it_is_configured() -> None:
     record = Made("leads.dlq", pseudonymous_key(b"newco", {"acme"}), b"{}")
-    [before] = taken_from([record], WorkspaceKeys(["acme"]))
-    [after] = taken_from([record], WorkspaceKeys(["acme", "newco"]))
+    [before] = consumed_records([record], WorkspaceKeys(["acme"]))
+    [after] = consumed_records([record], WorkspaceKeys(["acme", "newco"]))
     assert before.key == record.key
     assert after.key == b"newco"

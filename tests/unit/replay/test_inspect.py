@@ -1,4 +1,4 @@
-"""Letters in a file: whatever was written to a topic comes back from it as it was."""
+"""Dead letters in a file: whatever was written to a topic comes back from it as it was."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_letter_that_is_no_json_is_exported_as_it_is(value: bytes, tmp_path: Path) -> None:
-    """Seen: half a character in one letter ended the whole export."""
-    letter = ConsumedRecord(
+def test_a_value_that_is_not_json_is_exported_as_base64(value: bytes, tmp_path: Path) -> None:
+    """Seen: half a character in one dead letter ended the whole export."""
+    dead_letter = ConsumedRecord(
         "leads.dlq", 0, 7, b"\xff", value, (("stream-app-reason", b"\xff"), ("stream-app-disposition", b"poison"))
     )
-    line = line_of(letter, dict(letter.headers))
+    line = line_of(dead_letter, dict(dead_letter.headers))
     assert "value_base64" in json.loads(line)
-    file = tmp_path / "letters.jsonl"
+    file = tmp_path / "dead-letters.jsonl"
     file.write_text(f"{line}\n", encoding="utf-8")
     (again,) = read_export(Settings(), file)
     assert (again.topic, again.partition, again.offset, again.value) == ("leads.dlq", 0, 7, value)
 
 
-def test_a_lead_is_exported_to_be_mended_by_hand() -> None:
-    letter = ConsumedRecord("leads.dlq", 0, 7, b"acme", '{"fields": {"title": "Ärztin"}}'.encode())
-    assert '"lead":{"fields":{"title":"Ärztin"}}' in line_of(letter, {})
+def test_a_lead_is_exported_as_readable_json() -> None:
+    dead_letter = ConsumedRecord("leads.dlq", 0, 7, b"acme", '{"fields": {"title": "Ärztin"}}'.encode())
+    assert '"lead":{"fields":{"title":"Ärztin"}}' in line_of(dead_letter, {})
 
 
 @pytest.mark.parametrize("lead", ['"\\ud800"', "[" * 10_000 + "]" * 10_000, "NaN", "1e999"])
-def test_a_file_with_what_is_no_json_is_refused_by_its_line(lead: str, tmp_path: Path) -> None:
-    file = tmp_path / "letters.jsonl"
+def test_invalid_json_in_an_import_is_refused_with_its_line(lead: str, tmp_path: Path) -> None:
+    file = tmp_path / "dead-letters.jsonl"
     file.write_text(f'\n{{"place": "leads.dlq/0/7", "lead": {lead}}}\n')
-    with pytest.raises(SettingsError, match="line 2: is no line of an export"):
+    with pytest.raises(SettingsError, match="line 2: is not a line of an export"):
         list(read_export(Settings(), file))

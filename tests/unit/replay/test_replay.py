@@ -1,4 +1,4 @@
-"""The replay app's handlers with an inlet that only remembers: what goes where, when, and what is given up."""
+"""The handlers of the replay process over an in-memory stream: where each record goes, when, and what is given up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", re
 
 
 class Memory:
-    """`agents.replay.Publisher` and `State`."""
+    """`replay.agent.Publisher` and `State`."""
 
     def __init__(self, begin: Begin) -> None:
         self.published: list[tuple[int, Record]] = []
@@ -40,9 +40,11 @@ class Memory:
 
 
 class Bench:
-    def __init__(self, letters: list[ConsumedRecord], begin: Begin | None = None, rate_per_s: float = 1000.0) -> None:
+    def __init__(
+        self, dead_letters: list[ConsumedRecord], begin: Begin | None = None, rate_per_s: float = 1000.0
+    ) -> None:
         self.memory = Memory(begin or Begin())
-        self.inlet = NotingStream(letters, topic=NAMES.dlq)
+        self.stream = NotingStream(dead_letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
         rates = {"acme": rate_per_s}
         self.replay = Replay(
@@ -50,12 +52,12 @@ class Bench:
         )
 
     async def serve(self) -> asyncio.Task[None]:
-        serving = asyncio.create_task(self.replay.dead_letters(self.inlet))
+        serving = asyncio.create_task(self.replay.dead_letters(self.stream))
         await asyncio.sleep(0.1)
         return serving
 
 
-def letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> ConsumedRecord:
+def dead_letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> ConsumedRecord:
     headers = envelope.to_headers() if envelope else ()
     return ConsumedRecord(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
 
@@ -68,13 +70,13 @@ def due_in(seconds: float) -> Envelope:
     return Envelope(origin="leads/0/2", disposition="failed", not_before_ms=now_ms() + int(seconds * 1000))
 
 
-def test_each_goes_where_it_belongs_and_is_acked() -> None:
+def test_each_record_goes_to_its_tier_and_is_acked() -> None:
     async def main() -> None:
         poison = Envelope(origin="leads/0/3", disposition="poison")
-        bench = Bench([letter(0), letter(1, due_in(1.5)), letter(2, due_in(90)), letter(3, poison)])
+        bench = Bench([dead_letter(0), dead_letter(1, due_in(1.5)), dead_letter(2, due_in(90)), dead_letter(3, poison)])
         await bench.serve()
         assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
-        assert bench.inlet.acked == [0, 1, 2, 3]
+        assert bench.stream.acked == [0, 1, 2, 3]
         first = bench.memory.published[0][1]
         back = read_envelope(ConsumedRecord("leads.retry", 0, 0, first.key, first.value, first.headers))
         assert (back.way, back.replay, back.epoch, back.seq, back.disposition) == ("replayed", 2, 0, 4, "")
@@ -83,9 +85,9 @@ def test_each_goes_where_it_belongs_and_is_acked() -> None:
     run(main())
 
 
-def test_in_a_new_epoch_all_letters_of_older_ones_are_its_first_and_due_at_once() -> None:
+def test_a_new_epoch_replays_older_dead_letters_at_once() -> None:
     async def main() -> None:
-        bench = Bench([letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
+        bench = Bench([dead_letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
         await bench.serve()
         assert bench.memory.topics == ["leads.retry"]
         headers = dict(bench.memory.published[0][1].headers)
@@ -94,11 +96,11 @@ def test_in_a_new_epoch_all_letters_of_older_ones_are_its_first_and_due_at_once(
     run(main())
 
 
-def test_another_programs_letter_is_an_input_and_only_once() -> None:
+def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
     async def main() -> None:
-        bench = Bench([letter(4, None), letter(5, None), letter(6, None, None)], Begin(seen_to=5))
+        bench = Bench([dead_letter(4, None), dead_letter(5, None), dead_letter(6, None, None)], Begin(seen_to=5))
         await bench.serve()
-        assert bench.inlet.acked == [4, 5, 6]
+        assert bench.stream.acked == [4, 5, 6]
         records = [record for _, record in bench.memory.published]
         assert [(record.key, record.value, record.headers) for record in records] == [
             (None, b"{}", (("stream-app-redriven-from", b"leads.dlq/0/5"),)),
@@ -108,45 +110,45 @@ def test_another_programs_letter_is_an_input_and_only_once() -> None:
     run(main())
 
 
-def test_what_the_group_has_forgotten_is_passed_over() -> None:
+def test_records_below_the_expired_offset_are_skipped() -> None:
     async def main() -> None:
-        bench = Bench([letter(0), letter(1), letter(2)], Begin(skip_to=2, seen_to=2))
+        bench = Bench([dead_letter(0), dead_letter(1), dead_letter(2)], Begin(skip_to=2, seen_to=2))
         await bench.serve()
-        assert bench.inlet.acked == [0, 1, 2]
+        assert bench.stream.acked == [0, 1, 2]
         assert len(bench.memory.published) == 1
 
     run(main())
 
 
-def test_a_pause_holds_everything_and_gives_up_when_the_flow_is_suspended() -> None:
+def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None:
     async def main() -> None:
-        bench = Bench([letter(0), letter(1)])
+        bench = Bench([dead_letter(0), dead_letter(1)])
         bench.memory.moving.clear()
         serving = await bench.serve()
         await asyncio.sleep(3600)
         assert bench.memory.published == []
-        bench.inlet.suspended.set()
+        bench.stream.suspended.set()
         await asyncio.wait_for(serving, 1)
-        assert (bench.inlet.acked, bench.inlet.given_up) == ([], [0])
+        assert (bench.stream.acked, bench.stream.given_up) == ([], [0])
 
     run(main())
 
 
 def test_a_pause_ends() -> None:
     async def main() -> None:
-        bench = Bench([letter(0), letter(1)])
+        bench = Bench([dead_letter(0), dead_letter(1)])
         bench.memory.moving.clear()
         await bench.serve()
         bench.memory.moving.set()
         await asyncio.sleep(0.1)
-        assert bench.inlet.acked == [0, 1]
+        assert bench.stream.acked == [0, 1]
 
     run(main())
 
 
-def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
+def test_replays_use_their_share_of_the_lane_rate() -> None:
     async def main() -> None:
-        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=8.0)
+        bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=8.0)
         began_ms = now_ms()
         await bench.serve()
         await asyncio.sleep(60)
@@ -159,7 +161,7 @@ def test_replays_come_at_their_share_of_the_lanes_rate() -> None:
 
 
 class Topic(NotingStream):
-    """An inlet of what was published to a topic, at any time."""
+    """An stream of what was published to a topic, at any time."""
 
     def __init__(self, topic: str) -> None:
         super().__init__(topic=topic)
@@ -210,7 +212,7 @@ class Tiers(Memory):
             serving.cancel()
 
 
-def test_deferred_leads_come_back_when_they_are_due_whatever_was_left_when_they_were_deferred() -> None:
+def test_deferred_leads_come_back_when_due() -> None:
     """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
 
     async def main() -> None:
@@ -225,23 +227,23 @@ def test_deferred_leads_come_back_when_they_are_due_whatever_was_left_when_they_
         assert [origin for _, origin in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
         assert all(0 <= at_ms - due_ms <= 2_100 for (at_ms, _), due_ms in zip(back, dues_ms, strict=True)), back
         assert len({record.headers for _, record in tiers.published}) == 6
-        assert all(inlet.acked == list(range(inlet.offset)) for inlet in tiers.inlets.values())
+        assert all(stream.acked == list(range(stream.offset)) for stream in tiers.inlets.values())
         tiers.close()
 
     run(main())
 
 
-def test_what_has_a_reason_to_wait_is_not_under_way() -> None:
+def test_a_justified_wait_is_not_under_way() -> None:
     """A pause, a workspace's pace, a head that is not due; and nothing is when nothing waits."""
 
     async def main() -> None:
-        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=0.02)
+        bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
         place = (NAMES.dlq, 0)
         assert list(bench.replay.under_way({place: True})) == ["the records of leads.dlq/0 do not move"], "not taken"
         await bench.serve()
-        assert bench.inlet.acked
+        assert bench.stream.acked
         assert bench.replay.under_way({place: True}) == {}, "its pace"
-        bench = Bench([letter(0)])
+        bench = Bench([dead_letter(0)])
         bench.memory.moving.clear()
         await bench.serve()
         assert bench.replay.under_way({place: True}) == {}, "the pause"
@@ -249,18 +251,18 @@ def test_what_has_a_reason_to_wait_is_not_under_way() -> None:
         await asyncio.sleep(0.1)
         assert bench.replay.under_way({place: False}) == {}
         tier = NAMES.wait(60)
-        inlet = NotingStream([waits(tier, 0, now_ms())], topic=tier)
-        waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
+        stream = NotingStream([waits(tier, 0, now_ms())], topic=tier)
+        waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
         await asyncio.sleep(30)
         assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
         await asyncio.sleep(31)
-        assert inlet.acked == [0]
+        assert stream.acked == [0]
         waiting.cancel()
 
     run(main())
 
 
-def test_a_broker_that_takes_nothing_is_seen_although_the_next_head_is_not_due() -> None:
+def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_due() -> None:
     async def main() -> None:
         bench = Bench([])
         silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -270,8 +272,8 @@ def test_a_broker_that_takes_nothing_is_seen_although_the_next_head_is_not_due()
 
         bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
         tier = NAMES.wait(60)
-        inlet = NotingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
-        waiting = asyncio.ensure_future(bench.replay.wait(60)(inlet))
+        stream = NotingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+        waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
         await asyncio.sleep(10)
         assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
         silent.set_result(None)
@@ -282,12 +284,12 @@ def test_a_broker_that_takes_nothing_is_seen_although_the_next_head_is_not_due()
     run(main())
 
 
-def test_what_waits_for_its_turn_is_given_up_at_a_suspension() -> None:
+def test_a_record_that_waits_for_the_rate_is_given_up_at_a_suspension() -> None:
     async def main() -> None:
-        bench = Bench([letter(offset) for offset in range(50)], rate_per_s=0.02)
+        bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
         serving = await bench.serve()
-        bench.inlet.suspended.set()
+        bench.stream.suspended.set()
         await asyncio.wait_for(serving, 1)
-        assert bench.inlet.given_up == [len(bench.memory.published)]
+        assert bench.stream.given_up == [len(bench.memory.published)]
 
     run(main())

@@ -1,4 +1,4 @@
-"""`stream-app dlq` and `replay` for people: what others wrote is shown as it is, and nothing goes without a yes."""
+"""Options of `stream-app dlq` and `replay`, confirmation, progress, and foreign text in tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_table_shows_what_others_wrote_as_text(
+def test_the_table_shows_foreign_text_without_markup(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Seen: `[/x]` in a reason ended the command with a traceback, and `[email]` of our own was not shown."""
@@ -56,7 +56,7 @@ def test_the_table_shows_what_others_wrote_as_text(
 
 
 class Terminal(io.StringIO):
-    """Somebody who types."""
+    """A terminal with typed input."""
 
     def isatty(self) -> bool:
         return True
@@ -69,32 +69,34 @@ def test_only_a_yes_is_a_yes(
     typed: str, yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(typed))
-    with nullcontext() if yes else pytest.raises(StreamAppError, match="nothing was done"):
-        confirm("send 7 letters back")
-    assert capsys.readouterr().err == "send 7 letters back? [y/N]\n"
+    with nullcontext() if yes else pytest.raises(StreamAppError, match="cancelled: nothing was changed"):
+        confirm("send 7 dead letters back")
+    assert capsys.readouterr().err == "send 7 dead letters back? [y/N]\n"
 
 
-def test_without_a_terminal_nobody_is_asked_and_a_missing_yes_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_missing_yes_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(SettingsError, match=r"nobody can be asked here, so --yes must be said to send 7 letters back$"):
-        confirm("send 7 letters back")
+    with pytest.raises(
+        SettingsError, match=r"cannot ask for confirmation without a terminal: pass --yes to send 7 dead letters back$"
+    ):
+        confirm("send 7 dead letters back")
 
 
-def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with reading("reading letters") as progress:
+    with reading("reading dead letters") as progress:
         progress(5, 10)
     assert capsys.readouterr() == ("", ""), "it has not taken long"
     monkeypatch.setattr(letter_options, "_SAY_EVERY_S", 0.0)
-    with reading("reading letters") as progress:
+    with reading("reading dead letters") as progress:
         progress(5, 10)
-    assert capsys.readouterr() == ("", "reading letters: 5 of 10 offsets\n")
+    assert capsys.readouterr() == ("", "reading dead letters: 5 of 10 offsets\n")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with reading("reading letters") as progress:
+    with reading("reading dead letters") as progress:
         progress(5, 10)
     out, err = capsys.readouterr()
-    assert (out, "reading letters" in err, "50%" in err) == ("", True, True)
+    assert (out, "reading dead letters" in err, "50%" in err) == ("", True, True)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(
         (["replay", "plan", "--older-than", "1s", "--until", "2026-01-01"], 1_767_225_600_000),
     ],
 )
-def test_older_than_is_an_end_as_until_is(argv: list[str], until_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_than_limits_like_until(argv: list[str], until_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
     wanted = filter_of(build_parser().parse_args(argv))
     assert wanted.until_ms == until_ms
@@ -116,7 +118,7 @@ def test_older_than_is_an_end_as_until_is(argv: list[str], until_ms: int, monkey
 
 
 @pytest.mark.parametrize("age", ["2x", "h", "-2h", "2 h", "9999999d"])
-def test_what_is_no_age_is_wrong_usage(age: str) -> None:
+def test_an_unreadable_age_is_wrong_usage(age: str) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args(["dlq", f"--older-than={age}"])
     assert caught.value.code == 2
