@@ -172,10 +172,10 @@ def test_an_address_of_the_demos_kafka_that_is_none_is_told_as_it_was_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--bootstrap", "nohost"]) == 2
-    assert capsys.readouterr().err == "--bootstrap nohost: must be host:port, several with commas\n"
+    assert capsys.readouterr().err == "--bootstrap nohost: must be host:port, several separated by commas\n"
     monkeypatch.setenv("KAFKA_BOOTSTRAP", "h:99999")
     assert main(["demo"]) == 2
-    assert capsys.readouterr().err == "KAFKA_BOOTSTRAP h:99999: must be host:port, several with commas\n"
+    assert capsys.readouterr().err == "KAFKA_BOOTSTRAP h:99999: must be host:port, several separated by commas\n"
 
 
 @pytest.mark.parametrize("place", ["foo", "leads/0/1", "leads.dlq/8/1"])

@@ -178,13 +178,13 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[kafka]\nbroker_wait_s = nan", "kafka.broker_wait_s = nan: must be"),
         ("[kafka]\nrebalance_timeout_s = 60", "kafka.rebalance_timeout_s: must be 20 s above"),
         ("[kafka.security]\nprotocol = 'SASL_SSL'", "kafka.security: protocol SASL_SSL needs username"),
-        ("[kafka.security]\ncert_file = 'a'", "kafka.security: cert_file and key_file go together"),
+        ("[kafka.security]\ncert_file = 'a'", "kafka.security: cert_file and key_file must be set together"),
         ("[redis]\nurl_env = 'redis://s3cret'", "redis.url_env: must be the name of an environment variable"),
         ("[line]\nuncertain_grace_s = 40", "line.uncertain_grace_s: must be above"),
         ("uncertain_grace_s = nan", "destinations.people.uncertain_grace_s = nan: must be"),
         ("uncertain_grace_s = 40", "destinations.people.uncertain_grace_s: must be above"),
-        ("uncertain_grace_s = 7200", "destinations.people.uncertain_grace_s = 7200: no delay"),
-        ("[line]\nuncertain_grace_s = 7200", "line.uncertain_grace_s = 7200: no delay tier is so long"),
+        ("uncertain_grace_s = 7200", "destinations.people.uncertain_grace_s = 7200: is longer than"),
+        ("[line]\nuncertain_grace_s = 7200", "line.uncertain_grace_s = 7200: is longer than the longest delay tier"),
         ("[line]\nfreshness_days = 10", "topics.bulk_days = 14: must not be above line.freshness_days = 10"),
         ("[replay]\ntiers_s = [60, 2]", "replay.tiers_s: must be whole seconds"),
         ("[replay]\ntiers_s = []", "replay.tiers_s: must be whole seconds"),
@@ -194,7 +194,7 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         ("[http]\ngateway_port = 0", "http.gateway_port = 0: must be from 1 to 65535"),
         ("[workspaces.acme]\npartition = 8", "workspaces.acme.partition = 8: must be from 0 to 7"),
         ("[workspaces.acme]\ntime_zone = 'Mars'", "workspaces.acme.time_zone = 'Mars': no such time zone"),
-        ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: is set by"),
+        ("[workspaces.acme.budget]\ntz = 'Asia/Tokyo'", "workspaces.acme.budget.tz: the workspace's time_zone sets it"),
         ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
         ("[workspaces.acme.window]\nbuckets = 0", "workspaces.acme.window.buckets = 0: must be"),
         ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
@@ -211,7 +211,7 @@ def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),
         (f"[gateway]\napi_token_env = '{KEY}'", "gateway.api_token_env: must be the name of an environment"),
         ("[gateway]\napi_url = 'gateway:9103'", "gateway.api_url: must be like http://"),
-        ("[gateway]\nread_model_path = ''", "gateway.read_model_path: must be a file's path"),
+        ("[gateway]\nread_model_path = ''", "gateway.read_model_path: must be the path of a file"),
         ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),
         ("[gateway]\nread_timeout_s = 0", "gateway.read_timeout_s = 0.0: must be from"),
     ],
@@ -246,7 +246,7 @@ def test_the_simulator_may_be_the_host(tmp_path: Path) -> None:
 def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
     text = PEOPLE + '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["OTHER"]\ncallbacks = false'
     found = problems(tmp_path, text, {**SECRETS, "OTHER": URL})
-    assert found == ["environment variable OTHER: the same webhook as CLAY_WEBHOOK_PEOPLE; its quota is one"]
+    assert found == ["environment variable OTHER: is the same webhook as CLAY_WEBHOOK_PEOPLE; remove one"]
 
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
@@ -308,8 +308,8 @@ def test_a_lead_is_parked_while_its_record_is_still_there(tmp_path: Path) -> Non
 
 def test_callbacks_that_could_never_come_or_never_be_trusted_are_refused(tmp_path: Path) -> None:
     nowhere, unproven = problems(tmp_path, CALLED_BACK)
-    assert nowhere.startswith("destinations.people.callbacks: Clay has nowhere to call back: set gateway.public_url")
-    assert unproven.startswith("destinations.people.callbacks: nothing would prove whose callback it is")
+    assert nowhere.startswith("destinations.people.callbacks: Clay has no address to call back: set gateway.public_url")
+    assert unproven.startswith("destinations.people.callbacks: nothing authenticates a callback")
     keyless = GATEWAY.replace('token_keys_env = ["CALLBACK_KEY"]', "")
     assert problems(tmp_path, keyless + CALLED_BACK) == [unproven]
     load(tmp_path, keyless + CALLED_BACK + 'callback_secrets_env = ["HEADER"]')
@@ -338,8 +338,8 @@ def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
         ("CALLBACK_KEY", "a" * 32, "is easy to guess"),
         ("API_TOKEN", "ab1-" * 10, "is easy to guess"),
         ("HEADER", "abcdefghijklmnopqrstuvwxyz0123456789", "is easy to guess"),
-        ("HEADER", "only for the simulator, change it for the real Clay", "is an example that everybody can read"),
-        ("API_TOKEN", "any-text-of-32-characters-or-more", "is an example that everybody can read"),
+        ("HEADER", "only for the simulator, change it for the real Clay", "is an example from this project's files"),
+        ("API_TOKEN", "any-text-of-32-characters-or-more", "is an example from this project's files"),
         ("API_TOKEN", KEY, "is the same as CALLBACK_KEY"),
         ("HEADER", KEY, "is the same as CALLBACK_KEY"),
     ],
@@ -359,13 +359,13 @@ def test_an_example_secret_is_taken_where_every_webhook_is_local(tmp_path: Path)
     given["CALLBACK_KEY"] = "any-text-of-32-characters-or-more"
     load(tmp_path, GATEWAY + local, given)
     (line,) = problems(tmp_path, GATEWAY + local.replace('"sim"', '"sim", "api.clay.com"'), given)
-    assert "is an example that everybody can read" in line
+    assert "is an example from this project's files" in line
 
 
 def test_a_public_gateway_needs_the_token_of_the_look_up_api(tmp_path: Path) -> None:
     tokenless = GATEWAY.replace('api_token_env = "API_TOKEN"', "")
     (line,) = problems(tmp_path, tokenless + CALLED_BACK)
-    assert line.startswith("gateway.api_token_env: is needed with a public_url")
+    assert line.startswith("gateway.api_token_env: is required with a public_url")
     for host in ("127.0.0.1:9103", "localhost", "[::1]:80"):
         load(tmp_path, tokenless.replace("https://leads.example.com", f"http://{host}") + CALLED_BACK)
 
@@ -410,7 +410,7 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ("budget.soft_limits = [0, 150]", ".budget.soft_limits = [0, 150]: must be percents from 1 to 99"),
         ("budget.billing_day = 0", ".budget.billing_day = 0: must be from 1 to 31"),
         ("budget.opening_credits = 5", ".budget.opening_month = '': the month of the opening balance"),
-        ('budget.tz = "Europe/Berlin"', ".budget.tz: is set by the workspace's time_zone"),
+        ('budget.tz = "Europe/Berlin"', ".budget.tz: the workspace's time_zone sets it; remove it"),
         ("rate.rate_per_s = nan", ".rate.rate_per_s = nan: must be from 0.01 to 1000"),
         ("rate.rate_per_s = inf", ".rate.rate_per_s = inf: must be from 0.01 to 1000"),
         ("rate = { rate_per_s = 0.1 }", ".rate.floor_per_s = 0.5: must not be above rate_per_s = 0.1"),
@@ -425,7 +425,7 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ("quota = { warn_at = 46000 }", ".quota.warn_at = 46000: must not be above rotate_at = 45000"),
         ("quota.rotate_at = 50001", ".quota.rotate_at = 50001: must be from 1 to 50000"),
         ("concurrency.least = 101", ".concurrency.least = 101: must not be above"),
-        ("concurrency.most = 7", ".concurrency.most: is set by line.max_in_flight"),
+        ("concurrency.most = 7", ".concurrency.most: line.max_in_flight sets it; remove it"),
         ("flood.share = 0", ".flood.share = 0.0: must be from 0.01 to 1"),
         ("silence.overdue = 0", ".silence.overdue = 0: must be from 1 to 10000"),
     ],

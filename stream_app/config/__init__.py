@@ -1,4 +1,4 @@
-"""The configuration: one TOML file plus secrets from the environment, read once and frozen."""
+"""The configuration: one TOML file, and secrets from the environment or from files. Read once and frozen."""
 
 from stream_app.config.client import client_options, stranger_options
 from stream_app.config.known import check_known, unknown

@@ -1,4 +1,4 @@
-"""What a Kafka client of ours is told: broker, TLS and SASL, as aiokafka's keyword arguments."""
+"""The connection arguments of a Kafka client: broker, TLS and SASL, as aiokafka's keyword arguments."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from stream_app.domain.errors import SettingsError
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Arguments that aiokafka's producer, consumer and admin client share.
+    """Return the arguments that aiokafka's producer, consumer and admin client share.
 
-    Raises SettingsError when a certificate cannot be read.
+    Raises:
+        SettingsError: A certificate cannot be read.
     """
     security = settings.kafka.security
     options: dict[str, Any] = {
@@ -32,7 +33,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def stranger_options(settings: Settings) -> dict[str, Any]:
-    """The arguments of a client that proves nothing about itself: no user, no certificate, else the same."""
+    """Return the arguments of an unauthenticated client: no user, no client certificate."""
     security = settings.kafka.security
     protocol: Literal["PLAINTEXT", "SSL"] = "SSL" if security.protocol.endswith("SSL") else "PLAINTEXT"
     kafka = msgspec.structs.replace(settings.kafka, security=Security(protocol=protocol, ca_file=security.ca_file))
@@ -40,15 +41,16 @@ def stranger_options(settings: Settings) -> dict[str, Any]:
 
 
 def egress_of(settings: Settings) -> Egress:
-    """How to reach hosts outside, where the configuration was read with Clay's secrets.
+    """Return how to reach hosts outside. The configuration must have been read with Clay's secrets.
 
-    Raises SettingsError when `egress.ca_file` cannot be read.
+    Raises:
+        SettingsError: `egress.ca_file` cannot be read.
     """
     file, proxy = settings.egress.ca_file, settings.egress.proxy_env
     try:
         return Egress.of(file, settings.secrets[proxy] if proxy else None)
     except OSError as exc:
-        raise SettingsError([f"egress.ca_file = {file!r}: cannot be used as a PEM file: {exc}"]) from exc
+        raise SettingsError([f"egress.ca_file = {file!r}: cannot read it as a PEM file: {exc}"]) from exc
 
 
 def _ssl_context(security: Security, settings: Settings) -> ssl.SSLContext:
@@ -56,9 +58,9 @@ def _ssl_context(security: Security, settings: Settings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=security.ca_file)
         if security.cert_file:
             named = security.key_password_env
-            # Without a password OpenSSL would ask for one on the terminal; an empty one fails instead.
+            # Without a password OpenSSL asks on the terminal; with an empty one it fails.
             password = settings.secrets[named] if named else ""
             context.load_cert_chain(security.cert_file, security.key_file, password)
     except (OSError, ssl.SSLError) as exc:
-        raise SettingsError([f"kafka.security: a certificate or key cannot be used: {exc}"]) from exc
+        raise SettingsError([f"kafka.security: cannot use a certificate or key: {exc}"]) from exc
     return context

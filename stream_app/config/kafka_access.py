@@ -1,4 +1,4 @@
-"""The first contact with Kafka by the settings: what every process and command does before its work."""
+"""Connects to Kafka by the settings: each process and command does this before its work."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from stream_app.kafka.rights import check_access
 
 
 def connection_of(settings: Settings) -> KafkaConnection:
-    """Where Kafka is, and how to connect to it."""
+    """Return the address of Kafka and the connection arguments."""
     options = client_options(settings)
     return KafkaConnection(options.pop("bootstrap_servers"), options)
 
 
 async def kafka_ready(settings: Settings, program: str, say: Callable[[str], None]) -> None:
-    """Return when Kafka answers, has the topics that the program touches, and allows it what it has to do.
+    """Return when Kafka responds, has the program's topics, and grants it the rights that it needs.
 
     Args:
-        settings: Its `kafka.broker_wait_s` bounds the wait.
-        program: A key of `core.rights.rights_of`.
-        say: Takes a line for each try while Kafka does not answer.
+        settings: `kafka.broker_wait_s` bounds the wait.
+        program: A key of `kafka.rights.rights_of`.
+        say: Called with a line for each attempt while Kafka does not respond.
 
     Raises:
-        KafkaRefused: Kafka refuses our credentials or certificate, or rights are missing; at once.
+        KafkaRefused: Kafka rejects our credentials or certificate, or rights are missing. Raised at once.
         TopicsError: Topics are missing, or have another number of partitions.
-        BrokerUnavailable: Kafka does not answer.
+        BrokerUnavailable: Kafka does not respond.
     """
     rights = rights_of(settings.names, settings.replay.tiers_s)[program]
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]

@@ -1,4 +1,4 @@
-"""Whether a name that somebody typed is in the configuration."""
+"""Checks names that a user typed against the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stream_app.domain.errors import SettingsError
 
 
 def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterable[str]) -> list[str]:
-    """One line for each name that it does not have, with those that it has."""
+    """Return one line for each unknown name, with the names that exist."""
     return [
         f"there is no {word} {name} in the configuration; there are: {', '.join(known) or 'none'}"
         for word, asked, known in (
@@ -22,7 +22,7 @@ def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterabl
 
 
 def check_known(settings: Settings, *, workspace: str | None = None, destination: str | None = None) -> None:
-    """Raises SettingsError for a name that it does not have."""
+    """Raise SettingsError for an unknown name."""
     asked = ([each] if each is not None else [] for each in (workspace, destination))
     if found := unknown(settings, *asked):
         raise SettingsError(found)

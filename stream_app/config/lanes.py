@@ -1,4 +1,4 @@
-"""The rules of workspaces: their names, the ranges of their lanes' policies, and what other tables say of them."""
+"""The rules of workspaces: their names, the ranges of their policies, and consistency with other tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def problems(tables: Tables) -> Iterator[str]:
-    """What is wrong with `[workspaces.*]`, one line each; what all have from `[workspace_defaults]`, only once."""
+    """Yield one line for each error in `[workspaces.*]`. An error of `[workspace_defaults]` appears once."""
     inherited = set(_policies(tables, tables.workspace_defaults))
     found: dict[str, None] = {}
     for name, workspace in tables.workspaces.items():
@@ -37,7 +37,7 @@ def problems(tables: Tables) -> Iterator[str]:
 def _strangers(tables: Tables) -> Iterator[str]:
     """Workspaces of destinations that have no table, and tables that no destination names.
 
-    Either may be a misspelt name, and the policies of the other would not count: among them its budget.
+    Either may be a misspelt name, and then the policies of the table, such as its budget, would not apply.
     """
     named, meant = {there.workspace for there in tables.destinations.values()}, set[str]()
     for alias, there in tables.destinations.items():
@@ -75,7 +75,7 @@ def _policies(tables: Tables, workspace: WorkspaceDefaults) -> Iterator[str]:
     except (OSError, ValueError, KeyError):
         yield f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like 'Europe/Berlin'"
     if workspace.budget.tz != "UTC":
-        yield ".budget.tz: is set by the workspace's time_zone"
+        yield ".budget.tz: the workspace's time_zone sets it; remove it"
     for table, lines in (
         ("breaker", breaker.problems(workspace.breaker)),
         ("window", window.problems(workspace.window)),
@@ -94,14 +94,14 @@ def _policies(tables: Tables, workspace: WorkspaceDefaults) -> Iterator[str]:
         if lease_s <= longest_s:
             yield (
                 f".{table}.probe_lease_s: must be above line.max_request_start_age_s + request_timeout_s = "
-                f"{longest_s:g} s, or a probe under way is taken for lost"
+                f"{longest_s:g} s, or a probe in progress counts as lost"
             )
     if workspace.concurrency.most != ConcurrencyPolicy().most:
-        yield ".concurrency.most: is set by line.max_in_flight"
+        yield ".concurrency.most: line.max_in_flight sets it; remove it"
 
 
 def _never(tables: Tables, name: str, workspace: Workspace) -> Iterator[str]:
-    """What contradicts itself so that nothing could ever be sent."""
+    """Contradictions by which no lead could ever be sent."""
     rules = workspace.budget
     if budget.problems(rules):
         return

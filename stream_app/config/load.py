@@ -1,4 +1,4 @@
-"""Reading the configuration: the file, then the secrets that it names, with every problem in one error."""
+"""Reads the configuration: the file, then the secrets that it names. All errors are reported together."""
 
 from __future__ import annotations
 
@@ -24,15 +24,20 @@ DEFAULT_PATH = Path("stream_app.toml")
 def load_settings(
     path: Path | None, environ: Mapping[str, str], *, clay: bool = True, gateway: bool = False, api: bool = False
 ) -> Settings:
-    """The configuration of `path`, else of the file that STREAM_APP_CONFIG names, else of stream_app.toml.
+    """Load the configuration.
 
-    clay     whether the webhooks and tokens must be there: only a worker needs them.
-    gateway  whether that by which callbacks are known must be there.
-    api      whether the token of the look-up API must be there.
+    The default path is the file that STREAM_APP_CONFIG names, else stream_app.toml. From then on this process hashes
+    people and lead ids as the file says (domain/lead/pseudonyms.py).
 
-    From then on this process hashes people and lead ids as the file says (domain/lead/pseudonyms.py).
+    Args:
+        path: The file; None for the default.
+        environ: The environment variables.
+        clay: Require the webhooks and tokens. Only a worker needs them.
+        gateway: Require the keys and secrets of callbacks.
+        api: Require the token of the look-up API.
 
-    Raises SettingsError with every problem of the file and of the environment.
+    Raises:
+        SettingsError: Lists every error of the file and of the environment.
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
     reader = TableReader()
@@ -43,7 +48,7 @@ def load_settings(
     unreadable: list[str] = []
     environ = with_files(tables.secrets_dir, every, environ, unreadable)
     found += unreadable
-    if not unreadable and reader.knows("secrets_dir"):  # else they may well be there
+    if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist
         found += _missing(named, environ, tables.secrets_dir)
     if clay and reader.knows("allowed_hosts"):
         found += _webhook_problems(tables, environ)
@@ -62,7 +67,7 @@ def _parse(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = "name one by --config or STREAM_APP_CONFIG; README has one to start from"
+        hint = "name one with --config or STREAM_APP_CONFIG; the README has an example"
         raise SettingsError([f"{path}: there is no such file; {hint}"]) from None
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError([f"{path}: cannot be read: {exc}"]) from exc
@@ -71,7 +76,7 @@ def _parse(path: Path) -> dict[str, object]:
 
 
 def _read(reader: TableReader, document: dict[str, object]) -> Tables:
-    """The file's tables, each workspace over `[workspace_defaults]`, key by key."""
+    """Read the file's tables. Each workspace inherits from `[workspace_defaults]`, key by key."""
     rest = {name: table for name, table in document.items() if name != "workspaces"}
     tables = reader.read(Tables, rest)
     defaults = tables.workspace_defaults
@@ -105,7 +110,7 @@ def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[
         if gateway:
             optional += [(f"destinations.{alias}.callback_secrets_env", name) for name in there.callback_secrets_env]
     for place, name in optional:
-        if name is not None and rules.is_env_name(name):  # what is none could be the secret itself
+        if name is not None and rules.is_env_name(name):  # an invalid name could be the secret itself
             yield place, name
 
 
@@ -119,7 +124,7 @@ def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory
 
 
 def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    """Secrets of ours that others know or can guess, whether this process needs them or not."""
+    """Find our secrets that are public or guessable, whether this process needs them or not."""
     names = [*tables.privacy.pepper_env, *tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
     for there in tables.destinations.values():
         names += there.callback_secrets_env
@@ -132,9 +137,9 @@ def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
             continue
         problem = secret_problem(secret)
         if problem is None and is_public(secret) and not simulated:
-            problem = f"is an example that everybody can read in this project's files; {HOW_TO_MAKE}"
+            problem = f"is an example from this project's files, which are public; {HOW_TO_MAKE}"
         if problem is None and seen.setdefault(secret, name) != name:
-            problem = f"is the same as {seen[secret]}: who knows one knows both; {HOW_TO_MAKE}"
+            problem = f"is the same as {seen[secret]}; {HOW_TO_MAKE}"
         if problem is not None:
             found.append(f"environment variable {name}: {problem}")
     return found
@@ -143,14 +148,14 @@ def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
 def _redis_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
     if not (url := environ.get(tables.redis.url_env or "")):
         return []
-    from stream_app.cache.redis import redis_problem  # which most commands do without
+    from stream_app.cache.redis import redis_problem  # most commands do not need Redis
 
     problem = redis_problem(url)
     return [f"environment variable {tables.redis.url_env}: {problem}"] if problem else []
 
 
 def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    """What is wrong with the URLs of webhooks and proxy, and with tokens; never the value itself, which is a secret."""
+    """Check the URLs of webhooks and proxy, and the tokens. The lines never repeat a value, which is a secret."""
     found = []
     if (url := environ.get(tables.egress.proxy_env or "")) and (problem := proxy_problem(url)):
         found.append(f"environment variable {tables.egress.proxy_env}: {problem}")
@@ -162,7 +167,7 @@ def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
             if problem := webhook_problem(url, there.allowed_hosts):
                 found.append(f"environment variable {name}: {problem}")
             if seen.setdefault(url, name) != name:
-                found.append(f"environment variable {name}: the same webhook as {seen[url]}; its quota is one")
+                found.append(f"environment variable {name}: is the same webhook as {seen[url]}; remove one")
         if there.token_env and (token := environ.get(there.token_env)) and (problem := token_problem(token)):
             found.append(f"environment variable {there.token_env}: {problem}")
     return found

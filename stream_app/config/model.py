@@ -1,6 +1,6 @@
-"""The configuration as types: one Struct a table of the TOML file, frozen, units in the names.
+"""The configuration as types: one frozen Struct per table of the TOML file, with units in the names.
 
-Ranges are checked by each Struct's `problems`; rules between tables stand in rules.py.
+Each Struct's `problems` checks its ranges. rules.py checks the rules between tables.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
 
 
 class Security(msgspec.Struct, frozen=True):
-    """How to speak to Kafka. Passwords stand in the environment: only the variable's name stands here.
+    """How to authenticate to Kafka. Passwords are in the environment; this holds only the names of the variables.
 
-    `ca_file`, `cert_file`, `key_file` are PEM files; without `ca_file` the system's authorities are trusted.
+    `ca_file`, `cert_file` and `key_file` are PEM files. Without `ca_file` the system's authorities are trusted.
     """
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -42,12 +42,15 @@ class Security(msgspec.Struct, frozen=True):
 
 
 class Kafka(msgspec.Struct, frozen=True):
-    """`bootstrap`: host:port, several with commas. `namespace` goes before every topic, group and
-    transactional id.
+    """The Kafka cluster.
 
-    `partitions` never change under a running system. `session_timeout_s`: a worker that is silent for so
-    long loses its partitions; `rebalance_timeout_s`: how long it may take to let go of them;
-    `broker_wait_s`: how long to wait for a broker that does not answer before giving up.
+    Attributes:
+        bootstrap: host:port, several separated by commas.
+        namespace: Prefix of every topic, group and transactional id.
+        partitions: Must never change while the system has data.
+        session_timeout_s: A worker without a heartbeat for this long loses its partitions.
+        rebalance_timeout_s: The time that a worker has to release its partitions.
+        broker_wait_s: How long to wait for a broker that does not respond.
     """
 
     bootstrap: str = "127.0.0.1:9092"
@@ -61,11 +64,13 @@ class Kafka(msgspec.Struct, frozen=True):
 
 
 class Redis(msgspec.Struct, frozen=True):
-    """`url_env`: the environment variable with the URL (`rediss://user:password@host:6379/0`); without it the cache is
-    in memory.
+    """The Redis cache.
 
-    ca_file    PEM file with the authority of its certificate; absent: the system's are trusted.
-    timeout_s  how long a lead may wait for it; then it goes on without.
+    Attributes:
+        url_env: The environment variable with the URL (`rediss://user:password@host:6379/0`). Absent: the cache is in
+            memory.
+        ca_file: PEM file with the authority of the server's certificate. Absent: the system's authorities are trusted.
+        timeout_s: How long a lead may wait for Redis.
     """
 
     url_env: str | None = None
@@ -74,17 +79,20 @@ class Redis(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """How a lead goes through the line.
+    """The lead pipeline.
 
-    max_in_flight   leads under way in one partition.
-    max_attempts    refused POSTs of one lead before it is a dead letter.
-    connect_timeout_s, request_timeout_s   one POST: to connect, and in all.
-    retry_base_s, retry_cap_s              wait between a lead's attempts in place: doubles, full jitter.
-    max_request_start_age_s                a POST starts within so long of its row's commit, or not at all.
-    commit_timeout_s  one commit of a step.
-    uncertain_grace_s how long a lead whose POST may or may not have arrived waits for its callback.
-    patience_s        how long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
-    freshness_days    the same lead or person within so long is a duplicate (clay-facts: 30 to 90).
+    Attributes:
+        max_in_flight: Leads in progress in one partition.
+        max_attempts: Refused POSTs of one lead before it becomes a dead letter.
+        connect_timeout_s: Time of one POST to connect.
+        request_timeout_s: Time of one POST in all.
+        retry_base_s: First wait between attempts of a lead; it doubles, with full jitter.
+        retry_cap_s: Longest wait between attempts.
+        max_request_start_age_s: A POST starts within this time after the commit of its row, or not at all.
+        commit_timeout_s: Time for one commit.
+        uncertain_grace_s: How long a lead with an uncertain POST waits for its callback.
+        patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
+        freshness_days: The same lead or person within this time is a duplicate (docs/reference/clay.md: 30 to 90).
     """
 
     max_in_flight: int = 100
@@ -101,11 +109,16 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """`tiers_s`: the waits there are, a topic each; a delay is made up of them. Backoff grows from base to cap.
+    """Replays of dead letters and deferred leads.
 
-    backoff_unreachable_base_s  the base of those for which there was no connection at all.
-    max_replays, max_returns  how often a lead comes back: in one rewind epoch, and in all (more is a loop).
-    rate_share  the part of its lane's rate at which a workspace's replays are brought back at most.
+    Attributes:
+        max_replays: How often a lead is replayed in one rewind epoch.
+        max_returns: How often a lead is replayed in all; more is a loop.
+        rate_share: Share of its lane's rate that a workspace's replays may use.
+        backoff_base_s: First backoff; it grows up to `backoff_cap_s`.
+        backoff_unreachable_base_s: First backoff of leads for which no connection was possible.
+        backoff_cap_s: Longest backoff.
+        tiers_s: The delay tiers, one topic each. A delay is composed of them.
     """
 
     max_replays: int = 3
@@ -118,7 +131,7 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """The part of a lane's rate that bulk and retried leads are sure of, 0 to 1; hot leads have the rest."""
+    """The shares of a lane's rate that are reserved for bulk and retried leads, 0 to 1. Hot leads use the rest."""
 
     bulk: float = 0.1
     retry: float = 0.2
@@ -127,8 +140,11 @@ class Shares(msgspec.Struct, frozen=True):
 class WorkspaceDefaults(msgspec.Struct, frozen=True):
     """The policies of a lane. `[workspace_defaults]` sets them for each workspace whose table does not.
 
-    `hold`: held leads stay in Kafka (pause), or (degrade) are answered with what `fallback` allows, or deferred.
-    `time_zone` is where the budget's days begin. `concurrency.most` is line.max_in_flight.
+    Attributes:
+        hold: `pause`: held leads stay in Kafka. `degrade`: they get what `fallback` allows, or are deferred.
+        fallback: The fallbacks that are allowed.
+        time_zone: Where the budget's days begin.
+        concurrency: Its `most` is line.max_in_flight.
     """
 
     hold: Literal["pause", "degrade"] = "pause"
@@ -147,9 +163,11 @@ class WorkspaceDefaults(msgspec.Struct, frozen=True):
 
 
 class Workspace(WorkspaceDefaults, frozen=True):
-    """A Clay workspace: its lane's policies, and what no other workspace shares.
+    """A Clay workspace: the policies of its lane, and its own settings.
 
-    `partition` pins it; absent: the key's hash. `default_destination`: where a lead goes that names none.
+    Attributes:
+        partition: Pins the workspace to a partition. Absent: the hash of its name decides.
+        default_destination: For leads that name no destination.
     """
 
     partition: int | None = None
@@ -159,23 +177,22 @@ class Workspace(WorkspaceDefaults, frozen=True):
 class Destination(msgspec.Struct, frozen=True):
     """A Clay table: where leads are POSTed to, and what one costs.
 
-    webhooks_env   names of environment variables that hold webhook URLs (they are secrets), used in this
-                   order.
-    token_env      name of the variable with the `x-clay-webhook-auth` token.
-    columns        lead field -> Clay column; empty: every field under its own name.
-    callbacks      false: nothing comes back, `accepted` is final.
-    callback_secrets_env  names of the variables with a secret that this table's callbacks send in the header
-                   `x-callback-secret`, for a table that cannot echo each lead's token; several while it is changed.
-    estimate_*, ceiling_*  what one lead usually costs, and the most: a budget has room for the ceiling or
-                           waits.
-    callback_deadline_s  a lead that Clay took is overdue after so long without a callback.
-    callback_grace_s     and so long after that it is parked: its callback may still come, but nobody counts on it.
-    uncertain      a POST that may have arrived, unanswered after its grace: park it for a human, or send
-                   it again.
-    uncertain_grace_s  how long it waits for its callback; absent: line.uncertain_grace_s.
-    unavailable_is_refused  a 503 took nothing (clay-facts).
-    cache_first    a fresh result of the same person answers a lead before Clay is asked, and nothing is paid.
-    allowed_hosts  hosts that a webhook may name; another than Clay's is for the simulator.
+    Attributes:
+        webhooks_env: Names of the environment variables with the webhook URLs (secrets), used in this order.
+        token_env: Name of the variable with the `x-clay-webhook-auth` token.
+        columns: Lead field -> Clay column. Empty: every field under its own name.
+        callbacks: False: the table sends no callbacks, and `accepted` is final.
+        callback_secrets_env: Names of the variables with a secret that this table's callbacks send in the header
+            `x-callback-secret`, for a table that cannot echo each lead's token. Several during a change.
+        estimate_credits: What one lead usually costs; so `estimate_actions`.
+        ceiling_credits: The most that one lead costs; so `ceiling_actions`. A budget reserves the ceiling or waits.
+        callback_deadline_s: A lead that Clay accepted is overdue after this time without a callback.
+        callback_grace_s: It is parked after this further time. Its callback may still come.
+        uncertain: After the grace period of an uncertain POST: park the lead for a human, or send it again.
+        uncertain_grace_s: How long an uncertain lead waits for its callback. Absent: line.uncertain_grace_s.
+        unavailable_is_refused: True if a 503 proves that Clay took nothing (docs/reference/clay.md).
+        cache_first: A fresh result of the same person answers a lead without a call to Clay, at no cost.
+        allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
     """
 
     workspace: str
@@ -200,9 +217,11 @@ class Destination(msgspec.Struct, frozen=True):
 class Egress(msgspec.Struct, frozen=True):
     """How the worker and `doctor` reach hosts outside: Clay's webhooks and gateway.public_url (docs/network.md).
 
-    keepalive_s  a connection to Clay that was idle for longer is not used again; keep it below the server's own limit.
-    ca_file      PEM file with the authorities to trust, in place of the public ones: for a network that inspects TLS.
-    proxy_env    the environment variable with the URL of an HTTP proxy (`http://user:password@proxy.example.com:3128`).
+    Attributes:
+        keepalive_s: Idle time after which a connection to Clay is closed. Keep it below the server's own limit.
+        ca_file: PEM file that replaces the public authorities, for a network that inspects TLS.
+        proxy_env: The environment variable with the URL of an HTTP proxy
+            (`http://user:password@proxy.example.com:3128`).
     """
 
     keepalive_s: float = 15.0
@@ -211,11 +230,15 @@ class Egress(msgspec.Struct, frozen=True):
 
 
 class Http(msgspec.Struct, frozen=True):
-    """Where each process listens.
+    """The addresses that the processes listen on.
 
-    worker_port, replay_port, gateway_ops_port  /metrics, /healthz and /readyz, which name customers: for operators
-                 only. 0: any free port, which the log names, so that several run on one machine.
-    gateway_port callbacks, the look-up API and /healthz.
+    Attributes:
+        host: The host.
+        worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators only. 0: any free
+            port, which the log names, so that several workers run on one machine.
+        replay_port: The same for replay.
+        gateway_port: Callbacks, the look-up API and /healthz.
+        gateway_ops_port: As `worker_port`, for the gateway.
     """
 
     host: str = "127.0.0.1"
@@ -226,15 +249,17 @@ class Http(msgspec.Struct, frozen=True):
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """What the gateway takes from Clay, and where Clay finds it; the look-up API (`GET /leads/...`).
+    """The gateway: callbacks and the look-up API (`GET /leads/...`).
 
-    public_url      how Clay reaches the gateway, e.g. https://leads.example.com; `/callbacks/...` is put behind it.
-    token_keys_env  names of the variables with the secrets of callback tokens: the first signs, all verify.
-    max_body_bytes, read_timeout_s  one callback: its size, and the time until it has come in whole.
-    api_token_env   name of the variable with the bearer token of the look-up API. Without it the API answers only
-                    requests to a loopback address, and public_url must be one.
-    api_url         where `stream-app status` finds the API; absent: on this machine, at http.gateway_port.
-    read_model_path the SQLite file of the read model, one for each gateway; absent: in the user's state folder.
+    Attributes:
+        public_url: How Clay reaches the gateway, such as https://leads.example.com; `/callbacks/...` is appended.
+        token_keys_env: Names of the variables with the secrets of callback tokens: the first signs, all verify.
+        max_body_bytes: Maximum size of a callback.
+        read_timeout_s: Time for a callback to arrive completely.
+        api_token_env: Name of the variable with the bearer token of the look-up API. Without it the API answers only
+            requests to a loopback address, and public_url must be one.
+        api_url: Where `stream-app status` finds the API. Absent: this machine, at http.gateway_port.
+        read_model_path: The SQLite file of the read model, one per gateway. Absent: in the user's state folder.
     """
 
     public_url: str | None = None
@@ -249,8 +274,9 @@ class Gateway(msgspec.Struct, frozen=True):
 class Privacy(msgspec.Struct, frozen=True):
     """How people and lead ids are hashed (docs/privacy.md).
 
-    pepper_env      names of the variables with the secrets that key the hashes: the first hashes, all are looked up.
-    hash_lead_ids   whether every lead id is replaced by its hash. Ids that look like an address or URL always are.
+    Attributes:
+        pepper_env: Names of the variables with the secrets that key the hashes: the first hashes, all are looked up.
+        hash_lead_ids: Replace every lead id by its hash. Ids that look like an address or URL are always hashed.
     """
 
     pepper_env: tuple[str, ...] = ()
@@ -258,7 +284,7 @@ class Privacy(msgspec.Struct, frozen=True):
 
 
 class Secrets:
-    """Values of environment variables by name; they never show."""
+    """Values of environment variables by name. They never appear in a representation."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = dict(values)
@@ -294,10 +320,10 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 class Settings(Tables, frozen=True):
-    """The whole configuration. `workspaces` has an entry for each workspace that a destination names, and no other.
+    """The whole configuration. `workspaces` has exactly the workspaces that destinations name.
 
-    secrets  values of the environment variables that the file names:
-             `settings.secrets[destination.token_env]`.
+    Attributes:
+        secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
     """
 
     secrets: Secrets = Secrets({})
@@ -309,23 +335,23 @@ class Settings(Tables, frozen=True):
 
     @property
     def pins(self) -> dict[str, int]:
-        """Workspace -> partition, for those that are pinned."""
+        """Workspace -> partition, for pinned workspaces."""
         return {name: w.partition for name, w in self.workspaces.items() if w.partition is not None}
 
     @property
     def callback_keys(self) -> Keys:
-        """The keys of callback tokens, where the configuration was read with them. Raises ValueError: it names none."""
+        """The keys of callback tokens, if the configuration was read with them. Raises ValueError if it names none."""
         return Keys([self.secrets[name] for name in self.gateway.token_keys_env])
 
     def callback_url(self, alias: str) -> str:
-        """Where the table of a destination calls back. Raises ValueError when nothing is said about it."""
+        """The callback URL of a destination's table. Raises ValueError if gateway.public_url is not set."""
         if self.gateway.public_url is None:
             raise ValueError("gateway.public_url is not set")
         return f"{self.gateway.public_url.rstrip('/')}/callbacks/{self.destinations[alias].workspace}/{alias}"
 
     @property
     def api_url(self) -> str:
-        """Where the look-up API is, without a slash at its end."""
+        """The URL of the look-up API, without a trailing slash."""
         if self.gateway.api_url is not None:
             return self.gateway.api_url.rstrip("/")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.http.host, self.http.host)
@@ -333,24 +359,24 @@ class Settings(Tables, frozen=True):
 
     @property
     def api_token(self) -> str | None:
-        """The bearer token of the look-up API, where the configuration was read with it."""
+        """The bearer token of the look-up API, if the configuration was read with it."""
         name = self.gateway.api_token_env
         return None if name is None else self.secrets[name]
 
     def home(self, workspace: str) -> int:
-        """The partition that a workspace lives in."""
+        """The home partition of a workspace."""
         return home_partition(workspace, self.kafka.partitions, self.pins)
 
     def topic_plan(self) -> list[TopicPlan]:
-        """All topics as they are to be."""
+        """The topics that must exist, with their settings."""
         kafka = self.kafka
         return plan(self.names, kafka.partitions, kafka.replication, self.topics, self.replay.tiers_s)
 
     def destination_of(self, workspace: str, asked: str | None) -> str | None:
-        """The alias that a lead goes to: the one it asks for, else the workspace's default, else its only
-        one.
+        """The destination of a lead: the requested one, else the workspace's default, else its only one.
 
-        None: there is no such destination in that workspace.
+        Returns:
+            The alias, or None if that workspace has no such destination.
         """
         mine = [alias for alias, there in self.destinations.items() if there.workspace == workspace]
         here = self.workspaces.get(workspace)

@@ -1,8 +1,8 @@
-"""The configuration of a running worker: what an operator changed since it started is adopted where that is safe.
+"""The configuration of a running worker: it adopts an operator's changes where that is safe.
 
-Workspaces and destinations (so webhooks, tokens, policies) are looked up for each lead, so their entries in the plan
-are exchanged in place. What the process was built from (Kafka, topics, the line, where a workspace lives) stays, and so
-does what was taken out: leads under way may still need it. Both are named.
+Workspaces and destinations (webhooks, tokens, policies) are looked up for each lead, so their entries in the plan are
+replaced in place. What the process was built from (Kafka, topics, the pipeline, the home of a workspace) stays, and so
+do removed entries: leads in progress may need them. Both are named in the result.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from stream_app.domain.policy import Plan
 from stream_app.pipeline.command import CommandResult
 
 Derived = tuple[Plan, dict[str, Endpoint]]
-NOTHING_NEW: Final = CommandResult("nothing in the configuration is new")
+NOTHING_NEW: Final = CommandResult("the configuration has no changes")
 _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets"})
 
 
 class Configuration:
-    """`plan` and `endpoints` are what the process works with, and are changed in place.
+    """The configuration that the process works with. `plan` and `endpoints` are changed in place.
 
-    read    the settings as the files and the environment have them now. derive: what follows from them.
+    Args:
+        settings: The settings at start.
+        derived: The plan and the endpoints of these settings.
+        read: Returns the settings that the files and the environment have now.
+        derive: Returns the plan and the endpoints of settings.
     """
 
     def __init__(
@@ -38,21 +42,21 @@ class Configuration:
         self._derive = derive
 
     def reload(self) -> CommandResult:
-        """Read it anew and adopt what can be adopted; one that is wrong changes nothing."""
+        """Read the configuration again and adopt what can be adopted. An invalid one changes nothing."""
         hashing = current()
         try:
             settings = self._read()
         except SettingsError as error:
-            text = f"the configuration is wrong, nothing of it is adopted: {'; '.join(error.problems)}"
+            text = f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}"
             return CommandResult(text, False, "bad_configuration")
         finally:
             peppers_differ = current() != hashing
-            use(hashing)  # another pepper counts from a restart on
+            use(hashing)  # another pepper takes effect at a restart
         plan, endpoints = self._derive(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
         left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]
         told = [f"adopted: {', '.join(adopted)}"] if adopted else []
-        told += [f"only at a restart: {', '.join(left)}"] if left else []
+        told += [f"needs a restart: {', '.join(left)}"] if left else []
         return CommandResult("; ".join(told)) if told else NOTHING_NEW
 
     def _adopt_workspaces(self, plan: Plan) -> Iterator[str]:
@@ -72,7 +76,7 @@ class Configuration:
             if before is not None and before.workspace != destination.workspace:
                 continue
             known = self.endpoints.get(alias)
-            if known is not None:  # a lead under way may have been given a webhook that is in no pool any more
+            if known is not None:  # a lead in progress may use a webhook that was removed from the pool
                 endpoint = Endpoint({**known.urls, **endpoint.urls}, endpoint.token, endpoint.unavailable_is_refused)
             if before == destination and known == endpoint:
                 continue
@@ -80,7 +84,7 @@ class Configuration:
             yield f"destination {alias}{'' if before else ' (new)'} with {len(destination.webhook_ids)} webhooks"
 
     def _left(self, settings: Settings, plan: Plan) -> Iterator[str]:
-        """What differs and stays as it was."""
+        """The differences that are not adopted."""
         mine = self.plan
         for name in Settings.__struct_fields__:
             if name not in _LOOKED_UP and getattr(settings, name) != getattr(self._settings, name):
@@ -89,12 +93,12 @@ class Configuration:
             yield f"the proxy's URL in {proxy}"
         for name in mine.workspaces:
             if name not in plan.workspaces:
-                yield f"workspace {name} is gone"
+                yield f"workspace {name} was removed"
             elif plan.pins.get(name) != mine.pins.get(name):
                 yield f"workspaces.{name}.partition"
         for alias, destination in mine.destinations.items():
             now = plan.destinations.get(alias)
             if now is None:
-                yield f"destination {alias} is gone"
+                yield f"destination {alias} was removed"
             elif now.workspace != destination.workspace:
                 yield f"destinations.{alias}.workspace"

@@ -1,4 +1,4 @@
-"""The rules of the configuration: ranges of each table, and what must hold between tables, with reasons."""
+"""The rules of the configuration: the range of each value, and the rules between tables, with reasons."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stream_app.domain.topics import MAX_INPUT_BYTES
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
-_REBALANCE_MARGIN_S = 20.0  # faust-hazards: a lead's work ends so long before the rebalance timeout
+_REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
 
 
 def problems(tables: Tables) -> list[str]:
-    """What is wrong with a configuration that was read, one line each."""
+    """Return one line for each error."""
     found = [*_kafka(tables), *_line(tables), *_replay(tables), *_retention(tables), *_http(tables)]
     found += [*_gateway(tables), *_cache(tables), *_egress(tables), *_privacy(tables)]
     found += lanes.problems(tables)
@@ -56,20 +56,20 @@ def _kafka(tables: Tables) -> Iterator[str]:
     if security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
     if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN":
-        yield "kafka.security.mechanism: PLAIN sends the password readable; use SASL_SSL or SCRAM"
+        yield "kafka.security.mechanism: PLAIN sends the password in clear text; use SASL_SSL or SCRAM"
     if bool(security.cert_file) != bool(security.key_file):
-        yield "kafka.security: cert_file and key_file go together"
+        yield "kafka.security: cert_file and key_file must be set together"
     for key in ("password_env", "key_password_env"):
         yield from _env_name(f"kafka.security.{key}", getattr(security, key))
     yield from _env_name("redis.url_env", tables.redis.url_env)
 
 
 def bootstrap_problem(bootstrap: str) -> str | None:
-    """What is wrong with the address of a Kafka."""
+    """Return what is wrong with the address of a Kafka cluster."""
     for place in bootstrap.split(","):
         host, _, port = place.strip().rpartition(":")
         if not (host and port.isdecimal() and 1 <= int(port) <= 65_535):
-            return "must be host:port, several with commas"
+            return "must be host:port, several separated by commas"
     return None
 
 
@@ -101,7 +101,7 @@ def _line(tables: Tables) -> Iterator[str]:
         yield (
             f"kafka.rebalance_timeout_s: must be {_REBALANCE_MARGIN_S:g} s above the line's "
             "max_request_start_age_s + request_timeout_s + commit_timeout_s = "
-            f"{longest_s + line.commit_timeout_s:g} s, or Kafka takes partitions away from a worker that is "
+            f"{longest_s + line.commit_timeout_s:g} s, or Kafka revokes partitions of a worker that is "
             "still finishing its leads"
         )
     if kafka.session_timeout_s > kafka.rebalance_timeout_s:
@@ -110,15 +110,15 @@ def _line(tables: Tables) -> Iterator[str]:
         if grace_s <= longest_s:
             yield (
                 f"{place}: must be above line.max_request_start_age_s + request_timeout_s = "
-                f"{longest_s:g} s, or a lead could be sent again while its first POST is still on the way"
+                f"{longest_s:g} s, or a lead could be sent again while its first POST is in progress"
             )
     yield from _under("shares", out_of_range(tables.shares, bulk=(0.01, 0.9), retry=(0.01, 0.9)))
     if tables.shares.bulk + tables.shares.retry >= 1:
-        yield "shares: bulk + retry must stay below 1, hot leads have the rest"
+        yield "shares: bulk + retry must stay below 1; hot leads use the rest"
 
 
 def _graces(tables: Tables) -> Iterator[tuple[str, float]]:
-    """Each grace of uncertain sends, by where it is set."""
+    """Each grace period of uncertain sends, with the place of its setting."""
     yield "line.uncertain_grace_s", tables.line.uncertain_grace_s
     for alias, destination in tables.destinations.items():
         if destination.uncertain_grace_s is not None:
@@ -143,14 +143,14 @@ def _replay(tables: Tables) -> Iterator[str]:
         yield "replay.backoff_base_s: must not be above replay.backoff_cap_s"
     tiers_s = replay.tiers_s
     if not tiers_s or list(tiers_s) != sorted(set(tiers_s)) or tiers_s[0] < 1:
-        yield "replay.tiers_s: must be whole seconds from 1 on, each longer than the one before"
+        yield "replay.tiers_s: must be whole seconds from 1 on, in ascending order"
         return
     for place, wanted_s in (
         ("replay.backoff_cap_s", replay.backoff_cap_s),
         *_graces(tables),
     ):
         if wanted_s > tiers_s[-1]:
-            yield f"{place} = {wanted_s:g}: no delay tier is so long; replay.tiers_s ends at {tiers_s[-1]}"
+            yield f"{place} = {wanted_s:g}: is longer than the longest delay tier; replay.tiers_s ends at {tiers_s[-1]}"
     if tables.topics.wait_days * 86_400 < 2 * tiers_s[-1]:
         yield "topics.wait_days: must be at least twice the longest delay tier, or waiting leads expire"
 
@@ -162,7 +162,7 @@ def _retention(tables: Tables) -> Iterator[str]:
         if days > tables.line.freshness_days:
             yield (
                 f"topics.{kind}_days = {days}: must not be above line.freshness_days = "
-                f"{tables.line.freshness_days}: an older record could be read again when its row is gone, "
+                f"{tables.line.freshness_days}: an older record could be read again after its row was deleted, "
                 "and be paid twice"
             )
 
@@ -200,15 +200,15 @@ def _gateway(tables: Tables) -> Iterator[str]:
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
     elif gateway.public_url is not None and gateway.api_token_env is None and not _is_loopback(gateway.public_url):
         yield (
-            "gateway.api_token_env: is needed with a public_url: a proxy in front of the gateway would open the "
-            "look-up API to everybody; name an environment variable with a token"
+            "gateway.api_token_env: is required with a public_url: a proxy in front of the gateway would open the "
+            "look-up API to everyone; name an environment variable with a token"
         )
     yield from _env_names("gateway.token_keys_env", gateway.token_keys_env)
     yield from _env_name("gateway.api_token_env", gateway.api_token_env)
     if gateway.api_url is not None and not _is_base(gateway.api_url):
         yield "gateway.api_url: must be like http://gateway.internal:9103, without user, query or fragment"
     if gateway.read_model_path == "":
-        yield "gateway.read_model_path: must be a file's path; leave it out for the default"
+        yield "gateway.read_model_path: must be the path of a file; leave it out for the default"
 
 
 def _is_base(url: str) -> bool:
@@ -234,17 +234,17 @@ def _callbacks(tables: Tables, destination: Destination) -> Iterator[str]:
         if getattr(tables.topics, f"{kind}_days") <= waits_days:
             yield (
                 f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; topics.{kind}_days must be "
-                "above that, or the record of a lead that is parked then is gone"
+                "above that, or the record of a parked lead expires"
             )
     gateway = tables.gateway
     if gateway.public_url is None:
         yield (
-            ".callbacks: Clay has nowhere to call back: set gateway.public_url, or callbacks = false if nothing comes "
-            "back from this table"
+            ".callbacks: Clay has no address to call back: set gateway.public_url, or callbacks = false if this "
+            "table sends no callbacks"
         )
     if not (gateway.token_keys_env or destination.callback_secrets_env):
         yield (
-            ".callbacks: nothing would prove whose callback it is: set gateway.token_keys_env, or "
+            ".callbacks: nothing authenticates a callback: set gateway.token_keys_env, or "
             "callback_secrets_env if the table cannot echo a token"
         )
 
@@ -275,7 +275,7 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
             yield f".estimate_{meter}: must not be above ceiling_{meter}, the most that one lead costs"
     columns = list(destination.columns.values())
     if not all(columns) or len(set(columns)) < len(columns):
-        yield ".columns: each field needs a column of its own"
+        yield ".columns: each field needs its own column"
     if not destination.allowed_hosts:
         yield ".allowed_hosts: must name at least one host"
 
@@ -288,11 +288,11 @@ def _env_names(where: str, names: tuple[str, ...]) -> Iterator[str]:
 
 
 def _env_name(where: str, name: str | None) -> Iterator[str]:
-    """Does not repeat what it found: it could be the secret itself."""
+    """Check the name of a variable. The line does not repeat the value, which could be the secret itself."""
     if name is not None and not is_env_name(name):
         yield f"{where}: must be the name of an environment variable, never the secret itself"
 
 
 def is_env_name(name: str) -> bool:
-    """Whether it can be the name of an environment variable."""
+    """True if it is a valid name of an environment variable."""
     return _ENV_NAME.fullmatch(name) is not None

@@ -1,7 +1,7 @@
-"""Secrets as files: a directory with one file for each variable, as Kubernetes and Docker mount them.
+"""Secrets as files: a directory with one file per variable, as Kubernetes and Docker mount them.
 
-A process's environment never changes, a file may: what stands in one counts more, so that a secret can be added or
-changed under a running process, which then reads its configuration anew (`stream-app lanes reload`).
+The environment of a process never changes, but a file may. A file therefore overrides the environment, so that a secret
+can be added or changed while the process runs and reloads its configuration (`stream-app lanes reload`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ _MOST_BYTES = 65_536
 def with_files(
     directory: str | None, names: Iterable[str], environ: Mapping[str, str], problems: list[str]
 ) -> Mapping[str, str]:
-    """The environment, over it the files of `directory` that bear one of `names`; what cannot be read is a problem."""
+    """Return the environment, overridden by the files of `directory` with one of these names.
+
+    Args:
+        directory: The directory; None for the environment alone.
+        names: The names of the variables.
+        environ: The environment.
+        problems: Receives a line for each file that cannot be read.
+    """
     if directory is None:
         return environ
     if not Path(directory).is_dir():

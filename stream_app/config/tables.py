@@ -1,4 +1,4 @@
-"""TOML tables into frozen Structs, finding every problem at once: unknown keys, wrong types, missing keys."""
+"""Reads TOML tables into frozen Structs. Finds all errors: unknown keys, wrong types, missing keys."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class TableReader:
-    """Reads what can be read, so that the rest can be judged, too. `problems`: what cannot, one line each."""
+    """Reads what can be read, so that later rules can check it. `problems` has one line per error."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self._unread: set[str] = set()
 
     def read(self, kind: type[S], table: object, where: str = "", base: msgspec.Struct | None = None) -> S:
-        """A table as its Struct; a key that cannot be read is at its default, or empty where it has none.
+        """Read a table as a Struct. An unreadable key gets its default, or an empty value if it has none.
 
-        where  the table's name as the file spells it, "" for the whole file.
-        base   holds the default of each of its fields, instead of the Struct's own.
+        Args:
+            kind: The Struct.
+            table: The table's value.
+            where: The table's name in the file, "" for the whole file.
+            base: Holds the default of each field, instead of the Struct's own.
         """
         types = get_type_hints(kind)
         if not isinstance(table, dict):
@@ -47,18 +50,18 @@ class TableReader:
         return kind(**{name: value for name, value in values.items() if value is not msgspec.UNSET})
 
     def knows(self, line: str) -> bool:
-        """Whether all keys that a rule's line speaks of were read: else it would judge what nobody wrote."""
+        """True if all keys that a rule's line mentions were read. Otherwise the rule would check a default."""
         return self._unread.isdisjoint(re.findall(r"\w+", line))
 
     def read_each(self, kind: type[S], tables: object, where: str, base: msgspec.Struct | None = None) -> dict[str, S]:
-        """A table of tables, each as `read` has it; `{}` where it is none."""
+        """Read a table of tables with `read`. Returns `{}` if it is not one."""
         if not isinstance(tables, dict):
             self._wrong(f"{where}: must be a table", where)
             return {}
         return {name: self.read(kind, each, _at(where, name), base) for name, each in tables.items()}
 
     def _value(self, kind: Any, value: object, where: str, key: str, base: Any) -> Any:
-        """UNSET: it cannot be read."""
+        """Return UNSET if the value cannot be read."""
         place = _at(where, key)
         if _is_struct(kind):
             return self.read(kind, value, place, base)
@@ -77,7 +80,7 @@ class TableReader:
 
 
 def _words(kind: Any) -> list[str]:
-    """Those that a value may be made of, where it is no free text."""
+    """The words that a value may consist of. Empty if any text is allowed."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     return [word for each in get_args(kind) for word in _words(each)]

@@ -1,4 +1,4 @@
-"""Publishing leads: `await publish(leads, settings)` for Python users, `check_rows` and `send_batch` for files."""
+"""Publishes leads: `await publish(leads, settings)` for Python programs, `check_rows` and `send_batch` for files."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ _NO_WISHES: Final = Wishes()
 
 
 class Summary(msgspec.Struct):
-    """What became of the rows, so far or in the end: rows = ready + refused; `published` are safe on Kafka.
+    """The counts of rows, so far or in the end: rows = ready + refused; `published` leads are safe on Kafka.
 
-    going    leads by workspace and destination. fields: names of all their fields, the first 200.
-    changed  leads whose id is not the one that their row says.
+    Attributes:
+        changed: Leads whose id differs from the id in their row.
+        reasons: Refused rows by reason.
+        going: Leads by workspace and destination.
+        fields: The names of the leads' fields, the first 200.
     """
 
     rows: int = 0
@@ -92,7 +95,7 @@ async def publish_rows(
     *,
     on_refused: Callable[[Refusal], None] = _nothing,
 ) -> Summary:
-    """Check all rows, then publish those that are good.
+    """Check all rows, then publish the valid ones.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
@@ -137,7 +140,7 @@ async def check_rows(
 async def send_batch(
     batch: Iterable[Ready], settings: Settings, wishes: Wishes, on_acknowledged: OnAcknowledged = ignore
 ) -> int:
-    """Send checked leads to the topic that they are for; return how many are safe on Kafka.
+    """Send checked leads to their topic. Returns how many are safe on Kafka.
 
     Raises:
         BrokerUnavailable: Not all of them are.

@@ -1,4 +1,4 @@
-"""Checked leads that wait to be published: in memory, and above 16 MiB in an unnamed file in TMPDIR."""
+"""Checked leads before they are published: in memory, and above 16 MiB in an unnamed file in TMPDIR."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _decode: Final = msgspec.msgpack.Decoder(Ready).decode
 
 
 class Batch:
-    """A context manager. Everything raises StreamAppError when the temporary folder has no room."""
+    """A context manager. Every method raises StreamAppError if the temporary folder is full."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
@@ -35,13 +35,13 @@ class Batch:
         self._file.close()
 
     def add(self, lead: Ready) -> None:
-        """Keep a lead, behind those that are there."""
+        """Append a lead."""
         raw = _encode(lead)
         with _room():
             self._file.write(len(raw).to_bytes(_LENGTH_BYTES) + raw)
 
     def __iter__(self) -> Iterator[Ready]:
-        """All leads, in order."""
+        """Iterate over all leads, in order."""
         with _room():
             self._file.seek(0)
             while length := self._file.read(_LENGTH_BYTES):
@@ -54,5 +54,5 @@ def _room() -> Iterator[None]:
         yield
     except OSError as error:
         raise StreamAppError(
-            f"no room for the leads in the temporary folder ({error.strerror}): set TMPDIR to a larger one"
+            f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
         ) from error

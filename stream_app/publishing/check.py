@@ -1,4 +1,4 @@
-"""A row becomes a record for Kafka, or is refused with a reason: the same reading as the worker's, done before."""
+"""Turns a row into a record for Kafka, or refuses it with a reason. It reads a row exactly as the worker does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from stream_app.publishing.rows import Draft, Row
 
 
 class Wishes(msgspec.Struct, frozen=True):
-    """What the publisher wants for all rows. Workspace, destination and import_id count where a row says none.
+    """The publisher's defaults for all rows.
 
-    bulk   into `leads.bulk`, which has a share and delays nobody, instead of `leads`.
-    force  send although the same lead or person was sent before.
+    Attributes:
+        workspace: For rows that name none; so `destination` and `import_id`.
+        bulk: Publish to `leads.bulk`, which has a reserved share and delays no other lead, instead of `leads`.
+        force: Send even if the same lead or person was sent before.
     """
 
     workspace: str | None = None
@@ -25,11 +27,12 @@ class Wishes(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A record to send: into the workspace's home partition, keyed by the workspace.
+    """A record to send to the workspace's home partition, with the workspace as key.
 
-    line     of the row in the file, from 1.
-    lead_id  the id that the lead will have everywhere; '' where the row has none and ids were not asked for.
-    given    the id in the row, as it stands there; '' where there is none.
+    Attributes:
+        line: The row's line in the file, from 1.
+        lead_id: The id that the lead will have; '' if the row has none and ids were not requested.
+        given: The id in the row; '' if there is none.
     """
 
     workspace: str
@@ -42,12 +45,12 @@ class Ready(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def is_changed(self) -> bool:
-        """Whether the lead will have another id than the row says."""
+        """True if the lead will have another id than its row says."""
         return bool(self.given) and self.given != self.lead_id
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A row that is not published. `text` repeats nothing of the row; `row` is the row itself, where it has a text."""
+    """A row that is not published. `text` repeats nothing of the row; `row` is the row itself, if it is text."""
 
     line: int
     reason: str
@@ -56,9 +59,12 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Checker:
-    """Turns rows into records by the configuration and the publisher's wishes.
+    """Turns rows into records by the configuration and the publisher's defaults.
 
-    ids  whether the ids of leads that have none are needed: these are made from the person, which takes time.
+    Args:
+        settings: The configuration.
+        wishes: The defaults.
+        ids: Derive the ids of leads that have none. It takes time.
     """
 
     def __init__(self, settings: Settings, wishes: Wishes, *, ids: bool = False) -> None:
@@ -74,12 +80,12 @@ class Checker:
         self._homes = {name: settings.home(name) for name in settings.workspaces}
 
     def check(self, row: Row) -> Ready | Refusal:
-        """The row's record, or why there is none."""
+        """Return the row's record, or why it is refused."""
         answer = row.draft if isinstance(row.draft, Unreadable) else self._ready(row.line, row.draft)
         return answer if isinstance(answer, Ready) else Refusal(row.line, answer.reason, answer.text, row.text)
 
     def read(self, draft: Draft) -> tuple[Lead, bytes] | Unreadable:
-        """The lead that a row is, with its workspace, and its bytes as they go to Kafka; or why it is none."""
+        """Return the row's lead, with its workspace, and its bytes for Kafka; or why it is refused."""
         for name, default in self._defaults.items():
             if default is not None and not draft.get(name):
                 draft[name] = default
@@ -90,13 +96,13 @@ class Checker:
         except UnicodeEncodeError:
             return Unreadable("not_utf8", "The row is not UTF-8")
         except (OverflowError, RecursionError, TypeError, ValueError):
-            return Unreadable("not_json", "The row holds a value that JSON cannot")
+            return Unreadable("not_json", "The row holds a value that JSON cannot represent")
         lead = read_lead(value, None)
         return lead if isinstance(lead, Unreadable) else (lead, value)
 
     def _ready(self, line: int, draft: Draft) -> Ready | Unreadable:
         if not _is_no_email_or_one(draft.get("fields")):
-            text = "Its e-mail is no e-mail address: correct it, or leave it empty to publish the rest of the row"
+            text = "Its e-mail is not an e-mail address: correct it, or leave it empty to publish the rest of the row"
             return Unreadable("bad_email", text)
         answer = self.read(draft)
         if isinstance(answer, Unreadable):
@@ -108,7 +114,7 @@ class Checker:
             return Unreadable("unknown_workspace", "The config has no such workspace")
         destination = self._settings.destination_of(workspace, lead.destination)
         if destination is None:
-            text = "The workspace has no such destination, or several and no default_destination"
+            text = "The workspace has no such destination, or it has several and no default_destination"
             return Unreadable("unknown_destination", text)
         given = lead.lead_id if lead.lead_id and lead.lead_id.strip() else ""
         lead_id = plain_id(given.strip()) if given else ""
@@ -118,11 +124,11 @@ class Checker:
 
 
 def _is_no_email_or_one(fields: object) -> bool:
-    """Whether the worker would take the e-mail of these fields as it stands, if there is one."""
+    """True if the worker would accept the e-mail of these fields, or if there is none."""
     email = fields.get("email") if isinstance(fields, dict) else None
     if email is None or (isinstance(email, str) and not email.strip()):
         return True
     try:
         return isinstance(email, str) and bool(clean_email(email))
     except UnicodeEncodeError:
-        return True  # another refusal names it
+        return True  # another refusal reports it

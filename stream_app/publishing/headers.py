@@ -1,4 +1,4 @@
-"""Which column of a CSV is which field of a lead: by name, by the usual spellings, or as `--map` says."""
+"""Maps the columns of a CSV to the fields of a lead: by name, by common spellings, or by `--map`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_app.domain.messages import Lead
 DELIMITERS: Final = (",", ";", "\t", "|")
 
 LEAD_LEVEL: Final = frozenset(Lead.__struct_fields__) - {"fields"}
-"""Names that say something of the lead itself; every other name is one of its fields."""
+"""Names that belong to the lead itself. Every other name is one of its fields."""
 
 _SPELLINGS: Final = {
     "email": "e mail, email address, e mail address, mail, work email, business email, contact email",
@@ -35,22 +35,27 @@ _USUAL: Final = {spelling: field for field, spellings in _SPELLINGS.items() for 
 USUAL_FIELDS: Final = {name: field for name, field in _USUAL.items() if field not in LEAD_LEVEL} | {
     field: field for field in _SPELLINGS if field not in LEAD_LEVEL
 }
-"""Usual names of fields, and the field that each one means."""
+"""Common spellings, and the field that each one means."""
 
 
 def delimiter_of(header: str) -> str:
-    """The delimiter that is most frequent in the header line outside quotes; a comma when there is none."""
+    """Return the most frequent delimiter of the header line outside quotes; a comma if there is none."""
     bare = re.sub(r'"[^"]*"', "", header)
     return max(DELIMITERS, key=bare.count)
 
 
 def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]:
-    """The name that each column's cells go under; "" for a column without a name.
+    """Return the name of each column's cells; "" for a column without a name.
 
-    mapping  field -> header, from `--map`. It wins over a header that is the name itself, which wins over the usual
-             spellings; a column whose name has gone to another keeps its own header.
+    A column whose name is given to another column keeps its own header.
 
-    Raises ValueError when `mapping` names a header that is not there, or two columns would have the same name.
+    Args:
+        header: The titles of the columns.
+        mapping: Field -> header, from `--map`. It wins over a header that equals the name, which wins over the common
+            spellings.
+
+    Raises:
+        ValueError: `mapping` names a header that does not exist, or two columns would have the same name.
     """
     titles = [title.strip() for title in header]
     for field, title in mapping.items():
@@ -66,5 +71,5 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
         names.append(name)
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise ValueError(f"two columns would be called {', '.join(twice)}; rename one, or use --map")
+        raise ValueError(f"two columns would have the name {', '.join(twice)}; rename one, or use --map")
     return names

@@ -1,6 +1,6 @@
-"""Rows of a file as leads to be: CSV or JSON Lines, read as bytes, so that no row can stop the next.
+"""Reads the rows of a CSV or JSON Lines file as bytes, so that an invalid row does not affect the next.
 
-Memory is bounded by one row: a line that is too long, or a quote that never closes, is refused and reading goes on.
+Memory is bounded by one row: a line that is too long, or a quote that never closes, is refused, and reading continues.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from stream_app.publishing.headers import LEAD_LEVEL, delimiter_of, name_columns
 
 MAX_LINE_BYTES: Final = 1_048_576
 MAX_LINES_PER_ROW: Final = 100
-"""A quoted cell may hold line breaks; a row of more lines has a quote that was never closed."""
+"""A quoted cell may contain line breaks. A row with more lines has an unclosed quote."""
 
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other bytes
 
 Draft = dict[str, Any]
-"""A lead before it is checked: what `Lead` has, as plain values."""
+"""A lead before it is checked: the fields of `Lead` as plain values."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One row: `line` is where it begins in the file, from 1; `cells` are those of a CSV as they stand there.
+    """One row of the file.
 
-    raw  the row's own bytes or text; a line that is too long has none.
+    Attributes:
+        line: The line on which it begins, from 1.
+        draft: The lead, or why it cannot be read.
+        cells: The cells of a CSV row.
+        raw: The row's own bytes or text; empty for a line that is too long.
     """
 
     line: int
@@ -44,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A CSV: the titles of its columns, the name that each column's cells go under ('': left out), and the rows."""
+    """A CSV: the titles of its columns, the name of each column's cells ('': left out), and the rows."""
 
     titles: list[str]
     names: list[str]
@@ -52,11 +56,11 @@ class Sheet(msgspec.Struct, frozen=True):
 
 
 class _Unclosed(Exception):
-    """A quoted cell goes on for too many lines."""
+    """A quoted cell spans too many lines."""
 
 
 def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
-    """One row for each line that is not blank: a lead with `fields`, or a flat object."""
+    """Yield one row for each line that is not blank: a lead with `fields`, or a flat object."""
     for line, raw in _lines(source):
         if raw is None:
             yield Row(line, _TOO_LONG)
@@ -65,15 +69,16 @@ def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
 
 
 def read_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Iterator[Row]:
-    """One row for each record after the header; blank cells are left out.
+    """Yield one row for each record after the header. Blank cells are left out.
 
-    Raises ValueError when the header cannot be used, before the first row.
+    Raises:
+        ValueError: The header is invalid. Raised before the first row.
     """
     return open_csv(source, mapping).rows
 
 
 def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
-    """The same, with the header's titles. Raises ValueError when the header cannot be used."""
+    """Open a CSV and read its header. Raises ValueError if the header is invalid."""
     feed = _Feed(source)
     first = feed.take()
     if first is None:
@@ -92,7 +97,7 @@ def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
 
 
 def flat_draft(values: Mapping[str, Any]) -> Draft:
-    """A flat object as a lead: names that a lead itself has go to it, the rest are its fields."""
+    """Turn a flat object into a lead: names of the lead itself belong to it, the rest are its fields."""
     draft: Draft = {"fields": {}}
     for name, value in values.items():
         (draft if name in LEAD_LEVEL else draft["fields"])[name] = value
@@ -117,7 +122,7 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
         except StopIteration:
             return
         except (csv.Error, _Unclosed):
-            # Only its first line is given up: what follows may be good rows.
+            # Give up only the first line: the following ones may be valid rows.
             line, text = feed.rewind()
             yield Row(line, _BROKEN, raw=text)
             continue
@@ -132,7 +137,7 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
 
 
 class _Feed:
-    """Lines of text for csv.reader, remembering those of the present row so that they can be given again."""
+    """Lines of text for csv.reader. It remembers the lines of the current row, so that they can be read again."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._lines = _lines(source)
@@ -154,20 +159,20 @@ class _Feed:
         return place[1] or "\n"
 
     def take(self) -> str | None:
-        """The next line, or None at the end."""
+        """Return the next line, or None at the end."""
         return next(self, None)
 
     def put_back(self, text: str) -> None:
-        """Give the present row's only line again, as this text."""
+        """Replace the current row's only line, to be read again."""
         self._again.append((self.row_line, text))
         self.mark()
 
     def mark(self) -> None:
-        """A row begins with the next line."""
+        """Start a new row with the next line."""
         self._row.clear()
 
     def rewind(self) -> tuple[int, str]:
-        """Give the present row's lines again, but not its first, whose number and text are returned."""
+        """Put back the current row's lines except the first. Returns the first line's number and text."""
         line, text = self._row[0]
         self._again.extend(reversed(self._row[1:]))
         return line, text or ""
@@ -192,7 +197,7 @@ _TOO_LONG: Final = Unreadable("oversize", f"The line has more than {MAX_LINE_BYT
 
 
 def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Lines with their number, from 1; None for one that is too long."""
+    """Yield lines with their number, from 1; None for a line that is too long."""
     line = 0
     while raw := source.readline(MAX_LINE_BYTES + 1):
         line += 1

@@ -1,6 +1,6 @@
-"""Records to one topic through an idempotent producer, in whole batches, with bounded memory.
+"""Sends records to one topic through an idempotent producer, in whole batches, with bounded memory.
 
-Filling aiokafka's batches ourselves costs some 3 us a record, `send` ten times as much.
+Filling aiokafka's batches directly costs about 3 us a record; `send` costs ten times as much.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from stream_app.kafka.clients import kafka_producer
 
 BATCH_BYTES: Final = 262_144
 MAX_UNDER_WAY: Final = 16
-"""Batches that wait for the broker: the memory that a publisher needs, whatever it sends."""
+"""Batches in flight. They bound the publisher's memory."""
 
 _GOODBYE_S: Final = 2.0
 
 OnAcknowledged = Callable[[int, int, int], None]
-"""Gets partition, first offset (-1: unknown) and number of records of a batch that Kafka has acknowledged."""
+"""Gets the partition, the first offset (-1: unknown) and the number of records of an acknowledged batch."""
 
 
 def ignore(*_: int) -> None:
-    """For senders of which no acknowledgement is followed."""
+    """The default for senders that do not track acknowledgements."""
 
 
 class Sender:
-    """`acknowledged` counts the records that Kafka has for sure.
+    """Sends records. `acknowledged` counts the records that Kafka has confirmed.
 
-    client  aiokafka's arguments (`settings.client_options`).
-    wait_s  a broker that acknowledges nothing for so long raises BrokerUnavailable.
-    on_acknowledged  gets each batch that Kafka has.
+    Args:
+        client: aiokafka's arguments (`client_options`).
+        topic: The topic.
+        wait_s: A broker that acknowledges nothing for this long raises BrokerUnavailable.
+        on_acknowledged: Called for each acknowledged batch.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Sender:
         await self._leave()
 
     async def put(self, partition: int, key: bytes, value: bytes) -> None:
-        """Take one record; waits when too much is under way. Raises BrokerUnavailable."""
+        """Add one record. Waits while too many batches are in flight. Raises BrokerUnavailable."""
         batch = self._open.get(partition)
         if batch is None or batch.append(timestamp=None, key=key, value=value) is None:
             if batch is not None:
@@ -73,7 +75,7 @@ class Sender:
             batch.append(timestamp=None, key=key, value=value)
 
     async def flush(self) -> None:
-        """Return when all that was taken is acknowledged. Raises BrokerUnavailable."""
+        """Return when all records are acknowledged. Raises BrokerUnavailable."""
         for partition in list(self._open):
             await self._send(partition, self._open.pop(partition))
         while self._under_way:
@@ -88,10 +90,10 @@ class Sender:
         except (KafkaError, TimeoutError) as exc:
             raise self._lost(exc) from exc
         self._under_way[future] = batch.record_count()
-        await asyncio.sleep(0)  # send_batch need not wait: aiokafka's own tasks must have a turn
+        await asyncio.sleep(0)  # send_batch may return at once; aiokafka's own tasks need a turn
 
     async def _settle_some(self) -> None:
-        # An idempotent batch never expires in aiokafka: how long to wait is decided here.
+        # An idempotent batch never expires in aiokafka, so the timeout is here.
         done, _ = await asyncio.wait(self._under_way, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             raise self._lost(TimeoutError(f"nothing acknowledged within {self._wait_s:g} s"))
@@ -104,7 +106,7 @@ class Sender:
             self._on_acknowledged(batch.partition, batch.offset, records)
 
     async def _leave(self) -> None:
-        """Stop the producer; one whose broker is away would wait for it for ever, so its connections go first."""
+        """Stop the producer. Close its connections first if batches are pending: it could wait for a broker forever."""
         if self._under_way:
             await self._producer.client.close()
         try:
@@ -115,7 +117,7 @@ class Sender:
 
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(
-            f"Kafka at {self._client['bootstrap_servers']} took {self.acknowledged} records, then no more: "
-            f"{str(error) or 'no answer'}. Publish the same again when it is back: leads that are there already are "
+            f"Kafka at {self._client['bootstrap_servers']} accepted {self.acknowledged} records, then no more: "
+            f"{str(error) or 'no response'}. Publish the same leads again when Kafka is back: those already sent are "
             "recognised as duplicates, unless they were published with force"
         )

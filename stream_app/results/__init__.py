@@ -1,4 +1,4 @@
-"""Results, exported straight from Kafka: what `stream-app results` does, for Python users."""
+"""Exports results straight from Kafka, for `stream-app results` and for Python programs."""
 
 from stream_app.results.export import Export, Joined, Wanted, export
 

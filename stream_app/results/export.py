@@ -1,8 +1,8 @@
-"""Exports `leads.enriched`: the last result of each lead, alone or behind the rows of the file that was published.
+"""Exports `leads.enriched`: the last result of each lead, alone or joined to the rows of the published file.
 
-    leads.enriched (and who is who, from the state) -> a store on disk -> which result each line has -> lines
+    leads.enriched (and the people of the state) -> a store on disk -> the result of each row -> lines
 
-Memory does not grow with the results (results/store.py) but for 8 bytes a line.
+Memory does not grow with the results (results/store.py), except 8 bytes a line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from stream_app.results.matching import Matcher
 from stream_app.results.store import ResultStore
 
 Stage = Callable[[str, str], AbstractContextManager[Progress]]
-"""Told what is being done and in which unit, gives who is told how much of it is done."""
+"""Called with the name of a stage and its unit. Returns a context manager that yields the progress callback."""
 
 _NAMED_LINES: Final = 10
 _TELL_EVERY: Final = 1_000
@@ -40,14 +40,14 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which results: all conditions together. `since_ms`: epoch ms; what was published before is left out."""
+    """Which results to export; all conditions apply. `since_ms` (epoch ms) leaves out earlier ones."""
 
     workspace: str | None = None
     destination: str | None = None
     since_ms: int = 0
 
     def key(self, key: bytes | None) -> bool:
-        """Whether a result under that key of `leads.enriched` is meant."""
+        """True if the conditions match a key of `leads.enriched`."""
         parts = (key or b"").split(b"/", 2)
         asked = (self.workspace, self.destination)
         return len(parts) == 3 and all(
@@ -56,9 +56,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """A CSV as it was published, which can be read twice.
+    """The CSV that was published. It can be read twice.
 
-    name     for messages. mapping: lead field -> column, as it was given to `publish`.
+    Attributes:
+        name: For messages.
+        file: The open file.
+        mapping: Lead field -> column, as given to `publish`.
     """
 
     name: str
@@ -66,7 +69,7 @@ class Joined(msgspec.Struct, frozen=True):
     mapping: Mapping[str, str] = {}
 
     def open(self) -> Sheet:
-        """From its beginning. Raises SettingsError: its header cannot be used."""
+        """Open it from its beginning. Raises SettingsError if its header is invalid."""
         self.file.seek(0)
         try:
             return open_csv(self.file, self.mapping)
@@ -77,10 +80,12 @@ class Joined(msgspec.Struct, frozen=True):
 class Export(msgspec.Struct):
     """What was written.
 
-    lines       as many as the joined file has rows, else `results`.
-    unreadable  results that this program cannot read.
-    broken      numbers of lines of the joined file that cannot be read and were left out, at most ten of
-                `broken_count`.
+    Attributes:
+        lines: As many as the joined file has rows, else as many as `results`.
+        results: Lines with a result.
+        unreadable: Results that this version cannot read.
+        broken: Numbers of unreadable lines of the joined file that were left out: at most ten of `broken_count`.
+        broken_count: The number of these lines.
     """
 
     lines: int = 0
@@ -101,14 +106,26 @@ async def export(
     *,
     raw: bool = False,
 ) -> Export:
-    """Write the results to `out`. `join`: write all rows of that file, each with its result, if it has one.
+    """Write the results to `out`.
 
-    raw: CSV cells that a spreadsheet would take for formulas stay as they came.
+    Args:
+        settings: The configuration.
+        wanted: Which results.
+        out: The output.
+        form: CSV or JSON Lines.
+        join: Write all rows of this file, each with its result if it has one.
+        stage: Reports progress.
+        say: Called with a line while Kafka does not respond.
+        raw: Do not escape CSV cells that a spreadsheet would run as formulas.
 
-    Raises SettingsError (the file's header cannot be used), TopicsError, BrokerUnavailable, StreamAppError (no room).
+    Raises:
+        SettingsError: The file's header is invalid.
+        TopicsError: A topic is missing.
+        BrokerUnavailable: Kafka does not respond.
+        StreamAppError: The temporary folder is full.
     """
     if join is not None:
-        join.open()  # what is wrong with it is told at once
+        join.open()  # report errors of the header before reading Kafka
     await kafka_ready(settings, "results" if join is None else "results --join", say)
     with closing(ResultStore()) as store:
         await _read(settings, wanted, store, stage, people=join is not None)
@@ -148,13 +165,13 @@ class _Export:
         self._stage = stage
 
     def alone(self) -> None:
-        """A line for each result."""
+        """Write a line for each result."""
         with self._stage("looking at the results", "results") as progress:
             numbers = array("q", filter(None, self._look(self._store, lambda done: progress(done, len(self._store)))))
         self._write([], repeat(()), numbers)
 
     def joined(self, join: Joined, matcher: Matcher) -> None:
-        """A line for each row of the file, which is read twice: first for the columns that its results have."""
+        """Write a line for each row of the file. The first pass finds the columns of the results, the second writes."""
         size_bytes = os.fstat(join.file.fileno()).st_size
         with self._stage("looking for the results of the rows", "bytes") as progress:
             matches = (matcher.match(row) for row in self._rows(join.open(), self.done))
@@ -172,7 +189,7 @@ class _Export:
                 done.broken.append(row.line)
 
     def _look(self, numbers: Iterable[int], tell: Callable[[int], None]) -> array[int]:
-        """The numbers of the results to write, 0 for none; the lines learn what fields there are."""
+        """Collect the numbers of the results to write (0 for none), and the names of their fields."""
         found = array("q")
         for number in numbers:
             result = self._decoded(number) if number else None

@@ -1,4 +1,4 @@
-"""How results are written: CSV or JSON Lines, each alone or behind the row that it belongs to."""
+"""The output formats of results: CSV or JSON Lines, each alone or with the row that the result belongs to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Format = Literal["csv", "jsonl"]
 
 _META: Final = ("lead_id", "workspace", "destination", "source", "version", "at", "age_s")
 _MOST_FIELDS: Final = 5_000
-_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what publish/rows.py makes of bytes that are not UTF-8
+_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what publishing/rows.py makes of bytes that are not UTF-8
 
 _json: Final = msgspec.json.Encoder()
 
@@ -26,9 +26,9 @@ _json: Final = msgspec.json.Encoder()
 class Lines:
     """Call `learn` with every result, then `begin`, then `write` once for each line.
 
-    CSV: the row's own columns, then what is known of the result, then its fields. A name that is taken already gets
-    `result_` in front. No title or value of a result can run as a formula in a spreadsheet, unless `raw`; the row's own
-    columns stay as they were. JSON Lines: the result as it is on Kafka; with a row, an object of `row` and `result`.
+    CSV: the row's own columns, then the result's metadata, then its fields. A duplicate name gets the prefix `result_`.
+    No title or value of a result can run as a formula in a spreadsheet, unless `raw`; the row's own columns stay
+    unchanged. JSON Lines: the result as it is on Kafka; with a row, an object of `row` and `result`.
     """
 
     def __init__(self, out: IO[str], form: Format, *, raw: bool = False) -> None:
@@ -40,14 +40,14 @@ class Lines:
         self._titles: list[str] = []
 
     def learn(self, result: Result) -> None:
-        """A result that will be written. Raises StreamAppError: no table has so many columns."""
+        """Note a result that will be written. Raises StreamAppError if a table would have too many columns."""
         if self._form == "csv":
             self._fields.update(dict.fromkeys(result.fields))
             if len(self._fields) > _MOST_FIELDS:
                 raise StreamAppError(f"the results have more than {_MOST_FIELDS} different fields: use --format jsonl")
 
     def begin(self, titles: list[str]) -> None:
-        """`titles`: of the rows' own columns, none when there are no rows."""
+        """Write the header. `titles` are those of the rows' own columns; empty if there are no rows."""
         self._titles = [_clean(title) for title in titles]
         if self._form == "csv":
             names = list(self._titles)
@@ -58,7 +58,7 @@ class Lines:
             self._csv.writerow(names)
 
     def write(self, cells: tuple[str, ...], result: Result | None) -> None:
-        """One line. `cells`: of the row, where there are rows; missing ones at its end are blank."""
+        """Write one line. `cells` are the row's; missing ones at its end are blank."""
         own = [_clean(cell) for cell in cells[: len(self._titles)]]
         own += [""] * (len(self._titles) - len(own))
         if self._form == "csv":

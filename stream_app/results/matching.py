@@ -1,4 +1,4 @@
-"""Whose result belongs to a row of the file that was published: found as the line would know the lead again."""
+"""Finds the result of a row of the published file, by the same rules as the worker recognises a lead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_app.results.store import ResultStore
 
 
 class Matcher:
-    """`wishes`: the workspace and destination of rows that name none, as they were given to `publish`."""
+    """Matches rows to results. `wishes` has the defaults that were given to `publish`."""
 
     def __init__(self, settings: Settings, wishes: Wishes, store: ResultStore) -> None:
         self._settings = settings
@@ -20,10 +20,10 @@ class Matcher:
         self._store = store
 
     def match(self, row: Row) -> int:
-        """The number of the row's result in the store, 0 without one.
+        """Return the number of the row's result in the store, or 0.
 
-        By the row's lead id; else by a lead that counts for its person (another row of the same person may have
-        been the one that was sent); else by the id that is made of the person.
+        The search order is: the row's lead id; a lead that counts for the row's person (another row of the same person
+        may have been sent); the id that is derived from the person.
         """
         read = row.draft if isinstance(row.draft, Unreadable) else self._checker.read(row.draft)
         if isinstance(read, Unreadable):

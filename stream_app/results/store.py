@@ -1,7 +1,7 @@
-"""Results by key, the last one of each, in a temporary database: memory is bounded whatever their number.
+"""Stores the last result of each key in a temporary database. Memory is bounded for any number of results.
 
-SQLite keeps 64 MiB of it in memory and the rest in an unnamed file in TMPDIR, which nobody else can open and which is
-gone when the process is, however it ends.
+SQLite keeps 64 MiB in memory and the rest in an unnamed file in TMPDIR. No other user can open the file, and it
+disappears with the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CACHE_KIB: Final = 65_536
 
 
 class ResultStore:
-    """Keys are those of the topics; only their hashes are kept. Everything raises StreamAppError: no room is left."""
+    """Results and people by the hashes of their keys. Every method may raise StreamAppError (the disk is full)."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -32,11 +32,11 @@ class ResultStore:
             self._db.execute(statement)
 
     def close(self) -> None:
-        """Give the file up."""
+        """Delete the database."""
         self._db.close()
 
     def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Results by the key of `leads.enriched`, in the order of the topic; None: there is none any more."""
+        """Add results by the key of `leads.enriched`, in the order of the topic. None deletes the result."""
         last = {_hash(key): value for key, value in results}
         with _room():
             self._db.execute("BEGIN")
@@ -49,7 +49,7 @@ class ResultStore:
             self._db.execute("COMMIT")
 
     def know(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
-        """By the alias key of a person, the keys of the results of the leads that count for that person."""
+        """Add the leads that count for a person: by the person's alias key, the keys of their results."""
         last = {_hash(key): leads for key, leads in people}
         with _room():
             self._db.execute("BEGIN")
@@ -61,26 +61,26 @@ class ResultStore:
             self._db.execute("COMMIT")
 
     def of_lead(self, key: bytes) -> int:
-        """The number of the result under that key; 0: there is none."""
+        """Return the number of the result under that key, or 0."""
         return self._number("SELECT id FROM results WHERE key = ?", key)
 
     def of_person(self, key: bytes) -> int:
-        """The number of the result of a lead that counts for that person, the last that came; 0: there is none."""
+        """Return the number of the last result of the leads that count for that person, or 0."""
         of_leads = "SELECT lead FROM people WHERE key = ?"
         return self._number(f"SELECT id FROM results WHERE key IN ({of_leads}) ORDER BY id DESC LIMIT 1", key)
 
     def value(self, number: int) -> bytes:
-        """The result of that number."""
+        """Return the result with that number."""
         with _room():
             return bytes(self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0])
 
     def __len__(self) -> int:
-        """How many results there are."""
+        """The number of results."""
         with _room():
             return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
 
     def __iter__(self) -> Iterator[int]:
-        """The numbers of all results, in the order in which their leads had the first one."""
+        """Iterate over the numbers of all results, in the order of each lead's first result."""
         with _room():
             for (number,) in self._db.execute("SELECT id FROM results ORDER BY id"):
                 yield number

@@ -1,4 +1,4 @@
-"""The wire formats as documents, generated from the message types: JSON Schemas and an AsyncAPI document."""
+"""The wire formats, generated from the message types: JSON Schemas and an AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     "command.v1": Command,
     "command-answer.v1": CommandAnswer,
 }
-"""Name with version -> type. An incompatible change is a new version beside the old one."""
+"""Name with version -> type. An incompatible change gets a new version beside the old one."""
 
 
 def documents() -> dict[str, str]:
-    """File name -> text, of everything in schemas/."""
+    """Return the text of every file in schemas/, by file name."""
     schemas = {f"{name}.json": _json(schema(name)) for name in MESSAGES}
     return {
         **schemas,
@@ -37,7 +37,7 @@ def documents() -> dict[str, str]:
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of one message."""
+    """Return the JSON Schema (2020-12) of one message."""
     document = msgspec.json.schema(MESSAGES[name])
     for definition in document["$defs"].values():
         if "description" in definition:
@@ -46,7 +46,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def _dead_letter() -> str:
-    """The headers of a dead letter as a table for people."""
+    """The headers of a dead letter as a table."""
     ours = "".join(f"| `{name}` | {MEANING[name]} |\n" for name in HEADERS.values())
     spring = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in SPRING.items())
     return (

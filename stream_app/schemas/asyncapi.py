@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document: every channel a user may read or write, its key, its headers, and how to read it."""
+"""The AsyncAPI 3.0 document: every public channel with its key, headers, and how to read it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_app.domain.topics import TopicNames
 _TOPICS: Final = TopicNames()
 
 _COMMITTED: Final = (
-    "Read with isolation.level=read_committed: then each is there exactly once, and none whose transaction was aborted."
+    "Read with isolation.level=read_committed: then each record appears once, and none of an aborted transaction."
 )
 
 _HEADERS: Final = "Headers are ignored, except traceparent (W3C)."
@@ -21,40 +21,45 @@ _LEAD_ID: Final = "The lead's id (lead_id)."
 
 # Channel -> address, payload (a schema's name, None for raw bytes), what the key is, what it is for.
 _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
-    "leads": (_TOPICS.leads, "lead.v1", _WORKSPACE, f"Leads to enrich, first in right of way. {_HEADERS}"),
-    "leadsBulk": (_TOPICS.bulk, "lead.v1", _WORKSPACE, f"Leads without hurry: a share of the rate. {_HEADERS}"),
-    "status": (_TOPICS.status, "status-event.v1", _LEAD_ID, f"Every step of every lead. {_COMMITTED}"),
+    "leads": (_TOPICS.leads, "lead.v1", _WORKSPACE, f"Leads to enrich, with priority over other leads. {_HEADERS}"),
+    "leadsBulk": (
+        _TOPICS.bulk,
+        "lead.v1",
+        _WORKSPACE,
+        f"Leads with low priority: a reserved share of the rate. {_HEADERS}",
+    ),
+    "status": (_TOPICS.status, "status-event.v1", _LEAD_ID, f"Every event of every lead. {_COMMITTED}"),
     "enriched": (
         _TOPICS.enriched,
         "result.v1",
         "workspace/destination/lead_id",
-        f"Results; compacted, the last of a key counts. {_COMMITTED}",
+        f"Results; compacted, the last value of a key counts. {_COMMITTED}",
     ),
     "deadLetters": (
         _TOPICS.dlq,
         None,
         _WORKSPACE,
-        f"Leads that failed: the raw bytes as they came, all about them in headers. {_COMMITTED}",
+        f"Leads that failed: the raw bytes of the record, and all metadata in headers. {_COMMITTED}",
     ),
     "parked": (
         _TOPICS.parked,
         None,
         _WORKSPACE,
-        f"Leads that wait for a human: as dead letters. {_COMMITTED}",
+        f"Leads that wait for a human, in the format of dead letters. {_COMMITTED}",
     ),
     "lanes": (_TOPICS.lanes, "lane.v1", _WORKSPACE, f"Each lane's state, on change; compacted. {_COMMITTED}"),
-    "callbacks": (_TOPICS.callbacks, "callback.v1", _WORKSPACE, "What Clay called back with."),
+    "callbacks": (_TOPICS.callbacks, "callback.v1", _WORKSPACE, "Callbacks of Clay."),
     "commands": (
         _TOPICS.commands,
         "command.v1",
         _WORKSPACE,
-        "What an operator asks of a lane: in the partition where the workspace lives. The answer comes on leads.audit.",
+        "An operator's command for a lane, in the workspace's home partition. The answer comes on leads.audit.",
     ),
     "audit": (
         _TOPICS.audit,
         "command-answer.v1",
         _WORKSPACE,
-        f"What became of each command: who asked, why, what it did, and the lane after it. {_COMMITTED}",
+        f"The result of each command: who submitted it, why, what it did, and the lane after it. {_COMMITTED}",
     ),
 }
 
@@ -62,16 +67,16 @@ _USERS_WRITE: Final = ("leads", "leadsBulk", "commands")
 
 
 def asyncapi() -> dict[str, Any]:
-    """The document as plain values. Operations are seen from stream-app: it receives what users write."""
+    """Return the document as plain values. Operations are seen from stream-app: it receives what users write."""
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "stream-app",
             "version": __version__,
             "description": (
-                "Leads go in on Kafka, each reaches Clay once, and every step comes out on Kafka. Names get the "
-                "namespace of the configuration in front. Fields are only ever added: ignore those that you do not "
-                "know. Times are milliseconds since the epoch, UTC."
+                "Leads go in on Kafka, each reaches Clay once, and every step comes out on Kafka. Names have the "
+                "configured namespace as prefix. New versions only add fields: ignore unknown ones. "
+                "Times are milliseconds since the epoch, UTC."
             ),
         },
         "defaultContentType": "application/json",
@@ -107,7 +112,7 @@ def _message(name: str, payload: str | None, key: str) -> dict[str, Any]:
             "name": name,
             "contentType": "application/octet-stream",
             "headers": {"$ref": "#/components/schemas/deadLetterHeaders"},
-            "payload": {"description": "The bytes of the record that failed, whatever they are."},
+            "payload": {"description": "The bytes of the record that failed."},
             "bindings": kafka,
         }
     return {"name": name, "payload": {"$ref": f"./{payload}.json"}, "bindings": kafka}
@@ -117,7 +122,7 @@ def _dead_letter_headers() -> dict[str, Any]:
     return {
         "type": "object",
         "description": (
-            "Each header is text in UTF-8, but for some of Spring Kafka's; one that has nothing to say is left out."
+            "Each header is text in UTF-8, except some of Spring Kafka's; a header without a value is left out."
         ),
         "properties": {
             header: {"type": "string", "description": meaning}

@@ -1,4 +1,4 @@
-"""Plain values as YAML, so that writing one document needs no YAML library at run time."""
+"""Writes plain values as YAML, because one document does not justify a YAML library at run time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 
 def to_yaml(value: Any, indent: int = 0) -> str:
-    """Block style for dicts and lists; scalars as JSON, which YAML 1.2 includes."""
+    """Return block style for dicts and lists. Scalars are JSON, which YAML 1.2 includes."""
     pad = "  " * indent
     if isinstance(value, dict) and value:
         return "".join(f"{pad}{_key(key)}:{_after(inner, indent)}" for key, inner in value.items())

@@ -160,7 +160,7 @@ async def test_a_header_that_cannot_be_used_is_told_before_anything_is_read(
 ) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         join = Joined("leads.csv", await asyncio.to_thread(_file, tmp_path / "leads.csv", b"email,mail,email\n"))
-        with join.file, pytest.raises(SettingsError, match=r"leads\.csv: two columns would be called"):
+        with join.file, pytest.raises(SettingsError, match=r"leads\.csv: two columns would have the name"):
             await exported(line, join=join)
 
 

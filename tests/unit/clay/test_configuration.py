@@ -105,11 +105,14 @@ def test_defaults_of_all_workspaces_are_adopted(files: Files) -> None:
 def test_what_needs_a_restart_is_named_and_left_alone(files: Files) -> None:
     files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
     told = files.configuration.reload()
-    assert told.text == "only at a restart: kafka, workspaces.acme.partition"
+    assert told.text == "needs a restart: kafka, workspaces.acme.partition"
     assert files.configuration.plan.pins == {"acme": 1}
     assert files.configuration.plan.partitions == 4
     files.write(TOML[: TOML.index("[workspaces")])
-    assert files.configuration.reload().text == "only at a restart: workspace acme is gone, destination people is gone"
+    assert (
+        files.configuration.reload().text
+        == "needs a restart: workspace acme was removed, destination people was removed"
+    )
     assert "people" in files.configuration.plan.destinations
 
 
@@ -117,7 +120,7 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     before = plain_id("Ada King")
     files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
     files.write(TOML + '[privacy]\npepper_env = ["PEPPER"]\n')
-    assert files.configuration.reload().text == "only at a restart: privacy, the peppers of privacy.pepper_env"
+    assert files.configuration.reload().text == "needs a restart: privacy, the peppers of privacy.pepper_env"
     assert plain_id("Ada King") == before
     files.read()
     assert plain_id("Ada King") != before
@@ -149,8 +152,8 @@ def test_secret_files_are_told_apart_from_what_is_missing(files: Files) -> None:
 def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) -> None:
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
-    assert files.configuration.reload().text == "only at a restart: egress, the proxy's URL in PROXY"
+    assert files.configuration.reload().text == "needs a restart: egress, the proxy's URL in PROXY"
     configuration = Configuration(files.read(), _derived(files.read()), files.read, _derived)
     assert configuration.reload() is NOTHING_NEW
     files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
-    assert configuration.reload().text == "only at a restart: the proxy's URL in PROXY"
+    assert configuration.reload().text == "needs a restart: the proxy's URL in PROXY"

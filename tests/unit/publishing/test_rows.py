@@ -153,7 +153,7 @@ def test_a_name_goes_to_one_column() -> None:
     assert name_columns(["E-Mail", "Work Email"], {}) == ["email", "Work Email"]
     assert name_columns(["E-Mail", "email"], {}) == ["E-Mail", "email"]
     assert name_columns(["", "", "email"], {}) == ["", "", "email"]
-    with pytest.raises(ValueError, match="two columns would be called email"):
+    with pytest.raises(ValueError, match="two columns would have the name email"):
         name_columns(["email", "email"], {})
 
 
