@@ -1,9 +1,9 @@
-"""Operating lanes live: what happens to one command, from its bytes to its answer, top to bottom.
+"""What happens to one operator command, from its bytes to its answer, top to bottom.
 
-    bytes -> decode -> answered before? -> too old? -> known and at home? -> apply -> answer
+    bytes -> decode -> answered before? -> expired? -> known workspace in its home partition? -> apply -> answer
 
-Whatever a command changes (the lane, rows) and its answer on `leads.audit` are one committed step. The commands of a
-partition are applied one after the other. When `take` returns, the command is answered and may be acked.
+What a command changes (lane, rows) and its answer on `leads.audit` are one committed step. The commands of a partition
+are applied one after the other. When `CommandPipeline.process` returns, the command is answered and may be acked.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stream_app.domain.result.tombstone import tombstone
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500
-"""People in one command to suppress: its step is one transaction."""
+"""The most people in one suppress command: its step is one transaction."""
 
 _json: Final = msgspec.json.Encoder()
 
 
 class CommandResult(msgspec.Struct, frozen=True):
-    """What a command did, in one line, and the rows that it changes; not `applied`: refused for `reason`."""
+    """What a command did (`text`, one line) and what it writes. If it is not `applied`, `reason` says why."""
 
     text: str
     applied: bool = True
@@ -51,7 +51,7 @@ _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"
 _NOTHING: Final = CommandResult("", False)
 
 Reload = Callable[[], CommandResult]
-"""Reads the configuration anew, and adopts what can be adopted live."""
+"""Reads the configuration again, and applies what can change while the worker runs."""
 
 
 class CommandPipeline:
@@ -64,39 +64,39 @@ class CommandPipeline:
         self._reload = reload
 
     async def process(self, in_flight: InFlight) -> None:
-        """One command, from its bytes to its answer. Returns when everything about it is committed."""
+        """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        mark = self._partition.find_marker(consumed.place)
-        if mark is not None:
-            await self._partition.conclude_unchanged(in_flight, mark)
+        marker = self._partition.find_marker(consumed.place)
+        if marker is not None:
+            await self._partition.conclude_unchanged(in_flight, marker)
             return
-        if self._partition.is_passed(consumed):  # while it waited its turn in what was read at the take-over
+        if self._partition.is_passed(consumed):  # since it was read at the take-over
             return
-        # No await from here to the commit: what is asked of the rows and the lane still holds when it is written.
+        # No await from here to the commit: the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
         command = read_command(consumed)
         if isinstance(command, CommandAnswer):
-            answer, told = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
+            answer, result = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
         else:
-            answer, told = self._decide(command, consumed, now_ms)
+            answer, result = self._decide(command, consumed, now_ms)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: Rows = [(mark_key(consumed.place), b"1"), *told.rows]
-        if answer.kind in _FORBIDS:  # at once: a lead that goes before the answer would be sent after the commit
+        rows: Rows = [(mark_key(consumed.place), b"1"), *result.rows]
+        if answer.kind in _FORBIDS:  # now: a lead that is admitted before the commit would still be sent
             self._partition.reconsider_waiting()
-        await self._partition.conclude(in_flight, WriteBatch(rows, [record, *told.records], told.events, workspace))
+        await self._partition.conclude(in_flight, WriteBatch(rows, [record, *result.records], result.events, workspace))
         self._partition.command_committed(answer)
 
     def _decide(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> tuple[CommandAnswer, CommandResult]:
         row = command_row(command.id)
-        told = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
-        if told.reason != "repeated":
-            rows: Rows = [*told.rows, (row, _json.encode(Answered(now_ms, told.applied)))]
-            told = msgspec.structs.replace(told, rows=rows)
+        result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
+        if result.reason != "repeated":
+            rows: Rows = [*result.rows, (row, _json.encode(Answered(now_ms, result.applied)))]
+            result = msgspec.structs.replace(result, rows=rows)
         here = command.workspace in self._plan.workspaces and self._home(command.workspace) == consumed.partition
         answer = CommandAnswer(
             id=command.id,
-            applied=told.applied,
+            applied=result.applied,
             at_ms=now_ms,
             partition=consumed.partition,
             kind=command.kind,
@@ -104,35 +104,33 @@ class CommandPipeline:
             who=command.who,
             why=command.why,
             asked_at_ms=command.at_ms,
-            reason=told.reason,
-            text=told.text,
+            reason=result.reason,
+            text=result.text,
             under_way=self._partition.posts_in_flight(command.workspace),
             lane=self._partition.lane_view(command.workspace) if here else None,
-            people=told.people,
+            people=result.people,
         )
-        return answer, told
+        return answer, result
 
-    # ------------------------------------------------------------------------------ answered before? ... at home?
+    # ------------------------------------------------------------------------------ refuse
 
     def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
         if self._partition.row(command_row(command.id)) is not None:
-            return CommandResult("was answered before; nothing was done again", False, "repeated")
+            return CommandResult("command was answered before: nothing was done again", False, "repeated")
         if is_stale(command, consumed, now_ms):
-            return CommandResult(
-                "was asked more than 24 hours ago: ask again if it is still meant", False, "command_expired"
-            )
+            return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
         if command.kind in TO_ALL:
             return None
         if command.workspace not in self._plan.workspaces:
-            text = "there is no such workspace in the worker's configuration (see `stream-app lanes reload`)"
+            text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")
         home = self._home(command.workspace)
         if home != consumed.partition:
-            return CommandResult(f"its workspace lives in partition {home}: publish it there", False, "wrong_partition")
-        if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
             return CommandResult(
-                "this lead is on its way just now: submit the command again in a moment", False, "busy"
+                f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
             )
+        if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
+            return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
 
     def _home(self, workspace: str) -> int:
@@ -146,7 +144,7 @@ class CommandPipeline:
                 case "reload":
                     return self._reload()
                 case "suppress" | "unsuppress":
-                    return self._list(command, msgspec.convert(command.args, _People).people, now_ms)
+                    return self._change_suppressions(command, msgspec.convert(command.args, _People).people, now_ms)
                 case "cancel_lead":
                     row = lead_row(command.workspace, msgspec.convert(command.args, _LeadId).lead_id)
                     return self._cancel(command, row, "this lead", consumed.timestamp_ms or now_ms)
@@ -156,24 +154,24 @@ class CommandPipeline:
                     row = import_row(command.workspace, msgspec.convert(command.args, _ImportId).import_id)
                     return self._cancel(command, row, "this import", consumed.timestamp_ms or now_ms)
                 case "correct" if "lead_id" in command.args:
-                    return self._settle(command, msgspec.convert(command.args, LeadCost), consumed, now_ms)
+                    return self._correct_cost(command, msgspec.convert(command.args, LeadCost), consumed, now_ms)
                 case _:
-                    return self._order(command, now_ms)
+                    return self._change_lane(command, now_ms)
         except msgspec.ValidationError as error:
-            return CommandResult(f"its arguments do not fit: {error}", False, "bad_arguments")
+            return CommandResult(f"invalid arguments: {error}", False, "bad_arguments")
 
-    def _order(self, command: Command, now_ms: int) -> CommandResult:
+    def _change_lane(self, command: Command, now_ms: int) -> CommandResult:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._partition.lane(name)
-        pools = (there.webhook_ids for there in self._plan.destinations.values() if there.workspace == name)
+        pools = (each.webhook_ids for each in self._plan.destinations.values() if each.workspace == name)
         by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if answer.done:
             self._partition.set_lane(answer.lane)
         return CommandResult(answer.told, answer.done, "" if answer.done else "refused")
 
-    def _list(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
+    def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]
         if command.kind == "unsuppress":
             found = [row for row in rows if self._partition.row(row) is not None]
@@ -185,22 +183,25 @@ class CommandPipeline:
         text += f", {count(len(rows) - len(new), 'was', 'were')} already"
         return CommandResult(text, rows=[(row, value) for row in new], people=len(new))
 
-    def _erase(self, command: Command, what: _Erased, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
-        """Its results and what leads to it by its person; the row stays, by which nothing is bought or told twice."""
-        name, lead_id = command.workspace, row_id(what.lead_id)
+    def _erase(self, command: Command, erasure: _Erased, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+        """Erase a lead's results and the aliases of its person.
+
+        Its row stays: it prevents a second purchase and a second event.
+        """
+        name, lead_id = command.workspace, row_id(erasure.lead_id)
         until_ms = consumed.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
         rows: Rows = [(erased_row(name, lead_id), value)]
-        mine = [there.alias for there in self._plan.destinations_of(name)]
-        destinations = sorted({*mine, *what.destinations})
+        mine = [each.alias for each in self._plan.destinations_of(name)]
+        destinations = sorted({*mine, *erasure.destinations})
         gone: list[Record] = []
         for alias in destinations:
-            own = tuple(person_key(name, alias, each) for each in what.people)
+            own = tuple(person_key(name, alias, each) for each in erasure.people)
             keys = person_of(own, self._partition.row).aliases
             rows += [(key, None) for key in keys if self._partition.row(key) is not None]
             people = map(hash_of, keys)
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, people))
-        text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(what.destinations or mine)}"
+        text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
         event = StatusEvent(
             id=f"{consumed.place}#1",
             lead_id=lead_id,
@@ -209,7 +210,7 @@ class CommandPipeline:
             at_ms=now_ms,
             origin=consumed.place,
             workspace=name,
-            destination=what.destinations[0] if len(what.destinations) == 1 else "",
+            destination=erasure.destinations[0] if len(erasure.destinations) == 1 else "",
             reason=command.id,
             text=text,
             trace_id=trace_of(consumed.place),
@@ -219,8 +220,8 @@ class CommandPipeline:
             f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event]
         )
 
-    def _settle(self, command: Command, what: LeadCost, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
-        """Book what one lead did cost."""
+    def _correct_cost(self, command: Command, what: LeadCost, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+        """Book what one lead did cost, as an operator says."""
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._partition.lane(name)
         answer = settle_lead(self._plan, policy, lane, self._partition.row, command, what, consumed, now_ms)
@@ -233,7 +234,7 @@ class CommandPipeline:
 
     def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> CommandResult:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))
-        text = f"what was published of {what} until now, and is not at Clay yet, ends as suppressed"
+        text = f"records of {what} published until now that are not at Clay yet will be suppressed"
         return CommandResult(text, rows=[(row, value)])
 
 

@@ -1,14 +1,14 @@
-"""What a lead is answered with when it is not Clay that answers, top to bottom.
+"""The fallback: results that are served without Clay, top to bottom.
 
     cache_first, before the lane is asked:  a fresh result of that person          -> served_from_cache, nothing is paid
     hold = "degrade", when the lane holds:  a fresh result -> a stale one          -> served_from_cache
                                             (also for a person who came before under another id)
-                                            what its own fields and others of its company say, provisionally
+                                            the lead's own fields, and other leads of its company, provisionally
                                                                                    -> served_locally, then deferred
 
-What is served is marked with its source and age, and each field with where it comes from. A deferred lead is sent when
-its lane goes on, and its result is then a higher version of the same lead. Nobody is served who may be at Clay, whom an
-operator suppressed, or who is forced: then the answer is to be bought.
+A result states its source and age, and each field where it comes from. A deferred lead is sent when its lane goes on.
+Its result is then a higher version of the same lead. A lead that may be at Clay, or that is suppressed or forced, is
+never served.
 """
 
 from __future__ import annotations
@@ -44,32 +44,33 @@ _json: Final = msgspec.json.Encoder()
 
 
 class Cache(Protocol):
-    """Entries by key (domain/result/cache_entry.py). Nothing here raises or takes long, and anything may be gone at any
-    time.
+    """The result cache: entries by key (`domain/result/cache_entry.py`).
+
+    Its methods do not raise and return soon. An entry may disappear at any time.
     """
 
     async def find(self, slots: Sequence[str]) -> list[Entry]:
-        """One entry for each key, empty where nothing is known or could be learned in time."""
+        """Return one entry for each key. It is empty if nothing is known, or the cache did not answer in time."""
 
     async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
-        """Merge entries into what is there. False: not all of it was kept."""
+        """Merge entries into those that are stored. False: not all of them were stored."""
 
     async def forget(self, slots: Sequence[str]) -> bool:
-        """Delete these. False: they may still be there."""
+        """Delete entries. False: some may still be stored."""
 
     async def filled_to(self, partition: int) -> int | None:
-        """The offset of `leads.enriched` before which all is in here; 0: none is (any more). None: nobody can say."""
+        """The offset of `leads.enriched` up to which the cache is filled. 0: it is empty. None: it cannot be read."""
 
     async def set_filled_to(self, partition: int, offset: int) -> bool:
-        """False: not kept."""
+        """Store that offset. False: it was not stored."""
 
 
 Local = Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
-"""What a lead's own fields say for certain: by name the value, and which field it is from."""
+"""Derives fields from a lead's own fields: by name the value, and the name of the field it is from."""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What there is to answer with, beside Clay. Without a cache nothing is."""
+    """The sources of the fallback."""
 
     cache: Cache | None = None
     local: Local = lambda _: {}
@@ -79,9 +80,7 @@ NOTHING_KNOWN: Final = Known()
 
 
 class Fallback:
-    """Answers the leads of one partition. Each is in its turn (`PartitionState.lock`), so its row stays what it is
-    meanwhile.
-    """
+    """Serves the leads of one partition. The caller holds the lock of the lead, so its row does not change."""
 
     def __init__(self, plan: Plan, partition: PartitionState, clock: Clock, known: Known) -> None:
         self._plan = plan
@@ -90,11 +89,13 @@ class Fallback:
         self._known = known
 
     async def serve_cached_first(self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder) -> bool:
-        """The station *cached?*. True: it is concluded, and nothing was asked of its lane."""
-        if not self._plan.destinations[resolved.destination.alias].cache_first or not self._may(resolved, recorder.row):
+        """Serve a fresh result under `cache_first`, before the lane is asked. True: the lead is concluded."""
+        if not self._plan.destinations[resolved.destination.alias].cache_first or not self._may_serve(
+            resolved, recorder.row
+        ):
             return False
-        found, _, _ = await self._ask(resolved)
-        if found is None or found.source != "cache" or not self._may(resolved, recorder.row):
+        found, _, _ = await self._look_up(resolved)
+        if found is None or found.source != "cache" or not self._may_serve(resolved, recorder.row):
             return False
         await self._serve(in_flight, resolved, recorder, found, "cache_first")
         return True
@@ -102,24 +103,31 @@ class Fallback:
     async def serve_same_person(
         self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None, links: Rows
     ) -> bool:
-        """Serve a person who came before under another id: by `cache_first`, or by `hold = "degrade"` while the lane
-        stands still. False: nothing was served, and the lead is a duplicate.
+        """Serve a person who came before under another id, under `cache_first`, or `hold = "degrade"` on a held lane.
 
-        links  alias rows to write with it. The person's aliases stay with the lead that was bought: this one says
-               nothing of when to buy again.
+        The person's aliases stay with the lead that was bought. This lead does not change when to buy again.
+
+        Args:
+            in_flight: The record under way.
+            resolved: The lead.
+            replaced: The concluded row that this lead replaces.
+            links: Alias rows to write with it.
+
+        Returns:
+            True if the lead is concluded, False if nothing was served: it is a duplicate.
         """
-        there = self._plan.destinations[resolved.destination.alias]
-        workspace = self._plan.workspaces[there.workspace]
-        degrades = workspace.hold == "degrade" and self._partition.is_held(there, bulk=resolved.bulk)
-        if not (there.cache_first or degrades):
+        destination = self._plan.destinations[resolved.destination.alias]
+        workspace = self._plan.workspaces[destination.workspace]
+        degrades = workspace.hold == "degrade" and self._partition.is_held(destination, bulk=resolved.bulk)
+        if not (destination.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())
         recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced, aliases=links)
         recorder.tell()
         if await self.serve_cached_first(in_flight, resolved, recorder):
             return True
-        found, _, _ = await self._ask(resolved) if degrades else (None, NOTHING, NOTHING)
-        if found is None or found.source not in workspace.fallback or not self._may(resolved, row):
+        found, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
+        if found is None or found.source not in workspace.fallback or not self._may_serve(resolved, row):
             return False
         await self._serve(in_flight, resolved, recorder, found, found.source)
         return True
@@ -127,18 +135,22 @@ class Fallback:
     async def serve_while_held(
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder
     ) -> list[Record] | None:
-        """For a lead that its lane holds and that may not wait. None: it is concluded; else what to defer it with."""
+        """Serve a lead that its lane holds and that is not to wait.
+
+        Returns:
+            None if the lead is concluded, else the provisional results to publish when it is deferred.
+        """
         workspace = self._plan.workspaces[resolved.destination.workspace]
         if workspace.hold != "degrade" or resolved.lead.force:
             return []
-        found, person, company = await self._ask(resolved)
+        found, person, company = await self._look_up(resolved)
         if self._is_unwanted(resolved):
             return []
-        if found is not None and found.source in workspace.fallback and self._may(resolved, recorder.row):
+        if found is not None and found.source in workspace.fallback and self._may_serve(resolved, recorder.row):
             await self._serve(in_flight, resolved, recorder, found, found.source)
             return None
         if "local" not in workspace.fallback or recorder.row.results or not resolved.destination.callbacks:
-            return []  # it has a result already, or would never have a better one
+            return []  # it has a result already, or would never get a better one
         now_ms = self._clock.now_ms()
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
         for name, (value, source) in self._known.local(resolved.lead.fields).items():
@@ -147,30 +159,30 @@ class Fallback:
         if not fields:
             return []
         version = self._version(resolved, recorder.row)
-        why = Reason("local", "a provisional result, from its own fields and others of its company")
+        why = Reason("local", "a provisional result, from its own fields and other leads of its company")
         recorder.go("served_locally", now_ms, why, results=version)
         result = self._result(resolved, recorder.row, "local", 0, fields, provenance)
         return [self._record(result)]
 
     # ----------------------------------------------------------------------------------------------------- internals
 
-    def _may(self, resolved: ResolvedLead, row: Delivery) -> bool:
-        """Never one that was sent in this story, provably refused or not: a callback may still bring its answer.
+    def _may_serve(self, resolved: ResolvedLead, row: Delivery) -> bool:
+        """False for a lead that was sent already, even if it was refused: a callback may still settle it.
 
-        To be asked after any await, right before the step.
+        Check it right before a step, after any await.
         """
         if resolved.lead.force or row.webhook_id or self._is_unwanted(resolved):
             return False
         return self._partition.find_marker(resolved.consumed.place, resolved.envelope.origin) is None
 
     def _is_unwanted(self, resolved: ResolvedLead) -> bool:
-        """An operator suppressed it, maybe just now, or it is not worth an answer any more: the line concludes it."""
+        """True if the lead is suppressed or expired. The lead pipeline then concludes it."""
         if resolved.lead.not_after_ms is not None and self._clock.now_ms() > resolved.lead.not_after_ms:
             return True
         return self._partition.has_suppressions and why_not(resolved, self._partition.suppression) is not None
 
-    async def _ask(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
-        """What may be served, and what is remembered of the person and of the company."""
+    async def _look_up(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
+        """Return what may be served, the entry of the person and the entry of the company."""
         if self._known.cache is None:
             return None, NOTHING, NOTHING
         place = resolved.destination.workspace, resolved.destination.alias
@@ -193,12 +205,12 @@ class Fallback:
     async def _serve(
         self, in_flight: InFlight, resolved: ResolvedLead, recorder: DeliveryRecorder, found: Found, reason: str
     ) -> None:
-        """Its last step. Nothing is awaited between the last look at what forbids it and the commit."""
+        """Conclude the lead with a result. The caller awaits nothing between `_may_serve` and this call."""
         in_flight.release_next()
         now_ms, version = self._clock.now_ms(), self._version(resolved, recorder.row)
         why = Reason(
             reason,
-            f"answered with what was found {_in_words(found.age_s)} ago; Clay was not asked",
+            f"served a result that is {_in_words(found.age_s)} old; Clay was not asked",
             saved=resolved.destination.estimate.credits,
         )
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
@@ -206,9 +218,9 @@ class Fallback:
         await self._partition.conclude(in_flight, recorder.step(self._record(result)))
 
     def _version(self, resolved: ResolvedLead, row: Delivery) -> int:
-        there = resolved.destination
+        destination = resolved.destination
         return next_version(
-            (there.workspace, there.alias, resolved.lead_id), row, self._partition.find, self._partition.row
+            (destination.workspace, destination.alias, resolved.lead_id), row, self._partition.find, self._partition.row
         )
 
     def _result(

@@ -1,6 +1,6 @@
-"""What leaves the line without a story of a lead: what is no lead, strays, and records of which another one tells.
+"""Records that get no row in this partition: invalid records, records of another partition, and duplicates.
 
-Each has one event, and a mark by its place: a redelivery repeats nothing.
+Each gets one event and a marker, so that a redelivery repeats nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 
 class Rejects:
-    """Concludes records of one partition that get no row."""
+    """Concludes the records of one partition that get no row."""
 
     def __init__(self, plan: Plan, partition: PartitionState, clock: Clock) -> None:
         self._plan = plan
@@ -27,66 +27,79 @@ class Rejects:
         self._clock = clock
 
     async def reject(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
-        """Not a lead, or not one that this configuration knows: one dead letter with the reason, and it is done.
+        """Conclude a record that is no valid lead with a dead letter.
 
-        It counts in its lane's flood of dead letters, and waits while that stops the lane.
+        It counts in the flood guard of its lane, and waits while that guard suspends the lane.
+
+        Args:
+            in_flight: The record under way.
+            envelope: Its headers.
+            lead: What could be read of it.
+            bad: Why it is not valid.
         """
         workspace = self._lane_of(in_flight.consumed, lead)
         if not workspace:
             in_flight.release_next()
             await self._partition.conclude(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
             return
-        ask = AdmissionRequest(Destination("", workspace, ()), patient=True, letter=True)
-        while (
-            await self._partition.admit(in_flight, ask, lambda by: self._rejection(in_flight, envelope, lead, bad, by))
-            is ASK_AGAIN
-        ):
+        request = AdmissionRequest(Destination("", workspace, ()), patient=True, letter=True)
+
+        def write_ahead(grant: Grant) -> WriteBatch:
+            return self._rejection(in_flight, envelope, lead, bad, grant)
+
+        while await self._partition.admit(in_flight, request, write_ahead) is ASK_AGAIN:
             pass
 
     def _lane_of(self, consumed: ConsumedRecord, lead: Lead | Unreadable) -> str:
-        """Whose lane it counts in, as far as anybody can tell; '' if none that lives here."""
+        """The workspace whose lane it counts in; '' if that is unknown, or lives in another partition."""
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
         if name not in self._plan.workspaces:
             return ""
         return name if home_partition(name, self._plan.partitions, self._plan.pins) == consumed.partition else ""
 
     def _rejection(
-        self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, by: Grant | None
+        self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None
     ) -> WriteBatch:
         consumed, now_ms = in_flight.consumed, self._clock.now_ms()
         if (mark := self._partition.find_marker(consumed.place, envelope.origin)) is not None:
             return WriteBatch([(mark, b"1")], [], [])
-        letter = rejected(self._plan, consumed, envelope, bad, now_ms)
+        dead_letter = rejected(self._plan, consumed, envelope, bad, now_ms)
         why = Reason(bad.reason, bad.text)
-        step = brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, _id_of(lead), letter)
-        if by is None:
+        step = brief(self._plan, consumed, envelope, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter)
+        if grant is None:
             return step
-        self._partition.record_dead_letter(by, bad.reason)
-        return msgspec.structs.replace(step, workspace=by.destination.workspace)
+        self._partition.record_dead_letter(grant, bad.reason)
+        return msgspec.structs.replace(step, workspace=grant.destination.workspace)
 
-    async def reroute(self, in_flight: InFlight, stray: LeadRef, home: int) -> None:
-        """It came in a partition that is not its workspace's: publish it there once; a second miss parks it."""
-        lost = stray.envelope.hops > 0
+    async def reroute(self, in_flight: InFlight, lead: LeadRef, home: int) -> None:
+        """Publish a lead to the home partition of its workspace. A second miss parks it."""
+        lost = lead.envelope.hops > 0
         why = Reason(
-            "wrong_partition", f"its workspace lives in partition {home}: check the pins and the producer's key"
+            "wrong_partition", f"its workspace lives in partition {home}: check the pins and the key of the producer"
         )
-        onward = strayed(self._plan, stray, home, lost, self._clock.now_ms(), why)
-        await self.conclude_with_event(in_flight, stray, "parked" if lost else "rerouted", why, onward)
+        onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
+        await self.conclude_with_event(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 
     async def conclude_with_event(
-        self, in_flight: InFlight, who: LeadRef, status: Status, why: Reason, *records: Record, rows: Rows | None = None
+        self,
+        in_flight: InFlight,
+        lead: LeadRef,
+        status: Status,
+        why: Reason,
+        *records: Record,
+        rows: Rows | None = None,
     ) -> None:
-        """Its one event, with what is written for it; unless it is concluded."""
+        """Commit one event for the lead, with these records and rows, unless the record is concluded already."""
         in_flight.release_next()
-        if await self.is_concluded(in_flight, who.envelope):
+        if await self.is_concluded(in_flight, lead.envelope):
             return
-        now_ms, there = self._clock.now_ms(), who.destination
-        about = self._plan, in_flight.consumed, who.envelope, status
-        told = brief(*about, now_ms, why, who.lead_id, *records, there=there, rows=rows)
-        await self._partition.conclude(in_flight, told)
+        about = self._plan, in_flight.consumed, lead.envelope, status
+        now_ms = self._clock.now_ms()
+        step = brief(*about, now_ms, why, lead.lead_id, *records, there=lead.destination, rows=rows)
+        await self._partition.conclude(in_flight, step)
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:
-        """Whether a mark says that this record has told its story. To be asked right before a step, after any await."""
+        """True if a marker says that this record is concluded. Check it right before a step, after any await."""
         mark = self._partition.find_marker(in_flight.consumed.place, envelope.origin)
         if mark is not None:
             await self._partition.conclude_unchanged(in_flight, mark)
@@ -94,8 +107,8 @@ class Rejects:
 
 
 def _id_of(lead: Lead | Unreadable) -> str:
-    """By which its sender may look for it; '' where none can be read."""
+    """The lead id by which its sender may search for it; '' if none can be read."""
     if isinstance(lead, Unreadable):
         return lead.lead_id
-    who = identify(lead)
-    return who.lead_id if who is not None else ""
+    identity = identify(lead)
+    return identity.lead_id if identity is not None else ""

@@ -1,9 +1,12 @@
-"""What happens to a lead that Clay took and does not call back about, top to bottom.
+"""What happens to a lead that Clay accepted and does not call back about, top to bottom.
 
     accepted -> (its deadline) callback_overdue -> (its grace) parked
 
-It is never sent again by itself: that would pay twice. When nothing at all is heard of a destination any more, the
-lane stops for it, and says which causes are likely; the lead whose deadline made that certain carries the event.
+The lead is not sent again by itself: that would pay twice. If no callbacks of a destination come at all any more, its
+lane is suspended with the likely causes. The lead whose deadline proved it carries the event.
+
+No await lies between a look at a row in one of these states and the next step of that row, here and in `callback.py`.
+So neither needs a lock.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from stream_app.pipeline.ports import Archive, CallbackUrlProbe, Clock, Partitio
 
 
 class TimeoutPipeline:
-    """Moves leads on whose time has passed, many in one call. What was answered meanwhile is passed over."""
+    """Moves leads on after their deadline, many in one call. Leads that were settled meanwhile are skipped."""
 
     def __init__(
         self, plan: Plan, partition: PartitionState, archive: Archive, probe: CallbackUrlProbe, clock: Clock
@@ -39,55 +42,54 @@ class TimeoutPipeline:
         self._clock = clock
 
     async def mark_overdue(self, keys: Sequence[bytes]) -> None:
-        """The deadline of these leads has passed: each is told of once."""
-        named = Counter((there.workspace, there.alias) for _, _, there in self._still(keys, WAITING))
-        trouble = ""
-        if any(self._expects_silence(*name, more) for name, more in named.items()):
-            trouble = await self._probe()
-        told = [self._mark_overdue(key, row, there, trouble) for key, row, there in self._still(keys, WAITING)]
-        await asyncio.gather(*told)
+        """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
+        overdue_of = Counter((there.workspace, there.alias) for _, _, there in self._still_due(keys, WAITING))
+        url_problem = ""
+        if any(self._expects_silence(*name, more) for name, more in overdue_of.items()):
+            url_problem = await self._probe()
+        due = self._still_due(keys, WAITING)
+        await asyncio.gather(*(self._mark_overdue(key, row, there, url_problem) for key, row, there in due))
 
     def _expects_silence(self, workspace: str, destination: str, more: int) -> bool:
         return expects_silence(self._plan.workspaces[workspace], self._partition.lane(workspace), destination, more)
 
-    def _mark_overdue(self, key: bytes, row: Delivery, there: Destination, trouble: str) -> asyncio.Future[None]:
+    def _mark_overdue(self, key: bytes, row: Delivery, there: Destination, url_problem: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
-        subject = LeadRef(_nothing_of(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
+        subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], there, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
-        text = f"Clay took it and did not call back within {there.callback_deadline_s:g} s"
+        text = f"Clay accepted the lead and did not call back within {there.callback_deadline_s:g} s"
         recorder.go(
             "callback_overdue", now_ms, Reason("no_callback", text, due_at_ms=now_ms + _ms(there.callback_grace_s))
         )
         lane, is_silent = overdue(policy, self._partition.lane(there.workspace), there.alias, row.at_ms)
         if is_silent:
-            why = causes(evidence(policy, lane, there, trouble, now_ms))
+            why = causes(evidence(policy, lane, there, url_problem, now_ms))
             lane = silent(policy, lane, there, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("silence", why))
         self._partition.set_lane(lane)
         return self._partition.submit(recorder.step())
 
     async def park(self, keys: Sequence[bytes]) -> None:
-        """The grace of these leads has passed: each waits for a human, and what it may have cost is booked."""
-        found = await self._archive.fetch([row.origin for _, row, _ in self._still(keys, OVERDUE)])
-        still = self._still(keys, OVERDUE)
-        parked = [self._park(key, row, there, found.get(row.origin)) for key, row, there in still]
-        await asyncio.gather(*parked)
+        """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
+        found = await self._archive.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
+        due = self._still_due(keys, OVERDUE)
+        await asyncio.gather(*(self._park(key, row, there, found.get(row.origin)) for key, row, there in due))
 
     def _park(
         self, key: bytes, row: Delivery, there: Destination, consumed: ConsumedRecord | None
     ) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
-        text = f"Clay took it and did not call back, not in {there.callback_grace_s:g} s after its deadline either"
+        text = f"Clay accepted the lead and did not call back within {there.callback_grace_s:g} s after its deadline"
         lead_id = lead_of(key)[2]
         if is_erased(self._partition.suppression(erased_row(there.workspace, lead_id)), row.first_at_ms):
-            consumed, text = None, f"{text}; it was erased"
+            consumed, text = None, f"{text}; the lead was erased"
         elif consumed is None:
-            text = f"{text}; its record is gone from Kafka: publish the lead anew"
+            text = f"{text}; its record is no longer in Kafka: publish the lead again"
         why = Reason("no_callback", text)
         inputs = self._plan.topics.inputs
         envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
         recorder = DeliveryRecorder(
-            self._plan, LeadRef(consumed or _nothing_of(row), envelope, lead_id, there, key), row
+            self._plan, LeadRef(consumed or _empty_record(row), envelope, lead_id, there, key), row
         )
         held = row.reservation
         if held is not None:
@@ -97,8 +99,10 @@ class TimeoutPipeline:
             recorder.step(recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed"))
         )
 
-    def _still(self, keys: Sequence[bytes], states: Collection[Status]) -> list[tuple[bytes, Delivery, Destination]]:
-        """Those that still wait in one of these states, and no longer."""
+    def _still_due(
+        self, keys: Sequence[bytes], states: Collection[Status]
+    ) -> list[tuple[bytes, Delivery, Destination]]:
+        """Those that are in one of these states and due now."""
         now_ms = self._clock.now_ms()
         found: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
@@ -110,8 +114,8 @@ class TimeoutPipeline:
         return found
 
 
-def _nothing_of(row: Delivery) -> ConsumedRecord:
-    """Its record, of which nothing is known but the place."""
+def _empty_record(row: Delivery) -> ConsumedRecord:
+    """The lead's record with its place only."""
     topic, partition, offset = read_place(row.origin) or ("", 0, 0)
     return ConsumedRecord(topic, partition, offset, None, None)
 

@@ -123,9 +123,9 @@ def test_it_may_be_corrected_again() -> None:
         ({"lead_id": "other", "credits": 1}, "no such lead is known here"),
         ({"destination": "none", "credits": 1}, "no such lead is known here"),
         ({}, "nothing to correct was named"),
-        ({"credits": -1}, "its arguments do not fit"),
-        ({"credits": 4, "lead_id": ""}, "its arguments do not fit"),
-        ({"credits": "four"}, "its arguments do not fit"),
+        ({"credits": -1}, "invalid arguments"),
+        ({"credits": 4, "lead_id": ""}, "invalid arguments"),
+        ({"credits": "four"}, "invalid arguments"),
     ],
 )
 def test_what_cannot_be_corrected_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:

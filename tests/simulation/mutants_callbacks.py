@@ -72,9 +72,9 @@ def every_callback_settles() -> Patch:
 
 @mutant("2")
 def callback_that_settles_nothing_is_not_told() -> Patch:
-    async def tell(self: CallbackPipeline, *args: Any) -> None: ...
+    async def conclude(self: CallbackPipeline, *args: Any) -> None: ...
 
-    return patch.object(CallbackPipeline, "_tell", tell)
+    return patch.object(CallbackPipeline, "_conclude_unmatched", conclude)
 
 
 @mutant("4", hunt=rare)
