@@ -218,7 +218,7 @@ def test_what_is_no_command_is_answered_and_stops_nothing(value: bytes | None, r
 @pytest.mark.parametrize(
     ("kind", "changes", "reason", "says"),
     [
-        ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 hours"),
+        ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 h"),
         ("pause", {"workspace": "nobody"}, "unknown_workspace", "no such workspace"),
         ("pause", {"workspace": "beta"}, "wrong_partition", "lives in partition 1"),
         ("budget", {}, "refused", "nothing to change"),

@@ -144,7 +144,7 @@ def test_a_letter_whose_record_is_gone_says_so() -> None:
         await asyncio.sleep(120.0)
         [event] = bench.events("leads/0/77")
         assert event.status == "parked"
-        assert "gone from Kafka" in event.text
+        assert "no longer in Kafka" in event.text
         [letter] = bench.parked()
         assert letter.value is None
         assert read_envelope(letter).reason == "no_callback"
