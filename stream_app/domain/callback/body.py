@@ -1,7 +1,7 @@
-"""What Clay's HTTP column sends, as a Callback: tolerant of what Clay does to values, strict where it had to guess.
+"""Parses the body that Clay's HTTP column sends. Tolerates what Clay does to values, and refuses ambiguous bodies.
 
-The body is one flat JSON object. Some names have a meaning (`RESERVED`), every other one is a result, on top or in an
-object under `fields` or `data`. What cannot be taken is refused in words for the person who reads them in the cell.
+The body is one flat JSON object. The names in `RESERVED` have a meaning. Every other one is a result, at the top level
+or in an object under `fields` or `data`. The text of a refusal is for the person who reads it in the cell.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ RESERVED: Final = frozenset(
         "error",
     }
 )
-"""Names that are no results. `callback_url`, `workspace` and `destination` are only echoed, the address counts."""
+"""Names that are not results.
+
+`callback_url`, `workspace` and `destination` are only echoed. The URL that was called decides.
+"""
 
 WORDS: Final[dict[Outcome, frozenset[str]]] = {
     "enriched": frozenset({"enriched", "success", "succeeded", "successful", "ok", "done", "complete", "completed"}),
@@ -44,15 +47,15 @@ WORDS: Final[dict[Outcome, frozenset[str]]] = {
     "no_data": frozenset({"no_data", "not_found", "nothing_found", "no_result", "no_results", "no_match", "empty"}),
     "enrich_error": frozenset({"enrich_error", "error", "errored", "failed", "failure", "timeout"}),
 }
-"""What `status` may say; case, blanks and hyphens do not matter. Any other word is as good as none."""
+"""Values of `status`. Case, blanks and hyphens do not matter. Any other value is ignored."""
 
 MOST_FIELDS: Final = 500
-"""Of one callback. A Clay table has far fewer columns, and each name becomes a column of an export."""
+"""The most values of one callback. A Clay table has far fewer columns, and each becomes a column of an export."""
 
 _OUTCOMES: Final[dict[str, Outcome]] = {word: outcome for outcome, words in WORDS.items() for word in words}
 _NESTED: Final = ("fields", "data")
 _LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as core.lead.identify makes them
-_TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})++[^\w{}]*+")  # and nothing beside it that says something
+_TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})++[^\w{}]*+")  # and no word or number beside it
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
 _MOST: Final = 1_000_000
 _CHEAP_CHARACTERS: Final = 16_384
@@ -63,17 +66,14 @@ _skip: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class BadBody(msgspec.Struct, frozen=True):
-    """Why a body is no callback: a stable code, and what to change, in words."""
+    """Why a body is not a callback: a stable code, and what to change, in words."""
 
     code: str
     text: str
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A body before it is decoded: whose it says it is. Nothing in it may be trusted before its token is verified.
-
-    costly  decoding it takes milliseconds: not on an event loop
-    """
+    """A body before it is decoded, with the lead that it names. Trust nothing in it before its token is verified."""
 
     lead_id: str
     token: str
@@ -82,12 +82,12 @@ class Body(msgspec.Struct, frozen=True):
 
     @property
     def costly(self) -> bool:
-        """Whether `callback_of` takes milliseconds."""
+        """True if `callback_of` takes milliseconds. Then it must not run on an event loop."""
         return self.broken or len(self.text) > _CHEAP_CHARACTERS
 
 
 class _Claim(msgspec.Struct):
-    """Who a body is about. All other members are skipped."""
+    """The lead that a body is about. All other members are skipped."""
 
     lead_id: msgspec.Raw = msgspec.Raw()
     callback_token: msgspec.Raw = msgspec.Raw()
@@ -97,7 +97,7 @@ _claim: Final = msgspec.json.Decoder(_Claim)
 
 
 def read_body(raw: bytes) -> Body | BadBody:
-    """Who the body is about. All else is skipped: it is cheap, whatever is in the body."""
+    """Return the lead that the body is about. Everything else is skipped, so this is cheap for any body."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -132,13 +132,13 @@ def _body(lead_id: object, token: object, text: str, broken: bool) -> Body | Bad
         lead_id = str(lead_id)  # an id of digits that lost its quotes
     if not isinstance(lead_id, str) or not _LEAD_ID.fullmatch(lead_id):
         return BadBody(
-            "bad_lead_id", "The lead_id is none that was sent: take the column lead_id of this row as it is."
+            "bad_lead_id", "The lead_id is not one that was sent: use the column lead_id of this row unchanged."
         )
     return Body(lead_id, token if isinstance(token, str) else "", text, broken)
 
 
 def _scalar(raw: msgspec.Raw) -> object:
-    """The member's value. A list, an object or a number out of range is `...`, and a missing one None."""
+    """Return the member's value: `...` for a list, an object or a number out of range, None for a missing one."""
     member = bytes(raw)
     if member[:1] in (b"[", b"{"):
         return ...
@@ -149,7 +149,7 @@ def _scalar(raw: msgspec.Raw) -> object:
 
 
 def _claimed(text: str, name: str) -> str | None:
-    """What broken JSON says is the value of this member. None: nothing, or two things."""
+    """Return the value of a member in broken JSON; None if it is missing or occurs twice."""
     quoted = f'"{name}"'
     at = text.find(quoted)
     if at < 0 or text.find(quoted, at + 1) >= 0:
@@ -162,7 +162,15 @@ def _claimed(text: str, name: str) -> str | None:
 def callback_of(
     body: Body, workspace: str, destination: str, at_ms: int, forced_origin: str = ""
 ) -> Callback | BadBody:
-    """The callback of a body whose token was verified. `at_ms`: when it came."""
+    """Return the callback of a body whose token was verified.
+
+    Args:
+        body: The body.
+        workspace: The workspace of the URL that was called.
+        destination: The destination of the URL that was called.
+        at_ms: When it arrived, epoch ms.
+        forced_origin: The input record of a forced lead, from the token.
+    """
     document, repaired = _decoded(body)
     if isinstance(document, BadBody):
         return document
@@ -198,7 +206,7 @@ def callback_of(
 
 
 def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
-    """(the document or why there is none, whether it had to be mended)."""
+    """Return the document or why there is none, and whether it was repaired."""
     try:
         return msgspec.json.decode(body.text, type=dict[str, Any]), False
     except RecursionError:
@@ -209,7 +217,7 @@ def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
         document = msgspec.json.decode(mended or "", type=dict[str, Any])
     except ValueError:
         return _not_json(body.text), False
-    # The token was verified for the lead that the broken text names: the mended one must name the same.
+    # The token was verified for the lead that the broken text names: the repaired one must name the same.
     return (document, True) if str(document.get("lead_id")) == body.lead_id else (_not_json(body.text), False)
 
 
@@ -220,21 +228,21 @@ def _too_deep() -> BadBody:
 def _not_json(text: str) -> BadBody:
     hint = " A template {{...}} was left unfilled: insert columns with / ." if "{{" in text else ""
     words = (
-        "The body is not JSON, and not clear enough to be mended: put every column between double quotes, "
-        "and let Clay escape what is in it."
+        "The body is not JSON, and not clear enough to be repaired: put every column between double quotes, "
+        "and let Clay escape the value."
     )
     return BadBody("not_json", words + hint)
 
 
 def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
-    """The results that say something."""
+    """Return the results that have a value."""
     found: dict[str, Any] = {}
     if sum(len(value) if isinstance(value, dict) else 1 for value in document.values()) > MOST_FIELDS:
         return BadBody("too_many_fields", f"There are more than {MOST_FIELDS} values: send fewer columns.")
     for name, value in document.items():
         if name in _NESTED and isinstance(value, dict):
             found |= value
-        elif name not in RESERVED and not name.startswith("_"):  # such as _clay_meta: not the user's
+        elif name not in RESERVED and not name.startswith("_"):  # Clay's own, such as _clay_meta
             found[name] = value
     fields: dict[str, Scalar] = {}
     for name, value in found.items():
@@ -251,7 +259,7 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
 
 
 def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
-    """What the status says, as far as the results bear it out; without one, what the results say."""
+    """Return the outcome that the status claims if the results support it; without a status, from the results."""
     said = _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower())) if isinstance(status, str) else None
     if said in ("no_data", "enrich_error"):
         return said
@@ -262,7 +270,7 @@ def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outc
 
 
 def _count(value: object) -> int | None:
-    """A number of credits and the like: rounded up, so that a budget never thinks that it has more. Else None."""
+    """Return a cost rounded up, so that the budget is never too optimistic; None if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -273,7 +281,7 @@ def _count(value: object) -> int | None:
 
 
 def _id(callback: Callback) -> str:
-    """The same for the same content, whenever it comes; 128 bits."""
+    """Return 128 bits that are the same for the same content."""
     return urlsafe_b64encode(blake2b(_json.encode(callback), digest_size=16).digest())[:22].decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""What a callback of Clay's means: which lead it is about, what the lead did cost, and what comes out as its result."""
+"""Interprets a callback: which lead it is about, what the lead cost, and the result to publish."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ from stream_app.domain.messages import Callback, Result
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.record import ConsumedRecord, Record
 
-_MOST_RESULT_BYTES: Final = 900_000  # well below what a topic takes: nothing that calls back can stop a partition
+_MOST_RESULT_BYTES: Final = 900_000  # well below the topic's limit, so that no callback can block a partition
 _MOST_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
 _json: Final = msgspec.json.Encoder()
 
 
 def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
-    """The callback in a record, or why it can be about no lead of this partition."""
+    """Return the callback in a record, or why it cannot be about a lead of this partition."""
     try:
         callback = _decoder.decode(consumed.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Reason("unreadable", "no callback as the gateway writes them: see schemas/callback.v1.json")
+        return Reason("unreadable", "not a callback as the gateway writes it: see schemas/callback.v1.json")
     if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
         return Reason("unknown_destination", "its workspace has no such destination in this configuration")
     home = home_partition(callback.workspace, plan.partitions, plan.pins)
     if home != consumed.partition:
         return Reason("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
     if not is_plain_id(callback.lead_id):
-        return Reason("unknown_lead", "no lead that was sent has such an id")
+        return Reason("unknown_lead", "no lead with this id was sent")
     return callback
 
 
 class Booking(msgspec.Struct, frozen=True):
-    """The lane after a callback. `booked`: what the lead has cost now; `spent`: what that is more or less than before.
+    """The lane after a callback. `booked` and `spent` are None if nothing was ever reserved for the lead.
 
-    Both None where nothing was ever reserved for it.
+    Attributes:
+        lane: The lane.
+        booked: The cost of the lead now.
+        spent: The difference to what was booked before.
     """
 
     lane: Lane
@@ -53,7 +56,7 @@ class Booking(msgspec.Struct, frozen=True):
 
 
 def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callback: Callback, now_ms: int) -> Booking:
-    """Settle what the lane holds for the lead, or amend what was booked before anything told what it cost."""
+    """Settle the lane's reservation for the lead, or correct what was booked before its cost was known."""
     held, before = row.reservation, row.booked
     windows = held or before
     cost = _cost(callback, there.estimate)
@@ -69,7 +72,7 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
 
 
 def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:
-    """It hears of the destination again, and goes on if the lead was the probe of a stop that waits for just that."""
+    """Record the callback of the destination. If it answers the probe of a suspension that waits for it, lift that."""
     ear = silence.heard(silence.ear(lane.hearing, there.alias), now_ms)
     lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, there.alias, ear))
     stopped = lane.stop
@@ -80,7 +83,7 @@ def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, poli
 
 
 def _cost(callback: Callback, estimated: Cost) -> Cost:
-    """What the lead did cost: as the table says, else as estimated."""
+    """Return the cost of the lead: as the table reports it, else as estimated."""
     return Cost(_bounded(callback.credits, estimated.credits), _bounded(callback.actions, estimated.actions))
 
 
@@ -94,16 +97,20 @@ def next_version(
     find: Callable[[bytes], Delivery | None],
     alias: Callable[[bytes], bytes | None],
 ) -> int:
-    """Of the next result: one more than the last of this lead, whichever of its deliveries that came from.
+    """Return the version of the next result: one more than the last of this lead over all its deliveries.
 
-    lead  workspace, destination, id. find, alias: give the row of a key, and the key that an alias leads to.
+    Args:
+        lead: Workspace, destination and id.
+        row: The row of the delivery that the result is for.
+        find: Returns the row of a key.
+        alias: Returns the key that an alias row leads to.
     """
     others = (find(other) for other in (delivery_key(*lead), alias(forced_key(*lead))) if other is not None)
     return 1 + max([row.results, *(other.results for other in others if other is not None)])
 
 
 def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Reason:
-    """The result as it is published, or why it cannot be. `row`: of its lead, whose story goes on with it."""
+    """Return the result as a record, or why it cannot be published. `row`: of its lead."""
     result = Result(
         lead_id=callback.lead_id,
         workspace=callback.workspace,
@@ -122,6 +129,6 @@ def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_m
     )
     value = _json.encode(result)
     if len(value) > _MOST_RESULT_BYTES:
-        return Reason("oversize", f"its result has {len(value)} bytes, {_MOST_RESULT_BYTES} are the most")
+        return Reason("oversize", f"its result has {len(value)} bytes, more than {_MOST_RESULT_BYTES}")
     key = f"{callback.workspace}/{callback.destination}/{callback.lead_id}".encode()
     return Record(plan.topics.enriched, key, value)

@@ -1,14 +1,14 @@
-"""Broken JSON from a template that was filled with text as it is: mended where only one reading makes sense.
+"""Repairs JSON that a template broke by inserting unescaped text, if only one reading is possible.
 
-Whoever builds an HTTP column writes `{"title": "{{Title}}", "credits": {{Credits}}}`; a title with quotes or line
-breaks in it, or an empty cell, then breaks the JSON. Mended are, in one flat object:
+A typical HTTP column has the body `{"title": "{{Title}}", "credits": {{Credits}}}`. A title with quotes or line breaks,
+or an empty cell, breaks the JSON. In one flat object these faults are repaired:
 
-- quotes within a text that come in pairs: `"they said "call me" twice"`. An odd one could be where the text ends.
+- pairs of quotes within a text: `"they said "call me" twice"`. A single quote might be the end of the text.
 - line breaks and other control characters within a text.
-- nothing at all as a value, which becomes null: `"credits": ,`
+- a missing value, which becomes null: `"credits": ,`
 - a comma after the last value.
 
-All else stays broken: a wrong guess would become data that somebody trusts.
+Anything else is refused, because a wrong guess would become wrong data.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def mend(text: str) -> str | None:
 
 
 def _value(text: str, at: int) -> tuple[str, int] | None:
-    """The value that begins there as JSON, and where it ends."""
+    """Return the value that begins at this position as JSON, and the position of its end."""
     if text.startswith('"', at):
         end = _end_of_text(text, at + 1)
         return None if end is None else (f'"{_escaped(text[at + 1 : end])}"', end + 1)
@@ -60,7 +60,7 @@ def _value(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _end_of_text(text: str, at: int) -> int | None:
-    """Where the quote is that ends it: the first that the next member, or the object's end, comes after."""
+    """Return the position of the closing quote: the first one before the next member or the end of the object."""
     within = 0
     for found in _QUOTE.finditer(text, at):
         if found[0] != '"':

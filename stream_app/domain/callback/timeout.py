@@ -1,4 +1,4 @@
-"""What a lead means that Clay took and does not call back about: to itself, and to its lane."""
+"""What a missing callback means for its lead and for its lane."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from stream_app.domain.messages import Status
 from stream_app.domain.policy import Destination, Workspace, in_force
 
 WAITING: Final = frozenset[Status]({"accepted"})
-"""The state of a lead whose deadline runs."""
+"""The state of a lead whose callback deadline runs."""
 
 OVERDUE: Final = frozenset[Status]({"callback_overdue", "credits_exhausted_suspected"})
-"""States of a lead whose deadline has passed, and whose grace runs."""
+"""States of a lead whose deadline has passed and whose grace runs."""
 
 
 def due_ms(row: Delivery, there: Destination, lane: Lane) -> int:
-    """When the deadline or grace of a lead in one of these states ends."""
+    """Return when the deadline or grace of a lead in one of these states ends, epoch ms."""
     wait_s = there.callback_deadline_s if row.state in WAITING else there.callback_grace_s
     return row.at_ms + int(wait_s * 1000) + silence.unheard_ms(lane.hearing, row.at_ms)
 
 
 def expects_silence(policy: Workspace, lane: Lane, destination: str, more: int) -> bool:
-    """Whether it may become one with so many leads more of the destination that are overdue."""
+    """Return True if `more` further overdue leads of the destination could suspend it."""
     ear = silence.ear(lane.hearing, destination)
     enough = ear.overdue + more >= in_force(policy, lane.changes).silence.overdue
     return enough and not ear.told_ms and not stop.holds(lane.stop, destination)
 
 
 def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
-    """The lane with one lead more that is overdue, and whether that makes it a silence, which is then to be told."""
+    """Return the lane with one more overdue lead, and True if the destination must now be suspended and reported."""
     ear = silence.overdue(silence.ear(lane.hearing, destination), accepted_ms)
     news = silence.is_news(in_force(policy, lane.changes).silence, ear)
     lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, destination, ear))
@@ -44,7 +44,15 @@ def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -
 
 
 def evidence(policy: Workspace, lane: Lane, there: Destination, callback_url: str, now_ms: int) -> Evidence:
-    """What is known when a silence begins. `callback_url`: '' when it answers, else what came instead."""
+    """Return what is known when a destination stops calling back.
+
+    Args:
+        policy: The configuration of the workspace.
+        lane: Its lane.
+        there: The destination.
+        callback_url: '' if the callback URL answers, else what came instead.
+        now_ms: The time, epoch ms.
+    """
     month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in there.webhook_ids if name in lane.quota.webhooks}
     ear = silence.ear(lane.hearing, there.alias)
@@ -55,7 +63,7 @@ def evidence(policy: Workspace, lane: Lane, there: Destination, callback_url: st
 
 
 def silent(policy: Workspace, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:
-    """The lane stops for this destination, of whose leads nobody calls back about any; if it is the second, for all."""
+    """Return the lane with this destination suspended because no callback comes; if another one is too, all are."""
     policy = in_force(policy, lane.changes)
     fresh = stop.begin(policy.stop, silence.REASON, text, now_ms, destination.alias, destination.setup_id, alone=True)
     ear = silence.told(silence.ear(lane.hearing, destination.alias), now_ms)

@@ -1,12 +1,12 @@
-"""The token of a callback: it proves that whoever calls back about a lead was sent that very lead by us.
+"""The token of a callback. It proves that the caller received the lead from us.
 
-Clay does not sign what it sends, it only echoes. So each lead carries a token, bound to its workspace, its destination
-and its id, that its row's HTTP column sends back. Its text:
+Clay does not sign its requests, it only echoes values. So each lead carries a token that its row's HTTP column sends
+back. The token is bound to the workspace, the destination and the lead id. Its text:
 
     <key id>.<mac>                       base64url, HMAC-SHA256
     <key id>.<mac>.<origin, base64url>   of a forced lead: a delivery of its own for each record (lead/resolve.py)
 
-It holds no time: a callback may come days late, and no clock has to agree with another.
+It holds no time: a callback may come days late, and clocks need not agree.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from typing import Final, Literal
 import msgspec
 
 TokenProblem = Literal["malformed", "unknown_key", "mismatch"]
-"""Why a token is not good: it is none, its key is none of ours (any more), or it is not for this lead."""
+"""Why a token is invalid: malformed, signed by an unknown or retired key, or made for another lead."""
 
 _MAX_TOKEN_CHARACTERS: Final = 1_024
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A good token. `key_id`: of the key that signed it. `forced_origin`: of a forced lead, else ""."""
+    """A valid token. `key_id`: of the key that signed it. `forced_origin`: of a forced lead, else ""."""
 
     key_id: str
     forced_origin: str
 
 
 class Keys:
-    """The secrets that sign, in order: the first one signs, all of them verify, so that they can be rotated.
+    """The signing secrets, in order. The first one signs and all of them verify, so that they can be rotated.
 
-    A key's id is a fingerprint of its secret, so it moves with it in whatever variable it stands.
+    A key's id is a fingerprint of its secret, so it does not depend on the variable that holds the secret.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
-            raise ValueError("no key signs: a list of keys has at least one")
+            raise ValueError("the list of signing keys is empty: give at least one")
         self._keys = {_fingerprint(secret): secret.encode() for secret in secrets}
 
     @property
@@ -50,7 +50,7 @@ class Keys:
         return next(iter(self._keys))
 
     def get(self, key_id: str) -> bytes | None:
-        """The secret with that id."""
+        """Return the secret with that id."""
         return self._keys.get(key_id)
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class Keys:
 
 
 def sign(keys: Keys, workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> str:
-    """The token that a lead is sent with. `forced_origin`: the origin of a forced lead's record."""
+    """Return the token of a lead. `forced_origin`: the origin of a forced lead's record."""
     return _token(keys.first, keys.get(keys.first) or b"", (workspace, destination, lead_id, forced_origin))
 
 
@@ -69,13 +69,13 @@ class _Parts(msgspec.Struct, frozen=True):
 
 
 def problem_of(keys: Keys, token: str) -> TokenProblem | None:
-    """Why it is the token of no lead at all, as far as that shows before the lead is known."""
+    """Return why a token cannot be valid for any lead, as far as this shows before the lead is known."""
     parts = _parts(keys, token)
     return parts if isinstance(parts, str) else None
 
 
 def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: str) -> Verified | TokenProblem:
-    """Whether it is the token of that lead. The comparison takes the same time whatever is wrong with the MAC."""
+    """Verify that the token belongs to this lead, in constant time."""
     parts = _parts(keys, token)
     if isinstance(parts, str):
         return parts
@@ -95,7 +95,7 @@ def _parts(keys: Keys, token: str) -> _Parts | TokenProblem:
 
 
 def _token(key_id: str, secret: bytes, said: tuple[str, str, str, str]) -> str:
-    # Each part with its length in front: no two leads share one text to sign.
+    # Each part is preceded by its length, so that no two leads share one text to sign.
     text = b"".join(b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *said)))
     parts = [key_id, _base64(hmac.digest(secret, text, sha256))]
     return ".".join([*parts, _base64(_bytes(said[-1]))] if said[-1] else parts)
@@ -117,5 +117,5 @@ def _decoded(text: str) -> str | None:
 
 
 def _bytes(text: str) -> bytes:
-    """JSON can hold half a character; it must not be an error here."""
+    """Encode text that may hold half a surrogate pair, which JSON allows."""
     return text.encode("utf-8", "surrogatepass")

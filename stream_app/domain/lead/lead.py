@@ -1,7 +1,7 @@
-"""A lead from the bytes of a record: read it, clean it, say who it is, where it lives, what Clay is sent.
+"""Reads a lead from the bytes of a record, cleans and identifies it, and builds the row for Clay.
 
-Nothing here raises on bad input: whatever the bytes are, the answer is a `Lead` or an `Unreadable`.
-Rules of cleaning and identity: clay-facts, "Lead data".
+Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`. The rules of cleaning and identity are in
+docs/reference/clay.md ("Lead data") and docs/identity.md.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.murmur2 import murmur2
 
 MAX_LEAD_BYTES: Final = 102_400
-"""What one payload to Clay may hold (clay-facts, inbound)."""
+"""The largest payload that Clay accepts (docs/reference/clay.md, "Inbound")."""
 
 MAX_CELL_BYTES: Final = 8_192
-"""What an ordinary cell of a Clay table may hold, as UTF-8 (clay-facts, inbound)."""
+"""The largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")."""
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Why a record is no lead. `text` is for people and never repeats anything of the input.
+    """Why a record is not a lead. `text` is for people and never repeats the input.
 
-    workspace  whose it would be, where the record says so itself; else its key may.
-    lead_id    by which its sender may look for it, where that can be read.
+    Attributes:
+        reason: A stable code.
+        text: The reason in words.
+        workspace: The workspace, if the record names one. Otherwise the record's key may.
+        lead_id: The id under which the sender may look for the lead, if it can be read.
     """
 
     reason: str
@@ -41,11 +44,14 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a lead is: its id, and a hash of the person (None where only an id is known). No personal data.
+    """The id of a lead and hashes of its person. It holds no personal data.
 
-    people      `hashes` of the person.
-    former      the same under each former pepper, for look-ups.
-    former_ids  ids that the lead may have had under former peppers.
+    Attributes:
+        lead_id: The id.
+        person: The strongest hash of the person; None if only an id is known.
+        people: `hashes` of the person.
+        former: The same hashes under each former pepper, for look-ups.
+        former_ids: Ids that the lead may have had under former peppers.
     """
 
     lead_id: str
@@ -59,10 +65,14 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
-    """Read a record's value. The lead that comes back has cleaned fields, a workspace and an identity.
+    """Read a record's value. The resulting lead has cleaned fields, a workspace and an identity.
 
-    Unknown top-level names are ignored, the last of duplicate keys wins, `not_after_ms` may be a string of
-    digits.
+    Unknown top-level names are ignored. The last of duplicate keys wins. `not_after_ms` may be a string of digits.
+
+    Args:
+        value: The record's value.
+        key: The record's key: the workspace of a lead that names none.
+        max_bytes: The largest value that is accepted.
     """
     document = _document(value, max_bytes)
     if isinstance(document, Unreadable):
@@ -70,7 +80,7 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     try:
         lead = msgspec.convert(document, Lead, strict=False)
     except msgspec.ValidationError as exc:
-        # msgspec names the place and the types, never the value; a field's own name shows as [...].
+        # msgspec's text names the place and the types, never the value; a field's name shows as [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {exc}")
     workspace, told_id = lead.workspace or _text(key), plain_id(lead.lead_id.strip()) if lead.lead_id else ""
     if not workspace:
@@ -92,7 +102,7 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
 
 
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
-    """The JSON object in the bytes, or why there is none."""
+    """Return the JSON object in the bytes, or why there is none."""
     if value is None:
         return Unreadable("tombstone", "The record has no value (a tombstone)")
     if not value:
@@ -114,12 +124,12 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
 
 
 def _text(raw: bytes | None) -> str:
-    """A key as text; what is not UTF-8 turns into characters that no workspace may have."""
+    """Return a key as text. Bytes that are not UTF-8 become characters that no workspace name may have."""
     return (raw or b"").decode("utf-8", "replace")
 
 
 def _fits(value: Scalar) -> bool:
-    """Whether other JSON readers can hold it: Python's whole numbers have any size, theirs 64 bits."""
+    """Return True if other JSON readers can hold the number: they have 64 bits, Python has no limit."""
     return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
@@ -129,10 +139,10 @@ _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The fields as they go to Clay, which matches exactly. Doing it twice changes nothing.
+    """Return the fields as they are sent to Clay, which compares exactly. A second call changes nothing.
 
-    A known field that has no usable value (blank, not an e-mail, a free-mail domain) is left out; unknown
-    fields stay untouched.
+    A known field without a usable value (blank, not an e-mail, a free-mail domain) is left out. Unknown fields stay
+    unchanged.
     """
     cleaned: dict[str, Scalar] = {}
     for name, value in fields.items():
@@ -146,11 +156,11 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return cleaned
 
 
-_remembered: Final = lru_cache(64)  # a lead's values are cleaned as they are read, and again to say who it is
+_remembered: Final = lru_cache(64)  # a lead's values are cleaned twice: when it is read and when it is identified
 
 
 def tidy(text: str) -> str:
-    """NFC, without invisible characters, runs of white space as one space: names, titles, phones."""
+    """Return names, titles and phones in NFC, without invisible characters, with single spaces."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
     return " ".join(text.split())
@@ -162,7 +172,7 @@ def _lower(text: str) -> str:
 
 @_remembered
 def clean_email(text: str) -> str:
-    """A mail address in lower case, or "": no `mailto:`, its domain as punycode."""
+    """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
     address = _lower(text)
     while address.startswith("mailto:"):
         address = address.removeprefix("mailto:").partition("?")[0].strip()
@@ -173,7 +183,10 @@ def clean_email(text: str) -> str:
 
 @_remembered
 def clean_domain(text: str) -> str:
-    """A company's domain as punycode, or "": no scheme, user, path, port, `www.`, and no free-mail."""
+    """Return a company's domain as punycode; "" if it is none or a free-mail domain.
+
+    Scheme, user, path, port and `www.` are removed.
+    """
     rest = _lower(text)
     rest = rest.rpartition("://")[2] if "://" in rest else rest
     rest = re.split(r"[/?#\\]", rest, maxsplit=1)[0].rpartition("@")[2]
@@ -185,7 +198,7 @@ def clean_domain(text: str) -> str:
 
 @_remembered
 def clean_linkedin(text: str) -> str:
-    """`https://www.linkedin.com/in/<slug>`, or "" when it is not a person's page on LinkedIn."""
+    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on LinkedIn."""
     found = _LINKEDIN.match(tidy(text))
     if not found:
         return ""
@@ -196,10 +209,10 @@ def clean_linkedin(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    """A host name with at least one dot, its labels as ASCII, or ""."""
+    """Return a host name with at least one dot and ASCII labels; "" if it is none."""
     host = text.strip().rstrip(".")
     if not host.isascii():
-        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, somebody else's domain.
+        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, a different domain.
         labels = unicodedata.normalize("NFKC", host).lower().replace("。", ".").split(".")
         host = ".".join(_ascii_label(label) for label in labels)
     return host if len(host) <= 253 and _HOST.fullmatch(host) else ""
@@ -215,7 +228,7 @@ def _ascii_label(label: str) -> str:
 
 _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
 _LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")
-"""No `=` at its start and no `|`: such an address is a spreadsheet's formula (`=cmd|calc@example.com`)."""
+"""No leading `=` and no `|`: such an address is a spreadsheet formula (`=cmd|calc@example.com`)."""
 _HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
 _LINKEDIN: Final = re.compile(r"(?:[a-z]+://)?(?:[a-z0-9-]+\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
 _NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
@@ -231,9 +244,10 @@ _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
 
 
 def identify(lead: Lead) -> Identity | None:
-    """Who the lead is, whether its fields were cleaned before or not; None: nobody that can be told apart.
+    """Return the identity of a lead with raw or cleaned fields; None if nothing identifies it.
 
-    The person is the first of linkedin_url, email, domain + first + last. The id is `plain_id`, or made of the person.
+    The person is the first of linkedin_url, email, domain + first + last. The id is `plain_id` of the given id, or
+    derived from the person.
     """
     parts = _parts(lead.fields)
     people = tuple(digest(*each) if each else "" for each in parts)
@@ -249,7 +263,7 @@ def identify(lead: Lead) -> Identity | None:
 
 
 def _says_who(lead: Lead) -> bool:
-    """Whether `identify` will know, for a lead whose fields were cleaned: it costs a tenth of that."""
+    """Return True if `identify` would find an identity in cleaned fields, at a tenth of the cost."""
     fields = lead.fields
     if fields.get("linkedin_url") or fields.get("email"):
         return True
@@ -263,16 +277,16 @@ def _says_something(fields: Mapping[str, Scalar]) -> bool:
 
 
 def plain_id(lead_id: str) -> str:
-    """The id as rows, keys and events have it. Applying it twice changes nothing.
+    """Return the id for rows, keys and events. A second call changes nothing.
 
-    It is the id's hash where the id could hold personal data (an address, a URL) or is no good as a key, or where every
-    id is to be hashed.
+    It is a hash if the id may hold personal data (an address, a URL), is not valid as a key, or if every id is to be
+    hashed.
     """
     return f"h-{digest('id', lead_id)}" if _is_hashed(lead_id) else lead_id
 
 
 def former_ids_of(lead_id: str) -> tuple[str, ...]:
-    """What `plain_id` may have been under a former pepper, or before ids were hashed."""
+    """Return what `plain_id` gave under former peppers, and the id itself from before ids were hashed."""
     if not _is_hashed(lead_id):
         return ()
     before = (lead_id,) if _PLAIN_ID.fullmatch(lead_id) else ()
@@ -280,7 +294,7 @@ def former_ids_of(lead_id: str) -> tuple[str, ...]:
 
 
 def row_id(lead_id: str) -> str:
-    """The id of a command as rows have it: it may be one already, even of a time when ids were not hashed."""
+    """Return the id of a command as rows have it. The command may already hold such an id."""
     return lead_id if is_plain_id(lead_id) else plain_id(lead_id)
 
 
@@ -291,20 +305,20 @@ def _is_hashed(lead_id: str) -> bool:
 
 
 def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """All hashes by which the person of these fields may be known; the first is the one that `identify` takes."""
+    """Return all hashes that identify the person of these fields. The first one is the one of `identify`."""
     return tuple(filter(None, hashes(fields)))
 
 
 def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """The same three by kind: of the LinkedIn URL, the e-mail, and the name with the domain; '' for what is not there.
+    """Return the same hashes by kind: LinkedIn URL, e-mail, name with domain; '' for one that is missing.
 
-    Only the first two tell a person from everybody else: two of one name may work at one company.
+    Only the first two are unique to a person: two people of one name may work at one company.
     """
     return tuple(digest(*each) if each else "" for each in _parts(fields))
 
 
 def former_hashes(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
-    """`hashes` as each former pepper made them."""
+    """Return `hashes` under each former pepper."""
     return _former(_parts(fields))
 
 
@@ -314,7 +328,7 @@ def _cleaned(fields: Mapping[str, Scalar], name: str) -> str:
 
 
 def _parts(fields: Mapping[str, Scalar]) -> tuple[tuple[str, ...], ...]:
-    """What is hashed, by kind, the surest first; () for what is not there."""
+    """Return the texts to hash by kind, the strongest first; () for one that is missing."""
     linkedin, email = _cleaned(fields, "linkedin_url"), _cleaned(fields, "email")
     return ("linkedin", linkedin) if linkedin else (), ("email", email) if email else (), _name(fields)
 
@@ -335,7 +349,7 @@ def _former(parts: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
 
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:
-    """The domain of the person's company: as given, else that of the e-mail where it is no free-mail; "" if unknown."""
+    """Return the domain of the person's company: the given one, else the e-mail's unless it is free mail; else ""."""
     given, email = fields.get("domain"), fields.get("email")
     domain = clean_domain(given) if isinstance(given, str) else ""
     if not domain and isinstance(email, str):
@@ -344,7 +358,7 @@ def company_domain(fields: Mapping[str, Scalar]) -> str:
 
 
 def company(fields: Mapping[str, Scalar]) -> str:
-    """The hash by which the company of these fields is known; "" if unknown."""
+    """Return the hash of the company of these fields; "" if unknown."""
     domain = company_domain(fields)
     return digest("company", domain) if domain else ""
 
@@ -354,7 +368,7 @@ _MADE_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}|record:.*")
 
 
 def is_plain_id(text: str) -> bool:
-    """Whether `identify` may have made this id: it is fit for keys, and no address or URL."""
+    """Return True if `identify` may have made this id: it is valid as a key and is no address or URL."""
     return _PLAIN_ID.fullmatch(text) is not None
 
 
@@ -362,7 +376,7 @@ def is_plain_id(text: str) -> bool:
 
 
 def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
-    """The partition a workspace lives in: its pin, else where Kafka's default partitioner puts its key."""
+    """Return the partition of a workspace: its pin, else the one of Kafka's default partitioner."""
     pin = pins.get(workspace)
     return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
 
@@ -373,10 +387,12 @@ def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> 
 def clay_row(
     fields: Mapping[str, Scalar], columns: Mapping[str, str], echo: Mapping[str, str]
 ) -> dict[str, Scalar] | Unreadable:
-    """The flat object that Clay is sent: cleaned fields under column names, and what its callback must echo.
+    """Return the flat object to send to Clay: cleaned fields under column names, and what its callback must echo.
 
-    columns  lead field -> Clay column; other fields are left out. Empty: every field under its own name.
-    echo     column -> value (`lead_id`, `delivery_id` ...); wins over a field of the same name.
+    Args:
+        fields: The lead's fields.
+        columns: Lead field -> Clay column; other fields are left out. Empty: every field goes under its own name.
+        echo: Column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same name.
     """
     row: dict[str, Scalar] = {}
     for name, value in fields.items():

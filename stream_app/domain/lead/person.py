@@ -1,12 +1,13 @@
-"""Which leads are of one person: every e-mail address and every LinkedIn URL of a person leads to all of them.
+"""Links the leads of one person: each e-mail address and LinkedIn URL leads to all leads of the person.
 
-Each identifier (a hash) has an alias row for each destination. Its value names the rows of the person's leads that
-count, and the person's other identifiers. So any identifier finds the whole person in one look-up:
+Each identifier (a hash) has an alias row per destination. Its value names the rows of the person's leads that count,
+and the person's other identifiers. So one look-up of any identifier finds the whole person:
 
     p/acme/people/<hash of an e-mail>  ->  d/acme/people/<lead id> <hash of a LinkedIn URL>
 
-A lead with identifiers that were not known together makes them one person, whether it is sent or ends as a duplicate.
-A name with a company's domain identifies a lead that has nothing better; it is never one identifier of several.
+A lead with identifiers that were not linked before links them, whether it is sent or is a duplicate. A name with a
+company's domain identifies only a lead that has neither an e-mail nor a LinkedIn URL. It is never linked to another
+identifier.
 """
 
 from __future__ import annotations
@@ -17,32 +18,33 @@ from typing import Final
 import msgspec
 
 MOST_IDENTIFIERS: Final = 16
-"""What a shared address collects is no person: beyond that many, identifiers that come together are not linked."""
+"""More identifiers than this belong to a shared address and not to a person: they are not linked."""
 
 Alias = Callable[[bytes], bytes | None]
-"""The value of an alias row, by its key."""
+"""Returns the value of an alias row by its key."""
 
 
 def strong(hashes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `core.lead.hashes` that tell a person from everybody else: of the LinkedIn URL and of the e-mail."""
+    """Return those of `hashes` that are unique to a person: of the LinkedIn URL and of the e-mail."""
     return tuple(filter(None, hashes[:2]))
 
 
 def identifiers(hashes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `core.lead.hashes` by which leads are of one person: the name only where there is nothing better."""
+    """Return those of `hashes` that link leads: the name only if there is no stronger one."""
     return strong(hashes) or tuple(filter(None, hashes[2:]))
 
 
 def person_key(workspace: str, destination: str, identifier: str) -> bytes:
-    """Key of the alias row of an identifier (a hash)."""
+    """Return the key of the alias row of an identifier (a hash)."""
     return f"p/{workspace}/{destination}/{identifier}".encode()
 
 
 class Person(msgspec.Struct, frozen=True, gc=False):
     """What is known of a lead's person.
 
-    aliases  keys of the alias rows of all identifiers, those of the lead itself first.
-    rows     keys of the rows of leads.
+    Attributes:
+        aliases: Keys of the alias rows of all identifiers, those of the lead itself first.
+        rows: Keys of the rows of the person's leads.
     """
 
     aliases: tuple[bytes, ...] = ()
@@ -50,7 +52,10 @@ class Person(msgspec.Struct, frozen=True, gc=False):
 
 
 def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
-    """The person of a lead with these alias keys; of more identifiers than are linked, not all are looked up."""
+    """Return the person of a lead with these alias keys.
+
+    If there are more identifiers than `MOST_IDENTIFIERS`, not all are looked up.
+    """
     aliases, rows = list(own), dict[bytes, None]()
     for key in aliases:  # grows meanwhile
         if (value := alias(key)) is None:
@@ -65,13 +70,13 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
 
 
 def claimed(person: Person, own: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes | None]]:
-    """Alias rows to write with the first step of a lead that counts from now on: all identifiers lead to its row."""
+    """Return the alias rows to write with the first step of a new lead: all identifiers lead to its row."""
     aliases = person.aliases if len(person.aliases) <= MOST_IDENTIFIERS else own
     return _written(aliases, (row,))
 
 
 def linked(person: Person, alias: Alias) -> list[tuple[bytes, bytes | None]]:
-    """Alias rows to write for a duplicate that brings identifiers together; none where it brings nothing new."""
+    """Return the alias rows to write for a duplicate that links identifiers; [] if they are linked already."""
     if not person.rows or len(person.aliases) > MOST_IDENTIFIERS:
         return []
     written = _written(person.aliases, person.rows)
@@ -79,22 +84,22 @@ def linked(person: Person, alias: Alias) -> list[tuple[bytes, bytes | None]]:
 
 
 def rows_of(value: bytes) -> list[bytes]:
-    """The keys of rows in the value of an alias row."""
+    """Return the row keys in the value of an alias row."""
     return [word for word in value.split() if word.startswith(b"d/")]
 
 
 def identifiers_of(key: bytes, value: bytes) -> list[str]:
-    """All identifiers that an alias row names: its own and the others."""
+    """Return all identifiers that an alias row names: its own and the others."""
     return [hash_of(key), *(word.decode("utf-8", "replace") for word in value.split() if not word.startswith(b"d/"))]
 
 
 def hash_of(key: bytes) -> str:
-    """The identifier of an alias key."""
+    """Return the identifier of an alias key."""
     return key.rpartition(b"/")[2].decode("utf-8", "replace")
 
 
 def _written(aliases: tuple[bytes, ...], rows: tuple[bytes, ...]) -> list[tuple[bytes, bytes | None]]:
-    """In one order, whichever of the leads comes first, so that equal values are equal bytes."""
+    """Return the rows in a fixed order, independent of the order of leads, so that equal values are equal bytes."""
     hashes = sorted(key.rpartition(b"/")[2] for key in aliases)
     begin = b" ".join(sorted(rows))
     return [(key, b" ".join((begin, *(each for each in hashes if not key.endswith(each))))) for key in aliases]

@@ -1,8 +1,8 @@
-"""Hashes that stand for people and lead ids in rows, keys, events and logs: keyed by a pepper, if there is one.
+"""Hashes that stand for people and lead ids in rows, keys, events and logs, keyed by a pepper.
 
-Without a pepper anybody with a list of addresses can find out whose hash it is. Each process sets its peppers once,
-when it loads its settings (`use`); everything that hashes asks this module. While a pepper is rotated, and when the
-first one is introduced, hashes of before are still looked up, and never made for new rows.
+Without a pepper, anyone with a list of addresses can find out which hash belongs to which address. Each process sets
+its peppers once, when it loads its settings (`use`). During a rotation, and after the first pepper is introduced,
+former hashes are still looked up but never written to new rows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _REMEMBERED: Final = 64
 class Pseudonyms(msgspec.Struct, frozen=True):
     """How hashes are made.
 
-    keys           of the first pepper, which hashes, then of those that are only looked up; b"" is no pepper.
-    hash_lead_ids  whether every lead id is replaced by its hash.
+    Attributes:
+        keys: The key of the first pepper, which hashes, then keys for look-ups only; b"" means no pepper.
+        hash_lead_ids: True if every lead id is replaced by its hash.
     """
 
     keys: tuple[bytes, ...] = (b"",)
@@ -30,43 +31,43 @@ class Pseudonyms(msgspec.Struct, frozen=True):
 
 
 def pseudonyms_of(peppers: Iterable[str], hash_lead_ids: bool) -> Pseudonyms:
-    """Peppers as keys. Hashes that were made without a pepper are looked up, too."""
+    """Return the keys of the peppers. The last key finds hashes that were made without a pepper."""
     keys = [blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest() for pepper in peppers]
     return Pseudonyms((*keys, b""), hash_lead_ids)
 
 
 class _Process:
-    """What this process uses."""
+    """The setting of this process."""
 
     current = Pseudonyms()
 
 
 def use(pseudonyms: Pseudonyms) -> None:
-    """Hash so from now on, in this process."""
+    """Set how this process hashes from now on."""
     _Process.current = pseudonyms
     digest.cache_clear()
     former_digests.cache_clear()
 
 
 def current() -> Pseudonyms:
-    """What this process uses."""
+    """Return the setting of this process."""
     return _Process.current
 
 
 @lru_cache(_REMEMBERED)
 def digest(*parts: str) -> str:
-    """22 characters fit for a key: 128 bits of the parts, keyed by the first pepper."""
+    """Return 22 characters that are valid in a key: 128 bits of the parts, keyed by the first pepper."""
     return _digest(_Process.current.keys[0], parts)
 
 
 @lru_cache(_REMEMBERED)
 def former_digests(*parts: str) -> tuple[str, ...]:
-    """What `digest` may have been before: one hash for each further key."""
+    """Return what `digest` gave under each further key."""
     return tuple(_digest(key, parts) for key in _Process.current.keys[1:])
 
 
 def plain_digest(*parts: str) -> str:
-    """The same without a pepper, for parts that are hashes already, or show elsewhere anyway."""
+    """Return the digest without a pepper, for parts that are hashes already or are visible elsewhere."""
     return _digest(b"", parts)
 
 

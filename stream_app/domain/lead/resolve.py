@@ -1,4 +1,4 @@
-"""The station *identify*: whose lead it is, where it goes, by which row it is known, and what Clay is sent."""
+"""Resolves a lead: its workspace, its destination, its row key, its identity and the request for Clay."""
 
 from __future__ import annotations
 
@@ -29,10 +29,15 @@ _json: Final = msgspec.json.Encoder()
 
 
 class LeadRef(msgspec.Struct, frozen=True):
-    """Whom a story is about.
+    """The lead that a record is about.
 
-    taken   the record that brings it on, with its `envelope`.
-    key     of its row; `aliases` of the alias rows of its own identifiers.
+    Attributes:
+        consumed: The record.
+        envelope: Its headers.
+        lead_id: The id of the lead.
+        destination: Its destination.
+        key: The key of its row.
+        aliases: Keys of the alias rows of its own identifiers.
     """
 
     consumed: ConsumedRecord
@@ -44,12 +49,18 @@ class LeadRef(msgspec.Struct, frozen=True):
 
 
 class ResolvedLead(LeadRef, frozen=True, kw_only=True):
-    """A lead with all that was found out about it before any decision. `body`: what Clay is sent.
+    """A lead with all that was resolved about it before any decision.
 
-    bulk     whether it came in as bulk, by whatever topic it comes now.
-    identity, company  hashes of who it is and of his company, by which results are remembered; '' where none comes.
-    people  core.lead.hashes of who it is; `also` hashes of what else the person is known by here.
-    former  core.lead.former_hashes of who it is; `former_ids`: ids that it may have had under former peppers.
+    Attributes:
+        lead: The lead.
+        body: The request for Clay.
+        bulk: True if it was published as bulk, whatever topic the record comes from now.
+        identity: Hash of the person, under which results are cached; '' if no result comes.
+        company: Hash of the company; '' if no result comes.
+        people: `domain.lead.lead.hashes` of the person.
+        also: Other hashes of the same person, known from its alias rows.
+        former: `domain.lead.lead.former_hashes` of the person.
+        former_ids: Ids that the lead may have had under former peppers.
     """
 
     lead: Lead
@@ -63,13 +74,13 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
     former_ids: tuple[str, ...] = ()
 
     def of(self, person: Person) -> ResolvedLead:
-        """The same lead with what is known of its person."""
+        """Return the lead with what is known of its person."""
         if len(person.aliases) == len(self.aliases):
             return self
         return msgspec.structs.replace(self, also=tuple(map(hash_of, person.aliases[len(self.aliases) :])))
 
     def begin(self, now_ms: int) -> Delivery:
-        """A row for its story."""
+        """Return the first row of its story."""
         return begin(self.envelope, now_ms, self.identity, self.company, self.people)
 
 
@@ -77,27 +88,35 @@ _THEN: Final = "add it, then: stream-app replay select --disposition policy --re
 
 
 Find = Callable[[bytes], Delivery | None]
-"""The row of a lead, by its key."""
+"""Returns the row of a lead by its key."""
 
 
 def case_of(
     plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead, find: Find, linked: Alias
 ) -> ResolvedLead | Unreadable:
-    """The lead with its destination and its identity, or why this configuration knows none for it.
+    """Return the lead with its destination and identity, or why this configuration has none for it.
 
-    A lead that has a row under a former pepper keeps its id, and its person is found by the former identifiers, too.
+    A lead with a row under a former pepper keeps its id, and its person is also found by the former identifiers.
+
+    Args:
+        plan: The configuration.
+        consumed: The record.
+        envelope: Its headers.
+        lead: The lead in its value.
+        find: Returns the row of a lead.
+        linked: Returns the value of an alias row.
     """
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         return Unreadable("unknown_workspace", f"its workspace is not configured: {_THEN} unknown_workspace")
-    # One that comes back stays where it was going, whatever the default has become.
+    # A returning lead keeps its destination even if the default has changed.
     alias = lead.destination or envelope.destination or workspace.default_destination
     destination = plan.destination(workspace.name, alias)
     if destination is None:
         return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
     who = identify(lead)
     if who is None:
-        return Unreadable("no_identity", "nothing says who this is: give lead_id, email, linkedin_url or a name")
+        return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.letter or envelope.origin) if lead.force else ""
     place = workspace.name, destination.alias
     known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
@@ -110,7 +129,7 @@ def case_of(
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
     identity, firm = _known_by(destination, lead, who.person, lead_id)
     former = (person_key(*place, each) for under in who.former for each in identifiers(under))
-    # A forced lead is a delivery of its own, once for each record: no row of this lead may answer for it.
+    # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.
     return ResolvedLead(
         consumed=consumed,
         envelope=envelope,
@@ -135,7 +154,14 @@ def case_of(
 def body_of(
     lead: Lead, columns: Mapping[str, str], echo: Mapping[str, str], most_bytes: int = MAX_PAYLOAD_BYTES
 ) -> bytes | Unreadable:
-    """What Clay is sent, or why it would not take it. `columns`, `echo`: see `lead.clay_row`."""
+    """Return the request for Clay, or why Clay would not accept it.
+
+    Args:
+        lead: The lead.
+        columns: See `lead.clay_row`.
+        echo: See `lead.clay_row`.
+        most_bytes: The largest request.
+    """
     row = clay_row(lead.fields, columns, echo)
     if isinstance(row, Unreadable):
         return row
@@ -148,10 +174,10 @@ def body_of(
 def whose(
     plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, find: Find
 ) -> LeadRef | None:
-    """The story to which a record belongs that cannot be sent; None where it begins none and is to be rejected.
+    """Return the lead whose story a record continues that cannot be sent; None if it begins none and is to be rejected.
 
-    By its headers, else by what can be read of it: a story has begun if there is a row of it, or if its record comes
-    back. The configuration may have forgotten its destination. `find` gives the row of a lead by its key.
+    The lead is found by the headers, else by what can be read of the value. A story has begun if it has a row or if its
+    record comes back. The destination may have left the configuration. `find` returns the row of a lead.
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
     former_ids: tuple[str, ...] = ()
@@ -184,7 +210,7 @@ def _known_by(destination: Destination, lead: Lead, person: str | None, lead_id:
 
 
 def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:
-    """Where its callback goes, and what proves that it is about this very lead: Clay sends both back as they are."""
+    """Return the callback URL and the token that proves which lead a callback is about. Clay echoes both."""
     if not (destination.callbacks and destination.callback_url):
         return {}
     if plan.callback_keys is None:
@@ -194,5 +220,5 @@ def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin:
 
 
 def trace_of(origin: str) -> str:
-    """A W3C trace id for a record that brought none: the same for every copy of it."""
+    """Return a W3C trace id for a record without one. It is the same for every copy of the record."""
     return blake2b(origin.encode(), digest_size=16).hexdigest()

@@ -1,7 +1,8 @@
-"""Who is not to be sent: people on the suppression list, and what an operator cancelled before it was sent.
+"""Leads that must not be sent: people on the suppression list, and leads that an operator cancelled or erased.
 
-The list holds hashes of people, never a person. It is whole in every partition, since anybody may publish any person.
-A cancellation or an erasure is about what was published until then: the same lead may be published again afterwards.
+The list holds hashes of people. Every partition has the whole list, because any partition may receive any person. A
+cancellation or erasure applies to records that were published before it. The same lead may be published again
+afterwards.
 """
 
 from __future__ import annotations
@@ -22,15 +23,20 @@ from stream_app.domain.lead.resolve import LeadRef, ResolvedLead
 
 _TEXT: Final = {
     "suppressed": "this person is on the suppression list",
-    "cancelled": "an operator cancelled it before it was sent",
-    "erased": "it was erased",
+    "cancelled": "an operator cancelled this lead before it was sent",
+    "erased": "this lead was erased",
 }
 
 
 class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A row (value). `at_ms`: since when a person is suppressed; until when a cancelled or erased lead was published.
+    """The value of a row.
 
-    command, who   the command that asked for it; its answer on `leads.audit` has the rest.
+    Attributes:
+        reason: Why the lead must not be sent.
+        at_ms: For a person: since when. For a cancelled or erased lead: records published until then are affected.
+            Epoch ms.
+        command: The id of the command. Its answer on `leads.audit` has the details.
+        who: The operator.
     """
 
     reason: Literal["suppressed", "cancelled", "erased"]
@@ -43,19 +49,17 @@ _row: Final = msgspec.json.Decoder(Suppression)
 
 
 def person_row(person: str) -> bytes:
-    """Row key of a suppressed person (a hash of `core.lead.people`)."""
+    """Return the row key of a suppressed person (a hash of `domain.lead.lead.people`)."""
     return f"s/{person}".encode()
 
 
 def suppressed_person(row_key: bytes) -> str | None:
-    """The person of such a key; None for keys of other rows."""
+    """Return the person of such a key; None for the key of another kind of row."""
     return row_key[2:].decode() if row_key.startswith(b"s/") else None
 
 
 class SuppressionList:
-    """Everybody who is on the list in any partition, and every lead that was erased, as the rows say it: for those who
-    only read along.
-    """
+    """The suppression list and all erased leads of all partitions, for programs that only read the state topic."""
 
     def __init__(self) -> None:
         self._partitions: dict[str, int] = {}  # a bit each
@@ -65,7 +69,13 @@ class SuppressionList:
         return bool(self._partitions or self._erased)
 
     def hear(self, row_key: bytes, value: bytes | None, partition: int) -> None:
-        """A record of the state topic, whatever row it is of."""
+        """Apply a record of the state topic.
+
+        Args:
+            row_key: The record's key, of any kind of row.
+            value: The record's value; None deletes the row.
+            partition: The record's partition.
+        """
         if row_key.startswith(b"e/"):
             if value is None:
                 self._erased.pop(row_key, None)
@@ -83,9 +93,13 @@ class SuppressionList:
             self._partitions.pop(person, None)
 
     def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
-        """Whether a letter, however broken its value, is somebody's who is on the list, or of a lead that was erased.
+        """Return True if a dead letter is of a suppressed person or an erased lead, even if its value is broken.
 
-        at_ms  when it was appended, which counts where it does not say since when its lead is there.
+        Args:
+            headers: The headers of the dead letter.
+            key: Its key.
+            value: Its value.
+            at_ms: When it was appended. Used if it does not say when its lead was published. Epoch ms.
         """
         if self._partitions and any(person in self._partitions for person in people_in(value)):
             return True
@@ -97,22 +111,22 @@ class SuppressionList:
 
 
 def lead_row(workspace: str, lead_id: str) -> bytes:
-    """Row key of a cancelled lead, whatever its destination."""
+    """Return the row key of a cancelled lead. It covers all destinations."""
     return f"x/lead/{workspace}/{row_id(lead_id)}".encode()
 
 
 def erased_row(workspace: str, lead_id: str) -> bytes:
-    """Row key of an erased lead, whatever its destination; it stays."""
+    """Return the row key of an erased lead. It covers all destinations and is never deleted."""
     return f"e/{workspace}/{row_id(lead_id)}".encode()
 
 
 def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
-    """Whether a story that began then is of a lead that was erased: nothing known of it must come back."""
+    """Return True if a story that began then is of an erased lead. Its data must not be written again."""
     return found is not None and first_at_ms <= found.at_ms
 
 
 def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
-    """Whether nothing of this record may be written once more: its lead was erased, or its person is on the list."""
+    """Return True if nothing of this record may be written again: its lead was erased, or its person is suppressed."""
     there = who.destination
     if is_erased(find(erased_row(there.workspace, who.lead_id)), first_at_ms):
         return True
@@ -121,9 +135,9 @@ def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppress
 
 
 def people_in(value: bytes | None) -> tuple[str, ...]:
-    """All hashes, former ones included, by which the person of a record may be known, whether it is a lead or not.
+    """Return all hashes, former ones included, of the person in a record, even if the record is not a lead.
 
-    () where nobody can be read in it.
+    () if the record names no person.
     """
     try:
         fields = _named.decode(value or b"").fields
@@ -140,13 +154,13 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def import_row(workspace: str, import_id: str) -> bytes:
-    """Row key of a cancelled import: a hash of its name, which may be anything."""
+    """Return the row key of a cancelled import. It has a hash of the name, which may be any text."""
     digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"x/import/{workspace}/{digest}".encode()
 
 
 def why_not(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
-    """Why this lead is not to be sent, None when it may be. `find` gives the row of a key."""
+    """Return why a lead must not be sent; None if it may be. `find` returns the row of a key."""
     for found in filter(None, map(find, _rows_about(case))):
         if _binds(found, case):
             return Reason(found.reason, f"{_TEXT[found.reason]} (command {found.command})")
@@ -163,7 +177,7 @@ def _rows_about(case: ResolvedLead) -> Iterator[bytes]:
 
 
 def _binds(found: Suppression, case: ResolvedLead) -> bool:
-    """A cancellation does not bind what was published, or sent back by an operator, after it."""
+    """Return True if the suppression applies: a cancellation ignores what was published or redriven after it."""
     if found.reason == "suppressed":
         return True
     redriven = case.envelope.way == "redriven" and found.reason == "cancelled"

@@ -1,0 +1,1 @@
+"""Results of leads: cached fields, and tombstones that delete a result."""

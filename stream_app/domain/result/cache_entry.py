@@ -1,7 +1,7 @@
-"""What is remembered of results: fields with where and when each was found, for a person, and for a company.
+"""Cached results: fields with origin and age, for a person and for a company.
 
-A person's entry answers for that person; a company's entry holds only what is the same for everybody of one domain, and
-completes what is known of a person. Neither is ever the truth: it may be gone at any time. Keys are hashes.
+A person's entry answers for that person. A company's entry holds only what is the same for everyone at one domain, and
+completes a person's entry. Both are caches and may vanish at any time. Keys are hashes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream_app.domain.messages import FieldOrigin, Result, Scalar
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
 MOST_VALUE_BYTES: Final = 8_192
-"""What an ordinary cell of a Clay table may hold (clay-facts, inbound)."""
+"""The largest usual cell of a Clay table (docs/reference/clay.md, "Inbound")."""
 
 MOST_ENTRY_BYTES: Final = 65_536
 
@@ -28,9 +28,12 @@ Freshness = Literal["fresh", "stale", "none"]
 
 
 class CachePolicy(msgspec.Struct, frozen=True):
-    """How long a field counts: as good as new, and as better than nothing.
+    """How long a cached field counts.
 
-    company_fields  what is the same for all people of a company; so is what begins with `company_`.
+    Attributes:
+        freshness_days: As good as a new one.
+        stale_days: Better than nothing.
+        company_fields: Fields that are the same for all people of a company, besides those that begin with `company_`.
     """
 
     freshness_days: float = 30.0
@@ -48,19 +51,19 @@ class CachePolicy(msgspec.Struct, frozen=True):
     )
 
     def is_of_company(self, name: str) -> bool:
-        """Whether a field says something of the company, not of the person."""
+        """Return True if a field describes the company and not the person."""
         return name.startswith("company_") or name in self.company_fields
 
 
 def problems(policy: CachePolicy) -> list[str]:
-    """What is wrong with it, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(policy, freshness_days=(0.01, 365), stale_days=(0.01, 3_650)) + out_of_order(
         policy, "freshness_days", "stale_days"
     )
 
 
 class Field(msgspec.Struct, frozen=True, array_like=True):
-    """A value that Clay found, when (epoch ms), and which destination it was found for."""
+    """A value that Clay found, when (epoch ms), and for which destination."""
 
     value: Scalar
     at_ms: int
@@ -68,7 +71,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What is remembered of one person or company, by field."""
+    """The cached fields of one person or company."""
 
     fields: dict[str, Field] = {}
 
@@ -77,7 +80,7 @@ NOTHING: Final = Entry()
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An answer for one lead. `age_s`: of the oldest field that is the person's own."""
+    """A cached answer for one lead. `age_s` is the age of the oldest field of the person's own."""
 
     source: Literal["cache", "stale"]
     age_s: int
@@ -89,19 +92,19 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def person_slot(workspace: str, destination: str, person: str) -> str:
-    """Key of a person's entry (a hash of core.lead.people). The workspace is a hash tag: one slot of a cluster."""
+    """Return the key of a person's entry. The workspace is a Redis hash tag: one slot of a cluster."""
     return f"{{{workspace}}}:person:{plain_digest('cached', destination, person)}"
 
 
 def company_slot(workspace: str, company: str) -> str:
-    """Key of a company's entry (a hash of core.lead.company)."""
+    """Return the key of a company's entry (a hash of `domain.lead.lead.company`)."""
     return f"{{{workspace}}}:company:{company}"
 
 
 def slots_of(result: Result) -> tuple[list[str], str | None]:
-    """The keys that a result is remembered under: of all that its person is known by, and of its company.
+    """Return the keys under which a result is cached: of all identifiers of its person, and of its company.
 
-    By a name only where the lead had nothing better: two of one name may work at one company.
+    A name counts only if the lead had nothing stronger: two people of one name may work at one company.
     """
     names = dict.fromkeys([*filter(None, [result.person]), *strong(result.people), *strong(hashes(result.fields))])
     persons = [person_slot(result.workspace, result.destination, name) for name in names]
@@ -113,7 +116,7 @@ def slots_of(result: Result) -> tuple[list[str], str | None]:
 
 
 def entry_of(result: Result) -> Entry:
-    """What a result says anew. What was answered from here keeps the age it had; what is only local is nothing."""
+    """Return the cacheable part of a result. Fields from the cache keep their age; a local result has none."""
     if result.source == "local":
         return NOTHING
     at_ms = result.at_ms - result.age_s * 1000
@@ -129,12 +132,12 @@ def entry_of(result: Result) -> Entry:
 
 
 def of_company(policy: CachePolicy, entry: Entry) -> Entry:
-    """The part of a person's entry that is the same for the whole company."""
+    """Return the part of a person's entry that is the same for the whole company."""
     return Entry({name: field for name, field in entry.fields.items() if policy.is_of_company(name)})
 
 
 def merge(one: Entry, other: Entry) -> Entry:
-    """Of each field the newest. In whatever order entries come, and however often, the outcome is the same."""
+    """Return the newest value of each field. The result does not depend on the order or repetition of entries."""
     fields = dict(one.fields)
     for name, field in other.fields.items():
         mine = fields.get(name)
@@ -144,7 +147,7 @@ def merge(one: Entry, other: Entry) -> Entry:
 
 
 def bounded(entry: Entry) -> Entry:
-    """An entry that a cache can hold: of too many fields the newest, of too much the smallest."""
+    """Return an entry within the limits: of too many fields the newest, of too many bytes the smallest."""
     if len(entry.fields) <= MOST_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
         return entry
     newest = sorted(entry.fields.items(), key=lambda each: (-each[1].at_ms, each[0]))[:MOST_FIELDS]
@@ -166,7 +169,7 @@ def _rank(field: Field) -> tuple[int, str, bytes]:
 
 
 def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
-    """What a field of that time is worth now; one from the future (a clock stepped) is as good as new."""
+    """Return how good a field of that time is now. A time in the future (a clock stepped) counts as fresh."""
     age_ms = now_ms - at_ms
     if age_ms <= policy.freshness_days * DAY_MS:
         return "fresh"
@@ -174,9 +177,9 @@ def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
 
 
 def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Found | None:
-    """What may be served for a person: fresh as soon as anything fresh is known of him, and then nothing that is not.
+    """Return what may be served for a person: only fresh fields if any own field is fresh, else stale ones too.
 
-    What only his company is known for is no answer for him.
+    Company fields alone are no answer.
     """
     worth = {name: freshness(policy, field.at_ms, now_ms) for name, field in person.fields.items()}
     own = [value for name, value in worth.items() if not policy.is_of_company(name)]
@@ -191,7 +194,7 @@ def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> F
 
 
 def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Entry:
-    """What the company's entry adds to a person's: fields that he has not, or has older, as far as they are fresh."""
+    """Return what the company's entry adds: fresh fields that the person lacks or has with an older time."""
     return Entry(
         {
             name: field
@@ -204,7 +207,7 @@ def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> E
 
 
 def shown(own: Entry, of_company: Entry) -> tuple[dict[str, Scalar], dict[str, FieldOrigin]]:
-    """Values and where they come from, as a result has them; what is of the company wins."""
+    """Return values and origins as a result has them. A field of the company replaces one of the person."""
     fields: dict[str, Scalar] = {}
     provenance: dict[str, FieldOrigin] = {}
     for entry, is_shared in ((own, False), (of_company, True)):
@@ -221,12 +224,12 @@ _decoder: Final = msgspec.json.Decoder(Entry)
 
 
 def encode(entry: Entry) -> bytes:
-    """An entry as a cache stores it."""
+    """Return an entry as a cache stores it."""
     return _json.encode(entry)
 
 
 def decode(raw: bytes | None) -> Entry:
-    """An entry from a cache; what is not there, or no entry of this version, is nothing."""
+    """Return an entry from a cache; an empty one if it is missing or of another version."""
     if raw is None:
         return NOTHING
     try:
@@ -236,7 +239,7 @@ def decode(raw: bytes | None) -> Entry:
 
 
 def merged(values: Mapping[str, bytes | None], changes: Iterable[tuple[str, Entry]]) -> dict[str, bytes]:
-    """What to write: each change merged into what is there under its key."""
+    """Return the values to write: each change merged into the present value of its key."""
     after = {slot: decode(raw) for slot, raw in values.items()}
     for slot, entry in changes:
         after[slot] = merge(after.get(slot, NOTHING), entry)

@@ -1,4 +1,4 @@
-"""What says on `leads.enriched` that a lead's result is gone, and whose it was: a tombstone with hashes as headers."""
+"""Tombstones on `leads.enriched`: delete a lead's result and name its person in headers, as hashes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ PEOPLE_HEADER: Final = "people"
 
 
 def tombstone(topic: str, workspace: str, destination: str, lead_id: str, people: Iterable[str]) -> Record:
-    """Deletes a lead's result. `people`: all hashes that its person is known by, so that caches forget him too."""
+    """Return a record that deletes a lead's result.
+
+    Args:
+        topic: The topic of results.
+        workspace: The lead's workspace.
+        destination: The alias of its destination.
+        lead_id: Its id.
+        people: All hashes of its person, so that caches delete the person too.
+    """
     headers = ((PEOPLE_HEADER, ",".join(people).encode()),)
     return Record(topic, f"{workspace}/{destination}/{lead_id}".encode(), None, headers)
 
 
 def seal(topic: str, workspace: str) -> Record:
-    """A tombstone of no lead: it makes the broker start a new segment, so that those before it are compacted."""
+    """Return a tombstone of no lead. It makes the broker start a new segment, so that earlier ones are compacted."""
     return Record(topic, f"{workspace}//".encode(), None)
 
 
 def erased_by(key: bytes | None, headers: Headers) -> tuple[str, str, list[str]] | None:
-    """Workspace, destination and people of a tombstone; None where it names nobody."""
+    """Return workspace, destination and people of a tombstone; None if it names no person."""
     people = next((value for name, value in headers if name == PEOPLE_HEADER), b"").decode("utf-8", "replace")
     parts = (key or b"").decode("utf-8", "replace").split("/", 2)
     if len(parts) < 3 or not people:
