@@ -56,7 +56,10 @@ PLACES = {
 }
 """Broker properties that say where the broker is: they cannot be the same here and there."""
 SAFETY = {"auto.create.topics.enable", "message.max.bytes", "process.roles", "controller.listener.names"}
-DEMANDED = {name: secrets.token_hex(32) for name in ("CALLBACK_KEY", "API_TOKEN", "REDIS_PASSWORD")}
+DEMANDED = {
+    name: secrets.token_hex(32)
+    for name in ("CALLBACK_KEY", "API_TOKEN", "REDIS_PASSWORD", "KAFKA_PASSWORD", "KAFKA_BROKER_PASSWORD")
+}
 """What .env has to have, as the comment at the top of docker-compose.yml makes it."""
 _VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
 
@@ -161,7 +164,9 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert secret == asked == set(example)
     assert not any(example.values())
-    assert secret & set(environment("topics")) == {"API_TOKEN"}, "it looks leads up"
+    for name in WITH_CONFIG:
+        assert "KAFKA_PASSWORD" in environment(name), name
+    assert secret & set(environment("topics")) == {"API_TOKEN", "KAFKA_PASSWORD"}, "it looks leads up"
     assert secret & set(environment("redis")) == {"REDIS_PASSWORD"}
     for name in ("kafka", "sim", "prometheus"):
         assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
@@ -174,10 +179,10 @@ def test_every_host_and_port_is_that_of_a_service() -> None:
     listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
     advertised = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["advertised.listeners"]))
     assert host == "kafka"
-    assert listeners["PLAINTEXT"] == f":{port}"
-    assert advertised["PLAINTEXT"] == f"kafka:{port}"
+    assert listeners["APP"] == f":{port}"
+    assert advertised["APP"] == f"kafka:{port}"
     assert SERVICES["kafka"]["ports"] == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
-    assert kafka_properties()["controller.quorum.voters"] == f"1@kafka{listeners['CONTROLLER']}"
+    assert kafka_properties()["controller.quorum.voters"] == f"1@{listeners['CONTROLLER']}"
     sim = build_parser().parse_args(OURS["sim"]["command"])
     for name, value in environment("worker").items():
         if name.startswith("CLAY_WEBHOOK"):
@@ -187,6 +192,20 @@ def test_every_host_and_port_is_that_of_a_service() -> None:
     assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
     for url in (loaded.gateway.public_url, loaded.api_url):
         assert url == f"http://gateway:{loaded.http.gateway_port}"
+
+
+def test_who_reaches_kafka_needs_a_password() -> None:
+    ours = kafka_properties()
+    protocols = dict(re.findall(r"(\w+):(\w+)", ours["listener.security.protocol.map"]))
+    for name, host in re.findall(r"(\w+)://([\w.]*):", ours["listeners"]):
+        if host == "localhost":
+            continue
+        assert protocols[name] == "SASL_PLAINTEXT", name
+        users = dict(re.findall(r'user_(\w+)="([^"]*)"', ours[f"listener.name.{name.lower()}.plain.sasl.jaas.config"]))
+        assert users == {"broker": DEMANDED["KAFKA_BROKER_PASSWORD"], "app": DEMANDED["KAFKA_PASSWORD"]}
+    security = settings("worker").kafka.security
+    assert (security.username, security.mechanism) == ("app", ours["sasl.enabled.mechanisms"])
+    assert not any(name.startswith("SASL_") for name in protocols), "the image would want a JAAS file"
 
 
 def test_what_is_published_is_for_this_machine_only() -> None:

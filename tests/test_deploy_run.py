@@ -5,19 +5,33 @@ They run on a Kafka with the settings of the compose file. Only the places (host
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
+from stream_app.config import Settings, client_options
 from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.process import ChildProcesses, end, free_port, last_words, wait_for_answer
+from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
 from stream_app.dev.redis import find_redis_server
-from tests.test_deploy import CONFIG, OURS, PLACES, PROMETHEUS, RULES, SERVICES, environment, kafka_properties
+from stream_app.kafka.diagnosis import diagnose
+from tests.test_deploy import (
+    CONFIG,
+    OURS,
+    PLACES,
+    PROMETHEUS,
+    RULES,
+    SERVICES,
+    environment,
+    kafka_properties,
+    settings,
+)
 
 
 class Stack:
@@ -123,15 +137,72 @@ class Stack:
         return lines
 
 
+def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
+    """A Kafka with the listeners and users of the compose file on free ports, and the address of each listener.
+
+    PLAINTEXT is beside them: `LocalKafka` asks there whether the broker is ready.
+    """
+    ours = kafka_properties()
+    names = [*re.findall(r"(\w+)://", ours["advertised.listeners"]), "PLAINTEXT"]
+    ports = {name: free_port() for name in names}
+    addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
+    controller = f"{LOOPBACK}:{free_port()}"
+    advertised = ",".join(f"{name}://{where}" for name, where in addresses.items())
+    places = {
+        "listeners": f"{advertised},CONTROLLER://{controller}",
+        "advertised.listeners": advertised,
+        "listener.security.protocol.map": f"{ours['listener.security.protocol.map']},PLAINTEXT:PLAINTEXT",
+        "controller.quorum.voters": f"1@{controller}",
+    }
+    overrides = {name: value for name, value in ours.items() if name not in PLACES} | places
+    return LocalKafka(port=ports["PLAINTEXT"], overrides=overrides), addresses
+
+
 @pytest.fixture
 def stack() -> Iterator[Stack]:
-    overrides = {name: value for name, value in kafka_properties().items() if name not in PLACES}
-    with LocalKafka(overrides=overrides) as kafka:
+    kafka, addresses = compose_kafka()
+    with kafka:
         children = ChildProcesses("deploy")
         try:
-            yield Stack(kafka.bootstrap, children)
+            yield Stack(addresses["APP"], children)
         finally:
             children.close()
+
+
+async def refusal(address: str, settings: Settings, **changes: str) -> str:
+    """Why Kafka at this address refuses a client with the compose file's settings; empty when it does not."""
+    host, port = address.split(":")
+    client = client_options(settings)
+    del client["bootstrap_servers"]
+    found = await diagnose(client | changes, [(host, int(port))])
+    return "" if found is None else found.text
+
+
+def health_check_config() -> str:
+    """The client's properties that the health check of Kafka pipes to the tool."""
+    program, option, script = SERVICES["kafka"]["healthcheck"]["test"][1:]
+    assert (program, option) == ("bash", "-c")
+    tool = "/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server kafka:9092 --command-config"
+    assert tool in script
+    script = script.replace("$$", "$").replace(tool, "cat").replace(" > /dev/null", "")
+    pairs = {"PATH": "/usr/bin:/bin", **environment("kafka")}
+    return subprocess.run([program, option, script], env=pairs, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.timeout(180)
+async def test_kafka_wants_the_password_on_each_listener(tmp_path: Path) -> None:
+    kafka, addresses = compose_kafka()
+    async with kafka:
+        for listener in ("APP", "HOST"):
+            assert await refusal(addresses[listener], settings("worker")) == ""
+            wrong = await refusal(addresses[listener], settings("worker"), sasl_plain_password="wrong")
+            assert "refuses the user app (PLAIN)" in wrong
+            none = await refusal(addresses[listener], settings("worker"), security_protocol="PLAINTEXT")
+            assert "asks for a user" in none
+        config = tmp_path / "client.properties"
+        config.write_text(health_check_config())
+        tool = ("org.apache.kafka.tools.BrokerApiVersionsCommand", "--bootstrap-server", addresses["APP"])
+        assert "Produce" in await asyncio.to_thread(kafka.run_tool, *tool, "--command-config", str(config))
 
 
 @pytest.mark.timeout(180)

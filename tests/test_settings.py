@@ -165,6 +165,30 @@ def test_any_free_port_is_for_processes_that_nobody_looks_up(tmp_path: Path) -> 
     assert (http.worker_port, http.replay_port) == (0, 0)
 
 
+def plain_on(bootstrap: str) -> str:
+    return f"""
+[kafka]
+bootstrap = "{bootstrap}"
+[kafka.security]
+protocol = "SASL_PLAINTEXT"
+mechanism = "PLAIN"
+username = "app"
+password_env = "KAFKA_PASSWORD"
+"""
+
+
+@pytest.mark.parametrize("bootstrap", ["kafka:9092", "127.0.0.1:9094", "localhost:1, [::1]:2,kafka-1:3"])
+def test_a_readable_password_may_go_to_a_kafka_of_this_machine(bootstrap: str, tmp_path: Path) -> None:
+    loaded = load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
+    assert loaded.secrets["KAFKA_PASSWORD"] == "p"
+
+
+@pytest.mark.parametrize("bootstrap", ["kafka.example.com:9092", "127.0.0.1:1,10.0.0.7:9092", "[2001:db8::1]:9092"])
+def test_a_readable_password_may_not_leave_this_machine(bootstrap: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="PLAIN sends the password in clear text to another host"):
+        load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, clay=False)
+
+
 def test_who_does_not_post_needs_no_webhooks(tmp_path: Path) -> None:
     assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, clay=False).secrets
 

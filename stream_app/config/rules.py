@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from stream_app.config import lanes
 from stream_app.config.model import Destination, Tables
 from stream_app.domain import topics
-from stream_app.domain.hosts import is_loopback
+from stream_app.domain.hosts import is_local, is_loopback
 from stream_app.domain.lane.bounds import out_of_range
 from stream_app.domain.result import cache_entry as cached
 from stream_app.domain.topics import MAX_INPUT_BYTES
@@ -55,13 +55,18 @@ def _kafka(tables: Tables) -> Iterator[str]:
     security = kafka.security
     if security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
-    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN":
-        yield "kafka.security.mechanism: PLAIN sends the password in clear text; use SASL_SSL or SCRAM"
+    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN" and not _all_local(kafka.bootstrap):
+        yield "kafka.security.mechanism: PLAIN sends the password in clear text to another host; use SASL_SSL or SCRAM"
     if bool(security.cert_file) != bool(security.key_file):
         yield "kafka.security: cert_file and key_file must be set together"
     for key in ("password_env", "key_password_env"):
         yield from _env_name(f"kafka.security.{key}", getattr(security, key))
     yield from _env_name("redis.url_env", tables.redis.url_env)
+
+
+def _all_local(bootstrap: str) -> bool:
+    """True if every host is this machine or a name of a container network."""
+    return all(is_local(place.strip().rpartition(":")[0].strip("[]")) for place in bootstrap.split(","))
 
 
 def bootstrap_problem(bootstrap: str) -> str | None:
