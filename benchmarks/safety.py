@@ -47,6 +47,7 @@ from stream_app.faust_app.run import run, run_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.partition.admission import AdmissionQueue
+from stream_app.services import process
 from stream_app.services import worker as product
 
 CASES = ("agent", "unsafe", "safe")
@@ -126,7 +127,7 @@ async def _agent(settings: Settings, counter: _Counter) -> None:
             counter.add()
             await inlet.ack(consumed)
 
-    options = product.faust_options(settings, connection_of(settings), settings.names.worker_app, None)
+    options = process.faust_options(settings, connection_of(settings), settings.names.worker_app, None)
     await run_app(build_app(options, {settings.names.leads: handler}))
 
 

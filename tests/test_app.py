@@ -9,7 +9,8 @@ import pytest
 from stream_app.config import load_settings
 from stream_app.config.client import egress_of
 from stream_app.domain.errors import SettingsError
-from stream_app.services.worker import build_plan, clay_client
+from stream_app.services.plan import build_plan
+from stream_app.services.worker import clay_client
 
 
 @pytest.mark.parametrize(("connect_s", "request_s"), [(0.1, 0.2), (1, 3), (5, 7), (5, 30), (299, 300)])
@@ -53,5 +54,5 @@ def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) 
     for text in (None, "no PEM"):
         if text is not None:
             pem.write_text(text)
-        with pytest.raises(SettingsError, match=r"^egress\.ca_file = '.*company\.pem': cannot be used as a PEM file: "):
+        with pytest.raises(SettingsError, match=r"^egress\.ca_file = '.*company\.pem': cannot read it as a PEM file: "):
             egress_of(settings)

@@ -1,45 +1,33 @@
-"""What operations ask of a process over HTTP: /metrics, /healthz (it runs) and /readyz (it does its work)."""
+"""The operations endpoints of a process: /metrics, /healthz (it runs) and /readyz (it can work)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-from stream_app.domain.errors import StreamAppError
 
+def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:
+    """Build the ASGI app.
 
-@asynccontextmanager
-async def serve_ops(
-    host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]
-) -> AsyncIterator[int]:
-    """Serve until the block ends; yields the port. `not_ready` gives the reason, or None when all is well."""
+    Args:
+        registry: The metrics.
+        not_ready: Returns why the process cannot work now, or None.
+    """
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
 
-    async def readyz(_: web.Request) -> web.Response:
+    async def readyz(_: Request) -> Response:
         reason = await not_ready()
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+        return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
 
-    app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise StreamAppError(
-                f"cannot serve /metrics on {host}:{port} ({error.strerror}): set another port under [http], "
-                "or 0 for any free one"
-            ) from error
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])

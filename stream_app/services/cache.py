@@ -1,4 +1,4 @@
-"""Builds what a worker remembers: the cache, what fills it, and the mirror of its lanes, with Redis or without."""
+"""Builds the worker's cache, the task that fills it, and the mirror of its lanes, with or without Redis."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from stream_app.ops.metrics import WorkerMetrics
 from stream_app.pipeline.fallback import Cache
 
 PREFIX: Final = "stream-app:"
-"""Before every key in Redis, behind the namespace."""
+"""Prefix of every key in Redis, after the namespace."""
 
 _PAUSE_S: Final = 30.0
 
 
-class Memory(msgspec.Struct, frozen=True):
-    """The cache of a worker, and the mirror of its lanes where there is Redis."""
+class WorkerCache(msgspec.Struct, frozen=True):
+    """The cache of a worker. With Redis, also the mirror of its lanes."""
 
     cache: Cache
     mirror: RedisMirror | None
@@ -37,16 +37,16 @@ class Memory(msgspec.Struct, frozen=True):
     def tasks(
         self, connection: KafkaConnection, owned: Callable[[], Collection[int]], now_ms: Callable[[], int]
     ) -> list[Coroutine[Any, Any, None]]:
-        """What runs in the background, until cancelled. `owned`: the partitions that are this worker's now."""
+        """Return the background tasks. `owned` returns the partitions that this worker owns now."""
         settings = self.settings
         topic, partitions = settings.names.enriched, settings.kafka.partitions
         filler = CacheFiller(connection, topic, partitions, self.cache, settings.cache, owned, now_ms)
         runs = [filler.run, *([self.mirror.run] if self.mirror else [])]
-        return [_again_and_again(run) for run in runs]
+        return [_restarted(run) for run in runs]
 
 
-async def _again_and_again(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Whatever goes wrong with what is only remembered costs no lead: it is told, and begun anew."""
+async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run until cancelled. An error of the cache affects no lead: it is logged, and the task restarts."""
     while True:
         try:
             await run()
@@ -56,10 +56,12 @@ async def _again_and_again(run: Callable[[], Coroutine[Any, Any, None]]) -> None
 
 
 @asynccontextmanager
-async def remember(settings: Settings, registry: CollectorRegistry, metrics: WorkerMetrics) -> AsyncIterator[Memory]:
-    """The memory of one worker. Redis need not be there, now or later."""
+async def open_cache(
+    settings: Settings, registry: CollectorRegistry, metrics: WorkerMetrics
+) -> AsyncIterator[WorkerCache]:
+    """Open the cache of one worker. Redis may be unavailable at any time."""
     if settings.redis.url_env is None:
-        yield Memory(MemoryCache(), None, settings)
+        yield WorkerCache(MemoryCache(), None, settings)
         return
     calls = Counter(
         "stream_app_redis_calls",
@@ -80,4 +82,4 @@ async def remember(settings: Settings, registry: CollectorRegistry, metrics: Wor
         mirror = RedisMirror(link, prefix)
         metrics.mirror_lanes(mirror)
         ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
-        yield Memory(RedisCache(link, prefix, ttl_s), mirror, settings)
+        yield WorkerCache(RedisCache(link, prefix, ttl_s), mirror, settings)

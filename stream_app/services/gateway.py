@@ -1,4 +1,4 @@
-"""The gateway's part of the composition root: builds the process from the settings, closes it in reverse order."""
+"""The gateway process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
-from stream_app.ops.http import serve_ops
-from stream_app.services.worker import check_kafka, tame_garbage_collector
+from stream_app.services.process import check_kafka, serve_ops, tame_garbage_collector
 from stream_app.tasks import cancel
 
 _GRACE_S: Final = 10.0
@@ -56,17 +55,17 @@ def tables_of(settings: Settings) -> list[Table]:
 
 
 async def run_gateway(settings: Settings) -> None:
-    """`stream-app gateway`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    """Run `stream-app gateway` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("gateway")
     connection, gateway = connection_of(settings), settings.gateway
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry, logger)
     tables = tables_of(settings)
-    await check_kafka(settings, "gateway", logger)  # whoever asks it to stop while it waits ends it at once
-    with asked_to_stop() as stop:
+    await check_kafka(settings, "gateway", logger)  # before the signal handlers: a signal ends this wait at once
+    with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             inbox = await stack.enter_async_context(callback_inbox(connection))
-            routes, erasures = await stack.enter_async_context(look_up(settings, connection, registry, logger))
+            routes, erasures = await stack.enter_async_context(lookup_api(settings, connection, registry, logger))
             receiver = Receiver(
                 tables,
                 settings.callback_keys if gateway.token_keys_env else None,
@@ -99,24 +98,30 @@ async def run_gateway(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def look_up(
+async def lookup_api(
     settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
 ) -> AsyncIterator[tuple[list[Route], ErasedLeads]]:
-    """The look-up API's routes, and which leads are erased. During the block the read model keeps up with Kafka."""
+    """Yield the look-up API's routes and the erased leads. The read model follows Kafka until the block ends."""
     names, partitions = settings.names, settings.kafka.partitions
     path = model_path(settings, os.environ)
-    feed = Projection(
+    projection = Projection(
         connection, Sources(names, partitions, settings.topics, frozenset(settings.workspaces)), path, logger
     )
-    lag = Gauge("stream_app_read_model_lag", "Offsets that the read model is behind, at most.", registry=registry)
-    lag.set_function(lambda: feed.lag.lag)
-    as_of = Gauge("stream_app_read_model_as_of_seconds", "All that was on Kafka then is in it.", registry=registry)
-    as_of.set_function(lambda: (feed.lag.as_of_ms or 0) / 1000)
+    lag = Gauge(
+        "stream_app_read_model_lag", "Maximum number of offsets that the read model is behind.", registry=registry
+    )
+    lag.set_function(lambda: projection.lag.lag)
+    as_of = Gauge(
+        "stream_app_read_model_as_of_seconds",
+        "The read model holds everything that was on Kafka at this time.",
+        registry=registry,
+    )
+    as_of.set_function(lambda: (projection.lag.as_of_ms or 0) / 1000)
     results = ResultFetcher(connection, names.enriched, partitions)
     queries = Queries(path, {alias for alias, there in settings.destinations.items() if not there.callbacks})
     lookup = Lookup(
         queries,
-        lambda: feed.lag,
+        lambda: projection.lag,
         results,
         Backlog(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions).read,
         Access(settings.api_token, settings.http.host),
@@ -124,16 +129,16 @@ async def look_up(
         names.parked,
         WaitingLeads(connection, names.worker_app, (names.leads, names.retry, names.bulk), partitions),
     )
-    feeding = asyncio.create_task(feed.run())
+    following = asyncio.create_task(projection.run())
     try:
-        yield lookup.routes(), ErasedLeads(queries, lambda: feed.lag, settings.topics.status_days)
+        yield lookup.routes(), ErasedLeads(queries, lambda: projection.lag, settings.topics.status_days)
     finally:
-        await cancel([feeding])
+        await cancel([following])
         await results.close()
 
 
 def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """The read model's file: as configured, else in the state folder of the service or user, else a temporary one."""
+    """Return the read model's path: as configured, else in the state folder of the service or user, or temporary."""
     if settings.gateway.read_model_path is not None:
         return Path(settings.gateway.read_model_path)
     # systemd may name several folders
@@ -141,14 +146,14 @@ def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     try:
         folder = Path(named).expanduser() / "stream-app"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no such home
+    except (OSError, RuntimeError):  # the user has no home
         folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
     return folder / f"{settings.kafka.namespace}gateway-{settings.http.gateway_port}.sqlite"
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set, for the time of the block."""
+def stop_signal() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set until the block ends."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, event.set)

@@ -1,4 +1,4 @@
-"""The replay app's part of the composition root: builds the process from the settings, closes it in reverse order."""
+"""The replay process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ from stream_app.kafka.topic_identity import KnownTopics
 from stream_app.kafka.topic_watch import TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.http import serve_ops
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
 from stream_app.replay.state import Pause, ReplayState
-from stream_app.services.worker import check_kafka, faust_options, longest_step_s, replay_policy
+from stream_app.services.plan import replay_policy
+from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
 
 _BUFFERED: Final = 1_000
-"""Records that the process holds of each topic and partition: those of a tier only wait there."""
+"""Records in memory per topic and partition. Those of a delay tier only wait."""
 
 
 async def run_replay(settings: Settings) -> None:
-    """`stream-app replay`: until SIGTERM or SIGINT. Raises what ended it otherwise."""
+    """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("replay")
     topics, policy, connection = settings.names, replay_policy(settings), connection_of(settings)
     registry = CollectorRegistry()
     moved = Counter(
         "stream_app_replay_moved",
-        "Records brought on their way back, by the topic they were in.",
+        "Records moved towards `leads.retry`, by their source topic.",
         ("topic",),
         registry=registry,
     )
 
-    def told(topic: str, envelope: Envelope) -> None:
+    def on_moved(topic: str, envelope: Envelope) -> None:
         moved.labels(topic.removeprefix(topics.namespace)).inc()
         logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
 
-    def began(partition: int, how: Begin) -> None:
+    def on_begin(partition: int, how: Begin) -> None:
         if how.rewound:
-            logger.warning("rewound", partition=partition, epoch=how.epoch, text="the group's offset was set back")
+            logger.warning(
+                "rewound", partition=partition, epoch=how.epoch, text="the group's offset was reset to an earlier one"
+            )
         elif how.forgotten:
             logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
 
@@ -65,7 +67,7 @@ async def run_replay(settings: Settings) -> None:
         await stack.enter_async_context(state)
         configured_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
         rates = LaneRates(connection, topics.lanes, settings.kafka.partitions, configured_per_s)
-        replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), told, began)
+        replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), on_moved, on_begin)
         handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
         handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         options = faust_options(settings, connection, topics.replay_app, None)
@@ -94,7 +96,7 @@ async def run_replay(settings: Settings) -> None:
 
 
 async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
-    """Pause all replays, or (`by` None) let them go on. Returns the pause that was there. Raises BrokerUnavailable."""
+    """Pause all replays, or (`by` None) resume them. Returns the previous pause. Raises BrokerUnavailable."""
     connection, topics = connection_of(settings), settings.names
     async with (
         kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,

@@ -56,7 +56,7 @@ async def at_the_command_line(line: Pipeline) -> None:
     assert code == 0, said
     assert "received" in said
     assert "stands at accepted: Clay took it, and nothing ever comes back" in said
-    assert "1 fields (--result shows them)" in said
+    assert "1 field (--result shows them)" in said
     assert "Countess" not in said
     code, said = await line.run("status", " PERSON0@Example.com ", "--result")
     assert code == 0, said

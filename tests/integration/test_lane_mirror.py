@@ -23,7 +23,7 @@ from stream_app.domain.lane.mirror import LaneMirror
 from stream_app.domain.messages import Actor, LaneView
 from stream_app.ops import logs as log
 from stream_app.ops.metrics import WorkerMetrics
-from stream_app.services.cache import remember
+from stream_app.services.cache import open_cache
 from tests.integration.test_cache import PATIENT_S, eventually
 
 VIEW = LaneView("acme", 0, 5, "open", "unhealthy", 12.5, 8.0, holds="breaker_open", text="why", until_ms=9)
@@ -107,7 +107,7 @@ async def test_a_worker_with_redis_shows_its_lanes_health_and_budget_there(
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     meters = {"credits_day": Meter("2026-11-24", 0, 100, 80, 5), "credits_month": Meter("2026-11", 0, None, 80, 5)}
-    async with remember(settings, registry, metrics) as memory:
+    async with open_cache(settings, registry, metrics) as memory:
         tasks = [asyncio.create_task(run) for run in memory.tasks(connection_of(settings), lambda: (), lambda: 0)]
         try:
             metrics.lane(msgspec.structs.replace(VIEW, meters=meters))

@@ -11,7 +11,7 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.lead import plain_id
-from stream_app.services.worker import _derived
+from stream_app.services.plan import derive
 
 URL = "https://api.clay.com/v3/sources/webhook/"
 TOML = """
@@ -36,7 +36,7 @@ class Files:
         self.secrets.mkdir()
         self.environ = {"FIRST": URL + "first", "TOKEN": "old"}
         self.write(TOML)
-        self.configuration = Configuration(self.read(), _derived(self.read()), self.read, _derived)
+        self.configuration = Configuration(self.read(), derive(self.read()), self.read, derive)
 
     def read(self) -> Settings:
         return load_settings(self.toml, self.environ)
@@ -153,7 +153,7 @@ def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) ->
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
     assert files.configuration.reload().text == "needs a restart: egress, the proxy's URL in PROXY"
-    configuration = Configuration(files.read(), _derived(files.read()), files.read, _derived)
+    configuration = Configuration(files.read(), derive(files.read()), files.read, derive)
     assert configuration.reload() is NOTHING_NEW
     files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
     assert configuration.reload().text == "needs a restart: the proxy's URL in PROXY"

@@ -1,0 +1,81 @@
+"""What the processes share: the check of Kafka, the operations server, Faust's options, the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from stream_app.config import Settings, client_options
+from stream_app.config.kafka_access import kafka_ready
+from stream_app.faust_app.app import FaustOptions
+from stream_app.gateway.http.server import serve_http
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.topics import check_topics
+from stream_app.ops import logs as log
+from stream_app.ops.http import ops_app
+
+_OPS_HEAD_WITHIN_S: Final = 30.0
+_OPS_GRACE_S: Final = 1.0
+
+
+async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
+    """Raise unless Kafka responds, grants the process its rights, and has its topics with the right settings."""
+
+    def say(text: str) -> None:
+        logger.warning("waiting_for_kafka", text=text)
+
+    await kafka_ready(settings, process, say)
+    await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+
+
+@asynccontextmanager
+async def serve_ops(
+    host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]
+) -> AsyncIterator[int]:
+    """Serve /metrics, /healthz and /readyz until the block ends; yields the port.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 for any free one.
+        registry: The metrics.
+        not_ready: Returns why the process cannot work now, or None.
+
+    Raises:
+        StreamAppError: The port is taken.
+    """
+    app = ops_app(registry, not_ready)
+    async with serve_http(app, host, port, head_within_s=_OPS_HEAD_WITHIN_S, grace_s=_OPS_GRACE_S) as bound:
+        yield bound
+
+
+def faust_options(
+    settings: Settings, connection: KafkaConnection, app_id: str, state_topic: str | None
+) -> FaustOptions:
+    """Return how a process joins its group. `state_topic` is for the process that owns state."""
+    kafka = settings.kafka
+    return FaustOptions(
+        app_id=app_id,
+        connection=connection,
+        partitions=kafka.partitions,
+        state_topic=state_topic,
+        session_timeout_s=kafka.session_timeout_s,
+        heartbeat_s=min(3.0, kafka.session_timeout_s / 3),
+        rebalance_timeout_s=kafka.rebalance_timeout_s,
+    )
+
+
+def longest_step_s(settings: Settings) -> float:
+    """Return the longest time that a lead may stay in one step: a late start, one POST and two commits."""
+    line = settings.line
+    return line.max_request_start_age_s + line.request_timeout_s + 2 * line.commit_timeout_s
+
+
+def tame_garbage_collector() -> None:
+    """Collect rarely: Python's default thresholds cost a fifth of a lead's CPU and find little (benchmarks/line.py)."""
+    gc.collect()
+    gc.freeze()  # the objects of the start live as long as the process
+    gc.set_threshold(50_000, 20, 50)
