@@ -77,7 +77,7 @@ class Screen:
 
 
 def _plain(scene: Scene) -> str:
-    stand = scene.stand
+    stand = scene.status_counts
     parts = [
         f"{stand['enriched']} of {scene.published} enriched, {stand['accepted']} at Clay, "
         f"{scene.published - sum(stand.values())} not taken yet"
@@ -128,7 +128,7 @@ def _lanes(scene: Scene) -> Table:
 
 
 def _stands(scene: Scene) -> Iterator[str]:
-    stand = scene.stand
+    stand = scene.status_counts
     yield f"{scene.published - sum(stand.values()):4}  on Kafka, not taken yet"
     for status, words in _WORDS.items():
         if stand[status]:

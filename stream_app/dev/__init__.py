@@ -1,1 +1,1 @@
-"""What runs only on a developer's machine: simulator, local Kafka, demo."""
+"""Development tools: the simulator, local Kafka and Redis, and the demo. Nothing in production imports them."""

@@ -1,6 +1,6 @@
-"""Three real Kafka brokers on this machine, of which any one may be killed, stopped or frozen.
+"""Three real Kafka brokers on this machine, any one of which may be killed, stopped or frozen.
 
-Each process is a broker and a controller: two of three controllers are a quorum, so no single process is needed.
+Each process is a broker and a controller. Two of three controllers are a quorum, so no single process is required.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ _HEAP_MB = 256
 
 
 class LocalCluster(Broker):
-    """A context manager. `brokers`: the three, each a `LocalKafka`, by node id less 1.
+    """A context manager for three brokers. Failures are StartError.
 
-    All internal topics have replication 3 and min.insync.replicas 2; so should topics that are created here.
-    `overrides`: server.properties of all three that win over the cluster's own. Failures are StartError.
+    All internal topics have replication 3 and min.insync.replicas 2; topics that are created here should, too.
+
+    Attributes:
+        brokers: The three brokers, each a `LocalKafka`, by node id minus 1.
+
+    Args:
+        overrides: server.properties of all three that override the cluster's own.
+        progress: Called with a line for each slow step.
     """
 
     def __init__(self, *, overrides: Mapping[str, str] | None = None, progress: Progress | None = None) -> None:
@@ -43,8 +49,8 @@ class LocalCluster(Broker):
         super().__init__(",".join(broker.bootstrap for broker in self.brokers))
 
     def start(self) -> None:
-        """Return when all three answer: the first one does not before the second one is there."""
-        self.brokers[0].prepare()  # downloads, at most once
+        """Start all three and return when they respond. None responds before a second one runs."""
+        self.brokers[0].prepare()  # download once, before the threads start
         try:
             with ThreadPoolExecutor(BROKERS) as threads:
                 list(threads.map(LocalKafka.start, self.brokers))
@@ -53,7 +59,7 @@ class LocalCluster(Broker):
             raise
 
     def stop(self) -> None:
-        """End all three and remove what they left. May be called twice."""
+        """Stop all three and remove their files. May be called twice."""
         with ThreadPoolExecutor(BROKERS) as threads:
             list(threads.map(LocalKafka.stop, self.brokers))
 
@@ -66,7 +72,7 @@ class LocalCluster(Broker):
 
 
 def _properties(node: int, port: int, controller_port: int, voters: str) -> dict[str, str]:
-    """What a broker of the cluster has beside, or instead of, the properties of a single one."""
+    """The properties of a broker that differ from those of a single one."""
     return broker_properties(listen=LOOPBACK, port=port, controller_port=controller_port) | {
         "node.id": str(node),
         "controller.quorum.voters": voters,
@@ -75,7 +81,7 @@ def _properties(node: int, port: int, controller_port: int, voters: str) -> dict
         "transaction.state.log.min.isr": "2",
         "default.replication.factor": str(BROKERS),
         "min.insync.replicas": "2",
-        # As Kafka comes: so long a broker that is frozen still counts as alive.
+        # Kafka's defaults: a frozen broker counts as alive for this long.
         "broker.session.timeout.ms": "9000",
         "broker.heartbeat.interval.ms": "2000",
     }

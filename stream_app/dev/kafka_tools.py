@@ -1,4 +1,4 @@
-"""Kafka's own command-line tools with the Kafka that pip brings: what a distribution's `bin/*.sh` are, without a shell.
+"""Kafka's own command-line tools, from the Kafka that pip installs, without the shell scripts of a distribution.
 
 `python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092 --list`
 """
@@ -24,14 +24,14 @@ TOOLS: Final = {
     "kafka-topics": "org.apache.kafka.tools.TopicCommand",
     "kafka-transactions": "org.apache.kafka.tools.TransactionsCommand",
 }
-"""By the name of the distribution's script, without its `.sh`: the class that it runs."""
+"""Name of the distribution's script, without `.sh` -> its class."""
 
 _USAGE: Final = 2
 _QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the tool that is named first with the arguments behind it, and return its exit code."""
+    """Run the tool that the first argument names with the other arguments. Returns its exit code."""
     notes = Console(stderr=True, markup=False, highlight=False)
     tool = TOOLS.get(argv[0].removesuffix(".sh")) if argv else None
     if tool is None:

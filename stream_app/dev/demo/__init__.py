@@ -1,7 +1,7 @@
-"""The demo: the whole system on this machine, on a real Kafka, through an outage of Clay, ending in the books.
+"""The demo: the whole system on this machine, on a real Kafka, through an outage of Clay, with an audit at the end.
 
-`stage` starts and ends the processes, `scene` watches Kafka, `play` tells the story, `verdict` compares what the books
-say with the ledger of the simulated Clay. Nothing here prints: `Audience` does.
+`stage` starts and stops the processes, `scene` watches Kafka, `play` runs the scenario, and `verdict` compares the
+books with the ledger of the simulated Clay. Output goes through `Audience`.
 """
 
 from stream_app.dev.demo.play import Audience, Outcome, play

@@ -1,4 +1,4 @@
-"""The demo's story: leads go in, results come back, Clay breaks, the lanes wait, Clay heals, all adds up."""
+"""The demo's scenario: leads go in, results come back, Clay fails, the lanes wait, Clay recovers, the books balance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream_app.publishing.rows import read_csv
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
 NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b"[1, 2, 3]", b"")
-"""Bytes that are no lead, for each workspace: any program may write to a topic."""
+"""Values that are not leads, for each workspace: any program may write to a topic."""
 
 OUTAGE_S: Final = 15.0
 _FIRST_WITHIN_S: Final = 20.0
@@ -33,21 +33,28 @@ _LOOK_EVERY_S: Final = 0.25
 
 
 class Audience(Protocol):
-    """Who watches."""
+    """Receives the demo's output."""
 
     def say(self, line: str) -> None:
-        """A sentence of the story."""
+        """Show a sentence."""
 
     def show(self, scene: Scene) -> None:
-        """What goes on now; called several times a second."""
+        """Show the current state; called several times a second."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How it ended.
+    """The outcome.
 
-    in_the_outage  the books in the middle of the outage, while the line was running; `books`: at the end.
-    finished       every record came to rest in time. exit_codes: of worker, replay and gateway after SIGTERM.
-    dead_letters, replays  steps of that kind.
+    Attributes:
+        ok: True if everything is right.
+        finished: True if every record reached a final state in time.
+        seconds: Duration.
+        published: Published records.
+        dead_letters: Events of that kind; so `replays`.
+        in_the_outage: The books in the middle of the outage.
+        books: The books at the end.
+        ledger: The comparison with the ledger.
+        exit_codes: Of worker, replay and gateway after SIGTERM.
     """
 
     ok: bool
@@ -63,7 +70,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 async def play(bootstrap: str | None, audience: Audience) -> Outcome:
-    """The whole demo. Raises StartError, StreamAppError; whatever happens, its processes and files are gone then."""
+    """Run the demo. Its processes and files are always removed. Raises StartError and StreamAppError."""
     began_s = time.monotonic()
     async with stage(bootstrap, audience.say) as here, watched(here.settings) as scene:
         await _publish(here, scene, audience)
@@ -95,7 +102,7 @@ async def play(bootstrap: str | None, audience: Audience) -> Outcome:
 
 
 async def _publish(here: Stage, scene: Scene, audience: Audience) -> None:
-    """The shipped leads by the way of `stream-app publish`, and what is no lead by another program's way."""
+    """Publish the leads as `stream-app publish` does, and the invalid values as another program would."""
     audience.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
     with LEADS.open("rb") as source:
         summary = await publish_rows(read_csv(source, {}), here.settings, Wishes(import_id="demo"))
@@ -110,14 +117,14 @@ async def _publish(here: Stage, scene: Scene, audience: Audience) -> None:
                 topic, home = here.settings.names.leads, here.settings.home(name)
                 await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
     scene.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
-    # What Clay does with them: some rows it calls bad, some it cannot take now, some it takes without a word.
+    # Clay rejects some rows as invalid, some as unavailable, and takes some without a response.
     await here.fault(kind="status_before", status=422, share=0.06, for_s=20)
     await here.fault(kind="status_before", status=503, share=0.06, for_s=20)
     await here.fault(kind="reset_after_read", share=0.02, for_s=20)
 
 
 async def _outage(here: Stage, scene: Scene, audience: Audience) -> Report:
-    """Clay answers 503 to everything. In the middle of it the books are read, with the line running."""
+    """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     audience.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
         "the rest waits in Kafka: nothing is lost, nothing is paid. What Clay has already goes on and comes back."
@@ -144,7 +151,7 @@ async def _pass_time(seconds: float, here: Stage, scene: Scene, audience: Audien
 
 
 async def _until(true: Callable[[], bool], here: Stage, scene: Scene, audience: Audience, within_s: float) -> bool:
-    """Show the scene until it is true; False when it was not in time."""
+    """Show the scene until the condition is true. False if it was not in time."""
     deadline = time.monotonic() + within_s
     while not true():
         left_s = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""What goes on, as anybody can see it on Kafka: the events of `leads.status` and the lanes of `leads.lanes`."""
+"""The state that is visible on Kafka: the events of `leads.status` and the lanes of `leads.lanes`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from stream_app.domain.messages import LaneView, Status, StatusEvent
 ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 """Clay has called back about the lead."""
 AT_REST: Final[frozenset[Status]] = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked"}
-"""Where a record may end."""
+"""The final states of a record."""
 _OF_CALLBACKS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched"})
-"""These are told of a callback's own record."""
+"""Statuses of a callback's own record."""
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 _view: Final = msgspec.json.Decoder(LaneView)
 
 
 class Scene:
-    """All that was seen so far. `published`: how many records were put on `leads`."""
+    """Everything seen so far. `published` is the number of records on `leads`."""
 
     def __init__(self) -> None:
         self.published = 0
@@ -37,33 +37,33 @@ class Scene:
         self._credits: Counter[str] = Counter()
 
     def check(self) -> None:
-        """Raises what ended the following of Kafka."""
+        """Raise the error that ended the reading of Kafka, if any."""
         if self.following is not None and self.following.done():
             self.following.result()
 
-    def told(self, event: StatusEvent) -> None:
+    def on_event(self, event: StatusEvent) -> None:
         self.steps[event.status] += 1
         self._credits[event.lead_id] += event.credits or 0
         if event.status not in _OF_CALLBACKS:
             self._last[event.origin] = event
 
-    def seen(self, view: LaneView) -> None:
+    def on_lane(self, view: LaneView) -> None:
         self.lanes[view.workspace] = view
 
     @property
-    def stand(self) -> Counter[Status]:
-        """How many records are where, by their last event."""
+    def status_counts(self) -> Counter[Status]:
+        """The number of records by their last status."""
         return Counter(event.status for event in self._last.values())
 
     @property
     def at_rest(self) -> bool:
-        """Whether every record that was published has ended."""
-        stand = self.stand
-        return self.published > 0 and sum(stand[status] for status in AT_REST) >= self.published
+        """True if every published record has a final status."""
+        counts = self.status_counts
+        return self.published > 0 and sum(counts[status] for status in AT_REST) >= self.published
 
     @property
     def answered(self) -> dict[str, int]:
-        """Ids of the leads that Clay has called back about, with the credits that were booked for each."""
+        """Ids of the leads that Clay has called back about, with the credits booked for each."""
         ids = (event.lead_id for event in self._last.values() if event.status in ANSWERED)
         return {lead_id: self._credits[lead_id] for lead_id in ids}
 
@@ -75,7 +75,7 @@ class Scene:
 
 @asynccontextmanager
 async def watched(settings: Settings) -> AsyncIterator[Scene]:
-    """A scene that follows Kafka until the block ends."""
+    """Yield a scene that follows Kafka until the block ends."""
     consumer = AIOKafkaConsumer(
         **client_options(settings),
         isolation_level="read_committed",
@@ -102,6 +102,6 @@ async def _follow(consumer: Any, scene: Scene, status: str) -> None:
         for tp, records in (await consumer.getmany(timeout_ms=200)).items():
             for record in records:
                 if tp.topic == status:
-                    scene.told(_event.decode(record.value))
+                    scene.on_event(_event.decode(record.value))
                 else:
-                    scene.seen(_view.decode(record.value))
+                    scene.on_lane(_view.decode(record.value))

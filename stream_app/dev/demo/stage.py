@@ -1,4 +1,4 @@
-"""The demo's processes: Kafka, the simulated Clay and our own. All end with the demo, however it ends."""
+"""The demo's processes: Kafka, the simulated Clay, worker, replay and gateway. All end with the demo."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 
 
 class Stage:
-    """What runs. `settings` are the configuration that the processes have read too."""
+    """The running processes. `settings` is their configuration."""
 
     def __init__(
         self, children: ChildProcesses, settings: Settings, session: aiohttp.ClientSession, control: str
@@ -120,14 +120,14 @@ class Stage:
         self._apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 
     def start_apps(self, config: Path) -> None:
-        """Worker, replay and gateway, as `stream-app` starts them."""
+        """Start worker, replay and gateway as `stream-app` commands."""
         for name in APPS:
             log = self._children.directory / f"{name}.log"
             argv = [sys.executable, "-m", "stream_app", name, "--config", str(config), "--log", "json"]
             self._apps[name] = self._children.spawn(argv, log=log), log
 
     async def ready(self) -> None:
-        """Return when all of them say that they work. Raises StartError."""
+        """Return when all of them are ready. Raises StartError."""
         http, deadline = self.settings.http, time.monotonic() + _READY_WITHIN_S
         for name, port in zip(APPS, (http.worker_port, http.replay_port, http.gateway_port), strict=True):
             while not await self._is_ready(port):
@@ -139,13 +139,13 @@ class Stage:
                 await asyncio.sleep(0.1)
 
     def check(self) -> None:
-        """Raises StartError when one of them has ended."""
+        """Raise StartError if one of them has exited."""
         for name, (process, log) in self._apps.items():
             if process.poll() is not None:
-                raise StartError(f"{name} has ended with code {process.returncode}: {last_words(log)}")
+                raise StartError(f"{name} exited with code {process.returncode}: {last_words(log)}")
 
     async def stop_apps(self) -> dict[str, int]:
-        """SIGTERM, as a supervisor would; their exit codes."""
+        """Stop them with SIGTERM, as a supervisor would. Returns their exit codes."""
         processes = {name: process for name, (process, _) in self._apps.items()}
         await asyncio.gather(
             *(asyncio.to_thread(end, process, grace_s=_STOP_WITHIN_S) for process in processes.values())
@@ -153,12 +153,12 @@ class Stage:
         return {name: process.returncode for name, process in processes.items()}
 
     async def fault(self, **fault: Any) -> None:
-        """Have the simulated Clay misbehave from now on; `stream-app sim --help` says how it can."""
+        """Add a fault to the simulated Clay; `stream-app sim --help` lists them."""
         async with self._session.post(f"{self._control}/control/faults", json=fault) as answer:
             answer.raise_for_status()
 
     async def ledger(self) -> list[dict[str, Any]]:
-        """Every line of the simulated Clay's ledger."""
+        """Return the lines of the simulated Clay's ledger."""
         async with self._session.get(f"{self._control}/ledger") as answer:
             answer.raise_for_status()
             return [json.loads(line) for line in (await answer.text()).splitlines()]
@@ -173,9 +173,11 @@ class Stage:
 
 @asynccontextmanager
 async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIterator[Stage]:
-    """Everything started; worker, replay and gateway are not awaited yet. Raises StartError and StreamAppError.
+    """Start everything, without waiting until the processes are ready. Raises StartError and StreamAppError.
 
-    bootstrap  a broker of the user's: the demo's topics are removed from it again. None: one is started here.
+    Args:
+        bootstrap: The user's broker. The demo's topics are removed from it at the end. None: start one.
+        say: Called with a line for each step.
     """
     async with AsyncExitStack() as stack:
         children = ChildProcesses("stream-app-demo")
@@ -203,7 +205,7 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
 
 
 async def _simulator(children: ChildProcesses) -> tuple[str, str]:
-    """Its URL, and that of its control API."""
+    """Start the simulator. Returns its URL, and that of its control API."""
     script, log = children.directory / "sim.toml", children.directory / "sim.log"
     script.write_text(_SCRIPT)
     argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
@@ -220,7 +222,7 @@ async def _simulator(children: ChildProcesses) -> tuple[str, str]:
 
 
 def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tuple[Settings, Path]:
-    """The demo's configuration as a file, and as the processes will read it."""
+    """Write the demo's configuration. Returns the settings and the file."""
     text = _CONFIG.format(
         bootstrap=bootstrap,
         namespace=namespace,
@@ -230,7 +232,7 @@ def _settings(directory: Path, bootstrap: str, url: str, namespace: str) -> tupl
         replay_port=free_port(),
         gateway_port=free_port(),
     )
-    # Secrets are never in the file; the children inherit our environment.
+    # Secrets are not in the file; the child processes inherit the environment.
     os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)
     for number, name in enumerate(WORKSPACES):
         text += _LANE.format(name=name, number=number, host=LOOPBACK)

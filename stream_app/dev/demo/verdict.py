@@ -1,4 +1,4 @@
-"""Whether it all went right: the books, and beside them the ledger of the simulated Clay, which knows nothing of us."""
+"""Compares the system's results with the ledger of the simulated Clay, which is independent of the system."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Any, Final
 import msgspec
 
 _REFUSALS: Final = frozenset({"422", "429", "503"})
-"""Answers after which a lead is provably not there (clay-facts)."""
+"""Answers that prove that Clay did not take the lead (docs/reference/clay.md)."""
 _SIGNS: Final = {"charge": 1, "refund": -1}
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The ledger's side. A lead is named by its id.
+    """The comparison. Leads appear by their ids.
 
-    posts         requests that Clay got. accepted: leads that it took.
-    doubles       leads that were POSTed again although an earlier POST was not refused.
-    missing       leads that the system says are answered and Clay never got.
-    unknown       leads that Clay took and the system neither calls answered nor has parked.
-    uncertain     leads that were parked because nobody could tell, and that did reach Clay.
-    charged       credits that Clay took for the answered leads; `booked`: those that the system says they did cost.
+    Attributes:
+        posts: Requests that Clay received.
+        accepted: Leads that Clay took.
+        doubles: Leads that were POSTed again although an earlier POST was not refused.
+        missing: Leads that count as answered but that Clay never received.
+        unknown: Leads that Clay took and that are neither answered nor parked.
+        uncertain: Leads that were parked as uncertain and that did reach Clay.
+        charged: Credits that Clay charged for the answered leads.
+        booked: Credits that the system booked for them.
     """
 
     posts: int
@@ -34,15 +37,17 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def agrees(self) -> bool:
-        """Every answered lead is at Clay exactly once, at the price that is in the books, and nothing else is."""
+        """True if Clay took every answered lead exactly once, at the booked price, and no other lead."""
         return not (self.doubles or self.missing or self.unknown) and self.charged == self.booked
 
 
 def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], parked: Collection[str]) -> Verdict:
-    """The ledger's lines, in order, against what the system says.
+    """Compare the ledger with the system.
 
-    answered  the leads that Clay has called back about, with the credits that were booked for each.
-    parked    those that wait for a human.
+    Args:
+        ledger: Its lines, in order.
+        answered: The leads that Clay has called back about, with the credits booked for each.
+        parked: The leads that wait for a human.
     """
     posts = charged = 0
     maybe_there: set[str] = set()

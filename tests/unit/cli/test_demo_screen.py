@@ -20,10 +20,10 @@ def scene() -> Scene:
     seen.published = 6
     told: tuple[tuple[str, Status], ...] = (("a", "enriched"), ("b", "enriched"), ("c", "dead_lettered"))
     for number, (lead_id, status) in enumerate((*told, ("d", "accepted"), ("c", "replayed"), ("e", "parked"))):
-        seen.told(StatusEvent(f"{number}", lead_id, status, 1, 0, f"leads/0/{lead_id}", "alder", "people"))
+        seen.on_event(StatusEvent(f"{number}", lead_id, status, 1, 0, f"leads/0/{lead_id}", "alder", "people"))
     why = "the circuit breaker is half_open"
-    seen.seen(LaneView("alder", 0, 0, "half_open", "insufficient_data", 0, 4.5, text=why, credits_spent_day=12))
-    seen.seen(LaneView("birch", 1, 0, "closed", "healthy", 99.5, 8, credits_spent_day=20, credits_reserved_day=40))
+    seen.on_lane(LaneView("alder", 0, 0, "half_open", "insufficient_data", 0, 4.5, text=why, credits_spent_day=12))
+    seen.on_lane(LaneView("birch", 1, 0, "closed", "healthy", 99.5, 8, credits_spent_day=20, credits_reserved_day=40))
     return seen
 
 
