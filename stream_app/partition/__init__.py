@@ -1,1 +1,1 @@
-"""A partition is a whole world: its rows and lanes in memory, its gate, its transactions, its topics' acks."""
+"""The owner of one partition: its rows and lanes in memory, admission, transactions and acks."""

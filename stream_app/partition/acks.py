@@ -1,4 +1,7 @@
-"""Acks of one topic in order: only the finished, gap-free prefix is acked, so a crash loses nothing (hazard 1)."""
+"""Acks of one topic in order. Only the finished prefix without gaps is acked, so a crash loses nothing.
+
+A Faust ack commits its offset even if an earlier record is unfinished: see docs/reference/faust.md.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from stream_app.partition.ports import PartitionStream
 
 
 class AckTracker:
-    """The walks of one inlet in the order in which they were taken."""
+    """The records of one stream that are under way, in their order."""
 
     def __init__(self, stream: PartitionStream) -> None:
-        self._inlet = stream
+        self._stream = stream
         self._unfinished: deque[InFlight] = deque()
         self._broken = False
         self._acking = False
@@ -21,24 +24,24 @@ class AckTracker:
         self._unfinished.append(in_flight)
 
     async def finish(self, in_flight: InFlight) -> None:
-        """It is concluded: ack it and what was finished behind it, unless something before it is still under way."""
+        """Ack a concluded record and those that were finished behind it, unless an earlier one is still under way."""
         in_flight.finished = True
         if self._broken:
             self.give_up(in_flight)
             return
-        if self._acking:  # by another walk's finish, which takes this one along: acks never overtake each other
+        if self._acking:  # by another record's call, which includes this one: acks never overtake each other
             return
         self._acking = True
         while self._unfinished and self._unfinished[0].finished:
-            await self._inlet.ack(self._unfinished.popleft().consumed)
+            await self._stream.ack(self._unfinished.popleft().consumed)
         self._acking = False
 
     def give_up(self, in_flight: InFlight) -> None:
-        """It comes again, and so does all that was finished behind it: an ack of that would skip this one."""
+        """Give a record up, so that it is delivered again. Those behind it are given up too: an ack would skip it."""
         self._broken = True
-        self._inlet.give_up(in_flight.consumed)
+        self._stream.give_up(in_flight.consumed)
         behind = False
         for other in self._unfinished:
             behind = behind or other is in_flight
             if behind and other.finished:
-                self._inlet.give_up(other.consumed)
+                self._stream.give_up(other.consumed)

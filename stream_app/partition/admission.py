@@ -1,10 +1,10 @@
-"""The gate: which of the waiting leads is sent next. Hot before retry before bulk, each with its stated share.
+"""Admission: which of the waiting leads is sent next. Hot before retry before bulk, each with its configured share.
 
-Right of way goes by the topic: bulk that comes back (deferred, replayed) came before what is in bulk now. Of the budget
-it has what bulk has.
+The topic decides the priority. Bulk leads that return (deferred, replayed) go before new bulk leads, but share the
+budget of bulk.
 
-A lead that is let through changes its lane and writes its row ahead in one go, without an await between the two, so
-that no commit can hold one without the other.
+An admitted lead changes its lane and writes its row ahead without an await between the two. So no transaction can
+contain one without the other.
 """
 
 from __future__ import annotations
@@ -22,57 +22,63 @@ from stream_app.domain.lane import concurrency
 from stream_app.domain.lane import stall_detector as hang
 from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, stands_still
 from stream_app.domain.policy import Destination, Plan, Workspace
-from stream_app.partition.in_flight import RIGHT_OF_WAY, GiveUp, InFlight, Recalled, Source
+from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Alarm
 from stream_app.pipeline.ports import Clock
 
 _LONGEST_TIMER_S = 60.0  # the wall clock may step while the loop's clock does not
-_TELL_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
+_RECORD_HOLD_AFTER_MS = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
 Answer = tuple[Grant, asyncio.Future[None]] | Held | GiveUp | Recalled
-"""The entry with its commit, or why it may not wait here."""
+"""The grant with its commit, or why the lead must not wait here."""
 
 
 class Waiter:
-    """A lead before the gate. Most are answered at once: the future is made for those who have to wait."""
+    """A lead that waits for admission. Most are answered at once; the future is made only for those that wait."""
 
-    __slots__ = ("_answer", "_told", "ask", "in_flight", "number", "write_ahead")
+    __slots__ = ("_answer", "_answered", "in_flight", "number", "request", "write_ahead")
 
     def __init__(
-        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch], number: int
+        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch], number: int
     ) -> None:
         self.in_flight = in_flight
-        self.ask = ask
+        self.request = request
         self.write_ahead = write_ahead
         self.number = number
         self._answer: Answer | None = None
-        self._told: asyncio.Future[None] | None = None
+        self._answered: asyncio.Future[None] | None = None
 
     @property
     def left(self) -> bool:
-        """It has its answer, or its walk was cancelled."""
-        return self._answer is not None or (self._told is not None and self._told.done())
+        """True if it has its answer, or its task was cancelled."""
+        return self._answer is not None or (self._answered is not None and self._answered.done())
 
-    def tell(self, answer: Answer) -> None:
+    def resolve(self, answer: Answer) -> None:
         self._answer = answer
-        if self._told is not None and not self._told.done():
-            self._told.set_result(None)
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
 
     async def answer(self) -> Answer:
         if self._answer is None:
-            self._told = asyncio.get_running_loop().create_future()
-            await self._told
-        assert self._answer is not None  # tell has set both
+            self._answered = asyncio.get_running_loop().create_future()
+            await self._answered
+        assert self._answer is not None  # resolve sets both
         return self._answer
 
 
 class AdmissionQueue:
-    """The leads of one partition that wait for their lane. `lanes` are the partition's own, changed in place.
+    """The leads of one partition that wait for their lane. No lead is admitted between `shut` and `open`.
 
-    shared  whether several workspaces live in the partition. It is open; nobody goes through from `shut` to `open`.
+    Args:
+        plan: The configuration.
+        lanes: The lanes of the partition, changed in place.
+        shared: True if several workspaces live in the partition.
+        clock: The time.
+        submit: Submits a step to the partition's committer.
+        alarm: Ends the process after a bug.
     """
 
     def __init__(
@@ -100,79 +106,82 @@ class AdmissionQueue:
 
     @property
     def waits(self) -> bool:
-        """Somebody waits here."""
+        """True if a lead waits."""
         return bool(self._waiters)
 
     def waits_for(self, workspace: str) -> bool:
-        """Somebody waits here for this lane."""
-        return any(waiter.ask.destination.workspace == workspace for waiter in self._waiters)
+        """True if a lead waits for this lane."""
+        return any(waiter.request.destination.workspace == workspace for waiter in self._waiters)
 
     @property
     def in_flight(self) -> int:
-        """POSTs under way in this partition."""
+        """How many POSTs are under way in this partition."""
         return sum(self._in_flight.values())
 
     def in_flight_of(self, workspace: str) -> int:
-        """Those of one lane."""
+        """How many POSTs of one lane are under way."""
         return self._in_flight.get(workspace, 0)
 
     def shut(self) -> None:
-        """Nobody goes through, whatever the lanes say."""
+        """Admit no lead, whatever the lanes say."""
         self._open = False
 
     def open(self) -> None:
-        """Whoever waits may go."""
+        """Admit leads again."""
         self._open = not self._ended
         self.pump()
 
     def end(self, bug: BaseException) -> None:
-        """Shut for good and end the process: whatever it sent on its way out would be uncertain."""
+        """Shut for good and end the process. A send during its shutdown would be uncertain."""
         self._ended = True
         self.shut()
         self._alarm(bug)
 
     async def admit(
-        self, in_flight: InFlight, ask: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
+        self, in_flight: InFlight, request: AdmissionRequest, write_ahead: Callable[[Grant], WriteBatch]
     ) -> Grant | Held:
-        """Wait for this lead's turn; see `ports.PartitionState.admit`. Raises GiveUp when the flow is suspended
-        meanwhile.
+        """Wait until the lane admits this lead; see `pipeline.ports.PartitionState.admit`.
+
+        Raises:
+            GiveUp: The stream is suspended.
+            Recalled: A callback waits for the lock of this lead.
         """
         if in_flight.suspended.is_set():
             raise GiveUp
         if in_flight.recalled:
             raise Recalled
         self._numbers += 1
-        waiter = Waiter(in_flight, ask, write_ahead, self._numbers)
+        waiter = Waiter(in_flight, request, write_ahead, self._numbers)
         self._waiters.append(waiter)
         self.pump()
         try:
             answer = await waiter.answer()
         except asyncio.CancelledError:
-            with suppress(ValueError):  # it may just have been let through
+            with suppress(ValueError):  # it may just have been admitted
                 self._waiters.remove(waiter)
             raise
         if isinstance(answer, GiveUp | Recalled):
             raise answer
         if isinstance(answer, Held):
             return answer
-        entry, committed = answer
+        grant, committed = answer
         await committed
-        if not ask.letter:
-            name = entry.destination.workspace
+        if not request.letter:
+            name = grant.destination.workspace
             self._lanes.hanging[name] = hang.begun(self._hanging(name), self._clock.now_ms())
-        return entry
+        return grant
 
-    def leave(self, entry: Grant, outcome: Outcome | None) -> None:
-        """Its POST has ended: the slot is free."""
-        name = entry.destination.workspace
+    def leave(self, grant: Grant, outcome: Outcome | None) -> None:
+        """Free the slot of a POST that has ended."""
+        name = grant.destination.workspace
         self._in_flight[name] -= 1
         self._lanes.hanging[name] = hang.ended(self._hanging(name), outcome, self._in_flight[name])
 
     def pump(self) -> None:
-        """Let through whoever may go now; set a timer for the next who may go later. Called on every change."""
+        """Admit each lead that may go now, and set a timer for the next one. Called on every change."""
         try:
             self._pump()
-        except Exception as bug:  # noqa: BLE001 - a timer's exception reaches nobody, and the lane would stand still
+        except Exception as bug:  # noqa: BLE001 - an exception in a timer is only logged, and the lane would stall
             self.end(bug)
 
     def _pump(self) -> None:
@@ -181,16 +190,16 @@ class AdmissionQueue:
         now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
         next_ms: int | None = None
         held: dict[tuple[str, bool], Held] = {}
-        for waiter in self._in_turn():
-            until_ms, not_after_ms = waiter.ask.not_before_ms, waiter.ask.not_after_ms
+        for waiter in self._in_order():
+            until_ms, not_after_ms = waiter.request.not_before_ms, waiter.request.not_after_ms
             if not_after_ms is not None:
                 if now_ms > not_after_ms:
                     self._answer(waiter, _TOO_OLD)
                     continue
                 next_ms = _earlier(next_ms, not_after_ms + 1)
             if until_ms <= now_ms:
-                kind = (waiter.ask.destination.alias, waiter.ask.bulk)
-                answer = held.get(kind) or self._ask(waiter, now_ms, boot_ms)
+                kind = (waiter.request.destination.alias, waiter.request.bulk)
+                answer = held.get(kind) or self._try_admit(waiter, now_ms, boot_ms)
                 if answer is None:
                     continue
                 held[kind] = answer
@@ -202,62 +211,62 @@ class AdmissionQueue:
         self._set_timer(next_ms, now_ms)
 
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
-        """Whether such a lead would be held now; see `ports.PartitionState.stands_still`."""
+        """True if such a lead would be held now; see `pipeline.ports.PartitionState.is_held`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, hanging = self._plan.workspaces[name], self._lanes[name], self._hanging(name)
         return stands_still(policy, lane, destination, now_ms, not bulk, hanging)
 
     def ask_again(self) -> None:
-        """An operator has changed what the leads here asked about: each looks at itself anew."""
-        for waiter in self._in_turn():
+        """Have each waiting lead check again whether it may be sent: an operator has changed something."""
+        for waiter in self._in_order():
             self._answer(waiter, ASK_AGAIN)
 
     def give_up(self, suspended: asyncio.Event) -> None:
-        """The flow of one inlet is suspended: its leads that wait here come again later."""
-        for waiter in [waiter for waiter in self._in_turn() if waiter.in_flight.suspended is suspended]:
+        """Give up the waiting leads of a suspended stream: they are delivered again later."""
+        for waiter in [waiter for waiter in self._in_order() if waiter.in_flight.suspended is suspended]:
             self._answer(waiter, GiveUp())
 
     def recall(self, in_flight: InFlight) -> None:
-        """Have a lead walked again, unless it is sent and concluded before it comes (back) here."""
+        """Have a lead start again from its rows, unless it is concluded before it waits here (again)."""
         in_flight.recalled = True
-        for waiter in [waiter for waiter in self._in_turn() if waiter.in_flight is in_flight]:
+        for waiter in [waiter for waiter in self._in_order() if waiter.in_flight is in_flight]:
             self._answer(waiter, Recalled())
 
     def clear(self) -> None:
-        """Forget all: the walks were cancelled, or the partition is gone."""
+        """Forget all leads: their tasks were cancelled, or the partition is no longer ours."""
         self._waiters.clear()
         self._in_flight.clear()
         self._set_timer(None, 0)
 
-    def _ask(self, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
-        """None: it went through. All changes of memory for it happen here, at once."""
-        destination = waiter.ask.destination
+    def _try_admit(self, waiter: Waiter, now_ms: int, boot_ms: int) -> Held | None:
+        """Admit the lead (None), or say why its lane holds it. Changes memory without an await."""
+        destination = waiter.request.destination
         name = destination.workspace
         policy = self._plan.workspaces[name]
         lane = self._lanes[name]
-        if waiter.ask.letter:
-            # Where others share the partition, or nothing is to wait, it may not stand in the way.
+        if waiter.request.letter:
+            # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self.shared and policy.hold == "pause"
             self._lanes[name], entry = let_by(policy, lane, destination, now_ms, boot_ms, waits)
         else:
             slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
             if self._in_flight.get(name, 0) >= slots:
                 return Held("in_flight", "", 0)
-            hot, hanging = not waiter.ask.bulk, self._hanging(name)
+            hot, hanging = not waiter.request.bulk, self._hanging(name)
             self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, hot, hanging)
         if isinstance(entry, Held):
-            return self._patient(policy, entry, now_ms) if entry.reason == hang.REASON else entry
+            return self._wait_for_stall(policy, entry, now_ms) if entry.reason == hang.REASON else entry
         self._waiters.remove(waiter)
-        if not waiter.ask.letter:
+        if not waiter.request.letter:
             self._in_flight[name] = self._in_flight.get(name, 0) + 1
             self._count_share(waiter)
         committed = self._submit(waiter.write_ahead(entry))
-        waiter.tell((entry, committed))
+        waiter.resolve((entry, committed))
         waiter.in_flight.release_next()
         return None
 
-    def _patient(self, policy: Workspace, held: Held, now_ms: int) -> Held:
-        """Any answer ends it: where leads do not wait for a lane that stands still, they do so for a mere stall."""
+    def _wait_for_stall(self, policy: Workspace, held: Held, now_ms: int) -> Held:
+        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
         since_ms = self._hanging(policy.name).since_ms
         until_ms = min(held.until_ms, since_ms + int(self._plan.line.patience_s * 1000))
         waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
@@ -267,51 +276,51 @@ class AdmissionQueue:
         return self._lanes.hanging.get(workspace, hang.NOTHING)
 
     def _answer_held(self, waiter: Waiter, held: Held, now_ms: int) -> bool:
-        """True: it is told that it cannot wait here, or that the lane stands still; False: it goes on waiting."""
-        policy = self._plan.workspaces[waiter.ask.destination.workspace]
+        """Answer a held lead if it must not wait here, or if the hold is to be recorded. False: it goes on waiting."""
+        policy = self._plan.workspaces[waiter.request.destination.workspace]
         wait_ms = held.until_ms - now_ms
-        standing = held.status is not None
-        # Where others share the partition, or want an answer at once, nobody may stand in the way for long: not even
-        # for a Retry-After, which is no standstill. Nor bulk that came back, before replays that may go.
+        is_hold = held.status is not None
+        # A lead must not block others for long if workspaces share the partition or leads are to be served at once,
+        # not even for a Retry-After. Returned bulk leads must not block replays that may go.
         degrades = policy.hold == "degrade"
-        in_the_way = self.shared or degrades or (held.bulk_only and waiter.in_flight.source == "retry")
-        if (in_the_way and wait_ms > self._plan.line.patience_s * 1000) or (standing and degrades):
+        blocks = self.shared or degrades or (held.bulk_only and waiter.in_flight.source == "retry")
+        if (blocks and wait_ms > self._plan.line.patience_s * 1000) or (is_hold and degrades):
             held = msgspec.structs.replace(held, defer=True)
-        elif not standing or waiter.ask.patient or wait_ms <= _TELL_AFTER_MS:
+        elif not is_hold or waiter.request.patient or wait_ms <= _RECORD_HOLD_AFTER_MS:
             return False
         self._answer(waiter, held)
         return True
 
     def _answer(self, waiter: Waiter, answer: Held | GiveUp | Recalled) -> None:
         self._waiters.remove(waiter)
-        waiter.tell(answer)
+        waiter.resolve(answer)
 
-    def _in_turn(self) -> list[Waiter]:
-        """Those who wait, in the order in which they may go; one whose walk was just cancelled waits no more."""
+    def _in_order(self) -> list[Waiter]:
+        """The waiting leads in the order in which they may go, without those whose task was cancelled."""
         waiters = [waiter for waiter in self._waiters if not waiter.left]
-        return sorted(waiters, key=self._turn) if len(waiters) > 1 else waiters
+        return sorted(waiters, key=self._order) if len(waiters) > 1 else waiters
 
-    def _turn(self, waiter: Waiter) -> tuple[int, int]:
-        """Sort key: retried in place first, then whoever is owed a turn, then by right of way, then by arrival."""
+    def _order(self, waiter: Waiter) -> tuple[int, int]:
+        """Sort key: retries in place first, then sources that are owed a turn, then by priority, then by arrival."""
         source = waiter.in_flight.source
-        if waiter.ask.not_before_ms:
+        if waiter.request.not_before_ms:
             return (-2, waiter.number)
-        if self._owed.get((waiter.ask.destination.workspace, source), 0.0) >= 1.0:
+        if self._owed.get((waiter.request.destination.workspace, source), 0.0) >= 1.0:
             return (-1, waiter.number)
-        return (RIGHT_OF_WAY[source], waiter.number)
+        return (PRIORITY[source], waiter.number)
 
-    def _count_share(self, gone: Waiter) -> None:
-        """Each send of a lane owes its share to the sources that wait behind; a send of theirs pays it back."""
-        name = gone.ask.destination.workspace
+    def _count_share(self, admitted: Waiter) -> None:
+        """Credit the sources that wait behind a send with their share; a send of theirs uses it up."""
+        name = admitted.request.destination.workspace
         shares: dict[Source, float] = {
             "retry": self._plan.line.retry_share,
             "bulk": self._plan.line.bulk_share,
         }
         for source, share in shares.items():
             key = (name, source)
-            if source == gone.in_flight.source:
+            if source == admitted.in_flight.source:
                 self._owed[key] = max(0.0, self._owed.get(key, 0.0) - 1.0)
-            elif any(w.in_flight.source == source and w.ask.destination.workspace == name for w in self._waiters):
+            elif any(w.in_flight.source == source and w.request.destination.workspace == name for w in self._waiters):
                 self._owed[key] = min(2.0, self._owed.get(key, 0.0) + share)
 
     def _set_timer(self, at_ms: int | None, now_ms: int) -> None:

@@ -1,6 +1,7 @@
-"""What came for a partition while nobody had it: commands, then callbacks, all before the first lead.
+"""Bootstrap of a partition: process the commands, then the callbacks that came while no worker owned it.
 
-Who paused a lane then means it, and a lead that has its answer must be neither sent again nor called overdue.
+All of them are processed before the first lead. A pause issued meanwhile takes effect before any lead is sent. A lead
+with a callback is neither sent again nor reported as overdue.
 """
 
 from __future__ import annotations
@@ -15,53 +16,65 @@ from stream_app.partition.in_flight import InFlight, Source
 from stream_app.partition.markers import ProcessedMarkers
 from stream_app.partition.ports import StateStore
 
-_READ: Final = 2_000  # records at once: memory stays flat however many wait
-_AT_ONCE: Final[dict[Source, int]] = {"command": 1, "callback": 200}
+_READ: Final = 2_000  # records at a time, so that memory is bounded
+_PARALLEL: Final[dict[Source, int]] = {"command": 1, "callback": 200}
 _PAUSE_S: Final = 1.0
 
 
 class Bootstrap:
-    """`takers` take a record, by its source; `trouble` is told when Kafka cannot be read, which is then tried again."""
+    """Processes the pending commands and callbacks of one partition.
+
+    Args:
+        topics: The names of the topics.
+        store: Reads the pending records.
+        markers: How far the group has come.
+        pipelines: Process a record, by its source.
+        unavailable: Called when Kafka cannot be read, which is then tried again.
+    """
 
     def __init__(
         self,
         topics: TopicNames,
-        ledger: StateStore,
-        marks: ProcessedMarkers,
-        takers: Mapping[Source, Callable[[InFlight], Coroutine[Any, Any, None]]],
-        trouble: Callable[[Exception], None],
+        store: StateStore,
+        markers: ProcessedMarkers,
+        pipelines: Mapping[Source, Callable[[InFlight], Coroutine[Any, Any, None]]],
+        unavailable: Callable[[Exception], None],
     ) -> None:
         self._topics = topics
-        self._ledger = ledger
-        self._markers = marks
-        self._takers = takers
-        self._trouble = trouble
+        self._store = store
+        self._markers = markers
+        self._pipelines = pipelines
+        self._unavailable = unavailable
 
     async def run(self) -> bool:
-        """Take all of them. False when a commit failed: the partition is taken over again, and this begins anew."""
+        """Process all of them.
+
+        Returns:
+            False if a commit failed. The partition is then taken over again, and bootstraps again.
+        """
         done = False
         try:
             await self._each(self._topics.commands, "command")
             await self._each(self._topics.callbacks, "callback")
             done = True
         except* StateStoreError:
-            pass  # the committer has told already
+            pass  # the committer has reported it
         return done
 
     async def _each(self, topic: str, source: Source) -> None:
-        """They come to `serve` as well, sooner or later: whichever is first concludes them."""
+        """Process the records of one topic. `serve` gets them too: the first of the two concludes a record."""
         offset, more = self._markers.passed(topic), True
         while more:
             try:
-                found = await self._ledger.waiting(topic, offset, _READ)
+                found = await self._store.waiting(topic, offset, _READ)
             except BrokerUnavailable as error:
-                self._trouble(error)
+                self._unavailable(error)
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            for first in range(0, len(found), _AT_ONCE[source]):
-                async with asyncio.TaskGroup() as walking:
-                    for consumed in found[first : first + _AT_ONCE[source]]:
+            for first in range(0, len(found), _PARALLEL[source]):
+                async with asyncio.TaskGroup() as group:
+                    for consumed in found[first : first + _PARALLEL[source]]:
                         if not self._markers.is_passed(consumed):
-                            walking.create_task(self._takers[source](InFlight(consumed, source, asyncio.Event())))
+                            group.create_task(self._pipelines[source](InFlight(consumed, source, asyncio.Event())))
             more = len(found) == _READ
             offset = found[-1].offset + 1 if found else offset

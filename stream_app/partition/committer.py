@@ -1,7 +1,7 @@
-"""One transaction a step, many steps a transaction: what came since the last one began is committed as one.
+"""Group commit: all steps that were submitted during a transaction are committed by the next one.
 
-A step is never split over two transactions. The lanes' rows are a snapshot of the moment in which the records are
-taken together. When a transaction fails, nothing of it happened: every step in it and behind it fails with it.
+A step is never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are
+collected. If a transaction fails, none of it is committed, and every step in it and behind it fails.
 """
 
 from __future__ import annotations
@@ -20,62 +20,68 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 
 class Lanes(Protocol):
-    """The lanes as they are written."""
+    """The rows of the lanes."""
 
     def records(self, workspaces: set[str]) -> list[Record]:
-        """Those of these workspaces as they are now."""
+        """The rows of these workspaces as they are now."""
 
     def committed(self) -> None:
-        """What `records` gave last is in Kafka."""
+        """The last `records` are committed."""
 
 
 class Committer:
-    """The only writer of one partition. `state_topic` gets the rows.
+    """The only writer of one partition.
 
-    Transactions begin at least `spacing_s` apart.
+    Args:
+        store: The transactional producer.
+        state_topic: The topic of the rows.
+        spacing_s: The shortest time between the starts of two transactions, in seconds.
+        lanes: The lanes, written as a snapshot.
+        observer: Gets what was committed.
+        failed: Called after a failed transaction.
     """
 
     def __init__(
         self,
-        ledger: StateStore,
+        store: StateStore,
         state_topic: str,
         spacing_s: float,
         lanes: Lanes,
         observer: Observer,
         failed: Callable[[StateStoreError], None],
     ) -> None:
-        self._ledger = ledger
+        self._store = store
         self._state_topic = state_topic
         self._spacing_s = spacing_s
         self._lanes = lanes
         self._observer = observer
         self._failed = failed
         self._waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = []
-        self._something = asyncio.Event()
+        self._submitted = asyncio.Event()
         self.failures = 0  # since the last transaction that succeeded
         self._batches = 0
         self._busy = False
 
     def submit(self, step: WriteBatch) -> asyncio.Future[None]:
-        """The future is done when the step is in Kafka. Steps are committed in the order of this call."""
+        """Return a future that is done when the step is committed. Steps are committed in the order of these calls."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((step, future))
-        self._something.set()
+        self._submitted.set()
         return future
 
     def forget(self) -> None:
-        """Drop what was submitted since a failure: its walks were cancelled and begin again from the rows."""
+        """Drop the steps that were submitted since a failure: their records start again from the rows."""
         self._waiting.clear()
-        self._something.clear()
+        self._submitted.clear()
 
     @property
     def under_way(self) -> int | None:
-        """None when there is nothing to commit, else a number that grows with each transaction."""
+        """None if there is nothing to commit, else the number of transactions so far."""
         return self._batches if self._waiting or self._busy else None
 
     @property
     def pause_s(self) -> float:
-        """None after the first failed transaction; ever longer when Kafka refuses again whatever is sent."""
+        """How long to wait before a retry: 0 after the first failed transaction, then longer after each."""
         return 0.0 if self.failures < 2 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
 
     async def run(self) -> None:
@@ -83,14 +89,14 @@ class Committer:
         now = asyncio.get_running_loop().time
         began = now() - self._spacing_s
         while True:
-            await self._something.wait()
+            await self._submitted.wait()
             # A transaction costs as much as two leads: under load they are spaced, and a lone step does not wait.
             await asyncio.sleep(max(0.0, began + self._spacing_s - now()))
             batch, records = self._take()
             self._busy = True
             began = now()
             try:
-                await self._ledger.transact(records)
+                await self._store.transact(records)
             except StateStoreError as error:
                 self._busy = False
                 self._fail(batch, error)
@@ -107,9 +113,9 @@ class Committer:
             self._observer.committed(len(batch), len(records), now() - began)
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
-        """All that waits: a lane's snapshot must never tell of a step that is not in the same transaction."""
+        """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""
         batch, self._waiting = self._waiting, []
-        self._something.clear()
+        self._submitted.clear()
         records: list[Record] = []
         lanes: set[str] = set()
         for step, _ in batch:
@@ -125,5 +131,5 @@ class Committer:
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # its walk may have been cancelled: then nobody else looks at it
+                future.exception()  # marks it as retrieved: the task that waits for it may have been cancelled
         self._waiting.clear()

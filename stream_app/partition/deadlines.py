@@ -1,8 +1,8 @@
-"""The leads of one partition that wait for their callback, in the order in which their time ends.
+"""The leads of one partition that wait for their callback, in the order of their deadlines.
 
-Kept are keys only, a queue for each destination and wait: every deadline of a destination is equally long. Nothing is
-ever scanned but the rows, once, when the partition is taken over; from then on only the heads are looked at, and what
-was answered meanwhile is dropped there.
+There is one queue of keys for each destination and kind of deadline: all its deadlines are equally long. The rows are
+scanned once, when the partition is taken over. After that only the heads of the queues are read, and a lead that was
+settled meanwhile is dropped there.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class DeadlineQueue:
         self._first_added = asyncio.Event()  # a queue that was empty got its first lead
 
     def clear(self) -> None:
-        """Forget all: the rows are other ones."""
+        """Forget all leads: the rows are replaced."""
         self._queues.clear()
         self._again.clear()
 
     async def load(self) -> None:
-        """Find those among the rows that wait, a slice at a time; whoever comes meanwhile stands behind them."""
+        """Find the waiting leads among the rows, a slice at a time. Leads added meanwhile come behind them."""
         found: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
         for number, key in enumerate(self._rows.leads()):
             if number % _SLICE == _SLICE - 1:
@@ -54,7 +54,7 @@ class DeadlineQueue:
             begin = raw.find(b'"') + 1
             if raw[begin : raw.find(b'"', begin)] not in _STATES:
                 continue
-            with suppress(RowUnreadable):  # told once somebody asks for that lead: no reason to stop all others
+            with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
                 row = read_delivery(key, raw)
                 if not row.final:
                     found.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append((row.at_ms, key))
@@ -89,20 +89,20 @@ class DeadlineQueue:
                 await self._first_added.wait()
 
     def __len__(self) -> int:
-        """How many wait; some of them may have been answered already."""
+        """How many leads are queued. Some may be settled already."""
         return sum(map(len, self._queues.values())) + len(self._again)
 
     def workspaces(self) -> set[str]:
-        """Whose leads wait."""
+        """The workspaces with waiting leads."""
         names = {(workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue}
         return {workspace for workspace, alias in names if self._plan.destination(workspace, alias)}
 
     def next_ms(self) -> int | None:
-        """When the first of them is due; None: nobody waits."""
+        """The earliest deadline (epoch ms), or None if no lead waits."""
         return min(chain((at_ms for at_ms, _ in self._again), (at_ms for _, at_ms in self._heads())), default=None)
 
     def pop_due(self, now_ms: int, most: int) -> list[bytes]:
-        """Take out those whose time has ended, `most` of them at most."""
+        """Remove and return the keys whose deadline has passed, `most` of them at most."""
         found: dict[bytes, None] = {}
         while self._again and self._again[0][0] <= now_ms and len(found) < most:
             found[self._again.popleft()[1]] = None
@@ -116,7 +116,7 @@ class DeadlineQueue:
         return list(found)
 
     def put_back(self, keys: Iterable[bytes], now_ms: int) -> None:
-        """Those that could not be moved on just now come again soon."""
+        """Queue those that are still due again, one second later."""
         for key in keys:
             at_ms = self._due_ms(key)
             if at_ms is not None and at_ms <= now_ms:
@@ -128,7 +128,7 @@ class DeadlineQueue:
                 yield queue, at_ms
 
     def _head(self, queue: deque[bytes]) -> int | None:
-        """When the head is due, after those before it that wait no more are dropped."""
+        """The deadline of the head. Leads that no longer wait are dropped from the head first."""
         while queue:
             if (at_ms := self._due_ms(queue[0])) is not None:
                 return at_ms
@@ -136,7 +136,7 @@ class DeadlineQueue:
         return None
 
     def _due_ms(self, key: bytes) -> int | None:
-        """None: it waits no more, or the configuration knows its destination no more."""
+        """The deadline of a lead; None if it no longer waits, or its destination is not configured any more."""
         row, there = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
         if row is None or there is None or row.final or row.state not in _KINDS:
             return None

@@ -1,36 +1,31 @@
-"""Makes Kafka compact erased results away, also where a partition of `leads.enriched` gets no other record.
+"""Makes Kafka compact erased results, even if a partition of `leads.enriched` gets no other records.
 
-A broker compacts only segments that it appends to no more, and starts a new segment only when something is appended.
-So a tombstone in an idle partition would keep the erased result on disk for ever. Some time after an erasure one more
-record, the seal, is appended: it starts a new segment, and the one with the tombstone is compacted.
+A broker compacts closed segments only, and closes a segment only when a record is appended. So in an idle partition an
+erased result would stay on disk behind its tombstone for ever. Some time after an erasure one more record, the seal, is
+appended. It starts a new segment, and the one with the tombstone is compacted: see docs/reference/kafka.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.policy import Plan
 from stream_app.domain.result.tombstone import seal
 from stream_app.domain.topics import ERASED_LAG_MS
 from stream_app.partition.state import Rows
+from stream_app.pipeline.ports import Clock
 
 _LOOK_EVERY_S: Final = 600.0
 _SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000
 _FORGET_AFTER_MS: Final = 7 * 86_400_000
-"""A seal that no worker could write for so long is not written any more: other results have come, or no worker runs."""
-
-
-class Clock(Protocol):
-    """Time, as an argument."""
-
-    def now_ms(self) -> int: ...
+"""A seal that is older than this is not written any more."""
 
 
 class Erasures:
-    """Writes the seals of one partition. A process that takes the partition over may write one again."""
+    """Writes the seals of one partition. A new owner of the partition may write one again."""
 
     def __init__(
         self, plan: Plan, rows: Rows, clock: Clock, submit: Callable[[WriteBatch], asyncio.Future[None]]

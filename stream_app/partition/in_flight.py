@@ -1,4 +1,4 @@
-"""One record on its way down the line, as the partition keeps it."""
+"""A record under way, and the bound on how many there are."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from stream_app.domain.delivery.recorder import Posted
 from stream_app.domain.record import ConsumedRecord
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]
-RIGHT_OF_WAY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
+PRIORITY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
 
 
 class GiveUp(Exception):
-    """The lead waits for nothing that would end soon, and the flow is suspended: it comes again."""
+    """The stream is suspended while the lead waits: the record is given up and delivered again."""
 
 
 class Recalled(Exception):
-    """A callback waits for this lead, which was not sent (again) yet: it is walked once more behind the callback."""
+    """A callback waits for the lock of this lead, which is not sent yet: the lead starts again behind the callback."""
 
 
 class InFlight:
-    """A taken record with its turn. `passed` is set once the next record of its topic may be taken.
+    """A consumed record that is being processed. It survives a recovery of the partition.
 
-    waits  it is before the gate, or behind another copy of its lead. turns: how often it was let through.
-    ticket  its place among the walks that ask for the same locks; 0 until it asks for any.
-    recalled  a callback waits for it.
-    posted  what is known of its last POST: the walk outlives a take-over, and then tells it once more.
+    Attributes:
+        passed: Set when the next record of its topic may start.
+        finished: True if it is concluded and not acked yet.
+        waits: True while it waits for admission or for a lock.
+        turns: How often such a wait has ended.
+        ticket: Its place in the order of lock requests; 0 before the first.
+        recalled: True if a callback waits for its lock.
+        posted: What is known of its last POST.
     """
 
     __slots__ = (
@@ -50,7 +54,7 @@ class InFlight:
         self.task: asyncio.Task[None] | None = None
 
     def waiting(self) -> _Waiting:
-        """It waits for its turn inside the `with` block."""
+        """Mark it as waiting inside the `with` block."""
         return _Waiting(self)
 
     def release_next(self) -> None:
@@ -58,28 +62,28 @@ class InFlight:
 
 
 class _Waiting:
-    """Made for each lead: a generator would cost twice as much."""
+    """A class, because it is made for each lead and a generator costs twice as much."""
 
-    __slots__ = ("_walk",)
+    __slots__ = ("_in_flight",)
 
     def __init__(self, in_flight: InFlight) -> None:
-        self._walk = in_flight
+        self._in_flight = in_flight
 
     def __enter__(self) -> None:
-        self._walk.waits = True
+        self._in_flight.waits = True
 
     def __exit__(self, *_: object) -> None:
-        self._walk.waits = False
-        self._walk.turns += 1
+        self._in_flight.waits = False
+        self._in_flight.turns += 1
 
 
-_ASIDE: Final = 10  # walks that wait behind a copy, for each place
+_ASIDE: Final = 10  # records that wait for a lock, for each place
 
 
 class Limiter:
-    """For so many walks at once; who takes the last place has the next one wait.
+    """Bounds how many records are under way. A record always enters; the next one waits until a place is free.
 
-    A walk that waits behind a copy of its lead steps aside meanwhile: only very many of those have the next one wait.
+    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are allowed.
     """
 
     def __init__(self, places: int) -> None:
@@ -95,12 +99,12 @@ class Limiter:
         self._count(1, 0)
 
     async def wait(self) -> None:
-        """Until there is a place."""
+        """Wait until a place is free."""
         await self._some.wait()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """A walk that has entered steps aside inside the `with` block."""
+        """Give the place of a record up inside the `with` block."""
         self._count(1, -1)
         try:
             yield

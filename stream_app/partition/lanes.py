@@ -1,7 +1,7 @@
 """The lanes of one partition in memory: changed at once, written with the step that is committed next.
 
-What people see of them is published on change. It is shown once that is committed, and news are what has happened since
-the last time: a step that is lost with its transaction, or a process that has only just begun, loses none.
+A view of each lane is published when it changes. A view counts as shown once it is committed. Its news are the changes
+since the last shown view, so an aborted transaction or a restart loses none.
 """
 
 from __future__ import annotations
@@ -35,12 +35,20 @@ _NEVER: Final = 0
 
 
 class Lanes:
-    """Workspace -> lane, for the workspaces that live in partition `number`. `heard`: see desk.Partition."""
+    """The lanes of the workspaces that live in partition `number`, by workspace.
+
+    Args:
+        number: The partition.
+        plan: The configuration.
+        clock: The time.
+        observer: Gets each view that is committed.
+        previous: See `PartitionOwner`.
+    """
 
     def __init__(
-        self, number: int, plan: Plan, clock: Clock, observer: Observer, heard: dict[str, Lane] | None = None
+        self, number: int, plan: Plan, clock: Clock, observer: Observer, previous: dict[str, Lane] | None = None
     ) -> None:
-        self._heard = {} if heard is None else heard
+        self._previous = {} if previous is None else previous
         self._number = number
         self._plan = plan
         self._clock = clock
@@ -48,11 +56,11 @@ class Lanes:
         self.hanging: dict[str, StallDetector] = {}  # by workspace; in no row: a new owner has no requests under way
         self._lanes: dict[str, Lane] = {}
         self._shown: dict[str, LaneView] = {}  # as it was last published
-        self._going: dict[str, LaneView] = {}  # in the transaction under way
-        self._behind = asyncio.Event()  # there may be a change that was not published
+        self._uncommitted: dict[str, LaneView] = {}  # views in the transaction under way
+        self._changed = asyncio.Event()  # there may be a change that was not published
 
     def __getitem__(self, workspace: str) -> Lane:
-        """A workspace that was never seen begins with a lane of its own."""
+        """The lane of a workspace. A new workspace gets a new lane."""
         lane = self._lanes.get(workspace)
         if lane is None:
             lane = self._lanes[workspace] = take_over(Lane(workspace, self._number), self._clock.now_ms())
@@ -63,17 +71,21 @@ class Lanes:
         self._lanes[workspace] = lane
 
     def change(self, workspace: str, how: Callable[[Lane], Lane]) -> None:
-        """Belongs to the step of that workspace that is committed next."""
+        """Change a lane. The change is written with the next step of that workspace."""
         self._lanes[workspace] = how(self[workspace])
 
     def view(self, workspace: str) -> LaneView:
-        """The lane for people, as it is now, with what happened since it was last published."""
+        """The view of a lane now, with the news since it was last published."""
         return self._view(self[workspace], self._clock.now_ms(), self._shown.get(workspace))
 
     def load(self, rows: dict[bytes, bytes]) -> None:
-        """Begin again with what a take-over has read, and take it out of `rows`. Raises RowUnreadable."""
-        self._heard.update(self._lanes)
-        for memory in (self._lanes, self._shown, self._going, self.hanging):
+        """Replace the lanes by those in `rows`, and remove them from `rows`.
+
+        Raises:
+            RowUnreadable: A row does not decode, or its lane belongs to another partition.
+        """
+        self._previous.update(self._lanes)
+        for memory in (self._lanes, self._shown, self._uncommitted, self.hanging):
             memory.clear()
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
@@ -82,60 +94,60 @@ class Lanes:
             if lane.workspace in self._plan.workspaces:
                 at_ms = min(now_ms, lane.hearing.listened_ms or now_ms)  # of its last commit
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
-            self._lanes[lane.workspace] = take_over(lane, now_ms, self._heard.get(lane.workspace))
+            self._lanes[lane.workspace] = take_over(lane, now_ms, self._previous.get(lane.workspace))
         self.reconfigured()
         for name in self._shown:
-            self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # that is told when it is published
+            self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # the news come when it is published
 
     def reconfigured(self) -> None:
-        """The plan may be another one: what it mends may be tried at once."""
+        """Apply a changed configuration: what it repairs may be tried at once."""
         now_ms = self._clock.now_ms()
         for name, lane in self._lanes.items():
             if (policy := self._plan.workspaces.get(name)) is not None:
                 self._lanes[name] = reconfigured(policy, lane, self._plan.destinations, now_ms)
-        self._behind.set()
+        self._changed.set()
 
     def records(self, workspaces: set[str]) -> list[Record]:
-        """Their rows as they are now, and what people see of them when it has changed."""
+        """The rows of these lanes as they are now, and the views that have changed."""
         records: list[Record] = []
         now_ms = self._clock.now_ms()
         for name in sorted(workspaces):
             lane = self[name]
             lane = self[name] = msgspec.structs.replace(lane, hearing=listening(lane.hearing, now_ms))
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
-            seen = self.view(name)
-            if seen.news or not self._is_recent(name, now_ms):
-                self._going[name] = seen
-                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(seen)))
+            view_now = self.view(name)
+            if view_now.news or not self._is_recent(name, now_ms):
+                self._uncommitted[name] = view_now
+                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)))
             else:
-                self._behind.set()
+                self._changed.set()
         return records
 
     def committed(self) -> None:
-        """What `records` gave last is in Kafka."""
-        for name, seen in self._going.items():
-            self._shown[name] = seen
-            self._observer.lane(seen)
-        self._going.clear()
+        """The last `records` are committed."""
+        for name, shown in self._uncommitted.items():
+            self._shown[name] = shown
+            self._observer.lane(shown)
+        self._uncommitted.clear()
 
     async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
-        """Publish what changes by time alone, and what the last step of a burst has left behind. Until cancelled."""
+        """Publish views that change with time only, and those that were published too recently. Until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._behind.wait()
+                    await self._changed.wait()
             await asyncio.sleep(_VIEW_EVERY_MS / 1000)
-            self._behind.clear()
+            self._changed.clear()
             now_ms = self._clock.now_ms()
             for name in [name for name in self._shown if not _same(self.view(name), self._shown[name])]:
                 if self._is_recent(name, now_ms):
-                    self._behind.set()
+                    self._changed.set()
                 else:
                     submit(WriteBatch([], [], [], name))
 
     def gone(self) -> None:
-        """Another process may have them now. What this one has heard of Clay counts, should they come back to it."""
-        self._heard.update(self._lanes)
+        """Report the lanes as gone, and keep them as `previous` in case they are assigned to this process again."""
+        self._previous.update(self._lanes)
         for name in self._lanes:
             self._observer.lane_gone(name)
 
@@ -145,7 +157,7 @@ class Lanes:
         return view(policy, lane, destinations, now_ms, before, self.hanging.get(name, NOTHING))
 
     def _is_recent(self, name: str, now_ms: int) -> bool:
-        """Whether it was published just now."""
+        """True if its view was published within the last second."""
         shown = self._shown.get(name)
         return shown is not None and now_ms - shown.at_ms < _VIEW_EVERY_MS
 
@@ -159,5 +171,5 @@ class Lanes:
 
 
 def _same(one: LaneView, other: LaneView) -> bool:
-    """Whether they say the same, if at other times."""
+    """True if two views differ in their time and news only."""
     return msgspec.structs.replace(one, at_ms=0, news=()) == msgspec.structs.replace(other, at_ms=0, news=())

@@ -1,8 +1,8 @@
-"""Marks: rows of records that are concluded and have no delivery row. They go when no redelivery can ask any more.
+"""Markers: rows that say that a record without a delivery row is concluded.
 
-A mark is dropped once the group's committed offset has passed its record. A worker that was cut off meanwhile may
-still hold that record when it takes the partition over again: so how far the group has come is a row too, written in
-the same transaction as the deletions.
+A marker is deleted once the group's committed offset has passed its record. A worker that was cut off meanwhile may
+still hold that record when it takes the partition over again. So the passed offset is a row too, written in the same
+transaction as the deletions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stream_app.partition.state import unreadable
 
 
 class ProcessedMarkers:
-    """The marks of one partition, by topic, in the order in which they were set."""
+    """The markers of one partition, by topic, in the order in which they were set."""
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
@@ -25,7 +25,11 @@ class ProcessedMarkers:
         self._passed: dict[str, int] = {}
 
     def load(self, rows: dict[bytes, bytes]) -> None:
-        """Begin again with what a take-over has read."""
+        """Replace the markers by those in `rows`, and remove the passed offsets from `rows`.
+
+        Raises:
+            RowUnreadable: A row does not decode.
+        """
         self._offsets.clear()
         self._passed.clear()
         key = b""
@@ -36,16 +40,20 @@ class ProcessedMarkers:
                 topic, offset = passed_offset(key, rows.pop(key))
                 self._passed[topic] = offset
         except ValueError:
-            raise unreadable(key, "it does not tell a record's place") from None
+            raise unreadable(key, "it does not name the place of a record") from None
 
     def note(self, key: bytes) -> None:
-        """A row is set; remember it if it is a mark. A stray's stays: how far its partition is, nobody here knows."""
+        """Remember a new row if it is a marker of this partition. The offsets of other partitions are unknown here."""
         place = marked_place(key)
         if place is not None and place[1] == self._partition:
             self._offsets.setdefault(place[0], deque()).append(place[2])
 
     def drop_passed(self, committed: Callable[[str], int | None]) -> Rows:
-        """The rows to write now: deletions, and how far the group has come. `committed` gives a topic's offset."""
+        """The rows to write now: deletions of markers, and the passed offsets.
+
+        Args:
+            committed: Returns the group's committed offset of a topic.
+        """
         rows: Rows = []
         for topic, offsets in list(self._offsets.items()):
             end = committed(topic) or 0
@@ -60,9 +68,9 @@ class ProcessedMarkers:
         return rows
 
     def passed(self, topic: str) -> int:
-        """How far the group had come when marks were last dropped: all before it is concluded."""
+        """The group's offset when markers were last deleted: every record before it is concluded."""
         return self._passed.get(topic, 0)
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
-        """Whether another owner has concluded this record and dropped the mark that said so."""
+        """True if this record is concluded and its marker may be deleted."""
         return consumed.offset < self.passed(consumed.topic)

@@ -23,7 +23,7 @@ from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.eager import rest_of
 from stream_app.partition.erasures import Erasures
-from stream_app.partition.in_flight import RIGHT_OF_WAY, GiveUp, InFlight, Limiter, Recalled, Source
+from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source
 from stream_app.partition.ports import Alarm, Membership, Observer, PartitionStream, StateStore
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.partition.unit_of_work import UnitOfWork
@@ -100,7 +100,7 @@ class PartitionOwner:
             "callback": CallbackPipeline(plan, state, clock).process,
             "command": CommandPipeline(plan, state, clock, self._reload_settings).process,
         }
-        self._limiters = {source: leads if source in RIGHT_OF_WAY else others for source in self._pipelines}
+        self._limiters = {source: leads if source in PRIORITY else others for source in self._pipelines}
         self._timeouts = TimeoutScheduler(plan, state, sources, clock, unavailable)
         self._erasures = Erasures(plan, state.rows, clock, state.submit)
         self._bootstrap = Bootstrap(plan.topics, store, state.markers, self._pipelines, unavailable)
@@ -114,7 +114,15 @@ class PartitionOwner:
     # ------------------------------------------------------------------------------------ take over, serve, close
 
     async def take_over(self, fence_within_s: float = math.inf) -> None:
-        """Fence, then read; afterwards leads may be taken. Raises BrokerUnavailable or RowUnreadable."""
+        """Fence earlier owners and read the rows. Records may be processed afterwards.
+
+        Args:
+            fence_within_s: No owner is fenced after this time, in seconds.
+
+        Raises:
+            BrokerUnavailable: Kafka cannot be reached now.
+            RowUnreadable: A row does not decode.
+        """
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.committer.forget()
         self._committing = asyncio.create_task(self.state.committer.run(), name=f"committer-{self.number}")
@@ -126,7 +134,7 @@ class PartitionOwner:
         self._bootstrapping.add_done_callback(self._watch)
 
     async def _bootstrap_and_run(self) -> None:
-        """From then on leads are sent, and clocks run: for those that nobody calls back about, for what is shown."""
+        """Process pending commands and callbacks, then admit leads and run the partition's periodic tasks."""
         if await self._bootstrap.run():
             self.state.admission.open()
             await asyncio.gather(
@@ -134,14 +142,14 @@ class PartitionOwner:
             )
 
     async def serve(self, stream: PartitionStream, source: Source) -> None:
-        """Take the records of one topic, one after the other, each when its predecessor has passed the gate."""
-        acks, room, began = AckTracker(stream), self._limiters[source], self._take_overs
+        """Process the records of one topic. A record starts when its predecessor no longer waits for admission."""
+        acks, limiter, began = AckTracker(stream), self._limiters[source], self._take_overs
         self.state.streams[stream.topic] = stream
         stream.expect(self.state.markers.passed(stream.topic))
         suspension = asyncio.create_task(self._when_suspended(stream))
         try:
             async for consumed in stream:
-                # An inlet from before a recovery may be a cut-off worker's: others have come further meanwhile.
+                # A worker that was cut off before a recovery may hold records that another worker has concluded.
                 if began != self._take_overs and self.state.markers.is_passed(consumed):
                     stream.give_up(consumed)
                     continue
@@ -149,19 +157,19 @@ class PartitionOwner:
                 in_flight = InFlight(consumed, source, stream.suspended)
                 acks.add(in_flight)
                 self._unfinished[in_flight] = acks
-                room.enter()
+                limiter.enter()
                 if self._ready.is_set():
                     self._start(in_flight)
                 elif in_flight.suspended.is_set():
-                    self._drop(in_flight)  # else it starts when the partition has been taken over again
+                    self._drop(in_flight)  # else the recovery starts it
                 if not in_flight.passed.is_set():
                     await in_flight.passed.wait()
-                await room.wait()
+                await limiter.wait()
         finally:
             suspension.cancel()
 
     async def close(self) -> None:
-        """Forget everything at once: the partition is no longer ours, or the process ends."""
+        """Drop everything at once: the partition is no longer ours, or the process ends."""
         self._ready.clear()
         own = [self._committing, self._recovering, self._bootstrapping]
         await cancel([in_flight.task for in_flight in self._unfinished] + own)
@@ -172,25 +180,26 @@ class PartitionOwner:
 
     @property
     def posts_under_way(self) -> int:
+        """How many POSTs are under way."""
         return self.state.admission.in_flight
 
     @property
     def rows(self) -> int:
-        """How many are held in memory."""
+        """The number of rows in memory."""
         return len(self.state.rows)
 
     @property
     def parked(self) -> Mapping[str, int]:
-        """Leads that wait for a human, by workspace."""
+        """The number of parked leads, by workspace."""
         return self.state.rows.parked
 
     @property
     def unfinished(self) -> int:
-        """Records taken and not concluded."""
+        """The number of records under way."""
         return len(self._unfinished)
 
     def takes(self, topic: str) -> int | None:
-        """None while a record of this topic is under way, so that no other need be taken; else how many were."""
+        """How many records of this topic were taken, or None while one is under way: then no other has to start."""
         return (
             None
             if any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
@@ -198,7 +207,7 @@ class PartitionOwner:
         )
 
     def under_way(self) -> dict[str, Hashable]:
-        """What has to end by itself, as a person would call it, with a token that changes when it moves."""
+        """What must end by itself, described for the operator, with a token that changes when it progresses."""
         if not self._ready.is_set():
             return {f"partition {self.number} is being taken over again": self._take_overs}
         seen: dict[str, Hashable] = {}
@@ -212,44 +221,44 @@ class PartitionOwner:
     # ------------------------------------------------------------------------------------------------- one record
 
     def _start(self, in_flight: InFlight) -> None:
-        """Most pass the gate at once: so it goes as far as it can before it costs a task."""
-        begun = self._process(in_flight)
+        """Run a record until it suspends for the first time; only then it gets a task."""
+        started = self._process(in_flight)
         try:
-            waits_for = begun.send(None)
+            waits_for = started.send(None)
         except StopIteration:
             return
-        in_flight.task = asyncio.create_task(rest_of(begun, waits_for))
+        in_flight.task = asyncio.create_task(rest_of(started, waits_for))
 
     async def _process(self, in_flight: InFlight) -> None:
         try:
             try:
                 await self._pipelines[in_flight.source](in_flight)
             except Recalled:
-                await self._take_again(in_flight)
+                await self._process_again(in_flight)
             await self._leave(in_flight).finish(in_flight)
         except GiveUp:
             self._leave(in_flight).give_up(in_flight)
         except StateStoreError:
-            pass  # the committer has told already; the walk starts again when the partition is taken over
-        except Exception as bug:  # noqa: BLE001 - nothing dies in silence: the process ends without an ack
+            pass  # the committer has reported it; the recovery starts the record again
+        except Exception as bug:  # noqa: BLE001 - a bug ends the process without an ack
             self.state.admission.end(bug)
         finally:
             in_flight.release_next()
 
-    async def _take_again(self, in_flight: InFlight) -> None:
-        """Behind the callback that waits for it, and still before later copies of its lead."""
+    async def _process_again(self, in_flight: InFlight) -> None:
+        """Process a recalled record again: behind the callback that waits for it, before later copies of its lead."""
         while in_flight.recalled:
             in_flight.recalled = False
-            with suppress(Recalled):  # by another one
+            with suppress(Recalled):  # by another callback
                 await self._pipelines[in_flight.source](in_flight)
 
     def _leave(self, in_flight: InFlight) -> AckTracker:
-        """It is no longer under way: there is room for another."""
+        """Remove a record: it is no longer under way, and another one may start."""
         self._limiters[in_flight.source].leave()
         return self._unfinished.pop(in_flight)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
-        """Nothing dies in silence: an exception here is a bug, and the process ends without an ack."""
+        """End the process if a task has failed: an exception here is a bug."""
         if (error := died_of(task)) is not None:
             self._alarm(error)
 
@@ -259,7 +268,7 @@ class PartitionOwner:
         self._give_up_idle()
 
     def _give_up_idle(self) -> None:
-        """Records that wait for the partition to be taken over again must not hold up a rebalance or the end."""
+        """Give up the records that wait for a recovery: they must not delay a rebalance or the shutdown."""
         for in_flight in list(self._unfinished):
             if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
                 self._drop(in_flight)
@@ -287,7 +296,7 @@ class PartitionOwner:
             self._alarm(error)
 
     async def _recover(self, error: Aborted) -> None:
-        """Take the partition over again and walk its unfinished records once more, as after a crash."""
+        """Take the partition over again and start its unfinished records again, as after a crash."""
         await cancel([in_flight.task for in_flight in self._unfinished] + [self._bootstrapping])
         self.state.admission.clear()
         self._give_up_idle()
@@ -296,11 +305,11 @@ class PartitionOwner:
         delay_s = _FIRST_PAUSE_S
         while True:
             try:
-                # Else one that was cut off for longer than its session would fence its innocent successor.
+                # Without this check, a worker that was cut off longer than its session would fence its successor.
                 await self.take_over(await self._still_member())
                 break
-            except BrokerUnavailable as trouble:
-                self._observer.recovering(self.number, trouble)
+            except BrokerUnavailable as unavailable:
+                self._observer.recovering(self.number, unavailable)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
         self._give_up_idle()

@@ -1,4 +1,4 @@
-"""What a partition needs from outside, as small protocols."""
+"""The interfaces through which a partition sees Kafka, the consumer group and the process."""
 
 from __future__ import annotations
 
@@ -15,25 +15,35 @@ class StateStore(Protocol):
     """The partition's transactional producer and its rows in Kafka."""
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
-        """Fence every earlier holder, then read all rows. Raises BrokerUnavailable, and fences nobody after that time.
+        """Fence every earlier owner, then read all rows. Reading may take longer than `fence_within_s`.
 
-        Reading may take longer: whoever owns the partition by then has fenced us.
+        Args:
+            fence_within_s: No owner is fenced after this time, in seconds.
+
+        Raises:
+            BrokerUnavailable: Kafka cannot be reached now.
         """
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """The partition's committed records of a topic from an offset to its present end, `most` of them at most.
+        """Read the partition's committed records of a topic from an offset on, `most` of them at most.
 
-        Raises BrokerUnavailable.
+        Raises:
+            BrokerUnavailable: Kafka cannot be read now.
         """
 
     async def transact(self, records: Sequence[Record]) -> None:
-        """All of it or nothing, in Kafka when it returns. Raises Fenced or Aborted."""
+        """Commit all of the records, or none.
+
+        Raises:
+            Fenced: Another process owns the partition.
+            Aborted: The transaction failed.
+        """
 
     async def close(self) -> None: ...
 
 
 class PartitionStream(Protocol):
-    """One topic of the partition for the time of one assignment: records come in order, acks go back in order."""
+    """The records of one topic of the partition during one assignment. Records and acks are in order."""
 
     @property
     def topic(self) -> str: ...
@@ -43,27 +53,28 @@ class PartitionStream(Protocol):
 
     @property
     def suspended(self) -> asyncio.Event:
-        """Set when the flow stops for a rebalance or the end: whatever only waits must be given up."""
+        """Set before a rebalance or shutdown: records that only wait must be given up."""
 
     def __aiter__(self) -> AsyncIterator[ConsumedRecord]: ...
 
     async def ack(self, consumed: ConsumedRecord) -> None: ...
 
     def give_up(self, consumed: ConsumedRecord) -> None:
-        """Forget it without an ack: it comes again."""
+        """Forget a record without an ack: it is delivered again."""
 
     def expect(self, offset: int) -> None:
-        """All before `offset` is known to be concluded: where the group has no commit, records are missed from there.
+        """Say that all records before `offset` are concluded.
 
-        Kafka forgets the offsets of a group that was away for long, and retention may have taken records meanwhile.
+        If the group has no committed offset, records that are missing from there on were lost: Kafka deletes the
+        offsets of a group that was away for long, and retention may have deleted records meanwhile.
         """
 
     def committed(self) -> int | None:
-        """The group's committed offset as far as this process knows."""
+        """The group's committed offset, if this process knows it."""
 
 
 class Observer(Protocol):
-    """Told what happened, once it is committed: metrics and log."""
+    """Gets what happened, once it is committed: metrics and log."""
 
     def told(self, event: StatusEvent) -> None: ...
 
@@ -72,27 +83,30 @@ class Observer(Protocol):
     def answered(self, answer: CommandAnswer) -> None: ...
 
     def lane_gone(self, workspace: str) -> None:
-        """Another process has it now, or none."""
+        """This process no longer owns the lane."""
 
     def committed(self, steps: int, records: int, seconds: float) -> None: ...
 
     def recovering(self, partition: int, error: Exception) -> None: ...
 
     def unknown_rows(self, partition: int, count: int) -> None:
-        """So many rows of the partition are of kinds that this version does not know; they are left alone."""
+        """The partition has `count` rows of kinds that this version does not know. They are kept."""
 
 
 class Membership(Protocol):
-    """Asks the group whether this process is still its member."""
+    """Asks the group whether this process is still a member."""
 
     async def __call__(self) -> float:
-        """Return once the group has said so anew: for how many seconds it will not take anything away from us.
+        """Wait until the group confirms the membership.
 
-        Never returns after an eviction: a rebalance follows, and closes the partition.
+        Does not return after an eviction: a rebalance follows and closes the partition.
+
+        Returns:
+            For how many seconds the group will not reassign our partitions.
         """
 
 
 class Alarm(Protocol):
-    """Ends the process: a bug, or another worker has taken this partition over."""
+    """Ends the process after a bug, or when another worker owns this partition."""
 
     def __call__(self, error: BaseException, /) -> None: ...

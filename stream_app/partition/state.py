@@ -1,7 +1,7 @@
-"""The rows of one partition in memory, as bytes, and the end of those that no longer count.
+"""The rows of one partition in memory, as bytes, and their expiry.
 
-A final row counts for the freshness window and is then deleted, with the aliases that lead to it; an open one never is.
-Nothing is ever scanned: keys stand in a queue in the order in which they came, and each step looks at its head.
+A final row is deleted after the freshness window, with the aliases that point to it. An open row does not expire.
+Expiry scans nothing: keys are in a queue in the order in which they were added, and each step reads its head.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _lane_decoder: Final = msgspec.json.Decoder(Lane)
 
 
 class _Dated(msgspec.Struct):
-    """What is read of a row that ages by itself."""
+    """The field that is read of a row that expires by its own time."""
 
     at_ms: int
 
@@ -42,13 +42,18 @@ _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
 
 
 class RowUnreadable(StreamAppError):
-    """A row of the state topic cannot be used: nothing is served from a state that is only half understood."""
+    """A row of the state topic cannot be used. The partition then processes nothing."""
 
 
 class Rows:
-    """Key -> value. `freshness_ms`: how long a final delivery row counts.
+    """The rows of one partition, by key.
 
-    suppressing  how many rows keep somebody from being sent. parked: leads that wait for a human, by workspace.
+    Args:
+        freshness_ms: How long a final delivery row is kept.
+
+    Attributes:
+        suppressing: The number of suppression rows.
+        parked: The number of parked leads, by workspace.
     """
 
     def __init__(self, freshness_ms: int) -> None:
@@ -61,7 +66,7 @@ class Rows:
         self._look_again_ms = 0
 
     def load(self, values: dict[bytes, bytes]) -> None:
-        """Begin again with what a take-over has read, oldest first."""
+        """Replace the rows by these, oldest first."""
         self._values = values
         self._aging = deque(key for key in values if key[:2] in _AGING)
         self._look_again_ms = 0
@@ -89,7 +94,7 @@ class Rows:
         return None if raw is None else read_delivery(key, raw)
 
     def suppression(self, key: bytes) -> Suppression | None:
-        """What keeps somebody from being sent. Raises RowUnreadable."""
+        """A suppression row. Raises RowUnreadable."""
         raw = self._values.get(key)
         return None if raw is None else _read(_suppression_decoder, key, raw)
 
@@ -99,7 +104,7 @@ class Rows:
             yield key.split(b"/", 2)[1].decode(), _read(_dated, key, self._values[key]).at_ms
 
     def apply(self, changes: Changes) -> None:
-        """What a step changes."""
+        """Apply the changes of a step."""
         values = self._values
         for key, value in changes:
             kind, before = key[:2], values.get(key)
@@ -119,7 +124,7 @@ class Rows:
                 self.suppressing += (value is not None) - (before is not None)
 
     def expired(self, now_ms: int) -> Changes:
-        """Deletions to write with the next step: a few at most, those at the head of the queue."""
+        """Deletions to write with the next step: a few at most, from the head of the queue."""
         gone: Changes = []
         if now_ms < self._look_again_ms:
             return gone
@@ -137,12 +142,12 @@ class Rows:
             else:
                 self._aging.popleft()
                 gone.append((key, None))
-        if not gone:  # all that was looked at is open: no need to decode as much for each lead
+        if not gone:  # all heads are open: do not decode them again for each lead
             self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
         return gone
 
     def _final_since_ms(self, key: bytes) -> int | None:
-        """Since when the row of an aging key is final; None while it is open."""
+        """Since when (epoch ms) the row of an expiring key is final; None while it is open."""
         if key[:2] in (b"k/", b"x/"):
             return _read(_dated, key, self._values[key]).at_ms
         since_ms = _LONG_AGO_MS
@@ -155,15 +160,15 @@ class Rows:
 
 
 def _is_parked(key: bytes, value: bytes | None) -> bool:
-    """Without decoding it: the state is the first text of a lead's row."""
+    """True if the row is parked. Not decoded: the state is the first string of a lead's row."""
     return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
 
 
 def unreadable(key: bytes, why: str) -> RowUnreadable:
     """The error to raise for a row that does not decode."""
     return RowUnreadable(
-        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its key "
-        "there, which makes the worker forget it (then a lead may be sent again, and a lane's budget begins at 0)"
+        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
+        "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
     )
 
 
@@ -183,7 +188,7 @@ def read_delivery(key: bytes, raw: bytes) -> Delivery:
     row = _read(_row_decoder, key, raw)
     if row.version > ROW_VERSION:
         raise RowUnreadable(
-            f"the row {_name(key)} is of version {row.version}, this program knows {ROW_VERSION}: update it"
+            f"the row {_name(key)} has version {row.version}, this program reads up to {ROW_VERSION}: update it"
         )
     return row
 
@@ -193,6 +198,6 @@ def read_lane(key: bytes, raw: bytes) -> Lane:
     lane = _read(_lane_decoder, key, raw)
     if lane.version > LANE_VERSION:
         raise RowUnreadable(
-            f"the row {_name(key)} is of version {lane.version}, this program knows {LANE_VERSION}: update it"
+            f"the row {_name(key)} has version {lane.version}, this program reads up to {LANE_VERSION}: update it"
         )
     return lane

@@ -1,4 +1,4 @@
-"""The take-over of a transactional id: look, do the next step of `domain.stranded`, until the id is ours."""
+"""Takes over a transactional id: looks, and does the next step of `domain.stranded`, until the id is ours."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ _FRESH_S: Final = 5.0  # a process that was frozen for longer may have had succe
 
 
 class Producer(NamedTuple):
-    """What a fence gave us. Every producer of an earlier epoch is fenced."""
+    """The producer after a fence. Every producer of an earlier epoch is fenced."""
 
     producer_id: int
     epoch: int
 
 
 class Transactions(Protocol):
-    """The requests about one transactional id. Any of them may fail, and may have been carried out all the same."""
+    """The requests for one transactional id. A request that failed may still have been carried out."""
 
     @property
     def transactional_id(self) -> str: ...
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
-        """The last transaction, and where it is open, both of one moment; nowhere, if `is_decided`."""
+        """The last transaction and the partitions where it is open, both at one moment; none, if `is_decided`."""
 
     async def open_places(self, producer_id: int) -> Stranded:
-        """Where the producer has an open transaction."""
+        """The partitions where the producer has an open transaction."""
 
     async def fence(self, timeout_ms: int) -> Producer | None:
         """InitProducerId. None when Kafka is busy: it may be aborting the ongoing transaction."""
 
     async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
-        """Add the partitions to a transaction of the epoch of `last` and end it, in one go."""
+        """Add the partitions to a transaction of the epoch of `last`, and end it."""
 
 
 async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
-    """Fence every earlier producer, after each of their transactions has ended everywhere as it was decided.
+    """Fence every earlier producer, after each of their transactions has ended in all partitions as it was decided.
 
-    timeout_ms  the transaction time-out of the new producer: none of those that carry a verdict.
+    Args:
+        kafka: The requests.
+        timeout_ms: The transaction timeout of the new producer. It must not be one of those that carry a verdict.
 
-    Raises StateStoreError when an operator has to decide, and whatever a request raises.
+    Raises:
+        StateStoreError: An operator has to decide. Errors of the requests are raised as they are.
     """
     now = asyncio.get_running_loop().time
     while True:

@@ -244,6 +244,6 @@ def test_any_walks_are_let_in_alone_and_in_their_order(asked: list[tuple[set[str
         for name in "abcd":
             of_it = [number for number in entered if name in asked[number][0]]
             assert all(before < after for before, after in pairwise(of_it))
-        assert (turns._holders, turns._queues, turns._key_locks) == ({}, {}, {})
+        assert (turns._holders, turns._queues, turns._requests) == ({}, {}, {})
 
     run(main())

@@ -85,7 +85,7 @@ def post_before_the_commit() -> Patch:
 @mutant("2")
 def ack_out_of_order() -> Patch:
     async def finish(self: AckTracker, in_flight: InFlight) -> None:
-        await self._inlet.ack(in_flight.consumed)
+        await self._stream.ack(in_flight.consumed)
 
     return patch.object(AckTracker, "finish", finish)
 
@@ -98,7 +98,7 @@ def acks_overtake_each_other() -> Patch:
             self.give_up(in_flight)
             return
         while self._unfinished and self._unfinished[0].finished:
-            await self._inlet.ack(self._unfinished.popleft().consumed)
+            await self._stream.ack(self._unfinished.popleft().consumed)
 
     return patch.object(AckTracker, "finish", finish)
 
@@ -107,7 +107,7 @@ def acks_overtake_each_other() -> Patch:
 def given_up_is_acked() -> Patch:
     def give_up(self: AckTracker, in_flight: InFlight) -> None:
         in_flight.finished = True
-        self._inlet.give_up(in_flight.consumed)
+        self._stream.give_up(in_flight.consumed)
 
     return patch.object(AckTracker, "give_up", give_up)
 

@@ -51,7 +51,7 @@ def only_own_identifiers_are_locked() -> Patch:
 @mutant("3", hunt=rare)
 def locks_are_not_asked_for_again_after_a_wait() -> Patch:
     async def enter(self: KeyLock) -> None:
-        if not self._key_locks.take(self):
+        if not self._key_locks.acquire(self):
             self.in_flight.release_next()
             await self.granted
 
