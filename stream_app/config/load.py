@@ -34,7 +34,7 @@ def load_settings(
         environ: The environment variables.
         clay: Require the webhooks and tokens. Only a worker needs them.
         gateway: Require the keys and secrets of callbacks.
-        api: Require the token of the look-up API.
+        api: Require the token of the look-up API. It is kept wherever it is set.
 
     Raises:
         SettingsError: Lists every error of the file and of the environment.
@@ -56,6 +56,8 @@ def load_settings(
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
+    if (token := tables.gateway.api_token_env) is not None and token in environ:
+        names.add(token)
     shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
     shallow["workspaces"] = {name: _in_its_zone(here) for name, here in sorted(tables.workspaces.items())}
     peppers = [environ[name] for name in tables.privacy.pepper_env]

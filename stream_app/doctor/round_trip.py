@@ -140,7 +140,7 @@ class _Trip:
     async def follow(self, follower: StatusFollower, within_s: float) -> RoundTrip:
         try:
             async with asyncio.timeout(within_s):
-                async for event in follower.events(self.lead_id):
+                async for event in follower.events([self.lead_id]):
                     self._on_event(event)
                     self._last = event
                     if event.status in BACK:

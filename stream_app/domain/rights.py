@@ -137,6 +137,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "publish --bulk --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.bulk})),
         "publish()": Rights(write=frozenset({names.leads})),
         "publish() bulk": Rights(write=frozenset({names.bulk})),
+        "follow_status()": Rights(read=frozenset({names.status})),
         "results": Rights(read=frozenset({names.enriched})),
         "results --join": Rights(read=frozenset({names.enriched, names.state})),
         "books": Rights(

@@ -15,7 +15,7 @@ from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.messages import Lead
 from stream_app.publishing.batch import Batch
 from stream_app.publishing.check import Checker, Ready, Refusal, Wishes
-from stream_app.publishing.rows import Row, flat_draft
+from stream_app.publishing.rows import Row, draft_of
 from stream_app.publishing.send import OnAcknowledged, Sender, ignore
 
 __all__ = [
@@ -82,7 +82,7 @@ async def publish(
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
     rows = (
-        Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else flat_draft(lead))
+        Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
         for line, lead in enumerate(leads, 1)
     )
     return await publish_rows(rows, settings, wishes, on_refused=on_refused)

@@ -96,6 +96,11 @@ def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
     return Sheet(titles, names, _records(feed, reader, names))
 
 
+def draft_of(values: Mapping[str, Any]) -> Draft:
+    """Return a new draft of a lead with `fields`, or of a flat object."""
+    return dict(values) if isinstance(values.get("fields"), dict) else flat_draft(values)
+
+
 def flat_draft(values: Mapping[str, Any]) -> Draft:
     """Turn a flat object into a lead: names of the lead itself belong to it, the rest are its fields."""
     draft: Draft = {"fields": {}}
@@ -111,7 +116,7 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
         return Unreadable("not_json", "The line is not JSON")
     if not isinstance(document, dict):
         return Unreadable("not_an_object", "The line is JSON, but not an object")
-    return document if isinstance(document.get("fields"), dict) else flat_draft(document)
+    return draft_of(document)
 
 
 def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:

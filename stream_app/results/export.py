@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import repeat
 from typing import IO, Final
 
@@ -136,6 +136,38 @@ async def export(
             wishes = Wishes(workspace=wanted.workspace, destination=wanted.destination)
             work.joined(join, Matcher(settings, wishes, store))
         return work.done
+
+
+async def results_of(
+    settings: Settings, wanted: Wanted, on_unreadable: Callable[[str], None]
+) -> AsyncGenerator[Result]:
+    """Yield the last result of each lead.
+
+    Args:
+        settings: The configuration.
+        wanted: Which results.
+        on_unreadable: Gets a line for each result that cannot be read; the result is left out.
+
+    Raises:
+        TopicsError, KafkaRefused, BrokerUnavailable: The topic cannot be read.
+        StreamAppError: The temporary folder is full.
+    """
+    await kafka_ready(settings, "results", lambda _: None)
+    with closing(ResultStore()) as store:
+        await _read(settings, wanted, store, _no_stage, people=False)
+        for number in store:
+            try:
+                result = _result.decode(store.value(number))
+            except msgspec.DecodeError:
+                on_unreadable(f"a result on {settings.names.enriched} cannot be read by this version")
+                continue
+            if result.at_ms >= wanted.since_ms:
+                yield result
+
+
+@contextmanager
+def _no_stage(what: str, unit: str) -> Iterator[Progress]:
+    yield lambda done, total: None
 
 
 async def _read(settings: Settings, wanted: Wanted, store: ResultStore, stage: Stage, *, people: bool) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.publishing import rows as rows_module
 from stream_app.publishing.headers import delimiter_of, name_columns
-from stream_app.publishing.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, read_csv, read_jsonl
+from stream_app.publishing.rows import MAX_LINE_BYTES, MAX_LINES_PER_ROW, Draft, Row, draft_of, read_csv, read_jsonl
 
 
 def csv_rows(data: bytes, **mapping: str) -> list[Row]:
@@ -168,3 +168,11 @@ def test_a_mapping_wins_and_must_name_a_column() -> None:
 )
 def test_the_delimiter(header: str, delimiter: str) -> None:
     assert delimiter_of(header) == delimiter
+
+
+def test_a_mapping_is_a_lead_with_fields_or_a_flat_one() -> None:
+    lead = {"workspace": "acme", "fields": {"email": "ada@example.com"}}
+    draft = draft_of(lead)
+    assert draft == lead == draft_of({"workspace": "acme", "email": "ada@example.com"})
+    draft["workspace"] = "other"
+    assert lead["workspace"] == "acme", "the caller's mapping stays as it is"

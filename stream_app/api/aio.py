@@ -1,0 +1,228 @@
+"""The functions of the Python API for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from stream_app import publishing
+from stream_app.api.settings import AnySettings, settings_of
+from stream_app.config import check_known
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.books.stories import Report
+from stream_app.domain.errors import SettingsError, StreamAppError
+from stream_app.domain.lead.lead import identify
+from stream_app.domain.messages import Lead, Result, StatusEvent
+from stream_app.gateway import client
+from stream_app.gateway.client import Found
+from stream_app.kafka.status_follower import StatusFollower
+from stream_app.operator import books
+from stream_app.publishing import Refusal, Summary, Wishes
+from stream_app.results import Wanted, results_of
+
+
+async def publish(
+    leads: Iterable[Lead | Mapping[str, Any]],
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+    destination: str | None = None,
+    import_id: str | None = None,
+    bulk: bool = False,
+    force: bool = False,
+    on_refused: Callable[[Refusal], None] | None = None,
+) -> Summary:
+    """Check all leads, then publish the good ones. A refused lead does not stop the others.
+
+    Args:
+        leads: Each is a `Lead`, a mapping with the keys of a lead (`{"workspace": "acme", "fields": {...}}`), or a flat
+            mapping of its fields (`{"workspace": "acme", "email": "ada@example.com"}`).
+        settings: Settings, or the path of a configuration file.
+        workspace: The workspace of leads that name none; default: the only one of the configuration.
+        destination: The destination of leads that name none; default: that of the workspace.
+        import_id: A name for this batch, for people.
+        bulk: Write to `leads.bulk`: these leads get a share of the rate and do not delay other leads.
+        force: Send, and pay for, leads that were sent before.
+        on_refused: Gets each refused lead: `line` counts from 1, `reason` is a stable code, `text` explains it.
+
+    Returns:
+        Counts: `rows` = `ready` + `refused`; `published` are acknowledged by Kafka; `reasons` counts the refused
+        ones by reason.
+
+    Raises:
+        SettingsError: The configuration is wrong.
+        TopicsError: A topic is missing or has another number of partitions.
+        KafkaRefused: Kafka refuses the credentials, or rights are missing.
+        BrokerUnavailable: Kafka did not acknowledge all leads. Publish the same leads again: those that are on Kafka
+            already are recognised as duplicates, unless `force` is set.
+        TypeError: `leads` is one lead and not an iterable of leads.
+    """
+    if isinstance(leads, Mapping | Lead | str | bytes):
+        raise TypeError(f"leads is one {type(leads).__name__}: pass a list of leads")
+    wishes = Wishes(workspace, destination, import_id, bulk, force)
+    return await publishing.publish(leads, settings_of(settings), wishes, on_refused=on_refused or _ignore)
+
+
+@asynccontextmanager
+async def follow_status(
+    settings: AnySettings = None,
+    *,
+    lead_id: str | None = None,
+    workspace: str | None = None,
+    from_beginning: bool = False,
+    idle_timeout_s: float | None = None,
+) -> AsyncGenerator[AsyncIterator[StatusEvent]]:
+    """Follow the status events from now on, outside a consumer group.
+
+        async with follow_status(lead_id="crm-17") as events:
+            await publish([{"lead_id": "crm-17", "email": "ada@example.com"}])
+            async for event in events:
+                print(event.status)
+
+    Every event that is committed after the block began is seen. Nothing is committed for the reader: a program that has
+    to go on where it stopped uses a consumer group (docs/python-api.md).
+
+    Args:
+        settings: Settings, or the path of a configuration file.
+        lead_id: Only the events of this lead, by the id that was published.
+        workspace: Only the events of this workspace.
+        from_beginning: Start at the oldest event that Kafka keeps.
+        idle_timeout_s: End after so many seconds without an event; None: never end.
+
+    Yields:
+        The events; those of one lead are in order (`seq`), times (`at_ms`) are epoch ms.
+
+    Raises:
+        SettingsError: The configuration is wrong or has no such workspace.
+        TopicsError: A topic is missing or has another number of partitions.
+        KafkaRefused: Kafka refuses the credentials, or rights are missing.
+        BrokerUnavailable: Kafka does not answer.
+        ValueError: `lead_id` is empty, or `idle_timeout_s` is not positive.
+    """
+    if idle_timeout_s is not None and idle_timeout_s <= 0:
+        raise ValueError("idle_timeout_s has to be positive")
+    config = settings_of(settings)
+    check_known(config, workspace=workspace)
+    lead_ids = None if lead_id is None else _ids_on_kafka(lead_id)
+    await kafka_ready(config, "follow_status()", _ignore)
+    partitions = range(config.kafka.partitions)
+    async with (
+        StatusFollower(
+            connection_of(config), config.names.status, partitions, from_beginning=from_beginning
+        ) as follower,
+        aclosing(follower.events(lead_ids, workspace, idle_timeout_s)) as events,
+    ):
+        yield events
+
+
+async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> Found:
+    """Ask the gateway where a lead is. An e-mail address or LinkedIn URL is hashed before it is sent.
+
+    Args:
+        lead: A lead id, an e-mail address or a LinkedIn URL.
+        settings: Settings, or the path of a configuration file.
+        workspace: Leave out what other workspaces know of the lead.
+
+    Returns:
+        `leads`: each with its `stories` (a record that came in, and its events) and `results`. `waiting`: what was
+        found among the records that no worker has taken yet. `as_of_ms` (epoch ms), `lag` (offsets) and `trouble` say
+        how far the gateway is behind Kafka.
+
+    Raises:
+        SettingsError: The configuration is wrong, the token of the look-up API is not set, or `lead` is none of these.
+        GatewayUnavailable: No gateway answers within 30 s at `gateway.api_url`.
+        StreamAppError: The gateway refused the request.
+    """
+    return await asyncio.to_thread(find, lead, settings, workspace)
+
+
+async def read_results(
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+    destination: str | None = None,
+    since: datetime | None = None,
+    on_unreadable: Callable[[str], None] | None = None,
+) -> AsyncGenerator[Result]:
+    """Read the last result of each lead, as the topic `leads.enriched` is now.
+
+    Memory is bounded: results above 64 MiB wait in an unnamed file in TMPDIR.
+
+    Args:
+        settings: Settings, or the path of a configuration file.
+        workspace: Only results of this workspace.
+        destination: Only results of this destination.
+        since: Only results published at or after this time, which needs a time zone.
+        on_unreadable: Gets a line for each result that this version cannot read, which is left out then.
+
+    Yields:
+        The results; `at_ms` is in epoch ms, `age_s` in seconds.
+
+    Raises:
+        SettingsError: The configuration is wrong, or has no such workspace or destination.
+        TopicsError: A topic is missing or has another number of partitions.
+        KafkaRefused: Kafka refuses the credentials, or rights are missing.
+        BrokerUnavailable: Kafka does not answer.
+        StreamAppError: The temporary folder is full; or a result is unreadable and `on_unreadable` is None.
+        ValueError: `since` has no time zone.
+    """
+    if since is not None and since.tzinfo is None:
+        raise ValueError("since has no time zone: pass an aware datetime, such as datetime.now(UTC)")
+    config = settings_of(settings)
+    check_known(config, workspace=workspace, destination=destination)
+    wanted = Wanted(workspace, destination, 0 if since is None else round(since.timestamp() * 1000))
+    async with aclosing(results_of(config, wanted, on_unreadable or _fail)) as results:
+        async for result in results:
+            yield result
+
+
+async def read_books(settings: AnySettings = None, *, limit: int = 20) -> Report:
+    """Account for every lead that came in, from the topics, while the system runs or rests.
+
+    Args:
+        settings: Settings, or the path of a configuration file.
+        limit: How many problems `problems` has at most; `problem_count` counts all.
+
+    Returns:
+        `balanced`: every record is accounted for. `records`: leads that came in. `columns`: where they are.
+        `accounts`: credits and actions by workspace and period.
+
+    Raises:
+        SettingsError: The configuration is wrong.
+        TopicsError: A topic is missing or has another number of partitions.
+        KafkaRefused: Kafka refuses the credentials, or rights are missing.
+        BrokerUnavailable: Kafka does not answer.
+        ValueError: `limit` is negative.
+    """
+    if limit < 0:
+        raise ValueError("limit cannot be negative")
+    return await books.read_books(settings_of(settings), limit=limit, progress=_ignore, say=_ignore)
+
+
+def find(lead: str, settings: AnySettings, workspace: str | None) -> Found:
+    """Do what `find_lead` does, and block."""
+    config = settings_of(settings)
+    check_known(config, workspace=workspace)
+    token = config.gateway.api_token_env
+    if token is not None and token not in config.secrets:
+        raise SettingsError([f"environment variable {token} is not set; gateway.api_token_env names it"])
+    return client.find(config, lead, workspace)
+
+
+def _ids_on_kafka(lead_id: str) -> list[str]:
+    """Return the ids that events may have for the id that was published: it may be hashed."""
+    identity = identify(Lead({"any": "thing"}, lead_id=lead_id))
+    if identity is None:
+        raise ValueError("lead_id is empty")
+    return [identity.lead_id, *identity.former_ids]
+
+
+def _ignore(*_: object) -> None:
+    return None
+
+
+def _fail(line: str) -> None:
+    raise StreamAppError(f"{line}: update stream-app, or pass on_unreadable to leave it out")

@@ -1,0 +1,102 @@
+"""Every program in `examples/`, as a user runs it, on a real Kafka with the simulator as Clay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream_app import find_lead, follow_status, read_books, read_results_sync
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(180)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPT = """
+[[table.columns]]
+name = "title"
+values = ["CEO"]
+[table.callback]
+run_if = "always"
+[table.callback.body]
+lead_id = "{{lead_id}}"
+title = "{{title}}"
+"""
+
+
+async def run(line: Pipeline, script: str, *argv: str) -> list[str]:
+    """The lines that an example prints."""
+    environment = {
+        **os.environ,
+        "KAFKA_BOOTSTRAP": line.bootstrap,
+        "STREAM_APP_CONFIG": str(line.directory / "stream_app.toml"),
+    }
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, str(EXAMPLES / script), *argv],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, callbacks=True, script=SCRIPT) as line:
+        line.start("gateway")
+        line.start("worker")
+        status = line.settings.names.status
+
+        printed = await run(line, "publish_leads.py", "--workspace", "w0")
+        assert printed[0].startswith("lead 3 refused: Its e-mail is not an e-mail address")
+        assert printed[1] == "2 of 3 leads published"
+        ended = [each for each in printed if ": enriched" in each]
+        assert sorted(each.split(":")[0] for each in ended) == ["crm-17", "crm-18"]
+
+        count = str(sum(map(len, line.stories.values())))
+        await by_plain_consumers(line, status, count)
+
+        results = [json.loads(each) for each in await run(line, "read_results.py", "--workspace", "w0")]
+        assert sorted(each["lead_id"] for each in results) == ["crm-17", "crm-18"]
+        await by_the_api(line)
+
+
+async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
+    """Both clients see the same events; after a reset the same group sees them again."""
+    group, other = f"{status}-group", f"{status}-other"
+    events = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
+    assert len(events) == int(count)
+    seen = await run(line, "consume_status_confluent.py", "--topic", status, "--group", other, "--count", count)
+    assert sorted(seen) == sorted(events)
+    assert len({each.split()[0] for each in events}) == int(count), "the ids are unique"
+    offsets = await run(line, "reset_offsets.py", "--topic", status, "--group", group)
+    assert sorted(each.rpartition(" ")[2] for each in offsets) == ["0", "0"]
+    again = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
+    assert sorted(again) == sorted(events)
+    past = ["--to-datetime", "2020-01-01T00:00+00:00"]
+    assert sorted(await run(line, "reset_offsets.py", "--topic", status, "--group", other, *past)) == sorted(
+        each.replace(group, other, 1) for each in offsets
+    )
+
+
+async def by_the_api(line: Pipeline) -> None:
+    """What the examples do not call, and the forms without an event loop."""
+    config = str(line.directory / "stream_app.toml")
+    async with follow_status(config, lead_id="crm-17", from_beginning=True, idle_timeout_s=5) as events:
+        statuses = [event.status async for event in events if event.lead_id == "crm-17"]
+    assert (statuses[0], statuses[-1]) == ("received", "enriched")
+    results = await asyncio.to_thread(lambda: list(read_results_sync(config, workspace="w0")))
+    assert len(results) == 2
+    books = await read_books(config)
+    assert (books.balanced, books.records) == (True, 2)
+    found = await find_lead("ADA@example.com", config)
+    assert [lead.lead_id for lead in found.leads] == ["crm-17"]

@@ -1,0 +1,244 @@
+"""The public Python API: its names, its cheap import, and what it makes of its arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import stream_app
+import stream_app.publishing  # a submodule must not take the place of a function
+from stream_app import (
+    Lead,
+    Result,
+    Settings,
+    SettingsError,
+    StreamAppError,
+    api,
+    find_lead,
+    find_lead_sync,
+    follow_status,
+    follow_status_sync,
+    load_settings,
+    publish,
+    publish_sync,
+    read_books,
+    read_books_sync,
+    read_results,
+    read_results_sync,
+)
+from stream_app.gateway.client import Found
+from stream_app.publishing import Wishes
+from stream_app.results import Wanted, export, results_of
+from stream_app.results.store import ResultStore
+
+ROOT = Path(__file__).parents[3]
+CONFIG = """
+[kafka]
+bootstrap = "127.0.0.1:1"
+[gateway]
+api_token_env = "API_TOKEN"
+[workspaces.acme]
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["NOT_SET_IN_THIS_PROCESS"]
+callbacks = false
+"""
+TOKEN = "q8Zt3vL0xWnE5rYbK2mJ7hUcD4sGfA9p"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "own.toml"
+    path.write_text(CONFIG)
+    for name in ("STREAM_APP_CONFIG", "API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return path
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert stream_app.__all__ == api.__all__ == sorted(api.__all__)
+    assert set(stream_app.__all__) <= set(dir(stream_app))
+    for name in stream_app.__all__:
+        assert inspect.getdoc(getattr(stream_app, name)), name
+        if name.islower():
+            assert inspect.isfunction(getattr(stream_app, name)), name
+
+
+def test_the_page_names_every_function() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    assert [name for name in stream_app.__all__ if name not in page] == []
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'publisher'"):
+        getattr(stream_app, "publisher")  # noqa: B009 (mypy knows that it is not there)
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'asyncio')"
+    code = f"import sys, stream_app; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_a_function_does_not_import_faust() -> None:
+    code = "import sys; from stream_app import publish; print('faust' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "synchronous"),
+    [
+        (publish, publish_sync),
+        (follow_status, follow_status_sync),
+        (find_lead, find_lead_sync),
+        (read_results, read_results_sync),
+        (read_books, read_books_sync),
+    ],
+)
+def test_both_forms_of_a_function_take_the_same_arguments(
+    asynchronous: Callable[..., Any], synchronous: Callable[..., Any]
+) -> None:
+    assert inspect.signature(asynchronous).parameters == inspect.signature(synchronous).parameters
+    assert synchronous.__name__ == f"{asynchronous.__name__}_sync"
+
+
+def test_settings_come_from_a_path_a_string_or_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(config)
+    assert list(settings.workspaces) == ["acme"]
+    assert msgspec.structs.asdict(load_settings(str(config)))["kafka"] == settings.kafka
+    monkeypatch.setenv("STREAM_APP_CONFIG", str(config))
+    assert load_settings().kafka == settings.kafka
+
+
+def test_a_missing_file_is_a_settings_error(config: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no such file"):
+        load_settings(config.with_name("other.toml"))
+    with pytest.raises(SettingsError, match="there is no such file"):
+        publish_sync([], config.with_name("other.toml"))
+
+
+async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[Any] = []
+
+    async def fake(leads: Any, settings: Settings, wishes: Wishes, *, on_refused: Any) -> None:
+        passed.extend((list(leads), settings, wishes))
+
+    monkeypatch.setattr("stream_app.publishing.publish", fake)
+    settings = load_settings(config)
+    leads = [{"email": "ada@example.com"}]
+    await publish(leads, settings, workspace="acme", destination="people", import_id="b", bulk=True, force=True)
+    assert passed == [leads, settings, Wishes("acme", "people", "b", True, True)]
+
+
+@pytest.mark.parametrize("one", [{"email": "ada@example.com"}, Lead({"email": "ada@example.com"}), "ada", b"ada"])
+async def test_one_lead_instead_of_several_is_a_type_error(one: Any, config: Path) -> None:
+    with pytest.raises(TypeError, match="pass a list of leads"):
+        await publish(one, config)
+
+
+@pytest.mark.parametrize("idle_timeout_s", [0, -1.5])
+async def test_follow_status_refuses_a_timeout_that_is_not_positive(idle_timeout_s: float, config: Path) -> None:
+    with pytest.raises(ValueError, match="idle_timeout_s has to be positive"):
+        async with follow_status(config, idle_timeout_s=idle_timeout_s):
+            pass
+
+
+def test_follow_status_refuses_an_empty_lead_id_and_an_unknown_workspace(config: Path) -> None:
+    with pytest.raises(ValueError, match="lead_id is empty"), follow_status_sync(config, lead_id=" "):
+        pass
+    with pytest.raises(SettingsError, match="there is no workspace beta"), follow_status_sync(config, workspace="beta"):
+        pass
+
+
+async def test_read_results_refuses_a_time_without_a_zone_and_unknown_names(config: Path) -> None:
+    with pytest.raises(ValueError, match="since has no time zone"):
+        await anext(read_results(config, since=datetime(2026, 11, 24)))
+    with pytest.raises(SettingsError, match="there is no destination crm"):
+        await anext(read_results(config, destination="crm"))
+
+
+def test_read_books_refuses_a_negative_limit(config: Path) -> None:
+    with pytest.raises(ValueError, match="limit cannot be negative"):
+        read_books_sync(config, limit=-1)
+
+
+async def test_the_synchronous_form_says_what_to_use_in_an_event_loop(config: Path) -> None:
+    for name, call in (
+        ("publish", lambda: publish_sync([], config)),
+        ("read_books", lambda: read_books_sync(config)),
+        ("read_results", lambda: next(read_results_sync(config))),
+        ("follow_status", lambda: follow_status_sync(config).__enter__()),
+    ):
+        with pytest.raises(RuntimeError, match=rf"{name}_sync\(\) cannot be called .*: use {name}\(\)"):
+            call()
+
+
+def test_find_lead_needs_the_token_of_the_api_only(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, str, str | None]] = []
+
+    def fake(settings: Settings, who: str, workspace: str | None) -> Found:
+        asked.append((settings.api_token, who, workspace))
+        return Found(as_of_ms=1, lag=0, trouble="", leads=[])
+
+    monkeypatch.setattr("stream_app.gateway.client.find", fake)
+    with pytest.raises(SettingsError, match="environment variable API_TOKEN is not set"):
+        find_lead_sync("crm-17", load_settings(config))
+    monkeypatch.setenv("API_TOKEN", TOKEN)
+    assert find_lead_sync("crm-17", load_settings(config), workspace="acme").leads == []
+    assert asyncio.run(find_lead("crm-18", config)).leads == []
+    assert asked == [(TOKEN, "crm-17", "acme"), (TOKEN, "crm-18", None)]
+
+
+@pytest.fixture
+def three_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two results on the topic that can be read, at 1 and 2 ms, and one that cannot."""
+
+    async def read(_settings: Any, _wanted: Any, store: ResultStore, _stage: Any, *, people: bool) -> None:
+        values = [
+            msgspec.json.encode(Result(f"lead-{at_ms}", "acme", "people", "clay", 1, at_ms, 0, {})) for at_ms in (1, 2)
+        ]
+        store.put((str(number).encode(), value) for number, value in enumerate((*values, b'{"fields": 1}')))
+
+    async def ready(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(sys.modules[export.__module__], "_read", read)
+    monkeypatch.setattr(sys.modules[export.__module__], "kafka_ready", ready)
+
+
+@pytest.mark.usefixtures("three_results")
+def test_an_unreadable_result_is_an_error_unless_the_caller_takes_it(config: Path) -> None:
+    with pytest.raises(StreamAppError, match=r"leads\.enriched cannot be read by this version: update"):
+        list(read_results_sync(config))
+    lines: list[str] = []
+    found = list(read_results_sync(config, on_unreadable=lines.append))
+    assert [result.lead_id for result in found] == ["lead-1", "lead-2"]
+    assert lines == ["a result on leads.enriched cannot be read by this version"]
+    since = datetime.fromisoformat("1970-01-01T00:00:00.002+00:00")
+    assert [each.lead_id for each in read_results_sync(config, since=since, on_unreadable=lines.append)] == ["lead-2"]
+
+
+@pytest.mark.usefixtures("three_results")
+async def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
+    results: AsyncGenerator[Result] = results_of(load_settings(config), Wanted(), lambda _: None)
+    assert (await anext(results)).lead_id == "lead-1"
+    await results.aclose()
+
+
+@pytest.mark.usefixtures("three_results")
+def test_results_without_an_event_loop_end_early_without_leaving_anything_open(config: Path) -> None:
+    results = read_results_sync(config)
+    assert next(results).lead_id == "lead-1"
+    results.close()
+    assert next(read_results_sync(config)).lead_id == "lead-1", "another loop starts"
