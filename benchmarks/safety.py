@@ -44,7 +44,7 @@ from stream_app.domain.lead.lead import read_lead
 from stream_app.domain.record import Record
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import run, run_app
-from stream_app.faust_app.stream import PartitionStream
+from stream_app.faust_app.stream import PartitionStream, serve
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.services import process
@@ -117,7 +117,7 @@ class _HastyGate(AdmissionQueue):
 
 
 async def _agent(settings: Settings, counter: _Counter) -> None:
-    async def handler(inlet: PartitionStream) -> None:
+    async def handle(inlet: PartitionStream) -> None:
         begun_s, taken_here = time.monotonic(), 0
         async for consumed in inlet:
             taken_here += 1
@@ -128,7 +128,13 @@ async def _agent(settings: Settings, counter: _Counter) -> None:
             await inlet.ack(consumed)
 
     options = process.faust_options(settings, connection_of(settings), settings.names.worker_app, None)
-    await run_app(build_app(options, {settings.names.leads: handler}))
+    app = build_app(options)
+
+    @app.agent(settings.names.leads)
+    async def leads(stream: Any) -> None:
+        await serve(app, stream, handle)
+
+    await run_app(app)
 
 
 def _child(case: str, config: Path, counter: _Counter) -> None:

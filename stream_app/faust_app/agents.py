@@ -1,54 +1,60 @@
-"""The worker's shell: hands each topic-partition that Faust assigns to the partition that owns it."""
+"""The worker's Faust agents, one for each topic that it consumes."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any
 
+from stream_app.domain.topics import TopicNames
+from stream_app.faust_app.app import App
+from stream_app.faust_app.stream import serve
+from stream_app.faust_app.worker import Worker
 from stream_app.partition.in_flight import Source
-from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.ports import PartitionStream
 
 
-class Worker:
-    """The owner of all partitions of this process. `build` makes one; its state is read before its first lead."""
+def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
+    """Add the worker's agents to the app.
 
-    def __init__(self, build: Callable[[int], PartitionOwner]) -> None:
-        self._build = build
-        self.partitions: dict[int, PartitionOwner] = {}
+    Faust starts each agent once for every assigned partition of its topic. The agent passes the records to the owner of
+    that partition, and the pipeline for that kind of record processes them.
 
-    async def assigned(self, partitions: set[int]) -> None:
-        """Newly ours: fence and load all of them, side by side."""
-        new = {number: self._build(number) for number in sorted(partitions - self.partitions.keys())}
-        try:
-            await asyncio.gather(*(partition.take_over() for partition in new.values()))
-        except BaseException:
-            await asyncio.gather(*(partition.close() for partition in new.values()))
-            raise
-        self.partitions.update(new)
+    Args:
+        app: the Faust app of the worker.
+        topics: the names of all topics.
+        worker: the partitions that this process owns.
+    """
 
-    async def revoked(self, partitions: set[int]) -> None:
-        """No longer ours: forget them at once."""
-        gone = [self.partitions.pop(number) for number in partitions & self.partitions.keys()]
-        await asyncio.gather(*(partition.close() for partition in gone))
+    @app.agent(topics.leads)
+    async def leads(stream: Any) -> None:
+        """New leads at hot priority."""
+        await serve(app, stream, worker.handler("hot"))
 
-    def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
-        """All that has to move by itself, for the watchdog. `assigned`: topic and partition -> records wait there."""
-        seen: dict[str, Hashable] = {}
-        for (topic, number), records_wait in assigned.items():
-            partition = self.partitions.get(number)
-            if partition is None:
-                seen[f"partition {number} is assigned and not taken over"] = None
-            elif records_wait and (consumed := partition.takes(topic)) is not None:
-                seen[f"nobody takes the records of {topic}/{number}"] = consumed
-        for partition in self.partitions.values():
-            seen |= partition.under_way()
-        return seen
+    @app.agent(topics.retry)
+    async def retry(stream: Any) -> None:
+        """Dead-lettered and deferred leads that the replay app has brought back."""
+        await serve(app, stream, worker.handler("retry"))
 
-    def handler(self, source: Source) -> Callable[[PartitionStream], Awaitable[None]]:
-        """What Faust runs for each partition of a lead topic."""
+    @app.agent(topics.bulk)
+    async def bulk(stream: Any) -> None:
+        """New leads at bulk priority."""
+        await serve(app, stream, worker.handler("bulk"))
 
-        async def serve(stream: PartitionStream) -> None:
-            await self.partitions[stream.partition].serve(stream, source)
+    @app.agent(topics.callbacks)
+    async def callbacks(stream: Any) -> None:
+        """Results that Clay posted to the gateway."""
+        await serve(app, stream, worker.handler("callback"))
 
-        return serve
+    @app.agent(topics.commands)
+    async def commands(stream: Any) -> None:
+        """Operators' commands."""
+        await serve(app, stream, worker.handler("command"))
+
+
+def sources_of(topics: TopicNames) -> dict[str, Source]:
+    """Map the topic of each agent to the name of its source in metrics."""
+    return {
+        topics.leads: "hot",
+        topics.retry: "retry",
+        topics.bulk: "bulk",
+        topics.callbacks: "callback",
+        topics.commands: "command",
+    }

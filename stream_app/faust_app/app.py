@@ -1,46 +1,73 @@
-"""The one place that builds a Faust app: an isolated agent a topic, and the state table whose rows the owner holds."""
+"""Builds a Faust app with the options and fixes that a pipeline without loss needs."""
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import faust
-from faust.stores import memory
+from typing import Any
 
 from stream_app.faust_app.fixes.consumer import SafeApp
-from stream_app.faust_app.stream import GapCheck, Handler, LostRecords, PartitionStream, serve
+from stream_app.faust_app.stream import GapCheck
+from stream_app.faust_app.table import Owner, StateTable
 from stream_app.kafka.connection import KafkaConnection
 
-__all__ = ["FaustOptions", "GapCheck", "Handler", "LostRecords", "Owner", "PartitionStream", "build_app"]
+AgentFunction = Callable[[Any], Awaitable[None]]
+"""An `async def` that is given the Faust stream of one partition."""
 
-log = logging.getLogger(__name__)
 
+class App(SafeApp):
+    """A Faust app with the fixes, whose agents read records as raw bytes.
 
-class Owner(Protocol):
-    """Who holds the state of the partitions that this process owns.
-
-    Neither method is called twice at once, and an exception out of one stops the worker.
+    Attributes:
+        gaps: checks every gap in the offsets of the consumed topics.
     """
 
-    async def assigned(self, partitions: set[int]) -> None:
-        """These are newly ours: fence and load here. No event of theirs is delivered before it returns.
+    def __init__(self, app_id: str, *, connection: KafkaConnection, **options: Any) -> None:
+        super().__init__(app_id, connection=connection, **options)
+        self.gaps = GapCheck(connection)
 
-        A rebalance or a stop cancels it; then `revoked` is called for all of `partitions`.
+    def agent(self, topic: str) -> Callable[[AgentFunction], Any]:
+        """As `faust.App.agent`, for a topic by its name.
+
+        Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a full partition does
+        not block another one. The agent has the name of its topic.
         """
 
-    async def revoked(self, partitions: set[int]) -> None:
-        """These are no longer ours: forget them at once. Not called when the worker stops."""
+        def add(function: AgentFunction) -> Any:
+            return super(App, self).agent(self._raw_topic(topic), name=topic, isolated_partitions=True)(function)
+
+        return add
+
+    def _raw_topic(self, name: str, **options: Any) -> Any:
+        return self.topic(
+            name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", **options
+        )
+
+    def add_state_table(self, topic: str, partitions: int, owner: Owner) -> None:
+        """Add the table `topic`, which has the rows of `owner`, with the topic of that name as its changelog."""
+        changelog = self._raw_topic(topic, partitions=partitions, acks=False)
+        self.tables.add(StateTable(self, owner=owner, name=topic, partitions=partitions, changelog_topic=changelog))
 
 
 @dataclass(frozen=True, slots=True)
 class FaustOptions:
-    """`app_id` is the consumer group. `state_topic` (with an owner) has as many partitions as all topics: `partitions`.
+    """How a process joins its consumer group.
 
-    All topics exist already: Faust creates none. Leads in flight must end within `rebalance_timeout_s` - 20 s.
+    All topics must exist: Faust creates none. A lead in flight must end within `rebalance_timeout_s` - 20 s.
+
+    Attributes:
+        app_id: the name of the consumer group.
+        connection: how to connect to Kafka.
+        partitions: the number of partitions of every topic, the state topic included.
+        state_topic: the topic of the state table. Required for an app with an owner.
+        session_timeout_s: after this many seconds without a heartbeat, the group evicts the process.
+        heartbeat_s: seconds between heartbeats.
+        rebalance_timeout_s: how long a rebalance waits for a member, in seconds.
+        commit_interval_s: seconds between commits of offsets.
+        max_poll_records: at most this many records are taken from one fetch.
+        buffer_records: records that the process buffers for each topic and partition.
     """
 
     app_id: str
@@ -55,20 +82,28 @@ class FaustOptions:
     buffer_records: int = 4096
 
 
-def build_app(options: FaustOptions, handlers: Mapping[str, Handler], owner: Owner | None = None) -> SafeApp:
-    """An app with one agent for each topic of `handlers`; call it inside the running loop, then `run_app` it.
+def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
+    """Build an app without agents. Call it inside the running event loop.
 
-    Partition p of all these topics and of the state topic is always this worker's, or none of them is.
+    Partition p of all topics that have an agent, and of the state topic, is always assigned to the same process.
+
+    Args:
+        options: how to join the group.
+        owner: holds the state of the assigned partitions. None for an app without state.
+
+    Raises:
+        ValueError: `max_poll_records` is too large for the buffer, or an owner has no `state_topic`.
     """
     _mute_debug()
-    # A poll must fit in the last 20 % of a buffer, or one full partition stops them all (hazard 6).
+    # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll must fit in the rest: a
+    # full buffer blocks all partitions (docs/reference/faust.md, behaviour 6).
     if options.max_poll_records > options.buffer_records // 5:
         raise ValueError("max_poll_records must be at most a fifth of buffer_records")
-    app = SafeApp(
+    app = App(
         options.app_id,
         connection=options.connection,
         broker=["kafka://" + address.strip() for address in options.connection.bootstrap.split(",")],
-        canonical_url=f"http://{uuid.uuid4().hex}",  # members are told apart by it; nothing listens there
+        canonical_url=f"http://{uuid.uuid4().hex}",  # identifies the member; nothing listens there
         store="memory://",
         web_enabled=False,
         topic_allow_declare=False,
@@ -79,7 +114,7 @@ def build_app(options: FaustOptions, handlers: Mapping[str, Handler], owner: Own
         broker_session_timeout=options.session_timeout_s,
         broker_heartbeat_interval=options.heartbeat_s,
         broker_rebalance_timeout=options.rebalance_timeout_s,
-        broker_request_timeout=options.rebalance_timeout_s + 10,  # a JoinGroup is answered when the last member is in
+        broker_request_timeout=options.rebalance_timeout_s + 10,  # the answer to JoinGroup waits for the last member
         broker_max_poll_interval=86400,
         broker_max_poll_records=options.max_poll_records,
         stream_buffer_maxsize=options.buffer_records,
@@ -88,85 +123,15 @@ def build_app(options: FaustOptions, handlers: Mapping[str, Handler], owner: Own
         producer_linger=0.005,
         producer_request_timeout=30,
     )
-    app.gaps = GapCheck(options.connection)
-    for topic, handler in handlers.items():
-        _add_agent(app, topic, handler)
     if owner is not None:
         if options.state_topic is None:
             raise ValueError("an owner needs a state_topic")
-        _add_state_table(app, options.state_topic, options.partitions, owner)
+        app.add_state_table(options.state_topic, options.partitions, owner)
     return app
 
 
-def _add_agent(app: SafeApp, name: str, handler: Handler) -> None:
-    async def agent(stream: Any) -> None:
-        await serve(app, stream, handler, app.gaps)
-
-    topic = app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-    app.agent(topic, name=name, isolated_partitions=True)(agent)
-
-
-def _add_state_table(app: SafeApp, topic: str, partitions: int, owner: Owner) -> None:
-    table = _StateTable(
-        app,
-        owner=owner,
-        name=topic,
-        partitions=partitions,
-        changelog_topic=app.topic(
-            topic,
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            partitions=partitions,
-            acks=False,
-        ),
-    )
-    app.tables.add(table)
-
-
-class _StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
-    """Where Faust tells of partitions that come and go. It holds no row: the owner does."""
-
-    owner: Owner
-    owned: set[int]
-
-    async def on_rebalance(
-        self, assigned: set[Any], revoked: set[Any], newly_assigned: set[Any], generation_id: int = 0
-    ) -> None:
-        topic = self.table.changelog_topic_name
-        kept = set() if self.app.consumer.was_evicted else {tp.partition for tp in assigned if tp.topic == topic}
-        lost = self.owned - kept
-        if lost:
-            self.owned -= lost
-            await self.owner.revoked(lost)
-
-    async def on_recovery_completed(self, active_tps: set[Any], standby_tps: set[Any]) -> None:
-        new = {tp.partition for tp in active_tps} - self.owned
-        if not new:
-            return
-        try:
-            await self.owner.assigned(new)
-        except BaseException:
-            await self.owner.revoked(new)
-            raise
-        self.owned |= new
-
-
-class _StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
-    def __init__(self, app: SafeApp, *, owner: Owner, **kwargs: Any) -> None:
-        super().__init__(app, key_type=bytes, value_type=bytes, **kwargs)
-        self._owner = owner
-
-    def _new_store(self) -> _StateStore:
-        store = _StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
-        store.owner = self._owner
-        store.owned = set()
-        return store
-
-
 def _mute_debug() -> None:
-    """Keep the libraries from building debug records, even when the root logger is at DEBUG: they do it a record."""
+    """Keep the libraries from creating debug log records, which they do for each Kafka record."""
     for name in ("aiokafka", "faust", "mode"):
         logger = logging.getLogger(name)
         if logger.getEffectiveLevel() < logging.INFO:

@@ -170,9 +170,17 @@ class _Source:
                 return self.stream.current_event
 
 
-async def serve(app: Any, stream: Any, handler: Handler, gaps: GapCheck) -> None:
-    """Body of every agent: call `handler` once a generation until the partition goes; its exceptions crash the app."""
-    source = _Source(app, stream.noack(), gaps)
+async def serve(app: Any, stream: Any, handler: Handler) -> None:
+    """Run an agent for one partition: call `handler` once in each generation until the partition is revoked.
+
+    An exception raised by `handler` ends the app without an ack.
+
+    Args:
+        app: the app of the agent.
+        stream: the Faust stream that the agent was given.
+        handler: processes the records of one generation. It must not return before the stream of records ends.
+    """
+    source = _Source(app, stream.noack(), app.gaps)
     try:
         await _serve_generations(source, handler)
     except asyncio.CancelledError:

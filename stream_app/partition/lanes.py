@@ -67,6 +67,15 @@ class Lanes:
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
 
+    def keys(self) -> list[bytes]:
+        """The keys of the lanes' rows."""
+        return [lane_key(workspace) for workspace in self._lanes]
+
+    def row(self, key: bytes) -> bytes | None:
+        """A lane's row as the next step would write it, None if `key` names no lane of this partition."""
+        lane = self._lanes.get(key[2:].decode("utf-8", "replace")) if key[:2] == b"l/" else None
+        return None if lane is None else _json.encode(lane)
+
     def __setitem__(self, workspace: str, lane: Lane) -> None:
         self._lanes[workspace] = lane
 

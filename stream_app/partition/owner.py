@@ -25,6 +25,7 @@ from stream_app.partition.eager import rest_of
 from stream_app.partition.erasures import Erasures
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source
 from stream_app.partition.ports import Alarm, Membership, Observer, PartitionStream, StateStore
+from stream_app.partition.table import PartitionTable
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.partition.unit_of_work import UnitOfWork
 from stream_app.pipeline import ports
@@ -91,6 +92,7 @@ class PartitionOwner:
         self.state = state = UnitOfWork(
             number, plan, store, clock, observer, alarm, spacing_s, previous, self._limiter_of, self._commit_failed
         )
+        self.table = PartitionTable(state.rows, state.lanes)
         unavailable = partial(observer.recovering, number)
         lead = LeadPipeline(plan, state, clay, clock, known).process
         self._pipelines: dict[Source, Process] = {

@@ -80,6 +80,9 @@ class Rows:
     def __contains__(self, key: bytes) -> bool:
         return key in self._values
 
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._values)
+
     def get(self, key: bytes) -> bytes | None:
         """The row's bytes."""
         return self._values.get(key)

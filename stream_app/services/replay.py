@@ -14,7 +14,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.replay import Begin
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.topics import MAX_CARRIED_BYTES
-from stream_app.faust_app.app import Handler, build_app
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership
 from stream_app.faust_app.run import run_app
 from stream_app.kafka.clock import KafkaClock
@@ -27,6 +27,7 @@ from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
+from stream_app.replay.agents import define_agents
 from stream_app.replay.state import Pause, ReplayState
 from stream_app.services.plan import replay_policy
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
@@ -68,10 +69,9 @@ async def run_replay(settings: Settings) -> None:
         configured_per_s = {name: here.rate.rate_per_s for name, here in settings.workspaces.items()}
         rates = LaneRates(connection, topics.lanes, settings.kafka.partitions, configured_per_s)
         replay = Replay(topics, policy, rates.per_s, publisher, state, SystemClock(), on_moved, on_begin)
-        handlers: dict[str, Handler] = {topics.dlq: replay.dead_letters, topics.deferred: replay.deferred}
-        handlers |= {topics.wait(tier): replay.wait(tier) for tier in policy.tiers_s}
         options = faust_options(settings, connection, topics.replay_app, None)
-        app = build_app(replace(options, buffer_records=_BUFFERED), handlers)
+        app = build_app(replace(options, buffer_records=_BUFFERED))
+        define_agents(app, topics, policy.tiers_s, replay)
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),
@@ -87,7 +87,7 @@ async def run_replay(settings: Settings) -> None:
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
         if state.pause:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
-        watch = TopicWatch(connection, KnownTopics(), [*handlers, topics.replay_state], settings.kafka.partitions)
+        watch = TopicWatch(connection, KnownTopics(), [*app.agents, topics.replay_state], settings.kafka.partitions)
         await run_app(
             app, broker_wait_s=settings.kafka.broker_wait_s, beside=(watchdog.run(), watch.run(), rates.follow())
         )

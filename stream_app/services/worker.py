@@ -18,11 +18,12 @@ from stream_app.config.client import egress_of
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.topics import MAX_CARRIED_BYTES, TopicNames
-from stream_app.faust_app.agents import Worker
+from stream_app.domain.topics import MAX_CARRIED_BYTES
+from stream_app.faust_app.agents import define_agents, sources_of
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership, waiting
 from stream_app.faust_app.run import alarm_of, run_app
+from stream_app.faust_app.worker import Worker
 from stream_app.kafka.archive import KafkaArchive
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.lag import ParkedLeads, WaitingRecords
@@ -33,7 +34,6 @@ from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.ops.watchdog import Watchdog
-from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeouts import TimeoutSources
 from stream_app.pipeline.fallback import Known
@@ -53,7 +53,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     configuration = Configuration(settings, derive(settings), read, derive)
     plan, connection, egress = configuration.plan, connection_of(settings), egress_of(settings)
     names = plan.topics
-    sources = _sources(names)
+    sources = sources_of(names)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
@@ -92,11 +92,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         owned = worker.partitions
 
         # The Faust app, which joins the group and feeds the partitions.
-        app = build_app(
-            faust_options(settings, connection, names.worker_app, names.state),
-            {topic: worker.handler(source) for topic, source in sources.items()},
-            worker,
-        )
+        app = build_app(faust_options(settings, connection, names.worker_app, names.state), worker)
+        define_agents(app, names, worker)
         app.gaps.on_expired = metrics.expired
 
         # Metrics and readiness.
@@ -142,17 +139,6 @@ def clay_client(settings: Settings, egress: Egress) -> ClayClient:
         keepalive_s=settings.egress.keepalive_s,
         egress=egress,
     )
-
-
-def _sources(names: TopicNames) -> dict[str, Source]:
-    """The consumed topics, and the kind of their records."""
-    return {
-        names.leads: "hot",
-        names.retry: "retry",
-        names.bulk: "bulk",
-        names.commands: "command",
-        names.callbacks: "callback",
-    }
 
 
 def _limits(settings: Settings) -> StateStoreLimits:

@@ -165,7 +165,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
 @pytest.mark.parametrize(
     ("command", "patch", "says"),
     [
-        ("worker", "owner.PartitionOwner.serve", "nobody takes the records of"),
+        ("worker", "owner.PartitionOwner.serve", "are not consumed"),
         ("worker", "owner.LeadPipeline.process", "does not end"),
         ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
         ("worker", "consumer.SafeConsumer.perform_seek", "no records are taken since the last rebalance"),

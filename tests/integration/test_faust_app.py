@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaProducer
 from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import ConsumedRecord
-from stream_app.faust_app.app import LostRecords, PartitionStream
 from stream_app.faust_app.run import run_app
+from stream_app.faust_app.stream import LostRecords, PartitionStream
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
 

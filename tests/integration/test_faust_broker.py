@@ -24,7 +24,7 @@ async def test_no_broker_is_told_with_its_address(namespace: str) -> None:
     nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
     async with asyncio.timeout(10):
         with pytest.raises(BrokerUnavailable, match=r"Kafka at 127\.0\.0\.1:1 did not answer within 1 s"):
-            await run_app(build_app(nowhere, {}), broker_wait_s=1)
+            await run_app(build_app(nowhere), broker_wait_s=1)
 
 
 @pytest.mark.parametrize("comes_back", [True, False])

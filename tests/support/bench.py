@@ -9,8 +9,10 @@ from typing import Any
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.record import ConsumedRecord
-from stream_app.faust_app.app import FaustOptions, Handler, PartitionStream, build_app
+from stream_app.faust_app.app import FaustOptions
+from stream_app.faust_app.stream import Handler, PartitionStream
 from stream_app.kafka.connection import KafkaConnection
+from tests.support.apps import app_with
 from tests.support.kafka import committed, create_topics
 
 PARTITIONS = 4
@@ -21,6 +23,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.owned: set[int] = set()
+        self.rows: dict[bytes, bytes] = {}
         self.calls: list[tuple[str, set[int]]] = []
         self.taking_s = 0.0
 
@@ -76,7 +79,7 @@ class Bench:
             heartbeat_s=0.5,
             commit_interval_s=0.1,
         )
-        return build_app(options, handlers, owner)
+        return app_with(options, handlers, owner)
 
     async def committed(self) -> dict[tuple[str, int], int]:
         return await committed(self.bootstrap, self.group)

@@ -12,13 +12,17 @@ import json
 import logging
 import random
 import sys
+from collections import ChainMap
+from collections.abc import Mapping
 
 from stream_app.domain.errors import Aborted
 from stream_app.domain.record import ConsumedRecord, Record
-from stream_app.faust_app.app import FaustOptions, PartitionStream, build_app
+from stream_app.faust_app.app import FaustOptions
 from stream_app.faust_app.run import run, run_app
+from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
+from tests.support.apps import app_with
 
 SLOTS = 20
 
@@ -36,8 +40,12 @@ class Worker:
         self.namespace = namespace
         self.slow_s = slow_s
         self.ledgers: dict[int, TransactionalState] = {}
-        self.rows: dict[int, dict[bytes, bytes]] = {}
+        self.rows_of: dict[int, dict[bytes, bytes]] = {}
         self.locks: dict[int, asyncio.Lock] = {}
+
+    @property
+    def rows(self) -> Mapping[bytes, bytes]:
+        return ChainMap(*self.rows_of.values())
 
     async def assigned(self, partitions: set[int]) -> None:
         for partition in partitions:
@@ -49,7 +57,7 @@ class Worker:
                 StateStoreLimits(transact_s=2.5, abort_s=0.5),
                 writes_to=[(f"{self.namespace}events", partition)],
             )
-            self.rows[partition] = await ledger.take_over()
+            self.rows_of[partition] = await ledger.take_over()
             self.ledgers[partition] = ledger
             self.locks[partition] = asyncio.Lock()
         say(f"assigned {sorted(partitions)}")
@@ -57,7 +65,7 @@ class Worker:
     async def revoked(self, partitions: set[int]) -> None:
         for partition in partitions & self.ledgers.keys():
             await self.ledgers.pop(partition).close()
-            del self.rows[partition], self.locks[partition]
+            del self.rows_of[partition], self.locks[partition]
         say(f"revoked {sorted(partitions)}")
 
     async def handle(self, inlet: PartitionStream) -> None:
@@ -84,7 +92,7 @@ class Worker:
 
     async def _conclude(self, partition: int, lead: bytes) -> None:
         async with self.locks[partition]:
-            rows = self.rows[partition]
+            rows = self.rows_of[partition]
             if lead in rows:
                 return
             records = [Record(self.namespace + topic, lead, b"done") for topic in ("state", "events")]
@@ -92,8 +100,8 @@ class Worker:
                 await self.ledgers[partition].transact(records)
                 rows[lead] = b"done"
             except Aborted:
-                self.rows[partition] = await self.ledgers[partition].take_over()
-                if lead not in self.rows[partition]:
+                self.rows_of[partition] = await self.ledgers[partition].take_over()
+                if lead not in self.rows_of[partition]:
                     raise
 
 
@@ -109,7 +117,7 @@ async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float, s
         rebalance_timeout_s=30,
     )
     try:
-        await run_app(build_app(options, {namespace + "leads": worker.handle}, worker), broker_wait_s=20)
+        await run_app(app_with(options, {namespace + "leads": worker.handle}, worker), broker_wait_s=20)
     finally:
         for ledger in worker.ledgers.values():
             await ledger.close()

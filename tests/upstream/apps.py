@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import faust
 
-from stream_app.faust_app.app import FaustOptions, PartitionStream, build_app
+from stream_app.faust_app.app import FaustOptions
+from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
+from tests.support.apps import app_with
 from tests.support.kafka import until
 
 Ack = Callable[[], Awaitable[object]]
@@ -47,7 +49,9 @@ def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) 
 
 
 def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -> Any:
-    class Nobody:
+    class NoState:
+        rows: Mapping[bytes, bytes] = {}
+
         async def assigned(self, partitions: set[int]) -> None: ...
         async def revoked(self, partitions: set[int]) -> None: ...
 
@@ -62,7 +66,7 @@ def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -
         namespace + "state",
         commit_interval_s=commit_interval_s,
     )
-    return build_app(options, {namespace + "leads": handler}, Nobody())
+    return app_with(options, {namespace + "leads": handler}, NoState())
 
 
 @contextlib.asynccontextmanager

@@ -31,7 +31,7 @@ class Message:
 
 
 def consumer_with(consumed: list[int]) -> Any:
-    app = build_app(FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1), {})
+    app = build_app(FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1))
     app.topics._acking_topics.add(LEADS.topic)
     app.consumer.in_flight[LEADS] = dict.fromkeys(consumed)
     return app.consumer

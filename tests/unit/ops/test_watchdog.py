@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 
-from stream_app.faust_app.agents import Worker
+from stream_app.faust_app.worker import Worker
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_desk import Bench
@@ -91,7 +91,7 @@ def test_a_topic_that_nobody_takes_from_is_named() -> None:
         await bench.partition.take_over()  # and nobody serves
         assert worker.under_way({LEADS: False}) == {}
         assert worker.under_way({LEADS: True, ("leads", 1): False}) == {
-            "nobody takes the records of leads/0": 0,
+            "the records of leads/0 are not consumed": 0,
             "partition 1 is assigned and not taken over": None,
         }
 

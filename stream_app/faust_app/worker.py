@@ -1,0 +1,73 @@
+"""The partitions that this process owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any
+
+from stream_app.partition.in_flight import Source
+from stream_app.partition.owner import PartitionOwner
+from stream_app.partition.ports import PartitionStream
+
+
+class Worker:
+    """Creates a `PartitionOwner` for each assigned partition and closes it when the partition is revoked.
+
+    Args:
+        build: creates the owner of a partition. The owner loads its state before it accepts a record.
+    """
+
+    def __init__(self, build: Callable[[int], PartitionOwner]) -> None:
+        self._build = build
+        self.partitions: dict[int, PartitionOwner] = {}
+
+    @property
+    def rows(self) -> Mapping[bytes, bytes]:
+        """The rows of all partitions that this process owns, for the Faust table."""
+        tables: list[Any] = [partition.table for partition in self.partitions.values()]
+        return ChainMap(*tables)
+
+    async def assigned(self, partitions: set[int]) -> None:
+        """Fence and load newly assigned partitions concurrently. If one fails, all of them are closed."""
+        new = {number: self._build(number) for number in sorted(partitions - self.partitions.keys())}
+        try:
+            await asyncio.gather(*(partition.take_over() for partition in new.values()))
+        except BaseException:
+            await asyncio.gather(*(partition.close() for partition in new.values()))
+            raise
+        self.partitions.update(new)
+
+    async def revoked(self, partitions: set[int]) -> None:
+        """Close partitions that were revoked."""
+        gone = [self.partitions.pop(number) for number in partitions & self.partitions.keys()]
+        await asyncio.gather(*(partition.close() for partition in gone))
+
+    def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
+        """Report to the watchdog what must make progress.
+
+        Args:
+            assigned: for each assigned topic and partition, whether records wait there.
+
+        Returns:
+            A progress token for each description. A token that does not change for too long is a stall.
+        """
+        seen: dict[str, Hashable] = {}
+        for (topic, number), records_wait in assigned.items():
+            partition = self.partitions.get(number)
+            if partition is None:
+                seen[f"partition {number} is assigned and not taken over"] = None
+            elif records_wait and (consumed := partition.takes(topic)) is not None:
+                seen[f"the records of {topic}/{number} are not consumed"] = consumed
+        for partition in self.partitions.values():
+            seen |= partition.under_way()
+        return seen
+
+    def handler(self, source: Source) -> Callable[[PartitionStream], Awaitable[None]]:
+        """Return the handler that an agent runs for each partition of its topic."""
+
+        async def handle(stream: PartitionStream) -> None:
+            await self.partitions[stream.partition].serve(stream, source)
+
+        return handle

@@ -1,0 +1,24 @@
+"""Faust apps whose agents run a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stream_app.faust_app.app import App, FaustOptions, build_app
+from stream_app.faust_app.stream import Handler, serve
+from stream_app.faust_app.table import Owner
+
+
+def app_with(options: FaustOptions, handlers: Mapping[str, Handler], owner: Owner | None = None) -> App:
+    """An app with one agent for each topic of `handlers`."""
+    app = build_app(options, owner)
+    for topic, handler in handlers.items():
+        add_agent(app, topic, handler)
+    return app
+
+
+def add_agent(app: App, topic: str, handler: Handler) -> None:
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        await serve(app, stream, handler)
