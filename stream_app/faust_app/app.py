@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stream_app.faust_app.fixes.consumer import SafeApp
+from stream_app.faust_app.fixes.app import SafeApp
 from stream_app.faust_app.stream import GapCheck
 from stream_app.faust_app.table import Owner, StateTable
 from stream_app.kafka.connection import KafkaConnection

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stream_app.domain.errors import UnreadableBatch
-from stream_app.faust_app.fixes.consumer import SafeApp
+from stream_app.faust_app.fixes.app import SafeApp
 
 
 def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
@@ -37,7 +37,7 @@ def membership(app: SafeApp) -> dict[str, int]:
     if not app.started:
         return {}
     found = {"Kafka has taken no heartbeat of this process": app.consumer._thread.heartbeats_taken}
-    if app.tables.recovery.taking_up:
+    if app.tables.recovery.taking_over:
         found["no records are taken since the last rebalance"] = app.consumer_generation_id
     return found | {str(batch): 0 for batch in unreadable(app).values()}
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from stream_app.faust_app.fixes.consumer import SafeApp
+from stream_app.faust_app.fixes.app import SafeApp
 from stream_app.kafka.access import wait_for_kafka
 from stream_app.tasks import cancel, died_of
 

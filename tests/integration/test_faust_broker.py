@@ -44,7 +44,7 @@ async def test_a_broker_that_goes_while_the_app_starts_is_waited_for(
         bench.bootstrap = proxy.address
         app = bench.app({bench.leads: seen})
         runs = asyncio.create_task(run_app(app))
-        await until(lambda: runs.done() or "Kafka has gone again" in caplog.text)
+        await until(lambda: runs.done() or "cannot connect to Kafka" in caplog.text)
         if comes_back:
             proxy.mend()
             await until(lambda: runs.done() or seen.values == [b"0"])

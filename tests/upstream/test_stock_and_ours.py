@@ -81,7 +81,7 @@ async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) ->
 
         async def slow_seek() -> None:
             """The recovery's takes as long as it takes to fetch a few, if anybody fetches."""
-            by_recovery = app.consumer.flow_active or (build is ours and app.consumer._parked.is_set())
+            by_recovery = app.consumer.flow_active or (build is ours and app.consumer._idle.is_set())
             for _ in range(100 if by_recovery else 0):
                 if any((offset or 0) > 15 for offset in fetched_to.values()):
                     break

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.faust_app.app import FaustOptions, build_app
-from stream_app.faust_app.fixes.consumer import SafeRecovery
+from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
 
 LEADS = TP("leads", 0)
@@ -121,5 +121,5 @@ async def test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coor
     given.set()
     await waiting
     thread.knows_coordinator = True
-    with pytest.raises(BrokerUnavailable, match="did not give the committed offsets"):
+    with pytest.raises(BrokerUnavailable, match="did not return the committed offsets"):
         await SafeRecovery._wait(recovery, asyncio.Event().wait(), 0.01)

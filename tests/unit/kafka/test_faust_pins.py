@@ -1,7 +1,8 @@
-"""The libraries that five adapters override (bounded, clients, consumer, faust_fixes, faust_thread) did not change.
+"""The functions of Faust, mode and aiokafka that this project overrides or relies on have not changed.
 
-When this fails, a library changed: read the change of each named function, and shared/faust-hazards.md, decide
-whether the override or the reliance still holds, run tests/upstream, and only then put the new hash here.
+When a test fails: read the change of the named function and docs/reference/faust.md, decide whether the override still
+holds, run tests/upstream, and only then put the new hash here. The overrides are in stream_app/faust_app/fixes and in
+stream_app/kafka (bounded_client, clients, consumer).
 """
 
 from __future__ import annotations
@@ -164,12 +165,12 @@ def digest(name: str) -> str:
 
 
 @pytest.mark.parametrize("package", PINNED)
-def test_the_version_is_the_one_that_was_read(package: str) -> None:
+def test_version_is_pinned(package: str) -> None:
     assert version(package) == PINNED[package], __doc__
 
 
 @pytest.mark.parametrize("name", [*OVERRIDDEN, *RELIED_UPON])
-def test_the_source_is_the_one_that_was_read(name: str) -> None:
+def test_source_is_unchanged(name: str) -> None:
     assert digest(name) == (OVERRIDDEN | RELIED_UPON)[name], f"{name} changed: {__doc__}"
 
 

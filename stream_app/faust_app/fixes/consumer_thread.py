@@ -1,0 +1,86 @@
+"""Combines the fixes of the thread that runs the group's aiokafka consumer, and adds its heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from aiokafka import TopicPartition
+from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID
+
+from stream_app.faust_app.fixes.fair_fetch import FairFetch
+from stream_app.faust_app.fixes.first_offset import SeekToFirst
+from stream_app.faust_app.fixes.lifecycle import BoundedLifecycle
+from stream_app.kafka.consumer import Consumer
+
+_HEARTBEAT_S = 2.0
+
+
+class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
+    """Runs a read_committed consumer with Faust's co-partitioning assignor.
+
+    Attributes:
+        heartbeats_taken: heartbeats that the group has accepted.
+    """
+
+    heartbeats_taken = 0
+
+    def _create_worker_consumer(self, transport: Any) -> Consumer:
+        conf = self.app.conf
+        self._assignor = self.app.assignor
+        return Consumer(
+            **self.app.connection.settings(),
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+        )
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        if self._consumer is not None:
+            self._count_heartbeats()
+
+    @property
+    def knows_coordinator(self) -> bool:
+        """False from when the group's coordinator fails to answer until another one is found."""
+        return self._consumer is not None and self._consumer._coordinator.coordinator_id is not None
+
+    def _count_heartbeats(self) -> None:
+        coordinator = self._consumer._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def counted() -> bool:
+            accepted = bool(await beat())
+            self.heartbeats_taken += accepted
+            return accepted
+
+        coordinator._do_heartbeat = counted
+
+    async def pause_fetching(self, partitions: set[Any]) -> None:
+        """Never fetch these partitions, whatever Faust requests: those of the changelog."""
+
+        async def pause() -> None:
+            self._consumer.pause(*(TopicPartition(*tp) for tp in partitions))
+
+        await self.call_thread(pause)
+
+    async def heartbeat(self) -> bool:
+        """Send a heartbeat. Returns True if the group accepted it in time."""
+        coordinator = self._consumer._coordinator
+        if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
+            return False
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # the latter when the thread ends
+            return bool(await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S))
+        return False

@@ -1,0 +1,33 @@
+"""Fix: handing a record to its stream creates no tasks if the stream's buffer has room.
+
+Upstream (not reported): `Consumer.wait_first` creates four tasks for each record. They cost more than the record
+itself.
+
+Tests: benchmarks/line.py measures the CPU a lead; `mode.services.Service.wait_first` is pinned in
+tests/unit/kafka/test_faust_pins.py.
+
+Remove it when upstream hands over without a task a record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faust.transport.drivers.aiokafka import Consumer
+
+from stream_app.partition.eager import rest_of
+
+
+class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
+    """Runs the handover of a record until it must wait, and creates tasks only then."""
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109  # upstream's signature
+        if timeout is not None or len(coros) != 2:
+            return await super().wait_first(*coros, timeout=timeout)
+        handing_over, suspended = coros
+        try:
+            waits_for = handing_over.send(None)
+        except StopIteration:
+            suspended.close()
+            return None
+        return await super().wait_first(rest_of(handing_over, waits_for), suspended)

@@ -1,0 +1,69 @@
+"""Fix: the consumer's thread starts while Kafka is briefly away, and always stops.
+
+Upstream (not reported): the app ends if the broker goes away between the first check and the start of the thread. A
+stop waits forever if the broker is gone or a rebalance runs, and raises if the thread has already ended.
+
+Tests: tests/integration/test_faust_broker.py (test_a_broker_that_goes_while_the_app_starts_is_waited_for),
+tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
+
+Remove it when upstream retries the start and bounds the stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiokafka.errors import KafkaConnectionError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from mode.threads import WorkerThread
+
+from stream_app.kafka.closing import stop_consumer
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 3.0
+_BROKER_AWAY_S = 1.0
+
+
+class DaemonThread(WorkerThread):  # type: ignore[misc]  # mode ships no types
+    """Does not keep the process alive."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.daemon = True
+
+
+class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
+    """Retries its start until Kafka answers, and bounds its stop."""
+
+    Worker = DaemonThread
+
+    async def on_start(self) -> None:
+        started = False
+        while not started and not self.should_stop:
+            try:
+                await super().on_start()
+                started = True
+            except KafkaConnectionError as error:
+                log.warning("cannot connect to Kafka: %s; next attempt in %.0f s", error, _BROKER_AWAY_S)
+                await stop_consumer(self._consumer)
+                await self.sleep(_BROKER_AWAY_S)
+
+    async def on_thread_stop(self) -> None:
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await super().on_thread_stop()
+        except (TimeoutError, asyncio.CancelledError):  # aiokafka lets out the CancelledError of a fetch it cancelled
+            log.warning(
+                "closed without a LeaveGroup request: Kafka or a rebalance did not answer within %.0f s", _STOP_S
+            )
+            if self._consumer is not None:
+                await self._consumer._client.close()
+
+    def _stopped_set(self) -> None:
+        try:
+            super()._stopped_set()
+        except RuntimeError:  # the thread has ended by itself and its loop is closed
+            self._stopped.set()

@@ -1,0 +1,21 @@
+"""Fix: Faust's own producer never connects.
+
+Nothing here writes with it. Upstream connects it at the start, ends the app if no broker answers at once, and delays
+commits of offsets while its buffer is not empty (not reported).
+
+Tests: tests/upstream/test_stock_and_ours.py (test_commits_of_stock_faust_starve_while_rows_are_written,
+test_commits_wait_for_no_rows).
+
+Remove it when upstream can run an app without a producer.
+"""
+
+from __future__ import annotations
+
+from faust.transport.drivers.aiokafka import Producer
+
+
+class UnusedProducer(Producer):  # type: ignore[misc]  # faust ships no types
+    """Does not connect."""
+
+    async def on_start(self) -> None:
+        pass
