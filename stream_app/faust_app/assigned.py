@@ -1,4 +1,4 @@
-"""What the group has assigned to this process, where records wait to be taken, and whether it takes any."""
+"""Reads the state of the group membership: assigned partitions, waiting records, and signs of progress."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from stream_app.faust_app.fixes.app import SafeApp
 
 
 def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
-    """Topic and partition -> whether records wait there: ones that Kafka has told of, or that were fetched.
+    """Return for each assigned topic and partition whether records wait there or are in flight.
 
-    Those under way are among the fetched.
-
-    Reads what belongs to the consumer's thread, so it may be a moment old.
+    Reads state of the consumer's thread, so it may be slightly out of date.
     """
     fetched = {message.tp for message in tuple(app.consumer._unacked_messages)}
     stopped = unreadable(app)
@@ -28,30 +26,35 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
 
 
 def membership(app: SafeApp) -> dict[str, int]:
-    """What has to move by itself for the group, whatever is assigned, with a number that changes when it does.
+    """Return progress tokens of the group membership for the watchdog, by description.
 
-    The taking up after a rebalance, with its generation: nothing else shows a partition that was kept, for its records
-    are not fetched until then, so none seem to wait. And heartbeats: nothing else shows an idle process without Kafka.
-    What cannot be read does not move until an operator acts.
+    - Heartbeats: only they show that an idle process has lost Kafka.
+    - The takeover after a rebalance, with its generation: until it ends, no records are fetched, so none seem to wait.
+    - Batches that cannot be read: they make no progress until an operator acts.
     """
     if not app.started:
         return {}
-    found = {"Kafka has taken no heartbeat of this process": app.consumer._thread.heartbeats_taken}
+    found = {"the group accepts no heartbeat of this process": app.consumer._thread.heartbeats_taken}
     if app.tables.recovery.taking_over:
-        found["no records are taken since the last rebalance"] = app.consumer_generation_id
+        found["no records are consumed since the last rebalance"] = app.consumer_generation_id
     return found | {str(batch): 0 for batch in unreadable(app).values()}
 
 
 def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
-    """By topic and partition, what has stopped it: a batch that cannot be read."""
+    """Return the unreadable batch that has stopped a partition, by topic and partition."""
     consumer = app.consumer._thread._consumer if app.started else None
     return consumer.unreadable if consumer is not None else {}
 
 
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:
-    """Source and partition -> records from the group's offset to the end that Kafka last told of.
+    """Return the consumer lag by source and partition.
 
-    sources  topic -> its name in the metric. The ends of transactions count among records that wait, but not alone.
+    The lag is the number of offsets from the committed one to the last known end. Transaction markers count too, unless
+    no record waits.
+
+    Args:
+        app: the Faust app.
+        sources: for each topic, its name in the metric.
     """
     waits = {}
     consumed = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()
@@ -67,7 +70,7 @@ def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], i
 
 
 def _states(app: SafeApp) -> Iterator[tuple[Any, Any]]:
-    """Each assigned partition of a topic that has an agent (the changelog's has none), with aiokafka's state of it."""
+    """Yield each assigned partition of a topic that has an agent, with aiokafka's state of it."""
     consumer = app.consumer._thread._consumer if app.started else None
     assignment = consumer and consumer._subscription.subscription and consumer._subscription.subscription.assignment
     if assignment:

@@ -1,4 +1,4 @@
-"""Runs a Faust app inside our own event loop: no web server, no stdout, no logging of Faust's making."""
+"""Runs a Faust app in an existing event loop, without Faust's web server, stdout and logging."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run on uvloop where it is installed."""
+    """Run a coroutine as `asyncio.run` does, on uvloop if it is installed."""
     factory = None
     with contextlib.suppress(ImportError):
         import uvloop
@@ -32,10 +32,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 async def run_app(
     app: SafeApp, *, broker_wait_s: float = 60.0, beside: Iterable[Coroutine[Any, Any, None]] = ()
 ) -> None:
-    """Run until SIGTERM, SIGINT or a crash, then stop: events in flight are waited for, and acks committed.
+    """Run until SIGTERM, SIGINT or a crash, then wait for records in flight, commit their acks, and stop.
 
-    beside  runs as long as the app does, and crashes it when it fails.
-    Raises as `wait_for_kafka` when Kafka is not there at the start, and whatever crashed the app.
+    Args:
+        app: the Faust app.
+        broker_wait_s: how long to wait for Kafka at the start, in seconds.
+        beside: coroutines that run as long as the app. If one fails, the app crashes.
+
+    Raises:
+        StreamAppError: as `wait_for_kafka` raises when Kafka does not answer at the start.
+        Exception: the error that crashed the app.
     """
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
@@ -70,7 +76,7 @@ async def run_app(
 
 
 def alarm_of(app: SafeApp) -> Callable[[BaseException], None]:
-    """Ends the app with an error, from wherever it is called."""
+    """Return a function that crashes the app with an error."""
     crashes: set[asyncio.Future[None]] = set()
     return lambda error: crashes.add(asyncio.ensure_future(app.crash(error)))
 

@@ -1,4 +1,4 @@
-"""What a handler sees of Faust: one topic-partition in one generation of the group, event by event."""
+"""The records of one topic-partition in one generation of the group, and the check of gaps between them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ _BROKER_AWAY_S = 0.5
 
 
 class LostRecords(StreamAppError):
-    """Records of the topic were passed over: stop before an ack hides them; the next start takes them again."""
+    """Faust skipped records of the topic. The process must stop before an ack hides them; the next start reads them."""
 
 
 class PartitionStream:
-    """The events of one topic-partition, from one rebalance to the next.
+    """The records of one topic-partition from one rebalance to the next.
 
-    `async for consumed in stream` waits for the next event each time, so not asking is how to hold back. It ends when
-    the generation has ended; the handler is then called again with a new inlet, if the partition is still ours.
-    `suspended` is set, for good, when the group rebalances or the worker stops: events that only wait must then be
-    given up, and those in flight finished and acked, for the rebalance waits for them.
+    Each step of `async for consumed in stream` waits for the next record. To hold back, do not take the next one. The
+    iteration ends with the generation. The handler is then called with a new stream if the partition is still assigned.
+
+    Attributes:
+        topic: the topic.
+        partition: the partition.
+        suspended: set for good when the group rebalances or the worker stops. The handler must then give up records
+            that only wait, and finish and ack those in flight: the rebalance waits for them.
+        ended: True when the generation has ended.
     """
 
     def __init__(self, source: _Source, first: Any) -> None:
@@ -74,9 +79,10 @@ class PartitionStream:
         )
 
     async def ack(self, consumed: ConsumedRecord) -> None:
-        """Finished, in whatever order: the committed offset passes it as soon as all before it are acked, too.
+        """Mark a record as finished. The order does not matter.
 
-        Silently nothing when it was given up or its generation is over.
+        The committed offset passes the record when all before it are acked too. Does nothing if the record was given up
+        or its generation has ended.
         """
         event = self._held.pop(consumed.offset, None)
         if event is None or self._generation != self._source.app.consumer_generation_id:
@@ -85,23 +91,23 @@ class PartitionStream:
         await self._source.stream.ack(event)
 
     def give_up(self, consumed: ConsumedRecord) -> None:
-        """Forget this event unacked: it, and all behind it, comes again after the next rebalance or start."""
+        """Drop a record without an ack. It and all after it are delivered again after the next rebalance or start."""
         event = self._held.pop(consumed.offset, None)
         if event is not None:
             self._source.consumer.give_up(event.message)
 
     def expect(self, offset: int) -> None:
-        """All before `offset` is known to be concluded: where the group has no commit, a gap behind it is a gap."""
+        """Declare all records before `offset` concluded, so that gaps are checked even if nothing is committed."""
         if self._next_offset is None:
             self._next_offset = offset
 
     def committed(self) -> int | None:
-        """The offset from which a successor would start now, None before the first commit."""
+        """Return the offset at which a successor would start now, None before the first commit."""
         offset: int | None = self._source.consumer._committed_offset[self._tp]
         return offset
 
     async def _verify_gap(self, offset: int) -> bool:
-        """True when nothing was passed over before `offset`, False when the flow was suspended sooner."""
+        """Return True if no record was skipped before `offset`, False if the flow was suspended during the check."""
         checking = asyncio.create_task(self._source.gaps.verify(self._tp, self._next_offset or 0, offset))
         suspended = asyncio.create_task(self.suspended.wait())
         try:
@@ -115,12 +121,13 @@ class PartitionStream:
 
 
 Handler = Callable[[PartitionStream], Awaitable[None]]
+"""Processes the records of one topic-partition in one generation."""
 
 
 class _Source:
-    """A Faust stream without acks, one event at a time; an event of the next generation waits for the next inlet.
+    """Takes events from a Faust stream one at a time, and keeps an event of the next generation for its stream.
 
-    The event that waits counts as taken for Faust, so it is given up when the flow is suspended.
+    Faust counts the kept event as in flight, so it is given up when the flow is suspended.
     """
 
     def __init__(self, app: Any, stream: Any, gaps: GapCheck) -> None:
@@ -134,13 +141,13 @@ class _Source:
         self.consumer.on_suspend.add(self._suspend)
 
     async def first(self) -> Any | None:
-        """The event that the next inlet begins with; None when the partition was taken from us."""
+        """Return the first event of the next generation, None if the partition was revoked."""
         if self._ahead is None:
             self._ahead = await self._next()
         return self._ahead
 
     async def take(self, generation: int) -> Any | None:
-        """The next event, None at the end of that generation."""
+        """Return the next event of `generation`, None at its end."""
         event = await self.first()
         if event is None or event.message.generation_id != generation:
             return None
@@ -148,7 +155,7 @@ class _Source:
         return event
 
     async def close(self) -> None:
-        """At once, not when it is collected: until then Faust counts the partition's channel as subscribed."""
+        """Close the Faust stream. Without this, Faust counts its channel as subscribed until garbage collection."""
         self.consumer.on_suspend.discard(self._suspend)
         self._suspend()
         await self._values.aclose()
@@ -184,8 +191,8 @@ async def serve(app: Any, stream: Any, handler: Handler) -> None:
     try:
         await _serve_generations(source, handler)
     except asyncio.CancelledError:
-        pass  # Faust stops the actor; were this passed on, it would start another one for a partition that is gone
-    except Exception as error:  # noqa: BLE001  # any that a handler lets out is a bug or an end: no ack, stop
+        pass  # Faust stops the actor. If this were raised, Faust would start another one for the revoked partition
+    except Exception as error:  # noqa: BLE001  # any exception of a handler stops the app without an ack
         await app.crash(error)
     finally:
         await source.close()
@@ -196,22 +203,26 @@ async def _serve_generations(source: _Source, handler: Handler) -> None:
         stream = PartitionStream(source, first)
         await handler(stream)
         if not (stream.ended or stream.suspended.is_set()):
-            raise RuntimeError(f"the handler of {stream.topic}/{stream.partition} returned before its inlet ended")
+            raise RuntimeError(f"the handler of {stream.topic}/{stream.partition} returned before its stream ended")
 
 
 def _log_expired(topic: str, partition: int, first: int, end: int) -> None:
     log.warning(
-        "retention removed %s/%d, offsets %d to %d, before they were taken: at most %d records are lost",
+        "retention removed %s/%d, offsets %d to %d, before they were consumed: at most %d records are lost",
         *(topic, partition, first, end - 1, end - first),
     )
 
 
 class GapCheck:
-    """Tells harmless gaps in offsets (markers, aborted, expired, compacted) from records that Faust passed over.
+    """Distinguishes harmless gaps in offsets from records that Faust skipped.
 
-    Reads the gap again with a consumer of its own, a fetch at a time, and remembers what it saw, so that a topic
-    with a marker every few records is read twice and not more. `empty` counts the harmless gaps. `on_expired` is told
-    topic, partition, first offset and end of those that retention removed.
+    A gap is harmless if it has only transaction markers and aborted, expired or compacted records. The check reads the
+    gap again with its own consumer, one fetch at a time, and remembers the offsets of that fetch. So a topic with a
+    marker every few records is read twice and not more.
+
+    Attributes:
+        empty: the number of harmless gaps so far.
+        on_expired: called with topic, partition, first offset and end offset of records that retention removed.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
@@ -223,7 +234,11 @@ class GapCheck:
         self._seen: dict[TopicPartition, tuple[int, int, frozenset[int]]] = {}
 
     async def verify(self, tp: Any, first: int, end: int) -> None:
-        """Raise LostRecords when Kafka has a committed record in [first, end) of `tp`."""
+        """Check that Kafka has no committed record in [first, end) of `tp`.
+
+        Raises:
+            LostRecords: it has one.
+        """
         async with self._lock:
             start, stop, offsets = self._seen.get(tp, (0, 0, frozenset()))
             if not start <= first <= end <= stop:
@@ -231,18 +246,19 @@ class GapCheck:
         lost = min((offset for offset in offsets if first <= offset < end), default=None)
         if lost is not None:
             raise LostRecords(
-                f"{tp.topic}/{tp.partition}/{lost} was fetched but never delivered, and nor was perhaps more before "
-                f"offset {end}: this worker must stop; the next start takes them"
+                f"{tp.topic}/{tp.partition}/{lost} was fetched but never delivered, and possibly more before offset "
+                f"{end}: this process stops; start it again to read them"
             )
         self.empty += 1
 
     async def close(self) -> None:
+        """Close the consumer."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stop_consumer(consumer)
 
     async def _read_patiently(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
-        """Wait while the broker is away: whoever asks gives up when the flow is suspended."""
+        """Retry while the broker is away. The caller cancels this when the flow is suspended."""
         while True:
             try:
                 return await self._read(await self._started(), tp, first, end)

@@ -56,7 +56,7 @@ async def test_that_kafka_is_gone_is_noticed_without_any_lead(broker: ProxiedKaf
         await until(members, ready=True, within_s=20)
         for member in members:
             still = [said["what"] for said in member.logged() if said["event"] == "stalled"]
-            assert still == [["Kafka has taken no heartbeat of this process"]], member.said()
+            assert still == [["the group accepts no heartbeat of this process"]], member.said()
 
 
 async def until(members: list[Member], *, ready: bool, within_s: float) -> None:

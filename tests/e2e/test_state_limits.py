@@ -168,7 +168,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
         ("worker", "owner.PartitionOwner.serve", "are not consumed"),
         ("worker", "owner.LeadPipeline.process", "does not end"),
         ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
-        ("worker", "consumer.SafeConsumer.perform_seek", "no records are taken since the last rebalance"),
+        ("worker", "consumer.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
         ("replay", "agent.Replay.deferred", "leads.deferred/0 do not move"),
         ("replay", "producer.KafkaPublisher.publish", "leads.deferred/0 do not move"),
     ],

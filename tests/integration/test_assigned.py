@@ -17,7 +17,7 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
     kafka: Broker, namespace: str
 ) -> None:
     bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
-    resuming = "no records are taken since the last rebalance"
+    resuming = "no records are consumed since the last rebalance"
     app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
 
     async def hang() -> None:

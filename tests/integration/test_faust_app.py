@@ -181,7 +181,7 @@ async def test_a_handler_that_returns_early_ends_the_app(bench: Bench) -> None:
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
     async with asyncio.timeout(20):
-        with pytest.raises(RuntimeError, match="returned before its inlet ended"):
+        with pytest.raises(RuntimeError, match="returned before its stream ended"):
             await run_app(bench.app({bench.leads: hasty}))
 
 

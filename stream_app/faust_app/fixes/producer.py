@@ -1,7 +1,7 @@
 """Fix: Faust's own producer never connects.
 
-Nothing here writes with it. Upstream connects it at the start, ends the app if no broker answers at once, and delays
-commits of offsets while its buffer is not empty (not reported).
+Upstream (not reported): Faust connects its producer at the start, ends the app if no broker answers at once, and delays
+commits of offsets while the producer's buffer is not empty. Nothing here writes with it.
 
 Tests: tests/upstream/test_stock_and_ours.py (test_commits_of_stock_faust_starve_while_rows_are_written,
 test_commits_wait_for_no_rows).
