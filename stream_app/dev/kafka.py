@@ -233,9 +233,7 @@ class LocalKafka(Broker):
         properties = broker_properties(listen=LOOPBACK, port=self._port, controller_port=free_port())
         properties |= {"log.dirs": str(data_dir)} | self._overrides
         self.properties = properties
-        text = f"no room for Kafka: {has}, 512 needed: free some, or set TMPDIR".join(
-            f"{key}={value}\n" for key, value in properties.items()
-        )
+        text = "".join(f"{key}={value}\n" for key, value in properties.items())
         (directory / "server.properties").write_text(text)
 
     def _java(self, class_name: str, *args: str) -> tuple[subprocess.Popen[bytes], Path]:
