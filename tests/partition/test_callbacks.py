@@ -1,4 +1,4 @@
-"""Callbacks on a partition with an in-memory Kafka: what each finds, what it settles, what it is told as."""
+"""Callbacks on a partition with an in-memory Kafka: which settle their lead, and how the others are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Callback, Result, Status, StatusEvent
 from stream_app.domain.record import Record
 from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_desk import Bench as LeadBench
+from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
@@ -92,7 +92,7 @@ async def settled(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["enriched", "partial", "no_data", "enrich_error"])
-def test_an_accepted_lead_gets_its_answer_and_its_lane_the_bill(outcome: Status) -> None:
+def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome: Status) -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("accepted")
@@ -117,7 +117,7 @@ def test_an_accepted_lead_gets_its_answer_and_its_lane_the_bill(outcome: Status)
 
 
 @pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
-def test_a_gateway_whose_clock_is_an_hour_off_is_believed_as_well(off_s: int, age_s: int) -> None:
+def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s: int, age_s: int) -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("accepted", at_ms=now_ms())
@@ -148,7 +148,7 @@ def test_a_gateway_whose_clock_is_an_hour_off_is_believed_as_well(off_s: int, ag
         ("rejected_invalid", {"reservation": None, "booked": PAID, "final": True}),
     ],
 )
-def test_it_was_at_clay_after_all(state: Status, changes: dict[str, object]) -> None:
+def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict[str, object]) -> None:
     """Whatever was thought of the lead: its answer is published, its cost is exact, and it is not sent again."""
 
     async def main() -> None:
@@ -197,7 +197,7 @@ def test_an_overdue_lead_is_answered() -> None:
     run(main())
 
 
-def test_what_comes_again_is_a_duplicate_and_partial_may_become_enriched() -> None:
+def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("accepted")
@@ -235,7 +235,7 @@ def test_what_comes_again_is_a_duplicate_and_partial_may_become_enriched() -> No
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bad_one_is_told_with_its_reason_and_stops_nothing(value: bytes | None, reason: str) -> None:
+def test_an_invalid_callback_is_reported_with_its_reason(value: bytes | None, reason: str) -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("accepted")
@@ -251,7 +251,7 @@ def test_a_bad_one_is_told_with_its_reason_and_stops_nothing(value: bytes | None
     run(main())
 
 
-def test_one_about_a_lead_that_was_never_sent_changes_nothing() -> None:
+def test_a_callback_of_a_lead_that_was_never_sent_changes_nothing() -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("held_paused", webhook_id="", reservation=None)
@@ -263,7 +263,7 @@ def test_one_about_a_lead_that_was_never_sent_changes_nothing() -> None:
     run(main())
 
 
-def test_one_that_is_there_before_its_post_has_ended_waits_for_it() -> None:
+def test_a_callback_that_comes_before_its_post_ends_waits_for_it() -> None:
     async def main() -> None:
         bench = Bench(clay_takes_s=5.0)
         bench.publish("id0", "p0")
@@ -279,7 +279,7 @@ def test_one_that_is_there_before_its_post_has_ended_waits_for_it() -> None:
     run(main())
 
 
-def test_it_does_not_wait_behind_leads_that_take_all_the_room() -> None:
+def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> None:
     async def main() -> None:
         bench = Bench(Setup(credits_per_day=20, max_in_flight=1))
         bench.row("accepted")  # holds the whole budget of the day
@@ -350,7 +350,7 @@ def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_clay_is_sent_leads_back(force: bool) -> None:
+def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> None:
     async def main() -> None:
         bench = Bench()
         keys = Keys(["a secret of at least thirty-two characters"])

@@ -1,4 +1,4 @@
-"""A step is never split, steps keep their order, and a failed transaction fails all that was told of it."""
+"""A step is never split, steps keep their order, and a failed transaction fails every step that was submitted."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
     run(main())
 
 
-def test_a_walk_that_was_cancelled_harms_no_other() -> None:
+def test_a_cancelled_step_does_not_affect_others() -> None:
     async def main() -> None:
         ledger = SlowLedger()
         committer = _committer(ledger, [], {"acme": 1})

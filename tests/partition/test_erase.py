@@ -1,4 +1,4 @@
-"""An erasure: what it removes, and that nothing of it comes back; a partition in memory."""
+"""An erasure: what it removes, and that none of it comes back; a partition in memory."""
 
 from __future__ import annotations
 

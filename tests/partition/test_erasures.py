@@ -1,4 +1,4 @@
-"""After an erasure its partition of `leads.enriched` gets one more record, so that Kafka compacts the result away."""
+"""After an erasure the partition of `leads.enriched` gets one more record, so that Kafka compacts the result away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leads are answered with when it is not Clay that answers, and what must never be: a partition in memory."""
+"""The fallback: which leads are served without Clay, and which never are; a partition in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.pipeline.fallback import Known
 from tests.legal import follows
 from tests.partition.test_committer import Silent
-from tests.partition.test_desk import _member
+from tests.partition.test_owner import _member
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka
@@ -217,7 +217,7 @@ def test_an_operator_chooses_what_may_be_served() -> None:
     run(main())
 
 
-def test_where_leads_wait_nothing_is_served() -> None:
+def test_nothing_is_served_where_leads_wait() -> None:
     async def main() -> None:
         bench = Bench(hold="pause")
         await bench.begin()

@@ -1,4 +1,4 @@
-"""A lane that stands still for an hour, or whose webhook is gone: what goes on beside it, and how soon."""
+"""A lane that is held for an hour, or whose webhook is gone: which other leads go on, and how soon."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from stream_app.domain.delivery.outcome import Denied, Gone, Outcome, RateLimited
 from stream_app.domain.messages import Callback, StatusEvent
 from stream_app.domain.record import Record
-from tests.partition.test_desk import SlowClay
-from tests.partition.test_operate import Bench as OperatedBench
+from tests.partition.test_commands import Bench as OperatedBench
+from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup

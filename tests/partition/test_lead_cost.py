@@ -1,4 +1,4 @@
-"""`lanes correct --lead`: what a lead did cost reaches its row, its lane and the books in one step, and only once."""
+"""`lanes correct --lead`: the cost of a lead reaches its row, its lane and the books in one step, once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.messages import CommandAnswer
 from stream_app.domain.record import Record
 from tests.partition.test_callbacks import HELD
-from tests.partition.test_overdue import Bench as OverdueBench
+from tests.partition.test_timeouts import Bench as OverdueBench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.client import MemoryInlet
 from tests.simulation.tape import tape_of

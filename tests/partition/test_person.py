@@ -1,4 +1,4 @@
-"""Leads of one person that name the person in different ways, down the line: a partition in memory."""
+"""Leads of one person with different identifiers, in the lead pipeline: a partition in memory."""
 
 from __future__ import annotations
 

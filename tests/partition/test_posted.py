@@ -1,4 +1,4 @@
-"""What a POST came to is not forgotten when only the step that tells of it is lost: no lead is parked for that."""
+"""The outcome of a POST survives an aborted commit: no lead is parked because of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream_app.domain.lane.budget import Period
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
 from stream_app.partition.state import read_delivery, read_lane
-from tests.partition.test_desk import Bench
+from tests.partition.test_owner import Bench
 from tests.partition.virtual import run
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup

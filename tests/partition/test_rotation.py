@@ -1,4 +1,4 @@
-"""A pepper is introduced and rotated under running leads: nobody is sent twice, nobody suppressed is sent."""
+"""A pepper is introduced and rotated under running leads: no duplicate send, and no send to a suppressed person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of a partition share: virtual time, a plan, walks and an inlet that only remembers."""
+"""Helpers of the partition tests: virtual time, records under way and a stream that records its acks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run on virtual time. A wait that nothing would ever end is a RuntimeError at once."""
+    """Run on virtual time. A wait that would never end raises RuntimeError at once."""
     loop = SimLoop(Random(0))
     try:
         return loop.run_until_complete(main)
@@ -50,10 +50,8 @@ def in_flight(offset: int = 0, source: Source = "hot", suspended: asyncio.Event 
     return InFlight(consumed(offset), source, suspended or asyncio.Event())
 
 
-class NotingStream:
-    """`ports.PartitionStream` that gives `records`, notes acks in order (each takes `ack_s`), and ends when it is told
-    to.
-    """
+class RecordingStream:
+    """A `PartitionStream` of these records. It records acks (each takes `ack_s`), and ends when `over` is set."""
 
     partition = 0
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from stream_app.faust_app.worker import Worker
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_desk import Bench
+from tests.partition.test_owner import Bench
 from tests.partition.virtual import run
 
 LEADS = ("leads", 0)

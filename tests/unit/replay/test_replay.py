@@ -10,7 +10,7 @@ from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.topics import TopicNames
 from stream_app.replay.agent import Replay
-from tests.partition.virtual import NotingStream, VirtualClock, now_ms, run
+from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, run
 
 NAMES = TopicNames()
 FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
@@ -44,7 +44,7 @@ class Bench:
         self, dead_letters: list[ConsumedRecord], begin: Begin | None = None, rate_per_s: float = 1000.0
     ) -> None:
         self.memory = Memory(begin or Begin())
-        self.stream = NotingStream(dead_letters, topic=NAMES.dlq)
+        self.stream = RecordingStream(dead_letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
         rates = {"acme": rate_per_s}
         self.replay = Replay(
@@ -160,7 +160,7 @@ def test_replays_use_their_share_of_the_lane_rate() -> None:
     run(main())
 
 
-class Topic(NotingStream):
+class Topic(RecordingStream):
     """An stream of what was published to a topic, at any time."""
 
     def __init__(self, topic: str) -> None:
@@ -251,7 +251,7 @@ def test_a_justified_wait_is_not_under_way() -> None:
         await asyncio.sleep(0.1)
         assert bench.replay.under_way({place: False}) == {}
         tier = NAMES.wait(60)
-        stream = NotingStream([waits(tier, 0, now_ms())], topic=tier)
+        stream = RecordingStream([waits(tier, 0, now_ms())], topic=tier)
         waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
         await asyncio.sleep(30)
         assert bench.replay.under_way({(tier, 0): True}) == {}, "not due"
@@ -272,7 +272,7 @@ def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_due() 
 
         bench.memory.publish = publish  # type: ignore[method-assign]  # Kafka, when it is silent
         tier = NAMES.wait(60)
-        stream = NotingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+        stream = RecordingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
         waiting = asyncio.ensure_future(bench.replay.wait(60)(stream))
         await asyncio.sleep(10)
         assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}

@@ -1,4 +1,4 @@
-"""The clock of the leads that wait for their callback: only the heads of its queues are looked at."""
+"""The queue of leads that wait for their callback reads only the heads of its queues."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def values() -> dict[bytes, bytes]:
     return {key(n): msgspec.json.encode(msgspec.structs.replace(row, at_ms=n)) for n in numbers}
 
 
-def test_of_many_who_wait_only_the_heads_are_looked_at() -> None:
+def test_only_the_heads_of_the_queues_are_read() -> None:
     async def main() -> None:
         plan = plan_of(Setup())
         rows = Looks(10**12)

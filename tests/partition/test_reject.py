@@ -1,4 +1,4 @@
-"""Records that get no row: their events say whose lead it was, as far as that can be read."""
+"""Records that get no row: their events name the lead as far as it can be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.record import Record
-from tests.partition.test_desk import Bench
+from tests.partition.test_owner import Bench
 from tests.partition.virtual import run
 from tests.simulation.schedule import Setup
 

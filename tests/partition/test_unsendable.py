@@ -1,4 +1,4 @@
-"""A lead that comes back and cannot be sent as things are: it waits for a human, and its story is told once."""
+"""A known lead that comes back and cannot be sent: it is parked, and reported once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from stream_app.domain.lead.pseudonyms import digest
 from stream_app.domain.lead.suppression import Suppression, erased_row, person_row
 from stream_app.domain.record import ConsumedRecord, Record
 from tests.partition.test_callbacks import Bench as CallbackBench
-from tests.partition.test_desk import Bench as LeadBench
-from tests.partition.test_returns import _lead
+from tests.partition.test_owner import Bench as LeadBench
+from tests.partition.test_replays import _lead
 from tests.partition.virtual import now_ms, run
 from tests.simulation.schedule import Setup
 
@@ -83,7 +83,7 @@ def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: 
 
 
 @pytest.mark.parametrize("row", [erased_row("acme", "id0"), person_row(digest("email", "a@example.com"))])
-def test_what_waits_then_holds_nothing_of_a_lead_that_was_erased(row: bytes) -> None:
+def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> None:
     async def main() -> None:
         bench, letter = await _failed()
         reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
@@ -111,7 +111,7 @@ def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_n
     run(main())
 
 
-def test_a_letter_without_a_value_goes_back_to_those_who_wait() -> None:
+def test_a_dead_letter_without_a_value_is_parked_again() -> None:
     async def main() -> None:
         bench, letter = await _failed()
         back = redriven(read_envelope(letter), letter.place)

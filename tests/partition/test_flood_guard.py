@@ -1,4 +1,4 @@
-"""A producer that publishes what is no lead, without end: its lane stops, and the rest waits on Kafka."""
+"""A producer that publishes invalid records without end: its lane is suspended, and the records wait in Kafka."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from stream_app.domain.lane.flood_guard import FloodGuardPolicy
 from stream_app.domain.lane.lane import lifted
 from stream_app.domain.record import Record
-from tests.partition.test_desk import Bench as LeadBench
+from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import run
 from tests.simulation.schedule import Setup
 
@@ -49,7 +49,7 @@ class Bench(LeadBench):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_lead_stops_pouring_into_the_dead_letters(kind: str) -> None:
+def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
     async def main() -> None:
         bench = Bench()
         bench.publish_bad(kind, 3 * RUN)
@@ -107,7 +107,7 @@ def test_where_nobody_may_stand_in_the_way_they_go_on(setup: Setup) -> None:
     run(main())
 
 
-def test_those_who_wait_hold_up_no_suspension_and_are_told_once() -> None:
+def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> None:
     async def main() -> None:
         bench = Bench()
         bench.publish_bad("nobody", RUN + 1)

@@ -1,4 +1,4 @@
-"""Dead letters as the line writes them: every header, by name and value."""
+"""Dead letters as the lead pipeline writes them: every header, by name and value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.outcome import Outcome, classify
 from stream_app.domain.record import ConsumedRecord, Record
-from tests.partition.test_desk import Bench
+from tests.partition.test_owner import Bench
 from tests.partition.virtual import now_ms, run
 from tests.simulation.schedule import Setup
 
@@ -128,7 +128,7 @@ def test_one_parked_as_uncertain_says_what_clay_had_answered() -> None:
     run(main())
 
 
-def test_a_stray_that_missed_its_home_again_says_why_and_since_when() -> None:
+def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> None:
     async def main() -> None:
         bench, began_ms = Bench(), now_ms()
         beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'

@@ -1,4 +1,4 @@
-"""Commands to a partition on an in-memory Kafka: each is applied once and answered, and leads obey from then on."""
+"""Commands on a partition with an in-memory Kafka: each is applied once, answered, and in effect for later leads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
 from stream_app.pipeline.command import MOST_PEOPLE, CommandResult
 from tests.partition.test_committer import Silent
-from tests.partition.test_desk import SlowClay
+from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
 from tests.simulation.kafka import MemoryKafka
@@ -156,7 +156,7 @@ def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
     run(main())
 
 
-def test_commands_from_when_nobody_was_here_are_applied_before_the_first_lead() -> None:
+def test_pending_commands_are_applied_before_the_first_lead() -> None:
     async def main() -> None:
         bench = Bench()
         bench.publish("a", "p1")
@@ -169,7 +169,7 @@ def test_commands_from_when_nobody_was_here_are_applied_before_the_first_lead() 
     run(main())
 
 
-def test_what_catches_up_answers_no_command_that_was_passed_meanwhile() -> None:
+def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     """Faust delivers the same commands: the one ahead drops the mark by which the other one would know."""
 
     async def main() -> None:
@@ -198,7 +198,7 @@ def test_what_catches_up_answers_no_command_that_was_passed_meanwhile() -> None:
         (b"[" * 100_000, "unreadable", "no command"),
     ],
 )
-def test_what_is_no_command_is_answered_and_stops_nothing(value: bytes | None, reason: str, says: str) -> None:
+def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: str) -> None:
     async def main() -> None:
         bench = Bench()
         await bench.start()
@@ -238,7 +238,9 @@ def test_what_is_no_command_is_answered_and_stops_nothing(value: bytes | None, r
         ("suppress", {"people": ["x" * 22] * (MOST_PEOPLE + 1)}, "bad_arguments", "people"),
     ],
 )
-def test_what_cannot_be_applied_is_refused_in_words(kind: str, changes: Any, reason: str, says: str) -> None:
+def test_a_command_that_cannot_be_applied_is_refused_with_its_reason(
+    kind: str, changes: Any, reason: str, says: str
+) -> None:
     async def main() -> None:
         bench = Bench()
         await bench.start()
@@ -253,7 +255,7 @@ def test_what_cannot_be_applied_is_refused_in_words(kind: str, changes: Any, rea
     run(main())
 
 
-def test_a_command_that_comes_twice_is_applied_once_and_the_second_is_told() -> None:
+def test_a_repeated_command_is_applied_once_and_both_are_answered() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.start()
@@ -274,7 +276,7 @@ def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> No
         await bench.start()
         bench.command("pause", "c1")
         await asyncio.sleep(1.0)
-        bench.publish("a", "p1")  # it waits at the gate
+        bench.publish("a", "p1")  # it waits for admission
         bench.publish("b", "p2", import_id="list")  # and this one behind it
         await asyncio.sleep(5.0)
         bench.command("cancel_lead", "c2", lead_id="a")
@@ -337,7 +339,7 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
         await bench.start()
         bench.ledger._link = SlowCommit()
         bench.publish("a", "ada")
-        await asyncio.sleep(0.05)  # it waits at the gate for the first token, 125 ms after the take-over
+        await asyncio.sleep(0.05)  # it waits for admission for the first token, 125 ms after the take-over
         bench.command("suppress", "c1", workspace="", people=[ada])
         await asyncio.sleep(10.0)
         assert bench.states() == ["received", "suppressed"]

@@ -1,4 +1,4 @@
-"""The gate: who goes next, who waits, who is told that he cannot wait here."""
+"""Admission: which lead is sent next, which waits, and which must not wait here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bench:
         return done
 
     def _bug(self, error: BaseException, /) -> None:
-        raise AssertionError("a bug in the gate") from error
+        raise AssertionError("a bug in admission") from error
 
     def sources(self) -> list[Source]:
         return [one.source for one in self.gone]
@@ -125,7 +125,7 @@ def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     run(main())
 
 
-def test_a_suspension_gives_up_those_of_its_own_inlet_only() -> None:
+def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=1.0, burst=1))
         suspended = asyncio.Event()
@@ -144,7 +144,7 @@ def test_a_suspension_gives_up_those_of_its_own_inlet_only() -> None:
     run(main())
 
 
-def test_a_cancelled_walk_is_not_let_through() -> None:
+def test_a_cancelled_record_is_not_admitted() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=1.0, burst=1))
         waiting = asyncio.create_task(bench.send(in_flight(0)))
@@ -158,7 +158,7 @@ def test_a_cancelled_walk_is_not_let_through() -> None:
     run(main())
 
 
-def test_a_lead_that_gets_too_old_while_it_waits_is_told_so_on_time() -> None:
+def test_a_waiting_lead_expires_on_time() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(1_000.0))
@@ -172,7 +172,7 @@ def test_a_lead_that_gets_too_old_while_it_waits_is_told_so_on_time() -> None:
     run(main())
 
 
-def test_a_standing_lane_is_told_once_and_then_waited_for() -> None:
+def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
@@ -189,7 +189,7 @@ def test_a_standing_lane_is_told_once_and_then_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("hold", "shared"), [("degrade", False), ("pause", True)])
-def test_where_nobody_may_stand_in_the_way_a_held_lead_is_deferred(hold: str, shared: bool) -> None:
+def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
     async def main() -> None:
         bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause"), shared)
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
@@ -200,7 +200,7 @@ def test_where_nobody_may_stand_in_the_way_a_held_lead_is_deferred(hold: str, sh
     run(main())
 
 
-def test_bulk_that_comes_back_leaves_the_hot_share_to_the_replays_of_hot_leads_and_does_not_bar_their_way() -> None:
+def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -> None:
     """A lead has room for 40 credits of 80 where it is bulk: two leads, by whatever topic it comes."""
 
     async def main() -> None:

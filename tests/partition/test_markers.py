@@ -1,4 +1,4 @@
-"""Marks go when the group has passed their records, and how far it was stays behind."""
+"""Markers are deleted when the group has passed their records; the passed offset stays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stream_app.partition.markers import ProcessedMarkers
 from tests.partition.virtual import consumed
 
 
-def test_only_passed_marks_go_and_the_offset_is_written_with_them() -> None:
+def test_only_passed_markers_are_deleted_and_the_offset_is_written_with_them() -> None:
     marks = ProcessedMarkers(0)
     for offset in (3, 1, 7):
         marks.note(mark_key(f"leads/0/{offset}"))
@@ -19,7 +19,7 @@ def test_only_passed_marks_go_and_the_offset_is_written_with_them() -> None:
     assert not marks.is_passed(consumed(5))
 
 
-def test_a_topic_without_an_inlet_holds_up_no_other() -> None:
+def test_a_topic_without_a_stream_delays_no_other() -> None:
     marks = ProcessedMarkers(0)
     marks.note(mark_key("leads.bulk/0/1"))
     marks.note(mark_key("leads/0/1"))
@@ -28,13 +28,13 @@ def test_a_topic_without_an_inlet_holds_up_no_other() -> None:
     assert (b"o/leads.bulk/0/1", None) not in rows
 
 
-def test_the_mark_of_a_stray_stays() -> None:
+def test_the_marker_of_another_partition_stays() -> None:
     marks = ProcessedMarkers(0)
     marks.note(mark_key("leads/1/1"))
     assert marks.drop_passed(lambda topic: 100) == []
 
 
-def test_a_take_over_reads_marks_and_offsets() -> None:
+def test_a_take_over_reads_markers_and_offsets() -> None:
     marks = ProcessedMarkers(0)
     rows = {b"o/leads/0/8": b"1", b"c/leads": b"6", b"d/acme/main/a": b"..."}
     marks.load(rows)

@@ -1,4 +1,4 @@
-"""Rows that no longer count go, those that do stay, and nobody looks at more than a few at a time."""
+"""Expired rows are deleted, others are kept, and each step reads only a few rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_row_that_became_final_again_counts_from_then() -> None:
     assert work_off(rows, 3 * FRESH_MS + 1, 3) == [key(1)]
 
 
-def test_a_step_looks_at_a_few_whatever_waits_behind() -> None:
+def test_a_step_reads_only_a_few_rows() -> None:
     rows = Rows(FRESH_MS)
     rows.load({key(number): row(0) for number in range(10_000)})
     assert len(work_off(rows, 2 * FRESH_MS, 1)) == 4

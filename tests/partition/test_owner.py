@@ -1,4 +1,4 @@
-"""A partition from take-over to close, on an in-memory Kafka: what it refuses, when it stops, what it gives up."""
+"""A partition from take-over to close on an in-memory Kafka: what it refuses, when it stops, what it gives up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.state import RowUnreadable
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import NotingStream, VirtualClock, consumed, now_ms, run
+from tests.partition.virtual import RecordingStream, VirtualClock, consumed, now_ms, run
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger, NoAnswer
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
@@ -106,7 +106,7 @@ def _row(**changes: object) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(row, **changes))
 
 
-def test_leads_go_down_the_line_and_are_acked() -> None:
+def test_leads_are_processed_and_acked() -> None:
     async def main() -> None:
         bench = Bench()
         for number in range(3):
@@ -211,7 +211,7 @@ def test_held_leads_do_not_hold_up_a_suspension() -> None:
     run(main())
 
 
-def test_a_lead_under_way_is_finished_and_acked_before_the_inlet_ends() -> None:
+def test_a_lead_under_way_is_finished_and_acked_before_the_stream_ends() -> None:
     async def main() -> None:
         bench = Bench()
         bench.publish("id0", "p0")
@@ -232,7 +232,7 @@ def test_a_lead_under_way_is_finished_and_acked_before_the_inlet_ends() -> None:
 def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> None:
     async def main() -> None:
         bench = Bench()
-        inlet = NotingStream([consumed(0), consumed(1)])
+        inlet = RecordingStream([consumed(0), consumed(1)])
         inlet.suspended.set()
         serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
         await asyncio.sleep(1.0)
@@ -294,7 +294,7 @@ def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> None:
     run(main())
 
 
-def test_a_recovery_does_not_end_in_silence() -> None:
+def test_a_failed_recovery_ends_the_process() -> None:
     """aiokafka let a CancelledError of its own out: it looked like a cancellation, and the partition stood still."""
 
     async def main() -> None:

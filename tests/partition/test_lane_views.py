@@ -1,4 +1,4 @@
-"""What people see of a lane: told once, when it is committed; and true after a restart, a failure and midnight."""
+"""Lane views: published once, when committed, and correct after a restart, a failure and midnight."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TypeVar
 import msgspec
 
 from stream_app.domain.messages import LaneView
+from tests.partition.test_commands import Bench
 from tests.partition.test_committer import Silent
-from tests.partition.test_operate import Bench
 from tests.partition.virtual import run
 from tests.simulation.client import NoAnswer, PlainLink
 from tests.simulation.schedule import Setup
@@ -104,7 +104,7 @@ def test_what_the_first_lead_of_a_process_leads_to_is_news() -> None:
     run(main())
 
 
-def test_what_an_aborted_commit_was_to_tell_is_told_when_it_is_done_again() -> None:
+def test_news_of_an_aborted_commit_are_published_on_retry() -> None:
     async def main() -> None:
         board = Board(Setup(credits_per_day=25))
         await board.start()

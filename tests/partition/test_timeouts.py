@@ -1,4 +1,4 @@
-"""Leads that nobody calls back about: told once, parked with their bytes, and a lane that falls silent."""
+"""Leads without a callback: reported once, parked with their record, and a lane that gets no callbacks."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_
     run(main())
 
 
-def test_a_letter_whose_record_is_gone_says_so() -> None:
+def test_a_dead_letter_says_that_its_record_is_gone() -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("callback_overdue", origin="leads/0/77", at_ms=now_ms())
@@ -153,7 +153,7 @@ def test_a_letter_whose_record_is_gone_says_so() -> None:
     run(main())
 
 
-def test_the_letter_of_an_erased_lead_holds_nothing_of_it() -> None:
+def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
     async def main() -> None:
         bench = Bench()
         bench.publish("id0", "p0")
@@ -201,7 +201,7 @@ def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_
     run(main())
 
 
-def test_callbacks_that_came_while_nobody_was_there_are_heard_before_anything_is_overdue() -> None:
+def test_pending_callbacks_are_processed_before_any_lead_is_overdue() -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("accepted")  # since 1970
@@ -213,7 +213,7 @@ def test_callbacks_that_came_while_nobody_was_there_are_heard_before_anything_is
     run(main())
 
 
-def test_many_that_waited_are_heard_a_part_at_a_time() -> None:
+def test_pending_callbacks_are_processed_in_batches() -> None:
     async def main() -> None:
         bench = Bench()
         many = 2_500
@@ -234,7 +234,7 @@ def _leads(bench: Bench, first: int, count: int) -> None:
         bench.publish(f"id{number}", f"p{number}")
 
 
-def test_a_lane_that_hears_nothing_stops_says_why_and_goes_on_when_a_probe_is_answered() -> None:
+def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_is_answered() -> None:
     async def main() -> None:
         bench = Bench(Setup(silent_after=3))
         bench.url_says = "HTTP 502"
@@ -280,7 +280,7 @@ class TwoTables(Bench):
         return [lead_id for lead_id in ids if lead_id.startswith("firm")]
 
 
-def test_a_table_that_calls_back_covers_up_for_no_other_one() -> None:
+def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> None:
     async def main() -> None:
         bench = TwoTables(Setup(silent_after=3))
         await bench.serve()
@@ -384,7 +384,7 @@ def _all(bench: Bench) -> list[dict[str, Any]]:
     return [msgspec.json.decode(consumed.value or b"") for consumed in log]
 
 
-def test_hearing_is_kept_while_leads_wait() -> None:
+def test_callback_health_is_written_while_leads_wait() -> None:
     async def main() -> None:
         bench = Bench()
         bench.row("accepted", at_ms=now_ms())

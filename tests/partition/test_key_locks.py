@@ -1,4 +1,4 @@
-"""Locks on rows: copies are decided in the order of their records, share commits, and hold nobody else up."""
+"""Locks on rows: copies are processed in the order of their records, share commits, and block no other lead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.partition.in_flight import GiveUp, InFlight, Limiter
 from stream_app.partition.key_locks import KeyLocks
-from tests.partition.test_desk import Bench, SlowClay
+from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import in_flight, run
 from tests.simulation.client import NoAnswer
 from tests.simulation.schedule import Setup
@@ -170,7 +170,7 @@ def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_t
     run(main())
 
 
-def test_who_waits_when_the_flow_is_suspended_gives_up_and_leaves_the_queue() -> None:
+def test_a_suspended_wait_gives_up_and_leaves_the_queue() -> None:
     async def main() -> None:
         turns, suspended, held = locks(), asyncio.Event(), asyncio.Event()
 
@@ -192,7 +192,7 @@ def test_who_waits_when_the_flow_is_suspended_gives_up_and_leaves_the_queue() ->
     run(main())
 
 
-def test_a_wait_that_shows_more_keys_waits_for_these_too_and_keeps_its_place() -> None:
+def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> None:
     async def main() -> None:
         turns, order, wanted = locks(), list[str](), keys("a")
 
@@ -218,7 +218,7 @@ def test_a_wait_that_shows_more_keys_waits_for_these_too_and_keeps_its_place() -
     st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()), max_size=12),
 )
 @settings(max_examples=200, deadline=None)
-def test_any_walks_are_let_in_alone_and_in_their_order(asked: list[tuple[set[str], int, bool]]) -> None:
+def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
     """`asked`: keys, how long it works, whether it is cancelled while it waits or works."""
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""A lead that comes back again and again: the line's side of replays, on an in-memory Kafka."""
+"""A lead that is replayed again and again: the lead pipeline on an in-memory Kafka."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from stream_app.domain.lane.rate import Rate
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
-from tests.partition.test_desk import Bench as LeadBench
-from tests.partition.test_desk import _member
+from tests.partition.test_owner import Bench as LeadBench
+from tests.partition.test_owner import _member
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka
@@ -118,7 +118,7 @@ def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     run(main())
 
 
-def test_an_epoch_has_its_replays_and_one_parking_however_many_letters_there_are() -> None:
+def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exist() -> None:
     async def main() -> None:
         bench = Bench(max_returns=30)
         await bench.begin()
@@ -162,7 +162,7 @@ def _lead(**changes: object) -> bytes:
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_copies_of_another_programs_forced_letter_are_one_lead(refused: bool) -> None:
+def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: bool) -> None:
     """The replay process was killed before its commit, and an operator selects the same letter once more."""
 
     async def main() -> None:
@@ -222,7 +222,7 @@ def test_what_is_still_reserved_for_a_lead_that_comes_back_is_booked_once_howeve
     run(main())
 
 
-def test_a_stray_that_strays_again_waits_for_a_human() -> None:
+def test_a_lead_that_is_rerouted_twice_is_parked() -> None:
     """Its pins are wrong somewhere: it must not go round for ever."""
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""An outage in which Clay takes requests and answers none: what it costs until the first of them times out."""
+"""An outage in which Clay accepts requests and answers none: its cost until the first of them times out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_app.domain.delivery.outcome import Accepted, Outcome, Uncertain
 from stream_app.domain.messages import StatusEvent
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
-from tests.partition.test_desk import Bench, SlowClay, _member
+from tests.partition.test_owner import Bench, SlowClay, _member
 from tests.partition.virtual import VirtualClock, run
 from tests.simulation.schedule import Setup
 
@@ -39,7 +39,7 @@ def events(bench: Bench) -> list[StatusEvent]:
     return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in log]
 
 
-def test_a_clay_that_hangs_gets_no_more_leads_than_trip_the_breaker() -> None:
+def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
         bench.clay = clay = Hanging()
