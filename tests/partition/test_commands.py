@@ -238,9 +238,7 @@ def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: 
         ("suppress", {"people": ["x" * 22] * (MOST_PEOPLE + 1)}, "bad_arguments", "people"),
     ],
 )
-def test_a_command_that_cannot_be_applied_is_refused_with_its_reason(
-    kind: str, changes: Any, reason: str, says: str
-) -> None:
+def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: Any, reason: str, says: str) -> None:
     async def main() -> None:
         bench = Bench()
         await bench.start()
