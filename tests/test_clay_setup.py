@@ -90,7 +90,7 @@ def test_for_people(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Header   x-callback-token: {{callback_token}}\n" in text
     assert '"lead_id": "{{lead_id}}",' in text
     assert main(["clay-setup", "quiet", "--config", config]) == 0
-    assert "Nothing comes back" in capsys.readouterr().out
+    assert "this destination has callbacks = false" in capsys.readouterr().out
 
 
 def test_no_such_destination(config: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
-"""The commands, a module each: `add(subparsers)` declares it, `run(args)` does it and returns the exit code.
+"""The commands, one module each. `add(subparsers)` declares a command; `run(args)` runs it and returns the exit code.
 
-To add one: write the module, and name it in `stream_app.cli.main.COMMANDS`. Heavy imports belong into `run`, so that
-`--help` answers at once.
+To add a command, write its module and list it in `stream_app.cli.main.COMMANDS`. Import slow modules inside `run`, so
+that `--help` stays fast.
 """

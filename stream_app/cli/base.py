@@ -1,4 +1,4 @@
-"""What all commands share: common options, exit codes, and the two ways out: people and machines."""
+"""What all commands share: common options, exit codes, and output as text or JSON."""
 
 from __future__ import annotations
 
@@ -28,24 +28,32 @@ REFUSED: Final = 6
 INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = """exit codes:
-  0    done; the answer is yes
-  1    the answer is no: checks failed, rows were refused, topics differ
+  0    success
+  1    a negative result: checks failed, rows were refused, topics differ
   2    wrong usage or configuration
-  3    queued, but not answered yet; leads still under way (publish --wait)
+  3    queued; no worker has answered yet; leads still under way (publish --wait)
   4    Kafka does not answer
   5    the gateway does not answer
-  6    Kafka refuses us: credentials, certificate, protocol or rights
+  6    Kafka refuses access: credentials, certificate, protocol or rights
   130  interrupted (Ctrl-C)"""
 
 T = TypeVar("T")
 
 Run = Callable[[argparse.Namespace], int]
-# argparse's own class, whose name it does not export.
+# argparse does not export the name of this class.
 Subparsers = Any
 
 
 def command(subparsers: Subparsers, name: str, run: Run, *, says: str, example: str) -> argparse.ArgumentParser:
-    """Declare a command with the options that all have; `says` is one line, `example` what a user would type."""
+    """Declare a command with the common options.
+
+    Args:
+        subparsers: Of the program.
+        name: The command's name.
+        run: Runs the command and returns its exit code.
+        says: One sentence of help.
+        example: A command line to try.
+    """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=says,
@@ -82,9 +90,16 @@ def add_common_options(parser: argparse.ArgumentParser, *, defaults: bool = Fals
 
 
 def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False, api: bool = False) -> Settings:
-    """The configuration, with the secrets of webhooks (`clay`), callbacks (`gateway`) and the look-up API (`api`).
+    """Load the configuration.
 
-    Raises SettingsError.
+    Args:
+        args: The parsed arguments.
+        clay: Read the webhooks' secrets.
+        gateway: Read the callbacks' secrets.
+        api: Read the secrets of the look-up API.
+
+    Raises:
+        SettingsError: The configuration is wrong, or a secret is missing.
     """
     from stream_app.config import load_settings
 
@@ -92,15 +107,15 @@ def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False, 
 
 
 def on_kafka(settings: Settings, program: str, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` in a loop of its own once Kafka is ready for `program`.
+    """Check that Kafka is ready for a program, then run `work` in a new event loop.
 
     Args:
         settings: The configuration.
-        program: A key of `core.rights.rights_of`.
-        work: What to run; it is closed unrun where Kafka is not ready.
+        program: A key of `domain.rights.rights_of`.
+        work: What to run; closed if Kafka is not ready.
 
     Raises:
-        KafkaRefused, TopicsError, BrokerUnavailable: As `kafka_ready`, within a moment unless Kafka does not answer.
+        KafkaRefused, TopicsError, BrokerUnavailable: Kafka is not ready.
     """
     import asyncio
 
@@ -118,22 +133,22 @@ def on_kafka(settings: Settings, program: str, work: Coroutine[Any, Any, T]) -> 
 
 
 def say(line: str) -> None:
-    """A line for a person on stderr: progress, warnings, problems."""
+    """Print a line on stderr: progress, warnings, problems."""
     _write(line, stderr=True)
 
 
 def tell(line: str) -> None:
-    """A line of the answer on stdout, when it is for a person."""
+    """Print a line of the result on stdout, for people."""
     _write(line, stderr=False)
 
 
 def tell_json(document: object) -> None:
-    """The answer on stdout, when it is for a machine."""
+    """Print the result on stdout as JSON, for programs."""
     sys.stdout.write(for_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Prints text as it is, in tables, too: a reason or a name that others wrote is no markup."""
+    """Return a console that prints text literally: text from outside may look like markup."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)

@@ -1,4 +1,4 @@
-"""`stream-app books`: proves that every record that came in is accounted for, or names those that are not."""
+"""`stream-app books`: prove that every input record is accounted for, or name those that are not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_LEADS: Final[dict[str, str]] = {
     "callback_duplicate": "a callback about a lead that already had its answer",
     "callback_unmatched": "a callback about a lead that did not wait for one",
     "erased": "an erasure; the lead itself is in its column",
-    "cost_corrected": "an operator said what a lead did cost",
+    "cost_corrected": "an operator entered what a lead cost",
 }
 
 
@@ -29,11 +29,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "books",
         run,
-        says="Prove that every lead that came in is accounted for, or name those that are not; exit code 1 then.",
+        says="Prove that every input lead is accounted for. Else name the leads that are not, with exit code 1.",
         example="stream-app books --config stream_app.toml",
     )
     parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="how many problems are named; all are counted (%(default)s)"
+        "--limit", type=int, default=20, metavar="N", help="name at most N problems; all are counted (%(default)s)"
     )
 
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(report: Report) -> None:
-    """The books for people: the table on stdout, what does not add up on stderr."""
+    """Print the books: the tables on stdout, problems on stderr."""
     from stream_app.cli.tables import show as show_table
 
     show_table(books_table(report))
@@ -63,8 +63,8 @@ def show(report: Report) -> None:
     show_table(money_table(report))
     if report.copies:
         tell(
-            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these that come or came "
-            "back: replays, deferred leads, strays"
+            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: replays, "
+            "deferred leads, strays"
         )
     for status, events in sorted(report.not_leads.items()):
         tell(f"{status}: {events:,}; {_NOT_LEADS[status]}")
@@ -81,7 +81,7 @@ def show(report: Report) -> None:
         tell(f"{stories}, which retention removed: checked, not counted")
     if report.moving:
         leads = count(report.moving, "lead was", "leads were")
-        tell(f"{leads} at work just then and could not be compared with the rows: look again")
+        tell(f"{leads} being processed and could not be compared with the rows: run it again")
     for problem in report.problems:
         say(f"{problem.place}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
     if report.problem_count > len(report.problems):
@@ -94,7 +94,7 @@ def show(report: Report) -> None:
 
 
 def _show_open_costs(report: Report) -> None:
-    """The leads that were booked at their ceiling for want of a callback, and how to settle them."""
+    """Show the leads that are booked at their ceiling because no callback came, and how to correct them."""
     if not report.open_cost_count:
         return
     leads = count(report.open_cost_count, "lead is booked at its", "leads are booked at their")
@@ -112,7 +112,7 @@ def _show_open_costs(report: Report) -> None:
 
 
 def books_table(report: Report) -> Table:
-    """How many leads stand where."""
+    """Build the table of leads by column of the books."""
     from stream_app.cli.tables import Column, Table
     from stream_app.domain.books.columns import COLUMNS, MEANING
 
@@ -131,7 +131,7 @@ def books_table(report: Report) -> Table:
 
 
 def money_table(report: Report) -> Table:
-    """What each lane reserved and spent, by its own account, by its rows and by the events of its leads."""
+    """Build the table of reserved and spent amounts: by lane account, by rows and by status events."""
     from stream_app.cli.tables import Column, Table
 
     more = any(account.unknown or account.elsewhere for account in report.accounts)
@@ -148,16 +148,16 @@ def money_table(report: Report) -> Table:
         title="Money",
     )
     for account in report.accounts:
-        told = "?" if account.spent_by_events is None else str(account.spent_by_events)
+        by_events = "?" if account.spent_by_events is None else str(account.spent_by_events)
         amounts = [account.reserved, account.reserved_by_rows, account.spent]
         extra = [account.unknown, account.elsewhere] if more else []
-        table.add(account.workspace, account.period, account.meter, *amounts, told, *extra)
+        table.add(account.workspace, account.period, account.meter, *amounts, by_events, *extra)
     return table
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere a line now and then, when it takes long."""
+    """Show progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""`stream-app clay-setup DESTINATION`: what to set up in the Clay table."""
+"""`stream-app clay-setup DESTINATION`: print what to set up in the Clay table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "clay-setup",
         run,
-        says="Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that calls back.",
+        says="Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends callbacks.",
         example="stream-app clay-setup people",
     )
     parser.add_argument("destination", metavar="DESTINATION", help="alias of the table in the configuration")
@@ -51,7 +51,7 @@ def _lines(setup: ClaySetup) -> list[str]:
         "1. Source: webhook",
         f"   Put its URL into the environment variable {' and one more into '.join(webhook.url_variables)}.",
         token,
-        "   Columns that come in:",
+        "   Columns:",
         *(f"     {column.name:{width}}  {column.holds}" for column in webhook.columns),
         "",
         "2. Auto-dedupe",
@@ -59,7 +59,7 @@ def _lines(setup: ClaySetup) -> list[str]:
         "",
     ]
     if http is None:
-        return [*lines, "3. Nothing comes back from this table: its callbacks = false."]
+        return [*lines, "3. No HTTP column: this destination has callbacks = false."]
     return [
         *lines,
         "3. HTTP API column, the last one ({{name}}: insert that column with /)",

@@ -1,4 +1,4 @@
-"""`stream-app demo`: the whole system on this machine, live, ending in the books."""
+"""`stream-app demo`: run the whole system on this machine, then close its books."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ What to try next:
   stream-app publish leads.csv --dry-run check a file of your own
   stream-app topics, worker, replay, gateway
                                          the same system on your Kafka; README says how to set it up
-  stream-app status LEAD                 there: where one lead is, and each step that it took
+  stream-app status LEAD                 there: where one lead is, with each step
   stream-app results --join leads.csv -o enriched.csv
-                                         there: your file, with what Clay found beside each row
-  stream-app books                       at any time: does everything add up?"""
+                                         there: your file, with Clay's data beside each row
+  stream-app books                       at any time: is every lead accounted for?"""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -28,13 +28,13 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         run,
-        says="Show the whole system on this machine through an outage of Clay; exit code 1 if it does not add up.",
+        says="Run the whole system on this machine through an outage of Clay; exit code 1 if the books do not balance.",
         example="stream-app demo",
     )
     parser.add_argument(
         "--bootstrap",
         metavar="HOST:PORT",
-        help="use this Kafka (default: the one in KAFKA_BOOTSTRAP, else one that the demo starts itself)",
+        help="use this Kafka (default: KAFKA_BOOTSTRAP, else the demo starts its own)",
     )
 
 
@@ -87,8 +87,8 @@ def _show(outcome: Outcome) -> None:
     )
     if ledger.uncertain:
         tell(
-            f"Parked for a human, though Clay took them: {ledger.uncertain}. Nobody called back about them, and to "
-            "send them again could pay twice."
+            f"Parked for a human, though Clay took them: {ledger.uncertain}. No callback came for them, and "
+            "sending them again could pay twice."
         )
     tell(
         f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written and {outcome.replays} "
@@ -100,14 +100,14 @@ def _show(outcome: Outcome) -> None:
         if leads:
             say(f"{name}: {', '.join(leads[:10])}{' ...' if len(leads) > 10 else ''}")
     if not outcome.finished:
-        say("Not every record came to rest in time: this machine is slow or busy, try again.")
+        say("Not every record was finished in time: this machine is slow or busy, try again.")
     if not outcome.in_the_outage.balanced:
         say("The books in the middle of the outage did not balance:")
         for problem in outcome.in_the_outage.problems:
             say(f"  {problem.place}: {problem.what}")
     for name, code in outcome.exit_codes.items():
         if code:
-            say(f"{name} ended with code {code} when it was asked to stop")
-    tell(f"It took {outcome.seconds:.0f} s. All processes and files of the demo are gone.")
+            say(f"{name} ended with exit code {code} after the stop signal")
+    tell(f"It took {outcome.seconds:.0f} s. All processes and files of the demo are removed.")
     tell("")
     tell(_NEXT)

@@ -1,4 +1,4 @@
-"""The demo on the screen: a live table on a terminal, a plain line a second elsewhere; all of it on stderr."""
+"""The demo's display on stderr: a live table on a terminal, elsewhere one line per second."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _WORDS: Final[dict[Status, str]] = {
 
 
 class Screen:
-    """`dev.demo.Audience`."""
+    """Shows the demo. Implements `dev.demo.Audience`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -92,7 +92,7 @@ def _plain(scene: Scene) -> str:
 
 
 def _shown(scene: Scene, width: int) -> Iterator[Text]:
-    """The lanes, then where the records are."""
+    """Render the lanes, then the counts of records by status."""
     lanes, _ = lines_of(_lanes(scene), width)
     yield Text(lanes[0], "bold")
     for line in lanes[1:]:

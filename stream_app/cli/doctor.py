@@ -1,4 +1,4 @@
-"""`stream-app doctor`: proves a set-up, without a credit, or with one test lead."""
+"""`stream-app doctor`: check a set-up without spending a credit, or with one test lead."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "doctor",
         run,
-        says="Prove the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. It spends no credit.",
+        says="Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.",
         example="stream-app doctor\n  stream-app doctor --round-trip people --yes",
     )
-    parser.add_argument("--round-trip", metavar="DESTINATION", help="then send one test lead to Clay and wait for it")
-    parser.add_argument("--within", type=float, default=300, metavar="SECONDS", help="how long to wait (%(default)s)")
-    parser.add_argument("--yes", action="store_true", help="send it without asking; it costs credits")
+    parser.add_argument(
+        "--round-trip", metavar="DESTINATION", help="then send one test lead to Clay and wait for its callback"
+    )
+    parser.add_argument(
+        "--within", type=float, default=300, metavar="SECONDS", help="how long to wait for the callback (%(default)s)"
+    )
+    parser.add_argument("--yes", action="store_true", help="send it without confirmation; it costs credits")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     report: dict[str, object] = {"checks": msgspec.to_builtins(checks)}
     code = NO if any(check.verdict == "failed" for check in checks) else OK
     if args.round_trip and code == NO:
-        say("no test lead is sent before what failed is right")
+        say("no test lead was sent: correct the failed checks first")
     elif args.round_trip:
         if args.yes:
             say(cost)
@@ -64,7 +68,7 @@ async def _examine(settings: Settings, *, show: bool) -> list[Check]:
     from stream_app.doctor import examine
 
     checks: list[Check] = []
-    alike: list[Check] = []  # what says the same is one line
+    alike: list[Check] = []  # checks with the same text share a line
     async for check in examine(settings):
         checks.append(check)
         if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):

@@ -1,4 +1,4 @@
-"""`stream-app explain`: why nothing is moving, in one screen."""
+"""`stream-app explain`: show on one screen why leads are not moving."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "explain",
         run,
-        says="Say why nothing is moving: which gate holds, since when, until when, what lifts it, how many wait behind "
-        "it; exit code 1 when something holds.",
+        says="Show why leads are not moving: what holds them, since when, until when, what lifts it, how many wait. "
+        "Exit code 1 if something holds.",
         example="stream-app explain --workspace acme",
     )
-    parser.add_argument("--workspace", metavar="NAME", help="only this one")
+    parser.add_argument("--workspace", metavar="NAME", help="only this workspace")
     add_watch(parser)
 
 

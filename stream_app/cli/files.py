@@ -1,4 +1,4 @@
-"""Files that commands read and write."""
+"""Files that commands write."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _T = TypeVar("_T")
 
 
 def format_of(file: Path) -> Literal["csv", "jsonl"]:
-    """What a file's name says of what is in it."""
+    """Return the format of a file by its name."""
     return "jsonl" if file.suffix in (".jsonl", ".ndjson", ".json") else "csv"
 
 
 @contextmanager
 def private_file(path: Path) -> Iterator[IO[str]]:
-    """A file for personal data: only its owner can read it. `-` is stdout, made safe where that is a terminal.
+    """Open a file for personal data that only its owner can read. `-` is stdout, sanitised on a terminal.
 
-    The text goes to a new file with a random name in the same directory, which takes the name `path` at the end. So an
-    error leaves an older file as it was, and a link that somebody planted at `path` is replaced and not followed.
-    Raises SettingsError.
+    The text is written to a new file with a random name in the same directory, which is renamed to `path` at the end.
+    An error therefore leaves an older file unchanged, and a link planted at `path` is replaced and not followed.
+
+    Raises:
+        SettingsError: The file cannot be written.
     """
     if str(path) == "-":
         yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout
@@ -47,7 +49,7 @@ def private_file(path: Path) -> Iterator[IO[str]]:
 
 
 class _Terminal:
-    """A terminal that gets no control characters."""
+    """A terminal, written to without control characters."""
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out

@@ -1,4 +1,4 @@
-"""`stream-app gateway`: the process that Clay calls back."""
+"""`stream-app gateway`: run the process that receives Clay's callbacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "gateway",
         run,
-        says="Receive Clay's callbacks over HTTP and put them on Kafka. Run as many as you like.",
+        says="Receive Clay's callbacks over HTTP and publish them on Kafka. Several can run at once.",
         example="stream-app gateway --config stream_app.toml",
     )
     add_log_option(parser)

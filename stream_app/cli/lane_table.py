@@ -1,4 +1,4 @@
-"""Lanes for people: how each stands, its budgets and when they end, what was changed live. Times are the lane's own."""
+"""Tables of lanes: state, budgets with forecasts, and live changes. Times are in the lane's time zone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stream_app.domain.messages import LaneView
 
 Forecasts = Mapping[str, "Mapping[str, Forecast]"]
-"""Workspace -> meter -> how fast it is used."""
+"""Workspace -> meter -> forecast."""
 
 _BAR: Final = 10
 _METERS: Final[dict[MeterName, str]] = {
@@ -31,7 +31,7 @@ _METERS: Final[dict[MeterName, str]] = {
 
 
 def clock(at_ms: int, now_ms: int, tz: str) -> str:
-    """A time of day, with its date when it is another one."""
+    """Format a time of day, with its date if that is not today."""
     zone = ZoneInfo(tz)
     at, now = datetime.fromtimestamp(at_ms / 1000, zone), datetime.fromtimestamp(now_ms / 1000, zone)
     return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
@@ -40,7 +40,7 @@ def clock(at_ms: int, now_ms: int, tz: str) -> str:
 def show_lanes(
     lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
 ) -> None:
-    """Print them. `works`: whether a worker runs; without one no lane moves."""
+    """Print the tables of lanes. `works`: a worker runs; without one no lane moves."""
     for number, table in enumerate(lane_tables(lanes, forecasts, zones, now_ms, works=works)):
         if number:
             tell("")
@@ -50,9 +50,9 @@ def show_lanes(
 def lane_tables(
     lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
 ) -> list[Table]:
-    """How the lanes stand; then their budgets and what was changed live, where there is any."""
+    """Build the tables: the lanes' state, then budgets and live changes, if any."""
     known = [(view, zones.get(lane.workspace, "UTC")) for lane in lanes if (view := lane.view) is not None]
-    stands = Table(
+    states = Table(
         Column("lane"),
         Column("now", prose=True),
         Column("breaker", rank=3),
@@ -61,7 +61,7 @@ def lane_tables(
         Column("waiting", rank=1, right=True),
     )
     for lane in lanes:
-        stands.add(*_stands(lane, now_ms, zones.get(lane.workspace, "UTC"), works=works))
+        states.add(*_state(lane, now_ms, zones.get(lane.workspace, "UTC"), works=works))
     budgets = Table(
         Column("lane"),
         Column("budget"),
@@ -80,13 +80,13 @@ def lane_tables(
         for change in view.changes:
             at = clock(change.by.at_ms, now_ms, zone)
             changed.add(view.workspace, f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
-    return [stands, *(table for table in (budgets, changed) if table.rows)]
+    return [states, *(table for table in (budgets, changed) if table.rows)]
 
 
-def _stands(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
+def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
     view, waiting = lane.view, f"{sum(lane.waiting.values()):,}" if lane.waiting else ""
     if view is None:
-        return [lane.workspace, "nothing was ever sent for it", "", "", "", waiting]
+        return [lane.workspace, "nothing sent yet", "", "", "", waiting]
     forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")
     health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
     if view.health == "insufficient_data":
@@ -114,7 +114,7 @@ def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool
 
 
 def _but(view: LaneView, now_ms: int) -> str:
-    """Which of its leads do not move all the same."""
+    """Name the part of the lane's leads that does not move."""
     parts = [part for part in view.partly if not 0 < part.until_ms <= now_ms]
     return "".join(
         f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})" for part in parts
@@ -126,7 +126,7 @@ def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zon
         meter = view.meters.get(name)
         if meter is None or meter.cap is None:
             continue
-        over = now_ms >= meter.ends_ms  # a new day or month has begun, and nothing was sent in it yet
+        over = now_ms >= meter.ends_ms  # a new day or month has begun, without a lead so far
         used = 0 if over else meter.spent + meter.reserved + meter.elsewhere
         foreseen = "" if over else _foreseen(meter, forecasts.get(name), now_ms, zone)
         yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), foreseen]

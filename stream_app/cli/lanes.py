@@ -1,4 +1,4 @@
-"""`stream-app lanes`: every lane at a glance, and live orders to one; each is answered with the state after it."""
+"""`stream-app lanes`: show all lanes, and send commands to one; the answer shows the lane's new state."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 WAIT_S: Final = 5.0
 _SIMPLE: Final = {
-    "pause": "Send nothing more of a lane until `resume`; leads wait in Kafka.",
-    "resume": "Lift a pause, and the stop of a lane that Clay turned away.",
+    "pause": "Send no more leads of a lane until `resume`. They wait in Kafka.",
+    "resume": "End a pause, or the suspension of a lane whose leads Clay rejected.",
     "trip": "Force the circuit breaker open.",
-    "close": "Force the circuit breaker closed, whatever Clay answers.",
-    "shadow": "Let the breaker decide and report, and hold nothing.",
-    "auto": "Let the breaker decide by itself again.",
-    "reset": "A new breaker with an empty window, and no stop.",
+    "close": "Force the circuit breaker closed, regardless of Clay's answers.",
+    "shadow": "Let the breaker report its decisions without holding leads.",
+    "auto": "Let the breaker decide again.",
+    "reset": "Reset the breaker and its window, and end a suspension.",
 }
 _CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
 
@@ -37,11 +37,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "lanes",
         run,
-        says="Show all lanes: what holds them, breaker, health, budget and when it ends, what waits; with an action: "
-        "operate one live.",
+        says="Show all lanes: what holds them, breaker, health, budget with forecast, and waiting leads. An action "
+        "changes one lane live.",
         example='stream-app lanes\n  stream-app lanes pause acme --why "table is being rebuilt"',
     )
-    parser.add_argument("--workspace", dest="only", metavar="NAME", help="only this one")
+    parser.add_argument("--workspace", dest="only", metavar="NAME", help="only this workspace")
     add_watch(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
     for name, says in _SIMPLE.items():
@@ -49,66 +49,71 @@ def add(subparsers: Subparsers) -> None:
     budget = _order(
         actions,
         "budget",
-        "Change caps live, for the very next lead. N, `none` for no limit, or `configured`.",
+        "Change caps live, from the next lead on. N, `none` for no limit, or `configured`.",
         'stream-app lanes budget acme --credits-per-day 8000 --why "topped up"',
     )
     for cap in _CAPS:
         budget.add_argument(f"--{cap.replace('_', '-')}", type=_cap, metavar="N", default=argparse.SUPPRESS)
-    budget.add_argument("--shadow", type=_switch, metavar="on|off|configured", help="refuse nothing, only count")
+    budget.add_argument("--shadow", type=_switch, metavar="on|off|configured", help="count only, hold no lead")
     correct = _order(
         actions,
         "correct",
-        "Book what was spent elsewhere, or (below 0) what Clay gave back; with --lead: what one lead did cost that was "
-        "booked at its ceiling.",
+        "Book credits or actions that were spent elsewhere, or (below 0) returned by Clay. With --lead: correct "
+        "the cost of a lead that was booked at its ceiling.",
         'stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"\n'
         '  stream-app lanes correct acme --lead crm-17 --credits 4 --why "its row in Clay says so"',
     )
     for meter in ("credits", "actions"):
         correct.add_argument(f"--{meter}", type=int, metavar="N")
-    correct.add_argument("--lead", metavar="ID", help="the lead's id, as `books` and `status` have it")
-    correct.add_argument("--destination", metavar="ALIAS", help="with --lead: where it went, if to several")
-    correct.add_argument("--period", choices=("day", "month"), default="day", help="today too, or only this month")
+    correct.add_argument("--lead", metavar="ID", help="the lead id that `books` and `status` show")
+    correct.add_argument("--destination", metavar="ALIAS", help="with --lead: its destination, if it has several")
+    correct.add_argument(
+        "--period", choices=("day", "month"), default="day", help="day: today and this month; month: only this month"
+    )
     rate = _order(
         actions, "rate", "Change the rate live.", 'stream-app lanes rate acme --per-second 4 --why "Clay is slow"'
     )
-    rate.add_argument("--per-second", type=_number, metavar="N", help="leads a second at best, or `configured`")
-    rate.add_argument("--burst", type=_whole, metavar="N", help="leads at once at best, or `configured`")
+    rate.add_argument("--per-second", type=_number, metavar="N", help="at most N leads per second, or `configured`")
+    rate.add_argument("--burst", type=_whole, metavar="N", help="at most N leads at once, or `configured`")
     quota = _order(
         actions,
         "quota",
-        "Take a webhook out of use or back into it, or set how many submissions it has had.",
-        "stream-app lanes --json                # it has the ID of each webhook\n"
+        "Retire a webhook or use it again, or set its count of submissions.",
+        "stream-app lanes --json                # shows the ID of each webhook\n"
         '  stream-app lanes quota acme --webhook ID --count 12000 --why "used by hand before"',
     )
-    quota.add_argument("--webhook", required=True, type=_webhook, metavar="ID", help="as `lanes --json` shows it")
+    quota.add_argument("--webhook", required=True, type=_webhook, metavar="ID", help="the ID that `lanes --json` shows")
     use = quota.add_mutually_exclusive_group()
-    use.add_argument("--use", action="store_true", default=None, dest="use", help="use it again")
-    use.add_argument("--retire", action="store_false", default=None, dest="use", help="use it no more")
+    use.add_argument("--use", action="store_true", default=None, dest="use", help="use the webhook again")
+    use.add_argument("--retire", action="store_false", default=None, dest="use", help="stop using the webhook")
     quota.add_argument("--count", type=int, metavar="N", help="submissions so far")
     cancel = _order(
         actions,
         "cancel",
-        "End what is queued of one lead or one import, and not at Clay yet, as suppressed.",
+        "Cancel a lead or an import: what is not at Clay yet ends as suppressed.",
         'stream-app lanes cancel acme --import march.csv --why "wrong list"',
     )
     what = cancel.add_mutually_exclusive_group(required=True)
-    what.add_argument("--lead", metavar="ID", help="a lead's id, as `status` and leads.status have it")
-    what.add_argument("--import", dest="import_id", metavar="NAME", help="the import_id that leads were published with")
+    what.add_argument("--lead", metavar="ID", help="the lead id that `status` shows")
+    what.add_argument("--import", dest="import_id", metavar="NAME", help="the import_id of the published leads")
     add_who(
         add_action(
             actions,
             "reload",
             run_order,
-            "Have every worker read its configuration and secrets anew: new webhooks, tokens and workspaces are used "
-            "from then on.",
+            "Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces.",
             'stream-app lanes reload --why "a third webhook for people"',
         )
     )
     log = add_action(
-        actions, "log", run_log, "What was asked of lanes, by whom, and what it did.", "stream-app lanes log"
+        actions,
+        "log",
+        run_log,
+        "Show the commands to lanes: who sent them, why, and their results.",
+        "stream-app lanes log",
     )
     log.add_argument("workspace", nargs="?", metavar="WORKSPACE")
-    log.add_argument("--limit", type=int, default=20, metavar="N", help="the last so many (%(default)s)")
+    log.add_argument("--limit", type=int, default=20, metavar="N", help="the last N commands (%(default)s)")
 
 
 def _order(actions: Any, name: str, says: str, example: str) -> argparse.ArgumentParser:
@@ -119,13 +124,13 @@ def _order(actions: Any, name: str, says: str, example: str) -> argparse.Argumen
 
 
 def add_who(parser: argparse.ArgumentParser) -> None:
-    why = "for the audit, and for those who wonder; without addresses and long numbers"
+    why = "the reason, for the audit log; addresses and long numbers are removed"
     parser.add_argument("--why", required=True, metavar="TEXT", help=why)
-    parser.add_argument("--who", metavar="NAME", help="for the audit (default: the login name)")
+    parser.add_argument("--who", metavar="NAME", help="your name in the audit log (default: the login name)")
 
 
 def login_name() -> str:
-    """Who asks, where nobody says so; a container may have no name for its user."""
+    """Return the login name; a container may have none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -158,7 +163,7 @@ def _show_all(args: argparse.Namespace, settings: Settings) -> int:
     facts = seen.facts
     show_lanes(facts.lanes, seen.forecasts, _zones(settings), facts.at_ms, works=facts.worker.members > 0)
     if not facts.worker.members:
-        say("no worker runs, so no lane moves: this is what the lanes last published. Start one: stream-app worker")
+        say("no worker runs, so no lane moves. This is their last published state. Start one: stream-app worker")
     return OK
 
 
@@ -166,7 +171,7 @@ def _zones(settings: Settings) -> dict[str, str]:
     return {name: here.time_zone for name, here in settings.workspaces.items()}
 
 
-# -------------------------------------------------------------------------------------------------------- an order
+# ------------------------------------------------------------------------------------------------------- a command
 
 
 def run_order(args: argparse.Namespace) -> int:
@@ -183,27 +188,27 @@ def run_order(args: argparse.Namespace) -> int:
 
 
 def show_asked(args: argparse.Namespace, settings: Settings, asked: Asked) -> int:
-    """What became of a command, and the exit code that says it."""
+    """Print the result of a command, and return its exit code."""
     import msgspec
 
-    heard = [answer for answer in asked.answers.values() if answer is not None]
-    queued, refused = len(heard) < len(asked.answers), any(not answer.applied for answer in heard)
+    answers = [answer for answer in asked.answers.values() if answer is not None]
+    queued, refused = len(answers) < len(asked.answers), any(not answer.applied for answer in answers)
     if args.json:
-        tell_json({"id": asked.command.id, "queued": queued, "answers": msgspec.to_builtins(heard)})
+        tell_json({"id": asked.command.id, "queued": queued, "answers": msgspec.to_builtins(answers)})
     else:
-        for text in dict.fromkeys(map(_told, heard)):
+        for text in dict.fromkeys(map(_result_text, answers)):
             tell(text)
-        for answer in heard:
+        for answer in answers:
             _show_lane(settings, answer)
         if queued:
             tell(f"queued {asked.command.id}")
-            say("no worker has answered yet: it is applied when one comes, unless that takes more than 24 hours")
+            say("no worker has answered yet: the command is applied when a worker runs, within 24 hours")
     return NO if refused else QUEUED if queued else OK
 
 
-def _told(answer: CommandAnswer) -> str:
+def _result_text(answer: CommandAnswer) -> str:
     where = answer.workspace or "all"
-    under_way = f"; {count(answer.under_way, 'request')} that had begun still end" if answer.under_way else ""
+    under_way = f"; {count(answer.under_way, 'request')} in progress will finish" if answer.under_way else ""
     return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{answer.text}{under_way}"
 
 
@@ -217,7 +222,7 @@ def _show_lane(settings: Settings, answer: CommandAnswer) -> None:
 
 
 def _command_of(args: argparse.Namespace) -> tuple[CommandKind, dict[str, Any]]:
-    """The kind of the command that an action means, and its arguments."""
+    """Return the kind and the arguments of an action's command."""
     from stream_app.domain.lead.lead import plain_id
 
     given = vars(args)
@@ -245,12 +250,12 @@ def _correction(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.lead is None:
         if args.destination is not None:
-            raise SettingsError(["--destination goes with --lead"])
+            raise SettingsError(["--destination needs --lead"])
         return {"credits": args.credits or 0, "actions": args.actions or 0, "period": args.period}
     amounts = {"credits": args.credits, "actions": args.actions}
     given = {meter: amount for meter, amount in amounts.items() if amount is not None}
     if not given or min(given.values()) < 0:
-        raise SettingsError(["--lead: say what the lead did cost, by --credits, --actions or both, 0 or more"])
+        raise SettingsError(["--lead: pass the lead's cost as --credits, --actions or both, 0 or more"])
     return {"lead_id": plain_id(args.lead.strip()), "destination": args.destination or "", **given}
 
 
@@ -275,13 +280,13 @@ def _as(kind: Callable[[str], T], text: str, expected: str) -> T | str:
 
 def _switch(text: str) -> bool | str:
     if text not in ("on", "off", "configured"):
-        raise argparse.ArgumentTypeError("on, off or configured")
+        raise argparse.ArgumentTypeError(f"{text!r} is not on, off or configured")
     return text if text == "configured" else text == "on"
 
 
 def _webhook(text: str) -> str:
     if "/" in text:
-        raise argparse.ArgumentTypeError("give the webhook's id as `stream-app lanes --json` shows it, never its URL")
+        raise argparse.ArgumentTypeError("pass the webhook's ID that `stream-app lanes --json` shows, never its URL")
     return text
 
 
@@ -306,7 +311,7 @@ def run_log(args: argparse.Namespace) -> int:
         why = f" ({answer.why})" if answer.why else ""
         number, all_of_them = len({each.partition for each in alike}), settings.kafka.partitions
         where = f" (by {number} of {all_of_them} partitions)" if answer.kind in TO_ALL and number < all_of_them else ""
-        tell(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {_told(answer)}{where}")
+        tell(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {_result_text(answer)}{where}")
     if not found:
-        tell("nothing was asked, as far as the audit is kept")
+        tell("no commands in the kept audit log")
     return OK

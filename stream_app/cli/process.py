@@ -1,4 +1,4 @@
-"""What `worker` and `replay` share: a Faust app as a process that runs until SIGTERM or SIGINT."""
+"""What `worker`, `replay` and `gateway` share: a process that runs until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from stream_app.domain.errors import BrokerUnavailable
 
 
 def add_log_option(parser: argparse.ArgumentParser) -> None:
-    """`--log json|console`."""
+    """Add `--log json|console`."""
     parser.add_argument(
         "--log",
         choices=("json", "console"),
         default="console" if sys.stderr.isatty() else "json",
-        help="form of the log on stderr (default: console on a terminal, else json)",
+        help="format of the log on stderr (default: console on a terminal, else json)",
     )
 
 
 def run_process(args: argparse.Namespace, main: Coroutine[Any, Any, None]) -> int:
-    """Run it in a loop of its own; what ends it otherwise than by a signal comes out."""
+    """Run a process in a new event loop until a signal ends it. Errors are raised."""
     from aiokafka.errors import KafkaError
 
     from stream_app.faust_app.run import run
@@ -32,7 +32,7 @@ def run_process(args: argparse.Namespace, main: Coroutine[Any, Any, None]) -> in
     log.configure(args.log)
     try:
         run(main)
-    except KafkaError as error:  # of a request that a broker did not answer, although it was there at the start
+    except KafkaError as error:  # Kafka answered at the start, but not a later request
         if not error.retriable:
             raise
         raise BrokerUnavailable(f"Kafka has stopped answering ({error}). {LOOK}") from error

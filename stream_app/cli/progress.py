@@ -1,4 +1,4 @@
-"""Progress of a file that is read, on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of reading a file, on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN_EVERY_S: Final = 5.0
 
 
 class RowProgress:
-    """`show` takes the growing summary; rate in rows/s since the start, the end by bytes read of the file."""
+    """Shows rows per second since the start, and the time left by the bytes read."""
 
     def __init__(self, source: IO[bytes]) -> None:
         status = os.fstat(source.fileno())

@@ -1,4 +1,4 @@
-"""`stream-app replay`: the process that brings dead letters back when they are due, and replays by hand under it."""
+"""`stream-app replay`: run the replay process, or plan and run a replay by hand."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "replay",
         run,
-        says="Bring dead letters and deferred leads back to leads.retry when they are due (a process); with an action: "
-        "price a replay by hand, then do it.",
+        says="Run the process that sends dead letters and deferred leads back to leads.retry when due. An action "
+        "plans or runs a replay by hand.",
         example="stream-app replay --config stream_app.toml\n  stream-app replay plan --status 503",
     )
     add_log_option(parser)

@@ -1,4 +1,4 @@
-"""`stream-app results`: what came back from Clay, as CSV or JSON Lines, joined to the file that was published."""
+"""`stream-app results`: write Clay's results as CSV or JSON Lines, optionally joined to the published file."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "results",
         run,
-        says="Write the last result of each lead as CSV or JSON Lines: it is personal data. Exit code 1 without any.",
+        says="Write the last result of each lead (personal data) as CSV or JSON Lines. Exit code 1 if there is none.",
         example="stream-app results --join leads.csv -o enriched.csv\n"
         "  stream-app results --workspace acme --since 2026-11-24T08:00 --format jsonl",
     )
-    parser.add_argument("--workspace", help="only of this one (with --join: of rows that name none, too)")
-    parser.add_argument("--destination", metavar="ALIAS", help="only of this one (with --join: of rows that name none)")
+    parser.add_argument("--workspace", help="only this workspace (with --join: also for rows that name none)")
+    parser.add_argument("--destination", metavar="ALIAS", help="only this one (with --join: for rows that name none)")
     parser.add_argument(
         "--since", type=when_ms, default=0, metavar="TIME", help="published at or after, e.g. 2026-11-24T08:00 (UTC)"
     )
     parser.add_argument("--format", choices=("csv", "jsonl"), help="default: by the file's name; stdout is CSV")
     parser.add_argument(
-        "--join", type=Path, metavar="INPUT.csv", help="a CSV that was published: its readable rows, with results"
+        "--join", type=Path, metavar="INPUT.csv", help="a published CSV: write its readable rows with their results"
     )
     parser.add_argument(
-        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="as given to `publish`; for --join"
+        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="with --join: as passed to `publish`"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="CSV cells as they came: without the ' that keeps formulas from running"
+        "--raw", action="store_true", help="leave CSV cells unchanged: without the ' that stops formulas"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=_STDOUT, metavar="FILE", help="to be written (default: stdout)"
+        "-o", "--output", type=Path, default=_STDOUT, metavar="FILE", help="output file (default: stdout)"
     )
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, clay=False)
     if args.json and args.output == _STDOUT:
-        raise SettingsError(["--json tells of the file that -o names; results on stdout as JSON Lines: --format jsonl"])
+        raise SettingsError(["--json reports on the file of -o; to write JSON Lines to stdout, use --format jsonl"])
     check_known(settings, workspace=args.workspace, destination=args.destination)
     wanted = Wanted(args.workspace, args.destination, args.since)
     form = args.format or format_of(args.output)
@@ -75,11 +75,11 @@ def _joined(args: argparse.Namespace) -> Iterator[Joined | None]:
 
     if args.join is None:
         if args.map:
-            raise SettingsError(["--map is for --join"])
+            raise SettingsError(["--map needs --join"])
         yield None
         return
     if args.output != _STDOUT and args.output.exists() and args.output.samefile(args.join):
-        raise SettingsError([f"{args.output}: is the file that is joined; give -o another name"])
+        raise SettingsError([f"{args.output}: is the file of --join; pass another name to -o"])
     try:
         mapping = mapping_of(args.map)
         file: IO[bytes] = args.join.open("rb")
@@ -89,7 +89,7 @@ def _joined(args: argparse.Namespace) -> Iterator[Joined | None]:
         raise SettingsError([f"{args.join}: cannot be read: {error.strerror}"]) from None
     with file:
         if not file.seekable():
-            raise SettingsError([f"{args.join}: is read twice, so it must be a file"])
+            raise SettingsError([f"{args.join}: is read twice, so it must be a regular file"])
         yield Joined(str(args.join), file, mapping)
 
 

@@ -1,4 +1,4 @@
-"""`stream-app schemas`: the JSON Schema of each message, and the AsyncAPI document."""
+"""`stream-app schemas`: write the JSON Schema of each message, and the AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def add(subparsers: Subparsers) -> None:
         says="Write the JSON Schema of each message and the AsyncAPI document.",
         example="stream-app schemas schemas",
     )
-    parser.add_argument("directory", nargs="?", type=Path, default=Path("schemas"), help="where to (default: schemas)")
+    parser.add_argument(
+        "directory", nargs="?", type=Path, default=Path("schemas"), help="output folder (default: schemas)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

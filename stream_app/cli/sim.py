@@ -1,4 +1,4 @@
-"""`stream-app sim`: the Clay simulator alone."""
+"""`stream-app sim`: run the Clay simulator alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "sim",
         run,
-        says="Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, a ledger of it all.",
+        says="Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, and a ledger.",
         example="stream-app sim --port 8700 --ledger ledger.jsonl",
     )
-    # The simulator is a program of its own and declares the same; a test keeps the two alike.
+    # The simulator is also a separate program with the same options; a test keeps the two equal.
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8700, help="port; 0: any free one (%(default)s)")
     parser.add_argument("--control-port", type=int, default=0, help="second port, for control alone (%(default)s)")

@@ -1,4 +1,4 @@
-"""`stream-app skip PLACE`: gives up records that cannot be read, so that their partition goes on."""
+"""`stream-app skip PLACE`: skip unreadable records, so that their partition continues."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "skip",
         run,
-        says="Give up records that cannot be read (damaged, or in a format that is not known), so that their partition "
-        "goes on. First stop the processes that read the topic. Nothing that can be read is skipped.",
+        says="Skip unreadable records (damaged, or in an unknown format), so that their partition continues. First "
+        "stop the processes that read the topic. Readable records are never skipped.",
         example="stream-app skip leads/0/15",
     )
-    parser.add_argument("place", metavar="PLACE", help="topic/partition/offset, as the error names it")
-    parser.add_argument("--yes", action="store_true", help="do it without asking")
+    parser.add_argument("place", metavar="PLACE", help="topic/partition/offset from the error message")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         tell_json({"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last})
     else:
-        tell(f"skipped {where}; the next start goes on at {batch.last + 1}")
+        tell(f"skipped {where}; the next start continues at {batch.last + 1}")
     return OK

@@ -1,4 +1,4 @@
-"""`stream-app status LEAD`: where one lead is, and how it came there."""
+"""`stream-app status LEAD`: show where a lead is, and each step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "status",
         run,
-        says="Say where a lead is, with the time and reason of each step; exit code 1 when nothing is known of it.",
+        says="Show where a lead is, with the time and reason of each step. Exit code 1 if the lead is unknown.",
         example="stream-app status crm-17\n  stream-app status ada@example.com --workspace acme",
     )
-    parser.add_argument("who", metavar="LEAD", help="a lead's id, an e-mail or a LinkedIn URL (hashed before they go)")
-    parser.add_argument("--workspace", help="only what this workspace knows of it")
-    parser.add_argument("--result", action="store_true", help="its data too: it is personal")
+    parser.add_argument("who", metavar="LEAD", help="a lead id, an e-mail or a LinkedIn URL (hashed before it is sent)")
+    parser.add_argument("--workspace", help="only in this workspace")
+    parser.add_argument("--result", action="store_true", help="show the result's data too (personal data)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,10 +52,10 @@ def _is_known(found: Found) -> bool:
 
 def _unknown(search: WaitingAnswer | None) -> str:
     if search is None or not (search.left or search.problem):
-        return "Nothing is known of that lead, and no record of it waits on Kafka"
+        return "The lead is unknown, and no record of it waits on Kafka"
     why = f" ({search.problem})" if search.problem else ""
     return (
-        "Nothing is known of that lead yet. It may still wait on Kafka: "
+        "The lead is unknown so far. It may still wait on Kafka: "
         f"{count(search.searched, 'waiting record was', 'waiting records were')} searched, {search.left} were not{why}"
     )
 
@@ -114,7 +114,7 @@ def _show_story(story: Story) -> None:
         before_ms = event.at_ms
     words = {str(column): says for column, says in MEANING.items()}
     words[""] = "a callback or a command about the lead; the books do not count it"
-    meaning = words.get(story.column, "a newer version knows")
+    meaning = words.get(story.column, "unknown to this version")
     tell(f"    stands at {story.status}: {meaning}")
 
 

@@ -1,4 +1,4 @@
-"""`stream-app suppress`: people who are never sent to Clay, whoever publishes them, under whatever id."""
+"""`stream-app suppress`: the list of people who are never sent to Clay, in any workspace and under any lead id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "suppress",
         run_list,
-        says="Keep people from being sent to Clay: add, remove or list them. They are hashed before they go anywhere.",
+        says="List the people who are never sent to Clay. An action adds or removes people. They are hashed first.",
         example='stream-app suppress add ada@example.com --why "GDPR objection of March"',
     )
     parser.set_defaults(who_is=[])
@@ -33,24 +33,24 @@ def add(subparsers: Subparsers) -> None:
     for name, says, who_is in (
         (
             "add",
-            "Put people on the list: from then on a lead of theirs ends as suppressed, in whatever workspace.",
+            "Add people to the list. Their leads then end as suppressed, in every workspace.",
             who,
         ),
         (
             "remove",
-            "Take people off the list; leads that ended as suppressed may be published again.",
+            "Remove people from the list. Leads that ended as suppressed can be published again.",
             f"{who}, or a hash as `suppress list` shows it",
         ),
     ):
         action = add_action(actions, name, run_change, says, f'stream-app suppress {name} ada@example.com --why "..."')
         action.add_argument("who_is", nargs="*", metavar="PERSON", help=who_is)
-        action.add_argument("--file", type=Path, metavar="FILE", help="one person a line; - is stdin")
+        action.add_argument("--file", type=Path, metavar="FILE", help="one person per line; - is stdin")
         add_who(action)
     listed = add_action(
         actions,
         "list",
         run_list,
-        "Show the list (hashes); with people, say whether all of them are on it (exit code 1 if not).",
+        "Show the list (hashes). With people: check that all of them are on it, else exit code 1.",
         "stream-app suppress list ada@example.com",
     )
     listed.add_argument("who_is", nargs="*", metavar="PERSON", help=who)
@@ -73,7 +73,7 @@ def run_change(args: argparse.Namespace) -> int:
 
 
 async def _change(args: argparse.Namespace, settings: Settings, people: list[str], named: int) -> int:
-    """`people`: all hashes of so many persons as are `named`; a person has more after a change of the pepper."""
+    """Add or remove `people`: the hashes of `named` persons. After a change of the pepper a person has several."""
     from stream_app.domain.errors import StreamAppError
     from stream_app.operator.ask import ask
     from stream_app.pipeline.command import MOST_PEOPLE
@@ -85,11 +85,11 @@ async def _change(args: argparse.Namespace, settings: Settings, people: list[str
     for first in range(0, len(people), MOST_PEOPLE):
         some = people[first : first + MOST_PEOPLE]
         asked = await ask(settings, kind, "", {"people": some}, who, args.why, wait_s=WAIT_S, say=say)
-        heard = [answer for answer in asked.answers.values() if answer is not None]
-        if refused := next((answer for answer in heard if not answer.applied), None):
+        answers = [answer for answer in asked.answers.values() if answer is not None]
+        if refused := next((answer for answer in answers if not answer.applied), None):
             raise StreamAppError(f"NOT APPLIED, {refused.text}")
-        changed += max((answer.people for answer in heard), default=0)
-        if len(heard) < len(asked.answers):
+        changed += max((answer.people for answer in answers), default=0)
+        if len(answers) < len(asked.answers):
             queued.append(asked.command.id)
     done = "on the suppression list" if kind == "suppress" else "off the suppression list"
     absent = max(0, named - changed) if kind == "unsuppress" and not queued else 0
@@ -100,7 +100,7 @@ async def _change(args: argparse.Namespace, settings: Settings, people: list[str
     elif queued:
         for each in queued:
             tell(f"queued {each}")
-        say(f"{count(named, *_PEOPLE)} {done} once every partition has a worker; this holds for 24 hours")
+        say(f"{count(named, *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
     else:
         tell(f"{count(named, *_PEOPLE)} {done}")
     return QUEUED if queued else NO if absent == named else OK
@@ -122,7 +122,7 @@ def run_list(args: argparse.Namespace) -> int:
         tell_json(msgspec.to_builtins(found))
     else:
         for each in found:
-            partly = "" if each.everywhere else "  not in every partition yet: a worker is missing"
+            partly = "" if each.everywhere else "  not in every partition yet: some partition has no worker"
             tell(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
         tell(f"{count(len(found), *_PEOPLE)} on the suppression list")
     on_list = {each.person for each in found}

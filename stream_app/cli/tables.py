@@ -1,4 +1,4 @@
-"""Tables for people. A narrow terminal shows fewer columns; a pipe gets all of them, one row a line; no word is cut."""
+"""Tables for people. A narrow terminal shows fewer columns. A pipe gets all columns and one line per row."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from stream_app.domain.safe_text import for_terminal
 
 _GAP: Final = "  "
 _LEAST: Final = 24
-"""A column of prose is not made narrower than this."""
+"""Minimum width of a prose column."""
 _MOST_WORD: Final = 40
-"""A word longer than this, such as a URL, may run over the edge of its column."""
+"""A longer word, such as a URL, may exceed its column."""
 
 
 class Column(msgspec.Struct, frozen=True):
     """A column.
 
-    rank   0: always shown. Of the others, the highest rank is left out first where the terminal is too narrow.
-    prose  its cells may be wrapped between words. right: its cells are numbers.
+    Attributes:
+        title: The header.
+        rank: 0 is always shown. On a narrow terminal the highest rank is left out first.
+        right: Align cells to the right.
+        prose: Cells may wrap between words.
     """
 
     title: str
@@ -42,16 +45,16 @@ class Table:
         self.rows: list[list[str]] = []
 
     def add(self, *cells: object) -> None:
-        """One more row; line ends in a cell become spaces, and nothing in it can steer a terminal."""
+        """Add a row. Line ends become spaces, and control characters are replaced."""
         self.rows.append([for_terminal(" ".join(str(cell).split())) for cell in cells])
 
 
 def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
-    """The header and the rows as lines, and the titles of the columns that are left out.
+    """Format the header and the rows as lines, and return the titles of the columns left out.
 
     Args:
-        table: What to show.
-        width: Of the terminal, in cells; None where the output is no terminal: nothing is left out or wrapped.
+        table: The table.
+        width: Of the terminal, in cells; None if the output is no terminal: nothing is left out or wrapped.
     """
     grid = [[column.title for column in table.columns], *table.rows]
     shown = _chosen(table.columns, grid, width)
@@ -72,7 +75,7 @@ def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
 
 
 def show(table: Table) -> None:
-    """Print it on stdout; on stderr, which columns a narrow terminal has no room for."""
+    """Print a table on stdout, and on stderr the columns that a narrow terminal has no room for."""
     out = console()
     lines, left_out = lines_of(table, out.width if out.is_terminal else None)
     if table.title:
@@ -84,7 +87,7 @@ def show(table: Table) -> None:
 
 
 def _chosen(columns: Sequence[Column], grid: list[list[str]], width: int | None) -> list[int]:
-    """The numbers of the columns that fit."""
+    """Return the numbers of the columns that fit."""
     shown = list(range(len(columns)))
     if width is None:
         return shown
@@ -106,7 +109,7 @@ def _least(column: Column, cells: list[str]) -> int:
 
 
 def _widths(columns: Sequence[Column], grid: list[list[str]], shown: list[int], width: int | None) -> dict[int, int]:
-    """Each column's width: prose shares what the others leave."""
+    """Return each column's width. Prose columns share the space that the others leave."""
     widths = {number: max(cell_len(row[number]) for row in grid) for number in shown}
     if width is None:
         return widths
@@ -120,7 +123,7 @@ def _widths(columns: Sequence[Column], grid: list[list[str]], shown: list[int], 
 
 
 def _stacked(grid: list[list[str]], shown: list[int]) -> list[str]:
-    """A row as a block of lines: for a terminal that has no room for the columns that are always shown."""
+    """Format each row as a block of lines, for a terminal too narrow for the columns of rank 0."""
     titles, *rows = grid
     first, *others = shown
     lines = [titles[first]]

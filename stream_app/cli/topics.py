@@ -1,4 +1,4 @@
-"""`stream-app topics`: create the topics, or say how existing ones differ from the plan."""
+"""`stream-app topics`: create missing topics, and report how existing ones differ from the plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "topics",
         run,
-        says="Create the topics that are missing, and say exactly how existing ones differ.",
+        says="Create missing topics, and show exactly how existing ones differ from the plan.",
         example="stream-app topics --config stream_app.toml",
     )
 

@@ -1,4 +1,4 @@
-"""`--watch`: the same look again and again, until Ctrl-C."""
+"""`--watch`: repeat a view until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _EVERY_S: Final = 5.0
 
 
 def add_watch(parser: argparse.ArgumentParser) -> None:
-    """The option."""
-    parser.add_argument("--watch", action="store_true", help=f"look again every {_EVERY_S:g} seconds until Ctrl-C")
+    """Add `--watch`."""
+    parser.add_argument("--watch", action="store_true", help=f"refresh every {_EVERY_S:g} seconds until Ctrl-C")
 
 
 def watched(args: argparse.Namespace, look: Callable[[], int]) -> int:
-    """Look once, or with `--watch` until Ctrl-C.
+    """Show a view once, or with `--watch` until Ctrl-C.
 
     Returns:
-        The exit code of the last look.
+        The exit code of the last view.
 
     Raises:
         SettingsError: `--watch` with `--json`, which is one document.
@@ -31,7 +31,7 @@ def watched(args: argparse.Namespace, look: Callable[[], int]) -> int:
     if not args.watch:
         return look()
     if args.json:
-        raise SettingsError(["--json is one document: leave out --watch"])
+        raise SettingsError(["--json prints one document: leave out --watch"])
     out, code = console(), 0
     try:
         while True:

@@ -1,4 +1,4 @@
-"""`stream-app worker`: the process that takes leads to Clay."""
+"""`stream-app worker`: run the process that sends leads to Clay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "worker",
         run,
-        says="Take leads to Clay: the only process that POSTs, and the only writer of state. Run as many as you like.",
+        says="Send leads to Clay. Only workers POST to Clay and write state. Several can run at once.",
         example="stream-app worker --config stream_app.toml",
     )
     add_log_option(parser)

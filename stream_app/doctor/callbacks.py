@@ -1,4 +1,4 @@
-"""Whether callbacks of a table come in: asked from outside, as Clay would, with tokens that no lead has."""
+"""Check from outside, as Clay would, that callbacks reach the gateway. The tokens used belong to no lead."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ from stream_app.doctor.probes import ProbeFailed
 from stream_app.domain.callback.token import sign
 from stream_app.gateway.answers import NO_SECRET, NO_TOKEN, REFUSED_TOKEN
 
-_NOBODY: Final = "doctor"
+_NO_LEAD: Final = "doctor"
 
 
 async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> str:
-    """The gateway is behind the public URL.
+    """Check that the gateway is behind the public URL.
 
     Raises:
-        ProbeFailed: Something else is there, or nothing.
+        ProbeFailed: Nothing answers there, or another program does.
     """
     base = (settings.gateway.public_url or "").rstrip("/")
     async with _client(egress, within_s) as client:
         health = await _ask(client, "GET", f"{base}/healthz")
     if health.status_code != 200 or health.text.strip() != "ok":
         raise ProbeFailed(
-            f"{base}/healthz answers {health.status_code}, not as our gateway does: is `stream-app gateway` behind "
-            "it, and does the proxy before it pass on /healthz and /callbacks/ ?"
+            f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
+            "it, and does the proxy forward /healthz and /callbacks/ ?"
         )
     return f"{base} answers"
 
 
 async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
-    """The gateway knows this table, and has the same first key. Nothing is written.
+    """Check that the gateway knows this destination and has the same first key. Nothing is written.
 
-    A callback is sent about one lead with the token of another: only a gateway with our key can tell that it is
-    another's. Raises ProbeFailed.
+    Sends a callback for one lead with the token of another. Only a gateway with our key can detect the mismatch.
+
+    Raises:
+        ProbeFailed: The gateway answers otherwise, or not at all.
     """
     url = settings.callback_url(alias)
     async with _client(egress, within_s) as client:
-        said = await _ask(client, "POST", url, json={"lead_id": _NOBODY, "callback_token": _token(settings, alias)})
-    if said.status_code == 404:
+        answer = await _ask(client, "POST", url, json={"lead_id": _NO_LEAD, "callback_token": _token(settings, alias)})
+    if answer.status_code == 404:
         raise ProbeFailed(
-            f"{url} answers 404: the proxy does not pass on /callbacks/, or the gateway runs with another configuration"
+            f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
         )
-    text = said.text.strip()
-    if text in {answer.text for answer in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
+    text = answer.text.strip()
+    if text in {each.text for each in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
         raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
     if text != (REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else NO_SECRET).text:
-        raise ProbeFailed(f"{url} answers {said.status_code}, not as our gateway does: what is before it?")
-    return f"{url} answers, and refuses what is forged"
+        raise ProbeFailed(f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it")
+    return f"{url} answers, and refuses a forged callback"
 
 
 def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
@@ -60,7 +62,7 @@ def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
 def _token(settings: Settings, alias: str) -> str:
     if not settings.gateway.token_keys_env:
         return ""
-    return sign(settings.callback_keys, settings.destinations[alias].workspace, alias, f"not-{_NOBODY}")
+    return sign(settings.callback_keys, settings.destinations[alias].workspace, alias, f"not-{_NO_LEAD}")
 
 
 async def _ask(client: httpx.AsyncClient, method: str, url: str, *, json: object = None) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The checks of a set-up, each by itself and bounded in time. What needs Kafka is left out when Kafka is not there."""
+"""The checks of a set-up. Each is independent and bounded in time. Without Kafka, checks that need it are skipped."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from stream_app.kafka.topics import check_topics
 _WITHIN_S: Final = 10.0
 
 _NO_PEPPER: Final = (
-    "no pepper: a hash of a person can be found out from a list of addresses; set privacy.pepper_env (docs/privacy.md)"
+    "no pepper: hashes of people can be guessed from a list of addresses; set privacy.pepper_env (docs/privacy.md)"
 )
 
 Verdict = Literal["ok", "advice", "failed", "skipped"]
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One check. `text`: what was found, and what to do where it is not "ok". It holds no secret."""
+    """One check. `text` is the finding and, unless "ok", the remedy. It holds no secret."""
 
     name: str
     verdict: Verdict
@@ -48,7 +48,11 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings) -> AsyncIterator[Check]:
-    """Each check as soon as it is done. Raises SettingsError: egress.ca_file cannot be read."""
+    """Yield each check as soon as it is done.
+
+    Raises:
+        SettingsError: egress.ca_file cannot be read.
+    """
     egress = egress_of(settings)
     connection, names = connection_of(settings), settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
@@ -101,7 +105,7 @@ async def _probe(name: str, asked: Awaitable[str]) -> Check:
 
 
 async def _strangers(settings: Settings) -> Check:
-    """Advice, not a failure: a network may be closed enough, and `doctor` cannot see it."""
+    """Give advice, not a failure: the network may be closed, which `doctor` cannot see."""
     options = stranger_options(settings)
     stranger = KafkaConnection(options.pop("bootstrap_servers"), options)
     names = settings.names
@@ -126,7 +130,7 @@ async def _topics(settings: Settings) -> AsyncIterator[Check]:
 
 
 def _webhook_hosts(settings: Settings) -> list[str]:
-    """Each place that webhooks are at, as a URL without the path, which is a secret."""
+    """Return the hosts of the webhooks, as URLs without the path, which is secret."""
     found = set()
     for there in settings.destinations.values():
         for name in there.webhooks_env:
@@ -138,13 +142,15 @@ def _webhook_hosts(settings: Settings) -> list[str]:
 async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
     waiting = [alias for alias, there in settings.destinations.items() if there.callbacks]
     if not waiting:
-        yield Check("callbacks", "skipped", "no destination waits for any (callbacks = false)")
+        yield Check("callbacks", "skipped", "no destination has callbacks (callbacks = false)")
         return
     if urlsplit(settings.gateway.public_url or "").scheme == "http":
-        yield Check("callbacks", "advice", "gateway.public_url is http: results and tokens travel readable; use https")
+        yield Check(
+            "callbacks", "advice", "gateway.public_url is http: results and tokens are not encrypted; use https"
+        )
     gateway = await _probe("callbacks", gateway_answers(settings, egress, _WITHIN_S))
     if gateway.verdict != "ok":
-        yield gateway  # once, and not again for each destination
+        yield gateway  # once, not per destination
         return
     for alias in waiting:
         yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))

@@ -1,4 +1,4 @@
-"""Asks others whether they answer, and changes nothing there. Each says in words what it found, or ProbeFailed."""
+"""Probes of other systems that change nothing there. Each returns its finding, or raises ProbeFailed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _PAUSE_S: Final = 0.5
 
 
 class ProbeFailed(StreamAppError):
-    """What was asked does not answer as it should: one line, with what to do."""
+    """A probe failed. The text is one line with the remedy."""
 
 
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
-    """A broker is there, and takes our TLS and SASL settings."""
+    """Check that a broker answers and accepts our TLS and SASL settings. Raises ProbeFailed."""
     try:
         async with admin_of(connection.settings(), within_s, lambda _: None) as admin:
             cluster = await admin.describe_cluster()
@@ -44,12 +44,12 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
 
 
 async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:
-    """Kafka keeps a client that proves nothing about itself from writing to these topics. Nothing is written.
+    """Check that a client without credentials may not write to these topics. Nothing is written.
 
     Args:
         stranger: A connection without a user or certificate.
-        topics: Topics whose records are obeyed without a token.
-        within_s: How long to wait for a broker.
+        topics: Topics whose records take effect without a token.
+        within_s: Seconds to wait for a broker.
 
     Raises:
         ProbeFailed: Any client that reaches Kafka may write there.
@@ -58,18 +58,18 @@ async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[st
         async with admin_of(stranger.settings(), within_s, lambda _: None) as admin:
             open_to_all = await allowed(admin, "Write", topics)
     except (KafkaRefused, BrokerUnavailable, KafkaError) as error:
-        return f"Kafka takes no client without credentials ({_name(error)})"
+        return f"Kafka accepts no client without credentials ({_name(error)})"
     if open_to_all:
         raise ProbeFailed(
-            f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, where records are obeyed "
+            f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, where records take effect "
             "without a token: set up authentication and the rights of docs/kafka-rights.md, or keep Kafka's port on a "
-            "network that you trust"
+            "trusted network"
         )
     return f"only clients with credentials may write to {', '.join(sorted(topics))}"
 
 
 async def may_transact(connection: KafkaConnection, transactional_id: str, within_s: float) -> str:
-    """A transactional id like those of the worker is given to us. Use one that no worker has: it would be fenced."""
+    """Check that we get a transactional id like a worker's. The id must be unused: its owner would be fenced."""
     producer = kafka_producer(**connection.settings(), transactional_id=transactional_id)
     allow = f"allow Write and Describe on transactional ids that begin with {transactional_id.rpartition('-')[0]}-"
     try:
@@ -85,19 +85,19 @@ async def may_transact(connection: KafkaConnection, transactional_id: str, withi
 
 
 async def clocks_agree(connection: KafkaConnection, transactional_id: str, topic: str, within_s: float) -> str:
-    """This machine's clock is Kafka's, but for seconds. Appends to `topic` in a transaction that is aborted."""
+    """Check that this machine's clock agrees with Kafka's. Appends to `topic` in a transaction that is aborted."""
     clock = KafkaClock(lambda _: None)
     try:
         await ask_kafka_for_its_time(connection, transactional_id, topic, clock, within_s)
     except (KafkaError, TimeoutError) as error:
-        raise ProbeFailed(f"Kafka does not tell its time ({_name(error)}): allow Write on {topic}") from error
+        raise ProbeFailed(f"cannot read Kafka's time ({_name(error)}): allow Write on {topic}") from error
     if clock.text:
         raise ProbeFailed(clock.text)
     return "this machine's clock agrees with Kafka's"
 
 
 async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:
-    """The offsets of a group are shown to us: without that right nobody may join it."""
+    """Check that we may read the offsets of a group, which joining it requires. Raises ProbeFailed."""
     admin = kafka_admin(**connection.settings())
     try:
         async with asyncio.timeout(within_s):
@@ -113,7 +113,7 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
 
 
 async def runs(connection: KafkaConnection, process: str, group: str, within_s: float) -> str:
-    """At least one process is in its consumer group.
+    """Check that at least one process is in its consumer group.
 
     Args:
         connection: Where Kafka is.
@@ -122,35 +122,41 @@ async def runs(connection: KafkaConnection, process: str, group: str, within_s: 
         within_s: How long to wait for Kafka, in seconds.
 
     Raises:
-        ProbeFailed: None is, or Kafka does not say.
+        ProbeFailed: The group is empty, or Kafka does not answer.
     """
     try:
         async with asyncio.timeout(within_s):
             members = (await look_at(connection, [group]))[group][0].members
     except (BrokerUnavailable, KafkaError, TimeoutError) as error:
-        raise ProbeFailed(f"Kafka does not say who is in the group {group} ({_name(error)}): try again") from error
+        raise ProbeFailed(f"cannot read the members of the group {group} ({_name(error)}): try again") from error
     if not members:
         raise ProbeFailed(f"no {process} process runs (group {group}): start one with `stream-app {process}`")
     return f"{count(members, 'process runs', 'processes run')} (group {group})"
 
 
 async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -> str:
-    """It lets us read, with the URL's password and TLS. The URL is a secret and shows nowhere."""
+    """Check that Redis answers with the URL's password and TLS. The URL is secret and never shown."""
     try:
         async with asyncio.timeout(within_s), redis.asyncio.from_url(url, **tls_options(url, ca_file)) as client:
             await client.get("stream-app-doctor")
     except (redis.RedisError, OSError, TimeoutError, ValueError) as error:
         raise ProbeFailed(
             f"Redis does not answer ({_name(error)}): are the URL, its password and TLS (rediss://) right? "
-            "Nothing is lost without it, the cache only starts cold"
+            "Without it nothing is lost; the cache only starts cold"
         ) from error
     return "Redis answers"
 
 
 async def host_answers(url: str, egress: Egress, within_s: float) -> str:
-    """The host of a webhook takes a connection, as the worker's client makes it. Nothing is sent, nothing is paid for.
+    """Check that the host of a webhook accepts a connection of the worker's client. Nothing is sent or paid for.
 
-    url  scheme, host and port; its path is not used.
+    Args:
+        url: Scheme, host and port; a path is ignored.
+        egress: Proxy and certificate authorities.
+        within_s: Seconds to wait.
+
+    Raises:
+        ProbeFailed: The host cannot be reached.
     """
     where = urlsplit(url).netloc
     way = " through the proxy" if egress.proxy_url else ""
@@ -159,10 +165,10 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
     ) as client:
         refused = await client.reach(url)
     if refused is None:
-        return f"{where} takes connections{way}"
+        return f"{where} accepts connections{way}"
     if refused.reason == "tls":
         raise ProbeFailed(
-            f"{where} has no certificate that is trusted here ({refused.text}): if this network inspects TLS, name its "
+            f"{where} has no certificate trusted here ({refused.text}): if this network inspects TLS, name its "
             "authority's PEM file in egress.ca_file"
         )
     if refused.reason == "proxy":
@@ -171,8 +177,8 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
             "egress.proxy_env names right, and does the proxy allow this host?"
         )
     raise ProbeFailed(
-        f"{where} cannot be reached{way} ({refused.text}): does a firewall let this machine out, is DNS right, or is "
-        "there a proxy to be named in egress.proxy_env?"
+        f"{where} cannot be reached{way} ({refused.text}): does a firewall block this machine, is DNS right, or must "
+        "egress.proxy_env name a proxy?"
     )
 
 
@@ -180,12 +186,12 @@ async def _offsets(admin: AIOKafkaAdminClient, group: str) -> None:
     while True:
         try:
             await admin.list_consumer_group_offsets(group)
-        except GroupCoordinatorNotAvailableError:  # of a cluster whose first group this is
+        except GroupCoordinatorNotAvailableError:  # the first group of a cluster
             await asyncio.sleep(_PAUSE_S)
         else:
             return
 
 
 def _name(error: BaseException) -> str:
-    """What went wrong without what it was said about, which may be a secret."""
+    """Return only the error's type: its text may hold a secret."""
     return type(error).__name__

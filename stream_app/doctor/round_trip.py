@@ -1,4 +1,4 @@
-"""One test lead down the line like any other, and back: it proves webhook, table, callback and token in one go."""
+"""Send one test lead through the whole system: it checks webhook, table, callback and token together."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from stream_app.ops.clock import SystemClock
 from stream_app.publishing import publish
 
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
-"""It came back: whatever Clay found, the callback was received and matched."""
+"""The callback was received and matched, with or without data."""
 
 OVER: Final = frozenset[Status]({"rejected_invalid", "suppressed", "duplicate", "expired", "dead_lettered", "parked"})
-"""It will not come back by itself."""
+"""No callback will come."""
 
 AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected"})
-"""Clay took it: nothing can be cancelled any more."""
+"""Clay accepted the lead: it can no longer be cancelled."""
 
 _CANCELLED_WITHIN_S: Final = 5.0
 _MARGIN_S: Final = 60.0
-"""So long after its time the test lead expires, if a killed `doctor` could not cancel it."""
+"""The test lead expires this long after its deadline, in case `doctor` is killed before it can cancel it."""
 
 
 class RoundTrip(msgspec.Struct, frozen=True):
-    """How it went. `ok`: the callback came. `text` says what to do otherwise."""
+    """The result. `ok`: the callback came; else `text` has the remedy."""
 
     lead_id: str
     ok: bool
@@ -41,7 +41,7 @@ class RoundTrip(msgspec.Struct, frozen=True):
 
 
 def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Lead:
-    """A lead of an invented person: `number` makes it another one each time. After `not_after_ms` it is not sent."""
+    """Return a lead of an invented person; `number` makes it unique. It is not sent after `not_after_ms`."""
     fields: dict[str, str | int | float | bool | None] = {
         "email": f"doctor-{number}@example.com",
         "first_name": "Test",
@@ -65,11 +65,15 @@ def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Le
 
 
 def price(settings: Settings, alias: str) -> str:
-    """What one costs, in words. Raises SettingsError: no such destination, or nothing comes back from it."""
+    """Describe the price of one test lead.
+
+    Raises:
+        SettingsError: The destination is unknown, or has no callbacks.
+    """
     check_known(settings, destination=alias)
     there = settings.destinations[alias]
     if not there.callbacks:
-        raise SettingsError([f"destinations.{alias}.callbacks is false: nothing comes back that could be waited for"])
+        raise SettingsError([f"destinations.{alias}.callbacks is false: no callback can be awaited"])
     return (
         f"send one test lead to Clay through {alias}: about {count(there.estimate_credits, 'credit')} and "
         f"{count(there.estimate_actions, 'action')}, at most {there.ceiling_credits} and {there.ceiling_actions}, and "
@@ -87,18 +91,18 @@ async def round_trip(
     on_event: Callable[[StatusEvent], None],
     say: Callable[[str], None],
 ) -> RoundTrip:
-    """Publish a test lead and follow it until its callback was matched, or it is clear that none will come.
+    """Publish a test lead and follow it until its callback is matched, or cannot come any more.
 
-    A lead that did not come back is cancelled, unless Clay has it: nothing is sent or paid for after this returns.
+    Without a callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after this returns.
 
     Args:
         settings: The configuration.
         alias: The destination.
-        number: Makes the lead another person each time.
+        number: Makes the test person unique.
         within_s: Seconds to wait for its callback.
-        who: The name in the audit if the lead is cancelled.
-        on_event: Gets each step of the lead.
-        say: Gets a line for people on stderr.
+        who: The operator's name in the audit log, if the lead is cancelled.
+        on_event: Called with each status event of the lead.
+        say: Called with a line for people.
 
     Raises:
         TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be published or followed.
@@ -124,7 +128,7 @@ async def round_trip(
 
 
 class _Trip:
-    """The way of the test lead so far."""
+    """The test lead's events so far."""
 
     def __init__(self, lead_id: str, on_event: Callable[[StatusEvent], None]) -> None:
         self.lead_id = lead_id
@@ -133,7 +137,7 @@ class _Trip:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to cancel."""
+        """True if nothing is left to cancel."""
         ended = (BACK | OVER | AT_CLAY) - {"dead_lettered", "parked"}  # these two can be sent again
         return self._last is not None and self._last.status in ended
 
@@ -146,15 +150,15 @@ class _Trip:
                     if event.status in BACK:
                         return RoundTrip(self.lead_id, ok=True, text=f"it came back as {event.status}")
                     if event.status in OVER:
-                        why = event.text or event.reason or "no reason is given"
+                        why = event.text or event.reason or "no reason given"
                         return RoundTrip(self.lead_id, ok=False, text=f"it ended as {event.status}: {why}")
         except TimeoutError:
             pass
-        return RoundTrip(self.lead_id, ok=False, text=_silence(self._last, within_s))
+        return RoundTrip(self.lead_id, ok=False, text=_no_callback(self._last, within_s))
 
 
 async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str) -> str:
-    """Cancel the lead, and say what came of it."""
+    """Cancel the lead, and describe the result."""
     why, args = "its round trip failed", {"lead_id": lead_id}
     try:
         asked = await ask(
@@ -168,14 +172,14 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     return "The test lead is cancelled before a worker sends it: no worker has confirmed the command yet"
 
 
-def _silence(last: StatusEvent | None, within_s: float) -> str:
+def _no_callback(last: StatusEvent | None, within_s: float) -> str:
     waited = f"nothing more within {within_s:g} s"
     if last is None:
-        return f"no worker took it, {waited}: does `stream-app worker` run?"
+        return f"no worker processed it, {waited}: does `stream-app worker` run?"
     if last.status in ("accepted", "callback_overdue", "send_uncertain"):
         return (
             f"Clay has it ({last.status}), and no callback came, {waited}. Look at its row in the table: did the "
             "columns run (credits, auto-run), and what does the cell of the HTTP column say? Compare it with: "
             "stream-app clay-setup"
         )
-    return f"it stands at {last.status} ({last.text or last.reason or 'on its way'}), {waited}"
+    return f"its last status is {last.status} ({last.text or last.reason or 'in progress'}), {waited}"

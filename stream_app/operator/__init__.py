@@ -1,1 +1,1 @@
-"""Lanes from the outside: what they publish, what waits for them, and commands to them."""
+"""What operators do: read lanes and leads from Kafka, and send commands to the workers."""

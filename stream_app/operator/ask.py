@@ -1,4 +1,4 @@
-"""Asks lanes for something, and waits for what they say."""
+"""Send a command to lanes, and wait for the answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress":
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A command that is on Kafka, and its answers by partition; None: not answered in time, and not lost either."""
+    """A command on Kafka, and its answers by partition. None: no answer in time; the command stays queued."""
 
     command: Command
     answers: dict[int, CommandAnswer | None]
@@ -45,11 +45,22 @@ async def ask(
     say: Callable[[str], None],
     known: Sequence[str] = (),
 ) -> Asked:
-    """One command, to the workspace's lane or (kinds for all) to every partition.
+    """Send one command, to the workspace's lane or (kinds of `TO_ALL`) to every partition.
 
-    why: what looks like personal data is taken out before it goes to Kafka, and each text of `known` with it.
+    Args:
+        settings: The configuration.
+        kind: The command's kind.
+        workspace: The workspace; '' for kinds of `TO_ALL`.
+        args: The command's arguments.
+        who: The operator's name, for the audit log.
+        why: The reason, for the audit log. Text that looks like personal data is removed.
+        wait_s: Seconds to wait for answers.
+        say: Called with a line while waiting for Kafka.
+        known: Texts to remove from `why`.
 
-    Raises SettingsError, TopicsError, KafkaRefused, BrokerUnavailable.
+    Raises:
+        SettingsError: The workspace is unknown.
+        TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
     """
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
@@ -63,8 +74,8 @@ async def ask(
     async with Answers(connection, names.audit, partitions) as answers:
         value = _json.encode(command)
         await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])
-        heard = await answers.hear({(partition, command.id) for partition in partitions}, wait_s)
-    return Asked(command, {partition: heard.get((partition, command.id)) for partition in partitions})
+        received = await answers.hear({(partition, command.id) for partition in partitions}, wait_s)
+    return Asked(command, {partition: received.get((partition, command.id)) for partition in partitions})
 
 
 async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> None:
@@ -74,6 +85,6 @@ async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> No
                 await sent
     except KafkaError as error:
         raise BrokerUnavailable(
-            f"Kafka at {connection.bootstrap} did not confirm the command: {error!r}. It may have arrived all the "
-            "same: see `stream-app lanes log`"
+            f"Kafka at {connection.bootstrap} did not confirm the command: {error!r}. It may have arrived "
+            "nevertheless: check `stream-app lanes log`"
         ) from error

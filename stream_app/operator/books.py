@@ -1,4 +1,4 @@
-"""The books of a running or resting system, by its settings: what `stream-app books` prints, for Python users."""
+"""The books of a system, running or stopped: what `stream-app books` prints, as a Python function."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ _DAY_MS = 86_400_000
 async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> Report:
     """Read all topics and close the books.
 
-    limit     how many problems are named; all are counted.
-    progress  told offsets read and offsets to read, often. say: a line while waiting for the broker.
+    Args:
+        settings: The configuration.
+        limit: Name at most so many problems; all are counted.
+        progress: Called often with offsets read and offsets in all.
+        say: Called with a line while waiting for Kafka.
 
-    Raises TopicsError, KafkaRefused, BrokerUnavailable.
+    Raises:
+        TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
     """
     await kafka_ready(settings, "books", say)
     reader = BooksReader(
@@ -31,7 +35,7 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
 
 
 def terms_of(settings: Settings) -> Terms:
-    """What the books need of the configuration; no webhook or token is among it."""
+    """Return the part of the configuration that the books need. It holds no webhook or token."""
     return Terms(
         workspaces={name: here.budget for name, here in settings.workspaces.items()},
         destinations={

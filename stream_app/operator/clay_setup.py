@@ -1,6 +1,6 @@
-"""What to set up in Clay for a destination: the webhook's columns, auto-dedupe, and the HTTP column that calls back.
+"""What to set up in Clay for a destination: the webhook's columns, auto-dedupe, and the HTTP column for callbacks.
 
-Clay's ways are in clay-facts, "Inbound" and "Outbound". No secret is in it: where one belongs, its variable is named.
+docs/reference/clay.md describes how Clay behaves. The output holds no secret, only the names of their variables.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ USUAL_FIELDS: Final = (
     "phone",
     "country",
 )
-"""Fields that leads usually have; a destination without `columns` is sent each under its own name."""
+"""Common lead fields. A destination without `columns` gets each under its own name."""
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column of the table, and what is in it."""
+    """A column of the table, and its content."""
 
     name: str
     holds: str
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """The webhook that is the table's source."""
+    """The webhook source of the table."""
 
     url_variables: list[str]
     token_header: str | None
@@ -54,7 +54,7 @@ class HttpColumn(msgspec.Struct, frozen=True):
 
 
 class ClaySetup(msgspec.Struct, frozen=True):
-    """All of it. `http_column` None: nothing comes back from this table (callbacks = false)."""
+    """The whole set-up. `http_column` is None for a destination with callbacks = false."""
 
     destination: str
     workspace: str
@@ -65,7 +65,11 @@ class ClaySetup(msgspec.Struct, frozen=True):
 
 
 def clay_setup(settings: Settings, alias: str) -> ClaySetup:
-    """For one destination. Raises SettingsError: there is none of that name."""
+    """Describe the set-up for a destination.
+
+    Raises:
+        SettingsError: The configuration has no such destination.
+    """
     there = settings.destinations.get(alias)
     if there is None:
         known = ", ".join(settings.destinations) or "none is configured"
@@ -82,9 +86,9 @@ def clay_setup(settings: Settings, alias: str) -> ClaySetup:
         ),
         dedupe_column="callback_token" if signs else "lead_id",
         dedupe_advice=(
-            "a second row of the same lead is dropped, and one that was forced is not: its token is another"
+            "Clay drops a second row of the same lead, but keeps a forced one, because its token differs"
             if signs
-            else "a second row of the same lead is dropped; a lead that is forced is dropped with it"
+            else "Clay drops a second row of the same lead, also of a forced one"
         ),
         http_column=_http_column(settings, alias, there) if there.callbacks else None,
     )
@@ -97,11 +101,11 @@ def _lead_columns(there: Destination) -> list[Column]:
 
 
 def _our_columns(there: Destination, *, signs: bool) -> list[Column]:
-    columns = [Column("lead_id", "whose row it is; sent back with the result")]
+    columns = [Column("lead_id", "the lead id; sent back with the result")]
     if there.callbacks:
-        columns.append(Column("callback_url", "where the HTTP column sends the result"))
+        columns.append(Column("callback_url", "the URL to which the HTTP column sends the result"))
     if signs:
-        columns.append(Column("callback_token", "proves that the result is this lead's"))
+        columns.append(Column("callback_token", "proves that the result belongs to this lead"))
     return columns
 
 
@@ -124,13 +128,13 @@ def _http_column(settings: Settings, alias: str, there: Destination) -> HttpColu
             "credits": "",
         },
         advice=[
-            "title and company_size are examples: put a name of your own and a column for each result that you want.",
-            "status may say enriched, partial, no_data or error; left empty, whether any result is there decides.",
-            "credits: what the row cost, where a column of yours knows it; left empty, the estimate is booked.",
-            "Keep each {{column}} between double quotes; a number as text is understood, a list or an object is not.",
-            'Leave "Only run if" empty: a row that does not call back is taken for lost, and its credits stay booked.',
-            "Let it run after all other columns, automatically; the timeout at its longest, with 2 or 3 retries.",
-            "Each call costs 1 Action. Its cell shows our answer: it says what is wrong, if anything is.",
-            "Never send results back into this table: that is a loop that ends when the credits do.",
+            "title and company_size are examples: use your own names, with a column for each result you want.",
+            "status may be enriched, partial, no_data or error. If empty, it is derived from the results.",
+            "credits: what the row cost, if a column has it. If empty, the estimate is booked.",
+            "Keep each {{column}} between double quotes. Numbers as text are accepted; lists and objects are not.",
+            'Leave "Only run if" empty: a row without a callback counts as lost, and its credits stay booked.',
+            "Run it automatically after all other columns, with the longest timeout and 2 or 3 retries.",
+            "Each call costs 1 Action. Its cell shows our answer, including any error.",
+            "Never send results back into this table: the loop ends only when the credits are used up.",
         ],
     )

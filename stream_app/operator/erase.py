@@ -1,4 +1,4 @@
-"""What is held of a person or a lead, found from the outside: in the rows and among the results, by hashes and ids."""
+"""Find the data held of a person or a lead: in the rows and the results, by hashes and lead ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A lead of which something is held: where it went, and all hashes that its person is known by."""
+    """A lead with stored data: its destinations, and all hashes of its person."""
 
     workspace: str
     lead_id: str
@@ -31,9 +31,12 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Remains(msgspec.Struct, frozen=True):
-    """A place where something of an erased person stays. `days`: at most so long from now; None: it has no end.
+    """A place that keeps data of an erased person.
 
-    what  whether it can be read as personal data, or is ids and hashes only.
+    Attributes:
+        place: A topic, or Clay.
+        days: At most so many days from now; None: without limit.
+        what: Whether it is personal data, or only ids and hashes.
     """
 
     place: str
@@ -42,8 +45,9 @@ class Remains(msgspec.Struct, frozen=True):
 
 
 def remains(settings: Settings) -> list[Remains]:
-    """Every place where something stays after an erasure, and until when. A partition may keep a day more than its
-    topic says: Kafka deletes whole segments.
+    """List every place that keeps data after an erasure, and how long.
+
+    Each limit is a day above the topic's retention, because Kafka deletes whole segments.
     """
     names, topics = settings.names, settings.topics
     raw, answer, ids = "the lead as it was published", "Clay's answer", "ids and hashes"
@@ -64,97 +68,104 @@ def remains(settings: Settings) -> list[Remains]:
     return [
         *(Remains(place, days + 1, what) for place, days, what in kept),
         Remains(names.enriched, 2, f"{answer}, until Kafka compacts it behind the tombstone"),
-        Remains(names.state, None, f"{ids}, by which the person is never sent again"),
-        Remains("Clay", None, "its row, until somebody deletes it there"),
+        Remains(names.state, None, f"{ids}, so that the person is never sent again"),
+        Remains("Clay", None, "its row, until an operator deletes it there"),
     ]
 
 
 class _Found:
-    """Leads, destinations and people that belong together, as far as what was read says so."""
+    """Collects the leads, destinations and people that belong together."""
 
     def __init__(self, persons: Collection[str], lead_ids: Collection[str], workspace: str | None) -> None:
         self.people = set(persons)
-        self.heard: set[str] = set()
+        self.hashes: set[str] = set()
         self.named_in: set[str] = set()
         self._lead_ids = frozenset(lead_ids)
         self._workspace = workspace
         self.leads: dict[tuple[str, str], set[str]] = {}
 
-    def hear(self, workspace: str, destination: str, lead_id: str, person: str, others: Sequence[str] = ()) -> None:
-        """Of a row or a result: whose it is. `others`: core.lead.hashes, of which a name may be another one's, too."""
+    def add(self, workspace: str, destination: str, lead_id: str, person: str, others: Sequence[str] = ()) -> None:
+        """Add a row or a result. `others` are `domain.lead.hashes`; another person may share a hash of a name."""
         persons = {person, *others} - {""}
-        self._hear(workspace, destination, lead_id, {person, *strong(others)} - {""} or persons, persons)
+        self._add(workspace, destination, lead_id, {person, *strong(others)} - {""} or persons, persons)
 
-    def hear_alias(self, workspace: str, destination: str, lead_ids: Sequence[str], persons: Set[str]) -> None:
-        """Of an alias row: leads of one person, and all that the person is known by."""
+    def add_alias(self, workspace: str, destination: str, lead_ids: Sequence[str], persons: Set[str]) -> None:
+        """Add an alias row: leads of one person, and all hashes of that person."""
         for lead_id in lead_ids:
-            self._hear(workspace, destination, lead_id, persons, persons)
+            self._add(workspace, destination, lead_id, persons, persons)
 
-    def _hear(self, workspace: str, destination: str, lead_id: str, sure: Set[str], persons: Set[str]) -> None:
+    def _add(self, workspace: str, destination: str, lead_id: str, sure: Set[str], persons: Set[str]) -> None:
         named = lead_id in self._lead_ids and self._workspace in (None, workspace)
         if named:
             self.named_in.add(workspace)
         if named or not self.people.isdisjoint(sure):
             self.leads.setdefault((workspace, lead_id), set()).add(destination)
             self.people.update(persons)
-            self.heard.update(persons)
+            self.hashes.update(persons)
 
 
 async def find_held(
     settings: Settings, persons: Collection[str], lead_id: str | None, workspace: str | None, progress: Progress
 ) -> list[Held]:
-    """All leads of these people (hashes), or those of whoever has this id. Reads the rows and all results.
+    """Find all leads of these people, or of the person with this lead id. Reads all rows and results.
 
-    workspace  where the id is to be found; None: it may be in one only, unless it is made from the person.
+    Args:
+        settings: The configuration.
+        persons: Hashes of people.
+        lead_id: A lead id, or None.
+        workspace: The workspace of the lead id. None: only one may have it, unless it is made from the person.
+        progress: Called with offsets done and offsets in all.
 
-    Raises BrokerUnavailable, SettingsError.
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        SettingsError: Several workspaces have this lead id.
     """
     ids = () if lead_id is None else (plain_id(lead_id), *former_ids_of(lead_id))
     found = _Found(persons, ids, workspace)
     names, partitions = settings.names, settings.kafka.partitions
     async with TopicReader(connection_of(settings), partitions, progress) as reader:
         known = -1
-        while len(found.people) > known:  # by what a row says of its person, others that came before it may be his, too
+        while len(found.people) > known:  # a new hash may match records that were read before
             known = len(found.people)
             async for records in reader.read(names.state):
                 for record in records:
                     if record.value is not None:
-                        _hear_row(found, record.key, record.value)
+                        _add_row(found, record.key, record.value)
             async for records in reader.read(names.enriched):
                 for record in records:
                     if record.value is not None:
-                        _hear_result(found, record.value)
+                        _add_result(found, record.value)
     if len(found.named_in) > 1 and not (lead_id or "").startswith("p-"):
         where = ", ".join(sorted(found.named_in))
-        raise SettingsError([f"a lead of this id is in each of the workspaces {where}: say --workspace"])
-    everybody = tuple(sorted(found.heard))
+        raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
+    people = tuple(sorted(found.hashes))
     return [
-        Held(workspace, name, tuple(sorted(destinations)), everybody)
+        Held(workspace, name, tuple(sorted(destinations)), people)
         for (workspace, name), destinations in sorted(found.leads.items())
     ]
 
 
-def _hear_row(found: _Found, key: bytes, value: bytes) -> None:
+def _add_row(found: _Found, key: bytes, value: bytes) -> None:
     kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
     if len(parts) < 3:
         return
     workspace, destination, name = parts
     if kind == b"p/":
         leads = [lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES]
-        found.hear_alias(workspace, destination, leads, set(identifiers_of(key, value)))
+        found.add_alias(workspace, destination, leads, set(identifiers_of(key, value)))
     elif kind == b"d/":
         try:
             row = _row.decode(value)
         except msgspec.DecodeError:
-            return  # `stream-app books` names it
-        found.hear(workspace, destination, name.partition("!")[0], row.person, row.people)
+            return  # `stream-app books` reports the unreadable row
+        found.add(workspace, destination, name.partition("!")[0], row.person, row.people)
 
 
-def _hear_result(found: _Found, value: bytes) -> None:
+def _add_result(found: _Found, value: bytes) -> None:
     try:
         result = _result.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     place = (result.workspace, result.destination, result.lead_id)
-    found.hear(*place, result.person, result.people)
-    found.hear(*place, result.person, hashes(result.fields))
+    found.add(*place, result.person, result.people)
+    found.add(*place, result.person, hashes(result.fields))

@@ -1,4 +1,4 @@
-"""Looks at all lanes from the outside: what each last published, and what waits for it on Kafka."""
+"""Read the state of all lanes from Kafka: the last published view of each, and its waiting records."""
 
 from __future__ import annotations
 
@@ -32,14 +32,19 @@ class _Pause(msgspec.Struct):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What was seen, and by workspace and meter how fast the budget is used."""
+    """The facts, and the forecasts of the budget by workspace and meter."""
 
     facts: Facts
     forecasts: dict[str, dict[str, Forecast]]
 
 
 async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
-    """Everything at one time. Raises BrokerUnavailable, or TopicsError when topics are missing that it reads."""
+    """Read all facts at one time.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        TopicsError: A topic that it reads is missing.
+    """
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, "lanes", say)
     wrong = await _wrong_topics(settings, say)
@@ -60,7 +65,7 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
 
 
 def only(seen: Seen, workspace: str | None) -> Seen:
-    """What was seen of one workspace; of all for None."""
+    """Return the facts of one workspace; of all for None."""
     if workspace is None:
         return seen
     lanes = [lane for lane in seen.facts.lanes if lane.workspace == workspace]
@@ -69,7 +74,7 @@ def only(seen: Seen, workspace: str | None) -> Seen:
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
-    """What each lane last published, by workspace; a lane that never published anything is absent.
+    """Return the last published view of each lane, by workspace. Lanes without one are absent.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.
@@ -80,9 +85,10 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
 
 
 async def log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
-    """The last answers to commands, oldest first; what several partitions said alike of one is one entry.
+    """Return the last answers to commands, oldest first. Equal answers of several partitions are one entry.
 
-    Raises BrokerUnavailable.
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
     """
     found: list[CommandAnswer] = []
     async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
@@ -104,16 +110,16 @@ async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[
 
 
 async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[str, list[LaneView]]:
-    """By workspace, what it published lately, oldest first; the last one in any case."""
+    """Return the recent views by workspace, oldest first; always at least the last one."""
     topic = settings.names.lanes
     bounds = await reader.bounds(topic)
     lately = await reader.offsets_at(topic, now_ms - _SAMPLED_MS)
     begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
     ranges = {number: (begins[number], end) for number, (_, end) in bounds.items()}
     found = await _read_views(reader, topic, ranges)
-    silent = {settings.home(name) for name in settings.workspaces if name not in found}
-    if silent:  # compacted: what they once said is somewhere before
-        earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in silent})
+    missing = {settings.home(name) for name in settings.workspaces if name not in found}
+    if missing:  # their last views are older, in the compacted part
+        earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in missing})
         found = {name: views[-1:] for name, views in earlier.items()} | found
     return found
 
@@ -131,7 +137,7 @@ async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[i
 async def _unreadable(
     reader: TopicReader, waiting: Mapping[tuple[str, int], int], committed: Offsets
 ) -> dict[int, str]:
-    """By partition, the batch that cannot be read before which the group stands."""
+    """Return, by partition, the unreadable batch at the group's offset."""
     found: dict[int, str] = {}
     for topic in {topic for topic, _ in waiting}:
         stands = {
@@ -163,7 +169,7 @@ async def _pause(reader: TopicReader, topic: str) -> Actor | None:
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:
-    """By partition, the commands that nobody has answered: the group's offset comes a moment after an answer."""
+    """Count the unanswered commands by partition. The group's offset is committed shortly after an answer."""
     names = settings.names
     waiting: dict[tuple[int, str], int] = {}
     for number, (_, end) in (await reader.bounds(names.commands)).items():

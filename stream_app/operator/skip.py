@@ -1,6 +1,6 @@
-"""Moves a consumer group past a batch that cannot be read: its records are given up.
+"""Move a consumer group past an unreadable batch.
 
-Nothing else is passed over: the group must stand right before the batch, with all records before it finished.
+Only that batch is skipped: the group's offset must be at the batch, with all records before it finished.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from stream_app.kafka.groups import look_at
 
 
 async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
-    """The unreadable batch at `topic/partition/offset`, before which its consumer group has stopped.
+    """Find the unreadable batch at `topic/partition/offset`, at which its consumer group has stopped.
 
     Raises:
-        SettingsError: The text names no topic and partition that one of our groups reads.
-        StreamAppError: The group is at work, or does not stand there, or the records can be read.
+        SettingsError: None of our groups reads that topic and partition.
+        StreamAppError: The group is active, is at another offset, or the records can be read.
         BrokerUnavailable: Kafka does not answer.
     """
     topic, partition, offset = _address(settings, place)
@@ -32,8 +32,8 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
     group, offsets = (await look_at(connection, [name]))[name]
     if group.state not in ("Empty", "Dead"):
         raise StreamAppError(
-            f"the group {name} is at work ({group.state}), and Kafka would refuse: stop every `stream-app {process}` "
-            "first (one that was killed counts until its session has timed out)"
+            f"the group {name} is active ({group.state}), so Kafka would refuse: stop every `stream-app {process}` "
+            "first (a killed one counts until its session times out)"
         )
     stands = offsets.get((topic, partition), 0)
     try:
@@ -43,17 +43,21 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
             return batch
         raise
     if first is None:
-        raise StreamAppError(f"{topic}/{partition} can be read: the group {name} stands at {stands}, its end")
+        raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {stands}, its end")
     if first < offset:
         raise StreamAppError(
             f"{topic}/{partition}: the record at offset {first} can be read, and is not finished: start "
-            f"`stream-app {process}`, and wait until it is (stream-app explain says what holds it)"
+            f"`stream-app {process}`, and wait until it is (stream-app explain shows what holds it)"
         )
-    raise StreamAppError(f"{topic}/{partition} can be read: the group {name} stands at {stands}")
+    raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {stands}")
 
 
 async def skip(settings: Settings, batch: UnreadableBatch) -> None:
-    """Have the group go on behind the batch. Raises StreamAppError when Kafka refuses, BrokerUnavailable."""
+    """Move the group past the batch.
+
+    Raises:
+        StreamAppError: Kafka refuses.
+    """
     name, process = _reader_of(settings, batch.topic)
     consumer = Consumer(**connection_of(settings).settings(), group_id=name, enable_auto_commit=False)
     place = TopicPartition(batch.topic, batch.partition)
@@ -70,7 +74,7 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> None:
 
 
 async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:
-    """The first record from that offset on, None: there is none. Raises UnreadableBatch, BrokerUnavailable."""
+    """Return the offset of the first record from there on, or None. Raises UnreadableBatch, BrokerUnavailable."""
     consumer = Consumer(
         **connection.settings(), group_id=None, auto_offset_reset="earliest", isolation_level="read_committed"
     )
@@ -92,14 +96,14 @@ async def _next_offset(connection: KafkaConnection, place: TopicPartition, offse
 def _address(settings: Settings, place: str) -> tuple[str, int, int]:
     found = read_place(place)
     if found is None:
-        raise SettingsError([f"{place}: give topic/partition/offset, such as leads/0/15"])
+        raise SettingsError([f"{place}: is not topic/partition/offset, such as leads/0/15"])
     if not found[1] < settings.kafka.partitions:
-        raise SettingsError([f"{place}: there are partitions 0 to {settings.kafka.partitions - 1}"])
+        raise SettingsError([f"{place}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     return found
 
 
 def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:
-    """The group that reads a topic, and its process."""
+    """Return the group that reads a topic, and its process."""
     names = settings.names
     if topic in (names.leads, names.retry, names.bulk, names.commands, names.callbacks):
         return names.worker_app, "worker"

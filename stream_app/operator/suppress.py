@@ -1,4 +1,4 @@
-"""The suppression list from the outside: people as hashes, told to every partition, and read back from all of them."""
+"""The suppression list, as hashes of people: read from all partitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Suppressed(msgspec.Struct, frozen=True):
-    """A person (a hash) on the list: since when, by whom and which command. `everywhere`: every partition knows."""
+    """A person on the list.
+
+    Attributes:
+        person: The hash.
+        since_ms: Since when, epoch ms.
+        who: The operator.
+        command: The id of the command.
+        everywhere: Every partition has the entry.
+    """
 
     person: str
     since_ms: int
@@ -32,10 +40,15 @@ class Suppressed(msgspec.Struct, frozen=True):
 
 
 def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = False) -> list[str]:
-    """The hashes of people, each named by an e-mail or a LinkedIn URL; blank lines are passed over. `hashed`: they may
-    be named by their hash, too. `former`: with the hashes under former peppers, for look-ups.
+    """Hash people, each given as an e-mail or a LinkedIn URL. Blank lines are skipped.
 
-    Raises SettingsError with the numbers of lines that are neither; what they hold is not repeated.
+    Args:
+        lines: One person each.
+        hashed: Accept hashes too.
+        former: Include the hashes under former peppers, for look-ups.
+
+    Raises:
+        SettingsError: Some lines are neither; their numbers are named, not their content.
     """
     found: dict[str, None] = {}
     bad: list[str] = []
@@ -58,7 +71,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False, former: bool = Fals
 
 
 async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed]:
-    """All of the list, oldest first. Raises BrokerUnavailable."""
+    """Read the whole list, oldest entry first. Raises BrokerUnavailable."""
     rows: dict[str, dict[int, Suppression]] = {}
     partitions = settings.kafka.partitions
     async with TopicReader(connection_of(settings), partitions, progress) as reader:

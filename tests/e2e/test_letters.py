@@ -30,7 +30,7 @@ async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, nam
         assert (code, counted["letters"], counted["suppressed"]) == (0, 10, 2)
         assert [(each["kind"], each["reason"]) for each in counted["causes"]] == [("deferred", "paused")]
         code, said = await line.run("dlq", "--from", "deferred", "--disposition", "poison")
-        assert (code, "no letters of another --disposition" in said) == (2, True)
+        assert (code, "--from deferred has only the disposition deferred" in said) == (2, True)
         code, plan = await ask(line, "replay", "plan", "--from", "deferred", "--limit", "7")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 7, "over_limit": 1})
 

@@ -84,14 +84,14 @@ def operator(line: Pipeline, *more: str) -> tuple[subprocess.Popen[bytes], Path]
 async def ask_in_vain(line: Pipeline) -> None:
     """What cannot be meant or paid is told, and nothing goes."""
     for argv, code, words in (
-        (("plan", "--reason", "no_such_reason"), 1, "0 letters match"),
+        (("plan", "--reason", "no_such_reason"), 1, "0 dead letters match"),
         (("select", "--lead", "nobody", "--yes"), 1, "nothing to send back"),
         (("select", "--status", "503", "--reason", "http_504", "--yes"), 2, "contradict each other"),
         (("plan", "--disposition", "deferred"), 2, "use --from deferred"),
         (("plan", "--since", "2026-01-02", "--until", "2026-01-01"), 2, "nothing is both younger"),
         (("plan", "--workspace", "w7"), 2, "there is no workspace w7"),
-        (("select", "--rate", "0", "--yes"), 2, "no number of letters a second"),
-        (("plan", "--rate", "nan"), 2, "no number of letters a second"),
+        (("select", "--rate", "0", "--yes"), 2, "is not a rate: give dead letters per second"),
+        (("plan", "--rate", "nan"), 2, "is not a rate: give dead letters per second"),
     ):
         got, said = await line.run("replay", *argv)
         assert (got, words in said) == (code, True), (argv, said)
@@ -126,11 +126,11 @@ async def rewind_past_what_is_kept(kafka: Broker, line: Pipeline) -> None:
         assert (code, move["to"], move["expired"]) == (0, 9, True), answer
         assert answer["plan"]["fates"].keys() == {"delivered"}
     code, said = await line.run("replay", "rewind", "--to-datetime", "2020-01-01", "--dry-run")
-    assert (code, "the first letter that is still kept" in said) == (0, True), said
+    assert (code, "the first dead letter still kept" in said) == (0, True), said
     code, said = await line.run("replay", "rewind", "--to-datetime", "2999-01-01")
-    assert (code, "nothing to rewind: no letter is kept from there" in said) == (1, True), said
+    assert (code, "nothing to rewind: no dead letter is kept between that place" in said) == (1, True), said
     code, said = await line.run("replay", "rewind", "--to-earliest", "--partition", "9")
-    assert (code, "there are 0 to 3" in said) == (2, True), said
+    assert (code, "the partitions are 0 to 3" in said) == (2, True), said
 
     said = reset(kafka, line, "--to-datetime", "2020-01-01T00:00:00.000")
     assert f" {end} " not in said

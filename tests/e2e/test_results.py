@@ -170,7 +170,7 @@ async def test_at_the_command_line(kafka: Broker, namespace: str, tmp_path: Path
         await asyncio.to_thread(leads.write_bytes, INPUT)
         await asyncio.to_thread(out.write_text, "of yesterday")
         code, said = await line.run("results", "--map", "email=E-Mail")
-        assert (code, "--map is for --join" in said) == (2, True), said
+        assert (code, "--map needs --join" in said) == (2, True), said
         code, said = await line.run("results", "--join", str(leads), "-o", str(leads))
         assert (code, "give -o another name" in said) == (2, True)
         code, said = await line.run("results", "--join", str(leads), "--map", "email=Mail", "-o", str(out))

@@ -119,7 +119,7 @@ async def test_a_stranger_may_not_write_where_records_are_obeyed(secure: SecureK
         return KafkaConnection(secure.addresses[listener], security)
 
     through = stranger("SASL_SSL", security_protocol="SSL", ssl_context=tls(secure.ca_pem))
-    assert "takes no client without credentials" in await strangers_may_not_write(through, topics, 10)
+    assert "accepts no client without credentials" in await strangers_may_not_write(through, topics, 10)
     with pytest.raises(ProbeFailed, match="any client that reaches Kafka may write to"):
         # On this listener the one who proves nothing may do everything.
         await strangers_may_not_write(stranger("PLAINTEXT", security_protocol="PLAINTEXT"), topics, 10)

@@ -67,7 +67,7 @@ async def at_the_command_line(line: Pipeline) -> None:
     assert lead["stories"][0]["status"] == "duplicate"
     for argv in (["nobody"], ["nobody@example.com"], ["lead-0", "--workspace", "w1"]):
         code, said = await line.run("status", *argv)
-        assert (code, "Nothing is known of that lead, and no record of it waits on Kafka" in said) == (1, True)
+        assert (code, "The lead is unknown, and no record of it waits on Kafka" in said) == (1, True)
         assert "nobody@" not in said
     code, said = await line.run("status", " ")
     assert (code, "no lead given" in said) == (2, True)

@@ -50,7 +50,7 @@ async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(names
         code, said = await line.run("explain", "--workspace", "w0")
         assert (code, f"w0: HELD, {says}" in said) == (1, True), said
         code, said = await line.run("skip", place, "--yes")
-        assert (code, "is at work" in said) == (1, True)
+        assert (code, "is active" in said) == (1, True)
         await line.stop(worker)
 
         code, said = await line.run("books", "--json")
@@ -65,7 +65,7 @@ async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(names
         code, said = await line.run("skip", place)
         assert (code, "--yes" in said) == (2, True)
         code, said = await line.run("skip", place, "--yes")
-        assert (code, said) == (0, f"skipped {topic}/{partition}, offsets 3 to 3; the next start goes on at 4\n")
+        assert (code, said) == (0, f"skipped {topic}/{partition}, offsets 3 to 3; the next start continues at 4\n")
 
         worker = line.start("worker")
         await line.until_over(12, 40)

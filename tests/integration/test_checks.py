@@ -251,7 +251,7 @@ async def test_something_else_that_says_ok_to_all(tmp_path: Path) -> None:
             settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
         )
     assert verdict == "failed"
-    assert "not as our gateway does" in text
+    assert "unlike our gateway" in text
 
 
 # ---------------------------------------------------------------------------------------------------- rights and TLS

@@ -199,6 +199,6 @@ def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkey
     now = "moves, but not people (no_webhook), beside beta"
     assert f"acme {now} closed (shadow) healthy 99.5, p95 210 ms 8 1,234" in lines
     assert any(line.startswith("beta paused since 14:13 by jane: topped up") for line in lines)
-    assert "new nothing was ever sent for it" in lines
+    assert "new nothing sent yet" in lines
     assert "acme credits today 3,300 6,000 ██████░░░░ 1,200 an hour: end 18:28" in lines
     assert "acme budget.credits_per_day = 6000 jane 15:13 topped up" in lines

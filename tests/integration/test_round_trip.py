@@ -159,11 +159,11 @@ async def test_the_command_asks_before_it_spends(
         async with in_groups(settings), worker_that_tells(settings, [("accepted", ""), ("enriched", "")]) as took:
             code, report, said = await doctor("http://127.0.0.1:1", "--yes")
             assert code == 1
-            assert "no test lead is sent before what failed is right" in said
+            assert "no test lead was sent: correct the failed checks first" in said
             assert [check["name"] for check in report["checks"] if check["verdict"] == "failed"] == ["clay"]
             code, report, said = await doctor(at)
             assert code == 2
-            assert "--yes must be said to send one test lead to Clay through people: about 6 credits" in said
+            assert "pass --yes to send one test lead to Clay through people: about 6 credits" in said
             assert took == []
             code, report, said = await doctor(at, "--yes")
             assert (code, report["round_trip"]["ok"], len(took)) == (0, True, 1)

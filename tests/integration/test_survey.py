@@ -128,11 +128,11 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
     select = ("replay", "select", "--disposition", "foreign", "--limit", "15", "--rate", "1000")
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, said, _ = run(*select)
-    assert (code, "send 15 letters back? [y/N]" in said) == (1, True)
+    assert (code, "send 15 dead letters back? [y/N]" in said) == (1, True)
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     monkeypatch.setenv("FORCE_COLOR", "1")
     code, said, out = run(*select)
-    assert (code, "15 letters were sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
+    assert (code, "15 dead letters were sent back, 0 refused" in out, "sending back" in said) == (0, True, True), (
         "a bar, too"
     )
     monkeypatch.delenv("FORCE_COLOR")
@@ -178,6 +178,6 @@ def test_the_newest_letters_are_listed_each_with_the_place_that_show_takes(
     assert head.split()[:2] == ["place", "reason"]
     places = [row.split()[0] for row in rows]
     assert places == [f"{topic}/0/2", f"{topic}/0/1"]
-    assert last == "2 of 3 letters in dlq; --limit 3 shows all"
+    assert last == "2 of 3 dead letters in dlq; --limit 3 shows all"
     assert main(["dlq", "show", places[0], "--config", config]) == 0
     assert places[0] in capsys.readouterr().out

@@ -11,7 +11,7 @@ from stream_app.gateway.lookup_answers import WaitingAnswer
 @pytest.mark.parametrize(
     ("searched", "left", "problem", "says"),
     [
-        (30, 0, "", "Nothing is known of that lead, and no record of it waits on Kafka"),
+        (30, 0, "", "The lead is unknown, and no record of it waits on Kafka"),
         (30, 70, "", "It may still wait on Kafka: 30 waiting records were searched, 70 were not"),
         (0, 0, "Kafka did not answer: ask again", "0 were not (Kafka did not answer: ask again)"),
     ],
