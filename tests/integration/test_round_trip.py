@@ -133,7 +133,7 @@ def test_what_it_costs_and_what_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there are: people"):
         price(settings, "none")
     quiet = msgspec.structs.replace(settings.destinations["people"], callbacks=False)
-    with pytest.raises(SettingsError, match="nothing comes back"):
+    with pytest.raises(SettingsError, match="no callback can be awaited"):
         price(msgspec.structs.replace(settings, destinations={"people": quiet}), "people")
 
 
