@@ -46,7 +46,7 @@ def test_port_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert start_error(LocalKafka(port=port)) == (
-            f"port {port} on 127.0.0.1 is taken: end what listens there, or take another"
+            f"port {port} on 127.0.0.1 is taken: stop the program that uses it, or choose another port"
         )
 
 
@@ -146,7 +146,7 @@ def test_bad_setting_is_told_in_kafkas_words() -> None:
 
 def test_broker_that_dies_says_its_last_words() -> None:
     said = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
-    assert said.startswith("Kafka ended while starting (code 1): ")
+    assert said.startswith("Kafka exited during its start (code 1): ")
     assert "no.such.Reporter" in said
 
 

@@ -101,7 +101,7 @@ def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> Non
     log.write_text("INFO starting\nERROR no memory\n\tat Frame.of(Trace:1)\n")
     children = ChildProcesses("test-wait")
     process = children.spawn([sys.executable, "-c", "raise SystemExit(3)"], log=children.directory / "log")
-    with pytest.raises(StartError, match=r"^Thing ended while starting \(code 3\): ERROR no memory$"):
+    with pytest.raises(StartError, match=r"^Thing exited during its start \(code 3\): ERROR no memory$"):
         wait_for_answer("Thing", process, lambda: False, log=log, timeout_s=20)
     children.close()
 
@@ -109,7 +109,7 @@ def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> Non
 def test_waiting_for_an_answer_is_bounded(tmp_path: Path) -> None:
     children = ChildProcesses("test-wait")
     process = children.spawn([sys.executable, "-c", "import time; time.sleep(60)"], log=tmp_path / "log")
-    with pytest.raises(StartError, match=r"^Thing gave no answer in 0 s: it said nothing$"):
+    with pytest.raises(StartError, match=r"^Thing did not respond within 0 s: the log is empty$"):
         wait_for_answer("Thing", process, lambda: False, log=tmp_path / "log", timeout_s=0.1)
     children.close()
 
