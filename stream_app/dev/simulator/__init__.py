@@ -1,7 +1,7 @@
-"""A Clay simulator: what is known about Clay as an HTTP target, nasty parts included, seeded and scriptable.
+"""A Clay simulator: the known behaviour of Clay as an HTTP target, faults included, seeded and scriptable.
 
-It imports nothing of the rest of stream_app, because its ledger is the truth that the rest is tested against.
-`control` documents the HTTP API, `script` the script, `lines` the ledger.
+It imports no other part of stream_app, because tests compare the rest with its ledger. `control` documents the HTTP
+API, `script` the script, and `lines` the ledger.
 """
 
 from stream_app.dev.simulator.command import add_arguments, run

@@ -1,4 +1,4 @@
-"""How the simulator answers, or fails to: everything that a sender can see of a request's end."""
+"""The simulator's responses and failures: everything that a sender can see of a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_app.dev.simulator.script import RetryAfter
 
 _CHUNK = b" " * 65_536
 
-# Clay's answer has no shape to rely on, so it has a different one from request to request.
+# Clay's response has no reliable shape, so it varies from request to request.
 _ACCEPTED = (
     ("", "text/plain"),
     ("OK", "text/plain"),
@@ -38,7 +38,7 @@ _REFUSED = {
 
 
 def accepted(about: int) -> web.Response:
-    """A 200; `about` chooses the body."""
+    """Return a 200; `about` selects the body."""
     text, content_type = _ACCEPTED[about % len(_ACCEPTED)]
     return web.Response(text=text, content_type=content_type)
 
@@ -48,7 +48,7 @@ def refused(status: int, headers: dict[str, str]) -> web.Response:
 
 
 def retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
-    """The header in one of its forms, or no header."""
+    """Return the header in one of its forms, or no header."""
     match form:
         case "absent":
             return {}
@@ -62,10 +62,10 @@ def retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
 
 
 def reset(request: web.Request) -> web.Response:
-    """Ends the connection with a TCP RST; the response that is returned goes nowhere."""
+    """End the connection with a TCP RST. The returned response is never sent."""
     transport = request.transport
     if transport is not None:
-        # Through a duplicate, because an event loop may hand out a socket that cannot be changed.
+        # On a duplicate socket, because an event loop may return one that cannot be changed.
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
@@ -73,7 +73,7 @@ def reset(request: web.Request) -> web.Response:
 
 
 async def hang(request: web.Request, stopping: asyncio.Event) -> web.Response:
-    """Never answers: ends when the sender gives up (aiohttp cancels this then) or the simulator stops."""
+    """Never respond. Ends when the sender gives up (aiohttp cancels this then) or the simulator stops."""
     await stopping.wait()
     return reset(request)
 
@@ -85,7 +85,7 @@ async def slow(answer: web.Response, delay_s: float, stopping: asyncio.Event) ->
 
 
 def garbage(request: web.Request) -> web.Response:
-    """Answers with bytes that are no HTTP, and closes."""
+    """Respond with bytes that are not HTTP, and close."""
     if request.transport is not None:
         request.transport.write(b"\x00\xff\x00 this is not HTTP\r\n\r\n")
         request.transport.close()
@@ -93,9 +93,9 @@ def garbage(request: web.Request) -> web.Response:
 
 
 async def huge(request: web.Request, size_bytes: int) -> web.StreamResponse:
-    """Answers 200 with a body of that size."""
+    """Respond with 200 and a body of that size."""
     answer = web.StreamResponse(headers={"Content-Length": str(size_bytes)})
-    with contextlib.suppress(ConnectionError):  # the sender may well stop reading
+    with contextlib.suppress(ConnectionError):  # the sender may stop reading
         await answer.prepare(request)
         left = size_bytes
         while left > 0:

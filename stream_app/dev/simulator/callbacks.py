@@ -1,4 +1,4 @@
-"""The HTTP column: reports a row to the callback URL, with Clay's quirks and the script's faults."""
+"""The HTTP column: sends a row to the callback URL, with Clay's quirks and the script's faults."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Job:
 
 
 class Callbacks:
-    """Sends callbacks, a bounded number at a time. `close` drops those that are still to come."""
+    """Sends callbacks, a limited number at a time. `close` drops the pending ones."""
 
     def __init__(self, script: Script, timeline: Timeline, ledger: Ledger) -> None:
         self._script = script
@@ -57,7 +57,7 @@ class Callbacks:
         await self._session.close()
 
     def report(self, row: Row, cells: dict[str, Any], found: bool) -> None:
-        """Runs the HTTP column of a row, if it has one and its run condition is met."""
+        """Run the HTTP column of a row, if it has one and its run condition is met."""
         settings = row.webhook.settings.callback
         if not settings.enabled:
             return
@@ -102,7 +102,7 @@ class Callbacks:
                 return
 
     async def _attempt(self, job: Job, attempt: int) -> bool:
-        """One paid POST. Returns whether there is nothing to try again."""
+        """Send one paid POST. Returns True if no retry is needed."""
         workspace = job.row.webhook.workspace
         if not workspace.pay(0, 1):
             self._write(job, attempt, "out_of_actions")
@@ -139,7 +139,7 @@ class Callbacks:
                 error = None
         except TimeoutError:
             status, error, cell = "timeout", None, ""
-        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: no usable URL or header
+        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: the URL or a header is invalid
             status, error, cell = "error", type(failure).__name__, ""
         ms = round(1000 * (time.monotonic() - began))
         self._write(job, attempt, status, ms=ms, error=error, cell=cell[:_CELL_CHARACTERS] or None)

@@ -1,7 +1,6 @@
-"""Randomness that a seed decides: every draw is a hash of the seed and of what the draw is about.
+"""Seeded randomness: every draw is a hash of the seed and of the subject of the draw.
 
-There is no generator whose state advances, so the outcome for one lead does not depend on which other
-requests happened to arrive before it.
+No generator state advances, so the outcome for one lead does not depend on the requests before it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _Z95 = NormalDist().inv_cdf(0.95)
 
 
 def digest(data: bytes) -> int:
-    """A 64-bit name for some bytes: what is kept instead of the bytes themselves."""
+    """Return a 64-bit name for some bytes, to store instead of the bytes."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
@@ -28,17 +27,17 @@ class Chance:
         self._key = str(seed).encode()[:64]
 
     def draw(self, *about: object) -> float:
-        """A number in [0, 1), always the same for the same seed and the same `about`."""
+        """Return a number in [0, 1), always the same for the same seed and `about`."""
         text = "\x1f".join(map(str, about)).encode("utf-8", "surrogatepass")
         hashed = blake2b(text, digest_size=8, key=self._key).digest()
         return (int.from_bytes(hashed, "big") >> (64 - _MANTISSA_BITS)) / 2.0**_MANTISSA_BITS
 
     def pick(self, count: int, *about: object) -> int:
-        """An index in [0, count)."""
+        """Return an index in [0, count)."""
         return int(self.draw(*about) * count)
 
     def latency_s(self, latency: Latency, *about: object) -> float:
-        """How long a row takes, in seconds: log-normal, with a share of slow research rows."""
+        """Return the duration of a row in seconds: log-normal, with a share of slow research rows."""
         if latency.scale == 0:
             return 0.0
         if self.draw("slow row", *about) < latency.slow_share:

@@ -1,4 +1,4 @@
-"""The simulated Clay itself: its parts put together, and what an operator or a test can do to it."""
+"""The simulated Clay: its parts together, and the operations of an operator or a test."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FAILED = {"errors", "out_of_credits", "not_run"}
 
 
 class Clay:
-    """Must be made on a running event loop. What is done here is written to the ledger as `control` lines.
+    """The simulated Clay. Create it on a running event loop. It logs its operations as `control` lines.
 
-    Methods that name a workspace or webhook which does not exist raise ScriptError.
+    Methods that name an unknown workspace or webhook raise ScriptError.
     """
 
     def __init__(self, script: Script, ledger: Ledger) -> None:
@@ -42,13 +42,13 @@ class Clay:
         self.inbound = Inbound(self._world, self.timeline, ledger, self._enrichment.arrive, self._stopping)
 
     async def close(self) -> None:
-        """Ends hanging requests, drops rows and callbacks that are under way."""
+        """End hanging requests, and drop rows and callbacks in progress."""
         self._stopping.set()
         self._enrichment.stop()
         await self._callbacks.close()
 
     def add_faults(self, faults: Iterable[Fault]) -> None:
-        """Adds faults; their `at_s` counts from now."""
+        """Add faults; their `at_s` counts from now."""
         now_s = self.timeline.now_s
         added = [msgspec.structs.replace(fault, at_s=now_s + fault.at_s) for fault in faults]
         self.timeline.add(added)
@@ -56,14 +56,14 @@ class Clay:
         self.changed.set()
 
     def clear_faults(self, kind: str | None = None) -> int:
-        """Removes the faults of a kind, or all of them. Returns how many."""
+        """Remove the faults of a kind, or all. Returns how many."""
         count = self.timeline.clear(kind)
         self._did(f"cleared {count} faults")
         self.changed.set()
         return count
 
     def reset_clock(self) -> None:
-        """Starts the faults' timeline again."""
+        """Start the faults' timeline again."""
         self.timeline.reset_clock()
         self._did("reset the clock")
         self.changed.set()
@@ -77,35 +77,35 @@ class Clay:
         self._did("set the limits")
 
     def set_workspace(self, name: str, plan: Plan) -> None:
-        """Makes a workspace, or gives one a new plan with full meters."""
+        """Create a workspace, or give one a new plan with full meters."""
         self._world.set_workspace(name, plan)
         self._did("set the plan", name)
 
     def set_webhook(self, slug: str, settings: Webhook) -> None:
-        """Makes a webhook, or replaces its settings (a rotated token, another callback)."""
+        """Create a webhook, or replace its settings (a rotated token, another callback)."""
         state = self._world.set_webhook(slug, settings)
         self._did(f"set the webhook {slug}", state.workspace.name)
 
     def top_up(self, workspace: str, credits_: int) -> None:
-        """Adds Data Credits. Rows that failed for want of them stay failed until they are run again."""
+        """Add Data Credits. Rows that failed without credits stay failed until they are run again."""
         self._workspace(workspace).credits += credits_
         self._did(f"topped up {credits_} credits", workspace)
 
     def new_month(self, workspace: str) -> None:
-        """A new billing month: credits roll over and are added to, Actions start again."""
+        """Start a new billing month: credits roll over and are added to, Actions start again."""
         state = self._workspace(workspace)
         state.credits += state.plan.credits
         state.actions = state.plan.actions
         self._did("began a new month", workspace)
 
     def set_auto_run(self, slug: str, *, on: bool) -> None:
-        """Rows that came while it was off do not start by themselves when it is on again."""
+        """Turn auto-run on or off. Rows that came while it was off do not start when it is turned on."""
         webhook = self._webhook(slug)
         webhook.auto_run = on
         self._did(f"auto-run {'on' if on else 'off'} for {slug}", webhook.workspace.name)
 
     def rerun(self, slug: str, which: Which = "failed") -> int:
-        """Runs rows again: what failed in those that failed, or everything in all. Returns how many rows."""
+        """Run rows again: the failed columns of failed rows, or all of every row. Returns the number of rows."""
         webhook = self._webhook(slug)
         rows = [
             row for row in webhook.rows.values() if row.state != "running" and (which == "all" or row.state in _FAILED)
@@ -118,7 +118,7 @@ class Clay:
         return len(rows)
 
     def state(self) -> dict[str, Any]:
-        """Everything as it is now, as plain data; no tokens."""
+        """Return the current state as plain data, without tokens."""
         return {
             "clock_s": round(self.timeline.now_s, 3),
             "seed": self._world.script.seed,

@@ -1,4 +1,4 @@
-"""The simulator as a program: arguments in, one JSON line out when it listens, an orderly end at a signal."""
+"""The simulator as a program: prints one JSON line when it listens, and stops cleanly at a signal."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ example of control:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `run` needs to a parser, and the long help."""
+    """Add the arguments of `run` and the long help to a parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Runs a simulator until a signal; returns the exit code."""
+    """Run a simulator until a signal. Returns the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for option, port in (("--port", namespace.port), ("--control-port", namespace.control_port)):
         if not 0 <= port <= 65_535:

@@ -1,10 +1,10 @@
 """The control API and the ledger over HTTP.
 
-    GET    /control                 everything as it is now
+    GET    /control                 the current state
     POST   /control/faults          one fault or a list of them; `at_s` counts from now
     DELETE /control/faults[?kind=]  clears the faults of a kind, or all
     POST   /control/clock           starts the timeline again
-    POST   /control/limits          the limits that are to change, e.g. {"rate_per_s": 0}
+    POST   /control/limits          the limits to change, e.g. {"rate_per_s": 0}
     POST   /control/workspaces      {"name": "acme", "credits": 6000, "actions": 15000}: full meters
     POST   /control/webhooks        {"slug": "acme--crm", ...the settings of a webhook in the script}
     POST   /control/credits         {"workspace": "acme", "add": 500}: a top-up; nothing resumes by itself
@@ -15,7 +15,7 @@
     GET    /ledger[?since=N&kind=&workspace=]           the ledger's lines after number N, JSONL
     GET    /ledger/summary[?leads=all|repeated|none]    its totals
 
-Whatever is wrong with a call is answered with 400 and {"problems": [...]}, one line each.
+An invalid call gets a 400 with {"problems": [...]}, one line each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stream_app.dev.simulator.tally import Leads
 
 
 class Controlled(Protocol):
-    """What this API drives."""
+    """The simulator, as this API sees it."""
 
     script: Script
     clay: Clay

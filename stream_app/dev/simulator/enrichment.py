@@ -1,4 +1,4 @@
-"""A row's life after the webhook answered: columns run one after the other, each charged as it starts."""
+"""Runs a row after the webhook has answered: its columns one after the other, each charged when it starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stream_app.dev.simulator.world import Row, World
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One run of a row's columns. `cells` are the payload's fields and what was found so far."""
+    """One run of a row's columns. `cells` has the payload's fields and the results so far."""
 
     row: Row
     number: int
@@ -30,7 +30,7 @@ class Run:
 
 
 class Enrichment:
-    """Runs rows. `report` is called with the cells of each run that came to its end."""
+    """Runs rows. `report` is called with the cells of each completed run."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Enrichment:
         self.running = 0
 
     def stop(self) -> None:
-        """Lets every row that is under way end here, without a trace."""
+        """End every row in progress without a ledger line."""
         self._stopped = True
 
     def arrive(self, row: Row) -> None:
-        """A new row: it runs, unless auto-run is off or auto-dedupe takes it first."""
+        """Accept a new row. It runs unless auto-run is off or auto-dedupe drops it."""
         if row.duplicate and row.webhook.settings.dedupe_runs == "before":
             self._end(row, "deduped")
         elif not row.webhook.auto_run:
@@ -60,7 +60,7 @@ class Enrichment:
             self.start(row)
 
     def start(self, row: Row) -> None:
-        """Runs the columns that have no result yet."""
+        """Run the columns that have no result yet."""
         settings = row.webhook.settings
         row.run += 1
         row.state = "running"
@@ -167,7 +167,7 @@ def _cut(cells: dict[str, Any], cell_bytes: int) -> dict[str, Any]:
 
 
 def _found(value: str | float | bool, cells: dict[str, Any]) -> object:
-    """A column's result; one whose input is empty finds nothing."""
+    """Return a column's result. A column with an empty input finds nothing."""
     if not isinstance(value, str):
         return value
     if any(cells.get(name) in (None, "") for name in placeholders(value)):

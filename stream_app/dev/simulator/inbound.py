@@ -1,4 +1,4 @@
-"""The webhook: decides what becomes of a request, writes it down, and answers as the faults allow."""
+"""The webhook: decides about a request, writes it to the ledger, and answers as the faults require."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEBHOOK_PATH = "/v3/sources/webhook/{slug}"
 TOKEN_HEADER = "x-clay-webhook-auth"
 READ_AT_MOST_BYTES = 16_000_000
 
-# What the ledger says where a fault answers with no status at all.
+# The ledger's status of a fault that answers without one.
 _NO_STATUS = {
     "reset_before_accept": "reset",
     "reset_after_read": "reset",
@@ -30,7 +30,7 @@ _NO_STATUS = {
 
 
 class Arrival(NamedTuple):
-    """A request as it came, before anything is decided."""
+    """A request as it arrived."""
 
     at_ms: int
     slug: str
@@ -41,7 +41,7 @@ class Arrival(NamedTuple):
 
 
 class Inbound:
-    """Handles `POST /v3/sources/webhook/<slug>`. `start` is called with each row that is to run."""
+    """Handles `POST /v3/sources/webhook/<slug>`. `start` is called with each row to run."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Inbound:
         return Arrival(at_ms, slug, token, submission, about, occurrence)
 
     def _judge(self, webhook: WebhookState | None, arrival: Arrival) -> int:
-        """The status that Clay answers when nothing is wrong with Clay."""
+        """Return the status that a working Clay answers."""
         limits = self._world.limits
         if webhook is None:
             return 404

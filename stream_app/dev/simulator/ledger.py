@@ -1,4 +1,4 @@
-"""The ledger's file: lines are appended, counted and read back."""
+"""The ledger's file: appends, counts and reads lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Head(msgspec.Struct):
 
 
 class Ledger:
-    """Appends to a file (a temporary one without a path), flushed within 50 ms of a line and at close."""
+    """Appends to a file (a temporary one without a path). Flushes within 50 ms of a line and at close."""
 
     def __init__(self, path: Path | None) -> None:
         self._file: BinaryIO
@@ -43,7 +43,7 @@ class Ledger:
         self.tally = Tally()
 
     def write(self, line: Line) -> None:
-        """Adds a line. Must be called on the event loop."""
+        """Add a line. Call it on the event loop."""
         self.seq += 1
         line.seq = self.seq
         if not line.at_ms:
@@ -58,7 +58,7 @@ class Ledger:
             self._flusher = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self.flush)
 
     def flush(self) -> None:
-        """Gives the operating system all lines so far."""
+        """Hand all lines so far to the operating system."""
         if self._flusher is not None:
             self._flusher.cancel()
             self._flusher = None
@@ -69,7 +69,7 @@ class Ledger:
             self._file.flush()
 
     def read(self, since: int = 0, kind: str | None = None, workspace: str | None = None) -> Iterator[bytes]:
-        """This run's lines after number `since`, read from the file; each ends in a newline."""
+        """Yield this run's lines after number `since`, read from the file. Each ends in a newline."""
         self.flush()
         end = self._offset
         offset = self._index[min(since // _INDEX_EVERY, len(self._index) - 1)]
@@ -89,5 +89,5 @@ class Ledger:
 
 
 def now_ms() -> int:
-    """Epoch milliseconds, UTC."""
+    """The time in epoch milliseconds, UTC."""
     return time.time_ns() // 1_000_000

@@ -1,10 +1,9 @@
-"""The lines of the ledger: one for everything that happened, the truth that tests compare against.
+"""The lines of the ledger: one per event. Tests compare the system with them.
 
-Every line has `seq` (from 1, gap-free), `at_ms` (epoch, UTC) and `kind`:
-`start` · `request` · `row` (a row's run ended) · `charge` · `refund` · `callback` (one attempt) ·
-`control` (what a control call did) · `listener` (refuse began or ended) · `stop`.
-No line holds a token, a URL or any other field of a payload than the two echo fields. Values that are
-absent are left out of a line.
+Every line has `seq` (from 1, without gaps), `at_ms` (epoch, UTC) and `kind`: `start` · `request` · `row` (the end of a
+row's run) · `charge` · `refund` · `callback` (one attempt) · `control` (a control call) · `listener` (refuse began or
+ended) · `stop`. No line holds a token, a URL, or a field of a payload except the two echo fields. Absent values are
+left out.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import msgspec
 
 
 class Line(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="kind", tag=str.lower):
-    """Base of all lines. The ledger sets `seq` and, unless the writer knew better, `at_ms`."""
+    """Base of all lines. The ledger sets `seq`, and `at_ms` if the writer did not."""
 
     seq: int = 0
     at_ms: int = 0
@@ -31,10 +30,10 @@ class Stop(Line):
 class Request(Line):
     """A request to a webhook. `at_ms` is its arrival.
 
-    `status` is the HTTP status that was answered, or "hang", "reset" or "garbage". `rows` is what it carried
-    (0 when it could not be read), `accepted` how many became rows. A payload that is an array has its echo
-    fields in `elements` instead, one [lead_id, delivery_id] each. `fault` is what was played on it, `full`
-    says that the webhook was beyond its lifetime.
+    `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is the number of its rows (0 if
+    it could not be read), `accepted` the number that became rows. A payload that is an array has its echo fields in
+    `elements`, one [lead_id, delivery_id] each. `fault` is the fault that was played; `full` is true beyond the
+    webhook's lifetime.
     """
 
     webhook: str
@@ -49,7 +48,7 @@ class Request(Line):
 
 
 class Row(Line):
-    """A row's end. `state`: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`."""
+    """The end of a row. `state`: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`."""
 
     webhook: str
     row: int
@@ -61,7 +60,7 @@ class Row(Line):
 
 
 class Charge(Line):
-    """What a column cost as it started. `column` is "callback" for the HTTP column."""
+    """The charge of a column when it starts. `column` is "callback" for the HTTP column."""
 
     webhook: str
     row: int
@@ -72,15 +71,15 @@ class Charge(Line):
 
 
 class Refund(Charge):
-    """What came back because the column failed."""
+    """The refund of a column that failed."""
 
 
 class Callback(Line):
     """One attempt to report a row.
 
-    `status` is the HTTP status that came back, "timeout", "error" (no answer; `error` names it), "lost",
-    "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the beginning of the answer's body,
-    which a person sees in the Clay cell.
+    `status` is the HTTP status of the response, "timeout", "error" (no response; `error` names it), "lost",
+    "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the beginning of the response body, which Clay
+    shows in the cell.
     """
 
     webhook: str

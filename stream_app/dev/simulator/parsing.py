@@ -1,4 +1,4 @@
-"""From TOML or JSON to a checked script: every problem is found, each is one line."""
+"""Parses TOML or JSON into a checked script. Reports all problems, one line each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class ScriptError(Exception):
-    """A script that cannot be played. `problems` has one line each: where, what, and what would be right."""
+    """An invalid script. `problems` has one line each: where, what, and what would be right."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -23,7 +23,7 @@ class ScriptError(Exception):
 
 
 def load_script(path: Path) -> Script:
-    """Reads a script file (TOML, UTF-8). Raises ScriptError, also when the file cannot be read."""
+    """Read a script file (TOML, UTF-8). Raises ScriptError, also if the file cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -34,7 +34,7 @@ def load_script(path: Path) -> Script:
 
 
 def parse_script(text: str) -> Script:
-    """Reads a script's TOML text. Raises ScriptError with all problems."""
+    """Read a script's TOML text. Raises ScriptError with all problems."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -46,7 +46,7 @@ def parse_script(text: str) -> Script:
 
 
 def over(table: dict[str, Any], mine: Any) -> Any:
-    """A webhook's own settings over the default table's; `latency` and `callback` key by key."""
+    """Merge a webhook's settings over the default table's; `latency` and `callback` key by key."""
     if not isinstance(mine, dict):
         return mine
     merged = table | mine
@@ -57,7 +57,7 @@ def over(table: dict[str, Any], mine: Any) -> Any:
 
 
 def checked(cls: type[S], raw: object, where: str = "") -> S:
-    """`raw` as a `cls`. Raises ScriptError with all problems; places in it are under `where`."""
+    """Convert `raw` to a `cls`. Raises ScriptError with all problems; `where` prefixes their places."""
     problems: list[str] = []
     result = _struct(cls, raw, where, problems)
     if result is None or problems:

@@ -1,7 +1,7 @@
-"""What a simulator is told: its webhooks, workspaces, limits, and the faults it plays. Plain data.
+"""The script of a simulator: its webhooks, workspaces, limits and faults. Plain data.
 
-Defaults are the facts about Clay as far as they are known; what nobody knows is a setting. Amounts of money
-are in Data Credits and Actions, times in seconds unless the name says otherwise.
+Defaults are the known facts about Clay; unknown behaviour is a setting. Amounts of money are in Data Credits and
+Actions, times in seconds unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latency(Settings, frozen=True, kw_only=True):
-    """How long a row takes from the webhook to its callback.
+    """The time of a row from the webhook to its callback.
 
-    Log-normal around `median_s`, never under `min_s`; `slow_share` of the rows are research rows that take
-    around `slow_s`. Everything is multiplied by `scale`, so that tests say `scale = 0.001` (0: at once).
+    Log-normal around `median_s`, never under `min_s`. A share of `slow_share` are research rows that take about
+    `slow_s`. `scale` multiplies everything, so that tests can use `scale = 0.001` (0: at once).
     """
 
     min_s: Seconds = 5.0
@@ -38,9 +38,9 @@ class Latency(Settings, frozen=True, kw_only=True):
 
 
 class Column(Settings, frozen=True, kw_only=True):
-    """A paid enrichment column. It is paid as it starts; an error refunds the credits, a miss does not.
+    """A paid enrichment column. It is charged when it starts; an error refunds the credits, a miss does not.
 
-    `values` are what it may find, one is chosen by the seed; text may hold `{{placeholders}}` of other cells.
+    `values` are its possible results. The seed selects one; text may hold `{{placeholders}}` of other cells.
     """
 
     name: str
@@ -94,10 +94,10 @@ DEFAULT_COLUMNS = (
 
 
 class Table(Settings, frozen=True, kw_only=True):
-    """What stands behind a webhook. `[table]` in the script is the default for all webhooks.
+    """The table behind a webhook. `[table]` in the script is the default for all webhooks.
 
-    `dedupe_on` names the auto-dedupe column. Whether Clay's runs before or after the paid columns is unknown,
-    so `dedupe_runs` says it (the costly way is the default).
+    `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or after the paid columns,
+    so `dedupe_runs` sets it. The default is the more expensive way.
     """
 
     columns: tuple[Column, ...] = DEFAULT_COLUMNS
@@ -116,18 +116,18 @@ class Webhook(Table, frozen=True, kw_only=True):
 
 
 class Plan(Settings, frozen=True, kw_only=True):
-    """What a workspace may spend. Credits can be topped up, Actions only come back with a new month."""
+    """The budget of a workspace. Credits can be topped up; Actions return only with a new month."""
 
     credits: Count = 6_000
     actions: Count = 15_000
 
 
 class Limits(Settings, frozen=True, kw_only=True):
-    """Clay's limits. `rate_per_s = 0` switches the rate limit off, `lifetime = 0` the lifetime stop.
+    """Clay's limits. `rate_per_s = 0` switches the rate limit off, `lifetime = 0` the lifetime limit.
 
-    `rate_per_s` and `burst` count records per workspace, `lifetime` accepted submissions per webhook: beyond
-    it the answer is `lifetime_status` (200: silently nothing happens; some report 403). `payload_bytes` is
-    the strict reading of 100 KB. What Clay does to a cell over `cell_bytes` is unknown: here it is cut.
+    `rate_per_s` and `burst` count records per workspace, `lifetime` accepted submissions per webhook. Beyond it the
+    response is `lifetime_status` (200: the submission is silently ignored; some users report 403). `payload_bytes` is
+    the strict reading of 100 KB. It is unknown what Clay does to a cell over `cell_bytes`: here it is truncated.
     """
 
     rate_per_s: Seconds = 10.0
@@ -141,9 +141,9 @@ class Limits(Settings, frozen=True, kw_only=True):
 
 
 class Fault(Settings, frozen=True, kw_only=True):
-    """One fault on the timeline: from `at_s` for `for_s` (none: for ever), for `share` of what passes by.
+    """One fault on the timeline: from `at_s` for `for_s` (absent: forever), for a `share` of requests.
 
-    The parameters below that belong to a kind, and their defaults, stand in `FAULTS`.
+    `FAULTS` lists the parameters of each kind with their defaults.
     """
 
     kind: str
@@ -178,7 +178,7 @@ REFUSING: dict[str, dict[str, Any]] = {
     "redirect": {"status": 302, "location": "https://clay.invalid/elsewhere"},
     "reset_before_accept": {},
 }
-# Faults of the answer: Clay takes the row (unless `accepted = false`) and the sender cannot know it.
+# Faults of the response: Clay takes the row (unless `accepted = false`), and the sender cannot know it.
 OBSCURING: dict[str, dict[str, Any]] = {
     "status_after": {"status": 500},
     "hang_after_read": {"accepted": True},
@@ -205,7 +205,7 @@ FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK | LISTENER
 class Script(Settings, frozen=True, kw_only=True):
     """A whole script.
 
-    `kept_rows` per webhook can be run again; `callback_concurrency` is for the whole simulator.
+    `kept_rows` rows per webhook can be run again. `callback_concurrency` is for the whole simulator.
     """
 
     seed: int = 1
@@ -223,6 +223,6 @@ class Script(Settings, frozen=True, kw_only=True):
 
 
 def workspace_of(slug: str) -> str:
-    """The workspace of a webhook that says none: `acme--crm` belongs to `acme`, `crm` to `default`."""
+    """The workspace of a webhook without one: `acme--crm` belongs to `acme`, `crm` to `default`."""
     before, separator, _ = slug.partition("--")
     return before if separator and before else "default"

@@ -1,4 +1,4 @@
-"""The simulator as a server: two ports, one of which `refuse` can close, and an orderly end."""
+"""The simulator as a server: two ports, one of which `refuse` can close, and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ class Simulator:
         ...  # POST to f"{sim.url}/v3/sources/webhook/acme--crm"
         await sim.stop()
 
-    `clay` takes orders directly (what `/control` does over HTTP), `ledger` reads and counts. `url` serves the
-    webhooks, the control API and the ledger; `control_url` the latter two on a port that `refuse`
-    leaves open.
+    `clay` has the operations of `/control`, `ledger` reads and counts. `url` serves the webhooks, the control API and
+    the ledger; `control_url` serves the last two on a port that `refuse` never closes.
     """
 
     clay: Clay
@@ -46,7 +45,7 @@ class Simulator:
         self._ledger_path = ledger
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, control_port: int = 0) -> None:
-        """Listens (port 0: a free one). Raises OSError when a port or the ledger's file cannot be had."""
+        """Listen (port 0: any free one). Raises OSError if a port or the ledger's file is not available."""
         async with contextlib.AsyncExitStack() as stack:
             self.ledger = Ledger(self._ledger_path)
             stack.callback(self.ledger.close)
@@ -60,11 +59,11 @@ class Simulator:
             self._stack = stack.pop_all()
 
     async def stop(self) -> None:
-        """Ends everything: hanging requests too. The ledger is complete then."""
+        """Stop everything, including hanging requests. The ledger is complete then."""
         await self._stack.aclose()
 
     async def reset(self) -> None:
-        """Back to the script's beginning: rows, meters, faults and totals. The ledger's file goes on."""
+        """Reset rows, meters, faults and totals to the script's beginning. The ledger's file continues."""
         await self.clay.close()
         self.ledger.tally = Tally()
         self.ledger.write(lines.Control(did="reset"))
@@ -77,7 +76,7 @@ class Simulator:
         ControlApi(self).add_routes(app)
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
-            app.on_shutdown.append(self._close_clay)  # before connections: it ends what hangs in them
+            app.on_shutdown.append(self._close_clay)  # before connections close: it ends the requests that hang in them
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -94,7 +93,7 @@ class Simulator:
         await self.clay.close()
 
     async def _keep_listener(self) -> None:
-        """Closes and opens the listening socket as the timeline's `refuse` faults say."""
+        """Close and open the listening socket as the timeline's `refuse` faults say."""
         while True:
             clay = self.clay
             refused, change_in_s = clay.timeline.refuses()
@@ -110,7 +109,7 @@ class Simulator:
 
 
 class _Busy:
-    """Knows which connections have a request under way."""
+    """Tracks the connections that have a request in progress."""
 
     def __init__(self) -> None:
         self.transports: set[asyncio.Transport | None] = set()
@@ -126,7 +125,7 @@ class _Busy:
 
 
 class _Listener:
-    """A listening socket on one port that can stop listening without giving the port away."""
+    """A listening socket on one port. It can stop listening and keep the port."""
 
     def __init__(self, protocol: web.Server, busy: _Busy, host: str, port: int) -> None:
         self._protocol = protocol
@@ -151,13 +150,13 @@ class _Listener:
         self._server = await loop.create_server(self._protocol, sock=self._socket, backlog=_BACKLOG)
 
     def refuse(self) -> None:
-        """Connections are refused from here on, and idle ones end: a pool must not get around it."""
+        """Refuse connections and end idle ones, so that a connection pool cannot bypass it."""
         self.close()
-        # Bound but not listening: nobody else gets the port, and who connects is refused.
+        # Bound but not listening: no other program gets the port, and connections are refused.
         self._socket = self._bind()
         for connection in self._protocol.connections:
             if connection.transport in self._busy.transports:
-                connection.close()  # after its answer
+                connection.close()  # after its response
             else:
                 connection.force_close()
 

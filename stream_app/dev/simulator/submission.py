@@ -1,4 +1,4 @@
-"""What a request to a webhook carries, and what is wrong with it."""
+"""Parses the payload of a request to a webhook."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _raw_elements = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Submission(msgspec.Struct):
-    """A payload's rows. `refusal` is the status that Clay answers to what it cannot take, else None.
+    """The rows of a payload. `refusal` is the status of Clay's rejection, else None.
 
-    Per row: `bodies` its JSON, `cells` its fields, `echoes` its lead id and delivery id.
+    Per row: `bodies` has its JSON, `cells` its fields, `echoes` its lead id and delivery id.
     """
 
     refusal: int | None = None
@@ -27,15 +27,15 @@ class Submission(msgspec.Struct):
 
 
 def read_submission(body: bytes | None, max_bytes: int, lead_field: str, delivery_field: str) -> Submission:
-    """Takes a body apart (None: larger than the server reads at all).
+    """Parse a body (None: larger than the server reads).
 
-    413 over `max_bytes`, 400 for what is not JSON, 422 for what is not an object or a list of objects.
+    The refusal is 413 over `max_bytes`, 400 for invalid JSON, 422 if it is not an object or a list of objects.
     """
     if body is None or len(body) > max_bytes:
         return Submission(refusal=413)
     try:
         content = msgspec.json.decode(body)
-    except (ValueError, RecursionError):  # ValueError: msgspec's own errors, and bytes that are no UTF-8
+    except (ValueError, RecursionError):  # ValueError: msgspec's own errors, and bytes that are not UTF-8
         return Submission(refusal=400)
     is_array = isinstance(content, list)
     rows = content if is_array else [content]

@@ -1,4 +1,4 @@
-"""Running totals of the ledger: what `/ledger/summary` says, without reading the file again.
+"""Running totals of the ledger, for `/ledger/summary`, without reading the file again.
 
 Memory is one small entry per lead and a few numbers per workspace.
 """
@@ -21,12 +21,12 @@ class LeadCount(NamedTuple):
     accepted: int = 0
 
 
-# One shared tuple for all leads with the same counts: a million leads cost their keys and no more.
+# Leads with the same counts share one tuple, so that a million leads cost only their keys.
 _shared = cache(LeadCount)
 
 
 class WorkspaceTotals(msgspec.Struct):
-    """Sums of one workspace. `requests`, `rows` and `callbacks` are counted by their status or state."""
+    """Totals of one workspace. `requests`, `rows` and `callbacks` are counted by status or state."""
 
     requests: Counter[str] = msgspec.field(default_factory=Counter)
     accepted: int = 0
@@ -45,11 +45,11 @@ class Tally:
         self._workspaces: dict[str, WorkspaceTotals] = {}
 
     def requests_of(self, lead: str) -> int:
-        """How many requests named this lead so far, whatever was answered."""
+        """Return the number of requests that named this lead, whatever the response."""
         return self._leads.get(lead, _shared()).requests
 
     def accepted_of(self, lead: str) -> int:
-        """How many rows this lead has made so far."""
+        """Return the number of rows of this lead."""
         return self._leads.get(lead, _shared()).accepted
 
     def add(self, line: lines.Line) -> None:
@@ -75,14 +75,17 @@ class Tally:
         totals.requests[str(line.status)] += 1
         totals.accepted += line.accepted
         leads = [line.lead_id] if line.elements is None else [lead for lead, _ in line.elements]
-        for n, lead in enumerate(leads):  # a webhook with room for some of an array takes the first ones
+        for n, lead in enumerate(leads):  # a webhook with room for some elements of an array takes the first ones
             if lead is not None:
                 count = self._leads.get(lead, _shared())
                 self._leads[lead] = _shared(count.requests + 1, count.accepted + (n < line.accepted))
 
     def summary(self, leads: Leads) -> dict[str, object]:
-        """The totals as plain data. `leads` chooses whose accepted rows are listed: all, those with more than
-        one, or none."""
+        """Return the totals as plain data.
+
+        Args:
+            leads: Whose accepted rows to list: all, those with more than one, or none.
+        """
         least = {"all": 1, "repeated": 2, "none": 1 << 62}[leads]
         workspaces = self._workspaces.values()
         return {

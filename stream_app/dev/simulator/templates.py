@@ -1,4 +1,4 @@
-"""Templates of an HTTP column: `{{placeholders}}` that stand for cells, with Clay's ways of filling them."""
+"""Templates of an HTTP column: `{{placeholders}}` for cells, filled as Clay fills them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def placeholders(template: str) -> list[str]:
 
 
 def fill(template: str, cells: dict[str, Any]) -> str:
-    """The template with each cell as text; what is empty or unknown becomes ""."""
+    """Fill the template with each cell as text. An empty or unknown cell becomes ""."""
     return _PLACEHOLDER.sub(lambda match: as_text(cells.get(match[1])), template)
 
 
 def as_text(value: object) -> str:
-    """A cell as the text that Clay would put in a body: null is "", numbers lose their type."""
+    """Return a cell as Clay's text in a body: null is "", numbers lose their type."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -28,7 +28,7 @@ def as_text(value: object) -> str:
 
 
 def body_text(template: dict[str, Any], cells: dict[str, Any], *, typed: bool, escape: bool) -> str:
-    """A JSON body. With `escape` off, quotes and newlines in a cell go in as they are, which may break it."""
+    """Return a JSON body. With `escape` off, quotes and newlines in a cell stay unescaped, which may break it."""
     if not escape:
         return fill(json.dumps(template, ensure_ascii=False), cells)
     return json.dumps(_filled(template, cells, typed), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Which fault is played on what, at this moment of the script."""
+"""Selects the fault to play at this moment of the script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REQUEST = REFUSING.keys() | OBSCURING.keys()
 
 
 class Timeline:
-    """The faults of a script and those added live. `clock` gives seconds, from any origin."""
+    """The faults of a script and those added later. `clock` returns seconds, from any origin."""
 
     def __init__(self, faults: Iterable[Fault], chance: Chance, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -35,27 +35,27 @@ class Timeline:
             self._faults[self._added] = fault
 
     def clear(self, kind: str | None = None) -> int:
-        """Removes the faults of a kind, or all. Returns how many."""
+        """Remove the faults of a kind, or all. Returns how many."""
         gone = [number for number, fault in self._faults.items() if kind in (None, fault.kind)]
         for number in gone:
             del self._faults[number]
         return len(gone)
 
     def listed(self) -> list[tuple[Fault, bool]]:
-        """All faults, each with whether its time is now."""
+        """Return all faults, each with whether it is active now."""
         now_s = self.now_s
         return [(fault, _is_on(fault, now_s)) for fault in self._faults.values()]
 
     def request_fault(self, workspace: str, webhook: str, about: str, occurrence: int) -> Fault | None:
-        """The fault for one request: the first in the script's order whose time, place and share fit."""
+        """Return the fault for one request: the first in the script's order whose time, place and share match."""
         return next(self._hits(_REQUEST, workspace, webhook, about, occurrence), None)
 
     def callback_faults(self, workspace: str, webhook: str, about: str, occurrence: int) -> list[Fault]:
-        """All faults for one run of a callback column."""
+        """Return all faults for one run of a callback column."""
         return list(self._hits(CALLBACK.keys(), workspace, webhook, about, occurrence))
 
     def refuses(self) -> tuple[bool, float | None]:
-        """Whether connections are refused now, and in how many seconds that may change (None: never)."""
+        """Return whether connections are refused now, and in how many seconds that may change (None: never)."""
         now_s = self.now_s
         refusals = [fault for fault in self._faults.values() if fault.kind in LISTENER]
         edges = [fault.at_s for fault in refusals]

@@ -1,4 +1,4 @@
-"""What the simulator remembers: workspaces with their money and rate, webhooks with their rows."""
+"""The simulator's state: workspaces with their meters and rate, webhooks with their rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WorkspaceState:
     refilled_at_s: float
 
     def take(self, records: int, limits: Limits, now_s: float) -> bool:
-        """Whether the rate allows this many records now (more than `burst` at once: never)."""
+        """True if the rate allows this many records now (never for more than `burst`)."""
         if limits.rate_per_s == 0:
             return True
         refill = (now_s - self.refilled_at_s) * limits.rate_per_s
@@ -38,7 +38,7 @@ class WorkspaceState:
         return True
 
     def pay(self, credits_: int, actions: int) -> bool:
-        """Charges both meters, or neither when one of them has too little."""
+        """Charge both meters, or neither if one of them has too little."""
         if credits_ > self.credits or actions > self.actions:
             return False
         self.credits -= credits_
@@ -48,7 +48,7 @@ class WorkspaceState:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row of a table. `about` names it for the seed: the lead and how often it came, not when it came."""
+    """One row of a table. `about` identifies it for the seed: the lead and its repetition, not its time."""
 
     number: int
     webhook: WebhookState
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class WebhookState:
-    """A webhook and its table. `submissions` only ever grows: it is what the lifetime limit counts."""
+    """A webhook and its table. `submissions` only grows: the lifetime limit counts it."""
 
     slug: str
     settings: Webhook
@@ -76,7 +76,7 @@ class WebhookState:
     _seen: set[int] = field(default_factory=set)
 
     def seen_before(self, cells: dict[str, Any]) -> bool:
-        """Auto-dedupe: exact match on one column; blanks and values over 200 characters never match."""
+        """Auto-dedupe: an exact match on one column. Blanks and values over 200 characters never match."""
         value = cells.get(self.settings.dedupe_on or "")
         if value is None or value == "" or len(str(value)) > DEDUPE_MAX_CHARACTERS:
             return False
@@ -88,7 +88,7 @@ class WebhookState:
 
 
 class World:
-    """All workspaces and webhooks of one simulator. `clock` gives seconds, from any origin."""
+    """All workspaces and webhooks of one simulator. `clock` returns seconds, from any origin."""
 
     def __init__(self, script: Script, clock: Callable[[], float]) -> None:
         self.script = script
@@ -108,11 +108,11 @@ class World:
         return self._clock()
 
     def workspace(self, name: str) -> WorkspaceState:
-        """The workspace of that name, made with the script's default plan when it is new."""
+        """Return the workspace of that name. A new one gets the script's default plan."""
         return self.workspaces.get(name) or self.set_workspace(name, self.script.plan)
 
     def set_workspace(self, name: str, plan: Plan) -> WorkspaceState:
-        """Makes a workspace, or gives an existing one a new plan and full meters."""
+        """Create a workspace, or give an existing one a new plan and full meters."""
         state = self.workspaces.get(name)
         if state is None:
             state = WorkspaceState(name, plan, 0, 0, self.limits.burst, self.now_s)
@@ -121,7 +121,7 @@ class World:
         return state
 
     def webhook(self, slug: str) -> WebhookState | None:
-        """The webhook, made on first sight with `auto_create`; None when there is none."""
+        """Return the webhook, created on first use with `auto_create`; None if there is none."""
         state = self.webhooks.get(slug)
         if state is None and self.script.auto_create:
             table = {name: getattr(self.script.table, name) for name in self.script.table.__struct_fields__}
@@ -129,7 +129,7 @@ class World:
         return state
 
     def set_webhook(self, slug: str, settings: Webhook) -> WebhookState:
-        """Makes a webhook, or replaces its settings; rows and the count of submissions stay."""
+        """Create a webhook, or replace its settings. Rows and the count of submissions stay."""
         workspace = self.workspace(settings.workspace or workspace_of(slug))
         state = self.webhooks.get(slug)
         if state is None:
@@ -138,12 +138,12 @@ class World:
         return state
 
     def occurrence_of(self, nameless: int) -> int:
-        """How often a payload without a lead id came before, by its digest; counts this time."""
+        """Return how often a payload without a lead id came before, by its digest, and count it."""
         self._nameless[nameless] += 1
         return self._nameless[nameless] - 1
 
     def add_rows(self, webhook: WebhookState, submission: Submission, about: list[str]) -> list[Row]:
-        """Makes rows of a submission, as many as the webhook's lifetime has room for."""
+        """Create the rows of a submission, as many as the webhook's lifetime allows."""
         room = len(about)
         if self.limits.lifetime:
             room = max(0, min(room, self.limits.lifetime - webhook.submissions))
