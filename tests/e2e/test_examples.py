@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
-from stream_app import find_lead, follow_status, read_books, read_results_sync
+from stream_app import find_lead, follow_status, follow_status_sync, read_books, read_results_sync
 from stream_app.dev.kafka import Broker
 from tests.e2e.pipeline import Pipeline
 
@@ -30,8 +31,8 @@ title = "{{title}}"
 """
 
 
-async def run(line: Pipeline, script: str, *argv: str) -> list[str]:
-    """The lines that an example prints."""
+async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[str]:
+    """The lines that an example prints, on stderr where it fails."""
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP": line.bootstrap,
@@ -46,8 +47,8 @@ async def run(line: Pipeline, script: str, *argv: str) -> list[str]:
         check=False,
         env=environment,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    assert done.returncode == code, done.stdout + done.stderr
+    return (done.stdout if code == 0 else done.stderr).splitlines()
 
 
 async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
@@ -82,6 +83,10 @@ async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
     assert sorted(each.rpartition(" ")[2] for each in offsets) == ["0", "0"]
     again = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
     assert sorted(again) == sorted(events)
+    async with AIOKafkaConsumer(status, bootstrap_servers=line.bootstrap, group_id=group) as member:
+        await member.getmany(timeout_ms=100)
+        said = await run(line, "reset_offsets.py", "--topic", status, "--group", group, code=1)
+    assert said[-1].endswith("stop all members of the group first")
     past = ["--to-datetime", "2020-01-01T00:00+00:00"]
     assert sorted(await run(line, "reset_offsets.py", "--topic", status, "--group", other, *past)) == sorted(
         each.replace(group, other, 1) for each in offsets
@@ -94,9 +99,16 @@ async def by_the_api(line: Pipeline) -> None:
     async with follow_status(config, lead_id="crm-17", from_beginning=True, idle_timeout_s=5) as events:
         statuses = [event.status async for event in events if event.lead_id == "crm-17"]
     assert (statuses[0], statuses[-1]) == ("received", "enriched")
+    assert await asyncio.to_thread(statuses_in, config) == statuses
     results = await asyncio.to_thread(lambda: list(read_results_sync(config, workspace="w0")))
     assert len(results) == 2
     books = await read_books(config)
     assert (books.balanced, books.records) == (True, 2)
     found = await find_lead("ADA@example.com", config)
     assert [lead.lead_id for lead in found.leads] == ["crm-17"]
+
+
+def statuses_in(config: str) -> list[str]:
+    """The same without an event loop."""
+    with follow_status_sync(config, lead_id="crm-17", from_beginning=True, idle_timeout_s=5) as events:
+        return [event.status for event in events]
