@@ -1,0 +1,1 @@
+"""The books: a reconciliation of all input records with events, rows and money."""

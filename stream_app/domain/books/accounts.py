@@ -1,6 +1,6 @@
-"""The money of the books: what lanes say they reserved and spent, against what rows and events say.
+"""The money in the books: compares what lanes reserved and spent with rows and events.
 
-A reservation is of the day and the month of its POST, so what it came to is booked there too (domain/lane/budget.py).
+A reservation belongs to the day and month of its POST, and its cost is booked there too (domain/lane/budget.py).
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from stream_app.domain.lane.budget import BudgetPolicy, Cost, Period, Reservatio
 from stream_app.domain.lane.lane import Lane
 
 Sums = dict[str, list[int]]
-"""Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two cannot be mixed up: their lengths differ."""
+"""Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two keys differ in length."""
 
 
 class LaneAccount(msgspec.Struct, frozen=True):
-    """A lane's money in one day or month: as its row says, and as rows (reserved) and events (spent) add up.
+    """The money of a lane in one day or month: from its row, from rows (reserved) and from events (spent).
 
-    spent_by_events  None where it cannot be told: the line was moving, the events of that time are not all kept any
-                     more, or the workspace is not in the configuration.
-    unknown    the part of `spent` that was booked at its ceiling, since Clay did not say what the leads cost.
-    elsewhere  what operators booked beside the leads: spent by hand, or (below 0) given back by Clay.
+    Attributes:
+        workspace: The workspace.
+        period: The day or month.
+        meter: The meter.
+        reserved: What the lane's row has reserved.
+        reserved_by_rows: What the rows of its leads have reserved.
+        spent: What the lane's row has spent.
+        spent_by_events: What the events of its leads have spent. None if it cannot be known: the lane was changing,
+            events of that time were deleted, or the workspace is not in the configuration.
+        unknown: The part of `spent` that was booked at the ceiling because Clay reported no cost.
+        elsewhere: What operators booked manually: spent elsewhere, or (below 0) returned by Clay.
     """
 
     workspace: str
@@ -40,7 +47,7 @@ class LaneAccount(msgspec.Struct, frozen=True):
 
 
 class OpenCost(msgspec.Struct, frozen=True):
-    """A lead whose cost is not known: so much was booked, and neither Clay nor an operator has said otherwise."""
+    """A lead with an unconfirmed cost: neither Clay nor an operator has confirmed what was booked."""
 
     workspace: str
     destination: str
@@ -49,14 +56,14 @@ class OpenCost(msgspec.Struct, frozen=True):
 
 
 class Accounts:
-    """What all events and rows say of money."""
+    """Sums what events and rows say about money."""
 
     def __init__(self, workspaces: Mapping[str, BudgetPolicy]) -> None:
         self._workspaces = workspaces
         self._spent: defaultdict[str, Sums] = defaultdict(dict)
 
     def book(self, workspace: str, spent: Reservation) -> None:
-        """What an event says was booked with its step."""
+        """Add what an event booked with its step."""
         for period_id in (spent.day, spent.month):
             _add(self._spent[workspace], period_id, Cost(spent.credits, spent.actions))
 
@@ -68,12 +75,15 @@ class Accounts:
         known_from_ms: int | None,
         say: Callable[[str, str], None],
     ) -> list[LaneAccount]:
-        """Compare the lanes of a partition with its rows' reservations and its events.
+        """Compare the lanes of a partition with the reservations in its rows and with its events.
 
-        reservations   (workspace, what a row holds), of all rows there are. open_costs: of all rows, too.
-        known_from_ms  events are complete from then on (0: from the beginning); None: they and the rows are not of
-                       the same moment.
-        say            takes (workspace, what is wrong).
+        Args:
+            lanes: The rows of the lanes.
+            reservations: Workspace and reservation of each row.
+            open_costs: The unconfirmed costs of all rows.
+            known_from_ms: Events are complete since then (0: from the beginning), epoch ms; None: events and rows are
+                not of the same moment.
+            say: Takes a workspace and what is wrong.
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
         for workspace, held in reservations:

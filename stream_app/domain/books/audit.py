@@ -1,4 +1,4 @@
-"""Closes the books: each story against its record, its row and the offsets; each lane against its leads."""
+"""Closes the books: compares each story with its record, row and offsets, and each lane with its leads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stream_app.domain.delivery.state_machine import RESUMABLE, SETTLED
 from stream_app.domain.messages import Status
 
 _AT_WORK: Final = frozenset(CODE[status] for status in RESUMABLE) | {CODE["sending"]}
-"""Somebody must have the record in hand, or the next worker must be given it again."""
+"""A worker must hold the record, or the next owner must read it again."""
 
 _AWAY: Final = frozenset({CODE["rerouted"], CODE["deferred"], CODE["dead_lettered"], CODE["send_uncertain"]})
 """A copy of the record must be on its way back."""
@@ -21,7 +21,7 @@ _AWAY: Final = frozenset({CODE["rerouted"], CODE["deferred"], CODE["dead_lettere
 _ROWLESS: Final[frozenset[Status]] = frozenset(
     {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "served_locally"}
 )
-"""Ended without a row, or with one that another record of the lead may have taken over since."""
+"""Ended without a row, or with a row that another record of the lead may have taken over."""
 
 _NOT_LEADS: Final = frozenset(CODE[status] for status in NOT_LEADS)
 _SETTLED: Final = frozenset(CODE[status] for status in SETTLED)
@@ -31,7 +31,7 @@ _REROUTED: Final = CODE["rerouted"]
 
 
 def audit(books: Books, now_ms: int) -> Report:
-    """The report, with all that does not add up. Everything was told before: rows, events, records."""
+    """Return the report with everything that does not add up. `books` must be complete."""
     return _Audit(books, now_ms).run()
 
 
@@ -118,7 +118,7 @@ class _Audit:
             self._columns["waiting"].stories += 1
 
     def _wrong(self, here: OffsetTable, page: OffsetPage, i: int, code: int, gone: bool) -> str:
-        """What does not add up, '' when all does."""
+        """Return what does not add up; '' if everything does."""
         flags = page.flags[i]
         if not flags & shelf.IN and not gone:
             if not code:

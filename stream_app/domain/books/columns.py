@@ -1,4 +1,4 @@
-"""Where each status stands in the books: one table for `stream-app books` and for the gateway's `GET /books`."""
+"""The column of each status in the books, for `stream-app books` and for the gateway's `GET /books`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Column = Literal[
 ]
 
 COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
-"""in = the sum of these. `waiting`: the worker's group has not passed the record, and nothing was told of it yet."""
+"""in = the sum of these. `waiting`: the worker's group has not passed the record, and it has no event yet."""
 
 MEANING: Final[dict[Column, str]] = {
     "enriched": "Clay has answered, whatever it found",
@@ -66,12 +66,14 @@ COLUMN: Final[dict[Status, Column]] = {
 NOT_LEADS: Final[frozenset[Status]] = frozenset(
     {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
 )
-"""Statuses of stories that begin with a callback or a command, not with an input record: no column counts them."""
+"""Statuses of stories that begin with a callback or a command. No column counts them."""
 
 
 def column(status: Status, *, final: bool) -> Column | None:
-    """Where a story with this last status stands; None for one that is not of a lead.
+    """Return the column of a story with this last status; None if the story is not of a lead.
 
-    final  its destination has no callbacks, so `accepted` is the end.
+    Args:
+        status: The last status.
+        final: True if the destination has no callbacks, so that `accepted` is the end.
     """
     return "accepted_final" if final and status == "accepted" else COLUMN.get(status)

@@ -1,4 +1,4 @@
-"""What the books remember of each record, in arrays: some 20 bytes a lead, so that a million of them fit anywhere."""
+"""A compact table by offset: about 20 bytes per record, so that a million records fit in memory."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _MASK: Final = _SIZE - 1
 IN: Final = 1
 """It is an input record."""
 PASSED: Final = 2
-"""The group's committed offset has passed that record."""
+"""The group's committed offset is beyond the record."""
 COPY: Final = 4
 """A copy of it waits in a topic, and its group has not passed that copy."""
 REROUTED: Final = 8
-"""Its first event is `rerouted`, which stands in another partition than the rest."""
+"""Its first event is `rerouted`, which is in another partition than the rest."""
 ROW: Final = 16
-"""A row of the state tells of it."""
+"""A row of the state belongs to it."""
 NAMED: Final = 32
-"""Something is wrong with it, and was named."""
+"""A problem with it was reported."""
 FINAL: Final = 64
 """The destination of its last event has no callbacks."""
 HEADLESS: Final = 128
-"""Its events begin with number 2 or later."""
+"""Its first known event has number 2 or higher."""
 
 
 class OffsetPage:
-    """The stories of a run of offsets, an entry each. `status`, `row_status`: codes, 0 for none."""
+    """A run of offsets, one entry each. `status`, `row_status`: codes, 0 for none."""
 
     __slots__ = ("at_ms", "flags", "row_seq", "row_status", "seq", "status")
 
@@ -43,7 +43,7 @@ class OffsetPage:
 
 
 class OffsetTable:
-    """The pages of one topic's partition, made as they are needed. `begin`: the first offset that Kafka still has."""
+    """The pages of one partition, allocated on demand. `begin`: the first offset that Kafka still has."""
 
     __slots__ = ("_pages", "begin", "name", "number", "partition")
 
@@ -55,14 +55,14 @@ class OffsetTable:
         self._pages: dict[int, OffsetPage] = {}
 
     def at(self, offset: int) -> tuple[OffsetPage, int]:
-        """The page of an offset, and the place in it."""
+        """Return the page of an offset and the index in it."""
         page = self._pages.get(offset >> _BITS)
         if page is None:
             page = self._pages[offset >> _BITS] = OffsetPage()
         return page, offset & _MASK
 
     def entries(self) -> Iterator[tuple[int, OffsetPage, int]]:
-        """(offset, page, place in it) of all that something is known of, in order."""
+        """Yield (offset, page, index) of all entries with data, in order."""
         for number in sorted(self._pages):
             page = self._pages[number]
             for i, (flags, status) in enumerate(zip(page.flags, page.status, strict=True)):
@@ -71,7 +71,7 @@ class OffsetTable:
 
 
 class OffsetTables:
-    """All shelves, by `topic/partition`."""
+    """All tables, by `topic/partition`."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, OffsetTable] = {}
@@ -81,7 +81,7 @@ class OffsetTables:
         return iter(self._by_number)
 
     def get(self, name: str) -> OffsetTable:
-        """The shelf of that name, new if need be."""
+        """Return the table of that name; create it if needed."""
         shelf = self._by_name.get(name)
         if shelf is None:
             shelf = OffsetTable(len(self._by_number), name, int(name.rpartition("/")[2]))
@@ -90,15 +90,19 @@ class OffsetTables:
         return shelf
 
     def find(self, place: str) -> tuple[OffsetTable, int]:
-        """Shelf and offset of `topic/partition/offset`. Raises ValueError when it is no such place."""
+        """Return table and offset of `topic/partition/offset`.
+
+        Raises:
+            ValueError: The text has another form.
+        """
         name, _, offset = place.rpartition("/")
         return self.get(name), int(offset)
 
     def numbered(self, packed: int) -> tuple[OffsetPage, int]:
-        """The entry that `pack` made a number of."""
+        """Return the entry of a number that `pack` made."""
         return self._by_number[packed >> 48].at(packed & (1 << 48) - 1)
 
     @staticmethod
     def pack(shelf: OffsetTable, offset: int) -> int:
-        """A place as one number."""
+        """Return a table and an offset as one number."""
         return shelf.number << 48 | offset

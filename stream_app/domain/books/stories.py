@@ -1,10 +1,10 @@
-"""The books: every record that came in, counted once, with the proof that nothing is missing (design section 7, no. 1).
+"""The books: count every input record once and prove that none is missing.
 
     in = enriched + accepted_final + ... + under_way + waiting
 
-They are told of the rows, the events and the records of all topics, partition by partition and in any order of
-partitions, and then checked against each other (domain/books/audit.py). A record's *story* is the events with its place
-as origin; the last event says where it stands. The rows of the state are a second count, kept apart from the first.
+They read the rows, events and records of all topics, partition by partition, in any order of partitions. Then
+domain/books/audit.py compares them. A record's *story* is the events with its place as origin; the last event gives its
+status. The rows of the state are a second, independent count.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from stream_app.domain.topics import TopicNames
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 CODE: Final[dict[Status, int]] = {status: number for number, status in enumerate(STATUSES, 1)}
-"""1, 2, 3 ... for each status; 0 is none."""
+"""Status -> 1, 2, 3 ...; 0 is none."""
 
 _LEGAL: Final = frozenset(
     (CODE[before] if before else 0) << 8 | CODE[after] for before, afters in NEXT.items() for after in afters
@@ -41,7 +41,7 @@ _LOCALLY: Final = CODE["served_locally"]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that does not add up. `place`: the record's, or the lane's workspace; `lead_id`: where known."""
+    """Something that does not add up. `place`: the record's, or the lane's workspace; `lead_id`: if known."""
 
     place: str
     what: str
@@ -49,7 +49,14 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the books need of the configuration: budgets by workspace, destinations by alias, freshness, topics."""
+    """What the books need from the configuration.
+
+    Attributes:
+        workspaces: Workspace -> budget.
+        destinations: Alias -> destination.
+        freshness_ms: How long a final row must be kept, in ms.
+        topics: The names on Kafka.
+    """
 
     workspaces: Mapping[str, BudgetPolicy]
     destinations: Mapping[str, Destination]
@@ -72,7 +79,7 @@ class Problems:
 
 
 class _Event(msgspec.Struct, gc=False):
-    """What the books read of a StatusEvent."""
+    """The fields of a StatusEvent that the books read."""
 
     lead_id: str
     status: Status
@@ -97,8 +104,10 @@ _lane: Final = msgspec.json.Decoder(Lane)
 class PartitionBooks(msgspec.Struct):
     """What is known of a partition as a whole.
 
-    exact       its rows and its events are of the same moment. kept: all its events are, from the first.
-    first_ms    time of the first event that is kept.
+    Attributes:
+        exact: True if its rows and its events are of the same moment.
+        kept: True if no event has been deleted.
+        first_ms: Time of the first event that is kept, epoch ms.
     """
 
     exact: bool
@@ -107,7 +116,7 @@ class PartitionBooks(msgspec.Struct):
 
 
 class Books:
-    """Told of everything in turn; `core.audit.audit` closes them."""
+    """Collects rows, events and records; `books.audit.audit` closes it."""
 
     def __init__(self, terms: Terms, *, limit: int = 20) -> None:
         self.terms = terms
@@ -130,13 +139,15 @@ class Books:
     # ------------------------------------------------------------------------------------------------- records
 
     def begins(self, topic: str, partition: int, begin: int) -> None:
-        """The first offset that a lead topic's partition still has; stories from before outlived their records."""
+        """Set the first offset that a lead topic's partition still has. Earlier stories have outlived their records."""
         self.shelves.get(f"{topic}/{partition}").begin = begin
 
     def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
-        """A record of a lead topic, or (dead letter, deferred, waiting) a copy on its way back.
+        """Add a record of a lead topic, or a copy on its way back (dead letter, deferred, waiting).
 
-        passed  whether the committed offset of the group that reads the topic is beyond it.
+        Args:
+            consumed: The record.
+            passed: True if the committed offset of the group that reads the topic is beyond it.
         """
         lead_topic = consumed.topic in self._inputs or consumed.topic == self.terms.topics.retry
         envelope = lead_envelope(consumed, self._inputs) if lead_topic else read_envelope(consumed)
@@ -146,7 +157,7 @@ class Books:
             page.flags[i] |= shelf.IN | (shelf.PASSED if passed else 0)
             return
         if envelope.origin == consumed.place:
-            return  # somebody else wrote it there, and no story is of it
+            return  # written by another program: it has no story
         self.copies += 1
         if not passed:
             here, offset = self.shelves.find(envelope.origin)
@@ -156,12 +167,18 @@ class Books:
     # -------------------------------------------------------------------------------------------------- events
 
     def event(self, partition: int, raw: bytes, where: str) -> None:
-        """An event of `leads.status`, in the order of its partition. `where`: its own place, for messages."""
+        """Add an event of `leads.status`, in the order of its partition.
+
+        Args:
+            partition: The partition of the event.
+            raw: The value of its record.
+            where: The place of its record, for messages.
+        """
         self.events += 1
         try:
             event = _event.decode(raw)
             here, offset = self.shelves.find(event.origin)
-        except ValueError:  # what msgspec raises is one too
+        except ValueError:  # includes msgspec's errors
             self.problems.add(where, "an event that cannot be read")
             return
         state = self.partitions[partition]
@@ -177,7 +194,7 @@ class Books:
         before = page.status[i]
         if last == 0 and seq > 1 and (seq == 2 or not state.kept):
             page.flags[i] |= shelf.HEADLESS
-            # Only a rerouted story begins so, with its first event in another partition; the audit looks for that.
+            # Only a rerouted story may begin so: its first event is in another partition. The audit checks that.
             if state.kept and _REROUTED << 8 | code not in _LEGAL:
                 self._name(page, i, event, "its first event is missing")
         elif seq != last + 1:
@@ -206,13 +223,13 @@ class Books:
     # ---------------------------------------------------------------------------------------------------- rows
 
     def rows_of(self, partition: int, *, exact: bool, kept: bool) -> Rows:
-        """Begin a partition: its rows come before its events. Call `close` on what it returns after the last row."""
+        """Start a partition. Its rows come before its events: call `close` on the result after the last row."""
         self.partitions[partition] = PartitionBooks(exact, kept)
         return Rows(self, partition)
 
 
 class Rows:
-    """Takes the rows of one partition's state, tombstones too; the last value of a key counts."""
+    """Reads the rows of one partition's state, tombstones included. The last value of a key counts."""
 
     def __init__(self, books: Books, partition: int) -> None:
         self._books = books
@@ -233,7 +250,7 @@ class Rows:
                 self._lanes[key] = value
 
     def close(self) -> None:
-        """After the last row."""
+        """Finish the rows."""
         lanes: list[Lane] = []
         for key, value in self._lanes.items():
             try:
@@ -259,7 +276,7 @@ class Rows:
         try:
             row = _row.decode(value)
             here, offset = shelves.find(row.origin)
-        except ValueError as error:  # what msgspec raises is one too
+        except ValueError as error:  # includes msgspec's errors
             self._books.problems.add(workspace, f"a delivery's row cannot be read: {error}", lead_id)
             return
         packed = shelves.pack(here, offset)
@@ -287,7 +304,7 @@ class Rows:
 
 
 class StatusCount(msgspec.Struct):
-    """How many stories of records that came in are there, and how many of these have a row that says the same."""
+    """Stories of input records with a status, and how many of them have a row with the same status."""
 
     stories: int = 0
     rows: int = 0
@@ -296,17 +313,25 @@ class StatusCount(msgspec.Struct):
 class Report(msgspec.Struct, frozen=True):
     """The closed books.
 
-    records   input records on the lead topics; `accounted`: the sum of all columns, the same when nothing is missing.
-    statuses  the columns' parts, by last status.
-    copies    records that came back to a lead topic or are on their way to it.
-    outlived  stories whose record retention has removed; they are checked, and not counted in.
-    moving    stories that could not be compared with their rows, because the line was at work on them.
-    not_leads stories of callbacks that settled no lead, and of erasures, by status: no column counts them.
-    saved     by workspace, credits that leads would have cost at their estimate; earlier results answered them.
-    provisional  leads that were answered locally while their lane was held, and go on.
-    open_costs  leads that were booked at their ceiling, since neither Clay nor an operator has said what they cost: the
-              first ones, and how many there are.
-    possible_doubles  by workspace, how often a lead was sent again by policy though it may have reached Clay.
+    Attributes:
+        balanced: True if everything adds up.
+        records: Input records on the lead topics.
+        accounted: The sum of all columns. It equals `records` if nothing is missing.
+        columns: Stories by column.
+        statuses: The same by last status.
+        copies: Records that returned to a lead topic or are on their way to it.
+        events: Events read.
+        outlived: Stories whose record retention has deleted. They are checked, but not counted.
+        moving: Stories that could not be compared with their rows because they were changing.
+        accounts: The money of each lane.
+        problems: The first problems.
+        problem_count: How many problems there are.
+        not_leads: Stories of erasures and of callbacks that settled no lead, by status. No column counts them.
+        saved: Estimated credits saved by earlier results, by workspace.
+        provisional: Leads that were answered locally while their lane was held, and continue.
+        open_costs: The first leads with an unconfirmed cost, booked at their ceiling.
+        open_cost_count: How many such leads there are.
+        possible_doubles: How often a lead that may have reached Clay was resent by policy, by workspace.
     """
 
     balanced: bool

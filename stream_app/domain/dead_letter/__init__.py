@@ -1,0 +1,1 @@
+"""Dead letters: headers, causes, replay schedule, pricing and duplicate protection."""

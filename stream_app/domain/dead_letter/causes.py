@@ -1,6 +1,6 @@
-"""Dead letters as operators see them: which ones are meant, how many there are of each cause, and of what age.
+"""Selects dead letters and counts them by cause and age.
 
-Works on the raw headers: a million letters are counted in seconds, and memory grows with the causes only.
+Works on raw headers: a million dead letters are counted in seconds, and memory grows with the number of causes only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stream_app.domain.delivery.envelope import HEADERS, Disposition
 from stream_app.domain.lead.lead import plain_id
 
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
-"""The disposition; `foreign`: another program wrote it, without headers of ours."""
+"""The disposition. `foreign`: another program wrote it, without headers of ours."""
 
 _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000
@@ -29,9 +29,17 @@ Headers = dict[str, bytes]
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Which letters are meant: all conditions together, each empty one left out. Times are epoch ms of the append.
+    """Selects dead letters. All conditions must hold; an empty one is ignored. Times are epoch ms of the append.
 
-    reasons, statuses, destinations, workspaces, leads, kinds: any of these.
+    Attributes:
+        reasons: Any of these reason codes.
+        statuses: Any of these HTTP statuses.
+        destinations: Any of these aliases.
+        workspaces: Any of these workspaces.
+        leads: Any of these lead ids.
+        kinds: Any of these kinds.
+        since_ms: Appended then or later.
+        until_ms: Appended before.
     """
 
     reasons: frozenset[str] = frozenset()
@@ -44,7 +52,7 @@ class Filter(msgspec.Struct, frozen=True):
     until_ms: int | None = None
 
     def problems(self) -> list[str]:
-        """What contradicts itself, one line each."""
+        """Return contradictions between the conditions, one line each."""
         if self.since_ms is not None and self.until_ms is not None and self.since_ms >= self.until_ms:
             return ["nothing is both younger than --since and older than --until or --older-than"]
         if self.statuses and self.reasons and not self.reasons & {f"http_{status}" for status in self.statuses}:
@@ -52,7 +60,7 @@ class Filter(msgspec.Struct, frozen=True):
         return []
 
     def matches(self, headers: Headers, key: bytes | None, at_ms: int) -> bool:
-        """Whether a letter is meant."""
+        """Return True if the dead letter matches."""
         if self.since_ms is not None and at_ms < self.since_ms:
             return False
         if self.until_ms is not None and at_ms >= self.until_ms:
@@ -68,12 +76,12 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
-    """A letter's headers by name. Other programs may write one without a value, which is as good as none."""
+    """Return headers by name. A header without a value, which other programs may write, is dropped."""
     return {name: value for name, value in pairs if value is not None}
 
 
 def kind_of(headers: Headers) -> Kind:
-    """What a letter is, by its headers."""
+    """Return the kind of a dead letter by its headers."""
     disposition = headers.get(HEADERS["disposition"], b"")
     if disposition in _DISPOSITIONS:
         return disposition.decode()  # type: ignore[return-value]  # one of the words, by the line above
@@ -83,7 +91,7 @@ def kind_of(headers: Headers) -> Kind:
 
 
 class _Named(msgspec.Struct):
-    """What a value says of itself, whatever else is in it."""
+    """The names in a value. All other members are skipped."""
 
     lead_id: Any = None
     workspace: Any = None
@@ -94,9 +102,9 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
-    """Workspace and destination of a letter that is sent back; '' where it names none.
+    """Return workspace and destination of a dead letter that is sent back; '' for one that it does not name.
 
-    One that goes on with its own story has them from the line. Any other begins anew, and what its value says counts.
+    The headers decide for one that continues its own story. The value decides for any other, which starts a new story.
     """
     workspace = (key or b"").decode("utf-8", "replace")
     if kind_of(headers) in ("failed", "deferred"):
@@ -106,7 +114,7 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
 
 
 def lead_id_of(headers: Headers, value: bytes | None) -> str:
-    """The id of a letter's lead as rows have it; '' where it has none, or one that is made from its person."""
+    """Return the lead's id as rows have it; '' if there is none or if it is derived from the person."""
     if lead_id := text(headers, HEADERS["lead_id"]):
         return lead_id
     given = _said(_read(value).lead_id).strip()
@@ -125,12 +133,12 @@ def _said(value: Any) -> str:
 
 
 def text(headers: Headers, name: str) -> str:
-    """A header as text, '' without it."""
+    """Return a header as text; '' if it is missing."""
     return headers.get(name, b"").decode("utf-8", "replace")
 
 
 def number(headers: Headers, name: str) -> int:
-    """A header as a number, 0 where it is none."""
+    """Return a header as a number; 0 if it is not one."""
     return read_number(text(headers, name))
 
 
@@ -139,7 +147,21 @@ def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:
 
 
 class Group(msgspec.Struct):
-    """Letters of one cause. Times are epoch ms. `last_hour` and `hour_before` count those appended then: the trend."""
+    """Dead letters of one cause. Times are epoch ms.
+
+    Attributes:
+        kind: Their kind.
+        reason: The reason code.
+        http_status: Clay's status; '' if there was none.
+        workspace: Their workspace.
+        destination: The alias of their destination.
+        count: How many.
+        first_ms: When the first was appended.
+        last_ms: When the last was appended.
+        last_hour: How many were appended in the last hour.
+        hour_before: How many were appended in the hour before.
+        texts: How often each text occurs.
+    """
 
     kind: str
     reason: str
@@ -162,17 +184,17 @@ class Group(msgspec.Struct):
 
 
 class Tally:
-    """Counts letters by cause and age as they are read."""
+    """Counts dead letters by cause and age as they are read."""
 
     def __init__(self, now_ms: int) -> None:
         self.count = 0
-        self.suppressed = 0  # of people on the suppression list, counted by whoever can read the values
+        self.suppressed = 0  # of people on the suppression list; the caller counts them, as it reads values
         self.groups: dict[tuple[bytes, ...], Group] = {}
         self.ages: Counter[str] = Counter()
         self._now_ms = now_ms
 
     def add(self, headers: Headers, key: bytes | None, at_ms: int) -> None:
-        """One more."""
+        """Count one dead letter."""
         disposition, reason, status, destination = (headers.get(name, b"") for name in _CAUSE)
         cause = (disposition, reason, status, key or b"", destination)
         group = self.groups.get(cause)
@@ -194,11 +216,11 @@ class Tally:
         group.texts[said if said in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
 
     def sorted(self) -> list[Group]:
-        """The greatest first."""
+        """Return the groups, the largest first."""
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
     def _new(self, cause: tuple[bytes, ...], headers: Headers) -> Group:
-        if len(self.groups) >= _MOST_GROUPS:  # keys and reasons of other programs may be of any number
+        if len(self.groups) >= _MOST_GROUPS:  # other programs may write any number of keys and reasons
             cause = (b"", b"(others)", b"", b"", b"")
             if cause in self.groups:
                 return self.groups[cause]

@@ -1,8 +1,8 @@
-"""A dead letter: what its headers mean, and how other programs name the same things.
+"""The headers of a dead letter: their meaning, and the names that other programs use for them.
 
-Its value is the raw bytes of the record that failed; `envelope.HEADERS` are written as text. Beside them stand the
-headers of Spring Kafka's DeadLetterPublishingRecoverer, so that consoles made for those show our letters. Nothing
-reads them back.
+The value is the raw bytes of the record that failed. `envelope.HEADERS` are written as text. The headers of Spring
+Kafka's DeadLetterPublishingRecoverer are added, so that consoles made for them show our dead letters. We never read
+those.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MEANING: Final[dict[str, str]] = {
     "stream-app-trace-id": "W3C trace id",
     "stream-app-app-version": "the version that wrote it",
 }
-"""Header -> what it says. A test keeps it complete."""
+"""Header -> its meaning. A test keeps it complete."""
 
 SPRING: Final[dict[str, str]] = {
     "kafka_dlt-original-topic": "the topic in `stream-app-origin`, UTF-8",
@@ -59,9 +59,9 @@ _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
 
 
 def pseudonymous_key(key: bytes | None, workspaces: Container[str]) -> bytes | None:
-    """The key of a record as a dead letter has it: a configured workspace's name stays, any other key is hashed.
+    """Return the key of a dead letter: the name of a configured workspace stays, any other key is hashed.
 
-    A producer may key its records by an e-mail address or a phone number. Applying it twice changes nothing.
+    A producer may key its records by an e-mail address or a phone number. A second call changes nothing.
     """
     if not key or _HASHED_KEY.fullmatch(key):
         return key
@@ -70,9 +70,9 @@ def pseudonymous_key(key: bytes | None, workspaces: Container[str]) -> bytes | N
 
 
 class WorkspaceKeys:
-    """Finds the workspace behind the hashed key of a dead letter, once that workspace is configured.
+    """Finds the workspace of a hashed key once that workspace is configured.
 
-    A lead may name its workspace by its record's key only. If that workspace was unknown, the letter has the hash.
+    A lead may name its workspace only by its record's key. If the workspace was unknown, the dead letter has the hash.
     """
 
     def __init__(self, workspaces: Iterable[str]) -> None:
@@ -83,7 +83,7 @@ class WorkspaceKeys:
         }
 
     def restore(self, key: bytes | None) -> bytes | None:
-        """The name of the configured workspace that this key is the hash of; else the key."""
+        """Return the name of the configured workspace that this key is the hash of; else the key itself."""
         return self._names.get(key, key) if key else key
 
 
@@ -91,18 +91,18 @@ _PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.A
 
 
 def read_place(text: str) -> tuple[str, int, int] | None:
-    """Topic, partition and offset of a record's name; None when it is no such name."""
+    """Return topic, partition and offset of `topic/partition/offset`; None if the text has another form."""
     found = _PLACE.fullmatch(text)
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
 def read_number(text: str) -> int:
-    """The number in a header, 0 where it is none, or one of more digits than any of ours has."""
+    """Return the number in a header; 0 if it is not a number or has more digits than any of ours."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 def spring_headers(origin: str, origin_ms: int, group: str, reason: str, text: str) -> Headers:
-    """The headers that Spring Kafka would have written; those of the origin and the group only where it is known."""
+    """Return the headers of Spring Kafka. Those of the origin and the group are included only if they are known."""
     failure: Headers = (
         ("kafka_dlt-exception-fqcn", reason.encode()),
         ("kafka_dlt-exception-message", (text or reason).encode()),

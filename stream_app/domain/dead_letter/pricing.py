@@ -1,4 +1,4 @@
-"""What a replay would do before it is done: which leads would go, what it costs, what is left, how long it takes."""
+"""Previews a replay: which leads would be sent, their cost, the remaining budget and the duration."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Fate = Literal[
     "goes",  # it would be sent
     "as_input",  # refused for good, or another program's: it would begin a story of its own
     "suppressed",  # of a person on the suppression list
-    "delivered",  # Clay has it since
+    "delivered",  # delivered to Clay since
     "ended",  # its story has ended otherwise since
     "under_way",  # it is on its way already
-    "later_letter",  # another letter of the lead is the last word on it
+    "later_letter",  # the lead has a later dead letter
     "may_be_at_clay",  # parked as uncertain: only with --uncertain
     "sent_back",  # an operator sent this letter back before
-    "no_row",  # nothing is known of it any more: publish it as a new lead
+    "no_row",  # its row has expired: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
     "cannot_go",  # its value is no lead that can be sent: unreadable, without an identity, too old, no destination
-    "same_lead",  # a rewind brings the lead back once, by another of its letters
-    "over_limit",  # it would go, were it not for --limit
+    "same_lead",  # a rewind replays the lead once, by another of its dead letters
+    "over_limit",  # it would be sent without --limit
 ]
 
 MEANING: Final[dict[Fate, str]] = {
@@ -56,9 +56,14 @@ _DELIVERED: Final = frozenset({"accepted", "enriched", "partial", "no_data", "en
 
 
 def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind: bool) -> Fate:
-    """What would become of a letter whose `seq` and lead's row these are; `rewind`: by resetting offsets.
+    """Return what would happen to a dead letter. Follows the rules of `state_machine.judge`, which decides in the end.
 
-    The same rules as `delivery.judge`, which has the last word.
+    Args:
+        kind: The kind of the dead letter.
+        seq: Its sequence number.
+        row: The row of its lead.
+        uncertain: True if the operator also wants leads that may have reached Clay.
+        rewind: True if the replay is done by resetting offsets.
     """
     if kind not in ("failed", "deferred"):
         return "as_input" if not rewind else "waits_for_ask"
@@ -78,7 +83,20 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind:
 
 
 class Price(msgspec.Struct):
-    """Of one destination's part. `*_left`: of its workspace's day and month, whichever is less; None: no limit."""
+    """The cost of the leads of one destination.
+
+    Attributes:
+        workspace: The workspace.
+        destination: The alias of the destination.
+        leads: How many.
+        credits: The estimated cost in credits.
+        actions: The estimated cost in Actions.
+        credits_at_most: The cost at the ceiling.
+        actions_at_most: The cost at the ceiling.
+        credits_left: The smaller rest of the workspace's day and month; None: no limit.
+        actions_left: As `credits_left`, in Actions.
+        seconds: How long they take.
+    """
 
     workspace: str
     destination: str
@@ -93,7 +111,7 @@ class Price(msgspec.Struct):
 
 
 class TooDear(msgspec.Struct, frozen=True):
-    """A workspace whose leads, of all destinations together, cost more than its budget has left; None: no limit."""
+    """A workspace whose leads of all destinations cost more than its budget has left; None: no limit."""
 
     workspace: str
     leads: int
@@ -104,7 +122,7 @@ class TooDear(msgspec.Struct, frozen=True):
 
 
 def too_dear(prices: Iterable[Price]) -> list[TooDear]:
-    """The workspaces that cannot pay for all of it, by the estimate."""
+    """Return the workspaces whose estimated cost exceeds their budget."""
     sums: dict[str, TooDear] = {}
     for each in prices:
         before = sums.get(each.workspace)
@@ -125,7 +143,7 @@ def too_dear(prices: Iterable[Price]) -> list[TooDear]:
 
 
 def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, int | None]:
-    """Credits and Actions that may still be spent now; None: no limit."""
+    """Return the credits and Actions that may still be spent now; None: no limit."""
     now = meters(policy, state, now_ms)
     return (
         _least(now["credits_day"].left, now["credits_month"].left),
@@ -134,7 +152,7 @@ def left(policy: BudgetPolicy, state: Budget, now_ms: int) -> tuple[int | None, 
 
 
 def pace(policy: Workspace, lane: Lane, share: float, asked_per_s: float | None) -> float:
-    """Letters a second that are sent back: so many as were asked for, else `share` of what the lane takes at best."""
+    """Return how many dead letters are sent back per second: the requested rate, else `share` of the lane's rate."""
     return asked_per_s or in_force(policy, lane.changes).rate.rate_per_s * share
 
 
@@ -148,8 +166,17 @@ def price(
     pace_per_s: float,
     now_ms: int,
 ) -> Price:
-    """What `leads` more leads cost there, as the lane stands now: with what an operator changed live, and no faster
-    than it takes them at present. The estimate is rounded up.
+    """Return the price of `leads` more leads, with operators' live changes and at the lane's present rate.
+
+    Args:
+        destination: The alias of the destination.
+        leads: How many.
+        estimate: The learned cost of a lead. The sum is rounded up.
+        ceiling: The highest cost of a lead.
+        policy: The configuration of the workspace.
+        lane: Its lane.
+        pace_per_s: How many dead letters are sent back per second.
+        now_ms: The time, epoch ms.
     """
     policy = in_force(policy, lane.changes)
     return Price(
@@ -166,9 +193,14 @@ def price(
 
 
 class PricedPlan(msgspec.Struct):
-    """The whole answer. `causes`: of those that would go, by reason (and status).
+    """The whole preview.
 
-    paces  letters a second that are sent back, by workspace.
+    Attributes:
+        letters: How many dead letters were selected.
+        fates: How many there are of each fate.
+        causes: Of those that would be sent, by reason and status.
+        prices: By destination.
+        paces: Dead letters sent back per second, by workspace.
     """
 
     letters: int

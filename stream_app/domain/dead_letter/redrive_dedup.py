@@ -1,11 +1,11 @@
-"""Which dead letters went back already, so that none goes twice, whoever sends them and however often he asks.
+"""Knows which dead letters were sent back, so that none is sent twice, by whichever operator or run.
 
-One that goes on with its lead's story is taken once by the line, for as long as there is a row. One that goes as an
-input of its own could be mended into another lead the second time: a row in the replay's state is committed with it.
+The pipeline accepts a dead letter that continues its story once, as long as there is a row. One that starts a new story
+could be edited into another lead the second time. So a row in the replay state is committed with it.
 
-    leads.retry                              the letter's place in a header, as long as it is kept: a week
-    sent/<place>         ->  its append time, as long as the letter is kept
-    dlq/<partition>/...  ->  core.replay.Came: what other programs wrote before that, the replay app has brought back
+    leads.retry                              the place of the dead letter in a header, kept for a week
+    sent/<place>         ->  its append time, kept as long as the dead letter
+    dlq/<partition>/...  ->  replay.Came: earlier dead letters of other programs were replayed automatically
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _came: Final = msgspec.json.Decoder(Came)
 
 
 def sent_row(letter: ConsumedRecord) -> tuple[bytes, bytes]:
-    """Key and value of the row that says that this letter went as an input of its own."""
+    """Return key and value of the row that records that this dead letter was sent back as a new input."""
     return _SENT + letter.place.encode(), b"%d" % letter.timestamp_ms
 
 
 def outlived(rows: Mapping[bytes, bytes], oldest_ms: int) -> Iterable[bytes]:
-    """The keys of such rows whose letters came before that time."""
+    """Return the keys of such rows whose dead letters are older than `oldest_ms`."""
     return [key for key, value in rows.items() if key.startswith(_SENT) and int(value) < oldest_ms]
 
 
 class RedriveDedup:
-    """Hears the replay's state and `leads.retry`, and then knows. `dlq`: the name of that topic."""
+    """Reads the replay state and `leads.retry`, then answers. `dlq`: the name of that topic."""
 
     def __init__(self, dlq: str) -> None:
         self._dlq = dlq
@@ -62,7 +62,7 @@ class RedriveDedup:
             self._places.add(place.decode("utf-8", "replace"))
 
     def has(self, place: str, kind: Kind) -> bool:
-        """Whether the letter at this place went."""
+        """Return True if the dead letter at this place was sent back."""
         if place in self._places:
             return True
         topic, partition, offset = read_place(place) or ("", 0, 0)

@@ -1,4 +1,4 @@
-"""A record that becomes a dead letter without being sent, for it is no lead or none that may be: who lets it by."""
+"""Admission of a record that becomes a dead letter without being sent."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ from stream_app.domain.policy import Destination, Workspace, in_force
 def let_by(
     policy: Workspace, lane: Lane, there: Destination, now_ms: int, boot_ms: int, waits: bool
 ) -> tuple[Lane, Grant | Held]:
-    """An entry that holds nothing of the lane; while a flood of dead letters stops it, one now and then, as its probe.
+    """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.
 
-    The lane is to be kept whatever the answer. `there` only says whose lane it is; `waits`: it may be held.
+    Keep the returned lane whatever the answer is.
+
+    Args:
+        policy: The configuration of the workspace.
+        lane: Its lane.
+        there: The destination. It only names the lane.
+        now_ms: The time, epoch ms.
+        boot_ms: The time on the monotonic clock, ms.
+        waits: True if the record may be held.
     """
     entry = Grant(there, Reservation("", "", 0, 0), "", Permit(lane.breaker.epoch), None, boot_ms)
     if not waits or lane.stop is None or lane.stop.reason != flood.REASON:

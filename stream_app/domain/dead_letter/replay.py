@@ -1,8 +1,8 @@
-"""When a lead that failed or was held back comes again: backoff, and the delay tier that carries it there.
+"""Schedules the replay of failed and deferred leads: backoff, and delay tiers.
 
-A delay tier is a topic whose records all wait for the same time from their append, so its head is always the next one
-due and nothing has to be kept in memory. A record goes from tier to shorter tier until it is due: never early, and late
-by less than the shortest tier, so that leads come back in the order in which they are due, whatever tiers there are.
+A delay tier is a topic whose records all wait for the same time after their append. So its head is always the next one
+due, and no state is kept in memory. A record moves from tier to shorter tier until it is due: never early, and late by
+less than the shortest tier. So leads return in the order in which they are due, whatever tiers there are.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from stream_app.domain.delivery.outcome import UNREACHABLE
 
 
 class ReplayPolicy(msgspec.Struct, frozen=True):
-    """`max_replays` a rewind epoch; backoff of replay n is `base_s * factor**(n-1)` to `cap_s`, half of it jitter.
+    """When and how often failed leads are replayed.
 
-    unreachable_base_s  the base where there was no connection at all: nothing that was answered needs so long.
-    max_returns  how often a lead may come back in all, over every rewind, before it is parked as a loop.
-    rate_share   the part of a lane's rate at which replays are brought back at most.
+    The backoff of replay n is `base_s * factor**(n-1)`, at most `cap_s`. Half of it is jitter.
+
+    Attributes:
+        max_replays: Replays per rewind epoch.
+        max_returns: Replays over all epochs, after which the lead is parked as a loop.
+        rate_share: The share of a lane's rate that replays may use.
+        base_s: The base of the backoff.
+        unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
+        factor: The growth of the backoff.
+        cap_s: The longest backoff.
+        tiers_s: The delay tiers, ascending.
     """
 
     max_replays: int = 3
@@ -35,16 +43,25 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
 
 
 def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, rand: float) -> int:
-    """Epoch ms at which replay number `replay` (1, 2, ...) of what failed for `reason` is due; `rand` from 0 to 1."""
+    """Return when a replay is due, epoch ms.
+
+    Args:
+        policy: The replay policy.
+        reason: Why the lead failed.
+        replay: The number of the replay: 1, 2, ...
+        now_ms: The time, epoch ms.
+        rand: From 0 to 1.
+    """
     base_s = policy.unreachable_base_s if reason in UNREACHABLE else policy.base_s
     delay_s = min(policy.cap_s, base_s * policy.factor ** max(0, replay - 1))
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
 
 
 def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
-    """The next tier for what is left of a delay: the longest that is longer by less than the shortest. None: it is due.
+    """Return the next tier for the rest of a delay; None: it is due.
 
-    After a tier it is asked for again with what is left then.
+    It is the longest tier that exceeds the rest by less than the shortest tier. After a tier, ask again with the new
+    rest.
     """
     if rest_ms <= 0:
         return None
@@ -53,11 +70,16 @@ def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
 
 
 def returning(envelope: Envelope, place: str, epoch: int = 0) -> Envelope | None:
-    """The envelope under which the dead letter or deferred lead at `place` comes back; None: it waits for a human.
+    """Return the envelope under which a dead letter or deferred lead returns; None: it waits for a person.
 
-    A failed one counts a replay; when it was written before the present rewind `epoch`, it is the first of that epoch
-    and due at once. A deferred one counts none. One without a disposition was written by another program, and nobody
-    knows whether it failed or was poison: it goes down the line as an input (`as_input`).
+    A failed one counts a replay. If it was written before the present rewind epoch, it is the first replay of that
+    epoch and due at once. A deferred one counts none. One without a disposition was written by another program. We do
+    not know whether it failed or was poison, so it returns as an input (`as_input`).
+
+    Args:
+        envelope: Its headers.
+        place: Its `topic/partition/offset`.
+        epoch: The present rewind epoch.
     """
     if envelope.way in RETURNS:
         return envelope.onward()
@@ -77,21 +99,25 @@ def returning(envelope: Envelope, place: str, epoch: int = 0) -> Envelope | None
 
 
 def as_input(place: str) -> Envelope:
-    """Without an origin a record begins a story of its own, with all defaults; copies of one letter are one lead."""
+    """Return an envelope without an origin: the record starts a new story. Copies of one dead letter are one lead."""
     return Envelope(redriven_from=place)
 
 
 def goes_on(envelope: Envelope) -> bool:
-    """Whether a letter comes back into its own story. What was refused for good (poison, policy) has ended."""
+    """Return True if a dead letter continues its own story. Poison and policy have ended theirs."""
     return envelope.disposition == "failed" or (not envelope.disposition and envelope.way == "deferred")
 
 
 def redriven(envelope: Envelope, place: str) -> Envelope:
-    """The envelope under which an operator sends the letter at `place` back, with a fresh set of replays.
+    """Return the envelope under which an operator sends a dead letter back, with a fresh set of replays.
 
-    Its `seq` is the proof that nothing has happened to the lead since: the line takes it only while the letter is the
-    last word on its lead, so that sending one twice does nothing twice. A deferred one only comes sooner than it is
-    due. One whose story has ended goes as an input of its own.
+    Its `seq` proves that nothing has happened to the lead since: the pipeline accepts it only while it is the lead's
+    latest dead letter, so a second redrive has no effect. A deferred lead only becomes due at once. One whose story has
+    ended starts a new one.
+
+    Args:
+        envelope: Its headers.
+        place: Its `topic/partition/offset`.
     """
     if envelope.way == "deferred" and goes_on(envelope):
         return envelope.onward(not_before_ms=0, redriven_from=place)
@@ -108,9 +134,12 @@ def redriven(envelope: Envelope, place: str) -> Envelope:
 
 
 class Came(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far one rewind epoch has come on a partition: what the group has committed, as it was recorded.
+    """The recorded progress of one rewind epoch on a partition.
 
-    skip_to  where Kafka had forgotten the group's offset, so that it began anew: records before it are no news.
+    Attributes:
+        offset: What the group has committed.
+        skip_to: Kafka had lost the group's offset, so reading restarted. Records before this offset were replayed
+            already.
     """
 
     offset: int
@@ -118,13 +147,15 @@ class Came(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """How the replay app begins with a partition of the dead letters.
+    """How the replay app starts on a partition of the dead letters.
 
-    epoch    of the rewinds.
-    record   what is to be recorded for it before anything is published; None: nothing new.
-    skip_to  records before it were brought back already, though the group has forgotten so.
-    seen_to  records before it were brought back at least once, in whatever epoch.
-    rewound, forgotten  what was found, for the log.
+    Attributes:
+        epoch: The rewind epoch.
+        record: The progress to record before anything is published; None: nothing new.
+        skip_to: Records before it were replayed, although the group has lost its offset.
+        seen_to: Records before it were replayed at least once, in any epoch.
+        rewound: True if a rewind was detected, for the log.
+        forgotten: True if Kafka had lost the group's offset, for the log.
     """
 
     epoch: int = 0
@@ -136,16 +167,20 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 def begin(recorded: Mapping[int, Came], committed: int | None) -> Begin:
-    """What the group's committed offset (None: it has none) means, given how far each epoch had come before.
+    """Compare the group's committed offset with the recorded progress of each epoch.
 
-    Below what the last epoch had committed: somebody has rewound the group, and a new epoch begins. At or above it: a
-    plain restart. None: Kafka has forgotten it (retention of offsets), and the record stands in for it.
+    Below the last epoch's offset: the group was rewound, and a new epoch begins. At or above it: an ordinary restart.
+    None: Kafka has lost the offset (offset retention), and the recorded progress replaces it.
+
+    Args:
+        recorded: Epoch -> progress.
+        committed: The group's committed offset; None if it has none.
     """
     epoch = max(recorded, default=0)
     came = recorded.get(epoch, Came(0))
     seen_to = max((max(each.offset, each.skip_to) for each in recorded.values()), default=0)
     if committed is None and came.offset:
-        # It reads from the beginning now and will commit so; that is not to look like a rewind.
+        # The group restarts at the beginning and will commit low offsets. That must not look like a rewind.
         again = Came(0, max(came.offset, came.skip_to))
         return Begin(epoch, again, again.skip_to, seen_to, forgotten=True)
     if committed is not None and committed < came.offset:
@@ -157,11 +192,13 @@ _BURST_MS: Final = 1_000
 
 
 class Pace:
-    """Each workspace's replays at `share` of its rate, a second's worth at once after a rest.
+    """Limits each workspace's replays to `share` of its rate, with a burst of one second after a pause.
 
-    rates_per_s  by workspace, each above 0; they may change meanwhile.
+    A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate.
 
-    A letter whose key names no workspace may be any one's, as its value says to the line: it goes at the lowest rate.
+    Args:
+        rates_per_s: By workspace, each above 0. They may change later.
+        share: The share of the rate.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
@@ -170,7 +207,7 @@ class Pace:
         self._next_ms: dict[str, float] = {}
 
     def turn_ms(self, workspace: str, now_ms: int) -> int:
-        """When the next one may go: epoch ms, not after now when it may go at once. It is taken to go then."""
+        """Return when the next replay may be sent, epoch ms, and count it. In the past: it may be sent now."""
         rate_per_s = self._rates_per_s.get(workspace)
         if rate_per_s is None:
             workspace, rate_per_s = "", min(self._rates_per_s.values(), default=10.0)

@@ -61,9 +61,6 @@ class Identity(msgspec.Struct, frozen=True):
     former_ids: tuple[str, ...] = ()
 
 
-# ------------------------------------------------------------------------------------------------------ read
-
-
 def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
     """Read a record's value. The resulting lead has cleaned fields, a workspace and an identity.
 
@@ -134,8 +131,6 @@ def _fits(value: Scalar) -> bool:
 
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-# ----------------------------------------------------------------------------------------------------- clean
 
 
 def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -239,8 +234,6 @@ _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
     "linkedin_url": clean_linkedin,
     **dict.fromkeys(("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"), tidy),
 }
-
-# -------------------------------------------------------------------------------------------------- identity
 
 
 def identify(lead: Lead) -> Identity | None:
@@ -372,16 +365,10 @@ def is_plain_id(text: str) -> bool:
     return _PLAIN_ID.fullmatch(text) is not None
 
 
-# ------------------------------------------------------------------------------------------------------ home
-
-
 def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
     """Return the partition of a workspace: its pin, else the one of Kafka's default partitioner."""
     pin = pins.get(workspace)
     return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions
-
-
-# --------------------------------------------------------------------------------------------------- to Clay
 
 
 def clay_row(
