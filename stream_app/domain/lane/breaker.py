@@ -1,12 +1,11 @@
-"""The circuit breaker: stops calling Clay while it is failing, and tries again with a few probes.
+"""The circuit breaker: stops calls while Clay fails, then tests recovery with a few probes.
 
-Every call carries the Permit it was let through with. The breaker's epoch rises each time it opens, so the
-result of a call from before is known as late (`is_late`) and neither closes nor trips anything. Poison and
-429 are no verdict on Clay's health: the caller gives no result for them, only `release_probe` when the call
-was a probe.
+Every call carries the Permit that admitted it. The epoch of the breaker grows each time it opens. So a result of a call
+from before is recognised as late (`is_late`) and has no effect. Poison and 429 say nothing about Clay's health: the
+caller reports no result for them, only `release_probe` if the call was a probe.
 
-A mode stands above the state: `auto` obeys it, `shadow` runs it and lets every call through, `open` and `closed` are an
-operator's word and leave it alone.
+The mode is independent of the state. `auto` obeys the state. `shadow` runs it and admits every call. `open` and
+`closed` are forced by an operator and leave the state unchanged.
 """
 
 from typing import Literal
@@ -25,14 +24,26 @@ _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 
 
 class BreakerPolicy(msgspec.Struct, frozen=True):
-    """When to trip, for how long, and how to try again.
+    """When to open, for how long, and how to probe.
 
-    `failure_rate`, `slow_rate`: 0 to 1 of the window's calls, judged from `min_calls` on; `slow_call_s`: an
-    ok answer that took longer is slow. Open time: `open_share` of the outage so far, from `open_s` to
-    `open_cap_s`, shortened by up to `jitter` of itself: so an outage lasts longer by that share at most, and costs few
-    calls however long it is. An outage is over when the breaker was closed for `healthy_s`. `probe_lease_s` must be
-    longer than the longest request, or a probe under way is taken for lost. `mode`: `shadow` decides and reports, and
-    holds nothing.
+    The open time is `open_share` of the outage so far, between `open_s` and `open_cap_s`. So an outage is prolonged by
+    that share at most and costs few calls.
+
+    Attributes:
+        mode: `shadow` decides and reports, and holds nothing.
+        failure_rate: Share of failed calls in the window that opens the breaker, 0 to 1.
+        slow_rate: Share of slow calls in the window that opens it, 0 to 1.
+        slow_call_s: A successful answer that took longer is slow.
+        min_calls: Fewest calls in the window for the two shares.
+        consecutive_failures: Failures in a row that open it.
+        open_s: Shortest open time.
+        open_share: Share of the outage so far.
+        open_cap_s: Longest open time.
+        jitter: The open time is shortened by up to this share.
+        healthy_s: An outage is over when the breaker was closed for so long.
+        probes: Probes in flight while it is half open.
+        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
+        successes_to_close: Successful probes that close it.
     """
 
     mode: Literal["auto", "shadow"] = "auto"
@@ -52,22 +63,33 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
 
 
 class Permit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Leave for one call. `lease` is set for a probe."""
+    """Permission for one call. `lease` is set for a probe."""
 
     epoch: int
     lease: int | None = None
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A probe under way; after `expires_at_ms` it counts as lost and its place is free."""
+    """A probe in flight. After `expires_at_ms` it counts as lost, and another may start."""
 
     id: int
     expires_at_ms: int
 
 
 class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`since_ms`: when the phase began; `until_ms`: when an open one lets probes through; `outage_ms`: when the outage
-    began, 0 before the first one.
+    """The state of the breaker.
+
+    Attributes:
+        phase: Closed, open or half open.
+        epoch: Grows each time the breaker opens.
+        since_ms: When the phase began, epoch ms.
+        until_ms: When an open breaker admits probes, epoch ms.
+        cause: Why it opened.
+        outage_ms: When the outage began, epoch ms; 0 before the first one.
+        consecutive: Failures in a row.
+        successes: Successful probes.
+        leases: Probes in flight.
+        next_lease: The number of the next probe.
     """
 
     phase: Phase = "closed"
@@ -83,7 +105,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def problems(policy: BreakerPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(
         policy,
         failure_rate=(0.01, 1),
@@ -103,14 +125,14 @@ def problems(policy: BreakerPolicy) -> list[str]:
 
 
 def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:
-    """What a finished call says about Clay's health."""
+    """Return what a finished call says about Clay's health."""
     if not ok:
         return "failure"
     return "slow" if latency_ms > policy.slow_call_s * 1000 else "ok"
 
 
 def permit(policy: BreakerPolicy, state: Breaker, now_ms: int, mode: Mode = "auto") -> tuple[Breaker, Permit | Wait]:
-    """May a call start now? The state is to be kept whatever the answer; a probe's lease is in it."""
+    """Decide whether a call may start now. Keep the returned state in any case: it holds the lease of a probe."""
     if mode == "open":
         return state, Wait(now_ms + _ASK_AGAIN_MS)
     if mode == "closed" or state.phase == "closed":
@@ -122,7 +144,7 @@ def permit(policy: BreakerPolicy, state: Breaker, now_ms: int, mode: Mode = "aut
 
 
 def is_late(state: Breaker, permit: Permit) -> bool:
-    """True for a call from before the breaker last opened: old news, to be kept out of the window as well."""
+    """Return True for a call from before the breaker last opened. Keep it out of the window too."""
     return permit.epoch != state.epoch
 
 
@@ -136,9 +158,19 @@ def on_result(
     rand: float,
     mode: Mode = "auto",
 ) -> Breaker:
-    """The breaker after a call ended with a verdict; `totals` of the window include it; `rand` is 0 to 1.
+    """Return the breaker after a call has ended.
 
-    When this closes the breaker the caller starts a new window: the outage's failures must not trip it again.
+    If this closes the breaker, the caller starts a new window, so that failures of the outage cannot open it again.
+
+    Args:
+        policy: When to open.
+        state: The breaker.
+        permit: The permit of the call.
+        verdict: What the call says about Clay's health.
+        totals: Of the window, this call included.
+        now_ms: The time, epoch ms.
+        rand: From 0 to 1.
+        mode: The mode in force.
     """
     if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
         return state
@@ -154,15 +186,16 @@ def on_result(
 
 
 def release_probe(state: Breaker, permit: Permit) -> Breaker:
-    """Frees the lease of a probe that ended without a verdict (poison, 429, not sent). Harmless for other
-    calls.
+    """Free the lease of a probe that ended without a verdict (poison, 429, not sent).
+
+    Has no effect for other calls.
     """
     leases = tuple(lease for lease in state.leases if lease.id != permit.lease)
     return state if len(leases) == len(state.leases) else msgspec.structs.replace(state, leases=leases)
 
 
 def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
-    """As an operator's word leaves it; calls under way are late, whatever they bring."""
+    """Return the breaker after an operator forced it. Calls in flight become late."""
     cause: Cause = "forced" if mode == "open" else ""
     return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, now_ms, next_lease=state.next_lease)
 

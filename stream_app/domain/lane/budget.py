@@ -1,8 +1,7 @@
-"""The budget: Data Credits and Actions, with caps per day and month; reserve, then settle or refund.
+"""The budget: Data Credits and Actions with caps per day and month. Reserve, then settle or refund.
 
-A reservation belongs to the day and the month that it was made in and is settled there, however late.
-Earlier windows keep their sums for a while, so a clock that steps back over midnight finds what was spent,
-not a fresh budget.
+A reservation belongs to the day and month in which it was made, and is settled there however late. Earlier periods keep
+their sums for a while. So a clock that steps back over midnight finds what was spent and not a fresh budget.
 """
 
 from functools import lru_cache
@@ -29,11 +28,21 @@ CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actio
 
 
 class BudgetPolicy(msgspec.Struct, frozen=True):
-    """Caps in whole units (None: no limit), in days of `tz` and months that begin on `billing_day`.
+    """Caps in whole units (None: no limit), in days of `tz` and in months that begin on `billing_day`.
 
-    `opening_*` were spent elsewhere in the month named `opening_month` ("2026-11") and count in it.
-    `soft_limits`: percents of a cap that are worth telling. `hot_share`: the part of each cap, 0 to 1, that
-    bulk leaves to the others. `shadow`: nothing is refused, only counted.
+    Attributes:
+        tz: The time zone of days.
+        billing_day: The day on which a month begins.
+        credits_per_day: Cap.
+        credits_per_month: Cap.
+        actions_per_day: Cap.
+        actions_per_month: Cap.
+        opening_credits: Credits spent elsewhere in the month `opening_month`.
+        opening_actions: Actions spent elsewhere in the month `opening_month`.
+        opening_month: Like "2026-11".
+        soft_limits: Percentages of a cap that are reported.
+        hot_share: The share of each cap that bulk leaves to hot leads, 0 to 1.
+        shadow: Refuse nothing, only count.
     """
 
     tz: str = "UTC"
@@ -51,7 +60,7 @@ class BudgetPolicy(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Data Credits and Actions, whole units (Clay's fractions rounded up by the caller)."""
+    """Data Credits and Actions in whole units. The caller rounds fractions up."""
 
     credits: int = 0
     actions: int = 0
@@ -60,8 +69,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 class Period(msgspec.Struct, frozen=True, omit_defaults=True):
     """The sums of one day ("2026-11-24") or one month ("2026-11").
 
-    `*_elsewhere`: corrections by an operator, below 0 for what Clay gave back. `*_warned`: the highest soft
-    limit that was told, in percent. `shadowed`: leads that shadow let through beyond a cap.
+    `*_elsewhere`: corrections by an operator, below 0 for what Clay returned. `*_warned`: the highest soft limit that
+    was reported, in percent. `shadowed`: leads that shadow mode admitted beyond a cap.
     """
 
     id: str
@@ -77,17 +86,17 @@ class Period(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def credits_used(self) -> int:
-        """All that counts against a cap."""
+        """Everything that counts against a cap."""
         return self.credits_spent + self.credits_reserved + self.credits_elsewhere
 
     @property
     def actions_used(self) -> int:
-        """All that counts against a cap."""
+        """Everything that counts against a cap."""
         return self.actions_spent + self.actions_reserved + self.actions_elsewhere
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest windows in order of time, newest last; `*_folded`: the latest that was forgotten, or ""."""
+    """The latest periods in order of time; `*_folded`: the latest period that was dropped, or ""."""
 
     days: tuple[Period, ...] = ()
     months: tuple[Period, ...] = ()
@@ -96,9 +105,9 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was reserved for one lead, and in which windows; it lives in the lead's row.
+    """What was reserved for one lead and in which periods. The lead's row holds it.
 
-    known  of what was booked instead: an operator has said that the lead did cost this.
+    `known`: an operator has confirmed that a booked lead cost this.
     """
 
     day: str
@@ -109,10 +118,13 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """No room, or a clock that is behind the books ("clock"); `until_ms`: when it is worth asking again.
+    """No room, or a clock behind the books ("clock").
 
-    `back_ms`: when it is for a lead that is away meanwhile, where that is sooner: only reservations are in its way, and
-    whoever waits here asks again as each is settled.
+    Attributes:
+        reason: The meter without room, or "clock".
+        until_ms: When to ask again, epoch ms.
+        back_ms: When a deferred lead should return, if that is sooner: only reservations are in its way. A lead that
+            waits here is woken when one is settled.
     """
 
     reason: Reason
@@ -128,7 +140,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def problems(policy: BudgetPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     limited = {cap: (0.0, 1e12) for cap in CAPS if getattr(policy, cap) is not None}
     openings = {"opening_credits": (0.0, 1e12), "opening_actions": (0.0, 1e12)}
     found = out_of_range(policy, billing_day=(1, 31), **openings, hot_share=(0, 0.9), **limited)
@@ -159,11 +171,19 @@ def reserve(
     hot: bool = True,
     settled_ms: int | None = None,
 ) -> tuple[Budget, Reservation] | Refused:
-    """Reserves `estimate` if all that is used and `ceiling` stay within every cap of this day and month.
+    """Reserve `estimate` if everything used plus `ceiling` stays within every cap of this day and month.
 
-    Only a reservation of the ceiling itself (`estimate` = `ceiling`) makes a cap hard with many leads under
-    way: each one open at a lower estimate may still cost up to its ceiling. `hot`: it may have the hot share.
-    `settled_ms`: when all that is reserved now will be settled.
+    A cap is hard only if the ceiling itself is reserved (`estimate` = `ceiling`): otherwise each open lead may still
+    cost up to its ceiling.
+
+    Args:
+        policy: The caps.
+        state: The budget.
+        estimate: What to reserve.
+        ceiling: The highest cost of the lead.
+        now_ms: The time, epoch ms.
+        hot: True if the lead may use the hot share.
+        settled_ms: When everything that is reserved now will be settled, epoch ms.
     """
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     day, month = _newest(state.days, now.day), _newest(state.months, now.month)
@@ -197,9 +217,9 @@ def reserve(
 
 
 def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: bool) -> Budget | Refused:
-    """Counts what was spent elsewhere (or, below 0, given back) in this month, and in this day if `day`.
+    """Book what was spent elsewhere (or, below 0, returned) in this month, and in this day if `day`.
 
-    Refused("clock") where the clock is behind the books. No period's use falls below 0 by it.
+    Refused("clock") if the clock is behind the books. No period's use falls below 0.
     """
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     ahead = periods.at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
@@ -215,7 +235,7 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
 
 
 def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
-    """With the soft limits that are reached now, where something else than a reservation has reached them."""
+    """Return the budget with soft limits that were reached other than by a reservation."""
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     nothing, opens = Cost(), now.month == policy.opening_month
     credits_day, actions_day = policy.credits_per_day, policy.actions_per_day
@@ -232,7 +252,7 @@ def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
 
 
 def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost) -> Settled:
-    """Turns a reservation into what the lead did cost, in its own windows. Negative costs count as none."""
+    """Turn a reservation into the actual cost, in its own periods. A negative cost counts as 0."""
     cost = Cost(max(0, actual.credits), max(0, actual.actions))
     days = _settled(state.days, reservation.day, reservation, cost)
     months = _settled(state.months, reservation.month, reservation, cost)
@@ -241,12 +261,12 @@ def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost)
 
 
 def refund(state: Budget, reservation: Reservation) -> Budget:
-    """Gives a reservation back: the lead was provably not taken."""
+    """Return a reservation: the lead was provably not accepted."""
     return settle(state, reservation, Cost(), Cost()).state
 
 
 def unbook(state: Budget, booked: Reservation) -> Budget:
-    """Without what was booked for a lead, in the windows that it was booked in: now it is known what it did cost."""
+    """Remove what was booked for a lead from its periods, because its actual cost is now known."""
     nothing = Reservation(booked.day, booked.month, 0, 0)
     less = Cost(-booked.credits, -booked.actions)
     days = _settled(state.days, booked.day, nothing, less)
@@ -256,7 +276,7 @@ def unbook(state: Budget, booked: Reservation) -> Budget:
 
 @lru_cache(maxsize=1_024)
 def bulk_part(cap: int, hot_share: float) -> int:
-    """The whole units of a cap that a hot share leaves to bulk."""
+    """Return the whole units of a cap that a hot share leaves to bulk."""
     return floor(cap * (1 - exact(hot_share)))
 
 
@@ -266,16 +286,15 @@ def _is_month(text: str) -> bool:
 
 
 def _newest(windows: tuple[Period, ...], period_id: str) -> Period | None:
-    """The newest window if it is that one, which it nearly always is."""
+    """Return the newest period if it has that id, which is the usual case."""
     return windows[-1] if windows and windows[-1].id == period_id else None
 
 
 def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: str) -> Period | None:
-    """The window of that id as it was kept, else a new one; None where the clock must have stepped back.
+    """Return the kept period of that id or a new one; None if the clock must have stepped back.
 
-    That is: its sums are forgotten, or it was never used and the newest begins so soon (`ahead_id`) that
-    the clock was there a moment ago. A newest that is further off is left from a clock that was ahead, and
-    is passed over.
+    It has if the period was dropped, or if the period was never used and the newest begins so soon (`ahead_id`) that
+    the clock was there a moment ago. A newest period further ahead comes from a clock that was wrong and is ignored.
     """
     for window in windows:
         if window.id == period_id:
@@ -343,7 +362,7 @@ def _with_elsewhere(period: Period, cost: Cost) -> Period:
 
 
 def _put(windows: tuple[Period, ...], folded: str, changed: Period) -> tuple[tuple[Period, ...], str]:
-    """The windows with `changed` in its place; what is no longer needed is folded, the oldest first."""
+    """Return the periods with `changed` in its place. Periods that are not needed are dropped, the oldest first."""
     if windows and windows[-1].id == changed.id:
         return (*windows[:-1], changed), folded
     others = (window for window in windows if window.id != changed.id)
@@ -358,7 +377,7 @@ def _is_done(window: Period) -> bool:
 
 
 def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
-    """The windows with the reservation settled in its own; one that is folded has no sums to change."""
+    """Return the periods with the reservation settled in its own. A dropped period has no sums to change."""
     return tuple(
         Period(
             window.id,

@@ -1,4 +1,4 @@
-"""Days in the operator's time zone and months from Clay's billing day, in ms since the epoch."""
+"""Days in the operator's time zone and months from Clay's billing day, in epoch ms."""
 
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -10,7 +10,7 @@ _CACHE_MS = 900_000
 
 
 class Periods(NamedTuple):
-    """The day and the billing month of a moment. A month is named by the calendar month that it begins in."""
+    """The day and billing month of a moment. A month is named by the calendar month in which it begins."""
 
     day: str
     day_start_ms: int
@@ -21,7 +21,7 @@ class Periods(NamedTuple):
 
 
 def at(tz: str, billing_day: int, now_ms: int) -> Periods:
-    """The periods that hold `now_ms`. A billing day past a month's last day falls on its last day."""
+    """Return the periods that contain `now_ms`. A billing day after the end of a month falls on its last day."""
     now_ms = min(max(now_ms, 0), _LAST_MS)
     periods = _of_quarter_hour(tz, billing_day, now_ms // _CACHE_MS)
     if now_ms < periods.day_end_ms:
@@ -55,9 +55,7 @@ def _of_date(tz: str, billing_day: int, day: date) -> Periods:
 
 
 def _date_at(tz: str, now_ms: int) -> date:
-    """The local date; where clocks are set back over midnight the new day has begun for good the first
-    time.
-    """
+    """Return the local date. If clocks are set back over midnight, the new day begins the first time."""
     day = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(ZoneInfo(tz)).date()
     while now_ms >= _start_ms(tz, day + timedelta(days=1)):
         day += timedelta(days=1)

@@ -1,7 +1,7 @@
-"""Silence: the webhook still says 2xx, and no callback comes any more. Then each lead sent is a lead into the void.
+"""Detects missing callbacks: the webhook still answers 2xx, but no callback comes. Each lead sent is then wasted.
 
-Told of every lead that is overdue and of every callback, for each destination: auto-run is of one table. How long a
-lead has waited is counted without the time in which nobody was there to hear: between two owners of a partition.
+It is told about every overdue lead and every callback, by destination, because auto-run is a setting of one table. Time
+in which no owner listened for callbacks (between two owners of a partition) does not count as waiting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
 from stream_app.domain.plural import count
 
 REASON: Final = "silence"
-"""The reason of the stop that it leads to."""
+"""The reason of the suspension that it leads to."""
 
 _GAP_MS: Final = 5_000  # a shorter absence is no more than a rebalance
 _GAPS_KEPT: Final = 8
@@ -25,19 +25,24 @@ _NEARLY: Final = 0.9
 
 
 class CallbackHealthPolicy(msgspec.Struct, frozen=True):
-    """A destination is held when so many of its leads are `overdue` and none was called back about since the oldest of
-    them was accepted.
+    """When a destination is suspended.
+
+    Attributes:
+        overdue: Overdue leads of which none was called back since the oldest of them was accepted.
     """
 
     overdue: int = 5
 
 
 class Ear(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is heard of one destination. Times are epoch ms.
+    """The callbacks of one destination. Times are epoch ms.
 
-    heard_ms    of the last callback that settled a lead. overdue: leads that are overdue and were accepted after it,
-                the oldest of them at `oldest_ms`. told_ms: when that was told as a silence, 0 if it was not.
-    over_ms     when the last silence was told that is over: leads accepted before prove nothing any more.
+    Attributes:
+        heard_ms: The last callback that settled a lead.
+        overdue: Overdue leads that were accepted after it.
+        oldest_ms: When the oldest of them was accepted.
+        told_ms: When missing callbacks were reported; 0 if they were not.
+        over_ms: When the last such report that has ended was made. Leads accepted before it prove nothing.
     """
 
     heard_ms: int = 0
@@ -48,11 +53,14 @@ class Ear(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Hearing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a lane hears, `of` each destination. Times are epoch ms.
+    """The callbacks of a lane. Times are epoch ms.
 
-    listened_ms the last time at which somebody is known to have listened; gaps: (from, to) of the last times at which
-                nobody did.
-    heard_ms, told_ms  of all destinations, in a row from before they were told apart.
+    Attributes:
+        heard_ms: Of all destinations, in a row of an older version.
+        told_ms: Of all destinations, in a row of an older version.
+        listened_ms: The last time at which an owner is known to have listened.
+        gaps: (from, to) of the last times in which no owner listened.
+        of: By destination.
     """
 
     heard_ms: int = 0
@@ -63,27 +71,27 @@ class Hearing(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def problems(policy: CallbackHealthPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(policy, overdue=(1, 10_000))
 
 
 def ear(state: Hearing, destination: str) -> Ear:
-    """What was heard of it."""
+    """Return the callbacks of a destination."""
     return state.of.get(destination) or Ear(state.heard_ms, over_ms=state.told_ms)
 
 
 def keep(state: Hearing, destination: str, heard_now: Ear) -> Hearing:
-    """With the new state of one destination."""
+    """Return the state with the new state of one destination."""
     return msgspec.structs.replace(state, of={**state.of, destination: heard_now})
 
 
 def heard(state: Ear, now_ms: int) -> Ear:
-    """A callback has settled a lead."""
+    """Return the state after a callback settled a lead."""
     return Ear(now_ms, over_ms=state.over_ms)
 
 
 def overdue(state: Ear, accepted_ms: int) -> Ear:
-    """One lead more is overdue."""
+    """Return the state with one more overdue lead."""
     if accepted_ms <= max(state.heard_ms, state.over_ms):
         return state
     oldest_ms = min(state.oldest_ms or accepted_ms, accepted_ms)
@@ -91,28 +99,28 @@ def overdue(state: Ear, accepted_ms: int) -> Ear:
 
 
 def is_news(policy: CallbackHealthPolicy, state: Ear) -> bool:
-    """Whether it is a silence that was not told yet."""
+    """Return True if missing callbacks must be reported now."""
     return state.overdue >= policy.overdue and not state.told_ms
 
 
 def told(state: Ear, now_ms: int) -> Ear:
-    """It is told now: once a silence."""
+    """Return the state after they were reported."""
     return msgspec.structs.replace(state, told_ms=now_ms)
 
 
 def over(state: Hearing) -> Hearing:
-    """The lane goes on. Leads from before a silence was told prove nothing any more; later ones may again."""
+    """Return the state after the suspension ended. Leads from before the report prove nothing any more."""
     of = {name: Ear(each.heard_ms, over_ms=each.told_ms) if each.told_ms else each for name, each in state.of.items()}
     return msgspec.structs.replace(state, of=of)
 
 
 def others(state: Hearing, destination: str) -> list[str]:
-    """Those that are told to be silent and have not called back since, but for this one."""
+    """Return the other destinations that were reported and have not called back since."""
     return sorted(name for name, each in state.of.items() if each.told_ms and name != destination)
 
 
 def still(silent: Sequence[str], destination: str) -> str:
-    """What is known of those that are silent after another one has called back."""
+    """Return the text about destinations without callbacks after another one has called back."""
     names = " and ".join(silent)
     return (
         f"no callback of {names} comes, while {destination} has called back, with the same credits: look at auto-run "
@@ -121,12 +129,12 @@ def still(silent: Sequence[str], destination: str) -> str:
 
 
 def listening(state: Hearing, now_ms: int) -> Hearing:
-    """Somebody is there. To be kept often while leads wait: from the last such time on, a successor counts a gap."""
+    """Record that an owner listens. Save it often while leads wait: a successor counts a gap from the last time on."""
     return msgspec.structs.replace(state, listened_ms=max(now_ms, state.listened_ms))
 
 
 def taken_over(state: Hearing, now_ms: int) -> Hearing:
-    """A new owner begins to listen."""
+    """Record that a new owner starts to listen."""
     gaps = state.gaps
     if state.listened_ms and now_ms - state.listened_ms > _GAP_MS:
         gaps = (*gaps, (state.listened_ms, now_ms))[-_GAPS_KEPT:]
@@ -134,17 +142,22 @@ def taken_over(state: Hearing, now_ms: int) -> Hearing:
 
 
 def unheard_ms(state: Hearing, since_ms: int) -> int:
-    """For how much of the time since then nobody listened."""
+    """Return for how much of the time since then no owner listened, in ms."""
     return sum(max(0, end_ms - max(begin_ms, since_ms)) for begin_ms, end_ms in state.gaps)
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What is known when a silence begins.
+    """What is known when callbacks are found missing.
 
-    callback_url  '' when it answered, else what came instead. webhooks: by id, of the table's pool.
-    spent         credits that this lane has booked in this month.
-    heard_ms      of the last callback from this table, 0 if there was none. others: those of the workspace that have
-                  called back meanwhile.
+    Attributes:
+        destination: The alias of the destination.
+        overdue: Overdue leads.
+        oldest_ms: When the oldest of them was accepted, epoch ms.
+        callback_url: '' if the URL answered, else what came instead.
+        webhooks: The pool of the table, by id.
+        spent: Credits that this lane has booked in this month.
+        heard_ms: The last callback of this table, epoch ms; 0 if there was none.
+        others: Destinations of the workspace that have called back meanwhile.
     """
 
     destination: str
@@ -158,7 +171,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 def causes(evidence: Evidence) -> str:
-    """The likely causes in their order, each with what speaks for it and what to do."""
+    """Return the likely causes in order, each with its evidence and what to do."""
     found = [
         f"the credits of this workspace are used up (booked here this month: {evidence.spent}): top up, then run the "
         "rows in Clay again, for nothing resumes by itself",
@@ -184,7 +197,7 @@ def causes(evidence: Evidence) -> str:
 
 
 def _of_table(evidence: Evidence) -> str:
-    """What is known of it from outside, and where to see the rest."""
+    """Return what is known of the table from outside, and where to see the rest."""
     last = f"it called back last at {_utc(evidence.heard_ms)}" if evidence.heard_ms else "it has never called back"
     others = f", while {' and '.join(evidence.others)} did since, with the same credits" if evidence.others else ""
     return f"{last}{others}; its newest rows in Clay show whether they ran"

@@ -1,4 +1,4 @@
-"""A command from the bytes of its record, and what is said back: pure, whatever the bytes are."""
+"""Reads a command from the bytes of its record, and builds the refusal of an invalid one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_app.domain.messages import Command, CommandAnswer
 from stream_app.domain.record import ConsumedRecord
 
 TO_ALL: Final = frozenset({"reload", "suppress", "unsuppress"})
-"""Kinds that go to every partition; the others go to the home of their workspace."""
+"""Kinds that go to every partition. The others go to the home partition of their workspace."""
 
 _MAX_AGE_MS: Final = 24 * 3_600_000
 _MAX_ID: Final = 128
@@ -20,14 +20,14 @@ _command: Final = msgspec.json.Decoder(Command)
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """The row (value) that says that a command was answered."""
+    """The value of the row that records that a command was answered."""
 
     at_ms: int
     applied: bool
 
 
 class _Signed(msgspec.Struct, frozen=True):
-    """What is read of a command that is wrong: enough to answer it."""
+    """The fields of an invalid command that its answer needs."""
 
     id: str
     workspace: str = ""
@@ -37,12 +37,12 @@ _signed: Final = msgspec.json.Decoder(_Signed)
 
 
 def command_row(command_id: str) -> bytes:
-    """Row key of a command that was answered."""
+    """Return the row key of an answered command."""
     return f"k/{command_id}".encode("utf-8", "surrogatepass")
 
 
 def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
-    """The command with its texts cut to a decent length, or the refusal of something that is none."""
+    """Return the command with shortened texts, or the refusal of an invalid one."""
     try:
         command = _command.decode(consumed.value or b"")
     except (ValueError, RecursionError) as error:  # what msgspec raises is a ValueError
@@ -55,12 +55,12 @@ def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
 
 
 def is_stale(command: Command, consumed: ConsumedRecord, now_ms: int) -> bool:
-    """Whether it was asked more than a day ago, by its own word or by the broker's clock."""
+    """Return True if it was submitted more than a day ago, by its own time or by the broker's."""
     return now_ms - min(command.at_ms, consumed.timestamp_ms or command.at_ms) > _MAX_AGE_MS
 
 
 def command_id(value: bytes | None) -> str:
-    """The id that the answer to it has; '' where it has none, and is answered by its place."""
+    """Return the id of the command's answer; '' if the command has none. Then its place identifies it."""
     return _read_signed(value).id
 
 

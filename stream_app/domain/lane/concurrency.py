@@ -1,8 +1,8 @@
-"""How many POSTs may be under way: the limit follows Clay's latency, so that a slow Clay is not pressed harder.
+"""How many POSTs may be in flight. The limit follows Clay's latency, so that a slow Clay gets less load.
 
-A gradient (as in Netflix's concurrency-limits, Gradient2): while answers take about as long as they usually do, the
-limit grows to its most; where they take longer, it shrinks in proportion. What is usual drifts along slowly, so that a
-Clay that has become slower for good is used fully again. Calls that ran beside few others say nothing about the limit.
+A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their usual time, the
+limit grows to its maximum. If they take longer, it shrinks in proportion. The usual time adapts slowly, so a Clay that
+stays slower is fully used again. Calls with little concurrency say nothing about the limit.
 """
 
 import msgspec
@@ -18,7 +18,7 @@ _BACK_TO_USUAL = 0.95
 
 
 class ConcurrencyPolicy(msgspec.Struct, frozen=True):
-    """From `least` to `most`. A latency up to `tolerance` times the usual one is no reason to shrink."""
+    """The limit is between `least` and `most`. Latency up to `tolerance` times the usual does not shrink it."""
 
     least: int = 4
     most: int = 100
@@ -26,7 +26,7 @@ class ConcurrencyPolicy(msgspec.Struct, frozen=True):
 
 
 class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`limit` 0: not known yet, so the most. `usual_ms`: mean latency of `calls`, counted until they are many."""
+    """`limit` 0: not known yet, so `most` applies. `usual_ms`: mean latency over `calls`."""
 
     limit: float = 0.0
     usual_ms: float = 0.0
@@ -34,21 +34,21 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def problems(policy: ConcurrencyPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(policy, least=(1, 10_000), most=(1, 10_000), tolerance=(1, 10)) + out_of_order(
         policy, "least", "most"
     )
 
 
 def current(policy: ConcurrencyPolicy, state: Concurrency) -> int:
-    """The present limit."""
+    """Return the present limit."""
     if not state.limit:
         return policy.most
     return max(min(policy.least, policy.most), min(policy.most, round(state.limit)))
 
 
 def answered(policy: ConcurrencyPolicy, state: Concurrency, latency_ms: int, in_flight: int) -> Concurrency:
-    """The limit after a call that took so long; `in_flight` counts it and all that ran beside it."""
+    """Return the state after a call. `in_flight` counts this call and all that ran beside it."""
     took_ms = float(max(1, latency_ms))
     calls = min(state.calls + 1, _USUAL_CALLS)
     usual_ms = state.usual_ms + (took_ms - state.usual_ms) / calls

@@ -1,6 +1,6 @@
-"""What a lead of a destination costs, learned from what callbacks say; for forecasts and price tags.
+"""The cost of a lead of a destination, learned from callbacks, for forecasts and quotes.
 
-A budget never relies on it: what is reserved is the destination's ceiling, so that a cap is hard.
+A budget never relies on it: it reserves the destination's ceiling, so that a cap is hard.
 """
 
 import msgspec
@@ -12,7 +12,7 @@ _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Mean cost of a lead, in fractions of a credit and of an Action; `leads` it was learned from."""
+    """The mean cost of a lead, in fractions of a credit and of an Action. `leads`: how many it was learned from."""
 
     credits: float
     actions: float
@@ -20,12 +20,12 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def first(configured: Cost) -> Estimate:
-    """Before anything is known."""
+    """Return the estimate before anything is known."""
     return Estimate(float(configured.credits), float(configured.actions))
 
 
 def learn(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
-    """With one more lead; an absurd actual counts as 0 or as the ceiling."""
+    """Return the estimate after one more lead. An implausible cost counts as 0 or as the ceiling."""
     share = max(_SLOWEST, 1 / (state.leads + 1 + _PRIOR))
     credits_more = min(max(0, actual.credits), ceiling.credits) - state.credits
     actions_more = min(max(0, actual.actions), ceiling.actions) - state.actions

@@ -1,4 +1,4 @@
-"""Why nothing is moving: every gate that holds, what lifts it, and how many wait behind it. From facts to findings."""
+"""Explains why leads do not move: each cause, what lifts it, and how many leads wait behind it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,16 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class LaneFacts(msgspec.Struct, frozen=True):
-    """A workspace: the partition it lives in, and who else does; its last view; records that wait there, by topic.
+    """What was seen of one workspace.
 
-    asked  commands that are not answered yet. unreadable: the batch before which the partition has stopped, in words.
+    Attributes:
+        workspace: Its name.
+        partition: The partition that it lives in.
+        view: The last published state of the lane.
+        waiting: Records that wait in that partition, by topic.
+        shared_with: Other workspaces in that partition.
+        asked: Commands without an answer.
+        unreadable: The batch before which the partition has stopped, in words.
     """
 
     workspace: str
@@ -58,7 +65,7 @@ class LaneFacts(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What was seen. `coming_back`: records on their way back to the line (dead letters, deferred, in a delay)."""
+    """What was seen. `coming_back`: records on their way back (dead letters, deferred, in a delay)."""
 
     at_ms: int
     worker: Group
@@ -70,9 +77,17 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One gate. `code` is stable; `workspace` '' where it holds all; `holds`: nothing that it is for passes it.
+    """One cause.
 
-    waiting  records behind it: of its workspace's partition, where it is of one.
+    Attributes:
+        code: A stable code.
+        what: The cause in words.
+        workspace: The workspace that it concerns; '' for all.
+        holds: True if it stops the leads that it concerns.
+        since_ms: Since when, epoch ms; 0 if unknown.
+        until_ms: Until when, epoch ms; 0 if no time ends it.
+        lifts: What ends it.
+        waiting: Records behind it.
     """
 
     code: str
@@ -86,7 +101,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def explain(facts: Facts) -> list[Finding]:
-    """All that holds, what holds everything first; then lanes that move, with how much waits for them."""
+    """Return everything that holds leads, global causes first; then lanes that move, with what waits for them."""
     return [*_of_all(facts), *(finding for lane in facts.lanes for finding in _of_lane(lane, facts))]
 
 
@@ -148,7 +163,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
 
 
 def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
-    """How long so many leads take, at the lane's rate and with what its budgets leave to them."""
+    """Return how long so many leads take at the lane's rate and within its budgets."""
     slowest_s, because = leads / max(view.rate_per_s, 0.01), ""
     for name, meter in view.meters.items():
         kind, _, period = name.partition("_")
@@ -171,12 +186,12 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
 
 
 def _parts(view: LaneView, now_ms: int) -> list[PartHold]:
-    """What still holds some of its leads."""
+    """Return what still holds only some of its leads."""
     return [part for part in view.partly if not 0 < part.until_ms <= now_ms]
 
 
 def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
-    """It stands in the way of the others, too, where one of its leads is the next of a topic."""
+    """Return the finding of a partial hold. It blocks other leads too while one of its leads is next in a topic."""
     names = ", ".join(part.destinations)
     what, waiting = f"leads of {names}: {part.text}", _behind(lane)
     if part.bulk:
@@ -186,7 +201,7 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
 
 
 def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:
-    """Those that answer 404 while others of their pool take the leads; the rest is named where it holds some."""
+    """Yield webhooks that answer 404 while others of their pool take the leads."""
     for webhook_id, webhook in view.webhooks.items():
         if webhook.stop is None or any(webhook_id in text for text in named_in):
             continue
@@ -199,7 +214,7 @@ def _of_bulk(lane: LaneFacts) -> int:
 
 
 def _is_over(view: LaneView, now_ms: int) -> bool:
-    """A hold with an end that has passed says nothing any more: the lane says so itself within a minute."""
+    """Return True if the end of the hold has passed. The lane itself reports that within a minute."""
     return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
 
 

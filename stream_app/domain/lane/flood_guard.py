@@ -1,7 +1,7 @@
-"""The flood guard: when leads become dead letters one after the other, the cause is not the leads.
+"""The flood guard: many dead letters in a row have a cause outside the leads. It suspends the lane.
 
-A column was renamed in Clay, a producer sends the wrong fields or to a destination that does not exist: then the lane
-stops, instead of pouring its topic into `leads.dlq`, whence each lead would have to be fetched back.
+Examples: a column was renamed in Clay, or a producer sends wrong fields or a destination that does not exist. Without
+the guard the whole topic would end in `leads.dlq`, and each lead would have to be replayed from there.
 """
 
 from typing import Final
@@ -13,12 +13,16 @@ from stream_app.domain.lane.health import Totals
 from stream_app.domain.plural import count
 
 REASON: Final = "flood"
-"""Of the lane's stop."""
+"""The reason of the suspension."""
 
 
 class FloodGuardPolicy(msgspec.Struct, frozen=True):
-    """The lane stops after `run` dead letters of one cause in a row, or when from `min_leads` on more than the part
-    `share` of the leads that ended in the window are dead letters.
+    """When the lane is suspended.
+
+    Attributes:
+        run: Dead letters of one cause in a row.
+        share: Share of dead letters among the leads that ended in the window.
+        min_leads: Fewest ended leads in the window for `share`.
     """
 
     run: int = 50
@@ -27,24 +31,24 @@ class FloodGuardPolicy(msgspec.Struct, frozen=True):
 
 
 class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The last dead letters, as many as had the same `cause` since the last lead that Clay took."""
+    """The last dead letters: how many in a row had the same `cause` since Clay last accepted a lead."""
 
     cause: str = ""
     run: int = 0
 
 
 def problems(policy: FloodGuardPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(policy, run=(1, 1_000_000), share=(0.01, 1), min_leads=(1, 1_000_000))
 
 
 def letter(state: FloodGuard, cause: str) -> FloodGuard:
-    """One dead letter more."""
+    """Return the state after one more dead letter."""
     return FloodGuard(cause, state.run + 1 if state.cause == cause else 1)
 
 
 def verdict(policy: FloodGuardPolicy, state: FloodGuard, totals: Totals) -> str:
-    """Why the lane has to stop, in words; '' when it need not. `totals` of the window include the last letter."""
+    """Return why the lane must be suspended; '' if it need not. `totals` include the last dead letter."""
     if state.run >= policy.run:
         return f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"
     ended = totals.success + totals.letters

@@ -1,4 +1,4 @@
-"""How fast a budget is used, and when it ends at this rate. Measured from what a lane published about itself."""
+"""Forecasts when a budget is used up, from what a lane published about itself."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ _LEAST_MS = 60_000  # a shorter time says nothing: reservations come and go
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A meter as it stood at a time."""
+    """A meter at a time."""
 
     at_ms: int
     meter: Meter
 
 
 class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`per_hour`: units booked and reserved in an hour, at the present rate.
+    """The present use of a meter.
 
-    empty_at_ms  when nothing is left; None: the day or month ends first, or there is no cap.
+    Attributes:
+        per_hour: Units booked and reserved in an hour.
+        empty_at_ms: When nothing is left, epoch ms; None if the day or month ends first or there is no cap.
     """
 
     per_hour: float
@@ -29,7 +31,12 @@ class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
-    """From samples of one meter, oldest first. None: too few of its present day or month to say."""
+    """Return the forecast of one meter; None if its present day or month has too few samples.
+
+    Args:
+        samples: Oldest first.
+        now_ms: The time, epoch ms.
+    """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
     last = samples[-1].meter

@@ -1,10 +1,9 @@
-"""Sliding windows: what the last calls were like, as a ring of time buckets in the lane's row.
+"""Sliding windows over the last calls, as rings of time buckets in the lane's row.
 
-A lane has two: the breaker and the flood guard judge the last minute, people are shown the health of five.
+A lane has two: the breaker and the flood guard use the last minute, people see the health of five minutes.
 
-A bucket is named by its slot, the number of whole bucket lengths since the epoch; buckets without calls are
-not kept. When the clock steps back, the ring is moved back with it, so that nothing is forgotten and
-nothing stays for ever.
+A bucket is named by its slot: the number of whole bucket lengths since the epoch. Empty buckets are not stored. If the
+clock steps back, the ring is moved back with it, so that no call is lost and none stays too long.
 """
 
 from bisect import bisect_left
@@ -35,7 +34,7 @@ LATENCY_BOUNDS_MS = (
     30_000,
     60_000,
 )
-"""Upper bounds (inclusive) of the histogram's cells; one more cell holds what is above."""
+"""Inclusive upper bounds of the cells of the histogram. One more cell holds everything above."""
 
 _NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
 
@@ -43,15 +42,20 @@ Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
 
 
 class WindowPolicy(msgspec.Struct, frozen=True):
-    """The window that breaker and flood guard judge: `buckets` of `bucket_s` each."""
+    """The window of breaker and flood guard: `buckets` of `bucket_s` each."""
 
     buckets: int = 10
     bucket_s: float = 6.0
 
 
 class HealthPolicy(WindowPolicy, frozen=True):
-    """The window that is shown. `min_calls`: below this many calls in it there is no status. `healthy_above`,
-    `degraded_above`: scores.
+    """The window that people see.
+
+    Attributes:
+        bucket_s: Length of a bucket.
+        min_calls: Fewest calls for a status.
+        healthy_above: Score above which the lane is healthy.
+        degraded_above: Score above which it is degraded.
     """
 
     bucket_s: float = 30.0
@@ -61,8 +65,15 @@ class HealthPolicy(WindowPolicy, frozen=True):
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The calls of one slot. `slow` is the part of `success` that was slow; `latencies` counts by
-    LATENCY_BOUNDS_MS. `letters`: dead letters, which are no calls.
+    """The calls of one slot.
+
+    Attributes:
+        slot: Its number.
+        success: Successful calls.
+        failure: Failed calls.
+        slow: The slow part of `success`.
+        latencies: Counts by LATENCY_BOUNDS_MS.
+        letters: Dead letters, which are not calls.
     """
 
     slot: int
@@ -93,9 +104,7 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Estimated percentiles in ms, interpolated within a cell; above the last bound the last bound is
-    given.
-    """
+    """Estimated percentiles in ms, interpolated within a cell. Above the last bound they are that bound."""
 
     p50_ms: int
     p95_ms: int
@@ -103,7 +112,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 def problems(policy: WindowPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     found = out_of_range(policy, buckets=(1, 60), bucket_s=(0.1, 3_600))
     if isinstance(policy, HealthPolicy):
         found += out_of_range(policy, min_calls=(1, 1_000_000), healthy_above=(0, 100), degraded_above=(0, 100))
@@ -114,19 +123,28 @@ def problems(policy: WindowPolicy) -> list[str]:
 def record(
     policy: WindowPolicy, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None
 ) -> Window:
-    """The window with one more finished call; `latency_ms` from sending to the answer or failure, None: not kept."""
+    """Return the window with one more finished call.
+
+    Args:
+        policy: The window.
+        state: Its buckets.
+        now_ms: The time, epoch ms.
+        ok: True if it succeeded.
+        slow: True if it was slow.
+        latency_ms: From sending to the answer or failure; None: not recorded.
+    """
     before, bucket = _present(policy, state, now_ms)
     return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))
 
 
 def record_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
-    """The window with one more dead letter."""
+    """Return the window with one more dead letter."""
     before, bucket = _present(policy, state, now_ms)
     return Window((*before, msgspec.structs.replace(bucket, letters=bucket.letters + 1)))
 
 
 def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
-    """The counts of the buckets that are still inside the window."""
+    """Return the counts of the buckets that are still inside the window."""
     success = failure = slow = letters = 0
     for bucket in _inside(policy, state, now_ms):
         success += bucket.success
@@ -137,14 +155,14 @@ def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
 
 
 def score(counts: Totals) -> float:
-    """0 (all failed) to 100 (all fast and well); a slow success is worth half. No calls: 100."""
+    """Return 0 (all failed) to 100 (all fast and successful). A slow success counts half. No calls: 100."""
     if not counts.calls:
         return 100.0
     return 100.0 * (counts.success - counts.slow / 2) / counts.calls
 
 
 def status(policy: HealthPolicy, counts: Totals) -> Status:
-    """The score in a word, or that there are too few calls to say."""
+    """Return the score in a word, or that there are too few calls."""
     if counts.calls < policy.min_calls:
         return "insufficient_data"
     points = score(counts)
@@ -154,7 +172,7 @@ def status(policy: HealthPolicy, counts: Totals) -> Status:
 
 
 def latency(policy: WindowPolicy, state: Window, now_ms: int) -> Latency | None:
-    """Percentiles over the window, None without calls."""
+    """Return percentiles over the window; None without calls."""
     cells = list(map(sum, zip(*(bucket.latencies for bucket in _inside(policy, state, now_ms)), strict=False)))
     if not any(cells):
         return None
@@ -167,7 +185,7 @@ def _slot(policy: WindowPolicy, now_ms: int) -> int:
 
 
 def _present(policy: WindowPolicy, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
-    """The buckets before the present one, and that one."""
+    """Return the buckets before the present one, and the present one."""
     slot, buckets = _slot(policy, now_ms), state.buckets
     if buckets and buckets[-1].slot > slot:
         buckets = _moved_back(buckets, buckets[-1].slot - slot)

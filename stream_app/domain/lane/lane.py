@@ -1,7 +1,7 @@
-"""A lane: one workspace's breaker, window, rate, budget, quota and stop, and the two moments at which they decide.
+"""A lane: breaker, window, rate, budget, quota and suspension of one workspace, and their two joint decisions.
 
-`admit` asks all of them as one function, so that a lead that the budget refuses spends no probe and no token; `settle`
-tells all of them how the POST ended. The lane's row is committed in the same transaction as the lead's.
+`admit` asks all of them in one function, so that a lead that the budget refuses uses no probe and no token. `settle`
+reports the end of a POST to all of them. The lane's row is committed in the same transaction as the lead's.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ LANE_VERSION: Final = 1
 OVER_CEILING: Final = "over_ceiling"
 WEBHOOK_GONE: Final = "webhook_gone"
 LIFTED_BY_CALLBACK: Final = frozenset({silence.REASON, OVER_CEILING})
-"""Reasons of stops about which a 2xx says nothing: only what the probe's callback says counts."""
+"""Reasons of suspensions that a 2xx cannot lift: only the callback of the probe counts."""
 
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 
 
 class Forced(msgspec.Struct, frozen=True):
-    """An operator's word on the breaker's mode."""
+    """A breaker mode that an operator set."""
 
     mode: breaker.Mode
     by: Actor
 
 
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A lane's row (value). `partition` is where it lives: a config that moves it is refused. Fields are only added.
+    """The value of a lane's row. Fields are only ever added.
 
-    pause, forced, changes  an operator's orders (domain/lane/overrides.py).
-    window      of the breaker and the flood guard. health: what people are shown.
-    estimates   what leads cost, by destination. shadowed: leads that a shadow breaker let through. outage: failures.
+    `partition` is where it lives: a configuration that moves it is refused. `window` is of the breaker and the flood
+    guard, and people see `health`. `pause`, `forced` and `changes` are an operator's orders (domain/lane/overrides.py).
+    `stop` is the suspension.
     """
 
     workspace: str
@@ -71,11 +71,12 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AdmissionRequest(msgspec.Struct, frozen=True):
-    """A lead that wants to be sent, not before and not after a time.
+    """A lead that asks to be sent, within a period of time (epoch ms).
 
-    patient  it was told already that the lane is held, and waits until it goes. bulk     it came in as bulk, by
-    whatever topic it comes now: the hot share of the budget is not for it. letter   it is not to be sent but becomes a
-    dead letter: only a flood of them holds it (domain/dead_letter/reject_admission.py).
+    Attributes:
+        patient: True if its hold was reported already. It waits until it is admitted.
+        bulk: True if it was published as bulk: it cannot use the hot share of the budget.
+        letter: True if it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
     """
 
     destination: Destination
@@ -87,9 +88,9 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Leave for one POST: what it holds of the lane. `at_boot_ms`: when it was given, on the clock that never steps.
+    """Permission for one POST, with what it took from the lane.
 
-    probe  of the lane's stop. webhook_probe: of the suspended webhook that it goes to.
+    `probe`: of the lane's suspension. `webhook_probe`: of the webhook's. `at_boot_ms`: on the monotonic clock.
     """
 
     destination: Destination
@@ -102,11 +103,13 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Not now. `status` is the event to tell where the lane as a whole stands still (or the lead has become too old),
-    None for a mere wait for a token.
+    """Not now, for `reason` (a code) and `text` (in words). Times are epoch ms.
 
-    `until_ms` is when to ask again at the latest; `defer`: the lead must not wait here, and is to come back then, or at
-    `back_ms` if that is given; `bulk_only`: a hot lead of the same destination would go.
+    Attributes:
+        until_ms: When to ask again at the latest.
+        status: The event to write if the whole lane is held or the lead is too old; None for a wait for a token.
+        defer: True if the lead must not wait here but return later, at `back_ms` if that is given.
+        bulk_only: True if a hot lead of the same destination would be admitted.
     """
 
     reason: str
@@ -119,7 +122,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 ASK_AGAIN: Final = Held("asked_again", "", 0)
-"""The answer to a lead that waits, when an operator has changed what it asked about."""
+"""The answer to a waiting lead when an operator has changed what it asked for."""
 
 
 def admit(
@@ -131,10 +134,11 @@ def admit(
     hot: bool = True,
     hanging: hang.StallDetector = hang.NOTHING,
 ) -> tuple[Lane, Grant | Held]:
-    """May this lead be POSTed now? Either everything is taken (token, reservation, probe, submission) or nothing.
+    """Decide whether this lead may be sent now. Takes token, reservation, probe and submission together or none.
 
-    The lane is to be kept whatever the answer: a deadline that a clock's step has put too far off is bounded in it.
-    `hot`: it may have the share of the budget that bulk leaves to the others. `hanging`: what goes unanswered now.
+    Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it. `hot`: it may use
+    the share of the budget that bulk leaves. `hanging`: the requests without an answer. `boot_ms`: on the monotonic
+    clock.
     """
     policy = in_force(policy, lane.changes)
     if lane.pause is not None:
@@ -186,7 +190,7 @@ def admit(
 def stands_still(
     policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: hang.StallDetector
 ) -> bool:
-    """True if such a lead would not go now for more than a token, or only as a probe. Nothing is taken."""
+    """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
     _, answer = admit(policy, lane, destination, now_ms, 0, hot, hanging)
     if isinstance(answer, Held):
         return answer.status is not None
@@ -203,9 +207,10 @@ def settle(
     in_flight: int = 0,
     others_wait: bool = False,
 ) -> tuple[Lane, Settlement]:
-    """The lane after a POST ended; None: it was not started. A reservation stays while the lead may still cost.
+    """Return the lane after a POST ended (None: it was not started). `rand` is from 0 to 1.
 
-    `in_flight`: POSTs of the lane that were under way, with this one. `others_wait`: more leads of it want to be sent.
+    A reservation stays while the lead may still cost something. `in_flight`: POSTs of the lane that were in flight,
+    this one included. `others_wait`: more leads of the lane wait to be sent.
     """
     policy = in_force(policy, lane.changes)
     if isinstance(outcome, Accepted | Uncertain):
@@ -258,7 +263,7 @@ def settle(
 
 
 def letter(policy: Workspace, lane: Lane, entry: Grant, cause: str, now_ms: int) -> Lane:
-    """The lane after the lead of an entry became a dead letter; too many of them, and it stops."""
+    """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
     seen = window.record_letter(policy.window, lane.window, now_ms)
     lane = msgspec.structs.replace(lane, flood=flood.letter(lane.flood, cause), window=seen)
@@ -271,13 +276,13 @@ def letter(policy: Workspace, lane: Lane, entry: Grant, cause: str, now_ms: int)
 
 
 def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
-    """Books a reservation as spent in full: nothing can say any more that it cost less."""
+    """Book a reservation as spent in full: nothing can show any more that it cost less."""
     cost = budget.Cost(reservation.credits, reservation.actions)
     return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
 
 
 def lifted(lane: Lane) -> Lane:
-    """Without its stop; what led to it is counted anew, or the next dead or overdue lead would stop it again."""
+    """Return the lane without its suspension. Its counters restart, or the next failure would suspend it again."""
     reason = lane.stop.reason if lane.stop is not None else ""
     lane = msgspec.structs.replace(lane, stop=None, hearing=silence.over(lane.hearing))
     if reason == flood.REASON:
@@ -286,7 +291,7 @@ def lifted(lane: Lane) -> Lane:
 
 
 def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
-    """After the probe of its stop has shown that this destination is well: without it, unless others are silent."""
+    """Return the lane after a probe showed that this destination is healthy: resumed, unless others are not."""
     silent = silence.others(lane.hearing, destination)
     if lane.stop is None or lane.stop.reason != silence.REASON or not silent:
         return lifted(lane)
@@ -296,7 +301,7 @@ def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane
 
 
 def _taken_through(policy: Workspace, lane: Lane, entry: Grant, now_ms: int) -> Lane:
-    """The lane after a 2xx: if it is the probe's, the stop is over, or has to wait for what its callback says."""
+    """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
     stopped, there = lane.stop, entry.destination
     if stopped is None or stop.lift(stopped, entry.probe) is not None:
         return lane
@@ -309,7 +314,7 @@ def _taken_through(policy: Workspace, lane: Lane, entry: Grant, now_ms: int) -> 
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
-    """The breaker's mode: an operator's word, else the configuration's."""
+    """Return the mode of the breaker: an operator's, else the configuration's."""
     return lane.forced.mode if lane.forced is not None else policy.breaker.mode
 
 
@@ -319,7 +324,7 @@ def _halted(policy: Workspace, lane: Lane, entry: Grant, reason: str, text: str,
 
 
 def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
-    """No webhook of the destination's pool takes a lead. `suspended`: until the first probe of those that gave 404."""
+    """Return the hold of a destination without a usable webhook. `suspended`: until the first probe of its pool."""
     text = lane_text.no_webhook(lane.quota, destination)
     if suspended is None:
         return Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
@@ -364,7 +369,7 @@ def _refused(
 def _with_verdict(
     policy: Workspace, lane: Lane, entry: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
 ) -> Lane:
-    """The health counts each call. The breaker and its window ignore one from before the breaker last opened."""
+    """Record a call. Health counts each one. Breaker and window ignore those from before the breaker last opened."""
     if failure:
         lane = msgspec.structs.replace(lane, outage=failed(lane.outage, failure, lane.breaker.phase, now_ms))
     ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
@@ -380,7 +385,7 @@ def _with_verdict(
 
 
 def _untouched(lane: Lane, entry: Grant, now_ms: int, keep_stop: bool = False) -> Lane:
-    """It said nothing about Clay's health and cost nothing: probe and reservation go back."""
+    """Return probe and reservation: the call said nothing about Clay's health and cost nothing."""
     freed = breaker.release_probe(lane.breaker, entry.permit)
     lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), entry)
     return lane if keep_stop else _released_stop(lane, entry, now_ms)

@@ -1,4 +1,4 @@
-"""What one lead did cost, by an operator's word: where Clay did not call back, the ceiling was booked for it."""
+"""Corrects the cost of one lead: without a callback, its ceiling was booked."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _Amount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class LeadCost(msgspec.Struct, frozen=True):
-    """Arguments of the command. An amount that is absent stays as it is booked.
+    """Arguments of the command. A missing amount stays as booked.
 
-    destination  needed only where the lead went to several.
+    `destination` is needed only if the lead went to several.
     """
 
     lead_id: Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
@@ -37,7 +37,7 @@ class LeadCost(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The lane, the lead's row and the event that belong to one step; `text` says what was done."""
+    """The lane, the row and the event of one step; `text` says what was done."""
 
     lane: Lane
     row: tuple[bytes, bytes]
@@ -46,7 +46,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def is_open(row: Delivery) -> bool:
-    """Whether a cost is booked for the lead that neither Clay nor an operator has confirmed."""
+    """Return True if a cost is booked for the lead that neither Clay nor an operator has confirmed."""
     booked = row.booked
     if booked is None or booked.known or row.state in SETTLED:
         return False
@@ -54,7 +54,7 @@ def is_open(row: Delivery) -> bool:
 
 
 def cost_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
-    """The row keys of the lead that a command corrects, whether such rows are there or not."""
+    """Return the possible row keys of the lead that a command corrects."""
     lead_id = command.args.get("lead_id")
     if command.kind != "correct" or not isinstance(lead_id, str):
         return ()
@@ -77,7 +77,7 @@ def settle_lead(
     consumed: ConsumedRecord,
     now_ms: int,
 ) -> Settled | str:
-    """Book what the lead did cost instead of what is booked; or why not, in words."""
+    """Replace what is booked for the lead by its actual cost, or return why not, in words."""
     if what.credits is None and what.actions is None:
         return "nothing to correct was named: give credits, actions, or both"
     found = [(key, _row.decode(raw)) for key in cost_rows(plan, row, command) if (raw := row(key)) is not None]

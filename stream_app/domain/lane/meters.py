@@ -1,4 +1,4 @@
-"""The budget as it is shown: four meters, each in its present day or month."""
+"""The budget for display: four meters, each in its present day or month."""
 
 import msgspec
 
@@ -7,9 +7,16 @@ from stream_app.domain.lane.budget import Budget, BudgetPolicy, MeterName, Perio
 
 
 class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One meter in its present day or month, which ends at `ends_ms`; `cap` None: no limit.
+    """One meter in its present day or month.
 
-    `elsewhere`: the opening balance and corrections. `warned`: the highest soft limit reached, in percent.
+    Attributes:
+        period: The day or month.
+        ends_ms: When it ends, epoch ms.
+        cap: None: no limit.
+        spent: Booked.
+        reserved: Reserved for leads that may still cost something.
+        elsewhere: The opening balance and corrections.
+        warned: The highest soft limit reached, in percent.
     """
 
     period: str
@@ -22,7 +29,7 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def used(self) -> int:
-        """All that counts against the cap."""
+        """Everything that counts against the cap."""
         return self.spent + self.reserved + self.elsewhere
 
     @property
@@ -32,7 +39,7 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:
-    """The four meters as they stand now."""
+    """Return the four meters at this time."""
     now = periods.at(policy.tz, policy.billing_day, now_ms)
     day = next((period for period in state.days if period.id == now.day), Period(now.day))
     month = next((period for period in state.months if period.id == now.month), Period(now.month))

@@ -1,6 +1,6 @@
-"""A lane's state for programs that want to ask before they publish: one small JSON object in Redis.
+"""A lane's state for other programs: one small JSON object in Redis.
 
-A view, never the truth: it may be some seconds old, and where it is missing nothing is known.
+It may be some seconds old. If it is missing, nothing is known.
 """
 
 from __future__ import annotations
@@ -18,12 +18,21 @@ _METERS: Final[tuple[MeterName, ...]] = ("credits_day", "credits_month", "action
 class LaneMirror(msgspec.Struct, frozen=True):
     """A lane under `<namespace>stream-app:{<workspace>}:lane`.
 
-    moves     whether leads go to Clay now. holds: why not (a stable code, '' when they do), `text` in words, `lifts`
-              what makes them go on, `until_ms` when that may be (epoch ms; 0: unknown), `since_ms` since when.
-    health    of the sliding window, `score` from 0 to 100. breaker: `closed`, `open`, `half_open`.
-    left      of each meter what may still be reserved; null: no limit.
-    paused_by the operator who paused it, null if nobody did.
-    at_ms     when the lane said so.
+    Attributes:
+        workspace: The workspace.
+        at_ms: When this state was recorded, epoch ms.
+        moves: True if leads go to Clay now.
+        holds: Why not, a stable code; '' if they do.
+        text: The same in words.
+        lifts: What makes them move again.
+        since_ms: Since when they are held, epoch ms.
+        until_ms: When they may move again, epoch ms; 0: unknown.
+        breaker: `closed`, `open` or `half_open`.
+        health: Of the sliding window.
+        score: From 0 to 100.
+        rate_per_s: The present rate.
+        left: What may still be reserved of each meter; null: no limit.
+        paused_by: The operator who paused the lane; null if it is not paused.
     """
 
     workspace: str
@@ -43,7 +52,7 @@ class LaneMirror(msgspec.Struct, frozen=True):
 
 
 def mirror_of(view: LaneView) -> LaneMirror:
-    """The part of a lane's view that another program needs before it publishes."""
+    """Return the part of a lane's view that a program needs before it publishes."""
     return LaneMirror(
         workspace=view.workspace,
         at_ms=view.at_ms,
@@ -63,5 +72,5 @@ def mirror_of(view: LaneView) -> LaneMirror:
 
 
 def mirror_slot(workspace: str) -> str:
-    """Its key, behind the prefix of all that is ours in Redis."""
+    """Return its key, without the common prefix of our keys in Redis."""
     return f"{{{workspace}}}:lane"

@@ -1,7 +1,7 @@
-"""What an operator may ask of a lane while it runs.
+"""Orders of an operator to a lane while it runs.
 
-An order stays in force in the lane's row, through restarts and take-overs, until another order or (for a policy's key)
-the configuration changes it.
+An order stays in force in the lane's row, through restarts and take-overs, until another order changes it. A change of
+a policy's key also ends when the configuration changes that key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pause(msgspec.Struct, frozen=True, tag="pause"):
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
-    """Lift the pause and, where Clay turned the lane or a webhook of it away, the stops."""
+    """Lift the pause and the suspensions of the lane and of its webhooks."""
 
 
 class Trip(msgspec.Struct, frozen=True, tag="trip"):
@@ -39,7 +39,7 @@ class Trip(msgspec.Struct, frozen=True, tag="trip"):
 
 
 class Close(msgspec.Struct, frozen=True, tag="close"):
-    """Force the breaker closed: whatever Clay answers."""
+    """Force the breaker closed, whatever Clay answers."""
 
 
 class Shadow(msgspec.Struct, frozen=True, tag="shadow"):
@@ -47,15 +47,15 @@ class Shadow(msgspec.Struct, frozen=True, tag="shadow"):
 
 
 class Auto(msgspec.Struct, frozen=True, tag="auto"):
-    """The breaker decides by itself again; one that was forced open begins with probes."""
+    """The breaker decides again. One that was forced open starts with probes."""
 
 
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """A new breaker and window, no stop, nothing forced. A pause and a Retry-After of Clay's stay."""
+    """A new breaker and window, no suspension, nothing forced. A pause and Clay's Retry-After stay."""
 
 
 class ChangeBudget(msgspec.Struct, frozen=True, omit_defaults=True, tag="budget"):
-    """Caps (None: no limit; `configured`: as the configuration says), for the very next lead.
+    """Caps (None: no limit; `configured`: as in the configuration), effective for the next lead.
 
     `shadow`: refuse nothing and count what would have been refused.
     """
@@ -65,7 +65,7 @@ class ChangeBudget(msgspec.Struct, frozen=True, omit_defaults=True, tag="budget"
 
 
 class Correct(msgspec.Struct, frozen=True, omit_defaults=True, tag="correct"):
-    """Book what was spent elsewhere, or (below 0) what Clay gave back, in this month and, if `period` is day, today."""
+    """Book what was spent elsewhere, or (below 0) returned by Clay, in this month and, if `period` is day, today."""
 
     credits: int = 0
     actions: int = 0
@@ -73,14 +73,14 @@ class Correct(msgspec.Struct, frozen=True, omit_defaults=True, tag="correct"):
 
 
 class ChangeRate(msgspec.Struct, frozen=True, omit_defaults=True, tag="rate"):
-    """The token bucket at its best; None leaves a key alone."""
+    """The token bucket at its best; None leaves a key unchanged."""
 
     rate_per_s: float | AsConfigured | None = None
     burst: int | AsConfigured | None = None
 
 
 class ChangeQuota(msgspec.Struct, frozen=True, omit_defaults=True, tag="quota"):
-    """A webhook by its id: take it out of use, take it back, or set how many submissions it has had."""
+    """A webhook by its id: take it out of use, put it back, or set its number of submissions."""
 
     webhook_id: str
     use: bool | None = None
@@ -88,11 +88,11 @@ class ChangeQuota(msgspec.Struct, frozen=True, omit_defaults=True, tag="quota"):
 
 
 Order = Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota
-"""A tagged union: its JSON names the order in `type`."""
+"""A tagged union. Its JSON names the order in `type`."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The lane after an order, and what became of it in one line; not `done`: refused, and nothing changed."""
+    """The lane after an order, and the outcome in one line; not `done`: refused, and nothing changed."""
 
     lane: Lane
     told: str
@@ -100,9 +100,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Collection[str] = frozenset()) -> Answer:
-    """Apply an order; `by.at_ms` is now. Asking for what is so already changes nothing, and says so.
+    """Apply an order. An order that is in force already changes nothing, and the answer says so.
 
-    policy       as the configuration has it. webhook_ids: of all pools of the workspace's destinations.
+    Args:
+        policy: The configuration of the workspace.
+        lane: Its lane.
+        order: The order.
+        by: The operator; `by.at_ms` is now.
+        webhook_ids: All webhooks of the workspace's destinations.
     """
     match order:
         case Pause():
@@ -247,6 +252,6 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
 
 
 def told_by(by: Actor) -> str:
-    """Whose word it is, in words."""
+    """Return the operator, the time and the reason in words."""
     at = datetime.fromtimestamp(min(max(by.at_ms, 0), 253_370_764_800_000) / 1000, UTC)
     return f"by {by.who} at {at:%Y-%m-%d %H:%M:%S} UTC" + (f": {by.why}" if by.why else "")

@@ -1,4 +1,4 @@
-"""The rate: a token bucket per workspace that shrinks on 429, recovers in quiet, and honours Retry-After."""
+"""The rate: a token bucket per workspace that shrinks on 429, recovers afterwards, and honours Retry-After."""
 
 import re
 from datetime import UTC
@@ -22,11 +22,21 @@ _EVER_MORE = 0.03
 
 
 class RatePolicy(msgspec.Struct, frozen=True):
-    """`rate_per_s` and `burst` at best. A 429 multiplies the rate by `decrease` (never below
-    `floor_per_s`), but not where the rate was at its best and there was none for ten minutes: then a burst was
-    too much, and the wait is enough. Each quiet second adds `recover_per_s`, a fifth of that once the rate is near
-    the one that was too much, and ever more after a minute of that. Retry-After is kept between
-    `retry_after_min_s` and `retry_after_max_s`; without a usable one the wait doubles from 1 s to `backoff_cap_s`.
+    """The token bucket, and how it reacts to a 429.
+
+    A 429 multiplies the rate by `decrease`. It does not if the rate was at its best and the last 429 is ten minutes
+    ago: then a burst was too large, and the wait is enough. Recovery slows to a fifth near the rate that was too high,
+    and accelerates after a minute of that. Without a usable Retry-After the wait doubles from 1 s to `backoff_cap_s`.
+
+    Attributes:
+        rate_per_s: The best rate.
+        burst: The size of the bucket.
+        floor_per_s: The lowest rate.
+        decrease: Factor of a 429.
+        recover_per_s: What each second without a 429 adds.
+        retry_after_min_s: Shortest Retry-After.
+        retry_after_max_s: Longest Retry-After.
+        backoff_cap_s: Longest wait without a Retry-After.
     """
 
     rate_per_s: float = 10.0
@@ -40,10 +50,16 @@ class RatePolicy(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`tokens` as of `at_ms`; `run`: 429s without a quiet 60 s.
+    """The state of the bucket.
 
-    `cut_per_s`: what the last 429 left missing to the policy's rate; `too_much_per_s`: the rate that it
-    came at; `quiet_ms`: since then, blocks not counted.
+    Attributes:
+        tokens: As of `at_ms`.
+        at_ms: Epoch ms.
+        cut_per_s: By how much the last 429 reduced the policy's rate.
+        blocked_until_ms: Nothing is sent before, epoch ms.
+        run: 429s without 60 s of quiet.
+        too_much_per_s: The rate at the last 429.
+        quiet_ms: Time since then, without blocks.
     """
 
     tokens: float = 0.0
@@ -56,7 +72,7 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def problems(policy: RatePolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return (
         out_of_range(
             policy,
@@ -75,12 +91,12 @@ def problems(policy: RatePolicy) -> list[str]:
 
 
 def empty_after_takeover(state: Rate, now_ms: int) -> Rate:
-    """No tokens: the predecessor may have spent them a moment ago. A block and a cut stay."""
+    """Return the bucket without tokens: the previous owner may have spent them just now. A block and a cut stay."""
     return msgspec.structs.replace(state, tokens=0.0, at_ms=now_ms)
 
 
 def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | None]:
-    """One token, or when to ask again. The state is to be kept whatever the answer."""
+    """Take one token, or return when to ask again. Keep the returned state in any case."""
     state = _caught_up(policy, state, now_ms)
     if now_ms < state.blocked_until_ms:
         return state, Wait(state.blocked_until_ms)
@@ -100,7 +116,7 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
 
 
 def current(policy: RatePolicy, state: Rate) -> float:
-    """The present rate in calls per second."""
+    """Return the present rate in calls per second."""
     left_per_s = max(policy.floor_per_s, policy.rate_per_s - state.cut_per_s)
     if not state.cut_per_s:
         return left_per_s
@@ -114,9 +130,14 @@ def current(policy: RatePolicy, state: Rate) -> float:
 
 
 def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | None, rand: float) -> Rate:
-    """Blocks the workspace, empties the bucket and cuts the rate; 429s during a block are one event.
+    """Block the workspace, empty the bucket and cut the rate. 429s during a block are one event.
 
-    `retry_after_ms` as parse_retry_after gave it: None and 0 mean "not now, and we do not know until when".
+    Args:
+        policy: The policy.
+        state: The bucket.
+        now_ms: The time, epoch ms.
+        retry_after_ms: From `parse_retry_after`. None and 0: not now, for an unknown time.
+        rand: From 0 to 1.
     """
     state = _caught_up(policy, state, now_ms)
     blocked = now_ms < state.blocked_until_ms
@@ -135,10 +156,9 @@ def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | N
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
-    """Milliseconds from now; None when absent or not understood, 0 for the past.
+    """Return milliseconds from now; None if the header is absent or not understood, 0 for the past.
 
-    Understood are seconds, decimals too, and HTTP dates.
-    RFC 9110, 10.2.3. What is absurd is bounded by the policy, in on_429.
+    Understands seconds, with decimals, and HTTP dates (RFC 9110, 10.2.3). `on_429` bounds absurd values.
     """
     text = (value or "").strip()
     if not text or len(text) > _LONGEST_HEADER:
@@ -154,7 +174,7 @@ def parse_retry_after(value: str | None, now_ms: int) -> int | None:
 
 
 def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
-    """The bucket filled, and the rate recovered, for the quiet time since `at_ms`."""
+    """Return the bucket filled and the rate recovered for the quiet time since `at_ms`."""
     blocked_until_ms = no_later(
         state.blocked_until_ms, now_ms, int(max(policy.retry_after_max_s, policy.backoff_cap_s) * 1000)
     )

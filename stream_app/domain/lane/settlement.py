@@ -1,4 +1,4 @@
-"""What the end of a POST means for its lead, as its lane sees it."""
+"""What the end of a POST means for its lead."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from stream_app.domain.lane import budget
 class Settlement(msgspec.Struct, frozen=True):
     """What a settled POST means for its lead.
 
-    counts  its failure may be the lead's (an attempt): the breaker is neither open nor probing.
-    run     how often the lane has failed in a row, with this one. alone: no other lead of the lane waits or is sent.
-    wait_until_ms  the lane sends nothing before. text: words for the lead's event. spent: what was booked for it.
+    Attributes:
+        counts: True if the failure may be the lead's own: the breaker is neither open nor probing.
+        wait_until_ms: The lane sends nothing before, epoch ms.
+        text: For the lead's event.
+        spent: What was booked for the lead.
+        run: Failures of the lane in a row, this one included.
+        alone: True if no other lead of the lane waits or is in flight.
     """
 
     counts: bool
@@ -23,9 +27,9 @@ class Settlement(msgspec.Struct, frozen=True):
     alone: bool = True
 
     def attempts(self, before: int) -> int:
-        """The lead's failed attempts with this one.
+        """Return the lead's failed attempts, this one included.
 
-        No outage makes dead letters: a failure in a run of others' is the beginning of one, and a failure in a run of
-        the lead's own may be, as long as others are there to tell.
+        An outage makes no dead letters. A failure within a run of other leads' failures is the start of an outage. A
+        failure within a run of the lead's own may be one too, as long as other leads can show the difference.
         """
         return before + (self.counts and self.run <= (before + 1 if self.alone else 1))

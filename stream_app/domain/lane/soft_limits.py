@@ -1,10 +1,10 @@
-"""Soft limits of a budget: percents of a cap that are worth telling, each once on the way up."""
+"""Soft limits of a budget: percentages of a cap that are reported once each on the way up."""
 
 _SLACK_PERCENT = 10  # so far below a soft limit refunds must bring a meter before it is told again
 
 
 def level(limits: tuple[int, ...], warned: int, used: int, cap: int | None) -> int:
-    """The soft limit that counts as told: the highest reached, until use has fallen well below it."""
+    """Return the highest soft limit that counts as reported, until use has fallen well below it."""
     if cap is None:
         return 0
     reached, hundredfold = 0, used * 100

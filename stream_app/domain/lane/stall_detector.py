@@ -1,7 +1,8 @@
-"""A Clay that takes requests and answers none: no breaker hears of that before the first of them has timed out.
+"""Detects that Clay accepts requests and answers none, before the first of them times out.
 
-By then a lane at full rate would have sent a hundred, and each of them would be uncertain. So once nothing was answered
-for well longer than an answer usually takes, no more are sent than the breaker needs to trip, until one is answered.
+The breaker learns of that only from timeouts. By then a lane at full rate has sent a hundred requests, all of them
+uncertain. So if no answer comes for well over the usual time, no more requests are sent than the breaker needs to open,
+until one is answered.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy
 from stream_app.domain.plural import count
 
 REASON: Final = "no_answer"
-"""Why no more may go, where it is sure."""
+"""The reason of the hold once the stall is certain."""
 
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
@@ -24,14 +25,14 @@ _SURE_MS = 1_000
 
 
 class StallDetector(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`begun`: requests that went out since the last answer, the first of them at `since_ms`."""
+    """`begun`: requests sent since the last answer, the first of them at `since_ms`."""
 
     since_ms: int = 0
     begun: int = 0
 
 
 class Unanswered(Wait, frozen=True):
-    """Why no more may go. `text` is '' as long as it is not worth telling."""
+    """Why no request may be sent. `text` is '' as long as the stall is not certain."""
 
     reason: str
     text: str = ""
@@ -41,12 +42,12 @@ NOTHING = StallDetector()
 
 
 def begun(state: StallDetector, now_ms: int) -> StallDetector:
-    """A request goes out."""
+    """Return the state after a request was sent."""
     return StallDetector(state.since_ms if state.begun else now_ms, state.begun + 1)
 
 
 def ended(state: StallDetector, outcome: Outcome | None, under_way: int) -> StallDetector:
-    """One ended, with an answer of Clay's or without; `under_way` are left."""
+    """Return the state after a request ended, answered or not; `under_way` are left."""
     answered = outcome is not None and (not isinstance(outcome, Uncertain) or outcome.http_status is not None)
     return NOTHING if answered or under_way <= 0 else state
 
@@ -54,7 +55,7 @@ def ended(state: StallDetector, outcome: Outcome | None, under_way: int) -> Stal
 def permit(
     trips: BreakerPolicy, policy: ConcurrencyPolicy, state: StallDetector, usual: Concurrency, now_ms: int
 ) -> Unanswered | None:
-    """None: one more may go out; else when to ask again, unless one is answered before."""
+    """Return None if a request may be sent, else when to ask again if none is answered before."""
     lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request
     suspicious_ms = state.since_ms + _patience_ms(policy, usual)
     if state.begun < trips.consecutive_failures or not suspicious_ms <= now_ms < lost_ms:

@@ -1,6 +1,6 @@
-"""A lane that Clay turned away (token, payment, webhook gone): it stops, says why, and tries now and then.
+"""A lane that Clay refuses (token, payment, missing webhook) is suspended, with a reason and periodic probes.
 
-No lead is lost by it: they wait in Kafka. One probe at a time goes out when due; its success lifts the stop.
+No lead is lost: they wait in Kafka. One probe at a time is sent when it is due. Its success lifts the suspension.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from stream_app.domain.lane.bounds import Wait, no_later, out_of_order, out_of_r
 
 
 class SuspensionPolicy(msgspec.Struct, frozen=True):
-    """First probe after `probe_s`, twice as long after each that is turned away again, up to `probe_cap_s`.
+    """When probes are sent.
 
-    `probe_lease_s`: a probe without an answer for so long is lost; longer than the longest request.
+    Attributes:
+        probe_s: Delay of the first probe. It doubles with each refused one.
+        probe_cap_s: Longest delay.
+        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
     """
 
     probe_s: float = 300.0
@@ -22,12 +25,20 @@ class SuspensionPolicy(msgspec.Struct, frozen=True):
 
 
 class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a lane stands still. `reason` is a code, `text` plain words; `backoff_ms` the present interval of
-    probes.
+    """Why a lane is suspended. Times are epoch ms.
 
-    `probe` is the number of the last probe, whose lease runs until `lease_until_ms` (0: none under way).
-    `destination` is the one that was turned away, `setup_id` what its token and webhooks were then; `alone`: only its
-    leads are held; else all but those of the destinations `apart`.
+    Attributes:
+        reason: A stable code.
+        text: The reason in words.
+        since_ms: Since when.
+        probe_at_ms: When the next probe is due.
+        backoff_ms: The present interval of probes, in ms.
+        probe: The number of the last probe.
+        lease_until_ms: When its lease ends; 0: none in flight.
+        destination: The destination that was refused.
+        setup_id: Of its token and webhooks at that time.
+        alone: True: only its leads are held. False: all but those of `apart`.
+        apart: Destinations that are not held.
     """
 
     reason: str
@@ -44,14 +55,14 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """Leave for one call through a stop. `since_ms`: of the stop."""
+    """Permission for one call through a suspension. `since_ms`: of the suspension."""
 
     number: int
     since_ms: int = 0
 
 
 def problems(policy: SuspensionPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(policy, probe_s=(1, 86_400), probe_cap_s=(1, 86_400), probe_lease_s=(1, 3_600)) + out_of_order(
         policy, "probe_s", "probe_cap_s"
     )
@@ -60,8 +71,16 @@ def problems(policy: SuspensionPolicy) -> list[str]:
 def halt(
     policy: SuspensionPolicy, state: Suspension | None, fresh: Suspension, probe: Probe | None = None
 ) -> Suspension:
-    """The stop after a call was turned away; `fresh`: as it would be now (see `begin`). Only its own probe lengthens
-    it: others in flight say nothing new. Where one destination alone is held and another one is turned away, all are.
+    """Return the suspension after a refused call.
+
+    Only its own probe makes the interval longer: other calls in flight add no information. If only one destination is
+    held and another one is refused, all are held.
+
+    Args:
+        policy: When probes are sent.
+        state: The present suspension, if any.
+        fresh: A new suspension for this refusal (see `begin`).
+        probe: The probe of the refused call, if it was one.
     """
     if state is None:
         return fresh
@@ -89,25 +108,25 @@ def begin(
     setup_id: str = "",
     alone: bool = False,
 ) -> Suspension:
-    """A new stop, with its first probe after the shortest interval."""
+    """Return a new suspension with its first probe after the shortest interval."""
     wait_ms = int(policy.probe_s * 1000)
     return Suspension(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, alone)
 
 
 def holds(state: Suspension | None, destination: str) -> bool:
-    """Whether leads of this destination are held by it."""
+    """Return True if it holds leads of this destination."""
     if state is None:
         return False
     return state.destination == destination if state.alone else destination not in state.apart
 
 
 def probe_now(state: Suspension, setup_id: str, now_ms: int) -> Suspension:
-    """The cause may be mended: the next probe is due at once."""
+    """Return the suspension with a probe due at once, because the cause may be repaired."""
     return msgspec.structs.replace(state, setup_id=setup_id, probe_at_ms=now_ms)
 
 
 def permit(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> tuple[Suspension, Probe | Wait]:
-    """May a probe start now? The state is to be kept whatever the answer; the probe's lease is in it."""
+    """Decide whether a probe may start now. Keep the returned state in any case: it holds the lease of the probe."""
     lease_ms = int(policy.probe_lease_s * 1000)
     probe_at_ms = no_later(state.probe_at_ms, now_ms, int(policy.probe_cap_s * 1000))
     lease_until_ms = no_later(state.lease_until_ms, now_ms, lease_ms)
@@ -121,7 +140,7 @@ def permit(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> tuple[Su
 
 
 def put_off(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspension:
-    """After its probe proved nothing: the next one after twice the interval."""
+    """Return the suspension after a probe that proved nothing: the next one is due after twice the interval."""
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
     return msgspec.structs.replace(state, probe_at_ms=now_ms + backoff_ms, backoff_ms=backoff_ms, lease_until_ms=0)
 
@@ -129,9 +148,9 @@ def put_off(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspens
 def let_go(
     policy: SuspensionPolicy, state: Suspension, destination: str, others: Sequence[str], text: str, now_ms: int
 ) -> Suspension:
-    """After a probe proved that one destination is well: it goes on. A single one of `others` is held alone.
+    """Return the suspension without a destination that a probe proved healthy. A single one of `others` is held alone.
 
-    How that one is set up is not known here: as after a change of it, a probe goes at once when it is.
+    The setup of that one is not known here, so a probe is sent at once when it is, as after a change of the setup.
     """
     wait_ms, alone = int(policy.probe_s * 1000), len(others) == 1
     return msgspec.structs.replace(
@@ -147,12 +166,12 @@ def let_go(
 
 
 def lift(state: Suspension, probe: Probe | None) -> Suspension | None:
-    """None when this success is the probe's: the stop is over. A success from before it changes nothing."""
+    """Return None if this success is the present probe's. Any other success changes nothing."""
     return None if _is_current(state, probe) else state
 
 
 def release(state: Suspension, probe: Probe | None, now_ms: int) -> Suspension:
-    """Frees the lease of a probe that ended without a verdict; the next is due after the same interval."""
+    """Free the lease of a probe that ended without a verdict. The next one is due after the same interval."""
     if not _is_current(state, probe):
         return state
     return msgspec.structs.replace(state, probe_at_ms=now_ms + state.backoff_ms, lease_until_ms=0)

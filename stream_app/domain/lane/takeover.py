@@ -1,4 +1,4 @@
-"""A lane as its owner begins with it, and under a configuration that may be new."""
+"""A lane at the start of a new owner, and under a new configuration."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from stream_app.domain.policy import Destination, Workspace, in_force
 
 
 def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
-    """The lane as its new owner begins with it: no tokens, since the predecessor may have spent them just now.
+    """Return the lane for its new owner: no tokens, because the previous owner may have spent them just now.
 
-    `heard`: the lane as this process knew it, where it could not commit all of it; a Retry-After in it still holds.
+    Args:
+        lane: The committed lane.
+        now_ms: The time, epoch ms.
+        heard: The lane as this process last knew it, not fully committed. A Retry-After in it still holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
     hearing = silence.taken_over(lane.hearing, now_ms)
@@ -27,7 +30,7 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
 
 
 def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
-    """The lane under a configuration that may be new: where it mends what stopped the lane, a probe may go at once."""
+    """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
     reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
     setups = {alias: there.setup_id for alias, there in destinations.items()}
     lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.set_up_anew(lane.quota, setups, now_ms))

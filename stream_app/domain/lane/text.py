@@ -1,4 +1,4 @@
-"""Why a lane sends nothing, in words for people."""
+"""Texts that say why a lane sends nothing."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 def paused(by: Actor) -> str:
-    """An operator paused it."""
+    """Return the text for a pause."""
     return f"paused by {by.who}" + (f": {by.why}" if by.why else "")
 
 
 def why_open(lane: Lane) -> str:
-    """Why the breaker holds the lane, in words."""
+    """Return why the breaker holds the lane."""
     if lane.forced is not None and lane.forced.mode == "open":
         return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
     return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
 
 
 def no_webhook(state: quota.Quota, destination: Destination) -> str:
-    """No webhook of the destination's pool is in use."""
+    """Return the text for a pool without a usable webhook."""
     ends = quota.used_up(state, destination.webhook_ids)
     mend = "make a new one on its table in Clay, add it to webhooks_env, then `stream-app lanes reload`"
     return f"destination {destination.alias} has no webhook left ({ends}): {mend}"
 
 
 def turned_away(lane: Lane, entry: Grant, outcome: Denied) -> str:
-    """Whose token and webhook it was, before what the answer means."""
+    """Return the text for a refused call, with the token and webhook that it used."""
     there = entry.destination
     token = f" (token: {there.token_name})" if there.token_name else " (no token)"
     webhook = lane.quota.webhooks.get(entry.webhook_id, quota.Webhook())

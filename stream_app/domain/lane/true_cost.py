@@ -1,4 +1,4 @@
-"""What a lead did cost, booked in its lane, which learns from it what others may cost."""
+"""Books the actual cost of a lead in its lane, and learns the estimate from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stream_app.domain.policy import Destination, Workspace, in_force
 def corrected(
     policy: Workspace, lane: Lane, booked: budget.Reservation, cost: budget.Cost, now_ms: int
 ) -> tuple[Lane, budget.Reservation, budget.Reservation]:
-    """Book what a lead did cost, by an operator's word, instead of what was booked for want of a callback.
+    """Book the cost of a lead that an operator confirmed, instead of what was booked without a callback.
 
     Returns:
-        The lane, what is booked for the lead now, and how much more or less that is than before.
+        The lane, what is booked for the lead now, and the difference to before.
     """
     now = msgspec.structs.replace(booked, credits=cost.credits, actions=cost.actions, known=True)
     more = budget.Reservation(booked.day, booked.month, cost.credits - booked.credits, cost.actions - booked.actions)
@@ -33,7 +33,7 @@ def actual(
     cost: budget.Cost,
     now_ms: int,
 ) -> Lane:
-    """Books what a lead did cost, as its callback says, and learns from it; more than the ceiling stops the lane."""
+    """Book the cost that a callback reports, and learn from it. More than the ceiling suspends the lane."""
     known = lane.estimates.get(destination.alias) or estimate.first(destination.estimate)
     learned = estimate.learn(known, cost, destination.ceiling)
     settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)

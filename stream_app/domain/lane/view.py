@@ -1,4 +1,4 @@
-"""A lane as people see it, and what about it is news."""
+"""The published view of a lane, and what changed since the last one."""
 
 from __future__ import annotations
 
@@ -46,8 +46,15 @@ def view(
     before: LaneView | None = None,
     hanging: StallDetector = NOTHING,
 ) -> LaneView:
-    """The lane for people. `destinations` of the workspace; `before`: its last view, from which `news` is told;
-    `hanging`: its requests that go unanswered.
+    """Return the view of a lane.
+
+    Args:
+        policy: The configuration of the workspace.
+        lane: The lane.
+        destinations: Of the workspace.
+        now_ms: The time, epoch ms.
+        before: The last view; `news` is the difference to it.
+        hanging: Its requests without an answer.
     """
     policy = in_force(policy, lane.changes)
     counts = window.totals(policy.health, lane.health, now_ms)
@@ -104,7 +111,7 @@ def view(
 def _answer(
     policy: Workspace, lane: Lane, there: Destination, now_ms: int, hanging: StallDetector, hot: bool = True
 ) -> Held | None:
-    """What the gate would say to a lead of the destination; None where it goes, if it has to wait for a token."""
+    """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
     _, answer = admit(policy, lane, there, now_ms, 0, hot, hanging)
     if (
         isinstance(answer, Grant)
@@ -116,7 +123,7 @@ def _answer(
 
 
 def _held(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None]) -> Held | None:
-    """What holds the lane: the gate says no to a lead of any destination."""
+    """Return what holds the lane: admission refuses the leads of every destination."""
     return _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
 
 
@@ -129,7 +136,7 @@ def _partly(
     now_ms: int,
     hanging: StallDetector,
 ) -> Iterator[PartHold]:
-    """What holds the leads of some destinations only, or those of bulk."""
+    """Yield what holds only the leads of some destinations, or only bulk leads."""
     found: dict[Held, list[str]] = {}
     for there in destinations:
         answer = answers[there.alias]
@@ -142,12 +149,12 @@ def _partly(
 
 
 def may_end_ms(held: Held) -> int:
-    """When it may end by itself; 0 where no time ends it."""
+    """Return when a hold may end without an operator, epoch ms; 0 if no time ends it."""
     return 0 if held.reason in _BY_HAND else held.until_ms
 
 
 def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
-    """Where the next lead goes only as a probe, or as one of another destination, the lane is held all the same."""
+    """Return the hold of a lane whose next lead goes only as a probe, or only to another destination."""
     if lane.stop is not None:
         return Held(lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms)
     if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":

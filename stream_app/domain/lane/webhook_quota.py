@@ -1,8 +1,8 @@
-"""The quota: how many submissions each webhook has had, and which one of a destination's pool is next.
+"""The quota: counts the submissions of each webhook, and picks the next webhook of a destination's pool.
 
-Clay stops a webhook after 50,000 submissions, for ever and often silently, so it is left before that. A webhook that
-answers 404 is suspended: the next one of the pool takes its leads, and one lead goes to it now and then as a probe. A
-webhook is named by an opaque id made by the caller: its URL is a secret.
+Clay stops a webhook after 50,000 submissions, forever and often silently, so it is replaced before that. A webhook that
+answers 404 is suspended: the next one of the pool takes its leads, and a lead is sent to it as a probe now and then.
+The caller names a webhook by an opaque id, because its URL is a secret.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,23 @@ from stream_app.domain.lane.bounds import Wait, out_of_order, out_of_range
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 
 LIFETIME: Final = 50_000
-"""Submissions after which Clay takes no more (clay-facts)."""
+"""Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")."""
 
 
 class QuotaPolicy(msgspec.Struct, frozen=True):
-    """Submissions of one webhook at which to warn, and at which to go on to the next of the pool."""
+    """Submissions of one webhook at which to warn, and at which to use the next one of the pool."""
 
     warn_at: int = 40_000
     rotate_at: int = 45_000
 
 
 class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`count`: submissions ever, probes and retries too; `dead`: who took it out of use, in plain words; `stop`: since
-    when it answers 404, and when its next probe is due.
+    """The state of one webhook.
+
+    Attributes:
+        count: All submissions, probes and retries included.
+        dead: Who took it out of use, in words.
+        stop: Since when it answers 404, and when its next probe is due.
     """
 
     count: int = 0
@@ -37,20 +41,20 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Picked(msgspec.Struct, frozen=True):
-    """The webhook for one lead; `probe` is set where it is suspended."""
+    """The webhook for one lead; `probe` is set if it is suspended."""
 
     webhook_id: str
     probe: Probe | None = None
 
 
 class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of each webhook, by id; kept for those that left the pool, since they may come back."""
+    """The state of each webhook by id. Webhooks that left the pool are kept, because they may return."""
 
     webhooks: dict[str, Webhook] = {}
 
 
 def problems(policy: QuotaPolicy) -> list[str]:
-    """What is wrong with the policy, one line a key."""
+    """Return what is wrong with the policy, one line per key."""
     return out_of_range(policy, warn_at=(1, LIFETIME), rotate_at=(1, LIFETIME)) + out_of_order(
         policy, "warn_at", "rotate_at"
     )
@@ -59,10 +63,10 @@ def problems(policy: QuotaPolicy) -> list[str]:
 def pick(
     policy: QuotaPolicy, probes: SuspensionPolicy, state: Quota, pool: tuple[str, ...], now_ms: int
 ) -> tuple[Quota, Picked | Wait | None]:
-    """The first webhook of the pool that takes a lead now: one in use, or a suspended one whose probe is due.
+    """Return the first webhook of the pool for a lead: one in use, or a suspended one whose probe is due.
 
-    Keep the returned state if the lead goes, or on Wait: all that is left of the pool is suspended until then. None:
-    nothing is left of it.
+    Keep the returned state if the lead is sent, or on Wait: all that is left is suspended until then. None: nothing is
+    left.
     """
     until_ms: list[int] = []
     for webhook_id in pool:
@@ -82,19 +86,19 @@ def pick(
 
 
 def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> bool:
-    """True if a lead need not be a probe."""
+    """Return True if a lead can be sent without being a probe."""
     there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
     return any(not (webhook.dead or webhook.stop) and webhook.count < policy.rotate_at for webhook in there)
 
 
 def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
-    """After a 404 of a webhook. `fresh`: its stop if it begins now; its own probe makes it longer."""
+    """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return _with_stop(state, webhook_id, stop.halt(probes, webhook.stop, fresh, probe))
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
-    """After a probe of a suspended webhook that was no 404: it is in use again if Clay took the lead."""
+    """Return the state after a probe that was not a 404: the webhook is in use again if Clay accepted the lead."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     if webhook.stop is None:
         return state
@@ -103,12 +107,12 @@ def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_m
 
 
 def resumed(state: Quota) -> Quota:
-    """Every suspended webhook is in use again: an operator says so."""
+    """Return the state after an operator put every suspended webhook back into use."""
     return Quota({name: Webhook(webhook.count, webhook.dead) for name, webhook in state.webhooks.items()})
 
 
 def set_up_anew(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
-    """Under a configuration that may be new. `setups`: the setup id of each destination; a changed one is probed."""
+    """Return the state under a new configuration. `setups`: setup id by destination; a changed one is probed."""
     for webhook_id, stopped in suspended(state).items():
         setup_id = setups.get(stopped.destination, stopped.setup_id)
         if setup_id != stopped.setup_id:
@@ -117,12 +121,12 @@ def set_up_anew(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
 
 
 def suspended(state: Quota) -> dict[str, Suspension]:
-    """The suspended webhooks."""
+    """Return the suspended webhooks."""
     return {name: webhook.stop for name, webhook in state.webhooks.items() if webhook.stop is not None}
 
 
 def used_up(state: Quota, pool: tuple[str, ...]) -> str:
-    """Why no webhook of the pool is left, in words."""
+    """Return why no webhook of the pool is left, in words."""
     there = ((webhook_id, state.webhooks.get(webhook_id, Webhook())) for webhook_id in pool)
     return ", ".join(f"{webhook_id}: {_end(webhook)}" for webhook_id, webhook in there) or "its pool is empty"
 
@@ -139,30 +143,30 @@ def _with_stop(state: Quota, webhook_id: str, stopped: Suspension | None) -> Quo
 
 
 def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
-    """Submissions that the pool still takes."""
+    """Return how many submissions the pool still accepts."""
     there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
     return sum(max(0, policy.rotate_at - webhook.count) for webhook in there if not webhook.dead)
 
 
 def count(state: Quota, webhook_id: str) -> Quota:
-    """One submission more."""
+    """Count one submission."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(webhook.count + 1, webhook.dead, webhook.stop)})
 
 
 def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
-    """The webhook is taken out of use; the first reason stays."""
+    """Take the webhook out of use. The first reason stays."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead or reason, webhook.stop)})
 
 
 def revive(state: Quota, webhook_id: str) -> Quota:
-    """The webhook is in use again."""
+    """Put the webhook back into use."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(webhook.count)})
 
 
 def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
-    """An operator knows better how many it has had: others use it too, or its count was lost."""
+    """Set the number of submissions, for example if others use the webhook too or its count was lost."""
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(submissions, webhook.dead, webhook.stop)})
