@@ -4,11 +4,14 @@ ARG BASE=python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff
 
 FROM ${BASE} AS build
 WORKDIR /src
+COPY requirements.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/stream-app \
+    && pip --python /opt/stream-app/bin/python install --disable-pip-version-check --require-hashes -r requirements.txt
 COPY pyproject.toml README.md ./
 COPY stream_app stream_app
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv --without-pip /opt/stream-app \
-    && pip --python /opt/stream-app/bin/python install --disable-pip-version-check .
+    pip --python /opt/stream-app/bin/python install --disable-pip-version-check --no-deps .
 
 FROM ${BASE}
 RUN groupadd --gid 10001 app \

@@ -1,0 +1,107 @@
+"""The pinned requirements: they satisfy pyproject.toml, have hashes and no address, and are what is installed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+FILES = {"requirements.txt": (), "requirements-dev.txt": tuple(EXTRAS)}
+PLACES = [
+    {"python_version": version, "python_full_version": f"{version}.9", "sys_platform": system, "platform_system": name}
+    for version in ("3.11", "3.12", "3.13")
+    for system, name in (("linux", "Linux"), ("darwin", "Darwin"))
+]
+
+
+class Pin(NamedTuple):
+    """One entry of a file of requirements: `requirement` is `name==version`, with its marker."""
+
+    requirement: Requirement
+    hashes: list[str]
+
+    @property
+    def version(self) -> str:
+        """The one version that it allows."""
+        (only,) = self.requirement.specifier
+        assert only.operator == "=="
+        return only.version
+
+
+def name_of(requirement: Requirement) -> str:
+    return re.sub(r"[-_.]+", "-", requirement.name).lower()
+
+
+def text(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+def pins(file: str) -> Iterator[Pin]:
+    for line in text(file).replace("\\\n", " ").splitlines():
+        if line.strip():
+            what, *hashes = line.split(" --hash=")
+            yield Pin(Requirement(what.strip()), [each.strip() for each in hashes])
+
+
+def applies(requirement: Requirement, place: dict[str, str]) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(place)
+
+
+def asked_for(file: str) -> list[Requirement]:
+    lines = [*PROJECT["dependencies"], *(line for extra in FILES[file] for line in EXTRAS[extra])]
+    return [each for each in map(Requirement, lines) if each.name != PROJECT["name"]]
+
+
+def installed(file: str, place: dict[str, str]) -> dict[str, str]:
+    """Name -> version of all that pip installs there. Fails where there are two of one name."""
+    found: dict[str, str] = {}
+    for pin in pins(file):
+        if applies(pin.requirement, place):
+            assert found.setdefault(name_of(pin.requirement), pin.version) == pin.version
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place['python_version']}-{place['sys_platform']}")
+def test_the_pins_satisfy_what_the_package_asks_for(file: str, place: dict[str, str]) -> None:
+    versions = installed(file, place)
+    for requirement in asked_for(file):
+        if applies(requirement, place):
+            assert name_of(requirement) in versions, f"{requirement}: write {file} again, see .github/CONTRIBUTING.md"
+            assert versions[name_of(requirement)] in requirement.specifier, str(requirement)
+    assert installed("requirements-dev.txt", place).items() >= installed("requirements.txt", place).items()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_pin_has_hashes_and_no_address(file: str) -> None:
+    assert "://" not in text(file)
+    assert not re.search(r"^\s*--?(?!hash=)\w", text(file), re.MULTILINE), "no option for pip: an index is yours to set"
+    for pin in pins(file):
+        assert pin.requirement.url is None
+        assert pin.hashes, str(pin.requirement)
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in pin.hashes), str(pin.requirement)
+
+
+@pytest.mark.parametrize(
+    ("user", "file", "then"),
+    [("Dockerfile", "requirements.txt", "--no-deps ."), (".ci/run", "requirements-dev.txt", "--no-deps -e .")],
+)
+def test_the_image_and_ci_install_nothing_else(user: str, file: str, then: str) -> None:
+    installs = re.findall(r"install (?:--disable-pip-version-check )?(--(?:require-hashes|no-deps)[^&\n]*)", text(user))
+    assert [each.strip() for each in installs] == [f"--require-hashes -r {file}", then]
+
+
+def test_the_contributors_page_has_the_command() -> None:
+    page = text(".github/CONTRIBUTING.md")
+    for file in FILES:
+        assert f"-o {file}" in page
+    assert "--universal" in page
+    assert "--generate-hashes" in page
