@@ -1,7 +1,8 @@
 """A partition's ledger on Kafka: its rows read in bulk, and all its writes as transactions that fence each other.
 
-Kafka is the lock (design section 9): whoever starts a producer with the partition's transactional id last is its
-owner, and every earlier owner's writes fail from then on. So `take_over` fences first and reads afterwards.
+Kafka is the lock (docs/decisions/02-kafka-as-the-lock.md): the process that last started a producer with the
+partition's transactional id owns the partition, and the writes of every earlier owner fail. So `take_over` fences first
+and reads afterwards.
 """
 
 from __future__ import annotations

@@ -1,0 +1,70 @@
+"""Retired words stay retired: a word of the field replaces each (glossary in docs/architecture.md)."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for path in (ROOT / "stream_app").rglob("*.py") if "dev" not in path.relative_to(ROOT).parts)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+IDENTIFIERS: Final = {
+    "Desk": "PartitionState",
+    "desk": "partition",
+    "WayBack": "PartitionOwner",
+    "way_back": "timeouts",
+    "Walk": "InFlight",
+    "walk": "in_flight",
+    "walks": "unfinished",
+    "Taken": "ConsumedRecord",
+    "taken": "consumed",
+    "Inlet": "PartitionStream",
+    "Prefix": "AckTracker",
+    "Aside": "Rejects",
+    "Case": "ResolvedLead",
+    "Subject": "LeadRef",
+    "Step": "WriteBatch",
+    "Gate": "AdmissionQueue",
+    "Ask": "AdmissionRequest",
+    "Turns": "KeyLocks",
+    "Turn": "KeyLock",
+    "Marks": "ProcessedMarkers",
+    "let_next": "release_next",
+    "CatchUp": "Bootstrap",
+    "catch_up": "bootstrap",
+    "SentBack": "RedriveDedup",
+    "KafkaLedger": "TransactionalState",
+    "LedgerError": "StateStoreError",
+    "Shelf": "OffsetTable",
+    "Shelves": "OffsetTables",
+    "Takers": "Projector",
+    "Standing": "ProjectionLag",
+    "CannotMend": "EditError",
+    "StandingStill": "StallGauge",
+    "Sparing": "Throttled",
+}
+"""Identifier -> what replaces it."""
+
+OUTSIDE: Final = re.compile(r"clay-facts|faust-hazards|\bhazards? [1-9]\b|[Dd]esign section")
+"""Documents outside the repository, which no reader can look up."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "stream_app")))
+def test_no_retired_identifier_comes_back(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    names = {
+        token.string for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type == tokenize.NAME
+    }
+    found = {name: IDENTIFIERS[name] for name in names & IDENTIFIERS.keys()}
+    assert not found, "use the word on the right"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_cites_a_document_outside_the_repository(path: Path) -> None:
+    assert not OUTSIDE.findall(path.read_text(encoding="utf-8"))
