@@ -1,4 +1,4 @@
-"""`stream-app publish FILE`: leads from a CSV or JSON Lines file, or from stdin, to Kafka."""
+"""`stream-app publish FILE`: publish leads from a CSV or JSON Lines file, or from stdin, to Kafka."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def add(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="FIELD=COLUMN",
-        help="which CSV column is which lead field, where its name does not say so; may be repeated",
+        help="name the CSV column of a lead field; may be repeated",
     )
     parser.add_argument("--workspace", help="for rows that name none (default: the config's only one)")
     parser.add_argument("--destination", help="for rows that name none (default: the workspace's)")
     parser.add_argument("--import-id", help="a name for this batch, for people")
-    parser.add_argument("--bulk", action="store_true", help="into leads.bulk: a share of the rate, no hurry")
-    parser.add_argument("--force", action="store_true", help="pay again for leads that were sent before")
+    parser.add_argument("--bulk", action="store_true", help="publish to leads.bulk, which gets a share of the rate")
+    parser.add_argument("--force", action="store_true", help="send leads again that were sent before, and pay again")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the id of each published lead with its line; CSV or .jsonl"
     )
@@ -59,8 +59,8 @@ def add(subparsers: Subparsers) -> None:
         help="wait until all leads are at rest, at most so long (default: 600), and show where they are; exit code 3 "
         "if some are still under way then",
     )
-    parser.add_argument("--yes", action="store_true", help="publish without asking, whatever it costs")
-    parser.add_argument("--dry-run", action="store_true", help="check every row, say what it costs, and write nothing")
+    parser.add_argument("--yes", action="store_true", help="publish without confirmation, at any cost")
+    parser.add_argument("--dry-run", action="store_true", help="check every row and show the cost, write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch: Batch) -> int:
-    """Check all rows, show what they cost, ask, send."""
+    """Check all rows, show their cost, ask, and publish."""
     import asyncio
 
     from stream_app.cli.publish_quote import ask, quotes_of, show_columns, show_quotes
@@ -114,7 +114,7 @@ def _publish(args: argparse.Namespace, settings: Settings, wishes: Wishes, batch
 def _check(
     args: argparse.Namespace, settings: Settings, wishes: Wishes, batch: Batch
 ) -> tuple[Sheet, Summary, Rejects]:
-    """Check all rows: good ones go into the batch, refused ones into their file."""
+    """Check all rows: valid ones go into the batch, refused ones into their file."""
     import asyncio
 
     from stream_app.domain.errors import SettingsError

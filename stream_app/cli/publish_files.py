@@ -46,7 +46,7 @@ class Rejects:
             self._stack.__exit__(kind, exc, trace)
 
     def add(self, refusal: Refusal) -> None:
-        """Keep or write one."""
+        """Keep or write a refused row."""
         import msgspec
 
         self._count += 1
@@ -60,7 +60,7 @@ class Rejects:
             self._file.write(msgspec.json.encode(refusal).decode() + "\n")
 
     def show(self) -> None:
-        """Say what a dry run has kept."""
+        """Print the refused rows that a dry run has kept."""
         for refusal in self._kept:
             say(f"line {refusal.line}: {refusal.reason}: {refusal.text}")
         if self._dry_run and self._count > len(self._kept):
@@ -68,7 +68,7 @@ class Rejects:
 
 
 def write_ids(path: Path, leads: Iterable[Ready]) -> None:
-    """The id of each lead with the line of its row, and the id in the row, '' where it has none."""
+    """Write the id of each lead with the line of its row and the id in the row ('' if none)."""
     import csv
 
     import msgspec

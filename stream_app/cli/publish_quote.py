@@ -1,4 +1,4 @@
-"""What `stream-app publish` will cost, and how it understood the columns: shown before anything is written."""
+"""The cost of `stream-app publish`, and its reading of the columns: shown before anything is written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _METERS: Final[dict[MeterName, str]] = {
 
 
 def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView]) -> list[Quote]:
-    """What the leads of each workspace will cost. `views`: what their lanes last published."""
+    """Quote the leads of each workspace. `views`: the last published views of their lanes."""
     from stream_app.domain.lane.budget import Cost
     from stream_app.domain.policy import Workspace
     from stream_app.domain.quote import Part, part, quote
@@ -47,7 +47,7 @@ def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView
 
 
 def show_quotes(quotes: Sequence[Quote]) -> None:
-    """A line for each destination, then one for its workspace."""
+    """Print one line for each destination, then one for its workspace."""
     for each in quotes:
         for part in each.parts:
             tell(
@@ -65,7 +65,7 @@ def show_quotes(quotes: Sequence[Quote]) -> None:
 
 
 def ask(quotes: Sequence[Quote], *, yes: bool) -> None:
-    """Ask before many credits are spent. Raises SettingsError or StreamAppError: the answer is no."""
+    """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
     from stream_app.cli.dead_letter_options import confirm
 
     credits_, leads = sum(each.credits for each in quotes), sum(each.leads for each in quotes)
@@ -75,7 +75,7 @@ def ask(quotes: Sequence[Quote], *, yes: bool) -> None:
 
 
 def show_columns(settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary) -> None:
-    """How a CSV's columns were named, which fields have no usual name, and which ones Clay is not sent."""
+    """Print how the columns were named, which fields have no usual name, and which are not sent to Clay."""
     from stream_app.publishing.headers import LEAD_LEVEL, USUAL_FIELDS
 
     renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
