@@ -18,8 +18,7 @@ import msgspec
 from stream_app.domain.dead_letter.reject_admission import let_by
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane import concurrency
-from stream_app.domain.lane import stall_detector as hang
+from stream_app.domain.lane import concurrency, stall_detector
 from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, stands_still
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
@@ -168,14 +167,14 @@ class AdmissionQueue:
         await committed
         if not request.letter:
             name = grant.destination.workspace
-            self._lanes.hanging[name] = hang.begun(self._hanging(name), self._clock.now_ms())
+            self._lanes.stalls[name] = stall_detector.begun(self._stall(name), self._clock.now_ms())
         return grant
 
     def leave(self, grant: Grant, outcome: Outcome | None) -> None:
         """Free the slot of a POST that has ended."""
         name = grant.destination.workspace
         self._in_flight[name] -= 1
-        self._lanes.hanging[name] = hang.ended(self._hanging(name), outcome, self._in_flight[name])
+        self._lanes.stalls[name] = stall_detector.ended(self._stall(name), outcome, self._in_flight[name])
 
     def pump(self) -> None:
         """Admit each lead that may go now, and set a timer for the next one. Called on every change."""
@@ -213,8 +212,8 @@ class AdmissionQueue:
     def is_held(self, destination: Destination, *, bulk: bool) -> bool:
         """True if such a lead would be held now; see `pipeline.ports.PartitionState.is_held`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
-        policy, lane, hanging = self._plan.workspaces[name], self._lanes[name], self._hanging(name)
-        return stands_still(policy, lane, destination, now_ms, not bulk, hanging)
+        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._stall(name)
+        return stands_still(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
         """Have each waiting lead check again whether it may be sent: an operator has changed something."""
@@ -247,33 +246,33 @@ class AdmissionQueue:
         if waiter.request.letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self.shared and policy.hold == "pause"
-            self._lanes[name], entry = let_by(policy, lane, destination, now_ms, boot_ms, waits)
+            self._lanes[name], answer = let_by(policy, lane, destination, now_ms, boot_ms, waits)
         else:
             slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
             if self._in_flight.get(name, 0) >= slots:
                 return Held("in_flight", "", 0)
-            hot, hanging = not waiter.request.bulk, self._hanging(name)
-            self._lanes[name], entry = admit(policy, lane, destination, now_ms, boot_ms, hot, hanging)
-        if isinstance(entry, Held):
-            return self._wait_for_stall(policy, entry, now_ms) if entry.reason == hang.REASON else entry
+            hot, stall = not waiter.request.bulk, self._stall(name)
+            self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
+        if isinstance(answer, Held):
+            return self._wait_for_stall(policy, answer, now_ms) if answer.reason == stall_detector.REASON else answer
         self._waiters.remove(waiter)
         if not waiter.request.letter:
             self._in_flight[name] = self._in_flight.get(name, 0) + 1
             self._count_share(waiter)
-        committed = self._submit(waiter.write_ahead(entry))
-        waiter.resolve((entry, committed))
+        committed = self._submit(waiter.write_ahead(answer))
+        waiter.resolve((answer, committed))
         waiter.in_flight.release_next()
         return None
 
     def _wait_for_stall(self, policy: Workspace, held: Held, now_ms: int) -> Held:
         """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
-        since_ms = self._hanging(policy.name).since_ms
+        since_ms = self._stall(policy.name).since_ms
         until_ms = min(held.until_ms, since_ms + int(self._plan.line.patience_s * 1000))
         waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
         return Held("in_flight", "", until_ms) if waits else held
 
-    def _hanging(self, workspace: str) -> hang.StallDetector:
-        return self._lanes.hanging.get(workspace, hang.NOTHING)
+    def _stall(self, workspace: str) -> stall_detector.StallDetector:
+        return self._lanes.stalls.get(workspace, stall_detector.NOTHING)
 
     def _answer_held(self, waiter: Waiter, held: Held, now_ms: int) -> bool:
         """Answer a held lead if it must not wait here, or if the hold is to be recorded. False: it goes on waiting."""

@@ -137,7 +137,7 @@ class DeadlineQueue:
 
     def _due_ms(self, key: bytes) -> int | None:
         """The deadline of a lead; None if it no longer waits, or its destination is not configured any more."""
-        row, there = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
-        if row is None or there is None or row.final or row.state not in _KINDS:
+        row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
+        if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
-        return due_ms(row, there, self._lanes[there.workspace])
+        return due_ms(row, destination, self._lanes[destination.workspace])

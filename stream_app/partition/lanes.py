@@ -53,7 +53,7 @@ class Lanes:
         self._plan = plan
         self._clock = clock
         self._observer = observer
-        self.hanging: dict[str, StallDetector] = {}  # by workspace; in no row: a new owner has no requests under way
+        self.stalls: dict[str, StallDetector] = {}  # by workspace; in no row: a new owner has no requests under way
         self._lanes: dict[str, Lane] = {}
         self._shown: dict[str, LaneView] = {}  # as it was last published
         self._uncommitted: dict[str, LaneView] = {}  # views in the transaction under way
@@ -94,7 +94,7 @@ class Lanes:
             RowUnreadable: A row does not decode, or its lane belongs to another partition.
         """
         self._previous.update(self._lanes)
-        for memory in (self._lanes, self._shown, self._uncommitted, self.hanging):
+        for memory in (self._lanes, self._shown, self._uncommitted, self.stalls):
             memory.clear()
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
@@ -163,7 +163,7 @@ class Lanes:
     def _view(self, lane: Lane, now_ms: int, before: LaneView | None) -> LaneView:
         name = lane.workspace
         policy, destinations = self._plan.workspaces[name], self._plan.destinations_of(name)
-        return view(policy, lane, destinations, now_ms, before, self.hanging.get(name, NOTHING))
+        return view(policy, lane, destinations, now_ms, before, self.stalls.get(name, NOTHING))
 
     def _is_recent(self, name: str, now_ms: int) -> bool:
         """True if its view was published within the last second."""
