@@ -15,7 +15,7 @@ from stream_app.domain.callback.interpret import next_version, read_callback, re
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, brief
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, meet
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, match_callback
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.lead.suppression import erased_row, is_erased
 from stream_app.domain.messages import Callback, Status
@@ -48,10 +48,10 @@ class CallbackPipeline:
         key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
         row = self._partition.find(key)
         # Checked before the lock too: a callback that settles nothing must not wait for a lead or recall it.
-        if row is not None and meet(row, callback.outcome) == "settles":
+        if row is not None and match_callback(row, callback.outcome) == "settles":
             async with self._partition.lock(in_flight, lambda: (key,)):
                 row = self._partition.find(key)
-                if row is not None and meet(row, callback.outcome) == "settles":
+                if row is not None and match_callback(row, callback.outcome) == "settles":
                     await self._settle(in_flight, callback, key, row)
                     return
         await self._conclude_unmatched(in_flight, *_why_not(row, callback.outcome), callback, row)
@@ -125,6 +125,6 @@ class CallbackPipeline:
 
 def _why_not(row: Delivery | None, outcome: Status) -> tuple[Status, Reason]:
     """The status and reason of a callback that settles nothing."""
-    if meet(row, outcome) == "duplicate":
+    if match_callback(row, outcome) == "duplicate":
         return "callback_duplicate", _ANSWERED
     return "callback_unmatched", _UNKNOWN if row is None else _NOT_EXPECTED

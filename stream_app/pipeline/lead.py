@@ -16,11 +16,11 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.delivery.dedup import seen
+from stream_app.domain.delivery.dedup import dedup
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, Rows, WriteBatch, failure
-from stream_app.domain.delivery.state_machine import Delivery, begin, judge
+from stream_app.domain.delivery.state_machine import Delivery, begin, classify_record
 from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
@@ -81,7 +81,7 @@ class LeadPipeline:
             return
         now_ms = self._clock.now_ms()
         person = person_of(resolved.aliases, self._partition.row)
-        row, verdict, why = seen(resolved, person.rows, self._partition.find, now_ms, self._freshness_ms)
+        row, verdict, why = dedup(resolved, person.rows, self._partition.find, now_ms, self._freshness_ms)
         resolved = resolved.of(person)
         if verdict == "done":
             in_flight.release_next()
@@ -179,7 +179,7 @@ class LeadPipeline:
         if await self._rejects.is_concluded(in_flight, lead_ref.envelope):
             return
         now_ms, row = self._clock.now_ms(), self._partition.find(lead_ref.key)
-        verdict = judge(row, lead_ref.envelope, now_ms, self._freshness_ms)
+        verdict = classify_record(row, lead_ref.envelope, now_ms, self._freshness_ms)
         if verdict == "done":
             await self._partition.conclude_unchanged(in_flight, lead_ref.key)
             return

@@ -182,10 +182,10 @@ def sends_whenever_it_wakes_up() -> Patch:
 
 
 def _judged(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> Patch:
-    def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
-        return change(row, envelope, delivery.judge(row, envelope, now_ms, freshness_ms))
+    def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+        return change(row, envelope, delivery.classify_record(row, envelope, now_ms, freshness_ms))
 
-    return patch.object(seen, "judge", judge)
+    return patch.object(seen, "classify_record", classify_record)
 
 
 @mutant("6")

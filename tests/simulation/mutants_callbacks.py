@@ -12,7 +12,7 @@ import msgspec
 
 from stream_app.domain.callback import interpret as answer
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import Delivery, Meeting, meet
+from stream_app.domain.delivery.state_machine import Delivery, Meeting, match_callback
 from stream_app.domain.lane import budget, lane
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status
@@ -65,9 +65,9 @@ def callback_leaves_no_mark() -> Patch:
 @mutant("6")
 def every_callback_settles() -> Patch:
     def anything(row: Delivery | None, outcome: Status) -> Meeting:
-        return "settles" if row is not None else meet(row, outcome)
+        return "settles" if row is not None else match_callback(row, outcome)
 
-    return unguarded(patch.object(correlate, "meet", anything))
+    return unguarded(patch.object(correlate, "match_callback", anything))
 
 
 @mutant("2")

@@ -9,8 +9,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
-from stream_app.domain.lane import budget
-from stream_app.domain.lane import callback_health as silence
+from stream_app.domain.lane import budget, callback_health
 from stream_app.domain.lane.budget import Cost, Reservation
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, proved
 from stream_app.domain.lane.true_cost import actual
@@ -73,8 +72,8 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
 
 def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:
     """Record the callback of the destination. If it answers the probe of a suspension that waits for it, lift that."""
-    ear = silence.heard(silence.ear(lane.hearing, there.alias), now_ms)
-    lane = msgspec.structs.replace(lane, hearing=silence.keep(lane.hearing, there.alias, ear))
+    ear = callback_health.heard(callback_health.ear(lane.hearing, there.alias), now_ms)
+    lane = msgspec.structs.replace(lane, hearing=callback_health.keep(lane.hearing, there.alias, ear))
     stopped = lane.stop
     if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
         return lane

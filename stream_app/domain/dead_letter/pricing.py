@@ -56,7 +56,7 @@ _DELIVERED: Final = frozenset({"accepted", "enriched", "partial", "no_data", "en
 
 
 def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind: bool) -> Fate:
-    """Return what would happen to a dead letter. Follows the rules of `state_machine.judge`, which decides in the end.
+    """Return what would happen to a dead letter, by the rules of `state_machine.classify_record`.
 
     Args:
         kind: The kind of the dead letter.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from stream_app.domain.lane import flood_guard as flood
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import flood_guard, suspension
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.breaker import Permit
 from stream_app.domain.lane.budget import Reservation
@@ -29,9 +28,9 @@ def let_by(
         waits: True if the record may be held.
     """
     entry = Grant(there, Reservation("", "", 0, 0), "", Permit(lane.breaker.epoch), None, boot_ms)
-    if not waits or lane.stop is None or lane.stop.reason != flood.REASON:
+    if not waits or lane.stop is None or lane.stop.reason != flood_guard.REASON:
         return lane, entry
-    stopped, answer = stop.permit(in_force(policy, lane.changes).stop, lane.stop, now_ms)
+    stopped, answer = suspension.permit(in_force(policy, lane.changes).stop, lane.stop, now_ms)
     lane = msgspec.structs.replace(lane, stop=stopped)
     if isinstance(answer, Wait):
         return lane, Held(stopped.reason, stopped.text, answer.until_ms)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from stream_app.domain.delivery.recorder import Reason
-from stream_app.domain.delivery.state_machine import Delivery, Verdict, judge, lead_of
+from stream_app.domain.delivery.state_machine import Delivery, Verdict, classify_record, lead_of
 from stream_app.domain.lead.resolve import ResolvedLead
 
 
-def seen(
+def dedup(
     resolved: ResolvedLead,
     others: Iterable[bytes],
     find: Callable[[bytes], Delivery | None],
@@ -26,10 +26,10 @@ def seen(
         freshness_ms: How long a final row blocks the same lead, in ms.
     """
     row = find(resolved.key)
-    verdict = judge(row, resolved.envelope, now_ms, freshness_ms)
+    verdict = classify_record(row, resolved.envelope, now_ms, freshness_ms)
     if verdict == "fresh" and not resolved.lead.force:
         for other in others:
-            if judge(find(other), resolved.envelope, now_ms, freshness_ms) == "duplicate":
+            if classify_record(find(other), resolved.envelope, now_ms, freshness_ms) == "duplicate":
                 text = f"the same person was accepted before, as lead {lead_of(other)[2]}"
                 return row, "duplicate", Reason("same_person", text)
     return row, verdict, Reason("same_lead_id", "a lead with this id was accepted before")

@@ -240,7 +240,7 @@ Meeting = Literal[
 ]
 
 
-def meet(row: Delivery | None, outcome: Status) -> Meeting:
+def match_callback(row: Delivery | None, outcome: Status) -> Meeting:
     """Return what a callback with this outcome means for the row of its lead."""
     if row is None:
         return "unmatched"
@@ -263,7 +263,7 @@ Verdict = Literal[
 ]
 
 
-def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
     """Return what a record means for the row of its lead.
 
     Args:
@@ -275,7 +275,7 @@ def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: i
     if row is None:
         return "decide" if envelope.way == "uncertain" else "fresh"
     if row.origin == envelope.origin:
-        return _judge_own_story(row, envelope)
+        return _classify_own_story(row, envelope)
     if envelope.way not in ("", "rerouted"):
         return "done"  # another story has replaced its own
     if (row.state in RESUBMITTABLE and not row.sends) or (row.final and now_ms - row.at_ms > freshness_ms):
@@ -283,7 +283,7 @@ def judge(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: i
     return "duplicate"
 
 
-def _judge_own_story(row: Delivery, envelope: Envelope) -> Verdict:
+def _classify_own_story(row: Delivery, envelope: Envelope) -> Verdict:
     here, there = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
         if envelope.way == "redriven":

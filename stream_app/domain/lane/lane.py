@@ -11,24 +11,31 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.lane import breaker, budget, concurrency, estimate, rate
-from stream_app.domain.lane import callback_health as silence
-from stream_app.domain.lane import flood_guard as flood
+from stream_app.domain.lane import (
+    breaker,
+    budget,
+    callback_health,
+    concurrency,
+    estimate,
+    flood_guard,
+    rate,
+    stall_detector,
+    suspension,
+)
 from stream_app.domain.lane import health as window
-from stream_app.domain.lane import stall_detector as hang
-from stream_app.domain.lane import suspension as stop
 from stream_app.domain.lane import text as lane_text
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.outage import Outage, failed
 from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.messages import Actor, Change, Status
 from stream_app.domain.policy import Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
 OVER_CEILING: Final = "over_ceiling"
 WEBHOOK_GONE: Final = "webhook_gone"
-LIFTED_BY_CALLBACK: Final = frozenset({silence.REASON, OVER_CEILING})
+LIFTED_BY_CALLBACK: Final = frozenset({callback_health.REASON, OVER_CEILING})
 """Reasons of suspensions that a 2xx cannot lift: only the callback of the probe counts."""
 
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
@@ -58,25 +65,23 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: rate.Rate = rate.Rate()
     budget: budget.Budget = budget.Budget()
     quota: quota.Quota = quota.Quota()
-    stop: stop.Suspension | None = None
+    stop: suspension.Suspension | None = None
     pause: Actor | None = None
     forced: Forced | None = None
     changes: tuple[Change, ...] = ()
     estimates: dict[str, estimate.Estimate] = {}
     shadowed: int = 0
-    hearing: silence.Hearing = silence.Hearing()
+    hearing: callback_health.Hearing = callback_health.Hearing()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
-    flood: flood.FloodGuard = flood.FloodGuard()
+    flood: flood_guard.FloodGuard = flood_guard.FloodGuard()
     outage: Outage | None = None
 
 
 class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that asks to be sent, within a period of time (epoch ms).
 
-    Attributes:
-        patient: True if its hold was reported already. It waits until it is admitted.
-        bulk: True if it was published as bulk: it cannot use the hot share of the budget.
-        letter: True if it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
+    `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
+    `letter`: it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
     """
 
     destination: Destination
@@ -97,19 +102,16 @@ class Grant(msgspec.Struct, frozen=True):
     reservation: budget.Reservation
     webhook_id: str
     permit: breaker.Permit
-    probe: stop.Probe | None
+    probe: suspension.Probe | None
     at_boot_ms: int
-    webhook_probe: stop.Probe | None = None
+    webhook_probe: suspension.Probe | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Not now, for `reason` (a code) and `text` (in words). Times are epoch ms.
+    """Not now. `until_ms` (epoch ms): when to ask again at the latest.
 
-    Attributes:
-        until_ms: When to ask again at the latest.
-        status: The event to write if the whole lane is held or the lead is too old; None for a wait for a token.
-        defer: True if the lead must not wait here but return later, at `back_ms` if that is given.
-        bulk_only: True if a hot lead of the same destination would be admitted.
+    `status`: the event to write if the whole lane is held or the lead is too old; None for a wait for a token. `defer`:
+    the lead must return later, at `back_ms` if given. `bulk_only`: a hot lead would be admitted.
     """
 
     reason: str
@@ -132,7 +134,7 @@ def admit(
     now_ms: int,
     boot_ms: int,
     hot: bool = True,
-    hanging: hang.StallDetector = hang.NOTHING,
+    hanging: StallDetector = NOTHING,
 ) -> tuple[Lane, Grant | Held]:
     """Decide whether this lead may be sent now. Takes token, reservation, probe and submission together or none.
 
@@ -149,8 +151,8 @@ def admit(
             lane = msgspec.structs.replace(lane, quota=hooks)
         return lane, without_webhook(lane, destination, picked, now_ms)
     stopped, probe = lane.stop, None
-    if stopped is not None and stop.holds(stopped, destination.alias):
-        stopped, answer = stop.permit(policy.stop, stopped, now_ms)
+    if stopped is not None and suspension.holds(stopped, destination.alias):
+        stopped, answer = suspension.permit(policy.stop, stopped, now_ms)
         if isinstance(answer, Wait):
             held = Held(stopped.reason, stopped.text, answer.until_ms, "held_paused")
             return msgspec.structs.replace(lane, stop=stopped), held
@@ -163,7 +165,7 @@ def admit(
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         held = Held("breaker_open", lane_text.why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
-    silent = hang.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
+    silent = stall_detector.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
     if silent is not None and mode == "auto":
         return lane, Held(silent.reason, silent.text, silent.until_ms, "held_outage" if silent.text else None)
     cost = destination.ceiling
@@ -188,7 +190,7 @@ def admit(
 
 
 def stands_still(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: hang.StallDetector
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: StallDetector
 ) -> bool:
     """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
     _, answer = admit(policy, lane, destination, now_ms, 0, hot, hanging)
@@ -225,7 +227,7 @@ def settle(
             lane = _with_verdict(policy, lane, entry, "", outcome.latency_ms, now_ms, rand)
             lane = _taken_through(policy, lane, entry, now_ms)
             if lane.flood.run:
-                lane = msgspec.structs.replace(lane, flood=flood.FloodGuard())
+                lane = msgspec.structs.replace(lane, flood=flood_guard.FloodGuard())
             if entry.destination.callbacks:
                 return lane, Settlement(True, now_ms)
             cost = entry.destination.estimate
@@ -250,7 +252,7 @@ def settle(
         case Gone():
             there = entry.destination
             text = f"the webhook {entry.webhook_id} of {there.alias} is gone (404): a probe tries it again now and then"
-            fresh = stop.begin(policy.stop, outcome.reason, text, now_ms, there.alias, there.setup_id)
+            fresh = suspension.begin(policy.stop, outcome.reason, text, now_ms, there.alias, there.setup_id)
             hooks = quota.gone(policy.stop, lane.quota, entry.webhook_id, fresh, entry.webhook_probe)
             return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Settlement(
                 False, now_ms, text
@@ -266,13 +268,13 @@ def letter(policy: Workspace, lane: Lane, entry: Grant, cause: str, now_ms: int)
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
     seen = window.record_letter(policy.window, lane.window, now_ms)
-    lane = msgspec.structs.replace(lane, flood=flood.letter(lane.flood, cause), window=seen)
+    lane = msgspec.structs.replace(lane, flood=flood_guard.letter(lane.flood, cause), window=seen)
     totals = window.totals(policy.window, seen, now_ms)
-    why = flood.verdict(policy.flood, lane.flood, totals)
-    if not why and not (lane.stop is not None and lane.stop.reason == flood.REASON):
+    why = flood_guard.verdict(policy.flood, lane.flood, totals)
+    if not why and not (lane.stop is not None and lane.stop.reason == flood_guard.REASON):
         return lane
     text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
-    return _halted(policy, lane, entry, flood.REASON, text, now_ms)
+    return _halted(policy, lane, entry, flood_guard.REASON, text, now_ms)
 
 
 def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
@@ -284,30 +286,30 @@ def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
 def lifted(lane: Lane) -> Lane:
     """Return the lane without its suspension. Its counters restart, or the next failure would suspend it again."""
     reason = lane.stop.reason if lane.stop is not None else ""
-    lane = msgspec.structs.replace(lane, stop=None, hearing=silence.over(lane.hearing))
-    if reason == flood.REASON:
-        lane = msgspec.structs.replace(lane, flood=flood.FloodGuard(), window=window.Window())
+    lane = msgspec.structs.replace(lane, stop=None, hearing=callback_health.over(lane.hearing))
+    if reason == flood_guard.REASON:
+        lane = msgspec.structs.replace(lane, flood=flood_guard.FloodGuard(), window=window.Window())
     return lane
 
 
 def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
     """Return the lane after a probe showed that this destination is healthy: resumed, unless others are not."""
-    silent = silence.others(lane.hearing, destination)
-    if lane.stop is None or lane.stop.reason != silence.REASON or not silent:
+    silent = callback_health.others(lane.hearing, destination)
+    if lane.stop is None or lane.stop.reason != callback_health.REASON or not silent:
         return lifted(lane)
-    text, policy = silence.still(silent, destination), in_force(policy, lane.changes)
-    left = stop.let_go(policy.stop, lane.stop, destination, silent, text, now_ms)
+    text, policy = callback_health.still(silent, destination), in_force(policy, lane.changes)
+    left = suspension.let_go(policy.stop, lane.stop, destination, silent, text, now_ms)
     return msgspec.structs.replace(lane, stop=left)
 
 
 def _taken_through(policy: Workspace, lane: Lane, entry: Grant, now_ms: int) -> Lane:
     """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
     stopped, there = lane.stop, entry.destination
-    if stopped is None or stop.lift(stopped, entry.probe) is not None:
+    if stopped is None or suspension.lift(stopped, entry.probe) is not None:
         return lane
     if stopped.reason in LIFTED_BY_CALLBACK:
         if there.callbacks:
-            return msgspec.structs.replace(lane, stop=stop.put_off(policy.stop, stopped, now_ms))
+            return msgspec.structs.replace(lane, stop=suspension.put_off(policy.stop, stopped, now_ms))
         if there.alias != stopped.destination:  # it never calls back: of the others this says nothing
             return _released_stop(lane, entry, now_ms)
     return proved(policy, lane, there.alias, now_ms)
@@ -319,8 +321,8 @@ def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
 
 
 def _halted(policy: Workspace, lane: Lane, entry: Grant, reason: str, text: str, now_ms: int) -> Lane:
-    fresh = stop.begin(policy.stop, reason, text, now_ms, entry.destination.alias, entry.destination.setup_id)
-    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh, entry.probe))
+    fresh = suspension.begin(policy.stop, reason, text, now_ms, entry.destination.alias, entry.destination.setup_id)
+    return msgspec.structs.replace(lane, stop=suspension.halt(policy.stop, lane.stop, fresh, entry.probe))
 
 
 def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
@@ -398,4 +400,4 @@ def _refunded(lane: Lane, entry: Grant) -> Lane:
 def _released_stop(lane: Lane, entry: Grant, now_ms: int) -> Lane:
     if lane.stop is None or entry.probe is None:
         return lane
-    return msgspec.structs.replace(lane, stop=stop.release(lane.stop, entry.probe, now_ms))
+    return msgspec.structs.replace(lane, stop=suspension.release(lane.stop, entry.probe, now_ms))

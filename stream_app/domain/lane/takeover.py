@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from stream_app.domain.lane import budget, rate
-from stream_app.domain.lane import callback_health as silence
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import budget, callback_health, rate, suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.policy import Destination, Workspace, in_force
@@ -23,7 +21,7 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
         heard: The lane as this process last knew it, not fully committed. A Retry-After in it still holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
-    hearing = silence.taken_over(lane.hearing, now_ms)
+    hearing = callback_health.taken_over(lane.hearing, now_ms)
     if heard is not None and heard.rate.blocked_until_ms > bucket.blocked_until_ms:
         bucket = msgspec.structs.replace(bucket, blocked_until_ms=heard.rate.blocked_until_ms)
     return msgspec.structs.replace(lane, rate=bucket, hearing=hearing)
@@ -38,4 +36,4 @@ def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Desti
     there = destinations.get(stopped.destination) if stopped is not None else None
     if stopped is None or there is None or there.setup_id == stopped.setup_id:
         return lane
-    return msgspec.structs.replace(lane, stop=stop.probe_now(stopped, there.setup_id, now_ms))
+    return msgspec.structs.replace(lane, stop=suspension.probe_now(stopped, there.setup_id, now_ms))

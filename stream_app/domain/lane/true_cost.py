@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from stream_app.domain.lane import budget, estimate
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import budget, estimate, suspension
 from stream_app.domain.lane.lane import OVER_CEILING, Lane
 from stream_app.domain.policy import Destination, Workspace, in_force
 
@@ -41,7 +40,7 @@ def actual(
     if cost.credits > reservation.credits or cost.actions > reservation.actions:
         after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
     lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
-    if not settled.overrun or stop.holds(lane.stop, destination.alias):
+    if not settled.overrun or suspension.holds(lane.stop, destination.alias):
         return lane
     text = (
         f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
@@ -49,5 +48,5 @@ def actual(
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
     policy = in_force(policy, lane.changes)
-    fresh = stop.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
-    return msgspec.structs.replace(lane, stop=stop.halt(policy.stop, lane.stop, fresh))
+    fresh = suspension.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
+    return msgspec.structs.replace(lane, stop=suspension.halt(policy.stop, lane.stop, fresh))

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain import plural
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import suspension
 from stream_app.domain.lane.bounds import Wait, out_of_order, out_of_range
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
 
@@ -77,7 +77,7 @@ def pick(
             continue
         if webhook.stop is None:
             return state, Picked(webhook_id)
-        stopped, answer = stop.permit(probes, webhook.stop, now_ms)
+        stopped, answer = suspension.permit(probes, webhook.stop, now_ms)
         state = _with_stop(state, webhook_id, stopped)
         if not isinstance(answer, Wait):
             return state, Picked(webhook_id, answer)
@@ -94,7 +94,7 @@ def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> 
 def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
     """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    return _with_stop(state, webhook_id, stop.halt(probes, webhook.stop, fresh, probe))
+    return _with_stop(state, webhook_id, suspension.halt(probes, webhook.stop, fresh, probe))
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
@@ -102,7 +102,7 @@ def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_m
     webhook = state.webhooks.get(webhook_id, Webhook())
     if webhook.stop is None:
         return state
-    after = stop.lift(webhook.stop, probe) if is_accepted else stop.release(webhook.stop, probe, now_ms)
+    after = suspension.lift(webhook.stop, probe) if is_accepted else suspension.release(webhook.stop, probe, now_ms)
     return _with_stop(state, webhook_id, after)
 
 
@@ -116,7 +116,7 @@ def set_up_anew(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
     for webhook_id, stopped in suspended(state).items():
         setup_id = setups.get(stopped.destination, stopped.setup_id)
         if setup_id != stopped.setup_id:
-            state = _with_stop(state, webhook_id, stop.probe_now(stopped, setup_id, now_ms))
+            state = _with_stop(state, webhook_id, suspension.probe_now(stopped, setup_id, now_ms))
     return state
 
 

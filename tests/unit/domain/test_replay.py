@@ -1,7 +1,7 @@
 """Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, section 5's promises hold.
 
-The machine below is one partition: input, the line (its decisions by `judge`, `step` and `returning`), the dead
-letters, and the replay app with its committed offset and its record.
+The machine below is one partition: input, the pipeline (its decisions by `classify_record`, `step` and
+`returning`), the dead letters, and the replay app with its committed offset and its record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from stream_app.domain.dead_letter.replay import (
 )
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.outcome import UnsentReason
-from stream_app.domain.delivery.state_machine import Delivery, judge, step
+from stream_app.domain.delivery.state_machine import Delivery, classify_record, step
 from stream_app.domain.delivery.state_machine import begin as begin_row
 
 MAX_REPLAYS = 3
@@ -82,9 +82,9 @@ def test_what_an_operator_sends_back() -> None:
     sooner = redriven(letter, "leads.deferred/0/1")
     assert sooner == msgspec.structs.replace(letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
     row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
-    assert judge(row, sooner, 0, DAY_MS) == "return"
+    assert classify_record(row, sooner, 0, DAY_MS) == "return"
     again = step(step(row, "replayed", 0), "deferred", 0)
-    assert judge(again, letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
+    assert classify_record(again, letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
     poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
     assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
     assert [goes_on(each) for each in (letter, poison, Envelope(), Envelope(disposition="failed"))] == [
@@ -205,7 +205,7 @@ class Partition(RuleBasedStateMachine):
         )  # again: its ack is lost, and it is redelivered
         self.now_ms += 1
         row = self.rows.get(lead)
-        verdict = judge(row, envelope, self.now_ms, DAY_MS)
+        verdict = classify_record(row, envelope, self.now_ms, DAY_MS)
         if verdict == "fresh":
             row = begin_row(envelope, self.now_ms)
         elif verdict == "return":
@@ -326,7 +326,7 @@ class Partition(RuleBasedStateMachine):
             if row.state in ("dead_lettered", "parked"):
                 assert lead in letters
                 back = redriven(letters[lead], "leads.parked/0/0")
-                assert judge(row, back, self.now_ms, DAY_MS) == "return"
+                assert classify_record(row, back, self.now_ms, DAY_MS) == "return"
 
 
 TestPartition = Partition.TestCase

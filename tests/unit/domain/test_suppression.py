@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.envelope import Way, read_envelope
-from stream_app.domain.delivery.state_machine import Delivery, meet
+from stream_app.domain.delivery.state_machine import Delivery, match_callback
 from stream_app.domain.lead.lead import Unreadable, people, read_lead
 from stream_app.domain.lead.resolve import ResolvedLead, case_of
 from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, why_not
@@ -70,5 +70,5 @@ def test_an_id_that_could_hold_an_address_is_cancelled_as_it_is_kept() -> None:
 
 def test_a_callback_for_what_was_sent_before_it_was_suppressed_still_settles_it() -> None:
     row = Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
-    assert meet(row, "enriched") == "settles"
-    assert meet(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"
+    assert match_callback(row, "enriched") == "settles"
+    assert match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"
