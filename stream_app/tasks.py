@@ -17,7 +17,7 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
     """
     if not task.cancelled():
         return task.exception()
-    return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled, and nobody did it")
+    return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled without a request")
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:

@@ -1,0 +1,1 @@
+"""The result cache: in memory or in Redis, and the task that fills it."""

@@ -1,0 +1,1 @@
+"""The Clay client: one POST per lead, and one outcome per POST."""

@@ -39,16 +39,16 @@ def _strangers(tables: Tables) -> Iterator[str]:
 
     Either may be a misspelt name, and then the policies of the table, such as its budget, would not apply.
     """
-    named, meant = {there.workspace for there in tables.destinations.values()}, set[str]()
+    named, suggested = {there.workspace for there in tables.destinations.values()}, set[str]()
     for alias, there in tables.destinations.items():
         if there.workspace not in tables.workspaces:
             near = difflib.get_close_matches(there.workspace, tables.workspaces.keys() - named, n=1)
-            meant.update(near)
+            suggested.update(near)
             hint = f"did you mean {near[0]}?" if near else "add it, an empty one will do"
             place = f"destinations.{alias}.workspace = {there.workspace}"
             yield f"{place}: there is no [workspaces.{there.workspace}]; {hint}"
     for name in tables.workspaces:
-        if name not in named | meant:
+        if name not in named | suggested:
             near = difflib.get_close_matches(name, named, n=1)
             hint = f"did you mean {near[0]}?" if near else "remove it, or add its destination"
             yield f"workspaces.{name}: no destination names this workspace, so the table has no effect; {hint}"

@@ -55,9 +55,9 @@ class Configuration:
         plan, endpoints = self._derive(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
         left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]
-        told = [f"adopted: {', '.join(adopted)}"] if adopted else []
-        told += [f"needs a restart: {', '.join(left)}"] if left else []
-        return CommandResult("; ".join(told)) if told else NOTHING_NEW
+        results = [f"adopted: {', '.join(adopted)}"] if adopted else []
+        results += [f"needs a restart: {', '.join(left)}"] if left else []
+        return CommandResult("; ".join(results)) if results else NOTHING_NEW
 
     def _adopt_workspaces(self, plan: Plan) -> Iterator[str]:
         mine = self.plan

@@ -103,12 +103,12 @@ class WaitingLeads:
         try:
             await consumer.start()
             begins, ends = await consumer.beginning_offsets(self._logs), await consumer.end_offsets(self._logs)
-            stands = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
-            search.lag = {(log.topic, log.partition): max(0, ends[log] - at) for log, at in stands.items()}
-            left = {log: ends[log] for log, at in stands.items() if at < ends[log]}
+            starts = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
+            search.lag = {(log.topic, log.partition): max(0, ends[log] - at) for log, at in starts.items()}
+            left = {log: ends[log] for log, at in starts.items() if at < ends[log]}
             consumer.assign(list(left))
             for log in left:
-                consumer.seek(log, stands[log])
+                consumer.seek(log, starts[log])
             blocked: dict[TopicPartition, UnreadableBatch] = {}
             deadline = time.monotonic() + _WITHIN_S
             while left and not search.found and search.searched < _MOST_RECORDS and time.monotonic() < deadline:
@@ -123,7 +123,7 @@ class WaitingLeads:
                     search.searched += len(records)
                     for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
                         where = (log.topic, log.partition, record.offset, record.timestamp)
-                        ahead = record.offset - stands[log]
+                        ahead = record.offset - starts[log]
                         search.found.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
                 left = {log: end for log, end in left.items() if await consumer.position(log) < end}
             search.left = sum([end - await consumer.position(log) for log, end in left.items()])
@@ -148,7 +148,7 @@ def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple
         who = None if isinstance(lead, Unreadable) else identify(lead)
         if who is None or isinstance(lead, Unreadable):
             return None
-        meant = who.lead_id == lead_id if lead_id else person in who.people
-        return (who.lead_id, lead.workspace or "") if meant and workspace in ("", lead.workspace) else None
+        matches = who.lead_id == lead_id if lead_id else person in who.people
+        return (who.lead_id, lead.workspace or "") if matches and workspace in ("", lead.workspace) else None
 
     return match

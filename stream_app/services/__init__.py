@@ -1,0 +1,1 @@
+"""The composition roots: each builds one process from the settings."""

@@ -304,7 +304,7 @@ def test_a_failed_recovery_ends_the_process() -> None:
         await bench.serve()
         link.fences = asyncio.CancelledError()
         await asyncio.sleep(20 * MEMBER_S)
-        assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled, and nobody did it"]
+        assert [str(error) for error in bench.alarms] == ["the task recover-0 was cancelled without a request"]
 
     run(main())
 

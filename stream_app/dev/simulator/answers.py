@@ -44,6 +44,7 @@ def accepted(about: int) -> web.Response:
 
 
 def refused(status: int, headers: dict[str, str]) -> web.Response:
+    """Return a response with an error status."""
     return web.Response(status=status, text=_REFUSED.get(status, "Something went wrong."), headers=headers)
 
 
@@ -79,6 +80,7 @@ async def hang(request: web.Request, stopping: asyncio.Event) -> web.Response:
 
 
 async def slow(answer: web.Response, delay_s: float, stopping: asyncio.Event) -> web.Response:
+    """Return the response after a delay, or at once when the simulator stops."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), delay_s)
     return answer

@@ -44,26 +44,34 @@ class Controlled(Protocol):
 
 
 class Credits(Settings, frozen=True, kw_only=True):
+    """The body of `POST /control/credits`."""
+
     workspace: str
     add: int
 
 
 class Month(Settings, frozen=True, kw_only=True):
+    """The body of `POST /control/month`."""
+
     workspace: str
 
 
 class AutoRun(Settings, frozen=True, kw_only=True):
+    """The body of `POST /control/auto-run`."""
+
     webhook: str
     on: bool
 
 
 class Rerun(Settings, frozen=True, kw_only=True):
+    """The body of `POST /control/rerun`."""
+
     webhook: str
     which: Which = "failed"
 
 
 class NoSettings(Settings, frozen=True, kw_only=True):
-    pass
+    """An empty body."""
 
 
 Action = Callable[[Controlled, Any], Awaitable[object] | object]

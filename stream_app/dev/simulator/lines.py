@@ -20,11 +20,13 @@ class Line(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="kind", t
 
 
 class Start(Line):
+    """The simulator started."""
+
     seed: int
 
 
 class Stop(Line):
-    pass
+    """The simulator stopped."""
 
 
 class Request(Line):
@@ -96,8 +98,12 @@ class Callback(Line):
 
 
 class Control(Line):
+    """A control call, with what it did."""
+
     did: str
 
 
 class Listener(Line):
+    """The webhooks' port opened or closed."""
+
     listening: bool

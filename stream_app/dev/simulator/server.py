@@ -24,7 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
-    """A simulated Clay. In a test:
+    """A simulated Clay, for example in a test.
 
         sim = Simulator(parse_script('limits.rate_per_s = 0'))
         await sim.start()

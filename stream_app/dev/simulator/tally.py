@@ -17,6 +17,8 @@ Leads = Literal["all", "repeated", "none"]
 
 
 class LeadCount(NamedTuple):
+    """Requests and accepted rows of one lead."""
+
     requests: int = 0
     accepted: int = 0
 

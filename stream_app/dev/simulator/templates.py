@@ -10,6 +10,7 @@ _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 
 
 def placeholders(template: str) -> list[str]:
+    """Return the names of a template's placeholders."""
     return _PLACEHOLDER.findall(template)
 
 

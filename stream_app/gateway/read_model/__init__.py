@@ -1,0 +1,1 @@
+"""The read model: a SQLite projection of Kafka, and its queries."""
