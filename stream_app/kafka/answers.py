@@ -1,4 +1,4 @@
-"""Hears what becomes of commands: the answers that come on a topic from now on."""
+"""Waits for the answers to operators' commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _decoder: Final = msgspec.json.Decoder(CommandAnswer)
 
 
 class Answers:
-    """A context manager; what is answered in these partitions after it was entered is heard."""
+    """A context manager that collects the answers written to these partitions after it was entered."""
 
     def __init__(self, connection: KafkaConnection, topic: str, partitions: Iterable[int]) -> None:
         self._connection = connection
@@ -47,7 +47,7 @@ class Answers:
         await stop_consumer(self._consumer)
 
     async def hear(self, wanted: set[tuple[int, str]], within_s: float) -> dict[tuple[int, str], CommandAnswer]:
-        """The answers to these commands (partition, id), as many as come in that time."""
+        """Return the answers to these commands (partition, id) that arrive within `within_s` seconds."""
         found: dict[tuple[int, str], CommandAnswer] = {}
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s

@@ -1,4 +1,4 @@
-"""Reads single records again by their places, in no group; what retention has removed is not there any more."""
+"""Fetches single records by topic, partition and offset, outside a consumer group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stream_app.kafka.consumer import Consumer
 
 _WITHIN_S: Final = 30.0
 _MOST_RECORDS: Final = 500
-_FETCH_BYTES: Final = 2**18  # most places lie apart: what is fetched beside them is for nothing
+_FETCH_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
 
 
 class KafkaArchive:
@@ -30,7 +30,14 @@ class KafkaArchive:
         self._connection = connection
 
     async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
-        """By place, those that are committed, still kept, and can be read. Raises BrokerUnavailable."""
+        """Fetch records by their places ("topic/partition/offset").
+
+        Returns:
+            The records by place. Those that are not committed, not readable or removed by retention are missing.
+
+        Raises:
+            BrokerUnavailable: Kafka did not answer in time.
+        """
         wanted: defaultdict[TopicPartition, set[int]] = defaultdict(set)
         for place in places:
             if (found := read_place(place)) is not None:
@@ -52,7 +59,7 @@ class KafkaArchive:
                 known = await consumer.topics()
                 consumed: dict[str, ConsumedRecord] = {}
                 for where, offsets in wanted.items():
-                    if where.topic in known:  # one that was deleted keeps nothing
+                    if where.topic in known:  # a deleted topic has no records
                         await _read(consumer, where, sorted(offsets), consumed)
                 return consumed
         except (KafkaError, TimeoutError) as error:

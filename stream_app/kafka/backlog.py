@@ -1,4 +1,4 @@
-"""How many records of the lead topics the worker's group has not passed yet."""
+"""Counts the records of the lead topics that the worker's group has not committed yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WITHIN_S: Final = 5.0
 
 
 class Backlog:
-    """Asks Kafka every few seconds at most, however often it is asked itself."""
+    """Counts waiting records, and asks Kafka at most every five seconds."""
 
     def __init__(self, connection: KafkaConnection, group: str, topics: Sequence[str], partitions: int) -> None:
         self._connection = connection
@@ -33,7 +33,7 @@ class Backlog:
         self._known_s = -_FRESH_S
 
     async def read(self) -> dict[str, int] | None:
-        """Records by topic; where many wait, at most so many (`count_records`). None: Kafka does not answer."""
+        """Return the waiting records by topic, an upper bound if many wait. None if Kafka does not answer."""
         async with self._turn:
             if time.monotonic() - self._known_s >= _FRESH_S:
                 try:

@@ -1,9 +1,9 @@
-"""Reads the topics for the books, while the line may be running, so that what is read fits together.
+"""Reads a consistent view of the topics for the books while workers may be running.
 
     groups' offsets -> a cut of every partition -> ends of the lead topics -> rows, events, records
 
-Whatever a group had passed at the first moment was told of before the second, so its story is in the cut; whatever a
-story of the cut tells of was on its topic before the third. So nothing that moves meanwhile looks lost.
+Records that a group had committed at the first step have their events before the second, so the cut contains them.
+Records that an event of the cut refers to were on their topics before the third. So leads in flight do not look lost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CUT_WITHIN_S: Final = 2.0
 _SILENT_S: Final = 30.0
 
 Progress = Callable[[int, int], None]
-"""Told offsets read and offsets to read."""
+"""Called with the offsets read so far and the offsets to read."""
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -47,7 +47,7 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 class BooksReader:
-    """Fills `Books` from Kafka. `tiers_s`: the delay tiers of the replay, a topic each."""
+    """Fills `Books` from Kafka. `tiers_s` are the delay tiers of the replay app, each with its topic."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class BooksReader:
         self._to_read = 0
 
     async def read(self, books: Books, now_ms: Callable[[], int]) -> Report:
-        """Everything, and the closed books. Raises BrokerUnavailable."""
+        """Read everything and close the books. Raises BrokerUnavailable."""
         try:
             passed = await self._passed()
             async with self._consumer("read_committed") as consumer:
@@ -80,7 +80,7 @@ class BooksReader:
                     await self._rows_and_events(consumer, books, number, number in exact, begins, ends)
                 for tp in self._all(*topics):
                     await self._records(consumer, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
-                # Retention may have removed records while we read: their stories have outlived them.
+                # Retention may have removed records during the read, while their events are kept.
                 for tp, begin in (await consumer.beginning_offsets(self._all(*self._lead_topics))).items():
                     books.begins(tp.topic, tp.partition, begin)
                 report = audit(books, now_ms())
@@ -91,7 +91,7 @@ class BooksReader:
     # ------------------------------------------------------------------------------------------------- the moment
 
     async def _passed(self) -> dict[TopicPartition, int]:
-        """The committed offsets of both groups."""
+        """Return the committed offsets of both groups."""
         admin = kafka_admin(**self._connection.settings())
         try:
             await admin.start()

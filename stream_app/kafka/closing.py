@@ -1,4 +1,4 @@
-"""Closing aiokafka's consumers, producers and admin clients, whose `stop` and `close` lose and invent cancellations."""
+"""Closes aiokafka clients safely: their own `stop` and `close` swallow and raise wrong cancellations."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Any
 
 
 async def stop_consumer(consumer: Any) -> None:
-    """Stop it and close its connections."""
+    """Stop a consumer and close its connections."""
     await _closed(consumer.stop(), consumer._client)
 
 
 async def stop_producer(producer: Any) -> None:
-    """The same, once it has sent what it still holds."""
+    """Send the records that a producer still holds, stop it and close its connections."""
     await _closed(producer.stop(), producer.client)
 
 
 async def close_admin(admin: Any) -> None:
-    """The same of an AIOKafkaAdminClient."""
+    """Close an AIOKafkaAdminClient and its connections."""
     await _closed(admin.close(), admin._client)
 
 
 async def close_client(client: Any) -> None:
-    """The same of an AIOKafkaClient."""
+    """Close an AIOKafkaClient and its connections."""
     await _closed(client.close(), client)
 
 
 def forget_dead(client: Any) -> None:
-    """The task that reads metadata dies of a connection that uvloop has closed under it, and `close` raises that."""
+    """Drop the client's metadata task if it failed. Otherwise `close` raises its error (uvloop closed its
+    connection)."""
     task = client._sync_task
     if task is not None and task.done():
         if not task.cancelled():
@@ -37,11 +38,10 @@ def forget_dead(client: Any) -> None:
 
 
 async def _closed(closing: Awaitable[None], client: Any) -> None:
-    """Cancelled when whoever closes is cancelled meanwhile, and only then (aiokafka 0.14).
+    """Await `closing`, and raise CancelledError only if this task was cancelled (aiokafka 0.14).
 
-    `AIOKafkaClient.close` swallows a cancellation that comes while it waits for its own task: a partition's recovery
-    waited for ever for a task that it had cancelled. And while the broker is away `Fetcher.close` lets out the
-    CancelledError of a fetch of its own: whoever stopped it ended in silence, and the connections stayed.
+    `AIOKafkaClient.close` swallows a cancellation while it waits for its own task, so the canceller waits forever. If
+    the broker is away, `Fetcher.close` raises the CancelledError of its own fetch, and the connections stay open.
     """
     task = asyncio.current_task()
     assert task is not None

@@ -1,4 +1,4 @@
-"""How to reach Kafka: where it is, and the TLS and SASL settings that every aiokafka client here gets alike."""
+"""How to connect to Kafka: its address, and the TLS and SASL settings of every aiokafka client."""
 
 from __future__ import annotations
 
@@ -29,26 +29,29 @@ LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 @dataclass(frozen=True, slots=True)
 class KafkaConnection:
-    """`bootstrap` is "host:port[,host:port]". `security` goes to aiokafka as it is and is never printed.
+    """The address and the security settings of Kafka.
 
-    Its keys are aiokafka's own: security_protocol, ssl_context, sasl_mechanism, sasl_plain_username,
-    sasl_plain_password, sasl_kerberos_service_name, sasl_kerberos_domain_name, sasl_oauth_token_provider.
+    Attributes:
+        bootstrap: "host:port[,host:port]".
+        security: arguments for aiokafka, never printed: security_protocol, ssl_context, sasl_mechanism,
+            sasl_plain_username, sasl_plain_password, sasl_kerberos_service_name, sasl_kerberos_domain_name,
+            sasl_oauth_token_provider.
     """
 
     bootstrap: str
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments of an aiokafka client."""
+        """Return the keyword arguments for an aiokafka client."""
         return {"bootstrap_servers": self.bootstrap, **self.security}
 
     def lost(self, error: Exception) -> StreamAppError:
-        """What a person is told when that ended the work."""
+        """Return the error to raise after an aiokafka error."""
         return lost(self.bootstrap, error)
 
 
 def lost(bootstrap: str, error: Exception) -> StreamAppError:
-    """The same, for who has only the address."""
+    """Return the error to raise after an aiokafka error, by the address of Kafka."""
     if isinstance(error, _NOT_ALLOWED):
         return KafkaRefused(
             f"Kafka at {bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"

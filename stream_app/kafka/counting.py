@@ -1,4 +1,4 @@
-"""Counts the records between two offsets. Offsets alone count too many: the end of a transaction takes one, too."""
+"""Counts the records between two offsets. Their difference is too large, because transaction markers take offsets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _EXACT: Final = 100
 _WITHIN_S: Final = 5.0
 
 Span = tuple[int, int]
-"""The first offset, and the one behind the last."""
+"""The first offset and the end offset, which is excluded."""
 
 
 async def count_records(consumer: Any, spans: Mapping[TopicPartition, Span]) -> dict[TopicPartition, int]:
-    """The committed records in each span.
+    """Count the committed records in each span.
 
     A span of more than 100 offsets, or with a batch that cannot be read, is not read: its number of offsets is at most
     a little more.
 
     Args:
-        consumer: A started `adapters.consumer.Consumer` in no group, with `isolation_level="read_committed"`. Its
+        consumer: A started `kafka.consumer.Consumer` in no group, with `isolation_level="read_committed"`. Its
             assignment is replaced.
         spans: By partition.
 

@@ -1,8 +1,8 @@
-"""Which broker leads a partition. One that was frozen for long believes for a moment, once it goes on, that it does.
+"""Checks which broker leads a partition.
 
-Until it has read the cluster's metadata again it answers from its log, in which all that was written meanwhile is
-missing, and it names itself the leader to each client that asks it. Rows that were read there forget leads that were
-sent. A write cannot go wrong like that: it needs the other replicas.
+A broker that was frozen for long still believes that it is the leader when it resumes. Until it has read the cluster's
+metadata, it answers reads from a log in which newer records are missing, and names itself the leader. State that was
+read there would miss leads that were sent. Writes are safe, because they need the other replicas.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _WITHIN_S: Final = 1.0
 
 
 async def require_leader(client: Any, place: TopicPartition, node: int) -> None:
-    """As `require_leaders`, of one partition."""
+    """Check one partition as `require_leaders` does."""
     await require_leaders(client, {place: node})
 
 
 async def require_leaders(client: Any, nodes: Mapping[TopicPartition, int]) -> None:
-    """Return when no broker knows of later leaders than `nodes`.
+    """Return if no broker knows of later leaders than `nodes`.
 
-    Brokers older than Kafka 2.8 do not say how new what they know is; then nothing is required.
+    Brokers older than Kafka 2.8 do not send the leader's epoch; then nothing is checked.
 
     Args:
         client: A BoundedClient.

@@ -1,4 +1,4 @@
-"""An idempotent producer that publishes ready-made records to the partition that they name."""
+"""An idempotent producer that publishes records to the partition that they name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _START_WITHIN_S: Final = 30.0
 
 
 class KafkaPublisher:
-    """`agents.replay.Publisher` over aiokafka."""
+    """Implements `replay.agent.Publisher` with aiokafka."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
 
     async def publish(self, record: Record) -> Awaitable[object]:
-        """Hand it over, in order; what comes back is done when all in-sync replicas have it."""
+        """Queue a record, in order. The returned future is done when all in-sync replicas have the record."""
         sent: Awaitable[object] = await self._producer.send(
             record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
         )

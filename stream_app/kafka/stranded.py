@@ -1,9 +1,10 @@
-"""Where a producer's transactions are open, as the leaders of the partitions say.
+"""Finds the partitions in which a transaction is open, as their leaders report it.
 
 KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
 (KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction complete, and in that partition
-it stays open until its producer's next end marker, which decides over it, too. So a transaction is over when its end
-was seen everywhere, and no other is begun before. domain/stranded.py has how a take-over ends what was left open.
+it stays open until its producer's next end marker, which then ends it too. So a transaction is over only when its end
+is visible in all partitions, and no other one starts before. partition/takeover.py ends transactions that were left
+open.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 async def open_at(
     client: Any, producer_id: int | None, places: Collection[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """Where the producer (None: any) has an open transaction, and the offset of its first record there.
+    """Return the partitions where the producer (None: any) has an open transaction, and its first offset there.
 
-    Raises KafkaError where a leader does not say.
+    Raises:
+        KafkaError: a leader does not answer.
     """
     if lost := without_leader(client, places):
         raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
@@ -53,10 +55,10 @@ async def open_at(
 
 
 async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
-    """Return once the producer's transaction is open nowhere there. Raises KafkaError where that can never be seen."""
+    """Return once the producer has no open transaction there. Raises KafkaError if that cannot be determined."""
     pause_s = _FIRST_PAUSE_S
     while True:
-        await asyncio.sleep(pause_s)  # the markers are written behind the coordinator's answer
+        await asyncio.sleep(pause_s)  # the coordinator answers before the markers are written
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
             if not await open_at(client, producer_id, places):
@@ -68,7 +70,8 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
 
 
 async def refresh(client: Any) -> None:
-    """Read the metadata anew. Raises KafkaError where aiokafka's task for that has died, which it tells nobody."""
+    """Refresh the metadata. Raises KafkaError if aiokafka's metadata task has failed, which aiokafka does not
+    report."""
     update = client.force_metadata_update()
     await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
     if not update.done():
@@ -76,12 +79,12 @@ async def refresh(client: Any) -> None:
 
 
 def producer_id(producer: AIOKafkaProducer) -> int:
-    """The one that its fence gave it."""
+    """Return the id that the fence assigned to the producer."""
     given: int = producer._txn_manager.producer_id
     return given
 
 
 def without_leader(client: Any, places: Iterable[TopicPartition]) -> list[str]:
-    """Those of the places that no broker leads, as far as the client knows."""
+    """Return the partitions without a leader in the client's metadata."""
     leader = client.cluster.leader_for_partition
     return [f"{place.topic}/{place.partition}" for place in sorted(set(places)) if leader(place) in (None, -1)]

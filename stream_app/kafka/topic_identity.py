@@ -1,7 +1,7 @@
-"""Which topics a process began with: one that was deleted and created anew has its name, and another id.
+"""Recognises a topic that was deleted and created again: it has the same name and another id.
 
-Kafka gives ids since 2.8, in answers that aiokafka 0.14 does not read (it asks for version 5 at most). An older one
-gives none: then only a log that ends before where it ended tells (`topic_watch`).
+Kafka sends topic ids since 2.8, in a version of the metadata response that aiokafka 0.14 does not read. Older brokers
+send none; then only `topic_watch` detects it, by a log that ends earlier than before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_ID: Final = bytes(16)
 
 
 class KnownTopics:
-    """One for a whole process: whichever part of it looks first, all know the topic from then on."""
+    """The ids of the topics as the process first saw them. The whole process shares one instance."""
 
     def __init__(self) -> None:
         self._ids: dict[str, bytes] = {}

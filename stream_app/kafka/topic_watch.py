@@ -1,8 +1,8 @@
-"""Notices under a running process that a topic was deleted, or created anew: its offsets then mean other records.
+"""Detects while a process runs that a topic was deleted or created again, so that its offsets mean other records.
 
-Rows name records by topic, partition and offset, so a worker that went on would take new leads for old ones, and with
-a new state topic it would have forgotten what was paid. Kafka's id of the topic tells, however fast it was filled
-again; a log that ends before where it ended has lost records, which is no better.
+Rows identify records by topic, partition and offset. A worker that continued would take new leads for old ones, and
+with a new state topic it would forget which leads were paid for. A changed topic id shows a new topic. A log that ends
+earlier than before has lost records, which is as bad.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from stream_app.ops.logs import Throttled
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
-_MISSING_S = 10.0  # so long: a broker that has just started may know no topics yet
+_MISSING_S = 10.0  # a broker that has just started may not list its topics yet
 
 
 class TopicWatch:
-    """The logs of `topics`, each with `partitions`; they are looked at every `every_s`."""
+    """Checks `topics`, each with `partitions` partitions, every `every_s` seconds."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class TopicWatch:
         self._refused = Throttled(lambda why: log.error("Kafka refuses this process: %s", why))
 
     async def run(self) -> None:
-        """Look until cancelled. Raises TopicsError with one line; a broker that is away is waited for."""
+        """Check until cancelled. Raises TopicsError with one line; waits while no broker answers."""
         while True:
             consumer = Consumer(**self._connection.settings(), group_id=None, enable_auto_commit=False)
             try:
@@ -65,7 +65,7 @@ class TopicWatch:
                 await stop_consumer(consumer)
 
     async def _say_refusal(self) -> None:
-        """Log why Kafka refuses us, if it does: the process goes on, since its other brokers may take it."""
+        """Log why Kafka refuses the connection, if it does. The process continues: other brokers may accept it."""
         try:
             await refusal_or_silence(self._connection.settings())
         except KafkaRefused as refused:
@@ -74,7 +74,7 @@ class TopicWatch:
             self._refused.over()
 
     async def look(self, consumer: Any) -> None:
-        """Once. Raises TopicsError, KafkaError."""
+        """Check once. Raises TopicsError or KafkaError."""
         if gone := await self._known.check(consumer._client, self._topics):
             now_s = asyncio.get_running_loop().time()
             if self._missing_since_s is None:

@@ -1,8 +1,8 @@
-"""A partition's ledger on Kafka: its rows read in bulk, and all its writes as transactions that fence each other.
+"""The state of one partition on Kafka: its rows, and the transactions that write them.
 
-Kafka is the lock (docs/decisions/02-kafka-as-the-lock.md): the process that last started a producer with the
-partition's transactional id owns the partition, and the writes of every earlier owner fail. So `take_over` fences first
-and reads afterwards.
+Kafka is the lock (docs/decisions/02-kafka-as-the-lock.md). The last producer to start with the partition's
+transactional id owns the partition, and all writes of earlier owners fail. So `take_over` fences first and reads the
+rows afterwards.
 """
 
 from __future__ import annotations
@@ -50,19 +50,27 @@ _REFUSED = (
 )
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
-_FETCH_BYTES = 4 * 2**20  # of small rows: 50 ms of this core, so that a reload holds up no other partition
+_FETCH_BYTES = 4 * 2**20  # 50 ms of CPU for small rows, so that a reload does not delay other partitions
 _BATCH_BYTES = 256 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
 class StateStoreLimits:
-    """Times and sizes. `transact_s` bounds a transaction; the clean-up after a failure adds `abort_s` at most twice.
+    """Times in seconds and sizes in bytes.
 
-    The three together stay below the group's session timeout less its heartbeat interval: then whoever took longer
-    was frozen, and may have been evicted, and must not take over again.
-    `transaction_timeout_s` is when the broker itself aborts a transaction that its owner left open.
-    `max_record_bytes` holds for topics that `topic_max_record_bytes` does not name; both leave room for the
-    batch's header below the topic's `max.message.bytes`.
+    `transact_s` + 2 x `abort_s` must be below the group's session timeout less its heartbeat interval. A process that
+    took longer was frozen. The group may have evicted it, so it must not take over again.
+
+    Attributes:
+        take_over_s: the limit for a takeover.
+        transact_s: the limit for a transaction.
+        abort_s: the limit for each of two steps that clean up after a failed transaction.
+        request_s: the limit for a request.
+        transaction_timeout_s: after this time the broker aborts a transaction that its owner left open.
+        max_record_bytes: the limit for a record of a topic that `topic_max_record_bytes` does not name. It leaves room
+        for
+            the header of the batch below the topic's `max.message.bytes`.
+        topic_max_record_bytes: the limits for records by topic.
     """
 
     take_over_s: float = 60.0
@@ -75,9 +83,9 @@ class StateStoreLimits:
 
 
 class TransactionalState:
-    """The rows of one partition of `state_topic`, and the only writer of what belongs to that partition.
+    """Reads the rows of one partition of the state topic, and writes everything that belongs to the partition.
 
-    Not for use by two tasks at once: the partition's committer owns it.
+    Two tasks must not use it at the same time. The partition's committer owns it.
     """
 
     def __init__(
@@ -91,9 +99,17 @@ class TransactionalState:
         writes_to: Iterable[tuple[str, int]] = (),
         clock: KafkaClock | None = None,
     ) -> None:
-        """`writes_to`: the topics and partitions that records go to, besides the rows' own.
+        """Create it. It connects in `take_over`.
 
-        `clock` compares Kafka's clock with ours at each transaction.
+        Args:
+            connection: how to connect to Kafka.
+            transactional_id: identifies the partition's producer. A later producer with this id fences it.
+            state_topic: the topic of the rows.
+            partition: the partition.
+            limits: times and sizes.
+            known: the topics that this process has seen.
+            writes_to: the topics and partitions that transactions write to, besides that of the rows.
+            clock: compares Kafka's clock with the local one at each transaction.
         """
         self.transactional_id = transactional_id
         self.partition = partition
@@ -105,14 +121,21 @@ class TransactionalState:
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
         self._clock = clock
-        self._endings: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
-        """Fence every earlier owner, then read the rows to their end: committed ones only, by key, tombstones gone.
+        """Fence every earlier owner, then read all committed rows. Required again after Aborted.
 
-        Callable again at any time (after Aborted it has to be). Raises BrokerUnavailable when the fence took longer
-        than `fence_within_s` or all of it longer than `take_over_s`, StateStoreError when the broker refuses for good,
-        and TopicsError when this is another topic than the process has known: an empty one would forget what was sent.
+        Args:
+            fence_within_s: the limit for the fence, in seconds. The limit for all of it is `take_over_s`.
+
+        Returns:
+            The rows by key.
+
+        Raises:
+            BrokerUnavailable: a limit was exceeded.
+            StateStoreError: the broker refuses permanently.
+            TopicsError: the state topic was deleted and created again. An empty one would forget which leads were sent.
         """
         self._drop()
         began = asyncio.get_running_loop().time()
@@ -127,7 +150,7 @@ class TransactionalState:
             except _REFUSED as refused:
                 self._drop()
                 raise StateStoreError(
-                    f"Kafka refuses the ledger {self.transactional_id} on {self._rows_at.topic}: {refused}: the "
+                    f"Kafka refuses the state {self.transactional_id} on {self._rows_at.topic}: {refused}: the "
                     "worker needs Kafka 3.0 or newer, Write and Describe on its transactional ids, Read and Write "
                     "on all topics that it writes to, and transaction.max.timeout.ms of at least 601000"
                 ) from refused
@@ -151,19 +174,21 @@ class TransactionalState:
                 raise
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """This partition's records of another topic, from an offset to its present end, `most` of them at most.
+        """Return at most `most` records of this partition of another topic, from an offset to the current end.
 
-        Raises BrokerUnavailable.
+        Raises:
+            BrokerUnavailable: Kafka did not answer in time.
         """
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
     async def transact(self, records: Sequence[Record]) -> None:
-        """Write all of `records` in one transaction; they are committed, and to be read, when this returns.
+        """Write all of `records` in one transaction. They are committed and readable when this returns.
 
-        Raises ValueError before anything is begun when a record is too large, or goes where `writes_to` does not say.
-        Raises Fenced when a later owner exists, or may exist since this process stood still: nothing more is to be
-        written here. Raises Aborted otherwise, within `transact_s` + 2 x `abort_s`: the records are not known to be
-        committed, and only `take_over` tells what is.
+        Raises:
+            ValueError: a record is too large, or `writes_to` does not name its partition. Nothing was written.
+            Fenced: a later owner exists, or may exist because this process was frozen. Write nothing more.
+            Aborted: the transaction failed, within `transact_s` + 2 x `abort_s`. It is unknown whether the records are
+                committed; only `take_over` can find out.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -188,7 +213,7 @@ class TransactionalState:
             raise Fenced(f"{self._place} has a later owner: {_START_AGAIN}") from error
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
-            raise Fenced(f"{self._place} may have a later owner, for this process froze: {_START_AGAIN}") from error
+            raise Fenced(f"{self._place} may have a later owner, as this process was frozen: {_START_AGAIN}") from error
         reason = self._refusals.text(places(batches)) or f"no answer within {self._limits.transact_s:g} s"
         if error is not None:
             reason = told(producer, error)
@@ -197,10 +222,10 @@ class TransactionalState:
         raise Aborted(f"{self._place}: the transaction failed ({reason})") from error
 
     async def close(self) -> None:
-        """Let go of the connections. What was not committed is not, and never will be."""
+        """Close the connections. Records that are not committed never will be."""
         self._drop()
-        while self._endings:
-            await asyncio.wait(self._endings)
+        while self._closing:
+            await asyncio.wait(self._closing)
 
     @property
     def _place(self) -> str:
@@ -215,7 +240,7 @@ class TransactionalState:
             request_timeout_ms=_ms(self._limits.request_s),
             max_batch_size=_BATCH_BYTES,
         )
-        # Before it is started, so that _drop also ends one whose start failed half way.
+        # Set before the start, so that _drop also closes a producer whose start failed halfway.
         self._producer = producer
         client = producer.client
         self._refusals.watch(client)
@@ -227,12 +252,12 @@ class TransactionalState:
             await refresh(client)
             name = self.transactional_id
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
-        except AssertionError as error:  # aiokafka's: a broker that was frozen answers before its cluster counts it
+        except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
         transactions = KafkaTransactions(client, node, name, self._places, self._rows_at)
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
         producer._txn_manager.set_pid_and_epoch(*fenced)
-        # As `start()`, which would connect and fence once more.
+        # Not `start()`, which would connect and fence a second time.
         await producer._sender.start()
 
     async def _load(self) -> dict[bytes, bytes]:
@@ -251,7 +276,7 @@ class TransactionalState:
         try:
             await consumer.start()
             consumer.assign([self._rows_at])
-            # ListOffsets is refused by a leader that does not know its high water mark yet; a fetch is not.
+            # A leader that does not know its high water mark yet refuses ListOffsets, but not a fetch.
             end = (await consumer.end_offsets([self._rows_at]))[self._rows_at]
             while not await self._at_end(consumer, end):
                 for records in (await consumer.getmany(self._rows_at, timeout_ms=100)).values():
@@ -268,16 +293,19 @@ class TransactionalState:
         return rows
 
     async def _at_end(self, consumer: Consumer, end: int) -> bool:
-        """Whether everything was read, markers and aborted records included.
+        """Return True if everything was read, including markers and aborted records.
 
-        The high water mark counts, not the last stable offset: were somebody else's transaction still open there,
-        rows behind it would be committed and yet not to be read.
+        It compares with the high water mark and not with the last stable offset: rows after an open transaction of
+        another producer can be committed but are not readable yet.
         """
         high_water = consumer.highwater(self._rows_at)
         return high_water is not None and await consumer.position(self._rows_at) >= max(end, high_water)
 
     def _pack(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> list[Batch]:
-        """One batch a topic and partition (more when it gets big): 20 times cheaper than a future a record."""
+        """Pack the records into one batch a topic and partition, or more if it gets too large.
+
+        This is 20 times cheaper than one future a record.
+        """
         now_ms = time.time_ns() // 1_000_000
         newest: dict[tuple[str, int], Any] = {}
         batches: list[Batch] = []
@@ -291,7 +319,7 @@ class TransactionalState:
                 timestamp=now_ms, key=record.key, value=record.value, headers=headers
             ):
                 if where not in self._places:
-                    raise ValueError(f"{self._place} writes nothing to {record.topic}/{partition}: see writes_to")
+                    raise ValueError(f"{self._place} must not write to {record.topic}/{partition}: add it to writes_to")
                 builder = newest[where] = producer.create_batch()
                 batches.append((builder, record.topic, partition))
         return batches
@@ -303,9 +331,10 @@ class TransactionalState:
             raise ValueError(f"a record for {record.topic} has {size} bytes, {limit} are allowed there")
 
     async def _settle(self, producer: AIOKafkaProducer, attempt: asyncio.Task[None]) -> BaseException | None:
-        """Why the attempt failed, None when it only took too long. Ends the transaction if the broker still listens.
+        """Abort the transaction if the broker answers, and return why the attempt failed, None if it only took too
+        long.
 
-        A process that was frozen past its deadline may learn only here that it was fenced meanwhile.
+        A process that was frozen past its deadline may learn only here that it was fenced.
         """
         if not attempt.done():
             await asyncio.wait({attempt}, timeout=self._limits.abort_s)
@@ -322,12 +351,12 @@ class TransactionalState:
         return error
 
     def _drop(self, attempt: asyncio.Task[None] | None = None) -> None:
-        """Give the producer up for good; its connections are closed behind the caller's back."""
+        """Drop the producer. Its connections are closed in the background."""
         producer, self._producer = self._producer, None
         if producer is not None:
             ending = asyncio.create_task(end(producer, attempt, self._limits.abort_s))
-            self._endings.add(ending)
-            ending.add_done_callback(self._endings.discard)
+            self._closing.add(ending)
+            ending.add_done_callback(self._closing.discard)
 
 
 def _ms(seconds: float) -> int:

@@ -1,7 +1,4 @@
-"""Reads what waits in one topic-partition, in no group: its committed records from an offset to the present end.
-
-It ends before a batch that cannot be read.
-"""
+"""Reads the committed records of one topic-partition from an offset to the current end, outside a consumer group."""
 
 from __future__ import annotations
 
@@ -23,7 +20,11 @@ _RETRY_S: Final = 0.5
 async def waiting(
     connection: KafkaConnection, topic: str, partition: int, offset: int, most: int, within_s: float
 ) -> list[ConsumedRecord]:
-    """At most `most`, from `offset` or the first record that is kept. Raises BrokerUnavailable after `within_s`."""
+    """Read at most `most` records from `offset` on. Stops before a batch that cannot be read.
+
+    Raises:
+        BrokerUnavailable: Kafka did not answer within `within_s`.
+    """
     last: BaseException | None = None
     try:
         async with asyncio.timeout(within_s):
@@ -60,7 +61,7 @@ async def _read(connection: KafkaConnection, place: TopicPartition, offset: int,
         while len(found) < most and await consumer.position(place) < end:
             try:
                 more = await consumer.getmany(place, timeout_ms=100, max_records=most - len(found))
-            except UnreadableBatch:  # the group stops there, too, and tells of it
+            except UnreadableBatch:  # the group stops there too and reports it
                 break
             for records in more.values():
                 found += [

@@ -1,15 +1,15 @@
-"""The real clock and real chance, as the line's port."""
+"""The system's clock and random numbers."""
 
 from __future__ import annotations
 
 import random
 import time
 
-_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs on through suspend where the system has it
+_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # includes suspend where supported
 
 
 class SystemClock:
-    """`ports.Clock`."""
+    """Implements `pipeline.ports.Clock`."""
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -25,13 +25,13 @@ class GatewayMetrics:
         self._said: dict[tuple[str, str], tuple[float, int]] = {}
         self._callbacks = Counter(
             "stream_app_callbacks",
-            "Callbacks answered, by outcome, or by the code of the reason why they were not received.",
+            "Callbacks answered, by outcome or by the code of the refusal.",
             ("destination", "answer"),
             registry=registry,
         )
         self._repaired = Counter(
             "stream_app_callbacks_repaired",
-            "Callbacks whose JSON was broken and was mended.",
+            "Callbacks whose JSON was invalid and was repaired.",
             ("destination",),
             registry=registry,
         )
@@ -44,24 +44,24 @@ class GatewayMetrics:
 
         self._cut = Counter(
             "stream_app_gateway_connections_cut",
-            "Connections that broke a bound of the gateway's HTTP server.",
+            "Connections that exceeded a limit of the gateway's HTTP server.",
             ("because",),
             registry=registry,
         )
 
     def answered(self, destination: str, code: str, seconds: float) -> None:
-        """A callback has ended. What is not received is logged, but no oftener than once a minute of a kind."""
+        """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""
         self._callbacks.labels(destination, code).inc()
         self._seconds.observe(seconds)
         if code not in _RECEIVED:
             self._say("callback_not_received", destination, code)
 
     def repaired(self, destination: str) -> None:
-        """A callback was taken whose JSON was broken."""
+        """Report a callback whose invalid JSON was repaired."""
         self._repaired.labels(destination).inc()
 
     def not_kept(self, because: str) -> None:
-        """Kafka did not take a callback."""
+        """Report a callback that could not be written to Kafka."""
         self._say("callback_not_kept", "", because)
 
     def _say(self, event: str, destination: str, because: str) -> None:
@@ -74,10 +74,10 @@ class GatewayMetrics:
         self._log.warning(event, destination=destination, because=because, more_before=more)
 
     def connection_cut(self, because: str) -> None:
-        """The server cut a connection. It is logged no oftener than once a minute for each reason."""
+        """Report a connection that the server cut. It is logged at most once a minute for each reason."""
         self._cut.labels(because).inc()
         self._say("connection_cut", "", because)
 
     def responded(self, status: int) -> None:
-        """The gateway answered a request, whatever it was."""
+        """Count an HTTP response."""
         self._responses.labels(status).inc()

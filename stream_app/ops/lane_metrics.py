@@ -1,4 +1,4 @@
-"""The lanes' state as Prometheus metrics. Labels are few and bounded; a webhook is named by its id, never its URL."""
+"""Prometheus metrics of the lanes. Labels are few and bounded; a webhook is labelled by its id, never its URL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Labels = tuple[str, ...]
 
 
 class LaneMetrics:
-    """Shows each lane as it was last published, and nothing of one that is gone."""
+    """Shows the last published state of each lane that this process owns."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -34,9 +34,9 @@ class LaneMetrics:
         self._score = gauge("score", "Health of the last five minutes, 0 to 100.")
         self._calls = gauge("window_calls", "Calls in the last five minutes.")
         self._latency = gauge("latency_seconds", "Clay's latency in the last five minutes.", "quantile")
-        self._holds = gauge("holds", "1 while the lane as a whole stands still, by reason.", "reason")
-        self._rate = gauge("rate_per_second", "Present rate limit.")
-        self._slots = gauge("concurrency", "POSTs that may be under way at once.")
+        self._holds = gauge("holds", "1 while the whole lane is held, by reason.", "reason")
+        self._rate = gauge("rate_per_second", "Current rate limit.")
+        self._slots = gauge("concurrency", "Limit of concurrent POSTs.")
         self._spent = gauge("budget_spent", "Booked in the meter's present day or month.", "meter")
         self._reserved = gauge("budget_reserved", "Reserved in the meter's present day or month.", "meter")
         self._elsewhere = gauge("budget_elsewhere", "Spent elsewhere in the meter's present day or month.", "meter")
@@ -50,13 +50,13 @@ class LaneMetrics:
         )
         self._news = Counter(
             "stream_app_lane_news",
-            "What happened to lanes, each told once: stop, breaker, soft limits, quota, orders.",
+            "Changes of lanes: suspension, breaker, soft limits, quota, commands.",
             ("workspace", "kind"),
             registry=registry,
         )
 
     def show(self, view: LaneView) -> None:
-        """A lane's state was published."""
+        """Show the published state of a lane."""
         name = view.workspace
         shown: set[tuple[Gauge, Labels]] = set()
         for gauge, labels, value in self._values(view):
@@ -70,7 +70,7 @@ class LaneMetrics:
             tell("lane", workspace=name, kind=news.kind, text=news.text)
 
     def gone(self, workspace: str) -> None:
-        """Its gauges would show its last state for ever, and fire alerts."""
+        """Remove the gauges of a lane, which would show its last state forever and fire alerts."""
         self._forget(workspace, self._shown.pop(workspace, set()))
 
     @staticmethod

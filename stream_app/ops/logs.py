@@ -17,20 +17,27 @@ from stream_app.domain.errors import StreamAppError
 
 Format = Literal["json", "console"]
 _LEVELS = {
-    "aiokafka": logging.CRITICAL,  # its errors are retried or come to us as exceptions, which say it once
+    "aiokafka": logging.CRITICAL,  # its errors are retried or raised as exceptions
     "faust": logging.WARNING,
-    "mode": logging.CRITICAL,  # it logs a crash with a traceback beside the line that says what to do
+    "mode": logging.CRITICAL,  # it logs a traceback for each crash
     "aiohttp": logging.WARNING,
     "asyncio": logging.WARNING,
 }
 
 
-_MAX_FOREIGN = 1_000  # characters of what a library says
+_MAX_FOREIGN = 1_000  # characters of a library's log text
 _AGAIN_S = 60.0
 
 
 def configure(form: Format, level: int = logging.INFO) -> None:
-    """Set up logging for the process. Libraries may warn; below that they only cost time (hazards: DEBUG records)."""
+    """Set up logging for the process.
+
+    Libraries log from WARNING on. Their debug records cost CPU for each Kafka record.
+
+    Args:
+        form: JSON lines, or text for a console.
+        level: the lowest level of this program's own events.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -51,20 +58,22 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_is_no_last_line)
+    handler.addFilter(_is_not_own_error)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
     for name, of_library in _LEVELS.items():
         logging.getLogger(name).setLevel(of_library)
-    logging.getLogger("asyncio").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_is_not_abandoned)
     sys.excepthook = _crashed
 
 
 class Throttled:
-    """Tells what goes wrong again and again once, and once a minute as long as it does, or when it is something else.
+    """Logs a repeated problem once a minute, and at once if its text changes.
 
-    `tell` is given the text; `now_s` never goes back.
+    Args:
+        tell: called with the text to log.
+        now_s: a monotonic clock in seconds.
     """
 
     def __init__(self, tell: Callable[[str], object], now_s: Callable[[], float] = time.monotonic) -> None:
@@ -79,20 +88,21 @@ class Throttled:
             self._tell(text)
 
     def over(self) -> None:
-        """It went well: the next trouble is news."""
+        """Report success: the next problem is logged at once."""
         self._told = None
 
 
-def _is_no_last_line(record: logging.LogRecord) -> bool:
-    """mode logs what ends one of our services with a traceback. An error of ours is the process's last line anyway."""
+def _is_not_own_error(record: logging.LogRecord) -> bool:
+    """Drop the traceback that mode logs for a StreamAppError: the process prints the error as its last line."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, StreamAppError) and "Crashed reason=" in record.getMessage())
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """aiokafka forgets a connection when its `bootstrap` is cancelled, and closes it the moment it is forgotten; and
-    it shields its commits, so nobody hears how one ended whose caller was cancelled. Its producer keeps futures beside
-    those that it hands out, and all of them fail with it.
+def _is_not_abandoned(record: logging.LogRecord) -> bool:
+    """Drop asyncio's reports about objects that aiokafka abandons.
+
+    These are connections of a cancelled `bootstrap`, commits whose caller was cancelled, and internal futures of a
+    failed producer.
     """
     said, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
     forgotten = "exception was never retrieved" in said and type(error).__module__ == "aiokafka.errors"
@@ -103,8 +113,8 @@ _stacks = ExceptionDictTransformer(show_locals=False)
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
-    """Where, in which order, and what kind. No local variables, and what an exception says is scrubbed: it may quote
-    its data, as KeyError does."""
+    """Format a traceback without local variables and with scrubbed texts: an exception may quote data, as KeyError
+    does."""
     return "\n".join(("Traceback:", *_lines(_stacks(exc_info), "")))
 
 
@@ -118,14 +128,14 @@ def _lines(stacks: list[dict[str, Any]], indent: str) -> Iterator[str]:
 
 
 def _foreign(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What a library says is scrubbed: asyncio quotes the exception of a task that nobody awaited."""
+    """Scrub the log texts of libraries: asyncio quotes the exceptions of tasks."""
     if not event["_record"].name.startswith("stream_app."):
         event["event"] = scrub(event["event"], _MAX_FOREIGN)
     return event
 
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The last words of a process that a bug ends: one line, too."""
+    """Log an uncaught exception as one event."""
     get("crash").critical("crashed", exc_info=(kind, error, trace))
 
 
@@ -133,6 +143,6 @@ Logger = structlog.typing.FilteringBoundLogger
 
 
 def get(name: str) -> Logger:
-    """A logger: `log.info("event_name", key=value)`."""
+    """Return a logger: `log.info("event_name", key=value)`."""
     logger: Logger = structlog.get_logger(process=name)
     return logger

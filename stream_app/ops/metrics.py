@@ -27,18 +27,18 @@ class Mirror(Protocol):
 
 
 class StallGauge:
-    """What a process's watchdog tells, in a gauge and in the log."""
+    """Shows the stalls that the watchdog reports, in a gauge and in the log."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
         self._gauge = Gauge(
             "stream_app_stalled",
-            "What should move by itself and does not; /readyz has the words.",
+            "Things that must make progress and do not; /readyz describes them.",
             registry=registry,
         )
 
     def __call__(self, what: list[str]) -> None:
-        """All that stands still, on change."""
+        """Show all current stalls. Called when they change."""
         self._gauge.set(len(what))
         if what:
             self._log.warning("stalled", what=what)
@@ -47,19 +47,19 @@ class StallGauge:
 
 
 class ExpiredRecords:
-    """Records that retention took before anybody did, in a counter and in the log."""
+    """Shows the records that retention removed before they were consumed, in a counter and in the log."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
         self._count = Counter(
             "stream_app_expired_records",
-            "At most so many records were removed by retention before anybody took them.",
+            "Upper bound of the records that retention removed before they were consumed.",
             ("topic",),
             registry=registry,
         )
 
     def __call__(self, topic: str, partition: int, first: int, end: int) -> None:
-        """Those at these offsets; `end` is not among them."""
+        """Show the records from offset `first` to before `end`."""
         self._count.labels(topic).inc(end - first)
         self._log.warning(
             "lost_to_retention", topic=topic, partition=partition, first=first, last=end - 1, at_most=end - first
@@ -78,7 +78,7 @@ class WorkerMetrics:
             ("workspace", "destination", "status"),
             registry=registry,
         )
-        # `labels()` takes a lock and a look-up each time: what is used for each lead is kept.
+        # `labels()` takes a lock for each call, so the children that each lead uses are kept.
         self._children: dict[tuple[str, str, str], Counter] = {}
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
         self._commit = Histogram(
@@ -98,7 +98,7 @@ class WorkerMetrics:
         self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
         self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
         self._recoveries = Counter(
-            "stream_app_recoveries", "Times that a partition was taken over again after trouble.", registry=registry
+            "stream_app_recoveries", "Partitions loaded again after a failed transaction.", registry=registry
         )
         self.expired = ExpiredRecords(registry, log)
         self._unknown = Counter(
@@ -116,21 +116,21 @@ class WorkerMetrics:
         self._lanes = LaneMetrics(registry, log)
 
     def mirror_lanes(self, mirror: Mirror) -> None:
-        """Have lanes' states shown there, too."""
+        """Show the states of lanes in `mirror` too."""
         self._mirror = mirror
 
     def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
-        """Where to look, when somebody asks, for what changes with each lead."""
+        """Set the functions that return the POSTs in flight and the rows in memory when metrics are read."""
         self._in_flight.set_function(in_flight)
         self._rows.set_function(rows)
 
     def unknown_rows(self, partition: int, count: int) -> None:
-        """They are left alone: a newer version may have written them."""
+        """Report rows of unknown kinds. They are kept: a newer version may have written them."""
         self._unknown.inc(count)
         self._log.warning("unknown_rows", partition=partition, count=count)
 
     def told(self, event: StatusEvent) -> None:
-        """A step of a lead is committed."""
+        """Report a committed step of a lead."""
         labels = (event.workspace, event.destination, event.status)
         child = self._children.get(labels)
         if child is None:
@@ -149,13 +149,13 @@ class WorkerMetrics:
             )
 
     def lane(self, view: LaneView) -> None:
-        """A lane's state was published."""
+        """Report the published state of a lane."""
         self._lanes.show(view)
         if self._mirror is not None:
             self._mirror.lane(view)
 
     def answered(self, answer: CommandAnswer) -> None:
-        """A command was applied or refused."""
+        """Report a command that was applied or refused."""
         self._commands.labels(answer.kind, "applied" if answer.applied else answer.reason).inc()
         self._log.info(
             "command",
@@ -168,7 +168,7 @@ class WorkerMetrics:
         )
 
     def lane_gone(self, workspace: str) -> None:
-        """Another process has it now, or none."""
+        """Report that this process no longer owns a lane."""
         self._lanes.gone(workspace)
         if self._mirror is not None:
             self._mirror.lane_gone(workspace)
@@ -183,7 +183,7 @@ class WorkerMetrics:
         self._log.warning("partition_recovered", partition=partition, because=str(error))
 
     def posted(self, destination: str, outcome: Outcome) -> None:
-        """A POST has ended."""
+        """Report a finished POST."""
         labels = (destination, type(outcome))
         timer = self._timers.get(labels)
         if timer is None:

@@ -1,7 +1,7 @@
-"""Notices what should move and stands still: a partition that nobody takes over, leads that nobody takes or ends.
+"""Detects stalls: a partition that is not taken over, records that are not consumed, leads that do not end.
 
-Whatever has to move by itself shows a token that changes when it does. What waits for a reason (an empty topic, a held
-lane, a full partition) shows none. So the check knows nothing of Kafka or of leads.
+Everything that must make progress has a token that changes with it. What waits for a reason (an empty topic, a held
+lane, a full partition) has none. So the check needs to know nothing about Kafka or leads.
 """
 
 from __future__ import annotations
@@ -9,22 +9,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
 
-_CHECKS = 10  # in the time that something may stand still
+_CHECKS = 10  # for each `limit_s`
 
 
 class Watchdog:
-    """`look` gives the tokens by what a person would call the thing; `told` is given all that stand still, on change.
+    """Compares progress tokens over time.
 
-    still  what has not moved for `limit_s` now, one line each.
+    Args:
+        limit_s: a token that has not changed for this many seconds is a stall.
+        look: returns the tokens by description.
+        report: called with the descriptions of all stalls whenever they change.
+
+    Attributes:
+        stalled: the descriptions of all current stalls.
     """
 
     def __init__(
-        self, limit_s: float, look: Callable[[], Mapping[str, Hashable]], told: Callable[[list[str]], None]
+        self, limit_s: float, look: Callable[[], Mapping[str, Hashable]], report: Callable[[list[str]], None]
     ) -> None:
-        self.still: list[str] = []
+        self.stalled: list[str] = []
         self._limit_s = limit_s
         self._look = look
-        self._told = told
+        self._report = report
         self._since: dict[str, tuple[Hashable, float]] = {}
 
     async def run(self) -> None:
@@ -34,12 +40,12 @@ class Watchdog:
             await asyncio.sleep(self._limit_s / _CHECKS)
 
     def check(self, now_s: float) -> None:
-        """Look once. `now_s` never goes back."""
+        """Compare once. `now_s` is a monotonic time in seconds."""
         before, self._since = self._since, {}
         for what, token in self._look().items():
             seen = before.get(what)
             self._since[what] = seen if seen is not None and seen[0] == token else (token, now_s)
-        still = [what for what, (_, since_s) in self._since.items() if now_s - since_s >= self._limit_s]
-        if still != self.still:
-            self.still = still
-            self._told(still)
+        stalled = [what for what, (_, since_s) in self._since.items() if now_s - since_s >= self._limit_s]
+        if stalled != self.stalled:
+            self.stalled = stalled
+            self._report(stalled)

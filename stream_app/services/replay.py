@@ -80,7 +80,7 @@ async def run_replay(settings: Settings) -> None:
         )
 
         async def not_ready() -> str | None:
-            return "; ".join(watchdog.still) or (None if app.started else "not joined to the group yet")
+            return "; ".join(watchdog.stalled) or (None if app.started else "not joined to the group yet")
 
         http = settings.http
         port = await stack.enter_async_context(serve_ops(http.host, http.replay_port, registry, not_ready))

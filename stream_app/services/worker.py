@@ -110,7 +110,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         )
 
         async def not_ready() -> str | None:
-            return "; ".join(watchdog.still) or (None if owned else "no partition is assigned yet")
+            return "; ".join(watchdog.stalled) or (None if owned else "no partition is assigned yet")
 
         http = settings.http
         port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))

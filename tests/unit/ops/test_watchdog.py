@@ -23,7 +23,7 @@ def test_only_what_keeps_its_token_for_the_whole_time_stands_still() -> None:
         if now_s == 9:
             del seen["goes"]
         watchdog.check(now_s)
-        assert watchdog.still == (["stands"] if now_s >= 10 else [])
+        assert watchdog.stalled == (["stands"] if now_s >= 10 else [])
     seen["stands"] = 1
     watchdog.check(13)
     assert told == [["stands"], []]
