@@ -45,7 +45,7 @@ async def test_selections_interrupted_and_two_at_once_send_each_letter_once(kafk
         await line.until(lambda: line.last()["accepted"] >= 6, 40, "some were sent back")
         select.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(select.wait, 30) == 130, log.read_text()
-        assert "run the same again to go on, nothing goes twice" in log.read_text()
+        assert "run the same command to continue; nothing is sent twice" in log.read_text()
         assert line.last()["accepted"] < LEADS - 10
 
         # It goes on while a second operator begins: the first one is stopped, and says so.
@@ -55,7 +55,7 @@ async def test_selections_interrupted_and_two_at_once_send_each_letter_once(kafk
         code, sent = await ask(line, "replay", "select", "--yes")
         assert code == 0, sent
         assert await asyncio.to_thread(select.wait, 60) == 1, log.read_text()
-        assert "another operator has begun" in log.read_text()
+        assert "another operator has started" in log.read_text()
         await line.until(lambda: line.last()["accepted"] == LEADS, 30, "all are accepted")
         code, sent = await ask(line, "replay", "select", "--yes")
         assert (code, sent) == (1, {"sent": 0, "refused": {}})

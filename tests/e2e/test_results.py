@@ -172,7 +172,7 @@ async def test_at_the_command_line(kafka: Broker, namespace: str, tmp_path: Path
         code, said = await line.run("results", "--map", "email=E-Mail")
         assert (code, "--map needs --join" in said) == (2, True), said
         code, said = await line.run("results", "--join", str(leads), "-o", str(leads))
-        assert (code, "give -o another name" in said) == (2, True)
+        assert (code, "pass another name to -o" in said) == (2, True)
         code, said = await line.run("results", "--join", str(leads), "--map", "email=Mail", "-o", str(out))
         assert (code, "no such column" in said) == (2, True)
         assert await asyncio.to_thread(out.read_text) == "of yesterday"
