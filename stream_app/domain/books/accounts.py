@@ -97,7 +97,7 @@ class Accounts:
         for lane in lanes:
             by_rows = reserved.pop(lane.workspace, {})
             for period in (*lane.budget.days, *lane.budget.months):
-                told = self._told(lane.workspace, period, known_from_ms)
+                told = self._spent_by_events(lane.workspace, period, known_from_ms)
                 guessed = unknown[lane.workspace].get(period.id, [0, 0])
                 accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), told, guessed)
             for period_id, (credits_, _) in by_rows.items():
@@ -116,7 +116,7 @@ class Accounts:
                 )
         return accounts
 
-    def _told(self, workspace: str, period: Period, known_from_ms: int | None) -> list[int] | None:
+    def _spent_by_events(self, workspace: str, period: Period, known_from_ms: int | None) -> list[int] | None:
         policy = self._workspaces.get(workspace)
         if policy is None or known_from_ms is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_app.domain.books import offset_table as shelf
+from stream_app.domain.books import offset_table
 from stream_app.domain.books.accounts import LaneAccount
 from stream_app.domain.books.columns import COLUMNS, NOT_LEADS, Column, column
 from stream_app.domain.books.offset_table import OffsetPage, OffsetTable
@@ -42,25 +42,25 @@ class _Audit:
         self._inexact = {number for number, state in books.partitions.items() if not state.exact}
         self._trimmed = any(not state.kept for state in books.partitions.values())
         self._columns: dict[Column, StatusCount] = {name: StatusCount() for name in COLUMNS}
-        self._stands: dict[Status, StatusCount] = {}
+        self._by_status: dict[Status, StatusCount] = {}
         self._outlived = 0
         self._moving = 0
         self._not_leads: dict[Status, int] = {}
 
     def run(self) -> Report:
         books = self._books
-        for here in books.shelves:
+        for here in books.tables:
             for offset, page, i in here.entries():
                 self._entry(here, offset, page, i)
         accounts = [account for number in sorted(books.partitions) for account in self._lanes(number)]
         open_costs = [each for number in sorted(books.open_costs) for each in books.open_costs[number]]
-        accounted = sum(stand.stories for stand in self._columns.values())
+        accounted = sum(count.stories for count in self._columns.values())
         return Report(
             balanced=books.problems.count == 0 and accounted == books.records,
             records=books.records,
             accounted=accounted,
             columns=self._columns,
-            statuses={status: self._stands[status] for status in STATUSES if status in self._stands},
+            statuses={status: self._by_status[status] for status in STATUSES if status in self._by_status},
             copies=books.copies,
             events=books.events,
             outlived=self._outlived,
@@ -91,44 +91,46 @@ class _Audit:
 
     def _entry(self, here: OffsetTable, offset: int, page: OffsetPage, i: int) -> None:
         flags = page.flags[i]
-        code = page.status[i] or (_REROUTED if flags & shelf.REROUTED else 0)
+        code = page.status[i] or (_REROUTED if flags & offset_table.REROUTED else 0)
         gone = here.begin is not None and offset < here.begin
-        if code in _NOT_LEADS and not flags & shelf.IN:
+        if code in _NOT_LEADS and not flags & offset_table.IN:
             status = STATUSES[code - 1]
             self._not_leads[status] = self._not_leads.get(status, 0) + 1
             return
-        if flags & shelf.IN:
+        if flags & offset_table.IN:
             self._count(page, i, code, flags)
         elif code:
             self._outlived += gone
         wrong = self._wrong(here, page, i, code, gone)
-        if wrong and not flags & shelf.NAMED:
+        if wrong and not flags & offset_table.NAMED:
             self._books.problems.add(f"{here.name}/{offset}", wrong)
 
     def _count(self, page: OffsetPage, i: int, code: int, flags: int) -> None:
         if code:
             status = STATUSES[code - 1]
-            same = bool(flags & shelf.ROW) and page.row_status[i] == code
-            name = column(status, final=bool(flags & shelf.FINAL))
-            stands = [self._stands.setdefault(status, StatusCount()), *([self._columns[name]] if name else [])]
-            for stand in stands:
-                stand.stories += 1
-                stand.rows += same
-        elif not flags & shelf.PASSED:
+            same = bool(flags & offset_table.ROW) and page.row_status[i] == code
+            name = column(status, final=bool(flags & offset_table.FINAL))
+            counts = [self._by_status.setdefault(status, StatusCount()), *([self._columns[name]] if name else [])]
+            for count in counts:
+                count.stories += 1
+                count.rows += same
+        elif not flags & offset_table.PASSED:
             self._columns["waiting"].stories += 1
 
     def _wrong(self, here: OffsetTable, page: OffsetPage, i: int, code: int, gone: bool) -> str:
         """Return what does not add up; '' if everything does."""
         flags = page.flags[i]
-        if not flags & shelf.IN and not gone:
+        if not flags & offset_table.IN and not gone:
             if not code:
-                return "" if not flags & shelf.ROW else "a row tells of it, but no record of a lead topic is there"
+                return (
+                    "" if not flags & offset_table.ROW else "a row tells of it, but no record of a lead topic is there"
+                )
             return "a story without a record: its origin is no input record of a lead topic"
-        if not code and flags & shelf.IN and flags & shelf.PASSED:
+        if not code and flags & offset_table.IN and flags & offset_table.PASSED:
             hint = "; events that retention has removed may tell of it" if self._trimmed else ""
             return f"lost: the worker's group has passed it, and nothing was told of it{hint}"
-        in_hand = bool(flags & shelf.COPY) or (bool(flags & shelf.IN) and not flags & shelf.PASSED)
-        if flags & shelf.HEADLESS and not flags & shelf.REROUTED and not self._trimmed:
+        in_hand = bool(flags & offset_table.COPY) or (bool(flags & offset_table.IN) and not flags & offset_table.PASSED)
+        if flags & offset_table.HEADLESS and not flags & offset_table.REROUTED and not self._trimmed:
             if in_hand:
                 self._moving += 1
                 return ""
@@ -141,12 +143,12 @@ class _Audit:
 
     def _against_row(self, here: OffsetTable, page: OffsetPage, i: int, code: int) -> str:
         flags = page.flags[i]
-        if flags & shelf.ROW:
+        if flags & offset_table.ROW:
             if page.row_status[i] == code and page.row_seq[i] == page.seq[i]:
                 return ""
             told = f"{STATUSES[code - 1]} (event {page.seq[i]})" if code else "nothing"
             wrong = f"its row says {STATUSES[page.row_status[i] - 1]} (event {page.row_seq[i]}), its events {told}"
-        elif code not in _NEEDS_ROW or (code == _PARKED and flags & shelf.REROUTED and page.seq[i] == 2):
+        elif code not in _NEEDS_ROW or (code == _PARKED and flags & offset_table.REROUTED and page.seq[i] == 2):
             return ""
         elif code in _SETTLED and (not self._open(code, flags)):
             if page.at_ms[i] < self._stale_ms:
@@ -154,10 +156,10 @@ class _Audit:
             wrong = f"{STATUSES[code - 1]}, and its row is gone before the freshness window: it could be paid twice"
         else:
             wrong = f"{STATUSES[code - 1]}, but it has no row"
-        if here.partition in self._inexact or (self._inexact and flags & shelf.REROUTED):
+        if here.partition in self._inexact or (self._inexact and flags & offset_table.REROUTED):
             self._moving += 1
             return ""
         return wrong
 
     def _open(self, code: int, flags: int) -> bool:
-        return STATUSES[code - 1] == "accepted" and not flags & shelf.FINAL
+        return STATUSES[code - 1] == "accepted" and not flags & offset_table.FINAL

@@ -82,12 +82,12 @@ class OffsetTables:
 
     def get(self, name: str) -> OffsetTable:
         """Return the table of that name; create it if needed."""
-        shelf = self._by_name.get(name)
-        if shelf is None:
-            shelf = OffsetTable(len(self._by_number), name, int(name.rpartition("/")[2]))
-            self._by_name[name] = shelf
-            self._by_number.append(shelf)
-        return shelf
+        table = self._by_name.get(name)
+        if table is None:
+            table = OffsetTable(len(self._by_number), name, int(name.rpartition("/")[2]))
+            self._by_name[name] = table
+            self._by_number.append(table)
+        return table
 
     def find(self, place: str) -> tuple[OffsetTable, int]:
         """Return table and offset of `topic/partition/offset`.
@@ -103,6 +103,6 @@ class OffsetTables:
         return self._by_number[packed >> 48].at(packed & (1 << 48) - 1)
 
     @staticmethod
-    def pack(shelf: OffsetTable, offset: int) -> int:
+    def pack(table: OffsetTable, offset: int) -> int:
         """Return a table and an offset as one number."""
-        return shelf.number << 48 | offset
+        return table.number << 48 | offset

@@ -15,7 +15,7 @@ from typing import Final, get_args
 
 import msgspec
 
-from stream_app.domain.books import offset_table as shelf
+from stream_app.domain.books import offset_table
 from stream_app.domain.books.accounts import Accounts, LaneAccount, OpenCost
 from stream_app.domain.books.columns import Column
 from stream_app.domain.books.offset_table import OffsetPage, OffsetTables
@@ -121,7 +121,7 @@ class Books:
     def __init__(self, terms: Terms, *, limit: int = 20) -> None:
         self.terms = terms
         self.problems = Problems(limit)
-        self.shelves = OffsetTables()
+        self.tables = OffsetTables()
         self.partitions: dict[int, PartitionBooks] = {}
         self.records = 0
         self.copies = 0
@@ -140,7 +140,7 @@ class Books:
 
     def begins(self, topic: str, partition: int, begin: int) -> None:
         """Set the first offset that a lead topic's partition still has. Earlier stories have outlived their records."""
-        self.shelves.get(f"{topic}/{partition}").begin = begin
+        self.tables.get(f"{topic}/{partition}").begin = begin
 
     def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
         """Add a record of a lead topic, or a copy on its way back (dead letter, deferred, waiting).
@@ -153,16 +153,16 @@ class Books:
         envelope = lead_envelope(consumed, self._inputs) if lead_topic else read_envelope(consumed)
         if lead_topic and not envelope.way and envelope.origin == consumed.place:
             self.records += 1
-            page, i = self.shelves.get(f"{consumed.topic}/{consumed.partition}").at(consumed.offset)
-            page.flags[i] |= shelf.IN | (shelf.PASSED if passed else 0)
+            page, i = self.tables.get(f"{consumed.topic}/{consumed.partition}").at(consumed.offset)
+            page.flags[i] |= offset_table.IN | (offset_table.PASSED if passed else 0)
             return
         if envelope.origin == consumed.place:
             return  # written by another program: it has no story
         self.copies += 1
         if not passed:
-            here, offset = self.shelves.find(envelope.origin)
+            here, offset = self.tables.find(envelope.origin)
             page, i = here.at(offset)
-            page.flags[i] |= shelf.COPY
+            page.flags[i] |= offset_table.COPY
 
     # -------------------------------------------------------------------------------------------------- events
 
@@ -177,7 +177,7 @@ class Books:
         self.events += 1
         try:
             event = _event.decode(raw)
-            here, offset = self.shelves.find(event.origin)
+            here, offset = self.tables.find(event.origin)
         except ValueError:  # includes msgspec's errors
             self.problems.add(where, "an event that cannot be read")
             return
@@ -187,13 +187,13 @@ class Books:
         code, seq, last = CODE[event.status], event.seq, page.seq[i]
         page.at_ms[i] = event.at_ms
         if code == _REROUTED and seq == 1:
-            if page.flags[i] & shelf.REROUTED:
+            if page.flags[i] & offset_table.REROUTED:
                 self._name(page, i, event, "event 1 comes again: a double")
-            page.flags[i] |= shelf.REROUTED
+            page.flags[i] |= offset_table.REROUTED
             return
         before = page.status[i]
         if last == 0 and seq > 1 and (seq == 2 or not state.kept):
-            page.flags[i] |= shelf.HEADLESS
+            page.flags[i] |= offset_table.HEADLESS
             # Only a rerouted story may begin so: its first event is in another partition. The audit checks that.
             if state.kept and _REROUTED << 8 | code not in _LEGAL:
                 self._name(page, i, event, "its first event is missing")
@@ -213,11 +213,11 @@ class Books:
             self.possible_doubles[event.workspace] = self.possible_doubles.get(event.workspace, 0) + 1
         page.seq[i], page.status[i] = seq, code
         if event.destination in self._final:
-            page.flags[i] |= shelf.FINAL
+            page.flags[i] |= offset_table.FINAL
 
     def _name(self, page: OffsetPage, i: int, event: _Event, what: str) -> None:
-        if not page.flags[i] & shelf.NAMED:
-            page.flags[i] |= shelf.NAMED
+        if not page.flags[i] & offset_table.NAMED:
+            page.flags[i] |= offset_table.NAMED
             self.problems.add(event.origin, what, event.lead_id)
 
     # ---------------------------------------------------------------------------------------------------- rows
@@ -271,22 +271,22 @@ class Rows:
             self._held.pop(name, None)
             self._open.pop(name, None)
             return
-        shelves = self._books.shelves
+        tables = self._books.tables
         workspace, destination, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
         try:
             row = _row.decode(value)
-            here, offset = shelves.find(row.origin)
+            here, offset = tables.find(row.origin)
         except ValueError as error:  # includes msgspec's errors
             self._books.problems.add(workspace, f"a delivery's row cannot be read: {error}", lead_id)
             return
-        packed = shelves.pack(here, offset)
+        packed = tables.pack(here, offset)
         page, i = here.at(offset)
-        if old is None and page.flags[i] & shelf.ROW:
+        if old is None and page.flags[i] & offset_table.ROW:
             self._books.problems.add(row.origin, "two rows tell of the same story", lead_id)
         elif old not in (None, packed):
             self._clear(old)
         self._origins[name] = packed
-        page.flags[i] |= shelf.ROW
+        page.flags[i] |= offset_table.ROW
         page.row_seq[i], page.row_status[i] = row.seq, CODE[row.state]
         self._open.pop(name, None)
         if row.booked is not None and is_open(row):
@@ -299,8 +299,8 @@ class Rows:
 
     def _clear(self, packed: int | None) -> None:
         if packed is not None:
-            page, i = self._books.shelves.numbered(packed)
-            page.flags[i] &= ~shelf.ROW
+            page, i = self._books.tables.numbered(packed)
+            page.flags[i] &= ~offset_table.ROW
 
 
 class StatusCount(msgspec.Struct):
