@@ -163,10 +163,10 @@ def _fate(each: _Found, row: Delivery | None, *, asked: bool, uncertain: bool, r
 async def _read_redrives(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:
     async for records in reader.read(settings.names.replay_state):
         for record in records:
-            sent_back.hear_state(record.key, record.value)
+            sent_back.apply_state(record.key, record.value)
     async for records in reader.read(settings.names.retry):
         for record in records:
-            sent_back.hear_retry(headers_of(record.headers))
+            sent_back.apply_retry(headers_of(record.headers))
 
 
 async def _dead_letters(

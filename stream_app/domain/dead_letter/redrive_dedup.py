@@ -44,8 +44,8 @@ class RedriveDedup:
         self._places: set[str] = set()
         self._passed: defaultdict[int, int] = defaultdict(int)
 
-    def hear_state(self, key: bytes, value: bytes | None) -> None:
-        """A row of the replay's state; None: it is gone."""
+    def apply_state(self, key: bytes, value: bytes | None) -> None:
+        """Apply a row of the replay state; None deletes it."""
         if key.startswith(_SENT):
             place = key.removeprefix(_SENT).decode()
             if value is None:
@@ -56,8 +56,8 @@ class RedriveDedup:
             partition, came = int(key.split(b"/")[1]), _came.decode(value)
             self._passed[partition] = max(self._passed[partition], came.offset, came.skip_to)
 
-    def hear_retry(self, headers: Headers) -> None:
-        """A record of `leads.retry`."""
+    def apply_retry(self, headers: Headers) -> None:
+        """Apply a record of `leads.retry`."""
         if (place := headers.get(HEADERS["redriven_from"])) is not None:
             self._places.add(place.decode("utf-8", "replace"))
 

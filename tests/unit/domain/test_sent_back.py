@@ -11,18 +11,18 @@ LETTER = ConsumedRecord("t.leads.dlq", 3, 17, b"acme", b"{}", timestamp_ms=5_000
 def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() -> None:
     sent_back = RedriveDedup("t.leads.dlq")
     assert not sent_back.has(LETTER.place, "poison")
-    sent_back.hear_state(*sent_row(LETTER))
+    sent_back.apply_state(*sent_row(LETTER))
     assert sent_back.has(LETTER.place, "poison")
     assert not sent_back.has("t.leads.dlq/3/18", "poison")
-    sent_back.hear_retry({"stream-app-redriven-from": b"t.leads.dlq/3/18"})
+    sent_back.apply_retry({"stream-app-redriven-from": b"t.leads.dlq/3/18"})
     assert sent_back.has("t.leads.dlq/3/18", "failed")
 
 
 def test_what_another_program_wrote_the_replay_app_has_brought_back_once() -> None:
     sent_back = RedriveDedup("t.leads.dlq")
-    sent_back.hear_state(b"dlq/3/0", b'{"offset":9,"skip_to":18}')
-    sent_back.hear_state(b"dlq/3/1", b'{"offset":4}')
-    sent_back.hear_state(b"pause", b'{"by":"jane"}')
+    sent_back.apply_state(b"dlq/3/0", b'{"offset":9,"skip_to":18}')
+    sent_back.apply_state(b"dlq/3/1", b'{"offset":4}')
+    sent_back.apply_state(b"pause", b'{"by":"jane"}')
     assert sent_back.has(LETTER.place, "foreign")
     assert not sent_back.has(LETTER.place, "poison"), "it passes these over"
     assert not sent_back.has("t.leads.dlq/3/18", "foreign")
@@ -35,6 +35,6 @@ def test_a_row_goes_after_its_letter() -> None:
     assert list(outlived(rows, 5_000)) == []
     assert list(outlived(rows, 5_001)) == [key]
     sent_back = RedriveDedup("t.leads.dlq")
-    sent_back.hear_state(key, value)
-    sent_back.hear_state(key, None)
+    sent_back.apply_state(key, value)
+    sent_back.apply_state(key, None)
     assert not sent_back.has(LETTER.place, "poison")
