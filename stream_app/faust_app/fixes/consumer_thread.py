@@ -49,7 +49,7 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
 
     async def on_start(self) -> None:
         await super().on_start()
-        if self._consumer is not None:
+        if self._consumer._coordinator is not None:  # None if the app was stopped while no broker answered
             self._count_heartbeats()
 
     @property
