@@ -101,7 +101,7 @@ async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_
             await looked_up(line, who, 1)
 
         code, said = await line.run("erase", email, "--why", "asked for it")
-        assert (code, "--yes must be said to erase 1 lead, and never send" in said) == (2, True), said
+        assert (code, "pass --yes to erase 1 lead, and never send" in said) == (2, True), said
         code, said = await line.run("erase", email, "--yes", "--why", f"{email} asked for it", "--json")
         assert code == 0, said
         told = json.loads(said[said.index("{") : said.rindex("}") + 1])

@@ -215,7 +215,7 @@ def test_many_credits_are_asked_for_against_what_is_left(
     assert main(["publish", "leads.csv", "--out", "ids.csv"]) == 2
     said = capsys.readouterr()
     assert "acme: 1,120 credits of today are left; about 50 s at the lane's rate" in said.out.splitlines()
-    assert "--yes must be said to publish 200 leads for about 1,200 credits" in said.err
+    assert "pass --yes to publish 200 leads for about 1,200 credits" in said.err
     assert asyncio.run(records(settings, settings.names.leads)) == []
     assert not Path("ids.csv").exists()
 
