@@ -89,7 +89,7 @@ async def test_nothing_goes_where_no_successor_would_look_for_what_was_left_open
     ledger = on_kafka.ledger()
     await ledger.take_over()
     for record in (Record("elsewhere", b"a", b"1"), Record(on_kafka.rows, b"a", b"1", partition=1)):
-        with pytest.raises(ValueError, match="see writes_to"):
+        with pytest.raises(ValueError, match="add it to writes_to"):
             await ledger.transact([record])
 
 

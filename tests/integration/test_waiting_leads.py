@@ -97,10 +97,10 @@ async def test_what_cannot_be_read_before_it_is_told(leads: Leads) -> None:
 
 async def test_it_never_raises_and_only_one_runs_at_a_time(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = WaitingLeads(KafkaConnection("127.0.0.1:1"), leads.group, leads.topics, PARTITIONS)
-    assert (await nowhere.find("crm-1", "", "")).problem == "Kafka did not answer: ask again"
+    assert (await nowhere.find("crm-1", "", "")).problem == "Kafka did not respond: try again"
     monkeypatch.setattr(waiting_leads, "_BUSY_S", 0.05)
     await leads.search._turn.acquire()
     async with asyncio.timeout(5):
-        assert (await leads.search.find("crm-1", "", "")).problem == "another search is under way: ask again"
+        assert (await leads.search.find("crm-1", "", "")).problem == "another search is running: try again"
     leads.search._turn.release()
     assert (await leads.search.find("crm-1", "", "")).problem == ""
