@@ -238,7 +238,7 @@ async def test_rows_behind_a_transaction_of_a_forgotten_id_are_refused(on_kafka:
     async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
         await other.begin_transaction()
         await other.send_and_wait(on_kafka.rows, b"1", b"a", partition=0)
-        with pytest.raises(StateStoreError, match=f"{on_kafka.rows}/0 from offset 0, and does not know any more"):
+        with pytest.raises(StateStoreError, match=f"{on_kafka.rows}/0 from offset 0 and no longer knows"):
             await on_kafka.ledger().take_over()
         await other.commit_transaction()
         assert await on_kafka.ledger().take_over() == {b"a": b"1"}
