@@ -144,7 +144,7 @@ async def look_at_the_poison(line: Pipeline) -> None:
     assert (await line.run("dlq", "show", "nowhere/0/1"))[0] == 2
     file.write_text("[]")
     code, said = await line.run("dlq", "import", str(file), "--yes")
-    assert (code, "line 1: is no line of an export" in said) == (2, True)
+    assert (code, "line 1: is not a line of an export" in said) == (2, True)
 
     # Mended by hand: a line that is no lead does not go, one that is goes once.
     accepted = line.last()["accepted"]

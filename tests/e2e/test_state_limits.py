@@ -39,7 +39,7 @@ OLD = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 1, 1, "t")
 BAD_ROWS: list[tuple[bytes, bytes, str]] = [
     # key, value, what the worker says
     (lane_key("w0"), b"{", "the row l/w0 of the state topic cannot be read"),
-    (lane_key("w0"), msgspec.json.encode(Lane("w0", 0, version=LANE_VERSION + 1)), "the row l/w0 is of version"),
+    (lane_key("w0"), msgspec.json.encode(Lane("w0", 0, version=LANE_VERSION + 1)), "the row l/w0 has version"),
     (lane_key("w1"), msgspec.json.encode(Lane("w1", 0)), "set workspaces.w1.partition = 0"),
     (b"o/no place", b"1", "the row o/no place of the state topic cannot be read"),
     (b"c/leads", b"many", "the row c/leads of the state topic cannot be read"),
@@ -47,7 +47,7 @@ BAD_ROWS: list[tuple[bytes, bytes, str]] = [
     (
         delivery_key("w0", "w0-crm", "lead-0"),
         msgspec.json.encode(msgspec.structs.replace(OLD, version=ROW_VERSION + 1)),
-        "the row d/w0/w0-crm/lead-0 is of version",
+        "the row d/w0/w0-crm/lead-0 has version",
     ),
 ]
 
