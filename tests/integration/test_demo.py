@@ -106,5 +106,5 @@ def test_what_does_not_add_up_is_said_and_is_exit_code_1(
     if as_json:
         assert msgspec.json.decode(out)["ledger"]["doubles"] == ["lead-7"]
     else:
-        for words in ("do NOT balance", "sent twice: lead-7", "in time", "replay ended with code 1"):
+        for words in ("do NOT balance", "sent twice: lead-7", "in time", "replay ended with exit code 1"):
             assert words in err
