@@ -109,4 +109,7 @@ def _mute_libraries() -> None:
     """Turn off aiokafka's log. Commands print these errors themselves, and its DEBUG records cost CPU."""
     import logging
 
+    from stream_app.ops.abandoned import is_not_abandoned
+
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(is_not_abandoned)

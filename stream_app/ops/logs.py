@@ -14,6 +14,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.errors import StreamAppError
+from stream_app.ops.abandoned import is_not_abandoned
 
 Format = Literal["json", "console"]
 _LEVELS = {
@@ -64,7 +65,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     logging.root.setLevel(logging.WARNING)
     for name, of_library in _LEVELS.items():
         logging.getLogger(name).setLevel(of_library)
-    logging.getLogger("asyncio").addFilter(_is_not_abandoned)
+    logging.getLogger("asyncio").addFilter(is_not_abandoned)
     sys.excepthook = _crashed
 
 
@@ -96,17 +97,6 @@ def _is_not_own_error(record: logging.LogRecord) -> bool:
     """Drop the traceback that mode logs for a StreamAppError: the process prints the error as its last line."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, StreamAppError) and "Crashed reason=" in record.getMessage())
-
-
-def _is_not_abandoned(record: logging.LogRecord) -> bool:
-    """Drop asyncio's reports about objects that aiokafka abandons.
-
-    These are connections of a cancelled `bootstrap`, commits whose caller was cancelled, and internal futures of a
-    failed producer.
-    """
-    said, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-    forgotten = "exception was never retrieved" in said and type(error).__module__ == "aiokafka.errors"
-    return not (forgotten or said.startswith("Unclosed AIOKafkaConnection"))
 
 
 _stacks = ExceptionDictTransformer(show_locals=False)

@@ -1,0 +1,39 @@
+"""Only reports about what aiokafka abandons are dropped."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from stream_app.ops.abandoned import is_not_abandoned
+
+NEVER = "Future exception was never retrieved"
+
+
+def report(text: str, error: Exception | None = None) -> logging.LogRecord:
+    raised = None if error is None else (type(error), error, None)
+    return logging.LogRecord("asyncio", logging.ERROR, __file__, 1, text, None, raised)
+
+
+def after_close(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "kept"),
+    [
+        (NEVER, KafkaConnectionError("gone"), False),
+        (NEVER, after_close("APPLICATION_DATA_AFTER_CLOSE_NOTIFY"), False),
+        ("Unclosed AIOKafkaConnection", None, False),
+        (NEVER, after_close("CERTIFICATE_VERIFY_FAILED"), True),
+        (NEVER, ValueError("a bug"), True),
+        ("Task was destroyed but it is pending!", None, True),
+    ],
+)
+def test_what_is_dropped(text: str, error: Exception | None, kept: bool) -> None:
+    assert is_not_abandoned(report(text, error)) is kept
