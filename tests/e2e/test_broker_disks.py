@@ -25,11 +25,11 @@ from tests.proxy import ProxiedKafka
 from tests.small_disk import NoSmallDiskError, small_disk
 from tests.support.kafka import admin, read_committed
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_full_disk(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
     """KAFKA_STORAGE_ERROR: the events are alone on a disk that is full; the broker's other disk is not.
 

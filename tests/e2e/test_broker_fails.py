@@ -22,7 +22,7 @@ from tests.e2e.broken_broker import (
 )
 from tests.proxy import ProxiedKafka
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 FROZEN_S = 30  # five times the session timeout
 
 
@@ -32,7 +32,7 @@ async def test_a_restart(broker: ProxiedKafka, namespace: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
     """Nobody can take over meanwhile, but whoever is told to stop can."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
