@@ -206,7 +206,7 @@ async def test_what_an_operator_has_to_decide_stops_the_take_over_until_it_is_de
         await foreign.start()  # the verdict is gone
         await foreign.stop()
         ledger = unknown.ledger()
-        lost = f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0, and does not know"
+        lost = f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0 and no longer knows"
         for _ in range(2):
             with pytest.raises(StateStoreError, match=lost):
                 await ledger.take_over()
