@@ -63,10 +63,8 @@ class Configuration:
         mine = self.plan
         for name, workspace in plan.workspaces.items():
             before = mine.workspaces.get(name)
-            if before is None and name in plan.pins:
-                mine.pins[name] = plan.pins[name]
             if before != workspace:
-                mine.workspaces[name] = workspace
+                mine.put_workspace(workspace, plan.pins.get(name))
                 yield f"workspace {name}{'' if before else ' (new)'}"
 
     def _adopt_destinations(self, plan: Plan, endpoints: dict[str, Endpoint]) -> Iterator[str]:
@@ -80,7 +78,8 @@ class Configuration:
                 endpoint = Endpoint({**known.urls, **endpoint.urls}, endpoint.token, endpoint.unavailable_is_refused)
             if before == destination and known == endpoint:
                 continue
-            self.endpoints[alias], mine.destinations[alias] = endpoint, destination
+            self.endpoints[alias] = endpoint
+            mine.put_destination(destination)
             yield f"destination {alias}{'' if before else ' (new)'} with {len(destination.webhook_ids)} webhooks"
 
     def _left(self, settings: Settings, plan: Plan) -> Iterator[str]:

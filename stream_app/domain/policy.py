@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from typing import Final, Literal
 
 import msgspec
@@ -17,6 +19,7 @@ from stream_app.domain.lane.health import HealthPolicy, WindowPolicy
 from stream_app.domain.lane.rate import RatePolicy
 from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
+from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.messages import Change
 from stream_app.domain.result.cache_entry import CachePolicy
 from stream_app.domain.topics import TopicNames
@@ -154,10 +157,11 @@ class LinePolicy(msgspec.Struct, frozen=True):
     max_letter_bytes: int = 1_048_588
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, dict=True):
     """The whole configuration of the pipeline.
 
     An operator may replace workspaces and destinations while the worker runs (config/reload.py). Nothing else changes.
+    No look-up takes longer with more workspaces. `dict=True` is for the indexes behind that.
 
     Attributes:
         topics: The names on Kafka.
@@ -190,4 +194,48 @@ class Plan(msgspec.Struct, frozen=True):
 
     def destinations_of(self, workspace: str) -> list[Destination]:
         """Return the destinations of a workspace in the order of the configuration."""
-        return [there for there in self.destinations.values() if there.workspace == workspace]
+        known = map(self.destinations.get, self._aliases.get(workspace, ()))
+        return [there for there in known if there is not None and there.workspace == workspace]
+
+    def home_of(self, workspace: str) -> int:
+        """Return the home partition of a workspace, configured or not."""
+        home = self._homes.get(workspace)
+        return home_partition(workspace, self.partitions, self.pins) if home is None else home
+
+    def residents(self, partition: int) -> Collection[str]:
+        """Return the workspaces whose home is this partition, in the order of the configuration."""
+        return self._residents.get(partition, {}).keys()
+
+    def put_workspace(self, workspace: Workspace, pin: int | None) -> None:
+        """Add a workspace, or replace its policies. The pin counts for a new one only: a running one stays."""
+        name = workspace.name
+        if name not in self.workspaces and pin is not None:
+            self.pins[name] = pin
+        homes, residents = self._homes, self._residents  # before the change: they are computed when first used
+        self.workspaces[name] = workspace
+        homes[name] = home = self.home_of(name)
+        residents.setdefault(home, {})[name] = None
+
+    def put_destination(self, destination: Destination) -> None:
+        """Add a destination, or replace it. It stays with its workspace."""
+        self._aliases.setdefault(destination.workspace, {})[destination.alias] = None
+        self.destinations[destination.alias] = destination
+
+    @cached_property
+    def _homes(self) -> dict[str, int]:
+        return {name: home_partition(name, self.partitions, self.pins) for name in self.workspaces}
+
+    @cached_property
+    def _residents(self) -> dict[int, dict[str, None]]:
+        found: dict[int, dict[str, None]] = {}
+        for name, home in self._homes.items():
+            found.setdefault(home, {})[name] = None
+        return found
+
+    @cached_property
+    def _aliases(self) -> dict[str, dict[str, None]]:
+        """The aliases of each workspace's destinations."""
+        found: dict[str, dict[str, None]] = {}
+        for alias, there in self.destinations.items():
+            found.setdefault(there.workspace, {})[alias] = None
+        return found

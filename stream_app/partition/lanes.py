@@ -20,7 +20,6 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.lane.takeover import reconfigured, take_over
 from stream_app.domain.lane.view import view
-from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.messages import LaneView
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
@@ -113,7 +112,7 @@ class Lanes:
         now_ms = self._clock.now_ms()
         for name, lane in self._lanes.items():
             if (policy := self._plan.workspaces.get(name)) is not None:
-                self._lanes[name] = reconfigured(policy, lane, self._plan.destinations, now_ms)
+                self._lanes[name] = reconfigured(policy, lane, self._plan.destinations_of(name), now_ms)
         self._changed.set()
 
     def records(self, workspaces: set[str]) -> list[Record]:
@@ -171,7 +170,7 @@ class Lanes:
         return shown is not None and now_ms - shown.at_ms < _VIEW_EVERY_MS
 
     def _check_home(self, lane: Lane) -> None:
-        home = home_partition(lane.workspace, self._plan.partitions, self._plan.pins)
+        home = self._plan.home_of(lane.workspace)
         if lane.workspace in self._plan.workspaces and home != self._number:
             raise RowUnreadable(
                 f"workspace {lane.workspace} has its lane in partition {self._number}, the configuration says {home}: "

@@ -17,7 +17,6 @@ from stream_app.domain.errors import StateStoreError
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane, charge, letter, settle
 from stream_app.domain.lane.settlement import Settlement
-from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback, CommandAnswer, LaneView
 from stream_app.domain.policy import Destination, Plan
@@ -72,7 +71,7 @@ class UnitOfWork:
         self.lanes = Lanes(number, plan, clock, observer, previous)
         self.markers = ProcessedMarkers(number)
         self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)
-        self.admission = AdmissionQueue(plan, self.lanes, _is_shared(plan, number), clock, self.submit, alarm)
+        self.admission = AdmissionQueue(plan, self.lanes, self._is_shared, clock, self.submit, alarm)
         self.key_locks = KeyLocks(self.admission.recall, limiter_of)
         self.committer = Committer(store, plan.topics.state, spacing_s, self.lanes, observer, commit_failed)
         self.streams: dict[str, PartitionStream] = {}
@@ -208,15 +207,15 @@ class UnitOfWork:
 
     def command_committed(self, answer: CommandAnswer) -> None:
         self._observer.answered(answer)
-        self.admission.shared = _is_shared(self._plan, self._number)
+        self.admission.shared = self._is_shared
         self.reconsider_waiting()
+
+    @property
+    def _is_shared(self) -> bool:
+        """True if several workspaces live in this partition."""
+        return len(self._plan.residents(self._number)) > 1
 
     def _committed(self, topic: str) -> int | None:
         """The group's committed offset of a topic, if known."""
         stream = self.streams.get(topic)
         return stream.committed() if stream else None
-
-
-def _is_shared(plan: Plan, number: int) -> bool:
-    """True if several workspaces live in this partition."""
-    return sum(home_partition(name, plan.partitions, plan.pins) == number for name in plan.workspaces) > 1

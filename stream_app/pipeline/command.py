@@ -18,7 +18,7 @@ from stream_app.domain.delivery.state_machine import mark_key
 from stream_app.domain.lane.command import TO_ALL, Answered, command_row, is_stale, read_command
 from stream_app.domain.lane.lead_cost import LeadCost, cost_rows, settle_lead
 from stream_app.domain.lane.overrides import Order, obey
-from stream_app.domain.lead.lead import home_partition, row_id
+from stream_app.domain.lead.lead import row_id
 from stream_app.domain.lead.person import hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
@@ -93,7 +93,9 @@ class CommandPipeline:
         if result.reason != "repeated":
             rows: Rows = [*result.rows, (row, _json.encode(Answered(now_ms, result.applied)))]
             result = msgspec.structs.replace(result, rows=rows)
-        here = command.workspace in self._plan.workspaces and self._home(command.workspace) == consumed.partition
+        here = (
+            command.workspace in self._plan.workspaces and self._plan.home_of(command.workspace) == consumed.partition
+        )
         answer = CommandAnswer(
             id=command.id,
             applied=result.applied,
@@ -124,7 +126,7 @@ class CommandPipeline:
         if command.workspace not in self._plan.workspaces:
             text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
             return CommandResult(text, False, "unknown_workspace")
-        home = self._home(command.workspace)
+        home = self._plan.home_of(command.workspace)
         if home != consumed.partition:
             return CommandResult(
                 f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
@@ -132,9 +134,6 @@ class CommandPipeline:
         if not self._partition.is_unlocked(cost_rows(self._plan, self._partition.row, command)):
             return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
-
-    def _home(self, workspace: str) -> int:
-        return home_partition(workspace, self._plan.partitions, self._plan.pins)
 
     # -------------------------------------------------------------------------------------------------- apply
 
@@ -164,7 +163,7 @@ class CommandPipeline:
         order: Order = msgspec.convert({**command.args, "type": command.kind}, Order)
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._partition.lane(name)
-        pools = (each.webhook_ids for each in self._plan.destinations.values() if each.workspace == name)
+        pools = (each.webhook_ids for each in self._plan.destinations_of(name))
         by = Actor(command.who, command.why, now_ms)
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if answer.done:

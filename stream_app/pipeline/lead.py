@@ -24,7 +24,7 @@ from stream_app.domain.delivery.state_machine import Delivery, begin, classify_r
 from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
-from stream_app.domain.lead.lead import Unreadable, home_partition, read_lead
+from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.person import claimed, linked, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, case_of, whose
 from stream_app.domain.lead.suppression import is_unwanted, why_not
@@ -64,7 +64,7 @@ class LeadPipeline:
         if isinstance(resolved, Unreadable):
             await self._process_unsendable(in_flight, envelope, lead, resolved)
             return
-        home = home_partition(resolved.destination.workspace, self._plan.partitions, self._plan.pins)
+        home = self._plan.home_of(resolved.destination.workspace)
         if home != consumed.partition:
             await self._rejects.reroute(in_flight, resolved, home)
             return

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import Reason, Rows, WriteBatch, brief, rejected, strayed
 from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant
-from stream_app.domain.lead.lead import Unreadable, home_partition, identify
+from stream_app.domain.lead.lead import Unreadable, identify
 from stream_app.domain.lead.resolve import LeadRef
 from stream_app.domain.messages import Lead, Status
 from stream_app.domain.policy import Destination, Plan
@@ -55,7 +55,7 @@ class Rejects:
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
         if name not in self._plan.workspaces:
             return ""
-        return name if home_partition(name, self._plan.partitions, self._plan.pins) == consumed.partition else ""
+        return name if self._plan.home_of(name) == consumed.partition else ""
 
     def _rejection(
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None

@@ -100,7 +100,7 @@ def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_n
     async def main() -> None:
         bench, letter = await _failed()
         main = bench.plan.destinations["acme-main"]
-        bench.plan.destinations["other"] = msgspec.structs.replace(main, alias="other")
+        bench.plan.put_destination(msgspec.structs.replace(main, alias="other"))
         acme = bench.plan.workspaces["acme"]
         bench.plan.workspaces["acme"] = msgspec.structs.replace(acme, default_destination="other")
         await bench.come_back(letter, returning(read_envelope(letter), letter.place))

@@ -13,7 +13,7 @@ from stream_app.domain.lane import budget, callback_health
 from stream_app.domain.lane.budget import Cost, Reservation
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, proved
 from stream_app.domain.lane.true_cost import actual
-from stream_app.domain.lead.lead import home_partition, is_plain_id
+from stream_app.domain.lead.lead import is_plain_id
 from stream_app.domain.messages import Callback, Result
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.domain.record import ConsumedRecord, Record
@@ -32,7 +32,7 @@ def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
         return Reason("unreadable", "not a callback as the gateway writes it: see schemas/callback.v1.json")
     if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
         return Reason("unknown_destination", "its workspace has no such destination in this configuration")
-    home = home_partition(callback.workspace, plan.partitions, plan.pins)
+    home = plan.home_of(callback.workspace)
     if home != consumed.partition:
         return Reason("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
     if not is_plain_id(callback.lead_id):

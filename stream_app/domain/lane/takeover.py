@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import msgspec
 
@@ -27,13 +27,20 @@ def take_over(lane: Lane, now_ms: int, heard: Lane | None = None) -> Lane:
     return msgspec.structs.replace(lane, rate=bucket, hearing=hearing)
 
 
-def reconfigured(policy: Workspace, lane: Lane, destinations: Mapping[str, Destination], now_ms: int) -> Lane:
-    """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
+def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
+    """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once.
+
+    Args:
+        policy: The workspace.
+        lane: Its lane.
+        destinations: Its destinations.
+        now_ms: The time, epoch ms.
+    """
     reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
-    setups = {alias: there.setup_id for alias, there in destinations.items()}
+    setups = {there.alias: there.setup_id for there in destinations}
     lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.set_up_anew(lane.quota, setups, now_ms))
     stopped = lane.stop
-    there = destinations.get(stopped.destination) if stopped is not None else None
-    if stopped is None or there is None or there.setup_id == stopped.setup_id:
+    setup = setups.get(stopped.destination) if stopped is not None else None
+    if stopped is None or setup is None or setup == stopped.setup_id:
         return lane
-    return msgspec.structs.replace(lane, stop=suspension.probe_now(stopped, there.setup_id, now_ms))
+    return msgspec.structs.replace(lane, stop=suspension.probe_now(stopped, setup, now_ms))

@@ -15,7 +15,6 @@ from stream_app.domain.lead.lead import (
     Unreadable,
     clay_row,
     company,
-    home_partition,
     identify,
     is_plain_id,
 )
@@ -187,7 +186,7 @@ def whose(
         alias = lead.destination or (there.default_destination if there else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None
-    if workspace in plan.workspaces and home_partition(workspace, plan.partitions, plan.pins) != consumed.partition:
+    if workspace in plan.workspaces and plan.home_of(workspace) != consumed.partition:
         return None
     plain = delivery_key(workspace, alias, lead_id)
     forced_origin = envelope.letter or envelope.origin

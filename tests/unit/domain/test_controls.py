@@ -254,7 +254,7 @@ def test_a_soft_limit_that_a_lower_cap_or_a_correction_crosses_is_told_though_no
 
 def test_a_soft_limit_that_a_new_configuration_crosses_is_told() -> None:
     lowered = msgspec.structs.replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
-    assert _told(SPENT_200, reconfigured(lowered, SPENT_200, {}, NOW_MS), lowered) == ["budget_80"]
+    assert _told(SPENT_200, reconfigured(lowered, SPENT_200, [], NOW_MS), lowered) == ["budget_80"]
 
 
 def test_a_soft_limit_that_a_lead_crosses_by_what_it_did_cost_is_told() -> None:

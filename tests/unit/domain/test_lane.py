@@ -108,10 +108,10 @@ def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> Non
 
 def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
     lane = _call(LANE, Denied(401, 50, "refused"))
-    assert reconfigured(POLICY, lane, {"people": PEOPLE}, NOW_MS + 5) == lane
-    assert reconfigured(POLICY, lane, {}, NOW_MS + 5) == lane
+    assert reconfigured(POLICY, lane, [PEOPLE], NOW_MS + 5) == lane
+    assert reconfigured(POLICY, lane, [], NOW_MS + 5) == lane
     renewed = msgspec.structs.replace(PEOPLE, setup_id="two")
-    lane = reconfigured(POLICY, lane, {"people": renewed}, NOW_MS + 5)
+    lane = reconfigured(POLICY, lane, [renewed], NOW_MS + 5)
     lane, entry = _entry(lane, now_ms=NOW_MS + 5)
     assert isinstance(_held(lane, now_ms=NOW_MS + 5), Held), "one probe, not a flood of them"
     lane, _ = settle(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
@@ -190,8 +190,8 @@ def test_a_destination_whose_webhooks_all_give_404_waits_for_a_probe_and_says_so
 
 def test_a_suspended_webhook_is_probed_at_once_when_its_destination_is_set_up_anew() -> None:
     lane = _call(LANE, GONE)
-    assert reconfigured(POLICY, lane, {"people": PEOPLE}, NOW_MS + 5) == lane
-    lane = reconfigured(POLICY, lane, {"people": msgspec.structs.replace(PEOPLE, setup_id="two")}, NOW_MS + 5)
+    assert reconfigured(POLICY, lane, [PEOPLE], NOW_MS + 5) == lane
+    lane = reconfigured(POLICY, lane, [msgspec.structs.replace(PEOPLE, setup_id="two")], NOW_MS + 5)
     assert _entry(lane, now_ms=NOW_MS + 5)[1].webhook_id == "hook1"
 
 
