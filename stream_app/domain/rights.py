@@ -119,7 +119,10 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             join_groups=frozenset({names.replay_app}),
         ),
         "gateway": Rights(
-            read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked}) | leads,
+            read=frozenset(
+                {names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit}
+            )
+            | leads,
             write=frozenset({names.callbacks}),
             configs=every,
             look_at_groups=frozenset({names.worker_app}),

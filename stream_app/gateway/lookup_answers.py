@@ -169,7 +169,7 @@ class BooksAnswer(Answer, frozen=True, kw_only=True):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Dead letters of one cause. `kind`: failed, poison, policy or foreign."""
+    """Dead letters of one cause. `kind`: failed, poison, policy or foreign. `first_ms`, `last_ms`: epoch ms."""
 
     kind: str
     workspace: str
@@ -177,6 +177,8 @@ class Cause(msgspec.Struct, frozen=True):
     reason: str
     http_status: str
     letters: int
+    first_ms: int = 0
+    last_ms: int = 0
 
 
 class Letters(msgspec.Struct, frozen=True):

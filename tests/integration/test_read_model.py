@@ -381,5 +381,4 @@ def test_its_events_are_those_on_kafka() -> None:
         "actions",
         "day",
         "month",
-        "saved",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -14,9 +15,12 @@ from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.lead.suppression import Suppression
+from stream_app.domain.messages import LaneView
 from stream_app.domain.topics import TopicNames
+from stream_app.gateway.read_model.history import History
 
 DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
 
 _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
@@ -46,7 +50,9 @@ class Consumed(Protocol):
 
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""The integers that SQLite can store."""
+"""The integers that SQLite can store, from 0."""
+_Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""All integers that SQLite can store."""
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -66,8 +72,9 @@ class _Event(msgspec.Struct, gc=False):
     text: str = ""
     http_status: _Number | None = None
     due_at_ms: _Number | None = None
-    credits: _Number | None = None
+    credits: _Signed | None = None
     trace_id: str = ""
+    saved: _Number | None = None
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -80,7 +87,7 @@ class _Result(msgspec.Struct, gc=False):
 
 _event: Final = msgspec.json.Decoder(_Event)
 _result: Final = msgspec.json.Decoder(_Result)
-
+_lane: Final = msgspec.json.Decoder(LaneView)
 
 _suppression: Final = msgspec.json.Decoder(Suppression)
 
@@ -91,6 +98,7 @@ class Projector:
     def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str]) -> None:
         self._db = db
         self._workspaces = workspaces
+        self.history = History(db)
         self._writers: dict[str, Callable[[Iterable[Consumed]], None]] = {
             names.status: self._write_events,
             names.enriched: self._write_results,
@@ -98,6 +106,7 @@ class Projector:
             names.state: self._write_state,
             names.dlq: self._write_dead_letters,
             names.parked: self._write_dead_letters,
+            names.audit: self._write_audit,
         }
 
     def load(self) -> None:
@@ -111,8 +120,8 @@ class Projector:
         self._writers[topic](records)
 
     def _write_events(self, records: Iterable[Consumed]) -> None:
-        steps: list[tuple[object, ...]] = []
         last: dict[int, _Event] = {}
+        new: list[_Event] = []
         for record in records:
             try:
                 event = _event.decode(record.value or b"")
@@ -120,26 +129,28 @@ class Projector:
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record.topic)
                 continue
-            steps.append(
-                (
-                    story,
-                    event.seq,
-                    event.at_ms,
-                    event.status,
-                    event.reason,
-                    event.text,
-                    event.http_status,
-                    event.attempt,
-                    event.replay,
-                    event.epoch,
-                    event.due_at_ms,
-                    event.credits,
-                )
+            row = (
+                story,
+                event.seq,
+                event.at_ms,
+                event.status,
+                event.reason,
+                event.text,
+                event.http_status,
+                event.attempt,
+                event.replay,
+                event.epoch,
+                event.due_at_ms,
+                event.credits,
             )
+            if self._db.execute(
+                "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+            ).rowcount:
+                new.append(event)  # an event that is read again does not count again
             known = last.get(story)
             if known is None or known.seq < event.seq:
                 last[story] = event
-        self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", steps)
+        self.history.count(new)
         self._db.executemany(
             # The first event of a rerouted record is in another partition than the rest, and may be read after it.
             """INSERT INTO stories VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -161,7 +172,18 @@ class Projector:
         self._keep_last("results", ("workspace", "destination", "lead_id"), records, place)
 
     def _write_lanes(self, records: Iterable[Consumed]) -> None:
-        self._keep_last("lanes", ("workspace",), records, lambda record: (record.value,))
+        found = list(records)
+        self._keep_last("lanes", ("workspace",), found, lambda record: (record.value,))
+        views = []
+        for record in found:
+            with suppress(msgspec.DecodeError):  # a version that cannot read a lane reports it when it is shown
+                views.append(_lane.decode(record.value or b""))
+        self.history.lanes(views)
+
+    def _write_audit(self, records: Iterable[Consumed]) -> None:
+        found = list(records)
+        for _ in range(self.history.audit(found)):
+            self._unreadable(found[0].topic)
 
     def _write_state(self, records: Iterable[Consumed]) -> None:
         """Write the rows of people and of erased leads. Other rows of the state are ignored."""
@@ -222,6 +244,8 @@ class Projector:
 
     def _write_dead_letters(self, records: Iterable[Consumed]) -> None:
         counts: Counter[tuple[object, ...]] = Counter()
+        hours: Counter[tuple[object, ...]] = Counter()
+        times: dict[tuple[object, ...], tuple[int, int]] = {}
         for record in records:
             headers = headers_of(record.headers)
             words = [text(headers, name)[:100] for name in _WORDS]
@@ -232,10 +256,19 @@ class Projector:
                     cause = (*cause[:2], "foreign", "", "(others)", "", "")
                 self._causes.add(cause[2:])
             counts[cause] += 1
+            hours[record.topic, record.timestamp // _HOUR_MS, *cause[2:]] += 1
+            first_ms, last_ms = times.get(cause, (record.timestamp, record.timestamp))
+            times[cause] = min(first_ms, record.timestamp), max(last_ms, record.timestamp)
         self._db.executemany(
-            """INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            """INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+                   letters = letters + excluded.letters, first_ms = min(first_ms, excluded.first_ms),
+                   last_ms = max(last_ms, excluded.last_ms)""",
+            [(*cause, count, *times[cause]) for cause, count in counts.items()],
+        )
+        self._db.executemany(
+            """INSERT INTO letter_hours VALUES (?, ?, ?, ?, ?, ?, ?, ?)
                ON CONFLICT DO UPDATE SET letters = letters + excluded.letters""",
-            [(*cause, count) for cause, count in counts.items()],
+            [(*cause, count) for cause, count in hours.items()],
         )
 
     def _story(self, origin: str) -> int:

@@ -126,10 +126,10 @@ class Queries:
     def dead_letters(self, topic: str) -> Letters:
         """Return the dead letters of a topic, by cause."""
         with self._reading() as db:
-            total = db.execute("SELECT coalesce(sum(letters), 0) FROM letters WHERE topic = ?", (topic,)).fetchone()[0]
+            total = db.execute("SELECT coalesce(sum(letters), 0) FROM causes WHERE topic = ?", (topic,)).fetchone()[0]
             rows = db.execute(
-                """SELECT kind, workspace, destination, reason, http_status, sum(letters) AS count FROM letters
-                   WHERE topic = ? GROUP BY 1, 2, 3, 4, 5 ORDER BY count DESC LIMIT ?""",
+                """SELECT kind, workspace, destination, reason, http_status, letters, first_ms, last_ms FROM causes
+                   WHERE topic = ? ORDER BY letters DESC LIMIT ?""",
                 (topic, MOST_CAUSES),
             )
             return Letters(total, [Cause(*row) for row in rows])

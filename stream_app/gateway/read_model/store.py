@@ -53,7 +53,7 @@ class Sources(msgspec.Struct, frozen=True):
     @property
     def topics(self) -> tuple[str, ...]:
         names = self.names
-        return (names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked)
+        return (names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit)
 
 
 Log = tuple[str, int]
@@ -145,6 +145,7 @@ class ReadModel:
             self._swept = found[-1][0] if len(found) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
                 db.execute("DELETE FROM letters WHERE topic = ? AND day < ?", (topic, now_ms // DAY_MS - days))
+            self._projector.history.sweep(now_ms, kept.audit_days)
 
     def _fact(self, name: str) -> str | None:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():

@@ -1,0 +1,143 @@
+"""What happened over time: events per slot, the lanes' health and news, and the answers to commands. It is bounded.
+
+Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows a lane's health and news only as
+far as Kafka has not compacted them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import msgspec
+
+from stream_app.domain.messages import RESEND, CommandAnswer, LaneChange, LaneView
+
+MINUTE_S: Final = 60
+QUARTER_S: Final = 900
+DAY_S: Final = 86_400
+KEPT_S: Final = {MINUTE_S: 2 * 3_600, QUARTER_S: 26 * 3_600, DAY_S: 35 * DAY_S}
+"""Length of a slot -> how long it is kept."""
+MARK_S: Final = 300
+MOST_NEWS: Final = 300
+"""Of one lane."""
+
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
+
+
+class CountedEvent(Protocol):
+    """What is counted of an event."""
+
+    @property
+    def at_ms(self) -> int: ...
+    @property
+    def workspace(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def credits(self) -> int | None: ...
+    @property
+    def saved(self) -> int | None: ...
+
+
+class AuditRecord(Protocol):
+    """A record of `leads.audit`."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class History:
+    """Writes to `db` in the caller's open transaction."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._swept_minute = -1
+
+    def count(self, events: Iterable[CountedEvent]) -> None:
+        """Count events that were not counted before."""
+        sums: dict[tuple[str, int, int, str], list[int]] = {}
+        for event in events:
+            at_s = event.at_ms // 1000
+            more = (1, event.credits or 0, event.saved or 0, int(event.status == "replayed" and event.reason == RESEND))
+            for workspace in {event.workspace, ""}:
+                for step_s in KEPT_S:
+                    row = sums.setdefault((workspace, step_s, at_s - at_s % step_s, event.status), [0, 0, 0, 0])
+                    for index, value in enumerate(more):
+                        row[index] += value
+        self._db.executemany(
+            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+                   events = events + excluded.events, credits = credits + excluded.credits,
+                   saved = saved + excluded.saved, resent = resent + excluded.resent""",
+            [(*key, *row) for key, row in sums.items()],
+        )
+
+    def lanes(self, views: Iterable[LaneView]) -> None:
+        """Keep the health and the news of published lanes."""
+        news: list[tuple[object, ...]] = []
+        marks: list[tuple[object, ...]] = []
+        for view in views:
+            at_s = view.at_ms // 1000
+            if view.health != "insufficient_data":
+                marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
+            changes: tuple[LaneChange, ...] = view.news
+            news += [(view.workspace, view.at_ms, nr, each.kind, each.text) for nr, each in enumerate(changes)]
+        self._db.executemany(
+            """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+                   score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
+            marks,
+        )
+        self._db.executemany("INSERT OR IGNORE INTO lane_news VALUES (?, ?, ?, ?, ?)", news)
+
+    def audit(self, records: Iterable[AuditRecord]) -> int:
+        """Keep the answers to commands. Returns the number of unreadable records."""
+        rows, unreadable = [], 0
+        for record in records:
+            try:
+                told = _answer.decode(record.value or b"")
+            except msgspec.DecodeError:
+                unreadable += 1
+                continue
+            what = (told.id, told.kind, told.workspace, told.who, told.why, told.applied, told.reason, told.text)
+            rows.append((told.at_ms, record.partition, record.offset, *what, told.asked_at_ms, told.people))
+        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
+        return unreadable
+
+    def sweep(self, now_ms: int, audit_days: int) -> None:
+        """Delete what is older than it is kept, at most once a minute."""
+        minute = now_ms // 60_000
+        if minute == self._swept_minute:
+            return
+        self._swept_minute = minute
+        db, now_s = self._db, now_ms // 1000
+        # one workspace after the other, because a workspace comes first in the keys
+        found = db.execute(
+            """WITH RECURSIVE each(name) AS (
+                   SELECT min(workspace) FROM history
+                   UNION ALL SELECT (SELECT min(workspace) FROM history WHERE workspace > name) FROM each
+                       WHERE name IS NOT NULL)
+               SELECT name FROM each WHERE name IS NOT NULL UNION SELECT workspace FROM lanes"""
+        ).fetchall()
+        for step_s, kept_s in KEPT_S.items():
+            db.executemany(
+                "DELETE FROM history WHERE workspace = ? AND step_s = ? AND slot < ?",
+                [(name, step_s, now_s - kept_s) for (name,) in found],
+            )
+        db.executemany(
+            "DELETE FROM lane_marks WHERE workspace = ? AND slot < ?",
+            [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in found],
+        )
+        db.executemany(
+            """DELETE FROM lane_news WHERE workspace = ?1 AND at_ms <
+                   (SELECT at_ms FROM lane_news WHERE workspace = ?1 ORDER BY at_ms DESC LIMIT 1 OFFSET ?2)""",
+            [(name, MOST_NEWS - 1) for (name,) in found],
+        )
+        db.execute("DELETE FROM audit WHERE at_ms < ?", (now_ms - audit_days * DAY_S * 1000,))
+        db.execute("DELETE FROM letter_hours WHERE hour < ?", (now_s // 3_600 - 25,))

@@ -1,0 +1,116 @@
+"""The history in the read model: it counts each event once, and everything in it is bounded."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.domain.messages import CommandAnswer, LaneChange
+from stream_app.gateway.read_model.history import DAY_S, MINUTE_S, MOST_NEWS, QUARTER_S
+from stream_app.gateway.read_model.store import ReadModel
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, lane, letter, sources, story, take
+
+NAMES = sources().names
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.sqlite"
+
+
+@pytest.fixture
+def model(path: Path) -> Iterator[ReadModel]:
+    model = ReadModel(path, sources())
+    yield model
+    model.close()
+
+
+def rows(path: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(path) as db:
+        return db.execute(sql, values).fetchall()
+
+
+def counted(path: Path, workspace: str, step_s: int) -> dict[str, tuple[int, int, int, int]]:
+    sql = "SELECT status, sum(events), sum(credits), sum(saved), sum(resent) FROM history"
+    found = rows(path, f"{sql} WHERE workspace = ? AND step_s = ? GROUP BY 1", workspace, step_s)
+    return {status: tuple(sums) for status, *sums in found}
+
+
+def answer(seq: int = 0, **more: Any) -> Made:
+    values: dict[str, Any] = {"applied": True, "at_ms": NOW_MS + seq, "kind": "pause", "workspace": "acme", **more}
+    told = CommandAnswer(id=f"c-{seq}", partition=0, who="ada", why="a test", text="paused", **values)
+    return Made(NAMES.audit, b"acme", msgspec.json.encode(told), offset=seq)
+
+
+def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, path: Path) -> None:
+    events = [
+        *story(NAMES, "crm-1", "received", "sending"),
+        event(NAMES, "crm-1", "enriched", 3, credits=-4),
+        event(NAMES, "crm-2", "served_from_cache", 1, 1, saved=6),
+        event(NAMES, "crm-3", "replayed", 1, 2, reason="resend", workspace="beta"),
+        event(NAMES, "crm-4", "replayed", 1, 3, reason="http_503"),
+    ]
+    take(model, *events)
+    take(model, *events)  # read again
+    for step_s in (MINUTE_S, QUARTER_S, DAY_S):
+        assert counted(path, "acme", step_s) == {
+            "received": (1, 0, 0, 0),
+            "sending": (1, 0, 0, 0),
+            "enriched": (1, -4, 0, 0),
+            "served_from_cache": (1, 0, 6, 0),
+            "replayed": (1, 0, 0, 0),
+        }
+        assert counted(path, "", step_s)["replayed"] == (2, 0, 0, 1)
+        assert counted(path, "beta", step_s) == {"replayed": (1, 0, 0, 1)}
+
+
+def test_slots_are_forgotten_by_their_length(model: ReadModel, path: Path) -> None:
+    for hours in (0, 1, 3, 30, 24 * 36):
+        take(model, event(NAMES, f"crm-{hours}", "received", 1, hours, at_ms=NOW_MS - hours * 3_600_000))
+    model.sweep(NOW_MS)
+    kept = {step_s: counted(path, "acme", step_s)["received"][0] for step_s in (MINUTE_S, QUARTER_S, DAY_S)}
+    assert kept == {MINUTE_S: 2, QUARTER_S: 3, DAY_S: 4}
+    assert counted(path, "", MINUTE_S)["received"][0] == 2
+
+
+def test_a_lane_keeps_its_worst_marks_and_its_last_news(model: ReadModel, path: Path) -> None:
+    for number in range(MOST_NEWS + 50):
+        change = LaneChange("held", f"hold {number}")
+        take(model, lane(NAMES, at_ms=NOW_MS + number, score=100 - number % 50, p95_ms=number, news=(change,)))
+    take(model, lane(NAMES, at_ms=NOW_MS + 9_999, health="insufficient_data", score=0))
+    (mark,) = rows(path, "SELECT workspace, score, p95_ms FROM lane_marks")
+    assert mark == ("acme", 51, MOST_NEWS + 49)
+    model.sweep(NOW_MS + 60_000)
+    news = rows(path, "SELECT text FROM lane_news ORDER BY at_ms")
+    assert (len(news), news[0], news[-1]) == (MOST_NEWS, ("hold 50",), (f"hold {MOST_NEWS + 49}",))
+    model.sweep(NOW_MS + 2 * DAY_MS)
+    assert rows(path, "SELECT * FROM lane_marks") == []
+
+
+def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> None:
+    take(model, answer(1), answer(2, applied=False, reason="unknown_webhook"), Made(NAMES.audit, b"acme", b"no JSON"))
+    take(model, answer(1))
+    found = rows(path, "SELECT id, who, why, applied, reason FROM audit ORDER BY at_ms")
+    assert found == [("c-1", "ada", "a test", 1, ""), ("c-2", "ada", "a test", 0, "unknown_webhook")]
+    assert rows(path, "SELECT topic, records FROM unreadable") == [(NAMES.audit, 1)]
+    model.sweep(NOW_MS + 366 * DAY_MS)
+    assert rows(path, "SELECT * FROM audit") == []
+
+
+def test_the_causes_are_the_sums_of_the_days(model: ReadModel, path: Path) -> None:
+    sums = "SELECT sum(letters) FROM"
+    take(model, letter(NAMES.dlq), letter(NAMES.dlq, timestamp=NOW_MS - 20 * DAY_MS))
+    take(model, letter(NAMES.dlq, timestamp=NOW_MS + 9), letter(NAMES.dlq, "http_422", timestamp=NOW_MS - 20 * DAY_MS))
+    (cause,) = rows(path, "SELECT letters, first_ms, last_ms FROM causes WHERE reason = 'http_503'")
+    assert cause == (3, NOW_MS - 20 * DAY_MS, NOW_MS + 9)
+    assert rows(path, f"{sums} causes") == rows(path, f"{sums} letters") == rows(path, f"{sums} letter_hours") == [(4,)]
+    model.sweep(NOW_MS)  # retention has removed those of 20 days ago
+    ((reason, letters, first_ms),) = rows(path, "SELECT reason, letters, first_ms FROM causes")
+    assert (reason, letters) == ("http_503", 2)
+    assert NOW_MS - 20 * DAY_MS < first_ms <= NOW_MS
+    assert rows(path, f"{sums} letter_hours") == [(2,)]
