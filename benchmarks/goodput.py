@@ -44,7 +44,7 @@ MAX_LIMITED = {"alone": 0.002, "shared": 0.005}
 _SLACK_S = 0.5  # of a probe that is due: its commit, its token, its way
 _START_S = 120.0
 _MORE_LEADS = 200  # than it can send, so that there is always one that waits
-NO_GUARD = "flood = { run = 1000000, share = 1.0, min_leads = 1000000 }"
+NO_GUARD = "flood_guard = { run = 1000000, share = 1.0, min_leads = 1000000 }"
 FIXED = f"floor_per_s = {RATE.rate_per_s:g}\nbackoff_cap_s = 1\nretry_after_min_s = 0.1"
 BREAKERS = {
     "breaker": BreakerPolicy(),

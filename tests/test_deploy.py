@@ -369,7 +369,7 @@ def test_alerts_know_only_what_exists(rule: dict[str, Any]) -> None:
         "answer": ANSWERS,
         "source": get_args(Source),
         "mode": get_args(Mode),
-        "reason": {"http_.*", "flood", "over_ceiling", "no_webhook", "webhook_gone", "silence"},
+        "reason": {"http_.*", "flood_guard", "over_ceiling", "no_webhook", "webhook_gone", "no_callbacks"},
         "workspace": {""},
     }
     for matcher in ", ".join(re.findall(r"\{([^}]*)\}", text)).split(", ") if "{" in text else ():

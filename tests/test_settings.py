@@ -72,7 +72,18 @@ def test_the_example_loads_and_shows_every_key_of_every_simple_table() -> None:
         defaults = getattr(Settings(), table)
         assert getattr(settings, table) == defaults, "the example's comment says that these are the defaults"
     acme, default = settings.workspaces["acme"], Workspace()
-    for table in ("rate", "budget", "breaker", "window", "health", "quota", "stop", "concurrency", "flood", "silence"):
+    for table in (
+        "rate",
+        "budget",
+        "breaker",
+        "window",
+        "health",
+        "quota",
+        "suspension",
+        "concurrency",
+        "flood_guard",
+        "callback_health",
+    ):
         keys = text.partition(f"[workspaces.acme.{table}]")[2].partition("\n[")[0]
         for key, value in msgspec.structs.asdict(getattr(acme, table)).items():
             assert f"\n{key} = " in keys or key in ("tz", "most", "opening_month"), f"{table}.{key}"
@@ -443,15 +454,18 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ("breaker = { open_s = 60, open_cap_s = 30 }", ".breaker.open_s = 60.0: must not be above open_cap_s = 30.0"),
         ("breaker.probe_lease_s = 40", ".breaker.probe_lease_s: must be above line.max_request_start_age_s"),
         ('breaker.mode = "open"', ".breaker.mode: Invalid enum value 'open'"),
-        ("stop.probe_lease_s = 40", ".stop.probe_lease_s: must be above line.max_request_start_age_s"),
-        ("stop = { probe_s = 60, probe_cap_s = 30 }", ".stop.probe_s = 60.0: must not be above probe_cap_s = 30.0"),
+        ("suspension.probe_lease_s = 40", ".suspension.probe_lease_s: must be above line.max_request_start_age_s"),
+        (
+            "suspension = { probe_s = 60, probe_cap_s = 30 }",
+            ".suspension.probe_s = 60.0: must not be above probe_cap_s = 30.0",
+        ),
         ("health.healthy_above = 70", ".health.degraded_above = 80.0: must not be above healthy_above = 70.0"),
         ("quota = { warn_at = 46000 }", ".quota.warn_at = 46000: must not be above rotate_at = 45000"),
         ("quota.rotate_at = 50001", ".quota.rotate_at = 50001: must be from 1 to 50000"),
         ("concurrency.least = 101", ".concurrency.least = 101: must not be above"),
         ("concurrency.most = 7", ".concurrency.most: line.max_in_flight sets it; remove it"),
-        ("flood.share = 0", ".flood.share = 0.0: must be from 0.01 to 1"),
-        ("silence.overdue = 0", ".silence.overdue = 0: must be from 1 to 10000"),
+        ("flood_guard.share = 0", ".flood_guard.share = 0.0: must be from 0.01 to 1"),
+        ("callback_health.overdue = 0", ".callback_health.overdue = 0: must be from 1 to 10000"),
     ],
 )
 def test_a_lane_that_contradicts_itself_is_told_so_in_one_line(tmp_path: Path, lane: str, line: str) -> None:

@@ -286,11 +286,11 @@ def _values(edited: list[EditedRecord], topic: str) -> Values:
 def _edit_of(settings: Settings, values: Values) -> Edit:
     from stream_app.replay.edit import check, sendable
 
-    why_not = sendable(settings)
+    check_lead = sendable(settings)
 
     def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
         value = values[dead_letter.partition, dead_letter.offset]
-        check(value, dead_letter, why_not, same_lead=same_lead)
+        check(value, dead_letter, check_lead, same_lead=same_lead)
         return value
 
     return edit

@@ -223,10 +223,10 @@ async def _edit_of(args: argparse.Namespace, settings: Settings, transform: Tran
 
     if transform is None:
         return unchanged
-    why_not = sendable(settings)
+    check_lead = sendable(settings)
 
     def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
-        return transformed(transform, dead_letter, why_not, same_lead=same_lead)
+        return transformed(transform, dead_letter, check_lead, same_lead=same_lead)
 
     shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
     async with reader_of(settings, lambda done, total: None) as reader:

@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 from stream_app.config.model import Tables, Workspace, WorkspaceDefaults
-from stream_app.domain.lane import breaker, budget, concurrency, rate
-from stream_app.domain.lane import callback_health as silence
-from stream_app.domain.lane import flood_guard as flood
+from stream_app.domain.lane import breaker, budget, callback_health, concurrency, flood_guard, rate, suspension
 from stream_app.domain.lane import health as window
-from stream_app.domain.lane import suspension as stop
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 
@@ -83,14 +80,17 @@ def _policies(tables: Tables, workspace: WorkspaceDefaults) -> Iterator[str]:
         ("rate", rate.problems(workspace.rate)),
         ("budget", budget.problems(workspace.budget)),
         ("quota", quota.problems(workspace.quota)),
-        ("stop", stop.problems(workspace.stop)),
-        ("flood", flood.problems(workspace.flood)),
-        ("silence", silence.problems(workspace.silence)),
+        ("suspension", suspension.problems(workspace.suspension)),
+        ("flood_guard", flood_guard.problems(workspace.flood_guard)),
+        ("callback_health", callback_health.problems(workspace.callback_health)),
         ("concurrency", concurrency.problems(workspace.concurrency)),
     ):
         yield from (f".{table}.{line}" for line in lines)
     longest_s = tables.line.max_request_start_age_s + tables.line.request_timeout_s
-    for table, lease_s in (("breaker", workspace.breaker.probe_lease_s), ("stop", workspace.stop.probe_lease_s)):
+    for table, lease_s in (
+        ("breaker", workspace.breaker.probe_lease_s),
+        ("suspension", workspace.suspension.probe_lease_s),
+    ):
         if lease_s <= longest_s:
             yield (
                 f".{table}.probe_lease_s: must be above line.max_request_start_age_s + request_timeout_s = "

@@ -156,10 +156,10 @@ class WorkspaceDefaults(msgspec.Struct, frozen=True):
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
-    stop: SuspensionPolicy = SuspensionPolicy()
+    suspension: SuspensionPolicy = SuspensionPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
-    flood: FloodGuardPolicy = FloodGuardPolicy()
-    silence: CallbackHealthPolicy = CallbackHealthPolicy()
+    flood_guard: FloodGuardPolicy = FloodGuardPolicy()
+    callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
 
 
 class Workspace(WorkspaceDefaults, frozen=True):

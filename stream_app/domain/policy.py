@@ -81,13 +81,13 @@ class Workspace(msgspec.Struct, frozen=True):
         breaker: When the circuit breaker opens and closes.
         window: The sliding window that the breaker and the flood guard judge.
         health: The sliding window that is shown to people.
-        stop: When a suspended lane sends probes.
+        suspension: When a suspended lane sends probes.
         rate: The token bucket.
         budget: The caps on credits and actions.
         quota: When a webhook is replaced by the next one of its pool.
         concurrency: How many POSTs may be in flight.
-        flood: How many dead letters suspend the lane.
-        silence: How many overdue leads without a callback suspend a destination.
+        flood_guard: How many dead letters suspend the lane.
+        callback_health: How many overdue leads without a callback suspend a destination.
     """
 
     name: str
@@ -97,13 +97,13 @@ class Workspace(msgspec.Struct, frozen=True):
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
     health: HealthPolicy = HealthPolicy()
-    stop: SuspensionPolicy = SuspensionPolicy()
+    suspension: SuspensionPolicy = SuspensionPolicy()
     rate: RatePolicy = RatePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     quota: QuotaPolicy = QuotaPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
-    flood: FloodGuardPolicy = FloodGuardPolicy()
-    silence: CallbackHealthPolicy = CallbackHealthPolicy()
+    flood_guard: FloodGuardPolicy = FloodGuardPolicy()
+    callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
 
 
 def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:

@@ -15,11 +15,11 @@ from contextlib import suppress
 
 import msgspec
 
-from stream_app.domain.dead_letter.reject_admission import let_by
+from stream_app.domain.dead_letter.reject_admission import admit_dead_letter
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane import concurrency, stall_detector
-from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, stands_still
+from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, is_held
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
@@ -165,7 +165,7 @@ class AdmissionQueue:
             return answer
         grant, committed = answer
         await committed
-        if not request.letter:
+        if not request.as_dead_letter:
             name = grant.destination.workspace
             self._lanes.stalls[name] = stall_detector.begun(self._stall(name), self._clock.now_ms())
         return grant
@@ -213,7 +213,7 @@ class AdmissionQueue:
         """True if such a lead would be held now; see `pipeline.ports.PartitionState.is_held`."""
         name, now_ms = destination.workspace, self._clock.now_ms()
         policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._stall(name)
-        return stands_still(policy, lane, destination, now_ms, not bulk, stall)
+        return is_held(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
         """Have each waiting lead check again whether it may be sent: an operator has changed something."""
@@ -243,10 +243,10 @@ class AdmissionQueue:
         name = destination.workspace
         policy = self._plan.workspaces[name]
         lane = self._lanes[name]
-        if waiter.request.letter:
+        if waiter.request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
             waits = not self.shared and policy.hold == "pause"
-            self._lanes[name], answer = let_by(policy, lane, destination, now_ms, boot_ms, waits)
+            self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         else:
             slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
             if self._in_flight.get(name, 0) >= slots:
@@ -256,7 +256,7 @@ class AdmissionQueue:
         if isinstance(answer, Held):
             return self._wait_for_stall(policy, answer, now_ms) if answer.reason == stall_detector.REASON else answer
         self._waiters.remove(waiter)
-        if not waiter.request.letter:
+        if not waiter.request.as_dead_letter:
             self._in_flight[name] = self._in_flight.get(name, 0) + 1
             self._count_share(waiter)
         committed = self._submit(waiter.write_ahead(answer))

@@ -15,7 +15,7 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
-from stream_app.domain.lane.callback_health import listening
+from stream_app.domain.lane.callback_health import record_owner
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
 from stream_app.domain.lane.takeover import reconfigured, take_over
@@ -100,7 +100,7 @@ class Lanes:
             lane = read_lane(key, rows.pop(key))
             self._check_home(lane)
             if lane.workspace in self._plan.workspaces:
-                at_ms = min(now_ms, lane.hearing.listened_ms or now_ms)  # of its last commit
+                at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)  # of its last commit
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
             self._lanes[lane.workspace] = take_over(lane, now_ms, self._previous.get(lane.workspace))
         self.reconfigured()
@@ -121,7 +121,9 @@ class Lanes:
         now_ms = self._clock.now_ms()
         for name in sorted(workspaces):
             lane = self[name]
-            lane = self[name] = msgspec.structs.replace(lane, hearing=listening(lane.hearing, now_ms))
+            lane = self[name] = msgspec.structs.replace(
+                lane, callback_health=record_owner(lane.callback_health, now_ms)
+            )
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             view_now = self.view(name)
             if view_now.news or not self._is_recent(name, now_ms):

@@ -15,7 +15,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
 from stream_app.domain.errors import StateStoreError
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane, charge, letter, settle
+from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane, charge, record_dead_letter, settle
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback, CommandAnswer, LaneView
@@ -173,7 +173,9 @@ class UnitOfWork:
 
     def record_dead_letter(self, grant: Grant, reason: str) -> None:
         name = grant.destination.workspace
-        self.lanes[name] = letter(self._plan.workspaces[name], self.lanes[name], grant, reason, self._clock.now_ms())
+        self.lanes[name] = record_dead_letter(
+            self._plan.workspaces[name], self.lanes[name], grant, reason, self._clock.now_ms()
+        )
 
     def _pump_soon(self) -> None:
         """Admit others after the caller has submitted its own step: their steps then come later."""

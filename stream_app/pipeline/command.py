@@ -168,7 +168,7 @@ class CommandPipeline:
         answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
         if answer.done:
             self._partition.set_lane(answer.lane)
-        return CommandResult(answer.told, answer.done, "" if answer.done else "refused")
+        return CommandResult(answer.text, answer.done, "" if answer.done else "refused")
 
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
         rows = [person_row(person) for person in people]

@@ -23,7 +23,7 @@ from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason, Rows
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lead.person import identifiers
 from stream_app.domain.lead.resolve import ResolvedLead
-from stream_app.domain.lead.suppression import why_not
+from stream_app.domain.lead.suppression import suppression_reason
 from stream_app.domain.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import Record
@@ -179,7 +179,9 @@ class Fallback:
         """True if the lead is suppressed or expired. The lead pipeline then concludes it."""
         if resolved.lead.not_after_ms is not None and self._clock.now_ms() > resolved.lead.not_after_ms:
             return True
-        return self._partition.has_suppressions and why_not(resolved, self._partition.suppression) is not None
+        return (
+            self._partition.has_suppressions and suppression_reason(resolved, self._partition.suppression) is not None
+        )
 
     async def _look_up(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
         """Return what may be served, the entry of the person and the entry of the company."""

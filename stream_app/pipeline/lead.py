@@ -27,7 +27,7 @@ from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.person import claimed, linked, person_of
 from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, case_of, whose
-from stream_app.domain.lead.suppression import is_unwanted, why_not
+from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
 from stream_app.domain.messages import RESEND, Lead
 from stream_app.domain.policy import Plan
 from stream_app.pipeline.conclude import Conclusions
@@ -217,7 +217,10 @@ class LeadPipeline:
             return
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.
-            if self._partition.has_suppressions and (why := why_not(resolved, self._partition.suppression)) is not None:
+            if (
+                self._partition.has_suppressions
+                and (why := suppression_reason(resolved, self._partition.suppression)) is not None
+            ):
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
             patient = recorder.row.state.startswith("held_")

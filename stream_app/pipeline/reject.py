@@ -42,7 +42,7 @@ class Rejects:
             in_flight.release_next()
             await self._partition.conclude(in_flight, self._rejection(in_flight, envelope, lead, bad, None))
             return
-        request = AdmissionRequest(Destination("", workspace, ()), patient=True, letter=True)
+        request = AdmissionRequest(Destination("", workspace, ()), patient=True, as_dead_letter=True)
 
         def write_ahead(grant: Grant) -> WriteBatch:
             return self._rejection(in_flight, envelope, lead, bad, grant)

@@ -15,7 +15,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from stream_app.domain.callback.timeout import OVERDUE, WAITING, due_ms, evidence, expects_silence, overdue, silent
+from stream_app.domain.callback.timeout import (
+    OVERDUE,
+    WAITING,
+    due_ms,
+    evidence,
+    may_suspend,
+    overdue,
+    suspend_destination,
+)
 from stream_app.domain.dead_letter.headers import read_place
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
@@ -45,13 +53,13 @@ class TimeoutPipeline:
         """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
         overdue_of = Counter((there.workspace, there.alias) for _, _, there in self._still_due(keys, WAITING))
         url_problem = ""
-        if any(self._expects_silence(*name, more) for name, more in overdue_of.items()):
+        if any(self._may_suspend(*name, more) for name, more in overdue_of.items()):
             url_problem = await self._probe()
         due = self._still_due(keys, WAITING)
         await asyncio.gather(*(self._mark_overdue(key, row, there, url_problem) for key, row, there in due))
 
-    def _expects_silence(self, workspace: str, destination: str, more: int) -> bool:
-        return expects_silence(self._plan.workspaces[workspace], self._partition.lane(workspace), destination, more)
+    def _may_suspend(self, workspace: str, destination: str, more: int) -> bool:
+        return may_suspend(self._plan.workspaces[workspace], self._partition.lane(workspace), destination, more)
 
     def _mark_overdue(self, key: bytes, row: Delivery, there: Destination, url_problem: str) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[there.workspace]
@@ -64,8 +72,8 @@ class TimeoutPipeline:
         lane, is_silent = overdue(policy, self._partition.lane(there.workspace), there.alias, row.at_ms)
         if is_silent:
             why = causes(evidence(policy, lane, there, url_problem, now_ms))
-            lane = silent(policy, lane, there, why, now_ms)
-            recorder.go("credits_exhausted_suspected", now_ms, Reason("silence", why))
+            lane = suspend_destination(policy, lane, there, why, now_ms)
+            recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
         self._partition.set_lane(lane)
         return self._partition.submit(recorder.step())
 

@@ -22,7 +22,7 @@ from stream_app.replay.document import read_document, write_document
 Transform = Callable[[Any], Any]
 """Edit the JSON document of a lead. Raises EditError if the edit does not apply."""
 
-WhyNot = Callable[[Lead, str], str]
+LeadCheck = Callable[[Lead, str], str]
 """Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""
 
 
@@ -68,27 +68,27 @@ def from_mapping(names: Mapping[str, str]) -> Transform:
     return apply
 
 
-def sendable(settings: Settings) -> WhyNot:
+def sendable(settings: Settings) -> LeadCheck:
     """Check leads against the columns of their destination."""
 
-    def why_not(lead: Lead, named: str) -> str:
+    def check_lead(lead: Lead, named: str) -> str:
         alias = settings.destination_of(lead.workspace or "", lead.destination or named or None)
         if alias is None:
             return "the configuration has no such workspace or destination"
         body = body_of(lead, settings.destinations[alias].columns, {})
         return body.text if isinstance(body, Unreadable) else ""
 
-    return why_not
+    return check_lead
 
 
-def never_sent(value: bytes | None, key: bytes | None, named: str, why_not: WhyNot, now_ms: int) -> str:
+def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: LeadCheck, now_ms: int) -> str:
     """Return why a dead letter's value cannot be sent without an edit; '' if it can.
 
     Args:
         value: The dead letter's value.
         key: The dead letter's key.
         named: The destination that the dead letter names, or ''.
-        why_not: The check that `sendable` returns.
+        check_lead: The check that `sendable` returns.
         now_ms: The current time, epoch ms.
     """
     lead = read_lead(value, key)
@@ -98,16 +98,16 @@ def never_sent(value: bytes | None, key: bytes | None, named: str, why_not: WhyN
         return "it has no identity"
     if lead.not_after_ms is not None and lead.not_after_ms <= now_ms:
         return "it is too old to be sent"
-    return why_not(lead, named)
+    return check_lead(lead, named)
 
 
-def transformed(transform: Transform, dead_letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> bytes:
+def transformed(transform: Transform, dead_letter: ConsumedRecord, check_lead: LeadCheck, *, same_lead: bool) -> bytes:
     """Edit a dead letter's value and check it as the lead pipeline will.
 
     Args:
         transform: The edit.
         dead_letter: The dead letter.
-        why_not: The check that `sendable` returns.
+        check_lead: The check that `sendable` returns.
         same_lead: The lead continues its delivery, so it must stay the same lead at the same destination.
 
     Raises:
@@ -123,11 +123,11 @@ def transformed(transform: Transform, dead_letter: ConsumedRecord, why_not: WhyN
         raise
     except (ValueError, RecursionError):  # jsonpatch recurses into the document
         raise EditError("it would not be JSON: export it, edit it by hand, and import it") from None
-    check(edited, dead_letter, why_not, same_lead=same_lead)
+    check(edited, dead_letter, check_lead, same_lead=same_lead)
     return edited
 
 
-def check(edited: bytes, dead_letter: ConsumedRecord, why_not: WhyNot, *, same_lead: bool) -> None:
+def check(edited: bytes, dead_letter: ConsumedRecord, check_lead: LeadCheck, *, same_lead: bool) -> None:
     """Check an edited value.
 
     Raises:
@@ -139,7 +139,7 @@ def check(edited: bytes, dead_letter: ConsumedRecord, why_not: WhyNot, *, same_l
     old = read_lead(dead_letter.value, dead_letter.key)
     if same_lead and not isinstance(old, Unreadable) and _who(old) != _who(lead):
         raise EditError("the edit makes it another lead: publish that one as a new lead")
-    if why := why_not(lead, (dead_letter.header(HEADERS["destination"]) or "") if same_lead else ""):
+    if why := check_lead(lead, (dead_letter.header(HEADERS["destination"]) or "") if same_lead else ""):
         raise EditError(f"it still cannot be sent: {why}")
 
 

@@ -179,7 +179,7 @@ async def _dead_letters(
     values: Mapping[tuple[int, int], bytes] | None,
 ) -> list[_Found]:
     found: list[_Found] = []
-    why_not, now_ms = sendable(settings), SystemClock().now_ms()
+    check_lead, now_ms = sendable(settings), SystemClock().now_ms()
     topic, keys = topic_of(settings, source), WorkspaceKeys(settings.workspaces)
     async for records in reader.read(topic, ranges):
         for record in records:
@@ -202,7 +202,7 @@ async def _dead_letters(
                     alias,
                     reason or "without a reason",
                     sent_back.has(f"{topic}/{record.partition}/{record.offset}", kind),
-                    never_sent(value, key, text(headers, HEADERS["destination"]), why_not, now_ms) == "",
+                    never_sent(value, key, text(headers, HEADERS["destination"]), check_lead, now_ms) == "",
                 )
             )
     return found

@@ -35,14 +35,14 @@ def build_plan(settings: Settings) -> Plan:
                 rate=here.rate,
                 budget=here.budget,
                 quota=here.quota,
-                stop=here.stop,
+                suspension=here.suspension,
                 concurrency=msgspec.structs.replace(
                     here.concurrency,
                     least=min(here.concurrency.least, line.max_in_flight),
                     most=line.max_in_flight,
                 ),
-                flood=here.flood,
-                silence=here.silence,
+                flood_guard=here.flood_guard,
+                callback_health=here.callback_health,
             )
             for name, here in settings.workspaces.items()
         },

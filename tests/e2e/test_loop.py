@@ -125,7 +125,7 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
         config=CONFIG + REDIS,
         script=CALLBACK + FAULTS,
         # What is lost here is no silence, also while the gateway is away for long on a busy machine.
-        workspace="silence = { overdue = 300 }",
+        workspace="callback_health = { overdue = 300 }",
         destination="callback_deadline_s = 7\ncallback_grace_s = 6\nestimate_credits = 9",
         rate_per_s=20,
         burst=10,
@@ -193,7 +193,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         1,
         callbacks=True,
         script=CALLBACK + f"[plan]\ncredits = {200 if cause == 'credits' else 6_000}\n",
-        workspace=f"silence = {{ overdue = {overdue} }}",
+        workspace=f"callback_health = {{ overdue = {overdue} }}",
         destination=f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120\nestimate_credits = 9",
         rate_per_s=rate_per_s,
         burst=burst,
@@ -207,7 +207,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         told = next(s[-1] for s in line.stories.values() if s[-1].status == "credits_exhausted_suspected")
         last_ms = max(row["at_ms"] for row in line.ledger() if row["kind"] == "callback")
         assert told.at_ms - last_ms <= (2 * deadline_s + 30) * 1_000
-        assert told.reason == "silence"
+        assert told.reason == "no_callbacks"
         assert told.text.startswith(f"{overdue} leads of {told.destination} are overdue")
         assert "the callback URL answers from here" in told.text
         assert "auto-run is off in the table of" in told.text
@@ -219,7 +219,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         assert not [request for request in line.requests() if request.at_ms > told.at_ms + 1_000]
         code, said = await line.run("lanes", "--json")
         assert code == 0, said
-        assert '"silence"' in said
+        assert '"no_callbacks"' in said
 
         if cause == "auto-run":
             line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": True})

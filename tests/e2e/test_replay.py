@@ -26,7 +26,7 @@ tiers_s = [1, 600]
 LANE = """
 [workspaces.{name}.breaker]
 mode = "shadow"
-[workspaces.{name}.flood]
+[workspaces.{name}.flood_guard]
 run = 1000000
 share = 1
 """

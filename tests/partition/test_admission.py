@@ -161,7 +161,7 @@ def test_a_cancelled_record_is_not_admitted() -> None:
 def test_a_waiting_lead_expires_on_time() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(1_000.0))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(1_000.0))
         began = now_ms()
         ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
         answer = await bench.send(in_flight(0), ask)
@@ -175,7 +175,7 @@ def test_a_waiting_lead_expires_on_time() -> None:
 def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
         told = await bench.send(in_flight(0))
         assert isinstance(told, Held)
         assert (told.status, told.defer) == ("held_paused", False)
@@ -192,7 +192,7 @@ def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
 def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
     async def main() -> None:
         bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause"), shared)
-        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], stop=_stop(300.0))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
         answer = await bench.send(in_flight(0))
         assert isinstance(answer, Held)
         assert answer.defer

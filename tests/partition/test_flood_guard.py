@@ -30,7 +30,7 @@ class Bench(LeadBench):
     def __init__(self, setup: Setup | None = None) -> None:
         super().__init__(setup or Setup(callbacks=False), clay_takes_s=0.1)
         for name, here in self.plan.workspaces.items():
-            self.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodGuardPolicy(run=RUN))
+            self.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy(run=RUN))
 
     def publish_bad(self, kind: str, count: int) -> None:
         document, key = BAD[kind]
@@ -57,9 +57,9 @@ def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
         await bench.serve()
         await asyncio.sleep(60.0)
         assert bench.rejected == RUN
-        stop = bench.partition.state.lanes["acme"].stop
+        stop = bench.partition.state.lanes["acme"].suspension
         assert stop is not None
-        assert stop.reason == "flood"
+        assert stop.reason == "flood_guard"
         assert f"{RUN} leads in a row became dead letters" in stop.text
         assert bench.inlet.committed() == RUN, "the others wait on Kafka"
         await asyncio.sleep(300.0)
@@ -149,7 +149,7 @@ def test_what_was_rejected_is_no_request_that_clay_leaves_unanswered() -> None:
     async def main() -> None:
         bench = Bench()
         for name, here in bench.plan.workspaces.items():
-            bench.plan.workspaces[name] = msgspec.structs.replace(here, flood=FloodGuardPolicy())
+            bench.plan.workspaces[name] = msgspec.structs.replace(here, flood_guard=FloodGuardPolicy())
         bench.publish_bad("nobody", 20)
         await bench.serve()
         await asyncio.sleep(3.0)

@@ -128,7 +128,7 @@ def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() 
         assert (bench.told(first)[-1], bench.told(second)[-1]) == ("accepted", "accepted")
         assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
         hooks = bench.lane().quota.webhooks
-        assert {name: (hook.count, hook.stop is not None) for name, hook in hooks.items()} == {
+        assert {name: (hook.count, hook.suspension is not None) for name, hook in hooks.items()} == {
             "acme-0": (1, True),
             "acme-1": (2, False),
         }

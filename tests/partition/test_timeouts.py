@@ -17,7 +17,7 @@ from stream_app.domain.delivery.outcome import Refused
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.callback_health import Hearing
+from stream_app.domain.lane.callback_health import CallbackHealth
 from stream_app.domain.lead.suppression import Suppression, erased_row
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.partition.deadlines import DeadlineQueue
@@ -295,7 +295,7 @@ def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> None:
         assert told["lead_id"] == "firm2"
         assert "3 leads of firms are overdue" in told["text"]
         assert "1. auto-run is off in the table of firms" in told["text"]
-        assert bench.partition.state.lanes.view("acme").holds == "silence"
+        assert bench.partition.state.lanes.view("acme").holds == "no_callbacks"
         await asyncio.sleep(400.0)
         assert len(bench.firms()) == sent + 1, "one probe"
         bench.call_back(lead_id=bench.firms()[-1], destination="firms")
@@ -391,7 +391,7 @@ def test_callback_health_is_written_while_leads_wait() -> None:
         await bench.partition.take_over()
         await asyncio.sleep(40.0)
         assert bench.day() is not None
-        hearing: Hearing = bench.partition.state.lanes["acme"].hearing
-        assert now_ms() - hearing.listened_ms <= 61_000
+        callback_health: CallbackHealth = bench.partition.state.lanes["acme"].callback_health
+        assert now_ms() - callback_health.owned_ms <= 61_000
 
     run(main())

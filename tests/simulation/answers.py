@@ -106,7 +106,7 @@ class Answers:
             self._silent.pop(name, None)
         elif event.status == "sending" and name in self._silent and not self.ordered:
             waited_ms = event.at_ms - self._silent[name]
-            if waited_ms < self._plan.workspaces[name].stop.probe_s * 1000:
+            if waited_ms < self._plan.workspaces[name].suspension.probe_s * 1000:
                 self._problem(f"6: {event.id} is sent into a silence after {waited_ms} ms")
             self._silent[name] = event.at_ms
 

@@ -160,7 +160,7 @@ class Checker:
             self._problem(f"5: {event.id} goes out of a blocked lane")
         if lane is not None and lane.breaker.phase == "open" and at_ms < lane.breaker.until_ms:
             self._problem(f"5: {event.id} goes out through an open breaker")
-        if lane is not None and lane.stop is not None and at_ms < lane.stop.probe_at_ms:
+        if lane is not None and lane.suspension is not None and at_ms < lane.suspension.probe_at_ms:
             self._problem(f"5: {event.id} goes out of a stopped lane")
         policy = self._plan.workspaces[name].rate
         tokens, then_ms = self._buckets.get(name, (float(policy.burst), at_ms))

@@ -129,7 +129,7 @@ def any_callback_ends_a_silence() -> Patch:
     real = answer._called_back
 
     def called_back(state: Lane, row: Delivery, *rest: Any) -> Lane:
-        since_ms = state.stop.since_ms if state.stop else 0
+        since_ms = state.suspension.since_ms if state.suspension else 0
         return real(state, msgspec.structs.replace(row, probe=since_ms), *rest)
 
     return patch.object(answer, "_called_back", called_back)

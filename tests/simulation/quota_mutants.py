@@ -32,8 +32,8 @@ def a_submission_that_fails_is_given_back() -> Patch:
 
 @mutant("4")
 def submissions_are_forgotten_at_a_take_over() -> Patch:
-    def take_over(state: Any, now_ms: int, heard: Any = None) -> Any:
-        consumed = lane_owner.take_over(state, now_ms, heard)
+    def take_over(state: Any, now_ms: int, previous: Any = None) -> Any:
+        consumed = lane_owner.take_over(state, now_ms, previous)
         return msgspec.structs.replace(consumed, quota=Quota())
 
     return patch("stream_app.partition.lanes.take_over", take_over)

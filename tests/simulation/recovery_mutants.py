@@ -38,7 +38,7 @@ def under_way_counts_as_not_started() -> Patch:
 
 
 def heard_and_given_up() -> Iterable[Schedule]:
-    """A long Retry-After is heard, its step is lost, and a rebalance takes the lead away that could tell of it.
+    """A long Retry-After is previous, its step is lost, and a rebalance takes the lead away that could tell of it.
 
     The lead of another workspace comes shortly before: at each of its steps a rebalance may begin in time.
     """
@@ -58,7 +58,7 @@ def heard_and_given_up() -> Iterable[Schedule]:
 @mutant("5", hunt=heard_and_given_up)
 def retry_after_forgotten_with_memory() -> Patch:
     return patch(
-        "stream_app.partition.lanes.take_over", lambda state, now_ms, heard=None: lane_owner.take_over(state, now_ms)
+        "stream_app.partition.lanes.take_over", lambda state, now_ms, previous=None: lane_owner.take_over(state, now_ms)
     )
 
 

@@ -142,7 +142,7 @@ def plan_of(setup: Setup) -> Plan:
             breaker=BreakerPolicy(consecutive_failures=setup.trips_after, open_s=2.0, min_calls=20),
             rate=RatePolicy(rate_per_s=setup.rate_per_s, burst=setup.burst),
             budget=BudgetPolicy(credits_per_day=setup.credits_per_day),
-            silence=CallbackHealthPolicy(setup.silent_after),
+            callback_health=CallbackHealthPolicy(setup.silent_after),
         )
         destinations[f"{name}-main"] = Destination(
             f"{name}-main",

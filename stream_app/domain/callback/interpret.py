@@ -11,7 +11,7 @@ from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
 from stream_app.domain.lane import budget, callback_health
 from stream_app.domain.lane.budget import Cost, Reservation
-from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, proved
+from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, probe_succeeded
 from stream_app.domain.lane.true_cost import actual
 from stream_app.domain.lead.lead import is_plain_id
 from stream_app.domain.messages import Callback, Result
@@ -72,13 +72,13 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
 
 def _called_back(lane: Lane, row: Delivery, cost: Cost, there: Destination, policy: Workspace, now_ms: int) -> Lane:
     """Record the callback of the destination. If it answers the probe of a suspension that waits for it, lift that."""
-    ear = callback_health.heard(callback_health.ear(lane.hearing, there.alias), now_ms)
-    lane = msgspec.structs.replace(lane, hearing=callback_health.keep(lane.hearing, there.alias, ear))
-    stopped = lane.stop
+    health = callback_health.record_callback(lane.callback_health, there.alias, now_ms)
+    lane = msgspec.structs.replace(lane, callback_health=health)
+    stopped = lane.suspension
     if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
         return lane
     over = cost.credits > there.ceiling.credits or cost.actions > there.ceiling.actions
-    return lane if over and stopped.reason == OVER_CEILING else proved(policy, lane, there.alias, now_ms)
+    return lane if over and stopped.reason == OVER_CEILING else probe_succeeded(policy, lane, there.alias, now_ms)
 
 
 def _cost(callback: Callback, estimated: Cost) -> Cost:

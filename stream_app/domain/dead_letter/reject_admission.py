@@ -12,7 +12,7 @@ from stream_app.domain.lane.lane import Grant, Held, Lane
 from stream_app.domain.policy import Destination, Workspace, in_force
 
 
-def let_by(
+def admit_dead_letter(
     policy: Workspace, lane: Lane, there: Destination, now_ms: int, boot_ms: int, waits: bool
 ) -> tuple[Lane, Grant | Held]:
     """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.
@@ -27,11 +27,11 @@ def let_by(
         boot_ms: The time on the monotonic clock, ms.
         waits: True if the record may be held.
     """
-    entry = Grant(there, Reservation("", "", 0, 0), "", Permit(lane.breaker.epoch), None, boot_ms)
-    if not waits or lane.stop is None or lane.stop.reason != flood_guard.REASON:
-        return lane, entry
-    stopped, answer = suspension.permit(in_force(policy, lane.changes).stop, lane.stop, now_ms)
-    lane = msgspec.structs.replace(lane, stop=stopped)
+    grant = Grant(there, Reservation("", "", 0, 0), "", Permit(lane.breaker.epoch), None, boot_ms)
+    if not waits or lane.suspension is None or lane.suspension.reason != flood_guard.REASON:
+        return lane, grant
+    stopped, answer = suspension.permit(in_force(policy, lane.changes).suspension, lane.suspension, now_ms)
+    lane = msgspec.structs.replace(lane, suspension=stopped)
     if isinstance(answer, Wait):
         return lane, Held(stopped.reason, stopped.text, answer.until_ms)
-    return lane, msgspec.structs.replace(entry, probe=answer)
+    return lane, msgspec.structs.replace(grant, probe=answer)

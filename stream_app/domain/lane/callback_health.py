@@ -1,7 +1,7 @@
 """Detects missing callbacks: the webhook still answers 2xx, but no callback comes. Each lead sent is then wasted.
 
-It is told about every overdue lead and every callback, by destination, because auto-run is a setting of one table. Time
-in which no owner listened for callbacks (between two owners of a partition) does not count as waiting.
+Overdue leads and callbacks are counted by destination, because auto-run is a setting of one table. Time in which the
+partition had no owner does not count as waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stream_app.domain.lane.bounds import out_of_range
 from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
 from stream_app.domain.plural import count
 
-REASON: Final = "silence"
+REASON: Final = "no_callbacks"
 """The reason of the suspension that it leads to."""
 
 _GAP_MS: Final = 5_000  # a shorter absence is no more than a rebalance
@@ -34,40 +34,36 @@ class CallbackHealthPolicy(msgspec.Struct, frozen=True):
     overdue: int = 5
 
 
-class Ear(msgspec.Struct, frozen=True, omit_defaults=True):
+class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
     """The callbacks of one destination. Times are epoch ms.
 
     Attributes:
-        heard_ms: The last callback that settled a lead.
+        last_ms: The last callback that settled a lead.
         overdue: Overdue leads that were accepted after it.
         oldest_ms: When the oldest of them was accepted.
-        told_ms: When missing callbacks were reported; 0 if they were not.
-        over_ms: When the last such report that has ended was made. Leads accepted before it prove nothing.
+        reported_ms: When missing callbacks were reported; 0 if they were not.
+        ignored_until_ms: When the last such report that has ended was made. Leads accepted before it prove nothing.
     """
 
-    heard_ms: int = 0
+    last_ms: int = 0
     overdue: int = 0
     oldest_ms: int = 0
-    told_ms: int = 0
-    over_ms: int = 0
+    reported_ms: int = 0
+    ignored_until_ms: int = 0
 
 
-class Hearing(msgspec.Struct, frozen=True, omit_defaults=True):
+class CallbackHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     """The callbacks of a lane. Times are epoch ms.
 
     Attributes:
-        heard_ms: Of all destinations, in a row of an older version.
-        told_ms: Of all destinations, in a row of an older version.
-        listened_ms: The last time at which an owner is known to have listened.
-        gaps: (from, to) of the last times in which no owner listened.
+        owned_ms: The last time at which the partition is known to have had an owner.
+        gaps: (from, to) of the last times without an owner.
         of: By destination.
     """
 
-    heard_ms: int = 0
-    told_ms: int = 0
-    listened_ms: int = 0
+    owned_ms: int = 0
     gaps: tuple[tuple[int, int], ...] = ()
-    of: dict[str, Ear] = {}
+    destinations: dict[str, DestinationCallbacks] = {}
 
 
 def problems(policy: CallbackHealthPolicy) -> list[str]:
@@ -75,74 +71,76 @@ def problems(policy: CallbackHealthPolicy) -> list[str]:
     return out_of_range(policy, overdue=(1, 10_000))
 
 
-def ear(state: Hearing, destination: str) -> Ear:
+def of(state: CallbackHealth, destination: str) -> DestinationCallbacks:
     """Return the callbacks of a destination."""
-    return state.of.get(destination) or Ear(state.heard_ms, over_ms=state.told_ms)
+    return state.destinations.get(destination) or DestinationCallbacks()
 
 
-def keep(state: Hearing, destination: str, heard_now: Ear) -> Hearing:
-    """Return the state with the new state of one destination."""
-    return msgspec.structs.replace(state, of={**state.of, destination: heard_now})
+def record_callback(state: CallbackHealth, destination: str, now_ms: int) -> CallbackHealth:
+    """Return the state after a callback settled a lead of the destination."""
+    ignored_until_ms = of(state, destination).ignored_until_ms
+    return _with(state, destination, DestinationCallbacks(now_ms, ignored_until_ms=ignored_until_ms))
 
 
-def heard(state: Ear, now_ms: int) -> Ear:
-    """Return the state after a callback settled a lead."""
-    return Ear(now_ms, over_ms=state.over_ms)
-
-
-def overdue(state: Ear, accepted_ms: int) -> Ear:
-    """Return the state with one more overdue lead."""
-    if accepted_ms <= max(state.heard_ms, state.over_ms):
+def record_overdue(state: CallbackHealth, destination: str, accepted_ms: int) -> CallbackHealth:
+    """Return the state with one more overdue lead of the destination, which was accepted at that time."""
+    before = of(state, destination)
+    if accepted_ms <= max(before.last_ms, before.ignored_until_ms):
         return state
-    oldest_ms = min(state.oldest_ms or accepted_ms, accepted_ms)
-    return msgspec.structs.replace(state, overdue=state.overdue + 1, oldest_ms=oldest_ms)
+    oldest_ms = min(before.oldest_ms or accepted_ms, accepted_ms)
+    after = msgspec.structs.replace(before, overdue=before.overdue + 1, oldest_ms=oldest_ms)
+    return _with(state, destination, after)
 
 
-def is_news(policy: CallbackHealthPolicy, state: Ear) -> bool:
-    """Return True if missing callbacks must be reported now."""
-    return state.overdue >= policy.overdue and not state.told_ms
+def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination: str, more: int = 0) -> bool:
+    """Return True if missing callbacks must be reported, with `more` further overdue leads."""
+    callbacks = of(state, destination)
+    return callbacks.overdue + more >= policy.overdue and not callbacks.reported_ms
 
 
-def told(state: Ear, now_ms: int) -> Ear:
+def record_report(state: CallbackHealth, destination: str, now_ms: int) -> CallbackHealth:
     """Return the state after they were reported."""
-    return msgspec.structs.replace(state, told_ms=now_ms)
+    return _with(state, destination, msgspec.structs.replace(of(state, destination), reported_ms=now_ms))
 
 
-def over(state: Hearing) -> Hearing:
-    """Return the state after the suspension ended. Leads from before the report prove nothing any more."""
-    of = {name: Ear(each.heard_ms, over_ms=each.told_ms) if each.told_ms else each for name, each in state.of.items()}
-    return msgspec.structs.replace(state, of=of)
+def reset_reported(state: CallbackHealth) -> CallbackHealth:
+    """Return the state after the suspension ended. Leads from before the report prove nothing."""
+    of = {
+        name: DestinationCallbacks(each.last_ms, ignored_until_ms=each.reported_ms) if each.reported_ms else each
+        for name, each in state.destinations.items()
+    }
+    return msgspec.structs.replace(state, destinations=of)
 
 
-def others(state: Hearing, destination: str) -> list[str]:
+def still_missing(state: CallbackHealth, destination: str) -> list[str]:
     """Return the other destinations that were reported and have not called back since."""
-    return sorted(name for name, each in state.of.items() if each.told_ms and name != destination)
+    return sorted(name for name, each in state.destinations.items() if each.reported_ms and name != destination)
 
 
-def still(silent: Sequence[str], destination: str) -> str:
+def missing_text(missing: Sequence[str], destination: str) -> str:
     """Return the text about destinations without callbacks after another one has called back."""
-    names = " and ".join(silent)
+    names = " and ".join(missing)
     return (
         f"no callback of {names} comes, while {destination} has called back, with the same credits: look at auto-run "
         "and the HTTP column there"
     )
 
 
-def listening(state: Hearing, now_ms: int) -> Hearing:
-    """Record that an owner listens. Save it often while leads wait: a successor counts a gap from the last time on."""
-    return msgspec.structs.replace(state, listened_ms=max(now_ms, state.listened_ms))
+def record_owner(state: CallbackHealth, now_ms: int) -> CallbackHealth:
+    """Record that there is an owner. Save it often while leads wait: a successor counts a gap from this time on."""
+    return msgspec.structs.replace(state, owned_ms=max(now_ms, state.owned_ms))
 
 
-def taken_over(state: Hearing, now_ms: int) -> Hearing:
-    """Record that a new owner starts to listen."""
+def taken_over(state: CallbackHealth, now_ms: int) -> CallbackHealth:
+    """Record that a new owner starts."""
     gaps = state.gaps
-    if state.listened_ms and now_ms - state.listened_ms > _GAP_MS:
-        gaps = (*gaps, (state.listened_ms, now_ms))[-_GAPS_KEPT:]
-    return msgspec.structs.replace(state, listened_ms=now_ms, gaps=gaps)
+    if state.owned_ms and now_ms - state.owned_ms > _GAP_MS:
+        gaps = (*gaps, (state.owned_ms, now_ms))[-_GAPS_KEPT:]
+    return msgspec.structs.replace(state, owned_ms=now_ms, gaps=gaps)
 
 
-def unheard_ms(state: Hearing, since_ms: int) -> int:
-    """Return for how much of the time since then no owner listened, in ms."""
+def unowned_ms(state: CallbackHealth, since_ms: int) -> int:
+    """Return for how many ms since then there was no owner."""
     return sum(max(0, end_ms - max(begin_ms, since_ms)) for begin_ms, end_ms in state.gaps)
 
 
@@ -156,7 +154,7 @@ class Evidence(msgspec.Struct, frozen=True):
         callback_url: '' if the URL answered, else what came instead.
         webhooks: The pool of the table, by id.
         spent: Credits that this lane has booked in this month.
-        heard_ms: The last callback of this table, epoch ms; 0 if there was none.
+        last_ms: The last callback of this table, epoch ms; 0 if there was none.
         others: Destinations of the workspace that have called back meanwhile.
     """
 
@@ -166,7 +164,7 @@ class Evidence(msgspec.Struct, frozen=True):
     callback_url: str
     webhooks: Mapping[str, Webhook]
     spent: int
-    heard_ms: int
+    last_ms: int
     others: tuple[str, ...] = ()
 
 
@@ -198,10 +196,14 @@ def causes(evidence: Evidence) -> str:
 
 def _of_table(evidence: Evidence) -> str:
     """Return what is known of the table from outside, and where to see the rest."""
-    last = f"it called back last at {_utc(evidence.heard_ms)}" if evidence.heard_ms else "it has never called back"
+    last = f"it called back last at {_utc(evidence.last_ms)}" if evidence.last_ms else "it has never called back"
     others = f", while {' and '.join(evidence.others)} did since, with the same credits" if evidence.others else ""
     return f"{last}{others}; its newest rows in Clay show whether they ran"
 
 
 def _utc(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _with(state: CallbackHealth, destination: str, callbacks: DestinationCallbacks) -> CallbackHealth:
+    return msgspec.structs.replace(state, destinations={**state.destinations, destination: callbacks})

@@ -203,10 +203,14 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
 def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:
     """Yield webhooks that answer 404 while others of their pool take the leads."""
     for webhook_id, webhook in view.webhooks.items():
-        if webhook.stop is None or any(webhook_id in text for text in named_in):
+        if webhook.suspension is None or any(webhook_id in text for text in named_in):
             continue
-        since_ms, until_ms, lifts = webhook.stop.since_ms, webhook.stop.probe_at_ms, _lifts(WEBHOOK_GONE, view)
-        yield Finding(WEBHOOK_GONE, webhook.stop.text, lane.workspace, False, since_ms, until_ms, lifts)
+        since_ms, until_ms, lifts = (
+            webhook.suspension.since_ms,
+            webhook.suspension.probe_at_ms,
+            _lifts(WEBHOOK_GONE, view),
+        )
+        yield Finding(WEBHOOK_GONE, webhook.suspension.text, lane.workspace, False, since_ms, until_ms, lifts)
 
 
 def _of_bulk(lane: LaneFacts) -> int:

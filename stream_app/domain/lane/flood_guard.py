@@ -12,7 +12,7 @@ from stream_app.domain.lane.bounds import exact, out_of_range
 from stream_app.domain.lane.health import Totals
 from stream_app.domain.plural import count
 
-REASON: Final = "flood"
+REASON: Final = "flood_guard"
 """The reason of the suspension."""
 
 
@@ -42,7 +42,7 @@ def problems(policy: FloodGuardPolicy) -> list[str]:
     return out_of_range(policy, run=(1, 1_000_000), share=(0.01, 1), min_leads=(1, 1_000_000))
 
 
-def letter(state: FloodGuard, cause: str) -> FloodGuard:
+def record_dead_letter(state: FloodGuard, cause: str) -> FloodGuard:
     """Return the state after one more dead letter."""
     return FloodGuard(cause, state.run + 1 if state.cause == cause else 1)
 
@@ -51,7 +51,7 @@ def verdict(policy: FloodGuardPolicy, state: FloodGuard, totals: Totals) -> str:
     """Return why the lane must be suspended; '' if it need not. `totals` include the last dead letter."""
     if state.run >= policy.run:
         return f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"
-    ended = totals.success + totals.letters
-    if ended >= policy.min_leads and totals.letters > exact(policy.share) * ended:
-        return f"{totals.letters} of the last {ended} leads became dead letters (the last: {state.cause})"
+    ended = totals.success + totals.dead_letters
+    if ended >= policy.min_leads and totals.dead_letters > exact(policy.share) * ended:
+        return f"{totals.dead_letters} of the last {ended} leads became dead letters (the last: {state.cause})"
     return ""

@@ -73,7 +73,7 @@ class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
         failure: Failed calls.
         slow: The slow part of `success`.
         latencies: Counts by LATENCY_BOUNDS_MS.
-        letters: Dead letters, which are not calls.
+        dead_letters: Dead letters, which are not calls.
     """
 
     slot: int
@@ -81,7 +81,7 @@ class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: int = 0
     slow: int = 0
     latencies: tuple[int, ...] = _NO_LATENCIES
-    letters: int = 0
+    dead_letters: int = 0
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,7 +96,7 @@ class Totals(msgspec.Struct, frozen=True):
     success: int = 0
     failure: int = 0
     slow: int = 0
-    letters: int = 0
+    dead_letters: int = 0
 
     @property
     def calls(self) -> int:
@@ -137,21 +137,21 @@ def record(
     return Window((*before, _plus_call(bucket, ok, slow, latency_ms)))
 
 
-def record_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
+def record_dead_letter(policy: WindowPolicy, state: Window, now_ms: int) -> Window:
     """Return the window with one more dead letter."""
     before, bucket = _present(policy, state, now_ms)
-    return Window((*before, msgspec.structs.replace(bucket, letters=bucket.letters + 1)))
+    return Window((*before, msgspec.structs.replace(bucket, dead_letters=bucket.dead_letters + 1)))
 
 
 def totals(policy: WindowPolicy, state: Window, now_ms: int) -> Totals:
     """Return the counts of the buckets that are still inside the window."""
-    success = failure = slow = letters = 0
+    success = failure = slow = dead_letters = 0
     for bucket in _inside(policy, state, now_ms):
         success += bucket.success
         failure += bucket.failure
         slow += bucket.slow
-        letters += bucket.letters
-    return Totals(success, failure, slow, letters)
+        dead_letters += bucket.dead_letters
+    return Totals(success, failure, slow, dead_letters)
 
 
 def score(counts: Totals) -> float:
@@ -216,7 +216,7 @@ def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int | None) -> 
         bucket.failure + (not ok),
         bucket.slow + (ok and slow),
         latencies,
-        bucket.letters,
+        bucket.dead_letters,
     )
 
 

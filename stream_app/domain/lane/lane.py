@@ -53,7 +53,6 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `partition` is where it lives: a configuration that moves it is refused. `window` is of the breaker and the flood
     guard, and people see `health`. `pause`, `forced` and `changes` are an operator's orders (domain/lane/overrides.py).
-    `stop` is the suspension.
     """
 
     workspace: str
@@ -65,15 +64,15 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: rate.Rate = rate.Rate()
     budget: budget.Budget = budget.Budget()
     quota: quota.Quota = quota.Quota()
-    stop: suspension.Suspension | None = None
+    suspension: suspension.Suspension | None = None
     pause: Actor | None = None
     forced: Forced | None = None
     changes: tuple[Change, ...] = ()
     estimates: dict[str, estimate.Estimate] = {}
     shadowed: int = 0
-    hearing: callback_health.Hearing = callback_health.Hearing()
+    callback_health: callback_health.CallbackHealth = callback_health.CallbackHealth()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
-    flood: flood_guard.FloodGuard = flood_guard.FloodGuard()
+    flood_guard: flood_guard.FloodGuard = flood_guard.FloodGuard()
     outage: Outage | None = None
 
 
@@ -81,7 +80,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that asks to be sent, within a period of time (epoch ms).
 
     `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
-    `letter`: it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
+    `as_dead_letter`: it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
     """
 
     destination: Destination
@@ -89,7 +88,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     not_after_ms: int | None = None
     patient: bool = False
     bulk: bool = False
-    letter: bool = False
+    as_dead_letter: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -134,28 +133,28 @@ def admit(
     now_ms: int,
     boot_ms: int,
     hot: bool = True,
-    hanging: StallDetector = NOTHING,
+    stall: StallDetector = NOTHING,
 ) -> tuple[Lane, Grant | Held]:
     """Decide whether this lead may be sent now. Takes token, reservation, probe and submission together or none.
 
     Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it. `hot`: it may use
-    the share of the budget that bulk leaves. `hanging`: the requests without an answer. `boot_ms`: on the monotonic
+    the share of the budget that bulk leaves. `stall`: the requests without an answer. `boot_ms`: on the monotonic
     clock.
     """
     policy = in_force(policy, lane.changes)
     if lane.pause is not None:
         return lane, Held("paused", lane_text.paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
-    hooks, picked = quota.pick(policy.quota, policy.stop, lane.quota, destination.webhook_ids, now_ms)
+    hooks, picked = quota.pick(policy.quota, policy.suspension, lane.quota, destination.webhook_ids, now_ms)
     if not isinstance(picked, quota.Picked):
         if picked is not None:
             lane = msgspec.structs.replace(lane, quota=hooks)
         return lane, without_webhook(lane, destination, picked, now_ms)
-    stopped, probe = lane.stop, None
+    stopped, probe = lane.suspension, None
     if stopped is not None and suspension.holds(stopped, destination.alias):
-        stopped, answer = suspension.permit(policy.stop, stopped, now_ms)
+        stopped, answer = suspension.permit(policy.suspension, stopped, now_ms)
         if isinstance(answer, Wait):
             held = Held(stopped.reason, stopped.text, answer.until_ms, "held_paused")
-            return msgspec.structs.replace(lane, stop=stopped), held
+            return msgspec.structs.replace(lane, suspension=stopped), held
         probe = answer
     mode = mode_of(policy, lane)
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
@@ -165,7 +164,7 @@ def admit(
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         held = Held("breaker_open", lane_text.why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
-    silent = stall_detector.permit(policy.breaker, policy.concurrency, hanging, lane.concurrency, now_ms)
+    silent = stall_detector.permit(policy.breaker, policy.concurrency, stall, lane.concurrency, now_ms)
     if silent is not None and mode == "auto":
         return lane, Held(silent.reason, silent.text, silent.until_ms, "held_outage" if silent.text else None)
     cost = destination.ceiling
@@ -183,17 +182,17 @@ def admit(
         rate=bucket,
         budget=reserved[0],
         quota=counted,
-        stop=stopped,
+        suspension=stopped,
         shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )
     return consumed, Grant(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
 
 
-def stands_still(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, hanging: StallDetector
+def is_held(
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, stall: StallDetector
 ) -> bool:
     """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
-    _, answer = admit(policy, lane, destination, now_ms, 0, hot, hanging)
+    _, answer = admit(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer.status is not None
     return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
@@ -202,7 +201,7 @@ def stands_still(
 def settle(
     policy: Workspace,
     lane: Lane,
-    entry: Grant,
+    grant: Grant,
     outcome: Outcome | None,
     now_ms: int,
     rand: float,
@@ -218,63 +217,67 @@ def settle(
     if isinstance(outcome, Accepted | Uncertain):
         limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight)
         lane = msgspec.structs.replace(lane, concurrency=limit)
-    if entry.webhook_probe is not None and not isinstance(outcome, Gone):
+    if grant.webhook_probe is not None and not isinstance(outcome, Gone):
         accepted = isinstance(outcome, Accepted)
-        hooks = quota.probed(lane.quota, entry.webhook_id, entry.webhook_probe, accepted, now_ms)
+        hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, accepted, now_ms)
         lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
-            lane = _with_verdict(policy, lane, entry, "", outcome.latency_ms, now_ms, rand)
-            lane = _taken_through(policy, lane, entry, now_ms)
-            if lane.flood.run:
-                lane = msgspec.structs.replace(lane, flood=flood_guard.FloodGuard())
-            if entry.destination.callbacks:
+            lane = _with_verdict(policy, lane, grant, "", outcome.latency_ms, now_ms, rand)
+            lane = _probe_accepted(policy, lane, grant, now_ms)
+            if lane.flood_guard.run:
+                lane = msgspec.structs.replace(lane, flood_guard=flood_guard.FloodGuard())
+            if grant.destination.callbacks:
                 return lane, Settlement(True, now_ms)
-            cost = entry.destination.estimate
-            settled = budget.settle(lane.budget, entry.reservation, cost, entry.destination.ceiling)
-            spent = msgspec.structs.replace(entry.reservation, credits=cost.credits, actions=cost.actions)
+            cost = grant.destination.estimate
+            settled = budget.settle(lane.budget, grant.reservation, cost, grant.destination.ceiling)
+            spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
             return msgspec.structs.replace(lane, budget=settled.state), Settlement(True, now_ms, spent=spent)
         case Uncertain():
-            lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
-            return _released_stop(lane, entry, now_ms), Settlement(True, now_ms)
+            lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
+            return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
         case Refused():
             alone = in_flight <= 1 and not others_wait
-            return _refused(policy, lane, entry, outcome, now_ms, rand, alone)
+            return _refused(policy, lane, grant, outcome, now_ms, rand, alone)
         case RateLimited():
-            lane = _untouched(lane, entry, now_ms)
+            lane = _without_verdict(lane, grant, now_ms)
             after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
             limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
             return msgspec.structs.replace(lane, rate=limited), Settlement(False, limited.blocked_until_ms)
         case Denied():
-            text = lane_text.turned_away(lane, entry, outcome)
-            lane = _untouched(lane, entry, now_ms, keep_stop=True)
-            return _halted(policy, lane, entry, outcome.reason, text, now_ms), Settlement(False, now_ms, text)
+            text = lane_text.turned_away(lane, grant, outcome)
+            lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
+            return _suspended(policy, lane, grant, outcome.reason, text, now_ms), Settlement(False, now_ms, text)
         case Gone():
-            there = entry.destination
-            text = f"the webhook {entry.webhook_id} of {there.alias} is gone (404): a probe tries it again now and then"
-            fresh = suspension.begin(policy.stop, outcome.reason, text, now_ms, there.alias, there.setup_id)
-            hooks = quota.gone(policy.stop, lane.quota, entry.webhook_id, fresh, entry.webhook_probe)
-            return msgspec.structs.replace(_untouched(lane, entry, now_ms), quota=hooks), Settlement(
+            there = grant.destination
+            text = f"the webhook {grant.webhook_id} of {there.alias} is gone (404): a probe tries it again now and then"
+            fresh = suspension.begin(policy.suspension, outcome.reason, text, now_ms, there.alias, there.setup_id)
+            hooks = quota.gone(policy.suspension, lane.quota, grant.webhook_id, fresh, grant.webhook_probe)
+            return msgspec.structs.replace(_without_verdict(lane, grant, now_ms), quota=hooks), Settlement(
                 False, now_ms, text
             )
         case Poison():
-            lane = letter(policy, _untouched(lane, entry, now_ms, keep_stop=True), entry, outcome.reason, now_ms)
-            return _released_stop(lane, entry, now_ms), Settlement(False, now_ms)
+            lane = record_dead_letter(
+                policy, _without_verdict(lane, grant, now_ms, keep_probe=True), grant, outcome.reason, now_ms
+            )
+            return _with_probe_released(lane, grant, now_ms), Settlement(False, now_ms)
         case None:
-            return _untouched(lane, entry, now_ms), Settlement(False, now_ms)
+            return _without_verdict(lane, grant, now_ms), Settlement(False, now_ms)
 
 
-def letter(policy: Workspace, lane: Lane, entry: Grant, cause: str, now_ms: int) -> Lane:
+def record_dead_letter(policy: Workspace, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
-    seen = window.record_letter(policy.window, lane.window, now_ms)
-    lane = msgspec.structs.replace(lane, flood=flood_guard.letter(lane.flood, cause), window=seen)
+    seen = window.record_dead_letter(policy.window, lane.window, now_ms)
+    lane = msgspec.structs.replace(
+        lane, flood_guard=flood_guard.record_dead_letter(lane.flood_guard, cause), window=seen
+    )
     totals = window.totals(policy.window, seen, now_ms)
-    why = flood_guard.verdict(policy.flood, lane.flood, totals)
-    if not why and not (lane.stop is not None and lane.stop.reason == flood_guard.REASON):
+    why = flood_guard.verdict(policy.flood_guard, lane.flood_guard, totals)
+    if not why and not (lane.suspension is not None and lane.suspension.reason == flood_guard.REASON):
         return lane
     text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
-    return _halted(policy, lane, entry, flood_guard.REASON, text, now_ms)
+    return _suspended(policy, lane, grant, flood_guard.REASON, text, now_ms)
 
 
 def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
@@ -285,34 +288,38 @@ def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
 
 def lifted(lane: Lane) -> Lane:
     """Return the lane without its suspension. Its counters restart, or the next failure would suspend it again."""
-    reason = lane.stop.reason if lane.stop is not None else ""
-    lane = msgspec.structs.replace(lane, stop=None, hearing=callback_health.over(lane.hearing))
+    reason = lane.suspension.reason if lane.suspension is not None else ""
+    lane = msgspec.structs.replace(
+        lane, suspension=None, callback_health=callback_health.reset_reported(lane.callback_health)
+    )
     if reason == flood_guard.REASON:
-        lane = msgspec.structs.replace(lane, flood=flood_guard.FloodGuard(), window=window.Window())
+        lane = msgspec.structs.replace(lane, flood_guard=flood_guard.FloodGuard(), window=window.Window())
     return lane
 
 
-def proved(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
+def probe_succeeded(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
     """Return the lane after a probe showed that this destination is healthy: resumed, unless others are not."""
-    silent = callback_health.others(lane.hearing, destination)
-    if lane.stop is None or lane.stop.reason != callback_health.REASON or not silent:
+    silent = callback_health.still_missing(lane.callback_health, destination)
+    if lane.suspension is None or lane.suspension.reason != callback_health.REASON or not silent:
         return lifted(lane)
-    text, policy = callback_health.still(silent, destination), in_force(policy, lane.changes)
-    left = suspension.let_go(policy.stop, lane.stop, destination, silent, text, now_ms)
-    return msgspec.structs.replace(lane, stop=left)
+    text, policy = callback_health.missing_text(silent, destination), in_force(policy, lane.changes)
+    left = suspension.exempt(policy.suspension, lane.suspension, destination, silent, text, now_ms)
+    return msgspec.structs.replace(lane, suspension=left)
 
 
-def _taken_through(policy: Workspace, lane: Lane, entry: Grant, now_ms: int) -> Lane:
+def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) -> Lane:
     """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
-    stopped, there = lane.stop, entry.destination
-    if stopped is None or suspension.lift(stopped, entry.probe) is not None:
+    stopped, there = lane.suspension, grant.destination
+    if stopped is None or suspension.lift(stopped, grant.probe) is not None:
         return lane
     if stopped.reason in LIFTED_BY_CALLBACK:
         if there.callbacks:
-            return msgspec.structs.replace(lane, stop=suspension.put_off(policy.stop, stopped, now_ms))
+            return msgspec.structs.replace(
+                lane, suspension=suspension.postpone_probe(policy.suspension, stopped, now_ms)
+            )
         if there.alias != stopped.destination:  # it never calls back: of the others this says nothing
-            return _released_stop(lane, entry, now_ms)
-    return proved(policy, lane, there.alias, now_ms)
+            return _with_probe_released(lane, grant, now_ms)
+    return probe_succeeded(policy, lane, there.alias, now_ms)
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
@@ -320,9 +327,13 @@ def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
     return lane.forced.mode if lane.forced is not None else policy.breaker.mode
 
 
-def _halted(policy: Workspace, lane: Lane, entry: Grant, reason: str, text: str, now_ms: int) -> Lane:
-    fresh = suspension.begin(policy.stop, reason, text, now_ms, entry.destination.alias, entry.destination.setup_id)
-    return msgspec.structs.replace(lane, stop=suspension.halt(policy.stop, lane.stop, fresh, entry.probe))
+def _suspended(policy: Workspace, lane: Lane, grant: Grant, reason: str, text: str, now_ms: int) -> Lane:
+    fresh = suspension.begin(
+        policy.suspension, reason, text, now_ms, grant.destination.alias, grant.destination.setup_id
+    )
+    return msgspec.structs.replace(
+        lane, suspension=suspension.suspend(policy.suspension, lane.suspension, fresh, grant.probe)
+    )
 
 
 def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
@@ -351,12 +362,12 @@ def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
 
 
 def _refused(
-    policy: Workspace, lane: Lane, entry: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
+    policy: Workspace, lane: Lane, grant: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
 ) -> tuple[Lane, Settlement]:
     free = mode_of(policy, lane) == "shadow"
-    was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, entry.permit))
-    lane = _with_verdict(policy, lane, entry, outcome.reason, outcome.latency_ms, now_ms, rand)
-    lane = _released_stop(_refunded(lane, entry), entry, now_ms)
+    was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, grant.permit))
+    lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
+    lane = _with_probe_released(_refunded(lane, grant), grant, now_ms)
     after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
     if after_ms:
         until_ms = now_ms + min(after_ms, int(policy.rate.retry_after_max_s * 1000))
@@ -369,35 +380,35 @@ def _refused(
 
 
 def _with_verdict(
-    policy: Workspace, lane: Lane, entry: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
+    policy: Workspace, lane: Lane, grant: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
 ) -> Lane:
     """Record a call. Health counts each one. Breaker and window ignore those from before the breaker last opened."""
     if failure:
         lane = msgspec.structs.replace(lane, outage=failed(lane.outage, failure, lane.breaker.phase, now_ms))
     ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
     health = window.record(policy.health, lane.health, now_ms, ok, verdict == "slow", latency_ms)
-    if breaker.is_late(lane.breaker, entry.permit):
+    if breaker.is_late(lane.breaker, grant.permit):
         return msgspec.structs.replace(lane, health=health)
     seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow")
     totals = window.totals(policy.window, seen, now_ms)
     mode = mode_of(policy, lane)
-    after = breaker.on_result(policy.breaker, lane.breaker, entry.permit, verdict, totals, now_ms, rand, mode)
+    after = breaker.on_result(policy.breaker, lane.breaker, grant.permit, verdict, totals, now_ms, rand, mode)
     closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
     return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen, health=health)
 
 
-def _untouched(lane: Lane, entry: Grant, now_ms: int, keep_stop: bool = False) -> Lane:
+def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = False) -> Lane:
     """Return probe and reservation: the call said nothing about Clay's health and cost nothing."""
-    freed = breaker.release_probe(lane.breaker, entry.permit)
-    lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), entry)
-    return lane if keep_stop else _released_stop(lane, entry, now_ms)
+    freed = breaker.release_probe(lane.breaker, grant.permit)
+    lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), grant)
+    return lane if keep_probe else _with_probe_released(lane, grant, now_ms)
 
 
-def _refunded(lane: Lane, entry: Grant) -> Lane:
-    return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, entry.reservation))
+def _refunded(lane: Lane, grant: Grant) -> Lane:
+    return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, grant.reservation))
 
 
-def _released_stop(lane: Lane, entry: Grant, now_ms: int) -> Lane:
-    if lane.stop is None or entry.probe is None:
+def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
+    if lane.suspension is None or grant.probe is None:
         return lane
-    return msgspec.structs.replace(lane, stop=suspension.release(lane.stop, entry.probe, now_ms))
+    return msgspec.structs.replace(lane, suspension=suspension.release_probe(lane.suspension, grant.probe, now_ms))

@@ -95,7 +95,7 @@ class Answer(msgspec.Struct, frozen=True):
     """The lane after an order, and the outcome in one line; not `done`: refused, and nothing changed."""
 
     lane: Lane
-    told: str
+    text: str
     done: bool = True
 
 
@@ -140,16 +140,16 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
 
 def _pause(lane: Lane, by: Actor) -> Answer:
     if lane.pause is not None:
-        return Answer(lane, f"was paused already, {told_by(lane.pause)}")
-    return Answer(msgspec.structs.replace(lane, pause=by), f"paused {told_by(by)}; leads wait in Kafka until `resume`")
+        return Answer(lane, f"was paused already, {byline(lane.pause)}")
+    return Answer(msgspec.structs.replace(lane, pause=by), f"paused {byline(by)}; leads wait in Kafka until `resume`")
 
 
 def _resume(lane: Lane) -> Answer:
-    gone = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
-    gone += [f"the stop ({lane.stop.reason})"] if lane.stop else []
-    gone += [f"the stop of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
+    gone = [f"the pause {byline(lane.pause)}"] if lane.pause else []
+    gone += [f"the suspension ({lane.suspension.reason})"] if lane.suspension else []
+    gone += [f"the suspension of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
     if not gone:
-        return Answer(lane, "was neither paused nor stopped")
+        return Answer(lane, "was neither paused nor suspended")
     lane = msgspec.structs.replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
     return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
 
@@ -169,20 +169,20 @@ def _force(lane: Lane, mode: breaker.Mode, by: Actor) -> Answer:
     state = lane.breaker
     if mode in ("open", "closed"):
         state = breaker.forced(state, "open" if mode == "open" else "closed", by.at_ms)
-    told = _MODE[mode]
+    text = _MODE[mode]
     if mode == "auto" and state.phase == "open":
-        told += ", beginning with probes" if state.cause == "forced" else f", and is open ({state.cause})"
-    return Answer(msgspec.structs.replace(lane, breaker=state, forced=Forced(mode, by)), told)
+        text += ", beginning with probes" if state.cause == "forced" else f", and is open ({state.cause})"
+    return Answer(msgspec.structs.replace(lane, breaker=state, forced=Forced(mode, by)), text)
 
 
 def _reset(lane: Lane, now_ms: int) -> Answer:
     fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
     hooks = quota.resumed(lane.quota)
     lane = msgspec.structs.replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=hooks)
-    rest = [f"the pause {told_by(lane.pause)}"] if lane.pause else []
+    rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""
-    return Answer(lane, f"reset: the breaker is closed with an empty window, and no stop{still}")
+    return Answer(lane, f"reset: the breaker is closed with an empty window, and no suspension{still}")
 
 
 def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> Answer:
@@ -242,16 +242,16 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
         return Answer(lane, "nothing to change was named", done=False)
     state = lane.quota
     if order.use is not None:
-        state = quota.revive(state, webhook_id) if order.use else quota.mark_dead(state, webhook_id, told_by(by))
+        state = quota.revive(state, webhook_id) if order.use else quota.mark_dead(state, webhook_id, byline(by))
     if order.count is not None:
         state = quota.set_count(state, webhook_id, order.count)
     there = state.webhooks[webhook_id]
-    use = f"out of use ({there.dead})" if there.dead else "suspended (404)" if there.stop else "in use"
-    told = f"webhook {webhook_id}: {count(there.count, 'submission')}, {use}"
-    return Answer(msgspec.structs.replace(lane, quota=state), told)
+    use = f"out of use ({there.dead})" if there.dead else "suspended (404)" if there.suspension else "in use"
+    text = f"webhook {webhook_id}: {count(there.count, 'submission')}, {use}"
+    return Answer(msgspec.structs.replace(lane, quota=state), text)
 
 
-def told_by(by: Actor) -> str:
+def byline(by: Actor) -> str:
     """Return the operator, the time and the reason in words."""
     at = datetime.fromtimestamp(min(max(by.at_ms, 0), 253_370_764_800_000) / 1000, UTC)
     return f"by {by.who} at {at:%Y-%m-%d %H:%M:%S} UTC" + (f": {by.why}" if by.why else "")

@@ -37,8 +37,8 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
         lease_until_ms: When its lease ends; 0: none in flight.
         destination: The destination that was refused.
         setup_id: Of its token and webhooks at that time.
-        alone: True: only its leads are held. False: all but those of `apart`.
-        apart: Destinations that are not held.
+        one_destination: True: only its leads are held. False: all but those of `exempt`.
+        exempt: Destinations that are not held.
     """
 
     reason: str
@@ -50,8 +50,8 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
     lease_until_ms: int = 0
     destination: str = ""
     setup_id: str = ""
-    alone: bool = False
-    apart: tuple[str, ...] = ()
+    one_destination: bool = False
+    exempt: tuple[str, ...] = ()
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ def problems(policy: SuspensionPolicy) -> list[str]:
     )
 
 
-def halt(
+def suspend(
     policy: SuspensionPolicy, state: Suspension | None, fresh: Suspension, probe: Probe | None = None
 ) -> Suspension:
     """Return the suspension after a refused call.
@@ -85,17 +85,17 @@ def halt(
     if state is None:
         return fresh
     if not holds(state, fresh.destination):
-        return msgspec.structs.replace(fresh, alone=False)
+        return msgspec.structs.replace(fresh, one_destination=False)
     if not _is_current(state, probe):
         return state
-    later = put_off(policy, state, fresh.since_ms)
+    later = postpone_probe(policy, state, fresh.since_ms)
     return msgspec.structs.replace(
         fresh,
         since_ms=state.since_ms,
         probe_at_ms=later.probe_at_ms,
         backoff_ms=later.backoff_ms,
         probe=state.probe,
-        alone=state.alone and fresh.reason == state.reason,
+        one_destination=state.one_destination and fresh.reason == state.reason,
     )
 
 
@@ -106,18 +106,18 @@ def begin(
     now_ms: int,
     destination: str = "",
     setup_id: str = "",
-    alone: bool = False,
+    one_destination: bool = False,
 ) -> Suspension:
     """Return a new suspension with its first probe after the shortest interval."""
     wait_ms = int(policy.probe_s * 1000)
-    return Suspension(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, alone)
+    return Suspension(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, one_destination)
 
 
 def holds(state: Suspension | None, destination: str) -> bool:
     """Return True if it holds leads of this destination."""
     if state is None:
         return False
-    return state.destination == destination if state.alone else destination not in state.apart
+    return state.destination == destination if state.one_destination else destination not in state.exempt
 
 
 def probe_now(state: Suspension, setup_id: str, now_ms: int) -> Suspension:
@@ -139,20 +139,20 @@ def permit(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> tuple[Su
     return state, Probe(state.probe, state.since_ms)
 
 
-def put_off(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspension:
+def postpone_probe(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspension:
     """Return the suspension after a probe that proved nothing: the next one is due after twice the interval."""
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
     return msgspec.structs.replace(state, probe_at_ms=now_ms + backoff_ms, backoff_ms=backoff_ms, lease_until_ms=0)
 
 
-def let_go(
+def exempt(
     policy: SuspensionPolicy, state: Suspension, destination: str, others: Sequence[str], text: str, now_ms: int
 ) -> Suspension:
     """Return the suspension without a destination that a probe proved healthy. A single one of `others` is held alone.
 
     The setup of that one is not known here, so a probe is sent at once when it is, as after a change of the setup.
     """
-    wait_ms, alone = int(policy.probe_s * 1000), len(others) == 1
+    wait_ms, one_destination = int(policy.probe_s * 1000), len(others) == 1
     return msgspec.structs.replace(
         state,
         text=text,
@@ -160,8 +160,8 @@ def let_go(
         setup_id="",
         probe_at_ms=min(state.probe_at_ms, now_ms + wait_ms),
         backoff_ms=wait_ms,
-        alone=alone,
-        apart=() if alone else tuple(sorted({*state.apart, destination})),
+        one_destination=one_destination,
+        exempt=() if one_destination else tuple(sorted({*state.exempt, destination})),
     )
 
 
@@ -170,7 +170,7 @@ def lift(state: Suspension, probe: Probe | None) -> Suspension | None:
     return None if _is_current(state, probe) else state
 
 
-def release(state: Suspension, probe: Probe | None, now_ms: int) -> Suspension:
+def release_probe(state: Suspension, probe: Probe | None, now_ms: int) -> Suspension:
     """Free the lease of a probe that ended without a verdict. The next one is due after the same interval."""
     if not _is_current(state, probe):
         return state

@@ -33,12 +33,12 @@ def no_webhook(state: quota.Quota, destination: Destination) -> str:
     return f"destination {destination.alias} has no webhook left ({ends}): {mend}"
 
 
-def turned_away(lane: Lane, entry: Grant, outcome: Denied) -> str:
+def turned_away(lane: Lane, grant: Grant, outcome: Denied) -> str:
     """Return the text for a refused call, with the token and webhook that it used."""
-    there = entry.destination
+    there = grant.destination
     token = f" (token: {there.token_name})" if there.token_name else " (no token)"
-    webhook = lane.quota.webhooks.get(entry.webhook_id, quota.Webhook())
+    webhook = lane.quota.webhooks.get(grant.webhook_id, quota.Webhook())
     sent = (
-        f", webhook {entry.webhook_id} after {count(webhook.count, 'submission')}" if outcome.http_status == 403 else ""
+        f", webhook {grant.webhook_id} after {count(webhook.count, 'submission')}" if outcome.http_status == 403 else ""
     )
     return f"destination {there.alias}{token}{sent}: {outcome.text}"

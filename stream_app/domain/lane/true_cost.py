@@ -40,7 +40,7 @@ def actual(
     if cost.credits > reservation.credits or cost.actions > reservation.actions:
         after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
     lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
-    if not settled.overrun or suspension.holds(lane.stop, destination.alias):
+    if not settled.overrun or suspension.holds(lane.suspension, destination.alias):
         return lane
     text = (
         f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
@@ -48,5 +48,5 @@ def actual(
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
     policy = in_force(policy, lane.changes)
-    fresh = suspension.begin(policy.stop, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
-    return msgspec.structs.replace(lane, stop=suspension.halt(policy.stop, lane.stop, fresh))
+    fresh = suspension.begin(policy.suspension, OVER_CEILING, text, now_ms, destination.alias, destination.setup_id)
+    return msgspec.structs.replace(lane, suspension=suspension.suspend(policy.suspension, lane.suspension, fresh))

@@ -13,7 +13,7 @@ from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Grant, Held, Lane, admit, mode_of, without_webhook
 from stream_app.domain.lane.meters import meters
-from stream_app.domain.lane.overrides import told_by
+from stream_app.domain.lane.overrides import byline
 from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
 from stream_app.domain.lane.text import why_open
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
@@ -26,7 +26,7 @@ _LIFTS: Final = {
     "no_webhook": "a new webhook in the pool, then stream-app lanes reload; or stream-app lanes quota --use",
     WEBHOOK_GONE: "a probe that Clay takes, a new webhook in the pool, or stream-app lanes resume",
     "stopped": "a probe that Clay takes, or (after mending the cause) stream-app lanes resume",
-    "silence": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
+    "no_callbacks": "the callback of a probe, or (after mending the cause) stream-app lanes resume",
     "over_ceiling": "a probe's callback that tells of less, or (after mending the cause) stream-app lanes resume",
     "breaker_open": "probes that Clay takes, or stream-app lanes reset",
     "no_answer": "Clay's next answer; where none comes, the breaker, once the requests have timed out",
@@ -44,7 +44,7 @@ def view(
     destinations: Sequence[Destination],
     now_ms: int,
     before: LaneView | None = None,
-    hanging: StallDetector = NOTHING,
+    stall: StallDetector = NOTHING,
 ) -> LaneView:
     """Return the view of a lane.
 
@@ -54,14 +54,14 @@ def view(
         destinations: Of the workspace.
         now_ms: The time, epoch ms.
         before: The last view; `news` is the difference to it.
-        hanging: Its requests without an answer.
+        stall: Its requests without an answer.
     """
     policy = in_force(policy, lane.changes)
     counts = window.totals(policy.health, lane.health, now_ms)
     latency = window.latency(policy.health, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown = meters(policy.budget, lane.budget, now_ms)
     day, month = shown["credits_day"], shown["credits_month"]
-    answers = {there.alias: _answer(policy, lane, there, now_ms, hanging) for there in destinations}
+    answers = {there.alias: _answer(policy, lane, there, now_ms, stall) for there in destinations}
     held = _held(policy, lane, answers)
     seen = LaneView(
         workspace=lane.workspace,
@@ -81,7 +81,7 @@ def view(
         credits_cap_day=day.cap,
         credits_cap_month=month.cap,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
-        since_ms=_since_ms(lane, held, before, now_ms, hanging),
+        since_ms=_since_ms(lane, held, before, now_ms, stall),
         lifts=_lifts(lane, held),
         mode=mode_of(policy, lane),
         mode_by=lane.forced.by if lane.forced else None,
@@ -103,16 +103,16 @@ def view(
             there.alias: quota.left(policy.quota, lane.quota, there.webhook_ids) for there in destinations
         },
         outage=lane.outage if lane.breaker.phase != "closed" else None,
-        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, hanging)),
+        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, stall)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
 
 
 def _answer(
-    policy: Workspace, lane: Lane, there: Destination, now_ms: int, hanging: StallDetector, hot: bool = True
+    policy: Workspace, lane: Lane, there: Destination, now_ms: int, stall: StallDetector, hot: bool = True
 ) -> Held | None:
     """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
-    _, answer = admit(policy, lane, there, now_ms, 0, hot, hanging)
+    _, answer = admit(policy, lane, there, now_ms, 0, hot, stall)
     if (
         isinstance(answer, Grant)
         and answer.webhook_probe is not None
@@ -134,14 +134,14 @@ def _partly(
     answers: Mapping[str, Held | None],
     whole: Held | None,
     now_ms: int,
-    hanging: StallDetector,
+    stall: StallDetector,
 ) -> Iterator[PartHold]:
     """Yield what holds only the leads of some destinations, or only bulk leads."""
     found: dict[Held, list[str]] = {}
     for there in destinations:
         answer = answers[there.alias]
         if answer is None and policy.budget.hot_share:
-            answer = _answer(policy, lane, there, now_ms, hanging, hot=False)
+            answer = _answer(policy, lane, there, now_ms, stall, hot=False)
         if answer is not None and (whole is None or answer.reason != whole.reason):
             found.setdefault(answer, []).append(there.alias)
     for held, aliases in found.items():
@@ -155,22 +155,22 @@ def may_end_ms(held: Held) -> int:
 
 def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
     """Return the hold of a lane whose next lead goes only as a probe, or only to another destination."""
-    if lane.stop is not None:
-        return Held(lane.stop.reason, lane.stop.text, lane.stop.probe_at_ms)
+    if lane.suspension is not None:
+        return Held(lane.suspension.reason, lane.suspension.text, lane.suspension.probe_at_ms)
     if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
         return None
     return Held("breaker_open", why_open(lane), lane.breaker.until_ms)
 
 
-def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, hanging: StallDetector) -> int:
+def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, stall: StallDetector) -> int:
     if held is None:
         return 0
     if held.reason == "paused" and lane.pause is not None:
         return lane.pause.at_ms
-    if lane.stop is not None and held.reason == lane.stop.reason:
-        return lane.stop.since_ms
+    if lane.suspension is not None and held.reason == lane.suspension.reason:
+        return lane.suspension.since_ms
     if held.reason == REASON:
-        return hanging.since_ms
+        return stall.since_ms
     if held.reason == WEBHOOK_GONE:
         return min(stopped.since_ms for stopped in quota.suspended(lane.quota).values())
     if held.reason == "breaker_open":
@@ -181,7 +181,7 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
 def _lifts(lane: Lane, held: Held | None) -> str:
     if held is None:
         return ""
-    if lane.stop is not None and held.reason == lane.stop.reason:
+    if lane.suspension is not None and held.reason == lane.suspension.reason:
         return _LIFTS.get(held.reason) or _LIFTS["stopped"]
     if held.reason == "breaker_open" and lane.forced is not None and lane.forced.mode == "open":
         return _LIFTS["forced_open"]
@@ -191,7 +191,7 @@ def _lifts(lane: Lane, held: Held | None) -> str:
 def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     if now.paused_by != before.paused_by:
         yield (
-            LaneChange("paused", f"paused {told_by(now.paused_by)}")
+            LaneChange("paused", f"paused {byline(now.paused_by)}")
             if now.paused_by
             else LaneChange("resumed", "resumed")
         )
@@ -199,7 +199,7 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         yield LaneChange("mode", f"the breaker's mode is {now.mode}{_said(now.mode_by)}")
     for change in now.changes:
         if change not in before.changes:
-            yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {told_by(change.by)}")
+            yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
     if now.breaker != before.breaker:
         yield LaneChange(f"breaker_{now.breaker}", now.text or f"the circuit breaker is {now.breaker}")
     if now.health != before.health:
@@ -217,9 +217,9 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         was = before.webhooks.get(webhook_id)
         if webhook.dead and not (was and was.dead):
             yield LaneChange("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
-        if bool(webhook.stop) != bool(was and was.stop):
-            text = webhook.stop.text if webhook.stop else f"webhook {webhook_id} is in use again"
-            yield LaneChange(WEBHOOK_GONE if webhook.stop else "webhook_back", text)
+        if bool(webhook.suspension) != bool(was and was.suspension):
+            text = webhook.suspension.text if webhook.suspension else f"webhook {webhook_id} is in use again"
+            yield LaneChange(WEBHOOK_GONE if webhook.suspension else "webhook_back", text)
         if webhook.count >= rules.warn_at > (was.count if was else 0):
             left = rules.rotate_at - webhook.count
             yield LaneChange(
@@ -241,4 +241,4 @@ def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
 
 
 def _said(by: Actor | None) -> str:
-    return f", {told_by(by)}" if by else ""
+    return f", {byline(by)}" if by else ""

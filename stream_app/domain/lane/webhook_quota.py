@@ -32,12 +32,12 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         count: All submissions, probes and retries included.
         dead: Who took it out of use, in words.
-        stop: Since when it answers 404, and when its next probe is due.
+        suspension: Since when it answers 404, and when its next probe is due.
     """
 
     count: int = 0
     dead: str = ""
-    stop: Suspension | None = None
+    suspension: Suspension | None = None
 
 
 class Picked(msgspec.Struct, frozen=True):
@@ -75,10 +75,10 @@ def pick(
             return state, Picked(webhook_id)
         if webhook.dead or webhook.count >= policy.rotate_at:
             continue
-        if webhook.stop is None:
+        if webhook.suspension is None:
             return state, Picked(webhook_id)
-        stopped, answer = suspension.permit(probes, webhook.stop, now_ms)
-        state = _with_stop(state, webhook_id, stopped)
+        stopped, answer = suspension.permit(probes, webhook.suspension, now_ms)
+        state = _with_suspension(state, webhook_id, stopped)
         if not isinstance(answer, Wait):
             return state, Picked(webhook_id, answer)
         until_ms.append(answer.until_ms)
@@ -88,22 +88,26 @@ def pick(
 def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> bool:
     """Return True if a lead can be sent without being a probe."""
     there = (state.webhooks.get(webhook_id, Webhook()) for webhook_id in pool)
-    return any(not (webhook.dead or webhook.stop) and webhook.count < policy.rotate_at for webhook in there)
+    return any(not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at for webhook in there)
 
 
 def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
     """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    return _with_stop(state, webhook_id, suspension.halt(probes, webhook.stop, fresh, probe))
+    return _with_suspension(state, webhook_id, suspension.suspend(probes, webhook.suspension, fresh, probe))
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
     """Return the state after a probe that was not a 404: the webhook is in use again if Clay accepted the lead."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    if webhook.stop is None:
+    if webhook.suspension is None:
         return state
-    after = suspension.lift(webhook.stop, probe) if is_accepted else suspension.release(webhook.stop, probe, now_ms)
-    return _with_stop(state, webhook_id, after)
+    after = (
+        suspension.lift(webhook.suspension, probe)
+        if is_accepted
+        else suspension.release_probe(webhook.suspension, probe, now_ms)
+    )
+    return _with_suspension(state, webhook_id, after)
 
 
 def resumed(state: Quota) -> Quota:
@@ -111,18 +115,18 @@ def resumed(state: Quota) -> Quota:
     return Quota({name: Webhook(webhook.count, webhook.dead) for name, webhook in state.webhooks.items()})
 
 
-def set_up_anew(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
+def reconfigured(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
     """Return the state under a new configuration. `setups`: setup id by destination; a changed one is probed."""
     for webhook_id, stopped in suspended(state).items():
         setup_id = setups.get(stopped.destination, stopped.setup_id)
         if setup_id != stopped.setup_id:
-            state = _with_stop(state, webhook_id, suspension.probe_now(stopped, setup_id, now_ms))
+            state = _with_suspension(state, webhook_id, suspension.probe_now(stopped, setup_id, now_ms))
     return state
 
 
 def suspended(state: Quota) -> dict[str, Suspension]:
     """Return the suspended webhooks."""
-    return {name: webhook.stop for name, webhook in state.webhooks.items() if webhook.stop is not None}
+    return {name: webhook.suspension for name, webhook in state.webhooks.items() if webhook.suspension is not None}
 
 
 def used_up(state: Quota, pool: tuple[str, ...]) -> str:
@@ -134,10 +138,10 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
 def _end(webhook: Webhook) -> str:
     if webhook.dead:
         return webhook.dead
-    return "404" if webhook.stop is not None else plural.count(webhook.count, "submission")
+    return "404" if webhook.suspension is not None else plural.count(webhook.count, "submission")
 
 
-def _with_stop(state: Quota, webhook_id: str, stopped: Suspension | None) -> Quota:
+def _with_suspension(state: Quota, webhook_id: str, stopped: Suspension | None) -> Quota:
     webhook = state.webhooks.get(webhook_id, Webhook())
     return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead, stopped)})
 
@@ -151,13 +155,13 @@ def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
 def count(state: Quota, webhook_id: str) -> Quota:
     """Count one submission."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count + 1, webhook.dead, webhook.stop)})
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count + 1, webhook.dead, webhook.suspension)})
 
 
 def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
     """Take the webhook out of use. The first reason stays."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead or reason, webhook.stop)})
+    return Quota({**state.webhooks, webhook_id: Webhook(webhook.count, webhook.dead or reason, webhook.suspension)})
 
 
 def revive(state: Quota, webhook_id: str) -> Quota:
@@ -169,4 +173,4 @@ def revive(state: Quota, webhook_id: str) -> Quota:
 def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
     """Set the number of submissions, for example if others use the webhook too or its count was lost."""
     webhook = state.webhooks.get(webhook_id, Webhook())
-    return Quota({**state.webhooks, webhook_id: Webhook(submissions, webhook.dead, webhook.stop)})
+    return Quota({**state.webhooks, webhook_id: Webhook(submissions, webhook.dead, webhook.suspension)})

@@ -159,7 +159,7 @@ def import_row(workspace: str, import_id: str) -> bytes:
     return f"x/import/{workspace}/{digest}".encode()
 
 
-def why_not(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
+def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
     """Return why a lead must not be sent; None if it may be. `find` returns the row of a key."""
     for found in filter(None, map(find, _rows_about(case))):
         if _binds(found, case):

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream_app.domain.lane import breaker
-from stream_app.domain.lane import flood_guard as flood
+from stream_app.domain.lane import breaker, flood_guard
 from stream_app.domain.lane.bounds import exact
 from stream_app.domain.lane.breaker import Breaker, BreakerPolicy, Permit
 from stream_app.domain.lane.flood_guard import FloodGuard, FloodGuardPolicy
@@ -38,7 +37,7 @@ def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
     policy = FloodGuardPolicy(share=percent / 100)
     for letters, stops in ((percent, False), (percent + 1, True)):
         if letters <= 100:
-            assert bool(flood.verdict(policy, FloodGuard(), Totals(100 - letters, letters=letters))) == stops
+            assert bool(flood_guard.verdict(policy, FloodGuard(), Totals(100 - letters, dead_letters=letters))) == stops
 
 
 def test_an_integer_in_place_of_a_float_is_a_share_too() -> None:

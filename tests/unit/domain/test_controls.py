@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Refused
 from stream_app.domain.lane import overrides as controls
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.lane.lane import Grant, Held, Lane, admit, settle
@@ -39,7 +39,7 @@ def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
 
 def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
     answer = obey(policy, lane, order, BY, PEOPLE.webhook_ids)
-    assert answer.done, answer.told
+    assert answer.done, answer.text
     again = msgspec.json.decode(msgspec.json.encode(answer.lane), type=Lane)
     assert again == answer.lane, "it survives a restart"
     return again
@@ -49,7 +49,7 @@ def _refused(lane: Lane, order: Order) -> str:
     answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
     assert not answer.done
     assert answer.lane is lane
-    return answer.told
+    return answer.text
 
 
 def test_a_pause_holds_until_it_is_resumed() -> None:
@@ -68,9 +68,9 @@ def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
     stopped = _call(LANE, Denied(401, 5, "the token was refused"))
     assert isinstance(_ask(stopped), Held)
     answer = obey(POLICY, stopped, controls.Resume(), BY)
-    assert answer.told == "resumed: lifted the stop (http_401)"
+    assert answer.text == "resumed: lifted the suspension (http_401)"
     assert isinstance(_ask(answer.lane), Grant)
-    assert obey(POLICY, LANE, controls.Resume(), BY).told == "was neither paused nor stopped"
+    assert obey(POLICY, LANE, controls.Resume(), BY).text == "was neither paused nor suspended"
 
 
 def test_forced_open_holds_whatever_time_it_is_and_ends_in_probes() -> None:
@@ -79,7 +79,7 @@ def test_forced_open_holds_whatever_time_it_is_and_ends_in_probes() -> None:
     assert isinstance(held, Held)
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
     answer = obey(POLICY, forced, controls.Auto(), BY)
-    assert "beginning with probes" in answer.told
+    assert "beginning with probes" in answer.text
     entry = _ask(answer.lane)
     assert isinstance(entry, Grant)
     assert entry.permit.lease is not None
@@ -114,7 +114,7 @@ def test_reset_forgets_trouble_but_neither_a_pause_nor_a_retry_after() -> None:
     answer = obey(POLICY, _done(lane, controls.Pause()), controls.Reset(), BY)
     assert answer.lane.breaker.phase == "closed"
     assert answer.lane.window.buckets == ()
-    assert answer.told.endswith("maintenance and Clay's Retry-After")
+    assert answer.text.endswith("maintenance and Clay's Retry-After")
     assert answer.lane.rate.blocked_until_ms == NOW_MS + 30_000
 
 
@@ -178,8 +178,8 @@ def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
 
 @pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])
 def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
-    fresh = stop.begin(POLICY.stop, "http_404", "gone", NOW_MS, "people")
-    lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.stop, LANE.quota, "hook1", fresh, None))
+    fresh = suspension.begin(POLICY.suspension, "http_404", "gone", NOW_MS, "people")
+    lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.suspension, LANE.quota, "hook1", fresh, None))
     entry = _ask(lane)
     assert isinstance(entry, Grant)
     assert entry.webhook_id == "hook2"
@@ -188,7 +188,7 @@ def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
     assert isinstance(entry, Grant)
     assert (entry.webhook_id, entry.webhook_probe) == ("hook1", None)
     if isinstance(order, controls.Resume):
-        assert answer.told == "resumed: lifted the stop of webhook hook1 (404)"
+        assert answer.text == "resumed: lifted the suspension of webhook hook1 (404)"
 
 
 def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> None:

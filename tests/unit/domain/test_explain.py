@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.outcome import Refused
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.lane.estimate import Estimate
@@ -197,13 +197,15 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     there = Destination("people", "acme", ("hook1", "hook2"))
     policy, lane = Workspace("acme", "people"), Lane("acme", 3)
     for _ in range(2):
-        fresh = stop.begin(policy.stop, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS, "people")
-        lane = msgspec.structs.replace(lane, quota=quota.gone(policy.stop, lane.quota, "hook1", fresh, None))
+        fresh = suspension.begin(
+            policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS, "people"
+        )
+        lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
     found = explain(facts(view_of(policy, lane, [there], NOW_MS), 12))
     assert [(finding.code, finding.holds) for finding in found] == [("webhook_gone", False), ("moves", False)]
     gone = found[0]
     assert "hook1 of people is gone" in gone.what
-    assert (gone.since_ms, gone.until_ms) == (NOW_MS, NOW_MS + int(policy.stop.probe_s * 1_000))
+    assert (gone.since_ms, gone.until_ms) == (NOW_MS, NOW_MS + int(policy.suspension.probe_s * 1_000))
     assert "stream-app lanes resume acme" in gone.lifts
 
     alone = msgspec.structs.replace(there, webhook_ids=("hook1",))

@@ -33,7 +33,7 @@ PEOPLE = Destination(
     setup_id="one",
 )
 FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
-POLICY = Workspace("acme", "people", rate=FREE, flood=FloodGuardPolicy(run=5, share=0.5, min_leads=20))
+POLICY = Workspace("acme", "people", rate=FREE, flood_guard=FloodGuardPolicy(run=5, share=0.5, min_leads=20))
 LANE = Lane("acme", 0)
 OK = Accepted(200, 50)
 BAD = Poison(422, 50, "no such column")
@@ -63,22 +63,22 @@ def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
 
 def test_a_run_of_dead_letters_of_one_cause_stops_the_lane() -> None:
     lane = _call(LANE, OK, BAD, BAD, BAD, BAD)
-    assert lane.stop is None
+    assert lane.suspension is None
     held = _held(_call(lane, BAD))
-    assert (held.reason, held.status) == ("flood", "held_paused")
+    assert (held.reason, held.status) == ("flood_guard", "held_paused")
     assert held.text.startswith("5 leads in a row became dead letters for one cause (http_422)")
 
 
 def test_different_causes_or_a_lead_that_clay_takes_break_the_run() -> None:
     other = Poison(413, 50, "too large")
     lane = _call(LANE, BAD, BAD, BAD, BAD, other, other, other, other, OK, BAD, BAD, BAD, BAD)
-    assert lane.stop is None
+    assert lane.suspension is None
 
 
 def test_a_share_of_dead_letters_stops_the_lane_once_there_are_enough() -> None:
     mixed = (OK, OK, *(BAD, BAD, BAD, BAD, OK) * 3)
     lane = _call(LANE, *mixed, OK, BAD)
-    assert lane.stop is None
+    assert lane.suspension is None
     assert "14 of the last 20 leads became dead letters" in _held(_call(lane, BAD)).text
 
 
@@ -86,11 +86,11 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     lane = _call(LANE, *[BAD] * 5)
     first_ms = NOW_MS + 300_000
     again = _call(lane, BAD, now_ms=first_ms)
-    assert again.stop is not None
-    assert again.stop.probe_at_ms == first_ms + 600_000, "its probe was bad too"
+    assert again.suspension is not None
+    assert again.suspension.probe_at_ms == first_ms + 600_000, "its probe was bad too"
     over = _call(again, OK, now_ms=first_ms + 600_000)
-    assert over.stop is None
-    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).stop is None, "the count begins anew"
+    assert over.suspension is None
+    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins anew"
 
 
 # ------------------------------------------------------------------------------------------------- tokens, webhooks
@@ -115,7 +115,7 @@ def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
     lane, entry = _entry(lane, now_ms=NOW_MS + 5)
     assert isinstance(_held(lane, now_ms=NOW_MS + 5), Held), "one probe, not a flood of them"
     lane, _ = settle(POLICY, lane, entry, OK, NOW_MS + 60, 0.5)
-    assert lane.stop is None
+    assert lane.suspension is None
 
 
 def test_the_pool_rotates_and_its_end_is_told_in_words() -> None:
@@ -143,7 +143,7 @@ GONE = Gone(404, 50)
 
 def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> None:
     lane = _call(LANE, GONE)
-    probe_s = POLICY.stop.probe_s
+    probe_s = POLICY.suspension.probe_s
     lane, entry = _entry(lane)
     assert (entry.webhook_id, entry.webhook_probe) == ("hook2", None), "the next of the pool takes its leads"
     lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
@@ -165,13 +165,13 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
     lane, _ = settle(POLICY, lane, probe, OK, due_ms, 0.5)
     assert not quota.suspended(lane.quota)
     assert [_entry(lane, now_ms=due_ms)[1].webhook_id for _ in range(2)] == ["hook1", "hook1"]
-    assert lane.stop is None
+    assert lane.suspension is None
     assert sum(day.credits_reserved for day in lane.budget.days) == 60, "a 404 costs nothing"
 
 
 def test_a_destination_whose_webhooks_all_give_404_waits_for_a_probe_and_says_so() -> None:
     lane = _call(_call(LANE, GONE), GONE)
-    due_ms = NOW_MS + int(POLICY.stop.probe_s * 1_000)
+    due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
     held = _held(lane)
     assert (held.reason, held.status, held.until_ms) == ("webhook_gone", "held_paused", due_ms)
     before = view(POLICY, LANE, [PEOPLE], NOW_MS)
@@ -197,7 +197,7 @@ def test_a_suspended_webhook_is_probed_at_once_when_its_destination_is_set_up_an
 
 def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
     lane = _call(_call(LANE, GONE), GONE)
-    due_ms = NOW_MS + int(POLICY.stop.probe_s * 1_000)
+    due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
     poor = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=19))
     lane, answer = admit(poor, lane, PEOPLE, due_ms, 0)
     assert isinstance(answer, Held)
@@ -314,9 +314,9 @@ def test_a_lane_that_only_probes_is_still_held() -> None:
 
 def test_a_row_of_an_older_version_is_read() -> None:
     stopped = b'{"reason":"http_401","text":"t","since_ms":1,"probe_at_ms":2,"backoff_ms":3}'
-    lane = msgspec.json.decode(b'{"workspace":"acme","partition":0,"stop":' + stopped + b"}", type=Lane)
-    assert lane.stop is not None
-    assert _call(lane, OK).stop is None
+    lane = msgspec.json.decode(b'{"workspace":"acme","partition":0,"suspension":' + stopped + b"}", type=Lane)
+    assert lane.suspension is not None
+    assert _call(lane, OK).suspension is None
 
 
 def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:

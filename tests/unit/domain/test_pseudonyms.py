@@ -21,7 +21,7 @@ from stream_app.domain.lead.lead import (
 from stream_app.domain.lead.person import claimed, identifiers, person_key, person_of
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
 from stream_app.domain.lead.resolve import ResolvedLead, case_of
-from stream_app.domain.lead.suppression import Suppression, people_in, person_row, why_not
+from stream_app.domain.lead.suppression import Suppression, people_in, person_row, suppression_reason
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import ConsumedRecord
 from stream_app.gateway.client import paths_of
@@ -87,7 +87,7 @@ def test_a_suppressed_person_stays_so_over_a_rotation() -> None:
     row = Suppression("suppressed", 1, "c1", "jane")
     for peppers in (["one"], ["two", "one"]):
         use(pseudonyms_of(peppers, False))
-        why = why_not(case(), {listed: row}.get)
+        why = suppression_reason(case(), {listed: row}.get)
         assert why is not None, peppers
         listed = person_row(hashes({"email": "ada@example.com"})[1])
 

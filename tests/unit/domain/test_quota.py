@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from stream_app.domain.lane import suspension as stop
+from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.suspension import SuspensionPolicy
@@ -67,7 +67,7 @@ class QuotaMachine(RuleBasedStateMachine):
         call = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
         hook, before = call.webhook_id, quota.suspended(self.state).get(call.webhook_id)
         if answer == "gone":
-            fresh = stop.begin(PROBES, "http_404", "gone", self.now_ms)
+            fresh = suspension.begin(PROBES, "http_404", "gone", self.now_ms)
             self.state = quota.gone(PROBES, self.state, hook, fresh, call.probe)
         elif call.probe is not None:
             self.state = quota.probed(self.state, hook, call.probe, answer == "accepted", self.now_ms)

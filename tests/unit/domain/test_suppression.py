@@ -11,7 +11,7 @@ from stream_app.domain.delivery.envelope import Way, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, match_callback
 from stream_app.domain.lead.lead import Unreadable, people, read_lead
 from stream_app.domain.lead.resolve import ResolvedLead, case_of
-from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, why_not
+from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
 from stream_app.domain.record import ConsumedRecord
 from tests.simulation.schedule import Setup, plan_of
 
@@ -33,7 +33,7 @@ def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) 
 
 def reason(case: ResolvedLead, row: bytes, suppressed: bool = False) -> str:
     found = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
-    why = why_not(case, {row: found}.get)
+    why = suppression_reason(case, {row: found}.get)
     assert why is None or "command c1" in why.text
     return why.reason if why is not None else ""
 

@@ -1,4 +1,4 @@
-"""When a lane is silent, what does not count as silence, and in which order the causes are named."""
+"""When callbacks are missing, which leads prove it, and in which order the causes are named."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.callback.interpret import book
-from stream_app.domain.callback.timeout import due_ms, evidence, silent
+from stream_app.domain.callback.timeout import due_ms, evidence, suspend_destination
 from stream_app.domain.callback.timeout import overdue as overdue_lead
 from stream_app.domain.delivery.outcome import Accepted, Denied
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.callback_health import (
+    CallbackHealth,
     CallbackHealthPolicy,
-    Ear,
-    Hearing,
+    are_missing,
     causes,
-    ear,
-    heard,
-    is_news,
-    keep,
-    listening,
-    over,
-    overdue,
+    of,
     problems,
+    record_callback,
+    record_overdue,
+    record_owner,
+    record_report,
+    reset_reported,
     taken_over,
-    told,
-    unheard_ms,
+    unowned_ms,
 )
 from stream_app.domain.lane.lane import Grant, Held, Lane, admit, lifted, settle
 from stream_app.domain.lane.rate import RatePolicy
@@ -41,69 +39,68 @@ OTHER = Destination("firms", "acme", ("w2",))
 THIRD = Destination("jobs", "acme", ("w3",))
 MUTE = Destination("mute", "acme", ("w4",), callbacks=False)
 THERE = Destination("people", "acme", ("w1",), callback_deadline_s=60, callback_grace_s=600)
-ACME = Workspace("acme", "people", silence=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
+ACME = Workspace("acme", "people", callback_health=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
 
 
-def after(*accepted_ms: int, state: Ear | None = None) -> Ear:
-    state = state or Ear()
+def after(*accepted_ms: int, state: CallbackHealth | None = None) -> CallbackHealth:
+    """Return the state after overdue leads of people that were accepted at these times."""
+    state = state or CallbackHealth()
     for at_ms in accepted_ms:
-        state = overdue(state, at_ms)
+        state = record_overdue(state, "people", at_ms)
     return state
 
 
-def hears(state: Ear) -> Hearing:
-    """As it is heard of people."""
-    return keep(Hearing(), "people", state)
+def missing(state: CallbackHealth) -> bool:
+    return are_missing(POLICY, state, "people")
 
 
-def test_as_many_overdue_leads_as_the_policy_says_are_a_silence_once() -> None:
-    assert not is_news(POLICY, after(1, 2))
+def reported(state: CallbackHealth, now_ms: int) -> CallbackHealth:
+    return record_report(state, "people", now_ms)
+
+
+def test_missing_callbacks_are_reported_once_as_many_leads_as_the_policy_says_are_overdue() -> None:
+    assert not missing(after(1, 2))
+    assert are_missing(POLICY, after(1, 2), "people", more=1)
+    assert not are_missing(POLICY, after(1, 2, 3), "firms")
     state = after(1, 2, 3)
-    assert is_news(POLICY, state)
-    assert not is_news(POLICY, told(state, 10))
-    assert not is_news(POLICY, after(4, 5, 6, state=told(state, 10)))
+    assert missing(state)
+    assert not missing(reported(state, 10))
+    assert not missing(after(4, 5, 6, state=reported(state, 10)))
 
 
-def test_a_callback_ends_it_and_older_leads_count_no_more() -> None:
-    state = heard(told(after(1, 2, 3), 10), 20)
-    assert not is_news(POLICY, after(5, 6, 7, 8, 20, state=state)), "they were accepted before that callback"
-    assert is_news(POLICY, after(21, 22, 23, state=state))
+def test_after_a_callback_older_leads_do_not_count() -> None:
+    state = record_callback(reported(after(1, 2, 3), 10), "people", 20)
+    assert not missing(after(5, 6, 7, 8, 20, state=state)), "they were accepted before that callback"
+    assert missing(after(21, 22, 23, state=state))
 
 
-def test_once_lifted_only_leads_from_after_it_was_told_count() -> None:
-    state = ear(over(hears(told(after(1, 2, 3), 10))), "people")
-    assert not is_news(POLICY, after(4, 9, 10, state=state))
-    assert is_news(POLICY, after(11, 12, 13, state=state))
-
-
-def test_a_row_from_before_destinations_were_told_apart_is_read() -> None:
-    raw = b'{"heard_ms":5,"overdue":3,"oldest_ms":6,"told_ms":10,"listened_ms":9}'
-    state = msgspec.json.decode(raw, type=Hearing)
-    assert state.listened_ms == 9
-    for name in ("people", "firms"):
-        assert not is_news(POLICY, after(6, 7, 10, state=ear(state, name)))
-        assert is_news(POLICY, after(11, 12, 13, state=ear(state, name)))
+def test_after_the_suspension_only_leads_from_after_the_report_count() -> None:
+    state = reset_reported(reported(after(1, 2, 3), 10))
+    assert not missing(after(4, 9, 10, state=state))
+    assert missing(after(11, 12, 13, state=state))
 
 
 @given(st.lists(st.one_of(st.integers(1, 1_000), st.none()), max_size=40))
-def test_it_is_told_if_and_only_if_enough_are_overdue_since_the_last_callback(steps: list[int | None]) -> None:
+def test_callbacks_are_missing_if_and_only_if_enough_leads_since_the_last_one_are_overdue(
+    steps: list[int | None],
+) -> None:
     """None: a callback, at the time of the step's place; a number: a lead accepted then is overdue."""
-    state, last_ms = Ear(), 0
+    state, last_ms = CallbackHealth(), 0
     since: list[int] = []
     for now_ms, step in enumerate(steps):
         if step is None:
-            state, last_ms, since = heard(state, now_ms), now_ms, []
+            state, last_ms, since = record_callback(state, "people", now_ms), now_ms, []
         else:
-            state = overdue(state, step)
+            state = record_overdue(state, "people", step)
             since += [step] if step > last_ms else []
-        assert is_news(POLICY, state) == (len(since) >= POLICY.overdue)
-        assert state.oldest_ms == min(since, default=0)
+        assert missing(state) == (len(since) >= POLICY.overdue)
+        assert of(state, "people").oldest_ms == min(since, default=0)
 
 
 def test_time_without_an_owner_is_no_waiting() -> None:
-    lane = Lane("acme", 0, hearing=listening(Hearing(), 100_000))
+    lane = Lane("acme", 0, callback_health=record_owner(CallbackHealth(), 100_000))
     lane = take_over(lane, 400_000)
-    assert lane.hearing.gaps == ((100_000, 400_000),)
+    assert lane.callback_health.gaps == ((100_000, 400_000),)
     row = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 90_000, 1, "t")
     assert due_ms(row, THERE, lane) == 90_000 + 60_000 + 300_000
     assert due_ms(msgspec.structs.replace(row, at_ms=250_000), THERE, lane) == 250_000 + 60_000 + 150_000
@@ -113,23 +110,23 @@ def test_time_without_an_owner_is_no_waiting() -> None:
 
 @given(st.lists(st.integers(0, 100_000), min_size=2, max_size=30), st.integers(0, 1_000_000))
 def test_deadlines_stay_in_order_however_often_nobody_was_there(steps: list[int], since_ms: int) -> None:
-    state, now_ms = Hearing(), 0
+    state, now_ms = CallbackHealth(), 0
     for number, step in enumerate(steps):
         now_ms += step
-        state = listening(state, now_ms) if number % 2 else taken_over(state, now_ms)
+        state = record_owner(state, now_ms) if number % 2 else taken_over(state, now_ms)
     assert len(state.gaps) <= 8
     first, second = since_ms, since_ms + 1
-    assert first + unheard_ms(state, first) <= second + unheard_ms(state, second)
-    assert 0 <= unheard_ms(state, since_ms) <= max(0, now_ms - since_ms)
+    assert first + unowned_ms(state, first) <= second + unowned_ms(state, second)
+    assert 0 <= unowned_ms(state, since_ms) <= max(0, now_ms - since_ms)
 
 
 def test_a_short_absence_is_none() -> None:
-    state = listening(Hearing(), 1_000)
+    state = record_owner(CallbackHealth(), 1_000)
     assert taken_over(state, 5_000).gaps == ()
 
 
 def test_the_likely_causes_come_in_their_order_with_what_speaks_for_them() -> None:
-    lane = Lane("acme", 0, hearing=hears(after(1_000, 2_000, 3_000)))
+    lane = Lane("acme", 0, callback_health=after(1_000, 2_000, 3_000))
     text = causes(evidence(ACME, lane, THERE, "", 10_000))
     assert [text.index(word) for word in ("credits", "auto-run", "50,000", "callback URL")] == sorted(
         text.index(word) for word in ("credits", "auto-run", "50,000", "callback URL")
@@ -145,46 +142,61 @@ def test_the_likely_causes_come_in_their_order_with_what_speaks_for_them() -> No
 
 
 def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:
-    hearing = hears(after(3_000, 4_000, 5_000, state=heard(Ear(), 2_000)))
-    before = Lane("acme", 0, hearing=keep(hearing, "firms", heard(Ear(), 3_000)))
+    health = after(3_000, 4_000, 5_000, state=record_callback(CallbackHealth(), "people", 2_000))
+    before = Lane(
+        "acme",
+        0,
+        callback_health=record_callback(health, "firms", 3_000),
+    )
     text = causes(evidence(ACME, before, THERE, "", 10_000))
     assert text.index("credits of this workspace") < text.index("auto-run")
     assert "(it called back last at 1970-01-01 00:00:02 UTC; its newest rows" in text
-    since = Lane("acme", 0, hearing=keep(hearing, "firms", heard(Ear(), 3_001)))
+    since = Lane(
+        "acme",
+        0,
+        callback_health=record_callback(health, "firms", 3_001),
+    )
     text = causes(evidence(ACME, since, THERE, "", 10_000))
     assert text.index("auto-run") < text.index("credits of this workspace")
     assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text
 
 
 def test_the_lane_stops_and_counts_anew_when_it_goes_on() -> None:
-    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
-    assert lane.stop is not None
-    assert (lane.stop.reason, lane.stop.text, lane.stop.destination) == ("silence", "why", "people")
+    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
+    assert lane.suspension is not None
+    assert (lane.suspension.reason, lane.suspension.text, lane.suspension.destination) == (
+        "no_callbacks",
+        "why",
+        "people",
+    )
     lane = lifted(lane)
-    assert lane.stop is None
-    assert not is_news(POLICY, after(4, 5, 6, state=ear(lane.hearing, "people")))
+    assert lane.suspension is None
+    assert not missing(after(4, 5, 6, state=lane.callback_health))
 
 
 def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() -> None:
-    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
+    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
     lane, entry = admit(ACME, lane, OTHER, 20, 0)
     assert isinstance(entry, Grant), "firms goes on"
     _, held = admit(ACME, lane, THERE, 20, 0)
     assert isinstance(held, Held)
-    assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("silence", "silence")
+    assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("no_callbacks", "no_callbacks")
     for accepted_ms in (30, 31):
         lane, news = overdue_lead(ACME, lane, "firms", accepted_ms)
         assert not news
     lane, news = overdue_lead(ACME, lane, "firms", 32)
     assert news
-    lane = silent(ACME, lane, OTHER, "both", 40)
+    lane = suspend_destination(ACME, lane, OTHER, "both", 40)
     for there in (THERE, OTHER):
         _, held = admit(ACME, lane, there, 50, 0)
         assert isinstance(held, Held)
         assert held.text == "both"
     lane = lifted(lane)
-    for name in ("people", "firms"):
-        assert not is_news(POLICY, after(8, 9, 10, state=ear(lane.hearing, name)))
+    assert not missing(after(8, 9, 10, state=lane.callback_health))
+    firms = lane.callback_health
+    for accepted_ms in (38, 39, 40):
+        firms = record_overdue(firms, "firms", accepted_ms)
+    assert not are_missing(POLICY, firms, "firms")
 
 
 def _two_are_silent() -> Lane:
@@ -194,14 +206,14 @@ def _two_are_silent() -> Lane:
         for accepted_ms in range(now_ms - 3, now_ms):
             lane, news = overdue_lead(ACME, lane, there.alias, accepted_ms)
         assert news
-        lane = silent(ACME, lane, there, "why", now_ms)
+        lane = suspend_destination(ACME, lane, there, "why", now_ms)
     return lane
 
 
 def _probed(lane: Lane, there: Destination, called_back: bool = True) -> Lane:
     """The lane after a probe of this destination, which Clay takes."""
-    assert lane.stop is not None
-    now_ms = lane.stop.probe_at_ms
+    assert lane.suspension is not None
+    now_ms = lane.suspension.probe_at_ms
     before = _goes(lane, now_ms)
     lane, entry = admit(ACME, lane, there, now_ms, 0)
     assert isinstance(entry, Grant)
@@ -229,10 +241,14 @@ def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
 def test_of_two_silent_destinations_the_probe_of_one_lets_only_that_one_go() -> None:
     lane = _probed(_two_are_silent(), OTHER)
     assert _goes(lane) == {"firms", "jobs", "mute"}
-    assert lane.stop is not None
-    assert (lane.stop.destination, lane.stop.alone, lane.stop.probe_at_ms) == ("people", True, 600_060)
-    assert lane.stop.text.startswith("no callback of people comes, while firms has called back")
-    assert _probed(lane, THERE).stop is None
+    assert lane.suspension is not None
+    assert (lane.suspension.destination, lane.suspension.one_destination, lane.suspension.probe_at_ms) == (
+        "people",
+        True,
+        600_060,
+    )
+    assert lane.suspension.text.startswith("no callback of people comes, while firms has called back")
+    assert _probed(lane, THERE).suspension is None
     assert _goes(_two_are_silent()) == set()
 
 
@@ -241,7 +257,7 @@ def test_a_third_destination_proves_only_itself_while_two_are_silent() -> None:
     assert _goes(lane) == {"jobs"}
     assert _goes(_probed(lane, MUTE, called_back=False)) == {"jobs"}, "it never calls back"
     assert _goes(_probed(lane, THERE)) == {"people", "jobs", "mute"}
-    assert _probed(_probed(lane, THERE), OTHER).stop is None
+    assert _probed(_probed(lane, THERE), OTHER).suspension is None
 
 
 def test_who_was_let_go_and_falls_silent_is_held_with_the_others() -> None:
@@ -249,27 +265,31 @@ def test_who_was_let_go_and_falls_silent_is_held_with_the_others() -> None:
     for accepted_ms in (400_000, 400_001, 400_002):
         lane, news = overdue_lead(ACME, lane, "jobs", accepted_ms)
     assert news
-    lane = silent(ACME, lane, THIRD, "why", 500_000)
+    lane = suspend_destination(ACME, lane, THIRD, "why", 500_000)
     assert _goes(lane, 501_000) == set()
     lane = _probed(_probed(lane, OTHER), THIRD)
     assert _goes(lane, 1_200_000) == {"firms", "jobs", "mute"}
 
 
 def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_more() -> None:
-    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
+    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
     lane = _probed(lane, msgspec.structs.replace(THERE, callbacks=False), called_back=False)
-    assert lane.stop is None
+    assert lane.suspension is None
 
 
 def test_what_turns_the_lane_away_counts_beside_a_silent_destination() -> None:
-    lane = silent(ACME, Lane("acme", 0, hearing=hears(after(1, 2, 3))), THERE, "why", 10)
+    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
     lane, entry = admit(ACME, lane, OTHER, 20, 0)
     assert isinstance(entry, Grant)
     lane, _ = settle(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
-    assert lane.stop is not None
-    assert (lane.stop.reason, lane.stop.destination, lane.stop.alone) == ("http_401", "firms", False)
+    assert lane.suspension is not None
+    assert (lane.suspension.reason, lane.suspension.destination, lane.suspension.one_destination) == (
+        "http_401",
+        "firms",
+        False,
+    )
     lane = lifted(lane)
-    assert is_news(POLICY, after(11, 12, 13, state=ear(lane.hearing, "people"))), "told anew if it is silent still"
+    assert missing(after(11, 12, 13, state=lane.callback_health)), "reported again if callbacks are still missing"
 
 
 def test_a_policy_that_makes_no_sense_is_named() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.delivery.outcome import Accepted, RateLimited, Refused, Uncertain
-from stream_app.domain.lane import stall_detector as hang
+from stream_app.domain.lane import stall_detector
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy
 from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
@@ -21,12 +21,12 @@ NOW_MS = 1_796_083_140_000
 def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) -> StallDetector:
     state = state or StallDetector()
     for _ in range(count):
-        state = hang.begun(state, now_ms)
+        state = stall_detector.begun(state, now_ms)
     return state
 
 
 def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
-    return hang.permit(TRIPS, POLICY, state, usual, NOW_MS + after_ms)
+    return stall_detector.permit(TRIPS, POLICY, state, usual, NOW_MS + after_ms)
 
 
 def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
@@ -48,10 +48,10 @@ def test_what_is_usual_is_not_known_at_first_and_never_too_short_for_a_pause_of_
 def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_more() -> None:
     state = out(5)
     for lost in (TIMED_OUT, None):
-        assert hang.ended(state, lost, 4) == state
-        assert hang.ended(state, lost, 0) == StallDetector()
+        assert stall_detector.ended(state, lost, 4) == state
+        assert stall_detector.ended(state, lost, 0) == StallDetector()
     for answer in (ANSWER, Uncertain("http_500", 200, 500), RateLimited(429, 200), Refused("http_503", 200)):
-        assert hang.ended(state, answer, 4) == StallDetector()
+        assert stall_detector.ended(state, answer, 4) == StallDetector()
 
 
 @given(
@@ -63,14 +63,14 @@ def test_it_holds_only_while_requests_wait_and_not_for_ever(steps: list[tuple[st
     for what, pause_ms in steps:
         now_ms += pause_ms
         if what == "out":
-            state, under_way = hang.begun(state, now_ms), under_way + 1
+            state, under_way = stall_detector.begun(state, now_ms), under_way + 1
         elif under_way:
             under_way -= 1
-            state = hang.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way)
-        held = hang.permit(TRIPS, POLICY, state, usual, now_ms)
+            state = stall_detector.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way)
+        held = stall_detector.permit(TRIPS, POLICY, state, usual, now_ms)
         if held is not None:
             assert under_way > 0
             assert now_ms < held.until_ms <= now_ms + 5_000
             assert state.begun >= TRIPS.consecutive_failures
-    assert hang.permit(TRIPS, POLICY, state, usual, state.since_ms + 120_000) is None, "lost in our books"
-    assert hang.permit(TRIPS, POLICY, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
+    assert stall_detector.permit(TRIPS, POLICY, state, usual, state.since_ms + 120_000) is None, "lost in our books"
+    assert stall_detector.permit(TRIPS, POLICY, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
