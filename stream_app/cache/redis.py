@@ -86,9 +86,8 @@ class RedisLink:
             self._observe("skipped")
             return None
         try:
-            # Run in a separate task: an expired timeout cancels the task that entered it, and a lead can start in the
-            # task that reads all leads (partition/eager.py).
-            got = await asyncio.create_task(_within(ask, within_s))
+            async with asyncio.timeout(within_s):
+                got = await ask()
         except (redis.RedisError, OSError, TimeoutError):
             # otherwise the call started before the pause, and its failure is not new
             if now_s() >= self._paused_until_s:
@@ -101,11 +100,6 @@ class RedisLink:
         self._failures = 0
         self._observe("ok")
         return got
-
-
-async def _within(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
-    async with asyncio.timeout(within_s):
-        return await ask()
 
 
 def tls_options(url: str, ca_file: str | None) -> dict[str, str]:

@@ -53,28 +53,19 @@ class InFlight:
         self.posted: Posted | None = None
         self.task: asyncio.Task[None] | None = None
 
-    def waiting(self) -> _Waiting:
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
         """Mark it as waiting inside the `with` block."""
-        return _Waiting(self)
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+            self.turns += 1
 
     def release_next(self) -> None:
+        """Let the next record of the topic start."""
         self.passed.set()
-
-
-class _Waiting:
-    """A class, because it is made for each lead and a generator costs twice as much."""
-
-    __slots__ = ("_in_flight",)
-
-    def __init__(self, in_flight: InFlight) -> None:
-        self._in_flight = in_flight
-
-    def __enter__(self) -> None:
-        self._in_flight.waits = True
-
-    def __exit__(self, *_: object) -> None:
-        self._in_flight.waits = False
-        self._in_flight.turns += 1
 
 
 _ASIDE: Final = 10  # records that wait for a lock, for each place

@@ -21,7 +21,6 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.policy import Plan
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
-from stream_app.partition.eager import rest_of
 from stream_app.partition.erasures import Erasures
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source
 from stream_app.partition.ports import Alarm, Membership, Observer, PartitionStream, StateStore
@@ -146,6 +145,7 @@ class PartitionOwner:
     async def serve(self, stream: PartitionStream, source: Source) -> None:
         """Process the records of one topic. A record starts when its predecessor no longer waits for admission."""
         acks, limiter, began = AckTracker(stream), self._limiters[source], self._take_overs
+        previous: InFlight | None = None
         self.state.streams[stream.topic] = stream
         stream.expect(self.state.markers.passed(stream.topic))
         suspension = asyncio.create_task(self._when_suspended(stream))
@@ -161,12 +161,12 @@ class PartitionOwner:
                 self._unfinished[in_flight] = acks
                 limiter.enter()
                 if self._ready.is_set():
-                    self._start(in_flight)
+                    self._start(in_flight, previous)
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # else the recovery starts it
-                if not in_flight.passed.is_set():
-                    await in_flight.passed.wait()
+                await in_flight.passed.wait()
                 await limiter.wait()
+                previous = in_flight
         finally:
             suspension.cancel()
 
@@ -176,6 +176,8 @@ class PartitionOwner:
         own = [self._committing, self._recovering, self._bootstrapping]
         await cancel([in_flight.task for in_flight in self._unfinished] + own)
         self.state.admission.clear()
+        for in_flight in self._unfinished:
+            in_flight.release_next()  # a task that was cancelled before its first step has not done so
         self._unfinished.clear()
         self.state.lanes.gone()
         await self._store.close()
@@ -222,17 +224,14 @@ class PartitionOwner:
 
     # ------------------------------------------------------------------------------------------------- one record
 
-    def _start(self, in_flight: InFlight) -> None:
-        """Run a record until it suspends for the first time; only then it gets a task."""
-        started = self._process(in_flight)
-        try:
-            waits_for = started.send(None)
-        except StopIteration:
-            return
-        in_flight.task = asyncio.create_task(rest_of(started, waits_for))
+    def _start(self, in_flight: InFlight, previous: InFlight | None) -> None:
+        """Start a record as soon as the previous one of its topic lets it. A recovery starts many at a time."""
+        in_flight.task = asyncio.create_task(self._process(in_flight, previous))
 
-    async def _process(self, in_flight: InFlight) -> None:
+    async def _process(self, in_flight: InFlight, previous: InFlight | None) -> None:
         try:
+            if previous is not None:
+                await previous.passed.wait()
             try:
                 await self._pipelines[in_flight.source](in_flight)
             except Recalled:
@@ -315,8 +314,11 @@ class PartitionOwner:
                 await asyncio.sleep(delay_s)
                 delay_s = min(_LONGEST_PAUSE_S, delay_s * 2)
         self._give_up_idle()
-        for in_flight in list(self._unfinished):
+        last: dict[AckTracker, InFlight] = {}
+        for in_flight, acks in list(self._unfinished.items()):
             if self.state.markers.is_passed(in_flight.consumed):
                 self._drop(in_flight)
             else:
-                self._start(in_flight)
+                in_flight.passed.clear()
+                self._start(in_flight, last.get(acks))
+                last[acks] = in_flight

@@ -131,6 +131,7 @@ class LeadPipeline:
         Returns:
             The earliest time of another attempt (epoch ms), or None if the lead is concluded.
         """
+        in_flight.release_next()
         posted = in_flight.posted
         if posted is None or posted.row != recorder.row:
             await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
@@ -213,6 +214,8 @@ class LeadPipeline:
             recorder: Builds its steps.
             not_before_ms: The earliest time of the first attempt (epoch ms), or 0.
         """
+        if recorder.row.state == "refused":  # after a recovery: others may go while it waits for its next attempt
+            in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, resolved, recorder):
             return
         while True:

@@ -16,7 +16,6 @@ from stream_app.cache.memory import MemoryCache
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.dev.redis import LocalRedis
 from stream_app.domain.result.cache_entry import NOTHING, Entry, Field
-from stream_app.partition.eager import rest_of
 from stream_app.pipeline.fallback import Cache
 
 PATIENT_S = 5.0  # the machine that tests run on may be busy
@@ -127,27 +126,6 @@ async def test_many_that_fail_at_once_are_one_reason_to_rest() -> None:
         await asyncio.sleep(1.1)  # the first rest is 1 s: this is what is looked at
         await cache.find(["{w}:1"])
         assert told[-1] == "failed", "it is tried again"
-
-
-async def test_a_call_that_one_task_begins_and_another_ends_disturbs_neither() -> None:
-    # As a partition walks a lead (partition/eager.py): a time-out must not cancel the task that takes the next ones.
-    with LocalRedis() as server:
-        client = redis.Redis.from_url(server.url)
-        pid = int(client.info("server")["process_id"])
-        client.close()
-        async with redis_link(server.url, 0.05) as link:
-            cache = RedisCache(link, "t.", 60)
-            assert await cache.add([("{w}:1", OLD)])
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                begun = cache.find(["{w}:1"])
-                rest = asyncio.create_task(rest_of(begun, begun.send(None)))
-                await asyncio.wait([rest], timeout=5)
-                assert rest.done()
-                assert not rest.cancelled()
-                await asyncio.sleep(0.2)
-            finally:
-                os.kill(pid, signal.SIGCONT)
 
 
 async def finds(cache: Cache, entry: Entry) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.outcome import Accepted, Outcome
+from stream_app.domain.delivery.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.errors import Fenced
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
@@ -341,6 +341,48 @@ def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation() -> N
         bench.publish("id1", "p1")
         await asyncio.sleep(20.0)
         assert sorted(bench.states()) == ["received", "received", "send_uncertain", "sending", "sending"]
+
+    run(main())
+
+
+class LosesOneAt:
+    """A link that loses the first transaction after `at_s`."""
+
+    at_s = 1.5
+    lost = False
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if what == "send" and not self.lost and asyncio.get_running_loop().time() > self.at_s:
+            self.lost = True
+            raise NoAnswer(what)
+        return request()
+
+
+class RefusesTheFirst(SlowClay):
+    """Answers the first lead with a 429 soon, and accepts the second one later."""
+
+    async def send(self, destination: str, webhook_id: str, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        if len(self.bodies) == 1:
+            await asyncio.sleep(0.5)
+            return RateLimited(429, 500, "60")
+        await asyncio.sleep(2.0)
+        return Accepted(200, 1)
+
+
+def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> None:
+    async def main() -> None:
+        link = LosesOneAt()
+        bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
+        bench.publish("id0", "p0")
+        bench.publish("id1", "p1")
+        await bench.serve()
+        await asyncio.sleep(10.0)
+        assert link.lost
+        assert bench.states()[-2:] == ["refused", "accepted"]
+        await asyncio.sleep(100.0)
+        assert bench.inlet.committed() == 2
 
     run(main())
 

@@ -11,11 +11,11 @@ Remove it when upstream hands over without a task a record.
 
 from __future__ import annotations
 
+import types
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 from faust.transport.drivers.aiokafka import Consumer
-
-from stream_app.partition.eager import rest_of
 
 
 class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
@@ -30,4 +30,23 @@ class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
         except StopIteration:
             suspended.close()
             return None
-        return await super().wait_first(rest_of(handing_over, waits_for), suspended)
+        return await super().wait_first(_rest_of(handing_over, waits_for), suspended)
+
+
+async def _rest_of(started: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+    """Run a started coroutine to its end. `waits_for` is what its last `send` returned."""
+    return await _go_on(started, waits_for)
+
+
+@types.coroutine
+def _go_on(started: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    try:
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:  # noqa: BLE001  # the coroutine handles it, whatever it is
+                waits_for = started.throw(error)
+            else:
+                waits_for = started.send(value)
+    except StopIteration as done:
+        return done.value
