@@ -66,7 +66,7 @@ class CacheFiller:
         """Fill until cancelled. Resumes at the stored offset after an outage of Kafka or of the cache."""
         while True:
             try:
-                async with TopicReader(self._connection, self._partitions, lambda done, total: None) as reader:
+                async with TopicReader(self._connection, self._partitions) as reader:
                     while True:
                         await self.look(reader)
                         await asyncio.sleep(_LOOK_EVERY_S)

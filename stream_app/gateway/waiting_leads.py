@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.lead import Unreadable, identify, read_lead
-from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.groups import look_at
+from stream_app.kafka.readers import Reader
 
 _MOST_RECORDS: Final = 200_000
 _MOST_AT_ONCE: Final = 1_000
@@ -84,7 +82,7 @@ class WaitingLeads:
         try:
             async with asyncio.timeout(2 * _WITHIN_S):
                 await self._search(search, _matcher(lead_id, person, workspace))
-        except (KafkaError, OSError, BrokerUnavailable, TimeoutError):
+        except (BrokerUnavailable, KafkaRefused, TimeoutError):
             search.problem = _NO_ANSWER
         finally:
             self._turn.release()
@@ -92,43 +90,32 @@ class WaitingLeads:
 
     async def _search(self, search: Search, match: Callable[[Any], tuple[str, str] | None]) -> None:
         search.worker, offsets = (await look_at(self._connection, [self._group]))[self._group]
-        consumer = Consumer(
-            **self._connection.settings(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=50,
-        )
-        try:
-            await consumer.start()
-            begins, ends = await consumer.beginning_offsets(self._logs), await consumer.end_offsets(self._logs)
+        async with Reader(self._connection) as reader:
+            begins, ends = await reader.begins(self._logs), await reader.ends(self._logs)
             starts = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
             search.lag = {(log.topic, log.partition): max(0, ends[log] - at) for log, at in starts.items()}
-            left = {log: ends[log] for log, at in starts.items() if at < ends[log]}
-            consumer.assign(list(left))
-            for log in left:
-                consumer.seek(log, starts[log])
+            search.left = sum(search.lag.values())
             blocked: dict[TopicPartition, UnreadableBatch] = {}
-            deadline = time.monotonic() + _WITHIN_S
-            while left and not search.found and search.searched < _MOST_RECORDS and time.monotonic() < deadline:
-                got: dict[TopicPartition, list[Any]] = {}
-                try:
-                    got = await consumer.getmany(*left, timeout_ms=200, max_records=_MOST_AT_ONCE)
-                except UnreadableBatch as batch:
-                    blocked.setdefault(TopicPartition(batch.topic, batch.partition), batch)
-                    search.problem = str(batch)
-                    consumer.skip(batch)
-                for log, records in got.items():
-                    search.searched += len(records)
-                    for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
-                        where = (log.topic, log.partition, record.offset, record.timestamp)
-                        ahead = record.offset - starts[log]
-                        search.found.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
-                left = {log: end for log, end in left.items() if await consumer.position(log) < end}
-            search.left = sum([end - await consumer.position(log) for log, end in left.items()])
-        finally:
-            await stop_consumer(consumer)
+
+            def note(batch: UnreadableBatch) -> None:
+                blocked.setdefault(TopicPartition(batch.topic, batch.partition), batch)
+                search.problem = str(batch)
+
+            def progress(done: int, total: int) -> None:
+                search.left = total - done
+
+            spans = {log: (starts[log], ends[log]) for log in self._logs}
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WITHIN_S):
+                    async for got in reader.scan(spans, most=_MOST_AT_ONCE, on_unreadable=note, progress=progress):
+                        for log, records in got.items():
+                            search.searched += len(records)
+                            for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
+                                where = (log.topic, log.partition, record.offset, record.timestamp)
+                                ahead = record.offset - starts[log]
+                                search.found.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
+                        if search.found or search.searched >= _MOST_RECORDS:
+                            break
 
 
 def _matching(records: list[Any], match: Callable[[Any], tuple[str, str] | None]) -> list[tuple[Any, tuple[str, str]]]:

@@ -11,31 +11,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from stream_app.domain.books.audit import audit
 from stream_app.domain.books.stories import Books, Problem, Report
-from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
-from stream_app.kafka.clients import kafka_admin, repeated
-from stream_app.kafka.closing import close_admin, stop_consumer
+from stream_app.kafka.clients import open_admin
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.groups import committed_offsets
+from stream_app.kafka.readers import Progress, Reader
 
 _FETCH_BYTES: Final = 4 * 2**20
-_MOST_RECORDS: Final = 5_000
 _CUT_WITHIN_S: Final = 2.0
-_SILENT_S: Final = 30.0
-
-Progress = Callable[[int, int], None]
-"""Called with the offsets read so far and the offsets to read."""
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -68,42 +60,34 @@ class BooksReader:
 
     async def read(self, books: Books, now_ms: Callable[[], int]) -> Report:
         """Read everything and close the books. Raises BrokerUnavailable."""
-        try:
-            passed = await self._passed()
-            async with self._consumer("read_committed") as consumer:
-                exact, cut = await self._cut(consumer)
-                topics = (*self._lead_topics, *self._return_topics)
-                ends = cut | await consumer.end_offsets(self._all(*topics))
-                begins = await consumer.beginning_offsets(list(ends))
-                self._to_read = sum(ends[tp] - begins[tp] for tp in ends)
-                for number in self._partitions:
-                    await self._rows_and_events(consumer, books, number, number in exact, begins, ends)
-                for tp in self._all(*topics):
-                    await self._records(consumer, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
-                # Retention may have removed records during the read, while their events are kept.
-                for tp, begin in (await consumer.beginning_offsets(self._all(*self._lead_topics))).items():
-                    books.begins(tp.topic, tp.partition, begin)
-                report = audit(books, now_ms())
-                return await self._with_lead_ids(consumer, report, begins, ends)
-        except KafkaError as error:
-            raise self._connection.lost(error) from error
+        passed = await self._passed()
+        async with self._reader() as reader:
+            exact, cut = await self._cut(reader)
+            topics = (*self._lead_topics, *self._return_topics)
+            ends = cut | await reader.ends(self._all(*topics))
+            begins = await reader.begins(ends)
+            self._to_read = sum(ends[tp] - begins[tp] for tp in ends)
+            for number in self._partitions:
+                await self._rows_and_events(reader, books, number, number in exact, begins, ends)
+            for tp in self._all(*topics):
+                await self._records(reader, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
+            # Retention may have removed records during the read, while their events are kept.
+            for tp, begin in (await reader.begins(self._all(*self._lead_topics))).items():
+                books.begins(tp.topic, tp.partition, begin)
+            report = audit(books, now_ms())
+            return await self._with_lead_ids(reader, report, begins, ends)
 
     # ------------------------------------------------------------------------------------------------- the moment
 
     async def _passed(self) -> dict[TopicPartition, int]:
         """Return the committed offsets of both groups."""
-        admin = kafka_admin(**self._connection.settings())
-        try:
-            await admin.start()
-            found: dict[TopicPartition, int] = {}
+        found: dict[TopicPartition, int] = {}
+        async with open_admin(self._connection) as admin:
             for group in (self._names.worker_app, self._names.replay_app):
-                offsets = await repeated(partial(admin.list_consumer_group_offsets, group), _SILENT_S)
-                found.update({tp: at.offset for tp, at in offsets.items()})
-            return found
-        finally:
-            await close_admin(admin)
+                found |= await committed_offsets(admin, group)
+        return found
 
-    async def _cut(self, consumer: Any) -> tuple[set[int], dict[TopicPartition, int]]:
+    async def _cut(self, reader: Reader) -> tuple[set[int], dict[TopicPartition, int]]:
         """Ends of state and status, and the partitions in which both are of the same moment.
 
         They are when, after the last stable offsets were read, both logs still end there: then there was a moment in
@@ -111,13 +95,13 @@ class BooksReader:
         """
         exact: set[int] = set()
         cut: dict[TopicPartition, int] = {}
-        async with self._consumer("read_uncommitted") as outside:
+        async with self._reader(isolation_level="read_uncommitted") as outside:
             deadline = time.monotonic() + _CUT_WITHIN_S
             for number in self._partitions:
                 both = [TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)]
                 while number not in exact:
-                    stable = await consumer.end_offsets(both)
-                    if stable == await outside.end_offsets(both):
+                    stable = await reader.ends(both)
+                    if stable == await outside.ends(both):
                         exact.add(number)
                     elif time.monotonic() > deadline:
                         break
@@ -130,7 +114,7 @@ class BooksReader:
 
     async def _rows_and_events(
         self,
-        consumer: Any,
+        reader: Reader,
         books: Books,
         number: int,
         exact: bool,
@@ -139,72 +123,50 @@ class BooksReader:
     ) -> None:
         state, status = TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)
         rows = books.rows_of(number, exact=exact, kept=begins[status] == 0)
-        async for record in self._each(consumer, state, begins[state], ends[state]):
+        async for record in self._each(reader, state, begins[state], ends[state]):
             rows.add(record.key, record.value)
         rows.close()
-        async for record in self._each(consumer, status, begins[status], ends[status]):
+        async for record in self._each(reader, status, begins[status], ends[status]):
             books.event(number, record.value or b"", f"{status.topic}/{number}/{record.offset}")
 
     async def _records(
-        self, consumer: Any, books: Books, tp: TopicPartition, passed: int, begin: int, end: int
+        self, reader: Reader, books: Books, tp: TopicPartition, passed: int, begin: int, end: int
     ) -> None:
         def unreadable(batch: UnreadableBatch) -> None:
             what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
             books.problems.add(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
-        async for record in self._each(consumer, tp, begin, end, unreadable):
+        async for record in self._each(reader, tp, begin, end, unreadable):
             consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
             books.record(consumed, passed=record.offset < passed)
 
     async def _each(
         self,
-        consumer: Consumer,
+        reader: Reader,
         tp: TopicPartition,
         begin: int,
         end: int,
         unreadable: Callable[[UnreadableBatch], None] | None = None,
     ) -> AsyncIterator[Any]:
-        """The committed records of a partition from `begin` to before `end`.
+        """Yield the committed records of a partition from `begin` to before `end`."""
 
-        `unreadable` is told of a batch that is left out. Without it UnreadableBatch is raised.
-        """
-        if begin >= end:
-            return
-        consumer.assign([tp])
-        consumer.seek(tp, begin)
-        position, heard_s = begin, time.monotonic()
-        while position < end:
-            try:
-                got = await consumer.getmany(tp, timeout_ms=200, max_records=_MOST_RECORDS)
-            except UnreadableBatch as batch:
-                if unreadable is None:
-                    raise
-                unreadable(batch)
-                consumer.skip(batch)
-                got = {}
-            for records in got.values():
-                for record in records:
-                    if record.offset < end:
-                        yield record
-            before, position = position, await consumer.position(tp)
-            if position > before:
-                heard_s = time.monotonic()
-                self._read += min(position, end) - before
-                self._progress(self._read, self._to_read)
-            elif time.monotonic() - heard_s > _SILENT_S:
-                raise BrokerUnavailable(
-                    f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s at offset {position} of {end}: "
-                    "is its broker up?"
-                )
+        def progress(done: int, _: int) -> None:
+            self._progress(before + done, self._to_read)
+
+        before = self._read
+        async for got in reader.scan({tp: (begin, end)}, on_unreadable=unreadable, progress=progress):
+            for record in got[tp]:
+                yield record
+        self._read = before + max(0, end - begin)
 
     async def _with_lead_ids(
-        self, consumer: Any, report: Report, begins: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+        self, reader: Reader, report: Report, begins: dict[TopicPartition, int], ends: dict[TopicPartition, int]
     ) -> Report:
         """The problems with the ids of their leads, which only the events know: they are read again for that."""
         missing = {problem.place for problem in report.problems if not problem.lead_id}
         found: dict[str, str] = {}
         for tp in self._all(self._names.status) if missing else ():
-            async for record in self._each(consumer, tp, begins[tp], ends[tp]):
+            async for record in self._each(reader, tp, begins[tp], ends[tp]):
                 try:
                     event = _named.decode(record.value or b"")
                 except msgspec.DecodeError:
@@ -219,19 +181,5 @@ class BooksReader:
     def _all(self, *topics: str) -> list[TopicPartition]:
         return [TopicPartition(topic, number) for topic in topics for number in self._partitions]
 
-    @asynccontextmanager
-    async def _consumer(self, isolation: str) -> AsyncIterator[Any]:
-        consumer = Consumer(
-            **self._connection.settings(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level=isolation,
-            fetch_max_wait_ms=50,
-            max_partition_fetch_bytes=_FETCH_BYTES,
-        )
-        try:
-            await consumer.start()
-            yield consumer
-        finally:
-            await stop_consumer(consumer)
+    def _reader(self, **options: Any) -> Reader:
+        return Reader(self._connection, max_partition_fetch_bytes=_FETCH_BYTES, **options)

@@ -6,7 +6,8 @@ All that speak to Kafka are made by these functions, or are a `Consumer`. They t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
@@ -14,6 +15,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, NodeNotReadyError
 
 from stream_app.kafka.bounded_client import CREATE_S, bind
+from stream_app.kafka.closing import close_admin
+from stream_app.kafka.connection import KafkaConnection
 
 T = TypeVar("T")
 
@@ -32,6 +35,28 @@ def kafka_admin(**options: Any) -> AIOKafkaAdminClient:
     admin = _Admin(**options)
     bind(admin._client)
     return admin
+
+
+@asynccontextmanager
+async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A started admin client for the time of the block. Errors of Kafka in the block are translated.
+
+    Args:
+        connection: How to reach Kafka.
+        patience_s: How long to try to connect, in seconds.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        KafkaRefused: Kafka does not allow it.
+    """
+    admin = kafka_admin(**connection.settings())
+    try:
+        await repeated(admin.start, patience_s)
+        yield admin
+    except KafkaError as error:
+        raise connection.lost(error) from error
+    finally:
+        await close_admin(admin)
 
 
 async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:

@@ -1,36 +1,109 @@
-"""Consumer groups as Kafka's coordinator has them: who is in, and how far they have come."""
+"""Consumer groups as their coordinator has them: members, committed offsets, and the records after those."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.lane.explain import Group
-from stream_app.kafka.clients import kafka_admin, repeated
-from stream_app.kafka.closing import close_admin
+from stream_app.kafka.clients import open_admin, repeated
+from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.readers import TopicReader
 
 _PATIENCE_S: Final = 20.0
-"""Longer than a broker that hangs counts as alive: only then does its group get another coordinator."""
+"""Longer than a broker that hangs counts as alive. Only then does its group get another coordinator."""
+_FRESH_S: Final = 5.0
+_BACKLOG_WITHIN_S: Final = 5.0
 
 Offsets = dict[tuple[str, int], int]
-"""Topic and partition -> the committed offset."""
+"""The committed offset by topic and partition."""
 
 
 async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[str, tuple[Group, Offsets]]:
-    """Each group with its offsets; one that never was has none. Raises BrokerUnavailable."""
-    admin = kafka_admin(**connection.settings())
-    try:
-        await admin.start()
+    """Return each group with its committed offsets. A group that never existed has none. Raises BrokerUnavailable."""
+    async with open_admin(connection) as admin:
         return {name: await repeated(partial(_look_at, admin, name), _PATIENCE_S) for name in groups}
-    except KafkaError as error:
+
+
+async def committed_offsets(
+    admin: Any, group: str, places: Sequence[TopicPartition] | None = None
+) -> dict[TopicPartition, int]:
+    """Return the committed offsets of a group, of these partitions or of all. Raises KafkaError."""
+    found = await repeated(partial(admin.list_consumer_group_offsets, group, partitions=places), _PATIENCE_S)
+    return {place: at.offset for place, at in found.items() if at.offset >= 0}
+
+
+async def move_group(
+    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int], stop_first: str
+) -> None:
+    """Commit offsets for a group that has no members.
+
+    Args:
+        connection: How to reach Kafka.
+        group: The group.
+        offsets: The new offsets by partition.
+        stop_first: What to do if the group has members, for the error.
+
+    Raises:
+        StreamAppError: Kafka refuses.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    consumer = Consumer(**connection.settings(), group_id=group, enable_auto_commit=False)
+    try:
+        await consumer.start()
+        consumer.assign(list(offsets))
+        async with asyncio.timeout(_PATIENCE_S):
+            await consumer.commit(dict(offsets))
+    except TimeoutError as error:
         raise connection.lost(error) from error
+    except KafkaError as error:
+        raise StreamAppError(
+            f"Kafka refused to move the group {group} ({type(error).__name__}): {stop_first}"
+        ) from error
     finally:
-        await close_admin(admin)
+        await stop_consumer(consumer)
+
+
+class Backlog:
+    """Counts the records of topics that a group has not committed yet. Asks Kafka every 5 s at most."""
+
+    def __init__(self, connection: KafkaConnection, group: str, topics: Sequence[str], partitions: int) -> None:
+        self._connection = connection
+        self._group = group
+        self._topics = topics
+        self._partitions = partitions
+        self._turn = asyncio.Lock()
+        self._known: dict[str, int] | None = None
+        self._known_s = -_FRESH_S
+
+    async def read(self) -> dict[str, int] | None:
+        """Return the waiting records by topic, an upper bound if many wait. None if Kafka does not answer."""
+        async with self._turn:
+            if time.monotonic() - self._known_s >= _FRESH_S:
+                try:
+                    async with asyncio.timeout(_BACKLOG_WITHIN_S):
+                        self._known = await self._ask()
+                except (BrokerUnavailable, KafkaRefused, TimeoutError):
+                    self._known = None
+                self._known_s = time.monotonic()
+            return self._known
+
+    async def _ask(self) -> dict[str, int]:
+        left = dict.fromkeys(self._topics, 0)
+        async with open_admin(self._connection) as admin, TopicReader(self._connection, self._partitions) as reader:
+            _, committed = await _look_at(admin, self._group)
+            for (topic, _), records in (await reader.count(self._topics, committed)).items():
+                left[topic] += records
+        return left
 
 
 async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:
@@ -38,6 +111,5 @@ async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:
     code, _, state, _, _, members, *_ = described.groups[0]
     if code:
         raise for_code(code)(f"{name} cannot be described")
-    offsets: dict[TopicPartition, Any] = await admin.list_consumer_group_offsets(name)
-    committed = {(place.topic, place.partition): at.offset for place, at in offsets.items() if at.offset >= 0}
-    return Group(state, len(members)), committed
+    offsets = await committed_offsets(admin, name)
+    return Group(state, len(members)), {(place.topic, place.partition): at for place, at in offsets.items()}

@@ -1,19 +1,16 @@
-"""Each lane's rate as it is now, with what an operator has changed live, followed on `leads.lanes`."""
+"""Follows the current rate of each lane on `leads.lanes`, with the changes of operators."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import UnreadableBatch
-from stream_app.kafka.closing import stop_consumer
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.readers import Reader
 
 _PAUSE_S: Final = 5.0
 
@@ -26,7 +23,7 @@ _view: Final = msgspec.json.Decoder(_View)
 
 
 class LaneRates:
-    """`per_s` by workspace: what the configuration says until its lane says something else."""
+    """The rates by workspace, in leads per second: `per_s`. A lane without a view has its configured rate."""
 
     def __init__(
         self, connection: KafkaConnection, topic: str, partitions: int, configured_per_s: dict[str, float]
@@ -36,30 +33,20 @@ class LaneRates:
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
 
     async def follow(self) -> None:
-        """From the first view that is kept on, until cancelled. A broker that is away is waited for."""
+        """Follow the topic from its beginning until cancelled. While a broker is away, try again."""
         while True:
-            consumer = Consumer(
-                **self._connection.settings(),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-            )
             try:
-                await consumer.start()
-                consumer.assign(self._places)
-                while True:
-                    with suppress(UnreadableBatch):  # the other partitions go on
-                        for records in (await consumer.getmany(timeout_ms=1_000)).values():
+                async with Reader(self._connection, fetch_max_wait_ms=500) as reader:
+                    starts = await reader.begins(self._places)
+                    async for got in reader.follow(starts, pass_unreadable=True):
+                        for records in got.values():
                             for key, value in {record.key: record.value for record in records}.items():
                                 self.hear(key, value)
-            except (KafkaError, OSError):
+            except (BrokerUnavailable, KafkaRefused):
                 await asyncio.sleep(_PAUSE_S)
-            finally:
-                await stop_consumer(consumer)
 
     def hear(self, key: bytes | None, value: bytes | None) -> None:
-        """A record of the topic, whoever wrote it."""
+        """Apply a record of the topic. Records of other programs are ignored."""
         workspace = (key or b"").decode("utf-8", "replace")
         if workspace not in self.per_s or not value:
             return

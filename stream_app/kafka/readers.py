@@ -1,124 +1,324 @@
-"""Reads topics from the outside, in no group: whole partitions or parts of them, committed records only, in batches."""
+"""Reads topics outside a consumer group: to their end, from a position on, or single records by their places."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import BrokerUnavailable
+from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.record import ConsumedRecord
+from stream_app.kafka.clients import repeated
 from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.counting import count_records
 
-_FETCH_BYTES: Final = 1 * 2**20
 _MOST_RECORDS: Final = 5_000
 _SILENT_S: Final = 30.0
+_COUNTED_EXACTLY: Final = 100
+_COUNT_WITHIN_S: Final = 5.0
+_NEAR: Final = 500
 
+Span = tuple[int, int]
+"""The first offset and the end offset, which is excluded."""
 Progress = Callable[[int, int], None]
-"""Told offsets read and offsets to read of the topic that is being read."""
+"""Called with the offsets read so far and the offsets to read."""
+Records = dict[TopicPartition, list[Any]]
+"""aiokafka's records by partition, each list in order and not empty."""
 
 
-class TopicReader:
-    """A context manager. Everything raises BrokerUnavailable when Kafka does not answer."""
+class Reader:
+    """Reads committed records. An async context manager; one task at a time may scan, follow, fetch or count.
 
-    def __init__(self, connection: KafkaConnection, partitions: int, progress: Progress) -> None:
+    Args:
+        connection: How to reach Kafka.
+        patience_s: How long to try to connect, in seconds.
+        options: aiokafka's options for the consumer, where they differ from those for a scan.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer. All methods raise it.
+        KafkaRefused: Kafka does not allow the read. All methods raise it.
+    """
+
+    def __init__(self, connection: KafkaConnection, patience_s: float = 0, **options: Any) -> None:
         self._connection = connection
-        self._partitions = range(partitions)
-        self._progress = progress
+        self._patience_s = patience_s
+        self._options = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "fetch_max_wait_ms": 50,
+            **options,
+        }
 
     async def __aenter__(self) -> Self:
-        self._consumer = Consumer(
-            **self._connection.settings(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=100,
-            max_partition_fetch_bytes=_FETCH_BYTES,
-        )
+        self._consumer = Consumer(**self._connection.settings(), **self._options)
         try:
-            await self._consumer.start()
-        except KafkaError as error:
+            with self._errors():
+                await repeated(self._consumer.start, self._patience_s)
+        except BaseException:
             await stop_consumer(self._consumer)
-            raise self._connection.lost(error) from error
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await stop_consumer(self._consumer)
 
-    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
-        """By partition: the first offset, and the one behind the last."""
-        places = [TopicPartition(topic, number) for number in self._partitions]
+    @property
+    def client(self) -> Any:
+        """The BoundedClient, for requests that are not reads."""
+        return self._consumer._client
+
+    @property
+    def unreadable(self) -> Collection[UnreadableBatch]:
+        """The batches that partitions have stopped before."""
+        return self._consumer.unreadable.values()
+
+    async def begins(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the first offset that Kafka keeps of each partition."""
+        with self._errors():
+            found: dict[TopicPartition, int] = await self._consumer.beginning_offsets(list(places))
+        return found
+
+    async def ends(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the offset after the last committed record of each partition."""
+        with self._errors():
+            found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(places))
+        return found
+
+    async def position(self, place: TopicPartition) -> int:
+        """Return the offset of the next record of a partition that is being read."""
+        with self._errors():
+            return int(await self._consumer.position(place))
+
+    async def scan(
+        self,
+        spans: Mapping[TopicPartition, Span],
+        *,
+        most: int = _MOST_RECORDS,
+        on_unreadable: Callable[[UnreadableBatch], object] | None = None,
+        progress: Progress | None = None,
+    ) -> AsyncIterator[Records]:
+        """Read each span to its end, and yield the records in pieces.
+
+        A span ends by the position and not by a record, because transaction markers take offsets too.
+
+        Args:
+            spans: What to read, between the first and the end offset of each partition.
+            most: The largest number of records in a piece.
+            on_unreadable: Called with each batch that cannot be read, which is then skipped. None: raise it.
+            progress: Called before each piece is yielded.
+
+        Raises:
+            BrokerUnavailable: No partition has made progress for 30 s.
+            UnreadableBatch: A batch cannot be read, and everything else in reach was yielded.
+        """
+        left = {place: (begin, end) for place, (begin, end) in spans.items() if begin < end}
+        if not left:
+            return
+        total, done = sum(end - begin for begin, end in left.values()), 0
+        self._assign({place: begin for place, (begin, _) in left.items()})
+        heard_s = time.monotonic()
+        while left:
+            found: Records = {}
+            try:
+                got = await self._poll(left, 500, most)
+            except UnreadableBatch as batch:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(batch)
+                self._consumer.skip(batch)
+                got = {}
+            for place, records in got.items():
+                end = left[place][1]
+                if wanted := records if records[-1].offset < end else [each for each in records if each.offset < end]:
+                    found[place] = wanted
+            before = done
+            for place, (position, end) in list(left.items()):
+                now = min(await self.position(place), end)
+                done += now - position
+                left[place] = (now, end)
+                if now >= end:
+                    del left[place]
+                    self._consumer.pause(place)
+            if progress is not None:
+                progress(done, total)
+            if found:
+                yield found
+            if done > before:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > _SILENT_S:
+                place, (position, end) = next(iter(left.items()))
+                raise BrokerUnavailable(
+                    f"{place.topic}/{place.partition} gave nothing for {_SILENT_S:.0f} s at offset {position} of "
+                    f"{end}: is its broker up?"
+                )
+
+    async def follow(
+        self,
+        starts: Mapping[TopicPartition, int],
+        *,
+        wait_ms: int = 500,
+        most: int = _MOST_RECORDS,
+        pass_unreadable: bool = False,
+    ) -> AsyncIterator[Records]:
+        """Yield the records from these offsets on as they come. It does not end by itself.
+
+        Args:
+            starts: The first offset to read of each partition.
+            wait_ms: Yield an empty piece when nothing came for so many milliseconds.
+            most: The largest number of records in a piece.
+            pass_unreadable: Keep a batch that cannot be read in `unreadable`, try it again now and then, and go on
+                with the other partitions.
+
+        Raises:
+            UnreadableBatch: A batch cannot be read, unless `pass_unreadable`.
+        """
+        self._assign(starts)
+        while True:
+            found: Records = {}
+            try:
+                found = await self._poll((), wait_ms, most)
+            except UnreadableBatch:
+                if not pass_unreadable:
+                    raise
+            yield found
+
+    async def fetch(self, places: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
+        """Return the records at these offsets, without those that are not committed, not readable or not kept."""
+        with self._errors():
+            topics = await self._consumer.topics()
+        there = [place for place in places if place.topic in topics]  # a deleted topic has no records
+        begins, ends = await self.begins(there), await self.ends(there)
+        found: list[Any] = []
+        for place in there:
+            wanted = {offset for offset in places[place] if begins[place] <= offset < ends[place]}
+            for span in _runs(sorted(wanted)):
+                async for got in self.scan({place: span}, most=_NEAR, on_unreadable=lambda _: None):
+                    found += [record for record in got[place] if record.offset in wanted]
+        return found
+
+    async def count_spans(self, spans: Mapping[TopicPartition, Span]) -> dict[TopicPartition, int]:
+        """Count the committed records of each span.
+
+        The difference of two offsets is too large, because transaction markers take offsets. A span is read, except if
+        it has more than 100 offsets, holds a batch that cannot be read, or was not read within 5 s. Then the number of
+        its offsets is returned.
+        """
+        found = {place: max(0, end - begin) for place, (begin, end) in spans.items()}
+        short = {place: spans[place] for place, offsets in found.items() if 0 < offsets <= _COUNTED_EXACTLY}
+        read, unsure = dict.fromkeys(short, 0), set[TopicPartition]()
+
+        def note(batch: UnreadableBatch) -> None:
+            unsure.add(TopicPartition(batch.topic, batch.partition))
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_COUNT_WITHIN_S):
+                async for got in self.scan(short, on_unreadable=note):
+                    for place, records in got.items():
+                        read[place] += len(records)
+        for place, (_, end) in short.items():
+            if place not in unsure and await self.position(place) >= end:
+                found[place] = read[place]
+        return found
+
+    def _assign(self, starts: Mapping[TopicPartition, int]) -> None:
+        self._consumer.assign(list(starts))
+        for place, offset in starts.items():
+            self._consumer.seek(place, offset)
+
+    async def _poll(self, places: Iterable[TopicPartition], wait_ms: int, most: int) -> Records:
+        with self._errors():
+            return await self._consumer.getmany(*places, timeout_ms=wait_ms, max_records=most)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            begins = await self._consumer.beginning_offsets(places)
-            ends = await self._consumer.end_offsets(places)
-        except KafkaError as error:
+            yield
+        except (KafkaError, OSError) as error:
             raise self._connection.lost(error) from error
+
+
+class TopicReader(Reader):
+    """Reads topics that all have the same number of partitions.
+
+    Args:
+        connection: How to reach Kafka.
+        partitions: The number of partitions of each topic.
+        progress: Called for the topic that is being read.
+    """
+
+    def __init__(self, connection: KafkaConnection, partitions: int, progress: Progress | None = None) -> None:
+        super().__init__(connection, fetch_max_wait_ms=100)
+        self._partitions = partitions
+        self._progress = progress
+
+    async def bounds(self, topic: str) -> dict[int, Span]:
+        """Return the span of everything that Kafka keeps of a topic, by partition."""
+        places = [TopicPartition(topic, number) for number in range(self._partitions)]
+        begins, ends = await self.begins(places), await self.ends(places)
         return {place.partition: (begins[place], ends[place]) for place in places}
 
     async def offsets_at(self, topic: str, time_ms: int) -> dict[int, int | None]:
-        """By partition: the first offset appended at or after that time; None: there is none."""
-        places = {TopicPartition(topic, number): time_ms for number in self._partitions}
-        try:
+        """Return the first offset appended at or after that time, by partition. None: there is none."""
+        places = {TopicPartition(topic, number): time_ms for number in range(self._partitions)}
+        with self._errors():
             found = await self._consumer.offsets_for_times(places)
-        except KafkaError as error:
-            raise self._connection.lost(error) from error
         return {place.partition: at.offset if at else None for place, at in found.items()}
 
-    async def count(self, topics: Iterable[str], passed: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
-        """By topic and partition, the records from an offset (the first one that is kept without) to the end.
+    async def count(
+        self, topics: Iterable[str], committed: Mapping[tuple[str, int], int]
+    ) -> dict[tuple[str, int], int]:
+        """Count the records from a group's committed offsets to the end, as `count_spans` does.
 
-        Where many wait it is at most so many: see `count_records`.
+        Args:
+            topics: The topics to count.
+            committed: The offsets by topic and partition. Without one, everything that Kafka keeps is counted.
         """
         spans = {
-            TopicPartition(topic, number): (max(begin, passed.get((topic, number), 0)), end)
+            TopicPartition(topic, number): (max(begin, committed.get((topic, number), 0)), end)
             for topic in topics
             for number, (begin, end) in (await self.bounds(topic)).items()
         }
-        try:
-            counted = await count_records(self._consumer, spans)
-        except KafkaError as error:
-            raise self._connection.lost(error) from error
-        return {(place.topic, place.partition): records for place, records in counted.items()}
+        return {(place.topic, place.partition): records for place, records in (await self.count_spans(spans)).items()}
 
-    async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]] | None = None) -> AsyncIterator[list[Any]]:
-        """aiokafka's records in batches, in the order of each partition; `ranges`: first offset and the one behind the
-        last, by partition (all of the topic as it is now without).
+    async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
+        """Scan a topic, and yield aiokafka's records, those of a partition in order.
+
+        Args:
+            topic: The topic.
+            ranges: What to read, by partition. None: everything that Kafka keeps.
         """
         bounds = await self.bounds(topic)
-        wanted = {
+        spans = {
             TopicPartition(topic, number): (max(begin, bounds[number][0]), min(end, bounds[number][1]))
             for number, (begin, end) in (bounds if ranges is None else ranges).items()
         }
-        left = {place: span for place, span in wanted.items() if span[0] < span[1]}
-        total = sum(end - begin for begin, end in left.values())
-        done = 0
-        try:
-            self._consumer.assign(list(left))
-            for place, (begin, _) in left.items():
-                self._consumer.seek(place, begin)
-            heard_s = time.monotonic()
-            while left:
-                got = await self._consumer.getmany(*left, timeout_ms=500, max_records=_MOST_RECORDS)
-                for place, records in got.items():
-                    end = left[place][1]
-                    yield records if records[-1].offset < end else [each for each in records if each.offset < end]
-                for place, (position, end) in list(left.items()):
-                    now = min(await self._consumer.position(place), end)
-                    if now > position:
-                        heard_s = time.monotonic()
-                        done += now - position
-                        left[place] = (now, end)
-                    if now >= end:
-                        del left[place]
-                        self._consumer.pause(place)
-                self._progress(done, total)
-                if time.monotonic() - heard_s > _SILENT_S:
-                    raise BrokerUnavailable(f"{topic} gave nothing for {_SILENT_S:.0f} s: is its broker up?")
-        except KafkaError as error:
-            raise self._connection.lost(error) from error
+        async for got in self.scan(spans, progress=self._progress):
+            for records in got.values():
+                yield records
+
+
+def consumed(record: Any) -> ConsumedRecord:
+    """Convert a record of aiokafka's."""
+    headers = tuple((name, value or b"") for name, value in record.headers)
+    where = (record.topic, record.partition, record.offset)
+    return ConsumedRecord(*where, record.key, record.value, headers, round(record.timestamp))
+
+
+def _runs(offsets: Sequence[int]) -> Iterator[Span]:
+    """Group sorted offsets so that those of a run are near each other."""
+    run: list[int] = []
+    for offset in offsets:
+        if run and offset >= run[-1] + _NEAR:
+            yield run[0], run[-1] + 1
+            run = []
+        run.append(offset)
+    if run:
+        yield run[0], run[-1] + 1

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from itertools import chain
 from typing import Any, Final, Self
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.messages import StatusEvent
-from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
-
-_MOST_RECORDS: Final = 5_000
+from stream_app.kafka.readers import Reader
 
 _events: Final = msgspec.json.Decoder(StatusEvent)
 
 
-class StatusFollower:
+class StatusFollower(Reader):
     """Read partitions of `leads.status`, committed events only. A context manager.
 
     It reads what is committed after its block began, or everything that Kafka keeps.
@@ -41,32 +38,19 @@ class StatusFollower:
     def __init__(
         self, connection: KafkaConnection, topic: str, partitions: Collection[int], *, from_beginning: bool = False
     ) -> None:
-        self._connection = connection
-        self._partitions = [TopicPartition(topic, number) for number in partitions]
+        start = "earliest" if from_beginning else "latest"
+        super().__init__(connection, auto_offset_reset=start, fetch_max_wait_ms=500)
+        self._places = [TopicPartition(topic, number) for number in partitions]
         self._from_beginning = from_beginning
-        self._consumer = Consumer(
-            **connection.settings(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest" if from_beginning else "latest",
-            isolation_level="read_committed",
-        )
 
     async def __aenter__(self) -> Self:
-        consumer, partitions = self._consumer, self._partitions
+        await super().__aenter__()
         try:
-            await consumer.start()
-            consumer.assign(partitions)
-            find = consumer.beginning_offsets if self._from_beginning else consumer.end_offsets
-            for partition, offset in (await find(partitions)).items():
-                consumer.seek(partition, offset)
-        except KafkaError as error:
-            await stop_consumer(consumer)
-            raise self._connection.lost(error) from error
+            self._starts = await (self.begins if self._from_beginning else self.ends)(self._places)
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await stop_consumer(self._consumer)
 
     async def events(
         self,
@@ -84,8 +68,8 @@ class StatusFollower:
         """
         keys = None if lead_ids is None else {lead_id.encode() for lead_id in lead_ids}
         last_s = time.monotonic()
-        async for records in self._batches():
-            for record in records:
+        async for got in self.follow(self._starts):
+            for record in chain.from_iterable(got.values()):
                 if keys is not None and record.key not in keys:
                     continue
                 event = _decoded(record)
@@ -100,16 +84,8 @@ class StatusFollower:
 
         It does not end by itself.
         """
-        async for records in self._batches():
-            yield [_decoded(record) for record in records]
-
-    async def _batches(self) -> AsyncIterator[list[Any]]:
-        while True:
-            try:
-                got = await self._consumer.getmany(*self._partitions, timeout_ms=500, max_records=_MOST_RECORDS)
-            except KafkaError as error:
-                raise self._connection.lost(error) from error
-            yield [record for records in got.values() for record in records]
+        async for got in self.follow(self._starts):
+            yield [_decoded(record) for record in chain.from_iterable(got.values())]
 
 
 def _decoded(record: Any) -> StatusEvent:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import KafkaRefused, TopicsError
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.kafka.access import refusal_or_silence
-from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.readers import Reader
 from stream_app.kafka.topic_identity import WHAT_NOW, KnownTopics
 from stream_app.ops.logs import Throttled
 
@@ -52,17 +50,14 @@ class TopicWatch:
     async def run(self) -> None:
         """Check until cancelled. Raises TopicsError with one line; waits while no broker answers."""
         while True:
-            consumer = Consumer(**self._connection.settings(), group_id=None, enable_auto_commit=False)
             try:
-                await consumer.start()
-                while True:
-                    await self.look(consumer)
-                    await asyncio.sleep(self._every_s)
-            except (KafkaError, OSError):
+                async with Reader(self._connection, isolation_level="read_uncommitted") as reader:
+                    while True:
+                        await self.look(reader)
+                        await asyncio.sleep(self._every_s)
+            except (KafkaError, BrokerUnavailable, KafkaRefused):
                 await self._say_refusal()
                 await asyncio.sleep(self._every_s)
-            finally:
-                await stop_consumer(consumer)
 
     async def _say_refusal(self) -> None:
         """Log why Kafka refuses the connection, if it does. The process continues: other brokers may accept it."""
@@ -73,9 +68,9 @@ class TopicWatch:
         else:
             self._refused.over()
 
-    async def look(self, consumer: Any) -> None:
-        """Check once. Raises TopicsError or KafkaError."""
-        if gone := await self._known.check(consumer._client, self._topics):
+    async def look(self, reader: Reader) -> None:
+        """Check once. Raises TopicsError, BrokerUnavailable, KafkaRefused or KafkaError."""
+        if gone := await self._known.check(reader.client, self._topics):
             now_s = asyncio.get_running_loop().time()
             if self._missing_since_s is None:
                 self._missing_since_s = now_s
@@ -83,7 +78,7 @@ class TopicWatch:
                 raise TopicsError([f"{min(gone)}: the topic was deleted under this process. {WHAT_NOW}"])
             return
         self._missing_since_s = None
-        for log, end in (await consumer.end_offsets(self._logs)).items():
+        for log, end in (await reader.ends(self._logs)).items():
             if end < self._ends.get(log, 0):
                 fell = f"partition {log.partition} was at offset {self._ends[log]} and ends at {end}"
                 why = "the topic was deleted and created anew, or Kafka lost records"

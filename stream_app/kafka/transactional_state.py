@@ -36,10 +36,10 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
 from stream_app.kafka.leaders import require_leader
+from stream_app.kafka.lookups import waiting
 from stream_app.kafka.stranded import refresh
 from stream_app.kafka.topic_identity import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, end, is_fenced, places, told
-from stream_app.kafka.waiting import waiting
 from stream_app.partition.takeover import take_over
 
 _REFUSED = (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings, check_known
@@ -17,12 +21,13 @@ from stream_app.domain.lane.command import MAX_TEXT, TO_ALL
 from stream_app.domain.messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
-from stream_app.kafka.answers import Answers
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.producer import kafka_publisher
+from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 
 _json: Final = msgspec.json.Encoder()
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
 _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
 
@@ -71,11 +76,28 @@ async def ask(
     partitions = list(everywhere) if kind in TO_ALL else [settings.home(workspace)]
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
-    async with Answers(connection, names.audit, partitions) as answers:
+    async with Reader(connection) as reader:
+        ends = await reader.ends([TopicPartition(names.audit, number) for number in partitions])
         value = _json.encode(command)
         await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])
-        received = await answers.hear({(partition, command.id) for partition in partitions}, wait_s)
-    return Asked(command, {partition: received.get((partition, command.id)) for partition in partitions})
+        return Asked(command, await _answers(reader, ends, command.id, wait_s))
+
+
+async def _answers(
+    reader: Reader, starts: Mapping[TopicPartition, int], command: str, wait_s: float
+) -> dict[int, CommandAnswer | None]:
+    """Return the answers to a command that arrive in time, by partition."""
+    found: dict[int, CommandAnswer | None] = {place.partition: None for place in starts}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            async for got in reader.follow(starts):
+                for record in chain.from_iterable(got.values()):
+                    answer = _answer.decode(record.value)
+                    if answer.id == command and found[record.partition] is None:
+                        found[record.partition] = answer
+                if None not in found.values():
+                    break
+    return found
 
 
 async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> None:

@@ -9,7 +9,8 @@ from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.stories import Books, Report, Terms
 from stream_app.domain.lane.budget import Cost
 from stream_app.domain.policy import Destination
-from stream_app.kafka.books_reader import BooksReader, Progress
+from stream_app.kafka.books_reader import BooksReader
+from stream_app.kafka.readers import Progress
 from stream_app.ops.clock import SystemClock
 
 _DAY_MS = 86_400_000

@@ -51,7 +51,7 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
     groups = await look_at(connection, (names.worker_app, names.replay_app))
     (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
     now_ms = SystemClock().now_ms()
-    async with TopicReader(connection, settings.kafka.partitions, lambda done, total: None) as reader:
+    async with TopicReader(connection, settings.kafka.partitions) as reader:
         views = await _views(reader, settings, now_ms)
         waiting = await reader.count((names.leads, names.retry, names.bulk), consumed)
         blocked = await _unreadable(reader, waiting, consumed)
@@ -79,7 +79,7 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
     Raises:
         BrokerUnavailable: Kafka does not answer.
     """
-    async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
+    async with TopicReader(connection_of(settings), settings.kafka.partitions) as reader:
         found = await _views(reader, settings, SystemClock().now_ms())
     return {name: views[-1] for name, views in found.items()}
 
@@ -91,7 +91,7 @@ async def log(settings: Settings, workspace: str | None, limit: int) -> list[lis
         BrokerUnavailable: Kafka does not answer.
     """
     found: list[CommandAnswer] = []
-    async with TopicReader(connection_of(settings), settings.kafka.partitions, lambda done, total: None) as reader:
+    async with TopicReader(connection_of(settings), settings.kafka.partitions) as reader:
         async for records in reader.read(settings.names.audit):
             found += [_answer.decode(record.value) for record in records]
     alike: dict[tuple[str, bool, str], list[CommandAnswer]] = {}

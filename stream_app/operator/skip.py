@@ -6,16 +6,14 @@ Only that batch is skipped: the group's offset must be at the batch, with all re
 from __future__ import annotations
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.dead_letter.headers import read_place
 from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
-from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.groups import look_at
+from stream_app.kafka.groups import look_at, move_group
+from stream_app.kafka.readers import Reader
 
 
 async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
@@ -57,39 +55,18 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> None:
 
     Raises:
         StreamAppError: Kafka refuses.
+        BrokerUnavailable: Kafka does not answer.
     """
     name, process = _reader_of(settings, batch.topic)
-    consumer = Consumer(**connection_of(settings).settings(), group_id=name, enable_auto_commit=False)
     place = TopicPartition(batch.topic, batch.partition)
-    try:
-        await consumer.start()
-        consumer.assign([place])
-        await consumer.commit({place: batch.last + 1})
-    except KafkaError as error:
-        raise StreamAppError(
-            f"Kafka refused to move the group {name} ({type(error).__name__}): stop every `stream-app {process}` first"
-        ) from error
-    finally:
-        await stop_consumer(consumer)
+    await move_group(connection_of(settings), name, {place: batch.last + 1}, f"stop every `stream-app {process}` first")
 
 
 async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:
     """Return the offset of the first record from there on, or None. Raises UnreadableBatch, BrokerUnavailable."""
-    consumer = Consumer(
-        **connection.settings(), group_id=None, auto_offset_reset="earliest", isolation_level="read_committed"
-    )
-    try:
-        await consumer.start()
-        consumer.assign([place])
-        consumer.seek(place, offset)
-        end = (await consumer.end_offsets([place]))[place]
-        while await consumer.position(place) < end:
-            for records in (await consumer.getmany(place, timeout_ms=500, max_records=1)).values():
-                return int(records[0].offset)
-    except KafkaError as error:
-        raise connection.lost(error) from error
-    finally:
-        await stop_consumer(consumer)
+    async with Reader(connection) as reader:
+        async for got in reader.scan({place: (offset, (await reader.ends([place]))[place])}, most=1):
+            return int(got[place][0].offset)
     return None
 
 

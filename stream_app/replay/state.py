@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from functools import partial
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -23,11 +25,11 @@ from stream_app.domain.dead_letter.replay import Begin, Came, begin
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
 from stream_app.domain.topics import TopicNames
-from stream_app.kafka.clients import kafka_admin, repeated
-from stream_app.kafka.closing import close_admin, stop_consumer
+from stream_app.kafka.clients import open_admin
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.producer import KafkaPublisher
+from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Throttled
 from stream_app.tasks import cancel
 
@@ -62,34 +64,26 @@ class ReplayState:
         self._places = [TopicPartition(names.replay_state, number) for number in range(partitions)]
         self._came: dict[int, dict[int, Came]] = defaultdict(dict)
         self._epochs: dict[int, int] = {}
-        self._consumer: Any = None
         self._admin: Any = None
+        self._reader = Reader(connection, _CURRENT_WITHIN_S, fetch_max_wait_ms=500)
+        self._opened = AsyncExitStack()
         self._following: asyncio.Task[None] | None = None
-        self._recording: asyncio.Task[None] | None = None
         self._updated = asyncio.Condition()
 
     async def __aenter__(self) -> ReplayState:
-        self._consumer = Consumer(
-            **self._connection.settings(), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
-        )
-        self._admin = kafka_admin(**self._connection.settings())
-        try:
-            await repeated(self._admin.start, _CURRENT_WITHIN_S)
-            await repeated(self._consumer.start, _CURRENT_WITHIN_S)
-            self._consumer.assign(self._places)
-            await self._consumer.seek_to_beginning(*self._places)
-            self._following = asyncio.create_task(self._follow())
+        async with AsyncExitStack() as opened:
+            self._admin = await opened.enter_async_context(open_admin(self._connection, _CURRENT_WITHIN_S))
+            await opened.enter_async_context(self._reader)
+            self._following = asyncio.create_task(self._follow(await self._reader.begins(self._places)))
+            opened.push_async_callback(cancel, [self._following])
             await self._current(self._places)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        self._recording = asyncio.create_task(self._record_on())
+            recording = asyncio.create_task(self._record_on())
+            opened.push_async_callback(cancel, [recording])
+            self._opened = opened.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await cancel([self._following, self._recording])
-        await stop_consumer(self._consumer)
-        await close_admin(self._admin)
+        await self._opened.aclose()
 
     async def begin(self, partition: int) -> Begin:
         """Return where to start in a newly assigned partition. A new epoch is recorded first."""
@@ -130,9 +124,8 @@ class ReplayState:
     async def committed(self) -> dict[int, int]:
         """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
         places = [TopicPartition(self._names.dlq, place.partition) for place in self._places]
-        ask = partial(self._admin.list_consumer_group_offsets, self._names.replay_app, partitions=places)
-        found = await repeated(ask, _CURRENT_WITHIN_S)
-        return {tp.partition: at.offset for tp, at in found.items() if at.offset >= 0}
+        found = await committed_offsets(self._admin, self._names.replay_app, places)
+        return {place.partition: offset for place, offset in found.items()}
 
     async def _record_on(self) -> None:
         warn = Throttled(lambda why: log.warning("could not save the replay checkpoint: %s", why))
@@ -157,21 +150,21 @@ class ReplayState:
         """Wait until these partitions are read to their current end. Raises BrokerUnavailable."""
         try:
             async with asyncio.timeout(_CURRENT_WITHIN_S):
-                ends = await self._consumer.end_offsets(places)
+                ends = await self._reader.ends(places)
                 async with self._updated:
-                    while any([await self._consumer.position(place) < ends[place] for place in places]):
+                    while any([await self._reader.position(place) < ends[place] for place in places]):
                         if self._following is not None and self._following.done():
                             self._following.result()
                         await self._updated.wait()
-        except (KafkaError, TimeoutError) as error:
-            raise BrokerUnavailable(f"{self._names.replay_state} could not be read to its end: {error!r}") from error
+        except (BrokerUnavailable, TimeoutError) as error:
+            why = str(error) or f"no answer within {_CURRENT_WITHIN_S:.0f} s"
+            raise BrokerUnavailable(f"{self._names.replay_state} could not be read to its end: {why}") from error
 
-    async def _follow(self) -> None:
+    async def _follow(self, starts: Mapping[TopicPartition, int]) -> None:
         try:
-            while True:
-                for records in (await self._consumer.getmany(timeout_ms=200)).values():
-                    for record in records:
-                        self._apply(record.key, record.value)
+            async for got in self._reader.follow(starts, wait_ms=200):
+                for record in chain.from_iterable(got.values()):
+                    self._apply(record.key, record.value)
                 async with self._updated:
                     self._updated.notify_all()
         finally:

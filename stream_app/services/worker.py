@@ -24,9 +24,9 @@ from stream_app.faust_app.app import build_app
 from stream_app.faust_app.assigned import assigned, membership, waiting
 from stream_app.faust_app.run import alarm_of, run_app
 from stream_app.faust_app.worker import Worker
-from stream_app.kafka.archive import KafkaArchive
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.lag import ParkedLeads, WaitingRecords
+from stream_app.kafka.lookups import KafkaArchive
 from stream_app.kafka.topic_identity import KnownTopics
 from stream_app.kafka.topic_watch import TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState

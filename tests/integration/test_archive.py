@@ -11,8 +11,8 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
-from stream_app.kafka.archive import KafkaArchive
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.lookups import KafkaArchive
 from tests.simulation.client import MemoryArchive
 from tests.simulation.kafka import MemoryKafka
 

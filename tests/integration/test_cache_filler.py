@@ -48,7 +48,7 @@ async def publish(bootstrap: str, topic: str, *records: Record) -> None:
 async def filling(bootstrap: str, topic: str, cache: Cache) -> AsyncIterator[tuple[CacheFiller, TopicReader]]:
     connection = KafkaConnection(bootstrap, {})
     filler = CacheFiller(connection, topic, 2, cache, CachePolicy(), lambda: [1], lambda: NOW_MS)
-    async with TopicReader(connection, 2, lambda done, total: None) as reader:
+    async with TopicReader(connection, 2) as reader:
         yield filler, reader
 
 

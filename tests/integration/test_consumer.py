@@ -13,13 +13,12 @@ from stream_app.domain.errors import UnreadableBatch
 from stream_app.faust_app.assigned import assigned, membership
 from stream_app.faust_app.run import run_app
 from stream_app.kafka import consumer as module
-from stream_app.kafka.archive import KafkaArchive
 from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.lane_rates import LaneRates
+from stream_app.kafka.lookups import KafkaArchive, waiting
 from stream_app.kafka.readers import TopicReader
-from stream_app.kafka.waiting import waiting
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.tampering import Damage, bad_checksum, broken_bytes, no_utf8, tamper, tampered, unknown_codec
@@ -181,7 +180,7 @@ async def test_a_reader_of_whole_topics_says_the_cause(kafka: Broker, namespace:
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 2)
     values: list[bytes] = []
-    async with TopicReader(KafkaConnection(kafka.bootstrap), 1, lambda done, total: None) as reader:
+    async with TopicReader(KafkaConnection(kafka.bootstrap), 1) as reader:
         tamper(reader._consumer, {(TopicPartition(topic, 0), 3): bad_checksum})
         reading = reader.read(topic)
         values += [record.value for record in await anext(reading)]
@@ -246,5 +245,5 @@ async def test_records_behind_it_are_counted_by_their_offsets(kafka: Broker, nam
     await produce(kafka.bootstrap, topic, 0, 2)
     await produce(kafka.bootstrap, topic, 1, 2)
     with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
-        async with TopicReader(KafkaConnection(kafka.bootstrap), 2, lambda done, total: None) as reader:
+        async with TopicReader(KafkaConnection(kafka.bootstrap), 2) as reader:
             assert await reader.count([topic], {(topic, 1): 4}) == {(topic, 0): 6, (topic, 1): 2}

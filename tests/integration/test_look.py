@@ -20,7 +20,7 @@ from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.forecast import Forecast
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.messages import Actor, Change, CommandAnswer, LaneView, PartHold
-from stream_app.kafka.backlog import Backlog
+from stream_app.kafka.groups import Backlog
 from stream_app.kafka.topics import create_topics
 from stream_app.operator.look import look
 

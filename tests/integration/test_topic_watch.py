@@ -20,11 +20,11 @@ LOG = TopicPartition("leads", 0)
 
 
 class OldKafka:
-    """As a consumer and its client see it: no ids, and logs that end where the test says."""
+    """As a Reader and its client see it: no ids, and logs that end where the test says."""
 
     def __init__(self) -> None:
         self.end, self.error = 50, 0
-        self._client = self
+        self.client = self
 
     async def ask_any(self, _request: Any) -> Any:
         return self
@@ -32,12 +32,13 @@ class OldKafka:
     def to_object(self) -> dict[str, Any]:
         return {"topics": [{"error_code": self.error, "topic": "leads"}]}
 
-    async def end_offsets(self, logs: list[TopicPartition]) -> dict[TopicPartition, int]:
+    async def ends(self, logs: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(logs, self.end)
 
 
 async def test_without_ids_a_log_that_ends_before_where_it_ended_is_another_one() -> None:
-    kafka, watch = OldKafka(), TopicWatch(KafkaConnection(""), KnownTopics(), ["leads"], 1)
+    kafka: Any = OldKafka()
+    watch = TopicWatch(KafkaConnection(""), KnownTopics(), ["leads"], 1)
     await watch.look(kafka)
     kafka.error = 3
     await watch.look(kafka)  # it may only have started: it is missed for a while before it is called deleted

@@ -11,22 +11,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
-from stream_app.domain.errors import KafkaRefused, StreamAppError, UnreadableBatch
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.gateway.read_model.project import Consumed
 from stream_app.gateway.read_model.store import Log, Position, ReadModel, Sources, discard, mark
 from stream_app.kafka.access import refusal_or_silence
-from stream_app.kafka.closing import stop_consumer
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.logs import Logger, Throttled
 
@@ -96,7 +93,7 @@ class Projection:
                     self._log.warning("projection_rebuilt", because=str(why))
                     await write(model.wipe)
                     self.lag = ProjectionLag()
-        except (KafkaError, TimeoutError) as error:
+        except (BrokerUnavailable, TimeoutError) as error:
             return await self._outage(error)
         except StreamAppError as error:
             return str(error)
@@ -117,21 +114,17 @@ class Projection:
             await refusal_or_silence(self._connection.settings())
         except KafkaRefused as refused:
             return str(refused)
-        return f"Kafka at {self._connection.bootstrap} does not answer: {error!r}"
+        return str(error) or f"Kafka at {self._connection.bootstrap} did not answer within {_ANSWER_WITHIN_S:.0f} s"
 
     async def _follow(self, model: ReadModel, write: Callable[..., Any]) -> None:
-        consumer = Consumer(
-            **self._connection.settings(),
-            group_id=None,
-            enable_auto_commit=False,
+        async with Reader(
+            self._connection,
             auto_offset_reset="none",
-            isolation_level="read_committed",
+            fetch_max_wait_ms=500,
             fetch_max_bytes=_FETCH_ALL_BYTES,
             max_partition_fetch_bytes=_FETCH_BYTES,
-        )
-        try:
-            await consumer.start()
-            reading = _Reading(consumer, self._logs, await write(model.positions), await write(model.as_of_ms))
+        ) as reader:
+            reading = _Reading(reader, self._logs, await write(model.positions), await write(model.as_of_ms))
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 await reading.begin(self._clock.now_ms())
             looked_s = time.monotonic()
@@ -150,18 +143,16 @@ class Projection:
                         await reading.look(self._clock.now_ms())
                     await write(partial(model.sweep, self._clock.now_ms()))
                     looked_s = time.monotonic()
-        finally:
-            await stop_consumer(consumer)
 
 
 class _Reading:
-    """Reads all logs with one consumer, from the saved positions."""
+    """Reads all logs from the saved positions."""
 
     def __init__(
-        self, consumer: Any, logs: list[TopicPartition], positions: Mapping[Log, Position], as_of_ms: int | None
+        self, reader: Reader, logs: list[TopicPartition], positions: Mapping[Log, Position], as_of_ms: int | None
     ) -> None:
         self.as_of_ms = as_of_ms
-        self._consumer = consumer
+        self._reader = reader
         self._logs = logs
         self._at: dict[Any, Position] = {log: positions[log] for log in logs if log in positions}
         self._unproven: set[Any] = set()
@@ -170,22 +161,23 @@ class _Reading:
         self._goal: dict[Any, int] = {}
 
     async def begin(self, now_ms: int) -> None:
-        """Seek to each log's last record that was read. It must still be the same record."""
-        begins = await self._consumer.beginning_offsets(self._logs)
-        self._consumer.assign(self._logs)
+        """Start at each log's last record that was read. It must still be the same record."""
+        begins = await self._reader.begins(self._logs)
+        starts: dict[TopicPartition, int] = {}
         for log in self._logs:
             at = self._at.get(log)
             if at is not None and at.last >= begins[log]:
                 self._unproven.add(log)
-                self._consumer.seek(log, at.last)
+                starts[log] = at.last
             else:
                 self._at[log] = at = Position(max(begins[log], at.next if at else 0))
-                self._consumer.seek(log, at.next)
+                starts[log] = at.next
+        self._records = self._reader.follow(starts, wait_ms=200, most=_MOST_RECORDS, pass_unreadable=True)
         await self.look(now_ms)
 
     async def look(self, now_ms: int) -> None:
         """Get the end offsets of the logs."""
-        self._ends, before = await self._consumer.end_offsets(self._logs), self._ends
+        self._ends, before = await self._reader.ends(self._logs), self._ends
         for log, end in self._ends.items():
             reached = max(self._at[log].next, before.get(log, 0))
             if end < reached:
@@ -197,9 +189,7 @@ class _Reading:
 
     async def more(self) -> tuple[dict[str, list[Consumed]], dict[Any, Position]]:
         """Return the next records by topic, and the positions after them."""
-        got: Mapping[Any, list[Any]] = {}
-        with suppress(UnreadableBatch):  # the other partitions continue
-            got = await self._consumer.getmany(timeout_ms=200, max_records=_MOST_RECORDS)
+        got = await anext(self._records)
         batch: dict[str, list[Consumed]] = {}
         moved: dict[Any, Position] = {}
         for log, records in got.items():
@@ -212,7 +202,7 @@ class _Reading:
                 moved[log] = Position(at.next, last.offset, mark(last))
         for log in self._logs:
             at = moved.get(log, self._at[log])
-            position = await self._consumer.position(log)
+            position = await self._reader.position(log)
             if position > at.next:
                 moved[log] = msgspec.structs.replace(at, next=position)
         return batch, moved
@@ -231,7 +221,7 @@ class _Reading:
     @property
     def trouble(self) -> str:
         """Describe the partitions that are blocked although Kafka responds."""
-        return "; ".join(map(str, self._consumer.unreadable.values()))
+        return "; ".join(map(str, self._reader.unreadable))
 
     def _prove(self, log: Any, at: Position, records: list[Any]) -> None:
         """Drop the record that was read before. It may be compacted away, but not replaced by another record."""

@@ -1,0 +1,95 @@
+"""Reads records again outside the worker's stream: single ones by their places, and those after an offset."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from aiokafka import TopicPartition
+
+from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
+from stream_app.domain.plural import count
+from stream_app.domain.record import ConsumedRecord
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.readers import Reader, consumed
+
+_ARCHIVE_WITHIN_S: Final = 30.0
+_ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
+_RETRY_S: Final = 0.5
+
+
+class KafkaArchive:
+    """`pipeline.ports.Archive`. It connects for each call: calls are rare, and each is for many records."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+
+    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
+        """Fetch records by their places ("topic/partition/offset").
+
+        Returns:
+            The records by place. Those that are not committed, not readable or not kept are missing.
+
+        Raises:
+            BrokerUnavailable: Kafka did not answer in time.
+        """
+        wanted: dict[TopicPartition, list[int]] = {}
+        for place in places:
+            if (at := read_place(place)) is not None:
+                wanted.setdefault(TopicPartition(*at[:2]), []).append(at[2])
+        if not wanted:
+            return {}
+        try:
+            async with (
+                asyncio.timeout(_ARCHIVE_WITHIN_S),
+                Reader(self._connection, max_partition_fetch_bytes=_ARCHIVE_BYTES) as reader,
+            ):
+                found = [consumed(record) for record in await reader.fetch(wanted)]
+        except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
+            raise BrokerUnavailable(
+                f"Kafka at {self._connection.bootstrap} did not give {count(len(places), 'record')} again: "
+                f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
+            ) from error
+        return {record.place: record for record in found}
+
+
+async def waiting(
+    connection: KafkaConnection, topic: str, partition: int, offset: int, most: int, within_s: float
+) -> list[ConsumedRecord]:
+    """Read at most `most` records from `offset` to the current end. Stops before a batch that cannot be read.
+
+    Raises:
+        BrokerUnavailable: Kafka did not answer within `within_s` seconds.
+    """
+    last: BaseException | None = None
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    return await _waiting(connection, TopicPartition(topic, partition), offset, most)
+                except (BrokerUnavailable, KafkaRefused) as error:
+                    last = error.__cause__ or error
+                    await asyncio.sleep(_RETRY_S)
+    except TimeoutError as late:
+        raise BrokerUnavailable(
+            f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: {last or 'no answer'}): "
+            f"is {connection.bootstrap} up, and does the topic exist?"
+        ) from (last or late)
+
+
+async def _waiting(connection: KafkaConnection, place: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
+    found: list[ConsumedRecord] = []
+    async with Reader(connection, fetch_max_wait_ms=20) as reader:
+        end = (await reader.ends([place]))[place]
+        # A topic that ends before `offset` was created again.
+        begin = (await reader.begins([place]))[place] if offset > end else offset
+        try:
+            async for got in reader.scan({place: (begin, end)}, most=most):
+                found += map(consumed, got[place])
+                if len(found) >= most:
+                    break
+        except UnreadableBatch:  # the group stops there too, and reports it
+            pass
+    return found[:most]
