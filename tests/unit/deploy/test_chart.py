@@ -1,0 +1,379 @@
+"""The Helm chart: six sets of values render, are valid for Kubernetes 1.30 to 1.37, and agree with the rest.
+
+Helm as a library has a wheel for Linux only. CI runs on Linux.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python import Chart
+from helm_python.errors import HelmRenderError, HelmValuesError
+
+from stream_app.config import Settings, load_settings
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "deploy" / "chart"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
+CONFIG = """\
+secrets_dir = "/run/secrets/stream-app"
+
+[kafka]
+bootstrap = "kafka:9092"
+
+[http]
+host = "0.0.0.0"
+
+[gateway]
+public_url = "https://leads.example.com"
+token_keys_env = ["CALLBACK_KEY"]
+api_token_env = "API_TOKEN"
+
+[workspaces.acme]
+budget.credits_per_day = 6000
+
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["WEBHOOK"]
+"""
+SMALLEST = {"config": CONFIG, "existingSecret": "leads"}
+INGRESS = {"enabled": True, "className": "nginx", "annotations": {"a/b": "c"}, "tlsSecretName": "tls"}
+SETS: dict[str, dict[str, Any]] = {
+    "smallest": SMALLEST,
+    "public": SMALLEST
+    | {
+        "callbacksIngress": INGRESS | {"host": "leads.example.com"},
+        "apiIngress": INGRESS | {"host": "leads.internal.example.com"},
+    },
+    "no-callbacks": SMALLEST | {"gateway": {"enabled": False}, "worker": {"replicas": 5}},
+    "volumes": SMALLEST
+    | {
+        "gateway": {"persistence": {"enabled": True, "size": "10Gi", "storageClassName": "fast"}},
+        "replay": {"replicas": 2},
+    },
+    "private": SMALLEST
+    | {
+        "image": {"repository": "registry.example.com/leads", "digest": f"sha256:{'a' * 64}"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "worker": {
+            "existingSecret": "webhooks",
+            "podAnnotations": {"team": "sales"},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "leads", "operator": "Exists", "effect": "NoSchedule"}],
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "high",
+        },
+    },
+    "watched": SMALLEST
+    | {
+        "topics": {"job": {"enabled": False}},
+        "monitoring": {
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        },
+        "networkPolicy": {
+            "gatewayFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+            "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
+            "egressPorts": [443, 9096],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def chart() -> Iterator[Chart]:
+    with Chart.load(CHART) as loaded:
+        yield loaded
+
+
+def objects(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects that a release of these values consists of."""
+    rendered = chart.render(values, name="leads", namespace="sales")
+    return [
+        each
+        for path, text in rendered.items()
+        if not path.endswith("NOTES.txt")
+        for each in yaml.safe_load_all(text)
+        if each
+    ]
+
+
+def find(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (each,) = [each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, f"leads-stream-app{name}")]
+    return each
+
+
+def processes(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The pod template of each process, by its command."""
+    templates = [each["spec"]["template"] for each in found if each["kind"] in ("Deployment", "StatefulSet")]
+    return {template["spec"]["containers"][0]["args"][0]: template for template in templates}
+
+
+def pods(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each["spec"]["template"]["spec"] for each in found if "template" in each.get("spec", {})]
+
+
+def settings(found: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Settings:
+    """The settings that a pod loads from its ConfigMap and its Secret."""
+    text = find(found, "ConfigMap", kind)["data"]["stream_app.toml"].replace("/run/secrets/stream-app", str(tmp_path))
+    (tmp_path / "stream_app.toml").write_text(text)
+    for name, value in {
+        "CALLBACK_KEY": secrets.token_hex(32),
+        "API_TOKEN": secrets.token_hex(32),
+        "WEBHOOK": "https://api.clay.com/v3/sources/webhook/acme--people",
+    }.items():
+        (tmp_path / name).write_text(value)
+    return load_settings(tmp_path / "stream_app.toml", {}, clay=True, gateway=True, api=True)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_once = functools.cache(kubernetes_validate.utils.schema_contents)  # 2 MB for each object otherwise
+    monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", read_once)
+    found = [each for values in SETS.values() for each in objects(chart, values)]
+    found = [each for each in found if not each["apiVersion"].startswith("monitoring.coreos.com/")]
+    different = {json.dumps(each, sort_keys=True): each for each in found}
+    for each in different.values():
+        kubernetes_validate.validate(each, version, strict=True)
+    kinds = {
+        "ConfigMap",
+        "Deployment",
+        "Ingress",
+        "Job",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "StatefulSet",
+    }
+    assert {each["kind"] for each in found} == kinds
+
+
+def test_the_validation_can_fail(chart: Chart) -> None:
+    worker = find(objects(chart, SMALLEST), "Deployment", "-worker")
+    worker["spec"]["template"]["spec"]["containers"][0]["portz"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="portz"):
+        kubernetes_validate.validate(worker, "1.37", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"replica": 3}, "additional properties 'replica' not allowed"),
+        ({"worker": {"replicaCount": 3}}, "additional properties 'replicaCount' not allowed"),
+        ({"worker": {"replicas": "3"}}, "got string, want integer"),
+        ({"worker": {"terminationGracePeriodSeconds": 30}}, "minimum: got 30, want 66"),
+        ({"gateway": {"persistence": {"size": "many"}}}, "/gateway/persistence/size"),
+        ({"image": {"digest": "latest"}}, "/image/digest"),
+        ({"existingSecret": ""}, "existingSecret: name the Secret"),
+        ({"config": ""}, "config: pass the text of stream_app.toml"),
+        ({"config": CONFIG.replace("secrets_dir", "# secrets_dir")}, "config: add the line secrets_dir"),
+        ({"config": CONFIG.replace("0.0.0.0", "127.0.0.1")}, 'config: set host = "0.0.0.0"'),
+        ({"config": CONFIG.replace("[gateway]", "worker_port = 9000\n[gateway]")}, "config: remove the ports"),
+        ({"callbacksIngress": {"enabled": True}}, "callbacksIngress.host: name the host"),
+        (
+            {"gateway": {"enabled": False}, "apiIngress": {"enabled": True, "host": "x"}},
+            "apiIngress.enabled needs gateway.enabled",
+        ),
+    ],
+)
+def test_wrong_values_are_refused_with_what_to_change(chart: Chart, values: dict[str, Any], text: str) -> None:
+    with pytest.raises((HelmValuesError, HelmRenderError), match=re.escape(text)):
+        chart.render(SMALLEST | values)
+
+
+def test_every_value_has_a_place_in_the_schema_and_a_default(chart: Chart) -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+
+    def differ(properties: dict[str, Any], values: dict[str, Any], path: str) -> Iterator[str]:
+        for name in properties.keys() ^ values.keys():
+            yield f"{path}{name}"
+        for name in properties.keys() & values.keys():
+            if inner := properties[name].get("properties"):
+                yield from differ(inner, values[name], f"{path}{name}.")
+
+    properties = {name: each for name, each in schema["properties"].items() if name != "global"}  # Helm's own
+    assert not [
+        name for name in differ(properties, chart.values, "") if not re.search(r"(metricsFrom|gatewayFrom)\.", name)
+    ]
+
+
+# ------------------------------------------------------------------------------------- agreement with the settings
+
+
+def test_a_pod_loads_its_configuration(chart: Chart, tmp_path: Path) -> None:
+    found = objects(chart, SMALLEST)
+    loaded = settings(found, tmp_path)
+    assert loaded.http.host == "0.0.0.0"
+    assert loaded.secrets_dir == str(tmp_path)
+    assert find(found, "ConfigMap", "")["data"] == find(found, "ConfigMap", "-topics")["data"]
+    for pod in pods(found):
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        env = {each["name"]: each["value"] for each in container["env"]}
+        assert env == {"STREAM_APP_CONFIG": f"{mounts['config']}/stream_app.toml"}
+        assert f'secrets_dir = "{mounts["secrets"]}"' in CONFIG
+
+
+def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
+    found = objects(chart, SETS["watched"] | SETS["public"])
+    http = settings(found, tmp_path).http
+    served = {"worker": {"ops": http.worker_port}, "replay": {"ops": http.replay_port}}
+    served["gateway"] = {"http": http.gateway_port, "ops": http.gateway_ops_port}
+    for name, template in processes(found).items():
+        (container,) = template["spec"]["containers"]
+        assert {port["name"]: port["containerPort"] for port in container["ports"]} == served[name]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"]["port"] == "ops"
+    (port,) = find(found, "Service", "-gateway")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (http.gateway_port, "http")
+    metrics, gateway = find(found, "NetworkPolicy", "")["spec"]["ingress"]
+    assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
+    assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
+
+
+def test_processes_have_the_time_to_stop_that_compose_gives_them(chart: Chart, tmp_path: Path) -> None:
+    found = objects(chart, SMALLEST)
+    for name, template in processes(found).items():
+        grace_s = int(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s"))
+        before = template["spec"]["containers"][0].get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})
+        assert template["spec"]["terminationGracePeriodSeconds"] == grace_s + before["preStop"]["sleep"]["seconds"]
+
+
+def test_each_command_is_a_service_of_compose(chart: Chart) -> None:
+    commands = [pod["containers"][0]["args"] for pod in pods(objects(chart, SMALLEST))]
+    assert sorted(commands) == sorted(COMPOSE["services"][name]["command"] for (name,) in commands)
+    assert {name for (name,) in commands} == {"topics", "worker", "replay", "gateway"}
+
+
+# ------------------------------------------------------------------------------------------------------------ rules
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_pods_may_do_little(chart: Chart, values: dict[str, Any]) -> None:
+    for pod in pods(objects(chart, values)):
+        (container,) = pod["containers"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        assert not container["image"].endswith(":latest")
+        uid = re.search(r"^USER (\d+):\d+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        assert uid is not None
+        assert pod["securityContext"]["runAsUser"] == int(uid[1])
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_kafka_being_away_restarts_no_pod(chart: Chart, values: dict[str, Any]) -> None:
+    for template in processes(objects(chart, values)).values():
+        (container,) = template["spec"]["containers"]
+        assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_a_rolling_update_adds_no_worker(chart: Chart) -> None:
+    found = objects(chart, SMALLEST)
+    for name in ("worker", "replay"):
+        assert find(found, "Deployment", f"-{name}")["spec"]["strategy"] == {
+            "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}
+        }
+    strategy = find(found, "Deployment", "-gateway")["spec"]["strategy"]
+    assert strategy == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, "Clay always finds a gateway"
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> None:
+    found = objects(chart, values)
+    for name, template in processes(found).items():
+        labels = template["metadata"]["labels"].items()
+        budget = find(found, "PodDisruptionBudget", f"-{name}")["spec"]
+        assert budget["maxUnavailable"] == 1
+        assert budget["selector"]["matchLabels"].items() <= labels
+        assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == name
+        (owner,) = [
+            each
+            for each in found
+            if each["kind"] in ("Deployment", "StatefulSet") and each["spec"]["template"] is template
+        ]
+        assert owner["spec"]["selector"]["matchLabels"].items() <= labels
+        assert find(found, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
+        if name == "gateway":
+            assert find(found, "Service", "-gateway")["spec"]["selector"].items() <= labels
+
+
+def test_clay_reaches_callbacks_and_nothing_else(chart: Chart) -> None:
+    found = objects(chart, SETS["public"])
+    callbacks, api = find(found, "Ingress", "-callbacks")["spec"], find(found, "Ingress", "-api")["spec"]
+    for ingress, path in ((callbacks, "/callbacks/"), (api, "/")):
+        (rule,) = ingress["rules"]
+        assert [each["path"] for each in rule["http"]["paths"]] == [path]
+        assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "tls"}]
+    assert callbacks["rules"][0]["host"] != api["rules"][0]["host"]
+    assert not [each for each in objects(chart, SMALLEST) if each["kind"] == "Ingress"], "nothing is public by default"
+
+
+def test_a_change_of_the_configuration_restarts_the_pods(chart: Chart) -> None:
+    now = processes(objects(chart, SMALLEST))
+    other = processes(objects(chart, SMALLEST | {"config": CONFIG + "\n[workspaces.globex]\n"}))
+    for name in now:
+        sums = [each[name]["metadata"]["annotations"]["checksum/config"] for each in (now, other)]
+        assert sums[0] != sums[1]
+
+
+def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
+    found = objects(chart, SMALLEST)
+    job, config = find(found, "Job", "-topics"), find(found, "ConfigMap", "-topics")
+    for each in (job, config):
+        assert each["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (config, job)]
+    assert weights == sorted(set(weights)), "the Job mounts the ConfigMap"
+    assert job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"] == config["metadata"]["name"]
+    assert not [each for each in objects(chart, SETS["watched"]) if each["kind"] == "Job"]
+
+
+def test_a_process_may_have_a_secret_of_its_own(chart: Chart) -> None:
+    found = processes(objects(chart, SETS["private"]))
+    names = {name: template["spec"]["volumes"][1]["secret"]["secretName"] for name, template in found.items()}
+    assert names == {"worker": "webhooks", "replay": "leads", "gateway": "leads"}
+
+
+def test_a_gateway_with_a_volume_keeps_its_read_model(chart: Chart) -> None:
+    found = objects(chart, SETS["volumes"])
+    gateway = find(found, "StatefulSet", "-gateway")["spec"]
+    (claim,) = gateway["volumeClaimTemplates"]
+    assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
+    volumes = {volume["name"] for volume in gateway["template"]["spec"]["volumes"]}
+    (container,) = gateway["template"]["spec"]["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} - volumes == {claim["metadata"]["name"]}
+
+
+def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
+    found = objects(chart, SETS["watched"])
+    rule, monitor = find(found, "PrometheusRule", ""), find(found, "PodMonitor", "")
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())
+    assert rule["metadata"]["labels"]["release"] == monitor["metadata"]["labels"]["release"] == "prometheus"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("ops", "/metrics")
+    (relabel,) = endpoint["relabelings"]
+    assert relabel["targetLabel"] == "job"
+    (label,) = [
+        label
+        for label in processes(found)["worker"]["metadata"]["labels"]
+        if re.sub(r"[^a-z0-9]", "_", label) == relabel["sourceLabels"][0].removeprefix("__meta_kubernetes_pod_label_")
+    ]
+    jobs = set(re.findall(r'job="(\w+)"', (ROOT / "deploy" / "alerts.yml").read_text()))
+    assert jobs == {template["metadata"]["labels"][label] for template in processes(found).values()}
