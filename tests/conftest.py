@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,37 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
 from tests.brokers import any_kafka, any_redis
+from tests.support.shared_kafka import SharedKafka, kafka_at
 
 # A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
 _LONG_ONES = ("chaos", "simulation", "e2e", "integration", "upstream", "test_static.py")
-_BROKERS = pytest.StashKey[tuple[ExitStack, str]]()
+_SHARED = pytest.StashKey[SharedKafka]()
 
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """One real broker for the run. To kill, freeze or restart one, start a `LocalKafka` of your own."""
     shared = getattr(request.config, "workerinput", {}).get("kafka")
-    if shared is not None:
-        yield Broker(shared)
-        return
     try:
-        with any_kafka(_teller(request.config)) as broker:
-            yield broker
+        if shared is not None:
+            yield kafka_at(shared)
+        else:
+            with any_kafka(_progress(request.config)) as broker:
+                yield broker
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """With several processes (pytest-xdist) the first one to start has the broker, and lends it to all."""
-    config: pytest.Config = node.config
-    if _BROKERS not in config.stash:
-        stack = ExitStack()
-        try:
-            broker = stack.enter_context(any_kafka(_teller(config)))
-        except StartError as error:
-            pytest.exit(str(error), returncode=1)
-        config.stash[_BROKERS] = stack, broker.bootstrap
-    node.workerinput["kafka"] = config.stash[_BROKERS][1]
+    """Tell each worker of pytest-xdist where to ask for the broker."""
+    stash = node.config.stash
+    if _SHARED not in stash:
+        stash[_SHARED] = SharedKafka(_progress(node.config))
+    node.workerinput["kafka"] = stash[_SHARED].address
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,11 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The broker ends with the run."""
-    if _BROKERS in config.stash:
-        config.stash[_BROKERS][0].close()
+    if _SHARED in config.stash:
+        config.stash[_SHARED].close()
 
 
-def _teller(config: pytest.Config) -> Callable[[str], None]:
+def _progress(config: pytest.Config) -> Callable[[str], None]:
     terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
 
