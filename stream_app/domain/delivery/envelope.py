@@ -193,8 +193,9 @@ def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)
-    envelope = read_envelope(consumed)
-    return envelope if envelope.way or envelope.letter else input_envelope(consumed)
+    envelope, as_input = read_envelope(consumed), input_envelope(consumed)
+    copied = msgspec.structs.replace(as_input, letter=envelope.letter)
+    return envelope if envelope.way or envelope == copied else as_input
 
 
 _EMPTY: Final = Envelope()

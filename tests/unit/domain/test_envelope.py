@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.replay import as_input
@@ -55,6 +55,7 @@ def test_what_our_processes_put_on_retry_is_believed() -> None:
 
 
 @given(foreign)
+@example([(HEADERS["origin"], b"t.leads/0/1"), (HEADERS["letter"], b"t.leads/0/1")])
 def test_on_retry_only_a_record_that_says_why_it_comes_is_ours(headers: list[tuple[str, bytes]]) -> None:
     said = [each for each in headers if each[0] not in (HEADERS["way"], HEADERS["redriven_from"])]
     consumed = record(NAMES.retry, tuple(said))
