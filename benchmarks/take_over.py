@@ -27,6 +27,8 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.whole_worker import LIMITS as WHOLE_LIMITS
+from benchmarks.whole_worker import TakeOver, take_over_all
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
@@ -134,6 +136,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.take_over", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--awaiting", action="store_true", help="all rows are leads that wait for their callback")
+    parser.add_argument("--partitions", type=int, help="a whole worker takes over so many partitions without rows")
+    parser.add_argument("--workspaces", type=int, default=1_000, help="with --partitions: so many are configured")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -143,6 +147,9 @@ def main() -> None:
     console = Console(stderr=True)
     found: dict[int, dict[str, float]] = {}
     with kafka_for(console.print) as kafka:
+        if arguments.partitions:
+            _whole(take_over_all(kafka.bootstrap, arguments.partitions, arguments.workspaces, console.print))
+            return
         for rows in (arguments.rows // 100, arguments.rows // 10, arguments.rows):
             topic = f"{unused('rows')}{rows}"
             console.print(f"{rows:,} rows ...")
@@ -156,6 +163,18 @@ def main() -> None:
     else:
         _show(found)
     if failed:
+        raise SystemExit("; ".join(failed))
+
+
+def _whole(found: TakeOver) -> None:
+    """Print what a whole worker took, and exit with 1 when a goal was missed."""
+    figures = msgspec.structs.asdict(found)
+    Console().print_json(data=figures)
+    if failed := [
+        f"{name}: {figures[name]:.1f}, not below {most:g}"
+        for name, most in WHOLE_LIMITS.items()
+        if figures[name] >= most
+    ]:
         raise SystemExit("; ".join(failed))
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.config import rules
 from stream_app.config.model import Secrets, Settings, Tables, Workspace
-from stream_app.config.secret_files import with_files
+from stream_app.config.secret_files import stamp_of, with_files
 from stream_app.config.tables import TableReader
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.hosts import is_local
@@ -45,7 +45,7 @@ def load_settings(
     found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(tables)))]
     named = list(_named(tables, clay=clay, gateway=gateway, api=api))
     every = (name for _, name in _named(tables, clay=True, gateway=True, api=True))
-    unreadable: list[str] = []
+    stamp, unreadable = stamp_of(path, tables.secrets_dir), list[str]()
     environ = with_files(tables.secrets_dir, every, environ, unreadable)
     found += unreadable
     if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist
@@ -62,7 +62,7 @@ def load_settings(
     shallow["workspaces"] = {name: _in_its_zone(here) for name, here in sorted(tables.workspaces.items())}
     peppers = [environ[name] for name in tables.privacy.pepper_env]
     use(pseudonyms_of(peppers, tables.privacy.hash_lead_ids))
-    return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}))
+    return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}), path=path, stamp=stamp)
 
 
 def _parse(path: Path) -> dict[str, object]:

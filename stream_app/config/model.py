@@ -6,10 +6,12 @@ Each Struct's `problems` checks its ranges. rules.py checks the rules between ta
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from stream_app.config.secret_files import Stamp
 from stream_app.domain.callback.token import Keys
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy
@@ -324,9 +326,13 @@ class Settings(Tables, frozen=True):
 
     Attributes:
         secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
+        path: The file.
+        stamp: See `secret_files.stamp_of`.
     """
 
     secrets: Secrets = Secrets({})
+    path: Path | None = None
+    stamp: Stamp = ()
 
     @property
     def names(self) -> TopicNames:

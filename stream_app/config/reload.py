@@ -12,6 +12,7 @@ from typing import Final
 
 from stream_app.clay.endpoints import Endpoint
 from stream_app.config import Settings
+from stream_app.config.secret_files import stamp_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.pseudonyms import current, use
 from stream_app.domain.policy import Plan
@@ -19,7 +20,7 @@ from stream_app.pipeline.command import CommandResult
 
 Derived = tuple[Plan, dict[str, Endpoint]]
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
-_LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets"})
+_LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"})
 
 
 class Configuration:
@@ -40,9 +41,23 @@ class Configuration:
         self.plan, self.endpoints = derived
         self._read = read
         self._derive = derive
+        self._stamp = settings.stamp
+        self._answered = ("", NOTHING_NEW)
 
-    def reload(self) -> CommandResult:
-        """Read the configuration again and adopt what can be adopted. An invalid one changes nothing."""
+    def refresh(self) -> CommandResult:
+        """Reload the configuration if a file of it has changed since it was read."""
+        path = self._settings.path
+        is_current = path is None or stamp_of(path, self._settings.secrets_dir) == self._stamp
+        return NOTHING_NEW if is_current else self._reload()
+
+    def reload(self, command_id: str) -> CommandResult:
+        """Read the configuration again, once for a command that each partition of this process carries out."""
+        if self._answered[0] != command_id:
+            self._answered = command_id, self._reload()
+        return self._answered[1]
+
+    def _reload(self) -> CommandResult:
+        """Adopt what can be adopted. An invalid configuration changes nothing."""
         hashing = current()
         try:
             settings = self._read()
@@ -52,6 +67,7 @@ class Configuration:
         finally:
             peppers_differ = current() != hashing
             use(hashing)  # another pepper takes effect at a restart
+        self._stamp = settings.stamp
         plan, endpoints = self._derive(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
         left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]

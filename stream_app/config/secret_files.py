@@ -8,9 +8,31 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _MOST_BYTES = 65_536
+
+
+Stamp = tuple[object, ...]
+"""Changes when a file changes."""
+
+
+def stamp_of(path: Path, directory: str | None) -> Stamp:
+    """Return the state of the configuration file and of the directory of secrets, without reading a file."""
+    files = [path]
+    if directory is not None:
+        with suppress(OSError):
+            files += sorted(Path(directory).iterdir())
+    return (directory, *(_state(file) for file in files))
+
+
+def _state(file: Path) -> tuple[str, ...] | tuple[str, int, int, int]:
+    try:
+        seen = file.stat()
+    except OSError:
+        return (file.name,)
+    return file.name, seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 def with_files(

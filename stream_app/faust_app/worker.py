@@ -17,10 +17,12 @@ class Worker:
 
     Args:
         build: creates the owner of a partition. The owner loads its state before it accepts a record.
+        refresh: brings the configuration up to date, which a process without partitions gets no command for.
     """
 
-    def __init__(self, build: Callable[[int], PartitionOwner]) -> None:
+    def __init__(self, build: Callable[[int], PartitionOwner], refresh: Callable[[], None] = lambda: None) -> None:
         self._build = build
+        self._refresh = refresh
         self.partitions: dict[int, PartitionOwner] = {}
 
     @property
@@ -31,6 +33,8 @@ class Worker:
 
     async def assigned(self, partitions: set[int]) -> None:
         """Fence and load newly assigned partitions concurrently. If one fails, all of them are closed."""
+        if not self.partitions:
+            self._refresh()
         new = {number: self._build(number) for number in sorted(partitions - self.partitions.keys())}
         try:
             await asyncio.gather(*(partition.take_over() for partition in new.values()))

@@ -39,7 +39,7 @@ Process = Callable[[ports.InFlight], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion."""
 
 
-def _no_reload() -> CommandResult:
+def _no_reload(_: str) -> CommandResult:
     return CommandResult("this program cannot reload its configuration: restart it", False, "refused")
 
 
@@ -61,7 +61,7 @@ class PartitionOwner:
         alarm: Ends the process after a bug, or when another worker owns the partition.
         still_member: Asks the group whether this process is still a member.
         spacing_s: The shortest time between the starts of two transactions, in seconds.
-        reload: Reads the configuration again.
+        reload: Reads the configuration again for the command with this id.
         known: The sources of the fallback.
         previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.
         sources: What a callback timeout needs from outside.
@@ -281,8 +281,8 @@ class PartitionOwner:
     def _limiter_of(self, in_flight: InFlight) -> Limiter:
         return self._limiters[in_flight.source]
 
-    def _reload_settings(self) -> CommandResult:
-        result = self._reload()
+    def _reload_settings(self, command_id: str) -> CommandResult:
+        result = self._reload(command_id)
         self.state.lanes.reconfigured()
         return result
 

@@ -50,7 +50,7 @@ class CommandResult(msgspec.Struct, frozen=True):
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
 _NOTHING: Final = CommandResult("", False)
 
-Reload = Callable[[], CommandResult]
+Reload = Callable[[str], CommandResult]
 """Reads the configuration again, and applies what can change while the worker runs."""
 
 
@@ -141,7 +141,7 @@ class CommandPipeline:
         try:
             match command.kind:
                 case "reload":
-                    return self._reload()
+                    return self._reload(command.id)
                 case "suppress" | "unsuppress":
                     return self._change_suppressions(command, msgspec.convert(command.args, _People).people, now_ms)
                 case "cancel_lead":

@@ -70,9 +70,6 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
-            # A process without partitions gets no reload command, so its configuration may be outdated.
-            if (reloaded := configuration.reload()) is not NOTHING_NEW:
-                logger.info("configuration", text=reloaded.text)
             state = TransactionalState(
                 *(connection, f"{names.worker_app}-{number}", names.state, number, _limits(settings)),
                 known=topics,
@@ -87,7 +84,11 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 sources=timeout_sources,
             )
 
-        worker = Worker(build_partition)
+        def refresh() -> None:
+            if (reloaded := configuration.refresh()) is not NOTHING_NEW:
+                logger.info("configuration", text=reloaded.text)
+
+        worker = Worker(build_partition, refresh)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         owned = worker.partitions
 

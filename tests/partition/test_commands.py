@@ -73,7 +73,7 @@ class Bench:
         self._serving.clear()
         await self.partition.close()
 
-    def _reload(self) -> CommandResult:
+    def _reload(self, _: str) -> CommandResult:
         self.reloads += 1
         return CommandResult("read")
 

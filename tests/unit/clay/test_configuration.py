@@ -55,7 +55,7 @@ def files(tmp_path: Path) -> Files:
 
 def test_nothing_new_changes_nothing(files: Files) -> None:
     before = files.configuration.plan.destinations["people"]
-    assert files.configuration.reload() is NOTHING_NEW
+    assert files.configuration.refresh() is NOTHING_NEW
     assert files.configuration.plan.destinations["people"] is before
 
 
@@ -63,14 +63,14 @@ def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Fi
     files.secret("SECOND", URL + "second")
     files.secret("TOKEN", "new")  # a file counts more than the environment, which cannot change
     files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
-    told = files.configuration.reload()
+    told = files.configuration.refresh()
     assert (told.applied, told.text) == (True, "adopted: destination people with 1 webhooks")
     first, second = webhook_id(URL + "first"), webhook_id(URL + "second")
     assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
     endpoint = files.configuration.endpoints["people"]
     assert endpoint.token == "new"
     assert endpoint.urls == {first: URL + "first", second: URL + "second"}
-    assert files.configuration.reload() is NOTHING_NEW
+    assert files.configuration.refresh() is NOTHING_NEW
 
 
 def test_workspaces_and_policies_are_adopted(files: Files) -> None:
@@ -88,7 +88,7 @@ webhooks_env = ["THIRD"]
 callbacks = false
 """
     )
-    told = files.configuration.reload()
+    told = files.configuration.refresh()
     assert told.text == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
     plan = files.configuration.plan
     assert plan.workspaces["acme"].budget.credits_per_day == 500
@@ -98,19 +98,19 @@ callbacks = false
 
 def test_defaults_of_all_workspaces_are_adopted(files: Files) -> None:
     files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
-    assert files.configuration.reload().text == "adopted: workspace acme"
+    assert files.configuration.refresh().text == "adopted: workspace acme"
     assert files.configuration.plan.workspaces["acme"].budget.credits_per_day == 700
 
 
 def test_what_needs_a_restart_is_named_and_left_alone(files: Files) -> None:
     files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
-    told = files.configuration.reload()
+    told = files.configuration.refresh()
     assert told.text == "needs a restart: kafka, workspaces.acme.partition"
     assert files.configuration.plan.pins == {"acme": 1}
     assert files.configuration.plan.partitions == 4
     files.write(TOML[: TOML.index("[workspaces")])
     assert (
-        files.configuration.reload().text
+        files.configuration.refresh().text
         == "needs a restart: workspace acme was removed, destination people was removed"
     )
     assert "people" in files.configuration.plan.destinations
@@ -120,7 +120,7 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     before = plain_id("Ada King")
     files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
     files.write(TOML + '[privacy]\npepper_env = ["PEPPER"]\n')
-    assert files.configuration.reload().text == "needs a restart: privacy, the peppers of privacy.pepper_env"
+    assert files.configuration.refresh().text == "needs a restart: privacy, the peppers of privacy.pepper_env"
     assert plain_id("Ada King") == before
     files.read()
     assert plain_id("Ada King") != before
@@ -129,7 +129,7 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
 def test_a_wrong_configuration_changes_nothing_and_tells_no_secret(files: Files) -> None:
     files.secret("FIRST", "https://example.com/secret-slug")
     files.write(TOML + "\n[workspaces.beta.rate]\nrate_per_s = 4\n")
-    told = files.configuration.reload()
+    told = files.configuration.refresh()
     assert (told.applied, told.reason) == (False, "bad_configuration")
     assert "environment variable FIRST" in told.text
     assert "secret-slug" not in told.text
@@ -152,8 +152,34 @@ def test_secret_files_are_told_apart_from_what_is_missing(files: Files) -> None:
 def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) -> None:
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
-    assert files.configuration.reload().text == "needs a restart: egress, the proxy's URL in PROXY"
+    assert files.configuration.refresh().text == "needs a restart: egress, the proxy's URL in PROXY"
     configuration = Configuration(files.read(), derive(files.read()), files.read, derive)
-    assert configuration.reload() is NOTHING_NEW
+    assert configuration.refresh() is NOTHING_NEW
     files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
-    assert configuration.reload().text == "needs a restart: the proxy's URL in PROXY"
+    assert configuration.refresh().text == "needs a restart: the proxy's URL in PROXY"
+
+
+def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
+    reads = 0
+
+    def read() -> Settings:
+        nonlocal reads
+        reads += 1
+        return files.read()
+
+    configuration = Configuration(files.read(), derive(files.read()), read, derive)
+    assert {configuration.reload("first").text for _ in range(64)} == {NOTHING_NEW.text}
+    files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
+    assert {configuration.reload("second").text for _ in range(64)} == {"adopted: workspace acme"}
+    assert reads == 2
+
+
+def test_files_that_have_not_changed_are_not_read_again(files: Files) -> None:
+    def read() -> Settings:
+        raise AssertionError
+
+    configuration = Configuration(files.read(), derive(files.read()), read, derive)
+    assert configuration.refresh() is NOTHING_NEW
+    files.secret("SECOND", URL + "second")
+    with pytest.raises(AssertionError):
+        configuration.refresh()
