@@ -1,4 +1,4 @@
-"""Garbage of one test is not left to the end."""
+"""Topics for both apps, and a garbage collection after each test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.support.kafka import create_topics
+
+
+@pytest.fixture
+async def topics(kafka: Broker, namespace: str) -> None:
+    """Create stock Faust's changelog, too: one that it makes itself is not always there at its first assignment."""
+    names = ("leads", "state", "stock-counts-changelog")
+    await create_topics(kafka.bootstrap, *(namespace + name for name in names))
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ Upstream: https://github.com/faust-streaming/faust/issues/596. After a rebalance
 seeks to the committed offsets. Records that are fetched in between are dropped after the seek as already read, and
 are lost.
 
-Tests: tests/upstream/test_stock_and_ours.py (test_596_a_rebalance_with_a_table_loses_events_of_stock_faust,
-test_596_a_rebalance_loses_nothing_of_ours).
+Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_loses_events),
+tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event).
 
 Remove it, with the order of `recovery.py`, when stock Faust passes the scenario of these tests.
 """

@@ -3,7 +3,8 @@
 Upstream (not reported): aiokafka's `seek_to_committed` does not move the position of a partition without a commit.
 After a rebalance before the first commit, the records that Faust has dropped are passed over and lost.
 
-Tests: tests/upstream/test_stock_and_ours.py (test_a_rebalance_before_the_first_commit_loses_what_was_fetched).
+Tests: tests/upstream/test_stock_faust.py (test_a_rebalance_before_the_first_commit_loses_fetched_events),
+tests/upstream/test_fixes.py (test_fetched_events_come_again_after_a_rebalance_before_the_first_commit).
 
 Remove it when stock Faust delivers all records in that test.
 """

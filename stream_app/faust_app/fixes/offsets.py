@@ -4,7 +4,8 @@ Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_of
 committed offset, and checks nothing before the first commit. A crash then loses that record. `_commit_offsets` also
 takes offsets for committed that the group has refused; this is not reported upstream.
 
-Tests: tests/upstream/test_stock_and_ours.py (test_606_an_event_in_flight_at_the_committed_offset_is_committed_over),
+Tests: tests/upstream/test_stock_faust.py (test_606_commits_over_an_event_in_flight),
+tests/upstream/test_fixes.py (test_606_commit_stops_at_an_event_in_flight),
 tests/unit/faust_app/test_faust_bookkeeping.py.
 
 Remove it when the upstream test shows that stock Faust commits offset 10 and not 20.

@@ -6,7 +6,8 @@ never looks complete to it (not reported).
 
 The state is loaded here and not in Faust's `on_rebalance`, because aiokafka sends no heartbeats while that runs.
 
-Tests: tests/upstream/test_stock_and_ours.py (test_596_a_rebalance_loses_nothing_of_ours),
+Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_loses_events),
+tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event),
 tests/unit/faust_app/test_faust_bookkeeping.py
 (test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator), tests/integration/test_faust_app.py
 (test_a_rebalance_interrupts_taking_over_and_then_revokes).

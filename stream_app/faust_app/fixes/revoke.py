@@ -3,8 +3,10 @@
 Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets that are not committed,
 and skips its last commit while another commit runs. The records are delivered again.
 
-Tests: tests/upstream/test_stock_and_ours.py (test_502_acks_that_are_not_committed_yet_are_forgotten_by_a_rebalance,
-test_the_last_commit_of_stock_faust_before_a_rebalance_is_left_out).
+Tests: tests/upstream/test_stock_faust.py (test_502_a_rebalance_forgets_pending_acks,
+test_the_last_commit_before_a_rebalance_is_left_out), tests/upstream/test_fixes.py
+(test_502_pending_acks_are_committed_before_a_rebalance,
+test_a_revoke_waits_for_a_running_commit_and_commits_the_rest).
 
 Remove it when stock Faust delivers none of the acked records again in both tests.
 """
