@@ -11,7 +11,7 @@ from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
 from stream_app.kafka.bounded_client import bind
-from stream_app.kafka.clients import kafka_admin, repeated
+from stream_app.kafka.connection import kafka_admin, repeated
 from tests.e2e.fleet import Request
 
 

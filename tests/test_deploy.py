@@ -25,10 +25,9 @@ from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
 from stream_app.domain.lane.breaker import Mode
 from stream_app.domain.messages import LaneView, Status, StatusEvent
 from stream_app.gateway import answers
-from stream_app.kafka.lag import ParkedLeads, WaitingRecords
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
-from stream_app.ops.metrics import WorkerMetrics
+from stream_app.ops.metrics import ParkedLeads, WaitingRecords, WorkerMetrics
 from stream_app.partition.in_flight import Source
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,7 @@ from functools import partial
 
 from stream_app.config import Settings, client_options
 from stream_app.domain.rights import rights_of
-from stream_app.kafka.access import admin_of
-from stream_app.kafka.clients import repeated
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, admin_of, repeated
 from stream_app.kafka.rights import check_access
 
 

@@ -16,11 +16,15 @@ from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.plural import count
-from stream_app.kafka.access import admin_of
-from stream_app.kafka.clients import kafka_admin, kafka_producer
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
-from stream_app.kafka.closing import close_admin, stop_producer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import (
+    KafkaConnection,
+    admin_of,
+    close_admin,
+    kafka_admin,
+    kafka_producer,
+    stop_producer,
+)
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.rights import allowed
 

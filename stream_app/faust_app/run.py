@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from stream_app.faust_app.fixes.app import SafeApp
-from stream_app.kafka.access import wait_for_kafka
+from stream_app.kafka.connection import wait_for_kafka
 from stream_app.tasks import cancel, died_of
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from aiokafka.errors import BrokerResponseError, KafkaError
 
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.record import ConsumedRecord
-from stream_app.kafka.closing import stop_consumer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from stream_app.domain.books.stories import Books, Problem, Report
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
-from stream_app.kafka.clients import open_admin
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader
 

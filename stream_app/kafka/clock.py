@@ -12,9 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.produce import ProduceRequest
 
 from stream_app.domain.clock_skew import in_words, skew_ms
-from stream_app.kafka.clients import kafka_producer
-from stream_app.kafka.closing import stop_producer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_producer
 from stream_app.ops.logs import Throttled
 
 _NO_TIME: Final = -1

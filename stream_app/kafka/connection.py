@@ -1,21 +1,37 @@
-"""How to connect to Kafka: its address, and the TLS and SASL settings of every aiokafka client."""
+"""How to connect to Kafka: its address and security, our producers and admin clients, and closing any client safely.
+
+Every client of this program is made here, or is a `Consumer`: each runs on a `BoundedClient`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from asyncio import sleep
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
+from stream_app.kafka.bounded_client import CREATE_S, bind
+from stream_app.kafka.diagnosis import Diagnosis, diagnose
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+"""Called with a line for a person."""
 
 _NOT_ALLOWED: Final = (
     ClusterAuthorizationFailedError,
@@ -24,6 +40,9 @@ _NOT_ALLOWED: Final = (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
+_AGAIN_S: Final = 0.2
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 5.0
 LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 
@@ -47,14 +66,192 @@ class KafkaConnection:
 
     def lost(self, error: Exception) -> StreamAppError:
         """Return the error to raise after an aiokafka error."""
-        return lost(self.bootstrap, error)
+        if isinstance(error, _NOT_ALLOWED):
+            return KafkaRefused(
+                f"Kafka at {self.bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"
+            )
+        what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
+        return BrokerUnavailable(f"Kafka at {self.bootstrap}{what}. {LOOK}")
 
 
-def lost(bootstrap: str, error: Exception) -> StreamAppError:
-    """Return the error to raise after an aiokafka error, by the address of Kafka."""
-    if isinstance(error, _NOT_ALLOWED):
-        return KafkaRefused(
-            f"Kafka at {bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"
-        )
-    what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
-    return BrokerUnavailable(f"Kafka at {bootstrap}{what}. {LOOK}")
+def kafka_producer(**options: Any) -> AIOKafkaProducer:
+    """Return an AIOKafkaProducer with these options of aiokafka's."""
+    producer = AIOKafkaProducer(**options)
+    bind(producer.client)
+    return producer
+
+
+def kafka_admin(**options: Any) -> AIOKafkaAdminClient:
+    """Return an AIOKafkaAdminClient with these options of aiokafka's."""
+    admin = _Admin(**options)
+    bind(admin._client)
+    return admin
+
+
+@asynccontextmanager
+async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A started admin client for the time of the block. Errors of Kafka in the block are translated.
+
+    Args:
+        connection: How to reach Kafka.
+        patience_s: How long to try to connect, in seconds.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        KafkaRefused: Kafka does not allow it.
+    """
+    admin = kafka_admin(**connection.settings())
+    try:
+        await repeated(admin.start, patience_s)
+        yield admin
+    except KafkaError as error:
+        raise connection.lost(error) from error
+    finally:
+        await close_admin(admin)
+
+
+async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
+    """Ask Kafka again while it has no coordinator or leader for the answer.
+
+    Args:
+        ask: The request. It has its own bound.
+        within_s: No try begins after so many seconds.
+
+    Raises:
+        KafkaError: Kafka refuses, or did not answer within the time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or loop.time() > deadline:
+                raise
+        await sleep(_AGAIN_S)
+
+
+class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not followed
+    """Asks any broker where aiokafka asks one at random, and a controller that is gone no longer than others."""
+
+    async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
+        if node_id is None:
+            return await self._client.ask_any(request)
+        return await self._client.send(node_id, request)
+
+    async def _send_to_controller(self, request: Any) -> Any:
+        async def ask() -> Any:
+            await self._client.force_metadata_update()
+            controller = self._client.cluster.controller
+            if controller is None:
+                raise NodeNotReadyError("no controller is known yet")
+            return await self._client.send(controller.nodeId, request)
+
+        return await repeated(ask, CREATE_S)
+
+
+async def wait_for_kafka(client: Mapping[str, Any], wait_s: float, say: Say) -> None:
+    """Return once a broker answers.
+
+    Args:
+        client: aiokafka's arguments (`settings.client_options`).
+        wait_s: How long to wait, in seconds.
+        say: Takes a line for each try that failed.
+
+    Raises:
+        KafkaRefused: It answers and refuses us; at once, since waiting does not help.
+        BrokerUnavailable: Nothing answered within `wait_s`.
+    """
+    where, loop = client["bootstrap_servers"], asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    pause_s = _FIRST_PAUSE_S
+    cause = "no answer"
+    try:
+        async with asyncio.timeout_at(deadline):
+            while (failure := await refusal_or_silence(client)) is not None:
+                cause = failure.text
+                say(f"Kafka at {where} does not answer ({cause}); trying again in {pause_s:g} s")
+                await sleep(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+    except TimeoutError as late:
+        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s ({cause}). {LOOK}") from late
+
+
+async def refusal_or_silence(client: Mapping[str, Any]) -> Diagnosis | None:
+    """Why no broker of kafka.bootstrap answers now; None when one does. Raises KafkaRefused."""
+    failure = await diagnose(_security(client), _addresses(client["bootstrap_servers"]))
+    if failure is not None and failure.refused:
+        raise KafkaRefused(failure.text)
+    return failure
+
+
+@asynccontextmanager
+async def admin_of(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIterator[Any]:
+    """An admin client of a broker that answers; `wait_s` bounds the body, too. Raises as `wait_for_kafka`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    await wait_for_kafka(client, wait_s, say)
+    where = client["bootstrap_servers"]
+    admin = kafka_admin(**client)
+    try:
+        async with asyncio.timeout_at(deadline):
+            await repeated(admin.start, wait_s)
+            yield admin
+    except TimeoutError as late:
+        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {LOOK}") from late
+    except KafkaError as error:
+        raise KafkaConnection(where).lost(error) from error
+    finally:
+        await close_admin(admin)
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stop a consumer and close its connections."""
+    await _closed(consumer.stop(), consumer._client)
+
+
+async def stop_producer(producer: Any) -> None:
+    """Send the records that a producer still holds, stop it and close its connections."""
+    await _closed(producer.stop(), producer.client)
+
+
+async def close_admin(admin: Any) -> None:
+    """Close an AIOKafkaAdminClient and its connections."""
+    await _closed(admin.close(), admin._client)
+
+
+def forget_dead(client: Any) -> None:
+    """Drop the client's metadata task if it failed. Otherwise `close` raises its error (uvloop closed its
+    connection)."""
+    task = client._sync_task
+    if task is not None and task.done():
+        if not task.cancelled():
+            task.exception()
+        client._sync_task = None
+
+
+async def _closed(closing: Awaitable[None], client: Any) -> None:
+    """Await `closing`, and raise CancelledError only if this task was cancelled (aiokafka 0.14).
+
+    `AIOKafkaClient.close` swallows a cancellation while it waits for its own task, so the canceller waits forever. If
+    the broker is away, `Fetcher.close` raises the CancelledError of its own fetch, and the connections stay open.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asked = task.cancelling()
+    forget_dead(client)
+    try:
+        await closing
+    except asyncio.CancelledError:
+        await client.close()
+    if task.cancelling() > asked:
+        raise asyncio.CancelledError
+
+
+def _security(client: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in client.items() if name != "bootstrap_servers"}
+
+
+def _addresses(bootstrap: str) -> list[tuple[str, int]]:
+    pairs = [address.strip().rpartition(":") for address in bootstrap.split(",")]
+    return [(host.strip("[]"), int(port)) for host, _, port in pairs]

@@ -13,9 +13,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.lane.explain import Group
-from stream_app.kafka.clients import open_admin, repeated
-from stream_app.kafka.closing import stop_consumer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import TopicReader
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.errors import NotLeaderForPartitionError
 
-from stream_app.kafka.topic_identity import Metadata
+from stream_app.kafka.protocol import Metadata
 
 _WITHIN_S: Final = 1.0
 

@@ -13,9 +13,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
-from stream_app.kafka.clients import repeated
-from stream_app.kafka.closing import stop_consumer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 
 _MOST_RECORDS: Final = 5_000

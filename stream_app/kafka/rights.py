@@ -11,13 +11,11 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     for_code,
 )
-from aiokafka.protocol.admin import DescribeGroupsRequest_v0, DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
-from aiokafka.protocol.api import Request
 
 from stream_app.domain.errors import KafkaRefused, TopicsError
 from stream_app.domain.rights import BITS, Acl, Operation, Rights
 from stream_app.domain.topics import TopicPlan
-from stream_app.kafka.topic_identity import Metadata
+from stream_app.kafka.protocol import DescribeGroups, Metadata
 from stream_app.kafka.topics import Seen, differences
 
 _UNKNOWN: Final = -(2**31)
@@ -89,7 +87,7 @@ async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:
     needed = [acl for acl in rights.acls if acl.resource == "Group" and acl.name == group]
     try:
         node = await admin.find_coordinator(group)
-        ((code, *_, last),) = (await admin._client.send(node, _DescribeGroups([group]))).groups
+        ((code, *_, last),) = (await admin._client.send(node, DescribeGroups([group]))).groups
         operations = last if isinstance(last, int) else _UNKNOWN
         if code:
             raise for_code(code)(group)
@@ -117,21 +115,3 @@ def _lines(program: str, lacking: Sequence[Acl]) -> Iterator[str]:
             f"Kafka does not allow us {operation} on {resource} {', '.join(those)}: `stream-app {program}` needs it; "
             "docs/kafka-rights.md has all its rights"
         )
-
-
-class _DescribeGroupsV3(DescribeGroupsRequest_v3):  # type: ignore[misc]  # aiokafka is not followed
-    """aiokafka 0.14 reads the answer as if it were one of version 2, without the operations."""
-
-    RESPONSE_TYPE = DescribeGroupsResponse_v3
-
-
-class _DescribeGroups(Request[DescribeGroupsRequest_v0 | _DescribeGroupsV3]):  # type: ignore[misc]
-    API_KEY = 15
-
-    def __init__(self, groups: list[str]) -> None:
-        self._groups = groups
-
-    def build(self, request_struct_class: Any) -> Any:
-        if request_struct_class is DescribeGroupsRequest_v0:
-            return DescribeGroupsRequest_v0(self._groups)
-        return _DescribeGroupsV3(self._groups, True)

@@ -9,22 +9,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, TopicsError
-from stream_app.kafka.access import refusal_or_silence
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
+from stream_app.kafka.protocol import NO_TOPIC_ID, Metadata
 from stream_app.kafka.readers import Reader
-from stream_app.kafka.topic_identity import WHAT_NOW, KnownTopics
 from stream_app.ops.logs import Throttled
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 1.0
-_MISSING_S = 10.0  # a broker that has just started may not list its topics yet
+_WHAT_NOW: Final = (
+    "Rows and group offsets speak of its old records: stop all processes, set a new kafka.namespace, create its topics "
+    "with: stream-app topics; leads sent before are not known as duplicates there"
+)
+_EVERY_S: Final = 1.0
+_MISSING_S: Final = 10.0  # a broker that has just started may not list its topics yet
+
+
+class KnownTopics:
+    """The ids of the topics as the process first saw them. The whole process shares one instance."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, bytes] = {}
+
+    async def check(self, client: Any, topics: Iterable[str], node: int | None = None) -> set[str]:
+        """Those that are missing. Raises TopicsError with one line when another one is in a topic's place, KafkaError.
+
+        client  a BoundedClient. node: the broker to ask; whoever read a log asks its leader, which surely knows.
+        """
+        request = Metadata(topics)
+        answer = await (client.ask_any(request) if node is None else client.send(node, request))
+        missing = set(topics)
+        for topic in answer.to_object()["topics"]:
+            if topic["error_code"]:
+                continue
+            name, seen = topic["topic"], topic.get("topic_id", NO_TOPIC_ID)
+            missing.discard(name)
+            if self._ids.setdefault(name, seen) != seen:
+                raise TopicsError([f"{name}: the topic was deleted and created anew under this process. {_WHAT_NOW}"])
+        return missing
 
 
 class TopicWatch:
@@ -75,12 +103,12 @@ class TopicWatch:
             if self._missing_since_s is None:
                 self._missing_since_s = now_s
             if now_s - self._missing_since_s >= _MISSING_S:
-                raise TopicsError([f"{min(gone)}: the topic was deleted under this process. {WHAT_NOW}"])
+                raise TopicsError([f"{min(gone)}: the topic was deleted under this process. {_WHAT_NOW}"])
             return
         self._missing_since_s = None
         for log, end in (await reader.ends(self._logs)).items():
             if end < self._ends.get(log, 0):
                 fell = f"partition {log.partition} was at offset {self._ends[log]} and ends at {end}"
                 why = "the topic was deleted and created anew, or Kafka lost records"
-                raise TopicsError([f"{log.topic}: {fell}: {why}. {WHAT_NOW}"])
+                raise TopicsError([f"{log.topic}: {fell}: {why}. {_WHAT_NOW}"])
             self._ends[log] = end

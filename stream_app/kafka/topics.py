@@ -15,8 +15,7 @@ from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsErr
 from stream_app.domain.errors import TopicsError
 from stream_app.domain.plural import count
 from stream_app.domain.topics import TopicPlan
-from stream_app.kafka.access import Say, admin_of
-from stream_app.kafka.clients import repeated
+from stream_app.kafka.connection import Say, admin_of, repeated
 
 _VISIBLE_POLL_S: Final = 0.05
 

@@ -29,16 +29,14 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.kafka.broker_errors import Refusals
-from stream_app.kafka.clients import kafka_producer
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.closing import stop_consumer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
 from stream_app.kafka.leaders import require_leader
 from stream_app.kafka.lookups import waiting
 from stream_app.kafka.stranded import refresh
-from stream_app.kafka.topic_identity import KnownTopics
+from stream_app.kafka.topic_watch import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, end, is_fenced, places, told
 from stream_app.partition.takeover import take_over
 

@@ -13,7 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
 
-from stream_app.kafka.closing import forget_dead
+from stream_app.kafka.connection import forget_dead
 from stream_app.kafka.stranded import ended, producer_id
 
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)

@@ -22,7 +22,7 @@ from stream_app.domain.messages import Command, CommandAnswer, CommandKind
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.producer import kafka_publisher
+from stream_app.kafka.producers import kafka_publisher
 from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.delivery.outcome import Outcome
@@ -189,3 +191,44 @@ class WorkerMetrics:
         if timer is None:
             timer = self._timers[labels] = self._posts.labels(destination, type(outcome).__name__.lower())
         timer.observe(outcome.latency_ms / 1000)
+
+
+class WaitingRecords(Collector):
+    """Shows how many records in Kafka wait for this process.
+
+    Args:
+        look: Returns the records that are not finished yet, by source and partition. Called when metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_records_waiting",
+            "Records in Kafka that are not concluded yet, by right of way.",
+            labels=("source", "partition"),
+        )
+        for (source, partition), count in self._look().items():
+            family.add_metric((source, str(partition)), count)
+        yield family
+
+
+class ParkedLeads(Collector):
+    """Shows how many leads wait for a human.
+
+    Args:
+        look: Returns the parked leads by workspace, of each partition of this process. Called when metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Iterable[Mapping[str, int]]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
+        )
+        for partition in self._look():
+            for workspace, count in partition.items():
+                family.add_metric((workspace,), count)
+        yield family

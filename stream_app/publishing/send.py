@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.kafka.clients import kafka_producer
+from stream_app.kafka.connection import kafka_producer
 
 BATCH_BYTES: Final = 262_144
 MAX_UNDER_WAY: Final = 16

@@ -25,10 +25,9 @@ from stream_app.domain.dead_letter.replay import Begin, Came, begin
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
 from stream_app.domain.topics import TopicNames
-from stream_app.kafka.clients import open_admin
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
-from stream_app.kafka.producer import KafkaPublisher
+from stream_app.kafka.producers import KafkaPublisher
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Throttled
 from stream_app.tasks import cancel

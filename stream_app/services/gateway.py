@@ -28,9 +28,9 @@ from stream_app.gateway.read_model.results import ResultFetcher
 from stream_app.gateway.read_model.store import Sources
 from stream_app.gateway.receiver import Limits, Receiver, Table
 from stream_app.gateway.waiting_leads import WaitingLeads
-from stream_app.kafka.callback_inbox import callback_inbox
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Backlog
+from stream_app.kafka.producers import callback_inbox
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics

@@ -19,9 +19,8 @@ from stream_app.faust_app.assigned import assigned, membership
 from stream_app.faust_app.run import run_app
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.lane_rates import LaneRates
-from stream_app.kafka.producer import kafka_publisher
-from stream_app.kafka.topic_identity import KnownTopics
-from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.kafka.producers import kafka_publisher
+from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import ExpiredRecords, StallGauge

@@ -25,14 +25,12 @@ from stream_app.faust_app.assigned import assigned, membership, waiting
 from stream_app.faust_app.run import alarm_of, run_app
 from stream_app.faust_app.worker import Worker
 from stream_app.kafka.clock import KafkaClock, say_at_start
-from stream_app.kafka.lag import ParkedLeads, WaitingRecords
 from stream_app.kafka.lookups import KafkaArchive
-from stream_app.kafka.topic_identity import KnownTopics
-from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
-from stream_app.ops.metrics import StallGauge, WorkerMetrics
+from stream_app.ops.metrics import ParkedLeads, StallGauge, WaitingRecords, WorkerMetrics
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeouts import TimeoutSources

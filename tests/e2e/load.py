@@ -12,7 +12,7 @@ import msgspec
 
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import Record
-from stream_app.kafka.clients import kafka_producer
+from stream_app.kafka.connection import kafka_producer
 from tests.e2e.pipeline import Pipeline
 from tests.simulation.schedule import foreign_headers
 

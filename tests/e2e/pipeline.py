@@ -22,7 +22,7 @@ from stream_app.config import Settings, client_options, load_settings
 from stream_app.dev.process import ChildProcesses, end, free_port
 from stream_app.domain.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.domain.record import Record
-from stream_app.kafka.clients import kafka_producer
+from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
 from tests.legal import follows

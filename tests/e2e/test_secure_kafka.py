@@ -26,8 +26,7 @@ from stream_app.gateway.read_model.follow import Projection
 from stream_app.gateway.read_model.store import Sources
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.diagnosis import diagnose
-from stream_app.kafka.topic_identity import KnownTopics
-from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel
 from tests.e2e.pipeline import Pipeline

@@ -170,7 +170,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
         ("worker", "owner.PartitionOwner.take_over", "is assigned and not taken over"),
         ("worker", "consumer.SafeConsumer.perform_seek", "no records are consumed since the last rebalance"),
         ("replay", "agent.Replay.deferred", "leads.deferred/0 do not move"),
-        ("replay", "producer.KafkaPublisher.publish", "leads.deferred/0 do not move"),
+        ("replay", "producers.KafkaPublisher.publish", "leads.deferred/0 do not move"),
     ],
 )
 async def test_what_stands_still_is_told(command: str, patch: str, says: str, kafka: Broker, namespace: str) -> None:
@@ -178,7 +178,7 @@ async def test_what_stands_still_is_told(command: str, patch: str, says: str, ka
     owner, _, method = patch.rpartition(".")
     program = (
         "import asyncio, sys; from stream_app.cli.main import main\n"
-        "from stream_app.faust_app.fixes import consumer; from stream_app.kafka import producer\n"
+        "from stream_app.faust_app.fixes import consumer; from stream_app.kafka import producers\n"
         "from stream_app.partition import owner; from stream_app.replay import agent\n"
         "async def hang(*_): await asyncio.Event().wait()\n"
         f"{owner}.{method} = hang\n"

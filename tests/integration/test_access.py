@@ -9,7 +9,7 @@ import pytest
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.kafka.access import admin_of, wait_for_kafka
+from stream_app.kafka.connection import admin_of, wait_for_kafka
 from stream_app.kafka.diagnosis import diagnose
 from tests.proxy import Proxy
 
@@ -49,7 +49,7 @@ async def test_a_broker_that_goes_between_two_looks_is_waited_for(monkeypatch: p
 
         async def it_was_there(*_: object) -> None: ...
 
-        monkeypatch.setattr("stream_app.kafka.access.wait_for_kafka", it_was_there)
+        monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", it_was_there)
         back = asyncio.create_task(asyncio.to_thread(kafka.restart))
         async with admin_of({"bootstrap_servers": kafka.bootstrap}, 60, lambda _: None) as admin:
             assert len((await admin.describe_cluster())["brokers"]) == 1

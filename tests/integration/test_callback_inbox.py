@@ -10,8 +10,8 @@ import pytest
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
-from stream_app.kafka.callback_inbox import CallbackInbox, callback_inbox
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.producers import CallbackInbox, callback_inbox
 from tests.support.kafka import create_topics, read_committed
 
 TOPIC = "callbacks"

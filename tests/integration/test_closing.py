@@ -12,8 +12,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.record import Record
-from stream_app.kafka.closing import stop_consumer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.proxy import ProxiedKafka, Proxy
 from tests.support.kafka import create_topics

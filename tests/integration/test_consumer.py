@@ -13,8 +13,7 @@ from stream_app.domain.errors import UnreadableBatch
 from stream_app.faust_app.assigned import assigned, membership
 from stream_app.faust_app.run import run_app
 from stream_app.kafka import consumer as module
-from stream_app.kafka.closing import stop_consumer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.lane_rates import LaneRates
 from stream_app.kafka.lookups import KafkaArchive, waiting

@@ -14,8 +14,8 @@ from stream_app.config import client_options, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
-from stream_app.kafka import access
-from stream_app.kafka.access import wait_for_kafka
+from stream_app.kafka import connection
+from stream_app.kafka.connection import wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics
 
 CONFIG = """
@@ -70,7 +70,7 @@ async def test_a_kafka_that_is_not_there_is_asked_less_and_less_often_and_then_g
             raise TimeoutError  # as the bound on all of it does
 
     said: list[str] = []
-    monkeypatch.setattr(access, "sleep", sleep)
+    monkeypatch.setattr(connection, "sleep", sleep)
     with pytest.raises(BrokerUnavailable) as away:
         await wait_for_kafka({"bootstrap_servers": where}, 30, said.append)
     refused = f"{where}: connection refused"

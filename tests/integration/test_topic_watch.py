@@ -11,8 +11,7 @@ from aiokafka import TopicPartition
 from stream_app.dev.kafka import Broker
 from stream_app.domain.errors import TopicsError
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topic_identity import KnownTopics
-from stream_app.kafka.topic_watch import TopicWatch
+from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import create_topics, delete_topic
 

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from mode.threads import WorkerThread
 
-from stream_app.kafka.closing import stop_consumer
+from stream_app.kafka.connection import stop_consumer
 
 log = logging.getLogger(__name__)
 

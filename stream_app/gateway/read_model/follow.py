@@ -21,8 +21,7 @@ from aiokafka import TopicPartition
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.gateway.read_model.project import Consumed
 from stream_app.gateway.read_model.store import Log, Position, ReadModel, Sources, discard, mark
-from stream_app.kafka.access import refusal_or_silence
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.logs import Logger, Throttled

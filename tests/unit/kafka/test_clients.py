@@ -23,7 +23,7 @@ from aiokafka.protocol.group import JoinGroupRequest
 
 import stream_app
 from stream_app.kafka import bounded_client as bounded
-from stream_app.kafka.clients import kafka_admin, repeated
+from stream_app.kafka.connection import kafka_admin, repeated
 from tests.support.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
 
 pytestmark = pytest.mark.timeout(30)
@@ -229,4 +229,4 @@ def test_all_that_speaks_to_kafka_is_bounded() -> None:
         for file in package.rglob("*.py")
         if made.search(file.read_text()) and "dev" not in file.relative_to(package).parts
     }
-    assert found == {"kafka/clients.py"}
+    assert found == {"kafka/connection.py"}

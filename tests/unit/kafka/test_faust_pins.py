@@ -2,7 +2,7 @@
 
 When a test fails: read the change of the named function and docs/reference/faust.md, decide whether the override still
 holds, run tests/upstream, and only then put the new hash here. The overrides are in stream_app/faust_app/fixes and in
-stream_app/kafka (bounded_client, clients, consumer).
+stream_app/kafka (bounded_client, connection, consumer).
 """
 
 from __future__ import annotations

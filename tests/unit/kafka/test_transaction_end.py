@@ -6,7 +6,7 @@ import asyncio
 
 from aiokafka import TopicPartition
 
-from stream_app.kafka.clients import kafka_producer
+from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.transactions import end
 
 PLACE = TopicPartition("leads", 0)

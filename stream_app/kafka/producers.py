@@ -1,9 +1,9 @@
-"""Where callbacks are kept: `leads.callbacks`, each acknowledged by all in-sync replicas within a bounded time."""
+"""Producers of records: a publisher that is idempotent, and the gateway's inbox that gives up in bounded time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,9 +13,8 @@ from aiokafka.errors import KafkaError
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
-from stream_app.kafka.clients import kafka_producer, repeated
-from stream_app.kafka.closing import stop_producer
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.clock import KafkaClock
+from stream_app.kafka.connection import KafkaConnection, kafka_producer, repeated, stop_producer
 
 _GIVEN_UP_S: Final = 4.0
 _ANSWER_WITHIN_S: Final = 5.0
@@ -23,6 +22,40 @@ _READY_WITHIN_S: Final = 2.0
 _START_WITHIN_S: Final = 30.0
 _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 """All that waits for a full batch wakes up for each that is sent: thousands at once must fit into a few."""
+
+
+class KafkaPublisher:
+    """Implements `replay.agent.Publisher` with aiokafka."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+
+    async def publish(self, record: Record) -> Awaitable[object]:
+        """Queue a record, in order. The returned future is done when all in-sync replicas have the record."""
+        sent: Awaitable[object] = await self._producer.send(
+            record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
+        )
+        return sent
+
+
+@asynccontextmanager
+async def kafka_publisher(
+    connection: KafkaConnection, max_request_bytes: int, clock: KafkaClock | None = None
+) -> AsyncIterator[KafkaPublisher]:
+    """A publisher for the time of the block. `clock` compares Kafka's clock with ours at each request.
+
+    Raises KafkaError when no broker answers.
+    """
+    producer = kafka_producer(
+        **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
+    )
+    if clock is not None:
+        clock.watch(producer.client)
+    try:
+        await repeated(producer.start, _START_WITHIN_S)
+        yield KafkaPublisher(producer)
+    finally:
+        await stop_producer(producer)
 
 
 class CallbackInbox:
