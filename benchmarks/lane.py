@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.domain.delivery.outcome import Accepted
+from stream_app.domain.lane.admission import Grant, admit
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.lane import Grant, Lane, admit, settle
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import ChangeBudget, obey
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.settlement import book_callback, settle
 from stream_app.domain.lane.view import view
 from stream_app.domain.messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace
@@ -82,7 +83,7 @@ class _Busy:
         self.admit()
         entry = self.settle()
         cost = Cost(7, 1)
-        self.lane = actual(self.policy, self.lane, entry.destination, entry.reservation, cost, self.now_ms)
+        self.lane = book_callback(self.policy, self.lane, entry.destination, entry.reservation, cost, self.now_ms)
 
     def send(self, _: int) -> None:
         """The same without the callback: then its reservation stays."""

@@ -14,8 +14,7 @@ from stream_app.domain.plural import count
 if TYPE_CHECKING:
     from stream_app.domain.lane.budget import MeterName
     from stream_app.domain.lane.explain import LaneFacts
-    from stream_app.domain.lane.forecast import Forecast
-    from stream_app.domain.lane.meters import Meter
+    from stream_app.domain.lane.meters import Forecast, Meter
     from stream_app.domain.messages import LaneView
 
 Forecasts = Mapping[str, "Mapping[str, Forecast]"]

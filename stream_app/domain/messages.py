@@ -11,10 +11,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from stream_app.domain.lane.breaker import Outage
 from stream_app.domain.lane.budget import MeterName
-from stream_app.domain.lane.estimate import Estimate
-from stream_app.domain.lane.meters import Meter
-from stream_app.domain.lane.outage import Outage
+from stream_app.domain.lane.meters import Estimate, Meter
 from stream_app.domain.lane.webhook_quota import Webhook
 
 Scalar = str | int | float | bool | None

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from stream_app.domain.lane import estimate
 from stream_app.domain.lane.budget import Budget, Cost, MeterName
-from stream_app.domain.lane.meters import Meter, meters
+from stream_app.domain.lane.meters import Meter, first_estimate, meters
 from stream_app.domain.messages import LaneView
 from stream_app.domain.policy import Workspace, in_force
 
@@ -78,7 +77,7 @@ def part(destination: str, leads: int, usual: Cost, most: Cost, view: LaneView |
         view: The last published state of the lane; None if it is unknown.
     """
     learned = view.estimates.get(destination) if view is not None else None
-    each = learned or estimate.first(usual)
+    each = learned or first_estimate(usual)
     return Part(
         destination,
         leads,

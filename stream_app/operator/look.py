@@ -13,7 +13,7 @@ from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import TopicsError, UnreadableBatch
 from stream_app.domain.lane.command import command_id
 from stream_app.domain.lane.explain import Facts, LaneFacts
-from stream_app.domain.lane.forecast import Forecast, Sample, forecast
+from stream_app.domain.lane.meters import Forecast, Sample, forecast
 from stream_app.domain.messages import Actor, CommandAnswer, LaneView
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader

@@ -15,11 +15,10 @@ from contextlib import suppress
 
 import msgspec
 
-from stream_app.domain.dead_letter.reject_admission import admit_dead_letter
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane import concurrency, stall_detector
-from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, is_held
+from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, admit_dead_letter, is_held
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes

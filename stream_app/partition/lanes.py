@@ -16,9 +16,8 @@ import msgspec
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.callback_health import record_owner
-from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.lane import Lane, reconfigured, take_over
 from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
-from stream_app.domain.lane.takeover import reconfigured, take_over
 from stream_app.domain.lane.view import view
 from stream_app.domain.messages import LaneView
 from stream_app.domain.policy import Plan

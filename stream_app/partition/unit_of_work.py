@@ -14,9 +14,10 @@ from stream_app.domain.delivery.outcome import Outcome, Refused
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import KINDS, Delivery, mark_key
 from stream_app.domain.errors import StateStoreError
+from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane, charge, record_dead_letter, settle
-from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.settlement import Settlement, charge, record_dead_letter, settle
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback, CommandAnswer, LaneView
 from stream_app.domain.policy import Destination, Plan

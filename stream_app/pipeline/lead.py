@@ -21,7 +21,7 @@ from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, Reason, Rows, WriteBatch, failure
 from stream_app.domain.delivery.state_machine import Delivery, begin, classify_record
-from stream_app.domain.lane.lane import ASK_AGAIN, AdmissionRequest, Grant, Held
+from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.lead import Unreadable, read_lead

@@ -14,8 +14,9 @@ from stream_app.domain.callback.interpret import Booking
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lead.suppression import Suppression
 from stream_app.domain.messages import Callback, CommandAnswer, LaneView

@@ -20,9 +20,9 @@ from stream_app.domain.dead_letter.redrive_dedup import RedriveDedup
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.lane import estimate
 from stream_app.domain.lane.budget import Cost
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.meters import first_estimate
 from stream_app.domain.lead.suppression import SuppressionList
 from stream_app.domain.policy import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
@@ -280,7 +280,7 @@ def _priced(
         if there is not None and there.workspace == name:
             usual = Cost(there.estimate_credits, there.estimate_actions)
             most = Cost(there.ceiling_credits, there.ceiling_actions)
-        learned = lane.estimates.get(alias) or estimate.first(usual)
+        learned = lane.estimates.get(alias) or first_estimate(usual)
         policy, at_per_s = policies.get(name) or Workspace(name, ""), paces.get(name) or max(paces.values(), default=10)
         prices.append(price(alias, leads, learned, most, policy, lane, at_per_s, now_ms))
     return prices, paces

@@ -10,9 +10,10 @@ import pytest
 
 from stream_app.domain.delivery.outcome import Accepted
 from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.budget import BudgetPolicy
 from stream_app.domain.lane.concurrency import Concurrency
-from stream_app.domain.lane.lane import AdmissionRequest, Grant, Held, Lane
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.rate import Rate
 from stream_app.domain.lane.suspension import Suspension
 from stream_app.domain.policy import Plan

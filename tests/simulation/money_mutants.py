@@ -10,8 +10,8 @@ import msgspec
 from stream_app.domain.delivery.outcome import Outcome as PostOutcome
 from stream_app.domain.delivery.outcome import Refused
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
-from stream_app.domain.lane import breaker, budget, lane, rate
-from stream_app.domain.lane.lane import Grant
+from stream_app.domain.lane import breaker, budget, rate, settlement
+from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.record import Record
 from stream_app.partition.admission import AdmissionQueue
@@ -23,7 +23,7 @@ from tests.simulation.mutant import Patch, crowded, mutant
 
 @mutant("4")
 def refund_twice() -> Patch:
-    real = lane.settle
+    real = settlement.settle
 
     def settle(
         policy: Any, state: Any, entry: Grant, outcome: PostOutcome | None, *rest: Any

@@ -20,7 +20,7 @@ from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.domain.lane.lane import Grant
+from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.resolve import ResolvedLead
 from stream_app.domain.record import Record
 from stream_app.partition.acks import AckTracker

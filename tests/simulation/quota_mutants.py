@@ -8,8 +8,7 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.domain.delivery.outcome import Accepted
-from stream_app.domain.lane import lane
-from stream_app.domain.lane import takeover as lane_owner
+from stream_app.domain.lane import settlement
 from stream_app.domain.lane.webhook_quota import Quota
 from tests.simulation.mutant import Patch, mutant
 
@@ -19,7 +18,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
     """Clay counts retries and probes, too."""
 
     def settle(policy: Any, state: Any, entry: Any, outcome: Any, *rest: Any) -> Any:
-        settled, report = lane.settle(policy, state, entry, outcome, *rest)
+        settled, report = settlement.settle(policy, state, entry, outcome, *rest)
         if isinstance(outcome, Accepted):
             return settled, report
         hooks = settled.quota.webhooks
@@ -33,7 +32,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
 @mutant("4")
 def submissions_are_forgotten_at_a_take_over() -> Patch:
     def take_over(state: Any, now_ms: int, previous: Any = None) -> Any:
-        consumed = lane_owner.take_over(state, now_ms, previous)
+        consumed = take_over(state, now_ms, previous)
         return msgspec.structs.replace(consumed, quota=Quota())
 
     return patch("stream_app.partition.lanes.take_over", take_over)

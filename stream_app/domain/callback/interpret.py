@@ -11,8 +11,8 @@ from stream_app.domain.delivery.recorder import Reason
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
 from stream_app.domain.lane import budget, callback_health
 from stream_app.domain.lane.budget import Cost, Reservation
-from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, probe_succeeded
-from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane
+from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.lead import is_plain_id
 from stream_app.domain.messages import Callback, Result
 from stream_app.domain.policy import Destination, Plan, Workspace
@@ -66,7 +66,7 @@ def book(policy: Workspace, lane: Lane, row: Delivery, there: Destination, callb
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
-    lane = actual(policy, lane, there, held or windows, cost, now_ms)
+    lane = book_callback(policy, lane, there, held or windows, cost, now_ms)
     return Booking(_called_back(lane, row, cost, there, policy, now_ms), booked, spent)
 
 

@@ -13,9 +13,8 @@ from stream_app.domain.dead_letter.causes import Kind
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane import rate
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost
-from stream_app.domain.lane.estimate import Estimate
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.meters import meters
+from stream_app.domain.lane.meters import Estimate, meters
 from stream_app.domain.policy import Workspace, in_force
 
 Fate = Literal[

@@ -11,8 +11,8 @@ from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way
 from stream_app.domain.delivery.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.delivery.state_machine import Delivery, mark_key, step
+from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.budget import Reservation
-from stream_app.domain.lane.lane import Grant
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.resolve import LeadRef, trace_of
 from stream_app.domain.messages import Status, StatusEvent

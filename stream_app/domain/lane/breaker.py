@@ -14,12 +14,14 @@ import msgspec
 
 from stream_app.domain.lane.bounds import Wait, exact, no_later, out_of_order, out_of_range
 from stream_app.domain.lane.health import Totals
+from stream_app.domain.plural import count
 
 Phase = Literal["closed", "open", "half_open"]
 Verdict = Literal["ok", "failure", "slow"]
 Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
 Mode = Literal["auto", "open", "closed", "shadow"]
 
+_ONE_OUTAGE_MS = 60_000  # failures further apart than this, while it is closed, belong to different outages
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 
 
@@ -102,6 +104,15 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     successes: int = 0
     leases: tuple[Lease, ...] = ()
     next_lease: int = 0
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """Failed calls. `reason`: of the last one; `since_ms`, `last_ms`: the first and the last one; `calls`: how many."""
+
+    reason: str
+    since_ms: int
+    last_ms: int
+    calls: int
 
 
 def problems(policy: BreakerPolicy) -> list[str]:
@@ -198,6 +209,20 @@ def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Brea
     """Return the breaker after an operator forced it. Calls in flight become late."""
     cause: Cause = "forced" if mode == "open" else ""
     return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, now_ms, next_lease=state.next_lease)
+
+
+def record_failure(state: Outage | None, reason: str, phase: Phase, now_ms: int) -> Outage:
+    """Return the outage after one more failed call, while the circuit breaker was in `phase`."""
+    if state is None or (phase == "closed" and now_ms - state.last_ms > _ONE_OUTAGE_MS):
+        return Outage(reason, now_ms, now_ms, 1)
+    return Outage(reason, state.since_ms, now_ms, state.calls + 1)
+
+
+def outage_text(outage: Outage) -> str:
+    """Return what Clay answers, and how many calls have failed."""
+    kind, _, status = outage.reason.partition("_")
+    says = f"Clay answers {status}" if kind == "http" else f"Clay does not answer ({outage.reason})"
+    return f"{says}; {count(outage.calls, 'call has', 'calls have')} failed"
 
 
 def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:

@@ -13,12 +13,12 @@ import msgspec
 
 from stream_app.domain.lane import calendar as periods
 from stream_app.domain.lane.bounds import exact, out_of_order, out_of_range
-from stream_app.domain.lane.soft_limits import level
 
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
 _ASK_AGAIN_MS = 3_600_000
+_SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter so far below it
 
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
 Reason = MeterName | Literal["clock"]
@@ -199,17 +199,9 @@ def reserve(
             return refused
         spent = _refusal(policy, _unreserved(day), _unreserved(month), ceiling, now, hot)
         return refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
-    day = _with_reserved(policy, day, estimate, policy.credits_per_day, policy.actions_per_day)
+    day, month = _reserved(policy, day, estimate), _reserved(policy, month, estimate, is_month=True)
     if refused is not None:
         day = msgspec.structs.replace(day, shadowed=day.shadowed + 1)
-    month = _with_reserved(
-        policy,
-        month,
-        estimate,
-        policy.credits_per_month,
-        policy.actions_per_month,
-        opening=month.id == policy.opening_month,
-    )
     days, days_folded = _put(state.days, state.days_folded, day)
     months, months_folded = _put(state.months, state.months_folded, month)
     reservation = Reservation(now.day, now.month, estimate.credits, estimate.actions)
@@ -237,27 +229,18 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
 def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
     """Return the budget with soft limits that were reached other than by a reservation."""
     now = periods.at(policy.tz, policy.billing_day, now_ms)
-    nothing, opens = Cost(), now.month == policy.opening_month
-    credits_day, actions_day = policy.credits_per_day, policy.actions_per_day
-    credits_month, actions_month = policy.credits_per_month, policy.actions_per_month
-    days = (
-        _with_reserved(policy, each, nothing, credits_day, actions_day) if each.id == now.day else each
-        for each in state.days
+    days = tuple(_reserved(policy, each, Cost()) if each.id == now.day else each for each in state.days)
+    months = tuple(
+        _reserved(policy, each, Cost(), is_month=True) if each.id == now.month else each for each in state.months
     )
-    months = (
-        _with_reserved(policy, each, nothing, credits_month, actions_month, opens) if each.id == now.month else each
-        for each in state.months
-    )
-    return msgspec.structs.replace(state, days=tuple(days), months=tuple(months))
+    return msgspec.structs.replace(state, days=days, months=months)
 
 
 def settle(state: Budget, reservation: Reservation, actual: Cost, ceiling: Cost) -> Settled:
     """Turn a reservation into the actual cost, in its own periods. A negative cost counts as 0."""
     cost = Cost(max(0, actual.credits), max(0, actual.actions))
-    days = _settled(state.days, reservation.day, reservation, cost)
-    months = _settled(state.months, reservation.month, reservation, cost)
     overrun = cost.credits > ceiling.credits or cost.actions > ceiling.actions
-    return Settled(Budget(days, months, state.days_folded, state.months_folded), overrun)
+    return Settled(_settled(state, reservation, cost), overrun)
 
 
 def refund(state: Budget, reservation: Reservation) -> Budget:
@@ -267,11 +250,7 @@ def refund(state: Budget, reservation: Reservation) -> Budget:
 
 def unbook(state: Budget, booked: Reservation) -> Budget:
     """Remove what was booked for a lead from its periods, because its actual cost is now known."""
-    nothing = Reservation(booked.day, booked.month, 0, 0)
-    less = Cost(-booked.credits, -booked.actions)
-    days = _settled(state.days, booked.day, nothing, less)
-    months = _settled(state.months, booked.month, nothing, less)
-    return Budget(days, months, state.days_folded, state.months_folded)
+    return _settled(state, Reservation(booked.day, booked.month, 0, 0), Cost(-booked.credits, -booked.actions))
 
 
 @lru_cache(maxsize=1_024)
@@ -309,43 +288,34 @@ def _refusal(
     policy: BudgetPolicy, day: Period, month: Period, ceiling: Cost, now: periods.Periods, hot: bool
 ) -> Refused | None:
     opens = month.id == policy.opening_month
+    credits_month = month.credits_used + policy.opening_credits * opens
+    actions_month = month.actions_used + policy.opening_actions * opens
     kept = 0.0 if hot else policy.hot_share
-    credits_month = month.credits_used + (policy.opening_credits if opens else 0) + ceiling.credits
-    if policy.credits_per_month is not None and credits_month > bulk_part(policy.credits_per_month, kept):
-        return Refused("credits_month", now.month_end_ms)
-    actions_month = month.actions_used + (policy.opening_actions if opens else 0) + ceiling.actions
-    if policy.actions_per_month is not None and actions_month > bulk_part(policy.actions_per_month, kept):
-        return Refused("actions_month", now.month_end_ms)
-    credits_day, actions_day = day.credits_used + ceiling.credits, day.actions_used + ceiling.actions
-    if policy.credits_per_day is not None and credits_day > bulk_part(policy.credits_per_day, kept):
-        return Refused("credits_day", now.day_end_ms)
-    if policy.actions_per_day is not None and actions_day > bulk_part(policy.actions_per_day, kept):
-        return Refused("actions_day", now.day_end_ms)
+    limits: tuple[tuple[MeterName, int, int | None, int], ...] = (
+        ("credits_month", credits_month + ceiling.credits, policy.credits_per_month, now.month_end_ms),
+        ("actions_month", actions_month + ceiling.actions, policy.actions_per_month, now.month_end_ms),
+        ("credits_day", day.credits_used + ceiling.credits, policy.credits_per_day, now.day_end_ms),
+        ("actions_day", day.actions_used + ceiling.actions, policy.actions_per_day, now.day_end_ms),
+    )
+    for meter, used, cap, until_ms in limits:
+        if cap is not None and used > bulk_part(cap, kept):
+            return Refused(meter, until_ms)
     return None
 
 
-def _with_reserved(
-    policy: BudgetPolicy,
-    period: Period,
-    estimate: Cost,
-    credits_cap: int | None,
-    actions_cap: int | None,
-    opening: bool = False,
-) -> Period:
-    credits_used, actions_used = period.credits_used + estimate.credits, period.actions_used + estimate.actions
-    if opening:
-        credits_used, actions_used = credits_used + policy.opening_credits, actions_used + policy.opening_actions
-    return Period(
-        period.id,
-        period.credits_spent,
-        period.credits_reserved + estimate.credits,
-        period.actions_spent,
-        period.actions_reserved + estimate.actions,
-        period.credits_elsewhere,
-        period.actions_elsewhere,
-        level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
-        level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
-        period.shadowed,
+def _reserved(policy: BudgetPolicy, period: Period, cost: Cost, *, is_month: bool = False) -> Period:
+    """Return the period with a reservation, and the soft limits that it reaches."""
+    opens = is_month and period.id == policy.opening_month
+    credits_cap = policy.credits_per_month if is_month else policy.credits_per_day
+    actions_cap = policy.actions_per_month if is_month else policy.actions_per_day
+    credits_used = period.credits_used + cost.credits + policy.opening_credits * opens
+    actions_used = period.actions_used + cost.actions + policy.opening_actions * opens
+    return msgspec.structs.replace(
+        period,
+        credits_reserved=period.credits_reserved + cost.credits,
+        actions_reserved=period.actions_reserved + cost.actions,
+        credits_warned=_level(policy.soft_limits, period.credits_warned, credits_used, credits_cap),
+        actions_warned=_level(policy.soft_limits, period.actions_warned, actions_used, actions_cap),
     )
 
 
@@ -376,22 +346,30 @@ def _is_done(window: Period) -> bool:
     return not window.credits_reserved and not window.actions_reserved
 
 
-def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
-    """Return the periods with the reservation settled in its own. A dropped period has no sums to change."""
-    return tuple(
-        Period(
-            window.id,
-            window.credits_spent + cost.credits,
-            max(0, window.credits_reserved - reservation.credits),
-            window.actions_spent + cost.actions,
-            max(0, window.actions_reserved - reservation.actions),
-            window.credits_elsewhere,
-            window.actions_elsewhere,
-            window.credits_warned,
-            window.actions_warned,
-            window.shadowed,
+def _settled(state: Budget, reservation: Reservation, cost: Cost) -> Budget:
+    """Return the budget with the reservation settled in its own periods. A dropped period has no sums to change."""
+
+    def settled(period: Period) -> Period:
+        return msgspec.structs.replace(
+            period,
+            credits_spent=period.credits_spent + cost.credits,
+            credits_reserved=max(0, period.credits_reserved - reservation.credits),
+            actions_spent=period.actions_spent + cost.actions,
+            actions_reserved=max(0, period.actions_reserved - reservation.actions),
         )
-        if window.id == period_id
-        else window
-        for window in windows
-    )
+
+    days = tuple(settled(each) if each.id == reservation.day else each for each in state.days)
+    months = tuple(settled(each) if each.id == reservation.month else each for each in state.months)
+    return msgspec.structs.replace(state, days=days, months=months)
+
+
+def _level(limits: tuple[int, ...], warned: int, used: int, cap: int | None) -> int:
+    """Return the highest soft limit that counts as reported, until use has fallen well below it."""
+    if cap is None:
+        return 0
+    reached, hundredfold = 0, used * 100
+    for limit in limits:
+        if hundredfold < limit * cap:
+            break
+        reached = limit
+    return reached if reached > warned or hundredfold < (warned - _SLACK_PERCENT) * cap else warned

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane import outage
+from stream_app.domain.lane.breaker import outage_text
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.messages import Actor, LaneView, PartHold
 from stream_app.domain.plural import count
@@ -144,7 +144,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
         what, since_ms = view.text, view.since_ms
         if code in _OUTAGE and view.outage is not None:
-            what, since_ms = f"{outage.text(view.outage)}; {view.text}", view.outage.since_ms
+            what, since_ms = f"{outage_text(view.outage)}; {view.text}", view.outage.since_ms
         yield Finding(code, what, lane.workspace, True, since_ms, until_ms, _lifts(code, view), waiting)
         yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
         yield from _suspended_webhooks(lane, view, (view.text, *(part.text for part in view.partly)))

@@ -210,13 +210,12 @@ def _plus_call(bucket: Bucket, ok: bool, slow: bool, latency_ms: int | None) -> 
     if latency_ms is not None:
         cell = bisect_left(LATENCY_BOUNDS_MS, latency_ms)
         latencies = (*latencies[:cell], latencies[cell] + 1, *latencies[cell + 1 :])
-    return Bucket(
-        bucket.slot,
-        bucket.success + ok,
-        bucket.failure + (not ok),
-        bucket.slow + (ok and slow),
-        latencies,
-        bucket.dead_letters,
+    return msgspec.structs.replace(
+        bucket,
+        success=bucket.success + ok,
+        failure=bucket.failure + (not ok),
+        slow=bucket.slow + (ok and slow),
+        latencies=latencies,
     )
 
 

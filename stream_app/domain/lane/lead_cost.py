@@ -8,13 +8,12 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery_key, forced_key, lead_of
-from stream_app.domain.lane.budget import Cost, Reservation
+from stream_app.domain.lane.budget import Cost, Reservation, reviewed, unbook
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.true_cost import corrected
 from stream_app.domain.lead.lead import row_id
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.messages import Command, StatusEvent
-from stream_app.domain.policy import Plan, Workspace
+from stream_app.domain.policy import Plan, Workspace, in_force
 from stream_app.domain.record import ConsumedRecord
 
 Row = Callable[[bytes], bytes | None]
@@ -100,7 +99,7 @@ def settle_lead(
     before = mine.booked or Reservation("", "", 0, 0)
     credits_ = before.credits if what.credits is None else what.credits
     actions = before.actions if what.actions is None else what.actions
-    lane, now, more = corrected(policy, lane, before, Cost(credits_, actions), now_ms)
+    lane, now, more = _corrected(policy, lane, before, Cost(credits_, actions), now_ms)
     lead_id = lead_of(key)[2]
     text = (
         f"{before.credits} credits and {before.actions} actions were booked, now it is {credits_} and {actions}, in "
@@ -126,3 +125,18 @@ def settle_lead(
     )
     changed = msgspec.structs.replace(mine, booked=now)
     return Settled(lane, (key, _json.encode(changed)), event, f"{lead_id}: {text}")
+
+
+def _corrected(
+    policy: Workspace, lane: Lane, booked: Reservation, cost: Cost, now_ms: int
+) -> tuple[Lane, Reservation, Reservation]:
+    """Book the cost of a lead that an operator confirmed, instead of what was booked without a callback.
+
+    Returns:
+        The lane, what is booked for the lead now, and the difference to before.
+    """
+    now = msgspec.structs.replace(booked, credits=cost.credits, actions=cost.actions, known=True)
+    more = Reservation(booked.day, booked.month, cost.credits - booked.credits, cost.actions - booked.actions)
+    after = unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
+    after = reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    return msgspec.structs.replace(lane, budget=after), now, more

@@ -1,9 +1,17 @@
-"""The budget for display: four meters, each in its present day or month."""
+"""The budget for display: four meters, when a meter will be used up, and what a lead costs on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from stream_app.domain.lane import calendar as periods
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, MeterName, Period
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, MeterName, Period
+
+_SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
+_PRIOR = 5  # the configuration's estimate weighs as much as so many leads
+_LEAST_MS = 60_000  # a shorter time says nothing: reservations come and go
 
 
 class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +46,36 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if self.cap is None else max(0, self.cap - self.used)
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """A meter at a time."""
+
+    at_ms: int
+    meter: Meter
+
+
+class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The present use of a meter.
+
+    Attributes:
+        per_hour: Units booked and reserved in an hour.
+        empty_at_ms: When nothing is left, epoch ms; None if the day or month ends first or there is no cap.
+    """
+
+    per_hour: float
+    empty_at_ms: int | None = None
+
+
+class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The mean cost of a lead of a destination, learned from `leads` callbacks, in fractions of credits and Actions.
+
+    A budget never relies on it: it reserves the destination's ceiling, so that a cap is hard.
+    """
+
+    credits: float
+    actions: float
+    leads: int = 0
+
+
 def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:
     """Return the four meters at this time."""
     now = periods.at(policy.tz, policy.billing_day, now_ms)
@@ -60,3 +98,38 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
         spent, reserved, elsewhere, warned = sums
         found[name] = Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening, warned)
     return found
+
+
+def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
+    """Return the forecast of one meter; None if its present day or month has too few samples.
+
+    Args:
+        samples: Oldest first.
+        now_ms: The time, epoch ms.
+    """
+    if not samples or now_ms >= samples[-1].meter.ends_ms:
+        return None
+    last = samples[-1].meter
+    first = next(sample for sample in samples if sample.meter.period == last.period)
+    if now_ms - first.at_ms < _LEAST_MS or first is samples[-1]:
+        return None
+    used = last.spent + last.reserved - first.meter.spent - first.meter.reserved
+    per_hour = max(0, used) * 3_600_000 / (now_ms - first.at_ms)
+    left = last.left
+    if left is None or not per_hour:
+        return Forecast(per_hour, now_ms if left == 0 else None)
+    empty_at_ms = now_ms + int(left / per_hour * 3_600_000)
+    return Forecast(per_hour, empty_at_ms if empty_at_ms < last.ends_ms else None)
+
+
+def first_estimate(configured: Cost) -> Estimate:
+    """Return the estimate before anything is known."""
+    return Estimate(float(configured.credits), float(configured.actions))
+
+
+def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
+    """Return the estimate after one more lead. An implausible cost counts as 0 or as the ceiling."""
+    share = max(_SLOWEST, 1 / (state.leads + 1 + _PRIOR))
+    credits_more = min(max(0, actual.credits), ceiling.credits) - state.credits
+    actions_more = min(max(0, actual.actions), ceiling.actions) - state.actions
+    return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)

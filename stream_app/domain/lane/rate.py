@@ -101,16 +101,7 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
     if now_ms < state.blocked_until_ms:
         return state, Wait(state.blocked_until_ms)
     if state.tokens >= 1.0:
-        consumed = Rate(
-            state.tokens - 1.0,
-            state.at_ms,
-            state.cut_per_s,
-            state.blocked_until_ms,
-            state.run,
-            state.too_much_per_s,
-            state.quiet_ms,
-        )
-        return consumed, None
+        return msgspec.structs.replace(state, tokens=state.tokens - 1.0), None
     missing_ms = ceil((1.0 - state.tokens) * 1000 / current(policy, state))
     return state, Wait(max(now_ms, state.at_ms) + missing_ms)
 

@@ -1,10 +1,26 @@
-"""What the end of a POST means for its lead."""
+"""Settlement: records the end of a POST, a callback or a dead letter in all parts of the lane."""
 
 from __future__ import annotations
 
 import msgspec
 
-from stream_app.domain.lane import budget
+from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.lane import (
+    breaker,
+    budget,
+    callback_health,
+    concurrency,
+    flood_guard,
+    meters,
+    rate,
+    suspension,
+)
+from stream_app.domain.lane import health as window
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
+from stream_app.domain.plural import count
+from stream_app.domain.policy import Destination, Workspace, in_force
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -33,3 +49,216 @@ class Settlement(msgspec.Struct, frozen=True):
         failure within a run of the lead's own may be one too, as long as other leads can show the difference.
         """
         return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
+
+
+def settle(
+    policy: Workspace,
+    lane: Lane,
+    grant: Grant,
+    outcome: Outcome | None,
+    now_ms: int,
+    rand: float,
+    in_flight: int = 0,
+    others_wait: bool = False,
+) -> tuple[Lane, Settlement]:
+    """Return the lane after a POST ended (None: it was not started). `rand` is from 0 to 1.
+
+    A reservation stays while the lead may still cost something. `in_flight`: POSTs of the lane that were in flight,
+    this one included. `others_wait`: more leads of the lane wait to be sent.
+    """
+    policy = in_force(policy, lane.changes)
+    if isinstance(outcome, Accepted | Uncertain):
+        limit = concurrency.answered(policy.concurrency, lane.concurrency, outcome.latency_ms, in_flight)
+        lane = msgspec.structs.replace(lane, concurrency=limit)
+    if grant.webhook_probe is not None and not isinstance(outcome, Gone):
+        accepted = isinstance(outcome, Accepted)
+        hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, accepted, now_ms)
+        lane = msgspec.structs.replace(lane, quota=hooks)
+    match outcome:
+        case Accepted():
+            lane = _with_verdict(policy, lane, grant, "", outcome.latency_ms, now_ms, rand)
+            lane = _probe_accepted(policy, lane, grant, now_ms)
+            if lane.flood_guard.run:
+                lane = msgspec.structs.replace(lane, flood_guard=flood_guard.FloodGuard())
+            if grant.destination.callbacks:
+                return lane, Settlement(True, now_ms)
+            cost = grant.destination.estimate
+            settled = budget.settle(lane.budget, grant.reservation, cost, grant.destination.ceiling)
+            spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
+            return msgspec.structs.replace(lane, budget=settled.state), Settlement(True, now_ms, spent=spent)
+        case Uncertain():
+            lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
+            return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
+        case Refused():
+            alone = in_flight <= 1 and not others_wait
+            return _refused(policy, lane, grant, outcome, now_ms, rand, alone)
+        case RateLimited():
+            lane = _without_verdict(lane, grant, now_ms)
+            after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
+            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
+            return msgspec.structs.replace(lane, rate=limited), Settlement(False, limited.blocked_until_ms)
+        case Denied():
+            text = _denial_text(lane, grant, outcome)
+            lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
+            return _suspended(policy, lane, grant, outcome.reason, text, now_ms), Settlement(False, now_ms, text)
+        case Gone():
+            alias = grant.destination.alias
+            text = f"the webhook {grant.webhook_id} of {alias} is gone (404): a probe tries it again now and then"
+            fresh = _new_suspension(policy, grant.destination, outcome.reason, text, now_ms)
+            hooks = quota.gone(policy.suspension, lane.quota, grant.webhook_id, fresh, grant.webhook_probe)
+            lane = msgspec.structs.replace(_without_verdict(lane, grant, now_ms), quota=hooks)
+            return lane, Settlement(False, now_ms, text)
+        case Poison():
+            lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
+            lane = record_dead_letter(policy, lane, grant, outcome.reason, now_ms)
+            return _with_probe_released(lane, grant, now_ms), Settlement(False, now_ms)
+        case None:
+            return _without_verdict(lane, grant, now_ms), Settlement(False, now_ms)
+
+
+def record_dead_letter(policy: Workspace, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
+    """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
+    policy = in_force(policy, lane.changes)
+    seen = window.record_dead_letter(policy.window, lane.window, now_ms)
+    guard = flood_guard.record_dead_letter(lane.flood_guard, cause)
+    lane = msgspec.structs.replace(lane, flood_guard=guard, window=seen)
+    totals = window.totals(policy.window, seen, now_ms)
+    why = flood_guard.verdict(policy.flood_guard, lane.flood_guard, totals)
+    if not why and not (lane.suspension is not None and lane.suspension.reason == flood_guard.REASON):
+        return lane
+    text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
+    return _suspended(policy, lane, grant, flood_guard.REASON, text, now_ms)
+
+
+def charge(lane: Lane, reservation: budget.Reservation) -> Lane:
+    """Book a reservation as spent in full: nothing can show any more that it cost less."""
+    cost = budget.Cost(reservation.credits, reservation.actions)
+    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost, cost).state)
+
+
+def book_callback(
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    reservation: budget.Reservation,
+    cost: budget.Cost,
+    now_ms: int,
+) -> Lane:
+    """Book the cost that a callback reports, and learn from it. More than the ceiling suspends the lane."""
+    known = lane.estimates.get(destination.alias) or meters.first_estimate(destination.estimate)
+    learned = meters.learn_cost(known, cost, destination.ceiling)
+    settled = budget.settle(lane.budget, reservation, cost, destination.ceiling)
+    after = settled.state
+    if cost.credits > reservation.credits or cost.actions > reservation.actions:
+        after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+    lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
+    if not settled.overrun or suspension.holds(lane.suspension, destination.alias):
+        return lane
+    text = (
+        f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
+        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
+        "raise ceiling_* or make the table cheaper, then resume the lane"
+    )
+    policy = in_force(policy, lane.changes)
+    fresh = _new_suspension(policy, destination, OVER_CEILING, text, now_ms)
+    return msgspec.structs.replace(lane, suspension=suspension.suspend(policy.suspension, lane.suspension, fresh))
+
+
+def probe_succeeded(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
+    """Return the lane after a probe showed that this destination is healthy: resumed, unless others are not."""
+    missing = callback_health.still_missing(lane.callback_health, destination)
+    if lane.suspension is None or lane.suspension.reason != callback_health.REASON or not missing:
+        return lifted(lane)
+    text, policy = callback_health.missing_text(missing, destination), in_force(policy, lane.changes)
+    left = suspension.exempt(policy.suspension, lane.suspension, destination, missing, text, now_ms)
+    return msgspec.structs.replace(lane, suspension=left)
+
+
+def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) -> Lane:
+    """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
+    suspended, destination = lane.suspension, grant.destination
+    if suspended is None or suspension.lift(suspended, grant.probe) is not None:
+        return lane
+    if suspended.reason in LIFTED_BY_CALLBACK:
+        if destination.callbacks:
+            later = suspension.postpone_probe(policy.suspension, suspended, now_ms)
+            return msgspec.structs.replace(lane, suspension=later)
+        if destination.alias != suspended.destination:  # it never calls back, so it proves nothing about the others
+            return _with_probe_released(lane, grant, now_ms)
+    return probe_succeeded(policy, lane, destination.alias, now_ms)
+
+
+def _suspended(policy: Workspace, lane: Lane, grant: Grant, reason: str, text: str, now_ms: int) -> Lane:
+    fresh = _new_suspension(policy, grant.destination, reason, text, now_ms)
+    after = suspension.suspend(policy.suspension, lane.suspension, fresh, grant.probe)
+    return msgspec.structs.replace(lane, suspension=after)
+
+
+def _new_suspension(
+    policy: Workspace, destination: Destination, reason: str, text: str, now_ms: int
+) -> suspension.Suspension:
+    return suspension.begin(policy.suspension, reason, text, now_ms, destination.alias, destination.setup_id)
+
+
+def _refused(
+    policy: Workspace, lane: Lane, grant: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
+) -> tuple[Lane, Settlement]:
+    free = mode_of(policy, lane) == "shadow"
+    was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, grant.permit))
+    lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
+    lane = _with_probe_released(_refunded(lane, grant), grant, now_ms)
+    after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
+    if after_ms:
+        until_ms = now_ms + min(after_ms, int(policy.rate.retry_after_max_s * 1000))
+        blocked_ms = max(lane.rate.blocked_until_ms, until_ms)
+        blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
+        lane = msgspec.structs.replace(lane, rate=blocked)
+    counts = was_closed and (free or lane.breaker.phase == "closed")
+    run = 0 if free else lane.breaker.consecutive
+    return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
+
+
+def _with_verdict(
+    policy: Workspace, lane: Lane, grant: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
+) -> Lane:
+    """Record a call. Health counts each one. Breaker and window ignore those from before the breaker last opened."""
+    if failure:
+        outage = breaker.record_failure(lane.outage, failure, lane.breaker.phase, now_ms)
+        lane = msgspec.structs.replace(lane, outage=outage)
+    ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
+    health = window.record(policy.health, lane.health, now_ms, ok, verdict == "slow", latency_ms)
+    if breaker.is_late(lane.breaker, grant.permit):
+        return msgspec.structs.replace(lane, health=health)
+    seen = window.record(policy.window, lane.window, now_ms, ok, verdict == "slow")
+    totals = window.totals(policy.window, seen, now_ms)
+    mode = mode_of(policy, lane)
+    after = breaker.on_result(policy.breaker, lane.breaker, grant.permit, verdict, totals, now_ms, rand, mode)
+    closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
+    return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen, health=health)
+
+
+def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = False) -> Lane:
+    """Return probe and reservation: the call said nothing about Clay's health and cost nothing."""
+    freed = breaker.release_probe(lane.breaker, grant.permit)
+    lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), grant)
+    return lane if keep_probe else _with_probe_released(lane, grant, now_ms)
+
+
+def _refunded(lane: Lane, grant: Grant) -> Lane:
+    return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, grant.reservation))
+
+
+def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
+    if lane.suspension is None or grant.probe is None:
+        return lane
+    return msgspec.structs.replace(lane, suspension=suspension.release_probe(lane.suspension, grant.probe, now_ms))
+
+
+def _denial_text(lane: Lane, grant: Grant, outcome: Denied) -> str:
+    """Return the text for a refused call, with the token and webhook that it used."""
+    destination, sent = grant.destination, ""
+    token = f" (token: {destination.token_name})" if destination.token_name else " (no token)"
+    if outcome.http_status == 403:
+        webhook = lane.quota.webhooks.get(grant.webhook_id, quota.Webhook())
+        sent = f", webhook {grant.webhook_id} after {count(webhook.count, 'submission')}"
+    return f"destination {destination.alias}{token}{sent}: {outcome.text}"

@@ -7,15 +7,15 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane import concurrency, estimate, rate
+from stream_app.domain.lane import concurrency, rate
 from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.admission import Grant, Held, admit, why_open, without_webhook
 from stream_app.domain.lane.bounds import Wait
-from stream_app.domain.lane.lane import WEBHOOK_GONE, Grant, Held, Lane, admit, mode_of, without_webhook
-from stream_app.domain.lane.meters import meters
+from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
+from stream_app.domain.lane.meters import first_estimate, meters
 from stream_app.domain.lane.overrides import byline
 from stream_app.domain.lane.stall_detector import NOTHING, REASON, StallDetector
-from stream_app.domain.lane.text import why_open
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
 from stream_app.domain.messages import Actor, LaneChange, LaneView, PartHold
 from stream_app.domain.plural import count
@@ -89,7 +89,7 @@ def view(
         changes=lane.changes,
         meters=shown,
         estimates={
-            there.alias: lane.estimates.get(there.alias) or estimate.first(there.estimate) for there in destinations
+            there.alias: lane.estimates.get(there.alias) or first_estimate(there.estimate) for there in destinations
         },
         webhooks=lane.quota.webhooks,
         calls=counts.calls,

@@ -11,6 +11,7 @@ from stream_app.domain.callback.timeout import due_ms, evidence, suspend_destina
 from stream_app.domain.callback.timeout import overdue as overdue_lead
 from stream_app.domain.delivery.outcome import Accepted, Denied
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
+from stream_app.domain.lane.admission import Grant, Held, admit
 from stream_app.domain.lane.callback_health import (
     CallbackHealth,
     CallbackHealthPolicy,
@@ -26,9 +27,9 @@ from stream_app.domain.lane.callback_health import (
     taken_over,
     unowned_ms,
 )
-from stream_app.domain.lane.lane import Grant, Held, Lane, admit, lifted, settle
+from stream_app.domain.lane.lane import Lane, lifted, take_over
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.takeover import take_over
+from stream_app.domain.lane.settlement import settle
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane.webhook_quota import Quota, Webhook
 from stream_app.domain.messages import Callback

@@ -9,12 +9,12 @@ from stream_app.domain.delivery.outcome import Accepted, Denied, Outcome, Refuse
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.admission import Grant, Held, admit
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
-from stream_app.domain.lane.lane import Grant, Held, Lane, admit, settle
+from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Answer, Order, obey
 from stream_app.domain.lane.rate import Rate, on_429
-from stream_app.domain.lane.takeover import reconfigured
-from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.settlement import book_callback, settle
 from stream_app.domain.lane.view import view
 from stream_app.domain.messages import Actor
 from stream_app.domain.policy import Destination, Workspace
@@ -260,4 +260,4 @@ def test_a_soft_limit_that_a_new_configuration_crosses_is_told() -> None:
 def test_a_soft_limit_that_a_lead_crosses_by_what_it_did_cost_is_told() -> None:
     lane, entry = admit(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
     assert isinstance(entry, Grant)
-    assert _told(lane, actual(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]
+    assert _told(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]

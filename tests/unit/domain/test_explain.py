@@ -10,11 +10,12 @@ import pytest
 from stream_app.domain.delivery.outcome import Refused
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.admission import Grant, admit
 from stream_app.domain.lane.budget import BudgetPolicy, Cost, reserve
-from stream_app.domain.lane.estimate import Estimate
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
-from stream_app.domain.lane.lane import Grant, Lane, admit, settle
-from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.meters import Estimate, Meter
+from stream_app.domain.lane.settlement import settle
 from stream_app.domain.lane.view import view as view_of
 from stream_app.domain.messages import Actor, LaneView
 from stream_app.domain.policy import Destination, Workspace

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stream_app.domain.lane.forecast import Forecast, Sample, forecast
-from stream_app.domain.lane.meters import Meter
+from stream_app.domain.lane.meters import Forecast, Meter, Sample, forecast
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS

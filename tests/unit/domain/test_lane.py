@@ -10,14 +10,14 @@ import pytest
 from benchmarks import lane as lane_benchmark
 from stream_app.domain.delivery.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.admission import Grant, Held, admit
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
-from stream_app.domain.lane.estimate import Estimate
 from stream_app.domain.lane.flood_guard import FloodGuardPolicy
-from stream_app.domain.lane.lane import Grant, Held, Lane, admit, charge, settle
+from stream_app.domain.lane.lane import Lane, reconfigured
+from stream_app.domain.lane.meters import Estimate
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.takeover import reconfigured
-from stream_app.domain.lane.true_cost import actual
+from stream_app.domain.lane.settlement import book_callback, charge, settle
 from stream_app.domain.lane.view import view
 from stream_app.domain.lane.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.policy import Destination, Workspace
@@ -259,7 +259,7 @@ def test_estimates_learn_from_callbacks_within_bounds_and_reserve_nothing_less()
     for cost in [Cost(12, 1)] * 200:
         lane, entry = _entry(lane)
         lane, _ = settle(POLICY, lane, entry, OK, NOW_MS, 0.5)
-        lane = actual(POLICY, lane, PEOPLE, entry.reservation, cost, NOW_MS)
+        lane = book_callback(POLICY, lane, PEOPLE, entry.reservation, cost, NOW_MS)
     learned = view(POLICY, lane, [PEOPLE], NOW_MS).estimates["people"]
     assert 11.5 < learned.credits < 12.0
     assert learned.leads == 200
@@ -269,7 +269,7 @@ def test_estimates_learn_from_callbacks_within_bounds_and_reserve_nothing_less()
 
 def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
     lane, entry = _entry(LANE)
-    lane = actual(POLICY, lane, PEOPLE, entry.reservation, Cost(500, 1), NOW_MS)
+    lane = book_callback(POLICY, lane, PEOPLE, entry.reservation, Cost(500, 1), NOW_MS)
     assert lane.budget.days[-1].credits_spent == 500
     assert lane.estimates["people"].credits < 20
     held = _held(lane)

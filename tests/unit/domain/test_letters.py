@@ -11,8 +11,8 @@ from stream_app.domain.dead_letter.causes import Filter, Tally, addressed_to, he
 from stream_app.domain.dead_letter.pricing import Fate, fate, left, pace, price, too_dear
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period
-from stream_app.domain.lane.estimate import Estimate, first
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.meters import Estimate, first_estimate
 from stream_app.domain.lane.rate import Rate, RatePolicy
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.suppression import Suppression, SuppressionList, erased_row, person_row
@@ -170,7 +170,7 @@ def test_the_price_is_what_the_lane_knows_now() -> None:
     policy = Workspace(
         "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
     )
-    usual, most = first(Cost(6, 1)), Cost(20, 5)
+    usual, most = first_estimate(Cost(6, 1)), Cost(20, 5)
     fits = price("people", 9, usual, most, policy, Lane("acme", 0), 4.0, NOW_MS)
     assert (fits.credits, fits.credits_at_most, fits.credits_left) == (54, 180, 60)
     assert (fits.actions, fits.actions_at_most, fits.actions_left) == (9, 45, 9)
@@ -196,8 +196,10 @@ def test_the_price_is_what_the_lane_knows_now() -> None:
 def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     """Seen: 90 and 90 of 100 credits were taken for affordable."""
     policy = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
-    both = [price(name, 15, first(Cost(6, 1)), Cost(), policy, Lane("acme", 0), 4.0, NOW_MS) for name in ("a", "b")]
-    other = price("c", 15, first(Cost(6, 1)), Cost(), Workspace("beta", "c"), Lane("beta", 0), 4.0, NOW_MS)
+    both = [
+        price(name, 15, first_estimate(Cost(6, 1)), Cost(), policy, Lane("acme", 0), 4.0, NOW_MS) for name in ("a", "b")
+    ]
+    other = price("c", 15, first_estimate(Cost(6, 1)), Cost(), Workspace("beta", "c"), Lane("beta", 0), 4.0, NOW_MS)
     assert [too_dear([each]) for each in both] == [[], []]
     (dear,) = too_dear([*both, other])
     assert (dear.workspace, dear.leads, dear.credits, dear.actions, dear.credits_left) == ("acme", 30, 180, 30, 100)

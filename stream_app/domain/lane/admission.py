@@ -1,0 +1,207 @@
+"""Admission: decides whether a lead of a lane may be sent now.
+
+One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no token.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stream_app.domain.lane import breaker, budget, flood_guard, rate, stall_detector, suspension
+from stream_app.domain.lane import webhook_quota as quota
+from stream_app.domain.lane.bounds import Wait
+from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
+from stream_app.domain.lane.stall_detector import NOTHING, StallDetector
+from stream_app.domain.messages import Actor, Status
+from stream_app.domain.policy import Destination, Workspace, in_force
+
+_ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
+
+
+class AdmissionRequest(msgspec.Struct, frozen=True):
+    """A lead that asks to be sent, within a period of time (epoch ms).
+
+    `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
+    `as_dead_letter`: it becomes a dead letter without being sent (domain/dead_letter/reject_admission.py).
+    """
+
+    destination: Destination
+    not_before_ms: int = 0
+    not_after_ms: int | None = None
+    patient: bool = False
+    bulk: bool = False
+    as_dead_letter: bool = False
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Permission for one POST, with what it took from the lane.
+
+    `probe`: of the lane's suspension. `webhook_probe`: of the webhook's. `at_boot_ms`: on the monotonic clock.
+    """
+
+    destination: Destination
+    reservation: budget.Reservation
+    webhook_id: str
+    permit: breaker.Permit
+    probe: suspension.Probe | None
+    at_boot_ms: int
+    webhook_probe: suspension.Probe | None = None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Not now. `until_ms` (epoch ms): when to ask again at the latest.
+
+    `status`: the event to write if the whole lane is held or the lead is too old; None for a wait for a token. `defer`:
+    the lead must return later, at `back_ms` if given. `bulk_only`: a hot lead would be admitted.
+    """
+
+    reason: str
+    text: str
+    until_ms: int
+    status: Status | None = None
+    defer: bool = False
+    bulk_only: bool = False
+    back_ms: int = 0
+
+
+ASK_AGAIN: Final = Held("asked_again", "", 0)
+"""The answer to a waiting lead when an operator has changed what it asked for."""
+
+
+def admit(
+    policy: Workspace,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    boot_ms: int,
+    hot: bool = True,
+    stall: StallDetector = NOTHING,
+) -> tuple[Lane, Grant | Held]:
+    """Decide whether this lead may be sent now. Takes token, reservation, probe and submission together or none.
+
+    Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it. `hot`: it may use
+    the share of the budget that bulk leaves. `stall`: the requests without an answer. `boot_ms`: on the monotonic
+    clock.
+    """
+    policy = in_force(policy, lane.changes)
+    if lane.pause is not None:
+        return lane, Held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
+    hooks, picked = quota.pick(policy.quota, policy.suspension, lane.quota, destination.webhook_ids, now_ms)
+    if not isinstance(picked, quota.Picked):
+        if picked is not None:
+            lane = msgspec.structs.replace(lane, quota=hooks)
+        return lane, without_webhook(lane, destination, picked, now_ms)
+    suspended, probe = lane.suspension, None
+    if suspended is not None and suspension.holds(suspended, destination.alias):
+        suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
+        if isinstance(answer, Wait):
+            held = Held(suspended.reason, suspended.text, answer.until_ms, "held_paused")
+            return msgspec.structs.replace(lane, suspension=suspended), held
+        probe = answer
+    mode = mode_of(policy, lane)
+    tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
+    if isinstance(permit, Wait):
+        until_ms = permit.until_ms
+        if tripped.phase == "half_open":  # its probes may answer at any moment: their lease is only the last one
+            until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
+        held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
+        return msgspec.structs.replace(lane, breaker=tripped), held
+    stalled = stall_detector.permit(policy.breaker, policy.concurrency, stall, lane.concurrency, now_ms)
+    if stalled is not None and mode == "auto":
+        return lane, Held(stalled.reason, stalled.text, stalled.until_ms, "held_outage" if stalled.text else None)
+    cost = destination.ceiling
+    open_s = destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
+    reserved = budget.reserve(policy.budget, lane.budget, cost, cost, now_ms, hot, now_ms + int(open_s * 1000))
+    if isinstance(reserved, budget.Refused):
+        return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
+    bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
+    if wait is not None:
+        return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
+    counted = quota.count(hooks, picked.webhook_id)
+    consumed = msgspec.structs.replace(
+        lane,
+        breaker=tripped,
+        rate=bucket,
+        budget=reserved[0],
+        quota=counted,
+        suspension=suspended,
+        shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
+    )
+    return consumed, Grant(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
+
+
+def is_held(
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, stall: StallDetector
+) -> bool:
+    """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
+    _, answer = admit(policy, lane, destination, now_ms, 0, hot, stall)
+    if isinstance(answer, Held):
+        return answer.status is not None
+    return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
+
+
+def admit_dead_letter(
+    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, waits: bool
+) -> tuple[Lane, Grant | Held]:
+    """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.
+
+    Keep the returned lane whatever the answer is.
+
+    Args:
+        policy: The configuration of the workspace.
+        lane: Its lane.
+        destination: The destination. It only names the lane.
+        now_ms: The time, epoch ms.
+        boot_ms: The time on the monotonic clock, ms.
+        waits: True if the record may be held.
+    """
+    grant = Grant(destination, budget.Reservation("", "", 0, 0), "", breaker.Permit(lane.breaker.epoch), None, boot_ms)
+    if not waits or lane.suspension is None or lane.suspension.reason != flood_guard.REASON:
+        return lane, grant
+    suspended, answer = suspension.permit(in_force(policy, lane.changes).suspension, lane.suspension, now_ms)
+    lane = msgspec.structs.replace(lane, suspension=suspended)
+    if isinstance(answer, Wait):
+        return lane, Held(suspended.reason, suspended.text, answer.until_ms)
+    return lane, msgspec.structs.replace(grant, probe=answer)
+
+
+def _paused(by: Actor) -> str:
+    return f"paused by {by.who}" + (f": {by.why}" if by.why else "")
+
+
+def why_open(lane: Lane) -> str:
+    """Return why the breaker holds the lane."""
+    if lane.forced is not None and lane.forced.mode == "open":
+        return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
+    return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+
+
+def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
+    """Return the hold of a destination without a usable webhook. `suspended`: until the first probe of its pool."""
+    ends = quota.used_up(lane.quota, destination.webhook_ids)
+    text = (
+        f"destination {destination.alias} has no webhook left ({ends}): make a new one on its table in Clay, add it to "
+        "webhooks_env, then `stream-app lanes reload`"
+    )
+    if suspended is None:
+        return Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
+    return Held(WEBHOOK_GONE, text, suspended.until_ms, "held_paused")
+
+
+def _no_room(
+    policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
+) -> Held:
+    cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
+    hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, cost, now_ms), budget.Refused)
+    text = f"the budget {name} has no room for a lead of {cost.credits} credits"
+    if hot_goes:
+        text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
+    return Held(f"budget_{name}", text, refused.until_ms, "held_budget", False, bool(hot_goes), refused.back_ms)
+
+
+def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
+    if now_ms < bucket.blocked_until_ms:
+        return Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
+    return Held("rate", "waits for the rate limit", wait.until_ms)
