@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 
 from stream_app.domain.books.audit import audit
-from stream_app.domain.books.stories import Books, Report, Terms
+from stream_app.domain.books.histories import Books, Report, Terms
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period, Reservation
 from stream_app.domain.lane.lane import Lane
@@ -125,7 +125,7 @@ def main() -> int:
         for name, figure in figures.items():
             Console().print(f"{name:16} {figure}")
         for problem in report.problems:
-            Console(stderr=True).print(f"{problem.place}: {problem.what}")
+            Console(stderr=True).print(f"{problem.where}: {problem.what}")
     if figures["bytes_per_lead"] > MOST_BYTES_PER_LEAD:
         Console(stderr=True).print(f"{figures['bytes_per_lead']} bytes a lead, more than {MOST_BYTES_PER_LEAD:.0f}")
         return 1

@@ -49,7 +49,7 @@ async def case(line: Fleet, leads: int, *, copy: bool) -> Row:
     await line.publish(lead(line, number, copy=copy) for number in range(leads))
     line.join()
     await line.until_over(leads, _WITHIN_S)
-    times_ms = [event.at_ms for story in line.stories.values() for event in story]
+    times_ms = [event.at_ms for history in line.histories.values() for event in history]
     seconds = (max(times_ms) - min(times_ms)) / 1000
     if line.posted_again():
         raise SystemExit("a lead was POSTed twice: the figures are worth nothing")

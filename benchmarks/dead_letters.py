@@ -64,14 +64,14 @@ say = Console(stderr=True).print
 class Counted(msgspec.Struct):
     """One count. `early_bytes`: the most that was resident in its first third, or its first 3 s."""
 
-    letters: int
+    dead_letters: int
     took_s: float
     cpu_s: float
     early_bytes: int
     peak_bytes: int
 
 
-def letter(number: int, now_ms: int, not_before_ms: int) -> Record:
+def dead_letter(number: int, now_ms: int, not_before_ms: int) -> Record:
     """A dead letter as the line writes it, with 400 bytes of value."""
     cause = CAUSES[number % len(CAUSES)]
     envelope = Envelope(
@@ -113,7 +113,7 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
     return config, settings
 
 
-async def write(settings: Settings, letters: Iterator[Record]) -> None:
+async def write(settings: Settings, dead_letters: Iterator[Record]) -> None:
     """All of them, in transactions of 20,000."""
     ledger = TransactionalState(
         *(connection_of(settings), "benchmark", settings.names.replay_state, 0, StateStoreLimits(60, 60)),
@@ -121,7 +121,7 @@ async def write(settings: Settings, letters: Iterator[Record]) -> None:
     )
     await ledger.take_over()
     batch: list[Record] = []
-    for record in letters:
+    for record in dead_letters:
         batch.append(record)
         if len(batch) == 20_000:
             await ledger.transact(batch)
@@ -132,10 +132,10 @@ async def write(settings: Settings, letters: Iterator[Record]) -> None:
 
 def missed(seen: Counted) -> list[str]:
     """The limits that a count is beyond, one line each."""
-    limit_s = MAX_S_PER_MILLION * seen.letters / 1_000_000 + (START_S if seen.letters < 1_000_000 else 0)
+    limit_s = MAX_S_PER_MILLION * seen.dead_letters / 1_000_000 + (START_S if seen.dead_letters < 1_000_000 else 0)
     found = []
     if seen.took_s > limit_s:
-        found.append(f"{seen.letters} letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
+        found.append(f"{seen.dead_letters} letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
     if seen.peak_bytes - seen.early_bytes > MAX_GROWTH_BYTES:
         grown = (seen.peak_bytes - seen.early_bytes) / 2**20
         found.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
@@ -144,7 +144,7 @@ def missed(seen: Counted) -> list[str]:
     return found
 
 
-def count(config: Path, letters: int) -> Counted:
+def count(config: Path, dead_letters: int) -> Counted:
     """What `stream-app dlq` needs for them."""
     with tempfile.TemporaryFile() as out:
         began_s = time.monotonic()
@@ -162,13 +162,13 @@ def count(config: Path, letters: int) -> Counted:
         took_s = time.monotonic() - began_s
         assert process.wait(10) == 0
         out.seek(0)
-        assert f'"letters": {letters}'.encode() in out.read()
+        assert f'"letters": {dead_letters}'.encode() in out.read()
     early = [size for at_s, size in sizes if at_s <= max(took_s / 3, START_S)]
-    return Counted(letters, took_s, cpu_s, max(early), max(size for _, size in sizes))
+    return Counted(dead_letters, took_s, cpu_s, max(early), max(size for _, size in sizes))
 
 
 def show(seen: Counted) -> None:
-    say(f"{seen.letters} letters counted in {seen.took_s:.1f} s, of which {seen.cpu_s:.1f} s of CPU")
+    say(f"{seen.dead_letters} letters counted in {seen.took_s:.1f} s, of which {seen.cpu_s:.1f} s of CPU")
     say(f"memory: {seen.early_bytes / 2**20:.0f} MB in the first third, at most {seen.peak_bytes / 2**20:.0f} MB")
 
 
@@ -180,12 +180,12 @@ def main() -> None:
     with kafka_for(say) as kafka, tempfile.TemporaryDirectory() as directory:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("dead-letters"))
         now_ms = time.time_ns() // 1_000_000
-        letters = (letter(number, now_ms, now_ms) for number in range(args.letters))
-        asyncio.run(write(settings, (replace(each, topic=settings.names.dlq) for each in letters)))
-        show(plain := count(config, args.letters))
+        dead_letters = (dead_letter(number, now_ms, now_ms) for number in range(args.dead_letters))
+        asyncio.run(write(settings, (replace(each, topic=settings.names.dlq) for each in dead_letters)))
+        show(plain := count(config, args.dead_letters))
         asyncio.run(write(settings, suppressions(settings, args.suppressed)))
         say(f"with {args.suppressed} people on the suppression list, so that values are read:")
-        show(reading := count(config, args.letters))
+        show(reading := count(config, args.dead_letters))
     if failed := missed(plain) + missed(reading):
         raise SystemExit("; ".join(failed))
 

@@ -110,9 +110,9 @@ async def case(line: Fleet, bulk: int, hot: int, on_bulk: bool) -> Row:
 def took_ms(line: Fleet, published: Mapping[str, int]) -> dict[str, int]:
     """Lead -> ms from its publication to `accepted`, of those that are."""
     return {
-        story[-1].lead_id: story[-1].at_ms - published[story[-1].lead_id]
-        for story in list(line.stories.values())
-        if story[-1].status == "accepted" and story[-1].lead_id in published
+        history[-1].lead_id: history[-1].at_ms - published[history[-1].lead_id]
+        for history in list(line.histories.values())
+        if history[-1].status == "accepted" and history[-1].lead_id in published
     }
 
 

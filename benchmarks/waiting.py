@@ -23,7 +23,7 @@ import msgspec
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from benchmarks.dead_letters import CAUSES, PARTITIONS, letter, prepare, say, write
+from benchmarks.dead_letters import CAUSES, PARTITIONS, dead_letter, prepare, say, write
 from stream_app.config import Settings
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
@@ -68,13 +68,13 @@ def missed(seen: Figures) -> list[str]:
 
 def failed(settings: Settings, number: int, now_ms: int, due_ms: int) -> Record:
     """A dead letter that comes back by itself, in a partition that changes with the number."""
-    record = letter(number * len(CAUSES), now_ms, due_ms)
+    record = dead_letter(number * len(CAUSES), now_ms, due_ms)
     return msgspec.structs.replace(record, topic=settings.names.dlq, partition=number % PARTITIONS)
 
 
-def waiting_in_tiers(settings: Settings, letters: int, now_ms: int) -> Iterator[Record]:
+def waiting_in_tiers(settings: Settings, dead_letters: int, now_ms: int) -> Iterator[Record]:
     """Letters as the replay process has put them into the two long tiers, due two to eleven hours from now."""
-    for number in range(letters):
+    for number in range(dead_letters):
         record = failed(settings, number, now_ms, now_ms + (2 + number % 10) * _HOUR_MS)
         back = returning(
             read_envelope(ConsumedRecord(record.topic, 0, 0, record.key, record.value, record.headers)), ""

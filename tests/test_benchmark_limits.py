@@ -22,8 +22,8 @@ WAITED = Figures(60.0, [3, 120, 1_900], 147 * MB, 150 * MB, 150 * MB, 1.0, 0)
     [
         ({}, []),
         ({"took_s": 30.1}, ["took 30.1 s"]),
-        ({"letters": 100_000, "took_s": 5.9}, []),
-        ({"letters": 100_000, "took_s": 6.1}, ["took 6.1 s"]),
+        ({"dead_letters": 100_000, "took_s": 5.9}, []),
+        ({"dead_letters": 100_000, "took_s": 6.1}, ["took 6.1 s"]),
         ({"peak_bytes": 151 * MB}, ["grew by 51 MB"]),
         ({"early_bytes": 251 * MB, "peak_bytes": 251 * MB}, ["came to 251 MB"]),
     ],

@@ -323,7 +323,7 @@ def known_samples() -> dict[str, set[str]]:
     GatewayMetrics(registry, log.get("test")).answered("people", "enriched", 0.1)
     metrics = WorkerMetrics(registry, log.get("test"))
     event = StatusEvent("o#1", "lead", "parked", 1, 0, "o", workspace="acme", destination="people")
-    metrics.told(event)
+    metrics.emitted(event)
     metrics.lane(msgspec.json.decode((ROOT / "tests/samples/lane.v1.full.json").read_bytes(), type=LaneView))
     registry.register(WaitingRecords(lambda: {("hot", 0): 1}))
     registry.register(ParkedLeads(lambda: [{"acme": 1}]))

@@ -67,6 +67,22 @@ IDENTIFIERS: Final = {
     "told_ms": "reported_ms",
     "set_up_anew": "reconfigured",
     "record_letter": "record_dead_letter",
+    "Story": "RecordHistory",
+    "story": "history",
+    "stories": "histories",
+    "letter": "dead_letter",
+    "letters": "dead_letters",
+    "Letters": "DeadLetters",
+    "case_of": "resolve_lead",
+    "whose": "find_lead_ref",
+    "mend": "repair",
+    "mended": "repaired",
+    "hear": "apply",
+    "aside": "released",
+    "read_place": "parse_record_id",
+    "marked_place": "marked_record",
+    "place_of": "record_id_of",
+    "stands": "status_counts",
 }
 """Identifier -> what replaces it."""
 

@@ -12,7 +12,7 @@ from stream_app import publishing
 from stream_app.api.settings import AnySettings, settings_of
 from stream_app.config import check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.stories import Report
+from stream_app.domain.books.histories import Report
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.lead import identify
 from stream_app.domain.messages import Lead, Result, StatusEvent
@@ -127,7 +127,7 @@ async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str |
         workspace: Leave out what other workspaces know of the lead.
 
     Returns:
-        `leads`: each with its `stories` (a record that came in, and its events) and `results`. `waiting`: what was
+        `leads`: each with its `histories` (a record that came in, and its events) and `results`. `waiting`: what was
         found among the records that no worker has taken yet. `as_of_ms` (epoch ms), `lag` (offsets) and `trouble` say
         how far the gateway is behind Kafka.
 

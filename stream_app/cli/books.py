@@ -13,7 +13,7 @@ from stream_app.domain.plural import count
 
 if TYPE_CHECKING:
     from stream_app.cli.tables import Table
-    from stream_app.domain.books.stories import Report
+    from stream_app.domain.books.histories import Report
 
 _SAY_EVERY_S: Final = 5.0
 _NOT_LEADS: Final[dict[str, str]] = {
@@ -77,13 +77,13 @@ def show(report: Report) -> None:
     for workspace, times in sorted(report.possible_doubles.items()):
         tell(f"{workspace} sent {count(times, 'time')} again what may have reached Clay: possible double spends")
     if report.outlived:
-        stories = count(report.outlived, "story has outlived its records", "stories have outlived their records")
-        tell(f"{stories}, which retention removed: checked, not counted")
+        records = count(report.outlived, "record was", "records were")
+        tell(f"{records} removed by retention: their events are checked, not counted")
     if report.moving:
         leads = count(report.moving, "lead was", "leads were")
         tell(f"{leads} being processed and could not be compared with the rows: run it again")
     for problem in report.problems:
-        say(f"{problem.place}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
+        say(f"{problem.where}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
     if report.problem_count > len(report.problems):
         say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
     accounted = report.accounted
@@ -126,7 +126,7 @@ def books_table(report: Report) -> Table:
     table.add("in", report.records, "", "records on leads, leads.retry and leads.bulk")
     for name in COLUMNS:
         stand = report.columns[name]
-        table.add(name.replace("_", " "), stand.stories, stand.rows, MEANING[name])
+        table.add(name.replace("_", " "), stand.records, stand.rows, MEANING[name])
     return table
 
 

@@ -43,7 +43,7 @@ def tally_table(groups: Sequence[Group]) -> Table:
 def list_table(dead_letters: Sequence[Listed]) -> Table:
     """Build the table of single dead letters, each with the place that `dlq show` takes."""
     table = Table(
-        Column("place"),
+        Column("record"),
         Column("reason"),
         Column("lead", rank=2),
         Column("destination", rank=3),
@@ -54,5 +54,5 @@ def list_table(dead_letters: Sequence[Listed]) -> Table:
     for each in dead_letters:
         where = each.destination or each.workspace
         reason = each.reason or "none given"
-        table.add(each.place, reason, each.lead_id, where, each.kind, iso(each.at_ms), each.text)
+        table.add(each.record_id, reason, each.lead_id, where, each.kind, iso(each.at_ms), each.text)
     return table

@@ -72,8 +72,8 @@ def _show(outcome: Outcome) -> None:
     from stream_app.cli.books import show
 
     show(outcome.books)
-    ledger, stands = outcome.ledger, outcome.books.statuses
-    ended = {status: stand.stories for status, stand in stands.items()}
+    ledger, counts = outcome.ledger, outcome.books.statuses
+    ended = {status: each.records for status, each in counts.items()}
     tell("")
     tell(
         f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay "
@@ -104,7 +104,7 @@ def _show(outcome: Outcome) -> None:
     if not outcome.in_the_outage.balanced:
         say("The books in the middle of the outage did not balance:")
         for problem in outcome.in_the_outage.problems:
-            say(f"  {problem.place}: {problem.what}")
+            say(f"  {problem.where}: {problem.what}")
     for name, code in outcome.exit_codes.items():
         if code:
             say(f"{name} ended with exit code {code} after the stop signal")

@@ -123,7 +123,7 @@ def _tally(tally: Tally) -> dict[str, object]:
         {**msgspec.to_builtins(group), "trend": group.trend, "texts": dict(group.texts.most_common(3))}
         for group in tally.sorted()
     ]
-    return {"letters": tally.count, "suppressed": tally.suppressed, "ages": dict(tally.ages), "causes": causes}
+    return {"dead_letters": tally.count, "suppressed": tally.suppressed, "ages": dict(tally.ages), "causes": causes}
 
 
 def _show_tally(source: str, tally: Tally) -> None:
@@ -154,7 +154,7 @@ def run_list(args: argparse.Namespace) -> int:
             settings, "dlq", newest(settings, args.source, filter_of(args), args.limit, progress)
         )
     if args.json:
-        tell_json({"letters": msgspec.to_builtins(found), "matching": matching})
+        tell_json({"dead_letters": msgspec.to_builtins(found), "matching": matching})
         return OK
     if found:
         from stream_app.cli.dead_letter_tables import list_table
@@ -167,18 +167,19 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from stream_app.replay.inspect import place_of, show
+    from stream_app.replay.inspect import parse_dead_letter_id, show
 
     settings = settings_of(args, clay=False)
-    place_of(settings, args.place)
+    parse_dead_letter_id(settings, args.record_id)
     with reading("reading its history") as progress:
-        shown = on_kafka(settings, "dlq show", show(settings, args.place, progress))
+        shown = on_kafka(settings, "dlq show", show(settings, args.record_id, progress))
     if args.json:
         tell_json(_document(shown, value=args.value))
         return OK
     dead_letter = shown.dead_letter
     tell(
-        f"{dead_letter.place}, written {iso(dead_letter.timestamp_ms)}, {count(len(dead_letter.value or b''), 'byte')}"
+        f"{dead_letter.record_id}, written {iso(dead_letter.timestamp_ms)}, "
+        f"{count(len(dead_letter.value or b''), 'byte')}"
     )
     for name, value in shown.headers.items():
         tell(f"  {name}: {value}")
@@ -197,7 +198,7 @@ def _document(shown: Shown, *, value: bool) -> dict[str, object]:
 
     dead_letter = shown.dead_letter
     document: dict[str, object] = {
-        "place": dead_letter.place,
+        "record_id": dead_letter.record_id,
         "at_ms": dead_letter.timestamp_ms,
         "headers": shown.headers,
         "history": msgspec.to_builtins(shown.history),
@@ -221,7 +222,7 @@ def run_export(args: argparse.Namespace) -> int:
         work = export(settings, args.source, filter_of(args), file, progress)
         lines, left_out = on_kafka(settings, "dlq export", work)
     if args.json:
-        tell_json({"letters": lines, "suppressed": left_out, "file": str(args.file)})
+        tell_json({"dead_letters": lines, "suppressed": left_out, "file": str(args.file)})
     else:
         say(f"{count(lines, 'dead letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
     return OK if lines else NO
@@ -300,8 +301,8 @@ def _imported(args: argparse.Namespace, sent: Sent, kept: int, never: int) -> in
     if args.json:
         tell_json({"sent": sent.dead_letters, "refused": sent.refused, "need_no_sending": kept, "suppressed": never})
     else:
-        for place, why in sent.refused.items():
-            say(f"{place} was not sent: {why}")
+        for record_id, why in sent.refused.items():
+            say(f"{record_id} was not sent: {why}")
         tell(
             f"{count(sent.dead_letters, 'dead letter was', 'dead letters were')} sent back, "
             f"{len(sent.refused)} refused, {kept} no longer need sending or are no longer kept"

@@ -143,8 +143,8 @@ async def _select(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         tell_json({"sent": sent.dead_letters, "refused": sent.refused})
     else:
-        for place, why in list(sent.refused.items())[:20]:
-            say(f"{place} was not sent: {why}")
+        for record_id, why in list(sent.refused.items())[:20]:
+            say(f"{record_id} was not sent: {why}")
         sent_back = count(sent.dead_letters, "dead letter was", "dead letters were")
         tell(f"{sent_back} sent back, {len(sent.refused)} refused")
     return NO if sent.refused else OK
@@ -236,11 +236,11 @@ async def _edit_of(args: argparse.Namespace, settings: Settings, transform: Tran
             except EditError as error:
                 bad += 1
                 if bad <= _SHOWN:
-                    say(f"{dead_letter.place} will not be sent: {error}")
+                    say(f"{dead_letter.record_id} will not be sent: {error}")
                 continue
             if shown < _SHOWN:
                 shown += 1
-                say(f"{dead_letter.place}:")
+                say(f"{dead_letter.record_id}:")
                 for line in changes(dead_letter.value, edited, values=args.value):
                     say(f"  {line}")
     if bad:
@@ -322,7 +322,7 @@ def _show(args: argparse.Namespace, plan: PricedPlan) -> None:
     if args.json:
         tell_json(_document(plan))
         return
-    tell(count(plan.letters, "dead letter matches", "dead letters match"))
+    tell(count(plan.dead_letters, "dead letter matches", "dead letters match"))
     for end, number in plan.fates.most_common():
         tell(f"  {number:,} {MEANING[end]}")
     for cause, number in plan.causes.most_common(20):

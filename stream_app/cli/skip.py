@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from stream_app.operator.skip import find_unreadable, skip
 
     settings = settings_of(args, clay=False)
-    batch = on_kafka(settings, "skip", find_unreadable(settings, args.place))
+    batch = on_kafka(settings, "skip", find_unreadable(settings, args.record_id))
     where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
     if not args.yes:
         confirm(f"lose the records at {where} ({batch.cause})")

@@ -10,7 +10,14 @@ from stream_app.domain.plural import count
 
 if TYPE_CHECKING:
     from stream_app.gateway.client import Found
-    from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, Story, WaitingAnswer, WaitingLead
+    from stream_app.gateway.lookup_answers import (
+        Event,
+        FoundLead,
+        FoundResult,
+        RecordHistory,
+        WaitingAnswer,
+        WaitingLead,
+    )
 
 
 def add(subparsers: Subparsers) -> None:
@@ -95,27 +102,27 @@ def _say_how_far(found: Found) -> None:
 
 def _show(lead: FoundLead, *, result: bool) -> None:
     tell(lead.lead_id)
-    for story in reversed(lead.stories):
-        _show_story(story)
-    if lead.story_count > len(lead.stories):
-        tell(f"  and {count(lead.story_count - len(lead.stories), 'older story', 'older stories')}")
+    for history in reversed(lead.histories):
+        _show_history(history)
+    if lead.history_count > len(lead.histories):
+        tell(f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}")
     for each in lead.results:
         _show_result(each, result=result)
 
 
-def _show_story(story: Story) -> None:
+def _show_history(history: RecordHistory) -> None:
     from stream_app.domain.books.columns import MEANING
 
-    where = f"{story.workspace}/{story.destination}" if story.workspace else "no workspace named"
-    tell(f"  {where}, came as {story.origin}, trace {story.trace_id}")
+    where = f"{history.workspace}/{history.destination}" if history.workspace else "no workspace named"
+    tell(f"  {where}, came as {history.origin}, trace {history.trace_id}")
     before_ms: int | None = None
-    for event in story.events:
+    for event in history.events:
         tell(f"    {_step(event, before_ms)}")
         before_ms = event.at_ms
     words = {str(column): says for column, says in MEANING.items()}
     words[""] = "a callback or a command about the lead; the books do not count it"
-    meaning = words.get(story.column, "unknown to this version")
-    tell(f"    stands at {story.status}: {meaning}")
+    meaning = words.get(history.column, "unknown to this version")
+    tell(f"    stands at {history.status}: {meaning}")
 
 
 def _step(event: Event, before_ms: int | None) -> str:

@@ -140,7 +140,7 @@ class LinePolicy(msgspec.Struct, frozen=True):
         bulk_share: The share of a lane's sends that bulk leads get while hot leads wait.
         max_lead_bytes: The largest input record.
         max_payload_bytes: The largest request to Clay.
-        max_letter_bytes: The largest value of a dead letter.
+        max_dead_letter_bytes: The largest value of a dead letter.
     """
 
     max_in_flight: int = 100
@@ -154,7 +154,7 @@ class LinePolicy(msgspec.Struct, frozen=True):
     bulk_share: float = 0.1
     max_lead_bytes: int = 102_400
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
-    max_letter_bytes: int = 1_048_588
+    max_dead_letter_bytes: int = 1_048_588
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):

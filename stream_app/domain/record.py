@@ -19,7 +19,7 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int = 0
 
     @property
-    def place(self) -> str:
+    def record_id(self) -> str:
         """`topic/partition/offset`: identifies the record as an origin and in messages to people."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 

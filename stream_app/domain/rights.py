@@ -77,9 +77,9 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     """Return the rights of each process and command, by what is typed after `stream-app`."""
     waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
     leads = frozenset({names.leads, names.retry, names.bulk})
-    letters = frozenset({names.dlq, names.parked, names.deferred})
+    dead_letters = frozenset({names.dlq, names.parked, names.deferred})
     own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
-    every = leads | letters | own | waits | {names.commands, names.callbacks, names.replay_state}
+    every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
     groups = frozenset({names.worker_app, names.replay_app})
     operator = f"{names.replay_app}-operator"
     look = Rights(
@@ -91,7 +91,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     )
     order = Rights(read=frozenset({names.audit}), write=frozenset({names.commands}))
     select = Rights(
-        read=letters | {names.state, names.retry, names.replay_state},
+        read=dead_letters | {names.state, names.retry, names.replay_state},
         write=frozenset({names.retry, names.replay_state}),
         transactional_id=operator,
     )
@@ -101,12 +101,12 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         look_at_groups=groups,
         transactional_id=f"{names.worker_app}-doctor",
     )
-    count = Rights(read=letters | {names.state})
+    count = Rights(read=dead_letters | {names.state})
     pause = Rights(read=frozenset({names.replay_state}), write=frozenset({names.replay_state}))
     return {
         "worker": Rights(
             read=every - {names.replay_state},
-            write=letters | own | waits | {names.retry},
+            write=dead_letters | own | waits | {names.retry},
             configs=every,
             join_groups=frozenset({names.worker_app}),
             transactional_id=f"{names.worker_app}-",

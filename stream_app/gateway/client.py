@@ -135,8 +135,8 @@ def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:
     """Reduce a lead to one workspace. Records whose events name no workspace stay."""
     if workspace is None:
         return lead
-    stories = [each for each in lead.stories if each.workspace in (workspace, "")]
+    histories = [each for each in lead.histories if each.workspace in (workspace, "")]
     results = [each for each in lead.results if each.workspace == workspace]
-    if not stories and not results:
+    if not histories and not results:
         return None
-    return msgspec.structs.replace(lead, stories=stories, story_count=len(stories), results=results)
+    return msgspec.structs.replace(lead, histories=histories, history_count=len(histories), results=results)

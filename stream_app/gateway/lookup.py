@@ -38,7 +38,7 @@ from stream_app.gateway.lookup_answers import (
 )
 from stream_app.gateway.openapi import document
 from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import FoundPlace, Queries
+from stream_app.gateway.read_model.query import FoundResultAt, Queries
 from stream_app.gateway.waiting_leads import FoundRecord, Search
 from stream_app.ops.clock import SystemClock
 
@@ -49,7 +49,7 @@ _LONGEST_ID: Final = 300
 class Results(Protocol):
     """Fetches results."""
 
-    async def fill(self, found: FoundPlace) -> FoundResult:
+    async def fill(self, found: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
 
 
@@ -175,13 +175,13 @@ class Lookup:
         not_leads: Counter[str] = Counter()
         for each in counts:
             if each.column:
-                columns[each.column] += each.stories
+                columns[each.column] += each.records
             else:
-                not_leads[each.status] += each.stories
+                not_leads[each.status] += each.records
         return BooksAnswer(
             **msgspec.structs.asdict(standing),
             columns=dict(columns),
-            stands=counts,
+            status_counts=counts,
             not_leads=dict(not_leads),
             waiting=await self._backlog(),
         )

@@ -38,7 +38,7 @@ class Event(msgspec.Struct, frozen=True):
     credits: int | None
 
 
-class Story(msgspec.Struct, frozen=True):
+class RecordHistory(msgspec.Struct, frozen=True):
     """The history of one consumed record.
 
     Attributes:
@@ -80,11 +80,11 @@ class FoundResult(msgspec.Struct, frozen=True):
 
 
 class FoundLead(msgspec.Struct, frozen=True):
-    """One lead id: its newest stories first (`story_count` in all), and its results."""
+    """One lead id: its newest histories first (`history_count` in all), and its results."""
 
     lead_id: str
-    stories: list[Story]
-    story_count: int
+    histories: list[RecordHistory]
+    history_count: int
     results: list[FoundResult]
 
 
@@ -141,29 +141,29 @@ class LanesAnswer(Answer, frozen=True, kw_only=True):
 
 
 class StatusCount(msgspec.Struct, frozen=True):
-    """The number of stories with this last status. `column`: where the books count them."""
+    """The number of records whose last status is this one. `column`: where the books count them."""
 
     workspace: str
     destination: str
     status: str
     column: str
-    stories: int
+    records: int
 
 
 class BooksAnswer(Answer, frozen=True, kw_only=True):
     """`GET /books`: counts of the events that Kafka keeps. `stream-app books` reconciles them.
 
     Attributes:
-        columns: Stories by column, as in `stream-app books`.
-        stands: The same by workspace, destination and status.
-        not_leads: By status, the stories of callbacks that settled no lead, and of erasures. No column counts them, and
-            in `stands` their column is ''.
+        columns: Records by column, as in `stream-app books`.
+        status_counts: The same by workspace, destination and status.
+        not_leads: By status, the callbacks that settled no lead, and the erasures. No column counts them, and their
+            `column` is ''.
         waiting: By lead topic, the offsets that the worker's group has not passed: at most that many leads. Null:
             unknown.
     """
 
     columns: dict[str, int]
-    stands: list[StatusCount]
+    status_counts: list[StatusCount]
     not_leads: dict[str, int]
     waiting: dict[str, int] | None
 
@@ -176,23 +176,23 @@ class Cause(msgspec.Struct, frozen=True):
     destination: str
     reason: str
     http_status: str
-    letters: int
+    dead_letters: int
     first_ms: int = 0
     last_ms: int = 0
 
 
-class Letters(msgspec.Struct, frozen=True):
+class DeadLetters(msgspec.Struct, frozen=True):
     """The dead letters that one topic keeps. `causes` has the most frequent ones, largest first."""
 
-    letters: int
+    dead_letters: int
     causes: list[Cause]
 
 
 class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /dlq`: what `leads.dlq` and `leads.parked` keep, including letters that were redriven since."""
+    """`GET /dlq`: what `leads.dlq` and `leads.parked` keep, including dead letters that were redriven since."""
 
-    dlq: Letters
-    parked: Letters
+    dlq: DeadLetters
+    parked: DeadLetters
 
 
 class Refusal(Answer, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import msgspec
 from aiokafka import TopicPartition
 
 from stream_app.domain.books.audit import audit
-from stream_app.domain.books.stories import Books, Problem, Report
+from stream_app.domain.books.histories import Books, Problem, Report
 from stream_app.domain.errors import UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
@@ -162,7 +162,7 @@ class BooksReader:
         self, reader: Reader, report: Report, begins: dict[TopicPartition, int], ends: dict[TopicPartition, int]
     ) -> Report:
         """The problems with the ids of their leads, which only the events know: they are read again for that."""
-        missing = {problem.place for problem in report.problems if not problem.lead_id}
+        missing = {problem.where for problem in report.problems if not problem.lead_id}
         found: dict[str, str] = {}
         for tp in self._all(self._names.status) if missing else ():
             async for record in self._each(reader, tp, begins[tp], ends[tp]):
@@ -172,7 +172,7 @@ class BooksReader:
                     continue
                 if event.origin in missing:
                     found[event.origin] = event.lead_id
-        named = [Problem(each.place, each.what, each.lead_id or found.get(each.place, "")) for each in report.problems]
+        named = [Problem(each.where, each.what, each.lead_id or found.get(each.where, "")) for each in report.problems]
         return msgspec.structs.replace(report, problems=named)
 
     # -------------------------------------------------------------------------------------------------------- tools

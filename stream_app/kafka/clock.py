@@ -52,7 +52,7 @@ class KafkaClock:
         if self.text:
             self._tell(self.text)
         else:
-            self._tell.over()
+            self._tell.reset()
 
 
 async def ask_kafka_for_its_time(

@@ -41,11 +41,11 @@ class LaneRates:
                     async for got in reader.follow(starts, pass_unreadable=True):
                         for records in got.values():
                             for key, value in {record.key: record.value for record in records}.items():
-                                self.hear(key, value)
+                                self.apply(key, value)
             except (BrokerUnavailable, KafkaRefused):
                 await asyncio.sleep(_PAUSE_S)
 
-    def hear(self, key: bytes | None, value: bytes | None) -> None:
+    def apply(self, key: bytes | None, value: bytes | None) -> None:
         """Apply a record of the topic. Records of other programs are ignored."""
         workspace = (key or b"").decode("utf-8", "replace")
         if workspace not in self.per_s or not value:

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiokafka import TopicPartition
 
-from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.plural import count
 from stream_app.domain.record import ConsumedRecord
@@ -26,18 +26,18 @@ class KafkaArchive:
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
 
-    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
-        """Fetch records by their places ("topic/partition/offset").
+    async def fetch(self, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
+        """Fetch records by their ids ("topic/partition/offset").
 
         Returns:
-            The records by place. Those that are not committed, not readable or not kept are missing.
+            The records by id. Those that are not committed, not readable or not kept are missing.
 
         Raises:
             BrokerUnavailable: Kafka did not answer in time.
         """
         wanted: dict[TopicPartition, list[int]] = {}
-        for place in places:
-            if (at := read_place(place)) is not None:
+        for record_id in record_ids:
+            if (at := parse_record_id(record_id)) is not None:
                 wanted.setdefault(TopicPartition(*at[:2]), []).append(at[2])
         if not wanted:
             return {}
@@ -49,10 +49,10 @@ class KafkaArchive:
                 found = [consumed(record) for record in await reader.fetch(wanted)]
         except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
             raise BrokerUnavailable(
-                f"Kafka at {self._connection.bootstrap} did not give {count(len(places), 'record')} again: "
+                f"Kafka at {self._connection.bootstrap} did not give {count(len(record_ids), 'record')} again: "
                 f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
             ) from error
-        return {record.place: record for record in found}
+        return {record.record_id: record for record in found}
 
 
 async def waiting(

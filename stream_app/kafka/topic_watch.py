@@ -94,7 +94,7 @@ class TopicWatch:
         except KafkaRefused as refused:
             self._refused(str(refused))
         else:
-            self._refused.over()
+            self._refused.reset()
 
     async def look(self, reader: Reader) -> None:
         """Check once. Raises TopicsError, BrokerUnavailable, KafkaRefused or KafkaError."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.stories import Books, Report, Terms
+from stream_app.domain.books.histories import Books, Report, Terms
 from stream_app.domain.lane.budget import Cost
 from stream_app.domain.policy import Destination
 from stream_app.kafka.books_reader import BooksReader

@@ -140,19 +140,19 @@ async def _unreadable(
     """Return, by partition, the unreadable batch at the group's offset."""
     found: dict[int, str] = {}
     for topic in {topic for topic, _ in waiting}:
-        stands = {
+        positions = {
             number: committed.get((topic, number), 0)
             for (each, number), left in waiting.items()
             if each == topic and left
         }
-        while stands:
+        while positions:
             try:
-                async for _ in reader.read(topic, {number: (at, at + 1) for number, at in stands.items()}):
+                async for _ in reader.read(topic, {number: (at, at + 1) for number, at in positions.items()}):
                     pass
                 break
             except UnreadableBatch as batch:
                 found[batch.partition] = str(batch)
-                del stands[batch.partition]
+                del positions[batch.partition]
     return found
 
 

@@ -9,14 +9,14 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at, move_group
 from stream_app.kafka.readers import Reader
 
 
-async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
+async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch:
     """Find the unreadable batch at `topic/partition/offset`, at which its consumer group has stopped.
 
     Raises:
@@ -24,7 +24,7 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
         StreamAppError: The group is active, is at another offset, or the records can be read.
         BrokerUnavailable: Kafka does not answer.
     """
-    topic, partition, offset = _address(settings, place)
+    topic, partition, offset = _address(settings, record_id)
     name, process = _reader_of(settings, topic)
     connection = connection_of(settings)
     group, offsets = (await look_at(connection, [name]))[name]
@@ -33,21 +33,21 @@ async def find_unreadable(settings: Settings, place: str) -> UnreadableBatch:
             f"the group {name} is active ({group.state}), so Kafka would refuse: stop every `stream-app {process}` "
             "first (a killed one counts until its session times out)"
         )
-    stands = offsets.get((topic, partition), 0)
+    position = offsets.get((topic, partition), 0)
     try:
-        first = await _next_offset(connection, TopicPartition(topic, partition), stands)
+        first = await _next_offset(connection, TopicPartition(topic, partition), position)
     except UnreadableBatch as batch:
         if batch.first == offset:
             return batch
         raise
     if first is None:
-        raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {stands}, its end")
+        raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}, its end")
     if first < offset:
         raise StreamAppError(
             f"{topic}/{partition}: the record at offset {first} can be read, and is not finished: start "
             f"`stream-app {process}`, and wait until it is (stream-app explain shows what holds it)"
         )
-    raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {stands}")
+    raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}")
 
 
 async def skip(settings: Settings, batch: UnreadableBatch) -> None:
@@ -70,12 +70,12 @@ async def _next_offset(connection: KafkaConnection, place: TopicPartition, offse
     return None
 
 
-def _address(settings: Settings, place: str) -> tuple[str, int, int]:
-    found = read_place(place)
+def _address(settings: Settings, record_id: str) -> tuple[str, int, int]:
+    found = parse_record_id(record_id)
     if found is None:
-        raise SettingsError([f"{place}: is not topic/partition/offset, such as leads/0/15"])
+        raise SettingsError([f"{record_id}: is not topic/partition/offset, such as leads/0/15"])
     if not found[1] < settings.kafka.partitions:
-        raise SettingsError([f"{place}: the partitions are 0 to {settings.kafka.partitions - 1}"])
+        raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     return found
 
 

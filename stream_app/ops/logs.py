@@ -88,7 +88,7 @@ class Throttled:
             self._told = text, now_s
             self._tell(text)
 
-    def over(self) -> None:
+    def reset(self) -> None:
         """Report success: the next problem is logged at once."""
         self._told = None
 

@@ -131,7 +131,7 @@ class WorkerMetrics:
         self._unknown.inc(count)
         self._log.warning("unknown_rows", partition=partition, count=count)
 
-    def told(self, event: StatusEvent) -> None:
+    def emitted(self, event: StatusEvent) -> None:
         """Report a committed step of a lead."""
         labels = (event.workspace, event.destination, event.status)
         child = self._children.get(labels)

@@ -109,7 +109,7 @@ class Committer:
                 if not future.done():
                     future.set_result(None)
                 for event in step.events:
-                    self._observer.told(event)
+                    self._observer.emitted(event)
             self._observer.committed(len(batch), len(records), now() - began)
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:

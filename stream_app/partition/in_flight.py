@@ -68,7 +68,7 @@ class InFlight:
         self.passed.set()
 
 
-_ASIDE: Final = 10  # records that wait for a lock, for each place
+_MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
 
 
 class Limiter:
@@ -79,7 +79,7 @@ class Limiter:
 
     def __init__(self, places: int) -> None:
         self._left = places
-        self._left_aside = places * _ASIDE
+        self._left_released = places * _MAX_RELEASED
         self._some = asyncio.Event()
         self._some.set()
 
@@ -94,7 +94,7 @@ class Limiter:
         await self._some.wait()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def released(self) -> Iterator[None]:
         """Give the place of a record up inside the `with` block."""
         self._count(1, -1)
         try:
@@ -102,10 +102,10 @@ class Limiter:
         finally:
             self._count(-1, 1)
 
-    def _count(self, places: int, aside: int) -> None:
+    def _count(self, places: int, released: int) -> None:
         self._left += places
-        self._left_aside += aside
-        if self._left > 0 and self._left_aside > 0:
+        self._left_released += released
+        if self._left > 0 and self._left_released > 0:
             self._some.set()
         else:
             self._some.clear()

@@ -145,7 +145,7 @@ class KeyLock:
             try:
                 if in_flight.source == "callback" and (holder := key_locks.holder_of(self)) is not None:
                     key_locks.recall(holder)
-                with key_locks.limiter_of(in_flight).aside(), in_flight.waiting():
+                with key_locks.limiter_of(in_flight).released(), in_flight.waiting():
                     await _granted_or_give_up(self.granted, in_flight)
             except BaseException:
                 key_locks.leave(self)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from stream_app.domain.delivery.recorder import Rows
-from stream_app.domain.delivery.state_machine import mark_key, marked_place, passed_key, passed_offset
+from stream_app.domain.delivery.state_machine import mark_key, marked_record, passed_key, passed_offset
 from stream_app.domain.record import ConsumedRecord
 from stream_app.partition.state import unreadable
 
@@ -44,9 +44,9 @@ class ProcessedMarkers:
 
     def note(self, key: bytes) -> None:
         """Remember a new row if it is a marker of this partition. The offsets of other partitions are unknown here."""
-        place = marked_place(key)
-        if place is not None and place[1] == self._partition:
-            self._offsets.setdefault(place[0], deque()).append(place[2])
+        record_id = marked_record(key)
+        if record_id is not None and record_id[1] == self._partition:
+            self._offsets.setdefault(record_id[0], deque()).append(record_id[2])
 
     def drop_passed(self, committed: Callable[[str], int | None]) -> Rows:
         """The rows to write now: deletions of markers, and the passed offsets.

@@ -219,7 +219,7 @@ class PartitionOwner:
             seen[f"partition {self.number} commits nothing"] = committed
         oldest = next((in_flight for in_flight in self._unfinished if not in_flight.waits), None)
         if oldest is not None:
-            seen[f"the lead at {oldest.consumed.place} does not end"] = oldest.turns
+            seen[f"the lead at {oldest.consumed.record_id} does not end"] = oldest.turns
         return seen
 
     # ------------------------------------------------------------------------------------------------- one record

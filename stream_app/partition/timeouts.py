@@ -30,7 +30,7 @@ class TimeoutSources(NamedTuple):
 class _EmptyArchive:
     """An archive without records."""
 
-    async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
+    async def fetch(self, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
         return {}
 
 

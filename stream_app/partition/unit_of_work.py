@@ -100,8 +100,8 @@ class UnitOfWork:
     def row(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
-    def find_marker(self, *places: str) -> bytes | None:
-        return next((key for key in map(mark_key, places) if key in self.rows), None)
+    def find_marker(self, *record_ids: str) -> bytes | None:
+        return next((key for key in map(mark_key, record_ids) if key in self.rows), None)
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:
         return self.markers.is_passed(consumed)

@@ -85,7 +85,7 @@ class CallbackPipeline:
             results=version if is_published else row.results,
         )
         step = recorder.step(*([result] if is_published else []))
-        step.rows.append((mark_key(in_flight.consumed.place), b"1"))
+        step.rows.append((mark_key(in_flight.consumed.record_id), b"1"))
         if callback.forced_origin:
             step.rows.append((forced_key(destination.workspace, destination.alias, callback.lead_id), key))
         await self._partition.conclude(in_flight, step)
@@ -107,7 +107,7 @@ class CallbackPipeline:
         """Commit one event for a callback that settles nothing. Its origin is the callback's own record."""
         if await self._is_concluded(in_flight):
             return
-        envelope = Envelope(origin=in_flight.consumed.place, trace_id=row.trace_id if row else "")
+        envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
         lead_id, destination = (
             (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
         )
@@ -117,7 +117,7 @@ class CallbackPipeline:
 
     async def _is_concluded(self, in_flight: InFlight) -> bool:
         """True if the callback is concluded already. Check it right before a step, after any await."""
-        mark = self._partition.find_marker(in_flight.consumed.place)
+        mark = self._partition.find_marker(in_flight.consumed.record_id)
         if mark is not None:
             await self._partition.conclude_unchanged(in_flight, mark)
         return mark is not None or self._partition.is_passed(in_flight.consumed)

@@ -66,7 +66,7 @@ class CommandPipeline:
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        marker = self._partition.find_marker(consumed.place)
+        marker = self._partition.find_marker(consumed.record_id)
         if marker is not None:
             await self._partition.conclude_unchanged(in_flight, marker)
             return
@@ -81,7 +81,7 @@ class CommandPipeline:
             answer, result = self._decide(command, consumed, now_ms)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: Rows = [(mark_key(consumed.place), b"1"), *result.rows]
+        rows: Rows = [(mark_key(consumed.record_id), b"1"), *result.rows]
         if answer.kind in _FORBIDS:  # now: a lead that is admitted before the commit would still be sent
             self._partition.reconsider_waiting()
         await self._partition.conclude(in_flight, WriteBatch(rows, [record, *result.records], result.events, workspace))
@@ -202,17 +202,17 @@ class CommandPipeline:
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
         event = StatusEvent(
-            id=f"{consumed.place}#1",
+            id=f"{consumed.record_id}#1",
             lead_id=lead_id,
             status="erased",
             seq=1,
             at_ms=now_ms,
-            origin=consumed.place,
+            origin=consumed.record_id,
             workspace=name,
             destination=erasure.destinations[0] if len(erasure.destinations) == 1 else "",
             reason=command.id,
             text=text,
-            trace_id=trace_of(consumed.place),
+            trace_id=trace_of(consumed.record_id),
             app=self._plan.app,
         )
         return CommandResult(

@@ -123,7 +123,7 @@ class Fallback:
             return False
         row = resolved.begin(self._clock.now_ms())
         recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced, aliases=links)
-        recorder.tell()
+        recorder.emit()
         if await self.serve_cached_first(in_flight, resolved, recorder):
             return True
         found, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
@@ -173,7 +173,7 @@ class Fallback:
         """
         if resolved.lead.force or row.webhook_id or self._is_unwanted(resolved):
             return False
-        return self._partition.find_marker(resolved.consumed.place, resolved.envelope.origin) is None
+        return self._partition.find_marker(resolved.consumed.record_id, resolved.envelope.origin) is None
 
     def _is_unwanted(self, resolved: ResolvedLead) -> bool:
         """True if the lead is suppressed or expired. The lead pipeline then concludes it."""
@@ -187,14 +187,14 @@ class Fallback:
         """Return what may be served, the entry of the person and the entry of the company."""
         if self._known.cache is None:
             return None, NOTHING, NOTHING
-        place = resolved.destination.workspace, resolved.destination.alias
+        record_id = resolved.destination.workspace, resolved.destination.alias
         former = (each for under in resolved.former for each in identifiers(under))
         names = dict.fromkeys([*identifiers(resolved.people), *resolved.also, *former]) or filter(
             None, [resolved.identity]
         )
-        slots = [person_slot(*place, name) for name in names]
+        slots = [person_slot(*record_id, name) for name in names]
         if resolved.company:
-            slots.append(company_slot(place[0], resolved.company))
+            slots.append(company_slot(record_id[0], resolved.company))
         if not slots:
             return None, NOTHING, NOTHING
         entries = await self._known.cache.find(slots)

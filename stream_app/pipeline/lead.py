@@ -26,7 +26,7 @@ from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.lead import Unreadable, read_lead
 from stream_app.domain.lead.person import claimed, linked, person_of
-from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, case_of, whose
+from stream_app.domain.lead.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.lead.suppression import is_unwanted, suppression_reason
 from stream_app.domain.messages import RESEND, Lead
 from stream_app.domain.policy import Plan
@@ -60,7 +60,7 @@ class LeadPipeline:
         envelope = lead_envelope(consumed, self._inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.line.max_lead_bytes)
         lookup = self._partition.find, self._partition.row
-        resolved = lead if isinstance(lead, Unreadable) else case_of(self._plan, consumed, envelope, lead, *lookup)
+        resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead, *lookup)
         if isinstance(resolved, Unreadable):
             await self._process_unsendable(in_flight, envelope, lead, resolved)
             return
@@ -94,7 +94,7 @@ class LeadPipeline:
             aliases = [] if resolved.lead.force else claimed(person, resolved.aliases, resolved.key)
             recorder = DeliveryRecorder(self._plan, resolved, resolved.begin(now_ms), replaced=row, aliases=aliases)
             if verdict == "fresh":
-                recorder.tell()
+                recorder.emit()
         else:
             recorder = DeliveryRecorder(self._plan, resolved, row)
         not_before_ms = 0
@@ -168,7 +168,7 @@ class LeadPipeline:
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
     ) -> None:
         """Reject a record that cannot be sent. If it belongs to a lead that has a row, park that lead."""
-        lead_ref = whose(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
+        lead_ref = find_lead_ref(self._plan, in_flight.consumed, envelope, lead, self._partition.find)
         if lead_ref is None:
             await self._rejects.reject(in_flight, envelope, lead, bad)
             return
@@ -196,7 +196,7 @@ class LeadPipeline:
             await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
             return
         if verdict == "fresh":
-            recorder.tell()
+            recorder.emit()
         elif verdict == "return":
             recorder.come_back(lead_ref.envelope, now_ms)
         await self._conclusions.park(in_flight, recorder, Reason(bad.reason, bad.text))

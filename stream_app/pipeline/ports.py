@@ -55,7 +55,7 @@ class PartitionState(Protocol):
     def row(self, key: bytes) -> bytes | None:
         """Any row, as bytes."""
 
-    def find_marker(self, *places: str) -> bytes | None:
+    def find_marker(self, *record_ids: str) -> bytes | None:
         """The key of the marker that says that one of these records is concluded.
 
         Args:
@@ -161,7 +161,7 @@ class Clay(Protocol):
 class Archive(Protocol):
     """Reads single records again."""
 
-    async def fetch(self, places: Sequence[str]) -> Mapping[str, ConsumedRecord]:
+    async def fetch(self, record_ids: Sequence[str]) -> Mapping[str, ConsumedRecord]:
         """Read the records that Kafka still has.
 
         Args:

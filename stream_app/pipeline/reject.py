@@ -61,7 +61,7 @@ class Rejects:
         self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable, grant: Grant | None
     ) -> WriteBatch:
         consumed, now_ms = in_flight.consumed, self._clock.now_ms()
-        if (mark := self._partition.find_marker(consumed.place, envelope.origin)) is not None:
+        if (mark := self._partition.find_marker(consumed.record_id, envelope.origin)) is not None:
             return WriteBatch([(mark, b"1")], [], [])
         dead_letter = rejected(self._plan, consumed, envelope, bad, now_ms)
         why = Reason(bad.reason, bad.text)
@@ -100,7 +100,7 @@ class Rejects:
 
     async def is_concluded(self, in_flight: InFlight, envelope: Envelope) -> bool:
         """True if a marker says that this record is concluded. Check it right before a step, after any await."""
-        mark = self._partition.find_marker(in_flight.consumed.place, envelope.origin)
+        mark = self._partition.find_marker(in_flight.consumed.record_id, envelope.origin)
         if mark is not None:
             await self._partition.conclude_unchanged(in_flight, mark)
         return mark is not None

@@ -24,7 +24,7 @@ from stream_app.domain.callback.timeout import (
     overdue,
     suspend_destination,
 )
-from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Reason
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
@@ -124,7 +124,7 @@ class TimeoutPipeline:
 
 def _empty_record(row: Delivery) -> ConsumedRecord:
     """The lead's record with its place only."""
-    topic, partition, offset = read_place(row.origin) or ("", 0, 0)
+    topic, partition, offset = parse_record_id(row.origin) or ("", 0, 0)
     return ConsumedRecord(topic, partition, offset, None, None)
 
 

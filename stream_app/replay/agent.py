@@ -89,7 +89,7 @@ class Replay:
         Args:
             assigned: Topic and partition -> True if records wait there.
         """
-        moving = {place: self._positions[place] for place, records_wait in assigned.items() if records_wait}
+        moving = {record_id: self._positions[record_id] for record_id, records_wait in assigned.items() if records_wait}
         return {
             f"the records of {topic}/{number} do not move": position.acked
             for (topic, number), position in moving.items()
@@ -102,7 +102,7 @@ class Replay:
         self._began(stream.partition, begin)
         async with self._forwarder(stream) as forwarder:
             async for consumed in stream:
-                envelope = returning(read_envelope(consumed), consumed.place, begin.epoch)
+                envelope = returning(read_envelope(consumed), consumed.record_id, begin.epoch)
                 from_input = envelope is not None and not envelope.origin
                 if consumed.offset < begin.skip_to or (from_input and consumed.offset < begin.seen_to):
                     envelope = None
@@ -114,7 +114,7 @@ class Replay:
         async with self._forwarder(stream) as forwarder:
             async for consumed in stream:
                 if not await self._forward(
-                    forwarder, stream, consumed, returning(read_envelope(consumed), consumed.place)
+                    forwarder, stream, consumed, returning(read_envelope(consumed), consumed.record_id)
                 ):
                     return
 

@@ -12,7 +12,7 @@ import msgspec
 
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Kind, Tally, headers_of, kind_of, text
-from stream_app.domain.dead_letter.headers import WorkspaceKeys, pseudonymous_key, read_place
+from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.suppression import SuppressionList
@@ -46,7 +46,7 @@ class Shown(msgspec.Struct):
 class Listed(msgspec.Struct, frozen=True):
     """One dead letter, read from its headers only. `place` is topic/partition/offset, as `dlq show` takes it."""
 
-    place: str
+    record_id: str
     at_ms: int
     kind: Kind
     reason: str
@@ -135,11 +135,11 @@ async def _on_the_list(reader: TopicReader, state: str, partition: int | None = 
     ranges = None if partition is None else {partition: (await reader.bounds(state))[partition]}
     async for records in reader.read(state, ranges):
         for record in records:
-            on_list.hear(record.key, record.value, record.partition)
+            on_list.apply(record.key, record.value, record.partition)
     return on_list
 
 
-async def show(settings: Settings, place: str, progress: Progress) -> Shown:
+async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     """Read one dead letter with its history.
 
     Args:
@@ -152,13 +152,13 @@ async def show(settings: Settings, place: str, progress: Progress) -> Shown:
         StreamAppError: No record is there.
         BrokerUnavailable: Kafka does not answer.
     """
-    topic, partition, offset = place_of(settings, place)
+    topic, partition, offset = parse_dead_letter_id(settings, record_id)
     async with reader_of(settings, progress) as reader:
         found: list[ConsumedRecord] = []
         async for records in reader.read(topic, {partition: (offset, offset + 1)}):
             found += consumed_records(records, WorkspaceKeys(settings.workspaces))
         if not found:
-            raise StreamAppError(f"no dead letter at {place}: it never existed, or is no longer kept")
+            raise StreamAppError(f"no dead letter at {record_id}: it never existed, or is no longer kept")
         headers = dict(found[0].headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
@@ -230,7 +230,7 @@ def read_export(settings: Settings, path: Path) -> Iterator[EditedRecord]:
 
 def _edited(settings: Settings, number: int, line: str) -> EditedRecord:
     document = read_document(line.encode())
-    topic, partition, offset = place_of(settings, document["place"])
+    topic, partition, offset = parse_dead_letter_id(settings, document["record_id"])
     if "lead" in document:
         value = write_document(document["lead"])
     elif "value_base64" in document:
@@ -243,7 +243,7 @@ def _edited(settings: Settings, number: int, line: str) -> EditedRecord:
 def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
     """Format a line of an export: the value as JSON if that round-trips, else as base64."""
     line: dict[str, Any] = {
-        "place": dead_letter.place,
+        "record_id": dead_letter.record_id,
         "key": (dead_letter.key or b"").decode("utf-8", "replace"),
         "headers": {name: text(headers, name) for name in HEADERS.values() if name in headers},
     }
@@ -253,17 +253,17 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
         return write_document({**line, "value_base64": base64.b64encode(dead_letter.value or b"").decode()}).decode()
 
 
-def place_of(settings: Settings, place: str) -> tuple[str, int, int]:
+def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
     """Parse the place of a dead letter to topic, partition and offset.
 
     Raises:
         SettingsError: The place is not one of a dead letter.
     """
-    found, names = read_place(place), settings.names
+    found, names = parse_record_id(record_id), settings.names
     if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
-        raise SettingsError([f"{place}: is not the place of a dead letter, such as {names.dlq}/0/17"])
+        raise SettingsError([f"{record_id}: is not the place of a dead letter, such as {names.dlq}/0/17"])
     if found[1] >= settings.kafka.partitions:
-        raise SettingsError([f"{place}: the partitions are 0 to {settings.kafka.partitions - 1}"])
+        raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     return found
 
 

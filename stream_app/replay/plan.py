@@ -236,7 +236,7 @@ async def _rows(
                 else:
                     key_rows.pop(key, None)
             else:
-                on_list.hear(key, record.value, record.partition)
+                on_list.apply(key, record.value, record.partition)
     return {row.origin: row for row in key_rows.values()}, lanes, on_list
 
 

@@ -73,16 +73,16 @@ async def moves(settings: Settings, to: To, progress: Progress) -> list[Move]:
         bounds = await reader.bounds(dlq)
         at_time = await reader.offsets_at(dlq, to.time_ms) if to.time_ms is not None else {}
     found = []
-    for (topic, partition), stands in sorted(committed.items()):
+    for (topic, partition), offset in sorted(committed.items()):
         if topic != dlq or to.partition not in (None, partition):
             continue
         begin, end = bounds[partition]
         target: int | None = begin if to.offset is None else min(max(to.offset, begin), end)
         if to.time_ms is not None:
             target = at_time[partition]
-        if target is not None and target < stands:
+        if target is not None and target < offset:
             asked_before = to.time_ms is not None or (to.offset is not None and to.offset < begin)
-            found.append(Move(partition, stands, target, expired=asked_before and target == begin > 0))
+            found.append(Move(partition, offset, target, expired=asked_before and target == begin > 0))
     return found
 
 

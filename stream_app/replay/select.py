@@ -98,7 +98,7 @@ class Operator:
                 try:
                     value = edit(dead_letter, goes_on(envelope))
                 except ValueError as error:
-                    sent.refused[dead_letter.place] = str(error)
+                    sent.refused[dead_letter.record_id] = str(error)
                     continue
                 workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
                 turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
@@ -106,7 +106,7 @@ class Operator:
                     await self._publish(waiting, sent)
                     on_progress(sent)
                     await asyncio.sleep(max(0, turn_ms - self._clock.now_ms()) / 1000)
-                headers = redriven(envelope, dead_letter.place).to_headers()
+                headers = redriven(envelope, dead_letter.record_id).to_headers()
                 key = dead_letter.key if value is not None else dead_letter.key or b""
                 waiting.append(Record(self._retry, key, value, headers, dead_letter.partition))
                 if not goes_on(envelope):
@@ -144,5 +144,5 @@ def consumed_records(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[Co
     """Convert aiokafka's records, and restore the workspace as their key."""
     for record in records:
         headers = tuple((name, value or b"") for name, value in record.headers)
-        place = (record.topic, record.partition, record.offset)
-        yield ConsumedRecord(*place, keys.restore(record.key), record.value, headers, record.timestamp)
+        record_id = (record.topic, record.partition, record.offset)
+        yield ConsumedRecord(*record_id, keys.restore(record.key), record.value, headers, record.timestamp)

@@ -135,7 +135,7 @@ class ReplayState:
             except (KafkaError, OSError) as error:  # a late checkpoint can only hide a small rewind
                 warn(repr(error))
             else:
-                warn.over()
+                warn.reset()
 
     async def _record(self, partition: int, epoch: int, came: Came) -> None:
         self._came[partition][epoch] = came

@@ -89,7 +89,7 @@ def table(result: Result) -> str:
         "lost": result.lost,
         "POSTed twice": result.doubles,
         "over a budget": result.overspend,
-        "illegal stories": result.illegal,
+        "illegal histories": result.illegal,
         "uncertain": result.uncertain,
         "parked": result.parked,
         "sent again by policy": result.resent,

@@ -124,8 +124,8 @@ async def read_stands(line: Fleet, windows: Iterable[Window]) -> list[LaneStand]
     never_ms = now_ms()
     for topic in (line.settings.names.leads, line.settings.names.bulk):
         for record in await line.read(topic):
-            story = line.stories.get(f"{record.topic}/{record.partition}/{record.offset}")
-            waits[_workspace(record)].append((record.timestamp, story[0].at_ms if story else never_ms))
+            history = line.histories.get(f"{record.topic}/{record.partition}/{record.offset}")
+            waits[_workspace(record)].append((record.timestamp, history[0].at_ms if history else never_ms))
     posts: dict[str, list[int]] = defaultdict(list)
     for request in line.requests():
         posts[request.workspace or ""].append(request.at_ms)

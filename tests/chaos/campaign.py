@@ -225,13 +225,13 @@ async def _settle(line: Fleet, caps: dict[str, int]) -> list[str]:
     waiting = may_wait(line, inputs, caps)
     deadline, quiet_since, before = time.monotonic() + SETTLE_S, time.monotonic(), -1
     while True:
-        stories = {place: story[-1].status for place, story in list(line.stories.items())}
-        moving = Counter(stories.get(place, "waiting") for place in inputs if place not in waiting)
+        histories = {place: history[-1].status for place, history in list(line.histories.items())}
+        moving = Counter(histories.get(place, "waiting") for place in inputs if place not in waiting)
         busy = sum(count for status, count in moving.items() if status not in REST)
-        events = sum(len(story) for story in list(line.stories.values()))
+        events = sum(len(history) for history in list(line.histories.values()))
         if busy or events != before:
             quiet_since, before = time.monotonic(), events
-        held = Counter(waiting[place] for place in waiting if stories.get(place) not in REST)
+        held = Counter(waiting[place] for place in waiting if histories.get(place) not in REST)
         if time.monotonic() - quiet_since > 2 and held.keys() <= used_up(await read_lanes(line), caps, CEILING):
             return []
         if time.monotonic() > deadline:

@@ -23,7 +23,7 @@ _SENT: Final[frozenset[Status]] = frozenset({"accepted"})
 _COUNTS: Final[frozenset[Status]] = frozenset(
     {"sending", "parked", "held_budget", "held_paused", "held_outage", "deferred"}
 )
-"""Of a story that took its lead on: Clay was sent it, a human has it, or it waits for its lane."""
+"""Of a history that took its lead on: Clay was sent it, a human has it, or it waits for its lane."""
 
 
 class Finding(NamedTuple):
@@ -116,14 +116,14 @@ class Judge:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
-        self._stories: dict[str, list[StatusEvent]] = defaultdict(list)
+        self._histories: dict[str, list[StatusEvent]] = defaultdict(list)
         self._events_of: dict[str, list[StatusEvent]] = defaultdict(list)
         self._requests: dict[str, list[Request]] = defaultdict(list)
         self._requests_of_person: dict[str, list[Request]] = defaultdict(list)
         for event in evidence.events:
-            story = self._stories[event.origin]
+            history = self._histories[event.origin]
             # A stray's first event is in the partition that it strayed to, all others are in its home.
-            story.insert(0 if event.status == "rerouted" else len(story), event)
+            history.insert(0 if event.status == "rerouted" else len(history), event)
             self._events_of[event.lead_id].append(event)
         self._places: dict[str, list[str]] = defaultdict(list)
         for place, names in evidence.people.items():
@@ -142,8 +142,8 @@ class Judge:
         self._published()
         for place in self._evidence.inputs:
             self._record(place)
-        for origin, story in self._stories.items():
-            self._story(origin, story)
+        for origin, history in self._histories.items():
+            self._history(origin, history)
         for requests in self._requests_of_person.values():
             self._person(requests)
         self._money()
@@ -151,7 +151,7 @@ class Judge:
 
     def tell(self, about: str) -> str:
         """Everything about a lead or a record's place, in order of time, a line each."""
-        events = self._events_of.get(about) or self._stories.get(about) or []
+        events = self._events_of.get(about) or self._histories.get(about) or []
         lead_ids = {event.lead_id for event in events} | {about}
         lines = [
             (event.at_ms, f"{event.origin}#{event.seq} {event.status} {event.reason}".rstrip())
@@ -168,9 +168,9 @@ class Judge:
     # ------------------------------------------------------------------------------------------------- the promises
 
     def _record(self, place: str) -> None:
-        """No record is lost: its story rests, or it is held and will come again."""
-        story = self._stories.get(place)
-        status = story[-1].status if story else None
+        """No record is lost: its history rests, or it is held and will come again."""
+        history = self._histories.get(place)
+        status = history[-1].status if history else None
         if status in REST:
             self._rests(place, status)
             return
@@ -192,8 +192,8 @@ class Judge:
             self._found("lost", place, "a duplicate of nothing that was sent, parked or held")
 
     def _counts(self, place: str) -> bool:
-        """Whether this record's story is one that a second record of the same lead or person may rely on."""
-        return any(event.status in _COUNTS for event in self._stories.get(place, ()))
+        """Whether this record's history is one that a second record of the same lead or person may rely on."""
+        return any(event.status in _COUNTS for event in self._histories.get(place, ()))
 
     def _published(self) -> None:
         """Each record that was published is one of the inputs, and as many are no leads as were meant to be none."""
@@ -203,33 +203,33 @@ class Judge:
             what = f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"
             self._found("lost", "what was published", what)
 
-    def _story(self, origin: str, story: list[StatusEvent]) -> None:
+    def _history(self, origin: str, history: list[StatusEvent]) -> None:
         """A legal path, in sequence, each event once; letters as its events say."""
-        if [event.seq for event in story] != list(range(1, len(story) + 1)):
-            self._found("illegal", origin, f"its events are {[event.seq for event in story]}")
+        if [event.seq for event in history] != list(range(1, len(history) + 1)):
+            self._found("illegal", origin, f"its events are {[event.seq for event in history]}")
         before: Status | None = None
-        letters = 0
-        for event in story:
+        dead_letters = 0
+        for event in history:
             if not follows(before, event.status):
                 self._found("illegal", origin, f"{before} -> {event.status}")
-            if event.status == "parked" and before != "send_uncertain" and letters < self._evidence.max_replays:
-                self._found("lost", origin, f"parked after {before} and {letters} dead letters: for no reason")
-            letters += event.status == "dead_lettered"
+            if event.status == "parked" and before != "send_uncertain" and dead_letters < self._evidence.max_replays:
+                self._found("lost", origin, f"parked after {before} and {dead_letters} dead letters: for no reason")
+            dead_letters += event.status == "dead_lettered"
             before = event.status
             self._verdict.uncertain += event.status == "send_uncertain"
             self._verdict.resent += event.reason == "resend"
-        last = story[-1]
+        last = history[-1]
         self._verdict.parked += last.status == "parked"
-        if self._evidence.parked[origin] != sum(event.status == "parked" for event in story):
+        if self._evidence.parked[origin] != sum(event.status == "parked" for event in history):
             self._found("illegal", origin, f"{self._evidence.parked[origin]} parked records of it")
         if last.status == "rejected_invalid" and self._evidence.poison[origin] != 1:
             self._found("illegal", origin, f"{self._evidence.poison[origin]} dead letters of it")
         if origin not in self._evidence.inputs:
-            self._found("illegal", origin, "a story without a record")
+            self._found("illegal", origin, "a history without a record")
         if last.status in _SENT:
             self._verdict.accepted += 1
             if not any(request.accepted for request in self._requests.get(last.lead_id, ())):
-                self._found("lost", last.lead_id, "its story says accepted, and Clay never got it")
+                self._found("lost", last.lead_id, "its history says accepted, and Clay never got it")
 
     def _person(self, requests: list[Request]) -> None:
         """Sent once, under whatever ids, unless the one before was refused, or the policy sent it again and said so."""

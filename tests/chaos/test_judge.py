@@ -83,7 +83,7 @@ def test_a_clean_record_is_not_accused() -> None:
         ({"people": {A: {"w0 lead-1"}, B: {"w0 lead-2"}}}, "lost"),  # a duplicate of somebody else
         ({"events": [*STORY[:1], event(A, 2, "parked"), *AGAIN], "parked": Counter([A])}, "lost"),  # nothing was tried
         ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),  # one that never reached Kafka
-        ({"inputs": {A: "w0"}}, "illegal"),  # a story from nowhere
+        ({"inputs": {A: "w0"}}, "illegal"),  # a history from nowhere
         ({"lanes": [lane(12, 20)]}, "overspend"),
         ({"caps": {"w0": 5}, "lanes": []}, "overspend"),  # by Clay's own count
     ],
@@ -123,8 +123,8 @@ def test_a_lead_is_parked_when_it_is_uncertain_or_was_replayed_often_enough() ->
     uncertain = [*UNCERTAIN, event(A, 4, "parked")]
     again: list[Status] = ["dead_lettered", "replayed", "sending"]
     replayed = [*STORY[:2], *(event(A, seq, again[seq % 3]) for seq in range(3, 12)), event(A, 12, "parked")]
-    for story in (uncertain, replayed):
-        assert not promises(msgspec.structs.replace(CLEAN, events=[*story, *AGAIN], parked=Counter([A])))
+    for history in (uncertain, replayed):
+        assert not promises(msgspec.structs.replace(CLEAN, events=[*history, *AGAIN], parked=Counter([A])))
     fewer = msgspec.structs.replace(CLEAN, events=[*replayed, *AGAIN], parked=Counter([A]), max_replays=4)
     assert promises(fewer) == {"lost"}
 

@@ -221,16 +221,16 @@ async def _judged(line: Pipeline, thirds: list[list[int]]) -> Outage:
 
 
 def _count(line: Pipeline, status: str) -> int:
-    return sum(story[-1].status == status for story in list(line.stories.values()))
+    return sum(history[-1].status == status for history in list(line.histories.values()))
 
 
 def _served(line: Pipeline) -> int:
     words = {"served_from_cache", "served_locally"}
-    return sum(bool(words & {event.status for event in story}) for story in list(line.stories.values()))
+    return sum(bool(words & {event.status for event in history}) for history in list(line.histories.values()))
 
 
 def _ended(line: Pipeline) -> int:
-    return sum(story[-1].status in ("served_from_cache", "enriched") for story in list(line.stories.values()))
+    return sum(history[-1].status in ("served_from_cache", "enriched") for history in list(line.histories.values()))
 
 
 async def _main(leads: int, per_s: float) -> int:
@@ -238,7 +238,7 @@ async def _main(leads: int, per_s: float) -> int:
     with LocalKafka(progress=say) as kafka, LocalRedis() as server:
         async with pipeline(kafka.bootstrap, "outage.", server.url, degrade=True) as line:
             seen = await outage(line, server, leads, per_s, say)
-            line.check_stories()
+            line.check_histories()
     Console().print_json(
         data={
             "leads": seen.leads,

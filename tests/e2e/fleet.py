@@ -210,30 +210,30 @@ class Fleet(Pipeline):
         """
         rest = OVER - {"rerouted"}
         await self.until(
-            lambda: sum(story[-1].status in rest for story in list(self.stories.values())) >= count,
+            lambda: sum(history[-1].status in rest for history in list(self.histories.values())) >= count,
             timeout_s,
             f"{count} records at rest",
         )
-        self.check_stories()
-        assert len(self.stories) == count, "every record has one story"
+        self.check_histories()
+        assert len(self.histories) == count, "every record has one history"
         last = self.last()
         assert last["accepted"] + last["parked"] == count - duplicates, last
         assert last["duplicate"] == duplicates, last
         twice = self.posted_again()
         assert not twice, {lead: self.tell(lead) for lead in list(twice)[:5]}
         took = Counter(request.lead_id for request in self.requests() if request.accepted)
-        for story in self.stories.values():
-            if story[-1].status == "accepted":
-                assert took[story[-1].lead_id] == 1, f"Clay never got it: {self.tell(story[-1].lead_id)}"
-            if story[-1].status == "parked":
-                assert story[-2].status == "send_uncertain", f"parked for nothing: {self.tell(story[-1].lead_id)}"
+        for history in self.histories.values():
+            if history[-1].status == "accepted":
+                assert took[history[-1].lead_id] == 1, f"Clay never got it: {self.tell(history[-1].lead_id)}"
+            if history[-1].status == "parked":
+                assert history[-2].status == "send_uncertain", f"parked for nothing: {self.tell(history[-1].lead_id)}"
 
     def tell(self, lead_id: str) -> str:
         """All that is known of a lead, for a person."""
         lines = [
             f"{event.at_ms} {event.origin}#{event.seq} {event.status} {event.reason}"
-            for story in self.stories.values()
-            for event in story
+            for history in self.histories.values()
+            for event in history
             if event.lead_id == lead_id
         ]
         lines += [

@@ -106,7 +106,7 @@ def _at_ack(freeze: Freeze) -> None:
     ack = PartitionStream.ack
 
     async def patched(self: PartitionStream, consumed: Any) -> None:
-        freeze(consumed.place)
+        freeze(consumed.record_id)
         await ack(self, consumed)
 
     PartitionStream.ack = patched  # type: ignore[method-assign]  # the point of this program

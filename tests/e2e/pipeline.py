@@ -39,7 +39,7 @@ scale = 0.001
 OVER: frozenset[Status] = frozenset(
     {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted"}
 )
-"""Where a story of a destination without callbacks may rest (a rerouted one goes on elsewhere)."""
+"""Where a history of a destination without callbacks may rest (a rerouted one goes on elsewhere)."""
 
 
 class Pipeline:
@@ -67,7 +67,7 @@ class Pipeline:
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
-        self.stories: dict[str, list[StatusEvent]] = defaultdict(list)
+        self.histories: dict[str, list[StatusEvent]] = defaultdict(list)
         self.names = [f"w{number}" for number in range(workspaces)]
         self._config = self.directory / "stream_app.toml"
         self._script = script
@@ -243,16 +243,16 @@ read_model_path = "{self.directory}/model.sqlite"
             await asyncio.sleep(0.05)
 
     async def until_over(self, count: int, timeout_s: float) -> None:
-        """Wait until that many stories rest."""
+        """Wait until that many histories rest."""
         await self.until(
-            lambda: sum(story[-1].status in OVER for story in list(self.stories.values())) >= count,
+            lambda: sum(history[-1].status in OVER for history in list(self.histories.values())) >= count,
             timeout_s,
-            f"{count} stories at rest",
+            f"{count} histories at rest",
         )
 
     def last(self) -> Counter[str]:
-        """How many stories stand at which status."""
-        return Counter(story[-1].status for story in list(self.stories.values()))
+        """How many histories stand at which status."""
+        return Counter(history[-1].status for history in list(self.histories.values()))
 
     def summary(self) -> dict[str, Any]:
         """The simulator's own account: `leads` has how many rows it made of each lead."""
@@ -273,13 +273,13 @@ read_model_path = "{self.directory}/model.sqlite"
 
     # -------------------------------------------------------------------------------------------------- judges
 
-    def check_stories(self) -> None:
+    def check_histories(self) -> None:
         """Invariant 6: the events of each origin are a legal path, in sequence, each once."""
-        for origin, story in self.stories.items():
-            assert [event.seq for event in story] == list(range(1, len(story) + 1)), (origin, story)
+        for origin, history in self.histories.items():
+            assert [event.seq for event in history] == list(range(1, len(history) + 1)), (origin, history)
             before: Status | None = None
-            for event in story:
-                assert follows(before, event.status), (origin, [step.status for step in story])
+            for event in history:
+                assert follows(before, event.status), (origin, [step.status for step in history])
                 before = event.status
 
     def check_logs(self) -> None:
@@ -319,9 +319,9 @@ read_model_path = "{self.directory}/model.sqlite"
                     for record in records:
                         event = _events.decode(record.value)
                         assert record.key == event.lead_id.encode(), event
-                        story = self.stories[event.origin]
+                        history = self.histories[event.origin]
                         # A stray's first event is in the partition that it strayed to, all others are in its home.
-                        story.insert(0 if event.status == "rerouted" else len(story), event)
+                        history.insert(0 if event.status == "rerouted" else len(history), event)
         finally:
             await consumer.stop()
 

@@ -68,9 +68,9 @@ async def kill_often(line: Pipeline, kills: int, rng: random.Random) -> None:
         replay.kill()
         await asyncio.to_thread(replay.wait, 10)
     replay = line.start("replay")
-    stories = line.stories
+    histories = line.histories
     await line.until(
-        lambda: not any(story[-1].status in ("dead_lettered", "replayed") for story in list(stories.values())),
+        lambda: not any(history[-1].status in ("dead_lettered", "replayed") for history in list(histories.values())),
         240,
         "all dead letters have come back",
     )
@@ -93,22 +93,22 @@ async def reset_when_empty(kafka: Broker, line: Pipeline, *how: str) -> None:
 
 def judge(line: Pipeline) -> None:
     """What must hold at any time of rest."""
-    line.check_stories()
-    for story in line.stories.values():
-        steps = Counter((event.status, event.epoch) for event in story)
+    line.check_histories()
+    for history in line.histories.values():
+        steps = Counter((event.status, event.epoch) for event in history)
         for (status, epoch), times in steps.items():
             assert times <= {"replayed": 3, "parked": 1}.get(status, 99), (status, epoch, times)
     rows = line.summary()["leads"]
     assert set(rows.values()) <= {1}, "none was POSTed twice into a row"
-    accepted = {story[0].lead_id for story in line.stories.values() if story[-1].status == "accepted"}
+    accepted = {history[0].lead_id for history in line.histories.values() if history[-1].status == "accepted"}
     assert accepted == set(rows)
 
 
 def each_once(line: Pipeline, total: int) -> None:
-    """Each record has told its story. A killed process publishes some letters again, and of another program's, which
-    belong to no story, each copy begins one of its own: it is a duplicate, or refused as its letter was.
+    """Each record has told its history. A killed process publishes some letters again, and of another program's, which
+    belong to no history, each copy begins one of its own: it is a duplicate, or refused as its letter was.
     """
-    told = Counter(story[0].lead_id for story in line.stories.values() if story[-1].status != "duplicate")
+    told = Counter(history[0].lead_id for history in line.histories.values() if history[-1].status != "duplicate")
     leads = {lead_id: times for lead_id, times in told.items() if not lead_id.startswith("record:")}
     assert set(leads.values()) == {1}
     unreadable, copies = total - len(leads), len(told) - total
@@ -123,11 +123,11 @@ async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
         await line.publish([*line.leads(GOOD), *bad(line)])
         worker = line.start("worker")
         total = GOOD + 150
-        await line.until(lambda: len(line.stories) == total and not line.last()["sending"], 120, "all taken")
-        letters = await line.read(line.settings.names.dlq)
-        causes = Counter(dict(letter.headers)["stream-app-reason"].decode() for letter in letters)
-        say(f"{len(letters)} dead letters: {dict(causes)}")
-        assert len(letters) >= 5_000
+        await line.until(lambda: len(line.histories) == total and not line.last()["sending"], 120, "all taken")
+        dead_letters = await line.read(line.settings.names.dlq)
+        causes = Counter(dict(dead_letter.headers)["stream-app-reason"].decode() for dead_letter in dead_letters)
+        say(f"{len(dead_letters)} dead letters: {dict(causes)}")
+        assert len(dead_letters) >= 5_000
         assert len(causes) >= 6
         await line.publish(foreign(line))
         total += FOREIGN
@@ -163,8 +163,8 @@ async def campaign(kafka: Broker, kills: int, rng: random.Random) -> None:
 def uncertain_in(line: Pipeline) -> int:
     """Leads that are parked because they may be at Clay."""
     return sum(
-        story[-1].status == "parked" and any(event.status == "send_uncertain" for event in story)
-        for story in line.stories.values()
+        history[-1].status == "parked" and any(event.status == "send_uncertain" for event in history)
+        for history in line.histories.values()
     )
 
 

@@ -86,19 +86,19 @@ async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: s
         assert await line.get(worker, "/healthz") == "ok\n"
         await line.stop(worker)
 
-        line.check_stories()
-        ends = {name: line.stories[origin][-1] for name, origin in origins.items()}
+        line.check_histories()
+        ends = {name: line.histories[origin][-1] for name, origin in origins.items()}
         for name, (_, _, status, reason) in CASES.items():
             assert ends[name].status == status, (name, ends[name])
             assert reason in ends[name].reason, (name, ends[name])
         assert ends["junk_headers"].status == "accepted"
         assert ends["the_next_lead"].status == "accepted"
         assert ends["compressed"].reason == "oversize"
-        astray_story = line.stories[f"{topic}/{astray}/0"]
-        assert [event.status for event in astray_story] == ["rerouted", "received", "sending", "accepted"]
+        astray_history = line.histories[f"{topic}/{astray}/0"]
+        assert [event.status for event in astray_history] == ["rerouted", "received", "sending", "accepted"]
         assert set(line.summary()["leads"].values()) == {1}
         _check_log(line.logs[worker.pid].read_text(), ends)
-        await _check_letters(line, origins, ends)
+        await _check_dead_letters(line, origins, ends)
         for reason in ("unknown_workspace", "unknown_destination"):
             told = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")
             code, said = await line.run(*told.split(), "--json")
@@ -117,25 +117,25 @@ def _check_log(said: str, ends: dict[str, StatusEvent]) -> None:
     assert "Ada" not in said
 
 
-async def _check_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:
+async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:
     """Each rejected record is one dead letter: its raw bytes (cut where they are too many), all else in headers."""
     rejected = {name for name, event in ends.items() if event.status == "rejected_invalid"}
-    letters = {
+    dead_letters = {
         dict(record.headers)["stream-app-origin"].decode(): record
         for record in await line.read(line.settings.names.dlq)
     }
-    assert set(letters) == {origins[name] for name in rejected}
+    assert set(dead_letters) == {origins[name] for name in rejected}
     for name in rejected & CASES.keys():
-        headers = dict(letters[origins[name]].headers)
-        assert letters[origins[name]].value == CASES[name][1]
+        headers = dict(dead_letters[origins[name]].headers)
+        assert dead_letters[origins[name]].value == CASES[name][1]
         assert headers["stream-app-reason"].decode() == ends[name].reason
         assert headers["stream-app-disposition"] == (b"policy" if "unknown_" in ends[name].reason else b"poison")
         assert int(headers["stream-app-last-failure-ms"]) >= int(headers["stream-app-first-failure-ms"]) > 0
         assert b"example.com" not in b"".join(headers.values()), "no personal data in headers"
-    cut = letters[origins["compressed"]]
+    cut = dead_letters[origins["compressed"]]
     assert int(dict(cut.headers)["stream-app-cut-bytes"]) > 1_900_000
     assert cut.value.startswith(b'{"fields":{"email":"xxx')
-    long_key, nothing = letters[origins["long_key"]], letters[origins["nothing"]]
+    long_key, nothing = dead_letters[origins["long_key"]], dead_letters[origins["nothing"]]
     assert long_key.key == pseudonymous_key(b"k" * 10_000, ())
     assert (nothing.key, nothing.value, dict(nothing.headers)["stream-app-reason"]) == (None, None, b"tombstone")
     assert dict(nothing.headers)["kafka_dlt-original-topic"].decode() == line.settings.names.leads

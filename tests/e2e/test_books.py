@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.books.stories import Report
+from stream_app.domain.books.histories import Report
 from stream_app.operator.books import read_books
 from tests.e2e.pipeline import Pipeline
 
@@ -54,15 +54,15 @@ async def test_they_balance_at_every_moment_of_a_busy_line_and_at_its_end(kafka:
             at_work.append(await books(line))
         await waiting
         assert all(report.balanced for report in at_work), [report.problems for report in at_work]
-        assert any(0 < report.columns["accepted_final"].stories < 2_500 for report in at_work), "it was at work"
+        assert any(0 < report.columns["accepted_final"].records < 2_500 for report in at_work), "it was at work"
         await line.stop(worker)
         report = await books(line)
         assert report.balanced, report.problems
         assert report.moving == 0
         assert report.records == report.accounted == 3_000
         parked, accepted = report.columns["parked"], report.columns["accepted_final"]
-        assert parked.stories == parked.rows > 0
-        assert accepted.stories == accepted.rows == 3_000 - parked.stories
+        assert parked.records == parked.rows > 0
+        assert accepted.records == accepted.rows == 3_000 - parked.records
         assert all(account.spent_by_events == account.spent for account in report.accounts)
 
 
@@ -71,7 +71,7 @@ async def test_a_lead_that_is_passed_over_is_named_and_the_exit_code_is_1(kafka:
         await line.publish(line.leads(3))
         code, said = await line.run("books", "--json")
         assert code == 0, said
-        assert json.loads(said)["columns"]["waiting"]["stories"] == 3
+        assert json.loads(said)["columns"]["waiting"]["records"] == 3
         await pass_over(kafka, namespace, line.settings.names.leads, 2)
         code, said = await line.run("books")
         assert code == 1
@@ -97,7 +97,7 @@ async def test_an_open_transaction_neither_hangs_them_nor_raises_an_alarm(kafka:
                 report = await books(line)
             await producer.abort_transaction()
         assert report.balanced, report.problems
-        assert report.columns["accepted_final"].stories == 2
+        assert report.columns["accepted_final"].records == 2
         assert all(account.spent_by_events is None for account in report.accounts), "not of the same moment for sure"
         assert (await books(line)).accounts[0].spent_by_events is not None
 

@@ -1,6 +1,6 @@
 """The broker fails in every way in the middle of a load: the worker waits, says so, and goes on by itself.
 
-Judged afterwards from outside: nothing lost, nothing sent twice, every story legal, and the books balance.
+Judged afterwards from outside: nothing lost, nothing sent twice, every history legal, and the books balance.
 """
 
 from __future__ import annotations

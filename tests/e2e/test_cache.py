@@ -25,7 +25,7 @@ async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(ka
     with LocalRedis() as server:
         async with pipeline(kafka.bootstrap, namespace, server.url, degrade=True, more=PATIENT) as line:
             seen = await outage(line, server, 1_000, 250, lambda text: None)
-            line.check_stories()
+            line.check_histories()
     assert seen.wrong == []
     assert sum(seen.first.values()) == 1_000
     # A few of the known ones were probes: what was ever sent, even in vain, is not answered from the cache.
@@ -36,7 +36,7 @@ async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(ka
     assert seen.first["local"] >= 570, "a few came when Clay was back"
     assert seen.percentile_s(0.99) < 10, "2 s on a machine of its own: python -m tests.e2e.cached_outage"
     books = json.loads(seen.books)
-    served = books["columns"]["served_from_cache"]["stories"]
+    served = books["columns"]["served_from_cache"]["records"]
     assert sum(books["saved"].values()) == served >= sum(seen.hits.values())
     assert books["provisional"] >= seen.first["local"]
 
@@ -77,7 +77,7 @@ async def test_known_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka:
             assert sum(json.loads(said)["saved"].values()) == 70
             found = await results(line)
             assert {each[-1][1].source for each in found.values()} == {"cache", "clay"}
-            line.check_stories()
+            line.check_histories()
             for process in processes:
                 assert await line.stop(process) == 0
 

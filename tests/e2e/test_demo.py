@@ -58,21 +58,21 @@ def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment
     books, ledger = outcome["books"], outcome["ledger"]
     assert books["balanced"]
     assert books["records"] == books["accounted"] == 308
-    assert books["statuses"]["expired"]["stories"] == 8
-    assert books["statuses"]["rejected_invalid"]["stories"] > 8, "what is no lead, and what Clay called bad"
-    clay_called_bad = books["statuses"]["rejected_invalid"]["stories"] - 8
-    duplicates = books["statuses"]["duplicate"]["stories"]
+    assert books["statuses"]["expired"]["records"] == 8
+    assert books["statuses"]["rejected_invalid"]["records"] > 8, "what is no lead, and what Clay called bad"
+    clay_called_bad = books["statuses"]["rejected_invalid"]["records"] - 8
+    duplicates = books["statuses"]["duplicate"]["records"]
     assert 8 - clay_called_bad <= duplicates <= 8, "a second copy may be sent when Clay called its first one bad"
-    assert books["columns"]["enriched"]["stories"] == ledger["accepted"] - ledger["uncertain"] > 200
-    assert books["statuses"]["enriched"]["stories"] > 200
-    assert books["statuses"]["no_data"]["stories"] > 0
+    assert books["columns"]["enriched"]["records"] == ledger["accepted"] - ledger["uncertain"] > 200
+    assert books["statuses"]["enriched"]["records"] > 200
+    assert books["statuses"]["no_data"]["records"] > 0
     assert ledger["charged"] == ledger["booked"] > 200 * 2
     assert books["not_leads"].get("callback_unmatched", 0) == 0
     assert ledger["doubles"] == ledger["missing"] == ledger["unknown"] == []
     assert outcome["dead_letters"] >= 5
     assert outcome["replays"] == outcome["dead_letters"]
     assert outcome["in_the_outage"]["balanced"]
-    assert outcome["in_the_outage"]["columns"]["waiting"]["stories"] > 100
+    assert outcome["in_the_outage"]["columns"]["waiting"]["records"] > 100
     assert outcome["exit_codes"] == {"worker": 0, "replay": 0, "gateway": 0}
     plain = [line for line in ran.stderr.splitlines() if "of 308 enriched" in line]
     assert len(plain) > 20, "a line a second"

@@ -63,7 +63,7 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         ended = [each for each in printed if ": enriched" in each]
         assert sorted(each.split(":")[0] for each in ended) == ["crm-17", "crm-18"]
 
-        count = str(sum(map(len, line.stories.values())))
+        count = str(sum(map(len, line.histories.values())))
         await by_plain_consumers(line, status, count)
 
         results = [json.loads(each) for each in await run(line, "read_results.py", "--workspace", "w0")]

@@ -48,7 +48,7 @@ async def test_headers_of_other_programs_change_nothing(kafka: Broker, namespace
         await line.until(lambda: line.last() == ends, 60, "all of them")
         await line.stop(worker)
 
-        line.check_stories()
+        line.check_histories()
         assert set(line.summary()["leads"].values()) == {1}
         assert {record.topic for record in await line.read(names.retry)} == {names.retry}, "strays go home by it"
         code, said = await line.run("books", "--json")

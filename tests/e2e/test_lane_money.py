@@ -27,7 +27,7 @@ async def test_the_day_turns_at_midnight_under_load(kafka: Broker, namespace: st
         await line.publish(line.leads(150))
         line.join(program=(SHIFTED, str(shift_ms)))
         await line.until(lambda: _accepted(line, midnight_ms) >= 60, 90, "the second day's leads are accepted")
-        held = [story[-1] for story in line.stories.values() if story[-1].status == "held_budget"]
+        held = [history[-1] for history in line.histories.values() if history[-1].status == "held_budget"]
         await asyncio.sleep(2)
         first = _accepted(line, 0) - _accepted(line, midnight_ms)
         assert 0 < first <= 60, "the first day's budget was used, and not exceeded"
@@ -37,14 +37,15 @@ async def test_the_day_turns_at_midnight_under_load(kafka: Broker, namespace: st
         assert held[-1].due_at_ms is not None
         assert held[-1].due_at_ms % DAY_MS == 0
         assert not line.posted_again()
-        line.check_stories()
+        line.check_histories()
 
 
 def _accepted(line: Fleet, from_ms: int) -> int:
     """Leads whose POST was let through from then on, and that Clay took."""
     shift_ms = DAY_MS - from_ms % DAY_MS if from_ms else 0
     return sum(
-        story[-1].status == "accepted" and story[-2].at_ms >= from_ms + shift_ms for story in line.stories.values()
+        history[-1].status == "accepted" and history[-2].at_ms >= from_ms + shift_ms
+        for history in line.histories.values()
     )
 
 
@@ -67,4 +68,4 @@ async def test_two_workers_and_a_rebalance_spend_exactly_the_budget(kafka: Broke
         assert {name: sent.count(name) for name in line.names} == dict.fromkeys(line.names, 40)
         assert line.last()["accepted"] == 120
         assert not line.posted_again()
-        line.check_stories()
+        line.check_histories()

@@ -29,7 +29,7 @@ async def test_an_outage_wastes_few_calls_and_no_lead(kafka: Broker, namespace: 
         assert line.last() == {"accepted": 200}
         assert not await line.read(line.settings.names.dlq), "an outage is no poison"
         assert not line.posted_again()
-        line.check_stories()
+        line.check_histories()
 
 
 async def test_no_request_leaves_before_its_retry_after(kafka: Broker, namespace: str) -> None:
@@ -52,7 +52,7 @@ async def test_no_request_leaves_before_its_retry_after(kafka: Broker, namespace
             assert not early, "what was already on the way is there within half a second"
         assert line.last() == {"accepted": 120}
         assert not line.posted_again()
-        line.check_stories()
+        line.check_histories()
 
 
 async def test_a_refused_token_loses_nothing_as_vector_24543_did(kafka: Broker, namespace: str) -> None:
@@ -66,7 +66,7 @@ async def test_a_refused_token_loses_nothing_as_vector_24543_did(kafka: Broker, 
         await line.publish(line.leads(60))
         worker = line.join()
         await line.until(lambda: line.last()["held_paused"] >= 1, 40, "the lane has stopped")
-        told = next(story[-1] for story in line.stories.values() if story[-1].status == "held_paused")
+        told = next(history[-1] for history in line.histories.values() if history[-1].status == "held_paused")
         assert told.reason == "http_401"
         assert told.text.startswith("destination w0-crm (token: TOKEN): HTTP 401")
         assert await line.stop(worker.process) == 0
@@ -77,4 +77,4 @@ async def test_a_refused_token_loses_nothing_as_vector_24543_did(kafka: Broker, 
         line.join()
         await line.until(lambda: line.last()["accepted"] == 60, 40, "all are accepted, without a word of an operator")
         assert not line.posted_again()
-        line.check_stories()
+        line.check_histories()

@@ -33,15 +33,15 @@ async def test_hot_leads_pass_a_backfill_that_gets_its_share(kafka: Broker, name
         sent = [request for request in line.requests() if began_ms <= request.at_ms <= ended_ms]
         backfill = sum(request.lead_id not in published for request in sent)
         assert backfill >= 0.1 * len(sent), "its stated share at the least"
-        line.check_stories()
+        line.check_histories()
 
 
 def _took(line: Fleet, published: dict[str, int]) -> dict[str, int]:
     """Lead -> ms from its publication to `accepted`."""
     return {
-        story[-1].lead_id: story[-1].at_ms - published[story[-1].lead_id]
-        for story in list(line.stories.values())
-        if story[-1].status == "accepted" and story[-1].lead_id in published
+        history[-1].lead_id: history[-1].at_ms - published[history[-1].lead_id]
+        for history in list(line.histories.values())
+        if history[-1].status == "accepted" and history[-1].lead_id in published
     }
 
 
@@ -52,7 +52,7 @@ async def test_a_held_lane_delays_no_other(kafka: Broker, namespace: str) -> Non
         line.join()
         held = [line.lead(number, "w0") for number in range(1_000, 1_300)]
         await line.publish(held)
-        await line.until(lambda: any(s[-1].reason == "http_401" for s in line.stories.values()), 40, "w0 has stopped")
+        await line.until(lambda: any(s[-1].reason == "http_401" for s in line.histories.values()), 40, "w0 has stopped")
         published: dict[str, int] = {}
         for number in range(90):
             published[f"lead-{number}"] = now_ms()
@@ -63,7 +63,7 @@ async def test_a_held_lane_delays_no_other(kafka: Broker, namespace: str) -> Non
         assert took_ms[-2] < 1_500, f"p99 {took_ms[-2]} ms, median {took_ms[45]} ms"
         assert not [request for request in line.requests() if request.accepted and request.workspace == "w0"]
         assert not await line.read(line.settings.names.dlq)
-        line.check_stories()
+        line.check_histories()
 
 
 def _more(line: Fleet, number: int) -> list[Record]:

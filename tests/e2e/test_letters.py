@@ -27,7 +27,7 @@ async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, nam
         await suppress(line, 0, 2)
 
         code, counted = await ask(line, "dlq", "--from", "deferred")
-        assert (code, counted["letters"], counted["suppressed"]) == (0, 10, 2)
+        assert (code, counted["dead_letters"], counted["suppressed"]) == (0, 10, 2)
         assert [(each["kind"], each["reason"]) for each in counted["causes"]] == [("deferred", "paused")]
         code, said = await line.run("dlq", "--from", "deferred", "--disposition", "poison")
         assert (code, "--from deferred has only the disposition deferred" in said) == (2, True)
@@ -36,7 +36,7 @@ async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, nam
 
         file = line.directory / "letters.jsonl"
         code, exported = await ask(line, "dlq", "export", str(file), "--from", "deferred")
-        assert (code, exported["letters"], exported["suppressed"]) == (0, 8, 2)
+        assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 8, 2)
         lines = [json.loads(each) for each in file.read_text().splitlines()]
         assert not {each["lead"]["lead_id"] for each in lines} & {"lead-0", "lead-2"}
         await shown(line, line.settings.names.deferred)
@@ -60,7 +60,7 @@ async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, nam
             code, sent = await ask(line, *command_again)
             assert (code, sent["sent"]) == (1, 0), "not twice"
         await line.stop(worker)
-        line.check_stories()
+        line.check_histories()
         assert line.last() == {"accepted": 18, "deferred": 2}
         assert set(line.summary()["leads"].values()) == {1}
         back = await line.read(line.settings.names.retry)
@@ -81,13 +81,15 @@ async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Bro
         code, plan = await ask(line, "replay", "plan")
         assert (code, plan["fates"]) == (0, {"suppressed": 2, "goes": 5})
         code, exported = await ask(line, "dlq", "export", str(line.directory / "letters.jsonl"))
-        assert (code, exported["letters"], exported["suppressed"]) == (0, 5, 2)
+        assert (code, exported["dead_letters"], exported["suppressed"]) == (0, 5, 2)
         (erased,) = [each for each in await line.read(line.settings.names.dlq) if b"Nobody" in each.value]
-        code, letter = await ask(line, "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value")
-        assert (code, letter["suppressed"], "value" in letter) == (0, True, False)
+        code, dead_letter = await ask(
+            line, "dlq", "show", f"{erased.topic}/{erased.partition}/{erased.offset}", "--value"
+        )
+        assert (code, dead_letter["suppressed"], "value" in dead_letter) == (0, True, False)
         await shown(line, line.settings.names.dlq)
 
-        # The replay process brings all of them back: the line ends the story of whoever is on the list.
+        # The replay process brings all of them back: the line ends the history of whoever is on the list.
         replay = line.start("replay")
         await line.until(lambda: line.last() == {"parked": 5, "suppressed": 2, "erased": 1}, 60, "parked, but for two")
         assert await line.stop(replay) == 0
@@ -107,7 +109,7 @@ async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Bro
         await line.until(lambda: line.last()["accepted"] == 4, 30, "the others")
         assert 'stream_app_parked_leads{workspace="w0"} 1.0' in await line.get(worker, "/metrics")
         await line.stop(worker)
-        line.check_stories()
+        line.check_histories()
         assert line.last() == {"accepted": 4, "suppressed": 2, "parked": 1, "erased": 1}
         assert line.summary()["leads"] == dict.fromkeys(("lead-0", "lead-2", "lead-4", "lead-5"), 1)
         code, said = await line.run("books", "--json")
@@ -124,8 +126,8 @@ async def suppress(line: Pipeline, *numbers: int) -> None:
 async def shown(line: Pipeline, topic: str) -> None:
     """`dlq show` of the topic's letters: the value of nobody who is on the list, whoever asks for it."""
     seen: dict[bool, dict[str, Any]] = {}
-    for letter in (await line.read(topic))[:3]:
-        place = f"{topic}/{letter.partition}/{letter.offset}"
+    for dead_letter in (await line.read(topic))[:3]:
+        place = f"{topic}/{dead_letter.partition}/{dead_letter.offset}"
         code, document = await ask(line, "dlq", "show", place, "--value")
         assert code == 0
         assert document["suppressed"] != ("value" in document)

@@ -1,4 +1,4 @@
-"""The main job on real Kafka, with real processes: what goes in reaches Clay once, and its story comes out."""
+"""The main job on real Kafka, with real processes: what goes in reaches Clay once, and its history comes out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, name
         line.start("replay")
         await line.until_over(10_000, 120)
         assert await line.stop(worker) == 0
-        line.check_stories()
+        line.check_histories()
         leads = line.summary()["leads"]
         assert len(leads) == 10_000
         assert set(leads.values()) == {1}, "each lead once"
@@ -106,13 +106,13 @@ async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafk
         await line.until_over(10_000, 180)
         await line.stop(worker)
         await line.stop(replay)
-        line.check_stories()
+        line.check_histories()
         states = line.last()
         assert sum(states.values()) == 10_000
         assert set(states) == {"accepted", "rejected_invalid", "parked"}
         assert min(states.values()) > 50, states
-        for story in line.stories.values():
-            steps = Counter(event.status for event in story)
+        for history in line.histories.values():
+            steps = Counter(event.status for event in history)
             assert steps["dead_lettered"] <= 2
             assert steps["parked"] <= 1
         parked = await line.read(line.settings.names.parked)
@@ -144,15 +144,17 @@ delay_s = 0.03
         assert await line.get(replay, "/healthz") == "ok\n"
         await line.stop(worker)
         await line.stop(replay)
-        line.check_stories()
+        line.check_histories()
         states, sent = line.last(), line.summary()["leads"]
         assert sum(states.values()) == 3_030, "none is lost"
         assert set(states) == {"accepted", "parked", "rejected_invalid"}
         assert set(sent.values()) == {1}, "none was POSTed twice"
-        ends = {story[0].lead_id: story[-1].status for story in line.stories.values()}
+        ends = {history[0].lead_id: history[-1].status for history in line.histories.values()}
         assert {lead_id for lead_id, status in ends.items() if status == "accepted"} <= sent.keys()
         assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, "each poison is told once"
-        assert any(event.replay for story in line.stories.values() for event in story if event.status == "accepted")
+        assert any(
+            event.replay for history in line.histories.values() for event in history if event.status == "accepted"
+        )
         parked = [dict(record.headers)["stream-app-origin"] for record in await line.read(line.settings.names.parked)]
         assert len(parked) == len(set(parked)) == states["parked"]
         code, said = await line.run("books", "--json")

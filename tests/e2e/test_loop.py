@@ -67,11 +67,11 @@ url_env = "CACHE_URL"
 
 
 class Loop(Fleet):
-    """A fleet whose stories end with Clay's answer."""
+    """A fleet whose histories end with Clay's answer."""
 
     def ended(self) -> dict[str, Any]:
         """The last event of each input record that rests."""
-        last = [story[-1] for story in list(self.stories.values())]
+        last = [history[-1] for history in list(self.histories.values())]
         of_leads = [event for event in last if event.origin.startswith(f"{self.settings.names.leads}/")]
         return {event.origin: event for event in of_leads if event.status in ANSWERED | {"parked"}}
 
@@ -89,8 +89,8 @@ class Loop(Fleet):
     def booked(self) -> Counter[str]:
         """What the events say that each lead did cost, in credits."""
         found: Counter[str] = Counter()
-        for story in self.stories.values():
-            for event in story:
+        for history in self.histories.values():
+            for event in history:
                 found[event.lead_id] += event.credits or 0
         return found
 
@@ -146,7 +146,8 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
         settled = ANSWERED | {"callback_duplicate", "callback_unmatched"}
         await line.until(
             lambda: (
-                sum(event.status in settled for story in list(line.stories.values()) for event in story) >= len(records)
+                sum(event.status in settled for history in list(line.histories.values()) for event in history)
+                >= len(records)
             ),
             30,
             f"{len(records)} callbacks are concluded",
@@ -154,7 +155,7 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
         ended = line.ended()
         assert len(ended) == 300
         assert len({event.lead_id for event in ended.values()}) == 300, "one final state for each lead"
-        line.check_stories()
+        line.check_histories()
         assert not line.posted_again()
         parked = Counter(event.reason for event in ended.values() if event.status == "parked")
         # `uncertain`: its POST was under way as the worker died, and its callback was lost, too.
@@ -172,10 +173,12 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
         found = {event.lead_id for event in ended.values() if event.status in ("enriched", "partial")}
         assert found
         await filled(line, redis_url, len(found))
-        steps = Counter(event.status for story in line.stories.values() for event in story)
+        steps = Counter(event.status for history in line.histories.values() for event in history)
         assert steps["callback_duplicate"] >= 10, "those that came twice"
-        late = [story for story in line.stories.values() if "callback_overdue" in {event.status for event in story}]
-        assert any(story[-1].status in ANSWERED for story in late), "an answer after the deadline counts"
+        late = [
+            history for history in line.histories.values() if "callback_overdue" in {event.status for event in history}
+        ]
+        assert any(history[-1].status in ANSWERED for history in late), "an answer after the deadline counts"
         for process in (worker.process, gateway, replay):
             assert await line.stop(process) == 0
         await line.books_balance()
@@ -204,7 +207,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         if cause == "auto-run":
             line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": False})
         await line.until(lambda: line.last()["credits_exhausted_suspected"] == 1, 90, "the silence is told")
-        told = next(s[-1] for s in line.stories.values() if s[-1].status == "credits_exhausted_suspected")
+        told = next(s[-1] for s in line.histories.values() if s[-1].status == "credits_exhausted_suspected")
         last_ms = max(row["at_ms"] for row in line.ledger() if row["kind"] == "callback")
         assert told.at_ms - last_ms <= (2 * deadline_s + 30) * 1_000
         assert told.reason == "no_callbacks"
@@ -231,7 +234,7 @@ async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace
         resumed_ms = now_ms()
         await line.until(lambda: line.answered() >= leads, 60, "all are answered")
         assert any(request.at_ms > resumed_ms for request in line.requests())
-        line.check_stories()
+        line.check_histories()
         assert not line.posted_again()
         charged, booked = line.charged(), line.booked()
         # A row that is run again costs again what it did cost already: Clay's cell says the sum of both runs.

@@ -69,13 +69,13 @@ async def test_a_pause_under_load_lets_nothing_more_through_until_it_is_resumed(
         assert (await answer(line, "c2")).text.startswith("resumed")
         await line.until(lambda: len(sendings(line, "w0")) == 200, 30, "all of the lane")
         assert await line.stop(worker) == 0
-        line.check_stories()
+        line.check_histories()
         assert (await answers(line))["slow-w0"].at_ms <= min(before), "what waited came before the first lead"
 
 
 def sendings(line: Pipeline, workspace: str) -> list[int]:
     """When the leads of a workspace were let through."""
-    steps = (event for story in list(line.stories.values()) for event in story)
+    steps = (event for history in list(line.histories.values()) for event in history)
     return sorted(step.at_ms for step in steps if step.status == "sending" and step.workspace == workspace)
 
 
@@ -175,7 +175,7 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert code == 0, said
         await line.publish([line.lead(30, "w0", import_id="march.csv"), command(line, "resume", "c2")])
         await line.until_over(31, 30)
-        ended = {story[0].lead_id: story[-1] for story in line.stories.values()}
+        ended = {history[0].lead_id: history[-1] for history in line.histories.values()}
         suppressed = {lead: event.reason for lead, event in ended.items() if event.status == "suppressed"}
         cancelled = dict.fromkeys(["lead-0", *(f"lead-{number}" for number in range(10, 30))], "cancelled")
         assert suppressed == {"lead-3": "suppressed", **cancelled}
@@ -192,7 +192,7 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         await line.until(lambda: "lead-3" in line.summary()["leads"], 20, "it may be sent now")
         await line.until_over(32, 20)
         assert await line.stop(worker) == 0
-        line.check_stories()
+        line.check_histories()
         code, said = await line.run("books", "--json")
         assert code == 0, said
         logs = "".join(log.read_text(errors="replace") for log in line.logs.values())

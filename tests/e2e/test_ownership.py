@@ -188,7 +188,7 @@ def _check_words(station: str, member: Member, code: int | None) -> None:
 
 def _check_ends(line: Fleet, leads: dict[str, str]) -> None:
     """What became of the very lead at which each worker was frozen."""
-    by_lead = {story[-1].lead_id: story[-1] for story in line.stories.values()}
+    by_lead = {history[-1].lead_id: history[-1] for history in line.histories.values()}
     sent = Counter(request.lead_id for request in line.requests())
     where = {station: f"{station}: {line.tell(lead)}" for station, lead in leads.items()}
     for station in ("before_write_ahead", "request_sent", "after_answer", "before_settle", "after_settle"):

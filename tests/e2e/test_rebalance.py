@@ -85,7 +85,7 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker,
                 assert time.monotonic() - began < 10 + LONGEST_REQUEST_S
             line.control("DELETE", "/control/faults")
         assert not line.posted_again()
-        line.check_stories()
+        line.check_histories()
         assert load.count > 0
         still = {"received", "sending", "refused", "held_paused", "held_outage"}
         assert set(line.last()) <= {"accepted", "parked"} | still, "a lead that is held is neither lost nor answered"
@@ -98,4 +98,4 @@ open_s = 60
 
 
 def _held(line: Fleet) -> set[str]:
-    return {story[-1].status for story in list(line.stories.values())}
+    return {history[-1].status for history in list(line.histories.values())}

@@ -64,9 +64,9 @@ async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(ka
         replay = line.start("replay")
         await line.until(lambda: parks(line, 1) == before["parked"], 60, "parked again in epoch 1")
         assert await line.stop(replay) == 0
-        for story in line.stories.values():
-            steps = Counter((event.status, event.epoch) for event in story)
-            assert steps["replayed", 1] in (0, 2), [event.status for event in story]
+        for history in line.histories.values():
+            steps = Counter((event.status, event.epoch) for event in history)
+            assert steps["replayed", 1] in (0, 2), [event.status for event in history]
             assert steps["parked", 1] <= 1
             assert steps["parked", 0] <= 1
 
@@ -89,7 +89,7 @@ async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(ka
         await caught_up(line)
         assert await line.stop(replay) == 0
         assert await line.stop(worker) == 0
-        line.check_stories()
+        line.check_histories()
         assert line.last() == {"accepted": 201}
         assert set(line.summary()["leads"].values()) == {1}, "none that was delivered was sent again"
         code, said = await line.run("books", "--json")
@@ -112,7 +112,7 @@ async def test_letters_of_other_programs_go_down_the_line_as_leads_once(kafka: B
         await line.until_over(4, 40)
         await line.stop(replay)
         assert line.last() == {"accepted": 2, "rejected_invalid": 2}
-        # What was handed to the line once has a story of its own since: a rewind does not begin another one.
+        # What was handed to the line once has a history of its own since: a rewind does not begin another one.
         reset(kafka, line, "--to-earliest")
         replay = line.start("replay")
         await caught_up(line)
@@ -126,14 +126,16 @@ async def test_letters_of_other_programs_go_down_the_line_as_leads_once(kafka: B
         await line.until(lambda: line.last()["accepted"] == 4, 40, "two more")
         await line.stop(replay)
         await line.stop(worker)
-        line.check_stories()
+        line.check_histories()
         assert line.last() == {"accepted": 4, "rejected_invalid": 2}
-        letters = [dict(record.headers).get("stream-app-reason") for record in await line.read(names.dlq)]
-        assert letters == [None] * 4 + [b"not_json", b"tombstone", None], "each poison has one letter with the reason"
+        dead_letters = [dict(record.headers).get("stream-app-reason") for record in await line.read(names.dlq)]
+        assert dead_letters == [None] * 4 + [b"not_json", b"tombstone", None], (
+            "each poison has one letter with the reason"
+        )
         code, said = await line.run("books", "--json")
         assert code == 0, said
 
 
 def parks(line: Pipeline, epoch: int) -> int:
-    stories = list(line.stories.values())
-    return sum(event.status == "parked" and event.epoch == epoch for story in stories for event in story)
+    histories = list(line.histories.values())
+    return sum(event.status == "parked" and event.epoch == epoch for history in histories for event in history)

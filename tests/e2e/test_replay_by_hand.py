@@ -50,10 +50,10 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
 
         # What parked leads would cost, and sending some of them back: each once, whatever is run again.
         code, plan = await ask(line, "replay", "plan", "--from", "parked", "--status", "503")
-        assert (code, plan["letters"], plan["go"], plan["causes"]) == (0, 30, 30, {"http_503": 30})
+        assert (code, plan["dead_letters"], plan["go"], plan["causes"]) == (0, 30, 30, {"http_503": 30})
         assert [(each["leads"], each["credits"], each["credits_left"]) for each in plan["prices"]] == [(30, 180, None)]
         code, plan = await ask(line, "replay", "plan", "--reason", "http_503")
-        assert (code, plan["fates"]) == (1, {"later_letter": 60}), "their last word is in leads.parked"
+        assert (code, plan["fates"]) == (1, {"later_dead_letter": 60}), "their last word is in leads.parked"
         code, said = await line.run("replay", "plan", "--destination", "nowhere")
         assert (code, "there is no destination nowhere" in said) == (2, True)
         code, said = await line.run("replay", "redrive", "--limit", "10")
@@ -67,9 +67,9 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         answers = await asyncio.gather(*both)
         assert sum(answer.get("sent", 0) for _, answer in answers) in (10, 20), answers
         await caught_up_line(line)
-        done, letters = line.last()["accepted"], 30
+        done, dead_letters = line.last()["accepted"], 30
         code, plan = await ask(line, "replay", "plan", "--from", "parked")
-        assert plan["fates"] == {"sent_back": done, "goes": letters - done}
+        assert plan["fates"] == {"sent_back": done, "goes": dead_letters - done}
 
         await look_at_the_poison(line)
         done += 1
@@ -93,7 +93,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         code, answer = await ask(
             line, "replay", "rewind", "--to-datetime", "2020-01-01", "--partition", str(home), "--yes"
         )
-        assert (code, answer["done"], answer["plan"]["go"]) == (0, True, letters + 1 - done)
+        assert (code, answer["done"], answer["plan"]["go"]) == (0, True, dead_letters + 1 - done)
         replay = line.start("replay")
         await rewound(line)
         assert line.last()["accepted"] == done + 1
@@ -101,7 +101,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         await line.until(lambda: line.last()["accepted"] == 32, 40, "all accepted")
         await line.stop(replay)
         await line.stop(worker)
-        line.check_stories()
+        line.check_histories()
         assert line.last() == {"accepted": 32, "rejected_invalid": 2}
         assert set(line.summary()["leads"].values()) == {1}
         code, said = await line.run("books", "--json")
@@ -129,17 +129,17 @@ async def look_at_the_poison(line: Pipeline) -> None:
     causes = {(each["kind"], each["reason"]): each["count"] for each in counted["causes"]}
     assert (code, causes) == (0, {("failed", "http_503"): 60, ("poison", "invalid_lead"): 2})
     code, counted = await ask(line, "dlq", "--from", "parked")
-    assert counted["letters"] == 30
+    assert counted["dead_letters"] == 30
     file = line.directory / "letters.jsonl"
     code, answer = await ask(line, "dlq", "export", str(file), "--disposition", "poison")
-    assert (code, answer["letters"], file.stat().st_mode & 0o777) == (0, 2, 0o600)
+    assert (code, answer["dead_letters"], file.stat().st_mode & 0o777) == (0, 2, 0o600)
     _, exported = [json.loads(each) for each in file.read_text().splitlines()]
     assert exported["lead"]["field"] == {"email": "2@example.com"}
-    code, shown = await ask(line, "dlq", "show", exported["place"])
+    code, shown = await ask(line, "dlq", "show", exported["record_id"])
     assert [event["status"] for event in shown["history"]] == ["rejected_invalid"]
     assert shown["headers"]["kafka_dlt-original-topic"] == line.settings.names.leads
     assert "@example.com" not in json.dumps(shown)
-    code, said = await line.run("dlq", "show", exported["place"], "--value")
+    code, said = await line.run("dlq", "show", exported["record_id"], "--value")
     assert (code, "2@example.com" in said) == (0, True)
     assert (await line.run("dlq", "show", "nowhere/0/1"))[0] == 2
     file.write_text("[]")
@@ -150,7 +150,7 @@ async def look_at_the_poison(line: Pipeline) -> None:
     accepted = line.last()["accepted"]
     file.write_text(json.dumps(exported))
     code, answer = await ask(line, "dlq", "import", str(file), "--yes")
-    assert (code, answer["sent"], list(answer["refused"])) == (1, 0, [exported["place"]])
+    assert (code, answer["sent"], list(answer["refused"])) == (1, 0, [exported["record_id"]])
     exported["lead"]["fields"] = exported["lead"].pop("field")
     file.write_text(json.dumps(exported))
     code, answer = await ask(line, "dlq", "import", str(file), "--yes")

@@ -40,19 +40,19 @@ open_s = 1
         # Long enough for each dead letter to have come back many times over, and parked.
         await line.until(lambda: line.summary()["requests"] >= 16, 60, "the breaker has probed again and again")
         await eventually(lambda: behind(line, {names.replay_app: [names.dlq, names.wait(1)]}), 30)
-        letters, back = len(await line.read(names.dlq)), len(await line.read(names.retry))
-        assert 1 <= letters <= 6, "only those that failed while the breaker was still closed"
-        assert back == letters, "each has come back once, and waits at the gate"
+        dead_letters, back = len(await line.read(names.dlq)), len(await line.read(names.retry))
+        assert 1 <= dead_letters <= 6, "only those that failed while the breaker was still closed"
+        assert back == dead_letters, "each has come back once, and waits at the gate"
         assert "parked" not in line.last()
 
         line.control("DELETE", "/control/faults")
         await line.until(lambda: line.last() == {"accepted": 40}, 40, "all are accepted")
         await line.stop(replay)
         await line.stop(worker)
-        line.check_stories()
-        steps = Counter(event.status for story in line.stories.values() for event in story)
-        assert (steps["dead_lettered"], steps["replayed"], steps["parked"]) == (letters, letters, 0)
-        assert all(event.attempt <= 1 for story in line.stories.values() for event in story)
+        line.check_histories()
+        steps = Counter(event.status for history in line.histories.values() for event in history)
+        assert (steps["dead_lettered"], steps["replayed"], steps["parked"]) == (dead_letters, dead_letters, 0)
+        assert all(event.attempt <= 1 for history in line.histories.values() for event in history)
         assert set(line.summary()["leads"].values()) == {1}
 
 
@@ -75,14 +75,14 @@ async def test_replays_leave_the_lane_to_hot_leads(kafka: Broker, namespace: str
         await line.stop(replay)
         await line.stop(worker)
         assert replays > 20, "replays went on all the time"
-        hot = [story for story in line.stories.values() if int(story[0].lead_id.removeprefix("lead-")) >= 1_000]
-        waits_ms = sorted(story[-1].at_ms - story[0].at_ms for story in hot)
+        hot = [history for history in line.histories.values() if int(history[0].lead_id.removeprefix("lead-")) >= 1_000]
+        waits_ms = sorted(history[-1].at_ms - history[0].at_ms for history in hot)
         assert len(waits_ms) == 80
         assert waits_ms[72] < 1_500, waits_ms
         times_ms = sorted(record.timestamp for record in await line.read(line.settings.names.retry))
         # Half of the lane's rate, and a second's worth at once at the beginning.
         assert times_ms[-1] - times_ms[0] > (160 - 10 - 2) * 100, "they came back faster than rate_share allows"
-        line.check_stories()
+        line.check_histories()
 
 
 @pytest.mark.long
@@ -115,4 +115,4 @@ async def test_several_replay_processes_come_die_and_go_under_load(kafka: Broker
 
 
 def replayed(line: Pipeline) -> int:
-    return sum(event.status == "replayed" for story in list(line.stories.values()) for event in story)
+    return sum(event.status == "replayed" for history in list(line.histories.values()) for event in history)

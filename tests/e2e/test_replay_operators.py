@@ -60,7 +60,7 @@ async def test_selections_interrupted_and_two_at_once_send_each_letter_once(kafk
         code, sent = await ask(line, "replay", "select", "--yes")
         assert (code, sent) == (1, {"sent": 0, "refused": {}})
 
-        line.check_stories()
+        line.check_histories()
         places = Counter(
             dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
         )
@@ -114,7 +114,7 @@ async def rewind_past_what_is_kept(kafka: Broker, line: Pipeline) -> None:
     replay = line.start("replay")
     await caught_up(line)
     assert await line.stop(replay) == 0
-    end = max(letter.offset for letter in await line.read(names.dlq)) + 1
+    end = max(dead_letter.offset for dead_letter in await line.read(names.dlq)) + 1
     file = line.directory / "gone.json"
     gone = {"topic": names.dlq, "partition": home, "offset": 9}
     file.write_text(json.dumps({"version": 1, "partitions": [gone]}))

@@ -71,7 +71,7 @@ async def test_a_row_that_cannot_be_used_stops_the_worker_and_no_lead_is_skipped
         await line.publish(newer)
         worker = line.join()
         await line.until_over(10, 30)
-        line.check_stories()
+        line.check_histories()
         assert line.last() == {"accepted": 10}
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(10)}
         assert await line.stop(worker.process) == 0
@@ -120,12 +120,12 @@ async def test_replays_that_retention_took_are_counted_and_told(kafka: Broker, n
             return is_passed
 
         back = [Envelope(origin=f"leads/0/{number}", way="deferred").to_headers() for number in range(20)]
-        letters = [Record(log.topic, b"w0", b"{}", headers, 0) for headers in back]
-        await line.publish(letters[:5])
+        dead_letters = [Record(log.topic, b"w0", b"{}", headers, 0) for headers in back]
+        await line.publish(dead_letters[:5])
         replay = member(line, "replay")
         await until(passed(5), 30)
         assert await line.stop(replay.process) == 0
-        await line.publish(letters[5:])
+        await line.publish(dead_letters[5:])
         await remove(kafka.bootstrap, log, 12)
         replay = member(line, "replay")
         await until(passed(20), 30)
@@ -143,8 +143,8 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
         names = line.settings.names
         topic = getattr(names, which)
         plan = next(plan for plan in line.settings.topic_plan() if plan.name == topic)
-        letters = [Record(names.dlq, b"w0", b"{}", POISON.to_headers(), 0)]
-        await line.publish([*line.leads(50), *letters])
+        dead_letters = [Record(names.dlq, b"w0", b"{}", POISON.to_headers(), 0)]
+        await line.publish([*line.leads(50), *dead_letters])
         process = member(line, command)
         if command == "worker":
             await line.until_over(50, 30)
@@ -153,7 +153,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
         await asyncio.sleep(2)  # it looks every second: now it has seen the log at its longest
         await delete_topic(kafka.bootstrap, topic)
         await create_topics(kafka.bootstrap, topic, config=plan.config)
-        await line.publish([*line.leads(60), *letters, *letters])
+        await line.publish([*line.leads(60), *dead_letters, *dead_letters])
         assert await process.ended(40) == 1
         words = process.last_words()
         assert len(words) == 1, words

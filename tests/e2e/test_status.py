@@ -36,10 +36,10 @@ async def test_where_is_my_lead(kafka: Broker, namespace: str) -> None:
             await until_ready(client)
             await up_to_date(client)
             lead = (await client.get("/leads/lead-0")).json()["lead"]
-            assert [step["status"] for step in lead["stories"][0]["events"]] == ["received", "sending", "accepted"]
+            assert [step["status"] for step in lead["histories"][0]["events"]] == ["received", "sending", "accepted"]
             assert lead["results"][0]["fields"] == {"Title": "Countess"}
             assert (await client.get("/books")).json()["columns"]["accepted_final"] == 2
-            assert (await client.get("/dlq")).json()["dlq"]["letters"] == 1
+            assert (await client.get("/dlq")).json()["dlq"]["dead_letters"] == 1
             assert {each["workspace"] for each in (await client.get("/lanes")).json()["lanes"]} == {"w0", "w1"}
             assert sum((await client.get("/books")).json()["waiting"].values()) == 0
             assert "stream_app_read_model_lag 0.0" in await line.get(gateway, "/metrics")
@@ -64,7 +64,7 @@ async def at_the_command_line(line: Pipeline) -> None:
     assert "Title: Countess" in said
     code, said = await line.run("status", "other-id", "--json")
     (lead,) = json.loads(said)["leads"]
-    assert lead["stories"][0]["status"] == "duplicate"
+    assert lead["histories"][0]["status"] == "duplicate"
     for argv in (["nobody"], ["nobody@example.com"], ["lead-0", "--workspace", "w1"]):
         code, said = await line.run("status", *argv)
         assert (code, "The lead is unknown, and no record of it waits on Kafka" in said) == (1, True)

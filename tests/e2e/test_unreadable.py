@@ -55,8 +55,8 @@ async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(names
 
         code, said = await line.run("books", "--json")
         books = json.loads(said)
-        assert (code, books["records"], books["columns"]["waiting"]["stories"]) == (1, 12, 2)
-        assert [(problem["place"], "cannot be read" in problem["what"]) for problem in books["problems"]] == [
+        assert (code, books["records"], books["columns"]["waiting"]["records"]) == (1, 12, 2)
+        assert [(problem["where"], "cannot be read" in problem["what"]) for problem in books["problems"]] == [
             (place, True)
         ]
         for wrong, why in ((f"{topic}/{partition}/4", says), (f"{topic}/{other}/3", "can be read")):

@@ -34,14 +34,14 @@ def sources(namespace: str = "") -> Sources:
 
 
 def event(names: TopicNames, lead_id: str, status: Status, seq: int, offset: int = 0, **more: Any) -> Made:
-    """A step of the story of the input record at `offset` of partition 0 of `leads`, or of the record `origin`."""
+    """A step of the history of the input record at `offset` of partition 0 of `leads`, or of the record `origin`."""
     origin = str(more.pop("origin", f"{names.leads}/0/{offset}"))
     values: dict[str, Any] = {"workspace": "acme", "destination": "people", "at_ms": NOW_MS + seq, **more}
     told = StatusEvent(id=f"{origin}#{seq}", lead_id=lead_id, status=status, seq=seq, origin=origin, **values)
     return Made(names.status, lead_id.encode(), msgspec.json.encode(told))
 
 
-def story(names: TopicNames, lead_id: str, *statuses: Status, offset: int = 0, **more: Any) -> list[Made]:
+def history(names: TopicNames, lead_id: str, *statuses: Status, offset: int = 0, **more: Any) -> list[Made]:
     return [event(names, lead_id, status, seq, offset, **more) for seq, status in enumerate(statuses, 1)]
 
 
@@ -63,7 +63,7 @@ def person(names: TopicNames, hashed: str, lead_id: str | None, *more: str) -> M
     return Made(names.state, f"p/acme/people/{hashed}".encode(), value)
 
 
-def letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, **headers: str) -> Made:
+def dead_letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, **headers: str) -> Made:
     named = {"disposition": "failed", "reason": reason, "destination": "people", **headers}
     return Made(
         topic,

@@ -47,7 +47,7 @@ async def test_records_are_found_by_their_places_and_what_is_gone_is_not(kafka: 
         f"{topic}/1/1000": b"998",
     }
     one = found[f"{topic}/1/10"]
-    assert (one.key, one.headers, one.place) == (b"k", (("h", b"1"),), f"{topic}/1/10")
+    assert (one.key, one.headers, one.record_id) == (b"k", (("h", b"1"),), f"{topic}/1/10")
     assert one.timestamp_ms > 1_600_000_000_000
     assert await archive.fetch([]) == {}
 

@@ -16,7 +16,7 @@ from stream_app.dev.demo.stage import WORKSPACES, stage
 from stream_app.dev.demo.verdict import compare
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.stories import Report, StatusCount
+from stream_app.domain.books.histories import Report, StatusCount
 
 
 def test_the_shipped_leads_are_nobodys() -> None:

@@ -20,14 +20,14 @@ from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.gateway.read_model.store import ReadModel
 from tests.gateway.feeding import fed, make_topics, write
 from tests.gateway.model_records import (
+    dead_letter,
     event,
     flat,
+    history,
     lane,
-    letter,
     person,
     result,
     sources,
-    story,
 )
 from tests.support.kafka import until
 from tests.support.tampering import bad_checksum, tampered
@@ -41,17 +41,20 @@ def path(tmp_path: Path) -> Path:
 async def test_all_topics_come_together(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, [*story(names, "crm-1", "received", "sending", "accepted"), result(names, "crm-1")])
-    await write(kafka.bootstrap, [lane(names), person(names, "hash", "crm-1"), letter(names.dlq), letter(names.parked)])
+    await write(kafka.bootstrap, [*history(names, "crm-1", "received", "sending", "accepted"), result(names, "crm-1")])
+    await write(
+        kafka.bootstrap,
+        [lane(names), person(names, "hash", "crm-1"), dead_letter(names.dlq), dead_letter(names.parked)],
+    )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
         found = it.ask.lead("crm-1")
         assert found is not None
-        assert found.stories[0].status == "accepted"
+        assert found.histories[0].status == "accepted"
         assert it.ask.results("crm-1")[0].offset == 0
         assert it.ask.leads_of("hash")[0] == "crm-1"
         assert [each.workspace for each in it.ask.lanes()[0]] == ["acme"]
-        assert it.ask.dead_letters(names.dlq).letters == it.ask.dead_letters(names.parked).letters == 1
+        assert it.ask.dead_letters(names.dlq).dead_letters == it.ask.dead_letters(names.parked).dead_letters == 1
         assert it.feed.lag.lag == 0
         await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
         await until(lambda: it.ask.status_counts()[0].status == "enriched", 10, "the next step")
@@ -66,7 +69,7 @@ async def test_only_what_was_committed_and_no_marker_keeps_it_from_the_end(
     async with fed(kafka.bootstrap, namespace, path) as it, producer:
         for lead_id, committed in (("crm-1", True), ("crm-2", False)):
             await producer.begin_transaction()
-            (told,) = story(names, lead_id, "received", offset=int(lead_id[-1]))
+            (told,) = history(names, lead_id, "received", offset=int(lead_id[-1]))
             await producer.send_and_wait(told.topic, told.value, told.key, 0)
             await (producer.commit_transaction() if committed else producer.abort_transaction())
         await until(lambda: it.ask.lead("crm-1"), 20, "what was committed")
@@ -81,8 +84,8 @@ async def test_kill_9_in_the_middle_doubles_nothing_and_loses_nothing(
 ) -> None:
     names, leads = sources(namespace).names, 6_000
     await make_topics(kafka.bootstrap, namespace)
-    records = flat(story(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
-    await write(kafka.bootstrap, [*records, *[letter(names.dlq)] * leads])
+    records = flat(history(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
+    await write(kafka.bootstrap, [*records, *[dead_letter(names.dlq)] * leads])
     total, chance, kills = len(records) + leads, random.Random(7), 0
     while (read := _read(path)) < total:
         with killed(kafka.bootstrap, namespace, str(path)):
@@ -92,8 +95,8 @@ async def test_kill_9_in_the_middle_doubles_nothing_and_loses_nothing(
     assert kills >= 2
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert {each.status: each.stories for each in it.ask.status_counts()} == {"dead_lettered": leads}
-        assert it.ask.dead_letters(names.dlq).letters == leads
+        assert {each.status: each.records for each in it.ask.status_counts()} == {"dead_lettered": leads}
+        assert it.ask.dead_letters(names.dlq).dead_letters == leads
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (3 * leads,)
 
@@ -102,34 +105,42 @@ async def test_topics_that_were_created_anew_are_read_anew(kafka: Broker, namesp
     """Also when they have grown beyond where the old ones ended, while nobody looked."""
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, [*story(names, "old", "received", "sending", offset=9), letter(names.dlq, "old")])
+    await write(
+        kafka.bootstrap, [*history(names, "old", "received", "sending", offset=9), dead_letter(names.dlq, "old")]
+    )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
     await recreate(kafka, namespace)
-    new = [*story(names, "new", "received", "sending", "accepted", "enriched"), letter(names.dlq), letter(names.dlq)]
+    new = [
+        *history(names, "new", "received", "sending", "accepted", "enriched"),
+        dead_letter(names.dlq),
+        dead_letter(names.dlq),
+    ]
     await write(kafka.bootstrap, new)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
         assert it.ask.lead("old") is None
         assert it.ask.lead("new") is not None
-        assert [(cause.reason, cause.letters) for cause in it.ask.dead_letters(names.dlq).causes] == [("http_503", 2)]
+        assert [(cause.reason, cause.dead_letters) for cause in it.ask.dead_letters(names.dlq).causes] == [
+            ("http_503", 2)
+        ]
 
 
 async def test_topics_that_are_created_anew_under_it_are_read_anew(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, story(names, "old", "received", "sending", "accepted"))
+    await write(kafka.bootstrap, history(names, "old", "received", "sending", "accepted"))
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
         await recreate(kafka, namespace)
-        await write(kafka.bootstrap, story(names, "new", "received"))
+        await write(kafka.bootstrap, history(names, "new", "received"))
         await until(lambda: it.ask.lead("new") and not it.ask.lead("old"), 60, "the new topics")
 
 
 async def test_another_namespace_is_another_model(kafka: Broker, namespace: str, path: Path) -> None:
     for name, lead_id in ((namespace, "one"), (f"{namespace}b.", "two")):
         await make_topics(kafka.bootstrap, name)
-        await write(kafka.bootstrap, story(sources(name).names, lead_id, "received"))
+        await write(kafka.bootstrap, history(sources(name).names, lead_id, "received"))
         async with fed(kafka.bootstrap, name, path) as it:
             await it.up_to_date()
             assert it.ask.lead(lead_id) is not None
@@ -139,7 +150,7 @@ async def test_another_namespace_is_another_model(kafka: Broker, namespace: str,
 async def test_a_file_that_is_removed_or_damaged_is_made_anew(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, story(names, "crm-1", "received"))
+    await write(kafka.bootstrap, history(names, "crm-1", "received"))
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
         await asyncio.to_thread(path.unlink)
@@ -155,10 +166,10 @@ async def test_a_file_that_is_removed_or_damaged_is_made_anew(kafka: Broker, nam
 async def test_what_retention_took_before_it_was_read_is_passed_over(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, story(names, "crm-1", "received"))
+    await write(kafka.bootstrap, history(names, "crm-1", "received"))
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-    await write(kafka.bootstrap, flat(story(names, f"gone-{n}", "received", offset=n) for n in range(1, 4)))
+    await write(kafka.bootstrap, flat(history(names, f"gone-{n}", "received", offset=n) for n in range(1, 4)))
     await delete_records(kafka, names.status, before=3)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
@@ -170,13 +181,13 @@ async def test_what_retention_took_before_it_was_read_is_passed_over(kafka: Brok
         ]
 
 
-async def test_old_stories_are_forgotten(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_old_histories_are_forgotten(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     long_ago_ms = time.time_ns() // 1_000_000 - 40 * 86_400_000
-    old = story(names, "old", "received", at_ms=long_ago_ms)
+    old = history(names, "old", "received", at_ms=long_ago_ms)
     await write(
-        kafka.bootstrap, [*old, *story(names, "new", "received", offset=1, at_ms=long_ago_ms + 39 * 86_400_000)]
+        kafka.bootstrap, [*old, *history(names, "new", "received", offset=1, at_ms=long_ago_ms + 39 * 86_400_000)]
     )
     async with fed(kafka.bootstrap, namespace, path, status_days=30) as it:
         await it.up_to_date()
@@ -190,18 +201,18 @@ async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> 
     async with LocalKafka() as kafka:
         names = sources(namespace).names
         await make_topics(kafka.bootstrap, namespace)
-        await write(kafka.bootstrap, [*story(names, "crm-1", "received"), letter(names.dlq)])
+        await write(kafka.bootstrap, [*history(names, "crm-1", "received"), dead_letter(names.dlq)])
         async with fed(kafka.bootstrap, namespace, path) as it:
             await it.up_to_date()
             await asyncio.to_thread(kafka.kill)
             await until(lambda: "does not answer" in it.feed.lag.trouble, 60, "its being said")
             assert it.ask.lead("crm-1") is not None, "what is known is still answered"
             await asyncio.to_thread(kafka.restart)
-            await write(kafka.bootstrap, [event(names, "crm-1", "sending", 2), letter(names.dlq)])
+            await write(kafka.bootstrap, [event(names, "crm-1", "sending", 2), dead_letter(names.dlq)])
             await it.up_to_date(60)
             assert it.feed.lag.trouble == ""
             assert it.ask.status_counts()[0].status == "sending"
-            assert it.ask.dead_letters(names.dlq).letters == 2
+            assert it.ask.dead_letters(names.dlq).dead_letters == 2
 
 
 async def test_what_is_wrong_is_said_and_nothing_is_raised(namespace: str, path: Path) -> None:
@@ -231,7 +242,7 @@ def _read(path: Path) -> int:
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
             events = db.execute("SELECT count(*) FROM events").fetchone()[0]
-            return int(events + db.execute("SELECT coalesce(sum(letters), 0) FROM letters").fetchone()[0])
+            return int(events + db.execute("SELECT coalesce(sum(records), 0) FROM dead_letters").fetchone()[0])
     except sqlite3.OperationalError:
         return 0  # it has no tables yet
 

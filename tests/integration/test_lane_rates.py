@@ -26,7 +26,7 @@ def test_a_lanes_last_word_counts() -> None:
         (None, view),
         (b"gamma", view),
     ):
-        rates.hear(key, value)
+        rates.apply(key, value)
     assert rates.per_s == {"acme": 2.0, "beta": 4.0}
 
 

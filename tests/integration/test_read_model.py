@@ -20,14 +20,14 @@ from tests.gateway.model_records import (
     DAY_MS,
     NOW_MS,
     Made,
+    dead_letter,
     event,
     flat,
+    history,
     lane,
-    letter,
     person,
     result,
     sources,
-    story,
     take,
 )
 
@@ -55,13 +55,13 @@ def ask(path: Path, model: ReadModel) -> Queries:
 def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
     found = ask.lead(lead_id)
     assert found is not None
-    return [[step.status for step in each.events] for each in found.stories]
+    return [[step.status for step in each.events] for each in found.histories]
 
 
-# ------------------------------------------------------------------------------------------------------ stories
+# ------------------------------------------------------------------------------------------------------ histories
 
 
-def test_a_story_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> None:
+def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> None:
     take(
         model,
         event(NAMES, "crm-1", "received", 1, trace_id="ab" * 16),
@@ -71,8 +71,8 @@ def test_a_story_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> N
     take(model, event(NAMES, "crm-1", "sending", 4, attempt=1), event(NAMES, "crm-1", "accepted", 5, credits=6))
     found = ask.lead("crm-1")
     assert found is not None
-    assert found.story_count == 1
-    (only,) = found.stories
+    assert found.history_count == 1
+    (only,) = found.histories
     assert (only.origin, only.workspace, only.destination) == ("leads/0/0", "acme", "people")
     assert (only.status, only.column, only.at_ms) == ("accepted", "under_way", NOW_MS + 5)
     refused = only.events[2]
@@ -83,13 +83,13 @@ def test_a_story_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> N
 
 
 def test_accepted_is_the_end_where_nothing_comes_back(model: ReadModel, ask: Queries) -> None:
-    take(model, *story(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
-    assert [(each.column, each.stories) for each in ask.status_counts()] == [("accepted_final", 1)]
+    take(model, *history(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
+    assert [(each.column, each.records) for each in ask.status_counts()] == [("accepted_final", 1)]
 
 
-def test_a_lead_in_two_records_has_two_stories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
-    take(model, *story(NAMES, "crm-1", "received", "sending", "accepted"))
-    take(model, *story(NAMES, "crm-1", "duplicate", offset=7, at_ms=NOW_MS + 60_000))
+def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
+    take(model, *history(NAMES, "crm-1", "received", "sending", "accepted"))
+    take(model, *history(NAMES, "crm-1", "duplicate", offset=7, at_ms=NOW_MS + 60_000))
     assert statuses(ask, "crm-1") == [["duplicate"], ["received", "sending", "accepted"]]
 
 
@@ -100,22 +100,22 @@ def test_a_strays_first_event_may_be_read_last(model: ReadModel, ask: Queries) -
     take(model, stray)
     assert statuses(ask, "crm-1") == [["rerouted", "received"]]
     (stand,) = ask.status_counts()
-    assert (stand.workspace, stand.status, stand.stories) == ("acme", "received", 1)
+    assert (stand.workspace, stand.status, stand.records) == ("acme", "received", 1)
 
 
 def test_what_is_read_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
-    steps = story(NAMES, "crm-1", "received", "sending", "accepted")
+    steps = history(NAMES, "crm-1", "received", "sending", "accepted")
     take(model, *steps)
     before = ask.lead("crm-1"), ask.status_counts()
     take(model, *steps)
     assert (ask.lead("crm-1"), ask.status_counts()) == before
 
 
-def test_stories_are_counted_where_they_stand(model: ReadModel, ask: Queries) -> None:
-    take(model, *flat(story(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
+def test_histories_are_counted_where_they_stand(model: ReadModel, ask: Queries) -> None:
+    take(model, *flat(history(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
     take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
     take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
-    assert {each.status: each.stories for each in ask.status_counts()} == {
+    assert {each.status: each.records for each in ask.status_counts()} == {
         "held_budget": 1,
         "received": 2,
         "sending": 2,
@@ -148,20 +148,20 @@ def test_a_word_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> Non
 def test_an_event_that_cannot_be_read_stops_nothing(
     model: ReadModel, ask: Queries, path: Path, value: bytes | None
 ) -> None:
-    take(model, Made(NAMES.status, b"x", value), *story(NAMES, "crm-1", "received"))
+    take(model, Made(NAMES.status, b"x", value), *history(NAMES, "crm-1", "received"))
     assert statuses(ask, "crm-1") == [["received"]]
     assert ask.lead("x") is None
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.status, 1)]
 
 
-def test_of_a_lead_with_very_many_stories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
+def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
     many = MOST_STORIES + 5
-    take(model, *flat(story(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
+    take(model, *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
     found = ask.lead("test")
     assert found is not None
-    assert (len(found.stories), found.story_count) == (MOST_STORIES, many)
-    assert found.stories[0].origin == f"leads/0/{many - 1}"
+    assert (len(found.histories), found.history_count) == (MOST_STORIES, many)
+    assert found.histories[0].origin == f"leads/0/{many - 1}"
 
 
 # --------------------------------------------------------------------------------------------- people, results, lanes
@@ -205,7 +205,7 @@ def test_the_place_of_the_last_result_is_kept_and_nothing_of_the_person(
     assert (found.partition, found.offset, found.result.version) == (1, 7, 2)
     with_result = ask.lead("crm-1")
     assert with_result is not None
-    assert with_result.stories == []
+    assert with_result.histories == []
     model.close()
     assert not any(secret.encode() in file.read_bytes() for file in path.parent.iterdir())
 
@@ -229,20 +229,25 @@ def test_lanes_as_last_told(model: ReadModel, ask: Queries) -> None:
 
 
 def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
-    take(model, *[letter(NAMES.dlq)] * 3, letter(NAMES.dlq, "not_json", disposition="poison"), letter(NAMES.parked))
-    take(model, letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("stream-app-reason", None),)))
+    take(
+        model,
+        *[dead_letter(NAMES.dlq)] * 3,
+        dead_letter(NAMES.dlq, "not_json", disposition="poison"),
+        dead_letter(NAMES.parked),
+    )
+    take(model, dead_letter(NAMES.dlq), Made(NAMES.dlq, None, None, headers=(("stream-app-reason", None),)))
     dlq = ask.dead_letters(NAMES.dlq)
-    assert dlq.letters == 6
-    assert [(each.reason, each.kind, each.letters) for each in dlq.causes] == [
+    assert dlq.dead_letters == 6
+    assert [(each.reason, each.kind, each.dead_letters) for each in dlq.causes] == [
         ("http_503", "failed", 4),
         ("", "foreign", 1),
         ("not_json", "poison", 1),
     ]
-    assert ask.dead_letters(NAMES.parked).letters == 1
+    assert ask.dead_letters(NAMES.parked).dead_letters == 1
 
 
 def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
-    take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), letter(NAMES.dlq))
+    take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), dead_letter(NAMES.dlq))
     workspaces = {each.workspace for each in ask.dead_letters(NAMES.dlq).causes}
     assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
     assert b"ada@example.com" not in b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
@@ -250,34 +255,36 @@ def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: 
 
 def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
     for first in range(0, 12_000, 4_000):
-        take(model, *(letter(NAMES.dlq, f"r{first + n}") for n in range(4_000)))
+        take(model, *(dead_letter(NAMES.dlq, f"r{first + n}") for n in range(4_000)))
     found = ask.dead_letters(NAMES.dlq)
-    assert found.letters == 12_000
+    assert found.dead_letters == 12_000
     assert len(found.causes) == MOST_CAUSES
     assert found.causes[0].reason == "(others)"
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT count(*) FROM letters").fetchone()[0] <= 10_001
+        assert db.execute("SELECT count(*) FROM dead_letters").fetchone()[0] <= 10_001
 
 
 # ------------------------------------------------------------------------------------------------------ forgetting
 
 
-def test_old_stories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, ask: Queries, path: Path) -> None:
+def test_old_histories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, ask: Queries, path: Path) -> None:
     old_ms, young_ms = NOW_MS - 31 * DAY_MS, NOW_MS - 29 * DAY_MS
     for first in range(0, 12_000, 4_000):
         offsets = range(first, first + 4_000)
         steps = (
-            story(NAMES, f"c{n}", "received", offset=n, at_ms=young_ms if n % 10 == 0 else old_ms) for n in offsets
+            history(NAMES, f"c{n}", "received", offset=n, at_ms=young_ms if n % 10 == 0 else old_ms) for n in offsets
         )
         take(model, *flat(steps))
-    take(model, letter(NAMES.dlq, timestamp=NOW_MS - 16 * DAY_MS), letter(NAMES.dlq), letter(NAMES.parked))
+    take(
+        model, dead_letter(NAMES.dlq, timestamp=NOW_MS - 16 * DAY_MS), dead_letter(NAMES.dlq), dead_letter(NAMES.parked)
+    )
     for _ in range(3):
         model.sweep(NOW_MS)
     assert ask.lead("c1") is None
     assert ask.lead("c11999") is None
     assert ask.lead("c11990") is not None
-    assert [each.stories for each in ask.status_counts()] == [1_200]
-    assert ask.dead_letters(NAMES.dlq).letters == ask.dead_letters(NAMES.parked).letters == 1
+    assert [each.records for each in ask.status_counts()] == [1_200]
+    assert ask.dead_letters(NAMES.dlq).dead_letters == ask.dead_letters(NAMES.parked).dead_letters == 1
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (1_200,)
     model.sweep(NOW_MS + 60 * DAY_MS)
@@ -290,7 +297,7 @@ def test_old_stories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, ask:
 
 def test_it_goes_on_where_it_was(path: Path) -> None:
     first = ReadModel(path, SOURCES)
-    take(first, *story(NAMES, "crm-1", "received"))
+    take(first, *history(NAMES, "crm-1", "received"))
     first.apply({}, {}, NOW_MS)
     at = first.positions()
     first.close()
@@ -304,7 +311,7 @@ def test_it_goes_on_where_it_was(path: Path) -> None:
 
 def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> None:
     def breaking() -> Iterator[Made]:
-        yield letter(NAMES.dlq)
+        yield dead_letter(NAMES.dlq)
         raise RuntimeError("broken")
 
     raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"origin": "other/0/5"}
@@ -313,21 +320,21 @@ def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> No
         model.apply({NAMES.status: [good], NAMES.dlq: breaking()}, {(NAMES.status, 0): Position(1)}, NOW_MS)
     with pytest.raises(OverflowError):  # at the very end: SQLite has no such number
         model.apply(
-            {NAMES.status: [good], NAMES.dlq: [letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
+            {NAMES.status: [good], NAMES.dlq: [dead_letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
         )
     assert ask.lead("crm-1") is None
-    assert ask.dead_letters(NAMES.dlq).letters == 0
+    assert ask.dead_letters(NAMES.dlq).dead_letters == 0
     assert model.positions() == {}
     take(model, good)
     found = ask.lead("crm-1")
     assert found is not None
-    assert found.stories[0].origin == "other/0/5"
+    assert found.histories[0].origin == "other/0/5"
 
 
 @pytest.mark.parametrize("other", [sources("other."), sources()])
 def test_a_file_of_other_topics_is_made_anew(path: Path, other: Any) -> None:
     model = ReadModel(path, SOURCES)
-    take(model, *story(NAMES, "crm-1", "received"))
+    take(model, *history(NAMES, "crm-1", "received"))
     model.close()
     model = ReadModel(path, other)
     assert (model.positions() == {}) == (other != SOURCES)
@@ -338,7 +345,7 @@ def test_a_file_of_other_topics_is_made_anew(path: Path, other: Any) -> None:
 @pytest.mark.parametrize("what", ["no database", "wal only"])
 def test_a_broken_file_is_made_anew(path: Path, what: str) -> None:
     model = ReadModel(path, SOURCES)
-    take(model, *story(NAMES, "crm-1", "received"))
+    take(model, *history(NAMES, "crm-1", "received"))
     if what == "wal only":  # as after a crash, and somebody removed the file alone
         wal = path.with_name(path.name + "-wal")
         kept = wal.read_bytes()
@@ -350,7 +357,7 @@ def test_a_broken_file_is_made_anew(path: Path, what: str) -> None:
         path.write_bytes(os.urandom(10_000))
     model = ReadModel(path, SOURCES)
     assert model.positions() == {}
-    take(model, *story(NAMES, "crm-2", "received"))
+    take(model, *history(NAMES, "crm-2", "received"))
     assert statuses(Queries(path, set()), "crm-2") == [["received"]]
     model.close()
 

@@ -99,8 +99,8 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
 ) -> None:
     config, settings = there
     names = settings.names
-    letters: Written = [(names.dlq, None, each) for each in foreign(15) + foreign(15, destination="firms")]
-    write(settings, [(names.state, lane_key("w0"), slowed(2.0)), *letters])
+    dead_letters: Written = [(names.dlq, None, each) for each in foreign(15) + foreign(15, destination="firms")]
+    write(settings, [(names.state, lane_key("w0"), slowed(2.0)), *dead_letters])
 
     def run(*argv: str) -> tuple[int, str, Any]:
         code = main([*argv, "--config", config])
@@ -157,12 +157,12 @@ def test_a_letter_that_can_never_be_sent_has_no_price(
 ) -> None:
     config, settings = there
     old = {"fields": {"email": "old@example.com"}, "workspace": "w0", "not_after_ms": 1}
-    letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
-    write(settings, [(settings.names.dlq, b"w0", each) for each in letters])
+    dead_letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
+    write(settings, [(settings.names.dlq, b"w0", each) for each in dead_letters])
     assert main(["replay", "plan", "--disposition", "foreign", "--json", "--config", config]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
-    assert sum(plan["fates"].values()) == plan["letters"]
+    assert sum(plan["fates"].values()) == plan["dead_letters"]
     (price,) = plan["prices"]
     assert (price["destination"], price["leads"]) == ("people", 2)
 
@@ -175,7 +175,7 @@ def test_the_newest_letters_are_listed_each_with_the_place_that_show_takes(
     write(settings, [(topic, b"w0", each) for each in foreign(3)])
     assert main(["dlq", "list", "--limit", "2", "--config", config]) == 0
     head, *rows, last = capsys.readouterr().out.splitlines()
-    assert head.split()[:2] == ["place", "reason"]
+    assert head.split()[:2] == ["record", "reason"]
     places = [row.split()[0] for row in rows]
     assert places == [f"{topic}/0/2", f"{topic}/0/1"]
     assert last == "2 of 3 dead letters in dlq; --limit 3 shows all"

@@ -177,9 +177,9 @@ def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
     async def main() -> None:
         bench = Bench(Setup(rate_per_s=8.0))
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
-        told = await bench.send(in_flight(0))
-        assert isinstance(told, Held)
-        assert (told.status, told.defer) == ("held_paused", False)
+        emitted = await bench.send(in_flight(0))
+        assert isinstance(emitted, Held)
+        assert (emitted.status, emitted.defer) == ("held_paused", False)
         began = now_ms()
         assert isinstance(
             await bench.send(in_flight(0), AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)), Grant

@@ -68,7 +68,7 @@ class Bench(LeadBench):
             event for event in map(_event.decode, (consumed.value or b"" for consumed in log)) if event.origin == origin
         ]
 
-    def told(self, offset: int = 0) -> list[tuple[str, str]]:
+    def emitted(self, offset: int = 0) -> list[tuple[str, str]]:
         """What a callback that settled nothing was told as."""
         return [(event.status, event.reason) for event in self.events(f"leads.callbacks/0/{offset}")]
 
@@ -125,7 +125,7 @@ def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s
             bench.call_back(at_ms=1_796_083_139_000 + off_s * 1_000)
         await settled(bench)
         assert [event.status for event in bench.events()] == ["enriched"]
-        assert bench.told(1) == [("callback_duplicate", "answered")]
+        assert bench.emitted(1) == [("callback_duplicate", "answered")]
         assert [result.age_s for result in bench.results()] == [age_s]
         assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 7)
 
@@ -208,7 +208,7 @@ def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> N
         bench.call_back("no_data")
         await settled(bench)
         assert [(event.status, event.credits) for event in bench.events()] == [("partial", 4), ("enriched", 5)]
-        assert [bench.told(offset) for offset in (1, 3, 4)] == [[("callback_duplicate", "answered")]] * 3
+        assert [bench.emitted(offset) for offset in (1, 3, 4)] == [[("callback_duplicate", "answered")]] * 3
         assert [(result.version, result.partial) for result in bench.results()] == [(1, True), (2, False)]
         assert bench.day().credits_spent == 9
 
@@ -242,7 +242,7 @@ def test_an_invalid_callback_is_reported_with_its_reason(value: bytes | None, re
         bench.raw(value)
         bench.call_back()
         await settled(bench)
-        assert bench.told() == [("callback_unmatched", reason)]
+        assert bench.emitted() == [("callback_unmatched", reason)]
         assert b"ada@" not in b"".join(
             consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed()
         )
@@ -257,7 +257,7 @@ def test_a_callback_of_a_lead_that_was_never_sent_changes_nothing() -> None:
         bench.row("held_paused", webhook_id="", reservation=None)
         bench.call_back()
         await settled(bench)
-        assert bench.told() == [("callback_unmatched", "not_expected")]
+        assert bench.emitted() == [("callback_unmatched", "not_expected")]
         assert bench.events() == []
 
     run(main())
@@ -340,8 +340,8 @@ def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
         serving = asyncio.create_task(again.serve(inlet, "callback"))
         await asyncio.sleep(10.0)
         assert [event.status for event in bench.events()] == ["enriched"]
-        assert bench.told(1) == [("callback_duplicate", "answered")]
-        assert bench.told(0) == []
+        assert bench.emitted(1) == [("callback_duplicate", "answered")]
+        assert bench.emitted(0) == []
         assert bench.day().credits_spent == 7
         assert inlet.committed() == 2
         assert not serving.done()

@@ -179,7 +179,7 @@ def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
         await asyncio.sleep(5.0)  # its offset is committed
         bench.command("resume", "c2")
         await asyncio.sleep(1.0)
-        assert bench.partition.state.find_marker(first.place) is None
+        assert bench.partition.state.find_marker(first.record_id) is None
         await bench.partition._pipelines["command"](InFlight(first, "command", asyncio.Event()))
         await asyncio.sleep(1.0)
         assert [answer.id for answer in bench.answers()] == ["c1", "c2"]

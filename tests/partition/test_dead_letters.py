@@ -26,13 +26,13 @@ async def refused(outcome: Outcome, topic: str) -> tuple[Bench, ConsumedRecord]:
     bench.publish("id0", "ada")
     await bench.serve()
     await asyncio.sleep(30)
-    return bench, bench.letters(topic)[-1]
+    return bench, bench.dead_letters(topic)[-1]
 
 
-def headers_of(letter: ConsumedRecord, *left_out: str) -> dict[str, bytes]:
+def headers_of(dead_letter: ConsumedRecord, *left_out: str) -> dict[str, bytes]:
     """By name: each is there once. `left_out`: those that are looked at otherwise."""
-    headers = dict(letter.headers)
-    assert len(headers) == len(letter.headers)
+    headers = dict(dead_letter.headers)
+    assert len(headers) == len(dead_letter.headers)
     return {name: value for name, value in headers.items() if name not in left_out}
 
 
@@ -46,12 +46,12 @@ def test_a_failed_one_that_was_replayed() -> None:
         bench.publish("id1", "bob")  # Clay takes this one: it is no outage
         await asyncio.sleep(1)
         bench.clay.first = [outcome] * 3
-        await bench.come_back(first, returning(read_envelope(first), first.place))
-        letter = bench.letters(first.topic)[-1]
-        told = b"HTTP 503: Clay takes nothing at the moment (Clay said: " + SCRUBBED + b")"
-        assert letter.offset > first.offset
-        assert (letter.key, letter.value) == (b"acme", first.value)
-        assert headers_of(letter, *TIMES) == {
+        await bench.come_back(first, returning(read_envelope(first), first.record_id))
+        dead_letter = bench.dead_letters(first.topic)[-1]
+        emitted = b"HTTP 503: Clay takes nothing at the moment (Clay said: " + SCRUBBED + b")"
+        assert dead_letter.offset > first.offset
+        assert (dead_letter.key, dead_letter.value) == (b"acme", first.value)
+        assert headers_of(dead_letter, *TIMES) == {
             "stream-app-origin": b"leads/0/0",
             "stream-app-origin-timestamp-ms": b"%d" % began_ms,
             "stream-app-origin-seq": b"14",
@@ -59,7 +59,7 @@ def test_a_failed_one_that_was_replayed() -> None:
             "stream-app-destination": b"acme-main",
             "stream-app-disposition": b"failed",
             "stream-app-reason": b"http_503",
-            "stream-app-reason-text": told,
+            "stream-app-reason-text": emitted,
             "stream-app-http-status": b"503",
             "stream-app-answer-excerpt": SCRUBBED,
             "stream-app-attempt": b"3",
@@ -74,9 +74,9 @@ def test_a_failed_one_that_was_replayed() -> None:
             "kafka_dlt-original-timestamp-type": b"LogAppendTime",
             "kafka_dlt-original-consumer-group": b"stream-app",
             "kafka_dlt-exception-fqcn": b"http_503",
-            "kafka_dlt-exception-message": told,
+            "kafka_dlt-exception-message": emitted,
         }
-        before, now = read_envelope(first), read_envelope(letter)
+        before, now = read_envelope(first), read_envelope(dead_letter)
         assert began_ms + 100 <= before.first_failure_ms < before.last_failure_ms < began_ms + 30_000
         assert now.first_failure_ms == before.first_failure_ms
         assert now.last_failure_ms > began_ms + 30_000
@@ -92,11 +92,11 @@ def test_a_failed_one_that_was_replayed() -> None:
 def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quote: bytes) -> None:
     async def main() -> None:
         began_ms = now_ms()
-        _, letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
-        told = b"HTTP 422: Clay refuses this row for what is in it" + quote
+        _, dead_letter = await refused(classify(422, None, said, 100, True, known=["Ada"]), "leads.dlq")
+        emitted = b"HTTP 422: Clay refuses this row for what is in it" + quote
         excerpt = {"stream-app-answer-excerpt": SCRUBBED} if said else {}
-        spring = {name for name, _ in letter.headers if name.startswith("kafka_dlt-")}
-        assert headers_of(letter, "stream-app-trace-id", *TIMES, *spring) == excerpt | {
+        spring = {name for name, _ in dead_letter.headers if name.startswith("kafka_dlt-")}
+        assert headers_of(dead_letter, "stream-app-trace-id", *TIMES, *spring) == excerpt | {
             "stream-app-origin": b"leads/0/0",
             "stream-app-origin-timestamp-ms": b"%d" % began_ms,
             "stream-app-origin-seq": b"3",
@@ -104,12 +104,12 @@ def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quo
             "stream-app-destination": b"acme-main",
             "stream-app-disposition": b"poison",
             "stream-app-reason": b"http_422",
-            "stream-app-reason-text": told,
+            "stream-app-reason-text": emitted,
             "stream-app-http-status": b"422",
             "stream-app-app-version": b"simulation",
         }
-        assert headers_of(letter)["kafka_dlt-exception-message"] == told
-        envelope = read_envelope(letter)
+        assert headers_of(dead_letter)["kafka_dlt-exception-message"] == emitted
+        envelope = read_envelope(dead_letter)
         assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
         assert envelope.not_before_ms == 0
 
@@ -119,8 +119,8 @@ def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(said: str, quo
 def test_one_parked_as_uncertain_says_what_clay_had_answered() -> None:
     async def main() -> None:
         began_ms = now_ms()
-        _, letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
-        envelope = read_envelope(letter)
+        _, dead_letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
+        envelope = read_envelope(dead_letter)
         assert (envelope.reason, envelope.http_status, envelope.excerpt) == ("uncertain", 500, SCRUBBED.decode())
         assert envelope.text == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
         assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
@@ -141,11 +141,11 @@ def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> None:
         came = Envelope(origin="leads/1/7", way="rerouted", hops=1)  # a worker of other pins sent it here
         bench.kafka.produce(0, Record("leads.retry", b"beta", beta, came.to_headers()))
         await asyncio.sleep(1)
-        letter = bench.letters("leads.parked")[-1]
-        envelope = read_envelope(letter)
+        dead_letter = bench.dead_letters("leads.parked")[-1]
+        envelope = read_envelope(dead_letter)
         assert (envelope.disposition, envelope.reason, envelope.hops) == ("policy", "wrong_partition", 2)
         assert "lives in partition 1" in envelope.text
-        assert headers_of(letter)["kafka_dlt-exception-message"].decode() == envelope.text
+        assert headers_of(dead_letter)["kafka_dlt-exception-message"].decode() == envelope.text
         assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
 
     run(main())

@@ -43,7 +43,7 @@ def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -
         last = enriched(bench)[-1]
         assert (last.key, last.value) == (b"acme/acme-main/1", None)
         assert erased_by(last.key, last.headers) == ("acme", "acme-main", [PERSON])
-        assert bench.story("1")[-1] == "erased"
+        assert bench.history("1")[-1] == "erased"
         event = bench.events()[-1]
         assert "delete its row in Clay by hand, in the tables of acme-main" in event.text
         assert bench.partition.state.row(f"p/acme/acme-main/{PERSON}".encode()) is None
@@ -80,7 +80,7 @@ def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fi
         await bench.lead("1", ADA)
         await erase(bench, "1")
         await bench.call_back("1", **fields)
-        assert bench.story("1") == ["received", "sending", "accepted", "erased", "enriched"]
+        assert bench.history("1") == ["received", "sending", "accepted", "erased", "enriched"]
         assert [each.value for each in enriched(bench)] == [None]
         lanes = [each for each in bench.kafka.log(bench.plan.topics.state, 0).committed() if each.key == b"l/acme"]
         (day,) = json.loads(lanes[-1].value or b"")["budget"]["days"]
@@ -96,7 +96,7 @@ def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is(
         await bench.lead("1", ADA)
         await erase(bench, "1")
         await bench.open_and_return()
-        assert bench.story("1")[-2:] == ["replayed", "suppressed"]
+        assert bench.history("1")[-2:] == ["replayed", "suppressed"]
         assert bench.clay.sent == []
         await bench.lead("1", ADA)
         assert bench.clay.sent == ["1"], "nobody put the person on the suppression list"

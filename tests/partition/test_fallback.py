@@ -101,20 +101,20 @@ class Bench:
         await self.cache.add([(person_slot("acme", "acme-main", person), entry), (firm, entry)])
 
     async def lead(self, lead_id: str, email: str, **more: Any) -> list[str]:
-        """Publish it; the statuses of its story some seconds later."""
+        """Publish it; the statuses of its history some seconds later."""
         value = json.dumps({"lead_id": lead_id, "fields": {"email": email}, **more}).encode()
         self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
         await asyncio.sleep(5)
-        return self.story(lead_id)
+        return self.history(lead_id)
 
     def events(self) -> list[StatusEvent]:
         return [_event.decode(each.value or b"") for each in self.kafka.log("leads.status", 0).committed()]
 
-    def story(self, lead_id: str) -> list[str]:
-        told = [event for event in self.events() if event.lead_id == lead_id]
-        for before, after in pairwise(told):
+    def history(self, lead_id: str) -> list[str]:
+        emitted = [event for event in self.events() if event.lead_id == lead_id]
+        for before, after in pairwise(emitted):
             assert before.origin != after.origin or follows(before.status, after.status)
-        return [event.status for event in told]
+        return [event.status for event in emitted]
 
     def results(self, lead_id: str) -> list[Result]:
         found = [_result.decode(each.value or b"") for each in self.kafka.log("leads.enriched", 0).committed()]
@@ -124,7 +124,7 @@ class Bench:
         """The budget is back, and what was deferred too."""
         self.change(budget=BudgetPolicy())
         for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
-            back = returning(read_envelope(copy), copy.place)
+            back = returning(read_envelope(copy), copy.record_id)
             assert back is not None
             self.kafka.produce(0, Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()))
         await asyncio.sleep(5)
@@ -168,7 +168,7 @@ def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
         await bench.open_and_return()
         await bench.call_back("1", title="CEO")
         expected = ["received", "served_locally", "deferred", "replayed", "sending", "accepted", "enriched"]
-        assert bench.story("1") == expected
+        assert bench.history("1") == expected
         assert [(each.source, each.version) for each in bench.results("1")] == [("local", 1), ("clay", 2)]
         (person,) = people({"email": ADA})
         assert {each.person for each in bench.results("1")} == {person}
@@ -183,11 +183,11 @@ def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
         await bench.begin()
         await bench.lead("1", ADA)
         copy = bench.kafka.log(bench.plan.topics.deferred, 0).committed()[0]
-        back = returning(read_envelope(copy), copy.place)
+        back = returning(read_envelope(copy), copy.record_id)
         assert back is not None
         bench.kafka.produce(0, Record(bench.plan.topics.retry, copy.key, copy.value, back.to_headers()))
         await asyncio.sleep(5)
-        assert bench.story("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
+        assert bench.history("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
         assert len(bench.results("1")) == 1
 
     run(main())
@@ -295,7 +295,7 @@ def test_a_person_under_another_id_is_served_through_a_whole_outage_whatever_a_p
         ids = [f"a{number}" for number in range(40)]
         for lead_id in ids:
             await bench.lead(lead_id, ADA)
-        assert {tuple(bench.story(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
+        assert {tuple(bench.history(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
         assert not set(ids) & set(bench.clay.sent)
 
     run(main())
@@ -331,9 +331,9 @@ def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> None:
         await bench.remember(ADA, days=2, title="CEO")
         for _ in range(8):
             await bench.lead(f"x{_}", f"x{_}@other.example")
-        story = bench.story("1")
-        assert "sending" in story
-        assert "served_from_cache" not in story
+        history = bench.history("1")
+        assert "sending" in history
+        assert "served_from_cache" not in history
 
     run(main())
 
@@ -350,7 +350,7 @@ def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
         command = Command("c-1", "suppress", "", now_ms(), "ada", args={"people": [person]})
         bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
         await asyncio.sleep(5)
-        assert bench.story("1") == ["received", "suppressed"]
+        assert bench.history("1") == ["received", "suppressed"]
         assert bench.results("1") == []
 
     run(main())

@@ -39,9 +39,9 @@ class Bench(LeadBench):
 
     @property
     def rejected(self) -> int:
-        letters = len(self.letters(self.plan.topics.dlq))
-        assert self.states().count("rejected_invalid") == letters
-        return letters
+        dead_letters = len(self.dead_letters(self.plan.topics.dlq))
+        assert self.states().count("rejected_invalid") == dead_letters
+        return dead_letters
 
     def resume(self) -> None:
         self.partition.state.lanes.change("acme", lifted)

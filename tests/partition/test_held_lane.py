@@ -68,7 +68,7 @@ class Bench(OperatedBench):
         )
         self.kafka.produce(0, Record(self.plan.topics.callbacks, workspace.encode(), msgspec.json.encode(callback)))
 
-    def told(self, lead_id: str) -> list[str]:
+    def emitted(self, lead_id: str) -> list[str]:
         log = self.kafka.log(self.plan.topics.status, 0).committed()
         return [
             event.status
@@ -87,7 +87,7 @@ def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(held_by
         await bench.start()
         known = [bench.lead("acme") for _ in range(8)]
         await asyncio.sleep(5.0)
-        assert all(bench.told(lead_id)[-1] == "accepted" for lead_id in known)
+        assert all(bench.emitted(lead_id)[-1] == "accepted" for lead_id in known)
         if isinstance(held_by, str):
             bench.command("pause", "hold")
         else:
@@ -106,8 +106,8 @@ def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(held_by
             bench.call_back("acme", called)
             bench.command("correct", called, credits=1)
             await asyncio.sleep(SOON_S)
-            assert [bench.told(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
-            assert bench.told(called)[-1] == "enriched"
+            assert [bench.emitted(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
+            assert bench.emitted(called)[-1] == "enriched"
             assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
         tried = [hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")]
         assert len(tried) < 20, "it was held"
@@ -125,7 +125,7 @@ def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() 
         await asyncio.sleep(SOON_S)
         second = bench.lead("acme")
         await asyncio.sleep(SOON_S)
-        assert (bench.told(first)[-1], bench.told(second)[-1]) == ("accepted", "accepted")
+        assert (bench.emitted(first)[-1], bench.emitted(second)[-1]) == ("accepted", "accepted")
         assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
         hooks = bench.lane().quota.webhooks
         assert {name: (hook.count, hook.suspension is not None) for name, hook in hooks.items()} == {
@@ -144,19 +144,19 @@ def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_probe_or_a
         await bench.start()
         leads = [bench.lead("acme") for _ in range(3)]
         await asyncio.sleep(SOON_S)
-        assert bench.told(leads[0])[-1] == "held_paused"
+        assert bench.emitted(leads[0])[-1] == "held_paused"
         assert len(bench.clay.sent) == 1
         await asyncio.sleep(310)
         assert len(bench.clay.sent) == 2, "one probe, which gave 404 again"
         await asyncio.sleep(610)
-        assert [bench.told(lead)[-1] for lead in leads] == ["accepted"] * 3
+        assert [bench.emitted(lead)[-1] for lead in leads] == ["accepted"] * 3
         bench.clay.acme = [Gone(404, 5)]
         last = bench.lead("acme")
         await asyncio.sleep(SOON_S)
-        assert bench.told(last)[-1] == "held_paused"
+        assert bench.emitted(last)[-1] == "held_paused"
         bench.command("resume", "mended")
         await asyncio.sleep(SOON_S)
-        assert bench.told(last)[-1] == "accepted"
+        assert bench.emitted(last)[-1] == "accepted"
         assert bench.alarms == []
 
     run(main())

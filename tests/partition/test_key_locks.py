@@ -53,10 +53,10 @@ def test_records_that_share_a_key_are_decided_in_their_order() -> None:
         bench.publish("C1", "p1")  # shares only its id with the second
         await bench.serve()
         await asyncio.sleep(20.0)
-        told = Statuses(bench)
-        assert told.of(1) == ["duplicate"]
-        assert told.reasons(1) == ["same_person"]
-        assert told.of(2) == ["received", "sending", "accepted"]
+        emitted = Statuses(bench)
+        assert emitted.of(1) == ["duplicate"]
+        assert emitted.reasons(1) == ["same_person"]
+        assert emitted.of(2) == ["received", "sending", "accepted"]
         assert bench.inlet.committed() == 3
 
     run(main())
@@ -86,8 +86,8 @@ def test_copies_share_commits() -> None:
         bench.count()
         await bench.serve()
         await asyncio.sleep(60.0)
-        told = Statuses(bench)
-        assert sum(status == "duplicate" for _, status, _ in told.ends) == COPIES - 1
+        emitted = Statuses(bench)
+        assert sum(status == "duplicate" for _, status, _ in emitted.ends) == COPIES - 1
         assert len(bench.clay.bodies) == 1
         assert bench.transactions <= 10
         assert bench.inlet.committed() == COPIES
@@ -138,9 +138,9 @@ def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first() -> N
         bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
         await bench.serve()
         await asyncio.sleep(40.0)
-        told = Statuses(bench)
-        assert told.of(0) == ["received", "sending", "accepted"]
-        assert [told.of(number) for number in range(1, 5)] == [["duplicate"]] * 4
+        emitted = Statuses(bench)
+        assert emitted.of(0) == ["received", "sending", "accepted"]
+        assert [emitted.of(number) for number in range(1, 5)] == [["duplicate"]] * 4
         assert len(bench.clay.bodies) == 1
         assert bench.inlet.committed() == 5
 

@@ -50,7 +50,7 @@ class Board(Bench):
         log = self.kafka.log(self.plan.topics.lanes, 0).committed()
         return [_VIEW.decode(each.value or b"") for each in log if each.key == b"acme"]
 
-    def told(self) -> list[str]:
+    def emitted(self) -> list[str]:
         """The kinds of news on `leads.lanes`, in order."""
         return [news.kind for view in self.published() for news in view.news]
 
@@ -81,7 +81,7 @@ def test_a_lane_that_stands_still_is_shown_from_the_take_over_on() -> None:
         assert (board.seen.holds, board.seen.since_ms, board.seen.news) == ("paused", since_ms, ())
         await asyncio.sleep(600.0)
         assert board.seen.holds == "paused"
-        assert board.told() == ["paused", "held"]
+        assert board.emitted() == ["paused", "held"]
         assert len(board.published()) == 2, "of what has changed since there is but the date"
 
     run(main())
@@ -93,13 +93,13 @@ def test_what_the_first_lead_of_a_process_leads_to_is_news() -> None:
         await board.start()
         board.publish("a", "p1")
         await asyncio.sleep(1.5)
-        assert board.told() == ["budget_50"], "of a lane that was never seen before"
+        assert board.emitted() == ["budget_50"], "of a lane that was never seen before"
         await board.kill()
         await board.start()
         board.publish("b", "p2")
         await asyncio.sleep(1.5)
-        assert board.told() == ["budget_50", "held", "budget_95"]
-        assert board.watching.news == board.told()
+        assert board.emitted() == ["budget_50", "held", "budget_95"]
+        assert board.watching.news == board.emitted()
 
     run(main())
 
@@ -111,8 +111,8 @@ def test_news_of_an_aborted_commit_are_published_on_retry() -> None:
         board.ledger._link = FailsOnce()
         board.publish("a", "p1")
         await asyncio.sleep(20.0)
-        assert board.told() == ["held", "budget_80"]
-        assert board.watching.news == board.told(), "told once, when it is committed"
+        assert board.emitted() == ["held", "budget_80"]
+        assert board.watching.news == board.emitted(), "told once, when it is committed"
         assert board.states().count("sending") == 1
 
     run(main())
@@ -130,7 +130,7 @@ def test_midnight_is_seen_without_any_lead() -> None:
         await asyncio.sleep(100.0)
         assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("", 25)
         assert board.published()[-1] == board.seen
-        assert board.told()[-2:] == ["moves", "budget_new_period"]
+        assert board.emitted()[-2:] == ["moves", "budget_new_period"]
 
     run(main())
 

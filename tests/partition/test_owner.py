@@ -77,14 +77,14 @@ class Bench:
     def states(self) -> list[str]:
         return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
 
-    def letters(self, topic: str) -> list[ConsumedRecord]:
+    def dead_letters(self, topic: str) -> list[ConsumedRecord]:
         return list(self.kafka.log(topic, 0).committed())
 
-    async def come_back(self, letter: ConsumedRecord, envelope: Envelope | None) -> None:
+    async def come_back(self, dead_letter: ConsumedRecord, envelope: Envelope | None) -> None:
         """What the replay app, or an operator, publishes for a letter is taken."""
         assert envelope is not None
         self.serve_retry()
-        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
+        self.kafka.produce(0, Record(self.plan.topics.retry, dead_letter.key, dead_letter.value, envelope.to_headers()))
         await asyncio.sleep(10.0)
 
     def serve_retry(self) -> None:
@@ -158,7 +158,7 @@ def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(value: b
 
 
 def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> None:
-    """Its old row ends with the very step that begins the new story: the deletion must not take the new one."""
+    """Its old row ends with the very step that begins the new history: the deletion must not take the new one."""
 
     async def main() -> None:
         bench = Bench()

@@ -39,7 +39,7 @@ async def suppress(bench: Bench, fields: dict[str, Scalar]) -> None:
     await asyncio.sleep(1)
 
 
-def told(bench: Bench, lead_id: str) -> str:
+def emitted(bench: Bench, lead_id: str) -> str:
     return next(event.text for event in bench.events() if event.lead_id == lead_id)
 
 
@@ -49,7 +49,7 @@ def test_every_identifier_of_a_lead_leads_to_it() -> None:
         assert await lead(bench, "1", BOTH) == SENT
         assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
         assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
-        assert told(bench, "3") == "the same person was accepted before, as lead 1"
+        assert emitted(bench, "3") == "the same person was accepted before, as lead 1"
         assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
         assert bench.clay.sent == ["1", "4"]
 
@@ -167,6 +167,6 @@ def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
             value = msgspec.json.encode({"lead_id": str(number), "fields": fields})
             bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
         await asyncio.sleep(10)
-        assert [bench.story(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]
+        assert [bench.history(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]
 
     run(main())

@@ -55,7 +55,7 @@ async def day_of(bench: Bench) -> Period:
     return read_lane(b"", rows[lane_key("acme")]).budget.days[0]
 
 
-async def story_of(outcomes: list[Outcome], link: Losing) -> Bench:
+async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
     """One lead, taken to its end; Clay gives these outcomes in turn."""
     bench = Bench(Setup(callbacks=False, credits_per_day=100), link=link)
     left = iter(outcomes)
@@ -80,17 +80,17 @@ ACCEPTED, BUSY, RESET = Accepted(200, 1), Refused("http_503", 1), Uncertain("res
 
 @pytest.mark.parametrize("answers_only", [False, True])
 @pytest.mark.parametrize(
-    ("outcomes", "told"),
+    ("outcomes", "emitted"),
     [
         ([ACCEPTED], ["accepted"]),
         ([RESET], ["send_uncertain", "parked"]),
         ([BUSY, ACCEPTED], ["refused", "sending", "accepted"]),
     ],
 )
-def test_a_known_outcome_outlives_the_recovery(outcomes: list[Outcome], told: list[str], answers_only: bool) -> None:
+def test_a_known_outcome_outlives_the_recovery(outcomes: list[Outcome], emitted: list[str], answers_only: bool) -> None:
     async def main() -> None:
-        bench = await story_of(outcomes, Losing({SETTLE}, answers_only))
-        assert bench.states() == ["received", "sending", *told]
+        bench = await history_of(outcomes, Losing({SETTLE}, answers_only))
+        assert bench.states() == ["received", "sending", *emitted]
         assert "worker_died" not in [event.reason for event in events(bench)]
 
     run(main())
@@ -98,7 +98,7 @@ def test_a_known_outcome_outlives_the_recovery(outcomes: list[Outcome], told: li
 
 def test_it_outlives_several_recoveries_and_is_booked_once() -> None:
     async def main() -> None:
-        bench = await story_of([ACCEPTED], Losing({SETTLE, SETTLE + 1, SETTLE + 2}))
+        bench = await history_of([ACCEPTED], Losing({SETTLE, SETTLE + 1, SETTLE + 2}))
         assert bench.states() == ["received", "sending", "accepted"]
         day = await day_of(bench)
         assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
@@ -110,7 +110,7 @@ def test_a_post_that_was_never_started_is_not_uncertain() -> None:
     """The write-ahead is in Kafka, and this process was told that it is not."""
 
     async def main() -> None:
-        bench = await story_of([ACCEPTED], Losing({WRITE_AHEAD}, answers_only=True))
+        bench = await history_of([ACCEPTED], Losing({WRITE_AHEAD}, answers_only=True))
         assert bench.states() == ["received", "sending", "refused", "sending", "accepted"]
         day = await day_of(bench)
         assert (day.credits_reserved, day.credits_spent) == (0, CREDITS)
@@ -138,8 +138,8 @@ def test_a_post_under_way_is_uncertain_whatever_the_one_before_came_to() -> None
         bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(60)
-        told = [event.status for event in events(bench) if event.lead_id == "id0"]
-        assert told == ["received", "sending", "refused", "sending", "send_uncertain", "parked"]
+        emitted = [event.status for event in events(bench) if event.lead_id == "id0"]
+        assert emitted == ["received", "sending", "refused", "sending", "send_uncertain", "parked"]
         assert [body for body in bench.clay.bodies if b"p0@" in body] == bench.clay.bodies[:2]
 
     run(main())

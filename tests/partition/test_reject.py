@@ -18,8 +18,8 @@ ADA = {"email": "ada@example.com"}
 
 
 def _events(bench: Bench) -> list[StatusEvent]:
-    told = bench.kafka.log(bench.plan.topics.status, 0).committed()
-    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in told]
+    emitted = bench.kafka.log(bench.plan.topics.status, 0).committed()
+    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in emitted]
 
 
 @pytest.mark.parametrize(

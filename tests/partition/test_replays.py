@@ -77,16 +77,16 @@ class Bench:
         self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
         await asyncio.sleep(5)
 
-    def letters(self, topic: str) -> list[ConsumedRecord]:
+    def dead_letters(self, topic: str) -> list[ConsumedRecord]:
         return list(self.kafka.log(topic, 0).committed())
 
-    async def send(self, letter: ConsumedRecord, envelope: Envelope | None) -> None:
+    async def send(self, dead_letter: ConsumedRecord, envelope: Envelope | None) -> None:
         assert envelope is not None
-        self.kafka.produce(0, Record(self.plan.topics.retry, letter.key, letter.value, envelope.to_headers()))
+        self.kafka.produce(0, Record(self.plan.topics.retry, dead_letter.key, dead_letter.value, envelope.to_headers()))
         await asyncio.sleep(5)
 
     def states(self) -> list[str]:
-        return [json.loads(event.value or b"")["status"] for event in self.letters("leads.status")]
+        return [json.loads(event.value or b"")["status"] for event in self.dead_letters("leads.status")]
 
 
 def _raise(error: BaseException) -> None:
@@ -97,10 +97,10 @@ def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     async def main() -> None:
         bench = Bench(max_returns=5)
         await bench.begin()
-        letter = bench.letters(bench.plan.topics.dlq)[0]
+        dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
         for epoch in range(1, 9):
-            await bench.send(letter, returning(read_envelope(letter), letter.place, epoch))
-        parked = [read_envelope(each) for each in bench.letters(bench.plan.topics.parked)]
+            await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+        parked = [read_envelope(each) for each in bench.dead_letters(bench.plan.topics.parked)]
         assert [(each.reason, each.epoch, each.returns) for each in parked] == [
             ("loop_guard", 6, 6),
             ("loop_guard", 7, 7),
@@ -109,10 +109,10 @@ def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
         assert "6 times" in parked[0].text
         assert bench.clay.sent == 6, "once as it came, and five times more"
         # An operator's word begins a new count.
-        last = bench.letters(bench.plan.topics.parked)[-1]
-        await bench.send(last, redriven(read_envelope(last), last.place))
+        last = bench.dead_letters(bench.plan.topics.parked)[-1]
+        await bench.send(last, redriven(read_envelope(last), last.record_id))
         assert bench.clay.sent == 7
-        await bench.send(last, redriven(read_envelope(last), last.place))
+        await bench.send(last, redriven(read_envelope(last), last.record_id))
         assert bench.clay.sent == 7, "one word, one time"
 
     run(main())
@@ -124,10 +124,10 @@ def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exis
         await bench.begin()
         for epoch in (0, 1):
             done = 0
-            while len(letters := bench.letters(bench.plan.topics.dlq)) > done:
-                for letter in letters[done if epoch == 0 else 0 :] * 2:
-                    await bench.send(letter, returning(read_envelope(letter), letter.place, epoch))
-                done = len(letters)
+            while len(dead_letters := bench.dead_letters(bench.plan.topics.dlq)) > done:
+                for dead_letter in dead_letters[done if epoch == 0 else 0 :] * 2:
+                    await bench.send(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+                done = len(dead_letters)
             assert bench.states().count("parked") == epoch + 1
             assert bench.states().count("replayed") == 2 * (epoch + 1)
 
@@ -145,11 +145,11 @@ def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
             value = json.dumps({"lead_id": f"id{number}", "fields": {"email": f"{number}@example.com"}}).encode()
             bench.kafka.produce(0, Record(topics.leads, b"acme", value))
         await asyncio.sleep(60)
-        letters = bench.letters(topics.dlq)
-        assert len(letters) == 40
-        for letter in letters * 5:
-            passed = msgspec.structs.replace(read_envelope(letter), way="replayed", disposition="", replay=9)
-            bench.kafka.produce(0, Record(topics.retry, letter.key, letter.value, passed.to_headers()))
+        dead_letters = bench.dead_letters(topics.dlq)
+        assert len(dead_letters) == 40
+        for dead_letter in dead_letters * 5:
+            passed = msgspec.structs.replace(read_envelope(dead_letter), way="replayed", disposition="", replay=9)
+            bench.kafka.produce(0, Record(topics.retry, dead_letter.key, dead_letter.value, passed.to_headers()))
         await asyncio.sleep(0.6)
         assert bench.kafka.offset("g", topics.retry, 0) == 200, "a commit takes 5 ms"
         assert bench.states().count("replayed") == 0
@@ -172,18 +172,18 @@ def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: boo
             bench.clay.first = [Refused("http_503", 1)] * bench.plan.line.max_attempts
         bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True), (("someone", b"else"),)))
         await bench.serve()
-        [letter] = bench.letters(topic)
+        [dead_letter] = bench.dead_letters(topic)
         for _ in range(2):
-            await bench.come_back(letter, returning(read_envelope(letter), letter.place))
-        for ours in bench.letters(topic)[1:]:
-            await bench.come_back(ours, returning(read_envelope(ours), ours.place))
-        await bench.come_back(letter, redriven(read_envelope(letter), letter.place))
+            await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+        for ours in bench.dead_letters(topic)[1:]:
+            await bench.come_back(ours, returning(read_envelope(ours), ours.record_id))
+        await bench.come_back(dead_letter, redriven(read_envelope(dead_letter), dead_letter.record_id))
         assert Counter(bench.states())["accepted"] == 1
         assert bench.states().count("duplicate") == 2
         assert len(bench.clay.bodies) == 1 + (bench.plan.line.max_attempts if refused else 0)
         bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
-        other = bench.letters(topic)[-1]
-        await bench.come_back(other, returning(read_envelope(other), other.place))
+        other = bench.dead_letters(topic)[-1]
+        await bench.come_back(other, returning(read_envelope(other), other.record_id))
         assert Counter(bench.states())["accepted"] == 2, "another letter is another lead"
         assert bench.alarms == []
 
@@ -234,10 +234,10 @@ def test_a_lead_that_is_rerouted_twice_is_parked() -> None:
         bench.serve_retry()
         await asyncio.sleep(1.0)
         assert bench.states() == ["parked"]
-        [letter] = bench.letters(bench.plan.topics.parked)
-        envelope = read_envelope(letter)
+        [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
+        envelope = read_envelope(dead_letter)
         assert (envelope.reason, envelope.disposition, envelope.origin) == ("wrong_partition", "policy", "leads/1/7")
-        assert letter.value == value
+        assert dead_letter.value == value
         assert bench.kafka.log(bench.plan.topics.retry, 1).committed() == []
         assert bench.clay.bodies == []
         assert bench.alarms == []
@@ -258,7 +258,7 @@ def test_a_lead_that_came_in_as_bulk_is_bulk_to_the_budget_whatever_topic_it_com
         await asyncio.sleep(5)
         assert bench.clay.sent == 1
         assert bench.states()[-1] == "deferred"
-        (copy,) = bench.letters(bench.plan.topics.deferred)
+        (copy,) = bench.dead_letters(bench.plan.topics.deferred)
         assert read_envelope(copy).origin == envelope.origin
 
     run(main())

@@ -50,7 +50,7 @@ def test_a_suppressed_person_is_not_sent(before: list[str], after: list[str]) ->
         use(pseudonyms_of(after, False))
         await bench.lead("1", ADA)
         assert bench.clay.sent == []
-        assert bench.story("1")[-1] == "suppressed"
+        assert bench.history("1")[-1] == "suppressed"
 
     run(main())
 

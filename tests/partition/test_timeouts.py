@@ -63,7 +63,7 @@ class Bench(CallbackBench):
         return self.url_says
 
     def parked(self) -> list[ConsumedRecord]:
-        return self.letters(self.plan.topics.parked)
+        return self.dead_letters(self.plan.topics.parked)
 
 
 class Moody(MemoryArchive):
@@ -92,9 +92,9 @@ def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None
         assert bench.states()[4:] == ["parked"]
         event = bench.events()[-1]
         assert (event.reason, event.credits, event.actions) == ("no_callback", 20, 2)
-        [letter] = bench.parked()
-        assert letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
-        envelope = read_envelope(letter)
+        [dead_letter] = bench.parked()
+        assert dead_letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
+        envelope = read_envelope(dead_letter)
         assert (envelope.origin, envelope.seq, envelope.disposition) == ("leads/0/0", 5, "failed")
         assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 20)
         bench.call_back(credits=6)
@@ -114,12 +114,12 @@ def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_
         bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(10.0)
-        [letter] = bench.letters(bench.plan.topics.dlq)
-        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        [dead_letter] = bench.dead_letters(bench.plan.topics.dlq)
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
         await asyncio.sleep(200.0)
         assert bench.states()[-5:] == ["replayed", "sending", "accepted", "callback_overdue", "parked"]
         for epoch in (1, 2):
-            await bench.come_back(letter, returning(read_envelope(letter), letter.place, epoch))
+            await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
         assert len(bench.clay.bodies) == sent + 1
         assert bench.states()[-1] == "parked"
         [parked] = map(read_envelope, bench.parked())
@@ -127,8 +127,8 @@ def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_
         for rewind in (False, True):
             assert fate("failed", parked.seq, row, uncertain=False, rewind=rewind) == "may_be_at_clay"
         # Only who names it sends it again.
-        [parked_letter] = bench.parked()
-        await bench.come_back(parked_letter, redriven(parked, parked_letter.place))
+        [parked_dead_letter] = bench.parked()
+        await bench.come_back(parked_dead_letter, redriven(parked, parked_dead_letter.record_id))
         assert len(bench.clay.bodies) == sent + 2
         assert bench.alarms == []
 
@@ -145,9 +145,9 @@ def test_a_dead_letter_says_that_its_record_is_gone() -> None:
         [event] = bench.events("leads/0/77")
         assert event.status == "parked"
         assert "no longer in Kafka" in event.text
-        [letter] = bench.parked()
-        assert letter.value is None
-        assert read_envelope(letter).reason == "no_callback"
+        [dead_letter] = bench.parked()
+        assert dead_letter.value is None
+        assert read_envelope(dead_letter).reason == "no_callback"
         assert bench.archive.away == 0
 
     run(main())
@@ -163,9 +163,9 @@ def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
         step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
         await bench.partition.state.commit(step)
         await asyncio.sleep(200.0)
-        [letter] = bench.parked()
-        assert letter.value is None
-        assert "erased" in read_envelope(letter).text
+        [dead_letter] = bench.parked()
+        assert dead_letter.value is None
+        assert "erased" in read_envelope(dead_letter).text
 
     run(main())
 
@@ -223,7 +223,7 @@ def test_pending_callbacks_are_processed_in_batches() -> None:
         bench.call_back()
         await bench.partition.take_over()
         await asyncio.sleep(30.0)
-        assert len(bench.told(0)) == len(bench.told(many - 1)) == 1
+        assert len(bench.emitted(0)) == len(bench.emitted(many - 1)) == 1
         assert [event.status for event in bench.events()] == ["enriched"]
 
     run(main())
@@ -241,10 +241,10 @@ def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_is_answ
         _leads(bench, 0, 4)
         await bench.serve()
         await asyncio.sleep(60.0)
-        told = [event for event in _all(bench) if event["status"] == "credits_exhausted_suspected"]
-        assert [event["lead_id"] for event in told] == ["id2"], "the lead that made it certain, once"
-        assert "callback URL" in told[0]["text"]
-        assert "HTTP 502" in told[0]["text"]
+        emitted = [event for event in _all(bench) if event["status"] == "credits_exhausted_suspected"]
+        assert [event["lead_id"] for event in emitted] == ["id2"], "the lead that made it certain, once"
+        assert "callback URL" in emitted[0]["text"]
+        assert "HTTP 502" in emitted[0]["text"]
         assert bench.asked >= 1
         _leads(bench, 4, 3)
         await asyncio.sleep(200.0)
@@ -291,10 +291,10 @@ def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> None:
             bench.call_back(lead_id=f"id{number}")
         sent = len(bench.firms())
         assert sent <= 13, "3 are overdue after 60 s, and one was sent in 5 s"
-        [told] = [event for event in _all(bench) if event["status"] == "credits_exhausted_suspected"]
-        assert told["lead_id"] == "firm2"
-        assert "3 leads of firms are overdue" in told["text"]
-        assert "1. auto-run is off in the table of firms" in told["text"]
+        [emitted] = [event for event in _all(bench) if event["status"] == "credits_exhausted_suspected"]
+        assert emitted["lead_id"] == "firm2"
+        assert "3 leads of firms are overdue" in emitted["text"]
+        assert "1. auto-run is off in the table of firms" in emitted["text"]
         assert bench.partition.state.lanes.view("acme").holds == "no_callbacks"
         await asyncio.sleep(400.0)
         assert len(bench.firms()) == sent + 1, "one probe"

@@ -32,34 +32,34 @@ async def _failed(setup: Setup | None = None) -> tuple[LeadBench, ConsumedRecord
     bench.publish("id0", "a")
     await bench.serve()
     await asyncio.sleep(10.0)
-    [letter] = bench.letters(bench.plan.topics.dlq)
-    return bench, letter
+    [dead_letter] = bench.dead_letters(bench.plan.topics.dlq)
+    return bench, dead_letter
 
 
 def _waits(bench: LeadBench, reason: str) -> ConsumedRecord:
     """The lead's letter for a human, the one there is: good to be sent back."""
-    [letter] = bench.letters(bench.plan.topics.parked)
-    envelope = read_envelope(letter)
+    [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
+    envelope = read_envelope(dead_letter)
     assert (envelope.reason, envelope.disposition, envelope.lead_id) == (reason, "failed", "id0")
     assert (envelope.origin, envelope.seq) == ("leads/0/0", len(bench.states()))
     assert bench.states()[-2:] == ["replayed", "parked"]
     assert bench.alarms == []
-    return letter
+    return dead_letter
 
 
 @pytest.mark.parametrize("operator", [False, True])
 def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(operator: bool) -> None:
     async def main() -> None:
-        bench, letter = await _failed()
-        back = (redriven if operator else returning)(read_envelope(letter), letter.place)
+        bench, dead_letter = await _failed()
+        back = (redriven if operator else returning)(read_envelope(dead_letter), dead_letter.record_id)
         sent = len(bench.clay.bodies)
         for _ in range(2):
-            await bench.come_back(msgspec.structs.replace(letter, value=OVERSIZE), back)
+            await bench.come_back(msgspec.structs.replace(dead_letter, value=OVERSIZE), back)
         parked = _waits(bench, "cell_oversize")
-        assert bench.letters(bench.plan.topics.dlq) == [letter], "no dead letter of a dead letter"
+        assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], "no dead letter of a dead letter"
         assert len(bench.clay.bodies) == sent
-        mended = msgspec.structs.replace(parked, value=letter.value)
-        await bench.come_back(mended, redriven(read_envelope(parked), parked.place))
+        mended = msgspec.structs.replace(parked, value=dead_letter.value)
+        await bench.come_back(mended, redriven(read_envelope(parked), parked.record_id))
         assert bench.states()[-2:] == ["sending", "accepted"]
 
     run(main())
@@ -68,15 +68,15 @@ def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(opera
 @pytest.mark.parametrize("gone", ["destination", "workspace"])
 def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: str) -> None:
     async def main() -> None:
-        bench, letter = await _failed()
+        bench, dead_letter = await _failed()
         there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
         if gone == "workspace":
             del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
         for _ in range(2):
-            await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+            await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
         parked = _waits(bench, f"unknown_{gone}")
         bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = there, here, 0
-        await bench.come_back(parked, redriven(read_envelope(parked), parked.place))
+        await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
         assert bench.states()[-2:] == ["sending", "accepted"]
 
     run(main())
@@ -85,12 +85,12 @@ def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: 
 @pytest.mark.parametrize("row", [erased_row("acme", "id0"), person_row(digest("email", "a@example.com"))])
 def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> None:
     async def main() -> None:
-        bench, letter = await _failed()
+        bench, dead_letter = await _failed()
         reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
         said = Suppression(reason, now_ms(), "c1", "jane")
         await bench.partition.state.commit(WriteBatch([(row, msgspec.json.encode(said))], [], []))
         del bench.plan.destinations["acme-main"]
-        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
         assert _waits(bench, "unknown_destination").value is None
 
     run(main())
@@ -98,14 +98,14 @@ def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> None:
 
 def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_now() -> None:
     async def main() -> None:
-        bench, letter = await _failed()
+        bench, dead_letter = await _failed()
         main = bench.plan.destinations["acme-main"]
         bench.plan.put_destination(msgspec.structs.replace(main, alias="other"))
         acme = bench.plan.workspaces["acme"]
         bench.plan.workspaces["acme"] = msgspec.structs.replace(acme, default_destination="other")
-        await bench.come_back(letter, returning(read_envelope(letter), letter.place))
+        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
         assert bench.states()[-3:] == ["replayed", "sending", "accepted"]
-        event = json.loads(bench.letters(bench.plan.topics.status)[-1].value or b"")
+        event = json.loads(bench.dead_letters(bench.plan.topics.status)[-1].value or b"")
         assert event["destination"] == "acme-main"
 
     run(main())
@@ -113,9 +113,9 @@ def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_n
 
 def test_a_dead_letter_without_a_value_is_parked_again() -> None:
     async def main() -> None:
-        bench, letter = await _failed()
-        back = redriven(read_envelope(letter), letter.place)
-        await bench.come_back(msgspec.structs.replace(letter, value=None), back)
+        bench, dead_letter = await _failed()
+        back = redriven(read_envelope(dead_letter), dead_letter.record_id)
+        await bench.come_back(msgspec.structs.replace(dead_letter, value=None), back)
         _waits(bench, "tombstone")
 
     run(main())
@@ -133,17 +133,17 @@ def test_one_that_may_be_at_clay_and_whose_destination_is_gone_keeps_what_it_res
         bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", _lead(force=force)))
         await bench.serve()
         await asyncio.sleep(5.0)
-        [copy] = bench.letters(bench.plan.topics.wait(60))
+        [copy] = bench.dead_letters(bench.plan.topics.wait(60))
         there, here = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
         for _ in range(2):
             await bench.come_back(copy, read_envelope(copy))
         assert bench.states()[-2:] == ["send_uncertain", "parked"]
-        [parked] = bench.letters(bench.plan.topics.parked)
+        [parked] = bench.dead_letters(bench.plan.topics.parked)
         assert bench.day().credits_reserved == there.ceiling.credits
         bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = there, here
-        await bench.come_back(parked, returning(read_envelope(parked), parked.place, 9))
+        await bench.come_back(parked, returning(read_envelope(parked), parked.record_id, 9))
         assert len(bench.clay.bodies) == 1, "no rewind sends it"
-        await bench.come_back(parked, redriven(read_envelope(parked), parked.place))
+        await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
         assert len(bench.clay.bodies) == 2
         day = bench.day()
         assert (day.credits_spent, day.credits_reserved) == (there.ceiling.credits, there.ceiling.credits)
@@ -166,7 +166,7 @@ def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_no
         await bench.serve()
         await asyncio.sleep(10.0)
         assert bench.states() == ["received", "sending", "send_uncertain"]
-        [copy] = bench.letters(bench.plan.topics.wait(60))
+        [copy] = bench.dead_letters(bench.plan.topics.wait(60))
         await bench.come_back(copy, read_envelope(copy))
         assert bench.states()[3:] == ["parked"]
         assert len(bench.clay.bodies) == 1

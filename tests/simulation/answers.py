@@ -23,7 +23,7 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 @dataclass(slots=True)
-class Story:
+class History:
     """The committed events of one origin."""
 
     events: list[StatusEvent] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Answers:
     def __init__(
         self,
         plan: Plan,
-        stories: defaultdict[str, Story],
+        histories: defaultdict[str, History],
         now_ms: Callable[[], int],
         problem: Callable[[str], None],
     ) -> None:
@@ -60,14 +60,14 @@ class Answers:
         self._fenced: dict[str, int] = {}
         self._silent: dict[str, int] = {}
         self.ordered = False
-        self._stories = stories
+        self._histories = histories
         self._now_ms = now_ms
         self._problem = problem
         self._called: dict[str, Called] = {}
         self._versions: defaultdict[bytes, int] = defaultdict(int)
 
     def called_back(self, consumed: ConsumedRecord, origin: str, post: Post) -> None:
-        self._called[consumed.place] = Called(origin, post, self._now_ms())
+        self._called[consumed.record_id] = Called(origin, post, self._now_ms())
 
     def acked(self, place: str) -> bool:
         """Whether it is a callback; then it must be concluded."""
@@ -132,7 +132,7 @@ class Answers:
         """Whether the event is a callback's own: one that settles nothing says so, once."""
         if event.origin not in self._called:
             return False
-        self._stories[event.origin].events.append(event)
+        self._histories[event.origin].events.append(event)
         if event.status not in ("callback_duplicate", "callback_unmatched") or event.id != f"{event.origin}#1":
             self._problem(f"6: {event.id} {event.status} is told of a callback")
         if self._called[event.origin].concluded:
@@ -157,27 +157,27 @@ class Answers:
         for consumed in results:
             result = _result.decode(consumed.value or b"")
             if result.version != self._versions[consumed.key or b""] + 1:
-                self._problem(f"6: the result {consumed.place} of {result.lead_id} has version {result.version}")
+                self._problem(f"6: the result {consumed.record_id} of {result.lead_id} has version {result.version}")
             self._versions[consumed.key or b""] = result.version
 
     def at_rest(self, corrections: Collection[StatusEvent]) -> None:
         """What Clay called back about has its answer, and its cost is booked; `corrections` are by operators."""
         for called in self._called.values():
-            origin, story = called.origin, self._stories[called.origin]
-            last = story.events[-1]
+            origin, history = called.origin, self._histories[called.origin]
+            last = history.events[-1]
             if last.status not in ANSWERED:
                 self._problem(f"6: {origin} was called back about, and is left at {last.status}")
-            pairs = zip(story.events, [*story.events[1:], None], strict=True)
+            pairs = zip(history.events, [*history.events[1:], None], strict=True)
             sent = sum(a.status == "sending" and not (b and b.status in REFUSALS) for a, b in pairs)
             corrected = [event for event in corrections if event.lead_id == last.lead_id]
-            booked = sum(event.credits or 0 for event in (*story.events, *corrected))
+            booked = sum(event.credits or 0 for event in (*history.events, *corrected))
             if sent == 1 and booked != called.post.cost:
                 self._problem(f"4: {origin} is booked at {booked}, and Clay charged {called.post.cost}")
 
     def check_spent(self, lanes: Iterable[Lane], corrections: Iterable[StatusEvent]) -> None:
         """What lanes have spent is what the events say, day by day."""
         told: defaultdict[tuple[str, str], int] = defaultdict(int)
-        events = chain(corrections, *(story.events for story in self._stories.values()))
+        events = chain(corrections, *(history.events for history in self._histories.values()))
         for event in events:
             told[event.workspace, event.day] += event.credits or 0
         for lane in lanes:

@@ -227,7 +227,7 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # Two stories end and their rows are taken by the next one, while their records are not acked yet.
+        # Two histories end and their rows are taken by the next one, while their records are not acked yet.
         "replaced",
         arrivals=(
             Arrival(0.0, "acme", "a", "p1", away=True, not_after_s=0.01),
@@ -236,7 +236,7 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # An ended story's record comes again and has to wait, for the very lead that takes its row meanwhile.
+        # An ended history's record comes again and has to wait, for the very lead that takes its row meanwhile.
         "outlived",
         arrivals=(
             Arrival(0.0, "acme", "x", "p2", topic="bulk", not_after_s=20.0),

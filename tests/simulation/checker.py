@@ -20,7 +20,7 @@ from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Plan, in_force
 from stream_app.domain.record import ConsumedRecord
 from tests.legal import follows
-from tests.simulation.answers import ANSWERED, REFUSALS, Answers, Story
+from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyJudge
@@ -35,7 +35,7 @@ UNDER_WAY: Final = frozenset[Status](
 """States in which a record must not be acked: whoever takes it over has something to do."""
 
 ENDED: Final = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "suppressed"}
-"""States in which a story may be at rest for good; `accepted` too, where there are no callbacks."""
+"""States in which a history may be at rest for good; `accepted` too, where there are no callbacks."""
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 _row: Final = msgspec.json.Decoder(Delivery)
@@ -49,11 +49,11 @@ class Checker:
         self, plan: Plan, now_ms: Callable[[], int], problem: Callable[[str], None], judges_money: bool = False
     ) -> None:
         self.judges_money = judges_money
-        self.stories: defaultdict[str, Story] = defaultdict(Story)
+        self.histories: defaultdict[str, History] = defaultdict(History)
         self.orders = OrdersJudge(plan, problem)
         self.money = MoneyJudge(plan, problem)
         self.submissions = SubmissionsJudge(problem)
-        self.persons = PersonsJudge(self.stories, problem)
+        self.persons = PersonsJudge(self.histories, problem)
         self._plan = plan
         self._now_ms = now_ms
         self._problem = problem
@@ -64,7 +64,7 @@ class Checker:
         self._blocked_until: defaultdict[str, int] = defaultdict(int)
         self._heard: dict[tuple[str, str], tuple[int, int]] = {}
         self._buckets: dict[str, tuple[float, int]] = {}
-        self.answers = Answers(plan, self.stories, now_ms, problem)
+        self.answers = Answers(plan, self.histories, now_ms, problem)
 
     def input(self, serial: int) -> tuple[str, Input]:
         """The place of that record, and what it is."""
@@ -72,15 +72,15 @@ class Checker:
         return place, self._inputs[place]
 
     def published(self, consumed: ConsumedRecord, what: Input) -> None:
-        self._inputs[consumed.place] = what
-        self._origin_of[what.serial] = consumed.place
+        self._inputs[consumed.record_id] = what
+        self._origin_of[what.serial] = consumed.record_id
 
     # --------------------------------------------------------------------------------- one transaction of the line
 
     def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         names = self._plan.topics
         events: list[StatusEvent] = []
-        letters: list[ConsumedRecord] = []
+        dead_letters: list[ConsumedRecord] = []
         rows: list[ConsumedRecord] = []
         results: list[ConsumedRecord] = []
         for consumed in records:
@@ -93,7 +93,7 @@ class Checker:
             elif consumed.topic in (names.dlq, names.deferred, names.parked) or consumed.topic.startswith(
                 names.wait(0)[:-2]
             ):
-                letters.append(consumed)
+                dead_letters.append(consumed)
         self.orders.before_commit(records)
         for event in events:
             if not (self.answers.told(event) or self.orders.told(event)):
@@ -105,12 +105,12 @@ class Checker:
         touched = self._apply(rows)
         for workspace in touched:
             self._check_money(workspace)
-        if events or letters:
-            self._check_letters(events, letters)
+        if events or dead_letters:
+            self._check_dead_letters(events, dead_letters)
 
     def _check_step(self, event: StatusEvent) -> None:
-        story = self.stories[event.origin]
-        last = story.events[-1] if story.events else None
+        history = self.histories[event.origin]
+        last = history.events[-1] if history.events else None
         if event.origin not in self._inputs:
             self._problem(f"2: {event.id} is told of a record that was never committed")
         if event.id != f"{event.origin}#{event.seq}" or event.seq != (last.seq + 1 if last else 1):
@@ -122,23 +122,23 @@ class Checker:
             self.answers.check_silence(event)
         if last is None or last.status == "rerouted":
             self._check_person(event)
-        story.events.append(event)
+        history.events.append(event)
         if event.status not in UNDER_WAY:
-            story.concluded_seq = event.seq
+            history.concluded_seq = event.seq
         if last is not None and last.status == "send_uncertain" and event.status in ("parked", "replayed"):
             if event.status == "replayed" and event.reason != "resend":
                 self._problem(f"3: {event.id} goes on after an uncertain send without saying so")
             if last.due_at_ms is not None and self._has_grace(event) and event.at_ms < last.due_at_ms:
                 self._problem(f"3: {event.id} is decided {last.due_at_ms - event.at_ms} ms before its grace is over")
         if event.status == "replayed" and event.reason == "replayed":
-            story.replays[event.epoch] += 1
-            if story.replays[event.epoch] > self._plan.replay.max_replays:
-                self._problem(f"7: {event.id} is replay {story.replays[event.epoch]} of its epoch")
+            history.replays[event.epoch] += 1
+            if history.replays[event.epoch] > self._plan.replay.max_replays:
+                self._problem(f"7: {event.id} is replay {history.replays[event.epoch]} of its epoch")
         if event.attempt > self._plan.line.max_attempts:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
             self._check_sending(event)
-        elif event.status in REFUSALS and last is not None and (post := story.posts.get(last.seq)) is not None:
+        elif event.status in REFUSALS and last is not None and (post := history.posts.get(last.seq)) is not None:
             self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
 
     def _check_person(self, event: StatusEvent) -> None:
@@ -191,7 +191,7 @@ class Checker:
                 row = self._rows[key] = _row.decode(consumed.value)
                 self.submissions.on_row(row)
                 touched[key.split(b"/", 2)[1].decode()] = None
-                events = self.stories[row.origin].events
+                events = self.histories[row.origin].events
                 if not any(event.seq == row.seq and event.status == row.state for event in events[-4:]):
                     self._problem(f"6: the row {row.origin}#{row.seq} {row.state} has no event")
         return list(touched)
@@ -223,7 +223,7 @@ class Checker:
 
     # ------------------------------------------------------------------------------------------------- letters
 
-    def _check_letters(self, events: list[StatusEvent], letters: list[ConsumedRecord]) -> None:
+    def _check_dead_letters(self, events: list[StatusEvent], dead_letters: list[ConsumedRecord]) -> None:
         """Each dead letter, deferred, waiting or parked copy is committed with its event, one for one."""
         names = self._plan.topics
         wanted = {
@@ -240,11 +240,11 @@ class Checker:
             "deferred": names.deferred,
             "parked": names.parked,
         }
-        for letter in letters:
-            envelope = read_envelope(letter)
+        for dead_letter in dead_letters:
+            envelope = read_envelope(dead_letter)
             status = wanted.pop((envelope.origin, envelope.seq), None)
-            if status is None or topics.get(status, letter.topic) != letter.topic:
-                self._problem(f"2: {letter.place} ({envelope.origin}#{envelope.seq}) has no event")
+            if status is None or topics.get(status, dead_letter.topic) != dead_letter.topic:
+                self._problem(f"2: {dead_letter.record_id} ({envelope.origin}#{envelope.seq}) has no event")
         for (origin, seq), status in wanted.items():
             self._problem(f"2: {origin}#{seq} {status} has no letter")
 
@@ -256,25 +256,27 @@ class Checker:
             self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
         while (consumed := log.read(before)) is not None and consumed.offset < after:
             before = consumed.offset + 1
-            if self.answers.acked(consumed.place):
+            if self.answers.acked(consumed.record_id):
                 continue
             envelope = lead_envelope(consumed, self._plan.topics.inputs)
             if consumed.topic == self._plan.topics.commands:
                 self.orders.on_acked(consumed)
-            elif self.stories[envelope.origin].concluded_seq <= envelope.seq:
-                self._problem(f"2: {consumed.place} ({envelope.origin}#{envelope.seq}) is acked before it is concluded")
+            elif self.histories[envelope.origin].concluded_seq <= envelope.seq:
+                self._problem(
+                    f"2: {consumed.record_id} ({envelope.origin}#{envelope.seq}) is acked before it is concluded"
+                )
 
     def on_post(self, post: Post) -> None:
         """A POST leaves: its `sending` must be committed, and be its alone."""
         origin = self._origin_of[post.serial]
-        story = self.stories[origin]
-        sending = next((event for event in reversed(story.events) if event.status == "sending"), None)
+        history = self.histories[origin]
+        sending = next((event for event in reversed(history.events) if event.status == "sending"), None)
         if sending is None:
             self._problem(f"3: {origin} is POSTed before its `sending` is committed")
             return
-        if sending.seq in story.posts:
+        if sending.seq in history.posts:
             self._problem(f"3: {sending.id} is POSTed twice")
-        story.posts[sending.seq] = post
+        history.posts[sending.seq] = post
         self.submissions.on_post(post)
         heard_ms, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
         if heard_ms < sending.at_ms < until_ms:
@@ -301,9 +303,9 @@ class Checker:
                 log = kafka.log(topic, partition)
                 left = log.read(kafka.offset(names.worker_app, topic, partition) or 0)
                 if left is not None:
-                    self._problem(f"2: {left.place} is not acked at rest")
+                    self._problem(f"2: {left.record_id} is not acked at rest")
         for place in self._inputs:
-            events = self.stories[place].events
+            events = self.histories[place].events
             if not events:
                 self._problem(f"2: {place} is lost: nothing was told of it")
             elif events[-1].status not in ENDED and not self._is_final(events[-1]):
@@ -326,14 +328,14 @@ class Checker:
                 allowed.update(what.identifiers)
             else:
                 plain |= what.identifiers
-            story = self.stories[origin]
-            after: dict[int, Status] = {event.seq - 1: event.status for event in story.events}
-            for event in story.events:
+            history = self.histories[origin]
+            after: dict[int, Status] = {event.seq - 1: event.status for event in history.events}
+            for event in history.events:
                 if event.status == "sending" and after.get(event.seq) not in REFUSALS:
                     unrefused.update(what.identifiers)
                 if event.status == "replayed" and event.reason == "resend":
                     allowed.update(what.identifiers)
-            for seq, post in story.posts.items():
+            for seq, post in history.posts.items():
                 consumed.update(what.identifiers if post.took else ())
                 if post.took and after.get(seq) in REFUSALS:
                     self._problem(f"3: {origin}#{seq} is told as refused, but Clay has it")

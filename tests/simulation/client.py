@@ -218,7 +218,7 @@ class MemoryArchive:
         for place in places:
             topic, partition, offset = place.rsplit("/", 2)
             consumed = self._kafka.log(topic, int(partition)).read(int(offset))
-            if consumed is not None and consumed.place == place:
+            if consumed is not None and consumed.record_id == place:
                 yield place, consumed
 
 

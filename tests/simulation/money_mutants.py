@@ -91,7 +91,7 @@ def not_after_ignored() -> Patch:
 
 
 @mutant("2")
-def no_letter_with_the_last_failure() -> Patch:
+def no_dead_letter_with_the_last_failure() -> Patch:
     real = DeliveryRecorder.step
 
     def step(self: DeliveryRecorder, *records: Record) -> WriteBatch:

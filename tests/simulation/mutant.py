@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery import recorder as story
+from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.messages import Status
 from tests.simulation.campaign import counted, run
@@ -77,7 +77,7 @@ def unguarded(broken: Patch) -> Patch:
         return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=now_ms, **changes)
 
     stack = ExitStack()
-    stack.enter_context(patch.object(story, "step", step))
+    stack.enter_context(patch.object(history, "step", step))
     stack.enter_context(broken)
     return stack
 
@@ -96,7 +96,7 @@ def crowded() -> Iterable[Schedule]:
     )
 
 
-def lettered_again() -> Iterable[Schedule]:
+def dead_lettered_again() -> Iterable[Schedule]:
     """One lead that Clay refuses always, so that it becomes a dead letter each time, and each letter comes back twice.
 
     In shadow the breaker takes none of its failures for an outage, in which no letters are made.

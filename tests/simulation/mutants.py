@@ -14,7 +14,7 @@ import msgspec
 
 from stream_app.domain.dead_letter.replay import ReplayPolicy
 from stream_app.domain.delivery import dedup as seen
-from stream_app.domain.delivery import recorder as story
+from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Posted, WriteBatch
@@ -36,7 +36,7 @@ from stream_app.pipeline.lead import LeadPipeline
 from stream_app.pipeline.reject import Rejects
 from tests.simulation.bases import bases
 from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.mutant import Patch, family, lettered_again, mutant, shuffled, unguarded
+from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded
 
 # ------------------------------------------------------------------------------------------- the order of things
 
@@ -209,7 +209,7 @@ def any_copy_ends_the_grace() -> Patch:
     return _judged(change)
 
 
-@mutant("7", hunt=lettered_again)
+@mutant("7", hunt=dead_lettered_again)
 def any_copy_of_a_dead_letter_counts() -> Patch:
     def change(row: Delivery | None, envelope: Envelope, verdict: Verdict) -> Verdict:
         ours = row is not None and row.state == "dead_lettered" and row.origin == envelope.origin
@@ -231,14 +231,14 @@ def replay_count_not_checked() -> Patch:
 @mutant("6")
 def mark_row_missing() -> Patch:
     def unmarked(*args: Any) -> WriteBatch:
-        step = story.brief(*args)
+        step = history.brief(*args)
         return WriteBatch([], step.records, step.events)
 
     return patch.object(aside, "brief", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))
-def mark_of_a_replaced_story_missing() -> Patch:
+def mark_of_a_replaced_history_missing() -> Patch:
     def plain(
         plan: Any, case: ResolvedLead, row: Delivery, replaced: Delivery | None = None, aliases: Any = None
     ) -> DeliveryRecorder:
@@ -258,13 +258,13 @@ def marks_are_asked_for_before_waiting() -> Patch:
     real = LeadPipeline.process
 
     async def process(self: LeadPipeline, in_flight: InFlight) -> None:
-        early[in_flight.consumed.place] = self._partition.find_marker(
-            in_flight.consumed.place, read_envelope(in_flight.consumed).origin
+        early[in_flight.consumed.record_id] = self._partition.find_marker(
+            in_flight.consumed.record_id, read_envelope(in_flight.consumed).origin
         )
         await real(self, in_flight)
 
     async def is_concluded(self: Rejects, in_flight: InFlight, envelope: Envelope) -> bool:
-        mark = early[in_flight.consumed.place]
+        mark = early[in_flight.consumed.record_id]
         if mark is not None:
             await self._partition.conclude_unchanged(in_flight, mark)
         return mark is not None

@@ -167,7 +167,7 @@ class OrdersJudge:
         which = (consumed.partition, json.loads(consumed.value or b"")["id"])
         self._acked[which] += 1
         if self._answers[which] < self._acked[which]:
-            self._problem(f"2: {consumed.place} is acked before it is answered")
+            self._problem(f"2: {consumed.record_id} is acked before it is answered")
 
     def at_rest(self, lanes: Iterable[Lane]) -> None:
         for which, times in self._asked.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stream_app.domain.messages import StatusEvent
-from tests.simulation.answers import Story
+from tests.simulation.answers import History
 
 FIELDS: Final = {
     "e": ("email", "{}@example.com"),
@@ -49,10 +49,10 @@ class Input:
 
 
 class PersonsJudge:
-    """Told of the first event of each story. `problem` is told each broken promise."""
+    """Told of the first event of each history. `problem` is told each broken promise."""
 
-    def __init__(self, stories: Mapping[str, Story], problem: Callable[[str], None]) -> None:
-        self._stories = stories
+    def __init__(self, histories: Mapping[str, History], problem: Callable[[str], None]) -> None:
+        self._histories = histories
         self._problem = problem
         self._known: dict[str, frozenset[str]] = {}  # identifier -> all of its person
         self._leads: dict[str, str] = {}  # origin -> one identifier of a lead that was taken as new
@@ -63,7 +63,7 @@ class PersonsJudge:
         return identifiers.union(*(self._known.get(each, frozenset()) for each in identifiers))
 
     def on_first(self, event: StatusEvent, what: Input) -> None:
-        """The first event of its story."""
+        """The first event of its history."""
         if what.force or not what.identifiers or event.status == "rerouted":
             return
         if what.straight:
@@ -80,7 +80,7 @@ class PersonsJudge:
 
     def _counts(self, origin: str) -> bool:
         """Whether it is at Clay, may be, or may come there."""
-        events = self._stories[origin].events
+        events = self._histories[origin].events
         ended = bool(events) and events[-1].status in _NEVER_SENT
         return not ended or any(event.status == "send_uncertain" for event in events)
 

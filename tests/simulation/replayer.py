@@ -45,7 +45,7 @@ class Replayer:
         log = self._kafka.log(topic, partition)
         while (consumed := log.read(position)) is not None:
             position = consumed.offset + 1
-            back = returning(read_envelope(consumed), consumed.place)
+            back = returning(read_envelope(consumed), consumed.record_id)
             if back is not None:
                 # Never before its tier lets it go; what is left then takes as long in other tiers.
                 let_go_ms = consumed.timestamp_ms + delay_s * 1000 if delay_s else 0

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.audit import audit
-from stream_app.domain.books.stories import Books, Report, Terms
+from stream_app.domain.books.histories import Books, Report, Terms
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
@@ -55,7 +55,7 @@ class Tape:
                 rows.add(row.key or b"", row.value)
             rows.close()
             for event in self.log(names.status, number):
-                books.event(number, event.value or b"", event.place)
+                books.event(number, event.value or b"", event.record_id)
             for topic in (*self.lead_topics, *self.away_topics):
                 for consumed in self.log(topic, number):
                     passed = consumed.offset < self.passed.get((topic, number), 0)

@@ -184,7 +184,7 @@ class World:
         """Invariant 1, by the books themselves: told of all that is committed, they find every record in its column."""
         report = tape_of(self.plan, self.kafka, self.now_ms()).close()
         if not report.balanced:
-            named = "; ".join(f"{problem.place} {problem.what}" for problem in report.problems)
+            named = "; ".join(f"{problem.where} {problem.what}" for problem in report.problems)
             self.problem(f"1: {report.records} records in, {report.accounted} accounted for: {named}")
 
     # ------------------------------------------------------------------------------------------------ supervisor
@@ -280,7 +280,7 @@ class World:
             self.checker.published(consumed, what)
             self.kafka.produce(partition, record)
         self.say(
-            None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.place} {arrival.how}"
+            None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.record_id} {arrival.how}"
         )
 
     def _order(self, serial: int, order: Order) -> None:
@@ -308,7 +308,7 @@ class World:
         )
         record = Record(self.plan.topics.callbacks, there.workspace.encode(), msgspec.json.encode(callback))
         consumed = self.kafka.produce(self.plan.pins[there.workspace], record)
-        self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {consumed.place}")
+        self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {consumed.record_id}")
         self.checker.answers.called_back(consumed, origin, post)
 
     def _on_end(self, transactional_id: str) -> None:
@@ -339,7 +339,7 @@ class World:
         elif consumed.topic != self.plan.topics.lanes:
             key = (consumed.key or b"").decode()
             what = "deleted" if consumed.value is None else consumed.value[:90].decode("utf-8", "replace")
-            self.say(None, f"  {consumed.place} {key}: {what}")
+            self.say(None, f"  {consumed.record_id} {key}: {what}")
 
     def _on_post(self, post: Post) -> None:
         self.say(None, f"POST #{post.serial} by {post.worker} to {post.webhook_id}: {post.fate}")

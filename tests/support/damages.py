@@ -16,7 +16,7 @@ _row: Final = msgspec.json.Decoder(Delivery)
 
 
 def one(tape: Tape) -> str:
-    """The origin of a record that Clay has accepted, in the last event of its story, which is a short one."""
+    """The origin of a record that Clay has accepted, in the last event of its history, which is a short one."""
     last = {event.origin: event for _, _, event in tape.events()}
     return min((event.seq, origin) for origin, event in last.items() if event.status == "accepted")[1]
 
@@ -30,7 +30,7 @@ def rows(tape: Tape, number: int) -> list[ConsumedRecord]:
 
 
 def row_of(tape: Tape, origin: str) -> tuple[list[ConsumedRecord], int, Delivery]:
-    """The last row of a story: its log, its place in it, and what it says."""
+    """The last row of a history: its log, its place in it, and what it says."""
     found = [
         (rows(tape, number), i, row)
         for number in range(tape.plan.partitions)
@@ -46,7 +46,7 @@ def with_value(consumed: ConsumedRecord, value: object) -> ConsumedRecord:
     return msgspec.structs.replace(consumed, value=None if value is None else msgspec.json.encode(value))
 
 
-def lose_the_story(tape: Tape) -> str:
+def lose_the_history(tape: Tape) -> str:
     origin = one(tape)
     for log, i, _ in reversed(of(tape, origin)):
         del log[i]
@@ -124,7 +124,7 @@ def two_rows(tape: Tape) -> str:
 
 
 DAMAGES: Final[list[tuple[Callable[[Tape], str], str]]] = [
-    (lose_the_story, "lost"),
+    (lose_the_history, "lost"),
     (lose_an_event, "a gap"),
     (lose_the_first_event, "first event is missing"),
     (double_an_event, "a double"),
@@ -132,6 +132,6 @@ DAMAGES: Final[list[tuple[Callable[[Tape], str], str]]] = [
     (stop_in_the_middle, "left at sending"),
     (lose_the_row, "no row"),
     (lag_the_row, "its row says"),
-    (lose_the_record, "a story without a record"),
+    (lose_the_record, "a history without a record"),
     (two_rows, "two rows"),
 ]

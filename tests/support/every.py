@@ -39,10 +39,12 @@ COMMANDS: Final[dict[str, str]] = {
 
 def typed(program: str, folder: Path, namespace: str = "") -> list[str]:
     """Its arguments; the files that it reads are written to `folder`."""
-    leads, letters = folder / "leads.csv", folder / "edited.jsonl"
+    leads, dead_letters = folder / "leads.csv", folder / "edited.jsonl"
     leads.write_text("lead_id,email,first_name,workspace\ncrm-1,ada@example.com,Ada,w0\n")
-    letters.write_text(f'{{"place": "{namespace}leads.dlq/0/0", "lead": {{"fields": {{"email": "a@example.com"}}}}}}\n')
-    text = COMMANDS[program].format(leads=leads, letters=letters, folder=folder, namespace=namespace)
+    dead_letters.write_text(
+        f'{{"record_id": "{namespace}leads.dlq/0/0", "lead": {{"fields": {{"email": "a@example.com"}}}}}}\n'
+    )
+    text = COMMANDS[program].format(leads=leads, dead_letters=dead_letters, folder=folder, namespace=namespace)
     return text.split()
 
 

@@ -15,7 +15,7 @@ from stream_app.config import client_options
 from stream_app.dev.demo.scene import Scene, watched
 from stream_app.dev.demo.stage import WORKSPACES, Stage, stage
 from stream_app.dev.demo.verdict import Verdict, compare
-from stream_app.domain.books.stories import Report
+from stream_app.domain.books.histories import Report
 from stream_app.domain.errors import StreamAppError
 from stream_app.operator.books import read_books
 from stream_app.publishing import Wishes, publish_rows
@@ -132,7 +132,7 @@ async def _outage(here: Stage, scene: Scene, audience: Audience) -> Report:
     await here.fault(kind="status_before", status=503, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, here, scene, audience)
     books = await _books(here, audience)
-    held = books.columns["held"].stories + books.columns["waiting"].stories
+    held = books.columns["held"].records + books.columns["waiting"].records
     audience.say(
         f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: {books.records} in, "
         f"{books.accounted} accounted for, {held} of them waiting."

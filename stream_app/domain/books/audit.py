@@ -1,4 +1,4 @@
-"""Closes the books: compares each story with its record, row and offsets, and each lane with its leads."""
+"""Closes the books: compares each history with its record, row and offsets, and each lane with its leads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 from stream_app.domain.books import offset_table
 from stream_app.domain.books.accounts import LaneAccount
 from stream_app.domain.books.columns import COLUMNS, NOT_LEADS, Column, column
+from stream_app.domain.books.histories import CODE, STATUSES, Books, Report, StatusCount
 from stream_app.domain.books.offset_table import OffsetPage, OffsetTable
-from stream_app.domain.books.stories import CODE, STATUSES, Books, Report, StatusCount
 from stream_app.domain.delivery.state_machine import RESUMABLE, SETTLED
 from stream_app.domain.messages import Status
 
@@ -54,7 +54,7 @@ class _Audit:
                 self._entry(here, offset, page, i)
         accounts = [account for number in sorted(books.partitions) for account in self._lanes(number)]
         open_costs = [each for number in sorted(books.open_costs) for each in books.open_costs[number]]
-        accounted = sum(count.stories for count in self._columns.values())
+        accounted = sum(count.records for count in self._columns.values())
         return Report(
             balanced=books.problems.count == 0 and accounted == books.records,
             records=books.records,
@@ -87,7 +87,7 @@ class _Audit:
             books.problems.add,
         )
 
-    # ---------------------------------------------------------------------------------------------- one story
+    # ---------------------------------------------------------------------------------------------- one history
 
     def _entry(self, here: OffsetTable, offset: int, page: OffsetPage, i: int) -> None:
         flags = page.flags[i]
@@ -112,10 +112,10 @@ class _Audit:
             name = column(status, final=bool(flags & offset_table.FINAL))
             counts = [self._by_status.setdefault(status, StatusCount()), *([self._columns[name]] if name else [])]
             for count in counts:
-                count.stories += 1
+                count.records += 1
                 count.rows += same
         elif not flags & offset_table.PASSED:
-            self._columns["waiting"].stories += 1
+            self._columns["waiting"].records += 1
 
     def _wrong(self, here: OffsetTable, page: OffsetPage, i: int, code: int, gone: bool) -> str:
         """Return what does not add up; '' if everything does."""
@@ -125,7 +125,7 @@ class _Audit:
                 return (
                     "" if not flags & offset_table.ROW else "a row tells of it, but no record of a lead topic is there"
                 )
-            return "a story without a record: its origin is no input record of a lead topic"
+            return "a history without a record: its origin is no input record of a lead topic"
         if not code and flags & offset_table.IN and flags & offset_table.PASSED:
             hint = "; events that retention has removed may tell of it" if self._trimmed else ""
             return f"lost: the worker's group has passed it, and nothing was told of it{hint}"

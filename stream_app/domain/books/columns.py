@@ -66,11 +66,11 @@ COLUMN: Final[dict[Status, Column]] = {
 NOT_LEADS: Final[frozenset[Status]] = frozenset(
     {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
 )
-"""Statuses of stories that begin with a callback or a command. No column counts them."""
+"""Statuses of histories that begin with a callback or a command. No column counts them."""
 
 
 def column(status: Status, *, final: bool) -> Column | None:
-    """Return the column of a story with this last status; None if the story is not of a lead.
+    """Return the column of a history with this last status; None if the history is not of a lead.
 
     Args:
         status: The last status.

@@ -89,13 +89,13 @@ class OffsetTables:
             self._by_number.append(table)
         return table
 
-    def find(self, place: str) -> tuple[OffsetTable, int]:
+    def find(self, record_id: str) -> tuple[OffsetTable, int]:
         """Return table and offset of `topic/partition/offset`.
 
         Raises:
             ValueError: The text has another form.
         """
-        name, _, offset = place.rpartition("/")
+        name, _, offset = record_id.rpartition("/")
         return self.get(name), int(offset)
 
     def numbered(self, packed: int) -> tuple[OffsetPage, int]:

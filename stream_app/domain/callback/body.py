@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.callback.json_repair import mend
+from stream_app.domain.callback.json_repair import repair
 from stream_app.domain.delivery.outcome import scrub
 from stream_app.domain.messages import Callback, Scalar
 
@@ -59,7 +59,7 @@ _TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})++[^\w{}]*+")  # and
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
 _MOST: Final = 1_000_000
 _CHEAP_CHARACTERS: Final = 16_384
-_LARGEST_MENDED_CHARACTERS: Final = 65_536
+_MAX_REPAIR_CHARACTERS: Final = 65_536
 _VALUE: Final = re.compile(r'\s*+:\s*+("[^"]{0,1024}+"|\{\{[^{}]{0,200}+\}\}|[^\s",{}]*+)')
 _json: Final = msgspec.json.Encoder()
 _skip: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -116,7 +116,7 @@ def read_body(raw: bytes) -> Body | BadBody:
         return _too_deep()
     except ValueError:
         claimed = [_claimed(text, name) for name in ("lead_id", "callback_token")]
-        if claimed[0] is None or len(text) > _LARGEST_MENDED_CHARACTERS:
+        if claimed[0] is None or len(text) > _MAX_REPAIR_CHARACTERS:
             return _not_json(text)
         (lead_id, token), broken = claimed, True
     return _body(lead_id, token, text, broken)
@@ -212,9 +212,9 @@ def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
     except RecursionError:
         return _too_deep(), False
     except ValueError:
-        mended = mend(body.text) if len(body.text) <= _LARGEST_MENDED_CHARACTERS else None
+        repaired = repair(body.text) if len(body.text) <= _MAX_REPAIR_CHARACTERS else None
     try:
-        document = msgspec.json.decode(mended or "", type=dict[str, Any])
+        document = msgspec.json.decode(repaired or "", type=dict[str, Any])
     except ValueError:
         return _not_json(body.text), False
     # The token was verified for the lead that the broken text names: the repaired one must name the same.

@@ -28,7 +28,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 _ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def mend(text: str) -> str | None:
+def repair(text: str) -> str | None:
     """The text as good JSON, or None: it is no flat object, or could be read in two ways. Takes linear time."""
     opens = _OPENS.match(text)
     if opens is None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import read_number, read_place
+from stream_app.domain.dead_letter.headers import parse_record_id, read_number
 from stream_app.domain.delivery.envelope import HEADERS, Disposition
 from stream_app.domain.lead.lead import plain_id
 
@@ -85,7 +85,7 @@ def kind_of(headers: Headers) -> Kind:
     disposition = headers.get(HEADERS["disposition"], b"")
     if disposition in _DISPOSITIONS:
         return disposition.decode()  # type: ignore[return-value]  # one of the words, by the line above
-    if headers.get(HEADERS["way"]) == b"deferred" and read_place(text(headers, HEADERS["origin"])):
+    if headers.get(HEADERS["way"]) == b"deferred" and parse_record_id(text(headers, HEADERS["origin"])):
         return "deferred"
     return "foreign"
 
@@ -104,7 +104,7 @@ _named: Final = msgspec.json.Decoder(_Named)
 def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
     """Return workspace and destination of a dead letter that is sent back; '' for one that it does not name.
 
-    The headers decide for one that continues its own story. The value decides for any other, which starts a new story.
+    The headers decide for one that continues its own history. The value decides for any other: it starts a new one.
     """
     workspace = (key or b"").decode("utf-8", "replace")
     if kind_of(headers) in ("failed", "deferred"):

@@ -37,7 +37,7 @@ MEANING: Final[dict[str, str]] = {
     "stream-app-last-failure-ms": "epoch ms",
     "stream-app-not-before-ms": "when it is due to come back, epoch ms",
     "stream-app-redriven-from": "topic/partition/offset of the dead letter that was sent back",
-    "stream-app-letter": "topic/partition/offset of the letter that the input record was before",
+    "stream-app-dead-letter": "topic/partition/offset of the dead letter that the input record was before",
     "stream-app-trace-id": "W3C trace id",
     "stream-app-app-version": "the version that wrote it",
 }
@@ -90,7 +90,7 @@ class WorkspaceKeys:
 _PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)
 
 
-def read_place(text: str) -> tuple[str, int, int] | None:
+def parse_record_id(text: str) -> tuple[str, int, int] | None:
     """Return topic, partition and offset of `topic/partition/offset`; None if the text has another form."""
     found = _PLACE.fullmatch(text)
     return (found[1], int(found[2]), int(found[3])) if found else None
@@ -109,10 +109,10 @@ def spring_headers(origin: str, origin_ms: int, group: str, reason: str, text: s
     )
     if group:
         failure = (("kafka_dlt-original-consumer-group", group.encode()), *failure)
-    place = read_place(origin)
-    if place is None:
+    record_id = parse_record_id(origin)
+    if record_id is None:
         return failure
-    topic, partition, offset = place
+    topic, partition, offset = record_id
     where: Headers = (
         ("kafka_dlt-original-topic", topic.encode()),
         ("kafka_dlt-original-partition", struct.pack(">i", partition)),

@@ -19,12 +19,12 @@ from stream_app.domain.policy import Workspace, in_force
 
 Fate = Literal[
     "goes",  # it would be sent
-    "as_input",  # refused for good, or another program's: it would begin a story of its own
+    "as_input",  # refused for good, or another program's: it would begin a history of its own
     "suppressed",  # of a person on the suppression list
     "delivered",  # delivered to Clay since
-    "ended",  # its story has ended otherwise since
+    "ended",  # its history has ended otherwise since
     "under_way",  # it is on its way already
-    "later_letter",  # the lead has a later dead letter
+    "later_dead_letter",  # the lead has a later dead letter
     "may_be_at_clay",  # parked as uncertain: only with --uncertain
     "sent_back",  # an operator sent this letter back before
     "no_row",  # its row has expired: publish it as a new lead
@@ -41,7 +41,7 @@ MEANING: Final[dict[Fate, str]] = {
     "delivered": "were delivered since",
     "ended": "have ended since (expired, suppressed or refused for good)",
     "under_way": "are on their way already",
-    "later_letter": "have a later dead letter, which counts (perhaps in leads.parked)",
+    "later_dead_letter": "have a later dead letter, which counts (perhaps in leads.parked)",
     "may_be_at_clay": "may have reached Clay: only with --uncertain",
     "sent_back": "were sent back before",
     "no_row": "are not known any more: publish them as new leads",
@@ -78,7 +78,7 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool, rewind:
         return "under_way"
     if row.state == "parked" and row.sends and not (uncertain and not rewind):
         return "may_be_at_clay"
-    return "goes" if rewind or seq == row.seq else "later_letter"
+    return "goes" if rewind or seq == row.seq else "later_dead_letter"
 
 
 class Price(msgspec.Struct):
@@ -202,7 +202,7 @@ class PricedPlan(msgspec.Struct):
         paces: Dead letters sent back per second, by workspace.
     """
 
-    letters: int
+    dead_letters: int
     fates: Counter[Fate]
     causes: Counter[str]
     prices: list[Price]

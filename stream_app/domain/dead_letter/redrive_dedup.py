@@ -1,7 +1,7 @@
 """Knows which dead letters were sent back, so that none is sent twice, by whichever operator or run.
 
-The pipeline accepts a dead letter that continues its story once, as long as there is a row. One that starts a new story
-could be edited into another lead the second time. So a row in the replay state is committed with it.
+The pipeline accepts a dead letter that continues its history once, as long as there is a row. One that starts a new
+history could be edited into another lead the second time. So a row in the replay state is committed with it.
 
     leads.retry                              the place of the dead letter in a header, kept for a week
     sent/<place>         ->  its append time, kept as long as the dead letter
@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.dead_letter.causes import Headers, Kind
-from stream_app.domain.dead_letter.headers import read_place
+from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.record import ConsumedRecord
@@ -26,9 +26,9 @@ _SENT: Final = b"sent/"
 _came: Final = msgspec.json.Decoder(Came)
 
 
-def sent_row(letter: ConsumedRecord) -> tuple[bytes, bytes]:
+def sent_row(dead_letter: ConsumedRecord) -> tuple[bytes, bytes]:
     """Return key and value of the row that records that this dead letter was sent back as a new input."""
-    return _SENT + letter.place.encode(), b"%d" % letter.timestamp_ms
+    return _SENT + dead_letter.record_id.encode(), b"%d" % dead_letter.timestamp_ms
 
 
 def outlived(rows: Mapping[bytes, bytes], oldest_ms: int) -> Iterable[bytes]:
@@ -41,29 +41,29 @@ class RedriveDedup:
 
     def __init__(self, dlq: str) -> None:
         self._dlq = dlq
-        self._places: set[str] = set()
+        self._sent: set[str] = set()
         self._passed: defaultdict[int, int] = defaultdict(int)
 
     def apply_state(self, key: bytes, value: bytes | None) -> None:
         """Apply a row of the replay state; None deletes it."""
         if key.startswith(_SENT):
-            place = key.removeprefix(_SENT).decode()
+            record_id = key.removeprefix(_SENT).decode()
             if value is None:
-                self._places.discard(place)
+                self._sent.discard(record_id)
             else:
-                self._places.add(place)
+                self._sent.add(record_id)
         elif key.startswith(b"dlq/") and value is not None:
             partition, came = int(key.split(b"/")[1]), _came.decode(value)
             self._passed[partition] = max(self._passed[partition], came.offset, came.skip_to)
 
     def apply_retry(self, headers: Headers) -> None:
         """Apply a record of `leads.retry`."""
-        if (place := headers.get(HEADERS["redriven_from"])) is not None:
-            self._places.add(place.decode("utf-8", "replace"))
+        if (record_id := headers.get(HEADERS["redriven_from"])) is not None:
+            self._sent.add(record_id.decode("utf-8", "replace"))
 
-    def has(self, place: str, kind: Kind) -> bool:
+    def has(self, record_id: str, kind: Kind) -> bool:
         """Return True if the dead letter at this place was sent back."""
-        if place in self._places:
+        if record_id in self._sent:
             return True
-        topic, partition, offset = read_place(place) or ("", 0, 0)
+        topic, partition, offset = parse_record_id(record_id) or ("", 0, 0)
         return kind == "foreign" and topic == self._dlq and offset < self._passed[partition]

@@ -69,7 +69,7 @@ def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
     return next(tier for tier in reversed(policy.tiers_s) if tier * 1000 < rest_ms + late_ms)
 
 
-def returning(envelope: Envelope, place: str, epoch: int = 0) -> Envelope | None:
+def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | None:
     """Return the envelope under which a dead letter or deferred lead returns; None: it waits for a person.
 
     A failed one counts a replay. If it was written before the present rewind epoch, it is the first replay of that
@@ -78,13 +78,13 @@ def returning(envelope: Envelope, place: str, epoch: int = 0) -> Envelope | None
 
     Args:
         envelope: Its headers.
-        place: Its `topic/partition/offset`.
+        record_id: Its `topic/partition/offset`.
         epoch: The present rewind epoch.
     """
     if envelope.way in RETURNS:
         return envelope.onward()
     if not envelope.disposition:
-        return as_input(place)
+        return as_input(record_id)
     if envelope.disposition != "failed":
         return None
     rewound = envelope.epoch < epoch
@@ -98,38 +98,38 @@ def returning(envelope: Envelope, place: str, epoch: int = 0) -> Envelope | None
     )
 
 
-def as_input(place: str) -> Envelope:
-    """Return an envelope without an origin: the record starts a new story. Copies of one dead letter are one lead."""
-    return Envelope(redriven_from=place)
+def as_input(record_id: str) -> Envelope:
+    """Return an envelope without an origin: the record starts a new history. Copies of one dead letter are one lead."""
+    return Envelope(redriven_from=record_id)
 
 
 def goes_on(envelope: Envelope) -> bool:
-    """Return True if a dead letter continues its own story. Poison and policy have ended theirs."""
+    """Return True if a dead letter continues its own history. Poison and policy have ended theirs."""
     return envelope.disposition == "failed" or (not envelope.disposition and envelope.way == "deferred")
 
 
-def redriven(envelope: Envelope, place: str) -> Envelope:
+def redriven(envelope: Envelope, record_id: str) -> Envelope:
     """Return the envelope under which an operator sends a dead letter back, with a fresh set of replays.
 
     Its `seq` proves that nothing has happened to the lead since: the pipeline accepts it only while it is the lead's
-    latest dead letter, so a second redrive has no effect. A deferred lead only becomes due at once. One whose story has
-    ended starts a new one.
+    latest dead letter, so a second redrive has no effect. A deferred lead only becomes due at once. One whose history
+    has ended starts a new one.
 
     Args:
         envelope: Its headers.
-        place: Its `topic/partition/offset`.
+        record_id: Its `topic/partition/offset`.
     """
     if envelope.way == "deferred" and goes_on(envelope):
-        return envelope.onward(not_before_ms=0, redriven_from=place)
+        return envelope.onward(not_before_ms=0, redriven_from=record_id)
     if not goes_on(envelope):
-        return msgspec.structs.replace(as_input(place), trace_id=envelope.trace_id)
+        return msgspec.structs.replace(as_input(record_id), trace_id=envelope.trace_id)
     return envelope.onward(
         way="redriven",
         replay=1,
         attempt=0,
         disposition="",
         not_before_ms=0,
-        redriven_from=place,
+        redriven_from=record_id,
     )
 
 

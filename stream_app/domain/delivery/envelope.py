@@ -16,7 +16,7 @@ from typing import Final, Literal, cast, get_args
 
 import msgspec
 
-from stream_app.domain.dead_letter.headers import read_number, read_place, spring_headers
+from stream_app.domain.dead_letter.headers import parse_record_id, read_number, spring_headers
 from stream_app.domain.lead.lead import is_plain_id
 from stream_app.domain.record import ConsumedRecord, Headers
 
@@ -27,7 +27,7 @@ Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
 """
 
 RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", "uncertain"})
-"""Ways of a record that continues its own story."""
+"""Ways of a record that continues its own history."""
 
 Disposition = Literal["", "poison", "failed", "policy"]
 """poison: not replayed automatically. failed: replayed. policy: refused by configuration, waits for a person."""
@@ -59,7 +59,7 @@ HEADERS: Final[dict[str, str]] = {
         ("last_failure_ms", "last-failure-ms"),
         ("not_before_ms", "not-before-ms"),
         ("redriven_from", "redriven-from"),
-        ("letter", "letter"),
+        ("dead_letter", "dead-letter"),
         ("trace_id", "trace-id"),
         ("app", "app-version"),
     )
@@ -70,7 +70,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 _MAX_TEXT = 400
 _FIT: Final[dict[str, Callable[[str], object]]] = {
     **dict.fromkeys(("lead_id", "destination", "reason", "trace_id", "app"), is_plain_id),
-    **dict.fromkeys(("origin", "redriven_from", "letter"), read_place),
+    **dict.fromkeys(("origin", "redriven_from", "dead_letter"), parse_record_id),
     "way": get_args(Way).__contains__,
     "disposition": get_args(Disposition).__contains__,
 }
@@ -83,7 +83,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         origin: `topic/partition/offset` of the input record.
         origin_ms: When the broker appended the input record.
-        seq: Sequence number of the story's last event when the record was written.
+        seq: Sequence number of the history's last event when the record was written.
         way: Why the record comes back.
         lead_id: The lead's id, or its hash.
         destination: The alias of the destination.
@@ -102,7 +102,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         last_failure_ms: When it failed last.
         not_before_ms: When it is due.
         redriven_from: The dead letter that an operator sent back.
-        letter: The dead letter that an input was copied from. Its own story has ended, or it had none.
+        letter: The dead letter that an input was copied from. Its own history has ended, or it had none.
         trace_id: The W3C trace id.
         app: The version that wrote the record.
     """
@@ -128,12 +128,12 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     last_failure_ms: int = 0
     not_before_ms: int = 0
     redriven_from: str = ""
-    letter: str = ""
+    dead_letter: str = ""
     trace_id: str = ""
     app: str = ""
 
     def onward(self, **changes: object) -> Envelope:
-        """Return the envelope of the next record of the story.
+        """Return the envelope of the next record of the history.
 
         `text` and `excerpt` describe one record only and are dropped.
         """
@@ -159,7 +159,9 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of an input record. Its origin is its own place. Of its headers only `traceparent` counts."""
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    return Envelope(origin=consumed.place, origin_ms=consumed.timestamp_ms, trace_id=trace.group(1) if trace else "")
+    return Envelope(
+        origin=consumed.record_id, origin_ms=consumed.timestamp_ms, trace_id=trace.group(1) if trace else ""
+    )
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
@@ -177,7 +179,9 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
         else:
             values.pop(field, None)
     if "origin" not in values:
-        return msgspec.structs.replace(input_envelope(consumed), letter=cast("str", values.get("redriven_from", "")))
+        return msgspec.structs.replace(
+            input_envelope(consumed), dead_letter=cast("str", values.get("redriven_from", ""))
+        )
     return msgspec.convert(values, Envelope)
 
 
@@ -194,7 +198,7 @@ def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     if consumed.topic in inputs:
         return input_envelope(consumed)
     envelope, as_input = read_envelope(consumed), input_envelope(consumed)
-    copied = msgspec.structs.replace(as_input, letter=envelope.letter)
+    copied = msgspec.structs.replace(as_input, dead_letter=envelope.dead_letter)
     return envelope if envelope.way or envelope == copied else as_input
 
 

@@ -85,8 +85,8 @@ class DeliveryRecorder:
         plan: The configuration.
         resolved: The lead.
         row: Its present row.
-        replaced: The row of the lead's earlier story, which has ended. A marker keeps a redelivery of it from repeating
-            its events.
+        replaced: The row of the lead's earlier history, which has ended. A marker keeps a redelivery of it from
+            repeating its events.
         aliases: Alias rows to write with the first batch.
     """
 
@@ -126,10 +126,10 @@ class DeliveryRecorder:
             changes: Other fields of the row that change.
         """
         self.row = step(self.row, state, now_ms, **changes)
-        self.tell(why, spent)
+        self.emit(why, spent)
 
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
-        """Continue the story of a lead that returned from a delay or was sent back by an operator.
+        """Continue the history of a lead that returned from a delay or was sent back by an operator.
 
         Args:
             back: The headers of the copy that returned. The row takes over their counts.
@@ -160,7 +160,7 @@ class DeliveryRecorder:
             return Reason("loop_guard", text)
         return None
 
-    def tell(self, why: Reason = NO_REASON, spent: Reservation | None = None) -> None:
+    def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None) -> None:
         """Record the event of the row's present state."""
         row, resolved = self.row, self.resolved
         self._events.append(
@@ -230,7 +230,7 @@ class DeliveryRecorder:
             first_failure_ms=row.failed_at_ms or (now_ms if disposition else 0),
             last_failure_ms=now_ms if disposition else 0,
             not_before_ms=why.due_at_ms or 0,
-            letter=resolved.envelope.letter,
+            dead_letter=resolved.envelope.dead_letter,
             trace_id=row.trace_id,
             app=self._plan.app,
         )
@@ -280,15 +280,17 @@ def brief(
         trace_id=envelope.trace_id or trace_of(envelope.origin),
         app=plan.app,
     )
-    return WriteBatch([(mark_key(consumed.place), b"1"), *(rows or [])], [event_record(plan, event), *records], [event])
+    return WriteBatch(
+        [(mark_key(consumed.record_id), b"1"), *(rows or [])], [event_record(plan, event), *records], [event]
+    )
 
 
 def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
     """Return the dead letter of a record that is not a lead, or not one that this configuration knows."""
-    value, most = consumed.value, plan.line.max_letter_bytes
+    value, most = consumed.value, plan.line.max_dead_letter_bytes
     # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
     cut_bytes = max(0, len(value or b"") - most)
-    letter = envelope.onward(
+    dead_letter = envelope.onward(
         way="",
         cut_bytes=cut_bytes,
         seq=envelope.seq + 1,
@@ -299,7 +301,7 @@ def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unre
         last_failure_ms=now_ms,
         app=plan.app,
     )
-    headers = letter.to_headers(plan.topics.worker_app)
+    headers = dead_letter.to_headers(plan.topics.worker_app)
     key = pseudonymous_key(consumed.key, plan.workspaces)
     return Record(plan.topics.dlq, key, value[:most] if value and cut_bytes else value, headers)
 

@@ -1,8 +1,8 @@
 """The row of a lead: its state, and all legal transitions.
 
-A *story* is the life of one input record: the events of one origin in sequence. A *delivery* is the row of one lead
-(workspace, destination, lead id). It holds the story that counts for the lead. A second record of the same lead or
-person is a duplicate: it has a short story of its own and no row.
+A *history* is the life of one input record: the events of one origin in sequence. A *delivery* is the row of one lead
+(workspace, destination, lead id). It holds the history that counts for the lead. A second record of the same lead or
+person is a duplicate: it has a short history of its own and no row.
 
 States only move forward along `NEXT`. A row holds no personal data.
 """
@@ -63,7 +63,7 @@ RESUMABLE: Final = frozenset[Status]({"received", "held_budget", "held_paused", 
 """A crash in one of these states proves that Clay does not have the lead: it continues as if it had just arrived."""
 
 RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
-"""Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new story."""
+"""Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new history."""
 
 SETTLED: Final = frozenset[Status]({"accepted", "enriched", "partial", "no_data", "enrich_error", "served_from_cache"})
 """Paid for or served. The freshness window starts here; after it the lead may be bought again."""
@@ -74,20 +74,20 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         version: `ROW_VERSION` of the writer.
-        state: The last status of the story.
-        origin: `topic/partition/offset` of the story's input record.
-        seq: Sequence number of the story's last event.
+        state: The last status of the history.
+        origin: `topic/partition/offset` of the history's input record.
+        seq: Sequence number of the history's last event.
         at_ms: When the last step was made, epoch ms.
-        first_at_ms: When the story began, epoch ms.
+        first_at_ms: When the history began, epoch ms.
         trace_id: The W3C trace id.
         attempt: Failed POSTs in this replay.
         replay: Replays in this rewind epoch.
         epoch: The rewind epoch.
         sends: POSTs of all replays that ended as uncertain or got no callback. Clay may have the lead from them.
-        failed_at_ms: When the story first failed, epoch ms; 0 if it did not.
+        failed_at_ms: When the history first failed, epoch ms; 0 if it did not.
         reservation: What the lane reserves for the lead while it may still cost something.
-        webhook_id: The webhook of the last POST; '' if the story has none.
-        final: True if the story has ended.
+        webhook_id: The webhook of the last POST; '' if the history has none.
+        final: True if the history has ended.
         returns: Replays in all epochs since the lead arrived or an operator sent it back.
         booked: What was booked for the last POST when its reservation ended. A callback may still correct it.
         results: The version of the lead's last published result.
@@ -152,12 +152,12 @@ def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
     return f"f/{workspace}/{destination}/{lead_id}".encode()
 
 
-def mark_key(place: str) -> bytes:
+def mark_key(record_id: str) -> bytes:
     """Return the key of the marker of a concluded record without a row. A redelivery of it has no effect."""
-    return f"o/{place}".encode()
+    return f"o/{record_id}".encode()
 
 
-def marked_place(key: bytes) -> tuple[str, int, int] | None:
+def marked_record(key: bytes) -> tuple[str, int, int] | None:
     """Return topic, partition and offset of the record of a marker; None for the key of another kind of row."""
     if not key.startswith(b"o/"):
         return None
@@ -193,9 +193,9 @@ _BEGINS: Final[dict[Way, Status]] = {
 def begin(
     envelope: Envelope, now_ms: int, person: str = "", company: str = "", people: tuple[str, ...] = ()
 ) -> Delivery:
-    """Return the first row of a story.
+    """Return the first row of a history.
 
-    Either the story is new, or the record came back and its row was lost. Then the story continues where it was.
+    Either the history is new, or the record came back and its row was lost. Then the history continues where it was.
 
     Args:
         envelope: The headers of the record.
@@ -253,8 +253,8 @@ def match_callback(row: Delivery | None, outcome: Status) -> Meeting:
 
 
 Verdict = Literal[
-    "fresh",  # no story counts for this lead: begin one
-    "resume",  # its own story was interrupted before a POST: continue it
+    "fresh",  # no history counts for this lead: begin one
+    "resume",  # its own history was interrupted before a POST: continue it
     "return",  # it returns from a delay, and its row waits for it
     "uncertain",  # an earlier owner committed `sending`: Clay may have it
     "decide",  # the grace of an uncertain send has ended
@@ -275,15 +275,15 @@ def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, fresh
     if row is None:
         return "decide" if envelope.way == "uncertain" else "fresh"
     if row.origin == envelope.origin:
-        return _classify_own_story(row, envelope)
+        return _classify_own_history(row, envelope)
     if envelope.way not in ("", "rerouted"):
-        return "done"  # another story has replaced its own
+        return "done"  # another history has replaced its own
     if (row.state in RESUBMITTABLE and not row.sends) or (row.final and now_ms - row.at_ms > freshness_ms):
         return "fresh"
     return "duplicate"
 
 
-def _classify_own_story(row: Delivery, envelope: Envelope) -> Verdict:
+def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
     here, there = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
         if envelope.way == "redriven":

@@ -75,7 +75,7 @@ def _read_signed(value: bytes | None) -> _Signed:
 def _unreadable(consumed: ConsumedRecord, why: str) -> CommandAnswer:
     signed = _read_signed(consumed.value)
     return CommandAnswer(
-        id=signed.id or consumed.place,
+        id=signed.id or consumed.record_id,
         applied=False,
         at_ms=0,
         partition=consumed.partition,

@@ -106,12 +106,12 @@ def settle_lead(
         f"the budget of {before.day}"
     )
     event = StatusEvent(
-        id=f"{consumed.place}#1",
+        id=f"{consumed.record_id}#1",
         lead_id=lead_id,
         status="cost_corrected",
         seq=1,
         at_ms=now_ms,
-        origin=consumed.place,
+        origin=consumed.record_id,
         workspace=command.workspace,
         destination=aliases[0],
         reason=command.id,
@@ -120,7 +120,7 @@ def settle_lead(
         actions=more.actions,
         day=more.day,
         month=more.month,
-        trace_id=trace_of(consumed.place),
+        trace_id=trace_of(consumed.record_id),
         app=plan.app,
     )
     changed = msgspec.structs.replace(mine, booked=now)

@@ -79,7 +79,7 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, also=tuple(map(hash_of, person.aliases[len(self.aliases) :])))
 
     def begin(self, now_ms: int) -> Delivery:
-        """Return the first row of its story."""
+        """Return the first row of its history."""
         return begin(self.envelope, now_ms, self.identity, self.company, self.people)
 
 
@@ -90,7 +90,7 @@ Find = Callable[[bytes], Delivery | None]
 """Returns the row of a lead by its key."""
 
 
-def case_of(
+def resolve_lead(
     plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead, find: Find, linked: Alias
 ) -> ResolvedLead | Unreadable:
     """Return the lead with its destination and identity, or why this configuration has none for it.
@@ -116,7 +116,7 @@ def case_of(
     who = identify(lead)
     if who is None:
         return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
-    forced_origin = (envelope.letter or envelope.origin) if lead.force else ""
+    forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
     place = workspace.name, destination.alias
     known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
     lead_id = next(known, who.lead_id)
@@ -170,13 +170,13 @@ def body_of(
     return body
 
 
-def whose(
+def find_lead_ref(
     plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, find: Find
 ) -> LeadRef | None:
-    """Return the lead whose story a record continues that cannot be sent; None if it begins none and is to be rejected.
+    """Return the lead of a record that cannot be sent; None if the record has no history and is to be rejected.
 
-    The lead is found by the headers, else by what can be read of the value. A story has begun if it has a row or if its
-    record comes back. The destination may have left the configuration. `find` returns the row of a lead.
+    The lead is found by the headers, else by what can be read of the value. A history has begun if it has a row or if
+    its record comes back. The destination may have left the configuration. `find` returns the row of a lead.
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
     former_ids: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ def whose(
     if workspace in plan.workspaces and plan.home_of(workspace) != consumed.partition:
         return None
     plain = delivery_key(workspace, alias, lead_id)
-    forced_origin = envelope.letter or envelope.origin
+    forced_origin = envelope.dead_letter or envelope.origin
     ids = {
         delivery_key(workspace, alias, each, origin): each
         for each in (lead_id, *former_ids)

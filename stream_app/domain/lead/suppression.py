@@ -68,7 +68,7 @@ class SuppressionList:
     def __bool__(self) -> bool:
         return bool(self._partitions or self._erased)
 
-    def hear(self, row_key: bytes, value: bytes | None, partition: int) -> None:
+    def apply(self, row_key: bytes, value: bytes | None, partition: int) -> None:
         """Apply a record of the state topic.
 
         Args:
@@ -121,7 +121,7 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
 
 
 def is_erased(found: Suppression | None, first_at_ms: int) -> bool:
-    """Return True if a story that began then is of an erased lead. Its data must not be written again."""
+    """Return True if a history that began then is of an erased lead. Its data must not be written again."""
     return found is not None and first_at_ms <= found.at_ms
 
 

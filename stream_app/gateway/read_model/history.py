@@ -140,4 +140,4 @@ class History:
             [(name, MOST_NEWS - 1) for (name,) in found],
         )
         db.execute("DELETE FROM audit WHERE at_ms < ?", (now_ms - audit_days * DAY_S * 1000,))
-        db.execute("DELETE FROM letter_hours WHERE hour < ?", (now_s // 3_600 - 25,))
+        db.execute("DELETE FROM dead_letter_hours WHERE hour < ?", (now_s // 3_600 - 25,))

@@ -112,7 +112,7 @@ class Projector:
     def load(self) -> None:
         """Load the cached names from the tables, after other code has changed them."""
         self._logs: dict[str, int] = {name: log for log, name in self._db.execute("SELECT id, name FROM logs")}
-        causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM letters"
+        causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM dead_letters"
         self._causes: set[tuple[object, ...]] = set(self._db.execute(causes))
 
     def write(self, topic: str, records: Iterable[Consumed]) -> None:
@@ -125,12 +125,12 @@ class Projector:
         for record in records:
             try:
                 event = _event.decode(record.value or b"")
-                story = self._story(event.origin)
+                number = self._number(event.origin)
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record.topic)
                 continue
             row = (
-                story,
+                number,
                 event.seq,
                 event.at_ms,
                 event.status,
@@ -147,29 +147,29 @@ class Projector:
                 "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
             ).rowcount:
                 new.append(event)  # an event that is read again does not count again
-            known = last.get(story)
+            known = last.get(number)
             if known is None or known.seq < event.seq:
-                last[story] = event
+                last[number] = event
         self.history.count(new)
         self._db.executemany(
             # The first event of a rerouted record is in another partition than the rest, and may be read after it.
-            """INSERT INTO stories VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            """INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)
                ON CONFLICT (id) DO UPDATE SET lead_id = excluded.lead_id, workspace = excluded.workspace,
                    destination = excluded.destination, status = excluded.status, seq = excluded.seq,
                    at_ms = excluded.at_ms, trace_id = excluded.trace_id
                WHERE excluded.seq > seq""",
             [
-                (story, e.lead_id, e.workspace, e.destination, e.status, e.seq, e.at_ms, e.trace_id)
-                for story, e in last.items()
+                (number, e.lead_id, e.workspace, e.destination, e.status, e.seq, e.at_ms, e.trace_id)
+                for number, e in last.items()
             ],
         )
 
     def _write_results(self, records: Iterable[Consumed]) -> None:
-        def place(record: Consumed) -> tuple[object, ...]:
+        def columns(record: Consumed) -> tuple[object, ...]:
             result = _result.decode(record.value or b"")
             return (record.partition, record.offset, result.source, result.version, result.at_ms)
 
-        self._keep_last("results", ("workspace", "destination", "lead_id"), records, place)
+        self._keep_last("results", ("workspace", "destination", "lead_id"), records, columns)
 
     def _write_lanes(self, records: Iterable[Consumed]) -> None:
         found = list(records)
@@ -260,18 +260,18 @@ class Projector:
             first_ms, last_ms = times.get(cause, (record.timestamp, record.timestamp))
             times[cause] = min(first_ms, record.timestamp), max(last_ms, record.timestamp)
         self._db.executemany(
-            """INSERT INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-                   letters = letters + excluded.letters, first_ms = min(first_ms, excluded.first_ms),
+            """INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+                   count = count + excluded.count, first_ms = min(first_ms, excluded.first_ms),
                    last_ms = max(last_ms, excluded.last_ms)""",
             [(*cause, count, *times[cause]) for cause, count in counts.items()],
         )
         self._db.executemany(
-            """INSERT INTO letter_hours VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-               ON CONFLICT DO UPDATE SET letters = letters + excluded.letters""",
+            """INSERT INTO dead_letter_hours VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+               ON CONFLICT DO UPDATE SET count = count + excluded.count""",
             [(*cause, count) for cause, count in hours.items()],
         )
 
-    def _story(self, origin: str) -> int:
+    def _number(self, origin: str) -> int:
         """Return the number of `topic/partition/offset`. It grows with the offset, so recent rows are adjacent."""
         name, _, digits = origin.rpartition("/")
         offset = int(digits)
@@ -289,10 +289,10 @@ class Projector:
         )
 
 
-def place_of(db: sqlite3.Connection, story: int) -> str:
-    """Return `topic/partition/offset` for a story's number."""
-    found = db.execute("SELECT name FROM logs WHERE id = ?", (story >> _OFFSET_BITS,)).fetchone()
-    return f"{found[0]}/{story & (1 << _OFFSET_BITS) - 1}"
+def record_id_of(db: sqlite3.Connection, number: int) -> str:
+    """Return `topic/partition/offset` for a record's number."""
+    found = db.execute("SELECT name FROM logs WHERE id = ?", (number >> _OFFSET_BITS,)).fetchone()
+    return f"{found[0]}/{number & (1 << _OFFSET_BITS) - 1}"
 
 
 def _split(key: bytes, parts: int) -> tuple[str, ...]:

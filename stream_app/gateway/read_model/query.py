@@ -13,8 +13,16 @@ import msgspec
 
 from stream_app.domain.books.columns import COLUMN, NOT_LEADS, column
 from stream_app.domain.messages import LaneView
-from stream_app.gateway.lookup_answers import Cause, Event, FoundLead, FoundResult, Letters, StatusCount, Story
-from stream_app.gateway.read_model.project import place_of
+from stream_app.gateway.lookup_answers import (
+    Cause,
+    DeadLetters,
+    Event,
+    FoundLead,
+    FoundResult,
+    RecordHistory,
+    StatusCount,
+)
+from stream_app.gateway.read_model.project import record_id_of
 
 MOST_STORIES: Final = 100
 MOST_CAUSES: Final = 200
@@ -24,7 +32,7 @@ _BUSY_S: Final = 2.0
 _lane: Final = msgspec.json.Decoder(LaneView)
 
 
-class FoundPlace(msgspec.Struct, frozen=True):
+class FoundResultAt(msgspec.Struct, frozen=True):
     """A result and its position on `leads.enriched`."""
 
     partition: int
@@ -45,26 +53,26 @@ class Queries:
         self._final = final
 
     def lead(self, lead_id: str) -> FoundLead | None:
-        """Return a lead and its stories, without its results."""
+        """Return a lead and its histories, without its results."""
         with self._reading() as db:
             rows = db.execute(
-                """SELECT id, workspace, destination, status, at_ms, trace_id FROM stories WHERE lead_id = ?
+                """SELECT id, workspace, destination, status, at_ms, trace_id FROM records WHERE lead_id = ?
                    ORDER BY at_ms DESC, id DESC LIMIT ?""",
                 (lead_id, MOST_STORIES),
             ).fetchall()
-            count = db.execute("SELECT count(*) FROM stories WHERE lead_id = ?", (lead_id,)).fetchone()[0]
+            count = db.execute("SELECT count(*) FROM records WHERE lead_id = ?", (lead_id,)).fetchone()[0]
             known = db.execute("SELECT 1 FROM results WHERE lead_id = ? LIMIT 1", (lead_id,)).fetchone()
             if not rows and not known:
                 return None
-            return FoundLead(lead_id, [self._story(db, *row) for row in rows], count, [])
+            return FoundLead(lead_id, [self._history(db, *row) for row in rows], count, [])
 
     def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
-        """True if this lead was erased and no story that began later sent it again.
+        """True if this lead was erased and no record that came later sent it again.
 
         Args:
             workspace: The lead's workspace.
             lead_id: The lead's id, as in rows and events.
-            since_ms: Ignore erasures before this time, because stories may have been swept since. Epoch ms.
+            since_ms: Ignore erasures before this time, because records may have been swept since. Epoch ms.
         """
         with self._reading() as db:
             found = db.execute(
@@ -74,8 +82,8 @@ class Queries:
             if found is None:
                 return False
             began_later = db.execute(
-                """SELECT 1 FROM stories JOIN events ON events.story = stories.id
-                   WHERE stories.lead_id = ? AND stories.workspace = ? GROUP BY stories.id
+                """SELECT 1 FROM records JOIN events ON events.record = records.id
+                   WHERE records.lead_id = ? AND records.workspace = ? GROUP BY records.id
                    HAVING min(events.at_ms) > ? AND max(events.status IN ('sending', 'send_uncertain')) LIMIT 1""",
                 (lead_id, workspace, *found),
             ).fetchone()
@@ -87,7 +95,7 @@ class Queries:
             found = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
             return sorted({lead_id for (ids,) in found for lead_id in ids.split()} | {f"p-{person}"})
 
-    def results(self, lead_id: str) -> list[FoundPlace]:
+    def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""
         with self._reading() as db:
             rows = db.execute(
@@ -96,7 +104,7 @@ class Queries:
                 (lead_id, _MOST_LEADS),
             )
             return [
-                FoundPlace(at, offset, FoundResult(workspace, destination, source, version, at_ms, None, None, ""))
+                FoundResultAt(at, offset, FoundResult(workspace, destination, source, version, at_ms, None, None, ""))
                 for at, offset, workspace, destination, source, version, at_ms in rows
             ]
 
@@ -112,46 +120,48 @@ class Queries:
             return found, unreadable
 
     def status_counts(self) -> list[StatusCount]:
-        """Return the number of stories by workspace, destination and status."""
+        """Return the number of records by workspace, destination and status."""
         with self._reading() as db:
             rows = db.execute(
-                """SELECT workspace, destination, status, stories FROM standing WHERE stories > 0
+                """SELECT workspace, destination, status, records FROM status_counts WHERE records > 0
                    ORDER BY workspace, destination, status"""
             )
             return [
-                StatusCount(workspace, destination, status, self._column(status, destination), stories)
-                for workspace, destination, status, stories in rows
+                StatusCount(workspace, destination, status, self._column(status, destination), records)
+                for workspace, destination, status, records in rows
             ]
 
-    def dead_letters(self, topic: str) -> Letters:
+    def dead_letters(self, topic: str) -> DeadLetters:
         """Return the dead letters of a topic, by cause."""
         with self._reading() as db:
-            total = db.execute("SELECT coalesce(sum(letters), 0) FROM causes WHERE topic = ?", (topic,)).fetchone()[0]
+            total = db.execute("SELECT coalesce(sum(count), 0) FROM causes WHERE topic = ?", (topic,)).fetchone()[0]
             rows = db.execute(
-                """SELECT kind, workspace, destination, reason, http_status, letters, first_ms, last_ms FROM causes
-                   WHERE topic = ? ORDER BY letters DESC LIMIT ?""",
+                """SELECT kind, workspace, destination, reason, http_status, count, first_ms, last_ms FROM causes
+                   WHERE topic = ? ORDER BY count DESC LIMIT ?""",
                 (topic, MOST_CAUSES),
             )
-            return Letters(total, [Cause(*row) for row in rows])
+            return DeadLetters(total, [Cause(*row) for row in rows])
 
-    def _story(
+    def _history(
         self,
         db: sqlite3.Connection,
-        story: int,
+        number: int,
         workspace: str,
         destination: str,
         status: str,
         at_ms: int,
         trace_id: str,
-    ) -> Story:
+    ) -> RecordHistory:
         events = db.execute(
             """SELECT seq, at_ms, status, reason, text, http_status, attempt, replay, epoch, due_at_ms, credits
-               FROM events WHERE story = ? ORDER BY seq""",
-            (story,),
+               FROM events WHERE record = ? ORDER BY seq""",
+            (number,),
         )
         column_name = self._column(status, destination)
         steps = [Event(*row) for row in events]
-        return Story(place_of(db, story), workspace, destination, status, column_name, at_ms, trace_id, steps)
+        return RecordHistory(
+            record_id_of(db, number), workspace, destination, status, column_name, at_ms, trace_id, steps
+        )
 
     def _column(self, status: str, destination: str) -> str:
         """The books' column: '' if it is not a lead's; `unknown` for a status of a newer version."""

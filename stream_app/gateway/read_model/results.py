@@ -10,7 +10,7 @@ import msgspec
 from stream_app.domain.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.messages import Result
 from stream_app.gateway.lookup_answers import FoundResult
-from stream_app.gateway.read_model.query import FoundPlace
+from stream_app.gateway.read_model.query import FoundResultAt
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 
@@ -36,7 +36,7 @@ class ResultFetcher:
         if reader is not None:
             await reader.__aexit__()
 
-    async def fill(self, found: FoundPlace) -> FoundResult:
+    async def fill(self, found: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
         here = found.result
         try:

@@ -1,8 +1,8 @@
 """The read model: a SQLite file that is built from Kafka and may be deleted at any time.
 
-It holds every event of every story, the ids of people, the positions of results on Kafka, the lanes, and the counts of
-dead letters. It holds ids and hashes only: results stay on Kafka and are fetched on request. Records and positions are
-written in one transaction, so a crash neither loses nor duplicates anything.
+It holds the events, the ids of people, the positions of results on Kafka, the lanes, and the counts of dead letters. It
+holds ids and hashes only: results stay on Kafka and are fetched on request. Records and positions are written in one
+transaction, so a crash neither loses nor duplicates anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stream_app.domain.topics import Retention, TopicNames
 from stream_app.gateway.read_model.project import DAY_MS, Consumed, Projector
 from stream_app.gateway.read_model.schema import TABLES
 
-_LOOKED_AT: Final = 5_000  # stories per sweep: a million take 200 sweeps
+_LOOKED_AT: Final = 5_000  # records per sweep: a million take 200 sweeps
 _CACHE_KIB: Final = 65_536
 _WAL_PAGES: Final = 8_192  # 32 MiB between checkpoints
 
@@ -132,19 +132,19 @@ class ReadModel:
             raise
 
     def sweep(self, now_ms: int) -> None:
-        """Check the next stories, and delete those without an event for as long as Kafka keeps events."""
+        """Check the next records, and delete those without an event for as long as Kafka keeps events."""
         kept, names = self._sources.kept, self._sources.names
         oldest_ms = now_ms - kept.status_days * DAY_MS
         with self._transaction() as db:
             found = db.execute(
-                "SELECT id, at_ms FROM stories WHERE id > ? ORDER BY id LIMIT ?", (self._swept, _LOOKED_AT)
+                "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?", (self._swept, _LOOKED_AT)
             ).fetchall()
-            old = [(story,) for story, at_ms in found if at_ms < oldest_ms]
-            db.executemany("DELETE FROM events WHERE story = ?", old)
-            db.executemany("DELETE FROM stories WHERE id = ?", old)
+            old = [(number,) for number, at_ms in found if at_ms < oldest_ms]
+            db.executemany("DELETE FROM events WHERE record = ?", old)
+            db.executemany("DELETE FROM records WHERE id = ?", old)
             self._swept = found[-1][0] if len(found) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
-                db.execute("DELETE FROM letters WHERE topic = ? AND day < ?", (topic, now_ms // DAY_MS - days))
+                db.execute("DELETE FROM dead_letters WHERE topic = ? AND day < ?", (topic, now_ms // DAY_MS - days))
             self._projector.history.sweep(now_ms, kept.audit_days)
 
     def _fact(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli import dead_letter_options as letter_options
+from stream_app.cli import dead_letter_options as options
 from stream_app.cli.dead_letter_options import confirm, filter_of, reading
 from stream_app.cli.main import build_parser, main
 from stream_app.domain.dead_letter.causes import Tally
@@ -88,7 +88,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     with reading("reading dead letters") as progress:
         progress(5, 10)
     assert capsys.readouterr() == ("", ""), "it has not taken long"
-    monkeypatch.setattr(letter_options, "_SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(options, "_SAY_EVERY_S", 0.0)
     with reading("reading dead letters") as progress:
         progress(5, 10)
     assert capsys.readouterr() == ("", "reading dead letters: 5 of 10 offsets\n")

@@ -12,7 +12,7 @@ from stream_app.cli.lanes import _command_of
 from stream_app.cli.main import build_parser
 from stream_app.domain.books.accounts import LaneAccount, OpenCost
 from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.stories import Report, StatusCount
+from stream_app.domain.books.histories import Report, StatusCount
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation

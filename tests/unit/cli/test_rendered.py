@@ -11,7 +11,7 @@ from stream_app.cli.lane_table import lane_tables
 from stream_app.cli.tables import Table, lines_of
 from stream_app.domain.books.accounts import LaneAccount
 from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.stories import Report, StatusCount
+from stream_app.domain.books.histories import Report, StatusCount
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Meter
@@ -98,7 +98,7 @@ def test_a_list_gives_the_place_that_show_takes_and_in_a_pipe_a_row_is_a_line() 
         text = "\n".join(lines_of(listed(), width)[0])
         assert all(f"leads.dlq/0/{17 + at}" in text for at in range(3)), text
     piped, left_out = lines_of(listed(), None)
-    assert [line.split()[0] for line in piped] == ["place", "leads.dlq/0/17", "leads.dlq/0/18", "leads.dlq/0/19"]
+    assert [line.split()[0] for line in piped] == ["record", "leads.dlq/0/17", "leads.dlq/0/18", "leads.dlq/0/19"]
     assert left_out == []
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.books.columns import COLUMN, COLUMNS, MEANING, NOT_LEADS, column
-from stream_app.domain.books.stories import STATUSES, Report, StatusCount
+from stream_app.domain.books.histories import STATUSES, Report, StatusCount
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import RESEND, Status
@@ -31,7 +31,7 @@ CORRECTED: Final = next(base for base in rare() if base.name == "corrected")
 
 
 def wrong(report: Report) -> list[str]:
-    return [f"{problem.place} ({problem.lead_id}): {problem.what}" for problem in report.problems]
+    return [f"{problem.where} ({problem.lead_id}): {problem.what}" for problem in report.problems]
 
 
 # ----------------------------------------------------------------------------------------------------- the table
@@ -45,8 +45,8 @@ def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
     assert column("accepted", final=False) == "under_way"
 
 
-def test_only_stories_that_begin_with_an_input_record_are_leads() -> None:
-    """A callback or a command may begin a story, too, and nothing follows it."""
+def test_only_histories_that_begin_with_an_input_record_are_leads() -> None:
+    """A callback or a command may begin a history, too, and nothing follows it."""
     of_leads = {after for before, afters in NEXT.items() if before for after in afters}
     assert {each for each in NEXT[None] if each not in NEXT and each not in of_leads} == NOT_LEADS
     assert [column(each, final=False) for each in NOT_LEADS] == [None] * len(NOT_LEADS)
@@ -73,8 +73,8 @@ def test_they_balance_at_every_moment(schedule: Schedule) -> None:
     assert not world.run().problems
     report = taped(world).close()
     assert report.balanced, wrong(report)
-    assert report.records == report.accounted == sum(stand.stories for stand in report.columns.values()) > 0
-    assert report.columns["waiting"].stories == 0
+    assert report.records == report.accounted == sum(stand.records for stand in report.columns.values()) > 0
+    assert report.columns["waiting"].records == 0
     assert report.accounts
 
 
@@ -87,12 +87,12 @@ def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
     assert (day.spent, day.unknown) == (33, 0), "30 as the operator says, 3 as the late callback says"
 
 
-def test_the_two_counts_are_the_same_where_stories_have_rows() -> None:
+def test_the_two_counts_are_the_same_where_histories_have_rows() -> None:
     report = rich_tape().close()
     for status in ("accepted", "dead_lettered", "parked"):
         stand = report.statuses.get(status, StatusCount())
-        assert stand.rows == stand.stories
-    assert report.statuses["accepted"].stories > 0
+        assert stand.rows == stand.records
+    assert report.statuses["accepted"].records > 0
 
 
 def test_what_was_sent_again_by_policy_is_counted_as_a_possible_double_spend() -> None:
@@ -132,7 +132,7 @@ def test_damage_is_named(tape: Tape, damage: Callable[[Tape], str], says: str) -
     origin = damage(tape)
     report = tape.close()
     assert not report.balanced
-    named = [problem.what for problem in report.problems if problem.place == origin]
+    named = [problem.what for problem in report.problems if problem.where == origin]
     assert len(named) == 1, wrong(report)
     assert says in named[0] or (says == "no row" and "its row is gone" in named[0])
 
@@ -156,7 +156,7 @@ def test_a_lane_that_is_off_by_one_is_named(tape: Tape, meter: str, says: str) -
     log[i] = with_value(log[i], msgspec.structs.replace(lane, budget=budget))
     report = tape.close()
     assert not report.balanced
-    assert [problem.place for problem in report.problems] == [lane.workspace]
+    assert [problem.where for problem in report.problems] == [lane.workspace]
     assert says in report.problems[0].what
     assert day.id in report.problems[0].what
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_read_is_named_by_its_own_place(tape: Tape) -> None:
     rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_001, b"l/nobody", b"[]"))
     report = tape.close()
     assert report.problem_count == 5
-    assert {"acme", "nobody"} < {problem.place for problem in report.problems}
+    assert {"acme", "nobody"} < {problem.where for problem in report.problems}
 
 
 # ------------------------------------------------------------------------------------------- the rest of the rules
@@ -195,17 +195,17 @@ def test_records_that_nobody_took_yet_wait(tape: Tape) -> None:
     report = tape.close()
     assert report.balanced, wrong(report)
     assert report.records == before.records + 3
-    assert report.columns["waiting"].stories == 3
+    assert report.columns["waiting"].records == 3
 
 
 def test_a_record_that_only_claims_to_be_a_copy_of_nothing_readable_is_an_input(tape: Tape) -> None:
     junk: Headers = (("stream-app-origin", b"\xff/nowhere"), ("stream-app-way", b"replayed"))
     topic = tape.plan.topics.leads
     tape.log(topic, 0).append(ConsumedRecord(topic, 0, 5_000_000, b"acme", b"{}", junk))
-    assert tape.close().columns["waiting"].stories == 1
+    assert tape.close().columns["waiting"].records == 1
 
 
-def test_stories_outlive_their_records(tape: Tape) -> None:
+def test_histories_outlive_their_records(tape: Tape) -> None:
     """Retention has removed the first records of a topic, and the first events too: that is no loss."""
     topic, number, offset = one(tape).rsplit("/", 2)
     here = (topic, int(number))

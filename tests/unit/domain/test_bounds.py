@@ -35,9 +35,12 @@ def test_breaker_trips_at_its_rate_and_not_below(percent: int) -> None:
 @pytest.mark.parametrize("percent", range(1, 101))
 def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
     policy = FloodGuardPolicy(share=percent / 100)
-    for letters, stops in ((percent, False), (percent + 1, True)):
-        if letters <= 100:
-            assert bool(flood_guard.verdict(policy, FloodGuard(), Totals(100 - letters, dead_letters=letters))) == stops
+    for dead_letters, stops in ((percent, False), (percent + 1, True)):
+        if dead_letters <= 100:
+            assert (
+                bool(flood_guard.verdict(policy, FloodGuard(), Totals(100 - dead_letters, dead_letters=dead_letters)))
+                == stops
+            )
 
 
 def test_an_integer_in_place_of_a_float_is_a_share_too() -> None:

@@ -241,7 +241,7 @@ def test_broken_json_says_who_it_is_about_or_is_refused() -> None:
 def test_a_mended_body_is_about_the_lead_that_was_verified(lead_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = f'{{"lead_id": {lead_id}, "note": "a "b" c"}}'
     assert good(broken).lead_id == "17"
-    monkeypatch.setattr(callback_body, "mend", lambda _: '{"lead_id": "18"}')
+    monkeypatch.setattr(callback_body, "repair", lambda _: '{"lead_id": "18"}')
     refused = callback(broken)
     assert isinstance(refused, BadBody)
     assert refused.code == "not_json"
@@ -249,7 +249,7 @@ def test_a_mended_body_is_about_the_lead_that_was_verified(lead_id: str, monkeyp
 
 def test_large_broken_json_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(callback_body, "mend", lambda text: sizes.append(len(text)))
+    monkeypatch.setattr(callback_body, "repair", lambda text: sizes.append(len(text)))
     for size in (1_000, 65_000, 70_000, 250_000):
         refused = callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)
         assert isinstance(refused, BadBody)

@@ -13,7 +13,7 @@ from stream_app.domain.callback.token import Keys, verify
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
-from stream_app.domain.lead.resolve import ResolvedLead, case_of
+from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
@@ -45,7 +45,7 @@ def case(
     read = read_lead(value, b"acme")
     assert not isinstance(read, Unreadable), read
     consumed = ConsumedRecord("leads", 0, 7, b"acme", value)
-    return case_of(plan, consumed, Envelope(origin=consumed.place), read, rows.get, aliases.get)
+    return resolve_lead(plan, consumed, Envelope(origin=consumed.record_id), read, rows.get, aliases.get)
 
 
 def sent(found: ResolvedLead | Unreadable) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.dead_letter.headers import WorkspaceKeys, pseudonymous_key, read_place
+from stream_app.domain.dead_letter.headers import WorkspaceKeys, parse_record_id, pseudonymous_key
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import HEADERS, Envelope, read_envelope
 from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, strayed
@@ -72,7 +72,7 @@ people = st.sampled_from(PEOPLE)
 def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, bytes]], origin: bytes) -> None:
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
-    assert read_place(envelope.origin) is not None
+    assert parse_record_id(envelope.origin) is not None
     written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers
     assert sum(len(value) for _, value in written) < 40_000
     assert all(isinstance(value, bytes) for _, value in written)
@@ -82,7 +82,7 @@ def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, b
 
 @given(
     st.lists(st.tuples(names, st.one_of(values, people)), max_size=30),
-    places.filter(lambda one: read_place(one.decode())),
+    places.filter(lambda one: parse_record_id(one.decode())),
 )
 def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
     came = consumed((*headers, ("stream-app-origin", origin)))
@@ -91,8 +91,8 @@ def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tupl
     onward = [
         rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), 1).headers,
         strayed(PLAN, stray, 0, False, 1, NO_REASON).headers,
-        redriven(envelope, came.place).to_headers(),
-        back.to_headers() if (back := returning(envelope, came.place, 7)) else (),
+        redriven(envelope, came.record_id).to_headers(),
+        back.to_headers() if (back := returning(envelope, came.record_id, 7)) else (),
     ]
     said = b" ".join(value for written in onward for _, value in written)
     assert not any(person in said for person in PEOPLE)
@@ -106,7 +106,7 @@ KEYS = [b"ada@example.com", b"+4479460000", b"4479460000", b"ada.lovelace", b"\x
 @pytest.mark.parametrize("key", KEYS)
 def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
-    hidden = rejected(PLAN, came, Envelope(origin=came.place), Unreadable("not_json", "in words"), 1).key
+    hidden = rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), 1).key
     assert hidden is not None
     assert re.fullmatch(rb"key-[A-Za-z0-9_-]{22}", hidden)
     assert pseudonymous_key(hidden, PLAN.workspaces) == hidden
@@ -116,7 +116,7 @@ def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None
 @pytest.mark.parametrize("key", [b"acme", b"", None])
 def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
-    assert rejected(PLAN, came, Envelope(origin=came.place), Unreadable("not_json", "in words"), 1).key == key
+    assert rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), 1).key == key
 
 
 def test_a_letter_of_an_unknown_workspace_finds_it_once_it_is_configured() -> None:

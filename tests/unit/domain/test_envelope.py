@@ -51,11 +51,11 @@ def test_a_producers_traceparent_counts_whatever_stands_beside_it(headers: list[
 def test_what_our_processes_put_on_retry_is_believed() -> None:
     assert lead_envelope(record(NAMES.retry, BACK.to_headers()), NAMES.inputs) == BACK
     sent_back = record(NAMES.retry, as_input("t.leads.dlq/0/3").to_headers())
-    assert lead_envelope(sent_back, NAMES.inputs) == Envelope("t.leads.retry/0/9", 5, letter="t.leads.dlq/0/3")
+    assert lead_envelope(sent_back, NAMES.inputs) == Envelope("t.leads.retry/0/9", 5, dead_letter="t.leads.dlq/0/3")
 
 
 @given(foreign)
-@example([(HEADERS["origin"], b"t.leads/0/1"), (HEADERS["letter"], b"t.leads/0/1")])
+@example([(HEADERS["origin"], b"t.leads/0/1"), (HEADERS["dead_letter"], b"t.leads/0/1")])
 def test_on_retry_only_a_record_that_says_why_it_comes_is_ours(headers: list[tuple[str, bytes]]) -> None:
     said = [each for each in headers if each[0] not in (HEADERS["way"], HEADERS["redriven_from"])]
     consumed = record(NAMES.retry, tuple(said))

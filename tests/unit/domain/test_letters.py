@@ -119,7 +119,7 @@ def row(state: Status, **changes: Any) -> Delivery:
     ("seq", "there", "by_select", "by_rewind"),
     [
         (7, row("dead_lettered"), "goes", "goes"),
-        (6, row("dead_lettered"), "later_letter", "goes"),
+        (6, row("dead_lettered"), "later_dead_letter", "goes"),
         (7, row("parked"), "goes", "goes"),
         (7, row("parked", sends=1), "may_be_at_clay", "may_be_at_clay"),
         (7, row("accepted"), "delivered", "delivered"),
@@ -250,13 +250,13 @@ def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: byte
     listed = SuppressionList()
     assert not listed
     assert not listed.names({}, None, value, 0)
-    listed.hear(person_row(ada), b"{}", 0)
-    listed.hear(person_row(ada), b"{}", 2)
-    listed.hear(b"d/acme/people/1", b"{}", 0)
+    listed.apply(person_row(ada), b"{}", 0)
+    listed.apply(person_row(ada), b"{}", 2)
+    listed.apply(b"d/acme/people/1", b"{}", 0)
     assert listed.names({}, None, value, 0) == there
-    listed.hear(person_row(ada), None, 0)
+    listed.apply(person_row(ada), None, 0)
     assert listed.names({}, None, value, 0) == there, "another partition still knows"
-    listed.hear(person_row(ada), None, 2)
+    listed.apply(person_row(ada), None, 2)
     assert not listed
 
 
@@ -283,15 +283,15 @@ def test_an_erased_lead_is_known_in_its_letters_though_nobody_knows_its_person(
 ) -> None:
     """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
     listed, row = SuppressionList(), erased_row("acme", "lead-1")
-    listed.hear(row, msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane")), 0)
+    listed.apply(row, msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane")), 0)
     assert listed
     assert listed.names(headers, key, value, 4_000) == there
-    listed.hear(row, None, 0)
+    listed.apply(row, None, 0)
     assert not listed
 
 
 def test_an_id_that_could_hold_an_address_is_known_by_its_hash() -> None:
     listed = SuppressionList()
     erased = msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane"))
-    listed.hear(erased_row("acme", "ada@example.com"), erased, 0)
+    listed.apply(erased_row("acme", "ada@example.com"), erased, 0)
     assert listed.names({}, b"acme", b'{"lead_id": "ada@example.com"}', 1)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.callback.json_repair import mend
+from stream_app.domain.callback.json_repair import repair
 
 
 def mended(text: str) -> object:
-    good = mend(text)
+    good = repair(text)
     return None if good is None else json.loads(good)
 
 
@@ -80,12 +80,12 @@ def test_quotes_in_pairs_are_what_was_in_the_cell(cells: dict[str, str]) -> None
 
 @given(st.text(max_size=60))
 def test_it_never_fails(text: str) -> None:
-    mend(text)
-    mend('{"a": "' + text + '"}')
+    repair(text)
+    repair('{"a": "' + text + '"}')
 
 
 @pytest.mark.parametrize("piece", ['"', '" ', '",', '", "a', '"a": "b", ', "\\", '"}', '"} ', " ", '{"a":', '\\"'])
 def test_its_time_is_linear(piece: str) -> None:
     began = time.process_time()
-    mend('{"x": "' + piece * (262_144 // len(piece)))
+    repair('{"x": "' + piece * (262_144 // len(piece)))
     assert time.process_time() - began < 2

@@ -20,7 +20,7 @@ from stream_app.domain.lead.lead import (
 )
 from stream_app.domain.lead.person import claimed, identifiers, person_key, person_of
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, pseudonyms_of, use
-from stream_app.domain.lead.resolve import ResolvedLead, case_of
+from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.lead.suppression import Suppression, people_in, person_row, suppression_reason
 from stream_app.domain.messages import Lead, Scalar
 from stream_app.domain.record import ConsumedRecord
@@ -49,7 +49,8 @@ def case(rows: dict[bytes, object] | None = None, aliases: dict[bytes, bytes] | 
     consumed = ConsumedRecord("leads", 0, 7, b"acme", VALUE, (), 1)
     lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    found = case_of(PLAN, consumed, Envelope(origin=consumed.place), lead, (rows or {}).get, (aliases or {}).get)  # type: ignore[arg-type]
+    envelope = Envelope(origin=consumed.record_id)
+    found = resolve_lead(PLAN, consumed, envelope, lead, (rows or {}).get, (aliases or {}).get)  # type: ignore[arg-type]
     assert isinstance(found, ResolvedLead)
     return found
 

@@ -78,16 +78,16 @@ def test_what_an_operator_sends_back() -> None:
     """A failed one with a fresh set of replays; a deferred one as it is, only sooner; the others as inputs."""
     failed = redriven(Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5), "p/0/1")
     assert (failed.way, failed.replay, failed.seq, failed.not_before_ms) == ("redriven", 1, 9, 0)
-    letter = Envelope(origin="leads/0/1", way="deferred", replay=2, epoch=1, seq=9, not_before_ms=10**12)
-    sooner = redriven(letter, "leads.deferred/0/1")
-    assert sooner == msgspec.structs.replace(letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
+    dead_letter = Envelope(origin="leads/0/1", way="deferred", replay=2, epoch=1, seq=9, not_before_ms=10**12)
+    sooner = redriven(dead_letter, "leads.deferred/0/1")
+    assert sooner == msgspec.structs.replace(dead_letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
     row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
     assert classify_record(row, sooner, 0, DAY_MS) == "return"
     again = step(step(row, "replayed", 0), "deferred", 0)
-    assert classify_record(again, letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
+    assert classify_record(again, dead_letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
     poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
     assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
-    assert [goes_on(each) for each in (letter, poison, Envelope(), Envelope(disposition="failed"))] == [
+    assert [goes_on(each) for each in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))] == [
         *(True, False, False, True)
     ]
 
@@ -236,14 +236,14 @@ class Partition(RuleBasedStateMachine):
             self._park(lead, row)
         else:
             row = self.rows[lead] = step(row, "dead_lettered", self.now_ms)
-            self.dlq.append((lead, self._letter(row)))
+            self.dlq.append((lead, self._dead_letter(row)))
 
     def _park(self, lead: int, row: Delivery) -> None:
         row = self.rows[lead] = step(row, "parked", self.now_ms)
         self.parks[lead, row.epoch, self.sent_back[lead]] += 1
-        self.parked.append((lead, self._letter(row)))
+        self.parked.append((lead, self._dead_letter(row)))
 
-    def _letter(self, row: Delivery) -> Envelope:
+    def _dead_letter(self, row: Delivery) -> Envelope:
         return Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
 
     # ------------------------------------------------------------------------------------------ the replay app
@@ -251,9 +251,9 @@ class Partition(RuleBasedStateMachine):
     @precondition(lambda self: self.position < len(self.dlq))
     @rule(most=st.integers(1, 9), times=st.integers(1, 2), commits=st.booleans(), records=st.booleans())
     def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
-        for lead, letter in self.dlq[self.position : self.position + most]:
+        for lead, dead_letter in self.dlq[self.position : self.position + most]:
             if self.position >= self.how.skip_to:
-                back = returning(letter, "leads.dlq/0/0", self.how.epoch)
+                back = returning(dead_letter, "leads.dlq/0/0", self.how.epoch)
                 assert back is not None
                 self.queue += [(lead, back)] * times
             self.position += 1
@@ -292,9 +292,9 @@ class Partition(RuleBasedStateMachine):
     @precondition(lambda self: self.parked or self.dlq)
     @rule(data=st.data(), times=st.integers(1, 2))
     def an_operator_sends_one_back(self, data: st.DataObject, times: int) -> None:
-        lead, letter = data.draw(st.sampled_from(self.parked + self.dlq))
+        lead, dead_letter = data.draw(st.sampled_from(self.parked + self.dlq))
         self.asked[lead] += 1
-        self.queue += [(lead, redriven(letter, "leads.parked/0/0"))] * times
+        self.queue += [(lead, redriven(dead_letter, "leads.parked/0/0"))] * times
 
     # ------------------------------------------------------------------------------------------------ promises
 
@@ -317,15 +317,15 @@ class Partition(RuleBasedStateMachine):
     @invariant()
     def what_failed_can_always_come_back(self) -> None:
         """No row waits for a letter that does not exist: its own last letter is its successor's."""
-        letters = {
-            lead: letter
-            for lead, letter in self.dlq + self.parked
-            if lead in self.rows and letter.seq == self.rows[lead].seq
+        dead_letters = {
+            lead: dead_letter
+            for lead, dead_letter in self.dlq + self.parked
+            if lead in self.rows and dead_letter.seq == self.rows[lead].seq
         }
         for lead, row in self.rows.items():
             if row.state in ("dead_lettered", "parked"):
-                assert lead in letters
-                back = redriven(letters[lead], "leads.parked/0/0")
+                assert lead in dead_letters
+                back = redriven(dead_letters[lead], "leads.parked/0/0")
                 assert classify_record(row, back, self.now_ms, DAY_MS) == "return"
 
 

@@ -10,9 +10,9 @@ LETTER = ConsumedRecord("t.leads.dlq", 3, 17, b"acme", b"{}", timestamp_ms=5_000
 
 def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() -> None:
     sent_back = RedriveDedup("t.leads.dlq")
-    assert not sent_back.has(LETTER.place, "poison")
+    assert not sent_back.has(LETTER.record_id, "poison")
     sent_back.apply_state(*sent_row(LETTER))
-    assert sent_back.has(LETTER.place, "poison")
+    assert sent_back.has(LETTER.record_id, "poison")
     assert not sent_back.has("t.leads.dlq/3/18", "poison")
     sent_back.apply_retry({"stream-app-redriven-from": b"t.leads.dlq/3/18"})
     assert sent_back.has("t.leads.dlq/3/18", "failed")
@@ -23,8 +23,8 @@ def test_what_another_program_wrote_the_replay_app_has_brought_back_once() -> No
     sent_back.apply_state(b"dlq/3/0", b'{"offset":9,"skip_to":18}')
     sent_back.apply_state(b"dlq/3/1", b'{"offset":4}')
     sent_back.apply_state(b"pause", b'{"by":"jane"}')
-    assert sent_back.has(LETTER.place, "foreign")
-    assert not sent_back.has(LETTER.place, "poison"), "it passes these over"
+    assert sent_back.has(LETTER.record_id, "foreign")
+    assert not sent_back.has(LETTER.record_id, "poison"), "it passes these over"
     assert not sent_back.has("t.leads.dlq/3/18", "foreign")
     assert not sent_back.has("t.leads.parked/3/17", "foreign")
 
@@ -37,4 +37,4 @@ def test_a_row_goes_after_its_letter() -> None:
     sent_back = RedriveDedup("t.leads.dlq")
     sent_back.apply_state(key, value)
     sent_back.apply_state(key, None)
-    assert not sent_back.has(LETTER.place, "poison")
+    assert not sent_back.has(LETTER.record_id, "poison")

@@ -10,7 +10,7 @@ import pytest
 from stream_app.domain.delivery.envelope import Way, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, match_callback
 from stream_app.domain.lead.lead import Unreadable, people, read_lead
-from stream_app.domain.lead.resolve import ResolvedLead, case_of
+from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.lead.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
 from stream_app.domain.record import ConsumedRecord
 from tests.simulation.schedule import Setup, plan_of
@@ -26,7 +26,7 @@ def case(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) 
     envelope = msgspec.structs.replace(read_envelope(consumed), origin_ms=published_ms, way=way)
     lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    found = case_of(PLAN, consumed, envelope, lead, lambda _: None, lambda _: None)
+    found = resolve_lead(PLAN, consumed, envelope, lead, lambda _: None, lambda _: None)
     assert isinstance(found, ResolvedLead)
     return found
 

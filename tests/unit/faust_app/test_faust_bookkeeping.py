@@ -86,7 +86,7 @@ async def test_a_suspended_flow_tells_everybody_once_and_stays_usable() -> None:
 async def test_an_offset_that_the_group_refused_is_not_believed_committed(
     taken_by_the_group: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what says that a record is concluded is dropped, and its redelivery to the next owner repeats its story."""
+    """Otherwise the marker of a concluded record is dropped, and its redelivery repeats its history."""
 
     async def flush() -> None: ...
 

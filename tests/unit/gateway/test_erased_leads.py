@@ -17,7 +17,7 @@ from stream_app.gateway.erased_leads import ErasedLeads
 from stream_app.gateway.read_model.follow import ProjectionLag
 from stream_app.gateway.read_model.query import Queries
 from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, sources, story, take
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, history, sources, take
 
 NAMES = TopicNames("")
 ERASED = Made(
@@ -47,7 +47,7 @@ def forgotten(path: Path, *, at_ms: int = NOW_MS + 500, as_of_ms: int | None = N
 
 
 def test_an_erased_lead_is_forgotten(model: ReadModel, path: Path) -> None:
-    take(model, *story(NAMES, "crm-1", "received", "sending", "accepted"))
+    take(model, *history(NAMES, "crm-1", "received", "sending", "accepted"))
     assert not forgotten(path)
     take(model, ERASED)
     assert forgotten(path)
@@ -57,16 +57,16 @@ def test_an_erased_lead_is_forgotten(model: ReadModel, path: Path) -> None:
 
 
 def test_a_lead_that_was_sent_again_after_its_erasure_is_not(model: ReadModel, path: Path) -> None:
-    take(model, ERASED, *story(NAMES, "crm-1", "received", "sending", offset=1, at_ms=NOW_MS + 101))
+    take(model, ERASED, *history(NAMES, "crm-1", "received", "sending", offset=1, at_ms=NOW_MS + 101))
     assert not forgotten(path)
 
 
 @pytest.mark.parametrize("status", ["erased", "duplicate", "suppressed", "callback_unmatched", "cost_corrected"])
 def test_other_events_after_the_erasure_are_no_new_lead(model: ReadModel, path: Path, status: str) -> None:
-    take(model, *story(NAMES, "crm-1", "received", "sending"), ERASED)
+    take(model, *history(NAMES, "crm-1", "received", "sending"), ERASED)
     take(model, event(NAMES, "crm-1", status, 1, origin="leads.commands/0/7", at_ms=NOW_MS + 101))  # type: ignore[arg-type]
     take(model, event(NAMES, "crm-1", "sending", 4, at_ms=NOW_MS + 102))
-    assert forgotten(path), "its story began before the erasure"
+    assert forgotten(path), "its history began before the erasure"
 
 
 def test_a_read_model_that_is_behind_may_not_know_of_a_new_lead(model: ReadModel, path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_read_model_that_is_behind_may_not_know_of_a_new_lead(model: ReadModel
     assert not forgotten(path, as_of_ms=0)
 
 
-def test_stories_that_were_swept_may_have_begun_after_an_old_erasure(model: ReadModel, path: Path) -> None:
+def test_histories_that_were_swept_may_have_begun_after_an_old_erasure(model: ReadModel, path: Path) -> None:
     take(model, ERASED)
     assert not forgotten(path, at_ms=NOW_MS + 101 + 90 * DAY_MS)
 

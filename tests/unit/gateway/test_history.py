@@ -13,7 +13,7 @@ import pytest
 from stream_app.domain.messages import CommandAnswer, LaneChange
 from stream_app.gateway.read_model.history import DAY_S, MINUTE_S, MOST_NEWS, QUARTER_S
 from stream_app.gateway.read_model.store import ReadModel
-from tests.gateway.model_records import DAY_MS, NOW_MS, Made, event, lane, letter, sources, story, take
+from tests.gateway.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
 
 NAMES = sources().names
 
@@ -49,7 +49,7 @@ def answer(seq: int = 0, **more: Any) -> Made:
 
 def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, path: Path) -> None:
     events = [
-        *story(NAMES, "crm-1", "received", "sending"),
+        *history(NAMES, "crm-1", "received", "sending"),
         event(NAMES, "crm-1", "enriched", 3, credits=-4),
         event(NAMES, "crm-2", "served_from_cache", 1, 1, saved=6),
         event(NAMES, "crm-3", "replayed", 1, 2, reason="resend", workspace="beta"),
@@ -103,14 +103,23 @@ def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> No
 
 
 def test_the_causes_are_the_sums_of_the_days(model: ReadModel, path: Path) -> None:
-    sums = "SELECT sum(letters) FROM"
-    take(model, letter(NAMES.dlq), letter(NAMES.dlq, timestamp=NOW_MS - 20 * DAY_MS))
-    take(model, letter(NAMES.dlq, timestamp=NOW_MS + 9), letter(NAMES.dlq, "http_422", timestamp=NOW_MS - 20 * DAY_MS))
-    (cause,) = rows(path, "SELECT letters, first_ms, last_ms FROM causes WHERE reason = 'http_503'")
+    sums = "SELECT sum(count) FROM"
+    take(model, dead_letter(NAMES.dlq), dead_letter(NAMES.dlq, timestamp=NOW_MS - 20 * DAY_MS))
+    take(
+        model,
+        dead_letter(NAMES.dlq, timestamp=NOW_MS + 9),
+        dead_letter(NAMES.dlq, "http_422", timestamp=NOW_MS - 20 * DAY_MS),
+    )
+    (cause,) = rows(path, "SELECT count, first_ms, last_ms FROM causes WHERE reason = 'http_503'")
     assert cause == (3, NOW_MS - 20 * DAY_MS, NOW_MS + 9)
-    assert rows(path, f"{sums} causes") == rows(path, f"{sums} letters") == rows(path, f"{sums} letter_hours") == [(4,)]
+    assert (
+        rows(path, f"{sums} causes")
+        == rows(path, f"{sums} dead_letters")
+        == rows(path, f"{sums} dead_letter_hours")
+        == [(4,)]
+    )
     model.sweep(NOW_MS)  # retention has removed those of 20 days ago
-    ((reason, letters, first_ms),) = rows(path, "SELECT reason, letters, first_ms FROM causes")
-    assert (reason, letters) == ("http_503", 2)
+    ((reason, dead_letters, first_ms),) = rows(path, "SELECT reason, count, first_ms FROM causes")
+    assert (reason, dead_letters) == ("http_503", 2)
     assert NOW_MS - 20 * DAY_MS < first_ms <= NOW_MS
-    assert rows(path, f"{sums} letter_hours") == [(2,)]
+    assert rows(path, f"{sums} dead_letter_hours") == [(2,)]

@@ -23,10 +23,10 @@ from stream_app.gateway.access import Access
 from stream_app.gateway.lookup import Lookup
 from stream_app.gateway.lookup_answers import FoundResult
 from stream_app.gateway.read_model.follow import ProjectionLag
-from stream_app.gateway.read_model.query import FoundPlace, Queries
+from stream_app.gateway.read_model.query import FoundResultAt, Queries
 from stream_app.gateway.read_model.store import ReadModel
 from stream_app.gateway.waiting_leads import FoundRecord, Search
-from tests.gateway.model_records import NOW_MS, event, lane, letter, person, result, sources, story, take
+from tests.gateway.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
 
 TOKEN = "a token that nobody guesses, for tests"
 HASH = "AbCdEfGhIjKlMnOpQrStUv"
@@ -36,7 +36,7 @@ NAMES = sources().names
 class Shelf:
     """`lookup.Results` in memory."""
 
-    async def fill(self, found: FoundPlace) -> FoundResult:
+    async def fill(self, found: FoundResultAt) -> FoundResult:
         return msgspec.structs.replace(found.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
 
 
@@ -97,16 +97,16 @@ def model(tmp_path: Path) -> Iterator[ReadModel]:
     model = ReadModel(tmp_path / "model.sqlite", sources())
     take(
         model,
-        *story(NAMES, "crm-1", "received", "sending", "accepted", "enriched", trace_id="ab" * 16),
-        *story(NAMES, "crm-2", "received", "sending", "accepted", offset=1, destination="firms"),
-        *story(NAMES, "crm-3", "received", "held_budget", offset=2),
+        *history(NAMES, "crm-1", "received", "sending", "accepted", "enriched", trace_id="ab" * 16),
+        *history(NAMES, "crm-2", "received", "sending", "accepted", offset=1, destination="firms"),
+        *history(NAMES, "crm-3", "received", "held_budget", offset=2),
         event(NAMES, "record:leads/0/3", "rejected_invalid", 1, 3, workspace="", destination="", reason="not_json"),
         result(NAMES, "crm-1"),
         person(NAMES, HASH, "crm-1"),
         lane(NAMES, holds="budget", text="The day's budget is spent"),
-        letter(NAMES.dlq),
-        letter(NAMES.dlq),
-        letter(NAMES.parked),
+        dead_letter(NAMES.dlq),
+        dead_letter(NAMES.dlq),
+        dead_letter(NAMES.parked),
     )
     yield model
     model.close()
@@ -206,7 +206,7 @@ async def test_it_only_reads(api: Api, method: str) -> None:
 async def test_a_lead(api: Api) -> None:
     answer = (await api.get("/leads/crm-1")).json()
     assert (answer["as_of_ms"], answer["lag"], answer["trouble"]) == (NOW_MS, 7, "")
-    (told,) = answer["lead"]["stories"]
+    (told,) = answer["lead"]["histories"]
     assert (told["origin"], told["status"], told["column"], told["trace_id"]) == (
         "leads/0/0",
         "enriched",
@@ -221,7 +221,7 @@ async def test_a_lead(api: Api) -> None:
 
 async def test_a_record_that_was_no_lead_has_slashes_in_its_id(api: Api) -> None:
     answer = (await api.get("/leads/record:leads/0/3")).json()
-    assert answer["lead"]["stories"][0]["events"][0]["reason"] == "not_json"
+    assert answer["lead"]["histories"][0]["events"][0]["reason"] == "not_json"
 
 
 async def test_an_unknown_lead(api: Api) -> None:
@@ -280,12 +280,16 @@ async def test_lanes_books_and_letters(api: Api) -> None:
     }
     assert "waiting" not in books["columns"]
     assert books["waiting"] == {"leads": 12}
-    assert {"workspace": "acme", "destination": "people", "status": "held_budget", "column": "held", "stories": 1} in (
-        books["stands"]
-    )
-    letters = (await api.get("/dlq")).json()
-    assert (letters["dlq"]["letters"], letters["parked"]["letters"]) == (2, 1)
-    assert letters["dlq"]["causes"][0]["reason"] == "http_503"
+    assert {
+        "workspace": "acme",
+        "destination": "people",
+        "status": "held_budget",
+        "column": "held",
+        "records": 1,
+    } in (books["status_counts"])
+    dead_letters = (await api.get("/dlq")).json()
+    assert (dead_letters["dlq"]["dead_letters"], dead_letters["parked"]["dead_letters"]) == (2, 1)
+    assert dead_letters["dlq"]["causes"][0]["reason"] == "http_503"
 
 
 async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api, model: ReadModel) -> None:
@@ -300,7 +304,7 @@ async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api,
     books = (await api.get("/books")).json()
     assert books["columns"] == before["columns"]
     assert books["not_leads"] == {"callback_duplicate": 2, "callback_unmatched": 1, "erased": 1}
-    assert sum(books["columns"].values()) == sum(each["stories"] for each in books["stands"] if each["column"])
+    assert sum(books["columns"].values()) == sum(each["records"] for each in books["status_counts"] if each["column"])
 
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:

@@ -126,6 +126,6 @@ def test_what_goes_wrong_again_and_again_is_told_once_a_minute() -> None:
     say("full")
     say("gone")
     assert told[2:] == ["full", "gone"]
-    say.over()
+    say.reset()
     say("gone")
     assert told[4:] == ["gone"]

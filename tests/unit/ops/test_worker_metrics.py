@@ -16,9 +16,9 @@ def test_a_lead_that_is_sent_again_by_policy_is_counted_and_told_as_a_possible_d
     metrics = WorkerMetrics(registry, log.get("test"))
     again = StatusEvent("o#4", "lead-1", "replayed", 4, 0, "o", reason=RESEND, text="a possible double spend")
     again = msgspec.structs.replace(again, workspace="acme", destination="people")
-    with capture_logs() as told:
-        metrics.told(msgspec.structs.replace(again, reason="replayed"))
-        metrics.told(again)
+    with capture_logs() as emitted:
+        metrics.emitted(msgspec.structs.replace(again, reason="replayed"))
+        metrics.emitted(again)
     labels = {"workspace": "acme", "destination": "people"}
     assert registry.get_sample_value("stream_app_possible_double_spends_total", labels) == 1
-    assert [(line["lead_id"], line["text"]) for line in told] == [("lead-1", "a possible double spend")]
+    assert [(line["lead_id"], line["text"]) for line in emitted] == [("lead-1", "a possible double spend")]

@@ -44,6 +44,6 @@ def test_a_lead_is_exported_as_readable_json() -> None:
 @pytest.mark.parametrize("lead", ['"\\ud800"', "[" * 10_000 + "]" * 10_000, "NaN", "1e999"])
 def test_invalid_json_in_an_import_is_refused_with_its_line(lead: str, tmp_path: Path) -> None:
     file = tmp_path / "dead-letters.jsonl"
-    file.write_text(f'\n{{"place": "leads.dlq/0/7", "lead": {lead}}}\n')
+    file.write_text(f'\n{{"record_id": "leads.dlq/0/7", "lead": {lead}}}\n')
     with pytest.raises(SettingsError, match="line 2: is not a line of an export"):
         list(read_export(Settings(), file))

@@ -3,8 +3,8 @@
     in = enriched + accepted_final + ... + under_way + waiting
 
 They read the rows, events and records of all topics, partition by partition, in any order of partitions. Then
-domain/books/audit.py compares them. A record's *story* is the events with its place as origin; the last event gives its
-status. The rows of the state are a second, independent count.
+domain/books/audit.py compares them. A record's *history* is the events with its id as origin. The last event gives
+its status. The rows of the state are a second, independent count.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _LOCALLY: Final = CODE["served_locally"]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that does not add up. `place`: the record's, or the lane's workspace; `lead_id`: if known."""
+    """Something that does not add up. `where`: the record's id, or the lane's workspace; `lead_id`: if known."""
 
-    place: str
+    where: str
     what: str
     lead_id: str = ""
 
@@ -72,10 +72,10 @@ class Problems:
         self.count = 0
         self.limit = limit
 
-    def add(self, place: str, what: str, lead_id: str = "") -> None:
+    def add(self, where: str, what: str, lead_id: str = "") -> None:
         self.count += 1
         if len(self.named) < self.limit:
-            self.named.append(Problem(place, what, lead_id))
+            self.named.append(Problem(where, what, lead_id))
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -139,7 +139,7 @@ class Books:
     # ------------------------------------------------------------------------------------------------- records
 
     def begins(self, topic: str, partition: int, begin: int) -> None:
-        """Set the first offset that a lead topic's partition still has. Earlier stories have outlived their records."""
+        """Set the first offset that a lead topic's partition still has. Older records were removed."""
         self.tables.get(f"{topic}/{partition}").begin = begin
 
     def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
@@ -151,13 +151,13 @@ class Books:
         """
         lead_topic = consumed.topic in self._inputs or consumed.topic == self.terms.topics.retry
         envelope = lead_envelope(consumed, self._inputs) if lead_topic else read_envelope(consumed)
-        if lead_topic and not envelope.way and envelope.origin == consumed.place:
+        if lead_topic and not envelope.way and envelope.origin == consumed.record_id:
             self.records += 1
             page, i = self.tables.get(f"{consumed.topic}/{consumed.partition}").at(consumed.offset)
             page.flags[i] |= offset_table.IN | (offset_table.PASSED if passed else 0)
             return
-        if envelope.origin == consumed.place:
-            return  # written by another program: it has no story
+        if envelope.origin == consumed.record_id:
+            return  # written by another program: it has no history
         self.copies += 1
         if not passed:
             here, offset = self.tables.find(envelope.origin)
@@ -172,7 +172,7 @@ class Books:
         Args:
             partition: The partition of the event.
             raw: The value of its record.
-            where: The place of its record, for messages.
+            where: The id of its record, for messages.
         """
         self.events += 1
         try:
@@ -194,7 +194,7 @@ class Books:
         before = page.status[i]
         if last == 0 and seq > 1 and (seq == 2 or not state.kept):
             page.flags[i] |= offset_table.HEADLESS
-            # Only a rerouted story may begin so: its first event is in another partition. The audit checks that.
+            # Only a rerouted history may begin so: its first event is in another partition. The audit checks that.
             if state.kept and _REROUTED << 8 | code not in _LEGAL:
                 self._name(page, i, event, "its first event is missing")
         elif seq != last + 1:
@@ -282,7 +282,7 @@ class Rows:
         packed = tables.pack(here, offset)
         page, i = here.at(offset)
         if old is None and page.flags[i] & offset_table.ROW:
-            self._books.problems.add(row.origin, "two rows tell of the same story", lead_id)
+            self._books.problems.add(row.origin, "two rows tell of the same history", lead_id)
         elif old not in (None, packed):
             self._clear(old)
         self._origins[name] = packed
@@ -304,9 +304,9 @@ class Rows:
 
 
 class StatusCount(msgspec.Struct):
-    """Stories of input records with a status, and how many of them have a row with the same status."""
+    """Histories of input records with a status, and how many of them have a row with the same status."""
 
-    stories: int = 0
+    records: int = 0
     rows: int = 0
 
 
@@ -317,16 +317,16 @@ class Report(msgspec.Struct, frozen=True):
         balanced: True if everything adds up.
         records: Input records on the lead topics.
         accounted: The sum of all columns. It equals `records` if nothing is missing.
-        columns: Stories by column.
+        columns: Histories by column.
         statuses: The same by last status.
         copies: Records that returned to a lead topic or are on their way to it.
         events: Events read.
-        outlived: Stories whose record retention has deleted. They are checked, but not counted.
-        moving: Stories that could not be compared with their rows because they were changing.
+        outlived: Histories whose record retention has deleted. They are checked, but not counted.
+        moving: Histories that could not be compared with their rows because they were changing.
         accounts: The money of each lane.
         problems: The first problems.
         problem_count: How many problems there are.
-        not_leads: Stories of erasures and of callbacks that settled no lead, by status. No column counts them.
+        not_leads: Histories of erasures and of callbacks that settled no lead, by status. No column counts them.
         saved: Estimated credits saved by earlier results, by workspace.
         provisional: Leads that were answered locally while their lane was held, and continue.
         open_costs: The first leads with an unconfirmed cost, booked at their ceiling.
