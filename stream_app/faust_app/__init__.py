@@ -1,0 +1,1 @@
+"""Everything that speaks Faust: the app, its agents, the state table, the stream of one partition."""

@@ -1,0 +1,1 @@
+"""Everything that speaks aiokafka: connections, transactions, fencing, readers, topics."""

@@ -1,14 +1,14 @@
-"""aiokafka's client with a bound in seconds on each request, for a cluster of which any broker may hang.
+"""aiokafka's client with a bound on the time of each request, for a cluster in which any broker may hang.
 
 aiokafka 0.14 bounds every request alike, by `request_timeout_ms`: 40 s, and for a member of a group longer than a
-rebalance. A broker that hangs keeps its connections open, so nothing else ends a request to it. What differs here:
+rebalance. A broker that hangs keeps its connections open, so nothing else ends a request to it. Differences:
 
-- A request is bounded by what it asks for (`_BOUNDS_S`). A JoinGroup or SyncGroup may take as long as a rebalance, so
-  the coordinator is asked every few seconds whether it still is the coordinator.
-- What any broker can answer (metadata, the search for a coordinator) is asked of the next broker when the first one
-  does not answer soon, and the first answer counts.
-- To connect is bounded, and a broker that hangs does not hold up connections to the others.
-- An error code that aiokafka does not look at is raised: it took "not the coordinator" for "nothing is committed".
+- The bound depends on the request (`_BOUNDS_S`). A JoinGroup or SyncGroup may take as long as a rebalance. So the
+  coordinator is asked every few seconds whether it still is the coordinator.
+- A request that any broker can answer (metadata, the search for a coordinator) goes to the next broker if the first
+  one does not answer soon. The first answer counts.
+- Connecting is bounded, and a broker that hangs does not delay connections to the others.
+- Error codes that aiokafka ignores are raised. It took "not the coordinator" for "nothing is committed".
 
 tests/unit/kafka/test_faust_pins.py fails when the source of what is overridden changes.
 """
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECT_S: Final = 4.0
-"""TCP, TLS, SASL and the exchange of versions together."""
+"""The bound for TCP, TLS, SASL and the exchange of versions together."""
 CREATE_S: Final = 30.0
-"""The creation of topics, which the broker answers when all are there."""
-_REQUEST_S: Final = 6.0  # longer than a coordinator waits for the replicas of an offset that is committed: 5 s
+"""The bound for the creation of topics: the broker answers when all exist."""
+_REQUEST_S: Final = 6.0  # longer than the 5 s that a coordinator waits for the replicas of a committed offset
 _BOUNDS_S: Final = {FetchRequest: 10.0, ProduceRequest: 10.0, CreateTopicsRequest: CREATE_S}
 _BOOTSTRAP: Final = ("bootstrap", ConnectionGroup.DEFAULT)
 _AS_LONG_AS_A_REBALANCE: Final = (JoinGroupRequest, SyncGroupRequest)
@@ -51,7 +51,7 @@ _CLOSE_WITHIN_S: Final = 1.0
 
 
 def bind(client: AIOKafkaClient) -> AIOKafkaClient:
-    """The same client with the bounds of this module: aiokafka's classes each make their own."""
+    """Turn a client that aiokafka has made into a BoundedClient."""
     client.__class__ = BoundedClient
     client._opening = {}
     client._asking = set()
@@ -59,14 +59,14 @@ def bind(client: AIOKafkaClient) -> AIOKafkaClient:
 
 
 class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not followed
-    """See the module. Made by `bind`."""
+    """An AIOKafkaClient with bounded requests. `bind` makes it."""
 
     _opening: dict[Any, asyncio.Task[Any]]
     _asking: set[asyncio.Task[Any]]
     _sync_task: asyncio.Task[None] | None
 
     async def bootstrap(self) -> None:
-        """Learn of the cluster from the first of the addresses that answers. Raises KafkaConnectionError."""
+        """Read the cluster's metadata from the first address that answers. Raises KafkaConnectionError."""
         hosts = [(host, port) for host, port, _ in self.hosts]
         try:
             metadata = await self._first(partial(self._greet, host, port) for host, port in hosts)
@@ -77,7 +77,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             self._sync_task = asyncio.create_task(self._md_synchronizer())
 
     async def close(self) -> None:
-        """Close all connections, those to a broker that hangs, too: it never ends its part of TLS."""
+        """Close all connections. Those to a broker that hangs are aborted, because it never ends TLS."""
         for task in (*self._opening.values(), *self._asking):
             task.cancel()
         transports = [conn._writer.transport for conn in self._conns.values() if conn._writer is not None]
@@ -89,7 +89,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
                 transport.abort()
 
     async def send(self, node_id: Any, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
-        """The answer. Raises a KafkaError within the request's bound; then the connection is closed."""
+        """Return the answer. Raises KafkaError within the request's bound, and closes the connection then."""
         conn = await self._get_conn(node_id, group=group)
         if conn is None:
             raise NodeNotReadyError(f"broker {node_id} takes no connection")
@@ -105,13 +105,13 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         except RuntimeError as error:
             if isinstance(error, KafkaError):
                 raise
-            # uvloop's, of a connection that was closed under the request
+            # uvloop: the connection was closed during the request
             raise KafkaConnectionError(str(error)) from error
         _look_at_code(request, answer)
         return answer
 
     async def ask_any(self, request: Any) -> Any:
-        """The first answer of a broker. Raises KafkaError when none answers."""
+        """Return the first answer of any broker. Raises KafkaError if none answers."""
         nodes = [broker.nodeId for broker in self.cluster.brokers()]
         if _BOOTSTRAP in self._conns:
             nodes.append(_BOOTSTRAP[0])
@@ -119,10 +119,10 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         return await self._first(partial(self.send, node, request) for node in nodes)
 
     async def coordinator_lookup(self, coordinator_type: CoordinationType, coordinator_key: str) -> int:
-        """The broker that coordinates a group or transactional id now. Raises KafkaError."""
+        """Return the current coordinator of a group or transactional id. Raises KafkaError."""
         try:
             answer = await self.ask_any(FindCoordinatorRequest(coordinator_key, coordinator_type))
-        except KafkaConnectionError as error:  # aiokafka's producer takes this one for the end of all
+        except KafkaConnectionError as error:  # aiokafka's producer would fail for good
             raise NodeNotReadyError(str(error)) from error
         if answer.error_code:
             raise for_code(answer.error_code)()
@@ -147,7 +147,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     async def _get_conn(
         self, node_id: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT, no_hint: bool = False
     ) -> Any:
-        """A connection, shared by all that want one at a time; None where the broker gives none."""
+        """Return a connection, shared by concurrent callers. None: the broker does not accept one."""
         where = (node_id, group)
         if (conn := self._conns.get(where)) is not None:
             if conn.connected():
@@ -194,7 +194,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             )
 
     async def _greet(self, host: str, port: int) -> Any:
-        """What the broker at an address knows of the cluster. The connection is kept while that names no broker."""
+        """Return the metadata from an address. The connection is kept if the metadata names no broker."""
         conn, kept = None, False
         try:
             conn = await self._connect(host, port)
@@ -211,9 +211,9 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         return metadata
 
     async def _first(self, asks: Iterable[Callable[[], Awaitable[T]]]) -> T:
-        """The first answer: the next is asked when the one before fails, or does not answer soon.
+        """Return the first answer. The next request starts when the one before fails or does not answer soon.
 
-        The others are left to their bounds: one that does not answer then loses its connection.
+        The other requests run until their bounds. A broker that has not answered by then loses its connection.
         """
         last: BaseException = NodeNotReadyError("no broker is known yet")
         waiting: set[asyncio.Task[T]] = set()
@@ -240,10 +240,10 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     def _asked(self, task: asyncio.Task[Any]) -> None:
         self._asking.discard(task)
         if not task.cancelled():
-            task.exception()  # its loss is known: asyncio need not report it
+            task.exception()  # retrieve it, or asyncio logs that it was never retrieved
 
     async def _coordinated(self, node_id: int, conn: Any, request: Any) -> Any:
-        """The answer of a coordinator that may wait for other members. Raises TimeoutError when it is one no longer."""
+        """Return the answer of a coordinator. Raises TimeoutError when the broker no longer is the coordinator."""
         asked = asyncio.ensure_future(conn.send(request))
         try:
             while True:
@@ -264,7 +264,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
 
 
 def _look_at_code(request: Any, answer: Any) -> None:
-    """Raise what aiokafka does not look at: it would read an empty answer."""
+    """Raise errors that aiokafka ignores: it would read an empty answer."""
     codes: Iterable[int] = ()
     if isinstance(request, OffsetFetchRequest):
         codes = (getattr(answer, "error_code", 0),)

@@ -1,6 +1,7 @@
-"""What Kafka refuses a producer that tries again by itself: aiokafka tells nobody, and so a refusal looks like silence.
+"""Remembers what brokers refuse a transactional producer. aiokafka retries and reports nothing.
 
-Knows that all requests of aiokafka 0.14.0's sender go through its client's `send`: tests/unit/kafka/test_faust_pins.py.
+Relies on all requests of aiokafka 0.14.0's sender going through its client's `send`, which
+tests/unit/kafka/test_faust_pins.py pins.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnReque
 from stream_app.kafka.protocol import DescribeProducers
 from stream_app.kafka.stranded import NO_LEADER, without_leader
 
-_SILENT_S = 0.5  # a broker that only refuses is asked again much sooner
+_SILENT_S = 0.5  # aiokafka repeats a refused request much sooner
 _TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
 _WHAT_TO_DO = {
     NotEnoughReplicasError: _TOO_FEW,
@@ -44,7 +45,7 @@ _OF_THE_WHOLE = {
 
 
 class Refusals:
-    """Of one ledger: what is refused and was not taken since. Looks at answers, a few a transaction, at no record."""
+    """The refusals of one producer that are not resolved. It reads a few answers a transaction, and no records."""
 
     def __init__(self) -> None:
         self._client: Any = None
@@ -54,7 +55,7 @@ class Refusals:
         self._held_by = ""
 
     def watch(self, client: Any) -> None:
-        """From now on those of this client, and of no earlier one."""
+        """Watch this client, and forget everything about earlier ones."""
         last: dict[str, type[Exception]] = {}
         unanswered: dict[object, float] = {}
         still_open: set[TopicPartition] = set()
@@ -62,13 +63,13 @@ class Refusals:
 
         async def watched(node_id: int, request: Any, **how: Any) -> Any:
             mark = object()
-            unanswered[mark] = now()  # and stays there when whoever asked has no patience any more
+            unanswered[mark] = now()  # it stays if the caller stops waiting
             try:
                 answer = await send(node_id, request, **how)
             except KafkaError:
                 del unanswered[mark]
                 raise
-            except RuntimeError as closed:  # uvloop's, of a connection that was closed under it
+            except RuntimeError as closed:  # uvloop: the connection was closed during the request
                 del unanswered[mark]
                 raise KafkaConnectionError(str(closed)) from closed
             del unanswered[mark]
@@ -77,7 +78,7 @@ class Refusals:
                     (still_open.discard if first_open is None else still_open.add)(place)
             for what, code in _codes(request, answer):
                 error = for_code(code)
-                if error in (NoError, DuplicateSequenceNumber):  # that it has it already
+                if error in (NoError, DuplicateSequenceNumber):  # the broker has the batch already
                     last.pop(what, None)
                 else:
                     last[what] = error
@@ -87,21 +88,21 @@ class Refusals:
         self._client, self._last, self._unanswered, self._open = client, last, unanswered, still_open
 
     def committed(self) -> None:
-        """What was refused before is over."""
+        """Note that a transaction was committed."""
         self._held_by = ""
 
     def text(self, places: Iterable[TopicPartition] = ()) -> str:
-        """Why nothing comes of a transaction there, or of the fence; empty when Kafka says nothing at all."""
+        """Return why a transaction to these partitions, or the fence, makes no progress. Empty if Kafka is silent."""
         silent_since = asyncio.get_running_loop().time() - _SILENT_S
         if any(asked_at < silent_since for asked_at in self._unanswered.values()):
             return ""
-        told = [
+        refused = [
             f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}"
             for what, error in self._last.items()
             if error is not ConcurrentTransactions
         ] or [f"{place} {NO_LEADER}" for place in without_leader(self._client, places)]
-        if told:
-            self._held_by = "; ".join(told)
+        if refused:
+            self._held_by = "; ".join(refused)
         elif self._open or self._last:
             where = ", ".join(f"{place.topic}/{place.partition}" for place in sorted(self._open))
             held_by = self._held_by or f"{where or 'one of them'} {_LOOK}"
@@ -109,11 +110,11 @@ class Refusals:
                 "Kafka has not ended the last transaction (ConcurrentTransactions): the end must be written to each "
                 f"topic of it, and {held_by}"
             )
-        return "; ".join(told)
+        return "; ".join(refused)
 
 
 def _codes(request: Any, answer: Any) -> Iterator[tuple[str, int]]:
-    """What was asked for, in words, and the code of the answer."""
+    """Yield a description of each part of a request, and the error code of its answer."""
     if isinstance(request, ProduceRequest):
         for topic, partitions in answer.topics:
             for partition, code, *_ in partitions:

@@ -1,4 +1,4 @@
-"""Kafka's clock beside ours: a broker stamps each append to a topic of type LogAppendTime, and answers with it."""
+"""Compares Kafka's clock with ours. A broker answers each append to a LogAppendTime topic with its time."""
 
 from __future__ import annotations
 
@@ -20,19 +20,25 @@ _AT_START_S: Final = 30.0
 
 
 class KafkaClock:
-    """Compares the clocks at each answer to a produce request of the clients that it watches; one for a process.
+    """Compares the clocks at each answer to a produce request of the watched clients. A process has one.
 
     Relies on all requests of aiokafka 0.14.0's sender going through its client's `send`.
+
+    Args:
+        report: Called with the text while the clocks differ, once a minute at most.
+        now_ms: Our clock.
+
+    Attributes:
+        text: How the clocks differ; empty if they agree.
     """
 
-    def __init__(self, tell: Callable[[str], object], now_ms: Callable[[], int] | None = None) -> None:
-        """`tell` is given the text when the clocks differ, once a minute at most."""
+    def __init__(self, report: Callable[[str], object], now_ms: Callable[[], int] | None = None) -> None:
         self.text = ""
-        self._tell = Throttled(tell)
+        self._report = Throttled(report)
         self._now_ms = now_ms or _now_ms
 
     def watch(self, client: Any) -> None:
-        """From now on look at the answers that this AIOKafkaClient gets."""
+        """Compare at the answers that this AIOKafkaClient gets from now on."""
         send = client.send
 
         async def watched(node_id: int, request: Any, **how: Any) -> Any:
@@ -42,30 +48,30 @@ class KafkaClock:
                 for _, partitions in getattr(answer, "topics", ()):
                     for _, _, _, appended_ms, *_ in partitions:
                         if appended_ms != _NO_TIME:
-                            self._hear(appended_ms, sent_ms)
+                            self._compare(appended_ms, sent_ms)
             return answer
 
         client.send = watched
 
-    def _hear(self, appended_ms: int, sent_ms: int) -> None:
+    def _compare(self, appended_ms: int, sent_ms: int) -> None:
         self.text = in_words(skew_ms(appended_ms, sent_ms, self._now_ms()))
         if self.text:
-            self._tell(self.text)
+            self._report(self.text)
         else:
-            self._tell.reset()
+            self._report.reset()
 
 
 async def ask_kafka_for_its_time(
     connection: KafkaConnection, transactional_id: str, topic: str, clock: KafkaClock, within_s: float
 ) -> None:
-    """Let `clock` hear of an append to `topic`, in a transaction that is then aborted: no consumer sees the record.
+    """Compare the clocks by an append in a transaction that is aborted, so no consumer sees the record.
 
     Args:
         connection: How to reach Kafka.
-        transactional_id: Another client that has it at the same time is fenced.
+        transactional_id: The id to use. Another client with it is fenced.
         topic: A topic of type LogAppendTime.
-        clock: Hears it.
-        within_s: Seconds for all of it.
+        clock: Compares the clocks.
+        within_s: The limit for all of it, in seconds.
 
     Raises:
         KafkaError, TimeoutError: There was no answer.
@@ -83,7 +89,7 @@ async def ask_kafka_for_its_time(
 
 
 async def say_at_start(connection: KafkaConnection, transactional_id: str, topic: str, clock: KafkaClock) -> None:
-    """The same for a process that starts: no answer is no error, since its work tells of Kafka, too."""
+    """Compare the clocks at the start of a process. No answer is no error: the process reports outages itself."""
     with suppress(KafkaError, OSError, TimeoutError):
         await ask_kafka_for_its_time(connection, transactional_id, topic, clock, _AT_START_S)
 

@@ -154,13 +154,13 @@ async def wait_for_kafka(client: Mapping[str, Any], wait_s: float, say: Say) -> 
     """Return once a broker answers.
 
     Args:
-        client: aiokafka's arguments (`settings.client_options`).
+        client: aiokafka's arguments (`client_options`).
         wait_s: How long to wait, in seconds.
-        say: Takes a line for each try that failed.
+        say: Called with a line for each failed attempt.
 
     Raises:
-        KafkaRefused: It answers and refuses us; at once, since waiting does not help.
-        BrokerUnavailable: Nothing answered within `wait_s`.
+        KafkaRefused: A broker refuses us. Raised at once, because waiting does not help.
+        BrokerUnavailable: No broker answered within `wait_s`.
     """
     where, loop = client["bootstrap_servers"], asyncio.get_running_loop()
     deadline = loop.time() + wait_s
@@ -178,7 +178,7 @@ async def wait_for_kafka(client: Mapping[str, Any], wait_s: float, say: Say) -> 
 
 
 async def refusal_or_silence(client: Mapping[str, Any]) -> Diagnosis | None:
-    """Why no broker of kafka.bootstrap answers now; None when one does. Raises KafkaRefused."""
+    """Return why no broker answers now, or None if one does. Raises KafkaRefused."""
     failure = await diagnose(_security(client), _addresses(client["bootstrap_servers"]))
     if failure is not None and failure.refused:
         raise KafkaRefused(failure.text)
@@ -187,7 +187,7 @@ async def refusal_or_silence(client: Mapping[str, Any]) -> Diagnosis | None:
 
 @asynccontextmanager
 async def admin_of(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIterator[Any]:
-    """An admin client of a broker that answers; `wait_s` bounds the body, too. Raises as `wait_for_kafka`."""
+    """A started admin client, once a broker answers. `wait_s` bounds the body too. Raises as `wait_for_kafka`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     await wait_for_kafka(client, wait_s, say)
@@ -221,8 +221,7 @@ async def close_admin(admin: Any) -> None:
 
 
 def forget_dead(client: Any) -> None:
-    """Drop the client's metadata task if it failed. Otherwise `close` raises its error (uvloop closed its
-    connection)."""
+    """Drop the client's metadata task if it failed. Otherwise `close` raises the error of that task."""
     task = client._sync_task
     if task is not None and task.done():
         if not task.cancelled():

@@ -36,9 +36,9 @@ _CORRUPT: Final = CorruptRecordException.errno
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
-    """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch, once it has nothing else to return.
+    """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch when it has nothing else to return.
 
-    The consumer of a group goes on with its other partitions: it logs the error.
+    The consumer of a group logs the error, and continues with its other partitions.
     """
 
     _guard: _Guard | None = None
@@ -53,7 +53,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
-        """The partitions of the present assignment that have stopped before a batch."""
+        """The assigned partitions that have stopped before a batch."""
         return self._guard.unreadable if self._guard is not None else {}
 
     async def getmany(self, *partitions: TopicPartition, **options: Any) -> dict[TopicPartition, list[Any]]:
@@ -66,7 +66,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         return got
 
     def skip(self, batch: UnreadableBatch) -> None:
-        """Go on behind this batch."""
+        """Continue after this batch."""
         place = TopicPartition(batch.topic, batch.partition)
         if self._guard is not None:
             self._guard.forget(place)
@@ -75,7 +75,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
 
 class _Guard:
-    """Stands between aiokafka's fetcher and what was fetched. Belongs to the fetcher's event loop."""
+    """Wraps the fetcher of a consumer. Use it only in the fetcher's event loop."""
 
     def __init__(self, fetcher: Any, *, logs: bool) -> None:
         self._fetcher = fetcher
@@ -95,7 +95,7 @@ class _Guard:
             del self._stopped[place]
 
     async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
-        """Keep the bytes that were fetched: aiokafka shows none of them. A broker, too, may find a log damaged."""
+        """Keep the fetched bytes, which aiokafka does not show. A broker may also report a damaged log."""
         answer = await self._send(node_id, request, **options)
         if isinstance(request, FetchRequest):
             for topic, partitions in answer.topics:
@@ -115,7 +115,7 @@ class _Guard:
             self._stop(UnreadableBatch(place.topic, place.partition, at, at, cause), assignment)
 
     def guard(self, place: TopicPartition, result: Any) -> None:
-        """End what was fetched before a batch that cannot be read."""
+        """Make the decoding of a fetch stop before a batch that cannot be read."""
         records = result._partition_records
         decoding, raw = records._records_iterator, self._raw.pop(place, b"")
         records._records_iterator = self._guarded(place, records, decoding, raw, result._assignment)
@@ -125,7 +125,7 @@ class _Guard:
     ) -> Iterator[Any]:
         try:
             yield from decoding
-        except UnicodeDecodeError:  # of the name of a header: Kafka takes any bytes, and Java's client replaces them
+        except UnicodeDecodeError:  # in the name of a header: Kafka takes any bytes, and Java's client replaces them
             yield from self._leniently(place, records, raw, assignment)
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
             self._stop(_unreadable(place, records.next_fetch_offset, raw, error), assignment)
@@ -136,7 +136,7 @@ class _Guard:
                     log.warning("%s/%d can be read again", *place)
 
     def _leniently(self, place: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
-        """The rest of the batch that it was at. The next fetch begins behind it."""
+        """Yield the rest of the current batch, and let the next fetch begin after it."""
         first = records.next_fetch_offset
         try:
             _, last, batch = _batch_at(raw, first)
@@ -172,7 +172,7 @@ class _Guard:
 
 
 class _Fetched(OrderedDict[TopicPartition, Any]):
-    """Where the fetcher puts what it got, by partition."""
+    """The fetcher's results by partition."""
 
     def __init__(self, guard: _Guard) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
 
 
 def lenient(batch: memoryview) -> Any:
-    """aiokafka's records of a batch, with what is no UTF-8 in the names of headers replaced."""
+    """Decode a batch, and replace bytes in names of headers that are not UTF-8."""
     decoding = _DefaultRecordBatchPy(batch)
     iter(decoding)  # decompresses it
     decoding._buffer = _Lenient(decoding._buffer)
@@ -193,7 +193,7 @@ def lenient(batch: memoryview) -> Any:
 
 
 class _Lenient(bytearray):
-    """Bytes that decode whatever they are."""
+    """Bytes that decode without an error."""
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
@@ -215,7 +215,7 @@ def _unreadable(place: TopicPartition, first: int, raw: bytes, error: Exception)
 
 
 def _batch_at(raw: bytes, offset: int) -> tuple[int, int, memoryview]:
-    """First and last offset and the bytes of the batch with that offset. Raises LookupError, struct.error."""
+    """Return first and last offset and the bytes of the batch with that offset. Raises LookupError, struct.error."""
     at = 0
     while at + _HEADER_BYTES <= len(raw):
         base, length = struct.unpack_from(">qi", raw, at)

@@ -1,7 +1,7 @@
-"""Why no client of ours can talk to Kafka: a broker that refuses us is told apart from one that does not answer.
+"""Explains why no client can talk to Kafka: a broker refuses us, or none answers.
 
-aiokafka's `bootstrap` hides the cause. So a failed one is followed by one connection to each address, whose error is
-explained. Where Kafka only closes the connection, a probe finds out whether the listener speaks TLS or wants SASL.
+aiokafka's `bootstrap` hides the cause. So this module connects to each address and explains the error. If Kafka only
+closes the connection, a probe finds out whether the listener speaks TLS or requires SASL.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Address = tuple[str, int]
 
 
 class Diagnosis(NamedTuple):
-    """What stands between us and Kafka. `refused`: it is there and refuses us, so waiting does not help."""
+    """Why we cannot talk to Kafka. `refused`: a broker refuses us, so waiting does not help."""
 
     text: str
     refused: bool
@@ -44,7 +44,7 @@ class Diagnosis(NamedTuple):
 async def diagnose(
     security: Mapping[str, Any], addresses: Iterable[Address], within_s: float = _WITHIN_S
 ) -> Diagnosis | None:
-    """None as soon as one of these addresses leads to a broker, else the first refusal, else the last failure.
+    """Return None as soon as one address leads to a broker, else the first refusal, else the last failure.
 
     Args:
         security: aiokafka's TLS and SASL arguments.
@@ -57,7 +57,7 @@ async def diagnose(
         return answer
     if not answer.isdisjoint(asked):
         return None
-    # Clients leave the address that they begin with for those that the brokers advertise.
+    # Clients continue with the addresses that the brokers advertise.
     behind = await _first(security, sorted(answer), within_s)
     if not isinstance(behind, Diagnosis) or behind.refused:
         return behind if isinstance(behind, Diagnosis) else None
@@ -69,10 +69,7 @@ async def diagnose(
 
 
 async def _first(security: Mapping[str, Any], addresses: list[Address], within_s: float) -> set[Address] | Diagnosis:
-    """The first answer of any of them.
-
-    All are asked at a time: a broker that hangs takes `within_s`, and the others need not wait for that.
-    """
+    """Return the first answer. All addresses are tried at once, so a broker that hangs delays no other."""
     asked = [asyncio.create_task(_try(security, host, port, within_s)) for host, port in addresses]
     failures: list[Diagnosis] = []
     try:
@@ -88,7 +85,7 @@ async def _first(security: Mapping[str, Any], addresses: list[Address], within_s
 
 
 async def _try(security: Mapping[str, Any], host: str, port: int, within_s: float) -> set[Address] | Diagnosis:
-    """The addresses of all brokers as this one names them, or why it does not."""
+    """Return the addresses of all brokers that this one advertises, or why it does not answer."""
     try:
         connection = await create_conn(host, port, request_timeout_ms=int(1000 * within_s), **security)
         try:
@@ -107,7 +104,7 @@ async def _try(security: Mapping[str, Any], host: str, port: int, within_s: floa
 async def _refusal(
     error: BaseException, security: Mapping[str, Any], host: str, port: int, within_s: float
 ) -> str | None:
-    """What Kafka refuses and what to change; None where it may be no refusal."""
+    """Return what Kafka refuses and what to change. None: it may be no refusal."""
     protocol: str = security.get("security_protocol", "PLAINTEXT")
     if isinstance(error, SaslAuthenticationFailed):
         return (
@@ -158,7 +155,7 @@ def _tls_refusal(error: BaseException, host: str) -> str | None:
 
 
 def _other_protocol(listener: _Listener, protocol: str) -> str | None:
-    """Whether the listener speaks another protocol than we do. Blocks."""
+    """Return which other protocol the listener speaks, and what to change. Blocks."""
     if protocol.endswith("SSL"):
         if listener.answers_plainly():
             instead = protocol.replace("_SSL", "_PLAINTEXT") if protocol.startswith("SASL") else "PLAINTEXT"
@@ -177,14 +174,14 @@ def _other_protocol(listener: _Listener, protocol: str) -> str | None:
 
 
 class _Listener:
-    """Asks a listener what it speaks, without credentials. Blocks for `within_s` at most, each time."""
+    """Probes the protocol of a listener, without credentials. Each call blocks for at most `within_s` seconds."""
 
     def __init__(self, host: str, port: int, within_s: float) -> None:
         self._address = (host, port)
         self._within_s = within_s
 
     def answers_plainly(self) -> bool:
-        """Whether it answers a request without TLS."""
+        """Return True if it answers a request without TLS."""
         with contextlib.suppress(OSError, EOFError):
             with self._open(None) as connection:
                 _ask(connection, _API_VERSIONS)
@@ -192,7 +189,7 @@ class _Listener:
         return False
 
     def speaks_tls(self) -> bool:
-        """Whether it answers a TLS greeting, if only to refuse it."""
+        """Return True if it answers a TLS greeting, even to refuse it."""
         try:
             self._open(_any_certificate()).close()
         except ssl.SSLError as error:
@@ -202,7 +199,7 @@ class _Listener:
         return True
 
     def mechanisms(self, context: ssl.SSLContext | None) -> list[str]:
-        """The SASL mechanisms that it has enabled; none where it wants no SASL."""
+        """Return the enabled SASL mechanisms. Empty: it requires no SASL."""
         with contextlib.suppress(OSError, EOFError, struct.error):
             with self._open(context) as connection:
                 answer = _ask(connection, _SASL_HANDSHAKE)
@@ -222,7 +219,7 @@ class _Listener:
 
 
 def _ask(connection: socket.socket, request: bytes) -> bytes:
-    """The answer to one request. Raises OSError, EOFError."""
+    """Return the answer to one request. Raises OSError, EOFError."""
     connection.sendall(struct.pack(">i", len(request)) + request)
     with connection.makefile("rb") as answers:
         (size,) = struct.unpack(">i", _exactly(answers.read(4), 4))
@@ -247,7 +244,7 @@ def _strings(encoded: bytes, count: int) -> list[str]:
 
 
 def _any_certificate() -> ssl.SSLContext:
-    """For questions that hold no secret."""
+    """Return a context that accepts any certificate, for requests without a secret."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

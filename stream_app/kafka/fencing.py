@@ -1,4 +1,4 @@
-"""The requests of a take-over to a real Kafka: `partition.takeover.Transactions` on an aiokafka client."""
+"""Sends the requests of a take-over to Kafka: `partition.takeover.Transactions` on an aiokafka client."""
 
 from __future__ import annotations
 
@@ -26,9 +26,14 @@ _BUSY: Final = (ConcurrentTransactions, GroupLoadInProgressError)
 
 
 class KafkaTransactions:
-    """Of one transactional id, whose coordinator is `node`; each request raises KafkaError.
+    """The transactions of one transactional id. Each request raises KafkaError.
 
-    places  all that its transactions write to. `own` of them is written to by no other transactional id.
+    Args:
+        client: A BoundedClient.
+        node: The coordinator of the transactional id.
+        transactional_id: The id.
+        places: All partitions that its transactions write to.
+        own: One of them, to which no other transactional id writes.
     """
 
     def __init__(
@@ -41,15 +46,17 @@ class KafkaTransactions:
         self._own = own
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
-        """Between two looks that are alike, no transaction can have begun that is open now.
+        """Return the last transaction, and the partitions where it is still open.
 
-        A broker that was frozen does not know what has been open since, nor that another one leads.
+        Two equal answers of the coordinator, one before and one after the question to the leaders, prove that no
+        transaction began in between. The leaders are checked, because a broker that was frozen knows neither newer
+        transactions nor its successor.
         """
         last = await self._last()
         while True:
             if last.is_decided:
                 return last, {}
-            if not last.state:  # with the id Kafka has forgotten its producer, too
+            if not last.state:  # Kafka has forgotten the id, and with it the producer
                 return last, await open_at(self._client, None, [self._own])
             leader = self._client.cluster.leader_for_partition
             asked = {place: leader(place) for place in self._places}
@@ -72,7 +79,10 @@ class KafkaTransactions:
         return Producer(answer.producer_id, answer.producer_epoch)
 
     async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
-        """Both requests are written before either is answered: an abort between them would undo a commit."""
+        """End a transaction everywhere.
+
+        Both requests are written before either is answered, because an abort between them would undo a commit.
+        """
         where = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(stranded))
         if where:
             how = "committed" if committed else "aborted"

@@ -54,7 +54,7 @@ async def require_leaders(client: Any, nodes: Mapping[TopicPartition, int]) -> N
 
 
 def _leaders(answer: Any) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
-    """Each partition with its leader's epoch and who that is, as one broker knows it."""
+    """Yield each partition with its leader's epoch and the leader, as one broker knows them."""
     for topic in answer.to_object()["topics"]:
         for partition in topic["partitions"]:
             if "leader_epoch" in partition:

@@ -21,7 +21,7 @@ _ANSWER_WITHIN_S: Final = 5.0
 _READY_WITHIN_S: Final = 2.0
 _START_WITHIN_S: Final = 30.0
 _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
-"""All that waits for a full batch wakes up for each that is sent: thousands at once must fit into a few."""
+"""Each sent batch wakes all callers that wait for room. So thousands of callbacks must fit into a few batches."""
 
 
 class KafkaPublisher:
@@ -59,13 +59,13 @@ async def kafka_publisher(
 
 
 class CallbackInbox:
-    """`gateway.receiver.Inbox` over aiokafka."""
+    """Implements `gateway.receiver.Inbox`: keeps callbacks on `leads.callbacks`."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
 
     async def put(self, record: Record) -> None:
-        """Return when it is safe. Raises BrokerUnavailable when that is not known: it may be there all the same."""
+        """Return when all in-sync replicas have the callback. Raises BrokerUnavailable if that is unknown."""
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
@@ -74,7 +74,7 @@ class CallbackInbox:
             raise BrokerUnavailable(f"Kafka did not take a callback ({type(error).__name__})") from error
 
     async def not_ready(self) -> str | None:
-        """Why nothing can be kept now, or None. Asks Kafka, once for all who ask at a time."""
+        """Return why no callback can be kept now, or None. Concurrent callers share one request to Kafka."""
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
                 answered: bool = await self._producer.client.force_metadata_update()
@@ -87,8 +87,8 @@ class CallbackInbox:
 async def callback_inbox(connection: KafkaConnection) -> AsyncIterator[CallbackInbox]:
     """An inbox for the time of the block.
 
-    Its producer is not idempotent on purpose: that one retries for ever, keeps what nobody waits for any more, and is
-    of no use after one refusal. This one gives up; what is then there twice has one id.
+    Its producer is not idempotent. An idempotent one retries forever, keeps records whose callers have given up, and
+    is unusable after one refusal. This one gives up; a callback that is then written twice has one id.
     """
     producer = kafka_producer(
         **connection.settings(),

@@ -1,4 +1,4 @@
-"""Compares the topics and rights that a process or command needs with what Kafka has and allows, in a moment."""
+"""Compares the topics and rights that a program needs with those that Kafka has and allows."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from stream_app.kafka.protocol import DescribeGroups, Metadata
 from stream_app.kafka.topics import Seen, differences
 
 _UNKNOWN: Final = -(2**31)
-"""What Kafka answers where it does not say which operations are allowed."""
+"""Kafka's answer if it does not say which operations are allowed."""
 
 
 async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[TopicPlan]) -> None:
-    """Return when all topics that the program touches are there, and it may do there what it has to.
+    """Check that the program's topics exist, and that Kafka allows it everything that it needs.
 
     Args:
         admin: A started AIOKafkaAdminClient.
-        program: What is typed behind `stream-app`, for messages.
-        rights: What it needs.
-        plan: The topics of `rights` as they are to be.
+        program: The arguments after `stream-app`, for messages.
+        rights: The rights that the program needs.
+        plan: The planned topics of `rights`.
 
     Raises:
         KafkaRefused: Rights are missing; one line for each operation.
         TopicsError: Topics are missing, or have another number of partitions.
-        KafkaError: Kafka went away.
+        KafkaError: Kafka does not answer.
     """
     topics, lacking = await _topics(admin._client, rights)
     for group in rights.join_groups | rights.look_at_groups:
@@ -55,7 +55,7 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
 
 
 async def allowed(admin: Any, operation: Operation, topics: Collection[str]) -> set[str]:
-    """Those of the topics on which Kafka allows us an operation; it counts as allowed where Kafka does not say."""
+    """Return the topics on which Kafka allows an operation, or does not say whether it does."""
     wanted = [Acl(operation, "Topic", "")]
     answer = (await admin._client.ask_any(Metadata(topics, operations=True))).to_object()
     return {
@@ -66,7 +66,7 @@ async def allowed(admin: Any, operation: Operation, topics: Collection[str]) -> 
 
 
 async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl]]:
-    """The number of partitions of each topic that is there, and the rights that are missing."""
+    """Return the number of partitions of each existing topic, and the missing rights."""
     needed: dict[str, set[Acl]] = {name: set() for name in rights.topics}
     for acl in rights.acls:
         if acl.resource == "Topic":
@@ -96,7 +96,7 @@ async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:
     except KafkaError as error:
         if not error.retriable:
             raise
-        operations = _UNKNOWN  # a new cluster has no coordinator at first: joining the group tells
+        operations = _UNKNOWN  # a new cluster has no coordinator yet; joining the group reports missing rights
     return _not_in(operations, needed)
 
 

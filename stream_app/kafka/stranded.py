@@ -70,8 +70,11 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
 
 
 async def refresh(client: Any) -> None:
-    """Refresh the metadata. Raises KafkaError if aiokafka's metadata task has failed, which aiokafka does not
-    report."""
+    """Refresh the metadata.
+
+    Raises:
+        KafkaError: aiokafka's metadata task has failed, which aiokafka does not report.
+    """
     update = client.force_metadata_update()
     await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
     if not update.done():

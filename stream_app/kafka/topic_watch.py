@@ -1,4 +1,4 @@
-"""Detects while a process runs that a topic was deleted or created again, so that its offsets mean other records.
+"""Detects that a topic was deleted or created again while a process runs: its offsets then mean other records.
 
 Rows identify records by topic, partition and offset. A worker that continued would take new leads for old ones, and
 with a new state topic it would forget which leads were paid for. A changed topic id shows a new topic. A log that ends
@@ -38,9 +38,16 @@ class KnownTopics:
         self._ids: dict[str, bytes] = {}
 
     async def check(self, client: Any, topics: Iterable[str], node: int | None = None) -> set[str]:
-        """Those that are missing. Raises TopicsError with one line when another one is in a topic's place, KafkaError.
+        """Return the topics that are missing.
 
-        client  a BoundedClient. node: the broker to ask; whoever read a log asks its leader, which surely knows.
+        Args:
+            client: A BoundedClient.
+            topics: The topics to check.
+            node: The broker to ask; None: any. The leader of a log that was read knows the topic's current id.
+
+        Raises:
+            TopicsError: A topic was deleted and created again; one line.
+            KafkaError: Kafka does not answer.
         """
         request = Metadata(topics)
         answer = await (client.ask_any(request) if node is None else client.send(node, request))
@@ -51,7 +58,9 @@ class KnownTopics:
             name, seen = topic["topic"], topic.get("topic_id", NO_TOPIC_ID)
             missing.discard(name)
             if self._ids.setdefault(name, seen) != seen:
-                raise TopicsError([f"{name}: the topic was deleted and created anew under this process. {_WHAT_NOW}"])
+                raise TopicsError(
+                    [f"{name}: the topic was deleted and created again while this process ran. {_WHAT_NOW}"]
+                )
         return missing
 
 
@@ -103,12 +112,12 @@ class TopicWatch:
             if self._missing_since_s is None:
                 self._missing_since_s = now_s
             if now_s - self._missing_since_s >= _MISSING_S:
-                raise TopicsError([f"{min(gone)}: the topic was deleted under this process. {_WHAT_NOW}"])
+                raise TopicsError([f"{min(gone)}: the topic was deleted while this process ran. {_WHAT_NOW}"])
             return
         self._missing_since_s = None
         for log, end in (await reader.ends(self._logs)).items():
             if end < self._ends.get(log, 0):
                 fell = f"partition {log.partition} was at offset {self._ends[log]} and ends at {end}"
-                why = "the topic was deleted and created anew, or Kafka lost records"
+                why = "the topic was deleted and created again, or Kafka lost records"
                 raise TopicsError([f"{log.topic}: {fell}: {why}. {_WHAT_NOW}"])
             self._ends[log] = end

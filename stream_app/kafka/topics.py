@@ -1,4 +1,4 @@
-"""Topics on a real Kafka: create what is missing, say how the rest differs from the plan, wait for the broker."""
+"""Creates the topics that are missing, and compares the others with the plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class TopicReport(msgspec.Struct, frozen=True):
-    """What `create_topics` did. `problems`: one line for each way in which the cluster is not as planned."""
+    """The result of `create_topics`. `problems` has one line for each difference from the plan."""
 
     created: list[str]
     unchanged: list[str]
@@ -43,12 +43,17 @@ class TopicReport(msgspec.Struct, frozen=True):
 
 
 async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
-    """Create the topics that are missing; existing ones are left as they are, and compared.
+    """Create the topics that are missing. Existing topics are compared with the plan and not changed.
 
-    client  aiokafka's arguments (`settings.client_options`). wait_s: how long to wait for the broker.
-    say     takes a line for a person while it waits.
+    Args:
+        client: aiokafka's arguments (`client_options`).
+        plan: The topics.
+        wait_s: How long to wait for the broker, in seconds.
+        say: Called with a line for a person while it waits.
 
-    Raises BrokerUnavailable, KafkaRefused.
+    Raises:
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
     """
     async with admin_of(client, wait_s, say) as admin:
         seen = await repeated(partial(_look, admin, plan), wait_s)
@@ -56,7 +61,7 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
         created, failed = await _create(admin, missing)
         there = [topic for topic in plan if topic.name not in failed]
         while any(topic.name not in seen for topic in there):
-            # A broker shows a topic only some time after it was created, by us or by somebody else.
+            # A broker lists a topic only some time after its creation.
             await asyncio.sleep(_VISIBLE_POLL_S)
             seen = await _look(admin, there)
         unchanged = [topic.name for topic in there if topic.name not in created]
@@ -64,15 +69,26 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
 
 
 async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
-    """Nothing, when all topics are as planned. Raises TopicsError with a line a difference, and as
-    `admin_of`."""
+    """Compare the topics with the plan.
+
+    Args:
+        client: aiokafka's arguments (`client_options`).
+        plan: The topics.
+        wait_s: How long to wait for the broker, in seconds.
+        say: Called with a line for a person while it waits.
+
+    Raises:
+        TopicsError: Topics differ from the plan; one line for each difference.
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
+    """
     async with admin_of(client, wait_s, say) as admin:
         if problems := differences(plan, await repeated(partial(_look, admin, plan), wait_s)):
             raise TopicsError(problems)
 
 
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, Seen]) -> list[str]:
-    """One line for each way in which topics are not as planned, with what to do."""
+    """Return one line for each difference from the plan, with what to do."""
     found = []
     for topic in plan:
         there = seen.get(topic.name)
@@ -96,14 +112,14 @@ def differences(plan: Sequence[TopicPlan], seen: Mapping[str, Seen]) -> list[str
             )
             for key, wanted in topic.config.items()
             if there.config.get(key) != wanted
-            # With fewer replicas than planned it would have every write refused.
+            # With fewer replicas than planned, Kafka would refuse every write.
             and (key != "min.insync.replicas" or there.replication == topic.replication)
         ]
     return _lines(found)
 
 
 def _lines(found: Sequence[tuple[str, str]]) -> list[str]:
-    """One line for each text, with the names of all topics that it is true of."""
+    """Return one line for each text, with the names of all its topics."""
     names: dict[str, list[str]] = {}
     for name, text in found:
         names.setdefault(text, []).append(name)
@@ -116,7 +132,7 @@ def _lines(found: Sequence[tuple[str, str]]) -> list[str]:
 
 
 async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:
-    """The planned topics that exist."""
+    """Return the planned topics that exist, by name."""
     names = [topic.name for topic in plan]
     there = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
     if not there:
@@ -139,7 +155,7 @@ async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:
 
 
 async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], dict[str, str]]:
-    """(names created, name -> why, for each that failed); neither holds what existed already."""
+    """Return the names of the created topics, and the reason for each that failed. Existing ones are in neither."""
     if not missing:
         return [], {}
     wanted = [

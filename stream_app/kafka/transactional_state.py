@@ -66,8 +66,7 @@ class StateStoreLimits:
         request_s: the limit for a request.
         transaction_timeout_s: after this time the broker aborts a transaction that its owner left open.
         max_record_bytes: the limit for a record of a topic that `topic_max_record_bytes` does not name. It leaves room
-        for
-            the header of the batch below the topic's `max.message.bytes`.
+            for the header of the batch below the topic's `max.message.bytes`.
         topic_max_record_bytes: the limits for records by topic.
     """
 
@@ -329,8 +328,7 @@ class TransactionalState:
             raise ValueError(f"a record for {record.topic} has {size} bytes, {limit} are allowed there")
 
     async def _settle(self, producer: AIOKafkaProducer, attempt: asyncio.Task[None]) -> BaseException | None:
-        """Abort the transaction if the broker answers, and return why the attempt failed, None if it only took too
-        long.
+        """Abort the transaction if the broker answers, and return why the attempt failed. None: it took too long.
 
         A process that was frozen past its deadline may learn only here that it was fenced.
         """

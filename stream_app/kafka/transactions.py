@@ -1,6 +1,6 @@
-"""One transaction on an aiokafka producer, and how such a producer ends whatever state it is in.
+"""Runs one transaction on an aiokafka producer, and closes such a producer in any state.
 
-Knows what aiokafka 0.14.0 does inside: tests/unit/kafka/test_faust_pins.py fails when that changes.
+Relies on the insides of aiokafka 0.14.0, which tests/unit/kafka/test_faust_pins.py pins.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from stream_app.kafka.stranded import ended, producer_id
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
 
 Batch = tuple[Any, str, int]
-"""What `create_batch` gave and was filled, with its topic and partition."""
+"""A filled batch of `create_batch`, its topic and its partition."""
 
 
 async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
-    """Begin, send all, commit, and see its end everywhere: an abort of the next one would undo it where it is open.
+    """Begin, send all, commit, and wait until the end is visible in all partitions.
 
-    Raises what any of it came to; then it is not known whether it is committed.
+    Where the transaction is still open, an abort of the next one would undo it.
+
+    Raises:
+        KafkaError: A step failed. It is unknown whether the transaction is committed.
     """
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
@@ -33,7 +36,7 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         future = await producer.send_batch(builder, topic, partition=partition)
         future.add_done_callback(_look_at)
         sent[future] = f"{topic}/{partition}"
-    # aiokafka commits a transaction although some of its batches failed: only these futures tell.
+    # aiokafka commits a transaction even if some of its batches failed. Only these futures show the failure.
     done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
     for future in done:
         if (error := future.exception()) is not None:
@@ -43,15 +46,15 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
 
 
 def places(batches: Iterable[Batch]) -> set[TopicPartition]:
-    """Where these go."""
+    """Return the partitions of the batches."""
     return {TopicPartition(topic, partition) for _, topic, partition in batches}
 
 
 def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
-    """Whether `error`, or what the producer's sender died of, says that a later producer has this transactional id.
+    """Return True if `error` or the failure of the producer's sender means that a later producer has this id.
 
-    The sender too, for aiokafka wraps what that died of, and hands out copies that lost their cause. An unknown
-    producer id counts: it comes when the id expired, and then another may have taken it.
+    The sender is asked too, because aiokafka hands out copies of its failure that have lost their cause. An unknown
+    producer id counts as fenced: the id has expired, so another producer may have taken it.
     """
     for start in (error, _died_of(producer)):
         link = start
@@ -63,7 +66,7 @@ def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
 
 
 def told(producer: AIOKafkaProducer, error: BaseException) -> str:
-    """What went wrong, for people. aiokafka's sender says of each surprise that it was one, and hides what it was."""
+    """Describe an error for a person. The sender's own failure comes first: aiokafka hides its cause elsewhere."""
     died_of = _died_of(producer)
     if died_of is not None:
         why = died_of.__cause__ or died_of
@@ -77,21 +80,21 @@ def _died_of(producer: AIOKafkaProducer) -> BaseException | None:
 
 
 async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, patience_s: float) -> None:
-    """Close the producer without sending what it still holds: `stop()` waits for ever for what cannot be sent."""
+    """Close the producer without sending the batches that it still holds: `stop()` would wait for them forever."""
     if attempt is not None:
         attempt.cancel()
         await asyncio.wait({attempt})
     sender = producer._sender.sender_task
     futures: list[Any] = []
     if sender is not None:
-        futures = _futures(producer)  # a batch that fails is in the producer's books no longer
+        futures = _futures(producer)  # the producer forgets a batch that fails
         accumulator = producer._message_accumulator
         accumulator._pending_batches = _Pending(accumulator._pending_batches)
         accumulator.fail_all(KafkaError("this producer was dropped"))
-        while not sender.done():  # each cancel ends one of the requests that it waits for on its way out
+        while not sender.done():  # each cancel ends one of the requests that it still waits for
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience_s / 10)
-        _look_at(sender)  # it died of what the broker answered at its end, perhaps
+        _look_at(sender)
     forget_dead(producer.client)
     try:
         async with asyncio.timeout(patience_s):
@@ -104,10 +107,10 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
 
 
 class _Pending(set[Any]):
-    """Batches under way.
+    """Batches in flight, where removing a batch twice is no error.
 
-    aiokafka removes one that waits to be tried again when it fails, and one that has failed when its request ends later
-    than the sender, as where one of several brokers hangs. Each is a KeyError.
+    aiokafka removes a failed batch again if it waited for a retry, or if its request ends after the sender (a broker
+    hangs). On a plain set each is a KeyError.
     """
 
     def remove(self, batch: Any) -> None:
@@ -115,13 +118,13 @@ class _Pending(set[Any]):
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:
-    """asyncio reports each failed one that nobody looked at."""
+    """Retrieve the exception, or asyncio logs that it was never retrieved."""
     if not future.cancelled():
         future.exception()
 
 
 def _futures(producer: AIOKafkaProducer) -> list[Any]:
-    """All that aiokafka itself holds, and nobody may look at."""
+    """Return the futures that aiokafka holds and may never retrieve."""
     accumulator = producer._message_accumulator
     batches = chain(accumulator._pending_batches, *accumulator._batches.values())
     ours = [future for batch in batches for future in (batch.future, batch._drain_waiter)]

@@ -103,8 +103,7 @@ _stacks = ExceptionDictTransformer(show_locals=False)
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
-    """Format a traceback without local variables and with scrubbed texts: an exception may quote data, as KeyError
-    does."""
+    """Format a traceback without local variables and with scrubbed texts, because exceptions may quote data."""
     return "\n".join(("Traceback:", *_lines(_stacks(exc_info), "")))
 
 

@@ -57,6 +57,6 @@ async def test_a_ledger_is_not_taken_over_from_another_topic_than_the_process_kn
     await delete_topic(kafka.bootstrap, state)
     await create_topics(kafka.bootstrap, state, partitions=2)
     for ledger in ledgers:
-        with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created anew"):
+        with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created again"):
             await ledger.take_over()
         await ledger.close()
