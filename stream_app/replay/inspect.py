@@ -144,7 +144,7 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
 
     Args:
         settings: The configuration.
-        place: topic/partition/offset.
+        record_id: topic/partition/offset.
         progress: Called with offsets done and offsets in all.
 
     Raises:
