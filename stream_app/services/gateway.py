@@ -34,6 +34,7 @@ from stream_app.kafka.producers import callback_inbox
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.gateway_metrics import GatewayMetrics
+from stream_app.ops.process_metrics import process_registry
 from stream_app.services.process import check_kafka, serve_ops, tame_garbage_collector
 from stream_app.tasks import cancel
 
@@ -58,7 +59,7 @@ async def run_gateway(settings: Settings) -> None:
     """Run `stream-app gateway` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("gateway")
     connection, gateway = connection_of(settings), settings.gateway
-    registry = CollectorRegistry()
+    registry = process_registry()
     metrics = GatewayMetrics(registry, logger)
     tables = tables_of(settings)
     await check_kafka(settings, "gateway", logger)  # before the signal handlers: a signal ends this wait at once

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from stream_app import __version__
 from stream_app.config import Settings
@@ -24,6 +24,7 @@ from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
+from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
 from stream_app.replay.agents import define_agents
@@ -39,7 +40,7 @@ async def run_replay(settings: Settings) -> None:
     """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("replay")
     topics, policy, connection = settings.names, replay_policy(settings), connection_of(settings)
-    registry = CollectorRegistry()
+    registry = process_registry()
     moved = Counter(
         "stream_app_replay_moved",
         "Records moved towards `leads.retry`, by their source topic.",

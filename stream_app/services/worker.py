@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from prometheus_client import CollectorRegistry
-
 from stream_app import __version__
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay.callback_url import CallbackUrl
@@ -31,6 +29,7 @@ from stream_app.kafka.transactional_state import StateStoreLimits, Transactional
 from stream_app.ops import logs as log
 from stream_app.ops.clock import SystemClock
 from stream_app.ops.metrics import ParkedLeads, StallGauge, WaitingRecords, WorkerMetrics
+from stream_app.ops.process_metrics import process_registry
 from stream_app.ops.watchdog import Watchdog
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeouts import TimeoutSources
@@ -52,7 +51,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     plan, connection, egress = configuration.plan, connection_of(settings), egress_of(settings)
     names = plan.topics
     sources = sources_of(names)
-    registry = CollectorRegistry()
+    registry = process_registry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
         # Kafka, Clay and the cache.

@@ -80,6 +80,7 @@ SETS: dict[str, dict[str, Any]] = {
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
             "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+            "dashboards": {"enabled": True},
         },
         "networkPolicy": {
             "gatewayFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
@@ -377,3 +378,10 @@ def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     ]
     jobs = set(re.findall(r'job="(\w+)"', (ROOT / "deploy" / "alerts.yml").read_text()))
     assert jobs == {template["metadata"]["labels"][label] for template in processes(found).values()}
+
+
+def test_the_dashboards_are_those_of_the_repository(chart: Chart) -> None:
+    maps = [each for each in objects(chart, SETS["watched"]) if each["metadata"]["labels"].get("grafana_dashboard")]
+    packed = {name: text for each in maps for name, text in each["data"].items()}
+    files = (ROOT / "deploy" / "grafana" / "dashboards").iterdir()
+    assert packed == {path.name: path.read_text().rstrip() for path in files}

@@ -1,0 +1,145 @@
+"""The dashboard of one lane."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stream_app.dev.dashboards.model import BREAKER, LANES, TABLES, Dashboard, Panel, highest, increase, quantile, rate
+
+LANE: Final = Dashboard(
+    "stream-app-lane",
+    "stream-app: lane",
+    "One workspace: its rate, Clay's answers, its money and its webhooks.",
+    {
+        "workspace": "label_values(stream_app_lane_score, workspace)",
+        "destination": 'label_values(stream_app_lane_estimate_credits{workspace=~"$workspace"}, destination)',
+    },
+    {
+        "$workspace": (
+            Panel(
+                "Health",
+                "The score of the last five minutes, 0 to 100.",
+                "short",
+                {"{{workspace}}": highest("stream_app_lane_score", LANES, "workspace")},
+                "number",
+                4,
+                {None: "red", 80: "orange", 95: "green"},
+            ),
+            Panel(
+                "Calls judged",
+                "The calls of the last five minutes. The score means little with few of them.",
+                "short",
+                {"{{workspace}}": highest("stream_app_lane_window_calls", LANES, "workspace")},
+                "number",
+                4,
+            ),
+            Panel(
+                "Breaker",
+                "The circuit breaker and, where an operator has forced it, its mode.",
+                "short",
+                {
+                    "breaker": highest("stream_app_lane_breaker", LANES, "workspace"),
+                },
+                "states",
+                8,
+                states=BREAKER,
+            ),
+            Panel(
+                "Mode",
+                "1 for the mode of the breaker. Anything but `auto` is an operator's order.",
+                "short",
+                {"{{mode}}": f"max by (mode) (stream_app_lane_breaker_mode{{{LANES}}}) > 0"},
+                "states",
+                8,
+                states={"1": ("in force", "blue")},
+            ),
+            Panel(
+                "Rate: limit and use",
+                "Leads a second that the lane may send, and that Clay accepted.",
+                "ops",
+                {
+                    "limit": highest("stream_app_lane_rate_per_second", LANES, "workspace"),
+                    "accepted": rate("stream_app_lead_events_total", f'status="accepted",{LANES}', "workspace"),
+                },
+            ),
+            Panel(
+                "Concurrency: limit",
+                "POSTs that the lane may have in flight. It grows with a latency that stays low.",
+                "short",
+                {"limit": highest("stream_app_lane_concurrency", LANES, "workspace")},
+            ),
+            Panel(
+                "Clay's latency",
+                "The quantiles of the last five minutes.",
+                "s",
+                {"p{{quantile}}": highest("stream_app_lane_latency_seconds", LANES, "quantile")},
+            ),
+            Panel(
+                "POSTs by outcome",
+                "How Clay answered, per second. `ratelimited` is a 429.",
+                "ops",
+                {"{{outcome}}": rate("stream_app_post_seconds_count", TABLES, "outcome")},
+                "stack",
+            ),
+            Panel(
+                "Time of a POST, 95 %",
+                "The time within which 95 % of the POSTs were answered.",
+                "s",
+                {"{{destination}}": quantile(0.95, "stream_app_post_seconds", "destination", TABLES)},
+            ),
+            Panel(
+                "Time of a POST",
+                "How many POSTs took how long.",
+                "s",
+                {"{{le}}": increase("stream_app_post_seconds_bucket", TABLES, "le")},
+                "heatmap",
+            ),
+            Panel(
+                "Budget",
+                "Credits and Actions of each meter: booked, reserved for leads under way, and spent elsewhere.",
+                "short",
+                {
+                    "{{meter}} spent": highest("stream_app_lane_budget_spent", LANES, "meter"),
+                    "{{meter}} reserved": highest("stream_app_lane_budget_reserved", LANES, "meter"),
+                    "{{meter}} elsewhere": highest("stream_app_lane_budget_elsewhere", LANES, "meter"),
+                    "{{meter}} cap": highest("stream_app_lane_budget_cap", LANES, "meter"),
+                },
+                span=12,
+            ),
+            Panel(
+                "Credits a lead",
+                "What a lead has come to cost, by destination.",
+                "short",
+                {"{{destination}}": highest("stream_app_lane_estimate_credits", LANES, "destination")},
+                span=6,
+            ),
+            Panel(
+                "Held only in shadow",
+                "Leads that a shadow breaker or budget would have held.",
+                "short",
+                {"{{of}}": highest("stream_app_lane_shadow_leads", LANES, "of")},
+                span=6,
+            ),
+            Panel(
+                "Webhooks: submissions left",
+                "A webhook takes 50,000 submissions in its lifetime. Add a new one to the pool in time.",
+                "short",
+                {"{{destination}}": f"min by (destination) (stream_app_lane_submissions_left{{{LANES}}})"},
+                "bars",
+                12,
+                {None: "red", 5_000: "green"},
+            ),
+            Panel(
+                "Webhooks: submissions",
+                "Submissions of each webhook in its lifetime.",
+                "short",
+                {"{{webhook}}": highest("stream_app_lane_webhook_submissions", LANES, "webhook")},
+                span=12,
+            ),
+        ),
+    },
+    repeat="workspace",
+    annotations={
+        "Changes of the lane": f"sum by (workspace, kind) (increase(stream_app_lane_news_total{{{LANES}}}[1m])) > 0"
+    },
+)

@@ -1,0 +1,158 @@
+"""The dashboard to start with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stream_app.dev.dashboards.model import BREAKER, CALM, LANES, Dashboard, Panel, births, highest, increase, rate
+
+OVERVIEW: Final = Dashboard(
+    "stream-app-overview",
+    "stream-app: overview",
+    "Does everything flow, and if not, which lane is held? Start here.",
+    {"workspace": "label_values(stream_app_lane_score, workspace)"},
+    {
+        "Now": (
+            Panel(
+                "Lanes held",
+                "Lanes that send nothing now. The row below shows why.",
+                "short",
+                {"held": f"count(max by (workspace) (stream_app_lane_holds{{{LANES}}})) or vector(0)"},
+                "number",
+                4,
+                CALM,
+            ),
+            Panel(
+                "Processes up",
+                "Workers, replay processes and gateways that answer Prometheus.",
+                "short",
+                {"{{job}}": 'sum by (job) (up{job=~"worker|replay|gateway"})'},
+                "number",
+                8,
+                {None: "red", 1: "green"},
+            ),
+            Panel(
+                "Stalled",
+                "Things that should make progress by themselves and do not. /readyz of the process names them.",
+                "short",
+                {"stalled": "sum(stream_app_stalled)"},
+                "number",
+                4,
+                CALM,
+            ),
+            Panel(
+                "Possible double spends",
+                'Leads that were sent again by `uncertain = "resend"` although they may have reached Clay.',
+                "short",
+                {
+                    "{{workspace}}": increase(
+                        "stream_app_possible_double_spends_total", LANES, "workspace", window="$__range"
+                    )
+                },
+                "number",
+                4,
+                CALM,
+            ),
+            Panel(
+                "Parked leads",
+                "Leads that wait for an operator: `stream-app dlq`.",
+                "short",
+                {"parked": f"sum(stream_app_parked_leads{{{LANES}}}) or vector(0)"},
+                "number",
+                4,
+                {None: "green", 1: "orange"},
+            ),
+        ),
+        "Lanes": (
+            Panel(
+                "What holds each lane",
+                "One bar for each lane and reason while the lane is held. `stream-app explain` says what lifts it.",
+                "short",
+                {"{{workspace}}: {{reason}}": highest("stream_app_lane_holds", LANES, "workspace", "reason")},
+                "states",
+                12,
+                states={"1": ("held", "orange")},
+            ),
+            Panel(
+                "Breakers",
+                "The circuit breaker of each lane.",
+                "short",
+                {"{{workspace}}": highest("stream_app_lane_breaker", LANES, "workspace")},
+                "states",
+                12,
+                states=BREAKER,
+            ),
+        ),
+        "Leads": (
+            Panel(
+                "Steps of leads",
+                "Committed steps of leads by status, per second.",
+                "ops",
+                {"{{status}}": rate("stream_app_lead_events_total", LANES, "status")},
+                "stack",
+                12,
+            ),
+            Panel(
+                "Accepted by Clay, of all sent",
+                "The part of the POSTs that Clay accepted.",
+                "percentunit",
+                {
+                    "accepted": 'sum(rate(stream_app_post_seconds_count{outcome="accepted"}[$__rate_interval]))'
+                    " / sum(rate(stream_app_post_seconds_count[$__rate_interval]))"
+                },
+                span=6,
+                most=1,
+            ),
+            Panel(
+                "Leads that wait on Kafka",
+                "Records that no worker has finished yet, by topic. A held lane makes them wait on purpose.",
+                "short",
+                {"{{source}}": "sum by (source) (max by (source, partition) (stream_app_records_waiting))"},
+                "stack",
+                6,
+            ),
+            Panel(
+                "Dead letters",
+                "New dead letters by destination.",
+                "short",
+                {"{{destination}}": births(f'status="dead_lettered",{LANES}', "destination", "$__rate_interval")},
+                "stack",
+                12,
+            ),
+            Panel(
+                "Callbacks",
+                "Callbacks by the gateway's answer. `kafka_away` and `wrong_token` need a look.",
+                "ops",
+                {"{{answer}}": "sum by (answer) (rate(stream_app_callbacks_total[$__rate_interval]))"},
+                "stack",
+                12,
+            ),
+        ),
+        "Money": (
+            Panel(
+                "Budget used",
+                "The part of each cap that is spent or reserved. At 100 % the lane waits for the next day or month.",
+                "percentunit",
+                {"{{workspace}} {{meter}}": highest("stream_app_lane_budget_used_ratio", LANES, "workspace", "meter")},
+                "bars",
+                12,
+                {None: "green", 0.8: "orange", 0.95: "red"},
+                most=1,
+            ),
+            Panel(
+                "Hours until a day's credits are gone",
+                "At the pace of the last 30 minutes. Empty where nothing is spent. Only caps of a day.",
+                "h",
+                {
+                    "{{workspace}}": "("
+                    f'max by (workspace) (stream_app_lane_budget_cap{{meter="credits_day",{LANES}}})'
+                    f' - max by (workspace) (stream_app_lane_budget_spent{{meter="credits_day",{LANES}}})'
+                    ") / ("
+                    f'max by (workspace) (deriv(stream_app_lane_budget_spent{{meter="credits_day",{LANES}}}[30m])) > 0'
+                    ") / 3600"
+                },
+                span=12,
+            ),
+        ),
+    },
+)

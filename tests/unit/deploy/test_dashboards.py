@@ -1,0 +1,134 @@
+"""The Grafana dashboards: generated, without the usual faults, and on metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from stream_app.dev.dashboards.__main__ import DASHBOARDS, write
+from tests.support.metrics import known_samples
+
+ROOT = Path(__file__).parents[3]
+GRAFANA = ROOT / "deploy" / "grafana"
+BOARDS: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))
+}
+PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
+PROMETHEUS_OWN = {"up": {"job", "instance"}}
+OF_THE_TARGET = {"job", "instance", "le"}
+NOT_SHOWN = {
+    "process_start_time_seconds": "the versions show a restart",
+    "process_virtual_memory_bytes": "resident memory counts",
+    "stream_app_post_seconds_sum": "the quantiles and the heatmap show the times",
+    "stream_app_commit_seconds_sum": "the quantile shows it",
+    "stream_app_commit_seconds_count": "steps are counted",
+    "stream_app_callback_seconds_sum": "the quantile shows it",
+    "stream_app_callback_seconds_count": "callbacks are counted by answer",
+}
+"""Samples that are on no panel, with the reason. Those that end in `_created` say when a series was born."""
+
+each_panel = pytest.mark.parametrize(
+    ("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS]
+)
+
+
+def queries(board: dict[str, Any]) -> Iterator[str]:
+    for panel in board["panels"]:
+        yield from (target["expr"] for target in panel.get("targets", []))
+    yield from (each["expr"] for each in board["annotations"].get("list", []) if each.get("expr"))
+
+
+def filled(query: str) -> str:
+    """A query as Grafana sends it."""
+    return (
+        re.sub(r"\$(workspace|destination|instance)", ".*", query)
+        .replace("$__rate_interval", "1m")
+        .replace("$__range", "6h")
+    )
+
+
+def selectors(query: str) -> Iterator[tuple[str, set[str]]]:
+    """Name and labels of each selector of a query."""
+    for name, labels in re.findall(r"\b((?:stream_app|process)_\w+|up)\b(?:\{([^}]*)\})?", query):
+        yield name, set(re.findall(r'(\w+)(?:=~|!=|!~|=)"', labels))
+
+
+def test_the_files_are_generated(tmp_path: Path) -> None:
+    write(tmp_path)
+    new = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text() for path in (GRAFANA / "dashboards").iterdir()}
+    assert new == kept, "write them again: python -m stream_app.dev.dashboards"
+
+
+@each_panel
+def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
+    assert panel["description"].endswith("."), "what it shows, in a sentence"
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    for target in panel["targets"]:
+        assert target["legendFormat"]
+    if "thresholds" in panel["fieldConfig"]["defaults"]:
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert steps[0]["value"] is None, "Grafana needs a colour from the lowest value on"
+        assert len({step["color"] for step in steps}) > 1
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_a_dashboard_can_be_kept_and_is_found(uid: str) -> None:
+    board = BOARDS[uid]
+    assert (board["uid"], board["editable"], board["tags"]) == (uid, False, ["stream-app"])
+    first, *others = board["templating"]["list"]
+    assert (first["name"], first["type"]) == ("datasource", "datasource")
+    for variable in others:
+        assert variable["datasource"]["uid"] == "${datasource}"
+        assert any(f"${variable['name']}" in query for query in queries(board)), f"${variable['name']} changes nothing"
+    titles = [panel["title"] for panel in board["panels"]]
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize(("uid", "query"), [(uid, query) for uid, board in BOARDS.items() for query in queries(board)])
+def test_a_query_is_valid_and_knows_only_what_exists(uid: str, query: str) -> None:
+    promql_parser.parse(filled(query))
+    samples = known_samples() | PROMETHEUS_OWN
+    names = list(selectors(query))
+    assert names
+    for name, labels in names:
+        assert name in samples, f"{name} is no metric of ours"
+        assert labels <= samples[name] | OF_THE_TARGET
+    kept = {label.strip() for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(",")}
+    assert kept <= OF_THE_TARGET.union(*(samples[name] for name, _ in names))
+    for window in re.findall(r"(?:rate|increase)\([^[]*\[([^\]]+)\]", query):
+        assert window in ("$__rate_interval", "$__range", "1m")
+
+
+def test_the_parser_refuses_a_wrong_query() -> None:
+    with pytest.raises(ValueError, match="unclosed left parenthesis"):
+        promql_parser.parse("sum(rate(stream_app_callbacks_total[1m])")
+
+
+def test_each_metric_is_on_a_panel_or_in_an_alert_or_has_a_reason() -> None:
+    used = {name for board in BOARDS.values() for query in queries(board) for name, _ in selectors(query)}
+    alerts = (ROOT / "deploy" / "alerts.yml").read_text()
+    for name in known_samples():
+        if not name.endswith("_created"):
+            assert (name in used or name in alerts) != (name in NOT_SHOWN), name
+
+
+def test_grafana_of_compose_is_given_the_dashboards_and_prometheus() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    mounted = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"])
+    provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/stream-app.yaml").read_text())["providers"][0]
+    assert mounted["./deploy/grafana/dashboards"] == provider["options"]["path"]
+    home = compose["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/{DASHBOARDS[0].uid}.json"
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == scraped
