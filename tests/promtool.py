@@ -1,4 +1,4 @@
-"""Prometheus's own checker of rules: from the PATH, else taken out of Debian's package, which needs no installation."""
+"""Prometheus and its checker of rules: from the PATH, else taken out of Debian's package, without an installation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-app"
-NONE = "there is no promtool: install Prometheus (apt-get install prometheus, brew install prometheus)"
+NONE = "there is no Prometheus: install it (apt-get install prometheus, brew install prometheus)"
 
 
 def promtool() -> Path:
-    """Where it is. Raises LookupError with what to do where it cannot be had."""
-    found = shutil.which("promtool")
-    kept = CACHE / "promtool"
+    """The path of promtool. Raises LookupError, which says what to install."""
+    return _program("promtool")
+
+
+def prometheus() -> Path:
+    """The path of Prometheus. Raises LookupError, which says what to install."""
+    return _program("prometheus")
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name)
+    kept = CACHE / name
     if found is not None:
         return Path(found)
     if kept.exists():
@@ -29,8 +38,8 @@ def promtool() -> Path:
                 raise LookupError(NONE)
         _run(["dpkg-deb", "-x", str(next(Path(directory).glob("*.deb"))), "package"], directory)
         CACHE.mkdir(parents=True, exist_ok=True)
-        part = CACHE / f"promtool.{os.getpid()}"
-        shutil.copy(Path(directory) / "package/usr/bin/promtool", part)
+        part = CACHE / f"{name}.{os.getpid()}"
+        shutil.copy(Path(directory) / "package/usr/bin" / name, part)
         part.rename(kept)  # whole or not at all: another process may look for it
     return kept
 
