@@ -15,25 +15,31 @@ _STEP_BACK_MS = 5_000  # a smaller step of the clock is waited out, a larger one
 _BACKOFF_FORGOTTEN_MS = 60_000
 _SPARED_AFTER_MS = 600_000
 _MAX_RUN = 16
-_NEAR = 0.9  # of the rate that was too much: Clay's own bucket has let some of it through
-_FLAT = 0.2
-_FLAT_S = 60.0
-_EVER_MORE = 0.03
+_NEAR = 0.9  # of the rate that was too much, if Clay's limit is not known
+_HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
+_SLOWLY = 0.02
+_EVER_MORE = 0.06
+_MEMORY = 0.5  # the weight of what Clay took before the last 429, against what it took since
 
 
 class RatePolicy(msgspec.Struct, frozen=True):
     """The token bucket, and how it reacts to a 429.
 
-    A 429 multiplies the rate by `decrease`. It does not if the rate was at its best and the last 429 is ten minutes
-    ago: then a burst was too large, and the wait is enough. Recovery slows to a fifth near the rate that was too high,
-    and accelerates after a minute of that. Without a usable Retry-After the wait doubles from 1 s to `backoff_cap_s`.
+    Two 429s measure Clay's limit: Clay's bucket was empty both times, so what Clay took between them is what flowed in.
+    The rate continues with that. A lane that had nothing to send in between has not measured it: then a 429 multiplies
+    the rate by `decrease`. It does not if the rate was at its best and the last 429 is ten minutes ago: then a burst
+    was too large, and the wait is enough.
+
+    Without a 429 the rate recovers by `recover_per_s`. Near the limit it recovers 50 times slower for about two
+    minutes, and then ever faster. Without a usable Retry-After the wait is 1 s. It doubles up to `backoff_cap_s` for
+    429s within a minute, unless Clay took more than a burst in between.
 
     Attributes:
         rate_per_s: The best rate.
         burst: The size of the bucket.
         floor_per_s: The lowest rate.
-        decrease: Factor of a 429.
-        recover_per_s: What each second without a 429 adds.
+        decrease: Lowest factor of a 429.
+        recover_per_s: What each second without a 429 adds while the rate is below Clay's limit.
         retry_after_min_s: Shortest Retry-After.
         retry_after_max_s: Longest Retry-After.
         backoff_cap_s: Longest wait without a Retry-After.
@@ -58,8 +64,13 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
         cut_per_s: By how much the last 429 reduced the policy's rate.
         blocked_until_ms: Nothing is sent before, epoch ms.
         run: 429s without 60 s of quiet.
-        too_much_per_s: The rate at the last 429.
-        quiet_ms: Time since then, without blocks.
+        limit_per_s: Up to this rate it recovers steadily; 0: there was no cut.
+        quiet_ms: Time since the last 429, without blocks.
+        limited_ms: The last 429, epoch ms.
+        sent: What Clay took since then.
+        idle: True if the lane had nothing to send for a time since then.
+        taken: What Clay took between 429s, each interval counting half of the next one.
+        taken_ms: The time in which it flowed into Clay's bucket, in the same measure.
     """
 
     tokens: float = 0.0
@@ -67,8 +78,13 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
     cut_per_s: float = 0.0
     blocked_until_ms: int = 0
     run: int = 0
-    too_much_per_s: float = 0.0
+    limit_per_s: float = 0.0
     quiet_ms: int = 0
+    limited_ms: int = 0
+    sent: int = 0
+    idle: bool = False
+    taken: float = 0.0
+    taken_ms: float = 0.0
 
 
 def problems(policy: RatePolicy) -> list[str]:
@@ -92,7 +108,7 @@ def problems(policy: RatePolicy) -> list[str]:
 
 def empty_after_takeover(state: Rate, now_ms: int) -> Rate:
     """Return the bucket without tokens: the previous owner may have spent them just now. A block and a cut stay."""
-    return msgspec.structs.replace(state, tokens=0.0, at_ms=now_ms)
+    return msgspec.structs.replace(state, tokens=0.0, at_ms=now_ms, idle=True)
 
 
 def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | None]:
@@ -101,7 +117,7 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
     if now_ms < state.blocked_until_ms:
         return state, Wait(state.blocked_until_ms)
     if state.tokens >= 1.0:
-        return msgspec.structs.replace(state, tokens=state.tokens - 1.0), None
+        return msgspec.structs.replace(state, tokens=state.tokens - 1.0, sent=state.sent + 1), None
     missing_ms = ceil((1.0 - state.tokens) * 1000 / current(policy, state))
     return state, Wait(max(now_ms, state.at_ms) + missing_ms)
 
@@ -111,17 +127,19 @@ def current(policy: RatePolicy, state: Rate) -> float:
     left_per_s = max(policy.floor_per_s, policy.rate_per_s - state.cut_per_s)
     if not state.cut_per_s:
         return left_per_s
-    knee_per_s = max(left_per_s, min(policy.rate_per_s, _NEAR * state.too_much_per_s))
-    quiet_s, steep_s = state.quiet_ms / 1000, (knee_per_s - left_per_s) / policy.recover_per_s
-    if quiet_s <= steep_s:
+    limit_per_s = max(left_per_s, min(policy.rate_per_s, state.limit_per_s))
+    quiet_s, steady_s = state.quiet_ms / 1000, (limit_per_s - left_per_s) / policy.recover_per_s
+    if quiet_s <= steady_s:
         return left_per_s + policy.recover_per_s * quiet_s
-    flat_s = quiet_s - steep_s
-    more_per_s = _FLAT * flat_s + _EVER_MORE * max(0.0, flat_s - _FLAT_S) ** 2
-    return min(policy.rate_per_s, knee_per_s + policy.recover_per_s * more_per_s)
+    held_s = quiet_s - steady_s
+    more_s = _SLOWLY * held_s + _EVER_MORE * max(0.0, held_s - _HOLD_S) ** 2
+    return min(policy.rate_per_s, limit_per_s + policy.recover_per_s * more_s)
 
 
-def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | None, rand: float) -> Rate:
-    """Block the workspace, empty the bucket and cut the rate. 429s during a block are one event.
+def on_429(
+    policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | None, rand: float, latency_ms: int = 0
+) -> Rate:
+    """Block the workspace, empty the bucket and set the rate. 429s of requests sent before a block are one event.
 
     Args:
         policy: The policy.
@@ -129,21 +147,51 @@ def on_429(policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | N
         now_ms: The time, epoch ms.
         retry_after_ms: From `parse_retry_after`. None and 0: not now, for an unknown time.
         rand: From 0 to 1.
+        latency_ms: How long ago the request was sent.
     """
     state = _caught_up(policy, state, now_ms)
-    blocked = now_ms < state.blocked_until_ms
-    quiet = now_ms - state.blocked_until_ms > _BACKOFF_FORGOTTEN_MS
-    run = state.run if blocked else 0 if quiet else min(state.run + 1, _MAX_RUN)
+    known = now_ms < state.blocked_until_ms or now_ms - latency_ms < state.limited_ms <= now_ms
+    quiet = now_ms - state.blocked_until_ms > _BACKOFF_FORGOTTEN_MS or state.sent > policy.burst
+    run = state.run if known else 0 if quiet else min(state.run + 1, _MAX_RUN)
     if retry_after_ms:
         wait_ms = min(max(retry_after_ms, policy.retry_after_min_s * 1000), policy.retry_after_max_s * 1000)
     else:
         wait_ms = max(1_000, min(policy.backoff_cap_s, 2.0**run) * (0.5 + 0.5 * rand) * 1000)
+    until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
+    if known:
+        return msgspec.structs.replace(state, tokens=0.0, blocked_until_ms=until_ms, run=run, sent=state.sent - 1)
     rate_per_s = current(policy, state)
     spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
-    kept_per_s = rate_per_s if blocked or spared else max(policy.floor_per_s, rate_per_s * policy.decrease)
-    until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
-    too_much_per_s = state.too_much_per_s if blocked else rate_per_s
-    return Rate(0.0, state.at_ms, policy.rate_per_s - kept_per_s, until_ms, run, too_much_per_s)
+    kept_per_s, limit_per_s = rate_per_s * (1.0 if spared else policy.decrease), _NEAR * rate_per_s
+    taken, taken_ms = state.taken, state.taken_ms
+    inflow_per_s = _inflow(policy, state, now_ms)
+    if inflow_per_s:
+        sent = state.sent - 1
+        taken, taken_ms = _MEMORY * taken + sent, _MEMORY * taken_ms + 1000 * sent / inflow_per_s
+        kept_per_s, limit_per_s = max(kept_per_s, inflow_per_s), 1000 * taken / taken_ms
+    kept_per_s = max(policy.floor_per_s, min(rate_per_s, kept_per_s))
+    return Rate(
+        tokens=0.0,
+        at_ms=state.at_ms,
+        cut_per_s=policy.rate_per_s - kept_per_s,
+        blocked_until_ms=until_ms,
+        run=run,
+        limit_per_s=limit_per_s,
+        limited_ms=now_ms,
+        taken=taken,
+        taken_ms=taken_ms,
+    )
+
+
+def _inflow(policy: RatePolicy, state: Rate, now_ms: int) -> float:
+    """Return what flowed into Clay's bucket per second since the last 429, when it was empty as now; 0: not known.
+
+    A block may have filled that bucket: then what was sent afterwards exceeds the inflow by the burst.
+    """
+    sent = state.sent - 1  # Clay did not take the last one
+    if state.idle or not state.limited_ms or sent <= 0 or not state.quiet_ms or now_ms <= state.limited_ms:
+        return 0.0
+    return 1000 * max(sent / (now_ms - state.limited_ms), (sent - policy.burst) / state.quiet_ms)
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
@@ -174,10 +222,15 @@ def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     same = at_ms == state.at_ms and blocked_until_ms == state.blocked_until_ms
     if same and not quiet_ms and state.tokens <= policy.burst:  # else the burst was made smaller
         return state
-    tokens = min(float(policy.burst), state.tokens + quiet_ms * current(policy, state) / 1000)
-    more = Rate(
-        tokens, at_ms, state.cut_per_s, blocked_until_ms, state.run, state.too_much_per_s, state.quiet_ms + quiet_ms
+    tokens = state.tokens + quiet_ms * current(policy, state) / 1000
+    more = msgspec.structs.replace(
+        state,
+        tokens=min(float(policy.burst), tokens),
+        at_ms=at_ms,
+        blocked_until_ms=blocked_until_ms,
+        quiet_ms=state.quiet_ms + quiet_ms,
+        idle=state.idle or tokens >= policy.burst,
     )
     if not more.cut_per_s or current(policy, more) < policy.rate_per_s:
         return more
-    return msgspec.structs.replace(more, cut_per_s=0.0, too_much_per_s=0.0, quiet_ms=0)
+    return msgspec.structs.replace(more, cut_per_s=0.0, limit_per_s=0.0, taken=0.0, taken_ms=0.0)

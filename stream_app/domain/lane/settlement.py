@@ -95,7 +95,7 @@ def settle(
         case RateLimited():
             lane = _without_verdict(lane, grant, now_ms)
             after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
-            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand)
+            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand, outcome.latency_ms)
             return msgspec.structs.replace(lane, rate=limited), Settlement(False, limited.blocked_until_ms)
         case Denied():
             text = _denial_text(lane, grant, outcome)
