@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
@@ -15,11 +15,14 @@ from stream_app.domain.record import Record
 from stream_app.domain.topics import MAX_INPUT_BYTES
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, repeated, stop_producer
+from stream_app.kafka.transactions import end
 
 _GIVEN_UP_S: Final = 4.0
 _ANSWER_WITHIN_S: Final = 5.0
 _READY_WITHIN_S: Final = 2.0
 _START_WITHIN_S: Final = 30.0
+_FLUSH_WITHIN_S: Final = 5.0
+_CLOSE_WITHIN_S: Final = 1.5
 _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 """Each sent batch wakes all callers that wait for room. So thousands of callbacks must fit into a few batches."""
 
@@ -42,9 +45,18 @@ class KafkaPublisher:
 async def kafka_publisher(
     connection: KafkaConnection, max_request_bytes: int, clock: KafkaClock | None = None
 ) -> AsyncIterator[KafkaPublisher]:
-    """A publisher for the time of the block. `clock` compares Kafka's clock with ours at each request.
+    """A publisher for the time of the block.
 
-    Raises KafkaError when no broker answers.
+    At the end of the block it waits a few seconds for records that are not confirmed, and then drops them: an
+    idempotent producer would retry them forever.
+
+    Args:
+        connection: How to reach Kafka.
+        max_request_bytes: The largest request, in bytes.
+        clock: Compares Kafka's clock with ours at each request.
+
+    Raises:
+        KafkaError: No broker answers.
     """
     producer = kafka_producer(
         **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
@@ -55,7 +67,10 @@ async def kafka_publisher(
         await repeated(producer.start, _START_WITHIN_S)
         yield KafkaPublisher(producer)
     finally:
-        await stop_producer(producer)
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(_FLUSH_WITHIN_S):
+                await producer.flush()
+        await end(producer, None, _CLOSE_WITHIN_S)
 
 
 class CallbackInbox:

@@ -1,4 +1,4 @@
-"""Reads topics outside a consumer group: to their end, from a position on, or single records by their places."""
+"""Reads topics outside a consumer group: to their end, from a position on, or single records by their offsets."""
 
 from __future__ import annotations
 
@@ -78,22 +78,22 @@ class Reader:
         """The batches that partitions have stopped before."""
         return self._consumer.unreadable.values()
 
-    async def begins(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    async def begins(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the first offset that Kafka keeps of each partition."""
         with self._errors():
-            found: dict[TopicPartition, int] = await self._consumer.beginning_offsets(list(places))
+            found: dict[TopicPartition, int] = await self._consumer.beginning_offsets(list(partitions))
         return found
 
-    async def ends(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the offset after the last committed record of each partition."""
         with self._errors():
-            found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(places))
+            found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
         return found
 
-    async def position(self, place: TopicPartition) -> int:
+    async def position(self, tp: TopicPartition) -> int:
         """Return the offset of the next record of a partition that is being read."""
         with self._errors():
-            return int(await self._consumer.position(place))
+            return int(await self._consumer.position(tp))
 
     async def scan(
         self,
@@ -117,11 +117,11 @@ class Reader:
             BrokerUnavailable: No partition has made progress for 30 s.
             UnreadableBatch: A batch cannot be read, and everything else in reach was yielded.
         """
-        left = {place: (begin, end) for place, (begin, end) in spans.items() if begin < end}
+        left = {tp: (begin, end) for tp, (begin, end) in spans.items() if begin < end}
         if not left:
             return
         total, done = sum(end - begin for begin, end in left.values()), 0
-        self._assign({place: begin for place, (begin, _) in left.items()})
+        self._assign({tp: begin for tp, (begin, _) in left.items()})
         heard_s = time.monotonic()
         while left:
             found: Records = {}
@@ -133,18 +133,18 @@ class Reader:
                 on_unreadable(batch)
                 self._consumer.skip(batch)
                 got = {}
-            for place, records in got.items():
-                end = left[place][1]
+            for tp, records in got.items():
+                end = left[tp][1]
                 if wanted := records if records[-1].offset < end else [each for each in records if each.offset < end]:
-                    found[place] = wanted
+                    found[tp] = wanted
             before = done
-            for place, (position, end) in list(left.items()):
-                now = min(await self.position(place), end)
+            for tp, (position, end) in list(left.items()):
+                now = min(await self.position(tp), end)
                 done += now - position
-                left[place] = (now, end)
+                left[tp] = (now, end)
                 if now >= end:
-                    del left[place]
-                    self._consumer.pause(place)
+                    del left[tp]
+                    self._consumer.pause(tp)
             if progress is not None:
                 progress(done, total)
             if found:
@@ -152,9 +152,9 @@ class Reader:
             if done > before:
                 heard_s = time.monotonic()
             elif time.monotonic() - heard_s > _SILENT_S:
-                place, (position, end) = next(iter(left.items()))
+                tp, (position, end) = next(iter(left.items()))
                 raise BrokerUnavailable(
-                    f"{place.topic}/{place.partition} gave nothing for {_SILENT_S:.0f} s at offset {position} of "
+                    f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s at offset {position} of "
                     f"{end}: is its broker up?"
                 )
 
@@ -188,18 +188,18 @@ class Reader:
                     raise
             yield found
 
-    async def fetch(self, places: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
+    async def fetch(self, offsets: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
         """Return the records at these offsets, without those that are not committed, not readable or not kept."""
         with self._errors():
             topics = await self._consumer.topics()
-        there = [place for place in places if place.topic in topics]  # a deleted topic has no records
+        there = [tp for tp in offsets if tp.topic in topics]  # a deleted topic has no records
         begins, ends = await self.begins(there), await self.ends(there)
         found: list[Any] = []
-        for place in there:
-            wanted = {offset for offset in places[place] if begins[place] <= offset < ends[place]}
+        for tp in there:
+            wanted = {offset for offset in offsets[tp] if begins[tp] <= offset < ends[tp]}
             for span in _runs(sorted(wanted)):
-                async for got in self.scan({place: span}, most=_NEAR, on_unreadable=lambda _: None):
-                    found += [record for record in got[place] if record.offset in wanted]
+                async for got in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):
+                    found += [record for record in got[tp] if record.offset in wanted]
         return found
 
     async def count_spans(self, spans: Mapping[TopicPartition, Span]) -> dict[TopicPartition, int]:
@@ -209,8 +209,8 @@ class Reader:
         it has more than 100 offsets, holds a batch that cannot be read, or was not read within 5 s. Then the number of
         its offsets is returned.
         """
-        found = {place: max(0, end - begin) for place, (begin, end) in spans.items()}
-        short = {place: spans[place] for place, offsets in found.items() if 0 < offsets <= _COUNTED_EXACTLY}
+        found = {tp: max(0, end - begin) for tp, (begin, end) in spans.items()}
+        short = {tp: spans[tp] for tp, offsets in found.items() if 0 < offsets <= _COUNTED_EXACTLY}
         read, unsure = dict.fromkeys(short, 0), set[TopicPartition]()
 
         def note(batch: UnreadableBatch) -> None:
@@ -219,21 +219,21 @@ class Reader:
         with suppress(TimeoutError):
             async with asyncio.timeout(_COUNT_WITHIN_S):
                 async for got in self.scan(short, on_unreadable=note):
-                    for place, records in got.items():
-                        read[place] += len(records)
-        for place, (_, end) in short.items():
-            if place not in unsure and await self.position(place) >= end:
-                found[place] = read[place]
+                    for tp, records in got.items():
+                        read[tp] += len(records)
+        for tp, (_, end) in short.items():
+            if tp not in unsure and await self.position(tp) >= end:
+                found[tp] = read[tp]
         return found
 
     def _assign(self, starts: Mapping[TopicPartition, int]) -> None:
         self._consumer.assign(list(starts))
-        for place, offset in starts.items():
-            self._consumer.seek(place, offset)
+        for tp, offset in starts.items():
+            self._consumer.seek(tp, offset)
 
-    async def _poll(self, places: Iterable[TopicPartition], wait_ms: int, most: int) -> Records:
+    async def _poll(self, partitions: Iterable[TopicPartition], wait_ms: int, most: int) -> Records:
         with self._errors():
-            return await self._consumer.getmany(*places, timeout_ms=wait_ms, max_records=most)
+            return await self._consumer.getmany(*partitions, timeout_ms=wait_ms, max_records=most)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -259,16 +259,16 @@ class TopicReader(Reader):
 
     async def bounds(self, topic: str) -> dict[int, Span]:
         """Return the span of everything that Kafka keeps of a topic, by partition."""
-        places = [TopicPartition(topic, number) for number in range(self._partitions)]
-        begins, ends = await self.begins(places), await self.ends(places)
-        return {place.partition: (begins[place], ends[place]) for place in places}
+        partitions = [TopicPartition(topic, number) for number in range(self._partitions)]
+        begins, ends = await self.begins(partitions), await self.ends(partitions)
+        return {tp.partition: (begins[tp], ends[tp]) for tp in partitions}
 
     async def offsets_at(self, topic: str, time_ms: int) -> dict[int, int | None]:
         """Return the first offset appended at or after that time, by partition. None: there is none."""
-        places = {TopicPartition(topic, number): time_ms for number in range(self._partitions)}
+        partitions = {TopicPartition(topic, number): time_ms for number in range(self._partitions)}
         with self._errors():
-            found = await self._consumer.offsets_for_times(places)
-        return {place.partition: at.offset if at else None for place, at in found.items()}
+            found = await self._consumer.offsets_for_times(partitions)
+        return {tp.partition: at.offset if at else None for tp, at in found.items()}
 
     async def count(
         self, topics: Iterable[str], committed: Mapping[tuple[str, int], int]
@@ -284,7 +284,7 @@ class TopicReader(Reader):
             for topic in topics
             for number, (begin, end) in (await self.bounds(topic)).items()
         }
-        return {(place.topic, place.partition): records for place, records in (await self.count_spans(spans)).items()}
+        return {(tp.topic, tp.partition): records for tp, records in (await self.count_spans(spans)).items()}
 
     async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
         """Scan a topic, and yield aiokafka's records, those of a partition in order.

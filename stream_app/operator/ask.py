@@ -28,6 +28,7 @@ from stream_app.ops.clock import SystemClock
 
 _json: Final = msgspec.json.Encoder()
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
+_CONFIRM_WITHIN_S: Final = 15.0
 _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
 
@@ -102,11 +103,12 @@ async def _answers(
 
 async def _publish(connection: KafkaConnection, records: Sequence[Record]) -> None:
     try:
-        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher:
+        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
             for sent in [await publisher.publish(record) for record in records]:
                 await sent
-    except KafkaError as error:
+    except (KafkaError, TimeoutError) as error:
+        why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"
         raise BrokerUnavailable(
-            f"Kafka at {connection.bootstrap} did not confirm the command: {error!r}. It may have arrived "
-            "nevertheless: check `stream-app lanes log`"
+            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have arrived nevertheless: "
+            "check `stream-app lanes log`"
         ) from error
