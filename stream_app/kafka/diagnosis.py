@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -21,14 +20,12 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
+from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 _WITHIN_S: Final = 5.0
 _HOSTNAME_MISMATCH: Final = (62, 64)
-_API_VERSIONS: Final = struct.pack(">hhih", 18, 0, 1, -1)
-_NO_SUCH_MECHANISM: Final = b"?"
-_SASL_HANDSHAKE: Final = struct.pack(">hhihh", 17, 1, 1, -1, len(_NO_SUCH_MECHANISM)) + _NO_SUCH_MECHANISM
-_UNSUPPORTED_MECHANISM: Final = 33
+_NO_SUCH_MECHANISM: Final = "?"
 
 Address = tuple[str, int]
 """Host and port."""
@@ -114,7 +111,7 @@ async def _refusal(
     listener = _Listener(host, port, within_s)
     if isinstance(error, UnsupportedSaslMechanismError):
         context = _any_certificate() if protocol == "SASL_SSL" else None
-        offered = await asyncio.to_thread(listener.mechanisms, context)
+        offered = await listener.mechanisms(context)
         return (
             f"has not enabled the mechanism {security.get('sasl_mechanism')}: set kafka.security.mechanism to "
             f"{' or '.join(offered or ['one that its listener has'])}"
@@ -126,7 +123,7 @@ async def _refusal(
         return by_tls
     if isinstance(error, TimeoutError | ConnectionRefusedError | socket.gaierror):
         return None
-    return await asyncio.to_thread(_other_protocol, listener, protocol)
+    return await _other_protocol(listener, protocol)
 
 
 def _tls_refusal(error: BaseException, host: str) -> str | None:
@@ -154,17 +151,17 @@ def _tls_refusal(error: BaseException, host: str) -> str | None:
     return None
 
 
-def _other_protocol(listener: _Listener, protocol: str) -> str | None:
-    """Return which other protocol the listener speaks, and what to change. Blocks."""
+async def _other_protocol(listener: _Listener, protocol: str) -> str | None:
+    """Return which other protocol the listener speaks, and what to change."""
     if protocol.endswith("SSL"):
-        if listener.answers_plainly():
+        if await listener.answers_plainly():
             instead = protocol.replace("_SSL", "_PLAINTEXT") if protocol.startswith("SASL") else "PLAINTEXT"
             return f'speaks no TLS: set kafka.security.protocol = "{instead}", or use the port of its TLS listener'
-    elif listener.speaks_tls():
+    elif await listener.speaks_tls():
         instead = "SASL_SSL" if protocol.startswith("SASL") else "SSL or SASL_SSL"
         return f"speaks TLS: set kafka.security.protocol to {instead}, or use the port of its plaintext listener"
     if not protocol.startswith("SASL"):
-        offered = listener.mechanisms(_any_certificate() if protocol == "SSL" else None)
+        offered = await listener.mechanisms(_any_certificate() if protocol == "SSL" else None)
         if offered:
             return (
                 f'asks for a user: set kafka.security.protocol = "SASL_{protocol}", username, password_env and '
@@ -174,73 +171,48 @@ def _other_protocol(listener: _Listener, protocol: str) -> str | None:
 
 
 class _Listener:
-    """Probes the protocol of a listener, without credentials. Each call blocks for at most `within_s` seconds."""
+    """Probes the protocol of a listener, without credentials. Each call takes at most `within_s` seconds."""
 
     def __init__(self, host: str, port: int, within_s: float) -> None:
         self._address = (host, port)
         self._within_s = within_s
 
-    def answers_plainly(self) -> bool:
+    async def answers_plainly(self) -> bool:
         """Return True if it answers a request without TLS."""
-        with contextlib.suppress(OSError, EOFError):
-            with self._open(None) as connection:
-                _ask(connection, _API_VERSIONS)
+        with contextlib.suppress(KafkaError, OSError):
+            (await self._connect(None)).close()
             return True
         return False
 
-    def speaks_tls(self) -> bool:
+    async def speaks_tls(self) -> bool:
         """Return True if it answers a TLS greeting, even to refuse it."""
         try:
-            self._open(_any_certificate()).close()
+            async with asyncio.timeout(self._within_s):
+                _, writer = await asyncio.open_connection(*self._address, ssl=_any_certificate())
         except ssl.SSLError as error:
             return "ALERT" in (error.reason or "")
         except OSError:
             return False
+        writer.close()
         return True
 
-    def mechanisms(self, context: ssl.SSLContext | None) -> list[str]:
+    async def mechanisms(self, context: ssl.SSLContext | None) -> list[str]:
         """Return the enabled SASL mechanisms. Empty: it requires no SASL."""
-        with contextlib.suppress(OSError, EOFError, struct.error):
-            with self._open(context) as connection:
-                answer = _ask(connection, _SASL_HANDSHAKE)
-            code, count = struct.unpack_from(">hi", answer, 4)
-            return _strings(answer[10:], count) if code == _UNSUPPORTED_MECHANISM else []
+        with contextlib.suppress(KafkaError, OSError):
+            connection = await self._connect(context)
+            try:
+                answer = await connection.send(SaslHandShakeRequest(_NO_SUCH_MECHANISM))
+            finally:
+                connection.close()
+            return list(answer.enabled_mechanisms) if answer.error_code == UnsupportedSaslMechanismError.errno else []
         return []
 
-    def _open(self, context: ssl.SSLContext | None) -> socket.socket:
-        connection = socket.create_connection(self._address, self._within_s)
-        if context is None:
-            return connection
-        try:
-            return context.wrap_socket(connection, server_hostname=self._address[0])
-        except BaseException:
-            connection.close()
-            raise
-
-
-def _ask(connection: socket.socket, request: bytes) -> bytes:
-    """Return the answer to one request. Raises OSError, EOFError."""
-    connection.sendall(struct.pack(">i", len(request)) + request)
-    with connection.makefile("rb") as answers:
-        (size,) = struct.unpack(">i", _exactly(answers.read(4), 4))
-        if not 4 <= size <= 65_536:
-            raise EOFError("no answer of Kafka's")
-        return _exactly(answers.read(size), size)
-
-
-def _exactly(read: bytes, size: int) -> bytes:
-    if len(read) < size:
-        raise EOFError("the connection was closed")
-    return read
-
-
-def _strings(encoded: bytes, count: int) -> list[str]:
-    found = []
-    for _ in range(count):
-        (size,) = struct.unpack_from(">h", encoded)
-        found.append(encoded[2 : 2 + size].decode())
-        encoded = encoded[2 + size :]
-    return found
+    async def _connect(self, context: ssl.SSLContext | None) -> Any:
+        protocol = "PLAINTEXT" if context is None else "SSL"
+        wait_ms = int(1000 * self._within_s)
+        return await create_conn(
+            *self._address, request_timeout_ms=wait_ms, security_protocol=protocol, ssl_context=context
+        )
 
 
 def _any_certificate() -> ssl.SSLContext:
