@@ -80,7 +80,9 @@ def take_over_all(bootstrap: str, partitions: int, workspaces: int, say: Callabl
         path.write_text(configuration(workspaces, partitions, bootstrap, unused("take-over")))
         settings = load_settings(path, environment(workspaces))
         say(f"{partitions} partitions, {workspaces} workspaces: creating the topics ...")
-        asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60.0, say))
+        report = asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60.0, say))
+        if report.problems:
+            raise SystemExit("; ".join(report.problems))
         say("taking over ...")
         return _measure(path, environment(workspaces))
 

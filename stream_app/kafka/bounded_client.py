@@ -50,12 +50,18 @@ _NEXT_AFTER_S: Final = 0.7
 _CLOSE_WITHIN_S: Final = 1.0
 
 
-def bind(client: AIOKafkaClient) -> AIOKafkaClient:
+def bind(client: AIOKafkaClient) -> BoundedClient:
     """Turn a client that aiokafka has made into a BoundedClient."""
     client.__class__ = BoundedClient
     client._opening = {}
     client._asking = set()
-    return client
+    bound: BoundedClient = client
+    return bound
+
+
+MetadataSource = Callable[["BoundedClient", Iterable[str], bool], Awaitable[None]]
+"""Brings the client's metadata of these topics up to date, or raises KafkaError. True: what it has is known to be old.
+"""
 
 
 class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not followed
@@ -64,6 +70,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     _opening: dict[Any, asyncio.Task[Any]]
     _asking: set[asyncio.Task[Any]]
     _sync_task: asyncio.Task[None] | None
+    _metadata_source: MetadataSource | None = None
 
     async def bootstrap(self) -> None:
         """Read the cluster's metadata from the first address that answers. Raises KafkaConnectionError."""
@@ -75,6 +82,12 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         self.cluster.update_metadata(metadata)
         if self._sync_task is None:
             self._sync_task = asyncio.create_task(self._md_synchronizer())
+
+    def take_metadata_from(self, source: MetadataSource, topics: Iterable[str]) -> None:
+        """Start without a connection, and never ask for metadata by itself."""
+        self._metadata_source = source
+        self._topics = set(topics)
+        self._sync_task = asyncio.create_task(self._md_synchronizer())
 
     async def close(self) -> None:
         """Close all connections. Those to a broker that hangs are aborted, because it never ends TLS."""
@@ -131,6 +144,9 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Iterable[str]) -> bool:
         try:
+            if self._metadata_source is not None:
+                await self._metadata_source(self, topics, self._md_update_waiter.done())
+                return True
             metadata = await self.ask_any(MetadataRequest(list(topics) if topics else None))
         except KafkaError as error:
             log.info("Kafka gives no metadata: %r", error)

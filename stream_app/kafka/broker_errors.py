@@ -87,6 +87,10 @@ class Refusals:
         client.send = watched
         self._client, self._last, self._unanswered, self._open = client, last, unanswered, still_open
 
+    def saw_open(self, places: Iterable[TopicPartition]) -> None:
+        """Another client found transactions of this producer open there."""
+        self._open.update(places)
+
     def committed(self) -> None:
         """Note that a transaction was committed."""
         self._held_by = ""

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -26,7 +27,7 @@ from aiokafka.errors import (
 )
 
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
-from stream_app.kafka.bounded_client import CREATE_S, bind
+from stream_app.kafka.bounded_client import CREATE_S, BoundedClient, bind
 from stream_app.kafka.diagnosis import Diagnosis, diagnose
 
 T = TypeVar("T")
@@ -72,6 +73,11 @@ class KafkaConnection:
             )
         what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
         return BrokerUnavailable(f"Kafka at {self.bootstrap}{what}. {LOOK}")
+
+
+def kafka_client(**options: Any) -> BoundedClient:
+    """Return an `AIOKafkaClient`, for requests of our own."""
+    return bind(AIOKafkaClient(**options))
 
 
 def kafka_producer(**options: Any) -> AIOKafkaProducer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -14,9 +14,9 @@ from aiokafka.errors import ConcurrentTransactions, GroupLoadInProgressError, No
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
 from stream_app.domain.stranded import LastTransaction, Stranded
-from stream_app.kafka.leaders import require_leaders
+from stream_app.kafka.broker_errors import Refusals
+from stream_app.kafka.cluster_view import ClusterView, PartitionProducers
 from stream_app.kafka.protocol import DescribeTransactions
-from stream_app.kafka.stranded import open_at
 from stream_app.partition.takeover import Producer
 
 log = logging.getLogger(__name__)
@@ -26,24 +26,35 @@ _BUSY: Final = (ConcurrentTransactions, GroupLoadInProgressError)
 
 
 class KafkaTransactions:
-    """The transactions of one transactional id. Each request raises KafkaError.
+    """The requests for one transactional id; each raises KafkaError.
 
     Args:
-        client: A BoundedClient.
-        node: The coordinator of the transactional id.
+        client: The producer's BoundedClient.
+        node: The coordinator of the id.
         transactional_id: The id.
-        places: All partitions that its transactions write to.
-        own: One of them, to which no other transactional id writes.
+        places: All that its transactions write to.
+        own: The one of them that no other transactional id writes to.
+        view: Looks at the places, together with other take-overs.
+        refusals: Gets the places that are open.
     """
 
     def __init__(
-        self, client: Any, node: int, transactional_id: str, places: Collection[TopicPartition], own: TopicPartition
+        self,
+        client: Any,
+        node: int,
+        transactional_id: str,
+        places: Collection[TopicPartition],
+        own: TopicPartition,
+        view: ClusterView,
+        refusals: Refusals,
     ) -> None:
         self.transactional_id = transactional_id
         self._client = client
         self._node = node
         self._places = places
         self._own = own
+        self._view = view
+        self._refusals = refusals
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
         """Return the last transaction, and the partitions where it is still open.
@@ -57,17 +68,26 @@ class KafkaTransactions:
             if last.is_decided:
                 return last, {}
             if not last.state:  # Kafka has forgotten the id, and with it the producer
-                return last, await open_at(self._client, None, [self._own])
-            leader = self._client.cluster.leader_for_partition
-            asked = {place: leader(place) for place in self._places}
-            stranded = await self.open_places(last.producer_id)
-            await require_leaders(self._client, asked)
+                return last, self._open(None, await self._view.producers([self._own]))
+            seen = await self._view.producers(self._places)
+            newest = await self._view.leaders({place.topic for place in self._places})
+            newest.require({place: its.node for place, its in seen.items()})
+            stranded = self._open(last.producer_id, seen)
             if not stranded or (again := await self._last()) == last:
                 return last, stranded
             last = again
 
     async def open_places(self, producer_id: int) -> Stranded:
-        return await open_at(self._client, producer_id, self._places)
+        return self._open(producer_id, await self._view.producers(self._places))
+
+    def _open(self, producer_id: int | None, seen: Mapping[TopicPartition, PartitionProducers]) -> Stranded:
+        """The places where the producer (None: any) has an open transaction, and its first offset there."""
+        found: dict[tuple[str, int], int] = {}
+        for place, its in seen.items():
+            if its.open and (begins := [at for who, at in its.open.items() if producer_id in (None, who)]):
+                found[place] = min(begins)
+        self._refusals.saw_open(TopicPartition(*place) for place in found)
+        return found
 
     async def fence(self, timeout_ms: int) -> Producer | None:
         answer = await self._send(InitProducerIdRequest(self.transactional_id, timeout_ms))

@@ -8,8 +8,8 @@ read there would miss leads that were sent. Writes are safe, because they need t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.errors import NotLeaderForPartitionError
@@ -19,43 +19,55 @@ from stream_app.kafka.protocol import Metadata
 _WITHIN_S: Final = 1.0
 
 
-async def require_leader(client: Any, place: TopicPartition, node: int) -> None:
-    """Check one partition as `require_leaders` does."""
-    await require_leaders(client, {place: node})
+class NewestLeaders(NamedTuple):
+    """What the brokers know of the leaders of partitions.
 
-
-async def require_leaders(client: Any, nodes: Mapping[TopicPartition, int]) -> None:
-    """Return if no broker knows of later leaders than `nodes`.
-
-    Brokers older than Kafka 2.8 do not send the leader's epoch; then nothing is checked.
-
-    Args:
-        client: A BoundedClient.
-        nodes: Partitions, each with the broker that it was read from.
-
-    Raises:
-        NotLeaderForPartitionError: Another broker leads one of them.
+    Attributes:
+        leaders: The leader with the highest epoch. Brokers older than Kafka 2.8 do not send epochs; then it is empty.
+        topics: Broker -> the topics that it described, each as an answer to Metadata has it.
     """
-    request = Metadata(sorted({place.topic for place in nodes}))
-    asked = [asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()]
+
+    leaders: Mapping[TopicPartition, int]
+    topics: Mapping[int, Sequence[Mapping[str, Any]]]
+
+    def require(self, nodes: Mapping[TopicPartition, int]) -> None:
+        """Check that no broker knows of later leaders than these.
+
+        Args:
+            nodes: Partitions, each with the broker that it was read from.
+
+        Raises:
+            NotLeaderForPartitionError: Another broker leads one of them.
+        """
+        for place, node in nodes.items():
+            if self.leaders.get(place, node) != node:
+                raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
+
+
+async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
+    """Ask all brokers of a BoundedClient. Those that do not answer within a second are left out."""
+    request = Metadata(sorted(topics))
+    asked = {
+        broker.nodeId: asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()
+    }
     try:
-        done, _ = await asyncio.wait(asked, timeout=_WITHIN_S)
+        if asked:
+            await asyncio.wait(asked.values(), timeout=_WITHIN_S)
+        answered = {node: task for node, task in asked.items() if task.done() and task.exception() is None}
     finally:
-        for task in asked:
+        for task in asked.values():
             task.cancel()
+    described = {node: task.result().to_object()["topics"] for node, task in answered.items()}
     known: dict[TopicPartition, tuple[int, int]] = {}
-    for task in done:
-        if task.exception() is None:
-            for place, leader in _leaders(task.result()):
-                known[place] = max(leader, known.get(place, leader))
-    for place, node in nodes.items():
-        if known.get(place, (0, node))[1] != node:
-            raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
+    for each in described.values():
+        for place, leader in _leaders(each):
+            known[place] = max(leader, known.get(place, leader))
+    return NewestLeaders({place: leader for place, (_, leader) in known.items()}, described)
 
 
-def _leaders(answer: Any) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
+def _leaders(topics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
     """Yield each partition with its leader's epoch and the leader, as one broker knows them."""
-    for topic in answer.to_object()["topics"]:
+    for topic in topics:
         for partition in topic["partitions"]:
             if "leader_epoch" in partition:
                 place = TopicPartition(topic["topic"], partition["partition"])

@@ -17,7 +17,6 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
-    KafkaConnectionError,
     KafkaError,
     TopicAuthorizationFailedError,
     for_code,
@@ -67,18 +66,6 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
             raise
         except KafkaError:
             client.force_metadata_update()
-
-
-async def refresh(client: Any) -> None:
-    """Refresh the metadata.
-
-    Raises:
-        KafkaError: aiokafka's metadata task has failed, which aiokafka does not report.
-    """
-    update = client.force_metadata_update()
-    await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
-    if not update.done():
-        raise KafkaConnectionError("no metadata could be read")
 
 
 def producer_id(producer: AIOKafkaProducer) -> int:

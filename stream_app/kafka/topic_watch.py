@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -37,22 +37,26 @@ class KnownTopics:
     def __init__(self) -> None:
         self._ids: dict[str, bytes] = {}
 
-    async def check(self, client: Any, topics: Iterable[str], node: int | None = None) -> set[str]:
-        """Return the topics that are missing.
+    async def check(self, client: Any, topics: Iterable[str]) -> set[str]:
+        """Ask a broker of a BoundedClient, and `compare`. Raises KafkaError too."""
+        answer = await client.ask_any(Metadata(topics))
+        return self.compare(topics, answer.to_object()["topics"])
+
+    def compare(self, topics: Iterable[str], described: Iterable[Mapping[str, Any]]) -> set[str]:
+        """Compare topics with the ids that are known.
 
         Args:
-            client: A BoundedClient.
-            topics: The topics to check.
-            node: The broker to ask; None: any. The leader of a log that was read knows the topic's current id.
+            topics: Their names.
+            described: The topics of an answer to Metadata. Of a topic that was read, take that of its leader.
+
+        Returns:
+            Those that are missing.
 
         Raises:
-            TopicsError: A topic was deleted and created again; one line.
-            KafkaError: Kafka does not answer.
+            TopicsError: Another topic has the name of one that was seen.
         """
-        request = Metadata(topics)
-        answer = await (client.ask_any(request) if node is None else client.send(node, request))
         missing = set(topics)
-        for topic in answer.to_object()["topics"]:
+        for topic in described:
             if topic["error_code"]:
                 continue
             name, seen = topic["topic"], topic.get("topic_id", NO_TOPIC_ID)

@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from aiokafka.errors import (
     InvalidTransactionTimeout,
     KafkaError,
     NodeNotReadyError,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
@@ -30,12 +32,11 @@ from stream_app.domain.errors import Aborted, BrokerUnavailable, Fenced, StateSt
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.clock import KafkaClock
+from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.fencing import KafkaTransactions
-from stream_app.kafka.leaders import require_leader
 from stream_app.kafka.lookups import waiting
-from stream_app.kafka.stranded import refresh
 from stream_app.kafka.topic_watch import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, end, is_fenced, places, told
 from stream_app.partition.takeover import take_over
@@ -95,6 +96,7 @@ class TransactionalState:
         known: KnownTopics | None = None,
         writes_to: Iterable[tuple[str, int]] = (),
         clock: KafkaClock | None = None,
+        view: ClusterView | None = None,
     ) -> None:
         """Create it. It connects in `take_over`.
 
@@ -107,6 +109,7 @@ class TransactionalState:
             known: the topics that this process has seen.
             writes_to: the topics and partitions that transactions write to, besides that of the rows.
             clock: compares Kafka's clock with the local one at each transaction.
+            view: the requests that it shares with other partitions. None: it has its own.
         """
         self.transactional_id = transactional_id
         self.partition = partition
@@ -118,6 +121,8 @@ class TransactionalState:
         self._producer: AIOKafkaProducer | None = None
         self._refusals = Refusals()
         self._clock = clock
+        self._view = view or ClusterView(connection)
+        self._owns_view = view is None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
@@ -176,6 +181,10 @@ class TransactionalState:
         Raises:
             BrokerUnavailable: Kafka did not answer in time.
         """
+        with suppress(KafkaError, OSError):  # then it is tried again below, as long as it may take
+            begin, end, _ = await self._view.span(TopicPartition(topic, self.partition))
+            if begin == end or offset == end:
+                return []
         return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
 
     async def transact(self, records: Sequence[Record]) -> None:
@@ -223,6 +232,8 @@ class TransactionalState:
         self._drop()
         while self._closing:
             await asyncio.wait(self._closing)
+        if self._owns_view:
+            await self._view.close()
 
     @property
     def _place(self) -> str:
@@ -239,25 +250,38 @@ class TransactionalState:
         )
         # Set before the start, so that _drop also closes a producer whose start failed halfway.
         self._producer = producer
-        client = producer.client
+        client, topics = producer.client, {place.topic for place in self._places}
         self._refusals.watch(client)
         if self._clock is not None:
             self._clock.watch(client)
         try:
-            await client.bootstrap()
-            client.set_topics({place.topic for place in self._places})
-            await refresh(client)
+            await self._view.refresh(topics)
+            self._view.supply(client, topics)
             name = self.transactional_id
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
         except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
-        transactions = KafkaTransactions(client, node, name, self._places, self._rows_at)
+        transactions = KafkaTransactions(*(client, node, name, self._places, self._rows_at, self._view, self._refusals))
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
         producer._txn_manager.set_pid_and_epoch(*fenced)
         # Not `start()`, which would connect and fence a second time.
         await producer._sender.start()
 
     async def _load(self) -> dict[bytes, bytes]:
+        begin, end, node = await self._view.span(self._rows_at)
+        rows: dict[bytes, bytes] = {}
+        if begin < end:
+            rows, node = await self._read()
+        topic = self._rows_at.topic
+        newest = await self._view.leaders([topic])
+        if node not in newest.topics:
+            raise RequestTimedOutError(f"broker {node}, the leader of {topic}/{self.partition}, does not answer")
+        self._known.compare([topic], newest.topics[node])
+        newest.require({self._rows_at: node})
+        return rows
+
+    async def _read(self) -> tuple[dict[bytes, bytes], int]:
+        """Read all rows. Returns them, and the broker that they were read from."""
         consumer = Consumer(
             **self._connection.settings(),
             client_id=f"{self.transactional_id}-load",
@@ -282,12 +306,10 @@ class TransactionalState:
                             rows.pop(record.key, None)
                         else:
                             rows[record.key] = record.value
-            leader = consumer._client.cluster.leader_for_partition(self._rows_at)
-            await self._known.check(consumer._client, [self._rows_at.topic], leader)
-            await require_leader(consumer._client, self._rows_at, leader)
+            leader: int = consumer._client.cluster.leader_for_partition(self._rows_at)
         finally:
             await stop_consumer(consumer)
-        return rows
+        return rows, leader
 
     async def _at_end(self, consumer: Consumer, end: int) -> bool:
         """Return True if everything was read, including markers and aborted records.

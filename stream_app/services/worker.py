@@ -23,6 +23,7 @@ from stream_app.faust_app.assigned import assigned, membership, waiting
 from stream_app.faust_app.run import alarm_of, run_app
 from stream_app.faust_app.worker import Worker
 from stream_app.kafka.clock import KafkaClock, say_at_start
+from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.lookups import KafkaArchive
 from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
@@ -56,7 +57,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     async with AsyncExitStack() as stack:
         # Kafka, Clay and the cache.
         await check_kafka(settings, "worker", logger)
-        topics = KnownTopics()
+        topics, view = KnownTopics(), ClusterView(connection)
+        stack.push_async_callback(view.close)
         clock, kafka_clock = SystemClock(), KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         client = await stack.enter_async_context(clay_client(settings, egress))
         clay = Webhooks(client, configuration.endpoints, metrics.posted)
@@ -72,6 +74,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 known=topics,
                 writes_to=_written(settings, number),
                 clock=kafka_clock,
+                view=view,
             )
             return PartitionOwner(
                 *(number, plan, state, clay, clock, metrics, alarm_of(app), app.consumer.still_member),

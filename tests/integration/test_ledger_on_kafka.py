@@ -33,10 +33,9 @@ from aiokafka.protocol.transaction import (
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.record import Record
-from stream_app.kafka import fencing
-from stream_app.kafka import transactional_state as ledger_module
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.leaders import NewestLeaders
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
 from stream_app.kafka.stranded import producer_id
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
@@ -332,16 +331,16 @@ async def test_a_broker_that_names_no_broker_yet_is_waited_for(
 async def test_rows_of_a_broker_that_leads_no_longer_are_read_again(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[TopicPartition, int]] = []
+    asked: list[dict[TopicPartition, int]] = []
 
-    async def once(_: object, place: TopicPartition, node: int) -> None:
-        asked.append((place, node))
+    def once(_: object, nodes: dict[TopicPartition, int]) -> None:
+        asked.append(nodes)
         if len(asked) == 1:
             raise NotLeaderForPartitionError
 
-    monkeypatch.setattr(ledger_module, "require_leader", once)
+    monkeypatch.setattr(NewestLeaders, "require", once)
     assert await on_kafka.ledger().take_over() == {}
-    assert asked == [(TopicPartition(on_kafka.rows, 0), 1)] * 2
+    assert [nodes for nodes in asked if len(nodes) == 1] == [{TopicPartition(on_kafka.rows, 0): 1}] * 2
 
 
 async def test_a_broker_that_leads_no_longer_does_not_say_what_is_open(
@@ -349,15 +348,15 @@ async def test_a_broker_that_leads_no_longer_does_not_say_what_is_open(
 ) -> None:
     asked: list[dict[TopicPartition, int]] = []
 
-    async def once(_: object, nodes: dict[TopicPartition, int]) -> None:
+    def once(_: object, nodes: dict[TopicPartition, int]) -> None:
         asked.append(nodes)
         if len(asked) == 1:
             raise NotLeaderForPartitionError
 
     await on_kafka.ledger().take_over()
-    monkeypatch.setattr(fencing, "require_leaders", once)
+    monkeypatch.setattr(NewestLeaders, "require", once)
     assert await on_kafka.ledger().take_over() == {}
-    first, second = asked
+    first, second, _ = asked  # the last is of the rows
     assert first == second
     assert {TopicPartition(on_kafka.rows, 0), TopicPartition(on_kafka.events, 1)} < first.keys()
 

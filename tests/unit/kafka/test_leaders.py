@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import NodeNotReadyError, NotLeaderForPartitionError
 
 from stream_app.kafka import leaders
-from stream_app.kafka.leaders import require_leader, require_leaders
+from stream_app.kafka.leaders import newest_leaders
 
 PLACE = TopicPartition("rows", 1)
 GONE, HANGS = "gone", "hangs"
@@ -50,19 +50,20 @@ class Brokers:
 )
 async def test_what_was_read_from_the_last_leader_counts(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
     monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
-    await require_leader(Brokers(*known), PLACE, 0)
+    (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
 
 
 @pytest.mark.parametrize("known", [[(4, 0), (5, 2), (5, 2)], [(4, 0), (5, 2), HANGS], [HANGS, GONE, (5, 2)]])
 async def test_what_was_read_from_an_earlier_leader_does_not(monkeypatch: pytest.MonkeyPatch, known: list[Any]) -> None:
     monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
     with pytest.raises(NotLeaderForPartitionError, match="rows/1 was read from broker 0"):
-        await require_leader(Brokers(*known), PLACE, 0)
+        (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
 
 
 async def test_all_that_was_read_must_be_of_the_last_leaders() -> None:
     brokers = Brokers((4, 0), (5, 0), (5, 0))
     other = TopicPartition("others", 0)
-    await require_leaders(brokers, {PLACE: 0, other: 7})
+    newest = await newest_leaders(brokers, ["rows", "others"])
+    newest.require({PLACE: 0, other: 7})
     with pytest.raises(NotLeaderForPartitionError, match="others/0 was read from broker 0"):
-        await require_leaders(brokers, {PLACE: 0, other: 0})
+        newest.require({PLACE: 0, other: 0})

@@ -1,0 +1,257 @@
+"""Requests about partitions that the partitions of a process share.
+
+A process takes over many partitions at once, and each of them has to look at the same topics. Here all that ask at the
+same time share one request to each broker, so that the work grows with the partitions and not with their square. Each
+answer is of a request that began after the question: a look at transactions depends on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from time import monotonic
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, for_code
+from aiokafka.protocol.offset import OffsetRequest
+
+from stream_app.kafka.bounded_client import BoundedClient
+from stream_app.kafka.connection import KafkaConnection, forget_dead, kafka_client
+from stream_app.kafka.leaders import NewestLeaders, newest_leaders
+from stream_app.kafka.protocol import DescribeProducers
+from stream_app.kafka.stranded import NO_LEADER
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+_EARLIEST, _LATEST = -2, -1
+_READ_UNCOMMITTED: Final = 0
+_FRESH_S: Final = 240.0  # below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all
+_METADATA: Final = (
+    *("_brokers", "controller", "_partitions", "_broker_partitions"),
+    *("unauthorized_topics", "internal_topics"),
+)
+
+
+class Batched(Generic[K, R]):
+    """Answers all questions that wait with one call of `ask`, which gets the union of what they ask about.
+
+    Args:
+        ask: Called once at a time.
+    """
+
+    def __init__(self, ask: Callable[[Collection[K]], Awaitable[R]]) -> None:
+        self._ask = ask
+        self._about: dict[K, None] = {}
+        self._next: asyncio.Task[R] | None = None
+        self._last: asyncio.Task[R] | None = None
+
+    async def __call__(self, about: Iterable[K]) -> R:
+        """Return the answer of a call that began after this one."""
+        self._about.update(dict.fromkeys(about))
+        if self._next is None:
+            self._next = self._last = asyncio.create_task(self._run(self._last))
+            self._next.add_done_callback(_retrieve)
+        return await asyncio.shield(self._next)
+
+    async def _run(self, before: asyncio.Task[R] | None) -> R:
+        if before is None or before.done():
+            await asyncio.sleep(0)  # let others who are ready join
+        else:
+            await asyncio.wait({before})
+        about, self._about, self._next = self._about, {}, None
+        try:
+            return await self._ask(about)
+        except KafkaError:
+            raise
+        except (RuntimeError, asyncio.CancelledError) as closed:  # the connection was closed under the request
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise KafkaConnectionError(f"the connection was closed: {closed!r}") from closed
+
+
+class PartitionProducers(NamedTuple):
+    """What a leader answered about the open transactions of a partition.
+
+    Attributes:
+        node: The broker that was asked.
+        code: The error code.
+        open: Producer id -> the first offset of its open transaction.
+    """
+
+    node: int
+    code: int
+    open: Mapping[int, int]
+
+
+class ClusterView:
+    """The shared requests of one process, on one client. Each raises KafkaError.
+
+    Attributes:
+        refresh: Reads the metadata of topics.
+        leaders: Asks all brokers who leads the partitions of topics.
+    """
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+        self._client: BoundedClient | None = None
+        self._connecting = asyncio.Lock()
+        self._topics: set[str] = set()
+        self._refreshed_s = -_FRESH_S
+        self.refresh: Batched[str, None] = Batched(self._refresh)
+        self.leaders: Batched[str, NewestLeaders] = Batched(self._leaders)
+        self._producers: Batched[TopicPartition, dict[TopicPartition, PartitionProducers | Exception]] = Batched(
+            self._ask_producers
+        )
+        self._spans: Batched[TopicPartition, dict[TopicPartition, tuple[int, int, int] | Exception]] = Batched(
+            self._ask_spans
+        )
+
+    async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
+        """Return who has an open transaction in each partition. `refresh` must have read their topics."""
+        found = await self._producers(places)
+        if lost := sorted(place for place in places if place not in found):
+            raise KafkaError(f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}")
+        seen: dict[TopicPartition, PartitionProducers] = {}
+        for place in places:
+            answer = found[place]
+            if isinstance(answer, Exception):
+                raise answer
+            if answer.code:
+                raise for_code(answer.code)(f"{place.topic}/{place.partition}")
+            seen[place] = answer
+        return seen
+
+    async def span(self, place: TopicPartition) -> tuple[int, int, int]:
+        """Return the first offset of a partition, its high water mark, and the broker that was asked."""
+        found = (await self._spans([place])).get(place)
+        if found is None:
+            raise KafkaError(f"{place.topic}/{place.partition} {NO_LEADER}")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
+        """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
+        client.take_metadata_from(self._supply, topics)
+        self._copy_to(client)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            forget_dead(client)
+            await client.close()
+
+    async def _supply(self, client: BoundedClient, topics: Iterable[str], forced: bool) -> None:
+        if forced or monotonic() - self._refreshed_s > _FRESH_S:
+            await self.refresh(topics)
+        self._copy_to(client)
+
+    def _copy_to(self, client: BoundedClient) -> None:
+        if self._client is not None:
+            for name in _METADATA:  # aiokafka replaces each of them as a whole, and changes none in place
+                setattr(client.cluster, name, getattr(self._client.cluster, name))
+
+    async def _connected(self) -> BoundedClient:
+        async with self._connecting:
+            if self._client is not None:
+                return self._client
+            client = kafka_client(**self._connection.settings(), client_id="stream-app-view")
+            try:
+                await client.bootstrap()
+            except BaseException:
+                await client.close()
+                raise
+            self._client = client
+            return client
+
+    async def _refresh(self, topics: Collection[str]) -> None:
+        client = await self._connected()
+        self._topics = self._topics | set(topics)
+        client._topics = self._topics
+        update = client.force_metadata_update()
+        await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
+        if not (update.done() and update.result()):
+            await self.close()  # the brokers that it knows may be gone: learn of them from the addresses again
+            raise KafkaConnectionError("no metadata could be read")
+        self._refreshed_s = monotonic()
+
+    async def _leaders(self, topics: Collection[str]) -> NewestLeaders:
+        return await newest_leaders(await self._connected(), topics)
+
+    async def _ask_producers(
+        self, places: Collection[TopicPartition]
+    ) -> dict[TopicPartition, PartitionProducers | Exception]:
+        client = await self._connected()
+        found: dict[TopicPartition, PartitionProducers | Exception] = {}
+
+        async def ask(node: int, its: list[TopicPartition]) -> None:
+            request = DescribeProducers(None, its)
+            for place, code, producers in request.read_each(await client.send(node, request)):
+                found[place] = PartitionProducers(node, code, producers)
+
+        await _ask_leaders(client, places, ask, found)
+        return found
+
+    async def _ask_spans(
+        self, places: Collection[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, int, int] | Exception]:
+        if new := {place.topic for place in places} - self._topics:
+            await self.refresh(new)
+        client = await self._connected()
+        found: dict[TopicPartition, tuple[int, int, int] | Exception] = {}
+
+        async def ask(node: int, its: list[TopicPartition]) -> None:
+            begins, ends = [await _offsets(client, node, its, when) for when in (_EARLIEST, _LATEST)]
+            for place in its:
+                begin, end = begins[place], ends[place]
+                if isinstance(begin, Exception):
+                    found[place] = begin
+                else:
+                    found[place] = end if isinstance(end, Exception) else (begin, end, node)
+
+        await _ask_leaders(client, places, ask, found)
+        return found
+
+
+async def _ask_leaders(
+    client: BoundedClient,
+    places: Collection[TopicPartition],
+    ask: Callable[[int, list[TopicPartition]], Awaitable[None]],
+    found: dict[TopicPartition, Any],
+) -> None:
+    """Ask each leader about its partitions, all at once. Those of a broker that fails get its error in `found`."""
+    by_node: dict[int, list[TopicPartition]] = defaultdict(list)
+    for place in places:
+        if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):
+            by_node[leader].append(place)
+    answers = await asyncio.gather(*(ask(*each) for each in by_node.items()), return_exceptions=True)
+    for its, error in zip(by_node.values(), answers, strict=True):
+        if isinstance(error, KafkaError | OSError):
+            found.update(dict.fromkeys(its, error))
+        elif error is not None:
+            raise error
+
+
+async def _offsets(
+    client: BoundedClient, node: int, places: Iterable[TopicPartition], when: int
+) -> dict[TopicPartition, int | KafkaError]:
+    topics: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for place in places:
+        topics[place.topic].append((place.partition, when))
+    answer = await client.send(node, OffsetRequest(-1, _READ_UNCOMMITTED, list(topics.items())))
+    found: dict[TopicPartition, int | KafkaError] = {}
+    for topic, partitions in answer.topics:
+        for number, code, _, offset, *_ in partitions:
+            error = for_code(code)
+            found[TopicPartition(topic, number)] = offset if error is NoError else error(f"{topic}/{number}")
+    return found
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Mark the error of a call as seen: everyone who asked may have been cancelled."""
+    if not task.cancelled():
+        task.exception()
