@@ -55,7 +55,7 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
 
 
 class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
-    """Reads the owner's rows, and tells the owner which partitions were assigned and revoked.
+    """Reads the owner's rows, and passes on which partitions were assigned and revoked.
 
     Upstream's in-memory store keeps one dict for all partitions and fills it from the changelog row by row. This store
     has no rows of its own: the owner loads them in bulk after it has fenced the previous owner.

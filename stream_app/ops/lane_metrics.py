@@ -48,8 +48,8 @@ class LaneMetrics:
         self._left = gauge(
             "submissions_left", "Submissions that a destination's pool of webhooks still takes.", "destination"
         )
-        self._news = Counter(
-            "stream_app_lane_news",
+        self._changes = Counter(
+            "stream_app_lane_changes",
             "Changes of lanes: suspension, breaker, soft limits, quota, commands.",
             ("workspace", "kind"),
             registry=registry,
@@ -65,9 +65,9 @@ class LaneMetrics:
         self._forget(name, self._shown.get(name, set()) - shown)
         self._shown[name] = shown
         for news in view.news:
-            self._news.labels(name, news.kind).inc()
-            tell = self._log.info if news.kind in _GOOD else self._log.warning
-            tell("lane", workspace=name, kind=news.kind, text=news.text)
+            self._changes.labels(name, news.kind).inc()
+            log = self._log.info if news.kind in _GOOD else self._log.warning
+            log("lane", workspace=name, kind=news.kind, text=news.text)
 
     def gone(self, workspace: str) -> None:
         """Remove the gauges of a lane, which would show its last state forever and fire alerts."""

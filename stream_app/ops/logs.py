@@ -73,24 +73,24 @@ class Throttled:
     """Logs a repeated problem once a minute, and at once if its text changes.
 
     Args:
-        tell: called with the text to log.
+        report: called with the text to log.
         now_s: a monotonic clock in seconds.
     """
 
-    def __init__(self, tell: Callable[[str], object], now_s: Callable[[], float] = time.monotonic) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], object], now_s: Callable[[], float] = time.monotonic) -> None:
+        self._report = report
         self._now_s = now_s
-        self._told: tuple[str, float] | None = None
+        self._last: tuple[str, float] | None = None
 
     def __call__(self, text: str) -> None:
         now_s = self._now_s()
-        if self._told is None or self._told[0] != text or now_s - self._told[1] >= _AGAIN_S:
-            self._told = text, now_s
-            self._tell(text)
+        if self._last is None or self._last[0] != text or now_s - self._last[1] >= _AGAIN_S:
+            self._last = text, now_s
+            self._report(text)
 
     def reset(self) -> None:
         """Report success: the next problem is logged at once."""
-        self._told = None
+        self._last = None
 
 
 def _is_not_own_error(record: logging.LogRecord) -> bool:

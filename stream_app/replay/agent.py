@@ -26,9 +26,6 @@ from stream_app.pipeline.ports import Clock
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
 
-Place = tuple[str, int]
-"""Topic and partition."""
-
 
 class Publisher(Protocol):
     """Publishes to the partition that a record came from."""
@@ -79,9 +76,9 @@ class Replay:
         self._clock = clock
         self._moved = moved
         self._began = began
-        self._positions: defaultdict[Place, _Position] = defaultdict(_Position)
+        self._positions: defaultdict[tuple[str, int], _Position] = defaultdict(_Position)
 
-    def under_way(self, assigned: Mapping[Place, bool]) -> dict[str, Hashable]:
+    def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
         """Return the progress markers that the watchdog expects to change.
 
         A head that is not due, a pause and a workspace's rate are reasons to wait. An unavailable broker is not.
@@ -89,11 +86,11 @@ class Replay:
         Args:
             assigned: Topic and partition -> True if records wait there.
         """
-        moving = {record_id: self._positions[record_id] for record_id, records_wait in assigned.items() if records_wait}
         return {
             f"the records of {topic}/{number} do not move": position.acked
-            for (topic, number), position in moving.items()
-            if not position.waits or position.sent > position.acked
+            for (topic, number), records_wait in assigned.items()
+            if records_wait
+            and (not (position := self._positions[topic, number]).waits or position.sent > position.acked)
         }
 
     async def dead_letters(self, stream: PartitionStream) -> None:

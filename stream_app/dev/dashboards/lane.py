@@ -140,6 +140,6 @@ LANE: Final = Dashboard(
     },
     repeat="workspace",
     annotations={
-        "Changes of the lane": f"sum by (workspace, kind) (increase(stream_app_lane_news_total{{{LANES}}}[1m])) > 0"
+        "Changes of the lane": f"sum by (workspace, kind) (increase(stream_app_lane_changes_total{{{LANES}}}[1m])) > 0"
     },
 )

@@ -11,6 +11,9 @@ from aiokafka.errors import KafkaConnectionError
 from stream_app.ops.abandoned import is_not_abandoned
 
 NEVER = "Future exception was never retrieved"
+TASK = "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro=<{}> exception=KafkaError('x')>"
+OF_AIOKAFKA = TASK.format("AIOKafkaClient.ready() done, defined at /site-packages/aiokafka/client.py:9")
+OURS = TASK.format("follow() done, defined at /app/stream_app/kafka/lane_rates.py:9")
 
 
 def report(text: str, error: Exception | None = None) -> logging.LogRecord:
@@ -29,7 +32,9 @@ def after_close(reason: str) -> ssl.SSLError:
     [
         (NEVER, KafkaConnectionError("gone"), False),
         (NEVER, after_close("APPLICATION_DATA_AFTER_CLOSE_NOTIFY"), False),
+        (OF_AIOKAFKA, KafkaConnectionError("gone"), False),
         ("Unclosed AIOKafkaConnection", None, False),
+        (OURS, KafkaConnectionError("a task of ours has died of it"), True),
         (NEVER, after_close("CERTIFICATE_VERIFY_FAILED"), True),
         (NEVER, ValueError("a bug"), True),
         ("Task was destroyed but it is pending!", None, True),
