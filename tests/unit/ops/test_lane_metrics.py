@@ -48,13 +48,13 @@ def test_a_lane_is_shown_as_it_was_last_published() -> None:
     assert first["budget_used_ratio['acme', 'credits_day']"] == 0.6
     assert "budget_used_ratio['acme', 'actions_day']" not in first, "there is no limit"
     assert first["submissions_left['acme', 'people']"] == 12
-    assert first["news_total['acme', 'breaker_open']"] == 1
+    assert first["changes_total['acme', 'breaker_open']"] == 1
     assert [first[f"latency_seconds['{quantile}', 'acme']"] for quantile in (0.5, 0.95, 0.99)] == [0.21, 0.9, 1.4]
     metrics.show(msgspec.structs.replace(VIEW, breaker="closed", holds="", news=(), submissions_left={}, calls=0))
     second = _samples(registry)
     assert second["breaker['acme']"] == 0
     assert not any(name.startswith(("holds", "submissions_left", "latency")) for name in second)
-    assert second["news_total['acme', 'breaker_open']"] == 1
+    assert second["changes_total['acme', 'breaker_open']"] == 1
 
 
 def test_of_a_lane_that_is_gone_nothing_is_left_but_its_counters() -> None:
@@ -63,4 +63,4 @@ def test_of_a_lane_that_is_gone_nothing_is_left_but_its_counters() -> None:
     metrics.show(VIEW)
     metrics.gone("acme")
     metrics.gone("never-seen")
-    assert {name.partition("[")[0] for name in _samples(registry)} == {"news_total"}
+    assert {name.partition("[")[0] for name in _samples(registry)} == {"changes_total"}
