@@ -1,4 +1,7 @@
-"""Writes each dashboard to `<uid>.json` in deploy/grafana/dashboards, or in the directory that is named."""
+"""Generates the dashboards: `python deploy/grafana/generate.py` writes deploy/grafana/dashboards/*.json.
+
+An argument names another directory.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from stream_app.dev.dashboards.build import build
-from stream_app.dev.dashboards.lane import LANE
-from stream_app.dev.dashboards.machine_room import MACHINE_ROOM
-from stream_app.dev.dashboards.overview import OVERVIEW
+from panels.build import build
+from panels.lane import LANE
+from panels.machine_room import MACHINE_ROOM
+from panels.overview import OVERVIEW
 
 DASHBOARDS: Final = (OVERVIEW, LANE, MACHINE_ROOM)
-_DIRECTORY: Final = Path(__file__).parents[3] / "deploy" / "grafana" / "dashboards"
+_DIRECTORY: Final = Path(__file__).parent / "dashboards"
 
 
 def write(directory: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_app.dev.dashboards.model import CALM, PODS, Dashboard, Panel, highest, increase, quantile, rate
+from panels.model import CALM, PODS, Dashboard, Panel, highest, increase, quantile, rate
 
 MACHINE_ROOM: Final = Dashboard(
     "stream-app-machine-room",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_app.dev.dashboards.model import BREAKER, LANES, TABLES, Dashboard, Panel, highest, increase, quantile, rate
+from panels.model import BREAKER, LANES, TABLES, Dashboard, Panel, highest, increase, quantile, rate
 
 LANE: Final = Dashboard(
     "stream-app-lane",

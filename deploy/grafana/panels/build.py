@@ -13,7 +13,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from stream_app.dev.dashboards.model import Dashboard, Panel
+from panels.model import Dashboard, Panel
 
 _DATASOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_app.dev.dashboards.model import BREAKER, CALM, LANES, Dashboard, Panel, births, highest, increase, rate
+from panels.model import BREAKER, CALM, LANES, Dashboard, Panel, births, highest, increase, rate
 
 OVERVIEW: Final = Dashboard(
     "stream-app-overview",

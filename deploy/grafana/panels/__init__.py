@@ -1,0 +1,1 @@
+"""The Grafana dashboards of ../dashboards, which ../generate.py writes."""
