@@ -18,7 +18,16 @@ import msgspec
 from stream_app.domain.delivery.outcome import Outcome
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane import concurrency, stall_detector
-from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held, admit, admit_dead_letter, is_held
+from stream_app.domain.lane.admission import (
+    ASK_AGAIN,
+    AdmissionRequest,
+    Grant,
+    Held,
+    admit,
+    admit_dead_letter,
+    at_limit,
+    is_held,
+)
 from stream_app.domain.policy import Destination, Plan, Workspace
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Recalled, Source
 from stream_app.partition.lanes import Lanes
@@ -173,7 +182,9 @@ class AdmissionQueue:
         """Free the slot of a POST that has ended."""
         name = grant.destination.workspace
         self._in_flight[name] -= 1
-        self._lanes.stalls[name] = stall_detector.ended(self._stall(name), outcome, self._in_flight[name])
+        self._lanes.stalls[name] = stall_detector.ended(
+            self._stall(name), outcome, self._in_flight[name], self._clock.now_ms()
+        )
 
     def pump(self) -> None:
         """Admit each lead that may go now, and set a timer for the next one. Called on every change."""
@@ -249,9 +260,10 @@ class AdmissionQueue:
         else:
             slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
             if self._in_flight.get(name, 0) >= slots:
-                return Held("in_flight", "", 0)
-            hot, stall = not waiter.request.bulk, self._stall(name)
-            self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
+                answer = at_limit(policy, lane, self._stall(name), now_ms)
+            else:
+                hot, stall = not waiter.request.bulk, self._stall(name)
+                self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
         if isinstance(answer, Held):
             return self._wait_for_stall(policy, answer, now_ms) if answer.reason == stall_detector.REASON else answer
         self._waiters.remove(waiter)

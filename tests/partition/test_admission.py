@@ -106,22 +106,39 @@ def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
 
 
 def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
-    """The limit has followed a slow Clay down to 4, whatever the process may have under way."""
+    """The limit has followed a slow Clay down to 5, whatever the process may have under way."""
 
     async def main() -> None:
         bench = Bench(Setup(max_in_flight=100))
-        slow = Concurrency(limit=4.0, usual_ms=100.0, calls=600)
+        slow = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
         bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=slow)
-        sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(10)]
+        ask = AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)
+        sending = [asyncio.create_task(bench.send(in_flight(offset), ask)) for offset in range(10)]
         await asyncio.sleep(100.0)
-        assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (4, 4)
-        for done in 4, 5:
+        assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (5, 5)
+        for done in 5, 6:
             entry = await sending[0]
             assert isinstance(entry, Grant)
             bench.gate.leave(entry, Accepted(200, 1))
             bench.gate.pump()
             await asyncio.sleep(100.0)
-            assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (4, done + 1)
+            assert (bench.gate.in_flight_of("acme"), len(bench.gone)) == (5, done + 1)
+
+    run(main())
+
+
+def test_a_lane_whose_slots_are_all_taken_says_that_clay_answers_nothing() -> None:
+    """All that may be in flight waits for an answer, so that no further lead is sent that could show the stall."""
+
+    async def main() -> None:
+        bench = Bench(Setup(max_in_flight=100))
+        few = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
+        sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(6)]
+        await asyncio.sleep(10.0)
+        held = await sending[5]
+        assert isinstance(held, Held)
+        assert (held.reason, held.status, len(bench.gone)) == ("no_answer", "held_outage", 5)
 
     run(main())
 
@@ -206,6 +223,7 @@ def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -
 
     async def main() -> None:
         bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
+        bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=Concurrency(limit=9.0))
         there = bench.plan.destinations["acme-main"]
         for offset in range(2):
             assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(there, bulk=True)), Grant)

@@ -108,9 +108,9 @@ def admit(
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
         return msgspec.structs.replace(lane, breaker=tripped), held
-    stalled = stall_detector.permit(policy.breaker, policy.concurrency, stall, lane.concurrency, now_ms)
-    if stalled is not None and mode == "auto":
-        return lane, Held(stalled.reason, stalled.text, stalled.until_ms, "held_outage" if stalled.text else None)
+    stalled = _stalled(policy, lane, stall, now_ms)
+    if stalled is not None:
+        return lane, stalled
     cost = destination.ceiling
     open_s = destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
     reserved = budget.reserve(policy.budget, lane.budget, cost, cost, now_ms, hot, now_ms + int(open_s * 1000))
@@ -142,6 +142,13 @@ def is_held(
     return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
 
 
+def at_limit(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
+    """Return the hold of a lead while as many requests are in flight as may be: they end soon, or Clay stalls."""
+    policy = in_force(policy, lane.changes)
+    certain_ms = stall_detector.certain_ms(policy.concurrency, stall, lane.concurrency)
+    return _stalled(policy, lane, stall, now_ms) or Held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
+
+
 def admit_dead_letter(
     policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, waits: bool
 ) -> tuple[Lane, Grant | Held]:
@@ -165,6 +172,13 @@ def admit_dead_letter(
     if isinstance(answer, Wait):
         return lane, Held(suspended.reason, suspended.text, answer.until_ms)
     return lane, msgspec.structs.replace(grant, probe=answer)
+
+
+def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
+    found = stall_detector.permit(policy.breaker, policy.concurrency, stall, lane.concurrency, now_ms)
+    if found is None or mode_of(policy, lane) != "auto":
+        return None
+    return Held(found.reason, found.text, found.until_ms, "held_outage" if found.text else None)
 
 
 def _paused(by: Actor) -> str:

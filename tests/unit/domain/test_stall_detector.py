@@ -13,7 +13,7 @@ from stream_app.domain.lane.stall_detector import StallDetector, Unanswered
 
 TRIPS = BreakerPolicy(consecutive_failures=5, open_s=5, probe_lease_s=120)
 POLICY = ConcurrencyPolicy(tolerance=2)
-USUAL = Concurrency(usual_ms=400.0, calls=100)
+USUAL = Concurrency(limit=20.0, usual_ms=400.0, calls=100)
 ANSWER, TIMED_OUT = Accepted(200, 200), Uncertain("request_timeout", 30_000)
 NOW_MS = 1_796_083_140_000
 
@@ -38,6 +38,13 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
     assert (told.reason, told.until_ms, told.text[:19]) == ("no_answer", NOW_MS + 6_800, "5 requests went out")
 
 
+def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
+    few = ConcurrencyPolicy(least=3)
+    usual = Concurrency(limit=3.0, usual_ms=400.0, calls=100)
+    assert stall_detector.permit(TRIPS, few, out(2), usual, NOW_MS + 800) is None
+    assert stall_detector.permit(TRIPS, few, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+
+
 def test_what_is_usual_is_not_known_at_first_and_never_too_short_for_a_pause_of_our_own() -> None:
     assert permit(out(50), 1_999, Concurrency(usual_ms=1.0, calls=9)) is None
     assert permit(out(50), 2_000, Concurrency(usual_ms=1.0, calls=9)) is not None
@@ -48,10 +55,11 @@ def test_what_is_usual_is_not_known_at_first_and_never_too_short_for_a_pause_of_
 def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_more() -> None:
     state = out(5)
     for lost in (TIMED_OUT, None):
-        assert stall_detector.ended(state, lost, 4) == state
-        assert stall_detector.ended(state, lost, 0) == StallDetector()
+        assert stall_detector.ended(state, lost, 4, NOW_MS + 9) == state
+        assert stall_detector.ended(state, lost, 0, NOW_MS + 9) == StallDetector()
     for answer in (ANSWER, Uncertain("http_500", 200, 500), RateLimited(429, 200), Refused("http_503", 200)):
-        assert stall_detector.ended(state, answer, 4) == StallDetector()
+        assert stall_detector.ended(state, answer, 4, NOW_MS + 9) == StallDetector(NOW_MS + 9, 4)
+        assert stall_detector.ended(state, answer, 0, NOW_MS + 9) == StallDetector()
 
 
 @given(
@@ -66,11 +74,11 @@ def test_it_holds_only_while_requests_wait_and_not_for_ever(steps: list[tuple[st
             state, under_way = stall_detector.begun(state, now_ms), under_way + 1
         elif under_way:
             under_way -= 1
-            state = stall_detector.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way)
+            state = stall_detector.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)
         held = stall_detector.permit(TRIPS, POLICY, state, usual, now_ms)
         if held is not None:
             assert under_way > 0
             assert now_ms < held.until_ms <= now_ms + 5_000
-            assert state.begun >= TRIPS.consecutive_failures
+            assert state.waiting >= TRIPS.consecutive_failures
     assert stall_detector.permit(TRIPS, POLICY, state, usual, state.since_ms + 120_000) is None, "lost in our books"
     assert stall_detector.permit(TRIPS, POLICY, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
