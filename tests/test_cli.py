@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,30 +15,61 @@ from pathlib import Path
 import pytest
 
 from stream_app import __version__
-from stream_app.cli import main as cli
-from stream_app.cli.main import COMMANDS, build_parser, main
+from stream_app.cli.base import Common
+from stream_app.cli.main import COMMANDS, build_app, main, parse
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, Fenced, KafkaRefused, SettingsError, StreamAppError, TopicsError
 
-
-def subcommands() -> dict[str, argparse.ArgumentParser]:
-    parser = build_parser()
-    actions = parser._subparsers._group_actions if parser._subparsers else []  # argparse names no way
-    return dict(actions[0].choices or {})
+ACTIONS = [(name, action) for name in COMMANDS for action in build_app()[name] if not action.startswith("-")]
 
 
-def test_every_command_has_help_with_an_example_and_the_common_options() -> None:
-    parsers = subcommands()
-    assert list(parsers) == list(COMMANDS)
-    for name, parser in parsers.items():
-        text = parser.format_help()
-        assert f"example:\n  stream-app {name}" in text
-        assert "--json" in text
-        assert "--config" in text
+def help_of(*command: str) -> str:
+    done = io.StringIO()
+    with contextlib.redirect_stdout(done):
+        assert main([*command, "--help"]) == 0
+    return done.getvalue()
+
+
+def common_options(typed: str) -> tuple[Path | None, bool]:
+    """`--config` and `--json`, as the command gets them."""
+    _, arguments = parse(typed.split())
+    arguments.apply_defaults()
+    (options,) = (each for each in arguments.arguments.values() if isinstance(each, Common))
+    return options.config, options.json
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_the_common_options(command: str) -> None:
+    text = help_of(command)
+    assert f"example:\n  stream-app {command}" in text
+    assert "--json" in text
+    assert "--config" in text
+
+
+@pytest.mark.parametrize(("command", "action"), ACTIONS)
+def test_every_action_has_help_with_an_example(command: str, action: str) -> None:
+    text = help_of(command, action)
+    assert "example:\n  stream-app " in text
+    assert f"  stream-app {command} {action}" in text
+    assert "--config" in text
+
+
+def test_help_is_plain_text_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for page in (help_of(), *map(help_of, COMMANDS), *(help_of(*each) for each in ACTIONS)):
+        assert page.isascii()
+        assert "\x1b" not in page
+        lines = [line for line in page.splitlines() if not line.startswith("  stream-app")]  # examples stay whole
+        assert all(len(line) <= 80 for line in lines), lines
+
+
+def test_the_help_lists_the_commands_in_the_order_of_use() -> None:
+    listed = re.findall(r"^  ([a-z][a-z-]+)  +\w", help_of().partition("Commands:")[2].partition("Common")[0], re.M)
+    assert listed == list(COMMANDS)
 
 
 def test_the_help_documents_the_exit_codes() -> None:
-    text = build_parser().format_help()
+    text = help_of()
     for code in (0, 1, 2, 3, 4, 5, 6, 130):
         assert f"\n  {code} " in text
 
@@ -51,43 +84,88 @@ def test_the_help_documents_the_exit_codes() -> None:
         "lanes --config x.toml --json pause acme --why y",
         "lanes pause acme --why y --config x.toml --json",
         "--config x.toml lanes --json pause acme --why y",
+        "--config=x.toml --json lanes pause acme --why y",
     ],
 )
 def test_common_options_stand_before_or_after_the_command(typed: str) -> None:
-    args = build_parser().parse_args(typed.split())
-    assert (args.config, args.json) == (Path("x.toml"), True)
+    assert common_options(typed) == (Path("x.toml"), True)
 
 
 @pytest.mark.parametrize("typed", ["lanes", "lanes pause acme --why y"])
 def test_common_options_have_defaults(typed: str) -> None:
-    args = build_parser().parse_args(typed.split())
-    assert (args.config, args.json) == (None, False)
+    assert common_options(typed) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "option", "value"),
+    [
+        ("results -o - --workspace acme", "output", "-"),
+        ("suppress add --file - --why x", "file", "-"),
+        ("dlq export - --reason x", "file", "-"),
+        ("dlq export --reason x -", "file", "-"),
+        ("publish -- --odd.csv", "file", "--odd.csv"),
+    ],
+)
+def test_a_dash_is_a_file(typed: str, option: str, value: str) -> None:
+    _, arguments = parse(typed.split())
+    assert arguments.arguments[option] == Path(value)
 
 
 def test_the_option_nearest_to_the_end_wins() -> None:
-    args = build_parser().parse_args(["--config", "x.toml", "lanes", "--config", "y.toml"])
-    assert args.config == Path("y.toml")
+    assert common_options("--config x.toml lanes --config y.toml") == (Path("y.toml"), False)
+
+
+def test_a_value_that_looks_like_a_command_is_a_value() -> None:
+    assert common_options("--config lanes books") == (Path("lanes"), False)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"stream-app {__version__}\n"
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'shtab', 'asyncio')"
+    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'starlette', 'stream_app.config', 'asyncio')"
     code = (
-        "import sys; from stream_app.cli.main import build_parser; build_parser().format_help(); "
+        "import sys; from stream_app.cli.main import main; main(['--help']); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
-def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
-    def run(_: argparse.Namespace) -> int:
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        ("lanes stop acme", "unknown command 'stop'; there are: pause, resume, trip,"),
+        ("bokks", "unknown command 'bokks'; did you mean 'books'?"),
+        ("books --limt 3", "Did you mean --limit?"),
+        ("lanes pause acme", "--why is missing"),
+        ("lanes pause --why x", "WORKSPACE is missing"),
+        ("lanes pause acme --why", "--why needs a value"),
+        ("dlq --disposition none", "--disposition: 'none' is not failed, poison, policy, foreign or deferred"),
+        ("books --limit 1.5", "--limit: '1.5' is not a whole number"),
+        ("dlq --status 5.03", "--status: '5.03' is not a whole number"),
+        ("results --since noon", "--since: 'noon' is not a time such as 2026-11-24T08:00"),
+        ("lanes pause acme more --why x", "unexpected argument 'more'"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_wrong_usage_is_one_line_that_says_what_to_do(
+    typed: str, problem: str, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = typed.split()
+    assert main([*(["--json"] if as_json else []), *words]) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert problem in line
+    command = " ".join(words[:2] if words[0] == "lanes" and words[1] == "pause" else words[: words[0] in COMMANDS])
+    assert line.endswith(f"(see `{' '.join(['stream-app', *command.split(), '--help'])}`)")
+    assert json.loads(out) == {"error": [line], "exit_code": 2} if as_json else out == ""
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def run() -> int:
         raise error
 
     return run
@@ -112,7 +190,7 @@ def test_an_error_is_its_lines_and_its_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("stream_app.cli.schemas.run", raising(error))
+    monkeypatch.setattr("stream_app.cli.schemas.documents", raising(error))
     assert main(["schemas", *(["--json"] if as_json else [])]) == code
     out, err = capsys.readouterr()
     assert err == "a\nb\n"
@@ -120,17 +198,15 @@ def test_an_error_is_its_lines_and_its_code(
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("stream_app.cli.schemas.run", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("stream_app.cli.schemas.documents", raising(KeyboardInterrupt()))
     assert main(["schemas"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["nonsense"], ["publish"]):
-        with pytest.raises(SystemExit) as caught:
-            main(argv)
-        assert caught.value.code == 2
-    assert "usage: stream-app" in capsys.readouterr().err
+        assert main(argv) == 2
+        assert " (see `stream-app " in capsys.readouterr().err
 
 
 def test_wrong_configuration_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +244,7 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     assert capsys.readouterr().err == said
 
 
-def test_an_address_of_the_demos_kafka_that_is_none_is_told_as_it_was_given(
+def test_a_wrong_address_of_the_demos_kafka_is_named_as_it_was_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--bootstrap", "nohost"]) == 2
@@ -179,7 +255,7 @@ def test_an_address_of_the_demos_kafka_that_is_none_is_told_as_it_was_given(
 
 
 @pytest.mark.parametrize("place", ["foo", "leads/0/1", "leads.dlq/8/1"])
-def test_a_place_that_can_be_none_of_a_letter_is_wrong_usage(
+def test_a_place_that_no_dead_letter_can_have_is_wrong_usage(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "stream_app.toml"
@@ -200,7 +276,7 @@ def test_no_kafka_is_4_and_says_that_it_waits(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     "typed", ["dlq", "suppress list", "erase x --why y", "replay plan", "replay rewind --to-earliest", "lanes log"]
 )
-def test_no_kafka_is_told_without_the_words_of_a_library(
+def test_no_kafka_is_reported_without_the_words_of_a_library(
     typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = f"127.0.0.1:{free_port()}"
@@ -232,11 +308,3 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
-
-
-def test_commands_are_modules() -> None:
-    folder = Path(cli.__file__).parent
-    declaring = {
-        path.stem.replace("_", "-") for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")
-    }
-    assert declaring == set(COMMANDS)

@@ -9,6 +9,7 @@ import tomllib
 from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from prometheus_client import CollectorRegistry
 
-from stream_app.cli.main import build_parser
+from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
 from stream_app.domain.lane.breaker import Mode
@@ -129,16 +130,23 @@ def test_the_services_that_there_should_be() -> None:
         assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), f"{name}: by its digest"
 
 
+def simulator() -> SimpleNamespace:
+    """The options of the simulator's command."""
+    _, arguments = parse(OURS["sim"]["command"])
+    arguments.apply_defaults()
+    return SimpleNamespace(**arguments.arguments)
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_each_command_exists(name: str) -> None:
-    args = build_parser().parse_args(OURS[name]["command"])
-    assert args.command == name
+    command, _ = parse(OURS[name]["command"])
+    assert command.__name__ == name
 
 
 def test_the_commands_in_the_comments_exist() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     found = [line.split() for line in re.findall(r"compose run --rm (?:-T )?(.*?)(?: [<>] .*)?$", text, re.MULTILINE)]
-    assert [build_parser().parse_args(command).command for _, *command in found] == COMMENTED
+    assert [parse(command)[0].__name__ for _, *command in found] == COMMENTED
     assert {service for service, *_ in found} <= set(OURS)
 
 
@@ -182,7 +190,7 @@ def test_every_host_and_port_is_that_of_a_service() -> None:
     assert advertised["APP"] == f"kafka:{port}"
     assert SERVICES["kafka"]["ports"] == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
     assert kafka_properties()["controller.quorum.voters"] == f"1@{listeners['CONTROLLER']}"
-    sim = build_parser().parse_args(OURS["sim"]["command"])
+    sim = simulator()
     for name, value in environment("worker").items():
         if name.startswith("CLAY_WEBHOOK"):
             assert urlsplit(value).netloc == f"sim:{sim.port}"
@@ -215,7 +223,7 @@ def test_what_is_published_is_for_this_machine_only() -> None:
 
 def test_health_checks_ask_what_exists() -> None:
     http = settings("worker").http
-    sim = build_parser().parse_args(OURS["sim"]["command"])
+    sim = simulator()
     asked = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in SERVICES if name != "topics"}
     assert f"http://127.0.0.1:{http.worker_port}/readyz" in asked["worker"]
     assert f"http://127.0.0.1:{http.replay_port}/readyz" in asked["replay"]
@@ -290,7 +298,7 @@ def test_the_image_is_small_and_does_not_run_as_root() -> None:
 
 
 def test_the_image_shows_the_ports_that_are_served() -> None:
-    http, sim = settings("worker").http, build_parser().parse_args(OURS["sim"]["command"])
+    http, sim = settings("worker").http, simulator()
     shown = {int(port) for port in dict(end_image())["EXPOSE"].split()}
     assert shown == {
         http.worker_port,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
-import contextlib
-import io
 import json
 import re
 import shlex
@@ -17,8 +14,11 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from cyclopts import CycloptsError, MissingArgumentError
 
-from stream_app.cli.main import COMMANDS, build_parser
+from stream_app.cli.help import usage_problem
+from stream_app.cli.main import COMMANDS, build_app, in_order
+from stream_app.cli.main import parse as command_line
 from stream_app.config.model import Tables
 from tests.simulation.all_mutants import MUTANTS
 
@@ -128,32 +128,25 @@ class CommandError(Exception):
     """The command line does not parse."""
 
 
-@cache
-def parser() -> argparse.ArgumentParser:
-    return build_parser()
-
-
 def parse(words: list[str], *, complete: bool = True) -> None:
     """Raises CommandError unless `stream-app` takes these arguments; if not `complete`, others may be missing."""
-    error = io.StringIO()
     try:
-        with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-            parser().parse_args(words)
-    except SystemExit as end:
-        unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - options_of(words)
-        missing = re.search("required|expected one argument", error.getvalue())
-        if end.code and (complete or unknown or not missing):
-            raise CommandError(f"stream-app {shlex.join(words)}: {error.getvalue().splitlines()[-1]}") from None
+        command_line(words)
+    except CycloptsError as error:
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        missing = isinstance(error, MissingArgumentError) and options <= options_of(words)
+        if complete or not missing:
+            raise CommandError(f"stream-app {shlex.join(words)}: {usage_problem(error)}") from None
 
 
 def options_of(words: list[str]) -> set[str]:
     """All options of the command and the action that the words name."""
-    at, options = parser(), set[str]()
-    for word in [*words, ""]:
-        options |= {option for action in at._actions for option in action.option_strings}
-        subparsers = [action for action in at._actions if isinstance(action, argparse._SubParsersAction)]
-        at = next((action.choices[word] for action in subparsers if word in action.choices), at)
-    return options
+    app = build_app()
+    for word in in_order(app, words):
+        if word.startswith("-") or word not in app:
+            break
+        app = app[word]
+    return {"--help", "--version", *(name for option in app.assemble_argument_collection() for name in option.names)}
 
 
 def commands_in(line: str) -> Iterator[list[str]]:

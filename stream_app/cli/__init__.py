@@ -1,5 +1,4 @@
-"""The commands, one module each. `add(subparsers)` declares a command; `run(args)` runs it and returns the exit code.
+"""The commands, one module each; small ones share one. Their docstrings are their help pages.
 
-To add a command, write its module and list it in `stream_app.cli.main.COMMANDS`. Import slow modules inside `run`, so
-that `--help` stays fast.
+To add a command, write its function and list it in `stream_app.cli.main.COMMANDS`. A command returns its exit code.
 """

@@ -1,14 +1,14 @@
 """What all commands share: common options, exit codes, and output as text or JSON."""
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+from cyclopts import App, CoercionError, Group, Parameter, Token, convert
 
 from stream_app.domain.safe_text import for_json, for_terminal
 from stream_app.domain.wrap import wrapped
@@ -31,82 +31,67 @@ EXIT_CODES: Final = """exit codes:
   0    success
   1    a negative result: checks failed, rows were refused, topics differ
   2    wrong usage or configuration
-  3    queued; no worker has answered yet; leads still under way (publish --wait)
+  3    queued: no worker answered yet, or leads are under way (publish --wait)
   4    Kafka does not answer
   5    the gateway does not answer
   6    Kafka refuses access: credentials, certificate, protocol or rights
   130  interrupted (Ctrl-C)"""
 
+OPTIONS: Final = Group("Options", sort_key=2)
+_COMMON: Final = Group("Common options", sort_key=9)
+
 T = TypeVar("T")
 
-Run = Callable[[argparse.Namespace], int]
-# argparse does not export the name of this class.
-Subparsers = Any
+
+def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Convert as cyclopts does, but refuse 1.5 instead of rounding it."""
+    for token in tokens:
+        if "." in token.value:
+            raise CoercionError(token=token, target_type=kind)
+    return convert(kind, tokens)
 
 
-def command(subparsers: Subparsers, name: str, run: Run, *, says: str, example: str) -> argparse.ArgumentParser:
-    """Declare a command with the common options.
-
-    Args:
-        subparsers: Of the program.
-        name: The command's name.
-        run: Runs the command and returns its exit code.
-        says: One sentence of help.
-        example: A command line to try.
-    """
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name,
-        help=says,
-        description=says,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_common_options(parser)
-    parser.set_defaults(run=run)
-    return parser
+WHOLE: Final = Parameter(converter=_whole)
+Whole = Annotated[int, WHOLE]
+OptionalWhole = Annotated[int | None, WHOLE]
 
 
-def add_common_options(parser: argparse.ArgumentParser, *, defaults: bool = False) -> None:
-    """Add `--config` and `--json`, which stand before or after the command and its action.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options of every command."""
 
-    Args:
-        parser: The parser of the program, of a command or of an action.
-        defaults: Set the defaults. Only the outermost parser does: an inner one would reset what stands before it.
-    """
-    unset = argparse.SUPPRESS
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        default=None if defaults else unset,
-        help="configuration (default: the file in STREAM_APP_CONFIG, else stream_app.toml)",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        default=False if defaults else unset,
-        help="one JSON document on stdout; the rest on stderr",
-    )
+    config: Annotated[Path | None, Parameter(group=_COMMON)] = None
+    """configuration (default: the file in STREAM_APP_CONFIG, else stream_app.toml)"""
+    json: Annotated[bool, Parameter(group=_COMMON)] = False
+    """one JSON document on stdout; the rest on stderr"""
 
+    def settings(self, *, clay: bool = False, gateway: bool = False, api: bool = False) -> "Settings":
+        """Load the configuration.
 
-def settings_of(args: argparse.Namespace, *, clay: bool, gateway: bool = False, api: bool = False) -> Settings:
-    """Load the configuration.
+        Args:
+            clay: Read the webhooks' secrets.
+            gateway: Read the callbacks' secrets.
+            api: Read the secrets of the look-up API.
 
-    Args:
-        args: The parsed arguments.
-        clay: Read the webhooks' secrets.
-        gateway: Read the callbacks' secrets.
-        api: Read the secrets of the look-up API.
+        Raises:
+            SettingsError: The configuration is wrong, or a secret is missing.
+        """
+        from stream_app.config import load_settings
 
-    Raises:
-        SettingsError: The configuration is wrong, or a secret is missing.
-    """
-    from stream_app.config import load_settings
-
-    return load_settings(args.config, os.environ, clay=clay, gateway=gateway, api=api)
+        return load_settings(self.config, os.environ, clay=clay, gateway=gateway, api=api)
 
 
-def on_kafka(settings: Settings, program: str, work: Coroutine[Any, Any, T]) -> T:
+COMMON: Final = Common()
+
+
+def with_actions(name: str) -> App:
+    """Return a command that has actions."""
+    actions = Group("Actions", sort_key=1)
+    return App(name=name, group_commands=actions, group_parameters=OPTIONS, help_epilogue="")
+
+
+def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -> T:
     """Check that Kafka is ready for a program, then run `work` in a new event loop.
 
     Args:
@@ -132,28 +117,49 @@ def on_kafka(settings: Settings, program: str, work: Coroutine[Any, Any, T]) -> 
     return asyncio.run(run())
 
 
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask the user at the terminal to confirm, unless `yes` already does.
+
+    Raises:
+        SettingsError: Standard input is no terminal.
+        StreamAppError: The answer is not yes.
+    """
+    from stream_app.domain.errors import SettingsError, StreamAppError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SettingsError([f"cannot ask for confirmation without a terminal: pass --yes to {what}"])
+    say(f"{what}? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise StreamAppError("cancelled: nothing was changed")
+
+
 def say(line: str) -> None:
     """Print a line on stderr: progress, warnings, problems."""
-    _write(line, stderr=True)
+    _print(line, stderr=True)
 
 
-def tell(line: str) -> None:
+def show(line: str) -> None:
     """Print a line of the result on stdout, for people."""
-    _write(line, stderr=False)
+    _print(line, stderr=False)
 
 
-def tell_json(document: object) -> None:
-    """Print the result on stdout as JSON, for programs."""
-    sys.stdout.write(for_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n")
+def show_json(document: Any) -> None:
+    """Print the result on stdout as JSON, for programs. Structs become objects."""
+    import msgspec
+
+    text = json.dumps(msgspec.to_builtins(document, str_keys=True), ensure_ascii=False, indent=2)
+    sys.stdout.write(for_json(text) + "\n")
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> "Console":
     """Return a console that prints text literally: text from outside may look like markup."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def _write(line: str, *, stderr: bool) -> None:
+def _print(line: str, *, stderr: bool) -> None:
     out, text = console(stderr=stderr), for_terminal(line)
     out.print(wrapped(text, out.width) if out.is_terminal else text, soft_wrap=True)

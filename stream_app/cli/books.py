@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+import asyncio
+from typing import Final
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
+from stream_app.cli.progress import reading
+from stream_app.cli.tables import Column, Table, show_table
+from stream_app.domain.books.columns import COLUMNS, MEANING
+from stream_app.domain.books.histories import Report
 from stream_app.domain.plural import count
+from stream_app.operator.books import read_books
 
-if TYPE_CHECKING:
-    from stream_app.cli.tables import Table
-    from stream_app.domain.books.histories import Report
-
-_SAY_EVERY_S: Final = 5.0
 _NOT_LEADS: Final[dict[str, str]] = {
     "callback_duplicate": "a callback about a lead that already had its answer",
     "callback_unmatched": "a callback about a lead that did not wait for one",
@@ -24,71 +21,57 @@ _NOT_LEADS: Final[dict[str, str]] = {
 }
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "books",
-        run,
-        says="Prove that every input lead is accounted for. Else name the leads that are not, with exit code 1.",
-        example="stream-app books --config stream_app.toml",
-    )
-    parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="name at most N problems; all are counted (%(default)s)"
-    )
+def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
+    """Prove that every input lead is accounted for. Else name the leads that are not, with exit code 1.
 
+    Example:
+      stream-app books --config stream_app.toml
 
-def run(args: argparse.Namespace) -> int:
-    import asyncio
-
-    import msgspec
-
-    from stream_app.operator.books import read_books
-
-    settings = settings_of(args, clay=False)
-    with _progress() as progress:
-        report = asyncio.run(read_books(settings, limit=args.limit, progress=progress, say=say))
-    if args.json:
-        tell_json(msgspec.to_builtins(report))
+    Args:
+        limit: name at most N problems; all are counted
+    """
+    with reading("reading the topics") as progress:
+        report = asyncio.run(read_books(common.settings(), limit=limit, progress=progress, say=say))
+    if common.json:
+        show_json(report)
     else:
-        show(report)
+        show_report(report)
     return OK if report.balanced else NO
 
 
-def show(report: Report) -> None:
+def show_report(report: Report) -> None:
     """Print the books: the tables on stdout, problems on stderr."""
-    from stream_app.cli.tables import show as show_table
-
     show_table(books_table(report))
-    tell("")
+    show("")
     show_table(money_table(report))
     if report.copies:
-        tell(
+        show(
             f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: replays, "
             "deferred leads, strays"
         )
     for status, events in sorted(report.not_leads.items()):
-        tell(f"{status}: {events:,}; {_NOT_LEADS[status]}")
+        show(f"{status}: {events:,}; {_NOT_LEADS[status]}")
     for workspace, credits_ in sorted(report.saved.items()):
-        tell(f"{workspace} saved {count(credits_, 'credit')}: earlier results answered instead of Clay")
+        show(f"{workspace} saved {count(credits_, 'credit')}: earlier results answered instead of Clay")
     if report.provisional:
         leads = count(report.provisional, "lead was", "leads were")
-        tell(f"{leads} given a provisional result while the lane was held")
+        show(f"{leads} given a provisional result while the lane was held")
     _show_open_costs(report)
     for workspace, times in sorted(report.possible_doubles.items()):
-        tell(f"{workspace} sent {count(times, 'time')} again what may have reached Clay: possible double spends")
+        show(f"{workspace} sent {count(times, 'time')} again what may have reached Clay: possible double spends")
     if report.outlived:
         records = count(report.outlived, "record was", "records were")
-        tell(f"{records} removed by retention: their events are checked, not counted")
+        show(f"{records} removed by retention: their events are checked, not counted")
     if report.moving:
         leads = count(report.moving, "lead was", "leads were")
-        tell(f"{leads} being processed and could not be compared with the rows: run it again")
+        show(f"{leads} being processed and could not be compared with the rows: run it again")
     for problem in report.problems:
         say(f"{problem.where}{f' ({problem.lead_id})' if problem.lead_id else ''}: {problem.what}")
     if report.problem_count > len(report.problems):
         say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
     accounted = report.accounted
     if report.balanced:
-        tell(f"The books balance: {report.records} in, {accounted} accounted for.")
+        show(f"The books balance: {report.records} in, {accounted} accounted for.")
     else:
         say(f"The books do NOT balance: {report.records} in, {accounted} accounted for; see above.")
 
@@ -98,7 +81,7 @@ def _show_open_costs(report: Report) -> None:
     if not report.open_cost_count:
         return
     leads = count(report.open_cost_count, "lead is booked at its", "leads are booked at their")
-    tell(
+    show(
         f"{leads} ceiling, not known: Clay did not say what they cost. "
         "Where you know it: stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT"
     )
@@ -106,16 +89,13 @@ def _show_open_costs(report: Report) -> None:
         booked = (
             f"{count(each.booked.credits, 'credit')} and {count(each.booked.actions, 'action')} on {each.booked.day}"
         )
-        tell(f"  {each.workspace}/{each.destination} {each.lead_id}: {booked}")
+        show(f"  {each.workspace}/{each.destination} {each.lead_id}: {booked}")
     if report.open_cost_count > len(report.open_costs):
-        tell(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
+        show(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
 
 
 def books_table(report: Report) -> Table:
     """Build the table of leads by column of the books."""
-    from stream_app.cli.tables import Column, Table
-    from stream_app.domain.books.columns import COLUMNS, MEANING
-
     table = Table(
         Column(""),
         Column("leads", right=True),
@@ -132,8 +112,6 @@ def books_table(report: Report) -> Table:
 
 def money_table(report: Report) -> Table:
     """Build the table of reserved and spent amounts: by lane account, by rows and by status events."""
-    from stream_app.cli.tables import Column, Table
-
     more = any(account.unknown or account.elsewhere for account in report.accounts)
     extra_columns = [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)] if more else []
     table = Table(
@@ -153,28 +131,3 @@ def money_table(report: Report) -> Table:
         extra = [account.unknown, account.elsewhere] if more else []
         table.add(account.workspace, account.period, account.meter, *amounts, by_events, *extra)
     return table
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines().show
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("reading the topics", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self._said_s = time.monotonic()
-
-    def show(self, done: int, total: int) -> None:
-        if time.monotonic() - self._said_s >= _SAY_EVERY_S:
-            self._said_s = time.monotonic()
-            say(f"{done} of {total} offsets read")

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from typing import TYPE_CHECKING
 
-from stream_app.cli.base import OK, Subparsers, command, settings_of, tell, tell_json
-
-if TYPE_CHECKING:
-    from stream_app.operator.clay_setup import ClaySetup
+from stream_app.cli.base import COMMON, OK, Common, show, show_json
+from stream_app.operator import clay_setup as plan
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "clay-setup",
-        run,
-        says="Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends callbacks.",
-        example="stream-app clay-setup people",
-    )
-    parser.add_argument("destination", metavar="DESTINATION", help="alias of the table in the configuration")
+def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
+    """Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends callbacks.
 
+    Example:
+      stream-app clay-setup people
 
-def run(args: argparse.Namespace) -> int:
-    import msgspec
-
-    from stream_app.operator.clay_setup import clay_setup
-
-    setup = clay_setup(settings_of(args, clay=False), args.destination)
-    if args.json:
-        tell_json(msgspec.to_builtins(setup))
+    Args:
+        destination: alias of the table in the configuration
+    """
+    setup = plan.clay_setup(common.settings(), destination)
+    if common.json:
+        show_json(setup)
     else:
         for line in _lines(setup):
-            tell(line)
+            show(line)
     return OK
 
 
-def _lines(setup: ClaySetup) -> list[str]:
+def _lines(setup: plan.ClaySetup) -> list[str]:
     webhook, http = setup.webhook, setup.http_column
     width = max(len(column.name) for column in webhook.columns)
     token = (

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from stream_app.cli.dead_letter_options import iso
+from stream_app.cli.options import iso
 from stream_app.cli.tables import Column, Table
-
-if TYPE_CHECKING:
-    from stream_app.domain.dead_letter.causes import Group
-    from stream_app.replay.inspect import Listed
+from stream_app.domain.dead_letter.causes import Group
+from stream_app.replay.inspect import Listed
 
 
 def tally_table(groups: Sequence[Group]) -> Table:
@@ -41,7 +38,7 @@ def tally_table(groups: Sequence[Group]) -> Table:
 
 
 def list_table(dead_letters: Sequence[Listed]) -> Table:
-    """Build the table of single dead letters, each with the place that `dlq show` takes."""
+    """Build the table of single dead letters, each with the record id that `dlq show` takes."""
     table = Table(
         Column("record"),
         Column("reason"),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+import asyncio
+from typing import Annotated, Final
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, tell, tell_json
+from cyclopts import Parameter
+
+from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
+from stream_app.cli.books import show_report
+from stream_app.cli.demo_screen import Screen
+from stream_app.config.rules import bootstrap_problem
+from stream_app.dev import demo as stage
+from stream_app.dev.kafka import bootstrap_from_environment
+from stream_app.dev.process import StartError
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.plural import count
 
-if TYPE_CHECKING:
-    from stream_app.dev.demo import Outcome
-
-_NEXT = """\
+_NEXT: Final = """\
 What to try next:
   stream-app sim --help                  the simulated Clay alone, with faults on a timeline
   stream-app publish leads.csv --dry-run check a file of your own
@@ -23,74 +29,51 @@ What to try next:
   stream-app books                       at any time: is every lead accounted for?"""
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "demo",
-        run,
-        says="Run the whole system on this machine through an outage of Clay; exit code 1 if the books do not balance.",
-        example="stream-app demo",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        metavar="HOST:PORT",
-        help="use this Kafka (default: KAFKA_BOOTSTRAP, else the demo starts its own)",
-    )
+def demo(*, bootstrap: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None, common: Common = COMMON) -> int:
+    """Run the whole system on this machine through an outage of Clay; exit code 1 if the books do not balance.
 
+    Example:
+      stream-app demo
 
-def run(args: argparse.Namespace) -> int:
-    import asyncio
-
-    import msgspec
-
-    from stream_app.cli.demo_screen import Screen
-    from stream_app.config.rules import bootstrap_problem
-    from stream_app.dev.demo import play
-    from stream_app.dev.kafka import bootstrap_from_environment
-    from stream_app.dev.process import StartError
-    from stream_app.domain.errors import SettingsError
-
-    bootstrap = args.bootstrap or bootstrap_from_environment()
-    if bootstrap and (problem := bootstrap_problem(bootstrap)):
-        raise SettingsError([f"{'--bootstrap' if args.bootstrap else 'KAFKA_BOOTSTRAP'} {bootstrap}: {problem}"])
+    Args:
+        bootstrap: use this Kafka (default: KAFKA_BOOTSTRAP, else the demo starts its own)
+    """
+    address = bootstrap or bootstrap_from_environment()
+    if address and (problem := bootstrap_problem(address)):
+        raise SettingsError([f"{'--bootstrap' if bootstrap else 'KAFKA_BOOTSTRAP'} {address}: {problem}"])
     try:
         with Screen() as screen:
-            outcome = asyncio.run(play(bootstrap, screen))
+            outcome = asyncio.run(stage.play(address, screen))
     except StartError as error:
-        if args.json:
-            tell_json({"error": [str(error)], "exit_code": NO})
-        say(str(error))
-        return NO
-    if args.json:
-        tell_json(msgspec.to_builtins(outcome))
+        raise StreamAppError(str(error)) from error
+    if common.json:
+        show_json(outcome)
     else:
         _show(outcome)
     return OK if outcome.ok else NO
 
 
-def _show(outcome: Outcome) -> None:
-    from stream_app.cli.books import show
-
-    show(outcome.books)
+def _show(outcome: stage.Outcome) -> None:
+    show_report(outcome.books)
     ledger, counts = outcome.ledger, outcome.books.statuses
     ended = {status: each.records for status, each in counts.items()}
-    tell("")
-    tell(
+    show("")
+    show(
         f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay "
         "called back that it "
         "found nothing. Every answer is on `leads.status`, every result on `leads.enriched`."
     )
-    tell(
+    show(
         f"Clay's own ledger: {count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} taken, "
         f"{len(ledger.doubles)} sent twice, {count(ledger.charged, 'credit')} for the answered ones "
         f"({ledger.booked} in the books); it {'agrees' if ledger.agrees else 'does NOT agree'} with the books."
     )
     if ledger.uncertain:
-        tell(
+        show(
             f"Parked for a human, though Clay took them: {ledger.uncertain}. No callback came for them, and "
             "sending them again could pay twice."
         )
-    tell(
+    show(
         f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written and {outcome.replays} "
         f"replayed; {count(ended.get('rejected_invalid', 0), 'bad record was', 'bad records were')} rejected, each "
         f"with its reason, and stopped nothing; {count(ended.get('expired', 0), 'lead', 'leads')} had become too old "
@@ -108,6 +91,6 @@ def _show(outcome: Outcome) -> None:
     for name, code in outcome.exit_codes.items():
         if code:
             say(f"{name} ended with exit code {code} after the stop signal")
-    tell(f"It took {outcome.seconds:.0f} s. All processes and files of the demo are removed.")
-    tell("")
-    tell(_NEXT)
+    show(f"It took {outcome.seconds:.0f} s. All processes and files of the demo are removed.")
+    show("")
+    show(_NEXT)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from stream_app.cli.tables import Column, Table, lines_of
+from stream_app.dev.demo import Scene
+from stream_app.domain.messages import LaneView, Status
 from stream_app.domain.plural import count
 from stream_app.domain.wrap import wrapped
-
-if TYPE_CHECKING:
-    from stream_app.dev.demo import Scene
-    from stream_app.domain.messages import LaneView, Status
 
 _PLAIN_EVERY_S: Final = 1.0
 _COLOURS: Final = {"closed": "green", "half_open": "yellow", "open": "red"}

@@ -2,97 +2,82 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING, Final
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+from cyclopts import Parameter
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stream_app.config import Settings
-    from stream_app.doctor import Check, RoundTrip
-    from stream_app.domain.messages import StatusEvent
+from stream_app import doctor as checks_of
+from stream_app.cli.base import COMMON, NO, OK, Common, confirm, say, show, show_json
+from stream_app.cli.options import login_name
+from stream_app.config import Settings
+from stream_app.doctor import Check
+from stream_app.doctor.round_trip import price
+from stream_app.domain.messages import StatusEvent
 
 _MARKS: Final = {"ok": "ok      ", "advice": "advice  ", "failed": "FAILED  ", "skipped": "-       "}
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "doctor",
-        run,
-        says="Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.",
-        example="stream-app doctor\n  stream-app doctor --round-trip people --yes",
-    )
-    parser.add_argument(
-        "--round-trip", metavar="DESTINATION", help="then send one test lead to Clay and wait for its callback"
-    )
-    parser.add_argument(
-        "--within", type=float, default=300, metavar="SECONDS", help="how long to wait for the callback (%(default)s)"
-    )
-    parser.add_argument("--yes", action="store_true", help="send it without confirmation; it costs credits")
+def doctor(
+    *,
+    round_trip: Annotated[str | None, Parameter(metavar="DESTINATION")] = None,
+    within: Annotated[float, Parameter(metavar="SECONDS")] = 300,
+    yes: bool = False,
+    common: Common = COMMON,
+) -> int:
+    """Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.
 
+    Example:
+      stream-app doctor
+      stream-app doctor --round-trip people --yes
 
-def run(args: argparse.Namespace) -> int:
-    import asyncio
-
-    import msgspec
-
-    from stream_app.cli.dead_letter_options import confirm
-    from stream_app.doctor.round_trip import price
-
-    settings = settings_of(args, clay=True, gateway=True)
-    cost = price(settings, args.round_trip) if args.round_trip else ""
-    checks = asyncio.run(_examine(settings, show=not args.json))
-    report: dict[str, object] = {"checks": msgspec.to_builtins(checks)}
+    Args:
+        round_trip: then send one test lead to Clay and wait for its callback
+        within: how long to wait for the callback
+        yes: send it without confirmation; it costs credits
+    """
+    settings = common.settings(clay=True, gateway=True)
+    cost = price(settings, round_trip) if round_trip else ""
+    checks = asyncio.run(_examine(settings, as_json=common.json))
+    report: dict[str, Any] = {"checks": checks}
     code = NO if any(check.verdict == "failed" for check in checks) else OK
-    if args.round_trip and code == NO:
+    if round_trip and code == NO:
         say("no test lead was sent: correct the failed checks first")
-    elif args.round_trip:
-        if args.yes:
+    elif round_trip:
+        if yes:
             say(cost)
-        else:
-            confirm(cost)
-        went = asyncio.run(_round_trip(settings, args))
-        report["round_trip"] = msgspec.to_builtins(went)
-        code = OK if went.ok else NO
-        if not args.json:
-            tell(f"{_MARKS['ok' if went.ok else 'failed']}round trip of {went.lead_id}: {went.text}")
-    if args.json:
-        tell_json(report)
+        confirm(cost, yes=yes)
+        number = time.time_ns() // 1_000_000
+        work = checks_of.round_trip(settings, round_trip, number, within, login_name(), on_event=_on_event, say=say)
+        result = report["round_trip"] = asyncio.run(work)
+        code = OK if result.ok else NO
+        if not common.json:
+            show(f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: {result.text}")
+    if common.json:
+        show_json(report)
     return code
 
 
-async def _examine(settings: Settings, *, show: bool) -> list[Check]:
-    from stream_app.doctor import examine
-
+async def _examine(settings: Settings, *, as_json: bool) -> list[Check]:
     checks: list[Check] = []
     alike: list[Check] = []  # checks with the same text share a line
-    async for check in examine(settings):
+    async for check in checks_of.examine(settings):
         checks.append(check)
         if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
-            _show(alike, show=show)
+            _show(alike, as_json=as_json)
             alike = []
         alike.append(check)
-    _show(alike, show=show)
+    _show(alike, as_json=as_json)
     return checks
 
 
-def _show(alike: Sequence[Check], *, show: bool) -> None:
-    if show and alike:
+def _show(alike: Sequence[Check], *, as_json: bool) -> None:
+    if alike and not as_json:
         names = ", ".join(dict.fromkeys(check.name for check in alike))
-        tell(f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}")
+        show(f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}")
 
 
-async def _round_trip(settings: Settings, args: argparse.Namespace) -> RoundTrip:
-    import time
-
-    from stream_app.cli.lanes import login_name
-    from stream_app.doctor import round_trip
-
-    def on_event(event: StatusEvent) -> None:
-        say(f"{event.status} {event.text or event.reason}".rstrip())
-
-    number, who = time.time_ns() // 1_000_000, login_name()
-    return await round_trip(settings, args.round_trip, number, args.within, who, on_event=on_event, say=say)
+def _on_event(event: StatusEvent) -> None:
+    say(f"{event.status} {event.text or event.reason}".rstrip())

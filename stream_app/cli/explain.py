@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+import asyncio
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
-from stream_app.cli.watch import add_watch, watched
-
-if TYPE_CHECKING:
-    from stream_app.config import Settings
-    from stream_app.domain.lane.explain import Finding
-
-
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "explain",
-        run,
-        says="Show why leads are not moving: what holds them, since when, until when, what lifts it, how many wait. "
-        "Exit code 1 if something holds.",
-        example="stream-app explain --workspace acme",
-    )
-    parser.add_argument("--workspace", metavar="NAME", help="only this workspace")
-    add_watch(parser)
+from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
+from stream_app.cli.lane_tables import clock
+from stream_app.cli.options import Workspace
+from stream_app.cli.watch import watched
+from stream_app.config import Settings, check_known
+from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane.explain import explain as findings_of
+from stream_app.operator import look
 
 
-def run(args: argparse.Namespace) -> int:
-    from stream_app.config import check_known
+def explain(*, workspace: Workspace = None, watch: bool = False, common: Common = COMMON) -> int:
+    """Show why leads are not moving: what holds them, since when, until when, what lifts it, how many wait.
 
-    settings = settings_of(args, clay=False)
-    check_known(settings, workspace=args.workspace)
-    return watched(args, lambda: _explain(args, settings))
+    Exit code 1 if something holds.
+
+    Example:
+      stream-app explain --workspace acme
+
+    Args:
+        workspace: only this workspace
+        watch: refresh every 5 seconds until Ctrl-C
+    """
+    settings = common.settings()
+    check_known(settings, workspace=workspace)
+    return watched(lambda: _explain(settings, workspace, as_json=common.json), watch=watch, as_json=common.json)
 
 
-def _explain(args: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    import msgspec
-
-    from stream_app.domain.lane.explain import explain
-    from stream_app.operator.look import look, only
-
-    facts = only(asyncio.run(look(settings, say)), args.workspace).facts
-    findings = explain(facts)
+def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int:
+    facts = look.only(asyncio.run(look.look(settings, say)), workspace).facts
+    findings = findings_of(facts)
     holds = any(finding.holds for finding in findings)
-    if args.json:
-        tell_json({"holds": holds, "findings": msgspec.to_builtins(findings), "facts": msgspec.to_builtins(facts)})
+    if as_json:
+        show_json({"holds": holds, "findings": findings, "facts": facts})
         return NO if holds else OK
     for finding in findings:
         zone = settings.workspaces[finding.workspace].time_zone if finding.workspace else "UTC"
@@ -55,15 +45,13 @@ def _explain(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _show(finding: Finding, now_ms: int, zone: str) -> None:
-    from stream_app.cli.lane_table import clock
-
     name = f"{finding.workspace}: " if finding.workspace else ""
-    tell(f"{name}{'HELD, ' if finding.holds else ''}{finding.what}")
+    show(f"{name}{'HELD, ' if finding.holds else ''}{finding.what}")
     if finding.since_ms:
-        tell(f"    since   {clock(finding.since_ms, now_ms, zone)} ({zone})")
+        show(f"    since   {clock(finding.since_ms, now_ms, zone)} ({zone})")
     if finding.until_ms:
-        tell(f"    until   {clock(finding.until_ms, now_ms, zone)} ({zone})")
+        show(f"    until   {clock(finding.until_ms, now_ms, zone)} ({zone})")
     if finding.lifts:
-        tell(f"    lifts   {finding.lifts}")
+        show(f"    lifts   {finding.lifts}")
     if finding.waiting:
-        tell(f"    waiting {finding.waiting:,}")
+        show(f"    waiting {finding.waiting:,}")

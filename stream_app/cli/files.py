@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
-from typing import IO, Literal, TypeVar, cast
+from typing import IO, Final, Literal, TypeVar, cast
 
+from stream_app.domain.errors import SettingsError
 from stream_app.domain.safe_text import for_terminal
+
+STDIO: Final = Path("-")
 
 _T = TypeVar("_T")
 
@@ -30,7 +33,7 @@ def private_file(path: Path) -> Iterator[IO[str]]:
     Raises:
         SettingsError: The file cannot be written.
     """
-    if str(path) == "-":
+    if path == STDIO:
         yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout
         return
     if path.exists() and not path.is_file():  # such as a pipe
@@ -59,8 +62,6 @@ class _Terminal:
 
 
 def _explained(path: Path, do: Callable[[], _T]) -> _T:
-    from stream_app.domain.errors import SettingsError
-
     try:
         return do()
     except OSError as error:

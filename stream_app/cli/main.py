@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Final
+from collections.abc import Callable, Sequence
+from inspect import BoundArguments
+from typing import Final, Literal
+
+from cyclopts import UNSET, App, CycloptsError, Parameter
 
 from stream_app import __version__
 from stream_app.cli.base import (
+    COMMON,
     EXIT_CODES,
     INTERRUPTED,
     NO,
     NO_GATEWAY,
     NO_KAFKA,
+    OK,
+    OPTIONS,
     REFUSED,
     USAGE,
-    add_common_options,
+    Common,
     say,
-    tell_json,
+    show_json,
 )
+from stream_app.cli.help import PlainHelp, usage_problem
 from stream_app.domain.errors import BrokerUnavailable, GatewayUnavailable, KafkaRefused, SettingsError, StreamAppError
+from stream_app.ops.abandoned import is_not_abandoned
 
-COMMANDS: Final = (
-    "demo",
-    "sim",
-    "topics",
-    "publish",
-    "worker",
-    "replay",
-    "gateway",
-    "clay-setup",
-    "doctor",
-    "status",
-    "results",
-    "lanes",
-    "explain",
-    "suppress",
-    "erase",
-    "dlq",
-    "books",
-    "skip",
-    "schemas",
-    "completion",
-)
-"""Modules of stream_app.cli, in the order in which the help shows them."""
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("demo:demo", "run the whole system on this machine, through an outage of Clay"),
+    "sim": ("sim:sim", "run a simulated Clay with scripted faults and a ledger"),
+    "topics": ("topics:topics", "create missing topics, and show how existing ones differ"),
+    "publish": ("publish:publish", "publish leads from CSV or JSON Lines; shows the cost first"),
+    "worker": ("processes:worker", "send leads to Clay; several can run at once"),
+    "replay": ("replay:app", "bring dead letters and deferred leads back; or plan that by hand"),
+    "gateway": ("processes:gateway", "receive Clay's callbacks over HTTP; several can run at once"),
+    "clay-setup": ("clay_setup:clay_setup", "print what to set up in the Clay table"),
+    "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
+    "status": ("status:status", "show where a lead is, with the time and reason of each step"),
+    "results": ("results:results", "write the last result of each lead as CSV or JSON Lines"),
+    "lanes": ("lanes:app", "show all lanes; pause one, change its budget or rate live"),
+    "explain": ("explain:explain", "show why leads are not moving, and what lifts it"),
+    "suppress": ("suppress:app", "list the people who are never sent to Clay; add, remove"),
+    "erase": ("erase:erase", "erase a lead or a person from results, cache and look-up"),
+    "dlq": ("dlq:app", "count, list, show, export and import dead letters"),
+    "books": ("books:books", "prove that every lead and credit is accounted for"),
+    "skip": ("topics:skip", "skip unreadable records, so that their partition continues"),
+    "schemas": ("schemas:schemas", "write the JSON Schemas and the AsyncAPI document"),
+    "completion": ("main:completion", "print a script that completes commands in your shell"),
+}
+"""Command -> where it is in `stream_app.cli`, and a summary. A command is imported when it runs or shows its help."""
+
+_CODES: Final = {
+    SettingsError: USAGE,
+    BrokerUnavailable: NO_KAFKA,
+    GatewayUnavailable: NO_GATEWAY,
+    KafkaRefused: REFUSED,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,13 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args = build_parser().parse_args(argv)
-    _mute_libraries()
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        code: int = args.run(args)
+        command, arguments = parse(words)
+        _mute_libraries()
+        code = command(*arguments.args, **arguments.kwargs)
         sys.stdout.flush()
-    except StreamAppError as exc:
-        return _failed(args, exc)
+    except CycloptsError as error:
+        return _failed(USAGE, usage_problem(error), as_json="--json" in words)
+    except StreamAppError as error:
+        return _failed(_CODES.get(type(error), NO), str(error), as_json="--json" in words)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -72,44 +89,100 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has closed it (such as `| head`). Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
-    return code
+    return code or OK  # None: a help page
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser with all commands. Nothing slow to import is imported."""
-    parser = argparse.ArgumentParser(
-        prog="stream-app",
-        description="Read leads from Kafka, send each one once to Clay, and publish every step on Kafka.",
-        epilog=f"{EXIT_CODES}\n\nexample:\n  stream-app publish leads.csv --workspace acme",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parse(words: Sequence[str]) -> tuple[Callable[..., int | None], BoundArguments]:
+    """Find the command and its arguments.
+
+    Raises:
+        CycloptsError: The command line is wrong.
+    """
+    app = build_app()
+    command, arguments, _ = app.parse_args(in_order(app, words), exit_on_error=False, print_error=False)
+    return command, arguments
+
+
+def build_app() -> App:
+    """Build the program with all commands. None is imported."""
+    app = App(
+        name="stream-app",
+        help="Read leads from Kafka, send each one once to Clay, and publish every step on Kafka.",
+        help_epilogue=f"{EXIT_CODES}\n\nexample:\n  stream-app publish leads.csv --workspace acme",
+        help_format="plaintext",
+        help_formatter=PlainHelp({name: summary for name, (_, summary) in COMMANDS.items()}),
+        version=f"stream-app {__version__}",
+        default_command=_no_command,
+        default_parameter=Parameter(negative=(), allow_repeating=True),
+        group_parameters=OPTIONS,
+        suppress_keyboard_interrupt=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    add_common_options(parser, defaults=True)
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        import_module(f"stream_app.cli.{name.replace('-', '_')}").add(subparsers)
-    return parser
+    for number, (name, (place, _)) in enumerate(COMMANDS.items()):
+        no_epilogue = {} if place.endswith(":app") else {"help_epilogue": ""}
+        app.command(f"stream_app.cli.{place}", name=name, sort_key=number, **no_epilogue)
+    return app
 
 
-def _failed(args: argparse.Namespace, exc: StreamAppError) -> int:
-    codes = {
-        SettingsError: USAGE,
-        BrokerUnavailable: NO_KAFKA,
-        GatewayUnavailable: NO_GATEWAY,
-        KafkaRefused: REFUSED,
-    }
-    code = codes.get(type(exc), NO)
-    if args.json:
-        tell_json({"error": str(exc).split("\n"), "exit_code": code})
-    say(str(exc))
+def in_order(app: App, words: Sequence[str]) -> list[str]:
+    """Bring a command line into the order that cyclopts expects: commands, options, arguments (also `-`)."""
+    commands: list[str] = []
+    options: list[str] = []
+    arguments: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            arguments += rest
+            break
+        if word.startswith("-") and word != "-":
+            options.append(word)
+            if rest and _takes_value(app, word):
+                value = rest.pop(0)
+                options[-1:] = [f"{word}=-"] if value == "-" else [word, value]
+        elif word in app and not arguments:
+            app = app[word]
+            commands.append(word)
+        else:
+            arguments.append(word)
+    return [*commands, *options, *(["--"] if arguments else []), *arguments]
+
+
+def _takes_value(app: App, option: str) -> bool:
+    """Return True if the next word is the option's value."""
+    try:
+        _, _, implied = app.assemble_argument_collection().match(option)
+    except ValueError:
+        return False  # no such option, or `--option=value`
+    return implied is UNSET
+
+
+def _no_command(*, common: Common = COMMON) -> int:
+    raise SettingsError(["a command is missing (see `stream-app --help`)"])
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /, *, common: Common = COMMON) -> int:
+    """Print a script that completes commands, options and file names in your shell.
+
+    Example:
+      stream-app completion bash > ~/.local/share/bash-completion/completions/stream-app
+      stream-app completion zsh > ~/.zfunc/_stream-app    # a folder of your fpath
+      stream-app completion fish > ~/.config/fish/completions/stream-app.fish
+
+    Args:
+        shell: the shell that reads the script
+    """
+    sys.stdout.write(build_app().generate_completion(shell=shell))
+    return OK
+
+
+def _failed(code: int, text: str, *, as_json: bool) -> int:
+    if as_json:
+        show_json({"error": text.split("\n"), "exit_code": code})
+    say(text)
     return code
 
 
 def _mute_libraries() -> None:
     """Turn off aiokafka's log. Commands print these errors themselves, and its DEBUG records cost CPU."""
-    import logging
-
-    from stream_app.ops.abandoned import is_not_abandoned
-
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(is_not_abandoned)

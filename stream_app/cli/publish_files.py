@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Final, Self
+from typing import IO, Final, Self
+
+import msgspec
 
 from stream_app.cli.base import say
-from stream_app.cli.files import format_of, private_file
+from stream_app.cli.files import STDIO, format_of, private_file
+from stream_app.domain.errors import StreamAppError
+from stream_app.domain.safe_text import for_spreadsheet
+from stream_app.publishing import Ready, Refusal
 
-if TYPE_CHECKING:
-    from stream_app.publishing import Ready, Refusal
-
-SAID_ROWS: Final = 20
+SHOWN_ROWS: Final = 20
 _REJECTED: Final = ".rejected.jsonl"
 _TITLES: Final = ("line", "workspace", "destination", "lead_id", "given_id")
 
@@ -25,8 +28,8 @@ class Rejects:
     A context manager. A dry run touches no file: its first refused rows are kept, and shown.
     """
 
-    def __init__(self, file: str, *, dry_run: bool) -> None:
-        self.path = Path(("stdin" if file == "-" else file) + _REJECTED)
+    def __init__(self, file: Path, *, dry_run: bool) -> None:
+        self.path = Path(f"{'stdin' if file == STDIO else file}{_REJECTED}")
         self._dry_run = dry_run
         self._kept: list[Refusal] = []
         self._count = 0
@@ -47,11 +50,9 @@ class Rejects:
 
     def add(self, refusal: Refusal) -> None:
         """Keep or write a refused row."""
-        import msgspec
-
         self._count += 1
         if self._dry_run:
-            if len(self._kept) < SAID_ROWS:
+            if len(self._kept) < SHOWN_ROWS:
                 self._kept.append(refusal)
             return
         with _explained(self.path):
@@ -67,14 +68,10 @@ class Rejects:
             say(f"and {self._count - len(self._kept)} more")
 
 
-def write_ids(path: Path, leads: Iterable[Ready]) -> None:
-    """Write the id of each lead with the line of its row and the id in the row ('' if none)."""
-    import csv
-
-    import msgspec
-
-    from stream_app.domain.safe_text import for_spreadsheet
-
+def write_ids(path: Path | None, leads: Iterable[Ready]) -> None:
+    """Write the id of each lead with the line of its row and the id in the row ('' if none). No path: do nothing."""
+    if path is None:
+        return
     form = format_of(path)
     with private_file(path) as out, _explained(path):
         table = csv.writer(out, lineterminator="\n")
@@ -90,8 +87,6 @@ def write_ids(path: Path, leads: Iterable[Ready]) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    from stream_app.domain.errors import StreamAppError
-
     try:
         yield
     except OSError as exc:

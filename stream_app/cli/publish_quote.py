@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from stream_app.cli.base import say, tell
+from stream_app.cli.base import confirm, say, show
+from stream_app.config import Settings
+from stream_app.domain.lane.budget import Cost, MeterName
+from stream_app.domain.messages import LaneView
 from stream_app.domain.plural import count
-
-if TYPE_CHECKING:
-    from stream_app.config import Settings
-    from stream_app.domain.lane.budget import MeterName
-    from stream_app.domain.messages import LaneView
-    from stream_app.domain.quote import Quote
-    from stream_app.publishing import Summary
+from stream_app.domain.policy import Workspace
+from stream_app.domain.quote import Part, Quote, part, quote
+from stream_app.ops.clock import SystemClock
+from stream_app.publishing import Summary
+from stream_app.publishing.headers import LEAD_LEVEL, USUAL_FIELDS
 
 ASK_ABOVE_CREDITS: Final = 1_000
 _METERS: Final[dict[MeterName, str]] = {
@@ -27,11 +28,6 @@ _METERS: Final[dict[MeterName, str]] = {
 
 def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView]) -> list[Quote]:
     """Quote the leads of each workspace. `views`: the last published views of their lanes."""
-    from stream_app.domain.lane.budget import Cost
-    from stream_app.domain.policy import Workspace
-    from stream_app.domain.quote import Part, part, quote
-    from stream_app.ops.clock import SystemClock
-
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
         there = settings.destinations[alias]
@@ -49,35 +45,30 @@ def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView
 def show_quotes(quotes: Sequence[Quote]) -> None:
     """Print one line for each destination, then one for its workspace."""
     for each in quotes:
-        for part in each.parts:
-            tell(
-                f"{each.workspace}/{part.destination}: {count(part.leads, 'lead')} at about {part.credits_each:g} "
-                f"credits each: about {count(part.credits, 'credit')} and {count(part.actions, 'action')}, at most "
-                f"{part.credits_at_most:,} and {part.actions_at_most:,}"
+        for some in each.parts:
+            show(
+                f"{each.workspace}/{some.destination}: {count(some.leads, 'lead')} at about {some.credits_each:g} "
+                f"credits each: about {count(some.credits, 'credit')} and {count(some.actions, 'action')}, at most "
+                f"{some.credits_at_most:,} and {some.actions_at_most:,}"
             )
         left = ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in each.left.items())
         budget = "no budget limits it" if not left else f"{left} are left" if each.known else f"the budget is {left}"
-        tell(f"{each.workspace}: {budget}; {_time(each.seconds)} at the lane's rate")
+        show(f"{each.workspace}: {budget}; {_time(each.seconds)} at the lane's rate")
         for name in each.short:
-            tell(f"{each.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka")
+            show(f"{each.workspace}: the {_METERS[name]} do not suffice: the rest of the leads waits in Kafka")
         if each.holds:
-            tell(f"{each.workspace}: its lane is held now: {each.holds}")
+            show(f"{each.workspace}: its lane is held now: {each.holds}")
 
 
 def ask(quotes: Sequence[Quote], *, yes: bool) -> None:
     """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
-    from stream_app.cli.dead_letter_options import confirm
-
     credits_, leads = sum(each.credits for each in quotes), sum(each.leads for each in quotes)
-    if credits_ > ASK_ABOVE_CREDITS and not yes:
-        cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
-        confirm(f"publish {count(leads, 'lead')} for {cost}")
+    cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
+    confirm(f"publish {count(leads, 'lead')} for {cost}", yes=yes or credits_ <= ASK_ABOVE_CREDITS)
 
 
 def show_columns(settings: Settings, titles: Sequence[str], names: Sequence[str], summary: Summary) -> None:
     """Print how the columns were named, which fields have no usual name, and which are not sent to Clay."""
-    from stream_app.publishing.headers import LEAD_LEVEL, USUAL_FIELDS
-
     renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
     if renamed:
         say(f"columns: {', '.join(renamed)}")

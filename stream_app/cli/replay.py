@@ -1,28 +1,350 @@
-"""`stream-app replay`: run the replay process, or plan and run a replay by hand."""
+"""`stream-app replay`: run the replay process; or plan, select, redrive, rewind, pause and resume by hand."""
 
-from __future__ import annotations
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
 
-import argparse
+import msgspec
+from cyclopts import Parameter
 
-from stream_app.cli import replay_by_hand
-from stream_app.cli.base import Subparsers, command, settings_of
-from stream_app.cli.process import add_log_option, run_process
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    Common,
+    OptionalWhole,
+    confirm,
+    on_kafka,
+    say,
+    show,
+    show_json,
+    with_actions,
+)
+from stream_app.cli.options import WHICH, Source, Which, iso, login_name, mapping_of, ms
+from stream_app.cli.processes import LogFormat, run_process
+from stream_app.cli.progress import reading
+from stream_app.cli.sending import PerSecond, affordable, send_back, show_prices
+from stream_app.config import Settings
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.dead_letter.headers import WorkspaceKeys
+from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
+from stream_app.domain.dead_letter.replay import goes_on
+from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.errors import SettingsError
+from stream_app.domain.plural import count
+from stream_app.domain.record import ConsumedRecord
+from stream_app.replay import rewind as offsets
+from stream_app.replay.edit import EditError, Transform, changes, from_mapping, from_patch, sendable, transformed
+from stream_app.replay.plan import Chosen, check_filter, reader_of, survey, topic_of
+from stream_app.replay.select import Edit, Operator, dead_letters_at, unchanged
+
+_SHOWN: Final = 3
+
+app = with_actions("replay")
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "replay",
-        run,
-        says="Run the process that sends dead letters and deferred leads back to leads.retry when due. An action "
-        "plans or runs a replay by hand.",
-        example="stream-app replay --config stream_app.toml\n  stream-app replay plan --status 503",
-    )
-    add_log_option(parser)
-    replay_by_hand.add_actions(parser)
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Selection(Common):
+    """The dead letters that a replay by hand sends."""
+
+    source: Annotated[Source, Parameter(name="--from")] = "dlq"
+    """which topic"""
+    limit: OptionalWhole = None
+    """at most N"""
+    rate: PerSecond = None
+    """dead letters per second and workspace (default: replay.rate_share)"""
+    uncertain: bool = False
+    """include leads that may have reached Clay: they may be paid for twice"""
 
 
-def run(args: argparse.Namespace) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sending(Selection):
+    """How they are sent."""
+
+    yes: bool = False
+    """do not ask for confirmation"""
+    over_budget: bool = False
+    """send even if it costs more than the budget has left"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Redrive(Sending):
+    """How parked leads are edited and sent."""
+
+    source: Annotated[Source, Parameter(name="--from")] = "parked"
+    """which topic"""
+    patch: Path | None = None
+    """a JSON Patch (RFC 6902) for each lead"""
+    map: Annotated[tuple[str, ...], Parameter(metavar="NEW=OLD")] = ()
+    """rename a field; may be repeated"""
+    value: bool = False
+    """show values (personal data) in the diff"""
+
+
+_SELECTION: Final = Selection()
+_SENDING: Final = Sending()
+_REDRIVE: Final = Redrive()
+
+
+@app.default
+def replay(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+    """Run the process that sends dead letters and deferred leads back to leads.retry when due.
+
+    An action plans or runs a replay by hand.
+
+    Example:
+      stream-app replay --config stream_app.toml
+      stream-app replay plan --status 503
+
+    Args:
+        log: format of the log on stderr (default: console on a terminal, else json)
+    """
     from stream_app.services.replay import run_replay
 
-    return run_process(args, run_replay(settings_of(args, clay=False)))
+    return run_process(log, run_replay(common.settings()))
+
+
+@app.command(sort_key=0)
+def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
+    """Show how many dead letters a replay would send, by cause, its price, the budget left, and its duration.
+
+    Example:
+      stream-app replay plan --status 503 --destination people
+    """
+    settings = selection.settings()
+    check_filter(settings, selection.source, which.filter)
+    priced, _ = on_kafka(settings, "replay plan", _survey(settings, which, selection))
+    if selection.json:
+        show_json(_document(priced))
+    else:
+        _show(priced)
+    return OK if priced.go else NO
+
+
+@app.command(sort_key=1)
+def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
+    """Send dead letters back to leads.retry, each once, with all replays available again.
+
+    Shows the price and asks first. Deferred leads are only sent earlier.
+
+    Example:
+      stream-app replay select --reason http_503 --limit 1000 --rate 4
+    """
+    settings = sending.settings()
+    check_filter(settings, sending.source, which.filter)
+    return on_kafka(settings, "replay select", _select(settings, which, sending, None, values=False))
+
+
+@app.command(sort_key=2)
+def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
+    """Send parked leads back after a fix. A JSON Patch or new field names can edit them.
+
+    Example:
+      stream-app replay redrive --disposition poison --from dlq --map email=mail
+    """
+    settings = sending.settings()
+    check_filter(settings, sending.source, which.filter)
+    transform = _transform(sending)
+    return on_kafka(settings, "replay redrive", _select(settings, which, sending, transform, values=sending.value))
+
+
+@app.command(sort_key=3)
+def rewind(
+    *,
+    to_earliest: bool = False,
+    to_datetime: datetime | None = None,
+    to_offset: OptionalWhole = None,
+    partition: OptionalWhole = None,
+    dry_run: bool = False,
+    yes: bool = False,
+    common: Common = COMMON,
+) -> int:
+    """Reset the replay group's offsets on leads.dlq, as Kafka's tool does.
+
+    First stop every `stream-app replay`: Kafka does not reset an active group.
+
+    Example:
+      stream-app replay rewind --to-datetime 2026-11-24T08:00 --dry-run
+
+    Args:
+        to_earliest: to the first dead letter kept
+        to_datetime: to this time (UTC)
+        to_offset: to this offset
+        partition: only this partition
+        dry_run: show what would happen, change nothing
+        yes: do not ask for confirmation
+    """
+    if sum((to_earliest, to_datetime is not None, to_offset is not None)) != 1:
+        raise SettingsError(["pass one of --to-earliest, --to-datetime and --to-offset"])
+    settings = common.settings()
+    to = offsets.To(time_ms=ms(to_datetime) if to_datetime else None, offset=to_offset, partition=partition)
+    offsets.check_partition(settings, to)
+
+    async def work() -> int:
+        with reading("reading dead letters and rows") as progress:
+            moves = await offsets.moves(settings, to, progress)
+            ranges = {move.partition: (move.target, move.committed) for move in moves}
+            priced, _ = await survey(settings, "dlq", Filter(), progress, rewind=ranges)
+        if not common.json:
+            for move in moves:
+                first = ", the first dead letter still kept; older ones are deleted" if move.expired else ""
+                show(f"partition {move.partition}: {move.committed} -> {move.target}{first}")
+            _show(priced)
+        if moves and not dry_run:
+            await offsets.check_stopped(settings)
+            back = count(sum(move.committed - move.target for move in moves), "offset")
+            confirm(f"set the replay group back by {back}", yes=yes)
+            await offsets.rewind(settings, moves)
+        if common.json:
+            moved = [
+                {"partition": m.partition, "from": m.committed, "to": m.target, "expired": m.expired} for m in moves
+            ]
+            show_json({"moves": moved, "done": bool(moves) and not dry_run, "plan": _document(priced)})
+        elif not moves:
+            show("nothing to rewind: no dead letter is kept between that place and the group's offset")
+        elif dry_run:
+            show("dry run: nothing was changed")
+        else:
+            show("done: the next `stream-app replay` starts a new epoch there")
+        return OK if moves else NO
+
+    return on_kafka(settings, "replay rewind", work())
+
+
+@app.command(sort_key=4)
+def pause(*, why: str = "", common: Common = COMMON) -> int:
+    """Pause all replays of all processes until `resume`.
+
+    Example:
+      stream-app replay pause --why "table is being rebuilt"
+
+    Args:
+        why: the reason, shown to other operators
+    """
+    return _set_pause(common, login_name(), why)
+
+
+@app.command(sort_key=5)
+def resume(*, common: Common = COMMON) -> int:
+    """Resume replays after `pause`.
+
+    Example:
+      stream-app replay resume
+    """
+    return _set_pause(common, None, "")
+
+
+def _set_pause(common: Common, by: str | None, why: str) -> int:
+    from stream_app.services.replay import set_replay_pause
+
+    settings = common.settings()
+    work = set_replay_pause(settings, by, why, 0 if by is None else time.time_ns() // 1_000_000)
+    before = on_kafka(settings, f"replay {'resume' if by is None else 'pause'}", work)
+    if common.json:
+        show_json({"paused": by is not None, "was_paused_by": before.by if before else None})
+        return OK
+    was = ""
+    if before:
+        was = f" (paused by {before.by} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
+    show(f"replays are resumed{was}" if by is None else f"replays are paused until `stream-app replay resume`{was}")
+    return OK
+
+
+async def _select(
+    settings: Settings, which: Which, sending: Sending, transform: Transform | None, *, values: bool
+) -> int:
+    async with Operator(settings) as operator:
+        priced, chosen = await _survey(settings, which, sending, edited=transform is not None)
+        if not sending.json:
+            _show(priced)
+        if not priced.go:
+            if sending.json:
+                show_json({"sent": 0, "refused": {}})
+            else:
+                show("nothing to send back")
+            return NO
+        if not affordable(priced.prices, over_budget=sending.over_budget, as_json=sending.json):
+            return NO
+        edit = unchanged if transform is None else _edit_of(settings, transform)
+        if transform is not None:
+            await _preview(settings, sending.source, edit, chosen, values=values)
+        confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
+        sent = await send_back(settings, sending.source, operator, chosen, priced.paces, edit)
+    if sending.json:
+        show_json({"sent": sent.dead_letters, "refused": sent.refused})
+    else:
+        for record_id, why in list(sent.refused.items())[:20]:
+            say(f"{record_id} was not sent: {why}")
+        sent_back = count(sent.dead_letters, "dead letter was", "dead letters were")
+        show(f"{sent_back} sent back, {len(sent.refused)} refused")
+    return NO if sent.refused else OK
+
+
+async def _survey(
+    settings: Settings, which: Which, selection: Selection, *, edited: bool = False
+) -> tuple[PricedPlan, Chosen]:
+    with reading("reading dead letters and rows") as progress:
+        return await survey(
+            *(settings, selection.source, which.filter, progress),
+            uncertain=selection.uncertain,
+            limit=selection.limit,
+            rate_per_s=selection.rate,
+            edited=edited,
+        )
+
+
+def _transform(options: Redrive) -> Transform | None:
+    if options.patch and options.map:
+        raise SettingsError(["--patch and --map exclude each other: pass one of them"])
+    if options.patch:
+        return from_patch(options.patch)
+    names = mapping_of(options.map, "NEW=OLD, such as --map email=mail")
+    return from_mapping(names) if names else None
+
+
+def _edit_of(settings: Settings, transform: Transform) -> Edit:
+    check_lead = sendable(settings)
+
+    def edit(dead_letter: ConsumedRecord, same_lead: bool) -> bytes:
+        return transformed(transform, dead_letter, check_lead, same_lead=same_lead)
+
+    return edit
+
+
+async def _preview(settings: Settings, source: Source, edit: Edit, chosen: Chosen, *, values: bool) -> None:
+    """Show the first few edits, and report before anything is sent which dead letters cannot be edited."""
+    shown, bad, keys = 0, 0, WorkspaceKeys(settings.workspaces)
+    async with reader_of(settings, lambda done, total: None) as reader:
+        async for dead_letter in dead_letters_at(reader, topic_of(settings, source), chosen, keys):
+            try:
+                edited = edit(dead_letter, goes_on(read_envelope(dead_letter)))
+            except EditError as error:
+                bad += 1
+                if bad <= _SHOWN:
+                    say(f"{dead_letter.record_id} will not be sent: {error}")
+                continue
+            if shown < _SHOWN:
+                shown += 1
+                say(f"{dead_letter.record_id}:")
+                for line in changes(dead_letter.value, edited or b"", values=values):
+                    say(f"  {line}")
+    if bad:
+        say(f"{count(bad, 'dead letter')} cannot be edited this way and will not be sent")
+
+
+def _show(priced: PricedPlan) -> None:
+    show(count(priced.dead_letters, "dead letter matches", "dead letters match"))
+    for end, number in priced.fates.most_common():
+        show(f"  {number:,} {MEANING[end]}")
+    for cause, number in priced.causes.most_common(20):
+        show(f"  to be sent, {number:,}: {cause}")
+    show_prices(priced)
+
+
+def _document(priced: PricedPlan) -> dict[str, Any]:
+    return {**msgspec.to_builtins(priced), "go": priced.go}

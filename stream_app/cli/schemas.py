@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from stream_app.cli.base import OK, Subparsers, command, tell, tell_json
+from stream_app.cli.base import COMMON, OK, Common, show, show_json
+from stream_app.schemas import documents
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "schemas",
-        run,
-        says="Write the JSON Schema of each message and the AsyncAPI document.",
-        example="stream-app schemas schemas",
-    )
-    parser.add_argument(
-        "directory", nargs="?", type=Path, default=Path("schemas"), help="output folder (default: schemas)"
-    )
+def schemas(directory: Path = Path("schemas"), /, *, common: Common = COMMON) -> int:
+    """Write the JSON Schema of each message and the AsyncAPI document.
 
+    Example:
+      stream-app schemas schemas
 
-def run(args: argparse.Namespace) -> int:
-    from stream_app.schemas import documents
-
-    args.directory.mkdir(parents=True, exist_ok=True)
+    Args:
+        directory: output folder
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in documents().items():
-        path = args.directory / name
+        path = directory / name
         path.write_text(text, encoding="utf-8")
         written.append(str(path))
-    if args.json:
-        tell_json({"written": written})
+    if common.json:
+        show_json({"written": written})
     else:
         for name in written:
-            tell(name)
+            show(name)
     return OK

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from pathlib import Path
 
-from stream_app.cli.base import Subparsers, command
+from stream_app.cli.base import COMMON, Common, OptionalWhole, Whole
+from stream_app.dev import simulator
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "sim",
-        run,
-        says="Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, and a ledger.",
-        example="stream-app sim --port 8700 --ledger ledger.jsonl",
+def sim(
+    *,
+    host: str = "127.0.0.1",
+    port: Whole = 8700,
+    control_port: Whole = 0,
+    seed: OptionalWhole = None,
+    script: Path | None = None,
+    ledger: Path | None = None,
+    common: Common = COMMON,
+) -> int:
+    """Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, and a ledger.
+
+    Example:
+      stream-app sim --port 8700 --ledger ledger.jsonl
+
+    `python -m stream_app.dev.simulator --help` describes scripts, faults and the control API.
+
+    Args:
+        host: address to listen on
+        port: port; 0: any free one
+        control_port: second port, for control alone
+        seed: decides everything random; over the script's seed
+        script: TOML file with limits, webhooks and faults
+        ledger: JSONL file to append the ledger to (else temporary)
+    """
+    return simulator.run(
+        Namespace(host=host, port=port, control_port=control_port, seed=seed, script=script, ledger=ledger)
     )
-    # The simulator is also a separate program with the same options; a test keeps the two equal.
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=8700, help="port; 0: any free one (%(default)s)")
-    parser.add_argument("--control-port", type=int, default=0, help="second port, for control alone (%(default)s)")
-    parser.add_argument("--seed", type=int, help="decides everything random; over the script's seed")
-    parser.add_argument("--script", type=Path, help="TOML file with limits, webhooks and faults")
-    parser.add_argument("--ledger", type=Path, help="JSONL file to append the ledger to (else temporary)")
-    epilog = "scripts, faults and the control API are described by: python -m stream_app.dev.simulator --help"
-    parser.epilog = f"{parser.epilog}\n\n{epilog}"
-
-
-def run(args: argparse.Namespace) -> int:
-    from stream_app.dev import simulator as sim
-
-    return sim.run(args)

@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
+import msgspec
+
+from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
+from stream_app.cli.options import Workspace, iso
+from stream_app.config import check_known
+from stream_app.domain.books.columns import MEANING
 from stream_app.domain.plural import count
+from stream_app.gateway.client import Found, find
+from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingAnswer, WaitingLead
 
-if TYPE_CHECKING:
-    from stream_app.gateway.client import Found
-    from stream_app.gateway.lookup_answers import (
-        Event,
-        FoundLead,
-        FoundResult,
-        RecordHistory,
-        WaitingAnswer,
-        WaitingLead,
-    )
+_MEANING: Final = {str(column): text for column, text in MEANING.items()} | {
+    "": "a callback or a command about the lead; the books do not count it"
+}
 
 
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "status",
-        run,
-        says="Show where a lead is, with the time and reason of each step. Exit code 1 if the lead is unknown.",
-        example="stream-app status crm-17\n  stream-app status ada@example.com --workspace acme",
-    )
-    parser.add_argument("who", metavar="LEAD", help="a lead id, an e-mail or a LinkedIn URL (hashed before it is sent)")
-    parser.add_argument("--workspace", help="only in this workspace")
-    parser.add_argument("--result", action="store_true", help="show the result's data too (personal data)")
+def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:
+    """Show where a lead is, with the time and reason of each step. Exit code 1 if the lead is unknown.
 
+    Example:
+      stream-app status crm-17
+      stream-app status ada@example.com --workspace acme
 
-def run(args: argparse.Namespace) -> int:
-    from stream_app.config import check_known
-    from stream_app.gateway.client import find
-
-    settings = settings_of(args, clay=False, api=True)
-    check_known(settings, workspace=args.workspace)
-    found = find(settings, args.who, args.workspace)
-    if args.json:
-        tell_json(_document(found, result=args.result))
+    Args:
+        lead: a lead id, an e-mail or a LinkedIn URL (hashed before it is sent)
+        workspace: only in this workspace
+        result: show the result's data too (personal data)
+    """
+    settings = common.settings(api=True)
+    check_known(settings, workspace=workspace)
+    found = find(settings, lead, workspace)
+    if common.json:
+        show_json(_document(found, result=result))
     else:
-        for lead in found.leads:
-            _show(lead, result=args.result)
-        for each in found.waiting.leads if found.waiting else []:
-            _show_waiting(each)
+        for each in found.leads:
+            _show(each, result=result)
+        for waiting in found.waiting.leads if found.waiting else []:
+            _show_waiting(waiting)
         if not _is_known(found):
             say(_unknown(found.waiting))
     _say_how_far(found)
@@ -68,20 +62,16 @@ def _unknown(search: WaitingAnswer | None) -> str:
 
 
 def _show_waiting(lead: WaitingLead) -> None:
-    from stream_app.cli.dead_letter_options import iso
-
-    tell(lead.lead_id)
+    show(lead.lead_id)
     since = f"since {iso(lead.since_ms)}"
     ahead = count(lead.ahead, "record")
-    tell(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {ahead} before it")
+    show(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {ahead} before it")
     for finding in lead.findings:
         lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
-        tell(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
+        show(f"    {'HELD, ' if finding.holds else ''}{finding.what}{lifts}")
 
 
-def _document(found: Found, *, result: bool) -> object:
-    import msgspec
-
+def _document(found: Found, *, result: bool) -> Any:
     document = msgspec.to_builtins(found)
     for each in [] if result else [each for lead in document["leads"] for each in lead["results"]]:
         each["fields"] = None
@@ -89,8 +79,6 @@ def _document(found: Found, *, result: bool) -> object:
 
 
 def _say_how_far(found: Found) -> None:
-    from stream_app.cli.dead_letter_options import iso
-
     if found.trouble:
         say(f"The gateway cannot follow Kafka: {found.trouble}")
     left = count(found.lag, "record is", "records are")
@@ -101,33 +89,26 @@ def _say_how_far(found: Found) -> None:
 
 
 def _show(lead: FoundLead, *, result: bool) -> None:
-    tell(lead.lead_id)
+    show(lead.lead_id)
     for history in reversed(lead.histories):
         _show_history(history)
     if lead.history_count > len(lead.histories):
-        tell(f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}")
+        show(f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}")
     for each in lead.results:
         _show_result(each, result=result)
 
 
 def _show_history(history: RecordHistory) -> None:
-    from stream_app.domain.books.columns import MEANING
-
     where = f"{history.workspace}/{history.destination}" if history.workspace else "no workspace named"
-    tell(f"  {where}, came as {history.origin}, trace {history.trace_id}")
+    show(f"  {where}, came as {history.origin}, trace {history.trace_id}")
     before_ms: int | None = None
     for event in history.events:
-        tell(f"    {_step(event, before_ms)}")
+        show(f"    {_step(event, before_ms)}")
         before_ms = event.at_ms
-    words = {str(column): says for column, says in MEANING.items()}
-    words[""] = "a callback or a command about the lead; the books do not count it"
-    meaning = words.get(history.column, "unknown to this version")
-    tell(f"    stands at {history.status}: {meaning}")
+    show(f"    stands at {history.status}: {_MEANING.get(history.column, 'unknown to this version')}")
 
 
 def _step(event: Event, before_ms: int | None) -> str:
-    from stream_app.cli.dead_letter_options import iso
-
     after = "" if before_ms is None else f"+{(event.at_ms - before_ms) / 1000:.1f} s"
     line = f"{iso(event.at_ms)} {after:>10}  {event.status}"
     if event.reason or event.text:
@@ -140,8 +121,6 @@ def _step(event: Event, before_ms: int | None) -> str:
 
 
 def _show_result(found: FoundResult, *, result: bool) -> None:
-    from stream_app.cli.dead_letter_options import iso
-
     line = f"  result for {found.workspace}/{found.destination}: from {found.source}, version {found.version}"
     line += f", {iso(found.at_ms)}"
     if found.age_s:
@@ -150,6 +129,6 @@ def _show_result(found: FoundResult, *, result: bool) -> None:
         line += f"; its data is missing: {found.problem}"
     elif not result:
         line += f", {count(len(found.fields or {}), 'field')} (--result shows them)"
-    tell(line)
+    show(line)
     for name, value in (found.fields or {}).items() if result else ():
-        tell(f"    {name}: {value}")
+        show(f"    {name}: {value}")

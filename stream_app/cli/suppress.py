@@ -2,136 +2,133 @@
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal
 
-from stream_app.cli.base import NO, OK, QUEUED, Subparsers, command, on_kafka, say, settings_of, tell, tell_json
-from stream_app.cli.dead_letter_options import add_action, iso, reading
-from stream_app.cli.lanes import WAIT_S, add_who, login_name
+from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, on_kafka, say, show, show_json, with_actions
+from stream_app.cli.commands import is_queued, received, sent
+from stream_app.cli.options import Audit, iso
+from stream_app.cli.progress import reading
+from stream_app.config import Settings
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.plural import count
+from stream_app.operator.suppress import hashes_of, on_the_list
+from stream_app.pipeline.command import MOST_PEOPLE
 
-if TYPE_CHECKING:
-    from stream_app.config import Settings
-    from stream_app.domain.messages import CommandKind
+_Kind = Literal["suppress", "unsuppress"]
 
 _PEOPLE: Final = ("person is", "people are")
 
-
-def add(subparsers: Subparsers) -> None:
-    parser = command(
-        subparsers,
-        "suppress",
-        run_list,
-        says="List the people who are never sent to Clay. An action adds or removes people. They are hashed first.",
-        example='stream-app suppress add ada@example.com --why "GDPR objection of March"',
-    )
-    parser.set_defaults(who_is=[])
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions")
-    who = "an e-mail or a LinkedIn URL"
-    for name, says, who_is in (
-        (
-            "add",
-            "Add people to the list. Their leads then end as suppressed, in every workspace.",
-            who,
-        ),
-        (
-            "remove",
-            "Remove people from the list. Leads that ended as suppressed can be published again.",
-            f"{who}, or a hash as `suppress list` shows it",
-        ),
-    ):
-        action = add_action(actions, name, run_change, says, f'stream-app suppress {name} ada@example.com --why "..."')
-        action.add_argument("who_is", nargs="*", metavar="PERSON", help=who_is)
-        action.add_argument("--file", type=Path, metavar="FILE", help="one person per line; - is stdin")
-        add_who(action)
-    listed = add_action(
-        actions,
-        "list",
-        run_list,
-        "Show the list (hashes). With people: check that all of them are on it, else exit code 1.",
-        "stream-app suppress list ada@example.com",
-    )
-    listed.add_argument("who_is", nargs="*", metavar="PERSON", help=who)
+app = with_actions("suppress")
 
 
-def run_change(args: argparse.Namespace) -> int:
-    import asyncio
+@app.default
+def suppress(*, common: Common = COMMON) -> int:
+    """List the people who are never sent to Clay. An action adds or removes people. They are hashed first.
 
-    from stream_app.domain.errors import SettingsError
-    from stream_app.operator.suppress import hashes_of
-
-    settings = settings_of(args, clay=False)
-    removes = args.action == "remove"
-    lines = [*args.who_is, *_lines(args.file)]
-    people = hashes_of(lines, hashed=removes, former=removes)
-    if not people:
-        raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
-    named = len(hashes_of(lines, hashed=removes))
-    return asyncio.run(_change(args, settings, people, named))
+    Example:
+      stream-app suppress add ada@example.com --why "GDPR objection of March"
+    """
+    return list_people(common=common)
 
 
-async def _change(args: argparse.Namespace, settings: Settings, people: list[str], named: int) -> int:
-    """Add or remove `people`: the hashes of `named` persons. After a change of the pepper a person has several."""
-    from stream_app.domain.errors import StreamAppError
-    from stream_app.operator.ask import ask
-    from stream_app.pipeline.command import MOST_PEOPLE
+@app.command(name="add")
+def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
+    """Add people to the list. Their leads then end as suppressed, in every workspace.
 
-    kind: CommandKind = "suppress" if args.action == "add" else "unsuppress"
-    who = args.who or login_name()
-    queued: list[str] = []
-    changed = 0
-    for first in range(0, len(people), MOST_PEOPLE):
-        some = people[first : first + MOST_PEOPLE]
-        asked = await ask(settings, kind, "", {"people": some}, who, args.why, wait_s=WAIT_S, say=say)
-        answers = [answer for answer in asked.answers.values() if answer is not None]
-        if refused := next((answer for answer in answers if not answer.applied), None):
-            raise StreamAppError(f"NOT APPLIED, {refused.text}")
-        changed += max((answer.people for answer in answers), default=0)
-        if len(answers) < len(asked.answers):
-            queued.append(asked.command.id)
-    done = "on the suppression list" if kind == "suppress" else "off the suppression list"
-    absent = max(0, named - changed) if kind == "unsuppress" and not queued else 0
-    if args.json:
-        tell_json({"people": named, "changed": changed, "queued": queued})
-    elif absent:
-        tell(f"{count(changed, *_PEOPLE)} {done}; {count(absent, 'person was', 'people were')} not on it")
-    elif queued:
-        for each in queued:
-            tell(f"queued {each}")
-        say(f"{count(named, *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
-    else:
-        tell(f"{count(named, *_PEOPLE)} {done}")
-    return QUEUED if queued else NO if absent == named else OK
+    Example:
+      stream-app suppress add ada@example.com --why "..."
+
+    Args:
+        person: an e-mail or a LinkedIn URL
+        file: one person per line; - is stdin
+    """
+    settings, lines = audit.settings(), [*person, *_lines(file)]
+    people = hashes_of(lines)
+    return _change(settings, "suppress", people, len(people), audit)
 
 
-def run_list(args: argparse.Namespace) -> int:
-    import msgspec
+@app.command(name="remove")
+def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
+    """Remove people from the list. Leads that ended as suppressed can be published again.
 
-    from stream_app.operator.suppress import hashes_of, on_the_list
+    Example:
+      stream-app suppress remove ada@example.com --why "..."
 
-    settings = settings_of(args, clay=False)
-    wanted = set(hashes_of(args.who_is, former=True))
-    persons = [set(hashes_of([each], former=True)) for each in args.who_is]
+    Args:
+        person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
+        file: one person per line; - is stdin
+    """
+    settings, lines = audit.settings(), [*person, *_lines(file)]
+    people = hashes_of(lines, hashed=True, former=True)
+    return _change(settings, "unsuppress", people, len(hashes_of(lines, hashed=True)), audit)
+
+
+@app.command(name="list")
+def list_people(*person: str, common: Common = COMMON) -> int:
+    """Show the list (hashes). With people: check that all of them are on it, else exit code 1.
+
+    Example:
+      stream-app suppress list ada@example.com
+
+    Args:
+        person: an e-mail or a LinkedIn URL
+    """
+    settings = common.settings()
+    persons = [set(hashes_of([each], former=True)) for each in person]
+    wanted = set().union(*persons)
     with reading("the rows") as progress:
         found = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
         found = [each for each in found if each.person in wanted]
-    if args.json:
-        tell_json(msgspec.to_builtins(found))
+    if common.json:
+        show_json(found)
     else:
         for each in found:
             partly = "" if each.everywhere else "  not in every partition yet: some partition has no worker"
-            tell(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
-        tell(f"{count(len(found), *_PEOPLE)} on the suppression list")
+            show(f"{iso(each.since_ms)}  {each.person}  by {each.who} ({each.command}){partly}")
+        show(f"{count(len(found), *_PEOPLE)} on the suppression list")
     on_list = {each.person for each in found}
     return NO if any(on_list.isdisjoint(each) for each in persons) else OK
 
 
-def _lines(file: Path | None) -> list[str]:
-    from stream_app.domain.errors import SettingsError
+def _change(settings: Settings, kind: _Kind, people: list[str], named: int, audit: Audit) -> int:
+    """Add or remove `people`: the hashes of `named` persons. After a change of the pepper a person has several."""
+    if not people:
+        raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
+    changed, queued = asyncio.run(_send(settings, audit, kind, people))
+    done = "on the suppression list" if kind == "suppress" else "off the suppression list"
+    absent = max(0, named - changed) if kind == "unsuppress" and not queued else 0
+    if audit.json:
+        show_json({"people": named, "changed": changed, "queued": queued})
+    elif absent:
+        show(f"{count(changed, *_PEOPLE)} {done}; {count(absent, 'person was', 'people were')} not on it")
+    elif queued:
+        for command_id in queued:
+            show(f"queued {command_id}")
+        say(f"{count(named, *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
+    else:
+        show(f"{count(named, *_PEOPLE)} {done}")
+    return QUEUED if queued else NO if absent == named else OK
 
+
+async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]) -> tuple[int, list[str]]:
+    """Send the commands; return how many people changed, and the ids of the queued commands."""
+    changed, queued = 0, list[str]()
+    for first in range(0, len(people), MOST_PEOPLE):
+        asked = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
+        answers = received(asked)
+        if refused := next((answer for answer in answers if not answer.applied), None):
+            raise StreamAppError(f"NOT APPLIED, {refused.text}")
+        changed += max((answer.people for answer in answers), default=0)
+        if is_queued(asked):
+            queued.append(asked.command.id)
+    return changed, queued
+
+
+def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:

@@ -74,7 +74,7 @@ def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
     return lines, left_out
 
 
-def show(table: Table) -> None:
+def show_table(table: Table) -> None:
     """Print a table on stdout, and on stderr the columns that a narrow terminal has no room for."""
     out = console()
     lines, left_out = lines_of(table, out.width if out.is_terminal else None)

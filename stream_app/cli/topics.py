@@ -1,36 +1,28 @@
-"""`stream-app topics`: create missing topics, and report how existing ones differ from the plan."""
+"""`stream-app topics` and `skip`: create the topics, and move past records that cannot be read."""
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 
-from stream_app.cli.base import NO, OK, Subparsers, command, say, settings_of, tell, tell_json
-
-
-def add(subparsers: Subparsers) -> None:
-    command(
-        subparsers,
-        "topics",
-        run,
-        says="Create missing topics, and show exactly how existing ones differ from the plan.",
-        example="stream-app topics --config stream_app.toml",
-    )
+from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
+from stream_app.config import client_options
+from stream_app.domain.topics import shared_partitions
+from stream_app.kafka.topics import create_topics
+from stream_app.operator import skip as unreadable
 
 
-def run(args: argparse.Namespace) -> int:
-    import asyncio
+def topics(*, common: Common = COMMON) -> int:
+    """Create missing topics, and show exactly how existing ones differ from the plan.
 
-    from stream_app.config import client_options
-    from stream_app.domain.topics import shared_partitions
-    from stream_app.kafka.topics import create_topics
-
-    settings = settings_of(args, clay=False)
+    Example:
+      stream-app topics --config stream_app.toml
+    """
+    settings = common.settings()
     kafka = settings.kafka
-    work = create_topics(client_options(settings), settings.topic_plan(), kafka.broker_wait_s, say)
-    report = asyncio.run(work)
+    report = asyncio.run(create_topics(client_options(settings), settings.topic_plan(), kafka.broker_wait_s, say))
     warnings = shared_partitions(settings.workspaces, kafka.partitions, settings.pins)
-    if args.json:
-        tell_json(
+    if common.json:
+        show_json(
             {
                 "created": report.created,
                 "unchanged": report.unchanged,
@@ -40,10 +32,34 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         for name in report.created:
-            tell(f"created {name}")
+            show(f"created {name}")
         for line in report.problems:
             say(line)
         for line in warnings:
             say(f"warning: {line}")
-        tell(f"{len(report.created)} created, {len(report.unchanged)} were there, {len(report.problems)} problems")
+        show(f"{len(report.created)} created, {len(report.unchanged)} were there, {len(report.problems)} problems")
     return NO if report.problems else OK
+
+
+def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> int:
+    """Skip unreadable records (damaged, or in an unknown format), so that their partition continues.
+
+    First stop the processes that read the topic. Readable records are never skipped.
+
+    Example:
+      stream-app skip leads/0/15
+
+    Args:
+        record_id: topic/partition/offset from the error message
+        yes: do not ask for confirmation
+    """
+    settings = common.settings()
+    batch = on_kafka(settings, "skip", unreadable.find_unreadable(settings, record_id))
+    where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
+    confirm(f"lose the records at {where} ({batch.cause})", yes=yes)
+    asyncio.run(unreadable.skip(settings, batch))
+    if common.json:
+        show_json({"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last})
+    else:
+        show(f"skipped {where}; the next start continues at {batch.last + 1}")
+    return OK

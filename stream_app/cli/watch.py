@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Final
 
-from stream_app.cli.base import console, tell
+from stream_app.cli.base import OK, console, show
+from stream_app.domain.errors import SettingsError
 
 _EVERY_S: Final = 5.0
 
 
-def add_watch(parser: argparse.ArgumentParser) -> None:
-    """Add `--watch`."""
-    parser.add_argument("--watch", action="store_true", help=f"refresh every {_EVERY_S:g} seconds until Ctrl-C")
-
-
-def watched(args: argparse.Namespace, look: Callable[[], int]) -> int:
+def watched(look: Callable[[], int], *, watch: bool, as_json: bool) -> int:
     """Show a view once, or with `--watch` until Ctrl-C.
 
     Returns:
@@ -26,18 +21,16 @@ def watched(args: argparse.Namespace, look: Callable[[], int]) -> int:
     Raises:
         SettingsError: `--watch` with `--json`, which is one document.
     """
-    from stream_app.domain.errors import SettingsError
-
-    if not args.watch:
+    if not watch:
         return look()
-    if args.json:
+    if as_json:
         raise SettingsError(["--json prints one document: leave out --watch"])
-    out, code = console(), 0
+    out, code = console(), OK
     try:
         while True:
             if out.is_terminal:
                 out.clear()
-            tell(time.strftime("%H:%M:%SZ", time.gmtime()))
+            show(time.strftime("%H:%M:%SZ", time.gmtime()))
             code = look()
             time.sleep(_EVERY_S)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.cli.lane_table import show_lanes
+from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.main import main
 from stream_app.config import Settings, client_options, load_settings
 from stream_app.config.kafka_access import connection_of

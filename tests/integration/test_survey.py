@@ -19,7 +19,7 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Actor, Change
 from stream_app.kafka.topics import create_topics
-from tests.unit.cli.test_dead_letter_options import Terminal
+from tests.unit.cli.test_options import Terminal
 
 CONFIG = """
 [kafka]

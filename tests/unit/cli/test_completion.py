@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli.completion import SHELLS
 from stream_app.cli.main import main
+
+SHELLS = ("bash", "zsh", "fish")
 
 CASES = [
     ("stream-app la", "lanes"),

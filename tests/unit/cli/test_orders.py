@@ -7,18 +7,32 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from stream_app.cli.books import show
-from stream_app.cli.lanes import _command_of
-from stream_app.cli.main import build_parser
+from stream_app.cli.books import show_report
+from stream_app.cli.main import main
+from stream_app.cli.options import Audit
 from stream_app.domain.books.accounts import LaneAccount, OpenCost
 from stream_app.domain.books.columns import COLUMNS
 from stream_app.domain.books.histories import Report, StatusCount
-from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lead_cost import LeadCost
 from stream_app.domain.lane.overrides import Order
 from stream_app.domain.messages import CommandKind
+
+Sent = tuple[Audit, str, str, dict[str, Any]]
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
+    """The commands that would be sent to lanes."""
+    sent: list[Sent] = []
+
+    def order(audit: Audit, kind: str, workspace: str = "", arguments: dict[str, Any] | None = None) -> int:
+        sent.append((audit, kind, workspace, arguments or {}))
+        return 0
+
+    monkeypatch.setattr("stream_app.cli.lanes.order", order)
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -44,10 +58,10 @@ from stream_app.domain.messages import CommandKind
         ("quota acme --webhook 3f9a --use --count 12000", controls.ChangeQuota("3f9a", use=True, count=12_000)),
     ],
 )
-def test_an_order_is_what_was_typed(typed: str, order: Order) -> None:
-    args = build_parser().parse_args(["lanes", *typed.split(), "--why", "because"])
-    kind, arguments = _command_of(args)
-    assert (args.workspace, args.why) == ("acme", "because")
+def test_an_order_is_what_was_typed(typed: str, order: Order, orders: list[Sent]) -> None:
+    assert main(["lanes", *typed.split(), "--why", "because"]) == 0
+    ((audit, kind, workspace, arguments),) = orders
+    assert (workspace, audit.why) == ("acme", "because")
     assert kind in get_args(CommandKind)
     consumed: Any = msgspec.convert({**arguments, "type": kind}, Order)
     assert consumed == order
@@ -63,17 +77,30 @@ def test_an_order_is_what_was_typed(typed: str, order: Order) -> None:
         ),
     ],
 )
-def test_the_cost_of_one_lead_is_what_was_typed(typed: str, arguments: dict[str, Any]) -> None:
-    args = build_parser().parse_args(["lanes", "correct", "acme", *typed.split(), "--why", "because"])
-    assert _command_of(args) == ("correct", arguments)
+def test_the_cost_of_one_lead_is_what_was_typed(typed: str, arguments: dict[str, Any], orders: list[Sent]) -> None:
+    assert main(["lanes", "correct", "acme", *typed.split(), "--why", "because"]) == 0
+    assert [each[1:] for each in orders] == [("correct", "acme", arguments)]
     msgspec.convert(arguments, LeadCost)
 
 
 @pytest.mark.parametrize("typed", ["--lead crm-17", "--lead crm-17 --credits -4", "--credits 4 --destination people"])
-def test_a_cost_that_says_too_little_is_wrong_usage(typed: str) -> None:
-    args = build_parser().parse_args(["lanes", "correct", "acme", *typed.split(), "--why", "because"])
-    with pytest.raises(SettingsError):
-        _command_of(args)
+def test_a_cost_that_says_too_little_is_wrong_usage(typed: str, orders: list[Sent]) -> None:
+    assert main(["lanes", "correct", "acme", *typed.split(), "--why", "because"]) == 2
+    assert orders == []
+
+
+@pytest.mark.parametrize("typed", ["", "--lead crm-17 --import march.csv"])
+def test_a_cancellation_names_either_a_lead_or_an_import(typed: str, orders: list[Sent]) -> None:
+    assert main(["lanes", "cancel", "acme", *typed.split(), "--why", "because"]) == 2
+    assert main(["lanes", "cancel", "acme", "--import", "march.csv", "--why", "because"]) == 0
+    assert [each[1:] for each in orders] == [("cancel_import", "acme", {"import_id": "march.csv"})]
+
+
+def test_the_url_of_a_webhook_is_not_its_id(orders: list[Sent], capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://api.clay.com/v3/sources/webhook/secret"
+    assert main(["lanes", "quota", "acme", "--webhook", url, "--retire", "--why", "because"]) == 2
+    assert "secret" not in capsys.readouterr().err
+    assert orders == []
 
 
 def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +121,7 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
         open_costs=[OpenCost("acme", "people", "crm-17", booked)],
         open_cost_count=2,
     )
-    show(report)
+    show_report(report)
     said = capsys.readouterr().out
     assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in said
     assert "stream-app lanes correct WORKSPACE --lead ID --credits N --why TEXT" in said

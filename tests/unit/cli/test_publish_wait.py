@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli.main import build_parser, main
-from stream_app.cli.publish_wait import as_json, program_of, show_wait
+from stream_app.cli.main import main, parse
+from stream_app.cli.publish_wait import as_json, show_wait
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.publishing.waiting import PublishedLeads
 
@@ -22,15 +22,18 @@ from stream_app.publishing.waiting import PublishedLeads
     ],
 )
 def test_the_seconds(typed: str, wait_s: float | None, program: str) -> None:
-    args = build_parser().parse_args(["publish", *typed.split()])
-    assert args.wait == wait_s
-    assert program_of(args) == program
+    _, arguments = parse(["publish", *typed.split()])
+    arguments.apply_defaults()
+    options = arguments.arguments["options"]
+    assert options.wait_s == wait_s
+    assert options.program == program
 
 
-@pytest.mark.parametrize("typed", ["--wait leads.csv", "leads.csv --wait 0", "leads.csv --wait nan"])
+@pytest.mark.parametrize(
+    "typed", ["--wait leads.csv", "--wait=x leads.csv", "leads.csv --wait 0", "leads.csv --wait nan"]
+)
 def test_what_is_no_number_of_seconds(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(["publish", *typed.split()])
+    assert main(["publish", *typed.split()]) == 2
     assert "is no number of seconds above 0: put FILE before --wait" in capsys.readouterr().err
 
 

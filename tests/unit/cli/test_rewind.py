@@ -11,7 +11,7 @@ import pytest
 from stream_app.cli.main import main
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.replay.rewind import Move
-from tests.unit.cli.test_dead_letter_options import Terminal
+from tests.unit.cli.test_options import Terminal
 
 
 class Group:
@@ -39,7 +39,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
         ("stream_app.replay.rewind.moves", "moves"),
         ("stream_app.replay.rewind.check_stopped", "stopped"),
         ("stream_app.replay.rewind.rewind", "rewind"),
-        ("stream_app.replay.plan.survey", "survey"),
+        ("stream_app.cli.replay.survey", "survey"),
         ("stream_app.config.kafka_access.kafka_ready", "stopped"),
     ):
         monkeypatch.setattr(place, getattr(group, name))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli.main import build_parser, main
+from stream_app.cli.main import main
 from stream_app.cli.watch import watched
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
@@ -71,9 +71,8 @@ def test_it_looks_again_until_ctrl_c(
 
 
 def test_a_watch_is_no_json_document() -> None:
-    args = build_parser().parse_args(["lanes", "--watch", "--json"])
     with pytest.raises(SettingsError, match="leave out --watch"):
-        watched(args, lambda: 0)
+        watched(lambda: 0, watch=True, as_json=True)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,7 @@ def test_a_watch_is_no_json_document() -> None:
     ],
 )
 def test_a_value_that_is_no_number_is_named_in_words(typed: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(["lanes", *typed.split(), "--why", "x"])
+    assert main(["lanes", *typed.split(), "--why", "x"]) == 2
     said = capsys.readouterr().err
     assert says in said
     assert "_" not in said.splitlines()[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,11 +9,9 @@ from collections.abc import Iterator
 import pytest
 from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
 
-from stream_app.cli.process import run_process
+from stream_app.cli.processes import run_process
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.ops.logs import _LEVELS
-
-ARGS = argparse.Namespace(log="json")
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +33,9 @@ async def fails(error: Exception) -> None:
 
 def test_a_request_that_no_broker_answered_ends_the_process_with_one_line() -> None:
     with pytest.raises(BrokerUnavailable, match=r"^Kafka has stopped .*broker 2 takes no connection\)\. Is it"):
-        run_process(ARGS, fails(NodeNotReadyError("broker 2 takes no connection")))
+        run_process("json", fails(NodeNotReadyError("broker 2 takes no connection")))
 
 
 def test_what_does_not_go_by_asking_again_keeps_its_name() -> None:
     with pytest.raises(TopicAuthorizationFailedError):
-        run_process(ARGS, fails(TopicAuthorizationFailedError("leads")))
+        run_process("json", fails(TopicAuthorizationFailedError("leads")))

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from stream_app.cli.main import build_parser
-from stream_app.dev import simulator as sim
+import pytest
 
-COMMON = {"--help", "--config", "--json"}
+from stream_app.cli.main import main
+from stream_app.dev import simulator
 
-
-def options(parser: argparse.ArgumentParser) -> dict[str, tuple[object, object]]:
-    """Option -> its default and its type."""
-    return {
-        option: (action.default, action.type)
-        for action in parser._actions  # argparse names no other way
-        for option in action.option_strings
-        if option.startswith("--") and option not in COMMON
-    }
+EVERY_OPTION = "--host 0.0.0.0 --port 1 --control-port 2 --seed 3 --script a.toml --ledger b.jsonl"
 
 
-def test_the_same_options_with_the_same_defaults() -> None:
+@pytest.mark.parametrize("typed", ["", EVERY_OPTION])
+def test_the_same_options_with_the_same_defaults(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr("stream_app.dev.simulator.run", lambda options: given.append(dict(vars(options))))
+    assert main(["sim", *typed.split()]) == 0
     alone = argparse.ArgumentParser()
-    sim.add_arguments(alone)
-    subparsers = build_parser()._subparsers  # see above
-    assert subparsers is not None
-    commands = subparsers._group_actions[0].choices
-    assert isinstance(commands, dict)
-    assert options(commands["sim"]) == options(alone)
+    simulator.add_arguments(alone)
+    assert given == [vars(alone.parse_args(typed.split()))]
+    assert set(EVERY_OPTION.split()[::2]) == set(alone._option_string_actions) - {"-h", "--help"}

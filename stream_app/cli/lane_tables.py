@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
-from stream_app.cli.base import tell
-from stream_app.cli.tables import Column, Table, show
+from stream_app.cli.base import show
+from stream_app.cli.tables import Column, Table, show_table
+from stream_app.domain.lane.budget import MeterName
+from stream_app.domain.lane.explain import LaneFacts
+from stream_app.domain.lane.meters import Forecast, Meter
+from stream_app.domain.messages import LaneView
 from stream_app.domain.plural import count
 
-if TYPE_CHECKING:
-    from stream_app.domain.lane.budget import MeterName
-    from stream_app.domain.lane.explain import LaneFacts
-    from stream_app.domain.lane.meters import Forecast, Meter
-    from stream_app.domain.messages import LaneView
-
-Forecasts = Mapping[str, "Mapping[str, Forecast]"]
+Forecasts = Mapping[str, Mapping[str, Forecast]]
 """Workspace -> meter -> forecast."""
 
 _BAR: Final = 10
@@ -42,8 +40,8 @@ def show_lanes(
     """Print the tables of lanes. `works`: a worker runs; without one no lane moves."""
     for number, table in enumerate(lane_tables(lanes, forecasts, zones, now_ms, works=works)):
         if number:
-            tell("")
-        show(table)
+            show("")
+        show_table(table)
 
 
 def lane_tables(

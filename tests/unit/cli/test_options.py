@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.cli import dead_letter_options as options
-from stream_app.cli.dead_letter_options import confirm, filter_of, reading
-from stream_app.cli.main import build_parser, main
+from stream_app.cli import progress as shown
+from stream_app.cli.base import confirm
+from stream_app.cli.main import main, parse
+from stream_app.cli.progress import reading
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.errors import SettingsError, StreamAppError
 
@@ -70,7 +71,7 @@ def test_only_a_yes_is_a_yes(
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     with nullcontext() if yes else pytest.raises(StreamAppError, match="cancelled: nothing was changed"):
-        confirm("send 7 dead letters back")
+        confirm("send 7 dead letters back", yes=False)
     assert capsys.readouterr().err == "send 7 dead letters back? [y/N]\n"
 
 
@@ -79,7 +80,7 @@ def test_without_a_terminal_a_missing_yes_is_wrong_usage(monkeypatch: pytest.Mon
     with pytest.raises(
         SettingsError, match=r"cannot ask for confirmation without a terminal: pass --yes to send 7 dead letters back$"
     ):
-        confirm("send 7 dead letters back")
+        confirm("send 7 dead letters back", yes=False)
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
@@ -88,7 +89,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     with reading("reading dead letters") as progress:
         progress(5, 10)
     assert capsys.readouterr() == ("", ""), "it has not taken long"
-    monkeypatch.setattr(options, "_SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(shown, "_PLAIN_EVERY_S", 0.0)
     with reading("reading dead letters") as progress:
         progress(5, 10)
     assert capsys.readouterr() == ("", "reading dead letters: 5 of 10 offsets\n")
@@ -111,7 +112,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
 )
 def test_older_than_limits_like_until(argv: list[str], until_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
-    wanted = filter_of(build_parser().parse_args(argv))
+    wanted = parse(argv)[1].arguments["which"].filter
     assert wanted.until_ms == until_ms
     assert wanted.matches({}, None, until_ms - 1)
     assert not wanted.matches({}, None, until_ms)
@@ -119,6 +120,4 @@ def test_older_than_limits_like_until(argv: list[str], until_ms: int, monkeypatc
 
 @pytest.mark.parametrize("age", ["2x", "h", "-2h", "2 h", "9999999d"])
 def test_an_unreadable_age_is_wrong_usage(age: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        build_parser().parse_args(["dlq", f"--older-than={age}"])
-    assert caught.value.code == 2
+    assert main(["dlq", f"--older-than={age}"]) == 2

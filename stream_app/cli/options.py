@@ -1,0 +1,117 @@
+"""Options that several commands have: which dead letters, who asks and why, ages and times."""
+
+import getpass
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, Literal
+
+from cyclopts import Group, Parameter, validators
+
+from stream_app.cli.base import WHOLE, Common, Whole
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.errors import SettingsError
+
+Source = Literal["dlq", "parked", "deferred"]
+Positive = Annotated[Whole, Parameter(validator=validators.Number(gte=1))]
+Workspace = Annotated[str | None, Parameter(metavar="NAME")]
+Map = Annotated[tuple[str, ...], Parameter(metavar="FIELD=COLUMN")]
+
+SOURCES: Final[tuple[Source, ...]] = ("dlq", "parked", "deferred")
+_OLDEST: Final = timedelta(days=100_000)
+
+
+def _is_past(_: object, age: timedelta | None) -> None:
+    if age is not None and not timedelta(0) < age < _OLDEST:
+        raise ValueError("write the age as in 30m, 2h or 7d")
+
+
+@Parameter(name="*", group=Group("Which dead letters (options combine; each may be repeated)", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """The options that select dead letters. Each option narrows the selection; repeating one widens it."""
+
+    reason: tuple[str, ...] = ()
+    """such as http_503 or not_json"""
+    status: Annotated[tuple[int, ...], WHOLE, Parameter(metavar="CODE")] = ()
+    """Clay's HTTP status"""
+    destination: Annotated[tuple[str, ...], Parameter(metavar="ALIAS")] = ()
+    """a destination's alias"""
+    workspace: Annotated[tuple[str, ...], Parameter(metavar="NAME")] = ()
+    """a workspace's name"""
+    lead: Annotated[tuple[str, ...], Parameter(metavar="LEAD_ID")] = ()
+    """a lead's id"""
+    disposition: tuple[Literal["failed", "poison", "policy", "foreign", "deferred"], ...] = ()
+    """poison, policy and foreign dead letters are included only if named here"""
+    since: datetime | None = None
+    """written at or after, such as 2026-11-24T08:00 (UTC)"""
+    until: datetime | None = None
+    """written before"""
+    older_than: Annotated[timedelta | None, Parameter(validator=_is_past)] = None
+    """such as 30m, 2h or 7d"""
+
+    @property
+    def filter(self) -> Filter:
+        """The filter that these options describe, as of now."""
+        ends = [ms(self.until)] if self.until else []
+        if self.older_than is not None:
+            ends.append(int((time.time() - self.older_than.total_seconds()) * 1000))
+        return Filter(
+            reasons=frozenset(self.reason),
+            statuses=frozenset(self.status),
+            destinations=frozenset(self.destination),
+            workspaces=frozenset(self.workspace),
+            leads=frozenset(self.lead),
+            kinds=frozenset(self.disposition),
+            since_ms=ms(self.since) if self.since else None,
+            until_ms=min(ends, default=None),
+        )
+
+
+WHICH: Final = Which()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Audit(Common):
+    """The options of a command that the audit log records."""
+
+    why: str
+    """the reason, for the audit log; addresses and long numbers are removed"""
+    who: Annotated[str | None, Parameter(metavar="NAME")] = None
+    """your name in the audit log (default: the login name)"""
+
+    @property
+    def name(self) -> str:
+        """The operator's name."""
+        return self.who or login_name()
+
+
+def login_name() -> str:
+    """Return the login name; a container may have none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def mapping_of(pairs: tuple[str, ...], form: str) -> dict[str, str]:
+    """Parse the pairs of `--map`.
+
+    Raises:
+        SettingsError: A pair has no `=`, or nothing on one side of it. `form` says how to write it.
+    """
+    split = [pair.partition("=") for pair in pairs]
+    if not all(name and value for name, _, value in split):
+        raise SettingsError([f"--map needs {form}"])
+    return {name: value for name, _, value in split}
+
+
+def ms(at: datetime) -> int:
+    """Return epoch ms. A time without a zone is UTC, as in Kafka's tools."""
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def iso(at_ms: int) -> str:
+    """Format epoch ms for people, in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

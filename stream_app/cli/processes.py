@@ -1,0 +1,62 @@
+"""`stream-app worker` and `gateway`, and what they share with `replay`: a process that runs until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from typing import Any, Literal
+
+from aiokafka.errors import KafkaError
+
+from stream_app.cli.base import COMMON, OK, Common
+from stream_app.config import Settings
+from stream_app.domain.errors import BrokerUnavailable
+from stream_app.kafka.connection import LOOK
+from stream_app.ops import logs
+
+LogFormat = Literal["json", "console"]
+
+
+def worker(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+    """Send leads to Clay. Only workers POST to Clay and write state. Several can run at once.
+
+    Example:
+      stream-app worker --config stream_app.toml
+
+    Args:
+        log: format of the log on stderr (default: console on a terminal, else json)
+    """
+    from stream_app.services.worker import run_worker
+
+    def read() -> Settings:
+        return common.settings(clay=True)
+
+    return run_process(log, run_worker(read(), read))
+
+
+def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
+    """Receive Clay's callbacks over HTTP and publish them on Kafka. Several can run at once.
+
+    Example:
+      stream-app gateway --config stream_app.toml
+
+    Args:
+        log: format of the log on stderr (default: console on a terminal, else json)
+    """
+    from stream_app.services.gateway import run_gateway
+
+    return run_process(log, run_gateway(common.settings(gateway=True, api=True)))
+
+
+def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None]) -> int:
+    """Run a process in a new event loop until a signal ends it. Errors are raised."""
+    from stream_app.faust_app.run import run
+
+    logs.configure(log or ("console" if sys.stderr.isatty() else "json"))
+    try:
+        run(main)
+    except KafkaError as error:  # Kafka answered at the start, but not a later request
+        if not error.retriable:
+            raise
+        raise BrokerUnavailable(f"Kafka has stopped answering ({error}). {LOOK}") from error
+    return OK
