@@ -24,7 +24,7 @@ _NOT_LEADS: Final[dict[str, str]] = {
 def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
     """Prove that every input lead is accounted for. Else name the leads that are not, with exit code 1.
 
-    Example:
+    example:
       stream-app books --config stream_app.toml
 
     Args:

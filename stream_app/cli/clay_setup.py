@@ -11,7 +11,7 @@ from stream_app.operator import clay_setup as plan
 def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
     """Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends callbacks.
 
-    Example:
+    example:
       stream-app clay-setup people
 
     Args:

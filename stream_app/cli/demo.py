@@ -32,7 +32,7 @@ What to try next:
 def demo(*, bootstrap: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None, common: Common = COMMON) -> int:
     """Run the whole system on this machine through an outage of Clay; exit code 1 if the books do not balance.
 
-    Example:
+    example:
       stream-app demo
 
     Args:

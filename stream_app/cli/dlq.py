@@ -39,7 +39,7 @@ app = with_actions("dlq")
 def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
     """Count dead letters by cause, destination and age. An action lists, shows, exports or imports them.
 
-    Example:
+    example:
       stream-app dlq --older-than 2h
       stream-app dlq show leads.dlq/0/17
 
@@ -81,7 +81,7 @@ def _show_tally(source: str, tally: Tally) -> None:
 def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHICH, common: Common = COMMON) -> int:
     """List the newest dead letters, each with the record id that `show` takes.
 
-    Example:
+    example:
       stream-app dlq list --reason http_503
 
     Args:
@@ -107,7 +107,7 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
 def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON) -> int:
     """Show one dead letter with its headers and history.
 
-    Example:
+    example:
       stream-app dlq show leads.dlq/0/17
 
     Args:
@@ -148,7 +148,7 @@ def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON)
 def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
     """Write dead letters with their values (personal data) to a file, one JSON object per line.
 
-    Example:
+    example:
       stream-app dlq export dead-letters.jsonl --reason no_identity
 
     Args:
@@ -181,7 +181,7 @@ def import_them(
 ) -> int:
     """Send edited dead letters of an exported file back, each one once.
 
-    Example:
+    example:
       stream-app dlq import dead-letters.jsonl --yes
 
     Args:

@@ -29,7 +29,7 @@ def doctor(
 ) -> int:
     """Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.
 
-    Example:
+    example:
       stream-app doctor
       stream-app doctor --round-trip people --yes
 

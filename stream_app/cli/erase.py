@@ -23,7 +23,7 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from here; the command
     lists them.
 
-    Example:
+    example:
       stream-app erase ada@example.com --why "GDPR request 17"
       stream-app erase crm-17 --yes --why "..."
 

@@ -19,7 +19,7 @@ def explain(*, workspace: Workspace = None, watch: bool = False, common: Common 
 
     Exit code 1 if something holds.
 
-    Example:
+    example:
       stream-app explain --workspace acme
 
     Args:

@@ -53,7 +53,7 @@ def lanes(*, workspace: Workspace = None, watch: bool = False, common: Common = 
 
     An action changes one lane live.
 
-    Example:
+    example:
       stream-app lanes
       stream-app lanes pause acme --why "table is being rebuilt"
 
@@ -104,7 +104,7 @@ def budget(
 ) -> int:
     """Change caps live, from the next lead on. N, `none` for no limit, or `configured`.
 
-    Example:
+    example:
       stream-app lanes budget acme --credits-per-day 8000 --why "topped up"
 
     Args:
@@ -137,7 +137,7 @@ def correct(
 
     With --lead: correct the cost of a lead that was booked at its ceiling.
 
-    Example:
+    example:
       stream-app lanes correct acme --credits 120 --why "spent by hand in Clay"
       stream-app lanes correct acme --lead crm-17 --credits 4 --why "its row in Clay says so"
 
@@ -170,7 +170,7 @@ def rate(
 ) -> int:
     """Change the rate live.
 
-    Example:
+    example:
       stream-app lanes rate acme --per-second 4 --why "Clay is slow"
 
     Args:
@@ -192,7 +192,7 @@ def quota(
 ) -> int:
     """Retire a webhook or use it again, or set its count of submissions.
 
-    Example:
+    example:
       stream-app lanes --json                # shows the ID of each webhook
       stream-app lanes quota acme --webhook ID --count 12000 --why "used by hand"
 
@@ -217,7 +217,7 @@ def cancel(
 ) -> int:
     """Cancel a lead or an import: what is not at Clay yet ends as suppressed.
 
-    Example:
+    example:
       stream-app lanes cancel acme --import march.csv --why "wrong list"
 
     Args:
@@ -235,7 +235,7 @@ def cancel(
 def reload(*, audit: Audit) -> int:
     """Have every worker reload its configuration and secrets, with new webhooks, tokens and workspaces.
 
-    Example:
+    example:
       stream-app lanes reload --why "a third webhook for people"
     """
     return order(audit, "reload")
@@ -245,7 +245,7 @@ def reload(*, audit: Audit) -> int:
 def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = COMMON) -> int:
     """Show the commands to lanes: who sent them, why, and their results.
 
-    Example:
+    example:
       stream-app lanes log
 
     Args:

@@ -163,7 +163,7 @@ def _no_command(*, common: Common = COMMON) -> int:
 def completion(shell: Literal["bash", "zsh", "fish"], /, *, common: Common = COMMON) -> int:
     """Print a script that completes commands, options and file names in your shell.
 
-    Example:
+    example:
       stream-app completion bash > ~/.local/share/bash-completion/completions/stream-app
       stream-app completion zsh > ~/.zfunc/_stream-app    # a folder of your fpath
       stream-app completion fish > ~/.config/fish/completions/stream-app.fish

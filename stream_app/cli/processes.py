@@ -20,7 +20,7 @@ LogFormat = Literal["json", "console"]
 def worker(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """Send leads to Clay. Only workers POST to Clay and write state. Several can run at once.
 
-    Example:
+    example:
       stream-app worker --config stream_app.toml
 
     Args:
@@ -37,7 +37,7 @@ def worker(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
 def gateway(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
     """Receive Clay's callbacks over HTTP and publish them on Kafka. Several can run at once.
 
-    Example:
+    example:
       stream-app gateway --config stream_app.toml
 
     Args:

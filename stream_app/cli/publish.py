@@ -85,7 +85,7 @@ def publish(file: Path | None = None, /, *, options: Options = _OPTIONS) -> int:
 
     Refused rows go to FILE.rejected.jsonl; exit code 1 then.
 
-    Example:
+    example:
       stream-app publish leads.csv --workspace acme --map email="E-Mail" --dry-run
 
     Args:

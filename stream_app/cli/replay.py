@@ -97,7 +97,7 @@ def replay(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
 
     An action plans or runs a replay by hand.
 
-    Example:
+    example:
       stream-app replay --config stream_app.toml
       stream-app replay plan --status 503
 
@@ -113,7 +113,7 @@ def replay(*, log: LogFormat | None = None, common: Common = COMMON) -> int:
 def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
     """Show how many dead letters a replay would send, by cause, its price, the budget left, and its duration.
 
-    Example:
+    example:
       stream-app replay plan --status 503 --destination people
     """
     settings = selection.settings()
@@ -132,7 +132,7 @@ def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
 
     Shows the price and asks first. Deferred leads are only sent earlier.
 
-    Example:
+    example:
       stream-app replay select --reason http_503 --limit 1000 --rate 4
     """
     settings = sending.settings()
@@ -144,7 +144,7 @@ def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
 def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
     """Send parked leads back after a fix. A JSON Patch or new field names can edit them.
 
-    Example:
+    example:
       stream-app replay redrive --disposition poison --from dlq --map email=mail
     """
     settings = sending.settings()
@@ -168,7 +168,7 @@ def rewind(
 
     First stop every `stream-app replay`: Kafka does not reset an active group.
 
-    Example:
+    example:
       stream-app replay rewind --to-datetime 2026-11-24T08:00 --dry-run
 
     Args:
@@ -220,7 +220,7 @@ def rewind(
 def pause(*, why: str = "", common: Common = COMMON) -> int:
     """Pause all replays of all processes until `resume`.
 
-    Example:
+    example:
       stream-app replay pause --why "table is being rebuilt"
 
     Args:
@@ -233,7 +233,7 @@ def pause(*, why: str = "", common: Common = COMMON) -> int:
 def resume(*, common: Common = COMMON) -> int:
     """Resume replays after `pause`.
 
-    Example:
+    example:
       stream-app replay resume
     """
     return _set_pause(common, None, "")

@@ -37,7 +37,7 @@ def results(
 ) -> int:
     """Write the last result of each lead (personal data) as CSV or JSON Lines. Exit code 1 if there is none.
 
-    Example:
+    example:
       stream-app results --join leads.csv -o enriched.csv
       stream-app results --workspace acme --since 2026-11-24T08:00 --format jsonl
 

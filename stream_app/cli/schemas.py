@@ -11,7 +11,7 @@ from stream_app.schemas import documents
 def schemas(directory: Path = Path("schemas"), /, *, common: Common = COMMON) -> int:
     """Write the JSON Schema of each message and the AsyncAPI document.
 
-    Example:
+    example:
       stream-app schemas schemas
 
     Args:

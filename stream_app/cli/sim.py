@@ -21,7 +21,7 @@ def sim(
 ) -> int:
     """Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, and a ledger.
 
-    Example:
+    example:
       stream-app sim --port 8700 --ledger ledger.jsonl
 
     `python -m stream_app.dev.simulator --help` describes scripts, faults and the control API.

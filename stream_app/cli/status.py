@@ -22,7 +22,7 @@ _MEANING: Final = {str(column): text for column, text in MEANING.items()} | {
 def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:
     """Show where a lead is, with the time and reason of each step. Exit code 1 if the lead is unknown.
 
-    Example:
+    example:
       stream-app status crm-17
       stream-app status ada@example.com --workspace acme
 

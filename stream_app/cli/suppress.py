@@ -28,7 +28,7 @@ app = with_actions("suppress")
 def suppress(*, common: Common = COMMON) -> int:
     """List the people who are never sent to Clay. An action adds or removes people. They are hashed first.
 
-    Example:
+    example:
       stream-app suppress add ada@example.com --why "GDPR objection of March"
     """
     return list_people(common=common)
@@ -38,7 +38,7 @@ def suppress(*, common: Common = COMMON) -> int:
 def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
     """Add people to the list. Their leads then end as suppressed, in every workspace.
 
-    Example:
+    example:
       stream-app suppress add ada@example.com --why "..."
 
     Args:
@@ -54,7 +54,7 @@ def add_people(*person: str, file: Path | None = None, audit: Audit) -> int:
 def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
     """Remove people from the list. Leads that ended as suppressed can be published again.
 
-    Example:
+    example:
       stream-app suppress remove ada@example.com --why "..."
 
     Args:
@@ -70,7 +70,7 @@ def remove_people(*person: str, file: Path | None = None, audit: Audit) -> int:
 def list_people(*person: str, common: Common = COMMON) -> int:
     """Show the list (hashes). With people: check that all of them are on it, else exit code 1.
 
-    Example:
+    example:
       stream-app suppress list ada@example.com
 
     Args:

@@ -14,7 +14,7 @@ from stream_app.operator import skip as unreadable
 def topics(*, common: Common = COMMON) -> int:
     """Create missing topics, and show exactly how existing ones differ from the plan.
 
-    Example:
+    example:
       stream-app topics --config stream_app.toml
     """
     settings = common.settings()
@@ -46,7 +46,7 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
 
     First stop the processes that read the topic. Readable records are never skipped.
 
-    Example:
+    example:
       stream-app skip leads/0/15
 
     Args:
