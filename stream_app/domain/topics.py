@@ -6,13 +6,14 @@ All topics have the same number of partitions, so one worker owns partition n of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from stream_app.domain.lane.bounds import out_of_range
 from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.plural import count
 
 MAX_INPUT_BYTES: Final = 1_048_588
 """The largest batch that the lead topics accept: Kafka's default."""
@@ -38,6 +39,13 @@ RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "dele
 A result that a tombstone deletes leaves the disk within two days (partition/erasures.py). The tombstone stays for 30
 days, so that a cache whose worker was down for long still reads it.
 """
+
+
+_MIGRATE: Final = (
+    "Partitions never change under a running system: each workspace's state lives in its partition. "
+    "To migrate, stop the producers, let the worker finish, set a new kafka.namespace, create its topics and go on "
+    "there; leads sent before are not known as duplicates in it"
+)
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -226,3 +234,55 @@ def shared_partitions(workspaces: Iterable[str], partitions: int, pins: Mapping[
             f"Before their first leads, pin: {advice}"
         )
     return lines
+
+
+class ExistingTopic(msgspec.Struct, frozen=True):
+    """A topic as the broker has it."""
+
+    partitions: int
+    replication: int
+    config: dict[str, str | None]
+
+
+def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
+    """Return one line for each difference from the plan, with what to do."""
+    found = []
+    for topic in plan:
+        there = seen.get(topic.name)
+        if there is None:
+            found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
+            continue
+        if there.partitions != topic.partitions:
+            text = f"has {count(there.partitions, 'partition')}, the config says {topic.partitions}. {_MIGRATE}"
+            found.append((topic.name, text))
+        if there.replication != topic.replication:
+            text = (
+                f"has replication {there.replication}, the config says {topic.replication}; set kafka.replication = "
+                f"{there.replication}, or change the topic with kafka-reassign-partitions.sh"
+            )
+            found.append((topic.name, text))
+        found += [
+            (
+                topic.name,
+                f"{key} is {there.config.get(key)}, the plan says {wanted}; kafka-configs.sh --alter "
+                f"--entity-type topics --entity-name TOPIC --add-config {key}={wanted}",
+            )
+            for key, wanted in topic.config.items()
+            if there.config.get(key) != wanted
+            # With fewer replicas than planned, Kafka would refuse every write.
+            and (key != "min.insync.replicas" or there.replication == topic.replication)
+        ]
+    return by_topics(found)
+
+
+def by_topics(found: Sequence[tuple[str, str]]) -> list[str]:
+    """Return one line for each text, with the names of all its topics."""
+    names: dict[str, list[str]] = {}
+    for name, text in found:
+        names.setdefault(text, []).append(name)
+    return [
+        f"{those[0]}: {text.replace('TOPIC', those[0])}"
+        if len(those) == 1
+        else f"{len(those)} topics, each: {text} ({', '.join(those)})"
+        for text, those in names.items()
+    ]

@@ -14,9 +14,8 @@ from aiokafka.errors import (
 
 from stream_app.domain.errors import KafkaRefused, TopicsError
 from stream_app.domain.rights import BITS, Acl, Operation, Rights
-from stream_app.domain.topics import TopicPlan
+from stream_app.domain.topics import ExistingTopic, TopicPlan, differences
 from stream_app.kafka.protocol import DescribeGroups, Metadata
-from stream_app.kafka.topics import Seen, differences
 
 _UNKNOWN: Final = -(2**31)
 """Kafka's answer if it does not say which operations are allowed."""
@@ -45,7 +44,7 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
         problems := differences(
             plan,
             {
-                each.name: Seen(topics[each.name], each.replication, dict(each.config))
+                each.name: ExistingTopic(topics[each.name], each.replication, dict(each.config))
                 for each in plan
                 if each.name in topics
             },

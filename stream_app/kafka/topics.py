@@ -13,25 +13,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 
 from stream_app.domain.errors import TopicsError
-from stream_app.domain.plural import count
-from stream_app.domain.topics import TopicPlan
+from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
 from stream_app.kafka.connection import Say, admin_of, repeated
 
 _VISIBLE_POLL_S: Final = 0.05
-
-_MIGRATE: Final = (
-    "Partitions never change under a running system: each workspace's state lives in its partition. "
-    "To migrate, stop the producers, let the worker finish, set a new kafka.namespace, create its topics and go on "
-    "there; leads sent before are not known as duplicates in it"
-)
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """A topic as the broker has it."""
-
-    partitions: int
-    replication: int
-    config: dict[str, str | None]
 
 
 class TopicReport(msgspec.Struct, frozen=True):
@@ -65,7 +50,7 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
             await asyncio.sleep(_VISIBLE_POLL_S)
             seen = await _look(admin, there)
         unchanged = [topic.name for topic in there if topic.name not in created]
-        return TopicReport(created, unchanged, [*_lines(list(failed.items())), *differences(there, seen)])
+        return TopicReport(created, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
 
 
 async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
@@ -87,51 +72,7 @@ async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wai
             raise TopicsError(problems)
 
 
-def differences(plan: Sequence[TopicPlan], seen: Mapping[str, Seen]) -> list[str]:
-    """Return one line for each difference from the plan, with what to do."""
-    found = []
-    for topic in plan:
-        there = seen.get(topic.name)
-        if there is None:
-            found.append((topic.name, "there is no such topic; create it with: stream-app topics"))
-            continue
-        if there.partitions != topic.partitions:
-            text = f"has {count(there.partitions, 'partition')}, the config says {topic.partitions}. {_MIGRATE}"
-            found.append((topic.name, text))
-        if there.replication != topic.replication:
-            text = (
-                f"has replication {there.replication}, the config says {topic.replication}; set kafka.replication = "
-                f"{there.replication}, or change the topic with kafka-reassign-partitions.sh"
-            )
-            found.append((topic.name, text))
-        found += [
-            (
-                topic.name,
-                f"{key} is {there.config.get(key)}, the plan says {wanted}; kafka-configs.sh --alter "
-                f"--entity-type topics --entity-name TOPIC --add-config {key}={wanted}",
-            )
-            for key, wanted in topic.config.items()
-            if there.config.get(key) != wanted
-            # With fewer replicas than planned, Kafka would refuse every write.
-            and (key != "min.insync.replicas" or there.replication == topic.replication)
-        ]
-    return _lines(found)
-
-
-def _lines(found: Sequence[tuple[str, str]]) -> list[str]:
-    """Return one line for each text, with the names of all its topics."""
-    names: dict[str, list[str]] = {}
-    for name, text in found:
-        names.setdefault(text, []).append(name)
-    return [
-        f"{those[0]}: {text.replace('TOPIC', those[0])}"
-        if len(those) == 1
-        else f"{len(those)} topics, each: {text} ({', '.join(those)})"
-        for text, those in names.items()
-    ]
-
-
-async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:
+async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, ExistingTopic]:
     """Return the planned topics that exist, by name."""
     names = [topic.name for topic in plan]
     there = {each["topic"]: each for each in await admin.describe_topics(names) if not each["error_code"]}
@@ -145,7 +86,7 @@ async def _look(admin: Any, plan: Sequence[TopicPlan]) -> dict[str, Seen]:
                 raise for_code(code)(message)
             configs[name] = {key: value for key, value, *_ in entries}
     return {
-        name: Seen(
+        name: ExistingTopic(
             partitions=len(each["partitions"]),
             replication=min(len(partition["replicas"]) for partition in each["partitions"]),
             config=configs[name],

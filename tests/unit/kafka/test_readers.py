@@ -1,0 +1,179 @@
+"""The one way to read Kafka outside a group, on a consumer that the test scripts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
+
+from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
+from stream_app.kafka import readers
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.readers import Reader, TopicReader
+
+A, B = TopicPartition("leads", 0), TopicPartition("leads", 1)
+MARKER, DAMAGED = "marker", "damaged"
+
+
+class Log:
+    """Partitions as lists: a value, a marker of a transaction, or a record that cannot be read."""
+
+    def __init__(self) -> None:
+        self.entries: dict[TopicPartition, list[Any]] = {A: [], B: []}
+        self.error: Exception | None = None
+        self.silent = False
+
+
+class ScriptedConsumer:
+    """As much of `Consumer` as a reader uses."""
+
+    def __init__(self, log: Log, **options: Any) -> None:
+        self.log, self.options = log, options
+        self.at: dict[TopicPartition, int] = {}
+        self.paused: set[TopicPartition] = set()
+        self.unreadable: dict[TopicPartition, UnreadableBatch] = {}
+
+    async def start(self) -> None:
+        if self.log.error is not None:
+            raise self.log.error
+
+    async def topics(self) -> set[str]:
+        return {place.topic for place in self.log.entries}
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {each: len(self.log.entries[each]) for each in partitions}
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.at, self.paused = dict.fromkeys(partitions, 0), set()
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.at[partition] = offset
+
+    def pause(self, partition: TopicPartition) -> None:
+        self.paused.add(partition)
+
+    def skip(self, batch: UnreadableBatch) -> None:
+        self.at[TopicPartition(batch.topic, batch.partition)] = batch.last + 1
+
+    async def position(self, partition: TopicPartition) -> int:
+        return self.at[partition]
+
+    async def getmany(self, *partitions: TopicPartition, timeout_ms: int, max_records: int) -> dict[Any, list[Any]]:
+        if self.log.error is not None:
+            raise self.log.error
+        if self.log.silent:
+            return {}
+        for each in partitions or tuple(self.at):
+            entries = self.log.entries[each]
+            records: list[Any] = []
+            while self.at[each] < len(entries) and len(records) < max_records:
+                offset, entry = self.at[each], entries[self.at[each]]
+                if entry == DAMAGED:
+                    break
+                self.at[each] += 1
+                if entry != MARKER:
+                    records.append(SimpleNamespace(topic=each.topic, partition=each.partition, offset=offset, v=entry))
+            if records:
+                return {each: records}
+            if self.at[each] < len(entries):
+                raise UnreadableBatch(each.topic, each.partition, self.at[each], self.at[each], "damaged")
+        return {}
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    async def stop(_: Any) -> None:
+        pass
+
+    made = Log()
+    monkeypatch.setattr(readers, "Consumer", lambda **options: ScriptedConsumer(made, **options))
+    monkeypatch.setattr(readers, "stop_consumer", stop)
+    return made
+
+
+def reader() -> Reader:
+    return Reader(KafkaConnection("nowhere:9092"))
+
+
+async def values(scan: Any) -> list[Any]:
+    return [record.v async for got in scan for records in got.values() for record in records]
+
+
+async def test_a_scan_ends_behind_the_markers_and_at_the_end_that_it_was_given(log: Log) -> None:
+    log.entries = {A: ["a0", MARKER, "a2", MARKER], B: ["b0", "b1", "b2"]}
+    progress: list[tuple[int, int]] = []
+    async with reader() as it:
+        spans = {A: (0, 4), B: (1, 2)}
+        assert await values(it.scan(spans, progress=lambda *so_far: progress.append(so_far))) == ["a0", "a2", "b1"]
+        assert await values(it.scan({A: (4, 4)})) == []
+    assert progress[-1] == (5, 5)
+
+
+async def test_a_batch_that_cannot_be_read_ends_a_scan_or_is_skipped(log: Log) -> None:
+    log.entries[A] = ["a0", DAMAGED, "a2"]
+    skipped: list[UnreadableBatch] = []
+    async with reader() as it:
+        assert await values(it.scan({A: (0, 3)}, on_unreadable=skipped.append)) == ["a0", "a2"]
+        assert [batch.first for batch in skipped] == [1]
+        with pytest.raises(UnreadableBatch, match="leads/0 cannot be read at offset 1"):
+            await values(it.scan({A: (0, 3)}))
+
+
+async def test_a_scan_without_progress_names_the_partition_and_its_offset(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_SILENT_S", 0.0)
+    log.entries[A], log.silent = ["a0"], True
+    async with reader() as it:
+        with pytest.raises(BrokerUnavailable, match="leads/0 gave nothing for 0 s at offset 0 of 1: is its broker up"):
+            await values(it.scan({A: (0, 1)}))
+
+
+async def test_following_goes_on_with_the_other_partitions(log: Log) -> None:
+    log.entries = {A: [DAMAGED], B: []}
+    async with reader() as it:
+        following = it.follow({A: 0, B: 0}, pass_unreadable=True)
+        assert await anext(following) == {}
+        log.entries = {A: ["repaired"], B: []}
+        assert [record.v for record in (await anext(following))[A]] == ["repaired"]
+        assert await anext(following) == {}, "nothing new"
+        log.entries[B].append("new")
+        assert [record.v for record in (await anext(following))[B]] == ["new"]
+
+
+async def test_records_are_fetched_by_their_offsets_and_those_that_are_gone_are_left_out(log: Log) -> None:
+    log.entries[A] = ["a0", MARKER, DAMAGED, "a3", *["x"] * 2_000]
+    wanted = {A: [0, 1, 2, 3, 2_003, 2_004], TopicPartition("deleted", 0): [7]}
+    async with reader() as it:
+        assert [record.offset for record in await it.fetch(wanted)] == [0, 3, 2_003]
+
+
+async def test_markers_are_not_counted_and_what_cannot_be_counted_is_an_upper_bound(log: Log) -> None:
+    log.entries = {A: ["a0", MARKER, "a2", MARKER], B: ["b0", DAMAGED, MARKER]}
+    async with TopicReader(KafkaConnection("nowhere:9092"), 2) as it:
+        assert await it.count(["leads"], {("leads", 0): 1}) == {("leads", 0): 1, ("leads", 1): 3}
+        log.entries[A] = ["a", MARKER] * 51
+        assert await it.count_spans({A: (0, 102)}) == {A: 102}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "text"),
+    [
+        (KafkaConnectionError("x"), BrokerUnavailable, "Kafka at nowhere:9092 does not answer. Is it running"),
+        (TopicAuthorizationFailedError("leads"), KafkaRefused, "Kafka at nowhere:9092 does not allow it"),
+    ],
+)
+async def test_errors_of_kafka_are_translated(log: Log, error: Exception, raised: type[Exception], text: str) -> None:
+    log.entries[A] = ["a0"]
+    async with reader() as it:
+        log.error = error
+        with pytest.raises(raised, match=text):
+            await values(it.scan({A: (0, 1)}))
+    with pytest.raises(raised, match=text):
+        await reader().__aenter__()
