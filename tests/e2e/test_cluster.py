@@ -15,6 +15,7 @@ from stream_app.dev.cluster import LocalCluster
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import StartError
 from tests.cluster import all_in_sync, coordinator_of, stands
+from tests.e2e.commands import command
 from tests.e2e.fleet import Fleet, now_ms
 
 SESSION_S: Final = 15
@@ -87,6 +88,8 @@ async def test_each_broker_in_turn(cluster: LocalCluster, namespace: str, fault:
             longest = stands(line.requests(), line.names, began_ms, now_ms())
             assert max(longest.values()) < BOUND_S, longest
         assert all(member.alive for member in (*workers, replay))
+        faster = [command(line, "rate", f"fast-{lane}", lane, rate_per_s=100, burst=100) for lane in line.names]
+        await line.publish(faster)
         await line.until_rest(LEADS, LEADS / PER_S / LANES + 60)
         assert [await line.stop(member.process) for member in (*workers, replay)] == [0, 0, 0]
         for member in (*workers, replay):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stream_app.dev.kafka import Broker
+from tests.e2e.commands import answer, command
 from tests.e2e.pipeline import Pipeline
-from tests.e2e.test_operate import answer, command
 from tests.e2e.test_replay import CONFIG, DOWN, LANE
 from tests.e2e.test_replay_by_hand import ask
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,34 +12,11 @@ import pytest
 from stream_app.clay.endpoints import webhook_id
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lead.lead import home_partition
-from stream_app.domain.messages import Command, CommandAnswer
-from stream_app.domain.record import Record
+from tests.e2e.commands import answer, answers, command
 from tests.e2e.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(180)
 _SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
-
-
-def command(line: Pipeline, kind: str, name: str, workspace: str = "w0", **args: Any) -> Record:
-    asked = Command(name, kind, workspace, int(time.time() * 1000), "jane", "a test", args)  # type: ignore[arg-type]  # a word
-    home = line.settings.home(workspace)
-    return Record(line.settings.names.commands, workspace.encode(), msgspec.json.encode(asked), (), home)
-
-
-async def answers(line: Pipeline) -> dict[str, CommandAnswer]:
-    """By the id of the command; none may have two."""
-    found = [msgspec.json.decode(each.value, type=CommandAnswer) for each in await line.read(line.settings.names.audit)]
-    assert len({answer.id for answer in found}) == len(found)
-    return {answer.id: answer for answer in found}
-
-
-async def answer(line: Pipeline, name: str, timeout_s: float = 20) -> CommandAnswer:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := (await answers(line)).get(name):
-            return found
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"{name} is not answered")
 
 
 async def test_a_pause_under_load_lets_nothing_more_through_until_it_is_resumed(kafka: Broker, namespace: str) -> None:

@@ -1,0 +1,35 @@
+"""Commands to lanes as records of `leads.commands`, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from stream_app.domain.messages import Command, CommandAnswer
+from stream_app.domain.record import Record
+from tests.e2e.pipeline import Pipeline
+
+
+def command(line: Pipeline, kind: str, name: str, workspace: str = "w0", **args: Any) -> Record:
+    asked = Command(name, kind, workspace, int(time.time() * 1000), "jane", "a test", args)  # type: ignore[arg-type]  # a word
+    home = line.settings.home(workspace)
+    return Record(line.settings.names.commands, workspace.encode(), msgspec.json.encode(asked), (), home)
+
+
+async def answers(line: Pipeline) -> dict[str, CommandAnswer]:
+    """Return all answers by the id of the command. No command may have two."""
+    found = [msgspec.json.decode(each.value, type=CommandAnswer) for each in await line.read(line.settings.names.audit)]
+    assert len({answer.id for answer in found}) == len(found)
+    return {answer.id: answer for answer in found}
+
+
+async def answer(line: Pipeline, name: str, timeout_s: float = 20) -> CommandAnswer:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := (await answers(line)).get(name):
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{name} is not answered")
