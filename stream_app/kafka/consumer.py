@@ -60,18 +60,18 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         """See aiokafka. Raises UnreadableBatch where no more can be read of one of these partitions."""
         got: dict[TopicPartition, list[Any]] = await super().getmany(*partitions, **options)
         if not got:
-            for place, batch in self.unreadable.items():
-                if not partitions or place in partitions:
+            for tp, batch in self.unreadable.items():
+                if not partitions or tp in partitions:
                     raise batch
         return got
 
     def skip(self, batch: UnreadableBatch) -> None:
         """Continue after this batch."""
-        place = TopicPartition(batch.topic, batch.partition)
+        tp = TopicPartition(batch.topic, batch.partition)
         if self._guard is not None:
-            self._guard.forget(place)
-        self.seek(place, batch.last + 1)
-        self.resume(place)
+            self._guard.forget(tp)
+        self.seek(tp, batch.last + 1)
+        self.resume(tp)
 
 
 class _Guard:
@@ -88,11 +88,11 @@ class _Guard:
 
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
-        return {place: batch for place, (batch, assignment) in list(self._stopped.items()) if assignment.active}
+        return {tp: batch for tp, (batch, assignment) in list(self._stopped.items()) if assignment.active}
 
-    def forget(self, place: TopicPartition) -> None:
-        if place in self._stopped:
-            del self._stopped[place]
+    def forget(self, tp: TopicPartition) -> None:
+        if tp in self._stopped:
+            del self._stopped[tp]
 
     async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
         """Keep the fetched bytes, which aiokafka does not show. A broker may also report a damaged log."""
@@ -100,49 +100,49 @@ class _Guard:
         if isinstance(request, FetchRequest):
             for topic, partitions in answer.topics:
                 for number, code, *_, raw in partitions:
-                    place = TopicPartition(topic, number)
+                    tp = TopicPartition(topic, number)
                     if code == _CORRUPT:
-                        self._refused(place)
+                        self._refused(tp)
                     else:
-                        self._raw[place] = raw or b""
+                        self._raw[tp] = raw or b""
         return answer
 
-    def _refused(self, place: TopicPartition) -> None:
+    def _refused(self, tp: TopicPartition) -> None:
         assignment = self._assignment
-        if assignment is not None and place in assignment.tps and assignment.state_value(place).has_valid_position:
-            at = assignment.state_value(place).position
+        if assignment is not None and tp in assignment.tps and assignment.state_value(tp).has_valid_position:
+            at = assignment.state_value(tp).position
             cause = "its broker says that its log is damaged there"
-            self._stop(UnreadableBatch(place.topic, place.partition, at, at, cause), assignment)
+            self._stop(UnreadableBatch(tp.topic, tp.partition, at, at, cause), assignment)
 
-    def guard(self, place: TopicPartition, result: Any) -> None:
+    def guard(self, tp: TopicPartition, result: Any) -> None:
         """Make the decoding of a fetch stop before a batch that cannot be read."""
         records = result._partition_records
-        decoding, raw = records._records_iterator, self._raw.pop(place, b"")
-        records._records_iterator = self._guarded(place, records, decoding, raw, result._assignment)
+        decoding, raw = records._records_iterator, self._raw.pop(tp, b"")
+        records._records_iterator = self._guarded(tp, records, decoding, raw, result._assignment)
 
     def _guarded(
-        self, place: TopicPartition, records: Any, decoding: Iterator[Any], raw: bytes, assignment: Any
+        self, tp: TopicPartition, records: Any, decoding: Iterator[Any], raw: bytes, assignment: Any
     ) -> Iterator[Any]:
         try:
             yield from decoding
         except UnicodeDecodeError:  # in the name of a header: Kafka takes any bytes, and Java's client replaces them
-            yield from self._leniently(place, records, raw, assignment)
+            yield from self._leniently(tp, records, raw, assignment)
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
-            self._stop(_unreadable(place, records.next_fetch_offset, raw, error), assignment)
+            self._stop(_unreadable(tp, records.next_fetch_offset, raw, error), assignment)
         else:
-            if place in self._stopped:
-                self.forget(place)
+            if tp in self._stopped:
+                self.forget(tp)
                 if self._logs:
-                    log.warning("%s/%d can be read again", *place)
+                    log.warning("%s/%d can be read again", *tp)
 
-    def _leniently(self, place: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
+    def _leniently(self, tp: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
         """Yield the rest of the current batch, and let the next fetch begin after it."""
         first = records.next_fetch_offset
         try:
             _, last, batch = _batch_at(raw, first)
-            decoded = [records._consumer_record(place, each) for each in lenient(batch) if each.offset >= first]
+            decoded = [records._consumer_record(tp, each) for each in lenient(batch) if each.offset >= first]
         except Exception as error:  # noqa: BLE001 - as above
-            self._stop(_unreadable(place, first, raw, error), assignment)
+            self._stop(_unreadable(tp, first, raw, error), assignment)
             return
         for record in decoded:
             records.next_fetch_offset = record.offset + 1
@@ -155,20 +155,20 @@ class _Guard:
         return subscription and subscription.assignment
 
     def _stop(self, batch: UnreadableBatch, assignment: Any) -> None:
-        place = TopicPartition(batch.topic, batch.partition)
-        if not assignment.active or place not in assignment.tps:
+        tp = TopicPartition(batch.topic, batch.partition)
+        if not assignment.active or tp not in assignment.tps:
             return
-        before = self._stopped.get(place)
+        before = self._stopped.get(tp)
         if self._logs and (before is None or before[0].first != batch.first):
             log.error("%s", batch)
-        self._stopped[place] = (batch, assignment)
-        assignment.state_value(place).pause()
-        asyncio.get_running_loop().call_later(_TRY_AGAIN_S, self._try_again, place, assignment)
+        self._stopped[tp] = (batch, assignment)
+        assignment.state_value(tp).pause()
+        asyncio.get_running_loop().call_later(_TRY_AGAIN_S, self._try_again, tp, assignment)
 
-    def _try_again(self, place: TopicPartition, assignment: Any) -> None:
-        stopped = self._stopped.get(place)
+    def _try_again(self, tp: TopicPartition, assignment: Any) -> None:
+        stopped = self._stopped.get(tp)
         if stopped is not None and stopped[1] is assignment and assignment.active:
-            assignment.state_value(place).resume()
+            assignment.state_value(tp).resume()
 
 
 class _Fetched(OrderedDict[TopicPartition, Any]):
@@ -178,10 +178,10 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
         super().__init__()
         self._guard = guard
 
-    def __setitem__(self, place: TopicPartition, result: Any) -> None:
+    def __setitem__(self, tp: TopicPartition, result: Any) -> None:
         if type(result) is FetchResult:
-            self._guard.guard(place, result)
-        super().__setitem__(place, result)
+            self._guard.guard(tp, result)
+        super().__setitem__(tp, result)
 
 
 def lenient(batch: memoryview) -> Any:
@@ -203,7 +203,7 @@ class _Lenient(bytearray):
         return super().decode(encoding, errors)
 
 
-def _unreadable(place: TopicPartition, first: int, raw: bytes, error: Exception) -> UnreadableBatch:
+def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) -> UnreadableBatch:
     try:
         _, last, _ = _batch_at(raw, first)
     except (LookupError, struct.error):
@@ -211,7 +211,7 @@ def _unreadable(place: TopicPartition, first: int, raw: bytes, error: Exception)
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, CorruptRecordException) and "CRC" in str(error):
         cause = "its checksum does not match"
-    return UnreadableBatch(place.topic, place.partition, first, last, cause)
+    return UnreadableBatch(tp.topic, tp.partition, first, last, cause)
 
 
 def _batch_at(raw: bytes, offset: int) -> tuple[int, int, memoryview]:

@@ -33,11 +33,11 @@ async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[st
 
 
 async def committed_offsets(
-    admin: Any, group: str, places: Sequence[TopicPartition] | None = None
+    admin: Any, group: str, partitions: Sequence[TopicPartition] | None = None
 ) -> dict[TopicPartition, int]:
     """Return the committed offsets of a group, of these partitions or of all. Raises KafkaError."""
-    found = await repeated(partial(admin.list_consumer_group_offsets, group, partitions=places), _PATIENCE_S)
-    return {place: at.offset for place, at in found.items() if at.offset >= 0}
+    found = await repeated(partial(admin.list_consumer_group_offsets, group, partitions=partitions), _PATIENCE_S)
+    return {tp: at.offset for tp, at in found.items() if at.offset >= 0}
 
 
 async def move_group(
@@ -110,4 +110,4 @@ async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:
     if code:
         raise for_code(code)(f"{name} cannot be described")
     offsets = await committed_offsets(admin, name)
-    return Group(state, len(members)), {(place.topic, place.partition): at for place, at in offsets.items()}
+    return Group(state, len(members)), {(tp.topic, tp.partition): at for tp, at in offsets.items()}

@@ -30,14 +30,14 @@ class LaneRates:
     ) -> None:
         self.per_s = dict(configured_per_s)
         self._connection = connection
-        self._places = [TopicPartition(topic, number) for number in range(partitions)]
+        self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
 
     async def follow(self) -> None:
         """Follow the topic from its beginning until cancelled. While a broker is away, try again."""
         while True:
             try:
                 async with Reader(self._connection, fetch_max_wait_ms=500) as reader:
-                    starts = await reader.begins(self._places)
+                    starts = await reader.begins(self._partitions)
                     async for got in reader.follow(starts, pass_unreadable=True):
                         for records in got.values():
                             for key, value in {record.key: record.value for record in records}.items():

@@ -1,4 +1,4 @@
-"""Reads records again outside the worker's stream: single ones by their places, and those after an offset."""
+"""Reads records again outside the worker's stream: single ones by their ids, and those after an offset."""
 
 from __future__ import annotations
 
@@ -79,15 +79,15 @@ async def waiting(
         ) from (last or late)
 
 
-async def _waiting(connection: KafkaConnection, place: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
+async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
     found: list[ConsumedRecord] = []
     async with Reader(connection, fetch_max_wait_ms=20) as reader:
-        end = (await reader.ends([place]))[place]
+        end = (await reader.ends([tp]))[tp]
         # A topic that ends before `offset` was created again.
-        begin = (await reader.begins([place]))[place] if offset > end else offset
+        begin = (await reader.begins([tp]))[tp] if offset > end else offset
         try:
-            async for got in reader.scan({place: (begin, end)}, most=most):
-                found += map(consumed, got[place])
+            async for got in reader.scan({tp: (begin, end)}, most=most):
+                found += map(consumed, got[tp])
                 if len(found) >= most:
                     break
         except UnreadableBatch:  # the group stops there too, and reports it

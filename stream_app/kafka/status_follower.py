@@ -40,13 +40,13 @@ class StatusFollower(Reader):
     ) -> None:
         start = "earliest" if from_beginning else "latest"
         super().__init__(connection, auto_offset_reset=start, fetch_max_wait_ms=500)
-        self._places = [TopicPartition(topic, number) for number in partitions]
+        self._partitions = [TopicPartition(topic, number) for number in partitions]
         self._from_beginning = from_beginning
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            self._starts = await (self.begins if self._from_beginning else self.ends)(self._places)
+            self._starts = await (self.begins if self._from_beginning else self.ends)(self._partitions)
         except BaseException:
             await self.__aexit__()
             raise

@@ -44,7 +44,7 @@ class Shown(msgspec.Struct):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One dead letter, read from its headers only. `place` is topic/partition/offset, as `dlq show` takes it."""
+    """One dead letter, read from its headers only. `record_id` is what `dlq show` takes."""
 
     record_id: str
     at_ms: int
@@ -57,7 +57,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class EditedRecord(msgspec.Struct, frozen=True):
-    """One line of a file to import: the place of a dead letter and its new value."""
+    """One line of a file to import: the id of a dead letter and its new value."""
 
     line: int
     topic: str
@@ -148,7 +148,7 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
         progress: Called with offsets done and offsets in all.
 
     Raises:
-        SettingsError: The place is not one of a dead letter.
+        SettingsError: It is not the id of a dead letter.
         StreamAppError: No record is there.
         BrokerUnavailable: Kafka does not answer.
     """
@@ -254,14 +254,14 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes]) -> str:
 
 
 def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
-    """Parse the place of a dead letter to topic, partition and offset.
+    """Parse the id of a dead letter to topic, partition and offset.
 
     Raises:
-        SettingsError: The place is not one of a dead letter.
+        SettingsError: It is not the id of a dead letter.
     """
     found, names = parse_record_id(record_id), settings.names
     if found is None or found[0] not in (names.dlq, names.parked, names.deferred):
-        raise SettingsError([f"{record_id}: is not the place of a dead letter, such as {names.dlq}/0/17"])
+        raise SettingsError([f"{record_id}: is not the id of a dead letter, such as {names.dlq}/0/17"])
     if found[1] >= settings.kafka.partitions:
         raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     return found

@@ -110,7 +110,7 @@ async def survey(
         edited: The dead letters will be edited and checked later: include those that cannot be sent now.
 
     Returns:
-        The plan with its price, and the places of the dead letters to send.
+        The plan with its price, and the partitions and offsets of the dead letters to send.
 
     Raises:
         SettingsError: The filter is wrong.
@@ -243,7 +243,7 @@ async def _rows(
 async def _never(
     reader: TopicReader, topic: str, found: list[_Found], on_list: SuppressionList
 ) -> set[tuple[int, int]]:
-    """Return the places of suppressed dead letters. Values are read only if the suppression list is not empty."""
+    """Find suppressed dead letters, by partition and offset. Values are read only if the list is not empty."""
     never: set[tuple[int, int]] = set()
     if not on_list or not found:
         return never

@@ -42,7 +42,7 @@ class Move(msgspec.Struct, frozen=True):
         partition: The partition.
         committed: The group's committed offset.
         target: The offset after the rewind.
-        expired: The requested place is older than the first dead letter kept: some may be deleted.
+        expired: The requested offset or time is older than the first dead letter kept: some may be deleted.
     """
 
     partition: int
@@ -94,8 +94,8 @@ async def rewind(settings: Settings, planned: list[Move]) -> None:
         BrokerUnavailable: Kafka does not answer.
     """
     await check_stopped(settings)
-    places = {TopicPartition(settings.names.dlq, move.partition): move.target for move in planned}
-    await move_group(connection_of(settings), settings.names.replay_app, places, _STOP_FIRST)
+    offsets = {TopicPartition(settings.names.dlq, move.partition): move.target for move in planned}
+    await move_group(connection_of(settings), settings.names.replay_app, offsets, _STOP_FIRST)
 
 
 async def check_stopped(settings: Settings) -> None:

@@ -34,7 +34,7 @@ Edit = Callable[[ConsumedRecord, bool], bytes | None]
 
 
 class Sent(msgspec.Struct):
-    """The result: how many dead letters were sent, and why others were refused, by place."""
+    """The result: how many dead letters were sent, and why others were refused, by record id."""
 
     dead_letters: int = 0
     refused: dict[str, str] = msgspec.field(default_factory=dict)

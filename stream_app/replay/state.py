@@ -2,7 +2,7 @@
 
     dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
-    sent/<place>             ->  a dead letter that an operator sent back (domain/dead_letter/redrive_dedup.py)
+    sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/redrive_dedup.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
 """
@@ -60,7 +60,7 @@ class ReplayState:
         self._connection = connection
         self._names = names
         self._publisher = publisher
-        self._places = [TopicPartition(names.replay_state, number) for number in range(partitions)]
+        self._partitions = [TopicPartition(names.replay_state, number) for number in range(partitions)]
         self._came: dict[int, dict[int, Came]] = defaultdict(dict)
         self._epochs: dict[int, int] = {}
         self._admin: Any = None
@@ -73,9 +73,9 @@ class ReplayState:
         async with AsyncExitStack() as opened:
             self._admin = await opened.enter_async_context(open_admin(self._connection, _CURRENT_WITHIN_S))
             await opened.enter_async_context(self._reader)
-            self._following = asyncio.create_task(self._follow(await self._reader.begins(self._places)))
+            self._following = asyncio.create_task(self._follow(await self._reader.begins(self._partitions)))
             opened.push_async_callback(cancel, [self._following])
-            await self._current(self._places)
+            await self._current(self._partitions)
             recording = asyncio.create_task(self._record_on())
             opened.push_async_callback(cancel, [recording])
             self._opened = opened.pop_all()
@@ -86,7 +86,7 @@ class ReplayState:
 
     async def begin(self, partition: int) -> Begin:
         """Return where to start in a newly assigned partition. A new epoch is recorded first."""
-        await self._current([self._places[partition]])
+        await self._current([self._partitions[partition]])
         committed = (await self.committed()).get(partition)
         how = begin(self._came[partition], committed)
         if how.record is not None:
@@ -122,9 +122,9 @@ class ReplayState:
 
     async def committed(self) -> dict[int, int]:
         """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
-        places = [TopicPartition(self._names.dlq, place.partition) for place in self._places]
-        found = await committed_offsets(self._admin, self._names.replay_app, places)
-        return {place.partition: offset for place, offset in found.items()}
+        partitions = [TopicPartition(self._names.dlq, tp.partition) for tp in self._partitions]
+        found = await committed_offsets(self._admin, self._names.replay_app, partitions)
+        return {tp.partition: offset for tp, offset in found.items()}
 
     async def _record_on(self) -> None:
         warn = Throttled(lambda why: log.warning("could not save the replay checkpoint: %s", why))
@@ -145,13 +145,13 @@ class ReplayState:
     async def _publish(self, record: Record) -> None:
         await (await self._publisher.publish(record))
 
-    async def _current(self, places: list[TopicPartition]) -> None:
+    async def _current(self, partitions: list[TopicPartition]) -> None:
         """Wait until these partitions are read to their current end. Raises BrokerUnavailable."""
         try:
             async with asyncio.timeout(_CURRENT_WITHIN_S):
-                ends = await self._reader.ends(places)
+                ends = await self._reader.ends(partitions)
                 async with self._updated:
-                    while any([await self._reader.position(place) < ends[place] for place in places]):
+                    while any([await self._reader.position(tp) < ends[tp] for tp in partitions]):
                         if self._following is not None and self._following.done():
                             self._following.result()
                         await self._updated.wait()
@@ -178,7 +178,7 @@ class ReplayState:
             else:
                 self.moving.set()
             return
-        kind, *place = key.decode().split("/")
+        kind, *where = key.decode().split("/")
         if kind == "dlq" and value:
-            partition, epoch = place
+            partition, epoch = where
             self._came[int(partition)][int(epoch)] = msgspec.json.decode(value, type=Came)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
-from stream_app.config import Settings, client_options
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.domain.messages import LaneView, Status, StatusEvent
+from stream_app.kafka.readers import Reader
+from stream_app.tasks import cancel
 
 ANSWERED: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 """Clay has called back about the lead."""
@@ -76,30 +79,20 @@ class Scene:
 @asynccontextmanager
 async def watched(settings: Settings) -> AsyncIterator[Scene]:
     """Yield a scene that follows Kafka until the block ends."""
-    consumer = AIOKafkaConsumer(
-        **client_options(settings),
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=100,
-    )
-    await consumer.start()
     scene, names = Scene(), settings.names
-    try:
-        topics, partitions = (names.status, names.lanes), range(settings.kafka.partitions)
-        consumer.assign([TopicPartition(topic, number) for topic in topics for number in partitions])
-        await consumer.seek_to_beginning()
-        scene.following = asyncio.create_task(_follow(consumer, scene, names.status))
-        yield scene
-    finally:
-        if scene.following is not None:
-            scene.following.cancel()
-            await asyncio.gather(scene.following, return_exceptions=True)
-        await consumer.stop()
+    topics, partitions = (names.status, names.lanes), range(settings.kafka.partitions)
+    async with Reader(connection_of(settings), fetch_max_wait_ms=100) as reader:
+        starts = await reader.begins([TopicPartition(topic, number) for topic in topics for number in partitions])
+        scene.following = asyncio.create_task(_follow(reader, starts, scene, names.status))
+        try:
+            yield scene
+        finally:
+            await cancel([scene.following])
 
 
-async def _follow(consumer: Any, scene: Scene, status: str) -> None:
-    while True:
-        for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+async def _follow(reader: Reader, starts: Mapping[TopicPartition, int], scene: Scene, status: str) -> None:
+    async for got in reader.follow(starts, wait_ms=200):
+        for tp, records in got.items():
             for record in records:
                 if tp.topic == status:
                     scene.on_event(_event.decode(record.value))
