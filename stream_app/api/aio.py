@@ -20,7 +20,7 @@ from stream_app.gateway import client
 from stream_app.gateway.client import Found
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.operator import books
-from stream_app.publishing import Refusal, Summary, Wishes
+from stream_app.publishing import PublishOptions, Refusal, Summary
 from stream_app.results import Wanted, results_of
 
 
@@ -62,8 +62,8 @@ async def publish(
     """
     if isinstance(leads, Mapping | Lead | str | bytes):
         raise TypeError(f"leads is one {type(leads).__name__}: pass a list of leads")
-    wishes = Wishes(workspace, destination, import_id, bulk, force)
-    return await publishing.publish(leads, settings_of(settings), wishes, on_refused=on_refused or _ignore)
+    options = PublishOptions(workspace, destination, import_id, bulk, force)
+    return await publishing.publish(leads, settings_of(settings), options, on_refused=on_refused or _ignore)
 
 
 @asynccontextmanager

@@ -105,8 +105,8 @@ def books_table(report: Report) -> Table:
     )
     table.add("in", report.records, "", "records on leads, leads.retry and leads.bulk")
     for name in COLUMNS:
-        stand = report.columns[name]
-        table.add(name.replace("_", " "), stand.records, stand.rows, MEANING[name])
+        counts = report.columns[name]
+        table.add(name.replace("_", " "), counts.records, counts.rows, MEANING[name])
     return table
 
 

@@ -13,14 +13,14 @@ from stream_app.config import Settings
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.messages import CommandAnswer, CommandKind
 from stream_app.domain.plural import count
-from stream_app.operator.ask import Asked, ask
+from stream_app.operator.submit import SentCommand, submit
 
 _WAIT_S: Final = 5.0
 
 
 async def sent(
     settings: Settings, audit: Audit, kind: CommandKind, workspace: str, arguments: dict[str, Any], *known: str
-) -> Asked:
+) -> SentCommand:
     """Send a command and wait for the answers.
 
     Args:
@@ -31,16 +31,18 @@ async def sent(
         arguments: The command's arguments.
         known: Texts to remove from the reason.
     """
-    return await ask(settings, kind, workspace, arguments, audit.name, audit.why, wait_s=_WAIT_S, say=say, known=known)
+    return await submit(
+        settings, kind, workspace, arguments, audit.name, audit.why, wait_s=_WAIT_S, say=say, known=known
+    )
 
 
 def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[str, Any] | None = None) -> int:
     """Send a command to a lane, show the answers, and return the exit code."""
     settings = audit.settings()
-    asked = asyncio.run(sent(settings, audit, kind, workspace, arguments or {}))
-    answers = received(asked)
+    command = asyncio.run(sent(settings, audit, kind, workspace, arguments or {}))
+    answers = received(command)
     if audit.json:
-        show_json({"id": asked.command.id, "queued": is_queued(asked), "answers": answers})
+        show_json({"id": command.command.id, "queued": is_queued(command), "answers": answers})
     else:
         for text in dict.fromkeys(map(result_text, answers)):
             show(text)
@@ -48,27 +50,27 @@ def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[
             if answer.lane is not None:
                 facts = LaneFacts(answer.workspace, answer.partition, answer.lane, {})
                 show_lanes([facts], {}, zones(settings), answer.at_ms)
-        if is_queued(asked):
-            show(f"queued {asked.command.id}")
+        if is_queued(command):
+            show(f"queued {command.command.id}")
             say("no worker has answered yet: the command is applied when a worker runs, within 24 hours")
-    return exit_code([asked])
+    return exit_code([command])
 
 
-def received(asked: Asked) -> list[CommandAnswer]:
+def received(command: SentCommand) -> list[CommandAnswer]:
     """Return the answers that came in time."""
-    return [answer for answer in asked.answers.values() if answer is not None]
+    return [answer for answer in command.answers.values() if answer is not None]
 
 
-def is_queued(asked: Asked) -> bool:
+def is_queued(command: SentCommand) -> bool:
     """Return True if a partition has not answered in time."""
-    return None in asked.answers.values()
+    return None in command.answers.values()
 
 
-def exit_code(asked: list[Asked]) -> int:
+def exit_code(command: list[SentCommand]) -> int:
     """Return the exit code of some commands."""
-    if any(not answer.applied for each in asked for answer in received(each)):
+    if any(not answer.applied for each in command for answer in received(each)):
         return NO
-    return QUEUED if any(map(is_queued, asked)) else OK
+    return QUEUED if any(map(is_queued, command)) else OK
 
 
 def result_text(answer: CommandAnswer) -> str:

@@ -75,10 +75,10 @@ class Screen:
 
 
 def _plain(scene: Scene) -> str:
-    stand = scene.status_counts
+    counts = scene.status_counts
     parts = [
-        f"{stand['enriched']} of {scene.published} enriched, {stand['accepted']} at Clay, "
-        f"{scene.published - sum(stand.values())} not taken yet"
+        f"{counts['enriched']} of {scene.published} enriched, {counts['accepted']} at Clay, "
+        f"{scene.published - sum(counts.values())} not taken yet"
     ]
     parts += [
         f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
@@ -99,7 +99,7 @@ def _shown(scene: Scene, width: int) -> Iterator[Text]:
             text.highlight_regex(rf"(?<!half ){phase.replace('_', ' ')}(?=  )", colour)
         yield text
     yield Text()
-    yield from (Text(wrapped(line, width, hang=4)) for line in _stands(scene))
+    yield from (Text(wrapped(line, width, hang=4)) for line in _counts(scene))
 
 
 def _lanes(scene: Scene) -> Table:
@@ -125,12 +125,12 @@ def _lanes(scene: Scene) -> Table:
     return table
 
 
-def _stands(scene: Scene) -> Iterator[str]:
-    stand = scene.status_counts
-    yield f"{scene.published - sum(stand.values()):4}  on Kafka, not taken yet"
+def _counts(scene: Scene) -> Iterator[str]:
+    counts = scene.status_counts
+    yield f"{scene.published - sum(counts.values()):4}  on Kafka, not taken yet"
     for status, words in _WORDS.items():
-        if stand[status]:
-            yield f"{stand[status]:4}  {words}"
+        if counts[status]:
+            yield f"{counts[status]:4}  {words}"
     dead_letters, replays = scene.steps["dead_lettered"], scene.steps["replayed"]
     yield f"{dead_letters:4}  {'dead letter' if dead_letters == 1 else 'dead letters'} so far"
     yield f"{replays:4}  {'replay' if replays == 1 else 'replays'} so far"

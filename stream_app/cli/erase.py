@@ -12,8 +12,8 @@ from stream_app.cli.progress import reading
 from stream_app.config import Settings, check_known
 from stream_app.domain.messages import CommandKind
 from stream_app.domain.plural import count
-from stream_app.operator.ask import Asked
-from stream_app.operator.erase import Held, find_held, remains
+from stream_app.operator.erase import StoredLead, find_stored_leads, remains
+from stream_app.operator.submit import SentCommand
 from stream_app.operator.suppress import hashes_of
 
 
@@ -39,44 +39,46 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     with reading("reading rows and results") as progress:
         lead_id = None if is_person else lead_or_person
         known_by = hashes_of([lead_or_person], former=True) if is_person else []
-        held = on_kafka(settings, "erase", find_held(settings, known_by, lead_id, workspace, progress))
-    persons = sorted({*persons, *(person for each in held for person in each.people)})
-    if not held and not persons:
+        stored = on_kafka(settings, "erase", find_stored_leads(settings, known_by, lead_id, workspace, progress))
+    persons = sorted({*persons, *(person for each in stored for person in each.people)})
+    if not stored and not persons:
         say("nothing found to erase: no row and no result of this lead or person")
         if audit.json:
             show_json({"by_hand": [], "queued": [], "refused": []})
         return NO
-    for lead in held:
+    for lead in stored:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
-    confirm(f"erase {count(len(held), 'lead')}, and never send this person again", yes=yes)
-    asked = asyncio.run(_erase(audit, settings, held, persons, lead_or_person))
-    _show(settings, held, asked, as_json=audit.json)
-    return exit_code(asked)
+    confirm(f"erase {count(len(stored), 'lead')}, and never send this person again", yes=yes)
+    commands = asyncio.run(_erase(audit, settings, stored, persons, lead_or_person))
+    _show(settings, stored, commands, as_json=audit.json)
+    return exit_code(commands)
 
 
-async def _erase(audit: Audit, settings: Settings, held: list[Held], persons: list[str], typed: str) -> list[Asked]:
-    async def to_lanes(kind: CommandKind, workspace: str, what: dict[str, Any]) -> Asked:
+async def _erase(
+    audit: Audit, settings: Settings, stored: list[StoredLead], persons: list[str], typed: str
+) -> list[SentCommand]:
+    async def to_lanes(kind: CommandKind, workspace: str, what: dict[str, Any]) -> SentCommand:
         return await sent(settings, audit, kind, workspace, what, typed)
 
     # Suppress the person first, so that no new lead of theirs arrives after the erasure.
-    asked = [await to_lanes("suppress", "", {"people": persons})] if persons else []
-    for lead in held:
+    commands = [await to_lanes("suppress", "", {"people": persons})] if persons else []
+    for lead in stored:
         what = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": lead.people}
-        asked.append(await to_lanes("erase", lead.workspace, what))
-    return asked
+        commands.append(await to_lanes("erase", lead.workspace, what))
+    return commands
 
 
-def _show(settings: Settings, held: list[Held], asked: list[Asked], *, as_json: bool) -> None:
-    refused = [answer.text for each in asked for answer in received(each) if not answer.applied]
-    queued = [each.command.id for each in asked if is_queued(each)]
+def _show(settings: Settings, stored: list[StoredLead], commands: list[SentCommand], *, as_json: bool) -> None:
+    refused = [answer.text for each in commands for answer in received(each) if not answer.applied]
+    queued = [each.command.id for each in commands if is_queued(each)]
     stays = remains(settings)
     if as_json:
         by_hand = [
-            {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in held
+            {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in stored
         ]
         show_json({"by_hand": by_hand, "queued": queued, "refused": refused, "stays": stays})
         return
-    for lead in held:
+    for lead in stored:
         tables = ", ".join(lead.destinations)
         show(f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, table {tables}")
     for text in refused:

@@ -11,7 +11,7 @@ from stream_app.cli.watch import watched
 from stream_app.config import Settings, check_known
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
-from stream_app.operator import look
+from stream_app.operator import lanes as reader
 
 
 def explain(*, workspace: Workspace = None, watch: bool = False, common: Common = COMMON) -> int:
@@ -32,7 +32,7 @@ def explain(*, workspace: Workspace = None, watch: bool = False, common: Common 
 
 
 def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int:
-    facts = look.only(asyncio.run(look.look(settings, say)), workspace).facts
+    facts = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), workspace).facts
     findings = findings_of(facts)
     holds = any(finding.holds for finding in findings)
     if as_json:

@@ -30,7 +30,7 @@ from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import TO_ALL
 from stream_app.domain.lead.lead import plain_id
 from stream_app.domain.messages import CommandKind
-from stream_app.operator import look
+from stream_app.operator import lanes as reader
 
 Cap = Annotated[int | Literal["none", "configured"] | None, WHOLE]
 
@@ -67,12 +67,12 @@ def lanes(*, workspace: Workspace = None, watch: bool = False, common: Common = 
 
 
 def _show_all(settings: Settings, workspace: str | None, *, as_json: bool) -> int:
-    seen = look.only(asyncio.run(look.look(settings, say)), workspace)
+    report = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), workspace)
     if as_json:
-        show_json(seen)
+        show_json(report)
         return OK
-    facts = seen.facts
-    show_lanes(facts.lanes, seen.forecasts, zones(settings), facts.at_ms, works=facts.worker.members > 0)
+    facts = report.facts
+    show_lanes(facts.lanes, report.forecasts, zones(settings), facts.at_ms, works=facts.worker.members > 0)
     if not facts.worker.members:
         say("no worker runs, so no lane moves. This is their last published state. Start one: stream-app worker")
     return OK
@@ -254,7 +254,7 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
     """
     settings = common.settings()
     check_known(settings, workspace=workspace)
-    found = on_kafka(settings, "lanes log", look.log(settings, workspace, limit))
+    found = on_kafka(settings, "lanes log", reader.command_log(settings, workspace, limit))
     if common.json:
         show_json([answer for alike in found for answer in alike])
         return OK

@@ -23,8 +23,8 @@ from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.plural import count
 from stream_app.domain.quote import Quote
-from stream_app.operator.look import last_views
-from stream_app.publishing import Batch, Ready, Summary, Wishes, check_rows, send_batch
+from stream_app.operator.lanes import last_views
+from stream_app.publishing import Batch, PublishOptions, Ready, Summary, check_rows, send_batch
 from stream_app.publishing.check import Checker
 from stream_app.publishing.rows import Sheet, open_csv, read_jsonl
 from stream_app.publishing.waiting import PublishedLeads
@@ -62,9 +62,9 @@ are still under way then"""
     """check every row and show the cost, write nothing"""
 
     @property
-    def wishes(self) -> Wishes:
-        """What the rows that say nothing else are published with."""
-        return Wishes(self.workspace, self.destination, self.import_id, self.bulk, self.force)
+    def publish_options(self) -> PublishOptions:
+        """The options of the lead publisher."""
+        return PublishOptions(self.workspace, self.destination, self.import_id, self.bulk, self.force)
 
     @property
     def wait_s(self) -> float | None:
@@ -118,10 +118,10 @@ def _publish(file: Path, options: Options, settings: Settings, batch: Batch) -> 
     if not options.dry_run:
         ask(quotes, yes=options.yes)
         if options.wait_s is not None:
-            work = send_and_wait(settings, options.wishes, batch, summary, options.out, options.wait_s)
+            work = send_and_wait(settings, options.publish_options, batch, summary, options.out, options.wait_s)
             leads = asyncio.run(work)
         else:
-            summary.published = asyncio.run(send_batch(batch, settings, options.wishes))
+            summary.published = asyncio.run(send_batch(batch, settings, options.publish_options))
             write_ids(options.out, batch)
     rejected = rejects.path if summary.refused and not options.dry_run else None
     if options.json:
@@ -158,7 +158,7 @@ def _check(file: Path, options: Options, settings: Settings, batch: Batch) -> tu
             sheet = _sheet(file, options, source)
         except ValueError as exc:
             raise SettingsError([f"{file}: {exc}"]) from None
-        checker = Checker(settings, options.wishes, ids=options.out is not None)
+        checker = Checker(settings, options.publish_options, ids=options.out is not None)
         work = check_rows(sheet.rows, checker, on_ready, on_refused=rejects.add, on_progress=on_progress)
         summary = asyncio.run(work)
     for lead in changed:

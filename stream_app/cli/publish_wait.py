@@ -15,7 +15,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.plural import count
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.publishing import Batch, Summary, Wishes, send_batch, topic_of
+from stream_app.publishing import Batch, PublishOptions, Summary, send_batch, topic_of
 from stream_app.publishing.waiting import PublishedLeads, wait_for_rest
 
 DEFAULT_WAIT_S: Final = 600.0
@@ -37,7 +37,7 @@ Wait = Annotated[tuple[float, ...] | None, Parameter(metavar="[SECONDS]", conver
 
 
 async def send_and_wait(
-    settings: Settings, wishes: Wishes, batch: Batch, summary: Summary, ids: Path | None, wait_s: float
+    settings: Settings, options: PublishOptions, batch: Batch, summary: Summary, ids: Path | None, wait_s: float
 ) -> PublishedLeads:
     """Send the leads of the batch, write their ids to a file, and wait until all are at rest or the time is over.
 
@@ -47,12 +47,12 @@ async def send_and_wait(
         BrokerUnavailable: Not all leads were published.
     """
     without_callbacks = {alias for alias, there in settings.destinations.items() if not there.callbacks}
-    leads = PublishedLeads(topic_of(settings, wishes), without_callbacks)
+    leads = PublishedLeads(topic_of(settings, options), without_callbacks)
     partitions = {settings.home(workspace) for workspace in summary.workspaces}
     if not partitions:
         return leads
     async with StatusFollower(connection_of(settings), settings.names.status, partitions) as follower:
-        summary.published = await send_batch(batch, settings, wishes, leads.add)
+        summary.published = await send_batch(batch, settings, options, leads.add)
         write_ids(ids, batch)
         try:
             with reading("leads", "at rest") as progress:

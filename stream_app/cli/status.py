@@ -105,7 +105,7 @@ def _show_history(history: RecordHistory) -> None:
     for event in history.events:
         show(f"    {_step(event, before_ms)}")
         before_ms = event.at_ms
-    show(f"    stands at {history.status}: {_MEANING.get(history.column, 'unknown to this version')}")
+    show(f"    status {history.status}: {_MEANING.get(history.column, 'unknown to this version')}")
 
 
 def _step(event: Event, before_ms: int | None) -> str:

@@ -118,13 +118,13 @@ async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]
     """Send the commands; return how many people changed, and the ids of the queued commands."""
     changed, queued = 0, list[str]()
     for first in range(0, len(people), MOST_PEOPLE):
-        asked = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
-        answers = received(asked)
+        command = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
+        answers = received(command)
         if refused := next((answer for answer in answers if not answer.applied), None):
             raise StreamAppError(f"NOT APPLIED, {refused.text}")
         changed += max((answer.people for answer in answers), default=0)
-        if is_queued(asked):
-            queued.append(asked.command.id)
+        if is_queued(command):
+            queued.append(command.command.id)
     return changed, queued
 
 

@@ -14,7 +14,7 @@ from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamApp
 from stream_app.domain.messages import Lead, Status, StatusEvent
 from stream_app.domain.plural import count
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.operator.ask import ask
+from stream_app.operator.submit import submit
 from stream_app.ops.clock import SystemClock
 from stream_app.publishing import publish
 
@@ -161,13 +161,13 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     """Cancel the lead, and describe the result."""
     why, args = "its round trip failed", {"lead_id": lead_id}
     try:
-        asked = await ask(
+        sent = await submit(
             settings, "cancel_lead", workspace, args, who, why, wait_s=_CANCELLED_WITHIN_S, say=lambda _: None
         )
     except StreamAppError as error:
         by_hand = f'stream-app lanes cancel {workspace} --lead {lead_id} --why "{why}"'
         return f"It could not be cancelled ({error}). Cancel it with: {by_hand}"
-    if any(answer is not None and answer.applied for answer in asked.answers.values()):
+    if any(answer is not None and answer.applied for answer in sent.answers.values()):
         return "The test lead is cancelled: it will not be sent"
     return "The test lead is cancelled before a worker sends it: no worker has confirmed the command yet"
 

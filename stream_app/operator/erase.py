@@ -21,7 +21,7 @@ _row: Final = msgspec.json.Decoder(Delivery)
 _result: Final = msgspec.json.Decoder(Result)
 
 
-class Held(msgspec.Struct, frozen=True):
+class StoredLead(msgspec.Struct, frozen=True):
     """A lead with stored data: its destinations, and all hashes of its person."""
 
     workspace: str
@@ -104,9 +104,9 @@ class _Found:
             self.hashes.update(persons)
 
 
-async def find_held(
+async def find_stored_leads(
     settings: Settings, persons: Collection[str], lead_id: str | None, workspace: str | None, progress: Progress
-) -> list[Held]:
+) -> list[StoredLead]:
     """Find all leads of these people, or of the person with this lead id. Reads all rows and results.
 
     Args:
@@ -140,7 +140,7 @@ async def find_held(
         raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
     people = tuple(sorted(found.hashes))
     return [
-        Held(workspace, name, tuple(sorted(destinations)), people)
+        StoredLead(workspace, name, tuple(sorted(destinations)), people)
         for (workspace, name), destinations in sorted(found.leads.items())
     ]
 

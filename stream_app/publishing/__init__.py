@@ -14,16 +14,16 @@ from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.messages import Lead
 from stream_app.publishing.batch import Batch
-from stream_app.publishing.check import Checker, Ready, Refusal, Wishes
+from stream_app.publishing.check import Checker, PublishOptions, Ready, Refusal
 from stream_app.publishing.rows import Row, draft_of
 from stream_app.publishing.send import OnAcknowledged, Sender, ignore
 
 __all__ = [
     "Batch",
+    "PublishOptions",
     "Ready",
     "Refusal",
     "Summary",
-    "Wishes",
     "check_rows",
     "publish",
     "publish_rows",
@@ -32,7 +32,7 @@ __all__ = [
 
 _ROWS_A_TURN: Final = 500
 _MOST_FIELDS: Final = 200
-_NO_WISHES: Final = Wishes()
+_DEFAULTS: Final = PublishOptions()
 
 
 class Summary(msgspec.Struct):
@@ -70,7 +70,7 @@ def _nothing(_: object) -> None:
 async def publish(
     leads: Iterable[Lead | Mapping[str, Any]],
     settings: Settings,
-    wishes: Wishes = _NO_WISHES,
+    options: PublishOptions = _DEFAULTS,
     *,
     on_refused: Callable[[Refusal], None] = _nothing,
 ) -> Summary:
@@ -85,13 +85,13 @@ async def publish(
         Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
         for line, lead in enumerate(leads, 1)
     )
-    return await publish_rows(rows, settings, wishes, on_refused=on_refused)
+    return await publish_rows(rows, settings, options, on_refused=on_refused)
 
 
 async def publish_rows(
     rows: Iterable[Row],
     settings: Settings,
-    wishes: Wishes,
+    options: PublishOptions,
     *,
     on_refused: Callable[[Refusal], None] = _nothing,
 ) -> Summary:
@@ -100,10 +100,10 @@ async def publish_rows(
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
-    await kafka_ready(settings, "publish() bulk" if wishes.bulk else "publish()", _nothing)
+    await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()", _nothing)
     with Batch() as batch:
-        summary = await check_rows(rows, Checker(settings, wishes), batch.add, on_refused=on_refused)
-        summary.published = await send_batch(batch, settings, wishes)
+        summary = await check_rows(rows, Checker(settings, options), batch.add, on_refused=on_refused)
+        summary.published = await send_batch(batch, settings, options)
     return summary
 
 
@@ -138,7 +138,7 @@ async def check_rows(
 
 
 async def send_batch(
-    batch: Iterable[Ready], settings: Settings, wishes: Wishes, on_acknowledged: OnAcknowledged = ignore
+    batch: Iterable[Ready], settings: Settings, options: PublishOptions, on_acknowledged: OnAcknowledged = ignore
 ) -> int:
     """Send checked leads to their topic. Returns how many are safe on Kafka.
 
@@ -146,13 +146,13 @@ async def send_batch(
         BrokerUnavailable: Not all of them are.
     """
     client, wait_s = client_options(settings), settings.kafka.broker_wait_s
-    async with Sender(client, topic_of(settings, wishes), wait_s, on_acknowledged) as sender:
+    async with Sender(client, topic_of(settings, options), wait_s, on_acknowledged) as sender:
         for lead in batch:
             await sender.put(lead.partition, lead.workspace.encode(), lead.value)
         await sender.flush()
         return sender.acknowledged
 
 
-def topic_of(settings: Settings, wishes: Wishes) -> str:
-    """The topic that leads with these wishes are published to."""
-    return settings.names.bulk if wishes.bulk else settings.names.leads
+def topic_of(settings: Settings, options: PublishOptions) -> str:
+    """The topic that leads with these options are published to."""
+    return settings.names.bulk if options.bulk else settings.names.leads

@@ -10,7 +10,7 @@ from stream_app.domain.messages import Lead
 from stream_app.publishing.rows import Draft, Row
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class PublishOptions(msgspec.Struct, frozen=True):
     """The publisher's defaults for all rows.
 
     Attributes:
@@ -63,19 +63,19 @@ class Checker:
 
     Args:
         settings: The configuration.
-        wishes: The defaults.
+        options: The defaults.
         ids: Derive the ids of leads that have none. It takes time.
     """
 
-    def __init__(self, settings: Settings, wishes: Wishes, *, ids: bool = False) -> None:
+    def __init__(self, settings: Settings, options: PublishOptions, *, ids: bool = False) -> None:
         only = next(iter(settings.workspaces)) if len(settings.workspaces) == 1 else None
         self._settings = settings
         self._defaults = {
-            "workspace": wishes.workspace or only,
-            "destination": wishes.destination,
-            "import_id": wishes.import_id,
+            "workspace": options.workspace or only,
+            "destination": options.destination,
+            "import_id": options.import_id,
         }
-        self._force = wishes.force
+        self._force = options.force
         self._ids = ids
         self._homes = {name: settings.home(name) for name in settings.workspaces}
 

@@ -23,7 +23,7 @@ from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.lead.person import rows_of
 from stream_app.domain.messages import Result
 from stream_app.kafka.readers import Progress
-from stream_app.publishing import Wishes
+from stream_app.publishing import PublishOptions
 from stream_app.publishing.rows import Row, Sheet, open_csv
 from stream_app.replay.plan import reader_of
 from stream_app.results.lines import Format, Lines
@@ -34,7 +34,7 @@ Stage = Callable[[str, str], AbstractContextManager[Progress]]
 """Called with the name of a stage and its unit. Returns a context manager that yields the progress callback."""
 
 _NAMED_LINES: Final = 10
-_TELL_EVERY: Final = 1_000
+_PROGRESS_EVERY: Final = 1_000
 
 _result: Final = msgspec.json.Decoder(Result)
 
@@ -133,8 +133,8 @@ async def export(
         if join is None:
             work.alone()
         else:
-            wishes = Wishes(workspace=wanted.workspace, destination=wanted.destination)
-            work.joined(join, Matcher(settings, wishes, store))
+            options = PublishOptions(workspace=wanted.workspace, destination=wanted.destination)
+            work.joined(join, Matcher(settings, options, store))
         return work.done
 
 
@@ -220,7 +220,7 @@ class _Export:
             if len(done.broken) < _NAMED_LINES:
                 done.broken.append(row.line)
 
-    def _look(self, numbers: Iterable[int], tell: Callable[[int], None]) -> array[int]:
+    def _look(self, numbers: Iterable[int], progress: Callable[[int], None]) -> array[int]:
         """Collect the numbers of the results to write (0 for none), and the names of their fields."""
         found = array("q")
         for number in numbers:
@@ -228,8 +228,8 @@ class _Export:
             if result is not None:
                 self._lines.learn(result)
             found.append(number if result else 0)
-            if len(found) % _TELL_EVERY == 0:
-                tell(len(found))
+            if len(found) % _PROGRESS_EVERY == 0:
+                progress(len(found))
         return found
 
     def _decoded(self, number: int) -> Result | None:
@@ -247,5 +247,5 @@ class _Export:
                 self._lines.write(cells, self._decoded(number) if number else None)
                 self.done.lines += 1
                 self.done.results += bool(number)
-                if self.done.lines % _TELL_EVERY == 0:
+                if self.done.lines % _PROGRESS_EVERY == 0:
                     progress(self.done.lines, len(numbers))

@@ -5,18 +5,18 @@ from __future__ import annotations
 from stream_app.config import Settings
 from stream_app.domain.lead.lead import Unreadable, identify
 from stream_app.domain.lead.person import identifiers, person_key
-from stream_app.publishing import Wishes
+from stream_app.publishing import PublishOptions
 from stream_app.publishing.check import Checker
 from stream_app.publishing.rows import Row
 from stream_app.results.store import ResultStore
 
 
 class Matcher:
-    """Matches rows to results. `wishes` has the defaults that were given to `publish`."""
+    """Matches rows to results. `options` has the defaults that were given to `publish`."""
 
-    def __init__(self, settings: Settings, wishes: Wishes, store: ResultStore) -> None:
+    def __init__(self, settings: Settings, options: PublishOptions, store: ResultStore) -> None:
         self._settings = settings
-        self._checker = Checker(settings, wishes)
+        self._checker = Checker(settings, options)
         self._store = store
 
     def match(self, row: Row) -> int:

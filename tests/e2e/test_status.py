@@ -55,7 +55,7 @@ async def at_the_command_line(line: Pipeline) -> None:
     code, said = await line.run("status", "lead-0")
     assert code == 0, said
     assert "received" in said
-    assert "stands at accepted: Clay took it, and nothing ever comes back" in said
+    assert "status accepted: Clay took it, and nothing ever comes back" in said
     assert "1 field (--result shows them)" in said
     assert "Countess" not in said
     code, said = await line.run("status", " PERSON0@Example.com ", "--result")

@@ -21,7 +21,7 @@ from stream_app.domain.lane.meters import Forecast, Meter
 from stream_app.domain.messages import Actor, Change, CommandAnswer, LaneView, PartHold
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.topics import create_topics
-from stream_app.operator.look import look
+from stream_app.operator.lanes import read_lanes
 
 MINUTE_MS = 60_000
 
@@ -84,7 +84,7 @@ async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
         await producer.send_and_wait(names.audit, answered, b"quiet", 1)  # its offset is not committed yet
         await producer.send_and_wait(names.dlq, b"{}", b"quiet", 1)
         await producer.send_and_wait(names.replay_state, b'{"by": "jane", "why": "w", "at_ms": 1}', b"pause", 0)
-    seen = await look(settings, lambda _: None)
+    seen = await read_lanes(settings, lambda _: None)
     lanes = {lane.workspace: lane for lane in seen.facts.lanes}
     assert lanes["busy"].view is not None
     assert lanes["busy"].view.meters["credits_day"].spent == 1_100
@@ -147,7 +147,7 @@ async def test_markers_of_transactions_do_not_wait(kafka: Broker, namespace: str
         async with consumer:
             consumer.assign([TopicPartition(topic, 0)])
             await consumer.commit({TopicPartition(topic, 0): passed})
-    seen = await look(settings, lambda _: None)
+    seen = await read_lanes(settings, lambda _: None)
     lanes = {lane.workspace: lane for lane in seen.facts.lanes}
     assert lanes["busy"].waiting["leads.retry"] == 0, "the group stands at 3, the marker at 3 is the last offset"
     assert seen.facts.coming_back == 1, "a record and two markers"

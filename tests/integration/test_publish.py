@@ -21,7 +21,7 @@ from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lead.lead import plain_id
 from stream_app.domain.messages import LaneView, Lead
 from stream_app.kafka.topics import create_topics
-from stream_app.publishing import Ready, Refusal, Wishes, publish, send, send_batch
+from stream_app.publishing import PublishOptions, Ready, Refusal, publish, send, send_batch
 
 WAIT_S = 20.0
 
@@ -71,7 +71,7 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
         {"email": "n/a", "workspace": "acme"},
         *({"email": f"p{n}@beta.example", "workspace": "beta", "notes": "x" * 500} for n in range(3_000)),
     ]
-    summary = await publish(leads, settings, Wishes(import_id="b1"), on_refused=refused.append)
+    summary = await publish(leads, settings, PublishOptions(import_id="b1"), on_refused=refused.append)
     assert (summary.rows, summary.ready, summary.published, summary.refused) == (3_002, 3_001, 3_001, 1)
     assert [(each.line, each.reason) for each in refused] == [(2, "bad_email")]
     found = await records(settings, settings.names.leads)
@@ -104,7 +104,7 @@ async def test_its_producer_repeats_nothing_and_waits_for_all_replicas(monkeypat
 
 async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, namespace: str) -> None:
     with pytest.raises(TopicsError, match="there is no such topic"):
-        await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), Wishes("acme"))
+        await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), PublishOptions("acme"))
 
 
 async def test_a_broker_that_stops_answering_ends_it_in_time_with_what_was_taken(namespace: str) -> None:
@@ -120,7 +120,7 @@ async def test_a_broker_that_stops_answering_ends_it_in_time_with_what_was_taken
 
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match=r"accepted \d+ records, then no more"):
-            await send_batch(leads(), settings, Wishes("acme"))
+            await send_batch(leads(), settings, PublishOptions("acme"))
         assert time.monotonic() - began < 20
         broker.thaw()
 

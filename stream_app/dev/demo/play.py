@@ -18,7 +18,7 @@ from stream_app.dev.demo.verdict import Verdict, compare
 from stream_app.domain.books.histories import Report
 from stream_app.domain.errors import StreamAppError
 from stream_app.operator.books import read_books
-from stream_app.publishing import Wishes, publish_rows
+from stream_app.publishing import PublishOptions, publish_rows
 from stream_app.publishing.rows import read_csv
 
 LEADS: Final = Path(__file__).with_name("leads.csv")
@@ -105,7 +105,7 @@ async def _publish(here: Stage, scene: Scene, audience: Audience) -> None:
     """Publish the leads as `stream-app publish` does, and the invalid values as another program would."""
     audience.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
     with LEADS.open("rb") as source:
-        summary = await publish_rows(read_csv(source, {}), here.settings, Wishes(import_id="demo"))
+        summary = await publish_rows(read_csv(source, {}), here.settings, PublishOptions(import_id="demo"))
     if summary.refused:
         raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
     audience.say(

@@ -36,7 +36,7 @@ from stream_app import (
     read_results_sync,
 )
 from stream_app.gateway.client import Found
-from stream_app.publishing import Wishes
+from stream_app.publishing import PublishOptions
 from stream_app.results import Wanted, export, results_of
 from stream_app.results.store import ResultStore
 
@@ -131,14 +131,14 @@ def test_a_missing_file_is_a_settings_error(config: Path) -> None:
 async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[Any] = []
 
-    async def fake(leads: Any, settings: Settings, wishes: Wishes, *, on_refused: Any) -> None:
-        passed.extend((list(leads), settings, wishes))
+    async def fake(leads: Any, settings: Settings, options: PublishOptions, *, on_refused: Any) -> None:
+        passed.extend((list(leads), settings, options))
 
     monkeypatch.setattr("stream_app.publishing.publish", fake)
     settings = load_settings(config)
     leads = [{"email": "ada@example.com"}]
     await publish(leads, settings, workspace="acme", destination="people", import_id="b", bulk=True, force=True)
-    assert passed == [leads, settings, Wishes("acme", "people", "b", True, True)]
+    assert passed == [leads, settings, PublishOptions("acme", "people", "b", True, True)]
 
 
 @pytest.mark.parametrize("one", [{"email": "ada@example.com"}, Lead({"email": "ada@example.com"}), "ada", b"ada"])

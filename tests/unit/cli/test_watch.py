@@ -11,7 +11,7 @@ from stream_app.cli.watch import watched
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.messages import LaneView
-from stream_app.operator.look import Seen
+from stream_app.operator.lanes import LanesReport
 
 NOW_MS = 1_790_000_000_000
 
@@ -32,10 +32,10 @@ firms = { workspace = "beta", webhooks_env = ["B"], callbacks = false }
     views = [LaneView(name, at, NOW_MS, "closed", "healthy", 100.0, 8.0) for at, name in enumerate(("acme", "beta"))]
     lanes = [LaneFacts(view.workspace, view.partition, view, {"leads": 7}) for view in views]
 
-    async def look(*_: object) -> Seen:
-        return Seen(Facts(NOW_MS, Group("Stable", 1), Group("Stable", 1), lanes), {})
+    async def look(*_: object) -> LanesReport:
+        return LanesReport(Facts(NOW_MS, Group("Stable", 1), Group("Stable", 1), lanes), {})
 
-    monkeypatch.setattr("stream_app.operator.look.look", look)
+    monkeypatch.setattr("stream_app.operator.lanes.read_lanes", look)
     return str(path)
 
 

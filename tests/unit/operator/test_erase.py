@@ -15,7 +15,7 @@ from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
 from stream_app.domain.messages import Scalar
 from stream_app.domain.record import ConsumedRecord
 from stream_app.operator import erase
-from stream_app.operator.erase import Held, find_held
+from stream_app.operator.erase import StoredLead, find_stored_leads
 from stream_app.operator.suppress import hashes_of
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
@@ -58,11 +58,11 @@ async def bench_of() -> Bench:
     return bench
 
 
-async def held(*persons: str, lead_id: str | None = None) -> list[Held]:
-    return await find_held(Reader.settings, persons, lead_id, None, lambda done, total: None)
+async def held(*persons: str, lead_id: str | None = None) -> list[StoredLead]:
+    return await find_stored_leads(Reader.settings, persons, lead_id, None, lambda done, total: None)
 
 
-ALL: Final = Held("acme", "1", ("acme-main",), tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME])))
+ALL: Final = StoredLead("acme", "1", ("acme-main",), tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME])))
 
 
 @pytest.mark.parametrize("forced", [False, True])

@@ -10,7 +10,7 @@ import pytest
 from stream_app.config import Destination, Kafka, Settings, Workspace
 from stream_app.domain.lead.lead import identify, plain_id, read_lead
 from stream_app.domain.messages import Lead
-from stream_app.publishing import Batch, Wishes, check_rows
+from stream_app.publishing import Batch, PublishOptions, check_rows
 from stream_app.publishing.check import Checker, Ready, Refusal
 from stream_app.publishing.rows import Draft, Row
 
@@ -24,18 +24,21 @@ SETTINGS = Settings(
 )
 
 
-def check(draft: Draft, wishes: Wishes = Wishes(workspace="acme"), settings: Settings = SETTINGS) -> Ready | Refusal:  # noqa: B008 (frozen)
-    return Checker(settings, wishes).check(Row(7, draft))
+ACME = PublishOptions(workspace="acme")
 
 
-def ready(draft: Draft, wishes: Wishes = Wishes(workspace="acme")) -> Ready:  # noqa: B008 (frozen)
-    answer = check(draft, wishes)
+def check(draft: Draft, options: PublishOptions = ACME, settings: Settings = SETTINGS) -> Ready | Refusal:
+    return Checker(settings, options).check(Row(7, draft))
+
+
+def ready(draft: Draft, options: PublishOptions = ACME) -> Ready:
+    answer = check(draft, options)
     assert isinstance(answer, Ready), answer
     return answer
 
 
-def reason(draft: Draft, wishes: Wishes = Wishes(workspace="acme")) -> str:  # noqa: B008 (frozen)
-    answer = check(draft, wishes)
+def reason(draft: Draft, options: PublishOptions = ACME) -> str:
+    answer = check(draft, options)
     assert isinstance(answer, Refusal), answer
     assert answer.line == 7
     return answer.reason
@@ -54,15 +57,15 @@ def test_it_goes_to_its_workspaces_home_as_the_worker_reads_it() -> None:
 
 
 def test_the_rows_own_words_win_over_wishes_but_force_is_for_all() -> None:
-    wishes = Wishes("acme", "people", "batch-1", force=True)
-    lead = msgspec.json.decode(ready({**email(), "import_id": "own"}, wishes).value, type=Lead)
+    options = PublishOptions("acme", "people", "batch-1", force=True)
+    lead = msgspec.json.decode(ready({**email(), "import_id": "own"}, options).value, type=Lead)
     assert (lead.import_id, lead.destination, lead.force) == ("own", "people", True)
 
 
 def test_the_only_workspace_is_the_default() -> None:
     one = msgspec.structs.replace(SETTINGS, workspaces={"acme": Workspace()})
-    assert isinstance(check(email(), Wishes(), one), Ready)
-    assert reason(email(), Wishes()) == "no_workspace"
+    assert isinstance(check(email(), PublishOptions(), one), Ready)
+    assert reason(email(), PublishOptions()) == "no_workspace"
 
 
 def test_reasons() -> None:
@@ -80,7 +83,7 @@ def test_all_rows_are_checked_before_any_is_sent() -> None:
     refused: list[Refusal] = []
     rows = [Row(1, email()), Row(2, {"fields": {}}, raw=b"{}\n"), Row(3, {**email(), "lead_id": "c 3"})]
     with Batch() as batch:
-        work = check_rows(rows, Checker(SETTINGS, Wishes("acme")), batch.add, on_refused=refused.append)
+        work = check_rows(rows, Checker(SETTINGS, PublishOptions("acme")), batch.add, on_refused=refused.append)
         summary = asyncio.run(work)
         assert [lead.line for lead in batch] == [lead.line for lead in batch] == [1, 3]
     assert (summary.rows, summary.ready, summary.published, summary.refused, summary.changed) == (3, 2, 0, 1, 1)
@@ -129,7 +132,7 @@ def test_an_id_that_is_changed_is_known_as_such(given: str | None, lead_id: str,
 
 
 def test_ids_are_those_that_the_worker_will_make() -> None:
-    answer = Checker(SETTINGS, Wishes("acme"), ids=True).check(Row(1, email()))
+    answer = Checker(SETTINGS, PublishOptions("acme"), ids=True).check(Row(1, email()))
     assert isinstance(answer, Ready)
     who = identify(Lead(fields={"email": "a@b.example"}))
     assert who is not None

@@ -10,7 +10,7 @@ import pytest
 from stream_app.domain.lead.lead import people
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Scalar
-from stream_app.publishing import Wishes
+from stream_app.publishing import PublishOptions
 from stream_app.publishing.rows import Draft, Row
 from stream_app.results.matching import Matcher
 from stream_app.results.store import ResultStore
@@ -23,7 +23,7 @@ LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/
 @pytest.mark.parametrize("fields", [EMAIL, LINKEDIN, {**EMAIL, **LINKEDIN}])
 def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, Scalar]) -> None:
     store = ResultStore()
-    matcher = Matcher(settings_of(tmp_path, "nowhere:1", ""), Wishes(workspace="busy"), store)
+    matcher = Matcher(settings_of(tmp_path, "nowhere:1", ""), PublishOptions(workspace="busy"), store)
     row = Row(2, Draft(fields=fields, lead_id="other"))
     assert matcher.match(row) == 0
     store.put([(b"busy/busy/1", b"{}")])

@@ -32,14 +32,14 @@ _CONFIRM_WITHIN_S: Final = 15.0
 _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
 
-class Asked(msgspec.Struct, frozen=True):
+class SentCommand(msgspec.Struct, frozen=True):
     """A command on Kafka, and its answers by partition. None: no answer in time; the command stays queued."""
 
     command: Command
     answers: dict[int, CommandAnswer | None]
 
 
-async def ask(
+async def submit(
     settings: Settings,
     kind: CommandKind,
     workspace: str,
@@ -50,7 +50,7 @@ async def ask(
     wait_s: float,
     say: Callable[[str], None],
     known: Sequence[str] = (),
-) -> Asked:
+) -> SentCommand:
     """Send one command, to the workspace's lane or (kinds of `TO_ALL`) to every partition.
 
     Args:
@@ -81,7 +81,7 @@ async def ask(
         ends = await reader.ends([TopicPartition(names.audit, number) for number in partitions])
         value = _json.encode(command)
         await _publish(connection, [Record(names.commands, workspace.encode(), value, (), each) for each in partitions])
-        return Asked(command, await _answers(reader, ends, command.id, wait_s))
+        return SentCommand(command, await _answers(reader, ends, command.id, wait_s))
 
 
 async def _answers(

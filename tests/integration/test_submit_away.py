@@ -13,8 +13,8 @@ from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka.producers import kafka_publisher
 from stream_app.kafka.topics import create_topics
-from stream_app.operator import ask as module
-from stream_app.operator.ask import ask
+from stream_app.operator import submit as module
+from stream_app.operator.submit import submit
 
 CONFIG = """
 [kafka]
@@ -54,6 +54,6 @@ async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: 
         try:
             async with asyncio.timeout(60):
                 with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
-                    await ask(settings, "pause", "acme", {}, "jane", "w", wait_s=5, say=print)
+                    await submit(settings, "pause", "acme", {}, "jane", "w", wait_s=5, say=print)
         finally:
             kafka.thaw()

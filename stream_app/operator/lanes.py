@@ -31,14 +31,14 @@ class _Pause(msgspec.Struct):
     at_ms: int = 0
 
 
-class Seen(msgspec.Struct, frozen=True):
+class LanesReport(msgspec.Struct, frozen=True):
     """The facts, and the forecasts of the budget by workspace and meter."""
 
     facts: Facts
     forecasts: dict[str, dict[str, Forecast]]
 
 
-async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
+async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesReport:
     """Read all facts at one time.
 
     Raises:
@@ -61,16 +61,16 @@ async def look(settings: Settings, say: Callable[[str], None]) -> Seen:
         paused = await _pause(reader, names.replay_state)
     lanes = [_lane(settings, name, views.get(name, []), waiting, asked, blocked) for name in settings.workspaces]
     facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
-    return Seen(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
+    return LanesReport(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
 
-def only(seen: Seen, workspace: str | None) -> Seen:
+def only_workspace(report: LanesReport, workspace: str | None) -> LanesReport:
     """Return the facts of one workspace; of all for None."""
     if workspace is None:
-        return seen
-    lanes = [lane for lane in seen.facts.lanes if lane.workspace == workspace]
-    forecasts = {name: each for name, each in seen.forecasts.items() if name == workspace}
-    return Seen(msgspec.structs.replace(seen.facts, lanes=lanes), forecasts)
+        return report
+    lanes = [lane for lane in report.facts.lanes if lane.workspace == workspace]
+    forecasts = {name: each for name, each in report.forecasts.items() if name == workspace}
+    return LanesReport(msgspec.structs.replace(report.facts, lanes=lanes), forecasts)
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
@@ -84,7 +84,7 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
     return {name: views[-1] for name, views in found.items()}
 
 
-async def log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
+async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
     """Return the last answers to commands, oldest first. Equal answers of several partitions are one entry.
 
     Raises:
