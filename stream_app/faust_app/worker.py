@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import PartitionStream
+
+_AT_ONCE: Final = 64  # each take-over has a time limit, which those that wait for their turn must not use up
 
 
 class Worker:
@@ -32,12 +34,18 @@ class Worker:
         return ChainMap(*tables)
 
     async def assigned(self, partitions: set[int]) -> None:
-        """Fence and load newly assigned partitions concurrently. If one fails, all of them are closed."""
+        """Fence and load newly assigned partitions, several at once. If one fails, all of them are closed."""
         if not self.partitions:
             self._refresh()
         new = {number: self._build(number) for number in sorted(partitions - self.partitions.keys())}
+        free = asyncio.Semaphore(_AT_ONCE)
+
+        async def take_over(partition: PartitionOwner) -> None:
+            async with free:
+                await partition.take_over()
+
         try:
-            await asyncio.gather(*(partition.take_over() for partition in new.values()))
+            await asyncio.gather(*map(take_over, new.values()))
         except BaseException:
             await asyncio.gather(*(partition.close() for partition in new.values()))
             raise
