@@ -21,7 +21,7 @@ from rich.console import Console
 from stream_app.domain.books.audit import audit
 from stream_app.domain.books.histories import Books, Report, Terms
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
-from stream_app.domain.lane.budget import Budget, BudgetPolicy, Cost, Period, Reservation
+from stream_app.domain.lane.budget import Budget, BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Status, StatusEvent
@@ -74,8 +74,7 @@ def measure(leads: int) -> tuple[Report, float, int]:
     rss, most_bytes = psutil.Process().memory_info, 0
     names = [f"w{number}" for number in range(PARTITIONS)]
     destinations = {
-        f"people-{n}": Destination(f"people-{n}", name, (), callbacks=False, estimate=Cost(CREDITS, ACTIONS))
-        for n, name in enumerate(names)
+        f"people-{n}": Destination(f"people-{n}", name, (), callbacks=False) for n, name in enumerate(names)
     }
     books = Books(Terms(dict.fromkeys(names, BudgetPolicy()), destinations, 30 * 86_400_000, TopicNames()))
     each, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0

@@ -25,8 +25,8 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.config import Shares
 from stream_app.dev.kafka import kafka_for, unused
+from stream_app.domain.policy import Shares
 from stream_app.domain.record import Record
 from tests.e2e.fleet import Fleet, now_ms
 

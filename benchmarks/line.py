@@ -52,7 +52,7 @@ bootstrap = "{bootstrap}"
 namespace = "{namespace}"
 partitions = {partitions}
 replication = 1
-[line]
+[delivery]
 max_in_flight = {in_flight}
 [http]
 worker_port = {port}

@@ -9,7 +9,6 @@ import pytest
 from stream_app.config import load_settings
 from stream_app.config.client import egress_of
 from stream_app.domain.errors import SettingsError
-from stream_app.services.plan import build_plan
 from stream_app.services.worker import clay_client
 
 
@@ -19,7 +18,7 @@ async def test_every_pair_of_time_outs_that_is_allowed_makes_a_client(
 ) -> None:
     config = tmp_path / "stream_app.toml"
     line = f"connect_timeout_s = {connect_s}\nrequest_timeout_s = {request_s}\nuncertain_grace_s = 3000"
-    config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[line]\n{line}")
+    config.write_text(f"[kafka]\nrebalance_timeout_s = 3600\n[delivery]\n{line}")
     settings = load_settings(config, {})
     clay_client(settings, egress_of(settings))
 
@@ -29,11 +28,11 @@ def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path)
     there = 'workspace = "acme"\ncallbacks = false\nwebhooks_env = ["{0}"]\n'
     people, firms = there.format("A"), there.format("B")
     config.write_text(
-        f"[line]\nuncertain_grace_s = 300\n[workspaces.acme]\ndefault_destination = 'people'\n"
+        f"[delivery]\nuncertain_grace_s = 300\n[workspaces.acme]\ndefault_destination = 'people'\n"
         f"[destinations.people]\n{people}[destinations.firms]\n{firms}uncertain_grace_s = 60"
     )
     hooks = {name: f"https://api.clay.com/v3/sources/webhook/{name}" for name in "AB"}
-    plan = build_plan(load_settings(config, hooks))
+    plan = load_settings(config, hooks).plan
     assert {alias: there.uncertain_grace_s for alias, there in plan.destinations.items()} == {
         "people": 300,
         "firms": 60,
@@ -42,8 +41,8 @@ def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path)
 
 def test_connecting_takes_only_a_part_of_a_request(tmp_path: Path) -> None:
     config = tmp_path / "stream_app.toml"
-    config.write_text("[line]\nconnect_timeout_s = 5\nrequest_timeout_s = 5")
-    with pytest.raises(SettingsError, match=r"line\.connect_timeout_s: is part of a request"):
+    config.write_text("[delivery]\nconnect_timeout_s = 5\nrequest_timeout_s = 5")
+    with pytest.raises(SettingsError, match=r"delivery\.connect_timeout_s: is part of a request"):
         load_settings(config, {})
 
 

@@ -234,8 +234,8 @@ def test_health_checks_ask_what_exists() -> None:
 def test_who_stops_is_started_again_and_has_time_to_stop() -> None:
     for name, service in SERVICES.items():
         assert service["restart"] == ("no" if name == "topics" else "unless-stopped"), name
-    line = settings("worker").line
-    longest_s = line.max_request_start_age_s + line.request_timeout_s + line.commit_timeout_s
+    delivery = settings("worker").delivery
+    longest_s = delivery.max_request_start_age_s + delivery.request_timeout_s + delivery.commit_timeout_s
     assert seconds(OURS["worker"]["stop_grace_period"]) > longest_s + 10
 
 

@@ -22,8 +22,11 @@ def test_keys_rules_and_secrets_are_all_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[line]\nconnect_timeout_s = 20\nrequest_timeout_s = '60'", "line.request_timeout_s: Expected float"),
-        ("[line]\nconnect_timeout_s = 31\nrequest_timeout = 60", "line.request_timeout: unknown key; did you mean"),
+        ("[delivery]\nconnect_timeout_s = 20\nrequest_timeout_s = '60'", "delivery.request_timeout_s: Expected float"),
+        (
+            "[delivery]\nconnect_timeout_s = 31\nrequest_timeout = 60",
+            "delivery.request_timeout: unknown key; did you mean",
+        ),
         ("workspaces = 3", "workspaces: must be a table"),
         ("kafka = 3", "kafka: must be a table"),
         (PEOPLE.replace('"acme"', "3"), "destinations.people.workspace: Expected str"),

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from stream_app.clay.client import ClayClient
 from stream_app.domain.delivery.outcome import Outcome
-
-
-def webhook_id(url: str) -> str:
-    """Return a short name for a webhook. The URL is secret; the name may appear in rows, logs and metrics."""
-    return blake2b(url.encode(), digest_size=6).hexdigest()
-
-
-def setup_id(*secrets: str) -> str:
-    """Return a fingerprint of a destination's URLs and token. It changes with any of them and reveals none."""
-    return blake2b("\n".join(secrets).encode(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import Final
 
 from stream_app.cli.base import confirm, say, show
 from stream_app.config import Settings
-from stream_app.domain.lane.budget import Cost, MeterName
+from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.messages import LaneView
 from stream_app.domain.plural import count
-from stream_app.domain.policy import Workspace
 from stream_app.domain.quote import Part, Quote, part, quote
 from stream_app.ops.clock import SystemClock
 from stream_app.publishing import Summary
@@ -31,14 +30,11 @@ def quotes_of(settings: Settings, summary: Summary, views: Mapping[str, LaneView
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
         there = settings.destinations[alias]
-        usual = Cost(there.estimate_credits, there.estimate_actions)
-        most = Cost(there.ceiling_credits, there.ceiling_actions)
-        parts.setdefault(workspace, []).append(part(alias, leads, usual, most, views.get(workspace)))
+        own = part(alias, leads, there.estimate, there.ceiling, views.get(workspace))
+        parts.setdefault(workspace, []).append(own)
     now_ms, found = SystemClock().now_ms(), []
     for name, mine in parts.items():
-        here = settings.workspaces[name]
-        policy = Workspace(name, "", rate=here.rate, budget=here.budget)
-        found.append(quote(policy, views.get(name), mine, now_ms))
+        found.append(quote(settings.workspaces[name], views.get(name), mine, now_ms))
     return found
 
 

@@ -3,34 +3,16 @@
 from stream_app.config.client import client_options, stranger_options
 from stream_app.config.known import check_known, unknown
 from stream_app.config.load import load_settings
-from stream_app.config.model import (
-    Destination,
-    Gateway,
-    Http,
-    Kafka,
-    Line,
-    Redis,
-    Replay,
-    Secrets,
-    Security,
-    Settings,
-    Shares,
-    Workspace,
-)
+from stream_app.config.model import Gateway, Http, Kafka, Redis, Secrets, Security, Settings
 
 __all__ = [
-    "Destination",
     "Gateway",
     "Http",
     "Kafka",
-    "Line",
     "Redis",
-    "Replay",
     "Secrets",
     "Security",
     "Settings",
-    "Shares",
-    "Workspace",
     "check_known",
     "client_options",
     "load_settings",

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from stream_app.config import rules
-from stream_app.config.model import Secrets, Settings, Tables, Workspace
+from stream_app.config.model import Secrets, Settings
 from stream_app.config.secret_files import stamp_of, with_files
-from stream_app.config.tables import TableReader
+from stream_app.config.tables import TableReader, fields_of
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.hosts import is_local
+from stream_app.domain.lane.concurrency import ConcurrencyPolicy
 from stream_app.domain.lead.pseudonyms import pseudonyms_of, use
+from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.secret_strength import HOW_TO_MAKE, is_public, secret_problem
-from stream_app.domain.webhook import proxy_problem, token_problem, webhook_problem
+from stream_app.domain.webhook import proxy_problem, setup_id, token_problem, webhook_id, webhook_problem
 
 DEFAULT_PATH = Path("stream_app.toml")
+_LANES: Final = frozenset({"workspace_defaults", "workspaces", "destinations"})
 
 
 def load_settings(
@@ -41,28 +46,27 @@ def load_settings(
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
     reader = TableReader()
-    tables = _read(reader, _parse(path))
-    found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(tables)))]
-    named = list(_named(tables, clay=clay, gateway=gateway, api=api))
-    every = (name for _, name in _named(tables, clay=True, gateway=True, api=True))
-    stamp, unreadable = stamp_of(path, tables.secrets_dir), list[str]()
-    environ = with_files(tables.secrets_dir, every, environ, unreadable)
+    settings = _read(reader, _parse(path))
+    found = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
+    named = list(_named(settings, clay=clay, gateway=gateway, api=api))
+    every = (name for _, name in _named(settings, clay=True, gateway=True, api=True))
+    stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
+    environ = with_files(settings.secrets_dir, every, environ, unreadable)
     found += unreadable
     if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist
-        found += _missing(named, environ, tables.secrets_dir)
+        found += _missing(named, environ, settings.secrets_dir)
     if clay and reader.knows("allowed_hosts"):
-        found += _webhook_problems(tables, environ)
-    found += [*_guessable(tables, environ), *_redis_problems(tables, environ)]
+        found += _webhook_problems(settings, environ)
+    found += [*_guessable(settings, environ), *_redis_problems(settings, environ)]
     if found:
         raise SettingsError(found)
     names = {name for _, name in named}
-    if (token := tables.gateway.api_token_env) is not None and token in environ:
+    if (token := settings.gateway.api_token_env) is not None and token in environ:
         names.add(token)
-    shallow = {name: getattr(tables, name) for name in Tables.__struct_fields__}
-    shallow["workspaces"] = {name: _in_its_zone(here) for name, here in sorted(tables.workspaces.items())}
-    peppers = [environ[name] for name in tables.privacy.pepper_env]
-    use(pseudonyms_of(peppers, tables.privacy.hash_lead_ids))
-    return Settings(**shallow, secrets=Secrets({name: environ[name] for name in names}), path=path, stamp=stamp)
+    secrets = Secrets({name: environ[name] for name in names})
+    peppers = [environ[name] for name in settings.privacy.pepper_env]
+    use(pseudonyms_of(peppers, settings.privacy.hash_lead_ids))
+    return msgspec.structs.replace(_resolved(settings, secrets), secrets=secrets, path=path, stamp=stamp)
 
 
 def _parse(path: Path) -> dict[str, object]:
@@ -77,35 +81,65 @@ def _parse(path: Path) -> dict[str, object]:
         raise SettingsError([f"{path}: is not TOML: {exc}"]) from exc
 
 
-def _read(reader: TableReader, document: dict[str, object]) -> Tables:
-    """Read the file's tables. Each workspace inherits from `[workspace_defaults]`, key by key."""
-    rest = {name: table for name, table in document.items() if name != "workspaces"}
-    tables = reader.read(Tables, rest)
-    defaults = tables.workspace_defaults
-    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", defaults)
-    return msgspec.structs.replace(tables, workspaces=workspaces)
+def _read(reader: TableReader, document: dict[str, object]) -> Settings:
+    """Read the file's settings. Each workspace inherits from `[workspace_defaults]`, key by key."""
+    simple = {key: value for key, value in document.items() if key not in _LANES}
+    settings = reader.read(Settings, simple)
+    most = settings.delivery.max_in_flight
+    concurrency = ConcurrencyPolicy(least=min(ConcurrencyPolicy().least, most), most=most)
+    defaults = reader.read(
+        *(Workspace, document.get("workspace_defaults", {}), "workspace_defaults"),
+        {"name": "", "concurrency": concurrency},
+        without=("partition", "default_destination"),
+    )
+    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", "name", fields_of(defaults))
+    graces = {"uncertain_grace_s": settings.delivery.uncertain_grace_s}
+    destinations = reader.read_each(Destination, document.get("destinations", {}), "destinations", "alias", graces)
+    return msgspec.structs.replace(
+        settings, workspace_defaults=defaults, workspaces=workspaces, destinations=destinations
+    )
 
 
-def _in_its_zone(workspace: Workspace) -> Workspace:
-    return msgspec.structs.replace(workspace, budget=msgspec.structs.replace(workspace.budget, tz=workspace.time_zone))
+def _resolved(settings: Settings, secrets: Secrets) -> Settings:
+    """Fill in what workspaces and destinations have from other tables and from the secrets."""
+    in_zone = cache(lambda budget, tz: msgspec.structs.replace(budget, tz=tz))
+    workspaces = {
+        name: msgspec.structs.replace(
+            here,
+            budget=in_zone(here.budget, here.time_zone),
+            default_destination=settings.destination_of(name, None) or "",
+        )
+        for name, here in sorted(settings.workspaces.items())
+    }
+    destinations = {}
+    for alias, there in settings.destinations.items():
+        urls = [secrets[name] for name in there.webhooks_env if name in secrets]
+        token = [secrets[there.token_env]] if there.token_env and there.token_env in secrets else []
+        destinations[alias] = msgspec.structs.replace(
+            there,
+            webhook_ids=tuple(map(webhook_id, urls)),
+            setup_id=setup_id(*urls, *token),
+            callback_url=settings.callback_url(alias) if there.callbacks else "",
+        )
+    return msgspec.structs.replace(settings, workspaces=workspaces, destinations=destinations)
 
 
-def _named(tables: Tables, *, clay: bool, gateway: bool, api: bool) -> Iterator[tuple[str, str]]:
+def _named(settings: Settings, *, clay: bool, gateway: bool, api: bool) -> Iterator[tuple[str, str]]:
     """(place in the file, environment variable) of each secret that is needed."""
-    security = tables.kafka.security
+    security = settings.kafka.security
     optional = [
         ("kafka.security.password_env", security.password_env),
         ("kafka.security.key_password_env", security.key_password_env),
-        ("redis.url_env", tables.redis.url_env),
-        *(("privacy.pepper_env", name) for name in tables.privacy.pepper_env),
+        ("redis.url_env", settings.redis.url_env),
+        *(("privacy.pepper_env", name) for name in settings.privacy.pepper_env),
     ]
     if api:
-        optional.append(("gateway.api_token_env", tables.gateway.api_token_env))
+        optional.append(("gateway.api_token_env", settings.gateway.api_token_env))
     if clay:
-        optional.append(("egress.proxy_env", tables.egress.proxy_env))
+        optional.append(("egress.proxy_env", settings.egress.proxy_env))
     if clay or gateway:
-        optional += [("gateway.token_keys_env", name) for name in tables.gateway.token_keys_env]
-    for alias, there in tables.destinations.items():
+        optional += [("gateway.token_keys_env", name) for name in settings.gateway.token_keys_env]
+    for alias, there in settings.destinations.items():
         if clay:
             optional += [(f"destinations.{alias}.webhooks_env", name) for name in there.webhooks_env]
             optional.append((f"destinations.{alias}.token_env", there.token_env))
@@ -125,14 +159,14 @@ def _missing(named: list[tuple[str, str]], environ: Mapping[str, str], directory
     ]
 
 
-def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+def _guessable(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Find our secrets that are public or guessable, whether this process needs them or not."""
-    names = [*tables.privacy.pepper_env, *tables.gateway.token_keys_env, tables.gateway.api_token_env or ""]
-    for there in tables.destinations.values():
+    names = [*settings.privacy.pepper_env, *settings.gateway.token_keys_env, settings.gateway.api_token_env or ""]
+    for there in settings.destinations.values():
         names += there.callback_secrets_env
     found: list[str] = []
     seen: dict[str, str] = {}
-    hosts = {host.partition(":")[0] for there in tables.destinations.values() for host in there.allowed_hosts}
+    hosts = {host.partition(":")[0] for there in settings.destinations.values() for host in there.allowed_hosts}
     simulated = all(map(is_local, hosts))
     for name in dict.fromkeys(names):
         if not (secret := environ.get(name)):
@@ -147,22 +181,22 @@ def _guessable(tables: Tables, environ: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _redis_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
-    if not (url := environ.get(tables.redis.url_env or "")):
+def _redis_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    if not (url := environ.get(settings.redis.url_env or "")):
         return []
     from stream_app.cache.redis import redis_problem  # most commands do not need Redis
 
     problem = redis_problem(url)
-    return [f"environment variable {tables.redis.url_env}: {problem}"] if problem else []
+    return [f"environment variable {settings.redis.url_env}: {problem}"] if problem else []
 
 
-def _webhook_problems(tables: Tables, environ: Mapping[str, str]) -> list[str]:
+def _webhook_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Check the URLs of webhooks and proxy, and the tokens. The lines never repeat a value, which is a secret."""
     found = []
-    if (url := environ.get(tables.egress.proxy_env or "")) and (problem := proxy_problem(url)):
-        found.append(f"environment variable {tables.egress.proxy_env}: {problem}")
+    if (url := environ.get(settings.egress.proxy_env or "")) and (problem := proxy_problem(url)):
+        found.append(f"environment variable {settings.egress.proxy_env}: {problem}")
     seen: dict[str, str] = {}
-    for there in tables.destinations.values():
+    for there in settings.destinations.values():
         for name in there.webhooks_env:
             if not (url := environ.get(name)):
                 continue

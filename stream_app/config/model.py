@@ -1,30 +1,28 @@
 """The configuration as types: one frozen Struct per table of the TOML file, with units in the names.
 
-Each Struct's `problems` checks its ranges. rules.py checks the rules between tables.
+The tables that decide about leads are the policies of `domain` themselves. Here are those of the processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from stream_app import __version__
 from stream_app.config.secret_files import Stamp
 from stream_app.domain.callback.token import Keys
-from stream_app.domain.lane.breaker import BreakerPolicy
-from stream_app.domain.lane.budget import BudgetPolicy
-from stream_app.domain.lane.callback_health import CallbackHealthPolicy
-from stream_app.domain.lane.concurrency import ConcurrencyPolicy
-from stream_app.domain.lane.flood_guard import FloodGuardPolicy
-from stream_app.domain.lane.health import HealthPolicy, WindowPolicy
-from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.lane.suspension import SuspensionPolicy
-from stream_app.domain.lane.webhook_quota import QuotaPolicy
-from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.dead_letter.replay import ReplayPolicy
+from stream_app.domain.policy import DeliveryPolicy, Destination, Plan, Shares, Workspace
+from stream_app.domain.ranges import Range
 from stream_app.domain.result.cache_entry import CachePolicy
-from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
+from stream_app.domain.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
+
+_FreePort = Annotated[int, Range(0, 65_535)]
+_Port = Annotated[int, Range(1, 65_535)]
 
 
 class Security(msgspec.Struct, frozen=True):
@@ -57,11 +55,11 @@ class Kafka(msgspec.Struct, frozen=True):
 
     bootstrap: str = "127.0.0.1:9092"
     namespace: str = ""
-    partitions: int = 8
-    replication: int = 3
-    session_timeout_s: float = 30.0
-    rebalance_timeout_s: float = 120.0
-    broker_wait_s: float = 60.0
+    partitions: Annotated[int, Range(1, 10_000)] = 8
+    replication: Annotated[int, Range(1, 100)] = 3
+    session_timeout_s: Annotated[float, Range(6, 1_800)] = 30.0
+    rebalance_timeout_s: Annotated[float, Range(30, 3_600)] = 120.0
+    broker_wait_s: Annotated[float, Range(1, 3_600)] = 60.0
     security: Security = Security()
 
 
@@ -77,143 +75,7 @@ class Redis(msgspec.Struct, frozen=True):
 
     url_env: str | None = None
     ca_file: str | None = None
-    timeout_s: float = 0.05
-
-
-class Line(msgspec.Struct, frozen=True):
-    """The lead pipeline.
-
-    Attributes:
-        max_in_flight: Leads in progress in one partition.
-        max_attempts: Refused POSTs of one lead before it becomes a dead letter.
-        connect_timeout_s: Time of one POST to connect.
-        request_timeout_s: Time of one POST in all.
-        retry_base_s: First wait between attempts of a lead; it doubles, with full jitter.
-        retry_cap_s: Longest wait between attempts.
-        max_request_start_age_s: A POST starts within this time after the commit of its row, or not at all.
-        commit_timeout_s: Time for one commit.
-        uncertain_grace_s: How long a lead with an uncertain POST waits for its callback.
-        patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
-        freshness_days: The same lead or person within this time is a duplicate (docs/reference/clay.md: 30 to 90).
-    """
-
-    max_in_flight: int = 100
-    max_attempts: int = 4
-    connect_timeout_s: float = 5.0
-    request_timeout_s: float = 30.0
-    retry_base_s: float = 0.5
-    retry_cap_s: float = 8.0
-    max_request_start_age_s: float = 10.0
-    commit_timeout_s: float = 15.0
-    uncertain_grace_s: float = 600.0
-    patience_s: float = 5.0
-    freshness_days: int = 30
-
-
-class Replay(msgspec.Struct, frozen=True):
-    """Replays of dead letters and deferred leads.
-
-    Attributes:
-        max_replays: How often a lead is replayed in one rewind epoch.
-        max_returns: How often a lead is replayed in all; more is a loop.
-        rate_share: Share of its lane's rate that a workspace's replays may use.
-        backoff_base_s: First backoff; it grows up to `backoff_cap_s`.
-        backoff_unreachable_base_s: First backoff of leads for which no connection was possible.
-        backoff_cap_s: Longest backoff.
-        tiers_s: The delay tiers, one topic each. A delay is composed of them.
-    """
-
-    max_replays: int = 3
-    max_returns: int = 30
-    rate_share: float = 0.5
-    backoff_base_s: float = 10.0
-    backoff_unreachable_base_s: float = 30.0
-    backoff_cap_s: float = 3_600.0
-    tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3_600)
-
-
-class Shares(msgspec.Struct, frozen=True):
-    """The shares of a lane's rate that are reserved for bulk and retried leads, 0 to 1. Hot leads use the rest."""
-
-    bulk: float = 0.1
-    retry: float = 0.2
-
-
-class WorkspaceDefaults(msgspec.Struct, frozen=True):
-    """The policies of a lane. `[workspace_defaults]` sets them for each workspace whose table does not.
-
-    Attributes:
-        hold: `pause`: held leads stay in Kafka. `degrade`: they get what `fallback` allows, or are deferred.
-        fallback: The fallbacks that are allowed.
-        time_zone: Where the budget's days begin.
-        concurrency: Its `most` is line.max_in_flight.
-    """
-
-    hold: Literal["pause", "degrade"] = "pause"
-    fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
-    time_zone: str = "UTC"
-    breaker: BreakerPolicy = BreakerPolicy()
-    window: WindowPolicy = WindowPolicy()
-    health: HealthPolicy = HealthPolicy()
-    rate: RatePolicy = RatePolicy()
-    budget: BudgetPolicy = BudgetPolicy()
-    quota: QuotaPolicy = QuotaPolicy()
-    suspension: SuspensionPolicy = SuspensionPolicy()
-    concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
-    flood_guard: FloodGuardPolicy = FloodGuardPolicy()
-    callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
-
-
-class Workspace(WorkspaceDefaults, frozen=True):
-    """A Clay workspace: the policies of its lane, and its own settings.
-
-    Attributes:
-        partition: Pins the workspace to a partition. Absent: the hash of its name decides.
-        default_destination: For leads that name no destination.
-    """
-
-    partition: int | None = None
-    default_destination: str | None = None
-
-
-class Destination(msgspec.Struct, frozen=True):
-    """A Clay table: where leads are POSTed to, and what one costs.
-
-    Attributes:
-        webhooks_env: Names of the environment variables with the webhook URLs (secrets), used in this order.
-        token_env: Name of the variable with the `x-clay-webhook-auth` token.
-        columns: Lead field -> Clay column. Empty: every field under its own name.
-        callbacks: False: the table sends no callbacks, and `accepted` is final.
-        callback_secrets_env: Names of the variables with a secret that this table's callbacks send in the header
-            `x-callback-secret`, for a table that cannot echo each lead's token. Several during a change.
-        estimate_credits: What one lead usually costs; so `estimate_actions`.
-        ceiling_credits: The most that one lead costs; so `ceiling_actions`. A budget reserves the ceiling or waits.
-        callback_deadline_s: A lead that Clay accepted is overdue after this time without a callback.
-        callback_grace_s: It is parked after this further time. Its callback may still come.
-        uncertain: After the grace period of an uncertain POST: park the lead for a human, or send it again.
-        uncertain_grace_s: How long an uncertain lead waits for its callback. Absent: line.uncertain_grace_s.
-        unavailable_is_refused: True if a 503 proves that Clay took nothing (docs/reference/clay.md).
-        cache_first: A fresh result of the same person answers a lead without a call to Clay, at no cost.
-        allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
-    """
-
-    workspace: str
-    webhooks_env: tuple[str, ...]
-    token_env: str | None = None
-    columns: dict[str, str] = {}
-    callbacks: bool = True
-    callback_deadline_s: float = 3_600.0
-    callback_grace_s: float = 86_400.0
-    callback_secrets_env: tuple[str, ...] = ()
-    estimate_credits: int = 6
-    estimate_actions: int = 1
-    ceiling_credits: int = 20
-    ceiling_actions: int = 5
-    uncertain: Literal["park", "resend"] = "park"
-    uncertain_grace_s: float | None = None
-    unavailable_is_refused: bool = True
-    cache_first: bool = False
-    allowed_hosts: tuple[str, ...] = ("api.clay.com",)
+    timeout_s: Annotated[float, Range(0.001, 5)] = 0.05
 
 
 class Egress(msgspec.Struct, frozen=True):
@@ -226,7 +88,7 @@ class Egress(msgspec.Struct, frozen=True):
             (`http://user:password@proxy.example.com:3128`).
     """
 
-    keepalive_s: float = 15.0
+    keepalive_s: Annotated[float, Range(0.1, 3_600)] = 15.0
     ca_file: str | None = None
     proxy_env: str | None = None
 
@@ -244,10 +106,10 @@ class Http(msgspec.Struct, frozen=True):
     """
 
     host: str = "127.0.0.1"
-    worker_port: int = 9101
-    replay_port: int = 9102
-    gateway_port: int = 9103
-    gateway_ops_port: int = 9104
+    worker_port: _FreePort = 9101
+    replay_port: _FreePort = 9102
+    gateway_port: _Port = 9103
+    gateway_ops_port: _FreePort = 9104
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -266,8 +128,8 @@ class Gateway(msgspec.Struct, frozen=True):
 
     public_url: str | None = None
     token_keys_env: tuple[str, ...] = ()
-    max_body_bytes: int = 262_144
-    read_timeout_s: float = 10.0
+    max_body_bytes: Annotated[int, Range(1_024, MAX_INPUT_BYTES // 2)] = 262_144
+    read_timeout_s: Annotated[float, Range(0.1, 60)] = 10.0
     api_token_env: str | None = None
     api_url: str | None = None
     read_model_path: str | None = None
@@ -297,42 +159,61 @@ class Secrets:
     def __contains__(self, name: object) -> bool:
         return name in self._values
 
+    def have(self, names: Collection[str]) -> bool:
+        """True if there are names, and each of them has a value."""
+        return bool(names) and all(name in self._values for name in names)
+
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)} hidden)"
 
 
-class Tables(msgspec.Struct, frozen=True):
-    """The tables of the file. `secrets_dir`: a directory with secrets as files (see config/secret_files.py)."""
+class Settings(msgspec.Struct, frozen=True, dict=True):
+    """The whole configuration. `workspaces` has exactly the workspaces that destinations name.
+
+    Attributes:
+        secrets_dir: A directory with secrets as files (see config/secret_files.py).
+        delivery: Limits of the pipeline.
+        workspace_defaults: What each workspace has where its own table does not say otherwise.
+        secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
+        path: The file.
+        stamp: See `secret_files.stamp_of`.
+    """
 
     secrets_dir: str | None = None
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
     cache: CachePolicy = CachePolicy()
     topics: Retention = Retention()
-    line: Line = Line()
-    replay: Replay = Replay()
+    delivery: DeliveryPolicy = DeliveryPolicy()
+    replay: ReplayPolicy = ReplayPolicy()
     shares: Shares = Shares()
-    workspace_defaults: WorkspaceDefaults = WorkspaceDefaults()
+    workspace_defaults: Workspace = Workspace("")
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
     egress: Egress = Egress()
     http: Http = Http()
     gateway: Gateway = Gateway()
     privacy: Privacy = Privacy()
-
-
-class Settings(Tables, frozen=True):
-    """The whole configuration. `workspaces` has exactly the workspaces that destinations name.
-
-    Attributes:
-        secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
-        path: The file.
-        stamp: See `secret_files.stamp_of`.
-    """
-
     secrets: Secrets = Secrets({})
     path: Path | None = None
     stamp: Stamp = ()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the pipeline needs to know. A reload changes it, and not the settings."""
+        return Plan(
+            topics=self.names,
+            partitions=self.kafka.partitions,
+            workspaces=dict(self.workspaces),
+            destinations=dict(self.destinations),
+            pins=self.pins,
+            delivery=self.delivery,
+            shares=self.shares,
+            replay=self.replay,
+            app=__version__,
+            callback_keys=self.callback_keys if self.secrets.have(self.gateway.token_keys_env) else None,
+            cache=self.cache,
+        )
 
     @property
     def names(self) -> TopicNames:
@@ -371,7 +252,7 @@ class Settings(Tables, frozen=True):
 
     def home(self, workspace: str) -> int:
         """The home partition of a workspace."""
-        return home_partition(workspace, self.kafka.partitions, self.pins)
+        return self.plan.home_of(workspace)
 
     def topic_plan(self) -> list[TopicPlan]:
         """The topics that must exist, with their settings."""
@@ -384,9 +265,9 @@ class Settings(Tables, frozen=True):
         Returns:
             The alias, or None if that workspace has no such destination.
         """
-        mine = [alias for alias, there in self.destinations.items() if there.workspace == workspace]
+        mine = [there.alias for there in self.plan.destinations_of(workspace)]
         here = self.workspaces.get(workspace)
-        alias = asked or (here.default_destination if here else None)
-        if alias is None:
+        alias = asked or (here.default_destination if here else "")
+        if not alias:
             return mine[0] if len(mine) == 1 else None
         return alias if alias in mine else None

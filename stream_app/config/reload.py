@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import msgspec
+
 from stream_app.clay.endpoints import Endpoint
 from stream_app.config import Settings
 from stream_app.config.secret_files import stamp_of
@@ -18,7 +20,6 @@ from stream_app.domain.lead.pseudonyms import current, use
 from stream_app.domain.policy import Plan
 from stream_app.pipeline.command import CommandResult
 
-Derived = tuple[Plan, dict[str, Endpoint]]
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
 _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"})
 
@@ -28,19 +29,14 @@ class Configuration:
 
     Args:
         settings: The settings at start.
-        derived: The plan and the endpoints of these settings.
         read: Returns the settings that the files and the environment have now.
-        derive: Returns the plan and the endpoints of settings.
     """
 
-    def __init__(
-        self, settings: Settings, derived: Derived, read: Callable[[], Settings], derive: Callable[[Settings], Derived]
-    ) -> None:
+    def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self._settings = settings
         self._proxy_url = settings.secrets[settings.egress.proxy_env] if settings.egress.proxy_env else None
-        self.plan, self.endpoints = derived
+        self.plan, self.endpoints = settings.plan, endpoints_of(settings)
         self._read = read
-        self._derive = derive
         self._stamp = settings.stamp
         self._answered = ("", NOTHING_NEW)
 
@@ -68,7 +64,7 @@ class Configuration:
             peppers_differ = current() != hashing
             use(hashing)  # another pepper takes effect at a restart
         self._stamp = settings.stamp
-        plan, endpoints = self._derive(settings)
+        plan, endpoints = settings.plan, endpoints_of(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
         left = [*self._left(settings, plan), *(["the peppers of privacy.pepper_env"] if peppers_differ else [])]
         results = [f"adopted: {', '.join(adopted)}"] if adopted else []
@@ -79,6 +75,8 @@ class Configuration:
         mine = self.plan
         for name, workspace in plan.workspaces.items():
             before = mine.workspaces.get(name)
+            if before is not None:
+                workspace = msgspec.structs.replace(workspace, partition=before.partition)
             if before != workspace:
                 mine.put_workspace(workspace, plan.pins.get(name))
                 yield f"workspace {name}{'' if before else ' (new)'}"
@@ -117,3 +115,16 @@ class Configuration:
                 yield f"destination {alias} was removed"
             elif now.workspace != destination.workspace:
                 yield f"destinations.{alias}.workspace"
+
+
+def endpoints_of(settings: Settings) -> dict[str, Endpoint]:
+    """Return the webhooks and the token of each destination. The settings must have been read with Clay's secrets."""
+    secrets = settings.secrets
+    return {
+        alias: Endpoint(
+            urls=dict(zip(there.webhook_ids, map(secrets.__getitem__, there.webhooks_env), strict=True)),
+            token=secrets[there.token_env] if there.token_env else None,
+            unavailable_is_refused=there.unavailable_is_refused,
+        )
+        for alias, there in settings.destinations.items()
+    }

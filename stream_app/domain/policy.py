@@ -1,10 +1,10 @@
-"""The operator's settings as frozen values: destinations, workspaces and pipeline limits. Built once at start."""
+"""The operator's settings as frozen values: workspaces, destinations and limits, as the configuration file has them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ from stream_app.domain.lane.suspension import SuspensionPolicy
 from stream_app.domain.lane.webhook_quota import QuotaPolicy
 from stream_app.domain.lead.lead import home_partition
 from stream_app.domain.messages import Change
+from stream_app.domain.ranges import Range
 from stream_app.domain.result.cache_entry import CachePolicy
 from stream_app.domain.topics import TopicNames
 
@@ -31,53 +32,76 @@ _NOTHING = object()
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """A Clay table that receives leads. It names its webhooks by id only: URLs and tokens stay in the Clay client.
+    """A Clay table that receives leads, as its table in the configuration, and what follows from its secrets.
 
     Attributes:
         alias: The name of the destination in the configuration.
         workspace: The Clay workspace that the table belongs to.
-        webhook_ids: The pool of webhooks, in the order in which they are used.
+        webhook_ids: The pool of webhooks, in the order in which they are used. URLs and tokens stay in the Clay client.
         columns: Lead field -> Clay column. Empty: every field goes under its own name.
+        webhooks_env: The variables with the webhooks' URLs (secrets), in this order.
+        token_env: The variable with the `x-clay-webhook-auth` token.
         callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is booked as the cost.
-        estimate: The usual cost of one lead.
-        ceiling: The highest cost of one lead. This much is reserved for each lead.
+        callback_secrets_env: The variables with a secret that this table's callbacks send in the header
+            `x-callback-secret`, for a table that cannot echo each lead's token. Several during a change.
+        callback_deadline_s: An accepted lead without a callback is overdue after this time.
+        callback_grace_s: An overdue lead is parked after this further time. Its callback may still come.
+        estimate_credits: What one lead usually costs; so `estimate_actions`.
+        ceiling_credits: The most that one lead costs; so `ceiling_actions`. A budget reserves the ceiling or waits.
         uncertain: What to do with a send that may have reached Clay when its grace has ended.
         uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached Clay.
-        token_name: Where its token comes from, for people.
+        unavailable_is_refused: True if a 503 proves that Clay took nothing (docs/reference/clay.md).
+        cache_first: Answer a lead from a fresh cached result of the same person instead of asking Clay.
+        allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
         callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
-        cache_first: Answer a lead from a fresh cached result of the same person instead of asking Clay.
-        callback_deadline_s: An accepted lead without a callback is overdue after this time.
-        callback_grace_s: An overdue lead is parked after this further time.
     """
 
     alias: str
     workspace: str
-    webhook_ids: tuple[str, ...]
+    webhook_ids: tuple[str, ...] = ()
     columns: dict[str, str] = {}
+    webhooks_env: tuple[str, ...] = ()
+    token_env: str | None = None
     callbacks: bool = True
-    estimate: Cost = Cost(credits=6, actions=1)
-    ceiling: Cost = Cost(credits=20, actions=5)
+    callback_secrets_env: tuple[str, ...] = ()
+    callback_deadline_s: Annotated[float, Range(1, 2_592_000)] = 3_600.0
+    callback_grace_s: Annotated[float, Range(1, 2_592_000)] = 86_400.0
+    estimate_credits: Annotated[int, Range(0, 1_000_000)] = 6
+    estimate_actions: Annotated[int, Range(0, 1_000_000)] = 1
+    ceiling_credits: Annotated[int, Range(0, 1_000_000)] = 20
+    ceiling_actions: Annotated[int, Range(0, 1_000_000)] = 5
     uncertain: Literal["park", "resend"] = "park"
-    uncertain_grace_s: float = 600.0
-    token_name: str = ""
+    uncertain_grace_s: Annotated[float, Range(1, 604_800)] = 600.0
+    unavailable_is_refused: bool = True
+    cache_first: bool = False
+    allowed_hosts: tuple[str, ...] = ("api.clay.com",)
     setup_id: str = ""
     callback_url: str = ""
-    cache_first: bool = False
-    callback_deadline_s: float = 3_600.0
-    callback_grace_s: float = 86_400.0
+
+    @property
+    def estimate(self) -> Cost:
+        """The usual cost of one lead."""
+        return Cost(self.estimate_credits, self.estimate_actions)
+
+    @property
+    def ceiling(self) -> Cost:
+        """The highest cost of one lead. This much is reserved for each lead."""
+        return Cost(self.ceiling_credits, self.ceiling_actions)
 
 
 class Workspace(msgspec.Struct, frozen=True):
-    """A Clay workspace and the policies of its lane.
+    """A Clay workspace and the policies of its lane, as its table in the configuration.
 
     Attributes:
         name: The name of the workspace.
-        default_destination: The destination of leads that name none.
+        default_destination: The destination of leads that name none; "" where they must name one.
+        partition: Pins the workspace to a partition. None: the hash of its name decides.
         hold: What happens to a lead while its lane is held. `pause`: it waits in Kafka. `degrade`: the fallback answers
             it, or it is deferred.
         fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or a provisional
             result from the lead's own fields.
+        time_zone: Where the budget's days begin.
         breaker: When the circuit breaker opens and closes.
         window: The sliding window that the breaker and the flood guard judge.
         health: The sliding window that is shown to people.
@@ -91,9 +115,11 @@ class Workspace(msgspec.Struct, frozen=True):
     """
 
     name: str
-    default_destination: str
+    default_destination: str = ""
+    partition: int | None = None
     hold: Literal["pause", "degrade"] = "pause"
     fallback: tuple[Literal["cache", "stale", "local"], ...] = ("cache", "stale", "local")
+    time_zone: str = "UTC"
     breaker: BreakerPolicy = BreakerPolicy()
     window: WindowPolicy = WindowPolicy()
     health: HealthPolicy = HealthPolicy()
@@ -125,36 +151,54 @@ def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:
     )
 
 
-class LinePolicy(msgspec.Struct, frozen=True):
+class DeliveryPolicy(msgspec.Struct, frozen=True):
     """Limits of the pipeline, for all lanes.
 
     Attributes:
         max_in_flight: POSTs in flight per partition.
         max_attempts: POSTs that Clay may refuse before the lead becomes a dead letter.
+        connect_timeout_s: Time of one POST to connect.
+        request_timeout_s: Time of one POST in all.
         retry_base_s: Base of the full-jitter backoff between those attempts.
         retry_cap_s: Longest backoff between those attempts.
-        start_within_s: A POST that has not started this long after its row was committed is cancelled.
-        patience_s: How long a lead waits for a lane that shares its partition before it is deferred.
-        freshness_days: How long a paid lead is protected from being bought again.
-        retry_share: The share of a lane's sends that retries get while hot leads wait.
-        bulk_share: The share of a lane's sends that bulk leads get while hot leads wait.
-        max_lead_bytes: The largest input record.
-        max_payload_bytes: The largest request to Clay.
-        max_dead_letter_bytes: The largest value of a dead letter.
+        max_request_start_age_s: A POST that has not started this long after its row was committed is cancelled.
+        commit_timeout_s: Time for one commit.
+        uncertain_grace_s: `Destination.uncertain_grace_s` where the destination does not set it.
+        patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
+        freshness_days: How long a paid lead or person is protected from being bought again (docs/reference/clay.md).
     """
 
-    max_in_flight: int = 100
-    max_attempts: int = 6
-    retry_base_s: float = 0.5
-    retry_cap_s: float = 30.0
-    start_within_s: float = 10.0
-    patience_s: float = 5.0
-    freshness_days: float = 30.0
-    retry_share: float = 0.2
-    bulk_share: float = 0.1
-    max_lead_bytes: int = 102_400
-    max_payload_bytes: int = MAX_PAYLOAD_BYTES
-    max_dead_letter_bytes: int = 1_048_588
+    max_in_flight: Annotated[int, Range(1, 10_000)] = 100
+    max_attempts: Annotated[int, Range(1, 100)] = 4
+    connect_timeout_s: Annotated[float, Range(0.1, 300)] = 5.0
+    request_timeout_s: Annotated[float, Range(0.1, 600)] = 30.0
+    retry_base_s: Annotated[float, Range(0.01, 60)] = 0.5
+    retry_cap_s: Annotated[float, Range(0.01, 600)] = 8.0
+    max_request_start_age_s: Annotated[float, Range(0.1, 600)] = 10.0
+    commit_timeout_s: Annotated[float, Range(1, 600)] = 15.0
+    uncertain_grace_s: Annotated[float, Range(1, 604_800)] = 600.0
+    patience_s: Annotated[float, Range(0.1, 3_600)] = 5.0
+    freshness_days: Annotated[int, Range(1, 365)] = 30
+
+    @property
+    def longest_s(self) -> float:
+        """The longest time from a row's commit to the end of its POST."""
+        return self.max_request_start_age_s + self.request_timeout_s
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """The shares of a lane's sends that bulk and retried leads get while hot leads wait."""
+
+    bulk: Annotated[float, Range(0.01, 0.9)] = 0.1
+    retry: Annotated[float, Range(0.01, 0.9)] = 0.2
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Limits in bytes of an input record, of a request to Clay, and of the value of a dead letter."""
+
+    lead: int = 102_400
+    payload: int = MAX_PAYLOAD_BYTES
+    dead_letter: int = 1_048_588
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):
@@ -169,11 +213,13 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         workspaces: By name.
         destinations: By alias.
         pins: Workspace -> the partition that the configuration assigns to it.
-        line: Limits of the pipeline.
+        delivery: Limits of the pipeline.
+        shares: The shares of a lane's sends.
         replay: When dead letters and deferred leads come back.
         app: The version that is written into headers and events.
         callback_keys: The keys that sign callback tokens; None if no table echoes a token.
         cache: How long cached results count.
+        sizes: Limits of records and requests.
     """
 
     topics: TopicNames
@@ -181,11 +227,13 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     workspaces: dict[str, Workspace]
     destinations: dict[str, Destination]
     pins: dict[str, int] = {}
-    line: LinePolicy = LinePolicy()
+    delivery: DeliveryPolicy = DeliveryPolicy()
+    shares: Shares = Shares()
     replay: ReplayPolicy = ReplayPolicy()
     app: str = ""
     callback_keys: Keys | None = None
     cache: CachePolicy = CachePolicy()
+    sizes: Sizes = Sizes()
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
         """Return the destination, or None if the workspace does not have it. Another workspace may."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -10,6 +11,16 @@ from stream_app.domain.hosts import is_local
 
 WEBHOOK_PATH: Final = "/v3/sources/webhook/"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
+
+
+def webhook_id(url: str) -> str:
+    """Return a short name for a webhook. The URL is secret; the name may appear in rows, logs and metrics."""
+    return blake2b(url.encode(), digest_size=6).hexdigest()
+
+
+def setup_id(*secrets: str) -> str:
+    """Return a fingerprint of a destination's URLs and token. It changes with any of them and reveals none."""
+    return blake2b("\n".join(secrets).encode(), digest_size=6).hexdigest()
 
 
 def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:

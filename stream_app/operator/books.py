@@ -7,8 +7,6 @@ from collections.abc import Callable
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.books.histories import Books, Report, Terms
-from stream_app.domain.lane.budget import Cost
-from stream_app.domain.policy import Destination
 from stream_app.kafka.books_reader import BooksReader
 from stream_app.kafka.readers import Progress
 from stream_app.ops.clock import SystemClock
@@ -39,17 +37,7 @@ def terms_of(settings: Settings) -> Terms:
     """Return the part of the configuration that the books need. It holds no webhook or token."""
     return Terms(
         workspaces={name: here.budget for name, here in settings.workspaces.items()},
-        destinations={
-            alias: Destination(
-                alias=alias,
-                workspace=there.workspace,
-                webhook_ids=(),
-                callbacks=there.callbacks,
-                estimate=Cost(there.estimate_credits, there.estimate_actions),
-                ceiling=Cost(there.ceiling_credits, there.ceiling_actions),
-            )
-            for alias, there in settings.destinations.items()
-        },
-        freshness_ms=settings.line.freshness_days * _DAY_MS,
+        destinations=settings.destinations,
+        freshness_ms=settings.delivery.freshness_days * _DAY_MS,
         topics=settings.names,
     )

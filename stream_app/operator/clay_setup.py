@@ -9,8 +9,9 @@ from typing import Final
 
 import msgspec
 
-from stream_app.config import Destination, Settings
+from stream_app.config import Settings
 from stream_app.domain.errors import SettingsError
+from stream_app.domain.policy import Destination
 
 USUAL_FIELDS: Final = (
     "email",

@@ -258,7 +258,7 @@ class AdmissionQueue:
             waits = not self.shared and policy.hold == "pause"
             self._lanes[name], answer = admit_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
         else:
-            slots = min(self._plan.line.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
+            slots = min(self._plan.delivery.max_in_flight, concurrency.current(policy.concurrency, lane.concurrency))
             if self._in_flight.get(name, 0) >= slots:
                 answer = at_limit(policy, lane, self._stall(name), now_ms)
             else:
@@ -278,7 +278,7 @@ class AdmissionQueue:
     def _wait_for_stall(self, policy: Workspace, held: Held, now_ms: int) -> Held:
         """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
         since_ms = self._stall(policy.name).since_ms
-        until_ms = min(held.until_ms, since_ms + int(self._plan.line.patience_s * 1000))
+        until_ms = min(held.until_ms, since_ms + int(self._plan.delivery.patience_s * 1000))
         waits = (self.shared or policy.hold == "degrade") and now_ms < until_ms
         return Held("in_flight", "", until_ms) if waits else held
 
@@ -294,7 +294,7 @@ class AdmissionQueue:
         # not even for a Retry-After. Returned bulk leads must not block replays that may go.
         degrades = policy.hold == "degrade"
         blocks = self.shared or degrades or (held.bulk_only and waiter.in_flight.source == "retry")
-        if (blocks and wait_ms > self._plan.line.patience_s * 1000) or (is_hold and degrades):
+        if (blocks and wait_ms > self._plan.delivery.patience_s * 1000) or (is_hold and degrades):
             held = msgspec.structs.replace(held, defer=True)
         elif not is_hold or waiter.request.patient or wait_ms <= _RECORD_HOLD_AFTER_MS:
             return False
@@ -323,8 +323,8 @@ class AdmissionQueue:
         """Credit the sources that wait behind a send with their share; a send of theirs uses it up."""
         name = admitted.request.destination.workspace
         shares: dict[Source, float] = {
-            "retry": self._plan.line.retry_share,
-            "bulk": self._plan.line.bulk_share,
+            "retry": self._plan.shares.retry,
+            "bulk": self._plan.shares.bulk,
         }
         for source, share in shares.items():
             key = (name, source)

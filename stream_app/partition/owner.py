@@ -87,7 +87,7 @@ class PartitionOwner:
         self._store, self._observer, self._alarm, self._still_member = store, observer, alarm, still_member
         self._reload = reload
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
-        leads, others = (Limiter(plan.line.max_in_flight * _UNFINISHED) for _ in range(2))
+        leads, others = (Limiter(plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
         self.state = state = UnitOfWork(
             number, plan, store, clock, observer, alarm, spacing_s, previous, self._limiter_of, self._commit_failed
         )

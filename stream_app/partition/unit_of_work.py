@@ -68,7 +68,7 @@ class UnitOfWork:
         self._plan = plan
         self._clock = clock
         self._observer = observer
-        self.rows = Rows(int(plan.line.freshness_days * 86_400_000))
+        self.rows = Rows(int(plan.delivery.freshness_days * 86_400_000))
         self.lanes = Lanes(number, plan, clock, observer, previous)
         self.markers = ProcessedMarkers(number)
         self.deadlines = DeadlineQueue(plan, self.rows, self.lanes)

@@ -52,13 +52,13 @@ class LeadPipeline:
         self._rejects = Rejects(plan, partition, clock)
         self._conclusions = Conclusions(plan, partition, clock)
         self._inputs = plan.topics.inputs
-        self._freshness_ms = int(plan.line.freshness_days * 86_400_000)
+        self._freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one record. Returns when everything about it is committed."""
         consumed = in_flight.consumed
         envelope = lead_envelope(consumed, self._inputs)
-        lead = read_lead(consumed.value, consumed.key, self._plan.line.max_lead_bytes)
+        lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
         lookup = self._partition.find, self._partition.row
         resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead, *lookup)
         if isinstance(resolved, Unreadable):
@@ -260,7 +260,7 @@ class LeadPipeline:
         posted = in_flight.posted
         assert posted is not None  # set by _write_ahead
         grant = posted.entry
-        if self._clock.boot_ms() - grant.at_boot_ms > self._plan.line.start_within_s * 1000:
+        if self._clock.boot_ms() - grant.at_boot_ms > self._plan.delivery.max_request_start_age_s * 1000:
             return posted
         in_flight.posted = None
         outcome = await self._clay.send(resolved.destination.alias, grant.webhook_id, resolved.body)
@@ -306,7 +306,7 @@ class LeadPipeline:
 
         A failure of the whole lane does not count as an attempt of the lead.
         """
-        now_ms, policy = self._clock.now_ms(), self._plan.line
+        now_ms, policy = self._clock.now_ms(), self._plan.delivery
         attempt = settlement.attempts(recorder.row.attempt)
         first_ms = recorder.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
@@ -351,7 +351,7 @@ class LeadPipeline:
         if provisional is None:
             return False
         now_ms = self._clock.now_ms()
-        due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.line.patience_s * 1000))
+        due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.delivery.patience_s * 1000))
         why = Reason(held.reason, held.text, due_at_ms=due_ms)
         recorder.go("deferred", now_ms, why)
         copy = recorder.copy(self._plan.topics.deferred, now_ms, why, way="deferred")

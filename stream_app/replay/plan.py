@@ -271,16 +271,15 @@ def _priced(
 ) -> tuple[list[Price], dict[str, float]]:
     """Price the leads by workspace and destination, and return the rates of all workspaces."""
     now_ms, paces, prices = SystemClock().now_ms(), dict[str, float](), list[Price]()
-    policies = {name: Workspace(name, "", rate=it.rate, budget=it.budget) for name, it in settings.workspaces.items()}
+    policies = settings.workspaces
     for name, policy in policies.items():
         paces[name] = pace(policy, lanes.get(name) or Lane(name, 0), settings.replay.rate_share, rate_per_s)
     for (name, alias), leads in sorted(going.items()):
         there, lane = settings.destinations.get(alias), lanes.get(name) or Lane(name, 0)
         usual = most = Cost()  # an unknown destination is rejected by the lead pipeline and costs nothing
         if there is not None and there.workspace == name:
-            usual = Cost(there.estimate_credits, there.estimate_actions)
-            most = Cost(there.ceiling_credits, there.ceiling_actions)
+            usual, most = there.estimate, there.ceiling
         learned = lane.estimates.get(alias) or first_estimate(usual)
-        policy, at_per_s = policies.get(name) or Workspace(name, ""), paces.get(name) or max(paces.values(), default=10)
+        policy, at_per_s = policies.get(name) or Workspace(name), paces.get(name) or max(paces.values(), default=10)
         prices.append(price(alias, leads, learned, most, policy, lane, at_per_s, now_ms))
     return prices, paces

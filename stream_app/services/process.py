@@ -70,8 +70,7 @@ def faust_options(
 
 def longest_step_s(settings: Settings) -> float:
     """Return the longest time that a lead may stay in one step: a late start, one POST and two commits."""
-    line = settings.line
-    return line.max_request_start_age_s + line.request_timeout_s + 2 * line.commit_timeout_s
+    return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
 
 
 def tame_garbage_collector() -> None:

@@ -29,7 +29,6 @@ from stream_app.ops.watchdog import Watchdog
 from stream_app.replay.agent import Replay
 from stream_app.replay.agents import define_agents
 from stream_app.replay.state import Pause, ReplayState
-from stream_app.services.plan import replay_policy
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops
 
 _BUFFERED: Final = 1_000
@@ -39,7 +38,7 @@ _BUFFERED: Final = 1_000
 async def run_replay(settings: Settings) -> None:
     """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("replay")
-    topics, policy, connection = settings.names, replay_policy(settings), connection_of(settings)
+    topics, policy, connection = settings.names, settings.replay, connection_of(settings)
     registry = process_registry()
     moved = Counter(
         "stream_app_replay_moved",

@@ -36,7 +36,6 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.timeouts import TimeoutSources
 from stream_app.pipeline.fallback import Known
 from stream_app.services.cache import open_cache
-from stream_app.services.plan import derive
 from stream_app.services.process import check_kafka, faust_options, longest_step_s, serve_ops, tame_garbage_collector
 
 
@@ -48,7 +47,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         read: Returns the current settings, for a reload.
     """
     logger = log.get("worker")
-    configuration = Configuration(settings, derive(settings), read, derive)
+    configuration = Configuration(settings, read)
     plan, connection, egress = configuration.plan, connection_of(settings), egress_of(settings)
     names = plan.topics
     sources = sources_of(names)
@@ -131,12 +130,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
 
 def clay_client(settings: Settings, egress: Egress) -> ClayClient:
     """Return the worker's Clay client, with a connection for every lead that may be in flight."""
-    line = settings.line
+    delivery = settings.delivery
     return ClayClient(
-        request_timeout_s=line.request_timeout_s,
-        connect_timeout_s=line.connect_timeout_s,
-        pool_timeout_s=min(5.0, (line.request_timeout_s - line.connect_timeout_s) / 2),
-        max_connections=line.max_in_flight * settings.kafka.partitions,
+        request_timeout_s=delivery.request_timeout_s,
+        connect_timeout_s=delivery.connect_timeout_s,
+        pool_timeout_s=min(5.0, (delivery.request_timeout_s - delivery.connect_timeout_s) / 2),
+        max_connections=delivery.max_in_flight * settings.kafka.partitions,
         keepalive_s=settings.egress.keepalive_s,
         egress=egress,
     )
@@ -144,7 +143,7 @@ def clay_client(settings: Settings, egress: Egress) -> ClayClient:
 
 def _limits(settings: Settings) -> StateStoreLimits:
     return StateStoreLimits(
-        transact_s=settings.line.commit_timeout_s,
+        transact_s=settings.delivery.commit_timeout_s,
         topic_max_record_bytes=dict.fromkeys((settings.names.retry, *_carrying(settings)), MAX_CARRIED_BYTES - 1024),
     )
 

@@ -39,7 +39,7 @@ CLOSING_S: Final = 20.0
 """What is kept of a run's seconds for settling and the verdict."""
 
 _CONFIG: Final = """
-[line]
+[delivery]
 request_timeout_s = 7
 connect_timeout_s = 1
 max_request_start_age_s = 3

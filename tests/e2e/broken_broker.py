@@ -22,7 +22,7 @@ from tests.support.kafka import admin, committed
 
 PER_S = 60
 CONFIG = """
-[line]
+[delivery]
 request_timeout_s = 7
 connect_timeout_s = 1
 max_request_start_age_s = 4

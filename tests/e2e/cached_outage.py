@@ -48,7 +48,7 @@ CONFIG: Final = """
 [redis]
 url_env = "CACHE_URL"
 {more}
-[line]
+[delivery]
 patience_s = 1
 [replay]
 tiers_s = [1, 2, 5, 10, 20, 60, 600, 3600]

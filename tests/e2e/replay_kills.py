@@ -26,7 +26,7 @@ from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay import LANE, reset
 
 CONFIG = """
-[line]
+[delivery]
 max_attempts = 1
 [replay]
 max_replays = 3

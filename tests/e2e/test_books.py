@@ -25,7 +25,7 @@ kind = "reset_after_read"
 share = 0.02
 """
 CONFIG = """
-[line]
+[delivery]
 max_attempts = 1
 [replay]
 max_replays = 2

@@ -26,7 +26,7 @@ PER_S: Final = 3
 LANES: Final = 4
 LEADS: Final = 2_400
 CONFIG: Final = """
-[line]
+[delivery]
 request_timeout_s = 7
 connect_timeout_s = 1
 max_request_start_age_s = 3

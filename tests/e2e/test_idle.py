@@ -13,7 +13,7 @@ from tests.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
-[line]
+[delivery]
 request_timeout_s = 3
 connect_timeout_s = 1
 max_request_start_age_s = 2

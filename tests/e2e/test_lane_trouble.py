@@ -15,7 +15,9 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.mark.long
 async def test_an_outage_wastes_few_calls_and_no_lead(kafka: Broker, namespace: str) -> None:
     """12 s of 503 at 8 a second: the breaker is open for 2.4 to 3 s, five times at most, with at most 2 probes each."""
-    async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[line]\nmax_attempts = 2") as line:
+    async with Fleet(
+        kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[delivery]\nmax_attempts = 2"
+    ) as line:
         await line.publish(line.leads(200))
         line.join()
         await line.until(lambda: line.last()["accepted"] >= 10, 40, "it is under way")

@@ -68,7 +68,7 @@ async def test_publish_waits_until_its_leads_are_at_rest(kafka: Broker, namespac
 
 
 SOON = """
-[line]
+[delivery]
 max_attempts = 2
 retry_base_s = 0.05
 retry_cap_s = 0.2

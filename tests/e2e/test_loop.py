@@ -50,7 +50,7 @@ share = 0.2
 delay_s = 0.5
 """
 CONFIG: Final = """
-[line]
+[delivery]
 connect_timeout_s = 1
 request_timeout_s = 4
 max_request_start_age_s = 2

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_app.clay.endpoints import webhook_id
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lead.lead import home_partition
+from stream_app.domain.webhook import webhook_id
 from tests.e2e.commands import answer, answers, command
 from tests.e2e.pipeline import Pipeline
 

@@ -27,7 +27,7 @@ from tests.support.kafka import admin
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0
 CONFIG = """
-[line]
+[delivery]
 request_timeout_s = 7
 connect_timeout_s = 1
 max_request_start_age_s = 4

@@ -15,7 +15,7 @@ from tests.e2e.pipeline import Pipeline
 pytestmark = pytest.mark.timeout(150)
 
 CONFIG = """
-[line]
+[delivery]
 max_attempts = 1
 [replay]
 max_replays = 2

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 
 async def test_an_outage_burns_no_attempt_and_nothing_goes_round(kafka: Broker, namespace: str) -> None:
     config = """
-[line]
+[delivery]
 max_attempts = 1
 max_in_flight = 2
 [replay]

@@ -26,7 +26,7 @@ from tests.support.kafka import admin, committed, create_topics, delete_topic
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
-[line]
+[delivery]
 request_timeout_s = 2.8
 connect_timeout_s = 0.5
 max_request_start_age_s = 1

@@ -14,12 +14,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.main import main
-from stream_app.config import Destination, Kafka, Settings, Workspace, client_options, load_settings
+from stream_app.config import Kafka, Settings, client_options, load_settings
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lead.lead import plain_id
 from stream_app.domain.messages import LaneView, Lead
+from stream_app.domain.policy import Destination, Workspace
 from stream_app.kafka.topics import create_topics
 from stream_app.publishing import PublishOptions, Ready, Refusal, publish, send, send_batch
 
@@ -29,10 +30,10 @@ WAIT_S = 20.0
 def settings_for(bootstrap: str, namespace: str, wait_s: float = WAIT_S) -> Settings:
     return Settings(
         kafka=Kafka(bootstrap=bootstrap, namespace=namespace, partitions=3, replication=1, broker_wait_s=wait_s),
-        workspaces={"acme": Workspace(partition=2), "beta": Workspace(partition=0)},
+        workspaces={"acme": Workspace("acme", partition=2), "beta": Workspace("beta", partition=0)},
         destinations={
-            "people": Destination(workspace="acme", webhooks_env=("A",)),
-            "beta-people": Destination(workspace="beta", webhooks_env=("B",)),
+            "people": Destination("people", "acme", webhooks_env=("A",)),
+            "beta-people": Destination("beta-people", "beta", webhooks_env=("B",)),
         },
     )
 

@@ -44,14 +44,14 @@ class Bench:
     def __init__(self, max_returns: int, budget: BudgetPolicy | None = None) -> None:
         plan = plan_of(Setup())
         policy = msgspec.structs.replace(plan.replay, max_replays=2, max_returns=max_returns)
-        line = msgspec.structs.replace(plan.line, max_attempts=1)
+        delivery = msgspec.structs.replace(plan.delivery, max_attempts=1)
         workspaces = {
             name: msgspec.structs.replace(
                 here, breaker=msgspec.structs.replace(here.breaker, mode="closed"), budget=budget or here.budget
             )
             for name, here in plan.workspaces.items()
         }
-        self.plan = msgspec.structs.replace(plan, replay=policy, line=line, workspaces=workspaces)
+        self.plan = msgspec.structs.replace(plan, replay=policy, delivery=delivery, workspaces=workspaces)
         self.kafka = MemoryKafka()
         self.clay = NeverClay()
         self.partition = PartitionOwner(
@@ -169,7 +169,7 @@ def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: boo
         bench = LeadBench(Setup(callbacks=False))
         topic = bench.plan.topics.dlq
         if refused:
-            bench.clay.first = [Refused("http_503", 1)] * bench.plan.line.max_attempts
+            bench.clay.first = [Refused("http_503", 1)] * bench.plan.delivery.max_attempts
         bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True), (("someone", b"else"),)))
         await bench.serve()
         [dead_letter] = bench.dead_letters(topic)
@@ -180,7 +180,7 @@ def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: boo
         await bench.come_back(dead_letter, redriven(read_envelope(dead_letter), dead_letter.record_id))
         assert Counter(bench.states())["accepted"] == 1
         assert bench.states().count("duplicate") == 2
-        assert len(bench.clay.bodies) == 1 + (bench.plan.line.max_attempts if refused else 0)
+        assert len(bench.clay.bodies) == 1 + (bench.plan.delivery.max_attempts if refused else 0)
         bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
         other = bench.dead_letters(topic)[-1]
         await bench.come_back(other, returning(read_envelope(other), other.record_id))

@@ -91,8 +91,8 @@ def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Se
         for name, here in bench.plan.workspaces.items():
             slow = msgspec.structs.replace(here.breaker, open_s=30.0)
             bench.plan.workspaces[name] = msgspec.structs.replace(here, breaker=slow)
-        patient = msgspec.structs.replace(bench.plan.line, patience_s=5.0)
-        bench.plan = msgspec.structs.replace(bench.plan, line=patient)
+        patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
+        bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
         bench.clay = clay = Stalling()
         bench.begin_anew()
         for number in range(300):

@@ -110,7 +110,7 @@ def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -> None
 def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> None:
     async def main() -> None:
         bench = Bench()
-        bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.line.max_attempts)
+        bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.delivery.max_attempts)
         bench.publish("id0", "p0")
         await bench.serve()
         await asyncio.sleep(10.0)

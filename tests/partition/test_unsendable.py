@@ -28,7 +28,7 @@ OVERSIZE = _lead(fields={"email": "a@example.com", "note": "x" * 9_000})
 async def _failed(setup: Setup | None = None) -> tuple[LeadBench, ConsumedRecord]:
     """A lead that Clay has just refused for the last time, and its dead letter."""
     bench = LeadBench(setup or Setup(callbacks=False))
-    bench.clay.first = [Refused("http_503", 1)] * bench.plan.line.max_attempts
+    bench.clay.first = [Refused("http_503", 1)] * bench.plan.delivery.max_attempts
     bench.publish("id0", "a")
     await bench.serve()
     await asyncio.sleep(10.0)

@@ -134,7 +134,7 @@ class Checker:
             history.replays[event.epoch] += 1
             if history.replays[event.epoch] > self._plan.replay.max_replays:
                 self._problem(f"7: {event.id} is replay {history.replays[event.epoch]} of its epoch")
-        if event.attempt > self._plan.line.max_attempts:
+        if event.attempt > self._plan.delivery.max_attempts:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
             self._check_sending(event)
@@ -282,7 +282,7 @@ class Checker:
         if heard_ms < sending.at_ms < until_ms:
             self._problem(f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of")
         self.answers.on_post(sending)
-        if post.at_ms - sending.at_ms > self._plan.line.start_within_s * 1000:
+        if post.at_ms - sending.at_ms > self._plan.delivery.max_request_start_age_s * 1000:
             self._problem(f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn")
 
     def on_answer(self, post: Post) -> None:

@@ -13,7 +13,7 @@ from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.budget import BudgetPolicy, Cost
 from stream_app.domain.lane.callback_health import CallbackHealthPolicy
 from stream_app.domain.lane.rate import RatePolicy
-from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
+from stream_app.domain.policy import DeliveryPolicy, Destination, Plan, Workspace
 from stream_app.domain.record import Headers
 from stream_app.domain.topics import TopicNames
 from tests.simulation.clay import Answer, Fate
@@ -149,7 +149,7 @@ def plan_of(setup: Setup) -> Plan:
             name,
             tuple(f"{name}-{number}" for number in range(setup.webhooks)),
             callbacks=setup.callbacks,
-            ceiling=CEILING,
+            ceiling_actions=CEILING.actions,
             callback_deadline_s=50.0,
             callback_grace_s=50.0,
             uncertain=setup.uncertain,
@@ -161,14 +161,14 @@ def plan_of(setup: Setup) -> Plan:
         workspaces=workspaces,
         destinations=destinations,
         pins=pins,
-        line=LinePolicy(
+        delivery=DeliveryPolicy(
             max_in_flight=setup.max_in_flight,
             max_attempts=setup.max_attempts,
             retry_base_s=0.2,
-            start_within_s=10.0,
+            max_request_start_age_s=10.0,
             patience_s=2.0,
         ),
-        replay=ReplayPolicy(max_replays=setup.max_replays, base_s=5.0),
+        replay=ReplayPolicy(max_replays=setup.max_replays, backoff_base_s=5.0),
         app="simulation",
     )
 

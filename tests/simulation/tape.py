@@ -46,7 +46,7 @@ class Tape:
 
     def close(self, *, exact: bool = True, limit: int = 20) -> Report:
         plan, names = self.plan, self.plan.topics
-        freshness_ms = int(plan.line.freshness_days * 86_400_000)
+        freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
         budgets = {name: here.budget for name, here in plan.workspaces.items()}
         books = Books(Terms(budgets, plan.destinations, freshness_ms, names), limit=limit)
         for number in range(plan.partitions):

@@ -40,7 +40,7 @@ replication = 1
 session_timeout_s = 10
 broker_wait_s = 20
 
-[line]
+[delivery]
 max_attempts = 1               # so that the demo has dead letters to show
 request_timeout_s = 7
 connect_timeout_s = 1

@@ -8,37 +8,38 @@ less than the shortest tier. So leads return in the order in which they are due,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from stream_app.domain.delivery.envelope import RETURNS, Envelope
 from stream_app.domain.delivery.outcome import UNREACHABLE
+from stream_app.domain.ranges import Range
+
+_GROWTH: Final = 4.0
 
 
 class ReplayPolicy(msgspec.Struct, frozen=True):
     """When and how often failed leads are replayed.
 
-    The backoff of replay n is `base_s * factor**(n-1)`, at most `cap_s`. Half of it is jitter.
+    The backoff of replay n is `backoff_base_s * 4**(n-1)`, at most `backoff_cap_s`. Half of it is jitter.
 
     Attributes:
         max_replays: Replays per rewind epoch.
         max_returns: Replays over all epochs, after which the lead is parked as a loop.
         rate_share: The share of a lane's rate that replays may use.
-        base_s: The base of the backoff.
-        unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
-        factor: The growth of the backoff.
-        cap_s: The longest backoff.
+        backoff_base_s: The base of the backoff.
+        backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
+        backoff_cap_s: The longest backoff.
         tiers_s: The delay tiers, ascending.
     """
 
-    max_replays: int = 3
-    max_returns: int = 30
-    rate_share: float = 0.5
-    base_s: float = 10.0
-    unreachable_base_s: float = 30.0
-    factor: float = 4.0
-    cap_s: float = 3600.0
+    max_replays: Annotated[int, Range(0, 100)] = 3
+    max_returns: Annotated[int, Range(1, 1_000)] = 30
+    rate_share: Annotated[float, Range(0.01, 1)] = 0.5
+    backoff_base_s: Annotated[float, Range(1, 86_400)] = 10.0
+    backoff_unreachable_base_s: Annotated[float, Range(1, 86_400)] = 30.0
+    backoff_cap_s: Annotated[float, Range(1, 604_800)] = 3600.0
     tiers_s: tuple[int, ...] = (2, 10, 60, 600, 3600)
 
 
@@ -52,8 +53,8 @@ def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, r
         now_ms: The time, epoch ms.
         rand: From 0 to 1.
     """
-    base_s = policy.unreachable_base_s if reason in UNREACHABLE else policy.base_s
-    delay_s = min(policy.cap_s, base_s * policy.factor ** max(0, replay - 1))
+    base_s = policy.backoff_unreachable_base_s if reason in UNREACHABLE else policy.backoff_base_s
+    delay_s = min(policy.backoff_cap_s, base_s * _GROWTH ** max(0, replay - 1))
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
 
 

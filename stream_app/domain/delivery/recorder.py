@@ -287,7 +287,7 @@ def brief(
 
 def rejected(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, now_ms: int) -> Record:
     """Return the dead letter of a record that is not a lead, or not one that this configuration knows."""
-    value, most = consumed.value, plan.line.max_dead_letter_bytes
+    value, most = consumed.value, plan.sizes.dead_letter
     # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
     cut_bytes = max(0, len(value or b"") - most)
     dead_letter = envelope.onward(

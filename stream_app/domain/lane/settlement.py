@@ -257,7 +257,7 @@ def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
 def _denial_text(lane: Lane, grant: Grant, outcome: Denied) -> str:
     """Return the text for a refused call, with the token and webhook that it used."""
     destination, sent = grant.destination, ""
-    token = f" (token: {destination.token_name})" if destination.token_name else " (no token)"
+    token = f" (token: {destination.token_env})" if destination.token_env else " (no token)"
     if outcome.http_status == 403:
         webhook = lane.quota.webhooks.get(grant.webhook_id, quota.Webhook())
         sent = f", webhook {grant.webhook_id} after {count(webhook.count, 'submission')}"

@@ -121,7 +121,7 @@ def resolve_lead(
     known = (each for each in who.former_ids if find(delivery_key(*place, each, forced_origin)) is not None)
     lead_id = next(known, who.lead_id)
     echo = {"lead_id": lead_id, **_way_back(plan, destination, lead_id, forced_origin)}
-    body = body_of(lead, destination.columns, echo, plan.line.max_payload_bytes)
+    body = body_of(lead, destination.columns, echo, plan.sizes.payload)
     if isinstance(body, Unreadable):
         return body
     if not envelope.trace_id:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.clay.endpoints import webhook_id
 from stream_app.config import Settings, load_settings
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lead.lead import plain_id
-from stream_app.services.plan import derive
+from stream_app.domain.webhook import webhook_id
 
 URL = "https://api.clay.com/v3/sources/webhook/"
 TOML = """
@@ -36,7 +35,7 @@ class Files:
         self.secrets.mkdir()
         self.environ = {"FIRST": URL + "first", "TOKEN": "old"}
         self.write(TOML)
-        self.configuration = Configuration(self.read(), derive(self.read()), self.read, derive)
+        self.configuration = Configuration(self.read(), self.read)
 
     def read(self) -> Settings:
         return load_settings(self.toml, self.environ)
@@ -153,7 +152,7 @@ def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) ->
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
     assert files.configuration.refresh().text == "needs a restart: egress, the proxy's URL in PROXY"
-    configuration = Configuration(files.read(), derive(files.read()), files.read, derive)
+    configuration = Configuration(files.read(), files.read)
     assert configuration.refresh() is NOTHING_NEW
     files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
     assert configuration.refresh().text == "needs a restart: the proxy's URL in PROXY"
@@ -167,7 +166,7 @@ def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
         reads += 1
         return files.read()
 
-    configuration = Configuration(files.read(), derive(files.read()), read, derive)
+    configuration = Configuration(files.read(), read)
     assert {configuration.reload("first").text for _ in range(64)} == {NOTHING_NEW.text}
     files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
     assert {configuration.reload("second").text for _ in range(64)} == {"adopted: workspace acme"}
@@ -178,7 +177,7 @@ def test_files_that_have_not_changed_are_not_read_again(files: Files) -> None:
     def read() -> Settings:
         raise AssertionError
 
-    configuration = Configuration(files.read(), derive(files.read()), read, derive)
+    configuration = Configuration(files.read(), read)
     assert configuration.refresh() is NOTHING_NEW
     files.secret("SECOND", URL + "second")
     with pytest.raises(AssertionError):

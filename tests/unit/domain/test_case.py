@@ -14,7 +14,7 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.lead import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.domain.lead.resolve import ResolvedLead, resolve_lead
-from stream_app.domain.policy import Destination, LinePolicy, Plan, Workspace
+from stream_app.domain.policy import Destination, Plan, Sizes, Workspace
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 
@@ -85,7 +85,7 @@ def test_what_is_called_back_about_carries_where_to_and_a_proof() -> None:
 
 
 def test_a_body_above_what_clay_takes_is_a_dead_letter_though_the_record_fits() -> None:
-    small = Plan(PLAN.topics, 4, PLAN.workspaces, PLAN.destinations, line=LinePolicy(max_payload_bytes=300))
+    small = Plan(PLAN.topics, 4, PLAN.workspaces, PLAN.destinations, sizes=Sizes(payload=300))
     fits = case({**ADA, "notes": "x" * 200}, small)
     assert len(fits.body if isinstance(fits, ResolvedLead) else b"") <= 300
     too_large = case({**ADA, "notes": "x" * 300}, small)

@@ -21,7 +21,7 @@ from stream_app.domain.policy import Destination, Workspace
 
 NOW_MS = 1_796_083_140_000
 BY = Actor("anna", "maintenance", NOW_MS)
-PEOPLE = Destination("people", "acme", ("hook1", "hook2"), callbacks=False, estimate=Cost(6, 1), ceiling=Cost(20, 5))
+PEOPLE = Destination("people", "acme", ("hook1", "hook2"), callbacks=False)
 POLICY = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100))
 LANE = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
 REFUSED = Refused("connect", 5)

@@ -160,8 +160,8 @@ def test_a_lane_that_never_moved_or_lives_elsewhere_or_has_commands_waiting() ->
     assert [finding.code for finding in asked] == ["commands_wait", "moves"]
 
 
-PEOPLE = Destination("people", "acme", (), ceiling=Cost(20, 5))
-FIRMS = Destination("firms", "acme", ("hook",), ceiling=Cost(20, 5))
+PEOPLE = Destination("people", "acme", ())
+FIRMS = Destination("firms", "acme", ("hook",))
 
 
 def test_a_destination_that_is_held_is_named_though_another_moves() -> None:

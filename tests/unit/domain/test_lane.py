@@ -27,9 +27,7 @@ PEOPLE = Destination(
     "people",
     "acme",
     ("hook1", "hook2"),
-    estimate=Cost(6, 1),
-    ceiling=Cost(20, 5),
-    token_name="CLAY_TOKEN_PEOPLE",
+    token_env="CLAY_TOKEN_PEOPLE",
     setup_id="one",
 )
 FREE = RatePolicy(rate_per_s=1_000, burst=10_000)

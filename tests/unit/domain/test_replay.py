@@ -147,7 +147,7 @@ def test_with_the_default_tiers_a_delay_is_two_dozen_steps_at_most() -> None:
 
 @pytest.mark.parametrize("reason", sorted(get_args(UnsentReason)))
 def test_what_was_not_to_be_reached_waits_longer_than_what_was_answered_or_had_no_room(reason: str) -> None:
-    policy = ReplayPolicy(base_s=10, unreachable_base_s=30, cap_s=200)
+    policy = ReplayPolicy(backoff_base_s=10, backoff_unreachable_base_s=30, backoff_cap_s=200)
     dues_s = [replay_due_ms(policy, reason, replay, 0, 1.0) / 1000 for replay in (1, 2, 3)]
     assert dues_s == ([10, 40, 160] if reason == "pool_timeout" else [30, 120, 200])
     assert replay_due_ms(policy, reason, 1, 0, 0.0) == dues_s[0] * 500, "half of it is jitter"

@@ -7,19 +7,20 @@ import asyncio
 import msgspec
 import pytest
 
-from stream_app.config import Destination, Kafka, Settings, Workspace
+from stream_app.config import Kafka, Settings
 from stream_app.domain.lead.lead import identify, plain_id, read_lead
 from stream_app.domain.messages import Lead
+from stream_app.domain.policy import Destination, Workspace
 from stream_app.publishing import Batch, PublishOptions, check_rows
 from stream_app.publishing.check import Checker, Ready, Refusal
 from stream_app.publishing.rows import Draft, Row
 
 SETTINGS = Settings(
     kafka=Kafka(bootstrap="127.0.0.1:1", partitions=4),
-    workspaces={"acme": Workspace(partition=3), "beta": Workspace()},
+    workspaces={"acme": Workspace("acme", partition=3), "beta": Workspace("beta")},
     destinations={
-        "people": Destination(workspace="acme", webhooks_env=("A",)),
-        "beta-people": Destination(workspace="beta", webhooks_env=("B",)),
+        "people": Destination("people", "acme", webhooks_env=("A",)),
+        "beta-people": Destination("beta-people", "beta", webhooks_env=("B",)),
     },
 )
 
@@ -63,7 +64,7 @@ def test_the_rows_own_words_win_over_wishes_but_force_is_for_all() -> None:
 
 
 def test_the_only_workspace_is_the_default() -> None:
-    one = msgspec.structs.replace(SETTINGS, workspaces={"acme": Workspace()})
+    one = msgspec.structs.replace(SETTINGS, workspaces={"acme": Workspace("acme")})
     assert isinstance(check(email(), PublishOptions(), one), Ready)
     assert reason(email(), PublishOptions()) == "no_workspace"
 

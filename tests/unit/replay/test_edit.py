@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stream_app.config import Settings
-from stream_app.config.model import Destination, Workspace
 from stream_app.domain.errors import SettingsError
+from stream_app.domain.policy import Destination, Workspace
 from stream_app.domain.record import ConsumedRecord
 from stream_app.replay.edit import (
     EditError,
@@ -25,10 +25,10 @@ from stream_app.replay.edit import (
 from stream_app.replay.select import unchanged
 
 SETTINGS = Settings(
-    workspaces={"acme": Workspace(default_destination="people")},
+    workspaces={"acme": Workspace("acme", "people")},
     destinations={
-        "people": Destination("acme", ("NO_MATTER",), columns={"email": "Email", "mail": "Mail", "title": "Title"}),
-        "all": Destination("acme", ("NO_MATTER",)),
+        "people": Destination("people", "acme", columns={"email": "Email", "mail": "Mail", "title": "Title"}),
+        "all": Destination("all", "acme"),
     },
 )
 LEAD = {"workspace": "acme", "lead_id": "crm-1", "fields": {"mail": "ada@example.com", "title": "CEO"}}
