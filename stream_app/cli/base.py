@@ -3,13 +3,15 @@
 import json
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from cyclopts import App, CoercionError, Group, Parameter, Token, convert
 
+from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.safe_text import for_json, for_terminal
 from stream_app.domain.wrap import wrapped
 
@@ -39,6 +41,8 @@ EXIT_CODES: Final = """exit codes:
 
 OPTIONS: Final = Group("Options", sort_key=2)
 _COMMON: Final = Group("Common options", sort_key=9)
+
+_WATCH_EVERY_S: Final = 5.0
 
 T = TypeVar("T")
 
@@ -124,8 +128,6 @@ def confirm(what: str, *, yes: bool) -> None:
         SettingsError: Standard input is no terminal.
         StreamAppError: The answer is not yes.
     """
-    from stream_app.domain.errors import SettingsError, StreamAppError
-
     if yes:
         return
     if not sys.stdin.isatty():
@@ -151,6 +153,31 @@ def show_json(document: Any) -> None:
 
     text = json.dumps(msgspec.to_builtins(document, str_keys=True), ensure_ascii=False, indent=2)
     sys.stdout.write(for_json(text) + "\n")
+
+
+def watched(look: Callable[[], int], *, watch: bool, as_json: bool) -> int:
+    """Show a view once, or with `--watch` until Ctrl-C.
+
+    Returns:
+        The exit code of the last view.
+
+    Raises:
+        SettingsError: `--watch` with `--json`, which is one document.
+    """
+    if not watch:
+        return look()
+    if as_json:
+        raise SettingsError(["--json prints one document: leave out --watch"])
+    out, code = console(), OK
+    try:
+        while True:
+            if out.is_terminal:
+                out.clear()
+            show(time.strftime("%H:%M:%SZ", time.gmtime()))
+            code = look()
+            time.sleep(_WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        return code
 
 
 def console(*, stderr: bool = False) -> "Console":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -9,14 +10,13 @@ import msgspec
 from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json, with_actions
-from stream_app.cli.dead_letter_tables import list_table, tally_table
 from stream_app.cli.files import private_file
 from stream_app.cli.options import SOURCES, WHICH, Positive, Source, Which, iso
 from stream_app.cli.progress import reading
 from stream_app.cli.sending import affordable, send_back, show_prices
-from stream_app.cli.tables import show_table
+from stream_app.cli.tables import Column, Table, show_table
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Tally
+from stream_app.domain.dead_letter.causes import Filter, Group, Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.plural import count
@@ -254,3 +254,48 @@ def _imported(sent: Sent, kept: int, suppressed: int, *, as_json: bool) -> int:
             + (f", {suppressed} {_ON_THE_LIST}" if suppressed else "")
         )
     return NO if sent.refused or not sent.dead_letters else OK
+
+
+def tally_table(groups: Sequence[Group]) -> Table:
+    """Build the table of dead letters by cause."""
+    table = Table(
+        Column("dead letters", right=True),
+        Column("reason"),
+        Column("destination", rank=1),
+        Column("disposition", rank=4),
+        Column("last hour", rank=5),
+        Column("first", rank=6),
+        Column("last", rank=2),
+        Column("says", rank=3, prose=True),
+    )
+    for group in groups:
+        said = group.texts.most_common(1)
+        table.add(
+            f"{group.count:,}",
+            group.reason or "none given",
+            group.destination or group.workspace,
+            group.kind,
+            f"{group.last_hour:,} ({group.trend})",
+            iso(group.first_ms),
+            iso(group.last_ms),
+            said[0][0] if said else "",
+        )
+    return table
+
+
+def list_table(dead_letters: Sequence[inspect.Listed]) -> Table:
+    """Build the table of single dead letters, each with the record id that `dlq show` takes."""
+    table = Table(
+        Column("record"),
+        Column("reason"),
+        Column("lead", rank=2),
+        Column("destination", rank=3),
+        Column("disposition", rank=5),
+        Column("written", rank=1),
+        Column("says", rank=4, prose=True),
+    )
+    for each in dead_letters:
+        where = each.destination or each.workspace
+        reason = each.reason or "none given"
+        table.add(each.record_id, reason, each.lead_id, where, each.kind, iso(each.at_ms), each.text)
+    return table

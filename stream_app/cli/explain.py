@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json, watched
 from stream_app.cli.lane_tables import clock
 from stream_app.cli.options import Workspace
-from stream_app.cli.watch import watched
 from stream_app.config import Settings, check_known
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of

@@ -19,12 +19,12 @@ from stream_app.cli.base import (
     say,
     show,
     show_json,
+    watched,
     with_actions,
 )
 from stream_app.cli.commands import order, result_text, zones
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.options import Audit, Workspace, iso
-from stream_app.cli.watch import watched
 from stream_app.config import Settings, check_known
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.command import TO_ALL

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from stream_app.cli.books import books_table, money_table
-from stream_app.cli.dead_letter_tables import list_table, tally_table
+from stream_app.cli.dlq import list_table, tally_table
 from stream_app.cli.lane_tables import lane_tables
 from stream_app.cli.tables import Table, lines_of
 from stream_app.domain.books.accounts import LaneAccount

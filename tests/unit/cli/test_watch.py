@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.cli.base import watched
 from stream_app.cli.main import main
-from stream_app.cli.watch import watched
 from stream_app.domain.errors import SettingsError
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.messages import LaneView
