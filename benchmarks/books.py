@@ -18,14 +18,13 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.domain.books.audit import audit
-from stream_app.domain.books.histories import Books, Report, Terms
+from stream_app.books.collect import Books, BooksTerms
+from stream_app.domain.books.report import Report
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.budget import Budget, BudgetPolicy, Period, Reservation
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.person import person_key
 from stream_app.domain.messages import Status, StatusEvent
-from stream_app.domain.policy import Destination
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 
@@ -73,19 +72,15 @@ def measure(leads: int) -> tuple[Report, float, int]:
     """The closed books, the seconds that they took without the making of the stream, and the resident bytes at most."""
     rss, most_bytes = psutil.Process().memory_info, 0
     names = [f"w{number}" for number in range(PARTITIONS)]
-    destinations = {
-        f"people-{n}": Destination(f"people-{n}", name, (), callbacks=False) for n, name in enumerate(names)
-    }
-    books = Books(Terms(dict.fromkeys(names, BudgetPolicy()), destinations, 30 * 86_400_000, TopicNames()))
+    final = {f"people-{number}" for number in range(PARTITIONS)}
+    books = Books(BooksTerms(dict.fromkeys(names, BudgetPolicy()), final, 30 * 86_400_000, TopicNames()))
     each, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
     for partition in range(PARTITIONS):
-        rows = books.rows_of(partition, exact=True, kept=True)
+        books.partition(partition, exact=True, kept=True)
         for key, value in stream(partition, each):
             began = clock()
-            rows.add(key, value)
+            books.row(partition, key, value)
             seconds += clock() - began
-        most_bytes = max(most_bytes, rss().rss)  # what is kept by key is given up with the partition
-        rows.close()
         for raw in events(partition, each):
             began = clock()
             books.event(partition, raw, "")
@@ -96,8 +91,9 @@ def measure(leads: int) -> tuple[Report, float, int]:
             books.record(consumed, passed=True)
             seconds += clock() - began
         books.begins("leads", partition, 0)
+        most_bytes = max(most_bytes, rss().rss)
     began = clock()
-    report = audit(books, NOW_MS)
+    report = books.close(NOW_MS)
     return report, seconds + clock() - began, max(most_bytes, rss().rss)
 
 

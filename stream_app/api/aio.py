@@ -10,16 +10,16 @@ from typing import Any
 
 from stream_app import publishing
 from stream_app.api.settings import AnySettings, settings_of
+from stream_app.books import read as books
 from stream_app.config import check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.histories import Report
+from stream_app.domain.books.report import Report
 from stream_app.domain.errors import SettingsError, StreamAppError
 from stream_app.domain.lead.lead import identify
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.gateway import client
 from stream_app.gateway.client import Found
 from stream_app.kafka.status_follower import StatusFollower
-from stream_app.operator import books
 from stream_app.publishing import PublishOptions, Refusal, Summary
 from stream_app.results import Wanted, results_of
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from stream_app.api.aio import find, follow_status, publish, read_books, read_results
 from stream_app.api.settings import AnySettings
-from stream_app.domain.books.histories import Report
+from stream_app.domain.books.report import Report
 from stream_app.domain.messages import Lead, Result, StatusEvent
 from stream_app.gateway.client import Found
 from stream_app.publishing import Refusal, Summary

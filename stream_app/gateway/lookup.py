@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_app import __version__
-from stream_app.domain.books.columns import COLUMNS
+from stream_app.domain.books.columns import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.messages import LaneView
 from stream_app.domain.plural import count
@@ -171,18 +170,14 @@ class Lookup:
 
     async def _books(self, _: Request, standing: ProjectionLag) -> BooksAnswer:
         counts = await asyncio.to_thread(self._queries.status_counts)
-        columns: Counter[str] = Counter(dict.fromkeys(COLUMNS[:-1], 0))  # the last one is `waiting`
-        not_leads: Counter[str] = Counter()
+        totals = Totals()
         for each in counts:
-            if each.column:
-                columns[each.column] += each.records
-            else:
-                not_leads[each.status] += each.records
+            totals.add(each.status, each.records, final=each.column == "accepted_final")
         return BooksAnswer(
             **msgspec.structs.asdict(standing),
-            columns=dict(columns),
+            columns={name: each.records for name, each in totals.columns.items() if name != "waiting"},
             status_counts=counts,
-            not_leads=dict(not_leads),
+            not_leads=dict(totals.not_leads),
             waiting=await self._backlog(),
         )
 

@@ -50,7 +50,7 @@ async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(names
         code, said = await line.run("explain", "--workspace", "w0")
         assert (code, f"w0: HELD, {says}" in said) == (1, True), said
         code, said = await line.run("skip", place, "--yes")
-        assert (code, "is active" in said) == (1, True)
+        assert (code, "is active" in said) == (1, True), said
         await line.stop(worker)
 
         code, said = await line.run("books", "--json")

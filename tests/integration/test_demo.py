@@ -15,8 +15,8 @@ from stream_app.dev.demo.play import LEADS
 from stream_app.dev.demo.stage import WORKSPACES, stage
 from stream_app.dev.demo.verdict import compare
 from stream_app.dev.kafka import Broker
-from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.histories import Report, StatusCount
+from stream_app.domain.books.columns import COLUMNS, StatusCount
+from stream_app.domain.books.report import Report
 
 
 def test_the_shipped_leads_are_nobodys() -> None:

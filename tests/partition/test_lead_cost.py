@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.books.histories import Report
+from stream_app.domain.books.report import Report
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.messages import CommandAnswer
 from stream_app.domain.record import Record

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.books.audit import audit
-from stream_app.domain.books.histories import Books, Report, Terms
+from stream_app.books.collect import Books, BooksTerms
+from stream_app.domain.books.report import Report
 from stream_app.domain.messages import StatusEvent
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord
@@ -48,12 +48,12 @@ class Tape:
         plan, names = self.plan, self.plan.topics
         freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
         budgets = {name: here.budget for name, here in plan.workspaces.items()}
-        books = Books(Terms(budgets, plan.destinations, freshness_ms, names), limit=limit)
+        final = {alias for alias, there in plan.destinations.items() if not there.callbacks}
+        books = Books(BooksTerms(budgets, final, freshness_ms, names), limit=limit)
         for number in range(plan.partitions):
-            rows = books.rows_of(number, exact=exact, kept=self.kept)
+            books.partition(number, exact=exact, kept=self.kept)
             for row in self.log(names.state, number):
-                rows.add(row.key or b"", row.value)
-            rows.close()
+                books.row(number, row.key or b"", row.value)
             for event in self.log(names.status, number):
                 books.event(number, event.value or b"", event.record_id)
             for topic in (*self.lead_topics, *self.away_topics):
@@ -62,7 +62,7 @@ class Tape:
                     books.record(consumed, passed=passed)
             for topic in self.lead_topics:
                 books.begins(topic, number, self.begins.get((topic, number), 0))
-        return audit(books, self.now_ms)
+        return books.close(self.now_ms)
 
     def events(self) -> list[tuple[list[ConsumedRecord], int, StatusEvent]]:
         """(log, index in it, event) of all events."""

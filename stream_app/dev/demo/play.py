@@ -11,13 +11,13 @@ from typing import Final, Protocol
 import msgspec
 from aiokafka import AIOKafkaProducer
 
+from stream_app.books.read import read_books
 from stream_app.config import client_options
 from stream_app.dev.demo.scene import Scene, watched
 from stream_app.dev.demo.stage import WORKSPACES, Stage, stage
 from stream_app.dev.demo.verdict import Verdict, compare
-from stream_app.domain.books.histories import Report
+from stream_app.domain.books.report import Report
 from stream_app.domain.errors import StreamAppError
-from stream_app.operator.books import read_books
 from stream_app.publishing import PublishOptions, publish_rows
 from stream_app.publishing.rows import read_csv
 

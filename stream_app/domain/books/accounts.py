@@ -73,7 +73,7 @@ class Accounts:
         reservations: Iterable[tuple[str, Reservation]],
         open_costs: Iterable[OpenCost],
         known_from_ms: int | None,
-        say: Callable[[str, str], None],
+        problem: Callable[[str, str], None],
     ) -> list[LaneAccount]:
         """Compare the lanes of a partition with the reservations in its rows and with its events.
 
@@ -83,7 +83,7 @@ class Accounts:
             open_costs: The unconfirmed costs of all rows.
             known_from_ms: Events are complete since then (0: from the beginning), epoch ms; None: events and rows are
                 not of the same moment.
-            say: Takes a workspace and what is wrong.
+            problem: Called with a workspace and what is wrong.
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
         for workspace, held in reservations:
@@ -97,20 +97,20 @@ class Accounts:
         for lane in lanes:
             by_rows = reserved.pop(lane.workspace, {})
             for period in (*lane.budget.days, *lane.budget.months):
-                told = self._spent_by_events(lane.workspace, period, known_from_ms)
-                guessed = unknown[lane.workspace].get(period.id, [0, 0])
-                accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), told, guessed)
+                by_events = self._spent_by_events(lane.workspace, period, known_from_ms)
+                unconfirmed = unknown[lane.workspace].get(period.id, [0, 0])
+                accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), by_events, unconfirmed)
             for period_id, (credits_, _) in by_rows.items():
-                say(lane.workspace, f"rows reserve {credits_} credits in {period_id}, of which the lane knows nothing")
+                problem(lane.workspace, f"rows reserve {credits_} credits in {period_id}, which the lane does not have")
         for workspace in reserved:
-            say(workspace, "rows hold reservations, but the lane has no row")
+            problem(workspace, "rows hold reservations, but the lane has no row")
         for each in accounts:
             if each.reserved != each.reserved_by_rows:
                 what = f"the lane has {each.reserved} {each.meter} reserved in {each.period}"
-                say(each.workspace, f"{what}, its rows {each.reserved_by_rows}")
+                problem(each.workspace, f"{what}, its rows {each.reserved_by_rows}")
             if each.spent_by_events not in (None, each.spent):
                 what = f"the lane has {each.spent} {each.meter} spent in {each.period}"
-                say(
+                problem(
                     each.workspace,
                     f"{what}, its leads' events {each.spent_by_events}",
                 )
@@ -136,9 +136,9 @@ def _add(sums: Sums, period_id: str, cost: Cost) -> None:
 
 
 def _both_meters(
-    workspace: str, now: Period, by_rows: list[int], told: list[int] | None, guessed: list[int]
+    workspace: str, now: Period, by_rows: list[int], by_events: list[int] | None, unconfirmed: list[int]
 ) -> list[LaneAccount]:
-    credits_, actions = told or (None, None)
+    credits_, actions = by_events or (None, None)
     return [
         LaneAccount(
             workspace,
@@ -148,7 +148,7 @@ def _both_meters(
             by_rows[0],
             now.credits_spent,
             credits_,
-            guessed[0],
+            unconfirmed[0],
             now.credits_elsewhere,
         ),
         LaneAccount(
@@ -159,7 +159,7 @@ def _both_meters(
             by_rows[1],
             now.actions_spent,
             actions,
-            guessed[1],
+            unconfirmed[1],
             now.actions_elsewhere,
         ),
     ]

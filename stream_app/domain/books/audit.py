@@ -1,21 +1,20 @@
-"""Closes the books: compares each history with its record, row and offsets, and each lane with its leads."""
+"""Says what is wrong with one record: compares its history with its input record, its copies and its row."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from stream_app.domain.books import offset_table
-from stream_app.domain.books.accounts import LaneAccount
-from stream_app.domain.books.columns import COLUMNS, NOT_LEADS, Column, column
-from stream_app.domain.books.histories import CODE, STATUSES, Books, Report, StatusCount
-from stream_app.domain.books.offset_table import OffsetPage, OffsetTable
+import msgspec
+
+from stream_app.domain.books.history import RecordHistory
 from stream_app.domain.delivery.state_machine import RESUMABLE, SETTLED
+from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.messages import Status
 
-_AT_WORK: Final = frozenset(CODE[status] for status in RESUMABLE) | {CODE["sending"]}
+_AT_WORK: Final[frozenset[str]] = RESUMABLE | {"sending"}
 """A worker must hold the record, or the next owner must read it again."""
 
-_AWAY: Final = frozenset({CODE["rerouted"], CODE["deferred"], CODE["dead_lettered"], CODE["send_uncertain"]})
+_AWAY: Final[frozenset[str]] = frozenset({"rerouted", "deferred", "dead_lettered", "send_uncertain"})
 """A copy of the record must be on its way back."""
 
 _ROWLESS: Final[frozenset[Status]] = frozenset(
@@ -23,143 +22,96 @@ _ROWLESS: Final[frozenset[Status]] = frozenset(
 )
 """Ended without a row, or with a row that another record of the lead may have taken over."""
 
-_NOT_LEADS: Final = frozenset(CODE[status] for status in NOT_LEADS)
-_SETTLED: Final = frozenset(CODE[status] for status in SETTLED)
-_NEEDS_ROW: Final = frozenset(code for status, code in CODE.items() if status not in _ROWLESS)
-_PARKED: Final = CODE["parked"]
-_REROUTED: Final = CODE["rerouted"]
+MOVING: Final = "moving"
+"""The history and its row were read while they were changing, so they cannot be compared."""
 
 
-def audit(books: Books, now_ms: int) -> Report:
-    """Return the report with everything that does not add up. `books` must be complete."""
-    return _Audit(books, now_ms).run()
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a delivery's row says. `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed."""
+
+    workspace: str
+    destination: str
+    lead_id: str
+    status: str
+    seq: int
+    reserved: Reservation | None
+    unconfirmed: Reservation | None
 
 
-class _Audit:
-    def __init__(self, books: Books, now_ms: int) -> None:
-        self._books = books
-        self._stale_ms = now_ms - books.terms.freshness_ms
-        self._inexact = {number for number, state in books.partitions.items() if not state.exact}
-        self._trimmed = any(not state.kept for state in books.partitions.values())
-        self._columns: dict[Column, StatusCount] = {name: StatusCount() for name in COLUMNS}
-        self._by_status: dict[Status, StatusCount] = {}
-        self._outlived = 0
-        self._moving = 0
-        self._not_leads: dict[Status, int] = {}
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """What was found of a record beside its events.
 
-    def run(self) -> Report:
-        books = self._books
-        for here in books.tables:
-            for offset, page, i in here.entries():
-                self._entry(here, offset, page, i)
-        accounts = [account for number in sorted(books.partitions) for account in self._lanes(number)]
-        open_costs = [each for number in sorted(books.open_costs) for each in books.open_costs[number]]
-        accounted = sum(count.records for count in self._columns.values())
-        return Report(
-            balanced=books.problems.count == 0 and accounted == books.records,
-            records=books.records,
-            accounted=accounted,
-            columns=self._columns,
-            statuses={status: self._by_status[status] for status in STATUSES if status in self._by_status},
-            copies=books.copies,
-            events=books.events,
-            outlived=self._outlived,
-            moving=self._moving,
-            accounts=accounts,
-            problems=books.problems.named,
-            problem_count=books.problems.count,
-            not_leads=self._not_leads,
-            saved=books.saved,
-            provisional=books.provisional,
-            possible_doubles=books.possible_doubles,
-            open_costs=open_costs[: books.problems.limit],
-            open_cost_count=len(open_costs),
-        )
+    Attributes:
+        partition: Its partition.
+        is_input: It is an input record on a lead topic.
+        passed: The worker group's committed offset is beyond it.
+        copy: A copy of it waits in a topic, and its group has not passed that copy.
+        row: The row that its history has.
+        gone: Retention has deleted it.
+        final: Its destination has no callbacks.
+    """
 
-    def _lanes(self, number: int) -> list[LaneAccount]:
-        books, state = self._books, self._books.partitions[number]
-        known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
-        return books.accounts.lanes(
-            books.lane_rows[number],
-            books.reservations[number],
-            books.open_costs[number],
-            known_from_ms,
-            books.problems.add,
-        )
+    partition: int
+    is_input: bool
+    passed: bool
+    copy: bool
+    row: Row | None
+    gone: bool
+    final: bool
 
-    # ---------------------------------------------------------------------------------------------- one history
 
-    def _entry(self, here: OffsetTable, offset: int, page: OffsetPage, i: int) -> None:
-        flags = page.flags[i]
-        code = page.status[i] or (_REROUTED if flags & offset_table.REROUTED else 0)
-        gone = here.begin is not None and offset < here.begin
-        if code in _NOT_LEADS and not flags & offset_table.IN:
-            status = STATUSES[code - 1]
-            self._not_leads[status] = self._not_leads.get(status, 0) + 1
-            return
-        if flags & offset_table.IN:
-            self._count(page, i, code, flags)
-        elif code:
-            self._outlived += gone
-        wrong = self._wrong(here, page, i, code, gone)
-        if wrong and not flags & offset_table.NAMED:
-            self._books.problems.add(f"{here.name}/{offset}", wrong)
+class Terms(msgspec.Struct, frozen=True):
+    """What applies to all records.
 
-    def _count(self, page: OffsetPage, i: int, code: int, flags: int) -> None:
-        if code:
-            status = STATUSES[code - 1]
-            same = bool(flags & offset_table.ROW) and page.row_status[i] == code
-            name = column(status, final=bool(flags & offset_table.FINAL))
-            counts = [self._by_status.setdefault(status, StatusCount()), *([self._columns[name]] if name else [])]
-            for count in counts:
-                count.records += 1
-                count.rows += same
-        elif not flags & offset_table.PASSED:
-            self._columns["waiting"].records += 1
+    Attributes:
+        stale_ms: The row of a lead that settled before this time may be deleted. Epoch ms.
+        trimmed: Retention has deleted events.
+        inexact: Partitions whose rows and events are not of the same moment.
+    """
 
-    def _wrong(self, here: OffsetTable, page: OffsetPage, i: int, code: int, gone: bool) -> str:
-        """Return what does not add up; '' if everything does."""
-        flags = page.flags[i]
-        if not flags & offset_table.IN and not gone:
-            if not code:
-                return (
-                    "" if not flags & offset_table.ROW else "a row tells of it, but no record of a lead topic is there"
-                )
+    stale_ms: int
+    trimmed: bool
+    inexact: frozenset[int]
+
+
+def audit(history: RecordHistory, found: Found, terms: Terms) -> str:
+    """Return what does not add up; "" if everything does; MOVING if that cannot be said.
+
+    Args:
+        history: The history of the record.
+        found: What else was found of it.
+        terms: What applies to all records.
+    """
+    status, in_hand = history.status, found.copy or (found.is_input and not found.passed)
+    if not found.is_input and not found.gone:
+        if status:
             return "a history without a record: its origin is no input record of a lead topic"
-        if not code and flags & offset_table.IN and flags & offset_table.PASSED:
-            hint = "; events that retention has removed may tell of it" if self._trimmed else ""
-            return f"lost: the worker's group has passed it, and nothing was told of it{hint}"
-        in_hand = bool(flags & offset_table.COPY) or (bool(flags & offset_table.IN) and not flags & offset_table.PASSED)
-        if flags & offset_table.HEADLESS and not flags & offset_table.REROUTED and not self._trimmed:
-            if in_hand:
-                self._moving += 1
-                return ""
-            return "its first event is missing"
-        if code in _AT_WORK and not in_hand:
-            return f"left at {STATUSES[code - 1]}: its group has passed the record, and nobody goes on with it"
-        if code in _AWAY and not in_hand:
-            return f"left at {STATUSES[code - 1]}: no copy of it is on its way back"
-        return self._against_row(here, page, i, code)
+        return "it has a row, but no record of a lead topic is there" if found.row else ""
+    if not status and found.is_input and found.passed:
+        hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
+        return f"lost: the worker's group has passed it, and it has no event{hint}"
+    if history.headless and not history.rerouted and not terms.trimmed:
+        return MOVING if in_hand else "its first event is missing"
+    if status in _AT_WORK and not in_hand:
+        return f"left at {status}: its group has passed the record, and no worker continues it"
+    if status in _AWAY and not in_hand:
+        return f"left at {status}: no copy of it is on its way back"
+    wrong = _against_row(history, found, terms)
+    movable = found.partition in terms.inexact or (terms.inexact and history.rerouted)
+    return MOVING if wrong and movable else wrong
 
-    def _against_row(self, here: OffsetTable, page: OffsetPage, i: int, code: int) -> str:
-        flags = page.flags[i]
-        if flags & offset_table.ROW:
-            if page.row_status[i] == code and page.row_seq[i] == page.seq[i]:
-                return ""
-            told = f"{STATUSES[code - 1]} (event {page.seq[i]})" if code else "nothing"
-            wrong = f"its row says {STATUSES[page.row_status[i] - 1]} (event {page.row_seq[i]}), its events {told}"
-        elif code not in _NEEDS_ROW or (code == _PARKED and flags & offset_table.REROUTED and page.seq[i] == 2):
-            return ""
-        elif code in _SETTLED and (not self._open(code, flags)):
-            if page.at_ms[i] < self._stale_ms:
-                return ""
-            wrong = f"{STATUSES[code - 1]}, and its row is gone before the freshness window: it could be paid twice"
-        else:
-            wrong = f"{STATUSES[code - 1]}, but it has no row"
-        if here.partition in self._inexact or (self._inexact and flags & offset_table.REROUTED):
-            self._moving += 1
-            return ""
-        return wrong
 
-    def _open(self, code: int, flags: int) -> bool:
-        return STATUSES[code - 1] == "accepted" and not flags & offset_table.FINAL
+def _against_row(history: RecordHistory, found: Found, terms: Terms) -> str:
+    status, row = history.status, found.row
+    if row is not None:
+        if row.status == status and row.seq == history.seq:
+            return ""
+        events = f"{status} (event {history.seq})" if status else "nothing"
+        return f"its row says {row.status} (event {row.seq}), its events {events}"
+    if not status or status in _ROWLESS or (status == "parked" and history.rerouted and history.seq == 2):
+        return ""
+    if status in SETTLED and (status != "accepted" or found.final):
+        if history.at_ms < terms.stale_ms:
+            return ""
+        return f"{status}, and its row is gone before the freshness window: it could be paid twice"
+    return f"{status}, but it has no row"

@@ -1,8 +1,11 @@
-"""The column of each status in the books, for `stream-app books` and for the gateway's `GET /books`."""
+"""What a record counts as in the books: the same for `stream-app books` and for the gateway's `GET /books`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, Literal, get_args
+
+import msgspec
 
 from stream_app.domain.messages import Status
 
@@ -66,14 +69,48 @@ COLUMN: Final[dict[Status, Column]] = {
 NOT_LEADS: Final[frozenset[Status]] = frozenset(
     {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
 )
-"""Statuses of histories that begin with a callback or a command. No column counts them."""
+"""Statuses of records that are callbacks or commands. No column counts them."""
 
 
-def column(status: Status, *, final: bool) -> Column | None:
-    """Return the column of a history with this last status; None if the history is not of a lead.
+def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
+    """Return the column of a record: "" if it is not a lead, "unknown" if the status is of a newer version.
 
     Args:
-        status: The last status.
+        status: The last status of its history.
         final: True if the destination has no callbacks, so that `accepted` is the end.
     """
-    return "accepted_final" if final and status == "accepted" else COLUMN.get(status)
+    if status not in COLUMN:
+        return "" if status in NOT_LEADS else "unknown"
+    return "accepted_final" if final and status == "accepted" else COLUMN[status]
+
+
+class StatusCount(msgspec.Struct):
+    """Records with a status or in a column, and how many of them have a row with the same status."""
+
+    records: int = 0
+    rows: int = 0
+
+    def add(self, records: int, rows: int) -> None:
+        self.records += records
+        self.rows += rows
+
+
+class Totals:
+    """Adds records up by column. Input records = the sum of `columns`.
+
+    Attributes:
+        columns: By column. All columns are there, also those without a record.
+        not_leads: Callbacks that settled no lead, erasures and corrections, by status.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
+        self.not_leads: Counter[str] = Counter()
+
+    def add(self, status: str, records: int, rows: int = 0, *, final: bool) -> None:
+        """Add records with this last status, of which `rows` have a row with the same status."""
+        name = column(status, final=final)
+        if name:
+            self.columns.setdefault(name, StatusCount()).add(records, rows)
+        else:
+            self.not_leads[status] += records

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from stream_app.domain.books.history import Event
 from stream_app.domain.messages import RESEND, CommandAnswer, LaneChange, LaneView
 
 MINUTE_S: Final = 60
@@ -24,23 +25,6 @@ MOST_NEWS: Final = 300
 """Of one lane."""
 
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
-
-
-class CountedEvent(Protocol):
-    """What is counted of an event."""
-
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def workspace(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def credits(self) -> int | None: ...
-    @property
-    def saved(self) -> int | None: ...
 
 
 class AuditRecord(Protocol):
@@ -61,7 +45,7 @@ class History:
         self._db = db
         self._swept_minute = -1
 
-    def count(self, events: Iterable[CountedEvent]) -> None:
+    def count(self, events: Iterable[Event]) -> None:
         """Count events that were not counted before."""
         sums: dict[tuple[str, int, int, str], list[int]] = {}
         for event in events:

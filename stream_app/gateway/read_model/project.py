@@ -6,10 +6,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Annotated, Final, Protocol
+from operator import attrgetter
+from typing import Final, Protocol
 
 import msgspec
 
+from stream_app.domain.books.history import Event, Number, RecordHistory, RecordNumbers, advance, decode_event
 from stream_app.domain.dead_letter.causes import headers_of, kind_of, text
 from stream_app.domain.dead_letter.headers import pseudonymous_key
 from stream_app.domain.delivery.envelope import HEADERS
@@ -22,10 +24,15 @@ from stream_app.gateway.read_model.history import History
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 
-_OFFSET_BITS: Final = 44
-_MOST_LOGS: Final = 1 << 18
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _MOST_CAUSES: Final = 10_000
+_FIELDS: Final = RecordHistory.__struct_fields__
+_HISTORY: Final = ", ".join(_FIELDS)
+EVENT_COLUMNS: Final = (
+    *("seq", "at_ms", "status", "reason", "text", "http_status", "attempt", "replay", "epoch", "due_at_ms", "credits"),
+)
+"""The columns of an event, beside the number of its record."""
+_event_row: Final = attrgetter(*EVENT_COLUMNS)
 _ERASED: Final = b"e/"
 _PEOPLE: Final = b"p/"
 
@@ -49,43 +56,14 @@ class Consumed(Protocol):
     def timestamp(self) -> int: ...
 
 
-_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""The integers that SQLite can store, from 0."""
-_Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""All integers that SQLite can store."""
-
-
-class _Event(msgspec.Struct, gc=False):
-    """The stored part of a StatusEvent. `status` is any word, because a newer worker may use new ones."""
-
-    lead_id: str
-    status: str
-    seq: _Number
-    at_ms: _Number
-    origin: str
-    workspace: str = ""
-    destination: str = ""
-    attempt: _Number = 0
-    replay: _Number = 0
-    epoch: _Number = 0
-    reason: str = ""
-    text: str = ""
-    http_status: _Number | None = None
-    due_at_ms: _Number | None = None
-    credits: _Signed | None = None
-    trace_id: str = ""
-    saved: _Number | None = None
-
-
 class _Result(msgspec.Struct, gc=False):
     """A Result without personal data."""
 
     source: str
-    version: _Number
-    at_ms: _Number
+    version: Number
+    at_ms: Number
 
 
-_event: Final = msgspec.json.Decoder(_Event)
 _result: Final = msgspec.json.Decoder(_Result)
 _lane: Final = msgspec.json.Decoder(LaneView)
 
@@ -111,7 +89,8 @@ class Projector:
 
     def load(self) -> None:
         """Load the cached names from the tables, after other code has changed them."""
-        self._logs: dict[str, int] = {name: log for log, name in self._db.execute("SELECT id, name FROM logs")}
+        self._numbers = record_numbers(self._db)
+        self._logs_written = len(self._numbers.logs)
         causes = "SELECT DISTINCT kind, workspace, reason, http_status, destination FROM dead_letters"
         self._causes: set[tuple[object, ...]] = set(self._db.execute(causes))
 
@@ -120,49 +99,41 @@ class Projector:
         self._writers[topic](records)
 
     def _write_events(self, records: Iterable[Consumed]) -> None:
-        last: dict[int, _Event] = {}
-        new: list[_Event] = []
+        found: list[tuple[int, Event]] = []
         for record in records:
             try:
-                event = _event.decode(record.value or b"")
-                number = self._number(event.origin)
+                event = decode_event(record.value or b"")
+                found.append((self._numbers.number(event.origin), event))
             except ValueError:  # msgspec's errors are ValueErrors, too
                 self._unreadable(record.topic)
-                continue
-            row = (
-                number,
-                event.seq,
-                event.at_ms,
-                event.status,
-                event.reason,
-                event.text,
-                event.http_status,
-                event.attempt,
-                event.replay,
-                event.epoch,
-                event.due_at_ms,
-                event.credits,
-            )
-            if self._db.execute(
-                "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
-            ).rowcount:
-                new.append(event)  # an event that is read again does not count again
-            known = last.get(number)
-            if known is None or known.seq < event.seq:
-                last[number] = event
-        self.history.count(new)
-        self._db.executemany(
-            # The first event of a rerouted record is in another partition than the rest, and may be read after it.
-            """INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-               ON CONFLICT (id) DO UPDATE SET lead_id = excluded.lead_id, workspace = excluded.workspace,
-                   destination = excluded.destination, status = excluded.status, seq = excluded.seq,
-                   at_ms = excluded.at_ms, trace_id = excluded.trace_id
-               WHERE excluded.seq > seq""",
-            [
-                (number, e.lead_id, e.workspace, e.destination, e.status, e.seq, e.at_ms, e.trace_id)
-                for number, e in last.items()
-            ],
+        known = self._db.execute(
+            f"SELECT id, {_HISTORY} FROM records WHERE id IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode([number for number, _ in found]).decode(),),
         )
+        histories = {number: RecordHistory(*row) for number, *row in known}
+        # Retention may have deleted any event, so a history may begin anywhere.
+        new = [
+            (number, event)
+            for number, event in found
+            if advance(histories.setdefault(number, RecordHistory()), event, kept=False)[0]
+        ]
+        self._write_logs()
+        self._db.executemany(
+            f"INSERT OR IGNORE INTO events VALUES (?, {', '.join('?' * len(EVENT_COLUMNS))})",
+            [(number, *_event_row(event)) for number, event in new],
+        )
+        self._db.executemany(
+            f"""INSERT INTO records (id, {_HISTORY}) VALUES (?, {", ".join("?" * len(_FIELDS))})
+                ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
+            [(number, *msgspec.structs.astuple(history)) for number, history in histories.items()],
+        )
+        self.history.count(event for _, event in new)
+
+    def _write_logs(self) -> None:
+        """Write the logs whose records were numbered for the first time."""
+        logs = self._numbers.logs
+        self._db.executemany("INSERT INTO logs VALUES (?, ?)", list(enumerate(logs, 1))[self._logs_written :])
+        self._logs_written = len(logs)
 
     def _write_results(self, records: Iterable[Consumed]) -> None:
         def columns(record: Consumed) -> tuple[object, ...]:
@@ -271,28 +242,15 @@ class Projector:
             [(*cause, count) for cause, count in hours.items()],
         )
 
-    def _number(self, origin: str) -> int:
-        """Return the number of `topic/partition/offset`. It grows with the offset, so recent rows are adjacent."""
-        name, _, digits = origin.rpartition("/")
-        offset = int(digits)
-        log = self._logs.get(name) or len(self._logs) + 1
-        if not (name and 0 <= offset < 1 << _OFFSET_BITS and log <= _MOST_LOGS):
-            raise ValueError("not a record's position")
-        if log > len(self._logs):
-            self._logs[name] = log
-            self._db.execute("INSERT INTO logs VALUES (?, ?)", (log, name))
-        return log << _OFFSET_BITS | offset
-
     def _unreadable(self, topic: str) -> None:
         self._db.execute(
             "INSERT INTO unreadable VALUES (?, 1) ON CONFLICT DO UPDATE SET records = records + 1", (topic,)
         )
 
 
-def record_id_of(db: sqlite3.Connection, number: int) -> str:
-    """Return `topic/partition/offset` for a record's number."""
-    found = db.execute("SELECT name FROM logs WHERE id = ?", (number >> _OFFSET_BITS,)).fetchone()
-    return f"{found[0]}/{number & (1 << _OFFSET_BITS) - 1}"
+def record_numbers(db: sqlite3.Connection) -> RecordNumbers:
+    """Return the numbers of all records in the model."""
+    return RecordNumbers([name for (name,) in db.execute("SELECT name FROM logs ORDER BY id")])
 
 
 def _split(key: bytes, parts: int) -> tuple[str, ...]:

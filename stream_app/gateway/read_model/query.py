@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from stream_app.domain.books.columns import COLUMN, NOT_LEADS, column
+from stream_app.domain.books.columns import column
 from stream_app.domain.messages import LaneView
 from stream_app.gateway.lookup_answers import (
     Cause,
@@ -22,7 +22,7 @@ from stream_app.gateway.lookup_answers import (
     RecordHistory,
     StatusCount,
 )
-from stream_app.gateway.read_model.project import record_id_of
+from stream_app.gateway.read_model.project import record_numbers
 
 MOST_STORIES: Final = 100
 MOST_CAUSES: Final = 200
@@ -64,7 +64,9 @@ class Queries:
             known = db.execute("SELECT 1 FROM results WHERE lead_id = ? LIMIT 1", (lead_id,)).fetchone()
             if not rows and not known:
                 return None
-            return FoundLead(lead_id, [self._history(db, *row) for row in rows], count, [])
+            numbers = record_numbers(db)
+            histories = [self._history(db, numbers.record_id(number), number, *rest) for number, *rest in rows]
+            return FoundLead(lead_id, histories, count, [])
 
     def is_forgotten(self, workspace: str, lead_id: str, since_ms: int) -> bool:
         """True if this lead was erased and no record that came later sent it again.
@@ -127,7 +129,7 @@ class Queries:
                    ORDER BY workspace, destination, status"""
             )
             return [
-                StatusCount(workspace, destination, status, self._column(status, destination), records)
+                StatusCount(workspace, destination, status, column(status, final=destination in self._final), records)
                 for workspace, destination, status, records in rows
             ]
 
@@ -145,6 +147,7 @@ class Queries:
     def _history(
         self,
         db: sqlite3.Connection,
+        origin: str,
         number: int,
         workspace: str,
         destination: str,
@@ -157,17 +160,9 @@ class Queries:
                FROM events WHERE record = ? ORDER BY seq""",
             (number,),
         )
-        column_name = self._column(status, destination)
+        column_name = column(status, final=destination in self._final)
         steps = [Event(*row) for row in events]
-        return RecordHistory(
-            record_id_of(db, number), workspace, destination, status, column_name, at_ms, trace_id, steps
-        )
-
-    def _column(self, status: str, destination: str) -> str:
-        """The books' column: '' if it is not a lead's; `unknown` for a status of a newer version."""
-        if status in COLUMN:
-            return column(status, final=destination in self._final) or ""
-        return "" if status in NOT_LEADS else "unknown"
+        return RecordHistory(origin, workspace, destination, status, column_name, at_ms, trace_id, steps)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -29,7 +29,8 @@ TABLES: Final = (
     "CREATE TABLE logs (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     """CREATE TABLE records (
         id INTEGER PRIMARY KEY, lead_id TEXT NOT NULL, workspace TEXT NOT NULL, destination TEXT NOT NULL,
-        status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, trace_id TEXT NOT NULL)""",
+        status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, rerouted INTEGER NOT NULL, headless INTEGER
+        NOT NULL, trace_id TEXT NOT NULL)""",
     "CREATE INDEX records_of_lead ON records (lead_id)",
     "CREATE INDEX records_by_status ON records (workspace, status, at_ms)",
     """CREATE TABLE events (

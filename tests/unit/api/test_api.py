@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -35,6 +36,7 @@ from stream_app import (
     read_results,
     read_results_sync,
 )
+from stream_app.books import read as books
 from stream_app.gateway.client import Found
 from stream_app.publishing import PublishOptions
 from stream_app.results import Wanted, export, results_of
@@ -242,3 +244,15 @@ def test_results_without_an_event_loop_end_early_without_leaving_anything_open(c
     assert next(results).lead_id == "lead-1"
     results.close()
     assert next(read_results_sync(config)).lead_id == "lead-1", "another loop starts"
+
+
+def test_a_full_disk_names_the_directory_that_the_books_need(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ready(*_: object) -> None: ...
+
+    async def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(books, "kafka_ready", ready)
+    monkeypatch.setattr(books._BooksReader, "read", full)
+    with pytest.raises(StreamAppError, match=r"disk is full\): set TMPDIR to a directory with 300 MB free"):
+        read_books_sync(config)

@@ -11,8 +11,8 @@ from stream_app.cli.books import show_report
 from stream_app.cli.main import main
 from stream_app.cli.options import Audit
 from stream_app.domain.books.accounts import LaneAccount, OpenCost
-from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.histories import Report, StatusCount
+from stream_app.domain.books.columns import COLUMNS, StatusCount
+from stream_app.domain.books.report import Report
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.budget import Reservation
 from stream_app.domain.lane.lead_cost import LeadCost

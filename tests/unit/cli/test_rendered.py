@@ -10,8 +10,8 @@ from stream_app.cli.dlq import list_table, tally_table
 from stream_app.cli.lane_tables import lane_tables
 from stream_app.cli.tables import Table, lines_of
 from stream_app.domain.books.accounts import LaneAccount
-from stream_app.domain.books.columns import COLUMNS
-from stream_app.domain.books.histories import Report, StatusCount
+from stream_app.domain.books.columns import COLUMNS, StatusCount
+from stream_app.domain.books.report import Report
 from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Meter
@@ -67,7 +67,7 @@ def lanes(*, works: bool = True) -> list[Table]:
 
 def report() -> Report:
     account = LaneAccount("acme", "2026-09", "credits", 120, 120, 3_000, 3_000, elsewhere=20)
-    columns = {name: StatusCount(60, 60) for name in COLUMNS}
+    columns = {str(name): StatusCount(60, 60) for name in COLUMNS}
     return Report(True, 600, 600, columns, {}, 0, 0, 0, 0, [account], [], 0)
 
 

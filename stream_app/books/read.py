@@ -9,35 +9,67 @@ Records that an event of the cut refers to were on their topics before the third
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final
 
-import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.domain.books.audit import audit
-from stream_app.domain.books.histories import Books, Problem, Report
-from stream_app.domain.errors import UnreadableBatch
+from stream_app.books.collect import Books, BooksTerms
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
+from stream_app.domain.books.report import Report
+from stream_app.domain.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader
+from stream_app.ops.clock import SystemClock
 
 _FETCH_BYTES: Final = 4 * 2**20
 _CUT_WITHIN_S: Final = 2.0
+_DAY_MS: Final = 86_400_000
 
 
-class _Named(msgspec.Struct, gc=False):
-    origin: str
-    lead_id: str
+async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Read all topics and close the books.
+
+    Args:
+        settings: The configuration.
+        limit: Name at most so many problems; all are counted.
+        progress: Called often with offsets read and offsets in all.
+        say: Called with a line while waiting for Kafka.
+
+    Raises:
+        TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
+        StreamAppError: The temporary file cannot be written.
+    """
+    await kafka_ready(settings, "books", say)
+    reader = _BooksReader(
+        connection_of(settings), settings.names, settings.kafka.partitions, settings.replay.tiers_s, progress
+    )
+    try:
+        return await reader.read(Books(terms_of(settings), limit=limit), SystemClock().now_ms)
+    except sqlite3.OperationalError as error:
+        raise StreamAppError(
+            f"the temporary file of the books cannot be written ({error}): set TMPDIR to a directory with 300 MB free "
+            "for each million leads"
+        ) from error
 
 
-_named: Final = msgspec.json.Decoder(_Named)
+def terms_of(settings: Settings) -> BooksTerms:
+    """Return the part of the configuration that the books need. It holds no webhook or token."""
+    return BooksTerms(
+        workspaces={name: here.budget for name, here in settings.workspaces.items()},
+        final={alias for alias, there in settings.destinations.items() if not there.callbacks},
+        freshness_ms=settings.delivery.freshness_days * _DAY_MS,
+        topics=settings.names,
+    )
 
 
-class BooksReader:
+class _BooksReader:
     """Fills `Books` from Kafka. `tiers_s` are the delay tiers of the replay app, each with its topic."""
 
     def __init__(
@@ -73,8 +105,7 @@ class BooksReader:
             # Retention may have removed records during the read, while their events are kept.
             for tp, begin in (await reader.begins(self._all(*self._lead_topics))).items():
                 books.begins(tp.topic, tp.partition, begin)
-            report = audit(books, now_ms())
-            return await self._with_lead_ids(reader, report, begins, ends)
+        return books.close(now_ms())
 
     # ------------------------------------------------------------------------------------------------- the moment
 
@@ -121,10 +152,9 @@ class BooksReader:
         ends: dict[TopicPartition, int],
     ) -> None:
         state, status = TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)
-        rows = books.rows_of(number, exact=exact, kept=begins[status] == 0)
+        books.partition(number, exact=exact, kept=begins[status] == 0)
         async for record in self._each(reader, state, begins[state], ends[state]):
-            rows.add(record.key, record.value)
-        rows.close()
+            books.row(number, record.key, record.value)
         async for record in self._each(reader, status, begins[status], ends[status]):
             books.event(number, record.value or b"", f"{status.topic}/{number}/{record.offset}")
 
@@ -133,7 +163,7 @@ class BooksReader:
     ) -> None:
         def unreadable(batch: UnreadableBatch) -> None:
             what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
-            books.problems.add(f"{batch.topic}/{batch.partition}/{batch.first}", what)
+            books.problem(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
         async for record in self._each(reader, tp, begin, end, unreadable):
             consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
@@ -157,23 +187,6 @@ class BooksReader:
             for record in got[tp]:
                 yield record
         self._read = before + max(0, end - begin)
-
-    async def _with_lead_ids(
-        self, reader: Reader, report: Report, begins: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-    ) -> Report:
-        """The problems with the ids of their leads, which only the events know: they are read again for that."""
-        missing = {problem.where for problem in report.problems if not problem.lead_id}
-        found: dict[str, str] = {}
-        for tp in self._all(self._names.status) if missing else ():
-            async for record in self._each(reader, tp, begins[tp], ends[tp]):
-                try:
-                    event = _named.decode(record.value or b"")
-                except msgspec.DecodeError:
-                    continue
-                if event.origin in missing:
-                    found[event.origin] = event.lead_id
-        named = [Problem(each.where, each.what, each.lead_id or found.get(each.where, "")) for each in report.problems]
-        return msgspec.structs.replace(report, problems=named)
 
     # -------------------------------------------------------------------------------------------------------- tools
 

@@ -1,0 +1,347 @@
+"""The books: count every input record once and prove that none is missing.
+
+    in = enriched + accepted_final + ... + under_way + waiting
+
+They take the rows, events and records of all topics, in any order of partitions, and then compare them. The rows of the
+state are a second, independent count. What was collected is in a temporary SQLite database, so that memory does not
+grow with the number of leads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
+from typing import Final, get_args
+
+import msgspec
+
+from stream_app.domain.books.accounts import Accounts, LaneAccount, OpenCost
+from stream_app.domain.books.audit import MOVING, Found, Row, Terms, audit
+from stream_app.domain.books.columns import NOT_LEADS, StatusCount, Totals
+from stream_app.domain.books.history import Event, RecordHistory, RecordNumbers, advance, decode_event
+from stream_app.domain.books.report import Problem, Report
+from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.lane.budget import BudgetPolicy, Reservation
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.lead_cost import is_open
+from stream_app.domain.messages import RESEND, Status
+from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.topics import TopicNames
+
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+
+_BATCH: Final = 5_000
+_CACHE_KIB: Final = 8_192
+_PREPARE: Final = (
+    "PRAGMA journal_mode = OFF",
+    f"PRAGMA cache_size = -{_CACHE_KIB}",
+    "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, passed INTEGER, copy INTEGER, row BLOB)",
+    "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) WITHOUT ROWID",
+    "BEGIN",
+)
+
+_delivery: Final = msgspec.json.Decoder(Delivery)
+_lane: Final = msgspec.json.Decoder(Lane)
+_history: Final = msgspec.msgpack.Decoder(RecordHistory)
+_row: Final = msgspec.msgpack.Decoder(Row)
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class BooksTerms(msgspec.Struct, frozen=True):
+    """What the books need from the configuration.
+
+    Attributes:
+        workspaces: Workspace -> budget.
+        final: Aliases of the destinations that have no callbacks.
+        freshness_ms: How long a final row must be kept, in ms.
+        topics: The names on Kafka.
+    """
+
+    workspaces: Mapping[str, BudgetPolicy]
+    final: Set[str]
+    freshness_ms: int
+    topics: TopicNames
+
+
+class _Partition(msgspec.Struct):
+    """What is known of a partition as a whole.
+
+    Attributes:
+        exact: Its rows and its events are of the same moment.
+        kept: None of its events has been deleted.
+        first_ms: The time of its first event, epoch ms.
+        lanes: The rows of its lanes.
+    """
+
+    exact: bool
+    kept: bool
+    first_ms: int = 0
+    lanes: dict[bytes, bytes] = {}
+
+
+class Books:
+    """Collects rows, events and records; `close` compares them.
+
+    Args:
+        terms: What the books need from the configuration.
+        limit: Name at most so many problems; all are counted.
+    """
+
+    def __init__(self, terms: BooksTerms, *, limit: int = 20) -> None:
+        self._terms = terms
+        self._limit = limit
+        self._report = Report()
+        self._named: set[int] = set()
+        self._numbers = RecordNumbers()
+        self._partitions: dict[int, _Partition] = {}
+        self._begins: dict[str, int] = {}
+        self._accounts = Accounts(terms.workspaces)
+        self._events: list[tuple[int, Event, bool]] = []
+        self._inputs: list[tuple[int, bool]] = []
+        self._copies: list[tuple[int]] = []
+        self._rows: dict[bytes, tuple[int, int, bytes] | None] = {}
+        # A database without a name is a temporary file, which SQLite writes only when its cache is full.
+        self._db = sqlite3.connect("", isolation_level=None)
+        for statement in _PREPARE:
+            self._db.execute(statement)
+
+    def problem(self, where: str, what: str, lead_id: str = "") -> None:
+        """Add a problem.
+
+        Args:
+            where: A record's id or a workspace.
+            what: What does not add up.
+            lead_id: The lead, if it is known.
+        """
+        self._report.problem_count += 1
+        if len(self._report.problems) < self._limit:
+            self._report.problems.append(Problem(where, what, lead_id))
+
+    def partition(self, number: int, *, exact: bool, kept: bool) -> None:
+        """Begin a partition.
+
+        Args:
+            number: The partition.
+            exact: Its rows and its events are of the same moment.
+            kept: None of its events has been deleted.
+        """
+        self._partitions[number] = _Partition(exact, kept)
+
+    def begins(self, topic: str, partition: int, begin: int) -> None:
+        """Set the first offset that a lead topic's partition still has. Older records were removed."""
+        self._begins[f"{topic}/{partition}"] = begin
+
+    def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
+        """Add a record of a lead topic, or a copy on its way back (dead letter, deferred, waiting).
+
+        Args:
+            consumed: The record.
+            passed: True if the committed offset of the group that reads the topic is beyond it.
+        """
+        topics, report = self._terms.topics, self._report
+        lead_topic = consumed.topic in topics.inputs or consumed.topic == topics.retry
+        envelope = lead_envelope(consumed, topics.inputs) if lead_topic else read_envelope(consumed)
+        if envelope.origin != consumed.record_id:
+            report.copies += 1
+            if not passed:
+                with suppress(ValueError):  # no record has that id
+                    self._copies.append((self._numbers.number(envelope.origin),))
+        elif lead_topic and not envelope.way:  # otherwise written by another program: it has no history
+            report.records += 1
+            self._inputs.append((self._numbers.number(consumed.record_id), passed))
+        if len(self._inputs) + len(self._copies) >= _BATCH:
+            self._store_records()
+
+    def event(self, partition: int, raw: bytes, where: str) -> None:
+        """Add an event of `leads.status`, in the order of its partition.
+
+        Args:
+            partition: The partition of the event.
+            raw: The value of its record.
+            where: The id of its record, for messages.
+        """
+        self._report.events += 1
+        try:
+            event = decode_event(raw)
+            number = self._numbers.number(event.origin)
+            STATUSES.index(event.status)
+        except ValueError:  # includes msgspec's errors
+            self.problem(where, "an event that cannot be read")
+            return
+        state = self._partitions[partition]
+        state.first_ms = state.first_ms or event.at_ms
+        self._events.append((number, event, state.kept))
+        if len(self._events) >= _BATCH:
+            self._store_events()
+
+    def row(self, partition: int, key: bytes, value: bytes | None) -> None:
+        """Add a record of a partition's state, or a tombstone. The last value of a key counts."""
+        if key.startswith(b"l/"):
+            if value is None:
+                self._partitions[partition].lanes.pop(key, None)
+            else:
+                self._partitions[partition].lanes[key] = value
+        elif key.startswith(b"d/"):
+            workspace, destination, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
+            row = None
+            try:
+                if value is not None:
+                    found = _delivery.decode(value)
+                    cost = found.booked if is_open(found) else None
+                    row = Row(workspace, destination, lead_id, found.state, found.seq, found.reservation, cost)
+                    self._rows[key] = (partition, self._numbers.number(found.origin), _encode(row))
+                else:
+                    self._rows[key] = None
+            except ValueError as error:  # includes msgspec's errors
+                self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
+            if len(self._rows) >= _BATCH:
+                self._store_rows()
+
+    # ------------------------------------------------------------------------------------------------ the database
+
+    def _store_records(self) -> None:
+        upsert = "INSERT INTO records (id, {0}) VALUES (?, {1}) ON CONFLICT (id) DO UPDATE SET {0} = excluded.{0}"
+        self._db.executemany(upsert.format("passed", "?"), self._inputs)
+        self._db.executemany(upsert.format("copy", "1"), self._copies)
+        self._inputs.clear()
+        self._copies.clear()
+
+    def _store_events(self) -> None:
+        ids = msgspec.json.encode([number for number, _, _ in self._events]).decode()
+        known = self._db.execute("SELECT id, history FROM records WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+        histories = {number: _history.decode(raw) for number, raw in known if raw}
+        for number, event, kept in self._events:
+            history = histories.setdefault(number, RecordHistory())
+            counts, wrong = advance(history, event, kept=kept)
+            if wrong and number not in self._named:
+                self._named.add(number)
+                self.problem(event.origin, wrong, event.lead_id)
+            if counts:
+                self._count(event)
+        self._db.executemany(
+            "INSERT INTO records (id, history) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET history = excluded.history",
+            [(number, _encode(history)) for number, history in histories.items()],
+        )
+        self._events.clear()
+
+    def _store_rows(self) -> None:
+        self._db.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key, row in self._rows.items() if not row])
+        rows = [(key, *row) for key, row in self._rows.items() if row]
+        self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", rows)
+        self._rows.clear()
+
+    def _count(self, event: Event) -> None:
+        """Add up the money and the special cases of an event."""
+        report, workspace = self._report, event.workspace
+        if event.credits is not None or event.actions is not None:
+            spent = Reservation(event.day, event.month, event.credits or 0, event.actions or 0)
+            self._accounts.book(workspace, spent)
+        if event.saved:
+            report.saved[workspace] = report.saved.get(workspace, 0) + event.saved
+        report.provisional += event.status == "served_locally"
+        if event.reason == RESEND:
+            report.possible_doubles[workspace] = report.possible_doubles.get(workspace, 0) + 1
+
+    # ------------------------------------------------------------------------------------------------- the report
+
+    def close(self, now_ms: int) -> Report:
+        """Compare everything and return the report. Nothing can be added afterwards."""
+        self._store_events()
+        self._store_records()
+        self._store_rows()
+        self._join_rows()
+        report, totals = self._report, Totals()
+        counts: Counter[tuple[str, bool]] = Counter()
+        same: Counter[tuple[str, bool]] = Counter()
+        terms = Terms(
+            now_ms - self._terms.freshness_ms,
+            any(not state.kept for state in self._partitions.values()),
+            frozenset(number for number, state in self._partitions.items() if not state.exact),
+        )
+        for number, history, found in self._found():
+            status = history.status
+            if not found.is_input and status in NOT_LEADS:
+                totals.add(status, 1, final=False)
+                continue
+            if found.is_input and status:
+                counts[status, found.final] += 1
+                same[status, found.final] += found.row is not None and found.row.status == status
+            elif found.is_input:
+                totals.columns["waiting"].records += not found.passed
+            else:
+                report.outlived += found.gone and status != ""
+            wrong = audit(history, found, terms)
+            if wrong == MOVING:
+                report.moving += 1
+            elif wrong and number not in self._named:
+                lead_id = history.lead_id or (found.row.lead_id if found.row else "")
+                self.problem(self._numbers.record_id(number), wrong, lead_id)
+        for status, final in sorted(counts, key=lambda each: STATUSES.index(each[0])):
+            count, rows = counts[status, final], same[status, final]
+            totals.add(status, count, rows, final=final)
+            report.statuses.setdefault(status, StatusCount()).add(count, rows)
+        report.columns, report.not_leads = totals.columns, dict(totals.not_leads)
+        for partition in sorted(self._partitions):
+            report.accounts += self._lanes(partition)
+        self._db.close()
+        report.accounted = sum(each.records for each in totals.columns.values())
+        report.balanced = report.problem_count == 0 and report.accounted == report.records
+        return report
+
+    def _join_rows(self) -> None:
+        """Store each row beside the history that it is of."""
+        self._db.execute(
+            """INSERT INTO records (id, row) SELECT record, row FROM rows WHERE true
+               ON CONFLICT (id) DO UPDATE SET row = excluded.row"""
+        )
+        doubles = "SELECT record, max(row) FROM rows GROUP BY record HAVING count(*) > 1"
+        for number, raw in self._db.execute(doubles):
+            self.problem(self._numbers.record_id(number), "two rows are of the same history", _row.decode(raw).lead_id)
+
+    def _found(self) -> Iterator[tuple[int, RecordHistory, Found]]:
+        """Yield each record: its number, its history, and what else was found of it."""
+        select = "SELECT id, history, passed, copy, row FROM records ORDER BY id"
+        for number, raw, passed, copy, row in self._db.execute(select):
+            history, (log, offset) = _history.decode(raw) if raw else RecordHistory(), self._numbers.position(number)
+            yield (
+                number,
+                history,
+                Found(
+                    partition=int(log.rpartition("/")[2]),
+                    is_input=passed is not None,
+                    passed=bool(passed),
+                    copy=bool(copy),
+                    row=_row.decode(row) if row else None,
+                    gone=offset < self._begins.get(log, 0),
+                    final=history.destination in self._terms.final,
+                ),
+            )
+
+    def _lanes(self, number: int) -> list[LaneAccount]:
+        """Compare the lanes of a partition with its rows and events."""
+        state, lanes, report = self._partitions[number], [], self._report
+        for key, value in state.lanes.items():
+            try:
+                lanes.append(_lane.decode(value))
+            except msgspec.DecodeError as error:
+                self.problem(_text(key[2:]), f"the lane's row cannot be read: {error}")
+        reserved: list[tuple[str, Reservation]] = []
+        open_costs: list[OpenCost] = []
+        for (raw,) in self._db.execute("SELECT row FROM rows WHERE partition = ? ORDER BY key", (number,)):
+            row = _row.decode(raw)
+            if row.reserved is not None:
+                reserved.append((row.workspace, row.reserved))
+            if row.unconfirmed is not None:
+                lead_id = row.lead_id.partition("!")[0]
+                open_costs.append(OpenCost(row.workspace, row.destination, lead_id, row.unconfirmed))
+        report.open_cost_count += len(open_costs)
+        report.open_costs += open_costs[: self._limit - len(report.open_costs)]
+        known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
+        return self._accounts.lanes(lanes, reserved, open_costs, known_from_ms, self.problem)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
