@@ -59,25 +59,23 @@ def _show(outcome: stage.Outcome) -> None:
     ended = {status: each.records for status, each in counts.items()}
     show("")
     show(
-        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay "
-        "called back that it "
-        "found nothing. Every answer is on `leads.status`, every result on `leads.enriched`."
+        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay found "
+        "nothing. Every event is on `leads.status`, every result on `leads.enriched`."
     )
     show(
-        f"Clay's own ledger: {count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} taken, "
-        f"{len(ledger.doubles)} sent twice, {count(ledger.charged, 'credit')} for the answered ones "
-        f"({ledger.booked} in the books); it {'agrees' if ledger.agrees else 'does NOT agree'} with the books."
+        f"Clay's own ledger {'agrees' if ledger.agrees else 'does NOT agree'} with the books: "
+        f"{count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} accepted, {len(ledger.doubles)} sent twice, "
+        f"{count(ledger.charged, 'credit')} charged for answered leads ({ledger.booked:,} in the books)."
     )
     if ledger.uncertain:
         show(
-            f"Parked for a human, though Clay took them: {ledger.uncertain}. No callback came for them, and "
-            "sending them again could pay twice."
+            f"{count(ledger.uncertain, 'lead')} that Clay accepted got no callback, and wait for a human: sending them "
+            "again could pay twice."
         )
     show(
-        f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written and {outcome.replays} "
-        f"replayed; {count(ended.get('rejected_invalid', 0), 'bad record was', 'bad records were')} rejected, each "
-        f"with its reason, and stopped nothing; {count(ended.get('expired', 0), 'lead', 'leads')} had become too old "
-        "to be worth paying for."
+        f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written, {outcome.replays} replayed. "
+        f"{count(ended.get('rejected_invalid', 0), 'invalid record was', 'invalid records were')} rejected, each with "
+        f"its reason. {count(ended.get('expired', 0), 'lead', 'leads')} expired before they could be sent."
     )
     for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
         if leads:

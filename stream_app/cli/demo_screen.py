@@ -28,13 +28,13 @@ _WORDS: Final[dict[Status, str]] = {
     "callback_overdue": "at Clay, the answer is late",
     "send_uncertain": "perhaps at Clay, not sent again",
     "held_outage": "held by the outage",
-    "refused": "refused, goes on",
+    "refused": "refused, to be sent again",
     "sending": "being sent",
-    "dead_lettered": "dead letter, comes back",
+    "dead_lettered": "dead letter, to be replayed",
     "replayed": "replayed, on its way",
     "duplicate": "duplicate, not sent",
     "expired": "too old, not sent",
-    "rejected_invalid": "bad, rejected",
+    "rejected_invalid": "invalid, rejected",
     "parked": "parked for a human",
 }
 
