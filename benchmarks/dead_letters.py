@@ -24,7 +24,7 @@ import psutil
 from msgspec.structs import replace
 from rich.console import Console
 
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import free_port
@@ -109,7 +109,7 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
     config = directory / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=bootstrap, namespace=namespace, partitions=PARTITIONS, port=free_port()))
     settings = load_settings(config, os.environ, clay=False)
-    asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 30, say))
+    asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, say))
     return config, settings
 
 

@@ -32,6 +32,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.domain.webhook import WEBHOOK_PATH
@@ -146,7 +147,7 @@ async def publish(config: Path, environment: dict[str, str], leads: int) -> None
     from stream_app.kafka.topics import create_topics
 
     settings = load_settings(config, environment)
-    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     producer = AIOKafkaProducer(**client_options(settings), enable_idempotence=True, linger_ms=20)
     await producer.start()
     for n in range(leads):

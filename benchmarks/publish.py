@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.results import run, settings_for, write_leads
-from stream_app.config import client_options
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.kafka.topics import create_topics
 
@@ -27,7 +27,7 @@ def measure(bootstrap: str, rows: int) -> dict[str, float]:
     """One publication."""
     with tempfile.TemporaryDirectory(prefix="publish-") as name:
         config, settings = settings_for(Path(name), bootstrap, unused("publish"))
-        asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60, lambda _: None))
+        asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60, lambda _: None))
         file = Path(name) / "leads.csv"
         write_leads(file, rows)
         done, seconds, used = run("publish", str(file), "--config", str(config), "--yes")

@@ -129,7 +129,7 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
 
 async def fill(bootstrap: str, sources: Sources, leads: int, now_ms: int) -> None:
     """The records onto Kafka."""
-    client = {"bootstrap_servers": bootstrap}
+    client = KafkaConnection(bootstrap)
     await create_topics(client, plan(sources.names, PARTITIONS, 1, sources.kept, ()), 60, lambda _: None)
     senders = {topic: Sender(client, topic, 120) for topic in (sources.names.status, sources.names.state)}
     senders[sources.names.enriched] = Sender(client, sources.names.enriched, 120)

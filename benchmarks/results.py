@@ -24,7 +24,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.read_model import PARTITIONS, fill
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.topics import Retention, TopicNames
 from stream_app.gateway.read_model.store import Sources
@@ -93,7 +94,7 @@ def main() -> int:
     with kafka_for(Console(stderr=True).print) as kafka, tempfile.TemporaryDirectory(prefix="results-") as name:
         folder = Path(name)
         config, settings = settings_for(folder, kafka.bootstrap, namespace)
-        asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60, lambda _: None))
+        asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60, lambda _: None))
         sources = Sources(TopicNames(namespace), PARTITIONS, Retention(), frozenset({"acme"}))
         asyncio.run(fill(kafka.bootstrap, sources, args.leads, time.time_ns() // 1_000_000))
         write_leads(folder / "leads.csv", args.leads)

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from stream_app.config import client_options, load_settings
+from stream_app.config import load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import unused
 from stream_app.kafka.topics import create_topics
 
@@ -80,7 +81,7 @@ def take_over_all(bootstrap: str, partitions: int, workspaces: int, say: Callabl
         path.write_text(configuration(workspaces, partitions, bootstrap, unused("take-over")))
         settings = load_settings(path, environment(workspaces))
         say(f"{partitions} partitions, {workspaces} workspaces: creating the topics ...")
-        report = asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 60.0, say))
+        report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60.0, say))
         if report.problems:
             raise SystemExit("; ".join(report.problems))
         say("taking over ...")

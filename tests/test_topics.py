@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,13 +13,14 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.topics import Retention, TopicNames, TopicPlan, plan
+from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import check_topics, create_topics
 
 WAIT_S = 20.0
 
 
-def client(broker: Broker) -> dict[str, Any]:
-    return {"bootstrap_servers": broker.bootstrap}
+def client(broker: Broker) -> KafkaConnection:
+    return KafkaConnection(broker.bootstrap)
 
 
 def small(namespace: str, **retention: int) -> list[TopicPlan]:
@@ -61,7 +61,7 @@ async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, n
 
 
 async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:
-    admin = AIOKafkaAdminClient(**client(kafka))
+    admin = AIOKafkaAdminClient(**client(kafka).settings())
     await admin.start()
     (config,) = [topic.config for topic in small(namespace) if topic.name == f"{namespace}leads"]
     await admin.create_topics([NewTopic(f"{namespace}leads", 2, 1, topic_configs=config)])
@@ -82,7 +82,7 @@ async def test_a_broker_that_is_away_is_waited_for_and_then_given_up() -> None:
     where = f"127.0.0.1:{free_port()}"
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable, match=r"did not answer within 1\.2 s"):
-        await check_topics({"bootstrap_servers": where}, small(""), 1.2, said.append)
+        await check_topics(KafkaConnection(where), small(""), 1.2, said.append)
     assert 1 < time.monotonic() - began < 5
     assert said[0] == f"Kafka at {where} does not answer ({where}: connection refused); trying again in 0.5 s"
 
@@ -96,4 +96,4 @@ async def test_a_broker_that_takes_the_connection_but_never_answers_is_given_up(
     host, port = server.sockets[0].getsockname()
     async with server:
         with pytest.raises(BrokerUnavailable):
-            await check_topics({"bootstrap_servers": f"{host}:{port}"}, small(""), 0.5, lambda _: None)
+            await check_topics(KafkaConnection(f"{host}:{port}"), small(""), 0.5, lambda _: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json
-from stream_app.config import client_options
+from stream_app.config.kafka_access import connection_of
 from stream_app.domain.topics import shared_partitions
 from stream_app.kafka.topics import create_topics
 from stream_app.operator import skip as unreadable
@@ -19,7 +19,7 @@ def topics(*, common: Common = COMMON) -> int:
     """
     settings = common.settings()
     kafka = settings.kafka
-    report = asyncio.run(create_topics(client_options(settings), settings.topic_plan(), kafka.broker_wait_s, say))
+    report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), kafka.broker_wait_s, say))
     warnings = shared_partitions(settings.workspaces, kafka.partitions, settings.pins)
     if common.json:
         show_json(

@@ -32,5 +32,5 @@ async def kafka_ready(settings: Settings, program: str, say: Callable[[str], Non
     """
     rights = rights_of(settings.names, settings.replay.tiers_s)[program]
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]
-    async with admin_of(client_options(settings), settings.kafka.broker_wait_s, say) as admin:
+    async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
         await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)

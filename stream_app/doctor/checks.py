@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stream_app.clay.egress import Egress
-from stream_app.config import Settings, client_options, stranger_options
+from stream_app.config import Settings, stranger_options
 from stream_app.config.client import egress_of
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.doctor.callbacks import callbacks_come_in, gateway_answers
@@ -118,7 +118,7 @@ async def _topics(settings: Settings) -> AsyncIterator[Check]:
     try:
         with suppress(TopicsError):
             await kafka_ready(settings, "doctor", lambda _: None)
-        await check_topics(client_options(settings), plan, _WITHIN_S, lambda _: None)
+        await check_topics(connection_of(settings), plan, _WITHIN_S, lambda _: None)
     except TopicsError as error:
         for line in error.problems:
             yield Check("topics", "failed", line)

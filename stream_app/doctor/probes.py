@@ -38,7 +38,7 @@ class ProbeFailed(StreamAppError):
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
     """Check that a broker answers and accepts our TLS and SASL settings. Raises ProbeFailed."""
     try:
-        async with admin_of(connection.settings(), within_s, lambda _: None) as admin:
+        async with admin_of(connection, within_s, lambda _: None) as admin:
             cluster = await admin.describe_cluster()
     except KafkaRefused as refused:
         raise ProbeFailed(str(refused)) from refused
@@ -59,7 +59,7 @@ async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[st
         ProbeFailed: Any client that reaches Kafka may write there.
     """
     try:
-        async with admin_of(stranger.settings(), within_s, lambda _: None) as admin:
+        async with admin_of(stranger, within_s, lambda _: None) as admin:
             open_to_all = await allowed(admin, "Write", topics)
     except (KafkaRefused, BrokerUnavailable, KafkaError) as error:
         return f"Kafka accepts no client without credentials ({_name(error)})"

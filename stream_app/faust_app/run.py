@@ -82,6 +82,6 @@ def alarm_of(app: SafeApp) -> Callable[[BaseException], None]:
 
 
 async def _run(app: SafeApp, broker_wait_s: float) -> None:
-    await wait_for_kafka(app.connection.settings(), broker_wait_s, log.warning)
+    await wait_for_kafka(app.connection, broker_wait_s, log.warning)
     await app.start()
     await app.wait_until_stopped()

@@ -156,11 +156,11 @@ class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not foll
         return await repeated(ask, CREATE_S)
 
 
-async def wait_for_kafka(client: Mapping[str, Any], wait_s: float, say: Say) -> None:
+async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -> None:
     """Return once a broker answers.
 
     Args:
-        client: aiokafka's arguments (`client_options`).
+        connection: How to reach Kafka.
         wait_s: How long to wait, in seconds.
         say: Called with a line for each failed attempt.
 
@@ -168,47 +168,42 @@ async def wait_for_kafka(client: Mapping[str, Any], wait_s: float, say: Say) -> 
         KafkaRefused: A broker refuses us. Raised at once, because waiting does not help.
         BrokerUnavailable: No broker answered within `wait_s`.
     """
-    where, loop = client["bootstrap_servers"], asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
-    pause_s = _FIRST_PAUSE_S
-    cause = "no answer"
+    pause_s, cause = _FIRST_PAUSE_S, "no answer"
     try:
-        async with asyncio.timeout_at(deadline):
-            while (failure := await refusal_or_silence(client)) is not None:
+        async with asyncio.timeout(wait_s):
+            while (failure := await refusal_or_silence(connection)) is not None:
                 cause = failure.text
-                say(f"Kafka at {where} does not answer ({cause}); trying again in {pause_s:g} s")
+                say(f"Kafka at {connection.bootstrap} does not answer ({cause}); trying again in {pause_s:g} s")
                 await sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
     except TimeoutError as late:
-        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s ({cause}). {LOOK}") from late
+        raise _late(connection, wait_s, f" ({cause})") from late
 
 
-async def refusal_or_silence(client: Mapping[str, Any]) -> Diagnosis | None:
+async def refusal_or_silence(connection: KafkaConnection) -> Diagnosis | None:
     """Return why no broker answers now, or None if one does. Raises KafkaRefused."""
-    failure = await diagnose(_security(client), _addresses(client["bootstrap_servers"]))
+    pairs = [address.strip().rpartition(":") for address in connection.bootstrap.split(",")]
+    addresses = [(host.strip("[]"), int(port)) for host, _, port in pairs]
+    failure = await diagnose(connection.security, addresses)
     if failure is not None and failure.refused:
         raise KafkaRefused(failure.text)
     return failure
 
 
 @asynccontextmanager
-async def admin_of(client: Mapping[str, Any], wait_s: float, say: Say) -> AsyncIterator[Any]:
-    """A started admin client, once a broker answers. `wait_s` bounds the body too. Raises as `wait_for_kafka`."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
-    await wait_for_kafka(client, wait_s, say)
-    where = client["bootstrap_servers"]
-    admin = kafka_admin(**client)
+async def admin_of(connection: KafkaConnection, wait_s: float, say: Say) -> AsyncIterator[Any]:
+    """A started admin client, once a broker answers. `wait_s` bounds the block too. Raises as `wait_for_kafka`."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    await wait_for_kafka(connection, wait_s, say)
     try:
-        async with asyncio.timeout_at(deadline):
-            await repeated(admin.start, wait_s)
+        async with asyncio.timeout_at(deadline), open_admin(connection, wait_s) as admin:
             yield admin
     except TimeoutError as late:
-        raise BrokerUnavailable(f"Kafka at {where} did not answer within {wait_s:g} s. {LOOK}") from late
-    except KafkaError as error:
-        raise KafkaConnection(where).lost(error) from error
-    finally:
-        await close_admin(admin)
+        raise _late(connection, wait_s, "") from late
+
+
+def _late(connection: KafkaConnection, wait_s: float, cause: str) -> BrokerUnavailable:
+    return BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer within {wait_s:g} s{cause}. {LOOK}")
 
 
 async def stop_consumer(consumer: Any) -> None:
@@ -251,12 +246,3 @@ async def _closed(closing: Awaitable[None], client: Any) -> None:
         await client.close()
     if task.cancelling() > asked:
         raise asyncio.CancelledError
-
-
-def _security(client: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in client.items() if name != "bootstrap_servers"}
-
-
-def _addresses(bootstrap: str) -> list[tuple[str, int]]:
-    pairs = [address.strip().rpartition(":") for address in bootstrap.split(",")]
-    return [(host.strip("[]"), int(port)) for host, _, port in pairs]

@@ -103,7 +103,7 @@ class TopicWatch:
     async def _say_refusal(self) -> None:
         """Log why Kafka refuses the connection, if it does. The process continues: other brokers may accept it."""
         try:
-            await refusal_or_silence(self._connection.settings())
+            await refusal_or_silence(self._connection)
         except KafkaRefused as refused:
             self._refused(str(refused))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsErr
 
 from stream_app.domain.errors import TopicsError
 from stream_app.domain.topics import ExistingTopic, TopicPlan, by_topics, differences
-from stream_app.kafka.connection import Say, admin_of, repeated
+from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated
 
 _VISIBLE_POLL_S: Final = 0.05
 
@@ -27,11 +27,11 @@ class TopicReport(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
-async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
+async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
     """Create the topics that are missing. Existing topics are compared with the plan and not changed.
 
     Args:
-        client: aiokafka's arguments (`client_options`).
+        connection: How to reach Kafka.
         plan: The topics.
         wait_s: How long to wait for the broker, in seconds.
         say: Called with a line for a person while it waits.
@@ -40,7 +40,7 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
         BrokerUnavailable: No broker answers in time.
         KafkaRefused: Kafka refuses us.
     """
-    async with admin_of(client, wait_s, say) as admin:
+    async with admin_of(connection, wait_s, say) as admin:
         seen = await repeated(partial(_look, admin, plan), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
@@ -53,11 +53,11 @@ async def create_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wa
         return TopicReport(created, unchanged, [*by_topics(list(failed.items())), *differences(there, seen)])
 
 
-async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
+async def check_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> None:
     """Compare the topics with the plan.
 
     Args:
-        client: aiokafka's arguments (`client_options`).
+        connection: How to reach Kafka.
         plan: The topics.
         wait_s: How long to wait for the broker, in seconds.
         say: Called with a line for a person while it waits.
@@ -67,7 +67,7 @@ async def check_topics(client: Mapping[str, Any], plan: Sequence[TopicPlan], wai
         BrokerUnavailable: No broker answers in time.
         KafkaRefused: Kafka refuses us.
     """
-    async with admin_of(client, wait_s, say) as admin:
+    async with admin_of(connection, wait_s, say) as admin:
         if problems := differences(plan, await repeated(partial(_look, admin, plan), wait_s)):
             raise TopicsError(problems)
 

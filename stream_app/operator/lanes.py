@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.config import Settings, client_options
+from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.errors import TopicsError, UnreadableBatch
 from stream_app.domain.lane.command import command_id
@@ -103,7 +103,7 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
 
 async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[str]:
     try:
-        await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+        await check_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
     except TopicsError as error:
         return error.problems
     return []

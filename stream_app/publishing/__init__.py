@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.config import Settings, client_options
-from stream_app.config.kafka_access import kafka_ready
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lead.lead import Unreadable
 from stream_app.domain.messages import Lead
 from stream_app.publishing.batch import Batch
@@ -145,8 +145,8 @@ async def send_batch(
     Raises:
         BrokerUnavailable: Not all of them are.
     """
-    client, wait_s = client_options(settings), settings.kafka.broker_wait_s
-    async with Sender(client, topic_of(settings, options), wait_s, on_acknowledged) as sender:
+    connection, wait_s = connection_of(settings), settings.kafka.broker_wait_s
+    async with Sender(connection, topic_of(settings, options), wait_s, on_acknowledged) as sender:
         for lead in batch:
             await sender.put(lead.partition, lead.workspace.encode(), lead.value)
         await sender.flush()

@@ -6,14 +6,14 @@ Filling aiokafka's batches directly costs about 3 us a record; `send` costs ten 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.kafka.connection import kafka_producer
+from stream_app.kafka.connection import KafkaConnection, kafka_producer
 
 BATCH_BYTES: Final = 262_144
 MAX_UNDER_WAY: Final = 16
@@ -33,16 +33,16 @@ class Sender:
     """Sends records. `acknowledged` counts the records that Kafka has confirmed.
 
     Args:
-        client: aiokafka's arguments (`client_options`).
+        connection: How to reach Kafka.
         topic: The topic.
         wait_s: A broker that acknowledges nothing for this long raises BrokerUnavailable.
         on_acknowledged: Called for each acknowledged batch.
     """
 
     def __init__(
-        self, client: Mapping[str, Any], topic: str, wait_s: float, on_acknowledged: OnAcknowledged = ignore
+        self, connection: KafkaConnection, topic: str, wait_s: float, on_acknowledged: OnAcknowledged = ignore
     ) -> None:
-        self._client = client
+        self._connection = connection
         self._on_acknowledged = on_acknowledged
         self._topic = topic
         self._wait_s = wait_s
@@ -51,7 +51,9 @@ class Sender:
         self.acknowledged = 0
 
     async def __aenter__(self) -> Self:
-        self._producer = kafka_producer(**self._client, enable_idempotence=True, acks="all", max_batch_size=BATCH_BYTES)
+        self._producer = kafka_producer(
+            **self._connection.settings(), enable_idempotence=True, acks="all", max_batch_size=BATCH_BYTES
+        )
         try:
             async with asyncio.timeout(self._wait_s):
                 await self._producer.start()
@@ -117,7 +119,7 @@ class Sender:
 
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(
-            f"Kafka at {self._client['bootstrap_servers']} accepted {self.acknowledged} records, then no more: "
+            f"Kafka at {self._connection.bootstrap} accepted {self.acknowledged} records, then no more: "
             f"{str(error) or 'no response'}. Publish the same leads again when Kafka is back: those already sent are "
             "recognised as duplicates, unless they were published with force"
         )

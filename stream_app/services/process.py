@@ -9,8 +9,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from stream_app.config import Settings, client_options
-from stream_app.config.kafka_access import kafka_ready
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.faust_app.app import FaustOptions
 from stream_app.gateway.http.server import serve_http
 from stream_app.kafka.connection import KafkaConnection
@@ -29,7 +29,7 @@ async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> N
         logger.warning("waiting_for_kafka", text=text)
 
     await kafka_ready(settings, process, say)
-    await check_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+    await check_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
 
 
 @asynccontextmanager

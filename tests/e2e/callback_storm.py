@@ -25,7 +25,8 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, end, free_port
 from stream_app.domain.callback.token import sign
@@ -88,7 +89,7 @@ async def storm(plan: Plan) -> Storm:
     try:
         await asyncio.to_thread(kafka.start)
         settings = _settings(children, kafka.bootstrap)
-        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
         gateway = _gateway(children)
         await _until_ready(settings)
         started_cpu_s = _cpu_s(gateway)

@@ -18,7 +18,8 @@ from typing import Any, Self
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.process import ChildProcesses, end, free_port
 from stream_app.domain.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.domain.record import Record
@@ -132,7 +133,7 @@ read_model_path = "{self.directory}/model.sqlite"
             self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
             os.environ.update(self.environment)  # for the children; each pipeline sets all that it names
             self.settings = self._settings()
-            await create_topics(client_options(self.settings), self.settings.topic_plan(), 30, lambda _: None)
+            await create_topics(connection_of(self.settings), self.settings.topic_plan(), 30, lambda _: None)
             self._follower = asyncio.create_task(self._follow())
         except BaseException:
             self.children.close()

@@ -38,7 +38,7 @@ class Fed:
 async def make_topics(bootstrap: str, namespace: str) -> None:
     from_plan = sources(namespace)
     topics = plan(from_plan.names, PARTITIONS, 1, from_plan.kept, ())
-    await create_topics({"bootstrap_servers": bootstrap}, topics, 30, lambda _: None)
+    await create_topics(KafkaConnection(bootstrap), topics, 30, lambda _: None)
 
 
 async def write(bootstrap: str, records: Iterable[Made]) -> None:

@@ -29,7 +29,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.domain.callback.token import sign
@@ -186,7 +187,7 @@ async def siege(args: argparse.Namespace) -> tuple[list[Figures], tuple[float, i
     try:
         await asyncio.to_thread(kafka.start)
         settings = _settings(children, kafka.bootstrap)
-        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
         target = Target(settings, _gateway(children), children.directory / "gateway.log")
         await _until_ready(target)
         await asyncio.sleep(2)

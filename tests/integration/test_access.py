@@ -9,7 +9,7 @@ import pytest
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.errors import BrokerUnavailable
-from stream_app.kafka.connection import admin_of, wait_for_kafka
+from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from stream_app.kafka.diagnosis import diagnose
 from tests.proxy import Proxy
 
@@ -20,13 +20,13 @@ async def test_a_broker_that_advertises_an_address_that_nobody_reaches_is_explai
     async with LocalKafka(port=port, overrides=overrides) as kafka:
         said: list[str] = []
         with pytest.raises(BrokerUnavailable):
-            await wait_for_kafka({"bootstrap_servers": kafka.bootstrap}, 1, said.append)
+            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 1, said.append)
         assert said[0].startswith(
             f"Kafka at {kafka.bootstrap} does not answer (none of the brokers that it names does, "
             f"{LOOPBACK}:{elsewhere}: connection refused; are their advertised.listeners addresses"
         )
         async with Proxy(elsewhere, port):
-            await wait_for_kafka({"bootstrap_servers": kafka.bootstrap}, 20, said.append)
+            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, said.append)
 
 
 async def test_one_address_of_several_is_enough_and_a_hanging_one_holds_nothing_up() -> None:
@@ -51,6 +51,6 @@ async def test_a_broker_that_goes_between_two_looks_is_waited_for(monkeypatch: p
 
         monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", it_was_there)
         back = asyncio.create_task(asyncio.to_thread(kafka.restart))
-        async with admin_of({"bootstrap_servers": kafka.bootstrap}, 60, lambda _: None) as admin:
+        async with admin_of(KafkaConnection(kafka.bootstrap), 60, lambda _: None) as admin:
             assert len((await admin.describe_cluster())["brokers"]) == 1
         await back

@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app.clay.egress import Egress
 from stream_app.cli.main import main
-from stream_app.config import Settings, client_options
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
 from stream_app.doctor import Check, examine
@@ -53,7 +54,7 @@ async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: 
             public_url=at,
             redis_url=redis_url,
         )
-        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
         idle = await found(settings)
         async with in_groups(settings):
             lines = await found(settings)

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.lane_tables import show_lanes
 from stream_app.cli.main import main
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
@@ -64,7 +64,7 @@ async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names, now_ms = settings.names, int(time.time() * 1000)
-    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
 
         async def publish(name: str, partition: int, ago_ms: int, spent: int) -> None:
@@ -103,7 +103,7 @@ async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     same = CommandAnswer("c1", True, 1_000, 0, "reload", who="jane", why="w", text="nothing is new")
     answers = [
         same,
@@ -135,7 +135,7 @@ async def test_markers_of_transactions_do_not_wait(kafka: Broker, namespace: str
     """A worker has passed all records, and behind them lies the marker of a transaction, which holds no record."""
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names = settings.names
-    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     topics = (names.retry, names.dlq)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}markers") as producer:
         for _ in range(2):

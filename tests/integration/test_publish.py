@@ -15,12 +15,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream_app.cli.main import main
 from stream_app.config import Kafka, Settings, client_options, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.lane.meters import Meter
 from stream_app.domain.lead.lead import plain_id
 from stream_app.domain.messages import LaneView, Lead
 from stream_app.domain.policy import Destination, Workspace
+from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import create_topics
 from stream_app.publishing import PublishOptions, Ready, Refusal, publish, send, send_batch
 
@@ -39,7 +41,7 @@ def settings_for(bootstrap: str, namespace: str, wait_s: float = WAIT_S) -> Sett
 
 
 async def create(settings: Settings) -> None:
-    report = await create_topics(client_options(settings), settings.topic_plan(), WAIT_S, lambda _: None)
+    report = await create_topics(connection_of(settings), settings.topic_plan(), WAIT_S, lambda _: None)
     assert report.problems == []
 
 
@@ -99,7 +101,7 @@ async def test_its_producer_repeats_nothing_and_waits_for_all_replicas(monkeypat
 
     monkeypatch.setattr(send, "kafka_producer", producer)
     with pytest.raises(StopAsyncIteration):
-        await send.Sender({"bootstrap_servers": "127.0.0.1:9"}, "leads", WAIT_S).__aenter__()
+        await send.Sender(KafkaConnection("127.0.0.1:9"), "leads", WAIT_S).__aenter__()
     assert (asked["enable_idempotence"], asked["acks"]) == (True, "all")
 
 

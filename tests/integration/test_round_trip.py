@@ -14,7 +14,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.cli import main as cli
-from stream_app.config import Settings, client_options
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.doctor import round_trip
 from stream_app.doctor.round_trip import RoundTrip, price, probe_lead
@@ -59,7 +60,7 @@ async def worker_that_tells(settings: Settings, told: Sequence[tuple[Status, str
 
 async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
     settings = settings_for(folder, kafka.bootstrap, namespace)
-    await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
     return settings
 
 
@@ -144,7 +145,7 @@ async def test_the_command_asks_before_it_spends(
     async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
         at = f"http://127.0.0.1:{port}"
         settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=at)
-        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
         monkeypatch.setenv("KEY", NEW_KEY)
         monkeypatch.setenv("OLD_KEY", OLD_KEY)
 

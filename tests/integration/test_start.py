@@ -10,12 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_app.config import client_options, load_settings
+from stream_app.config import load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.errors import BrokerUnavailable, TopicsError
 from stream_app.kafka import connection
-from stream_app.kafka.connection import wait_for_kafka
+from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.topics import check_topics, create_topics
 
 CONFIG = """
@@ -43,9 +44,9 @@ async def test_each_process_refuses_topics_that_are_not_as_planned_with_the_same
     settings = load_settings(config, {})
     plan = settings.topic_plan()
     differing = msgspec.structs.replace(plan[0], partitions=3)
-    await create_topics(client_options(settings), [differing, *plan[2:]], 20, lambda _: None)
+    await create_topics(connection_of(settings), [differing, *plan[2:]], 20, lambda _: None)
     with pytest.raises(TopicsError) as refused:
-        await check_topics(client_options(settings), plan, 20, lambda _: None)
+        await check_topics(connection_of(settings), plan, 20, lambda _: None)
     differs, missing = refused.value.problems
     assert differs.startswith(f"{plan[0].name}: has 3 partitions, the config says 2. Partitions never change")
     assert missing == f"{plan[1].name}: there is no such topic; create it with: stream-app topics"
@@ -72,7 +73,7 @@ async def test_a_kafka_that_is_not_there_is_asked_less_and_less_often_and_then_g
     said: list[str] = []
     monkeypatch.setattr(connection, "sleep", sleep)
     with pytest.raises(BrokerUnavailable) as away:
-        await wait_for_kafka({"bootstrap_servers": where}, 30, said.append)
+        await wait_for_kafka(KafkaConnection(where), 30, said.append)
     refused = f"{where}: connection refused"
     assert str(away.value) == (
         f"Kafka at {where} did not answer within 30 s ({refused}). Is it running, and is kafka.bootstrap right?"

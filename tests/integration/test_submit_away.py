@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from stream_app.config import client_options, load_settings
+from stream_app.config import load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka.producers import kafka_publisher
@@ -34,7 +35,7 @@ async def test_an_order_to_a_kafka_that_hangs_ends(tmp_path: Path, monkeypatch: 
         path = tmp_path / "stream_app.toml"
         path.write_text(CONFIG.format(bootstrap=kafka.bootstrap))
         settings = load_settings(path, {}, clay=False)
-        await create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
 
         class Hanging:
             """Stops Kafka when the publisher has connected to it."""

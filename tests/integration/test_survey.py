@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from stream_app.cli.main import main
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
@@ -52,7 +53,7 @@ def there(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]
     config = tmp_path / "stream_app.toml"
     config.write_text(CONFIG.format(bootstrap=kafka.bootstrap, namespace=namespace))
     settings = load_settings(config, {}, clay=False)
-    asyncio.run(create_topics(client_options(settings), settings.topic_plan(), 30, lambda _: None))
+    asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None))
     return str(config), settings
 
 

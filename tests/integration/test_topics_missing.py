@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.config import Settings, client_options, load_settings
+from stream_app.config import Settings, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.kafka.topics import create_topics
 from tests.support.every import COMMANDS, on_its_own, typed
@@ -60,7 +61,7 @@ def test_another_number_of_partitions_is_said_at_once(
 ) -> None:
     config, settings = configured(tmp_path, kafka, namespace)
     other = [msgspec.structs.replace(topic, partitions=3) for topic in settings.topic_plan()]
-    asyncio.run(create_topics(client_options(settings), other, 20, lambda _: None))
+    asyncio.run(create_topics(connection_of(settings), other, 20, lambda _: None))
     for program in COMMANDS:
         assert main(on_its_own(typed(program, tmp_path, namespace), config)) == 1, program
         lines = capsys.readouterr().err.splitlines()

@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings, client_options, load_settings
+from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka, unused
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
 from stream_app.domain.errors import StreamAppError
@@ -196,7 +197,7 @@ async def stage(bootstrap: str | None, say: Callable[[str], None]) -> AsyncItera
             say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
             settings, config = _settings(children.directory, bootstrap, url, unused("demo"))
             stack.push_async_callback(_remove_topics, settings, say)
-        report = await create_topics(client_options(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+        report = await create_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
         here = Stage(children, settings, session, control)

@@ -110,7 +110,7 @@ class Projection:
     async def _outage(self, error: Exception) -> str:
         """Describe why Kafka delivers nothing: it rejects the credentials, or does not respond."""
         try:
-            await refusal_or_silence(self._connection.settings())
+            await refusal_or_silence(self._connection)
         except KafkaRefused as refused:
             return str(refused)
         return str(error) or f"Kafka at {self._connection.bootstrap} did not answer within {_ANSWER_WITHIN_S:.0f} s"
