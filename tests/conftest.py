@@ -12,7 +12,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
 from stream_app.domain.lead.pseudonyms import Pseudonyms, current, use
-from tests.brokers import any_kafka, any_redis
+from tests.support.brokers import any_kafka, any_redis
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
 # A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.

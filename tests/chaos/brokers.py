@@ -21,8 +21,8 @@ from stream_app.domain.lane.explain import Group
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from tests.chaos.schedule import Fault, Kind
-from tests.cluster import all_in_sync
 from tests.e2e.fleet import Fleet, now_ms
+from tests.support.cluster import all_in_sync
 
 SESSION_S: Final = 15
 BOUND_S: Final = SESSION_S + 10.0

@@ -30,7 +30,7 @@ from tests.chaos.schedule import MEANING, SESSION_S, draw
 from tests.chaos.team import Team
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import Load
-from tests.proxy import ProxiedKafka, Proxy
+from tests.support.proxy import ProxiedKafka, Proxy
 
 WORKSPACES: Final = 6
 PER_S: Final = 60.0

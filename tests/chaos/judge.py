@@ -15,7 +15,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status, StatusEvent
 from tests.e2e.fleet import Request
 from tests.e2e.pipeline import OVER
-from tests.legal import follows
+from tests.support.legal import follows
 
 Place = tuple[str, int, int]
 REST: Final = OVER - {"rerouted"}

@@ -13,7 +13,7 @@ from stream_app.dev.cluster import LocalCluster
 from tests.chaos.brokers import BrokerFaults
 from tests.chaos.schedule import SESSION_S, Fault
 from tests.e2e.fleet import Fleet, Member
-from tests.proxy import ProxiedKafka, Proxy
+from tests.support.proxy import ProxiedKafka, Proxy
 
 WORKERS: Final = 3
 _LOOK_S: Final = 0.2

@@ -28,11 +28,11 @@ ALL = (0, 100_000)
         ([(0, 100_000)], [0, 100_000], 100),
     ],
 )
-def test_the_longest_stand(waits: list[tuple[int, int]], posts: list[int], stood_s: float) -> None:
+def test_the_longest_stop_of_a_lane(waits: list[tuple[int, int]], posts: list[int], stood_s: float) -> None:
     assert longest_stand_s(reversed(waits), reversed(posts), *ALL) == stood_s
 
 
-def test_only_a_stand_above_the_bound_is_told() -> None:
+def test_only_a_stop_above_the_bound_is_reported() -> None:
     window = Window("broker_freeze", 2, *ALL)
     assert too_long([LaneStand(BOUND_S - 0.1, "w0", window)]) == []
     (text,) = too_long([LaneStand(BOUND_S, "w1", window)])
@@ -40,14 +40,14 @@ def test_only_a_stand_above_the_bound_is_told() -> None:
     assert "broker 2" in text
 
 
-def test_every_kind_of_broker_fault_comes_to_every_broker() -> None:
+def test_every_broker_gets_every_kind_of_fault() -> None:
     drawn = {(fault.kind, fault.who) for fault in itertools.islice(draw(1), 400)}
     assert {(kind, who) for kind in MEANING for who in range(3)} <= drawn
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_broken_brokers_lose_nothing_and_hold_up_no_lane() -> None:
+async def test_broken_brokers_lose_no_lead_and_stop_no_lane() -> None:
     seed = int(os.environ.get("CHAOS_SEED", "1"))
     result = await run_campaign(Goal(seconds=60), seed, resend=False, progress=lambda _, __: None, brokers=3)
     assert result.passed, "\n".join([table(result), *complaints(result)])

@@ -12,7 +12,7 @@ from tests.chaos.schedule import MEANING
 
 
 @pytest.mark.timeout(240)
-async def test_a_minute_of_chaos_loses_nothing_and_pays_nothing_twice() -> None:
+async def test_a_minute_of_chaos_loses_no_lead_and_pays_for_none_twice() -> None:
     result = await _run(resend=False)
     assert result.held_by_budget > 0, "two budgets were used up"
     assert not result.resent
@@ -20,7 +20,7 @@ async def test_a_minute_of_chaos_loses_nothing_and_pays_nothing_twice() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-async def test_a_minute_of_chaos_where_uncertain_leads_are_sent_again_counts_each_of_them() -> None:
+async def test_a_minute_of_chaos_with_resend_counts_each_lead_sent_again() -> None:
     result = await _run(resend=True)
     assert result.resent > 0
 

@@ -55,7 +55,7 @@ def promises(evidence: Evidence) -> set[str]:
     return {finding.promise for finding in Judge(evidence).verdict().findings}
 
 
-def test_a_clean_record_is_not_accused() -> None:
+def test_good_evidence_has_no_finding() -> None:
     assert not promises(CLEAN)
 
 
@@ -101,7 +101,7 @@ def test_leads_that_share_any_identifier_are_one_person() -> None:
         assert "double" in promises(msgspec.structs.replace(CLEAN, people=people, requests=requests))
 
 
-def test_a_double_is_forgiven_where_the_policy_sent_it_again_and_said_so() -> None:
+def test_a_double_is_allowed_where_the_policy_sent_it_again_and_reported_it() -> None:
     evidence = msgspec.structs.replace(CLEAN, events=[*RESENT, *AGAIN], requests=[request(1), request(2)])
     assert "double" in promises(evidence)
     assert not promises(msgspec.structs.replace(evidence, resend=True))
@@ -109,7 +109,7 @@ def test_a_double_is_forgiven_where_the_policy_sent_it_again_and_said_so() -> No
     assert "double" in promises(thrice)
 
 
-def test_a_lead_that_its_budget_holds_is_not_lost() -> None:
+def test_a_lead_held_by_its_budget_is_not_lost() -> None:
     held = [*STORY[:1], event(A, 2, "held_budget"), *AGAIN]
     evidence = msgspec.structs.replace(CLEAN, events=held, coming={A}, may_wait={A: "w0"}, lanes=[lane(6), lane(12)])
     assert not promises(evidence)
@@ -119,7 +119,7 @@ def test_a_lead_that_its_budget_holds_is_not_lost() -> None:
     assert "stuck" in promises(msgspec.structs.replace(evidence, may_wait={A: "another"}))
 
 
-def test_a_lead_is_parked_when_it_is_uncertain_or_was_replayed_often_enough() -> None:
+def test_a_lead_may_be_parked_when_it_is_uncertain_or_has_no_replay_left() -> None:
     uncertain = [*UNCERTAIN, event(A, 4, "parked")]
     again: list[Status] = ["dead_lettered", "replayed", "sending"]
     replayed = [*STORY[:2], *(event(A, seq, again[seq % 3]) for seq in range(3, 12)), event(A, 12, "parked")]
@@ -129,7 +129,7 @@ def test_a_lead_is_parked_when_it_is_uncertain_or_was_replayed_often_enough() ->
     assert promises(fewer) == {"lost"}
 
 
-def test_what_is_told_of_a_lead_has_events_and_requests_in_order() -> None:
+def test_the_report_of_a_lead_has_events_and_requests_in_order() -> None:
     told = Judge(CLEAN).tell("lead-1").splitlines()
     assert [line.split()[0] for line in told] == sorted(line.split()[0] for line in told)
     assert any("accepted" in line for line in told)

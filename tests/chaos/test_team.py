@@ -28,7 +28,7 @@ NOTHING: Any = None
         ("", None),
     ],
 )
-def test_any_other_end_of_a_worker_is_untidy(tmp_path: Path, words: str, why: str | None) -> None:
+def test_an_unexpected_exit_of_a_worker_is_a_finding(tmp_path: Path, words: str, why: str | None) -> None:
     log = tmp_path / "worker.log"
     log.write_text(words)
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])

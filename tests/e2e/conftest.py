@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from stream_app.dev.process import StartError
-from tests.proxy import ProxiedKafka
+from tests.support.proxy import ProxiedKafka
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from stream_app.domain.record import Record
 from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
-from tests.legal import follows
+from tests.support.legal import follows
 
 _events = msgspec.json.Decoder(StatusEvent)
 FAST_SIM = """

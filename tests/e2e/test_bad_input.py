@@ -53,7 +53,7 @@ CASES: dict[str, tuple[bytes | None, bytes | None, str, str]] = {
 
 
 @pytest.mark.timeout(120)
-async def test_every_kind_of_bad_input_stops_nothing(kafka: Broker, namespace: str) -> None:
+async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
         topic, home = line.settings.names.leads, line.settings.home("w0")
         records = [Record(topic, key, value, (), home) for key, value, _, _ in CASES.values()]
@@ -163,7 +163,7 @@ async def _publish_nothing(bootstrap: str, topic: str, partition: int) -> None:
         await producer.stop()
 
 
-async def test_force_sends_once_more_and_once_only(kafka: Broker, namespace: str) -> None:
+async def test_force_sends_a_lead_exactly_once_more(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1) as line:
         first = line.lead(1, "w0")
         forced = line.lead(1, "w0", force=True)

@@ -43,7 +43,7 @@ async def books(line: Pipeline) -> Report:
     return await read_books(line.settings, limit=5, progress=lambda done, total: None, say=lambda text: None)
 
 
-async def test_they_balance_at_every_moment_of_a_busy_line_and_at_its_end(kafka: Broker, namespace: str) -> None:
+async def test_books_balance_during_load_and_at_the_end(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 3, config=CONFIG, lane=LANE, script=FAULTS) as line:
         await line.publish(line.leads(3_000))
         worker = line.start("worker")
@@ -66,7 +66,7 @@ async def test_they_balance_at_every_moment_of_a_busy_line_and_at_its_end(kafka:
         assert all(account.spent_by_events == account.spent for account in report.accounts)
 
 
-async def test_a_lead_that_is_passed_over_is_named_and_the_exit_code_is_1(kafka: Broker, namespace: str) -> None:
+async def test_books_name_a_skipped_lead_and_exit_with_1(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         await line.publish(line.leads(3))
         code, said = await line.run("books", "--json")
@@ -83,7 +83,7 @@ async def test_a_lead_that_is_passed_over_is_named_and_the_exit_code_is_1(kafka:
         assert "and 1 more" in said
 
 
-async def test_an_open_transaction_neither_hangs_them_nor_raises_an_alarm(kafka: Broker, namespace: str) -> None:
+async def test_an_open_transaction_neither_blocks_the_books_nor_raises_an_alarm(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         await line.publish(line.leads(2))
         worker = line.start("worker")

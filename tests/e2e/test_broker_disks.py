@@ -21,16 +21,16 @@ from stream_app.kafka.transactional_state import StateStoreLimits, Transactional
 from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, to_lose
 from tests.e2e.fleet import Fleet
-from tests.proxy import ProxiedKafka
-from tests.small_disk import NoSmallDiskError, small_disk
 from tests.support.kafka import admin, read_committed
+from tests.support.proxy import ProxiedKafka
+from tests.support.small_disk import NoSmallDiskError, small_disk
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_a_full_disk(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
+async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
     """KAFKA_STORAGE_ERROR: the events are alone on a disk that is full; the broker's other disk is not.
 
     Kafka takes a disk that failed back when it is started again, no earlier.
@@ -65,7 +65,7 @@ async def test_the_only_disk_is_full(broker: ProxiedKafka, namespace: str) -> No
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["committed", "aborted", "open"])
-async def test_what_kafka_forgot_to_end_is_ended_as_the_rest(
+async def test_a_transaction_that_kafka_left_open_ends_as_the_coordinator_decided(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, how: str
 ) -> None:
     """Its partitions have no leader when it ends: Kafka calls it ended, and hides all that is there for ever.
@@ -97,7 +97,9 @@ async def test_what_kafka_forgot_to_end_is_ended_as_the_rest(
 
 
 @pytest.mark.long
-async def test_what_kafka_forgot_to_end_is_not_aborted(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
+async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
+    broker: ProxiedKafka, namespace: str, tmp_path: Path
+) -> None:
     """Kafka told that it was committed; were the next transaction begun, its abort would take it back."""
     state, events = f"{namespace}state", f"{namespace}events"
     async with to_lose(broker, tmp_path / "second", events) as second:

@@ -20,20 +20,20 @@ from tests.e2e.broken_broker import (
     replicate,
     second_broker,
 )
-from tests.proxy import ProxiedKafka
+from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(300)
 FROZEN_S = 30  # five times the session timeout
 
 
-async def test_a_restart(broker: ProxiedKafka, namespace: str) -> None:
+async def test_a_broker_restarts(broker: ProxiedKafka, namespace: str) -> None:
     async with loaded(broker, namespace):
         await asyncio.to_thread(broker.restart)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
+async def test_a_broker_is_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
     """Nobody can take over meanwhile, but whoever is told to stop can."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
         worker, other = line.members[0], line.join()
@@ -46,7 +46,7 @@ async def test_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespac
         assert code == 0, other.said()[-3:]
 
 
-async def test_connections_are_cut_again_and_again(broker: ProxiedKafka, namespace: str) -> None:
+async def test_connections_are_reset_repeatedly(broker: ProxiedKafka, namespace: str) -> None:
     async with broker.proxy() as proxy, loaded(broker, namespace, proxy.address) as line:
         for _ in range(4):
             proxy.cut()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.long
-async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(kafka: Broker, namespace: str) -> None:
+async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(kafka: Broker, namespace: str) -> None:
     """Redis loses everything in the middle of it, and then itself: that costs nothing but hits."""
     with LocalRedis() as server:
         async with pipeline(kafka.bootstrap, namespace, server.url, degrade=True, more=PATIENT) as line:
@@ -41,7 +41,7 @@ async def test_an_outage_is_bridged_and_each_provisional_result_upgraded_once(ka
     assert books["provisional"] >= seen.first["local"]
 
 
-async def test_known_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka: Broker, namespace: str) -> None:
+async def test_cached_people_cost_nothing_and_a_lost_cache_costs_only_hits(kafka: Broker, namespace: str) -> None:
     with LocalRedis() as server:
         async with pipeline(kafka.bootstrap, namespace, server.url, cache_first=True, more=PATIENT) as line:
             await line.publish([known(line, number, 2) for number in range(60)])
@@ -87,7 +87,7 @@ async def ended(line: Pipeline, count: int) -> None:
     await line.until(lambda: sum(line.last()[word] for word in words) >= count, 90, f"{count} leads have ended")
 
 
-async def test_an_erased_person_is_in_no_cache_result_or_look_up_and_never_sent_again(
+async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_again(
     kafka: Broker, namespace: str, redis_url: str
 ) -> None:
     async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True, more=PATIENT) as line:

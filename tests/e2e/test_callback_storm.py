@@ -10,7 +10,7 @@ from tests.e2e.callback_storm import Disturbance, Plan, storm
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("disturb", ["kafka", "gateway"])
-async def test_nothing_that_was_acknowledged_is_lost(disturb: Disturbance) -> None:
+async def test_no_acknowledged_callback_is_lost(disturb: Disturbance) -> None:
     found = await storm(Plan(burst=200, per_s=50, seconds=6, disturb=disturb))
     assert found.sent == 500
     assert len(found.acknowledged) == found.sent, "each in the end"

@@ -14,9 +14,9 @@ import pytest
 from stream_app.dev.cluster import LocalCluster
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import StartError
-from tests.cluster import all_in_sync, coordinator_of, stands
 from tests.e2e.commands import command
 from tests.e2e.fleet import Fleet, now_ms
+from tests.support.cluster import all_in_sync, coordinator_of, stands
 
 SESSION_S: Final = 15
 BOUND_S: Final = SESSION_S + 10
@@ -69,7 +69,9 @@ async def freeze(broker: LocalKafka) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", [kill, stop, freeze])
-async def test_each_broker_in_turn(cluster: LocalCluster, namespace: str, fault: Fault) -> None:
+async def test_no_lane_stops_while_each_broker_fails_in_turn(
+    cluster: LocalCluster, namespace: str, fault: Fault
+) -> None:
     async with Fleet(
         cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S
     ) as line:
@@ -98,7 +100,7 @@ async def test_each_broker_in_turn(cluster: LocalCluster, namespace: str, fault:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_what_starts_while_a_broker_hangs(cluster: LocalCluster, namespace: str) -> None:
+async def test_processes_and_commands_start_while_a_broker_hangs(cluster: LocalCluster, namespace: str) -> None:
     """Processes and commands alike: the coordinator of the worker's group hangs, and stays so."""
     async with Fleet(
         cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S

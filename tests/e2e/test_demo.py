@@ -47,7 +47,7 @@ def users_of(place: Path) -> list[str]:
     return found
 
 
-def test_it_ends_with_books_that_balance_and_agree_with_clays_ledger(environment: dict[str, str]) -> None:
+def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(environment: dict[str, str]) -> None:
     ran = subprocess.run([*ARGV, "--json"], env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     outcome: dict[str, Any] = json.loads(ran.stdout)

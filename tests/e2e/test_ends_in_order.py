@@ -8,14 +8,12 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member
-from tests.proxy import ProxiedKafka
+from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_a_process_that_is_stopped_together_with_kafka_ends_in_order(
-    broker: ProxiedKafka, namespace: str
-) -> None:
+async def test_a_process_that_is_stopped_together_with_kafka_ends_cleanly(broker: ProxiedKafka, namespace: str) -> None:
     """As `kill $KAFKA $REPLAY` does. Seen: "crashed", critical, for the replay checkpoint could not be saved."""
     async with Fleet(broker.bootstrap, namespace, 1) as line:
         members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway")}

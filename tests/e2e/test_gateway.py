@@ -72,7 +72,7 @@ async def test_one_lead_goes_to_the_simulator_and_its_result_comes_back(kafka: B
             assert await line.stop(process) == 0
 
 
-async def test_a_round_trip_that_fails_leaves_nothing_that_is_paid_for_later(kafka: Broker, namespace: str) -> None:
+async def test_a_failed_round_trip_costs_nothing_later(kafka: Broker, namespace: str) -> None:
     script = '[table.callback]\nrun_if = "always"\n'
     async with Pipeline(kafka.bootstrap, namespace, callbacks=True, workspaces=1, script=script) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("replay")]

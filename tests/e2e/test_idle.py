@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member
-from tests.proxy import ProxiedKafka
+from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
@@ -24,9 +24,7 @@ STANDS_STILL_S = 2 + 3 + 2 * 2
 FAUST_LOOKS_S = 1.25
 
 
-async def test_nothing_is_wrong_where_nothing_comes(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_process_is_healthy(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faust looks for partitions of which nothing was fetched, after five minutes: those of the rows, which it is not
     to read, are such for ever. Here after a second.
     """
@@ -42,7 +40,7 @@ async def test_nothing_is_wrong_where_nothing_comes(
 
 
 @pytest.mark.long
-async def test_that_kafka_is_gone_is_noticed_without_any_lead(broker: ProxiedKafka, namespace: str) -> None:
+async def test_an_idle_process_notices_that_kafka_is_gone(broker: ProxiedKafka, namespace: str) -> None:
     async with Fleet(broker.bootstrap, namespace, 1, config=QUICK) as line:
         members = [line.join(), line.member(line.start("replay"))]
         for member in members:

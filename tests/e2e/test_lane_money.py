@@ -18,7 +18,7 @@ LEAD = "estimate_credits = 20\nceiling_credits = 20"
 
 
 @pytest.mark.long
-async def test_the_day_turns_at_midnight_under_load(kafka: Broker, namespace: str) -> None:
+async def test_budgets_are_renewed_at_midnight_under_load(kafka: Broker, namespace: str) -> None:
     """60 leads a day, 150 are there, 6 a second go out: a day's are spent while the next one begins."""
     budget = "budget = { credits_per_day = 1200 }"
     async with Fleet(kafka.bootstrap, namespace, 1, workspace=budget, destination=LEAD, rate_per_s=6, burst=1) as line:

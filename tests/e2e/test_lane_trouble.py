@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.long
-async def test_an_outage_wastes_few_calls_and_no_lead(kafka: Broker, namespace: str) -> None:
+async def test_an_outage_costs_few_calls_and_no_lead(kafka: Broker, namespace: str) -> None:
     """12 s of 503 at 8 a second: the breaker is open for 2.4 to 3 s, five times at most, with at most 2 probes each."""
     async with Fleet(
         kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[delivery]\nmax_attempts = 2"
@@ -34,7 +34,7 @@ async def test_an_outage_wastes_few_calls_and_no_lead(kafka: Broker, namespace: 
         line.check_histories()
 
 
-async def test_no_request_leaves_before_its_retry_after(kafka: Broker, namespace: str) -> None:
+async def test_no_request_is_sent_before_retry_after(kafka: Broker, namespace: str) -> None:
     """Half of all requests are answered 429 for a while, with Retry-After: 2; nothing is sent within these 2 s."""
     async with Fleet(kafka.bootstrap, namespace, 2, rate_per_s=20, burst=5) as line:
         await line.publish(line.leads(120))
@@ -57,7 +57,7 @@ async def test_no_request_leaves_before_its_retry_after(kafka: Broker, namespace
         line.check_histories()
 
 
-async def test_a_refused_token_loses_nothing_as_vector_24543_did(kafka: Broker, namespace: str) -> None:
+async def test_a_refused_token_loses_no_lead(kafka: Broker, namespace: str) -> None:
     """vectordotdev/vector#24543: a sink that drops what is answered with 401. Here the lane stops, says whose token it
     is, sends nothing more, and goes on at once when a worker comes up with the right one.
     """

@@ -14,7 +14,7 @@ from tests.e2e.fleet import Fleet, now_ms
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_hot_leads_pass_a_backfill_that_gets_its_share(kafka: Broker, namespace: str) -> None:
+async def test_hot_leads_overtake_a_backfill_that_keeps_its_share(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=20, burst=2) as line:
         bulk = line.settings.names.bulk
         await line.publish(msgspec.structs.replace(line.lead(number, "w0"), topic=bulk) for number in range(5_000))

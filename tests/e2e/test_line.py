@@ -38,7 +38,7 @@ async def test_ten_thousand_leads_from_a_csv_reach_clay_once(kafka: Broker, name
         assert code == 0, said
 
 
-async def test_publish_waits_until_its_leads_are_at_rest(kafka: Broker, namespace: str) -> None:
+async def test_publish_waits_until_its_leads_are_finished(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 3) as line:
 
         def written(name: str, first: int) -> str:
@@ -99,7 +99,7 @@ share = 0.25
 
 
 @pytest.mark.long
-async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
+async def test_dead_letters_of_many_faults_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 5, config=SOON, lane=UNBROKEN, script=FAULTS, partitions=8) as line:
         await line.publish(line.leads(10_000))
         worker, replay = line.start("worker"), line.start("replay")
@@ -124,7 +124,7 @@ async def test_faults_sum_up_and_dead_letters_are_replayed_then_parked_once(kafk
 
 
 @pytest.mark.long
-async def test_kill_9_in_the_middle_loses_nothing_and_posts_nothing_twice(kafka: Broker, namespace: str) -> None:
+async def test_kill_9_loses_no_lead_and_posts_none_twice(kafka: Broker, namespace: str) -> None:
     slow = """
 [[fault]]
 kind = "slow"

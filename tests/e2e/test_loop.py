@@ -112,7 +112,7 @@ class Loop(Fleet):
         assert "The books balance" in said
 
 
-async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
+async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
     kafka: Broker, namespace: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway die. Redis remembers."""
@@ -185,7 +185,7 @@ async def test_every_lead_ends_once_through_bad_callbacks_and_kills(
 
 
 @pytest.mark.parametrize("cause", ["credits", pytest.param("auto-run", marks=pytest.mark.long)])
-async def test_a_lane_that_hears_nothing_any_more_stops(kafka: Broker, namespace: str, cause: str) -> None:
+async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: str, cause: str) -> None:
     """The credits are used up, or auto-run is off: Clay says 2xx to every lead, and calls back about none. Once that is
     mended, all goes on.
     """

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 _SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
 
 
-async def test_a_pause_under_load_lets_nothing_more_through_until_it_is_resumed(kafka: Broker, namespace: str) -> None:
+async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
         await line.publish(line.leads(400))
         await line.publish(
@@ -59,7 +59,7 @@ def of_w0(line: Pipeline) -> list[str]:
     return [lead for lead in line.summary()["leads"] if int(lead.removeprefix("lead-")) % 2 == 0]
 
 
-async def test_a_command_without_a_worker_is_queued_and_applied_when_one_comes(kafka: Broker, namespace: str) -> None:
+async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         await line.publish(line.leads(20))
         code, said = await line.run("lanes", "pause", "w0", "--why", "nobody is here")
@@ -93,7 +93,7 @@ async def test_a_command_without_a_worker_is_queued_and_applied_when_one_comes(k
         assert await line.stop(worker) == 0
 
 
-async def test_what_is_wrong_is_told_before_it_is_sent_or_by_the_lane(kafka: Broker, namespace: str) -> None:
+async def test_a_wrong_command_is_refused_by_the_program_or_the_lane(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         code, said = await line.run("lanes", "pause", "nobody", "--why", "x")
         assert (code, "there are: w0" in said) == (2, True), said

@@ -21,8 +21,8 @@ from tests.e2e import freezing
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.freezing import STATIONS
 from tests.e2e.load import Load
-from tests.proxy import ProxiedKafka
 from tests.support.kafka import admin
+from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0
@@ -51,9 +51,7 @@ def own() -> Iterator[ProxiedKafka]:
         yield broker
 
 
-async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_sends(
-    kafka: Broker, namespace: str
-) -> None:
+async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka: Broker, namespace: str) -> None:
     """One worker for each station, all frozen past their session; one more takes all their lanes over."""
     count = len(STATIONS) + 1
     async with Fleet(kafka.bootstrap, namespace, count, partitions=count, config=CONFIG, script=SLOW) as line:
@@ -87,7 +85,7 @@ async def test_a_worker_frozen_at_any_station_sends_nothing_that_its_successor_s
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["cut", "stall"])
-async def test_a_worker_without_its_broker_sends_nothing_that_its_successor_sends(
+async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
     how: str, own: ProxiedKafka, namespace: str
 ) -> None:
     """Its broker is gone, Clay is still there. Another takes its lanes over, and it harms none when it is back."""
@@ -110,7 +108,7 @@ async def test_a_worker_without_its_broker_sends_nothing_that_its_successor_send
 
 
 @pytest.mark.long
-async def test_the_log_cleaner_takes_nothing_that_a_guarantee_needs(own: ProxiedKafka, namespace: str) -> None:
+async def test_compaction_removes_no_row_that_a_guarantee_needs(own: ProxiedKafka, namespace: str) -> None:
     """Forced while leads are uncertain, and again when all is done: the same leads are duplicates for ever after."""
     async with Fleet(own.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
         leads = line.leads(600)

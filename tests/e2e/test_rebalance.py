@@ -24,7 +24,7 @@ delay_s = {LONGEST_REQUEST_S}
 
 
 @pytest.mark.long
-async def test_workers_come_and_go_under_load(kafka: Broker, namespace: str) -> None:
+async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 6, partitions=6, script=SLOW) as line:
         first, second = line.join(), line.join()
         async with Load(line, 120) as load:

@@ -45,7 +45,7 @@ def pipeline(kafka: Broker, namespace: str, workspaces: int = 2) -> Pipeline:
 
 
 @pytest.mark.long
-async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(kafka: Broker, namespace: str) -> None:
+async def test_a_rewind_by_kafkas_tool_sends_undelivered_leads_once_more(kafka: Broker, namespace: str) -> None:
     async with pipeline(kafka, namespace) as line:
         line.control("POST", "/control/faults", {**DOWN, "share": 0.75})
         await line.publish(line.leads(200))
@@ -96,7 +96,7 @@ async def test_a_rewind_by_kafkas_tool_sends_what_was_not_delivered_once_more(ka
         assert code == 0, said
 
 
-async def test_letters_of_other_programs_go_down_the_line_as_leads_once(kafka: Broker, namespace: str) -> None:
+async def test_dead_letters_of_other_programs_are_sent_as_leads_once(kafka: Broker, namespace: str) -> None:
     async with pipeline(kafka, namespace, 1) as line:
         names, lead = line.settings.names, line.lead(1, "w0")
         spring = (("kafka_dlt-original-topic", b"x"), ("kafka_dlt-original-partition", b"\0\0\0\1"))

@@ -16,7 +16,7 @@ from tests.e2e.test_replay import CONFIG, DOWN, LANE
 pytestmark = pytest.mark.timeout(240)
 
 
-async def test_an_outage_burns_no_attempt_and_nothing_goes_round(kafka: Broker, namespace: str) -> None:
+async def test_an_outage_uses_no_replay_attempt_and_causes_no_loop(kafka: Broker, namespace: str) -> None:
     config = """
 [delivery]
 max_attempts = 1
@@ -57,7 +57,7 @@ open_s = 1
 
 
 @pytest.mark.long
-async def test_replays_leave_the_lane_to_hot_leads(kafka: Broker, namespace: str) -> None:
+async def test_replays_do_not_delay_hot_leads(kafka: Broker, namespace: str) -> None:
     """A lane of 20 a second, 160 dead letters that are all due, 10 hot leads a second: these do not wait."""
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE, rate_per_s=20) as line:
         line.control("POST", "/control/faults", DOWN)
@@ -86,7 +86,7 @@ async def test_replays_leave_the_lane_to_hot_leads(kafka: Broker, namespace: str
 
 
 @pytest.mark.long
-async def test_several_replay_processes_come_die_and_go_under_load(kafka: Broker, namespace: str) -> None:
+async def test_replay_processes_join_die_and_leave_under_load(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 4, config=CONFIG, lane=LANE, rate_per_s=40) as line:
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(600))

@@ -30,7 +30,7 @@ LEADS = 40
 
 
 @pytest.mark.long
-async def test_selections_interrupted_and_two_at_once_send_each_letter_once(kafka: Broker, namespace: str) -> None:
+async def test_interrupted_and_concurrent_selections_send_each_dead_letter_once(kafka: Broker, namespace: str) -> None:
     budget = LANE + "[workspaces.{name}.budget]\ncredits_per_day = 1000\n"
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=budget) as line:
         line.control("POST", "/control/faults", DOWN)

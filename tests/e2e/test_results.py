@@ -155,7 +155,7 @@ async def test_joined_to_the_file_that_was_published(kafka: Broker, namespace: s
         assert (none.lines, none.results) == (6, 0)
 
 
-async def test_a_header_that_cannot_be_used_is_told_before_anything_is_read(
+async def test_an_unusable_header_is_reported_before_anything_is_read(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:

@@ -30,9 +30,9 @@ from stream_app.kafka.topic_watch import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.tasks import cancel
 from tests.e2e.pipeline import Pipeline
-from tests.secure import MECHANISM, SecureKafka, secure_kafka
 from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
+from tests.support.secure import MECHANISM, SecureKafka, secure_kafka
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -81,7 +81,7 @@ async def said(kafka: SecureKafka, listener: str, protocol: str, **security: Any
     return found.text.removeprefix(f"Kafka at {host}:{port} ")
 
 
-async def test_each_way_in_which_kafka_refuses_is_told_from_the_others(secure: SecureKafka) -> None:
+async def test_each_kind_of_refusal_has_its_own_text(secure: SecureKafka) -> None:
     ours, others = tls(secure.ca_pem), tls(secure.other_ca_pem)
     assert await said(secure, "PLAINTEXT", "PLAINTEXT") == ""
     assert await said(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram()) == ""
@@ -110,7 +110,7 @@ async def test_each_way_in_which_kafka_refuses_is_told_from_the_others(secure: S
     )
 
 
-async def test_a_stranger_may_not_write_where_records_are_obeyed(secure: SecureKafka) -> None:
+async def test_a_stranger_may_not_write_to_topics_whose_records_are_obeyed(secure: SecureKafka) -> None:
     topics = ["leads.commands", "leads.callbacks"]
     await create_topics(secure.addresses["PLAINTEXT"], *topics)
 
@@ -124,7 +124,7 @@ async def test_a_stranger_may_not_write_where_records_are_obeyed(secure: SecureK
         await strangers_may_not_write(stranger("PLAINTEXT", security_protocol="PLAINTEXT"), topics, 10)
 
 
-async def test_a_protocol_that_the_listener_does_not_speak_is_named_with_the_one_it_does(secure: SecureKafka) -> None:
+async def test_a_wrong_protocol_is_reported_with_the_right_one(secure: SecureKafka) -> None:
     ours = tls(secure.ca_pem)
     for listener in ("SASL_SSL", "SSL"):
         assert "speaks TLS: set kafka.security.protocol to SSL or SASL_SSL" in await said(secure, listener, "PLAINTEXT")
@@ -148,7 +148,7 @@ async def test_a_protocol_that_the_listener_does_not_speak_is_named_with_the_one
         )
 
 
-async def test_a_certificate_for_another_name_is_told(secure: SecureKafka) -> None:
+async def test_a_certificate_for_another_name_is_reported(secure: SecureKafka) -> None:
     port = int(secure.addresses["SASL_SSL"].rpartition(":")[2])
     security = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram()}
     found = await diagnose(security, [("localhost", port)])
@@ -171,7 +171,7 @@ callbacks = false
 
 
 @pytest.mark.parametrize("program", [*COMMANDS, "topics", "doctor", *PROCESSES])
-def test_each_process_and_command_says_a_refusal_at_once(
+def test_each_process_and_command_reports_a_refusal_at_once(
     program: str,
     secure: SecureKafka,
     tmp_path: Path,
@@ -269,7 +269,7 @@ class _CreateAcls(Request[CreateAclsRequest_v0 | CreateAclsRequest_v1]):  # type
         ("results", ["Read on Topic {}leads.enriched"]),
     ],
 )
-def test_rights_that_are_missing_are_named(
+def test_missing_rights_are_named(
     program: str,
     lines: list[str],
     secure: SecureKafka,
@@ -288,7 +288,7 @@ def test_rights_that_are_missing_are_named(
     assert capsys.readouterr().err.splitlines() == said
 
 
-def test_a_client_that_is_known_by_its_certificate(
+def test_a_client_is_known_by_its_certificate(
     secure: SecureKafka, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asyncio.run(grant(secure, {"app": rights_of(TopicNames(namespace), TIERS_S)["topics"].acls}))
@@ -356,7 +356,7 @@ gateway_ops_port = 0
         return ran.returncode, ran.stdout + ran.stderr
 
 
-async def test_the_rights_that_the_docs_list_are_enough_for_each_process_and_command(
+async def test_the_documented_rights_are_enough_for_each_process_and_command(
     secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)

@@ -52,7 +52,7 @@ BAD_ROWS: list[tuple[bytes, bytes, str]] = [
 ]
 
 
-async def test_a_row_that_cannot_be_used_stops_the_worker_and_no_lead_is_skipped(kafka: Broker, namespace: str) -> None:
+async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker, namespace: str) -> None:
     """One after the other, each taken away again; then the same leads go through, and what is unknown is left alone."""
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
         state = line.settings.names.state
@@ -80,7 +80,7 @@ async def test_a_row_that_cannot_be_used_stops_the_worker_and_no_lead_is_skipped
         assert kept >= {b"z/something", b"\xff"}
 
 
-async def test_leads_that_retention_took_are_counted_and_told(kafka: Broker, namespace: str) -> None:
+async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
     """Also where Kafka has forgotten the group's offset, as it does when a group is away for long."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         leads, names = line.leads(60), line.settings.names
@@ -108,7 +108,7 @@ async def test_leads_that_retention_took_are_counted_and_told(kafka: Broker, nam
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in consumed}
 
 
-async def test_replays_that_retention_took_are_counted_and_told(kafka: Broker, namespace: str) -> None:
+async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         names = line.settings.names
         log = TopicPartition(names.deferred, 0)
@@ -135,9 +135,7 @@ async def test_replays_that_retention_took_are_counted_and_told(kafka: Broker, n
 
 
 @pytest.mark.parametrize(("which", "command"), [("leads", "worker"), ("state", "worker"), ("dlq", "replay")])
-async def test_a_topic_made_anew_under_a_process_stops_it(
-    which: str, command: str, kafka: Broker, namespace: str
-) -> None:
+async def test_a_recreated_topic_stops_the_process(which: str, command: str, kafka: Broker, namespace: str) -> None:
     """Though it is filled again at once, beyond where it ended; and the leads that come again are not sent again."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         names = line.settings.names
@@ -173,7 +171,7 @@ async def test_a_topic_made_anew_under_a_process_stops_it(
         ("replay", "producers.KafkaPublisher.publish", "leads.deferred/0 do not move"),
     ],
 )
-async def test_what_stands_still_is_told(command: str, patch: str, says: str, kafka: Broker, namespace: str) -> None:
+async def test_a_stall_is_reported(command: str, patch: str, says: str, kafka: Broker, namespace: str) -> None:
     """A process in which one thing hangs says so in /readyz and in its metrics, and goes on saying so."""
     owner, _, method = patch.rpartition(".")
     program = (

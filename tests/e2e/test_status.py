@@ -19,7 +19,7 @@ from tests.e2e.test_gateway import until_ready
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_where_is_my_lead(kafka: Broker, namespace: str) -> None:
+async def test_status_shows_where_a_lead_is(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         code, said = await line.run("status", "lead-0")
         assert code == 5
@@ -81,7 +81,7 @@ async def up_to_date(client: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_lead_that_waits_on_kafka_is_found_with_what_holds_it(kafka: Broker, namespace: str) -> None:
+async def test_status_finds_a_waiting_lead_and_what_holds_it(kafka: Broker, namespace: str) -> None:
     """Without a worker, and behind a lane that an operator has paused."""
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2) as line:
         line.start("gateway")

@@ -28,8 +28,8 @@ from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import to_lose
-from tests.proxy import ProxiedKafka
 from tests.support.kafka import read_committed
+from tests.support.proxy import ProxiedKafka
 
 Ending = Literal["committed", "aborted", "open"]
 Kind = Literal["lost", "unanswered", "cancelled"]
@@ -162,7 +162,7 @@ async def begun(partition: Partition) -> AIOKafkaProducer:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_a_transaction_stays_what_it_was_wherever_its_take_overs_are_interrupted(
+async def test_a_transaction_keeps_its_outcome_wherever_takeovers_are_interrupted(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request of a take-over is lost, its answer is, or the take-over is cancelled while it is on its way."""
@@ -195,7 +195,7 @@ async def one_interruption(interrupted: Interruptions, partition: Partition, kin
 
 @pytest.mark.long
 @pytest.mark.timeout(200)
-async def test_what_an_operator_has_to_decide_stops_the_take_over_until_it_is_decided(
+async def test_a_takeover_stops_until_the_operator_has_decided(
     broker: ProxiedKafka, namespace: str, tmp_path: Path
 ) -> None:
     """Kafka's own tool does what the errors say."""

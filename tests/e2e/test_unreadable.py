@@ -30,7 +30,7 @@ def damage(kafka: LocalKafka, topic: str, partition: int, text: bytes) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(namespace: str) -> None:
+async def test_a_damaged_batch_stops_only_its_partition_until_it_is_skipped(namespace: str) -> None:
     async with LocalKafka() as kafka, Pipeline(kafka.bootstrap, namespace, 2) as line:
         topic = line.settings.names.leads
         partition, other = (line.settings.home(name) for name in ("w0", "w1"))
@@ -74,7 +74,7 @@ async def test_a_damaged_batch_stops_its_own_partition_until_it_is_skipped(names
         assert set(line.summary()["leads"].values()) == {1}
 
 
-async def test_the_last_record_before_it_must_be_finished_first(namespace: str) -> None:
+async def test_a_damaged_batch_is_not_skipped_before_the_record_in_front_of_it_is_finished(namespace: str) -> None:
     async with LocalKafka() as kafka, Pipeline(kafka.bootstrap, namespace, 1) as line:
         topic, home = line.settings.names.leads, line.settings.home("w0")
         await produce(kafka.bootstrap, [line.lead(number, "w0") for number in range(2)])

@@ -14,7 +14,7 @@ from stream_app.dev.kafka import Broker
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_what_is_due_goes_though_thousands_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+def test_due_replays_are_sent_while_thousands_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
     config, settings = prepare(tmp_path, kafka.bootstrap, namespace)
     seen = asyncio.run(measure(settings, config, waiting=30_000, sorting=2_000, rounds=6))
     assert len(seen.late_ms) == 300

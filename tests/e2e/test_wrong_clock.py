@@ -18,14 +18,14 @@ def clock_errors(worker: Member) -> list[str]:
     return [line["text"] for line in worker.logged() if line["event"] == "clock_is_off"]
 
 
-async def test_a_clock_that_is_behind_is_said_without_any_lead(kafka: Broker, namespace: str) -> None:
+async def test_an_idle_worker_reports_a_clock_that_is_behind(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1) as line:
         worker = line.join(program=(WRONG, str(-2 * HOUR_S)))
         await line.until(lambda: bool(clock_errors(worker)), 60, "the clock is named")
         assert clock_errors(worker)[0] == "this machine's clock is 120 min behind Kafka's: set it right (NTP)"
 
 
-async def test_records_that_kafka_refuses_for_their_time_are_explained(kafka: Broker, namespace: str) -> None:
+async def test_records_refused_for_their_timestamp_are_explained(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1) as line:
         worker = line.join(program=(WRONG, str(2 * HOUR_S)))
         await line.publish(line.leads(1))

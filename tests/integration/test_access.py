@@ -11,10 +11,10 @@ from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from stream_app.kafka.diagnosis import diagnose
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
-async def test_a_broker_that_advertises_an_address_that_nobody_reaches_is_explained_at_once() -> None:
+async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
     port, elsewhere = free_port(), free_port()
     overrides = {"advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{elsewhere}"}
     async with LocalKafka(port=port, overrides=overrides) as kafka:
@@ -29,7 +29,7 @@ async def test_a_broker_that_advertises_an_address_that_nobody_reaches_is_explai
             await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, said.append)
 
 
-async def test_one_address_of_several_is_enough_and_a_hanging_one_holds_nothing_up() -> None:
+async def test_one_address_is_enough_and_a_hanging_one_delays_nothing() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -43,7 +43,7 @@ async def test_one_address_of_several_is_enough_and_a_hanging_one_holds_nothing_
             assert await diagnose({}, addresses, within_s=60) is None
 
 
-async def test_a_broker_that_goes_between_two_looks_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_that_stops_between_two_checks_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with LocalKafka() as kafka:
         await asyncio.to_thread(kafka.kill)
 

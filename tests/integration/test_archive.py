@@ -52,13 +52,13 @@ async def test_records_are_found_by_their_places_and_what_is_gone_is_not(kafka: 
     assert await archive.fetch([]) == {}
 
 
-async def test_a_broker_that_is_away_is_told() -> None:
+async def test_an_unavailable_broker_is_reported() -> None:
     archive = KafkaArchive(KafkaConnection(f"127.0.0.1:{free_port()}"))
     with pytest.raises(BrokerUnavailable, match="did not give 1 record again"):
         await archive.fetch(["leads/0/1"])
 
 
-async def test_the_twin_does_the_same() -> None:
+async def test_the_twin_in_memory_does_the_same() -> None:
     kafka = MemoryKafka()
     for number in range(3):
         kafka.produce(0, Record("leads", b"k", f"{number}".encode()))

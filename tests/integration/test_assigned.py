@@ -13,9 +13,7 @@ from tests.support.kafka import publish, publish_transactions, until
 from tests.upstream.apps import rebalance
 
 
-async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_named(
-    kafka: Broker, namespace: str
-) -> None:
+async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Broker, namespace: str) -> None:
     bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
     resuming = "no records are consumed since the last rebalance"
     app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
@@ -38,7 +36,7 @@ async def test_a_partition_that_is_kept_and_does_not_go_on_after_a_rebalance_is_
         assert not any(assigned(app).values()), "nothing else shows it"
 
 
-async def test_the_end_of_a_transaction_does_not_wait(kafka: Broker, namespace: str) -> None:
+async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespace: str) -> None:
     """It is the last offset, behind all that was acked: no record is there, and none is counted."""
     bench, recorder = await make_bench(kafka, namespace), Recorder()
     app = bench.app({bench.leads: recorder})
@@ -55,7 +53,7 @@ async def test_the_end_of_a_transaction_does_not_wait(kafka: Broker, namespace: 
         assert state.highwater == 5
 
 
-async def test_a_process_that_ends_says_why_and_not_what_its_end_did_to_the_taking_up(
+async def test_an_ending_process_reports_its_cause_and_not_an_interrupted_takeover(
     kafka: Broker, namespace: str
 ) -> None:
     """The consumer's thread goes first, and calls that it answers no more are cancelled by nobody."""

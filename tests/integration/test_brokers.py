@@ -10,7 +10,7 @@ from redis import Redis
 from stream_app.dev.kafka import Broker, bootstrap_from_environment, broker_answers
 from stream_app.dev.process import StartError, port_is_free
 from stream_app.dev.redis import LocalRedis
-from tests import brokers
+from tests.support import brokers
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_users_broker_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("unset", ["", "  "])
-def test_an_empty_bootstrap_is_none(monkeypatch: pytest.MonkeyPatch, unset: str) -> None:
+def test_an_empty_bootstrap_counts_as_unset(monkeypatch: pytest.MonkeyPatch, unset: str) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP", unset)
     assert bootstrap_from_environment() is None
 
@@ -56,7 +56,7 @@ def test_docker_works_only_with_a_daemon_that_answers(docker: Path, command: str
     assert brokers.docker_works() is works
 
 
-def test_docker_that_cannot_run_kafka_is_passed_over(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pips_kafka_replaces_a_docker_that_cannot_run_it(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker.write_text("#!/bin/sh\n")
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with ExitStack() as stack, pytest.warns(UserWarning, match="pip's is used instead"):

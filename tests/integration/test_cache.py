@@ -31,36 +31,36 @@ async def cache(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator
         yield RedisCache(link, namespace, 60)
 
 
-async def test_what_is_added_is_found_and_the_rest_is_nothing(cache: Cache) -> None:
+async def test_added_entries_are_found_and_others_are_empty(cache: Cache) -> None:
     assert await cache.add([("{w}:1", OLD), ("{w}:2", NEW)])
     assert await cache.find(["{w}:2", "{w}:3", "{w}:1"]) == [NEW, NOTHING, OLD]
 
 
-async def test_what_is_added_is_merged_in_whatever_order(cache: Cache) -> None:
+async def test_entries_merge_in_any_order(cache: Cache) -> None:
     whole = Entry({"a": Field("new", 2, "people"), "b": Field(1, 1, "people")})
     assert await cache.add([("{w}:1", NEW)])
     assert await cache.add([("{w}:1", OLD), ("{w}:2", OLD), ("{w}:2", NEW)])
     assert await cache.find(["{w}:1", "{w}:2"]) == [whole, whole]
 
 
-async def test_what_is_forgotten_is_nothing(cache: Cache) -> None:
+async def test_a_removed_entry_is_empty(cache: Cache) -> None:
     assert await cache.add([("{w}:1", OLD)])
     assert await cache.forget(["{w}:1", "{w}:never"])
     assert await cache.find(["{w}:1"]) == [NOTHING]
 
 
-async def test_it_knows_how_far_it_was_filled(cache: Cache) -> None:
+async def test_the_filled_offset_is_kept(cache: Cache) -> None:
     assert await cache.filled_to(3) == 0
     assert await cache.set_filled_to(3, 77)
     assert (await cache.filled_to(3), await cache.filled_to(2)) == (77, 0)
 
 
-async def test_nothing_asked_or_added_is_no_error(cache: Cache) -> None:
+async def test_empty_calls_are_no_error(cache: Cache) -> None:
     assert await cache.add([])
     assert await cache.forget([])
 
 
-async def test_memory_keeps_what_was_used_last() -> None:
+async def test_memory_keeps_the_last_used_entries() -> None:
     cache = MemoryCache(most_entries=2)
     await cache.add([("1", OLD), ("2", OLD)])
     await cache.find(["1"])
@@ -80,7 +80,7 @@ async def test_memory_is_bounded_by_bytes_too() -> None:
 # ------------------------------------------------------------------------------------------------------ Redis trouble
 
 
-async def test_a_redis_that_is_gone_costs_a_moment_and_then_nothing() -> None:
+async def test_an_unavailable_redis_costs_time_only_once() -> None:
     told: list[str] = []
     async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=told.append) as link:
         cache = RedisCache(link, "t.", 60)
@@ -95,7 +95,7 @@ async def test_a_redis_that_is_gone_costs_a_moment_and_then_nothing() -> None:
     assert told[:4] == ["failed", "failed", "failed", "skipped"]
 
 
-async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_later() -> None:
+async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
     with LocalRedis() as server:
         client = redis.Redis.from_url(server.url)
         pid = int(client.info("server")["process_id"])
@@ -115,7 +115,7 @@ async def test_a_redis_that_hangs_takes_no_longer_than_it_may_and_serves_again_l
             await eventually(lambda: finds(cache, OLD))
 
 
-async def test_many_that_fail_at_once_are_one_reason_to_rest() -> None:
+async def test_concurrent_failures_cause_one_pause() -> None:
     told: list[str] = []
     async with redis_link("redis://127.0.0.1:1/0", 0.5, observe=told.append) as link:
         cache = RedisCache(link, "t.", 60)

@@ -56,7 +56,7 @@ async def titles(cache: Cache) -> list[Field | None]:
     return [entry.fields.get("title") for entry in await cache.find([ADA_SLOT, BOB_SLOT])]
 
 
-async def test_results_are_remembered_and_erased_ones_forgotten(kafka: Broker, namespace: str) -> None:
+async def test_results_are_cached_and_erased_ones_removed(kafka: Broker, namespace: str) -> None:
     topic, cache = f"{namespace}enriched", MemoryCache()
     await create_topics(kafka.bootstrap, topic, partitions=2)
     ceo, cto = Field("CEO", NOW_MS, "people"), Field("CTO", NOW_MS, "people")
@@ -74,7 +74,7 @@ async def test_results_are_remembered_and_erased_ones_forgotten(kafka: Broker, n
         assert await titles(cache) == [None, cto], "only what is new was read: Ada is not remembered again"
 
 
-async def test_a_flushed_redis_is_filled_again_and_a_new_process_goes_on(
+async def test_a_flushed_redis_is_refilled_and_a_new_process_continues(
     kafka: Broker, namespace: str, redis_url: str
 ) -> None:
     topic = f"{namespace}enriched"
@@ -97,7 +97,7 @@ async def test_a_flushed_redis_is_filled_again_and_a_new_process_goes_on(
 
 
 @pytest.mark.parametrize("mark_is_lost", [False, True])
-async def test_a_tombstone_is_obeyed_however_far_behind_the_cache_is(
+async def test_a_tombstone_removes_an_entry_however_far_behind_the_cache_is(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, *, mark_is_lost: bool
 ) -> None:
     monkeypatch.setattr(cache_filler, "MOST_RESULTS", 3)
@@ -115,7 +115,7 @@ async def test_a_tombstone_is_obeyed_however_far_behind_the_cache_is(
         assert await titles(cache) == [None, Field("CTO 9", NOW_MS, "people")]
 
 
-async def test_a_redis_that_is_away_is_filled_once_it_is_back(kafka: Broker, namespace: str, redis_url: str) -> None:
+async def test_an_unavailable_redis_is_filled_when_it_returns(kafka: Broker, namespace: str, redis_url: str) -> None:
     topic = f"{namespace}enriched"
     await create_topics(kafka.bootstrap, topic, partitions=2)
     await publish(kafka.bootstrap, topic, result(ADA, "CEO"))

@@ -46,7 +46,7 @@ async def until_kept(inbox: CallbackInbox, first: int) -> set[int]:
 
 
 @pytest.mark.long
-async def test_kafka_stands_still_then_dies_then_is_back() -> None:
+async def test_kafka_hangs_then_dies_then_returns() -> None:
     async with LocalKafka() as kafka:
         await create_topics(kafka.bootstrap, TOPIC)
         async with callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
@@ -66,13 +66,13 @@ async def test_kafka_stands_still_then_dies_then_is_back() -> None:
     assert kept <= there
 
 
-async def test_a_topic_that_is_not_there() -> None:
+async def test_a_missing_topic() -> None:
     async with LocalKafka() as kafka, callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
         with pytest.raises(BrokerUnavailable, match="Kafka did not take a callback"):
             await inbox.put(record(1))
 
 
-async def test_it_ends_in_a_bounded_time_without_kafka() -> None:
+async def test_it_closes_in_bounded_time_without_kafka() -> None:
     async with LocalKafka() as kafka:
         await create_topics(kafka.bootstrap, TOPIC)
         async with callback_inbox(KafkaConnection(kafka.bootstrap)) as inbox:

@@ -51,7 +51,7 @@ def test_port_taken() -> None:
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "0"])
-def test_what_is_no_port(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Seen: an OverflowError out of the socket."""
     monkeypatch.setattr(sys, "argv", ["kafka", f"--port={port}"])
     with pytest.raises(SystemExit) as caught:
@@ -77,7 +77,7 @@ def test_once_downloaded_no_network_is_needed(unreachable: Path, monkeypatch: py
     assert all(Path(jar).is_file() for jar in jars.split(os.pathsep))
 
 
-def test_progress_is_told_and_stdout_kept_clean(
+def test_progress_is_shown_and_stdout_stays_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
@@ -87,7 +87,7 @@ def test_progress_is_told_and_stdout_kept_clean(
     assert capfd.readouterr().out == ""
 
 
-def test_a_download_that_was_cut_off_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
     jar = Path(class_path(SMALL, lambda _: None).split(os.pathsep)[0])
     whole = jar.read_bytes()
@@ -138,13 +138,13 @@ def test_no_jgo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_error(LocalKafka()).startswith("jgo, which fetches Kafka, is not installed: pip install")
 
 
-def test_bad_setting_is_told_in_kafkas_words() -> None:
+def test_a_bad_setting_is_reported_in_kafkas_words() -> None:
     said = start_error(LocalKafka(overrides={"num.io.threads": "many"}))
     assert said.startswith("Kafka cannot format its storage: ")
     assert "Invalid value many for configuration num.io.threads" in said
 
 
-def test_broker_that_dies_says_its_last_words() -> None:
+def test_a_broker_that_exits_is_reported_with_the_end_of_its_log() -> None:
     said = start_error(LocalKafka(overrides={"metric.reporters": "no.such.Reporter"}))
     assert said.startswith("Kafka exited during its start (code 1): ")
     assert "no.such.Reporter" in said

@@ -42,7 +42,7 @@ async def found(settings: Settings) -> dict[str, list[tuple[str, str]]]:
     return lines
 
 
-async def test_a_set_up_that_is_right(kafka: Broker, namespace: str, redis_url: str, tmp_path: Path) -> None:
+async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: str, tmp_path: Path) -> None:
     gateway = Gateway()
     async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
         at = f"http://127.0.0.1:{port}"
@@ -102,7 +102,7 @@ async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkey
         assert not await consumer.getmany(timeout_ms=1_000), "nothing is left for others to read"
 
 
-async def test_a_set_up_where_nothing_is_there(tmp_path: Path) -> None:
+async def test_a_setup_in_which_nothing_runs(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     settings = settings_for(
         tmp_path,
@@ -159,7 +159,9 @@ callbacks = false
 """
 
 
-async def test_topics_that_are_missing_and_workspaces_that_share(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+async def test_missing_topics_and_workspaces_that_share_a_partition(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
     settings = settings_for(tmp_path, kafka.bootstrap, namespace, more=BETA)
     lines = await found(settings)
     assert [verdict for verdict, _ in lines["partitions"]] == ["advice"]
@@ -177,14 +179,14 @@ allowed_hosts = ["127.0.0.1"]
 """
 
 
-async def test_a_gateway_that_is_away_is_said_once_for_all_destinations(tmp_path: Path) -> None:
+async def test_an_unreachable_gateway_is_reported_once_for_all_destinations(tmp_path: Path) -> None:
     url = f"https://127.0.0.1:{free_port()}"
     settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=url, more=MORE)
     ((verdict, text),) = (await found(settings))["callbacks"]
     assert (verdict, "cannot be reached from here" in text) == ("failed", True)
 
 
-def test_what_says_the_same_is_one_line(
+def test_equal_findings_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def examine(_: Settings) -> AsyncIterator[Check]:
@@ -229,7 +231,7 @@ async def callbacks(settings: Settings) -> tuple[str, str]:
         (Gateway(keys=None), "", "another key, not to be guessed: 7f3", "the same gateway.token_keys_env"),
     ],
 )
-async def test_a_gateway_that_is_another(gateway: Gateway, path: str, key: str, says: str, tmp_path: Path) -> None:
+async def test_another_gateway_answers(gateway: Gateway, path: str, key: str, says: str, tmp_path: Path) -> None:
     async with serve_http(gateway.app, "127.0.0.1", 0, head_within_s=5, grace_s=1) as port:
         verdict, text = await callbacks(
             settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}{path}", key=key)
@@ -239,7 +241,7 @@ async def test_a_gateway_that_is_another(gateway: Gateway, path: str, key: str, 
     assert not gateway.shelf.records
 
 
-async def test_something_else_that_says_ok_to_all(tmp_path: Path) -> None:
+async def test_a_server_that_answers_ok_to_everything_is_no_gateway(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n")
@@ -272,7 +274,7 @@ def guarded() -> Iterator[LocalKafka]:
         yield kafka
 
 
-async def test_rights_that_are_missing(guarded: LocalKafka) -> None:
+async def test_missing_rights(guarded: LocalKafka) -> None:
     connection = KafkaConnection(guarded.bootstrap)
     assert await may_transact(connection, "yes.stream-app-doctor", 30) == "transactions are allowed"
     assert await may_join(connection, "yes.stream-app", 30)
@@ -282,7 +284,7 @@ async def test_rights_that_are_missing(guarded: LocalKafka) -> None:
         await may_join(connection, "no.stream-app", 30)
 
 
-async def test_a_certificate_that_nobody_trusts() -> None:
+async def test_an_untrusted_certificate() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
@@ -291,7 +293,7 @@ async def test_a_certificate_that_nobody_trusts() -> None:
             await host_answers(f"https://localhost:{port}", Egress.of(), 10)
 
 
-async def test_a_host_that_says_nothing_costs_a_bounded_time() -> None:
+async def test_a_silent_host_costs_bounded_time() -> None:
     async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
 

@@ -14,8 +14,8 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.record import Record
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
-from tests.proxy import ProxiedKafka, Proxy
 from tests.support.kafka import create_topics
+from tests.support.proxy import ProxiedKafka, Proxy
 
 FAILED_A_MOMENT_AGO_S = 0.05  # half of aiokafka's pause behind a fetch that failed
 
@@ -44,9 +44,7 @@ async def _fetches(proxy: Proxy, topic: str) -> AIOKafkaConsumer:
     return consumer
 
 
-async def test_a_stop_while_the_broker_is_away_is_no_cancellation_of_whoever_stops(
-    proxy: Proxy, namespace: str
-) -> None:
+async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, namespace: str) -> None:
     for _ in range(3):
         consumer = await _fetches(proxy, namespace)
         proxy.cut()
@@ -56,7 +54,7 @@ async def test_a_stop_while_the_broker_is_away_is_no_cancellation_of_whoever_sto
         proxy.mend()
 
 
-async def test_a_cancellation_comes_out_of_a_stop(proxy: Proxy, namespace: str) -> None:
+async def test_stop_raises_a_cancellation(proxy: Proxy, namespace: str) -> None:
     consumer = await _fetches(proxy, namespace)
     proxy.cut()
     await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
@@ -67,7 +65,7 @@ async def test_a_cancellation_comes_out_of_a_stop(proxy: Proxy, namespace: str) 
         await stopping
 
 
-async def test_a_cancellation_comes_out_of_a_stop_whenever_it_comes(kafka: Broker) -> None:
+async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> None:
     """aiokafka's client swallows one while its own task ends: the recovery of a partition waited for ever for that."""
     turns = 1  # it has begun
     while True:
@@ -84,7 +82,7 @@ async def test_a_cancellation_comes_out_of_a_stop_whenever_it_comes(kafka: Broke
     assert turns > 1, "it was cancelled on its way"
 
 
-async def test_a_ledger_is_taken_over_although_the_broker_went_while_it_was_read(
+async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
     proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka gives `end_offsets` up after a while. The recovery of a partition ended here, unnoticed."""

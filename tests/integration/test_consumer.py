@@ -70,7 +70,7 @@ async def test_every_codec_of_kafka_is_read(kafka: Broker, namespace: str, codec
 
 
 @pytest.mark.parametrize(("damage", "cause"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
-async def test_only_the_partition_stops_and_behind_all_that_is_sound(
+async def test_only_the_damaged_partition_stops_after_its_sound_records(
     kafka: Broker, namespace: str, damage: Damage, cause: str
 ) -> None:
     topic = f"{namespace}leads"
@@ -100,7 +100,7 @@ async def test_only_the_partition_stops_and_behind_all_that_is_sound(
         await stop_consumer(consumer)
 
 
-async def test_it_is_tried_again_and_goes_on_when_a_sound_copy_is_there(
+async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TRY_AGAIN_S", 0.2)
@@ -129,7 +129,7 @@ async def test_it_is_tried_again_and_goes_on_when_a_sound_copy_is_there(
     assert not consumer.unreadable
 
 
-async def test_a_broker_that_finds_its_log_damaged_is_asked_now_and_then(kafka: Broker, namespace: str) -> None:
+async def test_a_broker_with_a_damaged_log_is_asked_at_intervals(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 1)
@@ -156,7 +156,7 @@ async def test_a_broker_that_finds_its_log_damaged_is_asked_now_and_then(kafka: 
         await stop_consumer(consumer)
 
 
-async def test_names_of_headers_that_are_no_utf8_are_read(kafka: Broker, namespace: str) -> None:
+async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 3)
@@ -174,7 +174,7 @@ async def test_names_of_headers_that_are_no_utf8_are_read(kafka: Broker, namespa
     assert [record.headers[0][0] for record in seen] == [*["\ufffd\ufffdname", "a-name", "a-name"] * 2, *["a-name"] * 3]
 
 
-async def test_a_reader_of_whole_topics_says_the_cause(kafka: Broker, namespace: str) -> None:
+async def test_a_topic_reader_reports_the_cause(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 2)
@@ -188,7 +188,7 @@ async def test_a_reader_of_whole_topics_says_the_cause(kafka: Broker, namespace:
     assert values == [b"0", b"1", b"2"]
 
 
-async def test_a_faust_app_reads_its_other_partitions_on(
+async def test_a_faust_app_continues_with_its_other_partitions(
     kafka: Broker, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = await make_bench(kafka, namespace)
@@ -210,7 +210,9 @@ async def test_a_faust_app_reads_its_other_partitions_on(
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_what_waits_is_read_up_to_it_and_the_archive_reads_around_it(kafka: Broker, namespace: str) -> None:
+async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_reads_around_it(
+    kafka: Broker, namespace: str
+) -> None:
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 3)
@@ -238,7 +240,7 @@ async def test_a_lanes_rate_is_followed_in_the_other_partitions(kafka: Broker, n
     assert rates.per_s["acme"] == 7.0
 
 
-async def test_records_behind_it_are_counted_by_their_offsets(kafka: Broker, namespace: str) -> None:
+async def test_records_after_a_damaged_batch_are_counted_by_offset(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic, partitions=2)
     await produce(kafka.bootstrap, topic, 0, 2)

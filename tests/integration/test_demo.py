@@ -19,7 +19,7 @@ from stream_app.domain.books.columns import COLUMNS, StatusCount
 from stream_app.domain.books.report import Report
 
 
-def test_the_shipped_leads_are_nobodys() -> None:
+def test_the_shipped_leads_are_of_invented_people() -> None:
     with LEADS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 300
@@ -68,7 +68,7 @@ def test_the_ledger_disagrees(
     assert not verdict.agrees
 
 
-async def test_a_broker_of_the_users_is_left_as_it_was(kafka: Broker) -> None:
+async def test_a_broker_of_the_user_is_left_unchanged(kafka: Broker) -> None:
     said: list[str] = []
     async with stage(kafka.bootstrap, said.append) as here:
         namespace = here.settings.kafka.namespace
@@ -90,7 +90,7 @@ async def topics(kafka: Broker, namespace: str) -> list[str]:
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_what_does_not_add_up_is_said_and_is_exit_code_1(
+def test_books_that_do_not_balance_exit_with_1(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     books = Report(False, 2, 1, {name: StatusCount() for name in COLUMNS}, {}, 0, 0, 0, 0, [], [], 1)

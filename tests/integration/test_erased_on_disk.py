@@ -26,7 +26,7 @@ def broker(tmp_path: Path) -> Iterator[LocalKafka]:
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-async def test_an_erased_result_is_compacted_away_once_the_seal_is_there(broker: LocalKafka, tmp_path: Path) -> None:
+async def test_an_erased_result_leaves_the_disk_once_the_seal_is_there(broker: LocalKafka, tmp_path: Path) -> None:
     assert "max.compaction.lag.ms" in RESULTS
     config = RESULTS | {"max.compaction.lag.ms": str(LAG_S * 1000)}
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)

@@ -24,7 +24,7 @@ async def bench(kafka: Broker, namespace: str) -> Bench:
     return await make_bench(kafka, namespace)
 
 
-async def test_events_arrive_as_they_were_written_and_a_restart_goes_on_behind_them(bench: Bench) -> None:
+async def test_events_arrive_unchanged_and_a_restart_continues_after_them(bench: Bench) -> None:
     async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
         headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
         await producer.send_and_wait(bench.leads, b"\xff\xfe", b"key", 2, 1_700_000_000_123, headers)
@@ -79,7 +79,7 @@ class HoldsOne(Recorder):
             await inlet.ack(consumed)
 
 
-async def test_what_was_given_up_is_never_passed_by_a_commit_and_comes_again(bench: Bench) -> None:
+async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Bench) -> None:
     """Hazard 1: upstream commits behind an event in flight at the committed offset, and when nothing is committed."""
     await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(20)])
     first = HoldsOne(held=b"0")
@@ -100,7 +100,7 @@ async def test_what_was_given_up_is_never_passed_by_a_commit_and_comes_again(ben
     assert await bench.committed() == {(bench.leads, 0): 20}
 
 
-async def test_the_owner_takes_over_first_and_partitions_move_as_a_whole(bench: Bench) -> None:
+async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_together(bench: Bench) -> None:
     """Three apps join and one leaves: each partition of all topics and of the state has one and the same owner."""
     names = [bench.leads, bench.bulk]
     owners = [Owner() for _ in range(3)]
@@ -141,7 +141,7 @@ async def test_the_owner_takes_over_first_and_partitions_move_as_a_whole(bench: 
             owned ^= partitions
 
 
-async def test_a_rebalance_is_no_cause_for_a_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_rebalance_logs_no_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     seen = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"0"])
     async with running(bench.app({bench.leads: seen})):
@@ -150,7 +150,7 @@ async def test_a_rebalance_is_no_cause_for_a_warning(bench: Bench, caplog: pytes
     assert not [text for text in warnings if "rebalance" in text]
 
 
-async def test_a_rebalance_interrupts_taking_over_and_then_revokes(bench: Bench) -> None:
+async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) -> None:
     slow, quick = Owner(), Owner()
     slow.taking_s = 60
     async with running(bench.app({bench.leads: Recorder(slow)}, slow)):
@@ -210,7 +210,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
     assert not [each.getMessage() for each in caplog.records if each.exc_info and each.exc_info[0]]
 
 
-async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None:
+async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
     """A lead that was aborted is none; gaps are harmless; and the committed offset does not lag behind them."""
     batches = [(number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)]
     expected = [value for commit, values in batches if commit for value in values]
@@ -230,7 +230,7 @@ async def test_markers_and_aborted_records_are_passed_over(bench: Bench) -> None
     assert third.values == [b"new"]
 
 
-async def test_a_record_that_faust_passes_over_ends_the_app_before_an_ack_hides_it(bench: Bench) -> None:
+async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(bench: Bench) -> None:
     await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(10)])
     app = bench.app({bench.leads: Recorder()})
     deliver = app.topics.on_message
@@ -246,7 +246,7 @@ async def test_a_record_that_faust_passes_over_ends_the_app_before_an_ack_hides_
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
 
 
-async def test_a_closed_handler_delays_no_other_partition_or_topic(bench: Bench) -> None:
+async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench) -> None:
     """Hazard 6: 20,000 events wait in front of a closed gate and of a slow one; others arrive within 100 ms."""
     closed = asyncio.Event()
 
@@ -286,7 +286,7 @@ async def test_a_closed_handler_delays_no_other_partition_or_topic(bench: Bench)
         assert len({consumed.partition for consumed in bulk.consumed}) == 2
 
 
-async def test_an_event_that_waits_for_its_handler_does_not_hold_up_the_stop(bench: Bench) -> None:
+async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(bench: Bench) -> None:
     """The gate stands before the first event is taken: Faust has it already, and must not wait for it."""
     called = asyncio.Event()
 

@@ -15,12 +15,12 @@ from stream_app.faust_app import run as faust_run
 from stream_app.faust_app.app import FaustOptions, build_app
 from stream_app.faust_app.run import run_app
 from stream_app.kafka.connection import KafkaConnection
-from tests.proxy import Proxy
 from tests.support.bench import Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, until
+from tests.support.proxy import Proxy
 
 
-async def test_no_broker_is_told_with_its_address(namespace: str) -> None:
+async def test_a_missing_broker_is_reported_with_its_address(namespace: str) -> None:
     nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
     async with asyncio.timeout(10):
         with pytest.raises(BrokerUnavailable, match=r"Kafka at 127\.0\.0\.1:1 did not answer within 1 s"):
@@ -28,7 +28,7 @@ async def test_no_broker_is_told_with_its_address(namespace: str) -> None:
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-async def test_a_broker_that_goes_while_the_app_starts_is_waited_for(
+async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes_back: bool
 ) -> None:
     """It was there when it was looked for. The app can be stopped meanwhile, too."""
@@ -69,7 +69,7 @@ async def test_a_broker_that_restarts_loses_nothing(namespace: str) -> None:
             assert app.crash_reason is None
 
 
-async def test_a_stop_does_not_cancel_whoever_asks_whether_we_are_still_in_the_group(namespace: str) -> None:
+async def test_a_stop_does_not_cancel_a_check_of_the_membership(namespace: str) -> None:
     """The consumer's thread ends in the middle of a heartbeat that no broker answers."""
     seen = Recorder(owner := Owner())
     async with LocalKafka() as kafka:

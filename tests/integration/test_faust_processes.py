@@ -49,7 +49,7 @@ async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_with
         assert not worker.lines["took first"]
 
 
-async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: Broker, namespace: str) -> None:
+async def test_sigterm_waits_for_events_in_flight_and_commits_them(kafka: Broker, namespace: str) -> None:
     await make_topics(kafka, namespace)
     await publish(kafka.bootstrap, namespace + "leads", [b"slow 1", b"quick", b"slow 2"])
     async with workers(kafka, namespace, PARTITIONS) as group:
@@ -65,7 +65,7 @@ async def test_sigterm_waits_for_what_is_in_flight_and_commits_it(kafka: Broker,
 
 
 @pytest.mark.long
-async def test_kills_freezes_leaves_and_joins_lose_nothing_and_repeat_nothing(kafka: Broker, namespace: str) -> None:
+async def test_kills_freezes_leaves_and_joins_lose_and_repeat_no_lead(kafka: Broker, namespace: str) -> None:
     """Three workers, one fault after the other: kill -9, SIGTERM, and SIGSTOP beyond the session."""
     await make_topics(kafka, namespace)
     leads = [b"%d" % number for number in range(3000)]

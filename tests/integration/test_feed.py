@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.sqlite"
 
 
-async def test_all_topics_come_together(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_the_model_has_the_records_of_all_topics(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(kafka.bootstrap, [*history(names, "crm-1", "received", "sending", "accepted"), result(names, "crm-1")])
@@ -60,7 +60,7 @@ async def test_all_topics_come_together(kafka: Broker, namespace: str, path: Pat
         await until(lambda: it.ask.status_counts()[0].status == "enriched", 10, "the next step")
 
 
-async def test_only_what_was_committed_and_no_marker_keeps_it_from_the_end(
+async def test_only_committed_records_are_read_and_markers_are_skipped(
     kafka: Broker, namespace: str, path: Path
 ) -> None:
     names = sources(namespace).names
@@ -79,9 +79,7 @@ async def test_only_what_was_committed_and_no_marker_keeps_it_from_the_end(
 
 
 @pytest.mark.timeout(180)
-async def test_kill_9_in_the_middle_doubles_nothing_and_loses_nothing(
-    kafka: Broker, namespace: str, path: Path
-) -> None:
+async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, path: Path) -> None:
     names, leads = sources(namespace).names, 6_000
     await make_topics(kafka.bootstrap, namespace)
     records = flat(history(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
@@ -101,7 +99,9 @@ async def test_kill_9_in_the_middle_doubles_nothing_and_loses_nothing(
         assert db.execute("SELECT count(*) FROM events").fetchone() == (3 * leads,)
 
 
-async def test_topics_that_were_created_anew_are_read_anew(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
+    kafka: Broker, namespace: str, path: Path
+) -> None:
     """Also when they have grown beyond where the old ones ended, while nobody looked."""
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
@@ -126,7 +126,9 @@ async def test_topics_that_were_created_anew_are_read_anew(kafka: Broker, namesp
         ]
 
 
-async def test_topics_that_are_created_anew_under_it_are_read_anew(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_topics_recreated_while_it_runs_are_read_from_the_beginning(
+    kafka: Broker, namespace: str, path: Path
+) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(kafka.bootstrap, history(names, "old", "received", "sending", "accepted"))
@@ -147,7 +149,7 @@ async def test_another_namespace_is_another_model(kafka: Broker, namespace: str,
     assert it.ask.lead("one") is None
 
 
-async def test_a_file_that_is_removed_or_damaged_is_made_anew(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_a_removed_or_damaged_file_is_rebuilt(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(kafka.bootstrap, history(names, "crm-1", "received"))
@@ -163,7 +165,7 @@ async def test_a_file_that_is_removed_or_damaged_is_made_anew(kafka: Broker, nam
         assert it.ask.lead("crm-1") is not None
 
 
-async def test_what_retention_took_before_it_was_read_is_passed_over(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: str, path: Path) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(kafka.bootstrap, history(names, "crm-1", "received"))
@@ -197,7 +199,7 @@ async def test_old_histories_are_forgotten(kafka: Broker, namespace: str, path: 
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> None:
+async def test_a_broker_that_stops_and_returns(namespace: str, path: Path) -> None:
     async with LocalKafka() as kafka:
         names = sources(namespace).names
         await make_topics(kafka.bootstrap, namespace)
@@ -215,7 +217,7 @@ async def test_a_broker_that_goes_and_comes_back(namespace: str, path: Path) -> 
             assert it.ask.dead_letters(names.dlq).dead_letters == 2
 
 
-async def test_what_is_wrong_is_said_and_nothing_is_raised(namespace: str, path: Path) -> None:
+async def test_errors_are_reported_and_not_raised(namespace: str, path: Path) -> None:
     async with fed("127.0.0.1:1", namespace, path) as it:
         await until(lambda: "does not answer" in it.feed.lag.trouble, 20, "its being said")
     kept = ReadModel(path, sources(namespace))
@@ -275,7 +277,7 @@ async def delete_records(kafka: Broker, topic: str, before: int) -> None:
         await admin.close()
 
 
-async def test_what_cannot_be_read_is_named_and_the_other_partitions_are_followed(
+async def test_an_unreadable_batch_is_named_and_other_partitions_are_followed(
     kafka: Broker, namespace: str, path: Path
 ) -> None:
     names = sources(namespace).names

@@ -14,7 +14,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 async def _one_record(bootstrap: str, topic: str) -> TopicPartition:
@@ -42,7 +42,7 @@ async def test_a_marker_is_harmless_and_a_record_is_not(kafka: Broker, namespace
         await gaps.close()
 
 
-async def test_a_broker_that_goes_while_it_is_asked_is_waited_for(
+async def test_a_broker_that_stops_during_the_check_is_waited_for(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka gives up after 40 s; an error that waiting does not mend comes out."""
@@ -68,7 +68,7 @@ async def test_a_broker_that_goes_while_it_is_asked_is_waited_for(
         await gaps.close()
 
 
-async def test_a_broker_that_is_away_is_waited_for(kafka: Broker, namespace: str) -> None:
+async def test_an_unavailable_broker_is_waited_for(kafka: Broker, namespace: str) -> None:
     tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
     async with Proxy(free_port(), int(kafka.bootstrap.rpartition(":")[2])) as proxy:
         proxy.cut()

@@ -22,7 +22,7 @@ from stream_app.dev.kafka_tools import TOOLS, main
 PAGE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
 
 
-def test_a_tool_that_there_is_not_is_told_with_those_that_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_tool_is_refused_with_a_list_of_the_tools(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["kafka-nothing"]) == 2
     assert "kafka-consumer-groups" in capfd.readouterr().err
 

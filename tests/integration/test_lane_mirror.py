@@ -66,7 +66,7 @@ async def running(url: str, namespace: str, **intervals: float) -> AsyncIterator
             task.cancel()
 
 
-async def test_a_lane_is_mirrored_on_change_and_goes_by_itself(redis_url: str, namespace: str, seen: Seen) -> None:
+async def test_a_lane_is_mirrored_on_change_and_expires(redis_url: str, namespace: str, seen: Seen) -> None:
     async with running(redis_url, namespace) as mirror:
         mirror.lane(VIEW)
         await eventually(lambda: seen.paused_by(None))
@@ -79,7 +79,7 @@ async def test_a_lane_is_mirrored_on_change_and_goes_by_itself(redis_url: str, n
         assert await seen.paused_by("ada"), "another process may have the lane: its key is left to its end"
 
 
-async def test_a_quiet_lane_stays_as_long_as_its_worker_is_there(redis_url: str, namespace: str, seen: Seen) -> None:
+async def test_a_quiet_lane_stays_while_its_worker_runs(redis_url: str, namespace: str, seen: Seen) -> None:
     async with running(redis_url, namespace, refresh_s=0.2) as mirror:
         mirror.lane(VIEW)
         await eventually(lambda: seen.paused_by(None))

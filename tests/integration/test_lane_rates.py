@@ -14,7 +14,7 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.lane_rates import LaneRates
 
 
-def test_a_lanes_last_word_counts() -> None:
+def test_the_last_rate_of_a_lane_counts() -> None:
     rates = LaneRates(KafkaConnection("nowhere:9092", {}), "leads.lanes", 1, {"acme": 8.0, "beta": 4.0})
     view = msgspec.json.encode(LaneView("acme", 0, 1, "closed", "healthy", 100.0, 2.0))
     for key, value in (
@@ -30,7 +30,7 @@ def test_a_lanes_last_word_counts() -> None:
     assert rates.per_s == {"acme": 2.0, "beta": 4.0}
 
 
-async def test_what_a_lane_said_before_and_says_now_is_heard(kafka: Broker, namespace: str) -> None:
+async def test_earlier_and_new_rates_of_a_lane_are_read(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads.lanes"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()

@@ -145,7 +145,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypa
     assert await asyncio.to_thread(eventually, lambda: not list(tmp_path.iterdir()))
 
 
-async def test_stop_removes_the_data_but_not_a_directory_of_the_users(tmp_path: Path) -> None:
+async def test_stop_removes_the_data_but_not_the_users_directory(tmp_path: Path) -> None:
     async with LocalKafka(data_dir=tmp_path / "mine", overrides={"num.partitions": "7"}) as broker:
         pid, bootstrap = broker.pid, broker.bootstrap
     assert not is_alive(pid)

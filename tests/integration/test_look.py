@@ -59,7 +59,7 @@ def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:
     )
 
 
-async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
+async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
@@ -99,7 +99,7 @@ async def test_the_last_view_of_each_lane_its_forecast_and_what_waits(
     assert seen.facts.replay_paused == Actor("jane", "w", 1)
 
 
-async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
+async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
@@ -131,7 +131,7 @@ async def test_what_all_partitions_answered_alike_is_one_line_of_the_log(
     assert len((await shown("--limit", "1")).splitlines()) == 1
 
 
-async def test_markers_of_transactions_do_not_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+async def test_transaction_markers_are_no_waiting_records(kafka: Broker, namespace: str, tmp_path: Path) -> None:
     """A worker has passed all records, and behind them lies the marker of a transaction, which holds no record."""
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names = settings.names
@@ -155,7 +155,7 @@ async def test_markers_of_transactions_do_not_wait(kafka: Broker, namespace: str
     assert await backlog.read() == {names.leads: 0, names.retry: 0}
 
 
-def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_broker_exits_with_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings_of(tmp_path, f"127.0.0.1:{free_port()}", "")
     config = str(tmp_path / "stream_app.toml")
     path = tmp_path / "stream_app.toml"
@@ -165,7 +165,7 @@ def test_a_broker_that_is_away_is_exit_4(tmp_path: Path, capsys: pytest.CaptureF
         assert "did not answer within 1 s" in capsys.readouterr().err
 
 
-def test_a_person_can_read_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_are_readable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "180")
     now_ms = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
     meter = Meter("2026-09-21", now_ms + 600 * MINUTE_MS, 6_000, 3_000, 300)

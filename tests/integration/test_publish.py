@@ -92,7 +92,7 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
     assert emails == [f"p{n}@beta.example" for n in range(3_000)]
 
 
-async def test_its_producer_repeats_nothing_and_waits_for_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_producer_is_idempotent_and_waits_for_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def producer(**options: Any) -> None:
@@ -110,7 +110,7 @@ async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, n
         await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), PublishOptions("acme"))
 
 
-async def test_a_broker_that_stops_answering_ends_it_in_time_with_what_was_taken(namespace: str) -> None:
+async def test_a_hanging_broker_ends_it_in_time_with_the_leads_that_were_taken(namespace: str) -> None:
     with LocalKafka() as broker:
         settings = settings_for(broker.bootstrap, namespace, wait_s=3.0)
         await create(settings)
@@ -128,7 +128,7 @@ async def test_a_broker_that_stops_answering_ends_it_in_time_with_what_was_taken
         broker.thaw()
 
 
-def test_the_command_from_a_csv_with_everything_wrong_in_it(
+def test_the_command_reports_every_error_in_a_csv(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,7 +187,7 @@ def test_the_command_from_a_csv_with_everything_wrong_in_it(
     assert not Path("leads.csv.rejected.jsonl").exists()
 
 
-def test_many_credits_are_asked_for_against_what_is_left(
+def test_many_credits_need_a_confirmation_that_shows_the_rest(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

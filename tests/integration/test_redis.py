@@ -19,7 +19,7 @@ from stream_app.doctor.probes import ProbeFailed, redis_answers
 from stream_app.domain.lane.mirror import mirror_slot
 from stream_app.domain.result.cache_entry import NOTHING, Entry, Field, company_slot, person_slot
 from tests.integration.test_cache import PATIENT_S, eventually
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 ENTRY = Entry({"title": Field("CEO", 1, "people")})
 SLOT = person_slot("acme", "people", "a hash")
@@ -34,7 +34,7 @@ async def keeps(url: str, ca_file: str | None = None) -> bool:
         return added
 
 
-async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
+async def test_tls_with_a_private_authority(tmp_path: Path) -> None:
     authority, ca_file = trustme.CA(), str(tmp_path / "ca.pem")
     authority.cert_pem.write_to_path(ca_file)
     with LocalRedis() as server:
@@ -52,7 +52,7 @@ async def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
                     await redis_answers(url, 10, None if trusted else ca_file)
 
 
-async def test_a_password_that_is_right_one_that_is_wrong_and_none() -> None:
+async def test_a_right_a_wrong_and_a_missing_password() -> None:
     with LocalRedis() as server:
         async with redis.asyncio.from_url(server.url) as client:
             await client.config_set("requirepass", "p@ss/word")
@@ -62,7 +62,7 @@ async def test_a_password_that_is_right_one_that_is_wrong_and_none() -> None:
         assert not await keeps(server.url)
 
 
-async def test_a_shard_of_a_cluster_refuses_nothing_as_each_call_stays_in_one_slot() -> None:
+async def test_a_shard_of_a_cluster_refuses_no_call_because_each_stays_in_one_slot() -> None:
     slots = [person_slot("acme", "people", f"person {number}") for number in range(20)]
     slots.append(company_slot("acme", "a company"))
     with LocalRedis("--cluster-enabled", "yes") as server:

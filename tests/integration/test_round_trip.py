@@ -76,7 +76,7 @@ async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
         ([], False, "does `stream-app worker` run?"),
     ],
 )
-async def test_what_becomes_of_it(
+async def test_the_outcome_of_the_test_lead_is_shown(
     told: list[tuple[Status, str]], ok: bool, says: str, kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     settings = await with_topics(kafka, namespace, tmp_path)
@@ -122,13 +122,13 @@ async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_p
     assert [each.args for each in await commands_of(settings)] == [{"lead_id": "doctor-18"}]
 
 
-async def test_each_is_another_person() -> None:
+async def test_each_test_lead_is_another_person() -> None:
     one, other = (probe_lead("people", "acme", number, 0) for number in (1, 2))
     for name in ("email", "linkedin_url"):
         assert one.fields[name] != other.fields[name]
 
 
-def test_what_it_costs_and_what_cannot_be_asked(tmp_path: Path) -> None:
+def test_the_price_and_destinations_that_cannot_be_tested(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, "x:1", "x.")
     assert "about 6 credits and 1 action, at most 20 and 5" in price(settings, "people")
     with pytest.raises(SettingsError, match="there are: people"):

@@ -34,7 +34,7 @@ gateway_ops_port = 0
 """
 
 
-async def test_each_process_refuses_topics_that_are_not_as_planned_with_the_same_text(
+async def test_each_process_refuses_unplanned_topics_with_the_same_text(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "stream_app.toml"
@@ -59,7 +59,7 @@ async def test_each_process_refuses_topics_that_are_not_as_planned_with_the_same
         assert (ran.returncode, ran.stderr) == (1, f"{refused.value}\n"), ran.args
 
 
-async def test_a_kafka_that_is_not_there_is_asked_less_and_less_often_and_then_given_up(
+async def test_a_missing_kafka_is_retried_less_and_less_often_and_then_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     where = f"127.0.0.1:{free_port()}"

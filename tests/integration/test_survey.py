@@ -92,7 +92,7 @@ def foreign(count: int, **more: str) -> list[bytes]:
     ]
 
 
-def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together_and_refused(
+def test_dead_letters_with_a_workspace_only_in_the_value_are_priced_together_and_refused(
     there: tuple[str, Settings],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -153,7 +153,7 @@ def test_letters_that_name_their_workspace_in_the_value_only_are_priced_together
     assert f"{names.dlq}/0/30 will not be sent: its value is not JSON" in said
 
 
-def test_a_letter_that_can_never_be_sent_has_no_price(
+def test_a_dead_letter_that_cannot_be_sent_has_no_price(
     there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, settings = there
@@ -168,7 +168,7 @@ def test_a_letter_that_can_never_be_sent_has_no_price(
     assert (price["destination"], price["leads"]) == ("people", 2)
 
 
-def test_the_newest_letters_are_listed_each_with_the_place_that_show_takes(
+def test_the_newest_dead_letters_are_listed_each_with_the_id_that_show_takes(
     there: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, settings = there

@@ -35,7 +35,7 @@ class OldKafka:
         return dict.fromkeys(logs, self.end)
 
 
-async def test_without_ids_a_log_that_ends_before_where_it_ended_is_another_one() -> None:
+async def test_without_topic_ids_a_shorter_log_is_another_topic() -> None:
     kafka: Any = OldKafka()
     watch = TopicWatch(KafkaConnection(""), KnownTopics(), ["leads"], 1)
     await watch.look(kafka)
@@ -46,9 +46,7 @@ async def test_without_ids_a_log_that_ends_before_where_it_ended_is_another_one(
         await watch.look(kafka)
 
 
-async def test_a_ledger_is_not_taken_over_from_another_topic_than_the_process_knows(
-    kafka: Broker, namespace: str
-) -> None:
+async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:
     """Whichever partition it is of, and though it was never taken over from the first one: its rows are gone."""
     state, connection, known = namespace + "state", KafkaConnection(kafka.bootstrap), KnownTopics()
     await create_topics(kafka.bootstrap, state, partitions=2)

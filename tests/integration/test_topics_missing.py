@@ -35,7 +35,7 @@ def configured(folder: Path, kafka: Broker, namespace: str) -> tuple[Path, Setti
     return config, load_settings(config, {}, clay=False)
 
 
-def test_all_commands_are_tried() -> None:
+def test_every_command_is_covered() -> None:
     """Those of `core.rights`, but for the processes, `topics` and `doctor`, which have tests of their own."""
     from stream_app.domain.rights import rights_of
     from stream_app.domain.topics import TopicNames
@@ -46,7 +46,7 @@ def test_all_commands_are_tried() -> None:
 
 
 @pytest.mark.parametrize("program", COMMANDS)
-def test_a_missing_topic_is_said_at_once(
+def test_a_missing_topic_is_reported_at_once(
     program: str, kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, _ = configured(tmp_path, kafka, namespace)
@@ -56,7 +56,7 @@ def test_a_missing_topic_is_said_at_once(
     assert all("there is no such topic; create it with: stream-app topics" in line for line in lines)
 
 
-def test_another_number_of_partitions_is_said_at_once(
+def test_another_number_of_partitions_is_reported_at_once(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, settings = configured(tmp_path, kafka, namespace)

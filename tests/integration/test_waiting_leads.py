@@ -75,7 +75,7 @@ async def test_a_lead_is_found_by_its_id_and_by_its_person(leads: Leads) -> None
     assert (search.found, search.searched, search.left, search.problem) == ([], 3, 0, "")
 
 
-async def test_it_is_bounded_and_says_so(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_search_is_bounded_and_says_so(leads: Leads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting_leads, "_MOST_RECORDS", 10)
     monkeypatch.setattr(waiting_leads, "_MOST_AT_ONCE", 5)
     hot, _ = leads.topics
@@ -84,7 +84,7 @@ async def test_it_is_bounded_and_says_so(leads: Leads, monkeypatch: pytest.Monke
     assert (search.found, search.searched, search.left, search.problem) == ([], 10, 20, "")
 
 
-async def test_what_cannot_be_read_before_it_is_told(leads: Leads) -> None:
+async def test_unreadable_records_before_the_lead_are_reported(leads: Leads) -> None:
     hot, _ = leads.topics
     await leads.publish(hot, 0, *(lead(f"crm-{number}", f"p{number}@example.com") for number in range(3)))
     with tampered({(TopicPartition(hot, 0), 1): bad_checksum}):

@@ -23,13 +23,13 @@ from stream_app.domain.result.cache_entry import DAY_MS, Entry, Field, company_s
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.pipeline.fallback import Known
-from tests.legal import follows
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import _member
 from tests.partition.virtual import VirtualClock, now_ms, run
 from tests.simulation.client import MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.legal import follows
 
 ADA: Final = "ada@acme.example"
 _event: Final = msgspec.json.Decoder(StatusEvent)

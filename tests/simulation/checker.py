@@ -19,7 +19,6 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.messages import Status, StatusEvent
 from stream_app.domain.policy import Plan, in_force
 from stream_app.domain.record import ConsumedRecord
-from tests.legal import follows
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
@@ -28,6 +27,7 @@ from tests.simulation.orders import OrdersJudge
 from tests.simulation.persons import Input, PersonsJudge
 from tests.simulation.submissions import SubmissionsJudge
 from tests.simulation.worker import sources
+from tests.support.legal import follows
 
 UNDER_WAY: Final = frozenset[Status](
     {"received", "held_budget", "held_paused", "held_outage", "sending", "refused", "replayed"}

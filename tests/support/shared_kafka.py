@@ -11,7 +11,7 @@ from typing import Final
 from stream_app.dev.java import Progress
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import StartError
-from tests.brokers import any_kafka
+from tests.support.brokers import any_kafka
 
 _STOP: Final = "stop"
 _START: Final = "start"

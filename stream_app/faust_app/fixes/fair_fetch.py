@@ -3,7 +3,7 @@
 Upstream (not reported): all records of one partition's fetch, up to 1 MB, are delivered before the first record of the
 next partition.
 
-Tests: tests/integration/test_faust_app.py (test_a_closed_handler_delays_no_other_partition_or_topic).
+Tests: tests/integration/test_faust_app.py (test_a_blocked_handler_delays_no_other_partition_or_topic).
 
 Remove it when aiokafka returns records of all fetched partitions in turn.
 """

@@ -10,7 +10,7 @@ Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_los
 tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event),
 tests/unit/faust_app/test_faust_bookkeeping.py
 (test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator), tests/integration/test_faust_app.py
-(test_a_rebalance_interrupts_taking_over_and_then_revokes).
+(test_a_rebalance_interrupts_a_takeover_and_then_revokes).
 
 Remove it when stock Faust passes the 596 tests and lets a store load a partition by itself.
 """

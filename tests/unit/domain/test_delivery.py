@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE
 from stream_app.domain.messages import Status
-from tests.legal import LEGAL
+from tests.support.legal import LEGAL
 
 _BY_A_HUMAN_OR_POLICY = {("parked", "replayed"), ("send_uncertain", "replayed")}
 """The two steps by which a lead that may be at Clay is sent once more: somebody said so."""

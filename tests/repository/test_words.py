@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for path in (ROOT / "stream_app").rglob("*.py") if "dev" not in path.relative_to(ROOT).parts)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.promtool import promtool
+from tests.support.promtool import promtool
 
-ROOT = Path(__file__).parent.parent
-RULES, TESTS = ROOT / "deploy/alerts.yml", ROOT / "tests/alerts.test.yml"
+ROOT = Path(__file__).parents[2]
+RULES, TESTS = ROOT / "deploy/alerts.yml", ROOT / "tests/repository/alerts.test.yml"
 ALERTS = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
@@ -22,7 +22,7 @@ def _promtool(*argv: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(400)  # the first time it is fetched
-def test_the_rules_and_the_configuration_are_what_prometheus_takes() -> None:
+def test_prometheus_accepts_the_rules_and_the_configuration() -> None:
     code, said = _promtool("check", "rules", str(RULES))
     assert code == 0, said
     assert f"{len(ALERTS)} rules found" in said
@@ -37,7 +37,7 @@ def test_each_alert_fires_when_it_should() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_rule_that_is_wrong_is_found_out(tmp_path: Path) -> None:
+def test_a_wrong_rule_is_found(tmp_path: Path) -> None:
     broken = tmp_path / "alerts.yml"
     broken.write_text(RULES.read_text().replace(">= 0.95", ">= 0.5"))
     tests = tmp_path / "alerts.test.yml"

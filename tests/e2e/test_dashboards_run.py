@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from stream_app.dev.process import LOOPBACK, free_port, wait_for_answer
-from tests.promtool import prometheus
-from tests.test_deploy import OURS, PROMETHEUS
-from tests.test_deploy_run import Stack, stack
+from tests.e2e.test_deploy_run import Stack, stack
+from tests.repository.test_deploy import OURS, PROMETHEUS
+from tests.support.promtool import prometheus
 from tests.unit.deploy.test_dashboards import PANELS
 
 __all__ = ["stack"]

@@ -84,7 +84,7 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
     assert only.events[4].credits == 6
 
 
-def test_accepted_is_the_end_where_nothing_comes_back(model: ReadModel, ask: Queries) -> None:
+def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
     take(model, *history(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
     assert [(each.column, each.records) for each in ask.status_counts()] == [("accepted_final", 1)]
 
@@ -95,7 +95,7 @@ def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: Read
     assert statuses(ask, "crm-1") == [["duplicate"], ["received", "sending", "accepted"]]
 
 
-def test_a_strays_first_event_may_be_read_last(model: ReadModel, ask: Queries) -> None:
+def test_the_first_event_of_a_rerouted_lead_may_be_read_last(model: ReadModel, ask: Queries) -> None:
     home = event(NAMES, "crm-1", "received", 2)
     stray = event(NAMES, "crm-1", "rerouted", 1, workspace="", destination="")
     take(model, home)
@@ -105,7 +105,7 @@ def test_a_strays_first_event_may_be_read_last(model: ReadModel, ask: Queries) -
     assert (stand.workspace, stand.status, stand.records) == ("acme", "received", 1)
 
 
-def test_what_is_read_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
+def test_reading_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
     steps = history(NAMES, "crm-1", "received", "sending", "accepted")
     take(model, *steps)
     before = ask.lead("crm-1"), ask.status_counts()
@@ -124,7 +124,7 @@ def test_histories_are_counted_where_they_stand(model: ReadModel, ask: Queries) 
     }
 
 
-def test_a_word_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:
+def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:
     raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"status": "teleported", "new": [1]}
     take(model, Made(NAMES.status, b"crm-1", json.dumps(raw).encode()))
     assert statuses(ask, "crm-1") == [["teleported"]]
@@ -147,9 +147,7 @@ def test_a_word_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> Non
         b'{"lead_id":"\\ud800","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}',
     ],
 )
-def test_an_event_that_cannot_be_read_stops_nothing(
-    model: ReadModel, ask: Queries, path: Path, value: bytes | None
-) -> None:
+def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Path, value: bytes | None) -> None:
     take(model, Made(NAMES.status, b"x", value), *history(NAMES, "crm-1", "received"))
     assert statuses(ask, "crm-1") == [["received"]]
     assert ask.lead("x") is None
@@ -169,7 +167,7 @@ def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadMode
 # --------------------------------------------------------------------------------------------- people, results, lanes
 
 
-def test_a_person_leads_to_the_lead_that_counts(model: ReadModel, ask: Queries) -> None:
+def test_a_person_is_found_with_the_lead_that_counts(model: ReadModel, ask: Queries) -> None:
     take(model, person(NAMES, "hash-a", "crm-1"), person(NAMES, "hash-b", "crm/with/slashes"))
     assert ask.leads_of("hash-a") == ["crm-1", "p-hash-a"]
     assert ask.leads_of("hash-b") == ["crm/with/slashes", "p-hash-b"]
@@ -178,7 +176,7 @@ def test_a_person_leads_to_the_lead_that_counts(model: ReadModel, ask: Queries) 
     assert ask.leads_of("hash-b") == ["p-hash-b"]
 
 
-def test_a_person_is_found_by_all_that_he_is_known_by_until_it_is_erased(model: ReadModel, ask: Queries) -> None:
+def test_a_person_is_found_by_each_identifier_until_it_is_erased(model: ReadModel, ask: Queries) -> None:
     take(model, person(NAMES, "linkedin", "crm-1", "email"), person(NAMES, "email", "crm-1", "linkedin"))
     assert ask.leads_of("linkedin") == ["crm-1", "p-linkedin"]
     assert ask.leads_of("email") == ["crm-1", "p-email"]
@@ -189,7 +187,7 @@ def test_a_person_is_found_by_all_that_he_is_known_by_until_it_is_erased(model: 
     assert ask.leads_of("email") == ["p-email"]
 
 
-def test_other_rows_of_the_state_are_passed_over(model: ReadModel, path: Path) -> None:
+def test_other_rows_of_the_state_are_ignored(model: ReadModel, path: Path) -> None:
     take(model, Made(NAMES.state, b"d/acme/people/crm-1", b"[]"), Made(NAMES.state, b"l/acme", b"{}"))
     take(model, Made(NAMES.state, None, b"x"), Made(NAMES.state, b"p/short", b"x"), Made(NAMES.state, b"p/a/b/c", b"x"))
     with sqlite3.connect(path) as db:
@@ -197,7 +195,7 @@ def test_other_rows_of_the_state_are_passed_over(model: ReadModel, path: Path) -
         assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.state, 2)]
 
 
-def test_the_place_of_the_last_result_is_kept_and_nothing_of_the_person(
+def test_the_record_id_of_the_last_result_is_kept_and_no_personal_data(
     model: ReadModel, ask: Queries, path: Path
 ) -> None:
     secret = "very-personal@example.com"
@@ -212,14 +210,14 @@ def test_the_place_of_the_last_result_is_kept_and_nothing_of_the_person(
     assert not any(secret.encode() in file.read_bytes() for file in path.parent.iterdir())
 
 
-def test_a_result_that_was_erased_is_gone(model: ReadModel, ask: Queries) -> None:
+def test_an_erased_result_is_gone(model: ReadModel, ask: Queries) -> None:
     take(model, result(NAMES, "crm-1"))
     take(model, Made(NAMES.enriched, b"acme/people/crm-1", None))
     assert ask.results("crm-1") == []
     assert ask.lead("crm-1") is None
 
 
-def test_lanes_as_last_told(model: ReadModel, ask: Queries) -> None:
+def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> None:
     take(model, lane(NAMES, holds="breaker_open"), lane(NAMES), lane(NAMES, "zeta"), lane(NAMES, "gone"))
     take(model, Made(NAMES.lanes, b"gone", None), Made(NAMES.lanes, b"broken", b"{"))
     lanes, unreadable = ask.lanes()
@@ -230,7 +228,7 @@ def test_lanes_as_last_told(model: ReadModel, ask: Queries) -> None:
 # ------------------------------------------------------------------------------------------------------ dead letters
 
 
-def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
+def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
     take(
         model,
         *[dead_letter(NAMES.dlq)] * 3,
@@ -248,7 +246,7 @@ def test_letters_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
     assert ask.dead_letters(NAMES.parked).dead_letters == 1
 
 
-def test_a_letters_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
+def test_a_dead_letter_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
     take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), dead_letter(NAMES.dlq))
     workspaces = {each.workspace for each in ask.dead_letters(NAMES.dlq).causes}
     assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
@@ -297,7 +295,7 @@ def test_old_histories_and_letters_are_forgotten_bit_by_bit(model: ReadModel, as
 # ------------------------------------------------------------------------------------------------------ the file
 
 
-def test_it_goes_on_where_it_was(path: Path) -> None:
+def test_it_continues_where_it_stopped(path: Path) -> None:
     first = ReadModel(path, SOURCES)
     take(first, *history(NAMES, "crm-1", "received"))
     first.apply({}, {}, NOW_MS)
@@ -311,7 +309,7 @@ def test_it_goes_on_where_it_was(path: Path) -> None:
     second.close()
 
 
-def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> None:
+def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
     def breaking() -> Iterator[Made]:
         yield dead_letter(NAMES.dlq)
         raise RuntimeError("broken")
@@ -334,7 +332,7 @@ def test_a_batch_that_fails_leaves_nothing(model: ReadModel, ask: Queries) -> No
 
 
 @pytest.mark.parametrize("other", [sources("other."), sources()])
-def test_a_file_of_other_topics_is_made_anew(path: Path, other: Any) -> None:
+def test_a_file_of_other_topics_is_rebuilt(path: Path, other: Any) -> None:
     model = ReadModel(path, SOURCES)
     take(model, *history(NAMES, "crm-1", "received"))
     model.close()
@@ -345,7 +343,7 @@ def test_a_file_of_other_topics_is_made_anew(path: Path, other: Any) -> None:
 
 
 @pytest.mark.parametrize("what", ["no database", "wal only"])
-def test_a_broken_file_is_made_anew(path: Path, what: str) -> None:
+def test_a_broken_file_is_rebuilt(path: Path, what: str) -> None:
     model = ReadModel(path, SOURCES)
     take(model, *history(NAMES, "crm-1", "received"))
     if what == "wal only":  # as after a crash, and somebody removed the file alone
@@ -364,7 +362,7 @@ def test_a_broken_file_is_made_anew(path: Path, what: str) -> None:
     model.close()
 
 
-def test_two_writers_are_told(model: ReadModel, path: Path) -> None:
+def test_a_second_writer_is_refused(model: ReadModel, path: Path) -> None:
     with pytest.raises(StreamAppError, match=r"another process writes .*gateway\.read_model_path"):
         ReadModel(path, SOURCES)
 
@@ -375,12 +373,12 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
         ReadModel(tmp_path / "file" / "model.sqlite", SOURCES)
 
 
-def test_nobody_else_may_read_it(model: ReadModel, path: Path) -> None:
+def test_the_file_is_private(model: ReadModel, path: Path) -> None:
     assert path.parent.stat().st_mode & 0o077 == 0
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_its_events_are_those_on_kafka() -> None:
+def test_an_event_has_each_field_of_those_on_kafka() -> None:
     """A field that a StatusEvent gains should be in the timeline, or be left out here on purpose."""
     assert set(StatusEvent.__struct_fields__) - set(Event.__struct_fields__) == {"id", "app"}
     assert set(Event.__struct_fields__) - {"lead_id", "origin", "workspace", "destination", "trace_id"} - set(

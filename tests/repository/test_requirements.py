@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 FILES = {"requirements.txt": (), "requirements-dev.txt": tuple(EXTRAS)}

@@ -16,7 +16,7 @@ from tests.e2e.test_replay_by_hand import ask
 pytestmark = pytest.mark.timeout(240)
 
 
-async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, namespace: str) -> None:
+async def test_deferred_leads_are_shown_edited_and_sent_sooner(kafka: Broker, namespace: str) -> None:
     # Two workspaces in one partition: what one of them holds is deferred, so that it does not block the other.
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=1, config=CONFIG, lane=LANE) as line:
         worker = line.start("worker")
@@ -69,7 +69,7 @@ async def test_deferred_leads_are_seen_mended_and_sent_sooner(kafka: Broker, nam
         assert code == 0, said
 
 
-async def test_dead_and_parked_letters_of_people_on_the_list_never_go(kafka: Broker, namespace: str) -> None:
+async def test_dead_letters_and_parked_leads_of_suppressed_people_are_not_sent(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
         line.control("POST", "/control/faults", DOWN)
         await line.publish([*line.leads(6), line.lead(6, "w0", fields={"title": "Nobody knows of whom"})])

@@ -13,7 +13,7 @@ from stream_app.services.worker import clay_client
 
 
 @pytest.mark.parametrize(("connect_s", "request_s"), [(0.1, 0.2), (1, 3), (5, 7), (5, 30), (299, 300)])
-async def test_every_pair_of_time_outs_that_is_allowed_makes_a_client(
+async def test_every_allowed_pair_of_timeouts_makes_a_client(
     tmp_path: Path, connect_s: float, request_s: float
 ) -> None:
     config = tmp_path / "stream_app.toml"

@@ -22,12 +22,12 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.schemas import MESSAGES, documents, schema
 from stream_app.schemas.yaml import to_yaml
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[2]
 COMMITTED = TESTS.parent / "schemas"
 SAMPLES = TESTS / "samples"
 
 
-def test_what_is_committed_is_what_is_generated() -> None:
+def test_the_committed_schemas_are_the_generated_ones() -> None:
     committed = {path.name: path.read_text(encoding="utf-8") for path in COMMITTED.iterdir()}
     assert committed == documents(), "run: stream-app schemas"
 
@@ -65,7 +65,7 @@ def test_an_old_dead_letter_is_still_read() -> None:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_nothing_that_was_promised_is_gone(name: str) -> None:
+def test_no_promised_field_is_gone(name: str) -> None:
     promised = json.loads((SAMPLES / "schemas" / f"{name}.json").read_bytes())
     assert broken(promised, schema(name)) == []
 
@@ -115,13 +115,13 @@ def _accepts(was: set[str], now: set[str]) -> bool:
         (lambda new: new["required"].append("reason"), "reason: is required now"),
     ],
 )
-def test_the_check_sees_incompatible_changes(change: Any, expected: str) -> None:
+def test_incompatible_changes_are_found(change: Any, expected: str) -> None:
     new = schema("status-event.v1")
     change(_object(new))
     assert any(line.startswith(expected) for line in broken(schema("status-event.v1"), new))
 
 
-def test_a_new_field_with_a_default_is_no_break() -> None:
+def test_a_new_field_with_a_default_is_compatible() -> None:
     new = schema("lead.v1")
     _object(new)["properties"]["colour"] = {"type": "string", "default": ""}
     assert broken(schema("lead.v1"), new) == []

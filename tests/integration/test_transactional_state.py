@@ -69,7 +69,7 @@ async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(h
     assert await harness.ledger().take_over() == {b"a": b"2", b"c": b"4"}
 
 
-async def test_what_waits_in_another_topic_is_read_from_an_offset_to_its_end_past_markers(harness: Harness) -> None:
+async def test_another_topic_is_read_from_an_offset_to_its_end_past_markers(harness: Harness) -> None:
     ledger = harness.ledger()
     await ledger.take_over()
     assert await ledger.waiting(harness.events, 0, 9) == []
@@ -79,7 +79,7 @@ async def test_what_waits_in_another_topic_is_read_from_an_offset_to_its_end_pas
     assert await ledger.waiting(harness.events, 5, 9) == await ledger.waiting(harness.events, 6, 9) == []
 
 
-async def test_records_go_to_the_ledgers_partition_unless_they_name_another(harness: Harness) -> None:
+async def test_records_go_to_the_owned_partition_unless_they_name_another(harness: Harness) -> None:
     ledger = harness.ledger(partition=1)
     await ledger.take_over()
     headers = (("trace", b"x"), ("empty", b""))
@@ -116,7 +116,7 @@ async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
     await zero.transact([Record(harness.rows, b"a", b"1")])
 
 
-async def test_the_same_ledger_takes_over_again_and_goes_on(harness: Harness) -> None:
+async def test_the_same_owner_can_take_over_again(harness: Harness) -> None:
     ledger = harness.ledger()
     await ledger.take_over()
     await ledger.transact([Record(harness.rows, b"a", b"1")])
@@ -125,12 +125,12 @@ async def test_the_same_ledger_takes_over_again_and_goes_on(harness: Harness) ->
     assert await ledger.take_over() == {b"a": b"1", b"b": b"2"}
 
 
-async def test_no_transaction_without_taking_over(harness: Harness) -> None:
+async def test_a_transaction_needs_a_takeover(harness: Harness) -> None:
     with pytest.raises(Aborted, match="take_over"):
         await harness.ledger().transact([Record(harness.rows, b"a", b"1")])
 
 
-async def test_a_record_too_large_is_refused_before_anything_is_begun(harness: Harness) -> None:
+async def test_a_record_that_is_too_large_is_refused_before_a_transaction_begins(harness: Harness) -> None:
     ledger = harness.ledger()
     await ledger.take_over()
     too_large = Record(harness.events, b"a", b"x" * 60_000)

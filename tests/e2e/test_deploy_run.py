@@ -21,7 +21,7 @@ from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
 from stream_app.dev.redis import find_redis_server
 from stream_app.kafka.diagnosis import diagnose
-from tests.test_deploy import (
+from tests.repository.test_deploy import (
     CONFIG,
     OURS,
     PLACES,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAM = """#!/bin/sh
 name=$(basename "$0")
 echo "$name $*" >> "{log}"

@@ -31,7 +31,7 @@ from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.metrics import ParkedLeads, WaitingRecords, WorkerMetrics
 from stream_app.partition.in_flight import Source
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "stream_app.toml"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -122,7 +122,7 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
         jsonschema.validate(broken, schema, cls=jsonschema.Draft7Validator)
 
 
-def test_the_services_that_there_should_be() -> None:
+def test_the_compose_file_has_the_expected_services() -> None:
     assert set(OURS) == {"topics", "worker", "replay", "gateway", "sim"}
     assert SERVICES.keys() - OURS.keys() == {"kafka", "redis", "prometheus", "grafana"}
     assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), "the one that the tests run"
@@ -151,7 +151,7 @@ def test_the_commands_in_the_comments_exist() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_CONFIG)
-def test_the_config_loads_with_what_the_service_is_given(name: str) -> None:
+def test_the_config_loads_with_the_environment_of_each_service(name: str) -> None:
     given = environment(name)
     mounted = [volume.split(":") for volume in OURS[name]["volumes"]]
     assert ["./deploy/stream_app.toml", given["STREAM_APP_CONFIG"], "ro"] in mounted
@@ -180,7 +180,7 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     assert not clay & set(environment("gateway")), "it needs no webhook"
 
 
-def test_every_host_and_port_is_that_of_a_service() -> None:
+def test_every_host_and_port_belongs_to_a_service() -> None:
     loaded = settings("worker")
     host, _, port = loaded.kafka.bootstrap.partition(":")
     listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
@@ -201,7 +201,7 @@ def test_every_host_and_port_is_that_of_a_service() -> None:
         assert url == f"http://gateway:{loaded.http.gateway_port}"
 
 
-def test_who_reaches_kafka_needs_a_password() -> None:
+def test_every_listener_of_kafka_needs_a_password() -> None:
     ours = kafka_properties()
     protocols = dict(re.findall(r"(\w+):(\w+)", ours["listener.security.protocol.map"]))
     for name, host in re.findall(r"(\w+)://([\w.]*):", ours["listeners"]):
@@ -215,13 +215,13 @@ def test_who_reaches_kafka_needs_a_password() -> None:
     assert not any(name.startswith("SASL_") for name in protocols), "the image would want a JAAS file"
 
 
-def test_what_is_published_is_for_this_machine_only() -> None:
+def test_ports_are_published_for_this_machine_only() -> None:
     for name, service in SERVICES.items():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), (name, port)
 
 
-def test_health_checks_ask_what_exists() -> None:
+def test_health_checks_ask_for_existing_paths() -> None:
     http = settings("worker").http
     sim = simulator()
     asked = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in SERVICES if name != "topics"}
@@ -231,7 +231,7 @@ def test_health_checks_ask_what_exists() -> None:
     assert f"http://127.0.0.1:{sim.control_port}/control'" in asked["sim"]
 
 
-def test_who_stops_is_started_again_and_has_time_to_stop() -> None:
+def test_services_are_restarted_and_have_time_to_stop() -> None:
     for name, service in SERVICES.items():
         assert service["restart"] == ("no" if name == "topics" else "unless-stopped"), name
     delivery = settings("worker").delivery
@@ -239,7 +239,7 @@ def test_who_stops_is_started_again_and_has_time_to_stop() -> None:
     assert seconds(OURS["worker"]["stop_grace_period"]) > longest_s + 10
 
 
-def test_services_may_do_little() -> None:
+def test_services_have_few_rights() -> None:
     for name, service in SERVICES.items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -252,7 +252,7 @@ def test_services_may_do_little() -> None:
         assert writable & set(own), "Faust makes a directory there, the simulator its ledger"
 
 
-def test_what_is_mounted_exists_and_who_is_waited_for_is_a_service() -> None:
+def test_mounted_files_and_awaited_services_exist() -> None:
     for name, service in SERVICES.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -261,7 +261,7 @@ def test_what_is_mounted_exists_and_who_is_waited_for_is_a_service() -> None:
             assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[other], (name, other)
 
 
-def test_kafka_has_the_settings_that_the_tests_run_on() -> None:
+def test_kafka_has_the_settings_of_the_tests() -> None:
     tested = broker_properties(listen="kafka", port=9092, controller_port=9093)
     ours = kafka_properties()
     both = (tested.keys() & ours.keys()) - PLACES
@@ -310,7 +310,7 @@ def test_the_image_shows_the_ports_that_are_served() -> None:
     }
 
 
-def test_the_builder_is_sent_what_it_copies_and_little_else() -> None:
+def test_the_build_context_has_what_is_copied_and_little_else() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}
@@ -363,7 +363,7 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_alerts_know_only_what_exists(rule: dict[str, Any]) -> None:
+def test_alerts_use_only_existing_metrics(rule: dict[str, Any]) -> None:
     samples, text = known_samples(), rule["expr"]
     jobs = {job["job_name"] for job in PROMETHEUS["scrape_configs"]}
     names = set(re.findall(r"\b(?:stream_app_\w+|up)\b", text))

@@ -43,7 +43,7 @@ from tests.support.kafka import create_topics
 from tests.support.ledgers import KafkaHarness, on
 
 
-async def test_an_open_transaction_of_the_earlier_owner_is_aborted_and_the_load_ends_behind_it(
+async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(
     on_kafka: KafkaHarness,
 ) -> None:
     old = on_kafka.ledger()
@@ -58,7 +58,7 @@ async def test_an_open_transaction_of_the_earlier_owner_is_aborted_and_the_load_
     assert await on_kafka.ledger().take_over() == {b"a": b"1"}
 
 
-async def test_a_batch_that_the_broker_refuses_takes_the_whole_transaction_with_it(on_kafka: KafkaHarness) -> None:
+async def test_a_refused_batch_aborts_the_whole_transaction(on_kafka: KafkaHarness) -> None:
     """aiokafka itself commits what is left."""
     ledger = on_kafka.ledger()
     await ledger.take_over()
@@ -71,7 +71,7 @@ async def test_a_batch_that_the_broker_refuses_takes_the_whole_transaction_with_
     assert await on_kafka.seen(on_kafka.rows) == [(b"b", b"1")]
 
 
-async def test_a_topic_that_does_not_exist_aborts_in_bounded_time(on_kafka: KafkaHarness) -> None:
+async def test_a_missing_topic_aborts_in_bounded_time(on_kafka: KafkaHarness) -> None:
     on_kafka.events += ".no"
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
     await ledger.take_over()
@@ -84,7 +84,7 @@ async def test_a_topic_that_does_not_exist_aborts_in_bounded_time(on_kafka: Kafk
     assert await ledger.take_over() == {}
 
 
-async def test_nothing_goes_where_no_successor_would_look_for_what_was_left_open(on_kafka: KafkaHarness) -> None:
+async def test_records_go_only_to_partitions_that_a_takeover_checks(on_kafka: KafkaHarness) -> None:
     ledger = on_kafka.ledger()
     await ledger.take_over()
     for record in (Record("elsewhere", b"a", b"1"), Record(on_kafka.rows, b"a", b"1", partition=1)):
@@ -92,7 +92,7 @@ async def test_nothing_goes_where_no_successor_would_look_for_what_was_left_open
             await ledger.transact([record])
 
 
-async def test_a_refusal_that_aiokafka_hides_is_told_until_the_same_is_taken(
+async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_succeeds(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It tries again by itself and tells nobody, so that a refusal looks like a broker that is away."""
@@ -119,7 +119,9 @@ async def test_a_refusal_that_aiokafka_hides_is_told_until_the_same_is_taken(
         await ledger.transact([Record(on_kafka.events, b"a", b"3")])
 
 
-async def test_what_a_producer_died_of_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cause_of_a_producers_failure_is_reported(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """aiokafka says of it that it was unexpected."""
 
     def bug() -> object:
@@ -135,7 +137,7 @@ async def test_what_a_producer_died_of_is_told(on_kafka: KafkaHarness, monkeypat
     assert await ledger.take_over() == {}
 
 
-async def test_a_transaction_is_over_when_its_end_is_seen_everywhere(
+async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Kafka forgot to end, the end of the next one ends: an abort would take with it what was committed."""
@@ -160,7 +162,9 @@ async def test_a_transaction_is_over_when_its_end_is_seen_everywhere(
     assert await on_kafka.ledger().take_over() == {b"a": b"2"}
 
 
-async def test_a_partition_without_a_leader_is_told(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_partition_without_a_leader_is_reported(
+    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
     await ledger.take_over()
     with monkeypatch.context() as away:
@@ -170,7 +174,7 @@ async def test_a_partition_without_a_leader_is_told(on_kafka: KafkaHarness, monk
     assert await ledger.take_over() == {}
 
 
-async def test_a_refusal_that_silence_followed_is_not_told(
+async def test_a_refusal_before_a_timeout_is_not_reported(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that freezes while it ends a transaction has refused the next one just before."""
@@ -185,7 +189,7 @@ async def test_a_refusal_that_silence_followed_is_not_told(
 
 
 @pytest.mark.parametrize("asked", ["_metadata_update", "send"])
-async def test_a_connection_that_closes_under_a_request_is_only_a_connection(
+async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
 ) -> None:
     """uvloop raises RuntimeError then: aiokafka's metadata task dies of it, and who waits for that waits for ever."""
@@ -211,7 +215,7 @@ async def test_a_connection_that_closes_under_a_request_is_only_a_connection(
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
-async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
+async def test_a_kafka_that_cannot_describe_transactions_is_refused(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_old() -> object:
@@ -222,7 +226,7 @@ async def test_a_kafka_that_cannot_tell_what_is_open_is_refused(
         await on_kafka.ledger().take_over()
 
 
-async def test_a_kafka_that_allows_no_time_out_of_ten_minutes_is_refused(
+async def test_a_kafka_that_allows_no_timeout_of_ten_minutes_is_refused(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A verdict on what Kafka left open is such a time-out."""
@@ -232,7 +236,7 @@ async def test_a_kafka_that_allows_no_time_out_of_ten_minutes_is_refused(
         await on_kafka.ledger().take_over()
 
 
-async def test_rows_behind_a_transaction_of_a_forgotten_id_are_refused(on_kafka: KafkaHarness) -> None:
+async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(on_kafka: KafkaHarness) -> None:
     """Kafka forgets an id that was idle for days, with how its last transaction ended. Nobody else writes rows."""
     async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
         await other.begin_transaction()
@@ -243,7 +247,7 @@ async def test_rows_behind_a_transaction_of_a_forgotten_id_are_refused(on_kafka:
         assert await on_kafka.ledger().take_over() == {b"a": b"1"}
 
 
-async def test_a_transaction_asks_once_whether_it_has_ended(
+async def test_the_end_of_a_transaction_is_checked_with_one_request(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All else about the last transaction is asked when the partition is taken over."""
@@ -303,7 +307,7 @@ async def _freeze(kafka: LocalKafka, on_kafka: KafkaHarness) -> None:
     assert (rows, events) in [({b"a": b"1"}, []), ({b"a": b"2"}, [(b"a", b"2")])]  # whole, or not at all
 
 
-async def test_no_broker_at_all(namespace: str) -> None:
+async def test_no_broker(namespace: str) -> None:
     nowhere = KafkaConnection("127.0.0.1:1")
     ledger = TransactionalState(nowhere, namespace, namespace, 0, StateStoreLimits(take_over_s=0.5))
     async with asyncio.timeout(3):
@@ -312,9 +316,7 @@ async def test_no_broker_at_all(namespace: str) -> None:
     await ledger.close()
 
 
-async def test_a_broker_that_names_no_broker_yet_is_waited_for(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_broker_without_metadata_is_waited_for(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even itself: so answers one that was frozen for long."""
     known, asked = ClusterMetadata.brokers, 0
 
@@ -328,9 +330,7 @@ async def test_a_broker_that_names_no_broker_yet_is_waited_for(
     assert asked > 3
 
 
-async def test_rows_of_a_broker_that_leads_no_longer_are_read_again(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_rows_of_a_former_leader_are_read_again(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[TopicPartition, int]] = []
 
     def once(_: object, nodes: dict[TopicPartition, int]) -> None:
@@ -343,7 +343,7 @@ async def test_rows_of_a_broker_that_leads_no_longer_are_read_again(
     assert [nodes for nodes in asked if len(nodes) == 1] == [{TopicPartition(on_kafka.rows, 0): 1}] * 2
 
 
-async def test_a_broker_that_leads_no_longer_does_not_say_what_is_open(
+async def test_a_former_leader_is_not_asked_for_open_transactions(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[TopicPartition, int]] = []

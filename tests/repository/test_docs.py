@@ -23,7 +23,7 @@ from stream_app.config import Settings
 from stream_app.config.tables import NOT_IN_THE_FILE
 from tests.simulation.all_mutants import MUTANTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 CODE = ROOT / "stream_app"
