@@ -11,7 +11,7 @@ from stream_app.cli.progress import reading
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.domain.books.columns import COLUMNS, MEANING
 from stream_app.domain.books.report import Report
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {
     "callback_duplicate": "a callback about a lead that already had its answer",

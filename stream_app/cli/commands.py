@@ -12,7 +12,7 @@ from stream_app.cli.options import Audit
 from stream_app.config import Settings
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.messages import CommandAnswer, CommandKind
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.operator.submit import SentCommand, submit
 
 _WAIT_S: Final = 5.0

@@ -15,7 +15,7 @@ from stream_app.dev import demo as stage
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
 from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 _NEXT: Final = """\
 What to try next:

@@ -14,8 +14,7 @@ from rich.text import Text
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.dev.demo import Scene
 from stream_app.domain.messages import LaneView, Status
-from stream_app.domain.plural import count
-from stream_app.domain.wrap import wrapped
+from stream_app.domain.text import count, wrapped
 
 _PLAIN_EVERY_S: Final = 1.0
 _COLOURS: Final = {"closed": "green", "half_open": "yellow", "open": "red"}

@@ -19,8 +19,8 @@ from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Group, Tally
 from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.plural import count
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.text import count
 from stream_app.replay import inspect
 from stream_app.replay.edit import check, sendable
 from stream_app.replay.plan import Chosen, check_filter, survey, topic_of

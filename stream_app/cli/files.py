@@ -11,7 +11,7 @@ from tempfile import mkstemp
 from typing import IO, Final, Literal, TypeVar, cast
 
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.safe_text import for_terminal
+from stream_app.domain.text import for_terminal
 
 STDIO: Final = Path("-")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
-from stream_app.domain.wrap import wrapped
+from stream_app.domain.text import wrapped
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel

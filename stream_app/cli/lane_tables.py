@@ -13,7 +13,7 @@ from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.meters import Forecast, Meter
 from stream_app.domain.messages import LaneView
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 Forecasts = Mapping[str, Mapping[str, Forecast]]
 """Workspace -> meter -> forecast."""

@@ -21,8 +21,8 @@ from stream_app.cli.publish_wait import DEFAULT_WAIT_S, Wait, as_json, send_and_
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.plural import count
 from stream_app.domain.quote import Quote
+from stream_app.domain.text import count
 from stream_app.operator.lanes import last_views
 from stream_app.publishing import Batch, PublishOptions, Ready, Summary, check_rows, send_batch
 from stream_app.publishing.check import Checker

@@ -14,7 +14,7 @@ import msgspec
 from stream_app.cli.base import say
 from stream_app.cli.files import STDIO, format_of, private_file
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.safe_text import for_spreadsheet
+from stream_app.domain.text import for_spreadsheet
 from stream_app.publishing import Ready, Refusal
 
 SHOWN_ROWS: Final = 20

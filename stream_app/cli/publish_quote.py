@@ -10,8 +10,8 @@ from stream_app.cli.base import confirm, say, show
 from stream_app.config import Settings
 from stream_app.domain.lane.budget import MeterName
 from stream_app.domain.messages import LaneView
-from stream_app.domain.plural import count
 from stream_app.domain.quote import Part, Quote, part, quote
+from stream_app.domain.text import count
 from stream_app.ops.clock import SystemClock
 from stream_app.publishing import Summary
 from stream_app.publishing.headers import LEAD_LEVEL, USUAL_FIELDS

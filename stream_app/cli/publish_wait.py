@@ -13,7 +13,7 @@ from stream_app.cli.publish_files import write_ids
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import StreamAppError
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.publishing import Batch, PublishOptions, Summary, send_batch, topic_of
 from stream_app.publishing.waiting import PublishedLeads, wait_for_rest

@@ -33,8 +33,8 @@ from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
 from stream_app.domain.dead_letter.replay import goes_on
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.plural import count
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.text import count
 from stream_app.replay import rewind as offsets
 from stream_app.replay.edit import EditError, Transform, changes, from_mapping, from_patch, sendable, transformed
 from stream_app.replay.plan import Chosen, check_filter, reader_of, survey, topic_of

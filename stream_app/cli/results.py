@@ -19,7 +19,7 @@ from stream_app.cli.progress import reading
 from stream_app.cli.publish import MAP_FORM
 from stream_app.config import check_known
 from stream_app.domain.errors import SettingsError
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.results import Export, Joined, Wanted, export
 
 

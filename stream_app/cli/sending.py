@@ -14,7 +14,7 @@ from stream_app.cli.progress import reading
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Price, PricedPlan, too_dear
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.replay.plan import Chosen, reader_of, topic_of
 from stream_app.replay.select import Edit, Operator, Sent, dead_letters_at
 

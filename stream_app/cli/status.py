@@ -10,7 +10,7 @@ from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.options import Workspace, iso
 from stream_app.config import check_known
 from stream_app.domain.books.columns import MEANING
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.gateway.client import Found, find
 from stream_app.gateway.lookup_answers import Event, FoundLead, FoundResult, RecordHistory, WaitingAnswer, WaitingLead
 

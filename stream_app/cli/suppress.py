@@ -13,7 +13,7 @@ from stream_app.cli.options import Audit, iso
 from stream_app.cli.progress import reading
 from stream_app.config import Settings
 from stream_app.domain.errors import SettingsError, StreamAppError
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.operator.suppress import hashes_of, on_the_list
 from stream_app.pipeline.command import MOST_PEOPLE
 

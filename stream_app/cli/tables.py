@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from stream_app.cli.base import console, say
-from stream_app.domain.safe_text import for_terminal
+from stream_app.domain.text import for_terminal
 
 _GAP: Final = "  "
 _LEAST: Final = 24

@@ -15,7 +15,7 @@ from stream_app.cache.redis import tls_options
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, StreamAppError
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,

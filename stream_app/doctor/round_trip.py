@@ -12,7 +12,7 @@ from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.messages import Lead, Status, StatusEvent
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 from stream_app.kafka.status_follower import StatusFollower
 from stream_app.operator.submit import submit
 from stream_app.ops.clock import SystemClock

@@ -13,7 +13,7 @@ import msgspec
 
 from stream_app.domain.lane.bounds import out_of_range
 from stream_app.domain.lead.lead import home_partition
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 MAX_INPUT_BYTES: Final = 1_048_588
 """The largest batch that the lead topics accept: Kafka's default."""

@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 
 from stream_app.domain.dead_letter.headers import parse_record_id
 from stream_app.domain.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
-from stream_app.domain.plural import count
 from stream_app.domain.record import ConsumedRecord
+from stream_app.domain.text import count
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader, consumed
 

@@ -23,10 +23,10 @@ from stream_app.domain.lead.person import hash_of, person_key, person_of
 from stream_app.domain.lead.resolve import trace_of
 from stream_app.domain.lead.suppression import Suppression, erased_row, import_row, lead_row, person_row
 from stream_app.domain.messages import Actor, Command, CommandAnswer, StatusEvent
-from stream_app.domain.plural import count
 from stream_app.domain.policy import Plan
 from stream_app.domain.record import ConsumedRecord, Record
 from stream_app.domain.result.tombstone import tombstone
+from stream_app.domain.text import count
 from stream_app.pipeline.ports import Clock, InFlight, PartitionState
 
 MOST_PEOPLE: Final = 500

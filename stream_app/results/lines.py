@@ -12,7 +12,7 @@ import msgspec
 
 from stream_app.domain.errors import StreamAppError
 from stream_app.domain.messages import Result, Scalar
-from stream_app.domain.safe_text import for_json, for_spreadsheet
+from stream_app.domain.text import for_json, for_spreadsheet
 
 Format = Literal["csv", "jsonl"]
 

@@ -14,7 +14,7 @@ import msgspec
 
 from stream_app.domain.lane.bounds import Wait, exact, no_later, out_of_order, out_of_range
 from stream_app.domain.lane.health import Totals
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 Phase = Literal["closed", "open", "half_open"]
 Verdict = Literal["ok", "failure", "slow"]

@@ -14,7 +14,7 @@ import msgspec
 
 from stream_app.domain.lane.bounds import out_of_range
 from stream_app.domain.lane.webhook_quota import LIFETIME, Webhook
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 REASON: Final = "no_callbacks"
 """The reason of the suspension that it leads to."""

@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.domain.lane.bounds import exact, out_of_range
 from stream_app.domain.lane.health import Totals
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 REASON: Final = "flood_guard"
 """The reason of the suspension."""

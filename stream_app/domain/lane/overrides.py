@@ -19,8 +19,8 @@ from stream_app.domain.lane.budget import Cost, MeterName
 from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.lane.meters import meters
 from stream_app.domain.messages import Actor, Change
-from stream_app.domain.plural import count
 from stream_app.domain.policy import Workspace, in_force
+from stream_app.domain.text import count
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]

@@ -19,8 +19,8 @@ from stream_app.domain.lane import health as window
 from stream_app.domain.lane import webhook_quota as quota
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
-from stream_app.domain.plural import count
 from stream_app.domain.policy import Destination, Workspace, in_force
+from stream_app.domain.text import count
 
 
 class Settlement(msgspec.Struct, frozen=True):

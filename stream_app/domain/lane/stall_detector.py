@@ -12,7 +12,7 @@ from stream_app.domain.delivery.outcome import Outcome, Uncertain
 from stream_app.domain.lane.bounds import Wait
 from stream_app.domain.lane.breaker import BreakerPolicy
 from stream_app.domain.lane.concurrency import Concurrency, ConcurrencyPolicy, current
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 REASON: Final = "no_answer"
 """The reason of the hold once the stall is certain."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain import plural
+from stream_app.domain import text as texts
 from stream_app.domain.lane import suspension
 from stream_app.domain.lane.bounds import Wait, out_of_order, out_of_range
 from stream_app.domain.lane.suspension import Probe, Suspension, SuspensionPolicy
@@ -138,7 +138,7 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
 def _end(webhook: Webhook) -> str:
     if webhook.dead:
         return webhook.dead
-    return "404" if webhook.suspension is not None else plural.count(webhook.count, "submission")
+    return "404" if webhook.suspension is not None else texts.count(webhook.count, "submission")
 
 
 def _with_suspension(state: Quota, webhook_id: str, stopped: Suspension | None) -> Quota:

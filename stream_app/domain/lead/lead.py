@@ -18,7 +18,7 @@ import msgspec
 from stream_app.domain.lead.free_mail import is_free_mail
 from stream_app.domain.lead.pseudonyms import current, digest, former_digests
 from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.murmur2 import murmur2
+from stream_app.domain.record import murmur2
 
 MAX_LEAD_BYTES: Final = 102_400
 """The largest payload that Clay accepts (docs/reference/clay.md, "Inbound")."""

@@ -26,7 +26,7 @@ from stream_app.domain.lead.lead import (
     read_lead,
 )
 from stream_app.domain.messages import Lead, Scalar
-from stream_app.domain.murmur2 import murmur2
+from stream_app.domain.record import murmur2
 
 BIG = b"9" * 30
 GOOD = b'{"fields":{"email":"jane@acme.example"}}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream_app.domain.plural import count
+from stream_app.domain.text import count
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.wrap import wrapped
+from stream_app.domain.text import wrapped
 
 SAID = (
     "Clay goes down for 15 s. A few leads fail and become dead letters; then the breaker opens, and the rest waits in "

@@ -1,0 +1,86 @@
+"""Text for people: counts in sentences, lines that fit a terminal, and foreign text made safe to show."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import Final
+
+_COMMAND: Final = re.compile(r"stream-app(?: (?:\"[^\"]*\"|[\w./=@-]+))+")
+_GLUE: Final = "\u00a0"  # textwrap breaks at ASCII spaces only
+
+# Control characters, direction overrides, and surrogates, which a terminal cannot encode.
+_OBEYED: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""The characters that start a formula in a spreadsheet, with full-width forms (OWASP, "CSV Injection")."""
+_NUMBER: Final = re.compile(r"[+-](?:[0-9 ().,/-]+|[0-9.]+[eE][+-]?[0-9]+)")
+"""A signed number or a phone number: no letter, so it can neither call a function nor refer to a cell."""
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number and what it counts, in the singular or plural.
+
+    Args:
+        number: How many.
+        one: The words after 1. Include the verb if the count is the subject, such as "lead is".
+        many: The words after any other number. Default: `one` with an "s".
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def wrapped(text: str, width: int, hang: int = 0) -> str:
+    """Return the text with each line wrapped.
+
+    Args:
+        text: One or more lines. A continuation keeps the indent of its line.
+        width: The width of the terminal, in cells. A longer word overflows.
+        hang: Additional indent of continuations, in cells.
+    """
+    return "\n".join(_wrapped(line, width, hang) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int, hang: int) -> str:
+    if len(line) <= width:
+        return line
+    glued = _COMMAND.sub(lambda found: _glued(found[0], width), line)
+    indent = " " * (len(line) - len(line.lstrip(" ")) + hang)
+    parts = textwrap.wrap(
+        glued,
+        max(width, len(indent) + 1),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    return "\n".join(parts).replace(_GLUE, " ")
+
+
+def _glued(command: str, width: int) -> str:
+    return command.replace(" ", _GLUE) if len(command) <= width // 2 else command
+
+
+def for_terminal(text: str) -> str:
+    """Return the text without terminal control characters. Line ends and tabs stay."""
+    return _OBEYED.sub("\ufffd", text)
+
+
+def for_json(document: str) -> str:
+    """Return a JSON document with the same value that contains no terminal control characters.
+
+    Args:
+        document: JSON text. Such characters can only be inside strings, where an escape means the same.
+    """
+    return document if document.isascii() and "\x7f" not in document else _OBEYED.sub(_escape, document)
+
+
+def for_spreadsheet(text: str) -> str:
+    """Return a CSV cell that no spreadsheet evaluates: an apostrophe precedes the start of a formula.
+
+    Numbers and phone numbers stay unchanged.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
