@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stream_app.clay.client import ClayClient
+from stream_app.clay.host_check import HostCheck
 from stream_app.domain.delivery.outcome import Outcome
 
 
@@ -22,9 +23,14 @@ class Webhooks:
     """`ports.Clay` over HTTP. Calls `posted` with the destination and the outcome after each POST."""
 
     def __init__(
-        self, client: ClayClient, endpoints: Mapping[str, Endpoint], posted: Callable[[str, Outcome], None]
+        self,
+        client: ClayClient,
+        endpoints: Mapping[str, Endpoint],
+        posted: Callable[[str, Outcome], None],
+        check: HostCheck,
     ) -> None:
         self._client = client
+        self._check = check
         self._endpoints = endpoints
         self._posted = posted
 
@@ -39,3 +45,10 @@ class Webhooks:
         )
         self._posted(destination, outcome)
         return outcome
+
+    async def host_answers(self, destination: str) -> bool:
+        """Ask whether the host of the destination's webhooks answers; see `HostCheck`."""
+        endpoint = self._endpoints.get(destination)
+        if endpoint is None:  # a reload has removed it
+            return True
+        return await self._check(next(iter(endpoint.urls.values())))

@@ -103,6 +103,7 @@ class AdmissionQueue:
         self._clock = clock
         self._submit = submit
         self._alarm = alarm
+        self.on_breaker_open: Callable[[Destination], None] = lambda _: None
         self._waiters: list[Waiter] = []
         self._in_flight: dict[str, int] = {}
         self._owed: dict[tuple[str, Source], float] = {}
@@ -265,6 +266,8 @@ class AdmissionQueue:
                 hot, stall = not waiter.request.bulk, self._stall(name)
                 self._lanes[name], answer = admit(policy, lane, destination, now_ms, boot_ms, hot, stall)
         if isinstance(answer, Held):
+            if answer.reason == "breaker_open":
+                self.on_breaker_open(destination)
             return self._wait_for_stall(policy, answer, now_ms) if answer.reason == stall_detector.REASON else answer
         self._waiters.remove(waiter)
         if not waiter.request.as_dead_letter:

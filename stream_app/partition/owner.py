@@ -22,8 +22,9 @@ from stream_app.domain.policy import Plan
 from stream_app.partition.acks import AckTracker
 from stream_app.partition.bootstrap import Bootstrap
 from stream_app.partition.erasures import Erasures
+from stream_app.partition.host_watch import HostWatch
 from stream_app.partition.in_flight import PRIORITY, GiveUp, InFlight, Limiter, Recalled, Source
-from stream_app.partition.ports import Alarm, Membership, Observer, PartitionStream, StateStore
+from stream_app.partition.ports import Alarm, HostAnswers, Membership, Observer, PartitionStream, StateStore
 from stream_app.partition.table import PartitionTable
 from stream_app.partition.timeouts import NO_SOURCES, TimeoutScheduler, TimeoutSources
 from stream_app.partition.unit_of_work import UnitOfWork
@@ -41,6 +42,10 @@ Process = Callable[[ports.InFlight], Coroutine[Any, Any, None]]
 
 def _no_reload(_: str) -> CommandResult:
     return CommandResult("this program cannot reload its configuration: restart it", False, "refused")
+
+
+async def _always_answers(_: str) -> bool:
+    return True
 
 
 _UNFINISHED: Final = 4  # records for each slot in flight: those that wait for a commit or a lock are bounded too
@@ -65,6 +70,7 @@ class PartitionOwner:
         known: The sources of the fallback.
         previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.
         sources: What a callback timeout needs from outside.
+        host_answers: Asks the host of a destination.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class PartitionOwner:
         known: Known = NOTHING_KNOWN,
         previous: dict[str, Lane] | None = None,
         sources: TimeoutSources = NO_SOURCES,
+        host_answers: HostAnswers = _always_answers,
     ) -> None:
         self.number = number
         self._store, self._observer, self._alarm, self._still_member = store, observer, alarm, still_member
@@ -92,6 +99,8 @@ class PartitionOwner:
             number, plan, store, clock, observer, alarm, spacing_s, previous, self._limiter_of, self._commit_failed
         )
         self.table = PartitionTable(state.rows, state.lanes)
+        self._hosts = HostWatch(plan, state.lanes, clock, host_answers, state.admission.pump)
+        state.admission.on_breaker_open = self._hosts.note
         unavailable = partial(observer.recovering, number)
         lead = LeadPipeline(plan, state, clay, clock, known).process
         self._pipelines: dict[Source, Process] = {
@@ -139,7 +148,10 @@ class PartitionOwner:
         if await self._bootstrap.run():
             self.state.admission.open()
             await asyncio.gather(
-                self._timeouts.run(), self.state.lanes.keep_shown(self.state.submit), self._erasures.run()
+                self._timeouts.run(),
+                self.state.lanes.keep_shown(self.state.submit),
+                self._erasures.run(),
+                self._hosts.run(),
             )
 
     async def serve(self, stream: PartitionStream, source: Source) -> None:

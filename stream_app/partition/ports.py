@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from stream_app.domain.messages import CommandAnswer, LaneView, StatusEvent
 from stream_app.domain.record import ConsumedRecord, Record
+
+HostAnswers = Callable[[str], Awaitable[bool]]
+"""Asks whether the host of a destination answers at all. The request submits nothing."""
 
 
 class StateStore(Protocol):

@@ -11,6 +11,7 @@ from stream_app.clay.callback_url import CallbackUrl
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.clay.endpoints import Webhooks
+from stream_app.clay.host_check import HostCheck
 from stream_app.config import Settings
 from stream_app.config.client import egress_of
 from stream_app.config.kafka_access import connection_of
@@ -60,7 +61,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         stack.push_async_callback(view.close)
         clock, kafka_clock = SystemClock(), KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         client = await stack.enter_async_context(clay_client(settings, egress))
-        clay = Webhooks(client, configuration.endpoints, metrics.posted)
+        host_check = HostCheck(egress)
+        stack.push_async_callback(host_check.close)
+        clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         worker_cache = await stack.enter_async_context(open_cache(settings, registry, metrics))
         known = Known(worker_cache.cache, local_facts)
         timeout_sources = TimeoutSources(KafkaArchive(connection), CallbackUrl(settings.gateway.public_url, egress))
@@ -81,6 +84,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 known=known,
                 previous=previous,
                 sources=timeout_sources,
+                host_answers=clay.host_answers,
             )
 
         def refresh() -> None:

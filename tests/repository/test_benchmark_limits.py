@@ -12,8 +12,8 @@ from benchmarks.waiting import Figures
 
 MB = 2**20
 COUNTED = Counted(1_000_000, 29.0, 28.0, 100 * MB, 110 * MB)
-OUTAGE = Outage(47, 55, 0.4, 3.5, 0.98, 0)
-STEADY = Steady(1_000, 1, 0.001, 0.98)
+OUTAGE = Outage(20, 2.0, 0.97, 0)
+STEADY = Steady(1_000, 2, 0.002, 0.99)
 WAITED = Figures(60.0, [3, 120, 1_900], 147 * MB, 150 * MB, 150 * MB, 1.0, 0)
 
 
@@ -73,17 +73,17 @@ def test_what_a_lead_costs(cpu_us: float, bare_us: float, fresh_mb: float, words
     ("outage", "steady", "words"),
     [
         ({}, {}, []),
-        ({"failed_calls": 56}, {}, ["56 calls failed"]),
-        ({"recovery_s": 3.6}, {}, ["back after 3.60 s"]),
+        ({"failed_calls": 21}, {}, ["21 calls failed"]),
+        ({"recovery_s": 2.1}, {}, ["back after 2.10 s"]),
         ({"goodput": 0.969}, {}, ["goodput 96.9%"]),
         ({"dead_letters": 1}, {}, ["1 dead letters"]),
-        ({}, {"limited_share": 0.002}, ["0.20% of the calls at quota (alone)"]),
-        ({}, {"limited_share": 0.006}, ["0.60% of the calls at quota (alone)", "0.60% of the calls at quota (shared)"]),
+        ({}, {"limited_share": 0.003}, ["0.30% of the calls at quota (alone)", "0.30% of the calls at quota (shared)"]),
+        ({}, {"of_limit": 0.98}, ["98.0% of the quota (alone)", "98.0% of the quota (shared)"]),
     ],
 )
 def test_what_an_outage_costs(outage: dict[str, object], steady: dict[str, object], words: list[str]) -> None:
     seen = msgspec.structs.replace(OUTAGE, **outage), msgspec.structs.replace(STEADY, **steady)
-    found = goodput.missed({goodput.JUDGED_OUTAGE: seen[0]}, dict.fromkeys(goodput.MAX_LIMITED, seen[1]))
+    found = goodput.missed({goodput.JUDGED_OUTAGE: seen[0]}, dict.fromkeys(goodput.JUDGED_RATES, seen[1]))
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
 

@@ -20,6 +20,9 @@ WEBHOOK_PATH = "/v3/sources/webhook/{slug}"
 TOKEN_HEADER = "x-clay-webhook-auth"
 READ_AT_MOST_BYTES = 16_000_000
 
+_OF_HOST = frozenset({"status_before", "reset_before_accept", "hang_after_read"})
+"""Faults that are an outage: unless they name a workspace or a webhook, nothing on the host answers well."""
+
 # The ledger's status of a fault that answers without one.
 _NO_STATUS = {
     "reset_before_accept": "reset",
@@ -56,6 +59,7 @@ class Inbound:
         self._ledger = ledger
         self._start = start
         self._stopping = stopping
+        self._roots = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         at_ms = now_ms()
@@ -79,6 +83,14 @@ class Inbound:
         self._accept(webhook, arrival, fault)
         answer = answers.accepted(len(body or b""))
         return answer if fault is None else await self._answer_as(fault, request, answer)
+
+    async def handle_root(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /` and `HEAD /`, which submit nothing: 404, or as a fault of the whole host requires."""
+        self._roots += 1
+        fault = self._timeline.request_fault("", "", "", self._roots)
+        if fault is None or fault.kind not in _OF_HOST:
+            return answers.refused(404, {})
+        return await self._answer_as(fault, request, answers.refused(fault.status or 500, {}))
 
     def _arrival(self, request: web.Request, at_ms: int, body: bytes | None) -> Arrival:
         script = self._world.script

@@ -76,6 +76,7 @@ class Simulator:
         ControlApi(self).add_routes(app)
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
+            app.router.add_get("/", self._root)
             app.on_shutdown.append(self._close_clay)  # before connections close: it ends the requests that hang in them
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
@@ -88,6 +89,9 @@ class Simulator:
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
         return await self.clay.inbound.handle(request)
+
+    async def _root(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.inbound.handle_root(request)
 
     async def _close_clay(self, _: web.Application) -> None:
         await self.clay.close()

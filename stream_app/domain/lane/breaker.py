@@ -1,8 +1,12 @@
-"""The circuit breaker: stops calls while Clay fails, then tests recovery with a few probes.
+"""The circuit breaker: stops calls while Clay fails, then tests recovery with single probes.
 
 Every call carries the Permit that admitted it. The epoch of the breaker grows each time it opens. So a result of a call
 from before is recognised as late (`is_late`) and has no effect. Poison and 429 say nothing about Clay's health: the
 caller reports no result for them, only `release_probe` if the call was a probe.
+
+Each probe is a lead that may fail. So while the breaker is open, the caller asks Clay's host with a request that
+submits nothing (`host_checked`). A host that does not answer makes probes rarer. Once it answers again, a probe is due
+at once, because this does not prove that the webhook answers too.
 
 The mode is independent of the state. `auto` obeys the state. `shadow` runs it and admits every call. `open` and
 `closed` are forced by an operator and leave the state unchanged.
@@ -28,8 +32,8 @@ _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 class BreakerPolicy(msgspec.Struct, frozen=True):
     """When to open, for how long, and how to probe.
 
-    The open time is `open_share` of the outage so far, between `open_s` and `open_cap_s`. So an outage is prolonged by
-    that share at most and costs few calls.
+    The open time is `open_share` of the outage so far, between `open_s` and `open_cap_s`. It is twice as long while
+    Clay's host does not answer, up to `open_cap_s`.
 
     Attributes:
         mode: `shadow` decides and reports, and holds nothing.
@@ -43,7 +47,7 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
         open_cap_s: Longest open time.
         jitter: The open time is shortened by up to this share.
         healthy_s: An outage is over when the breaker was closed for so long.
-        probes: Probes in flight while it is half open.
+        probes: Most probes in flight while it is half open.
         probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
         successes_to_close: Successful probes that close it.
     """
@@ -54,12 +58,12 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
     slow_call_s: float = 10.0
     min_calls: int = 20
     consecutive_failures: int = 5
-    open_s: float = 3.0
+    open_s: float = 5.0
     open_share: float = 0.05
     open_cap_s: float = 60.0
-    jitter: float = 0.2
+    jitter: float = 0.1
     healthy_s: float = 300.0
-    probes: int = 2
+    probes: int = 1
     probe_lease_s: float = 120.0
     successes_to_close: int = 3
 
@@ -92,6 +96,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
         successes: Successful probes.
         leases: Probes in flight.
         next_lease: The number of the next probe.
+        host_down: True if Clay's host did not answer the last check of this outage.
     """
 
     phase: Phase = "closed"
@@ -104,6 +109,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     successes: int = 0
     leases: tuple[Lease, ...] = ()
     next_lease: int = 0
+    host_down: bool = False
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -205,6 +211,15 @@ def release_probe(state: Breaker, permit: Permit) -> Breaker:
     return state if len(leases) == len(state.leases) else msgspec.structs.replace(state, leases=leases)
 
 
+def host_checked(policy: BreakerPolicy, state: Breaker, answers: bool, now_ms: int) -> Breaker:
+    """Return the breaker after a check whether Clay's host answers. It changes only when an open breaker probes."""
+    if state.phase != "open" or state.cause == "forced" or answers != state.host_down:
+        return state
+    until_ms = now_ms if answers else state.until_ms + (state.until_ms - state.since_ms)
+    until_ms = no_later(until_ms, now_ms, _longest_ms(policy))
+    return msgspec.structs.replace(state, host_down=not answers, until_ms=until_ms)
+
+
 def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
     """Return the breaker after an operator forced it. Calls in flight become late."""
     cause: Cause = "forced" if mode == "open" else ""
@@ -227,7 +242,7 @@ def outage_text(outage: Outage) -> str:
 
 def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
     if state.phase == "open":
-        until_ms = no_later(state.until_ms, now_ms, int(policy.open_cap_s * 1000))
+        until_ms = no_later(state.until_ms, now_ms, _longest_ms(policy))
         if now_ms < until_ms:
             kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
             return kept, Wait(until_ms)
@@ -238,6 +253,7 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
             cause=state.cause,
             outage_ms=state.outage_ms,
             next_lease=state.next_lease,
+            host_down=state.host_down,
         )
     return _probe(policy, state, now_ms)
 
@@ -287,5 +303,19 @@ def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, ra
     outage_ms = now_ms if healthy or not state.outage_ms else state.outage_ms
     share_s = policy.open_share * (now_ms - outage_ms) / 1000
     open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - policy.jitter * rand)
-    until_ms = now_ms + int(open_s * 1000)
-    return Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=state.next_lease)
+    host_down = state.host_down and state.phase == "half_open"
+    until_ms = now_ms + min(_longest_ms(policy), int(open_s * 1000) * (2 if host_down else 1))
+    return Breaker(
+        phase="open",
+        epoch=state.epoch + 1,
+        since_ms=now_ms,
+        until_ms=until_ms,
+        cause=cause,
+        outage_ms=outage_ms,
+        next_lease=state.next_lease,
+        host_down=host_down,
+    )
+
+
+def _longest_ms(policy: BreakerPolicy) -> int:
+    return int(policy.open_cap_s * 1000)

@@ -85,6 +85,12 @@ def lifted(lane: Lane) -> Lane:
     return lane
 
 
+def host_checked(policy: Workspace, lane: Lane, answers: bool, now_ms: int) -> Lane:
+    """Return the lane after a check whether Clay's host answers. Only an open breaker uses the check."""
+    after = breaker.host_checked(policy.breaker, lane.breaker, answers, now_ms)
+    return lane if after is lane.breaker else msgspec.structs.replace(lane, breaker=after)
+
+
 def take_over(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
     """Return the lane for its new owner: no tokens, because the previous owner may have spent them just now.
 

@@ -1,5 +1,8 @@
 """The breaker: against a plain model under any order of calls, results, crashes and clock steps."""
 
+import math
+import random
+
 import msgspec
 import pytest
 from hypothesis import settings
@@ -84,6 +87,8 @@ class BreakerMachine(RuleBasedStateMachine):
             self.outage_ms = self.now_ms
         share_ms = POLICY.open_share * (self.now_ms - self.outage_ms)
         longest_ms = min(POLICY.open_cap_s * 1000, max(POLICY.open_s * 1000, share_ms))
+        if self.state.host_down:
+            longest_ms = min(POLICY.open_cap_s * 1000, 2 * longest_ms)
         assert 0.8 * longest_ms - 1 <= self.state.until_ms - self.now_ms <= longest_ms
 
     @precondition(lambda self: self.state.phase == "closed" and self.mode in ("auto", "shadow"))
@@ -95,6 +100,15 @@ class BreakerMachine(RuleBasedStateMachine):
         assert self.state.phase == "open"
         self._phase_changes(before)
         self.now_ms = self.state.until_ms
+
+    @rule(answers=st.booleans())
+    def host_is_checked(self, answers: bool) -> None:
+        before = self.state
+        self.state = breaker.host_checked(POLICY, before, answers, self.now_ms)
+        assert (self.state.phase, self.state.epoch) == (before.phase, before.epoch), "it proves nothing"
+        if self.state is not before:
+            assert before.phase == "open"
+            assert self.state.until_ms <= self.now_ms + POLICY.open_cap_s * 1000
 
     @rule(step_ms=st.one_of(st.integers(0, 60_000), st.just(30_000)))
     def time_passes(self, step_ms: int) -> None:
@@ -241,6 +255,74 @@ def test_it_is_open_for_a_share_of_the_outage_so_far_up_to_its_cap() -> None:
         state = breaker.on_result(POLICY, state, probe, "failure", QUIET, now_ms, 0.0)
     assert waits == [5_000, 5_000, 5_000, 7_500, 11_250, 16_875, 25_312, 37_968]
     assert state.until_ms - now_ms == 40_000
+
+
+def test_a_host_that_does_not_answer_makes_probes_rarer_and_one_that_answers_again_makes_one_due() -> None:
+    state = _fail(Breaker())
+    assert breaker.host_checked(POLICY, state, True, NOW_MS + 100) is state, "only the webhook is ill"
+    state = breaker.host_checked(POLICY, state, False, NOW_MS + 1_000)
+    assert state.until_ms == NOW_MS + 10_000
+    assert breaker.host_checked(POLICY, state, False, NOW_MS + 2_000) is state
+    again, probe = _probe(state, NOW_MS + 10_000)
+    again = breaker.on_result(POLICY, again, probe, "failure", QUIET, NOW_MS + 10_000, 0.0)
+    assert again.until_ms == NOW_MS + 20_000, "it is still down"
+    back = breaker.host_checked(POLICY, again, True, NOW_MS + 12_000)
+    assert back.until_ms == NOW_MS + 12_000
+    back, probe = _probe(back, NOW_MS + 12_000)
+    back = breaker.on_result(POLICY, back, probe, "failure", QUIET, NOW_MS + 12_000, 0.0)
+    assert back.until_ms == NOW_MS + 12_000 + 6_000, "the host says nothing about the webhook"
+
+
+@pytest.mark.parametrize("phase", ["closed", "half_open", "forced"])
+def test_a_check_of_the_host_changes_nothing_but_an_open_breaker(phase: str) -> None:
+    state = Breaker()
+    if phase == "half_open":
+        state, _ = _probe(_fail(state), NOW_MS + 5_000)
+    elif phase == "forced":
+        state = breaker.forced(state, "open", NOW_MS)
+    for answers in (False, True):
+        assert breaker.host_checked(POLICY, state, answers, NOW_MS + 6_000) is state
+
+
+class Outage:
+    """An outage of Clay at 8 leads a second: what it costs, and when the first lead is taken after it."""
+
+    def __init__(self, lasts_s: float, host_answers: bool, latency_ms: int, seed: int) -> None:
+        policy, chance = BreakerPolicy(), random.Random(seed)
+        self.wasted, self.back_s = 0, math.inf
+        state, now_ms, ends_ms = Breaker(), NOW_MS, NOW_MS + int(lasts_s * 1000)
+        check_ms, answered = NOW_MS, list[tuple[int, Permit, bool]]()
+        while (now_ms < ends_ms + 20_000 and state.phase != "closed") or now_ms < ends_ms:
+            while answered and answered[0][0] <= now_ms:
+                _, permit, ok = answered.pop(0)
+                verdict: breaker.Verdict = "ok" if ok else "failure"
+                state = breaker.on_result(policy, state, permit, verdict, QUIET, now_ms, chance.random())
+            if now_ms >= check_ms:
+                check_ms += 1_000
+                state = breaker.host_checked(policy, state, host_answers or now_ms >= ends_ms, now_ms)
+            state, answer = breaker.permit(policy, state, now_ms)
+            if isinstance(answer, Permit):
+                ok = now_ms >= ends_ms
+                self.wasted += not ok
+                self.back_s = min(self.back_s, (now_ms - ends_ms) / 1000) if ok else self.back_s
+                answered.append((now_ms + latency_ms, answer, ok))
+            now_ms += 125
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("latency_ms", [50, 300])
+def test_an_outage_of_the_host_wastes_few_calls_and_ends_within_two_seconds(latency_ms: int, seed: int) -> None:
+    for lasts_s in (3.0, 12.0, 60.0, 61.7):
+        outage = Outage(lasts_s, False, latency_ms, seed)
+        assert outage.wasted <= 5 + 3 + lasts_s / 9
+        assert outage.back_s <= 1.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_outage_of_the_webhook_alone_is_found_by_probes_only(seed: int) -> None:
+    outage = Outage(60.0, True, 100, seed)
+    assert outage.wasted <= 20
+    assert outage.back_s <= 5.0
 
 
 def test_an_outage_goes_on_until_it_was_closed_for_long_enough() -> None:

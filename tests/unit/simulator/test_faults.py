@@ -197,3 +197,17 @@ async def test_share_is_drawn_anew_for_each_try_of_a_lead(start: Start) -> None:
     assert 80 < hits < 160
     assert all(200 in tries for tries in statuses if tries.count(500) < 4)
     assert sum(200 in tries for tries in statuses) > 90
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [("status = 503", 503), ('status = 503\nworkspace = "acme"', 404), ('status = 503\nwebhook = "acme--crm"', 404)],
+)
+async def test_a_fault_of_the_whole_host_also_answers_requests_that_submit_nothing(
+    start: Start, more: str, status: int
+) -> None:
+    bench = await start(fault("status_before", more))
+    for method in ("HEAD", "GET"):
+        async with aiohttp.ClientSession() as session, session.request(method, f"{bench.sim.url}/") as answer:
+            assert answer.status == status
+    assert await bench.lines("kind=request") == [], "it is no call"
