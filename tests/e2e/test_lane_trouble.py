@@ -20,7 +20,9 @@ SLOW_MACHINE_MS = 3_000
 async def test_an_outage_costs_few_calls_and_no_lead(kafka: Broker, namespace: str, kind: str) -> None:
     """A minute without Clay's host at 8 a second: the host is asked each second, a lead goes every ten."""
     for_s = 60.0
-    async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[delivery]\nmax_attempts = 2") as line:
+    async with Fleet(
+        kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[delivery]\nmax_attempts = 2"
+    ) as line:
         await line.publish(line.leads(300))
         line.join()
         await line.until(lambda: line.last()["accepted"] >= 10, 40, "it is under way")
@@ -42,7 +44,9 @@ async def test_an_outage_costs_few_calls_and_no_lead(kafka: Broker, namespace: s
 @pytest.mark.long
 async def test_an_outage_of_one_webhook_costs_few_calls_and_no_lead(kafka: Broker, namespace: str) -> None:
     """The host answers meanwhile, so only a probe can show the end: one after 4.5 to 5 s each."""
-    async with Fleet(kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[delivery]\nmax_attempts = 2") as line:
+    async with Fleet(
+        kafka.bootstrap, namespace, 1, rate_per_s=8, burst=10, config="[delivery]\nmax_attempts = 2"
+    ) as line:
         await line.publish(line.leads(300))
         line.join()
         await line.until(lambda: line.last()["accepted"] >= 10, 40, "it is under way")
