@@ -69,8 +69,8 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
         limited_ms: The last 429, epoch ms.
         sent: What Clay took since then.
         idle: True if the lane had nothing to send for a time since then.
-        taken: What Clay took between 429s, each interval counting half of the next one.
-        taken_ms: The time in which it flowed into Clay's bucket, in the same measure.
+        accepted: What Clay took between 429s, each interval counting half of the next one.
+        accepted_ms: The time in which it flowed into Clay's bucket, in the same measure.
     """
 
     tokens: float = 0.0
@@ -83,8 +83,8 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
     limited_ms: int = 0
     sent: int = 0
     idle: bool = False
-    taken: float = 0.0
-    taken_ms: float = 0.0
+    accepted: float = 0.0
+    accepted_ms: float = 0.0
 
 
 def problems(policy: RatePolicy) -> list[str]:
@@ -163,12 +163,12 @@ def on_429(
     rate_per_s = current(policy, state)
     spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
     kept_per_s, limit_per_s = rate_per_s * (1.0 if spared else policy.decrease), _NEAR * rate_per_s
-    taken, taken_ms = state.taken, state.taken_ms
+    accepted, accepted_ms = state.accepted, state.accepted_ms
     inflow_per_s = _inflow(policy, state, now_ms)
     if inflow_per_s:
         sent = state.sent - 1
-        taken, taken_ms = _MEMORY * taken + sent, _MEMORY * taken_ms + 1000 * sent / inflow_per_s
-        kept_per_s, limit_per_s = max(kept_per_s, inflow_per_s), 1000 * taken / taken_ms
+        accepted, accepted_ms = _MEMORY * accepted + sent, _MEMORY * accepted_ms + 1000 * sent / inflow_per_s
+        kept_per_s, limit_per_s = max(kept_per_s, inflow_per_s), 1000 * accepted / accepted_ms
     kept_per_s = max(policy.floor_per_s, min(rate_per_s, kept_per_s))
     return Rate(
         tokens=0.0,
@@ -178,8 +178,8 @@ def on_429(
         run=run,
         limit_per_s=limit_per_s,
         limited_ms=now_ms,
-        taken=taken,
-        taken_ms=taken_ms,
+        accepted=accepted,
+        accepted_ms=accepted_ms,
     )
 
 
@@ -233,4 +233,4 @@ def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     )
     if not more.cut_per_s or current(policy, more) < policy.rate_per_s:
         return more
-    return msgspec.structs.replace(more, cut_per_s=0.0, limit_per_s=0.0, taken=0.0, taken_ms=0.0)
+    return msgspec.structs.replace(more, cut_per_s=0.0, limit_per_s=0.0, accepted=0.0, accepted_ms=0.0)
