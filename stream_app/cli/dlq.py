@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, on_kafka, say, show, show_json, with_actions
 from stream_app.cli.files import private_file
-from stream_app.cli.options import SOURCES, WHICH, Positive, Source, Which, iso
+from stream_app.cli.options import SOURCES, WHICH, Positive, Which, iso
 from stream_app.cli.progress import reading
 from stream_app.cli.sending import affordable, send_back, show_prices
 from stream_app.cli.tables import Column, Table, show_table
@@ -23,7 +23,7 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.replay import inspect
 from stream_app.replay.edit import check, sendable
-from stream_app.replay.plan import Chosen, check_filter, survey, topic_of
+from stream_app.replay.plan import Chosen, Source, survey, topic_of
 from stream_app.replay.select import Edit, Operator, Sent
 
 From = Annotated[Source, Parameter(name="--from")]
@@ -47,9 +47,9 @@ def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = C
         source: which topic
     """
     settings = common.settings()
-    check_filter(settings, source, which.filter)
+    wanted = which.checked(settings, source)
     with reading("counting dead letters") as progress:
-        tally = on_kafka(settings, "dlq", inspect.count(settings, source, which.filter, progress))
+        tally = on_kafka(settings, "dlq", inspect.count(settings, source, wanted, progress))
     if common.json:
         show_json(_document(tally))
     else:
@@ -89,9 +89,9 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
         limit: at most N
     """
     settings = common.settings()
-    check_filter(settings, source, which.filter)
+    wanted = which.checked(settings, source)
     with reading("reading dead letters") as progress:
-        work = inspect.newest(settings, source, which.filter, limit, progress)
+        work = inspect.newest(settings, source, wanted, limit, progress)
         found, matching = on_kafka(settings, "dlq", work)
     if common.json:
         show_json({"dead_letters": found, "matching": matching})
@@ -158,9 +158,9 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
     settings = common.settings()
     if common.json and str(file) == "-":
         raise SettingsError(["--json reports on the output file; to write JSON Lines to stdout, leave out --json"])
-    check_filter(settings, source, which.filter)
+    wanted = which.checked(settings, source)
     with private_file(file) as out, reading("exporting dead letters") as progress:
-        work = inspect.export(settings, source, which.filter, out, progress)
+        work = inspect.export(settings, source, wanted, out, progress)
         lines, left_out = on_kafka(settings, "dlq export", work)
     if common.json:
         show_json({"dead_letters": lines, "suppressed": left_out, "file": str(file)})

@@ -9,10 +9,11 @@ from typing import Annotated, Final, Literal
 from cyclopts import Group, Parameter, validators
 
 from stream_app.cli.base import WHOLE, Common, Whole
+from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.errors import SettingsError
+from stream_app.replay.plan import Source, check_filter
 
-Source = Literal["dlq", "parked", "deferred"]
 Positive = Annotated[Whole, Parameter(validator=validators.Number(gte=1))]
 Workspace = Annotated[str | None, Parameter(metavar="NAME")]
 Map = Annotated[tuple[str, ...], Parameter(metavar="FIELD=COLUMN")]
@@ -50,9 +51,19 @@ class Which:
     older_than: Annotated[timedelta | None, Parameter(validator=_is_past)] = None
     """such as 30m, 2h or 7d"""
 
+    def checked(self, settings: Settings, source: Source) -> Filter:
+        """Return the filter that these options describe, as of now.
+
+        Raises:
+            SettingsError: It contradicts itself, or names something that the configuration does not have.
+        """
+        wanted = self.filter
+        check_filter(settings, source, wanted)
+        return wanted
+
     @property
     def filter(self) -> Filter:
-        """The filter that these options describe, as of now."""
+        """The filter, not checked."""
         ends = [ms(self.until)] if self.until else []
         if self.older_than is not None:
             ends.append(int((time.time() - self.older_than.total_seconds()) * 1000))

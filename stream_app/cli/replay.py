@@ -22,7 +22,7 @@ from stream_app.cli.base import (
     show_json,
     with_actions,
 )
-from stream_app.cli.options import WHICH, Source, Which, iso, login_name, mapping_of, ms
+from stream_app.cli.options import WHICH, Which, iso, login_name, mapping_of, ms
 from stream_app.cli.processes import LogFormat, run_process
 from stream_app.cli.progress import reading
 from stream_app.cli.sending import PerSecond, affordable, send_back, show_prices
@@ -37,7 +37,7 @@ from stream_app.domain.record import ConsumedRecord
 from stream_app.domain.text import count
 from stream_app.replay import rewind as offsets
 from stream_app.replay.edit import EditError, Transform, changes, from_mapping, from_patch, sendable, transformed
-from stream_app.replay.plan import Chosen, check_filter, reader_of, survey, topic_of
+from stream_app.replay.plan import Chosen, Source, reader_of, survey, topic_of
 from stream_app.replay.select import Edit, Operator, dead_letters_at, unchanged
 
 _SHOWN: Final = 3
@@ -117,8 +117,8 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
       stream-app replay plan --status 503 --destination people
     """
     settings = selection.settings()
-    check_filter(settings, selection.source, which.filter)
-    priced, _ = on_kafka(settings, "replay plan", _survey(settings, which, selection))
+    wanted = which.checked(settings, selection.source)
+    priced, _ = on_kafka(settings, "replay plan", _survey(settings, wanted, selection))
     if selection.json:
         show_json(_document(priced))
     else:
@@ -136,8 +136,8 @@ def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
       stream-app replay select --reason http_503 --limit 1000 --rate 4
     """
     settings = sending.settings()
-    check_filter(settings, sending.source, which.filter)
-    return on_kafka(settings, "replay select", _select(settings, which, sending, None, values=False))
+    wanted = which.checked(settings, sending.source)
+    return on_kafka(settings, "replay select", _select(settings, wanted, sending, None, values=False))
 
 
 @app.command(sort_key=2)
@@ -148,9 +148,9 @@ def redrive(*, which: Which = WHICH, sending: Redrive = _REDRIVE) -> int:
       stream-app replay redrive --disposition poison --from dlq --map email=mail
     """
     settings = sending.settings()
-    check_filter(settings, sending.source, which.filter)
+    wanted = which.checked(settings, sending.source)
     transform = _transform(sending)
-    return on_kafka(settings, "replay redrive", _select(settings, which, sending, transform, values=sending.value))
+    return on_kafka(settings, "replay redrive", _select(settings, wanted, sending, transform, values=sending.value))
 
 
 @app.command(sort_key=3)
@@ -256,10 +256,10 @@ def _set_pause(common: Common, by: str | None, why: str) -> int:
 
 
 async def _select(
-    settings: Settings, which: Which, sending: Sending, transform: Transform | None, *, values: bool
+    settings: Settings, wanted: Filter, sending: Sending, transform: Transform | None, *, values: bool
 ) -> int:
     async with Operator(settings) as operator:
-        priced, chosen = await _survey(settings, which, sending, edited=transform is not None)
+        priced, chosen = await _survey(settings, wanted, sending, edited=transform is not None)
         if not sending.json:
             _show(priced)
         if not priced.go:
@@ -286,11 +286,11 @@ async def _select(
 
 
 async def _survey(
-    settings: Settings, which: Which, selection: Selection, *, edited: bool = False
+    settings: Settings, wanted: Filter, selection: Selection, *, edited: bool = False
 ) -> tuple[PricedPlan, Chosen]:
     with reading("reading dead letters and rows") as progress:
         return await survey(
-            *(settings, selection.source, which.filter, progress),
+            *(settings, selection.source, wanted, progress),
             uncertain=selection.uncertain,
             limit=selection.limit,
             rate_per_s=selection.rate,

@@ -9,13 +9,12 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from stream_app.cli.base import say, show, show_json
-from stream_app.cli.options import Source
 from stream_app.cli.progress import reading
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.headers import WorkspaceKeys
 from stream_app.domain.dead_letter.pricing import Price, PricedPlan, too_dear
 from stream_app.domain.text import count
-from stream_app.replay.plan import Chosen, reader_of, topic_of
+from stream_app.replay.plan import Chosen, Source, reader_of, topic_of
 from stream_app.replay.select import Edit, Operator, Sent, dead_letters_at
 
 PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]

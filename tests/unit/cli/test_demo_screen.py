@@ -18,8 +18,8 @@ def scene() -> Scene:
     """Five records of six were taken; one lane waits, one is healthy."""
     seen = Scene()
     seen.published = 6
-    told: tuple[tuple[str, Status], ...] = (("a", "enriched"), ("b", "enriched"), ("c", "dead_lettered"))
-    for number, (lead_id, status) in enumerate((*told, ("d", "accepted"), ("c", "replayed"), ("e", "parked"))):
+    events: tuple[tuple[str, Status], ...] = (("a", "enriched"), ("b", "enriched"), ("c", "dead_lettered"))
+    for number, (lead_id, status) in enumerate((*events, ("d", "accepted"), ("c", "replayed"), ("e", "parked"))):
         seen.on_event(StatusEvent(f"{number}", lead_id, status, 1, 0, f"leads/0/{lead_id}", "alder", "people"))
     why = "the circuit breaker is half_open"
     seen.on_lane(LaneView("alder", 0, 0, "half_open", "insufficient_data", 0, 4.5, text=why, credits_spent_day=12))

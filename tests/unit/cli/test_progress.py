@@ -56,7 +56,7 @@ def test_elsewhere_than_on_a_terminal_it_is_a_line_now_and_then(
     ]
 
 
-def test_of_a_pipe_nobody_knows_the_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_has_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as source, os.fdopen(write, "wb"), reading_rows(source) as show:
         clock.now_s = 110.0
