@@ -57,7 +57,7 @@ def test_only_histories_that_begin_with_an_input_record_are_leads() -> None:
 
 
 @pytest.mark.parametrize("schedule", [*bases(), CORRECTED, *map(drawn, range(24))], ids=lambda schedule: schedule.name)
-def test_they_balance_at_every_moment(schedule: Schedule) -> None:
+def test_the_books_balance_at_every_moment(schedule: Schedule) -> None:
     """Also in the middle of crashes, freezes and rebalances."""
     world = World(schedule)
     told, commits = world._on_commit, 0  # the hook that World sets is not otherwise to be reached
@@ -96,7 +96,7 @@ def test_the_two_counts_are_the_same_where_histories_have_rows() -> None:
     assert report.statuses["accepted"].records > 0
 
 
-def test_what_was_sent_again_by_policy_is_counted_as_a_possible_double_spend() -> None:
+def test_a_resend_by_policy_is_counted_as_a_possible_double_spend() -> None:
     tape = simulated(next(base for base in bases() if base.name == "unsure"))
     again = [event.workspace for _, _, event in tape.events() if event.reason == RESEND]
     assert tape.close().possible_doubles == Counter(again)
@@ -174,7 +174,7 @@ def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
     assert any("the lane has no row" in problem.what for problem in tape.close(limit=1000).problems)
 
 
-def test_what_cannot_be_read_is_named_by_its_own_place(tape: Tape) -> None:
+def test_an_unreadable_record_is_named_by_its_own_id(tape: Tape) -> None:
     log = tape.log(tape.plan.topics.status, 0)
     for value in (b"\xff", b"[]", b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'):
         log.append(ConsumedRecord(tape.plan.topics.status, 0, 9_000_000, b"x", value))
@@ -188,7 +188,7 @@ def test_what_cannot_be_read_is_named_by_its_own_place(tape: Tape) -> None:
 # ------------------------------------------------------------------------------------------- the rest of the rules
 
 
-def test_records_that_nobody_took_yet_wait(tape: Tape) -> None:
+def test_unread_records_wait(tape: Tape) -> None:
     before = tape.close()
     names = tape.plan.topics
     for topic in (names.leads, names.bulk, names.retry):

@@ -30,7 +30,7 @@ def good(document: dict[str, Any] | str) -> Callback:
     return found
 
 
-def test_a_plain_one() -> None:
+def test_a_plain_callback_is_read() -> None:
     found = good(GOOD | {"title": "CEO", "status": "enriched", "credits": 7, "actions": 2, "attempt": 2})
     assert found.fields == {"email": "ada@example.com", "title": "CEO"}
     assert (found.lead_id, found.workspace, found.destination, found.at_ms) == ("crm-17", "acme", "people", AT_MS)
@@ -40,13 +40,13 @@ def test_a_plain_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["fields", "data"])
-def test_results_may_stand_in_an_object(name: str) -> None:
+def test_results_may_be_nested_in_an_object(name: str) -> None:
     found = good(GOOD | {name: {"title": "CEO", "phone": ""}})
     assert found.fields == {"email": "ada@example.com", "title": "CEO"}
     assert good(GOOD | {name: "a column of that name"}).fields[name] == "a column of that name"
 
 
-def test_what_is_only_echoed_is_no_result() -> None:
+def test_echoed_fields_are_not_results() -> None:
     echoed = {"callback_url": "https://x", "workspace": "acme", "destination": "people", "_clay_meta": {"table": "P"}}
     assert good(GOOD | echoed).fields == {"email": "ada@example.com"}
     assert (
@@ -54,7 +54,7 @@ def test_what_is_only_echoed_is_no_result() -> None:
     )
 
 
-def test_blank_is_nothing_and_text_stays_text() -> None:
+def test_blank_values_are_dropped_and_text_stays_text() -> None:
     found = good(GOOD | {"a": "", "b": None, "c": "42", "d": 42, "e": False, "f": " ", "g": 0})
     assert found.fields == {"email": "ada@example.com", "c": "42", "d": 42, "e": False, "f": " ", "g": 0}
 
@@ -78,7 +78,7 @@ def test_blank_is_nothing_and_text_stays_text() -> None:
         ("9" * 400, None),
     ],
 )
-def test_numbers_come_as_text_too(said: object, number: int | None) -> None:
+def test_numbers_may_be_text(said: object, number: int | None) -> None:
     found = good(GOOD | {"credits": said, "actions": said, "attempt": said})
     assert (found.credits, found.actions, found.attempt) == (number, number, number or 1)
     assert good(GOOD | {"credits_used": said}).credits == number
@@ -102,11 +102,11 @@ def test_numbers_come_as_text_too(said: object, number: int | None) -> None:
         ({"error": " "}, "enriched"),
     ],
 )
-def test_the_outcome(said: dict[str, Any], outcome: str) -> None:
+def test_the_outcome_of_a_callback_follows_from_its_fields(said: dict[str, Any], outcome: str) -> None:
     assert good(GOOD | said).outcome == outcome
 
 
-def test_why_it_failed_holds_no_personal_data() -> None:
+def test_the_reason_of_a_failure_contains_no_personal_data() -> None:
     found = good(
         GOOD | {"name": "Ada Lovelace", "status": "error", "error": "ADA LOVELACE <ada@example.com>: limit hit"}
     )
@@ -133,7 +133,7 @@ def test_the_same_content_has_the_same_id() -> None:
     assert later.id == one.id
 
 
-def test_broken_json_is_mended_and_marked() -> None:
+def test_broken_json_is_repaired_and_marked() -> None:
     found = good('{"lead_id": "crm-17", "note": "they said "call me back" twice", "credits": }')
     assert found.repaired
     assert found.fields == {"note": 'they said "call me back" twice'}
@@ -179,7 +179,7 @@ def test_a_byte_order_mark_and_an_id_of_digits() -> None:
         ('{"lead_id": "a", "x": "\\ud800"}', "not_json", ""),
     ],
 )
-def test_what_is_refused(body: str | bytes, code: str, says: str) -> None:
+def test_bodies_that_are_refused_name_the_reason(body: str | bytes, code: str, says: str) -> None:
     found = callback(body)
     assert isinstance(found, BadBody)
     assert found.code == code
@@ -199,7 +199,7 @@ def test_a_callback_has_a_bounded_number_of_fields(nested: bool) -> None:
         assert refused.code == "too_many_fields"
 
 
-def test_who_a_body_is_about_is_read_without_the_rest_of_it() -> None:
+def test_the_lead_of_a_body_is_read_without_its_other_fields() -> None:
     rest = {"fields": [[]] * 1_000, "n": 10**30, "text": "x" * 1_000}
     body = read_body(json.dumps(GOOD | rest).encode())
     assert isinstance(body, Body)
@@ -210,7 +210,7 @@ def test_who_a_body_is_about_is_read_without_the_rest_of_it() -> None:
     assert long.costly
 
 
-def test_of_two_members_of_one_name_the_one_that_is_verified_counts() -> None:
+def test_of_duplicate_members_the_verified_one_counts() -> None:
     twice = '{"lead_id": "crm-1", "lead_id": "crm-2", "callback_token": "a", "callback_token": "b"}'
     body = read_body(twice.encode())
     assert isinstance(body, Body)
@@ -218,7 +218,7 @@ def test_of_two_members_of_one_name_the_one_that_is_verified_counts() -> None:
     assert good(twice).lead_id == "crm-2"
 
 
-def test_broken_json_says_who_it_is_about_or_is_refused() -> None:
+def test_broken_json_is_refused_if_its_lead_cannot_be_read() -> None:
     body = read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}')
     assert isinstance(body, Body)
     assert (body.lead_id, body.token, body.broken, body.costly) == ("crm-17", "t", True, True)
@@ -238,7 +238,7 @@ def test_broken_json_says_who_it_is_about_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize("lead_id", ["17", '"17"'])
-def test_a_mended_body_is_about_the_lead_that_was_verified(lead_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repaired_body_is_about_the_verified_lead(lead_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = f'{{"lead_id": {lead_id}, "note": "a "b" c"}}'
     assert good(broken).lead_id == "17"
     monkeypatch.setattr(callback_body, "repair", lambda _: '{"lead_id": "18"}')
@@ -247,7 +247,7 @@ def test_a_mended_body_is_about_the_lead_that_was_verified(lead_id: str, monkeyp
     assert refused.code == "not_json"
 
 
-def test_large_broken_json_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_broken_json_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(callback_body, "repair", lambda text: sizes.append(len(text)))
     for size in (1_000, 65_000, 70_000, 250_000):
@@ -274,7 +274,7 @@ documents = st.recursive(
 
 
 @given(documents, st.booleans())
-def test_any_json_is_a_callback_or_a_reason(document: object, whole: bool) -> None:
+def test_any_json_gives_a_callback_or_a_reason(document: object, whole: bool) -> None:
     if isinstance(document, dict) and not whole:
         document["lead_id"] = "crm-17"
     found = callback(json.dumps(document))
@@ -286,5 +286,5 @@ def test_any_json_is_a_callback_or_a_reason(document: object, whole: bool) -> No
 
 
 @given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: ('{"lead_id":"a",' + text).encode())))
-def test_any_bytes_are_a_callback_or_a_reason(raw: bytes) -> None:
+def test_any_bytes_give_a_callback_or_a_reason(raw: bytes) -> None:
     assert callback(raw)

@@ -20,19 +20,19 @@ texts = st.text(max_size=20)
 leads = st.tuples(texts, texts, texts)
 
 
-def test_a_lead_s_token_is_good_for_it() -> None:
+def test_a_token_is_valid_for_its_lead() -> None:
     token = sign(KEYS, *LEAD)
     assert verify(KEYS, token, *LEAD) == Verified(KEYS.first, "")
     assert token.startswith(f"{KEYS.first}.")
     assert token.count(".") == 1
 
 
-def test_a_forced_lead_s_token_says_which_record_it_is_for() -> None:
+def test_the_token_of_a_forced_lead_names_its_record() -> None:
     token = sign(KEYS, *LEAD, ORIGIN)
     assert verify(KEYS, token, *LEAD) == Verified(KEYS.first, ORIGIN)
 
 
-def test_the_origin_is_under_the_mac() -> None:
+def test_the_mac_covers_the_origin() -> None:
     mac, other = sign(KEYS, *LEAD, ORIGIN), sign(KEYS, *LEAD, "leads/3/9999")
     forged = ".".join([*mac.split(".")[:2], other.split(".")[2]])
     assert verify(KEYS, forged, *LEAD) == "mismatch"
@@ -40,7 +40,7 @@ def test_the_origin_is_under_the_mac() -> None:
     assert verify(KEYS, f"{sign(KEYS, *LEAD)}.", *LEAD) == "mismatch"
 
 
-def test_keys_are_rotated() -> None:
+def test_a_token_of_a_listed_old_key_is_valid() -> None:
     before = sign(Keys([OLD]), *LEAD)
     assert isinstance(verify(Keys([OLD, NEW]), sign(KEYS, *LEAD), *LEAD), Verified), "the new key is known first"
     assert isinstance(verify(KEYS, before, *LEAD), Verified), "then it signs, and the old one still verifies"
@@ -49,11 +49,11 @@ def test_keys_are_rotated() -> None:
 
 
 @pytest.mark.parametrize("token", ["", ".", "x", "x.", "..", "x" * 5000, ".".join("abcd"), "{{callback_token}}"])
-def test_what_is_no_token(token: str) -> None:
+def test_malformed_tokens_are_refused(token: str) -> None:
     assert verify(KEYS, token, *LEAD) in ("malformed", "unknown_key")
 
 
-def test_the_token_of_no_lead_shows_before_the_lead_is_known() -> None:
+def test_a_token_of_no_lead_is_refused_before_the_lead_is_read() -> None:
     assert problem_of(KEYS, sign(KEYS, *LEAD)) is None
     assert problem_of(KEYS, sign(KEYS, "another", "table", "lead")) is None, "that shows with the lead only"
     assert problem_of(Keys([NEW]), sign(Keys([OLD]), *LEAD)) == "unknown_key"
@@ -62,12 +62,12 @@ def test_the_token_of_no_lead_shows_before_the_lead_is_known() -> None:
 
 
 @pytest.mark.parametrize("origin", ["!", "a", "_w", "é", "\ud800"])
-def test_an_origin_that_is_none(origin: str) -> None:
+def test_a_malformed_origin_is_refused(origin: str) -> None:
     assert verify(KEYS, f"{sign(KEYS, *LEAD)}.{origin}", *LEAD) in ("malformed", "mismatch")
 
 
 @given(leads, leads, texts, texts)
-def test_it_is_good_for_no_other(
+def test_a_token_is_valid_for_no_other_lead(
     mine: tuple[str, str, str], other: tuple[str, str, str], origin: str, another: str
 ) -> None:
     token = sign(KEYS, *mine, origin)
@@ -78,27 +78,27 @@ def test_it_is_good_for_no_other(
 
 
 @given(st.integers(0, 100), st.text(min_size=1, max_size=3))
-def test_no_change_of_it_is_good(at: int, put: str) -> None:
+def test_a_changed_token_is_refused(at: int, put: str) -> None:
     token = sign(KEYS, *LEAD, ORIGIN)
     changed = token[:at] + put + token[at + len(put) :]
     assert changed == token or not isinstance(verify(KEYS, changed, *LEAD), Verified)
 
 
 @given(st.text(alphabet=st.characters(), max_size=60))
-def test_nothing_that_somebody_types_is_an_error(token: str) -> None:
+def test_no_input_raises_an_error(token: str) -> None:
     assert isinstance(verify(KEYS, token, *LEAD), str)
     assert isinstance(verify(KEYS, f"{KEYS.first}.{token}", *LEAD), str)
 
 
 @pytest.mark.parametrize("token", [sign(KEYS, *LEAD), f"{KEYS.first}.x", sign(KEYS, *LEAD)[:-1] + "!"])
-def test_the_comparison_takes_as_long_whatever_is_wrong(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_takes_the_same_time_for_every_mistake(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = Mock(wraps=hmac.compare_digest)
     monkeypatch.setattr(hmac, "compare_digest", compared)
     verify(KEYS, token, *LEAD)
     compared.assert_called_once_with(sign(KEYS, *LEAD).encode(), token.encode())
 
 
-def test_no_secret_shows() -> None:
+def test_no_text_contains_a_secret() -> None:
     assert "secret" not in repr(KEYS)
     with pytest.raises(ValueError, match="at least one"):
         Keys([])

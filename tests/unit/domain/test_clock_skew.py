@@ -13,7 +13,7 @@ delays = st.integers(0, 600_000)
 
 
 @given(st.integers(-10 * HOUR_MS, 10 * HOUR_MS), delays, delays)
-def test_the_skew_is_never_said_to_be_more_than_it_is(ahead_ms: int, there_ms: int, back_ms: int) -> None:
+def test_the_reported_skew_never_exceeds_the_real_one(ahead_ms: int, there_ms: int, back_ms: int) -> None:
     """However long request and answer take: a frozen process, a slow broker."""
     kafka_ms = 1_790_000_000_000
     sent_ms = kafka_ms - there_ms + ahead_ms
@@ -34,5 +34,5 @@ def test_the_skew_is_never_said_to_be_more_than_it_is(ahead_ms: int, there_ms: i
         (-HOUR_MS, "this machine's clock is 60 min behind Kafka's: set it right (NTP)"),
     ],
 )
-def test_it_is_said_from_half_a_minute_on(ahead_ms: int, text: str) -> None:
+def test_a_skew_is_reported_from_30_seconds_on(ahead_ms: int, text: str) -> None:
     assert in_words(ahead_ms) == text

@@ -21,18 +21,18 @@ def _reachable(start: Status) -> set[Status]:
     return found
 
 
-def test_the_line_steps_as_the_judges_believe() -> None:
+def test_the_state_machine_allows_the_expected_steps() -> None:
     assert NEXT == LEGAL
 
 
-def test_what_may_be_at_clay_is_never_sent_again_by_itself() -> None:
+def test_a_lead_that_may_be_at_clay_is_never_resent_automatically() -> None:
     for state in ("send_uncertain", "accepted", "callback_overdue", "credits_exhausted_suspected", "partial"):
         assert "sending" not in _reachable(state), state
     for final in ("enriched", "no_data", "enrich_error", "duplicate", "erased", "served_from_cache"):
         assert not _reachable(final), final
 
 
-def test_only_what_is_not_at_clay_is_resumed_by_a_successor() -> None:
+def test_a_successor_resumes_only_leads_that_are_not_at_clay() -> None:
     for state in RESUMABLE:
         assert "sending" in NEXT[state], state
     assert not RESUMABLE & {"sending", "send_uncertain", "accepted"}

@@ -42,13 +42,13 @@ def test_a_producers_headers_change_nothing(topic: str, headers: list[tuple[str,
 
 
 @given(foreign)
-def test_a_producers_traceparent_counts_whatever_stands_beside_it(headers: list[tuple[str, bytes]]) -> None:
+def test_a_producers_traceparent_counts_beside_any_other_header(headers: list[tuple[str, bytes]]) -> None:
     traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode())
     envelope = lead_envelope(record(NAMES.leads, (*headers, traceparent)), NAMES.inputs)
     assert envelope == Envelope(origin="t.leads/0/9", origin_ms=5, trace_id=TRACE_ID)
 
 
-def test_what_our_processes_put_on_retry_is_believed() -> None:
+def test_headers_of_our_processes_on_retry_are_trusted() -> None:
     assert lead_envelope(record(NAMES.retry, BACK.to_headers()), NAMES.inputs) == BACK
     sent_back = record(NAMES.retry, as_input("t.leads.dlq/0/3").to_headers())
     assert lead_envelope(sent_back, NAMES.inputs) == Envelope("t.leads.retry/0/9", 5, dead_letter="t.leads.dlq/0/3")
@@ -56,7 +56,7 @@ def test_what_our_processes_put_on_retry_is_believed() -> None:
 
 @given(foreign)
 @example([(HEADERS["origin"], b"t.leads/0/1"), (HEADERS["dead_letter"], b"t.leads/0/1")])
-def test_on_retry_only_a_record_that_says_why_it_comes_is_ours(headers: list[tuple[str, bytes]]) -> None:
+def test_on_retry_only_a_record_with_a_way_is_ours(headers: list[tuple[str, bytes]]) -> None:
     said = [each for each in headers if each[0] not in (HEADERS["way"], HEADERS["redriven_from"])]
     consumed = record(NAMES.retry, tuple(said))
     assert lead_envelope(consumed, NAMES.inputs) == input_envelope(msgspec.structs.replace(consumed, headers=()))
@@ -67,7 +67,7 @@ def test_a_dead_letter_that_was_copied_to_retry_with_its_headers_is_an_input() -
     assert lead_envelope(copied, NAMES.inputs) == Envelope(origin="t.leads.retry/0/9", origin_ms=5)
 
 
-def test_the_last_header_of_a_name_counts_and_one_without_a_value_is_none() -> None:
+def test_of_repeated_headers_the_last_one_with_a_value_counts() -> None:
     doubled = (*BACK.to_headers(), (HEADERS["seq"], b"7"), (HEADERS["destination"], b"two words"))
     assert lead_envelope(record(NAMES.retry, doubled), NAMES.inputs) == msgspec.structs.replace(BACK, seq=7)
     nothing: list[tuple[str, bytes | None]] = [(HEADERS["lead_id"], None), ("traceparent", None)]

@@ -62,7 +62,7 @@ def lead(value: bytes, key: bytes | None = b"acme") -> Lead:
         (b"x" * 1_000_000, "oversize"),
     ],
 )
-def test_what_cannot_be_read_is_poison(value: bytes | None, expected: str) -> None:
+def test_unreadable_bytes_are_poison(value: bytes | None, expected: str) -> None:
     assert reason(value) == expected
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_poison(value: bytes | None, expected: str) -> No
         (b'{"fields":{"domain":"gmail.com","first_name":"J","last_name":"D"}}', b"acme", "no_identity"),
     ],
 )
-def test_what_can_be_read_but_is_no_lead_is_invalid(value: bytes, key: bytes | None, expected: str) -> None:
+def test_readable_bytes_that_are_no_lead_are_invalid(value: bytes, key: bytes | None, expected: str) -> None:
     assert reason(value, key) == expected
 
 
@@ -104,7 +104,7 @@ def test_the_size_limit_is_exact() -> None:
     assert reason(fits + b" ") == "oversize"
 
 
-def test_tolerance() -> None:
+def test_harmless_deviations_are_accepted() -> None:
     read = lead(b'{"fields":{"a":"1"},"lead_id":"x","lead_id":"y","not_after_ms":"1700000000000","new":{"deep":[]}}')
     assert (read.lead_id, read.not_after_ms, read.fields) == ("y", 1_700_000_000_000, {"a": "1"})
 
@@ -140,13 +140,13 @@ FIELD_NAMES = ("email", "domain", "linkedin_url", "first_name", "last_name", "ph
 
 
 @given(st.binary(max_size=200) | st.none(), st.binary(max_size=8) | st.none())
-def test_any_bytes_have_an_answer(value: bytes | None, key: bytes | None) -> None:
+def test_any_bytes_give_a_lead_or_a_reason(value: bytes | None, key: bytes | None) -> None:
     assert isinstance(read_lead(value, key), Lead | Unreadable)
 
 
 @patient
 @given(st.dictionaries(st.sampled_from(NAMES), JSON))
-def test_any_json_has_an_answer_that_can_be_written_again(document: dict[str, object]) -> None:
+def test_any_json_gives_a_lead_or_a_reason_that_can_be_encoded(document: dict[str, object]) -> None:
     try:
         value = msgspec.json.encode(document)
     except (OverflowError, ValueError):  # whole numbers that JSON holds but msgspec does not write
@@ -164,7 +164,7 @@ VALUES = st.sampled_from(
 
 @patient
 @given(st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES), st.sampled_from(["crm-1", " ", None]))
-def test_a_lead_is_read_just_when_somebody_is_known_by_it(fields: dict[str, str], lead_id: str | None) -> None:
+def test_a_lead_is_read_if_and_only_if_it_has_an_identity(fields: dict[str, str], lead_id: str | None) -> None:
     answer = read_lead(msgspec.json.encode({"fields": fields, "lead_id": lead_id}), b"acme")
     known = identify(Lead(fields=normalise(fields), lead_id=lead_id)) is not None
     assert isinstance(answer, Lead) == known
@@ -173,7 +173,7 @@ def test_a_lead_is_read_just_when_somebody_is_known_by_it(fields: dict[str, str]
 
 @patient
 @given(st.dictionaries(st.sampled_from(FIELD_NAMES), st.text() | st.integers() | st.none()))
-def test_cleaning_twice_changes_nothing_and_neither_does_it_change_who_it_is(fields: dict[str, str]) -> None:
+def test_cleaning_is_idempotent_and_keeps_the_identity(fields: dict[str, str]) -> None:
     once = normalise(fields)
     assert normalise(once) == once
     assert identify(Lead(fields=once)) == identify(Lead(fields=dict(fields)))
@@ -221,7 +221,7 @@ def test_lower_case_is_stable_for_every_character() -> None:
         ("notes", "  as it is ", "  as it is "),
     ],
 )
-def test_cleaning(name: str, raw: str | int, clean: str | int | None) -> None:
+def test_fields_are_cleaned(name: str, raw: str | int, clean: str | int | None) -> None:
     assert normalise({name: raw}) == ({} if clean is None else {name: clean})
 
 
@@ -294,7 +294,7 @@ def test_each_domain_of_the_free_mail_file_is_spelled_as_a_cleaned_domain() -> N
     assert [host for host in FREE_MAIL if clean_email(f"ada@{host}") != f"ada@{host}"] == []
 
 
-def test_ids() -> None:
+def test_lead_ids_are_derived_from_the_identity() -> None:
     fields: dict[str, Scalar] = {"email": "jane@acme.example"}
     derived = identify(Lead(fields=fields))
     assert derived is not None
@@ -308,7 +308,7 @@ def test_ids() -> None:
 
 
 @pytest.mark.parametrize("given_id", ["jane@acme.example", "https://x.example/1", "two words", "x" * 129, "ü"])
-def test_an_id_that_is_no_good_as_a_key_is_hashed(given_id: str) -> None:
+def test_an_id_that_cannot_be_a_key_is_hashed(given_id: str) -> None:
     identity = identify(Lead(fields={"notes": "x"}, lead_id=given_id))
     assert identity is not None
     assert identity.lead_id.startswith("h-")
@@ -327,7 +327,7 @@ def test_home_is_where_kafkas_partitioner_puts_the_key(workspace: str, partition
     assert home_partition(workspace, partitions, {workspace: 0}) == 0
 
 
-def test_the_row_for_clay() -> None:
+def test_the_body_for_clay_has_the_cleaned_fields() -> None:
     fields: dict[str, Scalar] = {
         "email": "a@b.example",
         "title": "CTO",
@@ -340,6 +340,6 @@ def test_the_row_for_clay() -> None:
     assert isinstance(clay_row(fields, {"domain": "Domain"}, echo), Unreadable)
 
 
-def test_a_cell_that_clay_does_not_take() -> None:
+def test_a_value_that_clay_does_not_accept_is_reported() -> None:
     assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2)}, {}, {}), dict)
     assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2) + "x"}, {}, {}), Unreadable)

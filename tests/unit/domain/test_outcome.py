@@ -37,7 +37,7 @@ def _meaning(http_status: int) -> type:
     return special.get(http_status) or by_hundred.get(http_status // 100, Uncertain)
 
 
-def test_every_status_means_what_the_table_says() -> None:
+def test_every_http_status_has_its_outcome() -> None:
     outcomes = {status: _classify(status) for status in range(100, 1000)}
     assert {s: type(o) for s, o in outcomes.items()} == {s: _meaning(s) for s in outcomes}
     assert all((o.http_status, o.reason, o.latency_ms) == (s, f"http_{s}", 7) for s, o in outcomes.items())
@@ -50,7 +50,7 @@ def test_503_is_the_destinations_choice() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, "0", "7", "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
-def test_retry_after_is_handed_on_as_it_came(retry_after: str | None) -> None:
+def test_retry_after_is_passed_on_unchanged(retry_after: str | None) -> None:
     limited = classify(429, retry_after, "", 1, unavailable_is_refused=True)
     assert limited == RateLimited(429, 1, retry_after)
     unavailable = classify(503, retry_after, "", 1, unavailable_is_refused=True)
@@ -62,7 +62,7 @@ def test_retry_after_is_handed_on_as_it_came(retry_after: str | None) -> None:
     ("http_status", "words"),
     [(401, "token"), (402, "credits"), (403, "50,000"), (302, "redirects"), (405, "settings")],
 )
-def test_a_stopped_lane_says_what_to_do(http_status: int, words: str) -> None:
+def test_the_reason_of_a_suspension_says_what_to_do(http_status: int, words: str) -> None:
     outcome = _classify(http_status, excerpt="no way")
     assert isinstance(outcome, Denied)
     assert outcome.text.startswith(f"HTTP {http_status}: ")
@@ -151,7 +151,7 @@ def test_no_long_opaque_string_survives(token: str, after: str) -> None:
 
 
 @given(st.lists(st.text(min_size=2, max_size=20).filter(str.strip), min_size=1, max_size=5))
-def test_what_was_sent_does_not_come_back(values: list[str]) -> None:
+def test_an_excerpt_contains_no_sent_value(values: list[str]) -> None:
     line = scrub(" and ".join(values), known=values)
     for value in values:
         if len(value) == len(value.strip()) and value.isalpha() and value.isascii():
@@ -160,7 +160,7 @@ def test_what_was_sent_does_not_come_back(values: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["a" * 10**6, "@" * 10**6, "a@" * 10**6, "1 " * 10**6, "/a" * 10**6, "<" * 10**6])
 @pytest.mark.timeout(5)
-def test_a_huge_text_costs_little(text: str) -> None:
+def test_scrubbing_a_huge_text_is_cheap(text: str) -> None:
     assert 0 < len(scrub(text)) <= 200
 
 

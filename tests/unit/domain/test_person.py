@@ -76,7 +76,7 @@ def test_a_lead_is_found_by_each_of_its_identifiers() -> None:
 
 
 @pytest.mark.parametrize("order", list(permutations((("A", "L"), ("A",), ("L",), ("A", "M"), ("M",), ("B", "L")))))
-def test_whatever_comes_first_no_identifier_is_new_twice(order: tuple[tuple[str, ...], ...]) -> None:
+def test_an_identifier_is_new_once_in_any_order(order: tuple[tuple[str, ...], ...]) -> None:
     rows, bought = Rows(), list[tuple[str, ...]]()
     for number, names in enumerate(order):
         if rows.take(str(number), names):
@@ -88,7 +88,7 @@ def test_whatever_comes_first_no_identifier_is_new_twice(order: tuple[tuple[str,
     assert found[0][1] == {"A", "L", "M", "B"}
 
 
-def test_a_duplicate_links_what_it_brings_and_nothing_else() -> None:
+def test_a_duplicate_links_only_its_own_identifiers() -> None:
     rows = Rows()
     rows.take("1", ("A", "L"))
     before = dict(rows.aliases)
@@ -99,7 +99,7 @@ def test_a_duplicate_links_what_it_brings_and_nothing_else() -> None:
     assert rows.aliases[person_key("acme", "people", "L")] == b"d/acme/people/1 A M"
 
 
-def test_a_lead_that_ended_unsent_still_says_who_is_who() -> None:
+def test_an_unsent_lead_still_links_its_identifiers() -> None:
     rows = Rows()
     rows.take("1", ("A", "L"), counts=False)
     assert rows.take("2", ("A",))

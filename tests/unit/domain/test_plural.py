@@ -17,5 +17,5 @@ from stream_app.domain.text import count
         (1_234, ("person is", "people are"), "1,234 people are"),
     ],
 )
-def test_what_is_counted_fits_its_number(number: int, words: tuple[str, ...], text: str) -> None:
+def test_a_noun_agrees_with_its_number(number: int, words: tuple[str, ...], text: str) -> None:
     assert count(number, *words) == text

@@ -55,7 +55,7 @@ def case(rows: dict[bytes, object] | None = None, aliases: dict[bytes, bytes] | 
     return found
 
 
-def test_without_a_pepper_hashes_are_as_they_were() -> None:
+def test_without_a_pepper_hashes_do_not_change() -> None:
     assert current() == Pseudonyms()
     assert hashes({"email": "ada@example.com"})[1] == "_tFCnJQnHeGdtorLrx4stg"
     assert identity().former == ()
@@ -72,7 +72,7 @@ def test_a_pepper_changes_every_hash() -> None:
     assert len({plain[1], one[1], two[1]}) == 3
 
 
-def test_a_rotation_looks_up_all_that_was() -> None:
+def test_a_rotation_looks_up_all_earlier_hashes() -> None:
     made = [identity()]
     use(pseudonyms_of(["one"], False))
     made.append(identity())
@@ -83,7 +83,7 @@ def test_a_rotation_looks_up_all_that_was() -> None:
     assert set(people_in(b'{"fields":{"email":"ada@example.com"}}')) == {each.people[1] for each in (now, *made)}
 
 
-def test_a_suppressed_person_stays_so_over_a_rotation() -> None:
+def test_a_suppression_survives_a_rotation() -> None:
     listed = person_row(hashes({"email": "ada@example.com"})[1])
     row = Suppression("suppressed", 1, "c1", "jane")
     for peppers in (["one"], ["two", "one"]):
@@ -93,7 +93,7 @@ def test_a_suppressed_person_stays_so_over_a_rotation() -> None:
         listed = person_row(hashes({"email": "ada@example.com"})[1])
 
 
-def test_a_known_lead_keeps_its_id_and_its_person_over_a_rotation() -> None:
+def test_a_known_lead_keeps_its_id_and_person_over_a_rotation() -> None:
     use(pseudonyms_of(["one"], False))
     before = case()
     aliases = dict(claimed(person_of(before.aliases, lambda _: None), before.aliases, before.key))
@@ -117,7 +117,7 @@ def test_no_hash_without_the_first_pepper_is_written() -> None:
 
 
 @pytest.mark.parametrize("raw", ["crm-1", "Ada King", "+447946000", "ada@example.com"])
-def test_every_lead_id_is_hashed_where_that_is_set(raw: str) -> None:
+def test_hash_lead_ids_hashes_every_lead_id(raw: str) -> None:
     use(pseudonyms_of(["one"], True))
     hashed = plain_id(raw)
     assert hashed.startswith("h-")
@@ -126,7 +126,7 @@ def test_every_lead_id_is_hashed_where_that_is_set(raw: str) -> None:
     assert identity(lead_id=raw).lead_id == hashed
 
 
-def test_ids_of_before_they_were_hashed_are_looked_up() -> None:
+def test_ids_from_before_hashing_are_looked_up() -> None:
     use(pseudonyms_of(["one"], True))
     assert "crm-1" in former_ids_of("crm-1")
     assert row_id("crm-1") == "crm-1", "a command names it as its rows do"
@@ -134,7 +134,7 @@ def test_ids_of_before_they_were_hashed_are_looked_up() -> None:
     assert case(dict(rows)).lead_id == former_ids_of("Ada King")[0]
 
 
-def test_status_asks_by_all_hashes_that_a_person_or_id_may_have() -> None:
+def test_a_status_query_asks_for_all_possible_hashes() -> None:
     plain = hashes({"email": "ada@example.com"})[1]
     assert paths_of("crm-1") == ["/leads/crm-1"]
     use(pseudonyms_of(["one"], True))

@@ -37,14 +37,14 @@ def acme(**budget: int) -> Workspace:
     return Workspace("acme", "", budget=BudgetPolicy(**budget))  # type: ignore[arg-type]
 
 
-def test_a_part_costs_what_its_leads_came_to_cost() -> None:
+def test_a_quote_uses_the_learned_cost_of_leads() -> None:
     usual, most = Cost(6, 1), Cost(20, 5)
     assert part("people", 100, usual, most, None).credits == 600
     learned = part("people", 100, usual, most, lane(estimates={"people": Estimate(7.31, 2.0, 40)}))
     assert (learned.credits_each, learned.credits, learned.credits_at_most, learned.actions) == (7.3, 731, 2_000, 200)
 
 
-def test_it_is_set_against_what_is_left_of_day_and_month() -> None:
+def test_a_quote_is_compared_with_the_budget_left() -> None:
     policy = acme(credits_per_day=1_000, credits_per_month=9_000)
     leads = part("people", 100, Cost(6, 1), Cost(20, 5), None)
     unknown = quote(policy, None, [leads], NOW_MS)
@@ -58,7 +58,7 @@ def test_it_is_set_against_what_is_left_of_day_and_month() -> None:
     assert (known.seconds, known.holds) == (50.0, "paused by eve")
 
 
-def test_a_day_that_is_over_counts_no_more_and_a_live_cap_does() -> None:
+def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
     policy = acme(credits_per_day=1_000)
     spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
     live = Change("budget.credits_per_day", 1_000, 400, Actor("eve", "test", NOW_MS))
@@ -80,7 +80,7 @@ def publish(folder: Path, csv: str, *more: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_dry_run_says_what_it_would_cost(folder: Path) -> None:
+def test_a_dry_run_shows_the_cost(folder: Path) -> None:
     done = publish(folder, "email\n" + "".join(f"p{n}@acme.example\n" for n in range(1_200)), "--dry-run")
     assert done.returncode == 0, done.stderr
     first, second, third, last = done.stdout.splitlines()
@@ -90,7 +90,7 @@ def test_a_dry_run_says_what_it_would_cost(folder: Path) -> None:
     assert last == "1,200 rows: 1,200 would be published, 0 refused"
 
 
-def test_how_columns_are_named_and_what_is_not_sent(folder: Path) -> None:
+def test_unsent_columns_are_listed(folder: Path) -> None:
     header = "E-Mail,Vorname,Emial,Notes,\n"
     done = publish(folder, header + "a@acme.example,Ada,x,y,z\n", "--dry-run", "--json")
     said = done.stderr.splitlines()
@@ -104,7 +104,7 @@ def test_how_columns_are_named_and_what_is_not_sent(folder: Path) -> None:
     assert (answer["quotes"][0]["workspace"], answer["quotes"][0]["parts"][0]["credits"]) == ("acme", 6)
 
 
-def test_a_field_of_json_lines_is_named_as_well(folder: Path) -> None:
+def test_unsent_fields_of_json_lines_are_listed(folder: Path) -> None:
     (folder / "leads.jsonl").write_text('{"email": "a@acme.example", "Vorname": "Ada"}\n')
     command = [sys.executable, "-m", "stream_app", "publish", "leads.jsonl", "--dry-run"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
@@ -113,7 +113,7 @@ def test_a_field_of_json_lines_is_named_as_well(folder: Path) -> None:
     )
 
 
-def test_an_id_is_not_changed_in_silence(folder: Path) -> None:
+def test_a_changed_id_is_reported(folder: Path) -> None:
     done = publish(folder, "email,lead_id\na@acme.example,a@acme.example\nb@acme.example,b-1\n", "--dry-run")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("line ")]
     assert line.startswith("line 2: the lead id cannot be used as it stands; the lead has the id h-")

@@ -54,13 +54,13 @@ DAY_MS = 86_400_000
         ({0: Came(9, 20)}, 7, Begin(1, Came(7), seen_to=20, rewound=True)),
     ],
 )
-def test_where_the_group_stands_says_whether_it_was_rewound(
+def test_a_rewind_is_detected_by_the_groups_offset(
     recorded: dict[int, Came], committed: int | None, expected: Begin
 ) -> None:
     assert begin(recorded, committed) == expected
 
 
-def test_what_comes_back() -> None:
+def test_the_envelope_of_a_returning_dead_letter() -> None:
     failed = Envelope(origin="leads/0/1", disposition="failed", replay=2, epoch=1, not_before_ms=5, attempt=4)
     natural = returning(failed, "leads.dlq/0/1", 1)
     assert natural is not None
@@ -74,7 +74,7 @@ def test_what_comes_back() -> None:
     assert foreign == Envelope(redriven_from="leads.dlq/0/1"), "another program's: nothing that it claims counts"
 
 
-def test_what_an_operator_sends_back() -> None:
+def test_the_envelope_of_a_redriven_dead_letter() -> None:
     """A failed one with a fresh set of replays; a deferred one as it is, only sooner; the others as inputs."""
     failed = redriven(Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5), "p/0/1")
     assert (failed.way, failed.replay, failed.seq, failed.not_before_ms) == ("redriven", 1, 9, 0)
@@ -92,7 +92,7 @@ def test_what_an_operator_sends_back() -> None:
     ]
 
 
-def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
+def test_the_pace_allows_one_second_in_advance() -> None:
     pace = Pace({"acme": 4.0})
     turns = [pace.turn_ms("acme", 10_000) for _ in range(9)]
     assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]
@@ -100,7 +100,7 @@ def test_the_pace_is_a_seconds_worth_and_then_the_rate() -> None:
     assert pace.turn_ms("who", 60_000) == 59_000, "an unknown workspace has its own turn"
 
 
-def test_a_letter_that_may_be_any_workspaces_goes_at_the_lowest_of_their_rates() -> None:
+def test_a_dead_letter_of_an_unknown_workspace_gets_the_lowest_rate() -> None:
     pace = Pace({"acme": 4.0, "beta": 2.0})
     assert [pace.turn_ms("", 10_000) for _ in range(3)] == [9000, 9500, 10_000]
 
@@ -146,7 +146,7 @@ def test_with_the_default_tiers_a_delay_is_two_dozen_steps_at_most() -> None:
 
 
 @pytest.mark.parametrize("reason", sorted(get_args(UnsentReason)))
-def test_what_was_not_to_be_reached_waits_longer_than_what_was_answered_or_had_no_room(reason: str) -> None:
+def test_an_unreachable_clay_delays_longer_than_a_refusal(reason: str) -> None:
     policy = ReplayPolicy(backoff_base_s=10, backoff_unreachable_base_s=30, backoff_cap_s=200)
     dues_s = [replay_due_ms(policy, reason, replay, 0, 1.0) / 1000 for replay in (1, 2, 3)]
     assert dues_s == ([10, 40, 160] if reason == "pool_timeout" else [30, 120, 200])
@@ -154,7 +154,7 @@ def test_what_was_not_to_be_reached_waits_longer_than_what_was_answered_or_had_n
 
 
 @pytest.mark.parametrize("replay", [1, 2, 3])
-def test_jitter_spreads_when_they_come_back(replay: int) -> None:
+def test_jitter_spreads_the_returns(replay: int) -> None:
     policy = ReplayPolicy()
     dues_ms = [replay_due_ms(policy, "http_503", replay, 0, tenth / 10) for tenth in range(11)]
     come_s = [sum(way_through_tiers(policy, due_ms)) for due_ms in dues_ms]

@@ -41,7 +41,7 @@ def rows() -> list[str]:
     return [f"| {', '.join(programs)} | {cells} |" for cells, programs in found.items()]
 
 
-def test_the_page_lists_exactly_these_rights() -> None:
+def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
     table = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert table == rows(), "write the rows as they are on the right"
 
@@ -67,6 +67,6 @@ def test_a_right_that_another_one_implies_is_not_listed() -> None:
 
 
 @pytest.mark.parametrize("program", rights_of(TopicNames(), TIERS_S))
-def test_every_name_bears_the_namespace(program: str) -> None:
+def test_every_name_has_the_namespace(program: str) -> None:
     for acl in rights_of(TopicNames("prod."), TIERS_S)[program].acls:
         assert acl.name.startswith("prod.")

@@ -34,7 +34,7 @@ def test_a_formula_gets_an_apostrophe(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-12.5", "+49 (0)30 123-456/7", "-1.5e-7", "+1,000", "Ada", "", "a=b", "'=1", "3-4"])
-def test_numbers_phone_numbers_and_text_stay(text: str) -> None:
+def test_numbers_phone_numbers_and_text_do_not_change(text: str) -> None:
     assert for_spreadsheet(text) == text
 
 
@@ -49,7 +49,7 @@ def test_no_cell_starts_a_formula(text: str) -> None:
 
 
 @given(st.text(st.sampled_from([*_OBEYED, "a", '"', "\\", "é"])))
-def test_json_keeps_its_value_and_commands_no_terminal(text: str) -> None:
+def test_json_keeps_its_value_without_control_characters(text: str) -> None:
     document = for_json(json.dumps([text], ensure_ascii=False, indent=2))
     assert json.loads(document) == [text]
     assert not set(document) & set(_OBEYED) - {"\n"}

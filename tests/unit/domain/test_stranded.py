@@ -35,7 +35,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("state", "timeout_ms", "nothing", "something"), ROWS)
-def test_each_row_of_the_table(state: str, timeout_ms: int, nothing: NextStep, something: NextStep) -> None:
+def test_each_case_has_its_verdict(state: str, timeout_ms: int, nothing: NextStep, something: NextStep) -> None:
     last = LastTransaction(state, 1, EPOCH, timeout_ms)
     assert next_step(last, stranded=False) == nothing
     assert next_step(last, stranded=True) == something
@@ -43,7 +43,7 @@ def test_each_row_of_the_table(state: str, timeout_ms: int, nothing: NextStep, s
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_a_verdict_counts_when_another_take_over_has_fenced_since_the_look(committed: bool) -> None:
+def test_a_verdict_holds_if_another_take_over_fenced_meanwhile(committed: bool) -> None:
     """It can only have carried the same verdict: until the repair nothing else happens."""
     last = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - 1, committed=committed))
     assert next_step(last, stranded=True) == NextStep("end", committed)
@@ -51,19 +51,19 @@ def test_a_verdict_counts_when_another_take_over_has_fenced_since_the_look(commi
 
 @pytest.mark.parametrize("committed", [True, False])
 @pytest.mark.parametrize("age", [-1, 2, 3, 100])
-def test_a_verdict_counts_in_no_other_epoch(committed: bool, age: int) -> None:
+def test_a_verdict_holds_in_its_own_epoch_only(committed: bool, age: int) -> None:
     """Another owner may have had transactions since the look."""
     stale = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - age, committed=committed))
     assert next_step(stale, stranded=True) == UNKNOWN
 
 
-def test_the_abort_of_a_repair_that_aborts_is_no_loss() -> None:
+def test_an_abort_by_an_aborting_repair_is_no_loss() -> None:
     fenced = LastTransaction("CompleteAbort", 1, EPOCH + 1, ABORT)
     assert next_step(fenced, stranded=False) == FENCE
     assert next_step(fenced, stranded=True) == NextStep("end", False)
 
 
-def test_a_producer_id_whose_epochs_are_used_up_cannot_carry_a_verdict() -> None:
+def test_a_producer_id_without_epochs_left_carries_no_verdict() -> None:
     """The fence would give another producer id, and markers of that one end nothing."""
     assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=True) == UNKNOWN
     assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=False) == FENCE
@@ -72,7 +72,7 @@ def test_a_producer_id_whose_epochs_are_used_up_cannot_carry_a_verdict() -> None
 
 
 @given(st.integers(0, 32767), st.booleans())
-def test_a_time_out_says_its_epoch_and_verdict_and_kafka_takes_it(epoch: int, committed: bool) -> None:
+def test_a_time_out_encodes_epoch_and_verdict(epoch: int, committed: bool) -> None:
     timeout_ms = timeout_with_verdict(epoch, committed=committed)
     assert 600_000 <= timeout_ms < 900_000  # Kafka's transaction.max.timeout.ms, unless somebody changes it
     assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is committed
@@ -81,11 +81,11 @@ def test_a_time_out_says_its_epoch_and_verdict_and_kafka_takes_it(epoch: int, co
 
 
 @given(st.integers(1, 599_999) | st.integers(600_512, 900_000), st.integers(-1, 32767))
-def test_any_other_time_out_says_nothing(timeout_ms: int, epoch: int) -> None:
+def test_any_other_time_out_has_no_verdict(timeout_ms: int, epoch: int) -> None:
     assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is None
 
 
-def test_a_refusal_is_one_line_and_says_what_to_do() -> None:
+def test_a_refusal_is_one_line_with_what_to_do() -> None:
     unknown = refusal(UNKNOWN, "app-3", {("state", 3): 7, ("leads.status", 3): 4711})
     assert unknown.startswith("app-3: Kafka left a transaction open in leads.status/3 from offset 4711, state/3 from")
     assert "kafka-transactions.sh abort --topic" in unknown

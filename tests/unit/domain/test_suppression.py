@@ -39,14 +39,14 @@ def reason(case: ResolvedLead, row: bytes, suppressed: bool = False) -> str:
 
 
 @pytest.mark.parametrize("fields", [{"email": "Ada@example.com"}, {"linkedin_url": "https://linkedin.com/in/Ada/"}])
-def test_a_suppressed_person_is_known_by_any_identity_whenever_it_was_published(fields: dict[str, str]) -> None:
+def test_a_suppressed_person_is_recognised_by_any_identity_at_any_time(fields: dict[str, str]) -> None:
     (person,) = people(dict(fields))
     for published_ms in (1, CANCELLED_MS + 1):
         assert reason(case(published_ms), person_row(person), suppressed=True) == "suppressed"
     assert reason(case(1), person_row("x" * 22), suppressed=True) == ""
 
 
-def test_a_cancellation_binds_what_was_published_until_then() -> None:
+def test_a_cancellation_applies_to_records_published_before_it() -> None:
     assert reason(case(CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
     assert reason(case(CANCELLED_MS + 1), lead_row("acme", "a")) == ""
     assert reason(case(1), lead_row("beta", "a")) == ""
@@ -55,20 +55,20 @@ def test_a_cancellation_binds_what_was_published_until_then() -> None:
     assert reason(case(1), import_row("acme", "march.csv")) == ""
 
 
-def test_a_copy_is_as_old_as_its_lead_but_what_an_operator_sent_back_is_as_young_as_that() -> None:
+def test_a_copy_has_the_age_of_its_lead_and_a_redrive_its_own() -> None:
     later_ms = CANCELLED_MS + 1
     assert reason(case(1, "replayed", later_ms), lead_row("acme", "a")) == "cancelled"
     assert reason(case(1, "redriven", later_ms), lead_row("acme", "a")) == ""
     assert reason(case(1, "redriven", CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
 
 
-def test_an_id_that_could_hold_an_address_is_cancelled_as_it_is_kept() -> None:
+def test_an_id_that_could_contain_an_address_is_cancelled_by_its_hash() -> None:
     assert reason(case(1, lead_id="ada@example.com"), lead_row("acme", "ada@example.com")) == "cancelled"
     assert b"@" not in lead_row("acme", "ada@example.com")
     assert b"march" not in import_row("acme", "march.csv")
 
 
-def test_a_callback_for_what_was_sent_before_it_was_suppressed_still_settles_it() -> None:
+def test_a_callback_settles_a_lead_that_was_suppressed_after_the_send() -> None:
     row = Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
     assert match_callback(row, "enriched") == "settles"
     assert match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"

@@ -40,7 +40,7 @@ def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
     assert {topic.config["min.insync.replicas"] for topic in topics} == {"2"}
 
 
-def test_what_carries_raw_input_has_room_for_headers() -> None:
+def test_topics_with_raw_input_have_room_for_headers() -> None:
     names = TopicNames()
     topics = {topic.name: topic.config for topic in plan(names, 1, 1, Retention(), TIERS_S)}
     assert int(topics[names.leads]["max.message.bytes"]) == MAX_INPUT_BYTES
@@ -65,7 +65,7 @@ def test_days_have_a_range() -> None:
     assert problems(Retention(leads_days=0))[0].startswith("leads_days = 0: must be from 1")
 
 
-def test_workspaces_that_share_a_partition_are_told_apart_by_the_pins_proposed() -> None:
+def test_the_proposed_pins_separate_workspaces_that_share_a_partition() -> None:
     names = [f"w{n}" for n in range(4)]
     pins = dict.fromkeys(names[:3], 0) | {"w3": 1}
     assert shared_partitions(names, 1, {}) == shared_partitions(names, 1, {})
@@ -87,5 +87,5 @@ def test_a_proposed_pin_is_a_free_partition() -> None:
     assert pins, "the names above do collide"
 
 
-def test_no_room_is_said() -> None:
+def test_too_few_partitions_are_reported() -> None:
     assert shared_partitions(["a", "b"], 1, {})[0].endswith("pin: no partition is free")

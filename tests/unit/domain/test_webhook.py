@@ -26,7 +26,7 @@ CLAY = "https://api.clay.com"
     ],
 )
 @pytest.mark.parametrize("slug", ["my-table", "a/b", "%2F"])
-def test_a_good_webhook(host: str, slug: str) -> None:
+def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
     assert webhook_problem(host + WEBHOOK_PATH + slug, HOSTS) is None
 
 
@@ -47,12 +47,12 @@ def test_a_good_webhook(host: str, slug: str) -> None:
         *(("ASCII", f"{CLAY}{WEBHOOK_PATH}{slug}") for slug in ("x y", "x\n", "\u00e9")),
     ],
 )
-def test_a_bad_webhook(problem: str, url: str) -> None:
+def test_an_invalid_webhook_is_refused(problem: str, url: str) -> None:
     assert problem in (webhook_problem(url, HOSTS) or "")
 
 
 @given(st.one_of(st.text(), st.text().map(f"{CLAY}{WEBHOOK_PATH}".__add__)))
-def test_a_good_webhook_can_be_sent_to(url: str) -> None:
+def test_a_valid_webhook_can_be_requested(url: str) -> None:
     if webhook_problem(url, HOSTS) is None:
         assert httpx.URL(url).host == "api.clay.com"
 

@@ -58,13 +58,13 @@ def test_without_columns_every_field_is_sent_under_its_own_name() -> None:
     assert sent(case()) == {"email": "ada@example.com", "title": "CEO", "notes": "met in May", "lead_id": "crm-1"}
 
 
-def test_the_columns_of_a_destination_name_what_is_sent_and_leave_out_the_rest() -> None:
+def test_only_the_fields_of_a_destinations_columns_are_sent() -> None:
     found = case(destination="mapped")
     assert sent(found) == {"Work Email": "ada@example.com", "Role": "CEO", "lead_id": "crm-1"}
 
 
 @pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])
-def test_the_lead_chooses_its_destination_or_has_its_workspaces_default(asked: str | None, goes_to: str) -> None:
+def test_a_lead_names_its_destination_or_gets_the_default_of_its_workspace(asked: str | None, goes_to: str) -> None:
     found = case(destination=asked)
     assert isinstance(found, ResolvedLead)
     assert found.destination.alias == goes_to
@@ -72,19 +72,19 @@ def test_the_lead_chooses_its_destination_or_has_its_workspaces_default(asked: s
 
 
 @pytest.mark.parametrize("asked", ["nowhere", "beta-people"])
-def test_a_destination_that_its_workspace_has_not_is_a_reason(asked: str) -> None:
+def test_a_destination_of_another_workspace_is_refused(asked: str) -> None:
     found = case(destination=asked)
     assert isinstance(found, Unreadable)
     assert found.reason == "unknown_destination"
 
 
-def test_what_is_called_back_about_carries_where_to_and_a_proof() -> None:
+def test_a_body_contains_the_callback_url_and_token() -> None:
     body = sent(case(destination="asked-back", fields={**ADA, "callback_url": "https://evil.example"}))
     assert body["callback_url"] == "https://leads.example.com/callbacks"
     assert verify(KEYS, body["callback_token"], "acme", "asked-back", "crm-1")
 
 
-def test_a_body_above_what_clay_takes_is_a_dead_letter_though_the_record_fits() -> None:
+def test_a_body_above_clays_limit_is_a_dead_letter() -> None:
     small = Plan(PLAN.topics, 4, PLAN.workspaces, PLAN.destinations, sizes=Sizes(payload=300))
     fits = case({**ADA, "notes": "x" * 200}, small)
     assert len(fits.body if isinstance(fits, ResolvedLead) else b"") <= 300

@@ -31,7 +31,7 @@ FAILED = {
 }
 
 
-def test_headers_without_a_value_stop_no_count() -> None:
+def test_headers_without_a_value_are_counted() -> None:
     """Seen: `stream-app dlq` ended with a traceback at a letter of another program."""
     headers = headers_of(
         [
@@ -47,7 +47,7 @@ def test_headers_without_a_value_stop_no_count() -> None:
     assert not Filter(reasons=frozenset({"x"})).matches(headers, None, NOW_MS)
 
 
-def test_an_empty_filter_means_all() -> None:
+def test_an_empty_filter_matches_all() -> None:
     assert Filter().matches(FAILED, b"acme", NOW_MS)
     assert Filter().matches({}, None, NOW_MS)
 
@@ -65,19 +65,19 @@ def test_an_empty_filter_means_all() -> None:
         ({"until_ms": NOW_MS + 1}, {"until_ms": NOW_MS}),
     ],
 )
-def test_each_condition_narrows(yes: dict[str, Any], no: dict[str, Any]) -> None:
+def test_each_condition_narrows_the_filter(yes: dict[str, Any], no: dict[str, Any]) -> None:
     assert Filter(**yes).matches(FAILED, b"acme", NOW_MS)
     assert not Filter(**no).matches(FAILED, b"acme", NOW_MS)
 
 
-def test_contradictions_are_named() -> None:
+def test_contradictory_conditions_are_refused() -> None:
     assert Filter(since_ms=2, until_ms=2).problems()
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"not_json"})).problems()
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"http_504"})).problems()
     assert not Filter(statuses=frozenset({503}), reasons=frozenset({"http_503"}), since_ms=1, until_ms=2).problems()
 
 
-def test_kinds() -> None:
+def test_the_kind_follows_from_the_headers() -> None:
     assert kind_of(FAILED) == "failed"
     assert kind_of({"stream-app-disposition": b"poison"}) == "poison"
     assert kind_of({"stream-app-way": b"deferred", "stream-app-origin": b"leads/0/1"}) == "deferred"
@@ -100,7 +100,7 @@ def test_the_tally_has_causes_ages_and_a_trend() -> None:
     assert tally.count == 5
 
 
-def test_the_tally_stays_small_whatever_others_write() -> None:
+def test_the_tally_is_bounded() -> None:
     tally = Tally(NOW_MS)
     for number in range(20_000):
         tally.add(
@@ -129,14 +129,16 @@ def row(state: Status, **changes: Any) -> Delivery:
         (7, None, "no_row", "no_row"),
     ],
 )
-def test_the_fate_of_a_letter(seq: int, there: Delivery | None, by_select: Fate, by_rewind: Fate) -> None:
+def test_the_fate_of_a_dead_letter_follows_from_its_row(
+    seq: int, there: Delivery | None, by_select: Fate, by_rewind: Fate
+) -> None:
     assert fate("failed", seq, there, uncertain=False, rewind=False) == by_select
     assert fate("failed", seq, there, uncertain=False, rewind=True) == by_rewind
     assert fate("poison", seq, there, uncertain=False, rewind=True) == "waits_for_ask"
     assert fate("poison", seq, there, uncertain=False, rewind=False) == "as_input"
 
 
-def test_only_an_operator_who_says_so_sends_what_may_have_arrived() -> None:
+def test_an_uncertain_lead_is_resent_only_on_explicit_request() -> None:
     parked = row("parked", sends=1)
     assert fate("failed", 7, parked, uncertain=True, rewind=False) == "goes"
     assert fate("failed", 7, parked, uncertain=True, rewind=True) == "may_be_at_clay"
@@ -155,7 +157,7 @@ def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
     assert fate("deferred", 6, row("deferred"), uncertain=False, rewind=False) == "under_way", "deferred again since"
 
 
-def test_what_is_left_is_the_lesser_of_day_and_month() -> None:
+def test_the_budget_left_is_the_lesser_of_day_and_month() -> None:
     policy = BudgetPolicy(credits_per_day=100, credits_per_month=1000, actions_per_day=None)
     state = Budget(
         days=(Period("2023-11-14", credits_spent=40, credits_reserved=20),),
@@ -166,7 +168,7 @@ def test_what_is_left_is_the_lesser_of_day_and_month() -> None:
     assert left(BudgetPolicy(), Budget(), NOW_MS) == (None, None)
 
 
-def test_the_price_is_what_the_lane_knows_now() -> None:
+def test_the_price_uses_the_estimates_of_the_lane() -> None:
     policy = Workspace(
         "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
     )
@@ -222,7 +224,7 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
         ({}, None, None, ("", "")),
     ],
 )
-def test_where_a_letter_would_go(
+def test_a_dead_letter_goes_to_its_workspace_and_destination(
     headers: dict[str, bytes], key: bytes | None, value: bytes | None, there: tuple[str, str]
 ) -> None:
     assert addressed_to(headers, key, value) == there
@@ -245,7 +247,7 @@ def test_where_a_letter_would_go(
         (None, False),
     ],
 )
-def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: bytes | None, there: bool) -> None:
+def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(value: bytes | None, there: bool) -> None:
     (ada,) = people({"email": "ada@example.com"})
     listed = SuppressionList()
     assert not listed
@@ -278,7 +280,7 @@ def test_whoever_is_on_the_list_is_known_in_a_letter_that_is_no_lead(value: byte
         ({}, b"acme", b"[" * 100_000, False),
     ],
 )
-def test_an_erased_lead_is_known_in_its_letters_though_nobody_knows_its_person(
+def test_an_erased_lead_is_recognised_in_its_dead_letters_by_its_id(
     headers: dict[str, bytes], key: bytes | None, value: bytes, there: bool
 ) -> None:
     """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
@@ -290,7 +292,7 @@ def test_an_erased_lead_is_known_in_its_letters_though_nobody_knows_its_person(
     assert not listed
 
 
-def test_an_id_that_could_hold_an_address_is_known_by_its_hash() -> None:
+def test_an_id_that_could_contain_an_address_is_recognised_by_its_hash() -> None:
     listed = SuppressionList()
     erased = msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane"))
     listed.apply(erased_row("acme", "ada@example.com"), erased, 0)

@@ -52,7 +52,7 @@ def result(**changes: object) -> Result:
     return msgspec.structs.replace(fresh, **changes)
 
 
-def test_an_email_that_was_bought_is_served_and_is_in_no_key() -> None:
+def test_a_bought_email_is_served_but_is_in_no_key() -> None:
     found = answer(POLICY, entry_of(result()), NOTHING, NOW)
     assert found is not None
     assert found.fields["email"] == "ada@acme.example"
@@ -62,14 +62,14 @@ def test_an_email_that_was_bought_is_served_and_is_in_no_key() -> None:
 
 
 @given(entries, entries, entries)
-def test_merging_knows_no_order(a: Entry, b: Entry, c: Entry) -> None:
+def test_entries_merge_in_any_order(a: Entry, b: Entry, c: Entry) -> None:
     assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(merge(c, a), b)
     assert merge(a, b) == merge(b, a)
     assert merge(a, a) == a
 
 
 @given(entries, entries, st.integers(NOW, NOW + 400 * DAY_MS))
-def test_an_answer_is_no_older_than_it_says(person: Entry, firm: Entry, now_ms: int) -> None:
+def test_an_answer_contains_no_field_older_than_its_stated_age(person: Entry, firm: Entry, now_ms: int) -> None:
     found = answer(POLICY, person, firm, now_ms)
     own = {name: field for name, field in person.fields.items() if not POLICY.is_of_company(name)}
     youngest_ms = max((field.at_ms for field in own.values()), default=None)
@@ -89,14 +89,14 @@ def test_an_answer_is_no_older_than_it_says(person: Entry, firm: Entry, now_ms: 
             assert age_ms // 1000 <= found.age_s
 
 
-def test_a_fresh_answer_has_nothing_that_is_not() -> None:
+def test_a_fresh_answer_contains_only_fresh_fields() -> None:
     person = Entry({"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")})
     found = answer(POLICY, person, NOTHING, NOW)
     assert found is not None
     assert (found.source, found.fields) == ("cache", {"title": "CEO"})
 
 
-def test_what_only_the_company_is_known_for_is_no_answer() -> None:
+def test_company_fields_alone_are_not_an_answer() -> None:
     firm = Entry({"industry": Field("bikes", NOW, "people")})
     assert answer(POLICY, NOTHING, firm, NOW) is None
     assert answer(POLICY, firm, firm, NOW) is None
@@ -112,7 +112,7 @@ def test_a_company_completes_a_person_and_is_marked() -> None:
     assert found.provenance["title"] == FieldOrigin("people", NOW - DAY_MS)
 
 
-def test_what_was_answered_from_here_does_not_become_young() -> None:
+def test_an_answer_from_the_cache_keeps_the_age_of_its_fields() -> None:
     served = result(
         source="stale",
         age_s=40 * 86_400,
@@ -125,7 +125,7 @@ def test_what_was_answered_from_here_does_not_become_young() -> None:
     assert entry_of(result(source="local")) == NOTHING
 
 
-def test_a_result_is_remembered_under_all_that_its_person_is_known_by() -> None:
+def test_a_result_is_stored_under_every_hash_of_its_person() -> None:
     persons, firm = slots_of(result())
     (by_email,) = people({"email": "ada@acme.example"})
     assert persons == [person_slot("acme", "people", "P" * 22), person_slot("acme", "people", by_email)]
@@ -134,7 +134,7 @@ def test_a_result_is_remembered_under_all_that_its_person_is_known_by() -> None:
     assert firm == company_slot("acme", company({"domain": "ACME.example"}))
 
 
-def test_a_result_is_remembered_by_every_identifier_and_by_the_name_where_there_is_nothing_better() -> None:
+def test_a_result_is_stored_by_every_identifier_and_by_the_name_if_there_is_none() -> None:
     name: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
     sure: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada", "email": "ada@home.example"}
     linkedin, email, by_name = people({**sure, **name})
@@ -151,7 +151,7 @@ def test_a_result_is_remembered_by_every_identifier_and_by_the_name_where_there_
 
 
 @given(st.emails(), st.sampled_from(["acme", "w-1"]))
-def test_keys_hold_no_personal_data_and_are_of_one_slot_a_workspace(email: str, workspace: str) -> None:
+def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(email: str, workspace: str) -> None:
     given: dict[str, Scalar] = {"email": email, "domain": "rossi.example"}
     persons, firm = slots_of(result(workspace=workspace, fields=given, company=""))
     for slot in [*persons, *filter(None, [firm])]:
@@ -171,15 +171,15 @@ def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> 
 
 
 @given(st.binary(max_size=200))
-def test_what_is_no_entry_is_nothing(raw: bytes) -> None:
+def test_bytes_that_are_not_an_entry_decode_to_nothing(raw: bytes) -> None:
     assert isinstance(decode(raw), Entry)
 
 
-def test_too_long_values_and_empty_ones_are_not_remembered() -> None:
+def test_empty_and_oversized_values_are_not_stored() -> None:
     assert entry_of(result(fields={"a": "", "b": None, "c": "x" * 8_193})) == NOTHING
 
 
 @given(entries, entries)
-def test_what_is_written_is_what_was_there_and_what_is_new(there: Entry, new: Entry) -> None:
+def test_a_write_contains_the_old_fields_and_the_new_ones(there: Entry, new: Entry) -> None:
     after = merged({"slot": encode(there)}, [("slot", new)])
     assert decode(after.get("slot")) == merge(there, new)

@@ -32,7 +32,7 @@ def mended(text: str) -> object:
         ('{"a": "", "b": "{{x}}"}', {"a": "", "b": "{{x}}"}),
     ],
 )
-def test_what_is_clear(broken: str, meant: object) -> None:
+def test_json_with_one_plausible_reading_is_repaired(broken: str, meant: object) -> None:
     assert mended(broken) == meant
 
 
@@ -58,7 +58,7 @@ def test_what_is_clear(broken: str, meant: object) -> None:
         '{"a\nb": "x"}',
     ],
 )
-def test_what_is_not(broken: str) -> None:
+def test_ambiguous_json_is_not_repaired(broken: str) -> None:
     assert mended(broken) is None
 
 
@@ -66,26 +66,26 @@ words = st.text(st.sampled_from('ab "\\,:{}[]\n1é'), max_size=12)
 
 
 @given(st.dictionaries(st.sampled_from(["lead_id", "title", "note"]), st.one_of(words, st.integers(), st.none())))
-def test_good_json_that_is_flat_means_what_it_meant(document: dict[str, object]) -> None:
+def test_valid_flat_json_keeps_its_meaning(document: dict[str, object]) -> None:
     found = mended(json.dumps(document))
     assert found == document or not document or found is None, "never something else"
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text(st.sampled_from("xy é.!?-("), max_size=8), min_size=1))
-def test_quotes_in_pairs_are_what_was_in_the_cell(cells: dict[str, str]) -> None:
+def test_doubled_quotes_are_quotes_of_the_cell(cells: dict[str, str]) -> None:
     meant = {name: f'said "{text}" twice' for name, text in cells.items()}
     broken = "{" + ", ".join(f'"{name}": "{text}"' for name, text in meant.items()) + "}"
     assert mended(broken) == meant
 
 
 @given(st.text(max_size=60))
-def test_it_never_fails(text: str) -> None:
+def test_a_repair_never_raises(text: str) -> None:
     repair(text)
     repair('{"a": "' + text + '"}')
 
 
 @pytest.mark.parametrize("piece", ['"', '" ', '",', '", "a', '"a": "b", ', "\\", '"}', '"} ', " ", '{"a":', '\\"'])
-def test_its_time_is_linear(piece: str) -> None:
+def test_the_time_of_a_repair_is_linear(piece: str) -> None:
     began = time.process_time()
     repair('{"x": "' + piece * (262_144 // len(piece)))
     assert time.process_time() - began < 2

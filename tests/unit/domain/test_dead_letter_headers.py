@@ -39,11 +39,11 @@ def consumed(headers: tuple[tuple[str, bytes], ...]) -> ConsumedRecord:
     return ConsumedRecord("t.leads.dlq", 3, 7, b"k", b"v", headers, 1)
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_written_headers_are_read_back() -> None:
     assert read_envelope(consumed(LETTER.to_headers())) == LETTER
 
 
-def test_spring_kafka_reads_its_own() -> None:
+def test_spring_kafkas_headers_have_springs_format() -> None:
     headers = dict(LETTER.to_headers("t.stream-app"))
     assert headers["kafka_dlt-original-consumer-group"] == b"t.stream-app"
     assert headers["kafka_dlt-original-topic"] == b"t.leads"
@@ -54,7 +54,7 @@ def test_spring_kafka_reads_its_own() -> None:
     assert headers["kafka_dlt-exception-message"] == b"nothing was sent"
 
 
-def test_only_a_dead_letter_has_them() -> None:
+def test_only_dead_letters_have_springs_headers() -> None:
     back = Envelope(origin="leads/0/1", way="replayed", replay=1)
     assert {name for name, _ in back.to_headers()} <= set(HEADERS.values())
 
@@ -69,7 +69,7 @@ people = st.sampled_from(PEOPLE)
 
 
 @given(st.lists(st.tuples(names, st.one_of(values, places, people)), max_size=30), st.one_of(places, values))
-def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, bytes]], origin: bytes) -> None:
+def test_a_record_with_hostile_headers_becomes_a_dead_letter(headers: list[tuple[str, bytes]], origin: bytes) -> None:
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     assert parse_record_id(envelope.origin) is not None
@@ -84,7 +84,7 @@ def test_hostile_headers_become_a_letter_all_the_same(headers: list[tuple[str, b
     st.lists(st.tuples(names, st.one_of(values, people)), max_size=30),
     places.filter(lambda one: parse_record_id(one.decode())),
 )
-def test_what_hostile_headers_say_of_people_is_not_carried_on(headers: list[tuple[str, bytes]], origin: bytes) -> None:
+def test_personal_data_in_hostile_headers_is_dropped(headers: list[tuple[str, bytes]], origin: bytes) -> None:
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     stray = LeadRef(came, envelope, "x", PLAN.destinations["acme-main"], b"")
@@ -119,7 +119,7 @@ def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
     assert rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), 1).key == key
 
 
-def test_a_letter_of_an_unknown_workspace_finds_it_once_it_is_configured() -> None:
+def test_a_dead_letter_of_an_unknown_workspace_belongs_to_it_once_it_is_configured() -> None:
     record = Made("leads.dlq", pseudonymous_key(b"newco", {"acme"}), b"{}")
     [before] = consumed_records([record], WorkspaceKeys(["acme"]))
     [after] = consumed_records([record], WorkspaceKeys(["acme", "newco"]))

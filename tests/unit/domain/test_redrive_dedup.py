@@ -8,7 +8,7 @@ from stream_app.domain.record import ConsumedRecord
 LETTER = ConsumedRecord("t.leads.dlq", 3, 17, b"acme", b"{}", timestamp_ms=5_000)
 
 
-def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() -> None:
+def test_the_replay_state_remembers_a_redrive_longer_than_leads_retry() -> None:
     sent_back = RedriveDedup("t.leads.dlq")
     assert not sent_back.has(LETTER.record_id, "poison")
     sent_back.apply_state(*sent_row(LETTER))
@@ -18,7 +18,7 @@ def test_it_is_known_by_the_replays_state_when_leads_retry_has_forgotten_it() ->
     assert sent_back.has("t.leads.dlq/3/18", "failed")
 
 
-def test_what_another_program_wrote_the_replay_app_has_brought_back_once() -> None:
+def test_a_dead_letter_of_another_program_is_replayed_once() -> None:
     sent_back = RedriveDedup("t.leads.dlq")
     sent_back.apply_state(b"dlq/3/0", b'{"offset":9,"skip_to":18}')
     sent_back.apply_state(b"dlq/3/1", b'{"offset":4}')
@@ -29,7 +29,7 @@ def test_what_another_program_wrote_the_replay_app_has_brought_back_once() -> No
     assert not sent_back.has("t.leads.parked/3/17", "foreign")
 
 
-def test_a_row_goes_after_its_letter() -> None:
+def test_a_row_is_deleted_after_its_dead_letter() -> None:
     key, value = sent_row(LETTER)
     rows = {key: value, b"dlq/3/0": b'{"offset":9}', b"pause": b"{}"}
     assert list(outlived(rows, 5_000)) == []
